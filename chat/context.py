@@ -1,0 +1,123 @@
+"""The path through a conversation's tree, as a page shows it and as a model is told it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import connection
+
+from chat.models import Conversation, Message, Run
+
+# Walks from a message up to the root; the newest messages come first.
+PATH_SQL = """
+WITH RECURSIVE path AS (
+    SELECT id, parent_id, 0 AS depth FROM chat_message WHERE id = %s
+    UNION ALL
+    SELECT m.id, m.parent_id, path.depth + 1
+    FROM chat_message m JOIN path ON m.id = path.parent_id
+    WHERE path.depth + 1 < %s
+)
+SELECT id FROM path ORDER BY depth
+"""
+
+LONGEST_PATH = 10_000  # messages; a page and a prompt look no further back
+
+# A token is at least this many bytes of UTF-8 in what models of today were measured on, on average:
+# English has 4 to 5, code and other scripts about 3. Counting low keeps the prompt inside the window.
+BYTES_PER_TOKEN = 3
+TOKENS_PER_MESSAGE = 8  # role and separators of the chat template
+
+SMALLEST_REPLY = 16  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What goes to the model: `tokens` is the estimate of its size, `max_tokens` the reply's cap."""
+
+    messages: list[dict[str, str]]
+    tokens: int
+    max_tokens: int
+
+
+def shown(conversation: Conversation) -> list[Message]:
+    """The messages of the page, oldest first, each reply with its `run` and its parts.
+
+    While a reply is made in the place of another one (regenerate, edit), the path ends with it.
+    """
+    active = conversation.runs.active().values_list("message_id", flat=True).first()
+    end = active or conversation.leaf_id
+    if end is None:
+        return []
+    ids = path(end)
+    found = Message.objects.select_related("run__model").prefetch_related("parts").in_bulk(ids)
+    return [found[id] for id in reversed(ids)]
+
+
+def path(message_id: UUID, limit: int = LONGEST_PATH) -> list[UUID]:
+    """Ids of a message and its ancestors, the message first, at most `limit`."""
+    with connection.cursor() as cursor:
+        cursor.execute(PATH_SQL, [message_id, limit])
+        return [row[0] for row in cursor.fetchall()]
+
+
+def build(run: Run, *, shrink: float = 1.0) -> Prompt:
+    """The prompt of a run: system prompt, then as many of the newest messages as the window holds.
+
+    The message that is answered is always in it. Built from the tree alone, so that nothing is in
+    it twice. `shrink` below 1 leaves more of the window free, for a provider that counts more
+    tokens than we do.
+    """
+    model = run.model
+    reply_tokens = min(model.max_output_tokens, model.context_tokens // 2)
+    budget = int((model.context_tokens - reply_tokens) * shrink)
+    turns: list[dict[str, str]] = []
+    system = run.assistant.system_prompt.strip()
+    used = count_tokens(system) if system else 0
+    for role, text in _turns(run):
+        cost = count_tokens(text)
+        if turns and used + cost > budget:
+            break
+        used += cost
+        turns.append({"role": role, "content": text})
+    if system:
+        turns.append({"role": "system", "content": system})
+    turns.reverse()
+    room = model.context_tokens - used
+    return Prompt(
+        messages=turns,
+        tokens=used,
+        max_tokens=max(SMALLEST_REPLY, min(model.max_output_tokens, room)),
+    )
+
+
+def _turns(run: Run) -> list[tuple[str, str]]:
+    """Role and text of what precedes the reply, newest first.
+
+    Replies without text are left out, and what then stands side by side from the same role is
+    joined: many chat templates insist that the roles alternate.
+    """
+    parent = run.message.parent_id
+    if parent is None:
+        return []
+    ids = path(parent)
+    rows = {
+        id: (role, text)
+        for id, role, text in Message.objects.filter(pk__in=ids).values_list("id", "role", "text")
+    }
+    turns: list[tuple[str, str]] = []
+    for id in ids:
+        role, text = rows[id]
+        if not text.strip():
+            continue
+        if turns and turns[-1][0] == role:
+            turns[-1] = (role, f"{text}\n\n{turns[-1][1]}")
+        else:
+            turns.append((role, text))
+    return turns
+
+
+def count_tokens(text: str) -> int:
+    """An estimate of a message's tokens, rather too high than too low for most text."""
+    return TOKENS_PER_MESSAGE + math.ceil(len(text.encode()) / BYTES_PER_TOKEN)

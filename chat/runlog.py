@@ -1,0 +1,125 @@
+"""What Redis knows of a run: its log, its lease, its stop flag. All of it may be lost at any time.
+
+    run:<id>:log     stream; entry <seq>-0 holds one event, as the bytes that go to the browser
+    run:<id>:lease   the attempt whose worker is alive; gone LEASE_SECONDS after its last renewal
+    run:<id>:stop    set when somebody asked the run to stop
+
+The number of an event is its id in the stream. So the stream itself refuses the events of a worker
+that was thought dead: a later attempt's numbers are higher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import redis.asyncio
+from django.conf import settings
+
+from chat import events
+from chatproject.lib import channel_layer
+from chatproject.lib.redis import sync_client
+
+LEASE_SECONDS = 6.0
+RENEW_SECONDS = 2.0
+
+# Seconds. A running run's log outlives its time limit by an hour; once the run is over its row
+# answers, and the log serves only followers who are reading it at that moment.
+LOG_SECONDS = settings.RUN_SECONDS + 3600
+ENDED_LOG_SECONDS = 60
+
+FIELD = b"e"
+PAGE = 1000  # entries of one read
+
+
+def log_key(run_id: UUID) -> str:
+    return f"run:{run_id}:log"
+
+
+def lease_key(run_id: UUID) -> str:
+    return f"run:{run_id}:lease"
+
+
+def stop_key(run_id: UUID) -> str:
+    return f"run:{run_id}:stop"
+
+
+def entry_id(seq: int) -> str:
+    """The id under which the stream keeps the event of this number."""
+    return f"{seq}-0"
+
+
+async def read_after(client: redis.asyncio.Redis, run_id: UUID, after: int) -> list[bytes]:
+    """The logged events with a number above `after`, in order, at most PAGE of them."""
+    entries = await client.xrange(log_key(run_id), min=f"({entry_id(after)}", count=PAGE)
+    return [fields[FIELD] for _, fields in entries]
+
+
+# --- For synchronous code ---------------------------------------------------------------------
+
+
+def request_stop(run_id: UUID) -> None:
+    """Ask the worker that has a run to stop it. Raises redis.RedisError."""
+    sync_client().set(stop_key(run_id), 1, ex=LOG_SECONDS)
+
+
+def leased(run_ids: Iterable[UUID]) -> set[UUID]:
+    """Which of the runs have a living worker. Raises redis.RedisError."""
+    ids = list(run_ids)
+    if not ids:
+        return set()
+    leases: Any = sync_client().mget([lease_key(run_id) for run_id in ids])
+    return {run_id for run_id, lease in zip(ids, leases, strict=True) if lease is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one attempt had written: its text and reasoning, and the number of its last event."""
+
+    text: str
+    reasoning: str
+    seq: int
+
+
+class _Delta(msgspec.Struct):
+    type: str
+    attempt: int
+    seq: int
+    text: str = ""
+
+
+def written(run_id: UUID, attempt: int) -> Written:
+    """What the log holds of an attempt; nothing of it is no error. Raises redis.RedisError."""
+    first = events.first_seq(attempt)
+    text: list[str] = []
+    reasoning: list[str] = []
+    seq = first - 1
+    entries: Any = sync_client().xrange(
+        log_key(run_id), min=entry_id(first), max=entry_id(events.first_seq(attempt + 1) - 1)
+    )
+    for _, fields in entries:
+        delta = msgspec.json.decode(fields[FIELD], type=_Delta)
+        seq = delta.seq
+        if delta.type == "text.delta":
+            text.append(delta.text)
+        elif delta.type == "reasoning.delta":
+            reasoning.append(delta.text)
+    return Written(text="".join(text), reasoning="".join(reasoning), seq=seq)
+
+
+def publish_end(event: events.RunEnd) -> None:
+    """Tell the followers of a run that no worker has (any more) that it is over.
+
+    Call it after the commit. Raises redis.RedisError.
+    """
+    data = event.encode()
+    pipeline = sync_client().pipeline(transaction=False)
+    pipeline.xadd(log_key(event.run), {FIELD: data}, id=entry_id(event.seq))
+    pipeline.expire(log_key(event.run), ENDED_LOG_SECONDS)
+    pipeline.delete(lease_key(event.run))
+    # Not raised for a log that has a higher number: the row, which is read first, is the truth.
+    pipeline.execute(raise_on_error=False)
+    channel_layer.publish(events.run_group(event.run), data)

@@ -1,0 +1,334 @@
+"""What people do with replies: ask for one, ask again, edit and ask, stop.
+
+Every door (socket, form, program) makes one call into here. A run's way is drawn in
+docs/architecture.md: it is stored here, made by generate.py, and ended by ending.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import redis
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from chat import access, conversations, ending, events, jobs, rendering, runlog
+from chat.events import ChatError
+from chat.models import Assistant, Conversation, Message, Run
+from chatproject.lib import channel_layer
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+logger = logging.getLogger(__name__)
+
+TITLE_CHARACTERS = 50
+NO_ASSISTANT = "There is no model to talk to. Ask the staff to add one."
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run, new or (`is_new` false) found again by its client_id.
+
+    `sent` is the user's message that it answers; `event` tells of the run.
+    """
+
+    run: Run
+    sent: Message | None
+    is_new: bool
+    event: events.RunQueued
+
+
+def start(
+    *,
+    user: User,
+    text: str,
+    client_id: str,
+    conversation_id: UUID | None = None,
+    parent_id: UUID | None = None,
+) -> Started:
+    """Store a user's message and ask for its reply; without a conversation, begin one.
+
+    The same `client_id` again (in the conversation, or as the first of a new one) has no further
+    effect and returns the run that is there. `parent_id` names the message that this one follows,
+    by default the end of the conversation.
+
+    Raises ChatError: `empty_text`, `text_too_long`, `not_found`, `not_allowed`, `run_active`,
+    `busy`, `unavailable`. Then nothing was stored.
+    """
+    text = _checked(text)
+    if conversation_id is not None:
+        access.conversation(user, conversation_id, write=True)
+
+    def store(conversation: Conversation) -> Run:
+        parent = conversation.leaf if parent_id is None else _message_of(conversation, parent_id)
+        sent = _add_message(conversation, parent, text)
+        run = _add_run(user, conversation, sent, client_id)
+        _show(conversation, run.message, text)
+        return run
+
+    return _start(user, conversation_id, client_id, store)
+
+
+def regenerate(*, user: User, message_id: UUID, client_id: str) -> Started:
+    """Ask for another reply in the place of the reply `message_id`, which is kept as a branch.
+
+    Idempotent by `client_id`; raises ChatError like `start` does.
+    """
+    reply = access.message(user, message_id, write=True)
+    if reply.role != Message.Role.ASSISTANT or reply.parent is None:
+        raise ChatError("not_found")
+
+    asked = reply.parent
+
+    def store(conversation: Conversation) -> Run:
+        # The leaf moves when the new reply is there: a failure must not take the old one away.
+        return _add_run(user, conversation, asked, client_id)
+
+    return _start(user, reply.conversation_id, client_id, store)
+
+
+def edit(*, user: User, message_id: UUID, text: str, client_id: str) -> Started:
+    """Send another text in the place of the user's own message, which is kept as a branch.
+
+    Idempotent by `client_id`; raises ChatError like `start` does.
+    """
+    message = access.message(user, message_id, write=True)
+    if message.role != Message.Role.USER:
+        raise ChatError("not_found")
+    text = _checked(text)
+
+    def store(conversation: Conversation) -> Run:
+        sent = _add_message(conversation, message.parent, text)
+        run = _add_run(user, conversation, sent, client_id)
+        _show(conversation, run.message, text)
+        return run
+
+    return _start(user, message.conversation_id, client_id, store)
+
+
+def _checked(text: str) -> str:
+    # Postgres stores no NUL in text, and no keyboard types one.
+    text = text.replace("\x00", "").strip()
+    if not text:
+        raise ChatError("empty_text")
+    if len(text) > settings.TEXT_MAX_CHARACTERS:
+        raise ChatError("text_too_long")
+    return text
+
+
+def _start(
+    user: User, conversation_id: UUID | None, client_id: str, store: Callable[[Conversation], Run]
+) -> Started:
+    """Find the run of this client_id, or store a new one and hand it to a worker."""
+    events.check_client_id(client_id)
+    found = _find(user, conversation_id, client_id)
+    if found is not None:
+        return _started(found, is_new=False)
+    _check_room()
+    try:
+        run, is_new = _store(user, conversation_id, client_id, store)
+    except IntegrityError:
+        # The same first message came twice at once, and the other one began the conversation.
+        run, is_new = _store(user, conversation_id, client_id, store)
+    if is_new:
+        _enqueue(run)
+    started = _started(run, is_new=is_new)
+    if is_new:
+        _announce(started)
+    return started
+
+
+def _find(user: User, conversation_id: UUID | None, client_id: str) -> Run | None:
+    place = (
+        {"conversation": conversation_id}
+        if conversation_id is not None
+        else {"conversation__owner": user, "conversation__client_id": client_id}
+    )
+    run: Run | None = _whole().filter(**place, client_id=client_id).first()
+    return run
+
+
+def _whole() -> QuerySet[Run]:
+    return Run.objects.select_related("conversation__assistant", "message__parent", "model")
+
+
+def _check_room() -> None:
+    """Refuse while too many wait or the queue is away: before anything is stored or held."""
+    try:
+        waiting = jobs.waiting()
+    except redis.RedisError as error:
+        raise ChatError("unavailable") from error
+    if waiting >= settings.QUEUE_LIMIT:
+        raise ChatError("busy")
+
+
+def _store(
+    user: User, conversation_id: UUID | None, client_id: str, store: Callable[[Conversation], Run]
+) -> tuple[Run, bool]:
+    """One transaction: messages and run, under the conversation's lock. Tells whether it is new."""
+    with transaction.atomic(durable=True):
+        if conversation_id is None:
+            conversation = _begin(user, client_id)
+        else:
+            conversation = Conversation.objects.select_for_update(no_key=True).get(
+                pk=conversation_id
+            )
+        found = _whole().filter(conversation=conversation, client_id=client_id).first()
+        if found is not None:
+            return found, False
+        if conversation.runs.active().exists():
+            raise ChatError("run_active")
+        run = store(conversation)
+        # Money: the hold for this run belongs here, the last statement but for the COMMIT.
+        return run, True
+
+
+def _begin(user: User, client_id: str) -> Conversation:
+    """The conversation that this client_id began, or a new one with the default assistant."""
+    begun: Conversation | None = (
+        Conversation.objects.kept()
+        .select_for_update(no_key=True)
+        .filter(owner=user, client_id=client_id)
+        .first()
+    )
+    if begun is not None:
+        return begun
+    assistant = (
+        Assistant.objects.select_related("model").filter(enabled=True, model__enabled=True).first()
+    )
+    if assistant is None:
+        raise ChatError("unavailable", NO_ASSISTANT)
+    return Conversation.objects.create(
+        owner=user, assistant=assistant, client_id=client_id, updated_at=timezone.now()
+    )
+
+
+def _message_of(conversation: Conversation, message_id: UUID) -> Message:
+    message = conversation.messages.filter(pk=message_id).first()
+    if message is None:
+        raise ChatError("not_found")
+    return message
+
+
+def _add_message(conversation: Conversation, parent: Message | None, text: str) -> Message:
+    return Message.objects.create(
+        conversation=conversation, parent=parent, role=Message.Role.USER, text=text
+    )
+
+
+def _add_run(user: User, conversation: Conversation, asked: Message, client_id: str) -> Run:
+    """An empty reply to a message, and the queued run that will fill it."""
+    reply = Message.objects.create(
+        conversation=conversation,
+        parent=asked,
+        role=Message.Role.ASSISTANT,
+        status=Message.Status.PENDING,
+    )
+    assistant = conversation.assistant
+    return Run.objects.create(
+        conversation=conversation,
+        message=reply,
+        user=user,
+        client_id=client_id,
+        assistant=assistant,
+        model=assistant.model,
+        model_snapshot={
+            "name": assistant.model.name,
+            "provider_model": assistant.model.provider_model,
+            "temperature": assistant.temperature,
+        },
+    )
+
+
+def _show(conversation: Conversation, reply: Message, text: str) -> None:
+    """Let the page end with a new reply, and name the conversation if it has no name."""
+    conversation.leaf = reply
+    conversation.updated_at = timezone.now()
+    conversation.title = conversation.title or _title(text)
+    conversation.save(update_fields=["leaf", "updated_at", "title"])
+
+
+def _title(text: str) -> str:
+    """The first line of a message, cut at a word to TITLE_CHARACTERS."""
+    return textwrap.shorten(text.splitlines()[0], TITLE_CHARACTERS, placeholder="…") or "…"
+
+
+def _enqueue(run: Run) -> None:
+    try:
+        jobs.enqueue(run)
+    except redis.RedisError:
+        # The run is stored; the sweeper queues it as soon as Redis is back.
+        logger.warning("run %s could not be queued yet", run.id, exc_info=True)
+
+
+def _started(run: Run, *, is_new: bool) -> Started:
+    """Describe a run to whoever asked for it and to the user's other tabs."""
+    reply, sent = run.message, run.message.parent
+    try:
+        position = jobs.position(run) if run.status == Run.Status.QUEUED else 0
+    except redis.RedisError:
+        position = 0  # its place is unknown while Redis is away; the sweeper will queue it
+    reply.run = run
+    return Started(
+        run=run,
+        sent=sent,
+        is_new=is_new,
+        event=events.RunQueued(
+            run=run.id,
+            conversation=run.conversation_id,
+            client_id=run.client_id,
+            position=position,
+            parent=sent.parent_id if sent else None,
+            sent=_rendered(sent) if sent else None,
+            reply=_rendered(reply),
+        ),
+    )
+
+
+def _rendered(message: Message) -> events.Rendered:
+    return events.Rendered(id=message.id, html=rendering.message_html(message))
+
+
+def _announce(started: Started) -> None:
+    """Tell the user's tabs. They are right after a reload, so a Redis that is away only delays it."""
+    run = started.run
+    conversations.announce(run.conversation, active=True)
+    try:
+        channel_layer.publish(events.user_group(run.conversation.owner_id), started.event.encode())
+    except redis.RedisError:
+        logger.warning("run %s could not be announced", run.id, exc_info=True)
+
+
+def stop(*, user: User, run_id: UUID) -> None:
+    """Ask a run to stop; what was written is kept. One that is over stays as it is.
+
+    A worker sees the request within 300 ms. Raises ChatError `not_found`, `not_allowed`, or
+    `unavailable` when a worker could not be told.
+    """
+    run = access.run(user, run_id, write=True)
+    if run.is_over:
+        return
+    ended = ending.end(
+        run_id=run.id,
+        attempt=run.attempt,
+        status=Run.Status.QUEUED,  # no worker has it yet: then it is over at once
+        seq=events.first_seq(run.attempt + 1),
+        outcome=ending.Outcome(status=Run.Status.STOPPED),
+    )
+    try:
+        if ended is None:
+            runlog.request_stop(run.id)
+        else:
+            runlog.publish_end(ended)
+    except redis.RedisError as error:
+        if ended is None:
+            raise ChatError("unavailable") from error
+        logger.warning("the stop of run %s could not be announced", run.id, exc_info=True)

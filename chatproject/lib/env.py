@@ -1,0 +1,155 @@
+"""The one place that reads the environment.
+
+Every reader takes the variable's name and a default, and raises `ImproperlyConfigured` with a
+sentence that says what to write instead. A secret may also come from a file: when `NAME_FILE` is
+set, `secret("NAME")` reads that file (the convention of container secrets). Variables may stand in
+a file `.env` beside manage.py (or where `ENV_FILE` points); what the environment already has wins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+TRUE = {"1", "true", "yes", "on"}
+FALSE = {"0", "false", "no", "off", ""}
+
+
+def load_file(path: Path) -> None:
+    """Put the `NAME=value` lines of a file into the environment, where they are not there yet.
+
+    Blank lines and lines that begin with `#` are passed over; one pair of quotes around a value is
+    taken off. A missing file is no error. Raises ImproperlyConfigured for any other line.
+    """
+    if not path.is_file():
+        return
+    for name, value in parse_file(path):
+        os.environ.setdefault(name, value)
+
+
+def parse_file(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of a file in `.env` form; see `load_file`."""
+    for number, raw in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        line = raw.strip().removeprefix("export ")
+        if not line or line.startswith("#"):
+            continue
+        name, separator, value = line.partition("=")
+        if not separator or not name.strip().isidentifier():
+            raise ImproperlyConfigured(f"{path.name}, line {number}: write NAME=value.")
+        value = value.strip()
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        yield name.strip(), value
+
+
+def text(name: str, default: str = "") -> str:
+    """The variable as text, without surrounding space."""
+    return os.environ.get(name, default).strip()
+
+
+def secret(name: str, default: str = "") -> str:
+    """The variable as text, or the content of the file that `NAME_FILE` names."""
+    path = text(f"{name}_FILE")
+    if not path:
+        return text(name, default)
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"{name}_FILE: the file cannot be read ({error.strerror}). Point it at a readable file."
+        ) from error
+
+
+def flag(name: str, *, default: bool) -> bool:
+    """The variable as a boolean: 1/true/yes/on or 0/false/no/off."""
+    value = os.environ.get(name)
+    if value is None:
+        return default
+    value = value.strip().lower()
+    if value not in TRUE | FALSE:
+        raise ImproperlyConfigured(f"{name}={value!r} is neither yes nor no. Write 1 or 0.")
+    return value in TRUE
+
+
+def integer(name: str, default: int, *, least: int = 0) -> int:
+    """The variable as a whole number of at least `least`."""
+    value = text(name)
+    if not value:
+        return default
+    if not value.isdecimal() or int(value) < least:
+        raise ImproperlyConfigured(
+            f"{name}={value!r}: write a whole number of at least {least}, for example {default}."
+        )
+    return int(value)
+
+
+def words(name: str, default: str = "") -> list[str]:
+    """The variable as a list, separated by commas."""
+    return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def url(name: str, default: str, *, schemes: tuple[str, ...]) -> str:
+    """The variable as a URL with one of the schemes; empty when it is not set and has no default."""
+    value = secret(name, default)
+    if value and urlsplit(value).scheme not in schemes:
+        raise ImproperlyConfigured(
+            f"{name} must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}. "
+            "See .env.example."
+        )
+    return value
+
+
+def database(name: str) -> dict[str, Any]:
+    """A Django database entry from a `postgres://user:password@host:port/name?option=value` URL.
+
+    An empty host means the local socket. Options go to libpq as they are (`sslmode=require`).
+    """
+    value = url(name, "", schemes=("postgres", "postgresql"))
+    if not value:
+        raise ImproperlyConfigured(
+            f"{name} is not set. Write postgres://user:password@host:5432/parley, "
+            "or use `make run`, which brings its own Postgres."
+        )
+    parts = urlsplit(value)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name}: the port is not a number.") from error
+    database_name = unquote(parts.path.lstrip("/"))
+    if not database_name:
+        raise ImproperlyConfigured(f"{name} names no database: end it with /parley, for example.")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": database_name,
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": unquote(parts.hostname or ""),
+        "PORT": str(port or ""),
+        "OPTIONS": dict(parse_qsl(parts.query)),
+    }
+
+
+def mail(name: str) -> dict[str, Any]:
+    """Django's mail settings from `smtp://user:password@host:587?tls=1` or `console://`.
+
+    `tls=1` is STARTTLS; the scheme `smtps` is TLS from the first byte.
+    """
+    parts = urlsplit(url(name, "console://", schemes=("smtp", "smtps", "console")))
+    if parts.scheme == "console":
+        return {"EMAIL_BACKEND": "django.core.mail.backends.console.EmailBackend"}
+    options = dict(parse_qsl(parts.query))
+    return {
+        "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+        "EMAIL_HOST": parts.hostname or "",
+        "EMAIL_PORT": parts.port or (465 if parts.scheme == "smtps" else 587),
+        "EMAIL_HOST_USER": unquote(parts.username or ""),
+        "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
+        "EMAIL_USE_SSL": parts.scheme == "smtps",
+        "EMAIL_USE_TLS": parts.scheme == "smtp" and options.get("tls", "1") in TRUE,
+        "EMAIL_TIMEOUT": 10,
+    }

@@ -1,0 +1,320 @@
+"""``make run``: the whole service on a bare machine, until Ctrl-C.
+
+    python -m chatproject.local run           everything: servers, database, Procfile
+    python -m chatproject.local manage …      manage.py with the environment of the running one
+
+What is to be kept lies in ``.data/``: the data of Postgres and Valkey, the secret key, logs, and
+while it runs the environment of its processes (``.data/env``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import http.client
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import IO, NoReturn
+
+from django.core.exceptions import ImproperlyConfigured
+
+from chatproject.embedded import (
+    BASE_DIR,
+    HOST,
+    MODEL_CONTEXT,
+    MODEL_NAME,
+    EmbeddedServer,
+    ModelServer,
+    PostgresServer,
+    ServerError,
+    ValkeyServer,
+    free_port,
+    is_free,
+    kept_secret,
+)
+from chatproject.lib import env
+from chatproject.spawn import spawn
+from chatproject.supervisor import STOP_SIGNALS, Backoff, Console, Supervisor, read_procfile
+
+DATA_DIR = BASE_DIR / ".data"
+ENV_PATH = DATA_DIR / "env"
+LOCK_PATH = DATA_DIR / "lock"
+
+NAME = "parley"  # before our own lines
+PORT = 8000
+PORTS_TO_TRY = 20  # from PORT on, before any other will do
+STARTING = "is starting"
+WATCH_INTERVAL = 0.5  # seconds
+CLEAR_UP_SECONDS = 10  # beyond the time that a worker takes to drain
+
+
+class RunError(Exception):
+    """Why not, in a sentence for the user."""
+
+
+def run() -> None:
+    """Start everything on this machine and keep it running until a signal comes.
+
+    Raises RunError, ServerError or ImproperlyConfigured with a sentence for the user.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    # Root's Postgres runs as another user, who has to pass through.
+    DATA_DIR.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, exist_ok=True)
+    with contextlib.ExitStack() as cleanup:
+        note = cleanup.enter_context(_only_one())
+        env.load_file(BASE_DIR / env.text("ENV_FILE", ".env"))
+        os.environ.update(_site_settings())
+        address = f"http://localhost:{os.environ['PORT']}"
+        servers = []
+        for server in _wanted_servers():
+            _say(f"Starting {server.name} …")
+            cleanup.callback(server.stop)
+            server.start()
+            os.environ[server.variable] = server.url
+            servers.append(server)
+        _prepare_database()
+        cleanup.callback(ENV_PATH.unlink, missing_ok=True)
+        _write_env_file()
+
+        commands = read_procfile(BASE_DIR / "Procfile")
+        console = Console([NAME, *commands])
+        watch = Watch(servers, console=console, address=address)
+        cleanup.callback(watch.finish)
+        watch.start()
+        _note(note, f"runs at {address}")
+        Supervisor(
+            commands,
+            cwd=BASE_DIR,
+            stop_timeout=env.integer("WORKER_DRAIN_SECONDS", 25) + CLEAR_UP_SECONDS,
+            console=console,
+            name=NAME,
+        ).run()
+        # Stopping the servers takes a moment, and nobody is helped by half of it.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def _only_one() -> Iterator[IO[str]]:
+    """Hold the lock of this folder; in it stands what the holder does."""
+    with LOCK_PATH.open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RunError(
+                f"Parley {lock.read().strip()} already, from this folder. Ctrl-C in its terminal"
+                " stops it."
+            ) from None
+        _note(lock, STARTING)
+        yield lock
+
+
+def _note(lock: IO[str], state: str) -> None:
+    lock.truncate(0)
+    lock.write(f"{state} (process {os.getpid()})\n")
+    lock.flush()
+
+
+def _site_settings() -> dict[str, str]:
+    """What settings.py needs for a site on loopback, where the user has not said otherwise."""
+    settings = {"PORT": str(_choose_port())}
+    if not env.secret("SECRET_KEY"):
+        settings["SECRET_KEY"] = kept_secret(DATA_DIR / "secret-key")
+    if "HTTPS" not in os.environ:
+        settings["HTTPS"] = "0"
+    if not env.text("ALLOWED_HOSTS"):
+        settings["ALLOWED_HOSTS"] = "localhost,127.0.0.1,[::1]"
+    return settings
+
+
+def _choose_port() -> int:
+    wanted = env.integer("PORT", PORT, least=1)
+    for port in range(wanted, min(wanted + PORTS_TO_TRY, 65536)):
+        # A browser that looks up "localhost" may try either.
+        if is_free(port, HOST) and is_free(port, "::1"):
+            break
+    else:
+        port = free_port()
+    if port != wanted:
+        _say(f"Port {wanted} is taken, so this is on {port}")
+    return port
+
+
+def _wanted_servers() -> Iterator[EmbeddedServer]:
+    """One for each service that the environment does not name."""
+    logs = DATA_DIR / "logs"
+    if not env.secret("DATABASE_URL"):
+        yield PostgresServer(
+            DATA_DIR / "postgres",
+            password=True,
+            settings={"max_connections": "200"},
+            log_path=logs / "postgres.log",
+        )
+    if not env.secret("REDIS_URL"):
+        yield ValkeyServer(
+            DATA_DIR / "valkey",
+            password=True,
+            settings={"appendonly": "yes"},
+            log_path=logs / "valkey.log",
+        )
+    if not env.secret("OPENAI_BASE_URL"):
+        if env.secret("OPENAI_API_KEY"):
+            _say(
+                "OPENAI_API_KEY is not used, as OPENAI_BASE_URL is not set"
+                " (OpenAI's own is https://api.openai.com/v1)"
+            )
+        os.environ["OPENAI_API_KEY"] = "none"  # that server asks for no key
+        os.environ["DEFAULT_MODEL"] = MODEL_NAME
+        os.environ["DEFAULT_MODEL_CONTEXT"] = str(MODEL_CONTEXT)
+        yield ModelServer(log_path=logs / "model.log")
+
+
+def _prepare_database() -> None:
+    _say("Preparing the database and the static files …")
+    _run_manage("migrate", "--noinput")
+    _run_manage("collectstatic", "--noinput")
+    _run_manage("create_catalogue")
+
+
+def _run_manage(*arguments: str) -> None:
+    with tempfile.TemporaryFile() as output:
+        process = spawn([sys.executable, "manage.py", *arguments], cwd=BASE_DIR, output=output)
+        try:
+            code = process.wait()
+        finally:  # for Ctrl-C
+            process.kill()
+            process.wait()
+        if code != 0:
+            output.seek(0)
+            raise RunError(
+                f"manage.py {' '.join(arguments)} failed:\n{output.read().decode(errors='replace')}"
+            )
+
+
+def _write_env_file() -> None:
+    names = {name for known in documented_variables() for name in (known, f"{known}_FILE")}
+    names.remove("ENV_FILE")  # for its readers this file is that one
+    lines = [f'{name}="{os.environ[name]}"\n' for name in sorted(names & os.environ.keys())]
+    ENV_PATH.unlink(missing_ok=True)
+    ENV_PATH.touch(mode=0o600)
+    ENV_PATH.write_text("".join(lines), encoding="utf-8")
+
+
+def documented_variables() -> list[str]:
+    """The names of all environment variables that Parley knows, from .env.example."""
+    example = (BASE_DIR / ".env.example").read_text(encoding="utf-8")
+    return re.findall(r"^# ?([A-Z_]+)=", example, re.MULTILINE)
+
+
+class Watch(threading.Thread):
+    """Starts embedded servers again when they end, and tells when the site can be used."""
+
+    def __init__(
+        self, servers: Sequence[EmbeddedServer], *, console: Console, address: str
+    ) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._servers = {server: Backoff() for server in servers}
+        self._started_at = dict.fromkeys(servers, time.monotonic())
+        self._start_at = dict.fromkeys(servers, float("inf"))
+        self._console = console
+        self._address = address
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        announced = False
+        while not self._ending.wait(WATCH_INTERVAL):
+            for server, backoff in self._servers.items():
+                if not server.is_running:
+                    self._revive(server, backoff)
+            if not announced and self._site_answers():
+                announced = True
+                self._announce()
+
+    def finish(self) -> None:
+        """Return when no server will be started any more."""
+        self._ending.set()
+        self.join()
+
+    def _revive(self, server: EmbeddedServer, backoff: Backoff) -> None:
+        now = time.monotonic()
+        if self._start_at[server] == float("inf"):
+            pause = backoff.after(now - self._started_at[server])
+            self._say(f"{server.name} has ended; again in {pause:g} s")
+            self._start_at[server] = now + pause
+        elif now >= self._start_at[server]:
+            self._started_at[server] = now
+            self._start_at[server] = float("inf")
+            try:
+                server.start()
+            except ServerError as error:
+                for line in str(error).splitlines():
+                    self._say(line)
+
+    def _site_answers(self) -> bool:
+        connection = http.client.HTTPConnection(HOST, int(os.environ["PORT"]), timeout=5.0)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status < http.HTTPStatus.INTERNAL_SERVER_ERROR
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _announce(self) -> None:
+        self._say(f"Parley runs at {self._address}")
+        self._say(f"For a staff user: make staff, in another terminal; then {self._address}/admin/")
+        self._say("Ctrl-C stops everything; the data stays in .data/")
+
+    def _say(self, line: str) -> None:
+        self._console.print(NAME, line)
+
+
+def manage(arguments: Sequence[str]) -> NoReturn:
+    """Become manage.py, with the environment of the running instance. Raises RunError."""
+    try:
+        running = dict(env.parse_file(ENV_PATH))
+    except FileNotFoundError:
+        raise RunError("Parley does not run here: start it with make run first.") from None
+    os.environ.update(running)
+    os.chdir(BASE_DIR)
+    os.execv(sys.executable, [sys.executable, "manage.py", *arguments])  # noqa: S606
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m chatproject.local")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="start everything")
+    manager = commands.add_parser("manage", help="manage.py beside a running one")
+    manager.add_argument("arguments", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    try:
+        if options.command == "run":
+            run()
+        else:
+            manage(options.arguments)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except (RunError, ServerError, ImproperlyConfigured, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

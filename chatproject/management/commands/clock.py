@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from chatproject.clock import Clock
+
+
+class Command(BaseCommand):
+    help = "Runs what is due by the clock, until SIGTERM or SIGINT."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        clock = Clock()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: clock.stop.set())
+        clock.run()

@@ -1,0 +1,44 @@
+"""Pages for machines that watch this one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import redis
+from django.db import DatabaseError, InterfaceError, connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from psycopg_pool import PoolTimeout
+
+from chatproject.lib import db
+from chatproject.lib.redis import sync_client
+
+PATIENCE = 1.0  # seconds for each part to answer
+
+
+async def health(request: HttpRequest) -> HttpResponse:
+    """Liveness: this process answers. Asks nothing of anybody else."""
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+async def ready(request: HttpRequest) -> JsonResponse:
+    """Readiness: 200 when Postgres and Redis answer within PATIENCE, else 503, and which does not."""
+    database, queue = await asyncio.gather(
+        _answers(db.run(_ask_database)), _answers(asyncio.to_thread(sync_client().ping))
+    )
+    parts = {"database": database, "redis": queue}
+    return JsonResponse(parts, status=200 if all(parts.values()) else 503)
+
+
+def _ask_database() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+async def _answers(question: Awaitable[object]) -> bool:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await question
+    except (TimeoutError, redis.RedisError, DatabaseError, InterfaceError, PoolTimeout):
+        return False
+    return True

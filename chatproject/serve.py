@@ -1,0 +1,202 @@
+"""The web server: `python -m chatproject.serve`.
+
+Serves the ASGI application with Daphne, or with Uvicorn when `WEB_SERVER=uvicorn`, under the same
+limits and with the same behaviour; `chatproject.lib.web` lists the limits. Prints one line when it
+listens. SIGTERM or SIGINT stops it in order: it accepts no more, closes every WebSocket with 1012,
+lets requests in flight finish for `WEB_DRAIN_SECONDS`, and exits with 0; a second signal ends it
+at once. It exits with 1 and one line when it cannot start.
+
+Variables: HOST, PORT, WEB_SERVER (daphne, uvicorn), TRUST_PROXY, and those of `web.Limits`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import ipaddress
+import logging
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+import uvloop
+from django.core.exceptions import ImproperlyConfigured
+
+from chatproject.lib import env, web
+from chatproject.lib.web import Application, Limits, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+access = logging.getLogger("chatproject.access")
+
+SERVERS = ("daphne", "uvicorn")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    try:
+        # Before the environment is read: an application may load a file into it.
+        application = load(options.application)
+        limits = Limits.from_environment()
+        host = options.host or env.text("HOST", "127.0.0.1")
+        port = env.integer("PORT", 8000) if options.port is None else options.port
+        server = env.text("WEB_SERVER", "daphne")
+        if server not in SERVERS:
+            raise ImproperlyConfigured(f"WEB_SERVER={server!r}: write {' or '.join(SERVERS)}.")
+        proxied = env.flag("TRUST_PROXY", default=False)
+    except ImproperlyConfigured as error:
+        fail(str(error))
+    listener = bind(host, port, limits)
+    configure_logging(quiet=options.quiet)
+    application = log_access(application)
+    if proxied:
+        application = trust_proxy(application)
+    serve(server, application, listener, limits)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m chatproject.serve")
+    parser.add_argument("--host", help="address to listen on (HOST, else 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (PORT, else 8000)")
+    parser.add_argument(
+        "--application",
+        default="chatproject.asgi:application",
+        help="module:attribute of the ASGI application (%(default)s)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no access log")
+    return parser.parse_args(arguments)
+
+
+def load(path: str) -> Application:
+    """Import an application from `module:attribute`."""
+    module, _, attribute = path.partition(":")
+    application: Application = getattr(importlib.import_module(module), attribute)
+    return application
+
+
+def fail(reason: str) -> NoReturn:
+    print(f"serve: {reason}", file=sys.stderr)  # noqa: T201  logging may not be set up yet
+    sys.exit(1)
+
+
+def bind(host: str, port: int, limits: Limits) -> socket.socket:
+    """A listening socket whose connections are dropped when a client stops reading."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        # A server that has just ended leaves connections behind that would hold the port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(web.BACKLOG)
+    except OSError as error:
+        fail(f"cannot listen on {host}, port {port}: {error.strerror}")
+    # Connections inherit both. Linux alone has the first: elsewhere only pings find such clients.
+    stall = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if stall is not None:
+        listener.setsockopt(socket.IPPROTO_TCP, stall, limits.stall_seconds * 1000)
+    lowat = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if lowat is not None:
+        listener.setsockopt(socket.IPPROTO_TCP, lowat, web.KERNEL_BUFFER_BYTES)
+    return listener
+
+
+def configure_logging(*, quiet: bool) -> None:
+    """Log to stderr, where the application has not set up logging itself."""
+    logging.basicConfig(
+        level=logging.INFO, format="{asctime} {levelname} {name}: {message}", style="{"
+    )
+    access.disabled = quiet
+
+
+def log_access(application: Application) -> Application:
+    """Log one line for each request, and for each socket when it ends.
+
+    It has method (`WS` for a socket), path, status or close code, and milliseconds; no query
+    string, header or address.
+    """
+
+    async def logged(scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        status: int | str = "-"
+
+        async def noting_receive() -> Message:
+            nonlocal status
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                status = message["code"]
+            return message
+
+        async def noting_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if scope["type"] == "websocket":
+                await application(scope, noting_receive, send)
+            else:
+                await application(scope, receive, noting_send)
+        finally:
+            # The raw path: a decoded one could bring line breaks into the log.
+            access.info(
+                "%s %s %s %.0f ms",
+                scope.get("method", "WS"),
+                scope["raw_path"].decode("latin-1"),
+                status,
+                (time.perf_counter() - began) * 1000,
+            )
+
+    return logged
+
+
+def trust_proxy(application: Application) -> Application:
+    """Take the client's address and the scheme from the headers of one proxy in front of us.
+
+    It is the last address of X-Forwarded-For that the proxy has written; those before it come from
+    the client, who can write anything.
+    """
+
+    async def proxied(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        last = headers.get(b"x-forwarded-for", b"").decode("latin-1").rpartition(",")[2].strip()
+        if is_address(last):
+            scope["client"] = [last, 0]
+        if headers.get(b"x-forwarded-proto", b"").strip() == b"https":
+            scope["scheme"] = "wss" if scope["type"] == "websocket" else "https"
+        await application(scope, receive, send)
+
+    return proxied
+
+
+def is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def serve(name: str, application: Application, listener: socket.socket, limits: Limits) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def ready() -> None:
+        logger.info("listening on %s", url)
+
+    # Imported here: importing the one makes an event loop, and the other is not always wanted.
+    if name == "uvicorn":
+        from chatproject.lib import web_uvicorn
+
+        web_uvicorn.run(application, listener, limits, ready)
+    else:
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        from chatproject.lib import web_daphne
+
+        web_daphne.run(application, listener, limits, ready)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Django's settings. Every variable is documented in .env.example and read through lib.env."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+
+from chatproject.lib import env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env.load_file(BASE_DIR / env.text("ENV_FILE", ".env"))
+
+# --- The installation -------------------------------------------------------------------------
+
+DEBUG = env.flag("DEBUG", default=False)
+SECRET_KEY = env.secret("SECRET_KEY")
+if not SECRET_KEY:
+    raise ImproperlyConfigured(
+        "SECRET_KEY is not set. Write 50 random characters, for example from "
+        "`python -c 'import secrets; print(secrets.token_urlsafe(50))'`. `make run` makes one by itself."
+    )
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+HTTPS = env.flag("HTTPS", default=not DEBUG)
+TRUST_PROXY = env.flag("TRUST_PROXY", default=False)
+SITE_NAME = env.text("SITE_NAME", "Parley")
+
+ROOT_URLCONF = "chatproject.urls"
+ASGI_APPLICATION = "chatproject.asgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = [
+    "chatproject",
+    "accounts",
+    "billing",
+    "chat",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "channels",
+    "allauth",
+    "allauth.account",
+    "django_rq",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    # Everything is closed unless a view is marked public: see accounts.access.
+    "accounts.access.LoginRequiredMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "chatproject.csp.CSPMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "chatproject.context_processors.site",
+            ],
+        },
+    },
+]
+FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
+INSTALLED_APPS.append("django.forms")
+
+# --- Postgres, the only truth -----------------------------------------------------------------
+
+DATABASES: dict[str, dict[str, Any]] = {"default": env.database("DATABASE_URL")}
+DATABASES["default"]["OPTIONS"]["pool"] = {
+    "min_size": 0,
+    "max_size": env.integer("DB_POOL_SIZE", 16, least=2),
+    "timeout": 10,  # seconds to wait for a free connection
+}
+# A server that went away must be noticed when a connection is taken from the pool.
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+
+# Threads through which asynchronous code reaches the database, per process: see lib.db.
+DB_THREADS = env.integer("DB_THREADS", 8, least=1)
+
+# --- Redis: queue, run logs, channel layer, cache ---------------------------------------------
+
+REDIS_URL = env.url("REDIS_URL", "", schemes=("redis", "rediss", "unix"))
+if not REDIS_URL:
+    raise ImproperlyConfigured(
+        "REDIS_URL is not set. Write redis://host:6379/0, or use `make run`, which brings its own Valkey."
+    )
+
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "chatproject.lib.channel_layer.PubSubChannelLayer",
+        "CONFIG": {"hosts": env.words("CHANNEL_LAYER_URLS") or [REDIS_URL], "prefix": "parley"},
+    },
+}
+
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "cache",
+    },
+}
+
+RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run
+JOB_DAY = 24 * 60 * 60  # seconds that a finished or failed job stays visible to staff
+RQ_QUEUES = {
+    name: {
+        "URL": REDIS_URL,
+        "DEFAULT_TIMEOUT": timeout,
+        "DEFAULT_RESULT_TTL": 600,
+        # RQ's own default keeps failed jobs for a year.
+        "DEFAULT_FAILURE_TTL": JOB_DAY,
+        "SERIALIZER": "rq.serializers.JSONSerializer",
+    }
+    for name, timeout in {
+        # The run ends itself at RUN_SECONDS, with words for the user; RQ's limit is the net below.
+        "chat": RUN_SECONDS + 60,
+        "insights": 600,
+        "index": 600,
+        "low": 120,
+    }.items()
+}
+RQ = {
+    "WORKER_CLASS": "chatproject.lib.aioworker.AsyncWorker",
+    "COMMIT_MODE": "on_db_commit",
+}
+WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", 500, least=1)
+WORKER_DRAIN_SECONDS = env.integer("WORKER_DRAIN_SECONDS", 25)
+
+# --- The model provider -----------------------------------------------------------------------
+
+OPENAI_BASE_URL = env.url("OPENAI_BASE_URL", "https://api.openai.com/v1", schemes=("http", "https"))
+OPENAI_API_KEY = env.secret("OPENAI_API_KEY")
+DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini")
+DEFAULT_MODEL_CONTEXT = env.integer("DEFAULT_MODEL_CONTEXT", 128_000, least=512)  # tokens
+
+# --- Limits -----------------------------------------------------------------------------------
+
+TEXT_MAX_CHARACTERS = 20_000  # of one message
+QUEUE_LIMIT = env.integer("QUEUE_LIMIT", 2_000, least=1)  # waiting runs; above it sends are refused
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes of a form
+
+# --- Accounts ---------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "chat:new"
+LOGOUT_REDIRECT_URL = "account_login"
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_EMAIL_VERIFICATION = "mandatory" if env.flag("VERIFY_EMAIL", default=False) else "optional"
+ACCOUNT_EMAIL_SUBJECT_PREFIX = f"{SITE_NAME}: "
+ACCOUNT_DEFAULT_HTTP_PROTOCOL = "https" if HTTPS else "http"
+ACCOUNT_LOGIN_ON_PASSWORD_RESET = True
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False
+PASSWORD_RESET_TIMEOUT = 60 * 60
+
+globals().update(env.mail("EMAIL_URL"))
+DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "parley@localhost")
+SERVER_EMAIL = DEFAULT_FROM_EMAIL
+
+# --- Sessions and headers ---------------------------------------------------------------------
+
+# In Postgres: a Redis that lost its memory must not sign everybody out.
+SESSION_ENGINE = "django.contrib.sessions.backends.db"
+SESSION_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_AGE = 60 * 60 * 24 * 30
+CSRF_COOKIE_SECURE = HTTPS
+CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
+SECURE_SSL_REDIRECT = HTTPS
+# The health pages are asked by the machine itself, without TLS.
+SECURE_REDIRECT_EXEMPT = [r"^health"]
+SECURE_HSTS_SECONDS = 60 * 60 * 24 * 365 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
+SECURE_HSTS_PRELOAD = HTTPS
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+if TRUST_PROXY:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "manifest-src": [SELF],
+        "form-action": [SELF],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+    },
+}
+
+# --- Static files, language, log --------------------------------------------------------------
+
+STATIC_URL = "/static/"
+STATIC_ROOT = Path(env.text("STATIC_ROOT") or BASE_DIR / "staticfiles")
+STATICFILES_DIRS = [BASE_DIR / "static"]
+# Hashed names, which browsers may keep for ever; needs `manage.py collectstatic` before the start.
+STATIC_MANIFEST = env.flag("STATIC_MANIFEST", default=not DEBUG)
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "chatproject.lib.staticfiles.ManifestStorage"
+        if STATIC_MANIFEST
+        else "django.contrib.staticfiles.storage.StaticFilesStorage",
+    },
+}
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = env.text("TIME_ZONE", "UTC")
+USE_I18N = True
+USE_TZ = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.text("LOG_LEVEL", "INFO").upper()},
+    "loggers": {
+        # A line for each job and each request to the provider would drown the rest.
+        "rq": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},
+    },
+}

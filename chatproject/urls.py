@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import include, path
+
+from chatproject import ops
+
+admin.site.site_header = "Parley"
+admin.site.site_title = "Parley"
+admin.site.index_title = "Staff"
+
+urlpatterns = [
+    path("health", ops.health, name="health"),
+    path("health/ready", ops.ready, name="health_ready"),
+    path("admin/", admin.site.urls),
+    path("accounts/", include("allauth.account.urls")),
+    path("", include("chat.urls")),
+]

@@ -1,0 +1,39 @@
+// What is typed and not sent, per page, in the tab's storage.
+
+export class Draft {
+  #storage;
+  #key;
+
+  constructor(storage, page) {
+    this.#storage = storage;
+    this.page = page;
+  }
+
+  /** Where the draft belongs; a new chat's draft moves when the chat gets its address. */
+  set page(page) {
+    this.#key = `parley:draft:${page}`;
+  }
+
+  get text() {
+    return this.#storage.getItem(this.#key) ?? "";
+  }
+
+  set text(text) {
+    if (text.trim()) this.#storage.setItem(this.#key, text);
+    else this.#storage.removeItem(this.#key);
+  }
+
+  /** The form goes to the server by itself: remember which draft it carries. */
+  submitted() {
+    this.#storage.setItem(SUBMITTED, this.#key);
+  }
+
+  /** The server has taken what `submitted` told of: that draft has served. */
+  static arrived(storage) {
+    const key = storage.getItem(SUBMITTED);
+    if (key !== null) storage.removeItem(key);
+    storage.removeItem(SUBMITTED);
+  }
+}
+
+const SUBMITTED = "parley:submitted";

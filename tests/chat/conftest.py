@@ -1,0 +1,76 @@
+"""A fixed cast for chat: an owner with a conversation, a stranger, an assistant, a provider."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+import redis
+
+from accounts.models import User
+from chat import consumers, llm, tick
+from chat.models import Assistant, Conversation, LanguageModel
+from tests.chat.helpers import begin
+from tests.stub import StubProvider
+
+
+@pytest.fixture
+def assistant(transactional_db: None) -> Assistant:
+    model = LanguageModel.objects.create(
+        name="Stub", provider_model="stub-model", context_tokens=8_000, max_output_tokens=2_000
+    )
+    return Assistant.objects.create(
+        slug="parley", name="Parley", system_prompt="Be brief.", model=model
+    )
+
+
+@pytest.fixture
+def owner(transactional_db: None) -> User:
+    return User.objects.create_user("owner@example.org", "correct horse battery")
+
+
+@pytest.fixture
+def stranger(transactional_db: None) -> User:
+    return User.objects.create_user("stranger@example.org", "correct horse battery")
+
+
+@pytest.fixture
+def conversation(owner: User, assistant: Assistant) -> Conversation:
+    return begin(owner, assistant)
+
+
+@pytest.fixture(scope="session")
+def provider_process() -> Iterator[StubProvider]:
+    with StubProvider() as stub:
+        yield stub
+
+
+@pytest.fixture
+def provider(provider_process: StubProvider, settings) -> StubProvider:
+    """The stub provider, forgetful of earlier tests, and the settings that point at it."""
+    provider_process.reset()
+    settings.OPENAI_BASE_URL = provider_process.url
+    settings.OPENAI_API_KEY = "stub"
+    return provider_process
+
+
+@pytest_asyncio.fixture
+async def worker_loop(valkey_url: str, provider: StubProvider) -> AsyncIterator[None]:
+    """Lets the test's event loop make runs, and closes what they shared."""
+    yield
+    await tick.shut()
+    await llm.close()
+
+
+@pytest_asyncio.fixture
+async def socket_loop(valkey_url: str) -> AsyncIterator[None]:
+    """Lets the test's event loop serve sockets, and closes what they shared."""
+    yield
+    await consumers.close_clients()
+
+
+@pytest.fixture
+def valkey_client(valkey_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey_url) as client:
+        yield client

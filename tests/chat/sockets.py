@@ -1,0 +1,106 @@
+"""A tab's socket for tests: the real application, spoken to as a browser does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from channels.testing import WebsocketCommunicator
+from django.test import Client
+
+from accounts.models import User
+from chatproject.asgi import application
+from chatproject.lib import db
+
+PATIENCE = 10.0  # seconds
+
+
+class Closed(Exception):
+    """The server closed the socket with this code."""
+
+    def __init__(self, code: int | str | None) -> None:
+        self.code = code
+        super().__init__(str(code))
+
+
+class Tab:
+    """One connected socket; everything it received is in `received`, in order."""
+
+    def __init__(self, communicator: WebsocketCommunicator) -> None:
+        self._communicator = communicator
+        self.received: list[dict[str, Any]] = []
+
+    async def send(self, **fields: Any) -> None:
+        await self.send_text(msgspec.json.encode(fields).decode())
+
+    async def send_text(self, text: str) -> None:
+        await self._communicator.send_input({"type": "websocket.receive", "text": text})
+
+    async def send_bytes(self, data: bytes) -> None:
+        await self._communicator.send_to(bytes_data=data)
+
+    async def receive(self) -> dict[str, Any]:
+        """The next event. Raises Closed when there is none any more."""
+        output = await self._communicator.receive_output(PATIENCE)
+        if output["type"] == "websocket.close":
+            raise Closed(output["code"])
+        event: dict[str, Any] = msgspec.json.decode(output["text"])
+        self.received.append(event)
+        return event
+
+    async def until(self, *types: str) -> dict[str, Any]:
+        """Read on to the next event of one of the types."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                event = await self.receive()
+                if event["type"] in types:
+                    return event
+
+    async def end(self) -> dict[str, Any]:
+        """Read on to the end of a run."""
+        return await self.until("run.done", "run.stopped", "run.failed")
+
+    async def is_silent(self) -> bool:
+        """Whether what is under way is answered by a pong and nothing else."""
+        await self.send(type="ping")
+        return bool((await self.receive())["type"] == "pong")
+
+    def text(self) -> str:
+        """The text of all deltas received so far."""
+        return "".join(event["text"] for event in self.received if event["type"] == "text.delta")
+
+    def seqs(self) -> list[int]:
+        """The numbers of all numbered events received so far."""
+        return [event["seq"] for event in self.received if "seq" in event]
+
+
+@asynccontextmanager
+async def open_tab(user: User | None, **headers: bytes) -> AsyncIterator[Tab]:
+    """A socket that said `ready` (or, without a user, that is about to be closed)."""
+    sent = {b"origin": b"http://localhost"} | {
+        name.encode(): value for name, value in headers.items()
+    }
+    if user is not None:
+        sent[b"cookie"] = f"sessionid={await db.run(session_key, user)}".encode()
+    communicator = WebsocketCommunicator(application, "/ws/v1/", headers=list(sent.items()))
+    connected, code = await communicator.connect(PATIENCE)
+    if not connected:
+        raise Closed(code)
+    tab = Tab(communicator)
+    try:
+        if user is not None:
+            assert (await tab.receive())["type"] == "ready"
+            tab.received.clear()
+        yield tab
+    finally:
+        await communicator.disconnect(timeout=PATIENCE)
+
+
+def session_key(user: User) -> str:
+    """A new session of the user."""
+    client = Client()
+    client.force_login(user)
+    return client.cookies["sessionid"].value

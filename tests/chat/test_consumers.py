@@ -1,0 +1,365 @@
+"""What a socket says and hears: the protocol, the refusals, and following a run from anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from chat import events, follow, generate, runlog, tick
+from chat.models import Conversation, Message, Run
+from chatproject.lib import channel_layer, db
+from chatproject.lib.redis import async_client
+from tests.chat.helpers import send
+from tests.chat.sockets import Closed, open_tab
+from tests.stub import reply_text
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("socket_loop", "worker_loop"),
+]
+
+
+async def test_a_message_is_answered_with_its_run_and_the_whole_reply(owner, conversation):
+    text = "[[tokens=30 rate=300]]"
+    async with open_tab(owner) as tab:
+        await tab.send(
+            type="chat.send", client_id="a", conversation=str(conversation.pk), text=text
+        )
+        queued = await tab.until("run.queued")
+        assert queued["client_id"] == "a"
+        assert queued["conversation"] == str(conversation.pk)
+        assert queued["position"] == 1
+        assert "[[tokens=30" in queued["sent"]["html"]
+        await generate.run((await db.run(Run.objects.get)).pk, 1)
+        end = await tab.end()
+    assert end["type"] == "run.done"
+    assert end["text"] == tab.text() == reply_text(30, text)
+    assert end["html"] == (await db.run(lambda: rendered(end["reply"])))
+    assert tab.seqs() == list(range(1, len(tab.seqs()) + 1))
+    assert end["usage"]["completion_tokens"] == 30
+
+
+async def test_a_message_without_a_conversation_begins_one(owner, assistant):
+    async with open_tab(owner) as tab:
+        await tab.send(type="chat.send", client_id="a", text="Hello")
+        queued = await tab.until("run.queued")
+    conversation = await db.run(Conversation.objects.get)
+    assert queued["conversation"] == str(conversation.pk)
+
+
+async def test_the_other_tabs_of_the_user_hear_of_it_and_strangers_do_not(
+    owner, stranger, conversation
+):
+    async with open_tab(owner) as tab, open_tab(owner) as other, open_tab(stranger) as elsewhere:
+        await tab.send(
+            type="chat.send",
+            client_id="a",
+            conversation=str(conversation.pk),
+            text="[[tokens=5 rate=0]]",
+        )
+        queued = await other.until("run.queued")
+        assert queued == await tab.until("run.queued")
+        await other.send(type="resume", run=queued["run"], after=0)
+        await generate.run((await db.run(Run.objects.get)).pk, 1)
+        assert (await other.end())["text"] == (await tab.end())["text"]
+        assert other.text() == tab.text()
+        assert await elsewhere.is_silent()
+        assert [event["type"] for event in tab.received].count("run.queued") == 1
+
+
+async def test_the_same_frame_twice_has_one_effect(owner, conversation):
+    frame = {
+        "type": "chat.send",
+        "client_id": "a",
+        "conversation": str(conversation.pk),
+        "text": "[[tokens=5 rate=0]]",
+    }
+    async with open_tab(owner) as tab:
+        await tab.send(**frame)
+        first = await tab.until("run.queued")
+        await tab.send(**frame)
+        again = await tab.until("run.queued")
+        assert first["run"] == again["run"]
+        await generate.run((await db.run(Run.objects.get)).pk, 1)
+        await tab.end()
+    assert await db.run(Message.objects.count) == 2
+
+
+# --- Following --------------------------------------------------------------------------------
+
+
+async def test_a_late_tab_gets_everything_and_then_what_is_new(owner, conversation, provider):
+    text = "[[tokens=40 rate=0 hold=20 key=late]]"
+    run, making = await held(owner, conversation, provider, text)
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk), after=0)
+        await tab.until("text.delta")
+        await asyncio.to_thread(provider.release, "late")
+        end = await tab.end()
+    await making
+    assert tab.text() == end["text"] == reply_text(40, text)
+    assert tab.seqs() == list(range(1, len(tab.seqs()) + 1))
+
+
+async def test_a_cursor_gives_only_what_comes_after_it(owner, conversation, provider):
+    text = "[[tokens=40 rate=0 hold=20 key=cursor]]"
+    run, making = await held(owner, conversation, provider, text)
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk), after=1)
+        await tab.until("text.delta")
+        await asyncio.to_thread(provider.release, "cursor")
+        await tab.end()
+    await making
+    assert tab.seqs() == list(range(2, len(tab.seqs()) + 2))
+
+
+async def test_a_run_that_is_over_is_told_from_its_row(owner, conversation, valkey_client):
+    run = await db.run(send, owner, conversation, "[[tokens=5 rate=0]]")
+    await generate.run(run.pk, 1)
+    valkey_client.flushall()
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk), after=2)
+        end = await tab.receive()
+    assert end["type"] == "run.done"
+    assert end["text"] == reply_text(5, "[[tokens=5 rate=0]]")
+
+
+async def test_what_falls_between_joining_and_reading_is_not_lost_or_doubled(
+    owner, conversation, provider, monkeypatch
+):
+    """The race of every late joiner, made on purpose: all is published while the log is read."""
+    text = "[[tokens=40 rate=0 hold=20 key=gap]]"
+    run, making = await held(owner, conversation, provider, text)
+    read = runlog.read_after
+
+    async def read_late(*args):
+        found = await read(*args)
+        if not making.done():
+            await asyncio.to_thread(provider.release, "gap")
+            await making
+        return found
+
+    monkeypatch.setattr(runlog, "read_after", read_late)
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk), after=0)
+        end = await tab.end()
+    assert end["text"] == reply_text(40, text)
+    assert tab.text() == end["text"]
+    assert tab.seqs() == list(range(1, len(tab.seqs()) + 1))
+
+
+async def test_a_gap_is_filled_from_the_log(owner, conversation, valkey_client):
+    run = await db.run(send, owner, conversation)
+    await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
+    parts = [
+        events.TextDelta(run=run.pk, attempt=1, seq=seq, text=f"{seq} ").encode()
+        for seq in range(1, 6)
+    ]
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk), after=0)
+        assert await tab.is_silent()
+        for seq, part in enumerate(parts, start=1):
+            valkey_client.xadd(runlog.log_key(run.pk), {"e": part}, id=f"{seq}-0")
+        # Of five events the group brings one twice, one late, and the others never.
+        for index in (0, 0, 4, 1):
+            await db.run(channel_layer.publish, events.run_group(run.pk), parts[index])
+        while len(tab.received) < 6:
+            await tab.receive()
+        assert await tab.is_silent()
+    assert tab.text() == "1 2 3 4 5 "
+
+
+async def test_events_of_a_lower_attempt_are_ignored(owner, conversation, valkey_client):
+    run = await db.run(send, owner, conversation)
+    await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=2)
+    group = events.run_group(run.pk)
+    old = events.TextDelta(run=run.pk, attempt=1, seq=1, text="old").encode()
+    first = events.first_seq(2)
+    new = events.RunStarted(run=run.pk, attempt=2, seq=first).encode()
+    valkey_client.xadd(runlog.log_key(run.pk), {"e": old}, id="1-0")
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk), after=0)
+        await tab.until("text.delta")
+        await db.run(channel_layer.publish, group, new)
+        await tab.until("run.started")
+        late = events.TextDelta(run=run.pk, attempt=1, seq=2, text="late").encode()
+        await db.run(channel_layer.publish, group, late)
+        assert await tab.is_silent()
+        more = events.TextDelta(run=run.pk, attempt=2, seq=first + 1, text="new").encode()
+        await db.run(channel_layer.publish, group, more)
+        await tab.until("text.delta")
+    assert tab.text() == "oldnew"
+
+
+async def test_a_client_that_is_slow_costs_no_memory_and_misses_nothing(
+    owner, conversation, valkey_client, monkeypatch
+):
+    monkeypatch.setattr(follow, "QUEUE_BYTES", 500)
+    run = await db.run(send, owner, conversation)
+    follower = follow.Follower(run.pk, 0, client=async_client(), wake=lambda: None)
+    await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
+    await follower.join()
+    got: list[bytes] = []
+
+    async def take(data: bytes) -> None:
+        got.append(data)
+
+    await follower.serve(take)
+    for seq in range(1, 101):
+        part = events.TextDelta(run=run.pk, attempt=1, seq=seq, text=f"{seq} ").encode()
+        valkey_client.xadd(runlog.log_key(run.pk), {"e": part}, id=f"{seq}-0")
+        follower._receive(part)
+        assert sum(map(len, follower._queue)) < 500 + 2 * len(part)
+    await follower.serve(take)
+    await follower.leave()
+    await follower._client.aclose()
+    assert [events.header(data).seq for data in got] == list(range(1, 101))
+
+
+async def test_a_resume_of_a_strangers_run_is_refused(stranger, owner, conversation):
+    run = await db.run(send, owner, conversation)
+    async with open_tab(stranger) as tab:
+        await tab.send(type="resume", run=str(run.pk))
+        error = await tab.receive()
+        assert (error["code"], error["ref"]) == ("not_found", str(run.pk))
+        await generate.run(run.pk, 1)
+        assert await tab.is_silent()
+
+
+# --- Stop, regenerate, edit -------------------------------------------------------------------
+
+
+async def test_stop_from_another_tab(owner, conversation, provider):
+    run, making = await held(owner, conversation, provider, "[[tokens=9 rate=0 hold=3 key=stop]]")
+    async with open_tab(owner) as tab, open_tab(owner) as other:
+        await tab.send(type="resume", run=str(run.pk))
+        await other.send(type="run.stop", run=str(run.pk))
+        assert (await tab.end())["type"] == "run.stopped"
+    await making
+
+
+async def test_regenerate_and_edit_start_runs(owner, conversation):
+    run = await db.run(send, owner, conversation, "[[tokens=3 rate=0]]")
+    await generate.run(run.pk, 1)
+    async with open_tab(owner) as tab:
+        await tab.send(type="run.regenerate", client_id="again", message=str(run.message_id))
+        queued = await tab.until("run.queued")
+        second = await db.run(Run.objects.get, pk=queued["run"])
+        await generate.run(second.pk, 1)
+        await tab.end()
+        asked = str(run.message.parent_id)
+        await tab.send(type="message.edit", client_id="edit", message=asked, text="New")
+        assert "New" in (await tab.until("run.queued"))["sent"]["html"]
+
+
+# --- Bad input --------------------------------------------------------------------------------
+
+SEND = {"type": "chat.send", "client_id": "a", "text": "x"}
+
+
+@pytest.mark.parametrize(
+    ("frame", "code", "ref"),
+    [
+        ({**SEND, "text": ""}, "empty_text", "a"),
+        ({**SEND, "text": " \n "}, "empty_text", "a"),
+        ({**SEND, "text": "x" * 20_001}, "text_too_long", "a"),
+        ({**SEND, "conversation": str(uuid4())}, "not_found", "a"),
+        ({**SEND, "colour": "red"}, "unknown_field", "a"),
+        ({**SEND, "text": 5}, "bad_json", "a"),
+        ({**SEND, "client_id": "no spaces"}, "bad_json", "no spaces"),
+        ({"type": "chat.send", "text": "x"}, "bad_json", None),
+        ({"type": "chat.whistle", "client_id": "a"}, "unknown_type", "a"),
+        ({"text": "x"}, "unknown_type", None),
+        ([], "unknown_type", None),
+        ({"type": "run.stop", "run": str(uuid4())}, "not_found", ...),
+        ({"type": "run.stop", "run": "x"}, "bad_json", "x"),
+        ({"type": "resume", "run": str(uuid4())}, "not_found", ...),
+        ({"type": "resume", "run": str(uuid4()), "after": -1}, "bad_json", ...),
+        ({"type": "run.regenerate", "client_id": "a", "message": str(uuid4())}, "not_found", "a"),
+        ({"type": "message.edit", "client_id": "a", "message": str(uuid4()), "text": "x"}, "not_found", "a"),
+        ({"type": "ping", "more": 1}, "unknown_field", None),
+    ],
+)  # fmt: skip
+async def test_bad_input_gets_a_code_and_words_and_leaves_the_socket_usable(
+    owner, assistant, frame, code, ref
+):
+    async with open_tab(owner) as tab:
+        await tab.send_text(msgspec.json.encode(frame).decode())
+        error = await tab.receive()
+        assert error["type"] == "error"
+        assert error["code"] == code
+        assert error["message"].startswith(events.ERRORS[code])
+        assert error.get("ref") == (frame["run"] if ref is ... else ref)
+        await tab.send(type="ping")
+        assert (await tab.receive())["type"] == "pong"
+    assert not await db.run(Message.objects.exists)
+    assert not await db.run(Conversation.objects.exists)
+
+
+async def test_a_second_message_while_a_reply_is_made_is_refused(owner, conversation):
+    await db.run(send, owner, conversation)
+    async with open_tab(owner) as tab:
+        await tab.send(**{**SEND, "conversation": str(conversation.pk)})
+        assert (await tab.until("error"))["code"] == "run_active"
+
+
+async def test_what_is_not_json_closes_the_socket(owner):
+    for text in ("{", "", "hello"):
+        async with open_tab(owner) as tab:
+            await tab.send_text(text)
+            assert (await tab.receive())["code"] == "bad_json"
+            with pytest.raises(Closed) as closed:
+                await tab.receive()
+            assert closed.value.code == 1003
+
+
+async def test_a_binary_frame_closes_the_socket(owner):
+    async with open_tab(owner) as tab:
+        await tab.send_bytes(b"\x00")
+        with pytest.raises(Closed) as closed:
+            await tab.receive()
+    assert closed.value.code == 1003
+
+
+async def test_a_huge_frame_closes_the_socket(owner, conversation):
+    async with open_tab(owner) as tab:
+        await tab.send(**{**SEND, "text": "x" * 1_000_000})
+        with pytest.raises(Closed) as closed:
+            await tab.receive()
+    assert closed.value.code == 1009
+    assert not await db.run(Message.objects.exists)
+
+
+async def test_without_a_session_the_socket_is_closed():
+    async with open_tab(None) as tab:
+        assert (await tab.receive())["code"] == "not_signed_in"
+        with pytest.raises(Closed) as closed:
+            await tab.receive()
+    assert closed.value.code == 4401
+
+
+@pytest.mark.parametrize("origin", [b"https://elsewhere.example", b"null", b""])
+async def test_a_page_of_another_site_gets_no_socket(owner, origin):
+    with pytest.raises(Closed):
+        async with open_tab(owner, origin=origin):
+            pass
+
+
+async def held(owner, conversation, provider, text) -> tuple[Run, asyncio.Task[None]]:
+    """A run whose provider has sent what comes before its hold, and the task that makes it."""
+    run = await db.run(send, owner, conversation, text)
+    making = asyncio.create_task(generate.run(run.pk, 1))
+    await asyncio.to_thread(provider.wait, held=1)
+    async with asyncio.timeout(10):
+        while tick.ticker()._writers[run.pk].published < 2:
+            await asyncio.sleep(0.01)
+    return run, making
+
+
+def rendered(message_id: str) -> str:
+    from chat import rendering
+
+    return str(rendering.message_html(Message.objects.select_related("run").get(pk=message_id)))

@@ -1,0 +1,226 @@
+"""The bytes of a reply, without a network: see streams/README.md."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chat import llm
+
+STREAMS = Path(__file__).parent / "streams"
+NAMES = sorted(path.stem for path in STREAMS.glob("*.sse"))
+LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
+
+
+def decode(*pieces: bytes) -> tuple[list[llm.Event], llm.ProviderError | None]:
+    """All events, and how the stream ended."""
+    decoder = llm.StreamDecoder()
+    events = [event for piece in pieces for event in decoder.feed(piece)]
+    try:
+        decoder.close()
+    except llm.ProviderError as error:
+        return events, error
+    return events, None
+
+
+def merged(events: list[llm.Event]) -> list[dict[str, Any]]:
+    """Events in the form of the .json files."""
+    return [form for _, group in groupby(events, kind) for form in joined(list(group))]
+
+
+def kind(event: llm.Event) -> tuple[type, int]:
+    return type(event), event.index if isinstance(event, llm.ToolCallDelta) else 0
+
+
+def joined(events: list[Any]) -> list[dict[str, Any]]:
+    match events[0]:
+        case llm.TextDelta():
+            return [{"text": "".join(event.text for event in events)}]
+        case llm.ReasoningDelta():
+            return [{"reasoning": "".join(event.text for event in events)}]
+        case llm.ToolCallDelta(index, call_id, name):
+            assert not any(event.id or event.name for event in events[1:])
+            return [{"tool_call": [index, call_id, name, "".join(e.arguments for e in events)]}]
+        case llm.Finish():
+            return [{"finish": event.reason} for event in events]
+        case _:
+            return [
+                {
+                    "usage": [
+                        event.prompt_tokens,
+                        event.completion_tokens,
+                        event.cached_tokens,
+                        event.reasoning_tokens,
+                    ]
+                }
+                for event in events
+            ]
+
+
+def ending(error: llm.ProviderError | None) -> Any:
+    return error and (type(error), error.detail, error.message, error.retryable)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_reads_each_provider(name):
+    expected = json.loads((STREAMS / f"{name}.json").read_text(encoding="utf-8"))
+
+    events, error = decode((STREAMS / f"{name}.sse").read_bytes())
+
+    assert merged(events) == expected["events"]
+    if expected["error"] is None:
+        assert error is None
+    else:
+        assert error is not None
+        assert type(error).__name__ == expected["error"]["class"]
+        assert error.retryable is expected["error"]["retryable"]
+        assert expected["error"]["detail"] in error.detail
+        assert getattr(error, "reason", None) == expected["error"].get("reason")
+
+
+@pytest.mark.parametrize("line_end", LINE_ENDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_it_reads_the_same_wherever_the_bytes_are_split(name, line_end):
+    plain = (STREAMS / f"{name}.sse").read_bytes()
+    assert b"\r" not in plain
+    events, error = decode(plain)
+    assert events or error, "need a stream that says something"
+
+    data = plain.replace(b"\n", LINE_ENDS[line_end])
+    splits = [(data[:at], data[at:]) for at in range(len(data) + 1)]
+    bytewise = [data[at : at + 1] for at in range(len(data))]
+    for pieces in [*splits, bytewise]:
+        again, error_again = decode(*pieces)
+        assert again == events
+        assert ending(error_again) == ending(error)
+
+
+def test_it_gives_each_event_in_the_read_that_completes_its_line():
+    decoder = llm.StreamDecoder()
+    line = 'data: {"choices":[{"delta":{"content":"ж"}}]}\n'.encode()
+
+    assert decoder.feed(line[:-1]) == []
+    assert decoder.feed(line[-1:] + b"\n" + line * 2) == [llm.TextDelta("ж")] * 3
+
+
+def test_a_stream_without_an_end_is_cut():
+    events, error = decode(b'data: {"choices":[{"delta":{"content":"so far"}}]}\n\n')
+
+    assert events == [llm.TextDelta("so far")]
+    assert isinstance(error, llm.ProviderCut)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"data: [DONE]\n\n",
+        b"data: [DONE]",  # without a line end: proxies that trim
+        b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n',
+    ],
+)
+def test_done_or_a_finish_reason_is_an_end(end):
+    _, error = decode(b'data: {"choices":[{"delta":{"content":"all"}}]}\n\n' + end)
+
+    assert error is None
+
+
+def test_an_empty_stream_is_cut():
+    assert isinstance(decode(b"")[1], llm.ProviderCut)
+
+
+def test_half_an_event_at_the_end_is_cut_not_malformed():
+    _, error = decode(b'data: {"choices":[{"delta":{"cont')
+
+    assert isinstance(error, llm.ProviderCut)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"data: <html>\n\n",
+        b'data: {"choices":[{"delta":{"content": \x00 \xff\n\n',
+        b'data: {"choices":[{"delta":{"content":"\xc3\x28"}}]}\n\n',  # not UTF-8
+        b'data: {"choices":{"a":1}}\n\n',
+        b"<!doctype html>\n<html>\n",
+        b'{\n  "choices": []\n}\n',
+        b"\x00\x01\x02\n",
+    ],
+)
+def test_garbage_is_malformed_and_keeps_what_came_before(garbage):
+    events, error = decode(
+        b'data: {"choices":[{"delta":{"content":"before"}}]}\n\n'
+        + garbage
+        + b'data: {"choices":[{"delta":{"content":"after"}}]}\n\n'
+    )
+
+    assert events == [llm.TextDelta("before")]
+    assert isinstance(error, llm.ProviderMalformed)
+    assert len(error.detail) < 300
+
+
+def test_a_line_that_never_ends_is_malformed_before_it_fills_the_memory():
+    decoder = llm.StreamDecoder()
+    sent = 0
+    while not decoder.over:
+        assert sent <= llm.LINE_LIMIT
+        assert decoder.feed(b"data: " + b"x" * 16_000) == []
+        sent += 16_006
+    with pytest.raises(llm.ProviderMalformed):
+        decoder.close()
+
+
+def test_an_event_of_endless_data_lines_is_malformed_too():
+    decoder = llm.StreamDecoder()
+    sent = 0
+    while not decoder.over:
+        assert sent <= 2 * llm.LINE_LIMIT
+        assert decoder.feed(b'data: "' + b"x" * 16_000 + b"\n") == []
+        sent += 16_008
+    with pytest.raises(llm.ProviderMalformed):
+        decoder.close()
+
+
+def test_a_long_event_within_the_limit_is_read():
+    text = "€" * 200_000
+    line = b'data: {"choices":[{"delta":{"content":"' + text.encode() + b'"}}]}\n'
+
+    events, _ = decode(*(line[at : at + 16_384] for at in range(0, len(line), 16_384)))
+
+    assert events == [llm.TextDelta(text)]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "retryable"),
+    [
+        ({"code": "context_length_exceeded", "message": "x"}, "context", False),
+        ({"code": 400, "type": "exceed_context_size_error", "message": "x"}, "context", False),
+        ({"code": "insufficient_quota", "message": "x"}, "quota", False),
+        ({"code": 402, "message": "x"}, "quota", False),
+        ({"code": "content_filter", "message": "x"}, "content", False),
+        ({"code": 401, "message": "x"}, "key", False),
+        ({"code": 404, "message": "x"}, "model", False),
+        ({"code": 403, "message": "x"}, "request", False),
+        ({"code": 429, "message": "context size busy"}, None, True),
+        ({"code": 503, "message": "x"}, None, True),
+        ({"code": None, "type": "api_error", "message": None}, None, True),
+        ("overloaded", None, True),
+    ],
+)
+def test_it_knows_what_a_reported_error_is_about(error, reason, retryable):
+    _, failure = decode(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
+
+    assert isinstance(failure, llm.ProviderReported)
+    assert failure.reason == reason
+    assert failure.retryable is retryable
+    assert failure.message == (llm.REFUSALS[reason] if reason else llm.ProviderReported.message)
+
+
+def test_finish_reason_error_alone_is_a_reported_error():
+    events, error = decode(b'data: {"choices":[{"delta":{},"finish_reason":"error"}]}\n\n')
+
+    assert events == []
+    assert isinstance(error, llm.ProviderReported)

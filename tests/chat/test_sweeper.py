@@ -1,0 +1,141 @@
+"""No conversation is ever stuck: runs without a worker end, runs without a job are queued again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import redis
+from django.utils import timezone
+
+from chat import events, jobs, runlog
+from chat.models import Run
+from chat.sweeper import LEASE, MISSING, UNQUEUED, Sweeper
+from tests.chat.helpers import send
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def run(owner, conversation) -> Run:
+    """A run that a worker claimed a minute ago."""
+    run = send(owner, conversation)
+    Run.objects.filter(pk=run.pk).update(
+        status="running", attempt=1, started_at=timezone.now() - timedelta(minutes=1)
+    )
+    return run
+
+
+def sweep_for(sweeper: Sweeper, seconds: float, *, start=None) -> None:
+    """Sweep every two seconds for so long, by a clock of the test's own."""
+    start = start or timezone.now()
+    for step in range(int(seconds / 2) + 1):
+        sweeper.sweep(start + timedelta(seconds=2 * step))
+
+
+def status(run: Run) -> str:
+    run.refresh_from_db()
+    return str(run.status)
+
+
+def test_a_run_without_a_lease_ends_as_failed_with_its_partial_text(run, valkey_client):
+    for seq, text in [(2, "Half "), (3, "a reply")]:
+        delta = events.TextDelta(run=run.pk, attempt=1, seq=seq, text=text)
+        valkey_client.xadd(runlog.log_key(run.pk), {"e": delta.encode()}, id=f"{seq}-0")
+    sweep_for(Sweeper(), 12)
+    assert status(run) == "failed"
+    assert run.error_code == "interrupted"
+    assert run.message.text == "Half a reply"
+    assert run.message.html
+    last = valkey_client.xrevrange(runlog.log_key(run.pk), count=1)[0][1][b"e"]
+    assert events.header(last).type == "run.failed"
+    assert events.header(last).seq == run.seq == 4
+    send(run.user, run.conversation)  # the conversation is free again
+
+
+def test_it_ends_also_when_the_log_is_gone(run):
+    sweep_for(Sweeper(), 12)
+    assert status(run) == "failed"
+    assert run.message.text == ""
+
+
+def test_a_run_with_a_lease_is_left_alone(run, valkey_client):
+    valkey_client.set(runlog.lease_key(run.pk), 1)
+    sweep_for(Sweeper(), 60)
+    assert status(run) == "running"
+
+
+def test_a_run_that_was_just_claimed_is_left_alone(run):
+    sweeper = Sweeper()
+    now = timezone.now()
+    sweep_for(sweeper, 20, start=now)  # it knows that Redis answers
+    other = timezone.now() + timedelta(seconds=20)
+    Run.objects.filter(pk=run.pk).update(status="running", started_at=other, ended_at=None)
+    sweeper.sweep(other + SECOND)
+    sweeper.sweep(other + LEASE - SECOND)
+    assert status(run) == "running"
+
+
+def test_it_waits_one_lease_after_it_was_started(run):
+    sweeper = Sweeper()
+    now = timezone.now()
+    sweep_for(sweeper, LEASE.total_seconds() - 2, start=now)
+    assert status(run) == "running"
+
+
+def test_a_lease_that_comes_back_saves_the_run(run, valkey_client):
+    sweeper = Sweeper()
+    now = timezone.now()
+    valkey_client.set(runlog.lease_key(run.pk), 1)
+    sweep_for(sweeper, 20, start=now)
+    valkey_client.flushall()
+    sweeper.sweep(now + 22 * SECOND)
+    valkey_client.set(runlog.lease_key(run.pk), 1)  # the worker renews it within two seconds
+    sweeper.sweep(now + 24 * SECOND)
+    valkey_client.flushall()
+    sweeper.sweep(now + 26 * SECOND)
+    assert MISSING > 2 * SECOND
+    assert status(run) == "running"
+
+
+def test_after_an_outage_of_redis_it_waits_one_lease(run, valkey_client, monkeypatch):
+    sweeper = Sweeper()
+    now = timezone.now()
+    valkey_client.set(runlog.lease_key(run.pk), 1)
+    sweep_for(sweeper, 20, start=now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runlog, "sync_client", lambda: redis.Redis(port=9))
+        with pytest.raises(redis.RedisError):
+            sweeper.sweep(now + 30 * SECOND)
+    valkey_client.flushall()
+    sweep_for(sweeper, LEASE.total_seconds() - 2, start=now + 32 * SECOND)
+    assert status(run) == "running"
+    sweep_for(sweeper, 12, start=now + 40 * SECOND)
+    assert status(run) == "failed"
+
+
+def test_a_queued_run_whose_job_is_gone_is_queued_again(owner, conversation, valkey_client):
+    run = send(owner, conversation)
+    valkey_client.flushall()
+    sweeper = Sweeper()
+    sweeper.sweep(timezone.now() + SECOND)
+    assert jobs.waiting() == 0  # it may be on its way
+    sweeper.sweep(timezone.now() + UNQUEUED + SECOND)
+    assert jobs.waiting() == 1
+    assert jobs.is_underway(run)
+
+
+def test_a_job_that_only_its_record_remembers_is_queued_again(owner, conversation, valkey_client):
+    run = send(owner, conversation)
+    valkey_client.delete("rq:queue:chat")
+    Sweeper().sweep(timezone.now() + UNQUEUED + SECOND)
+    assert jobs.position(run) == 1
+
+
+def test_a_queued_run_with_a_job_is_not_queued_twice(owner, conversation):
+    send(owner, conversation)
+    sweep_for(Sweeper(), 20, start=timezone.now() + UNQUEUED)
+    assert jobs.waiting() == 1

@@ -1,0 +1,49 @@
+"""Fixtures for everybody; the servers behind them are started in tests/plugin.py."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from chatproject.embedded import PostgresServer, ValkeyServer
+from tests import plugin
+
+
+@pytest.fixture
+def valkey_url() -> str:
+    """The Valkey that all tests of this process share, emptied."""
+    with redis.from_url(plugin.valkey.url) as client:
+        client.flushall()
+    return plugin.valkey.url
+
+
+@pytest.fixture
+def server_folder() -> Iterator[Path]:
+    """An empty folder for servers of the test's own; Postgres' user may enter it."""
+    folder = plugin.folder / f"test-{uuid.uuid4().hex}"
+    folder.mkdir(mode=0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def own_valkey(server_folder: Path) -> Iterator[ValkeyServer]:
+    """A running Valkey that no other test sees: to be stopped, killed and started again."""
+    server = ValkeyServer(server_folder / "valkey")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_postgres(server_folder: Path) -> Iterator[PostgresServer]:
+    """A running Postgres that no other test sees: to be stopped, killed and started again."""
+    server = PostgresServer(server_folder / "postgres", settings=plugin.POSTGRES_SETTINGS)
+    server.start()
+    yield server
+    server.stop()

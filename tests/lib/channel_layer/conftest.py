@@ -1,0 +1,45 @@
+"""Every asynchronous test here runs in asyncio's own event loop and in uvloop's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import pytest
+import pytest_asyncio
+import uvloop
+
+from chatproject.lib.channel_layer import PubSubChannelLayer
+
+MakeLayer = Callable[..., PubSubChannelLayer]
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest_asyncio.fixture
+async def make_layer(valkey_url: str) -> AsyncIterator[MakeLayer]:
+    """Makes layers, on this process's Valkey if not told otherwise, and flushes them at the end."""
+    layers = []
+
+    def make(hosts: object = None, **options: object) -> PubSubChannelLayer:
+        layer = PubSubChannelLayer(hosts=hosts or [valkey_url], **options)
+        layers.append(layer)
+        return layer
+
+    yield make
+    async with asyncio.timeout(10):
+        for layer in layers:
+            await layer.flush()
+
+
+@pytest.fixture
+def layer(make_layer: MakeLayer) -> PubSubChannelLayer:
+    return make_layer()
+
+
+@pytest.fixture
+def other_layer(make_layer: MakeLayer) -> PubSubChannelLayer:
+    """Another process's, as far as the layers can tell."""
+    return make_layer()

@@ -1,0 +1,97 @@
+"""Gives the tests Postgres and Valkey before Django reads its settings.
+
+Loaded by ``-p tests.plugin`` (pyproject.toml), because a conftest.py comes too late for that. One
+Postgres serves the whole session, with a database for each xdist worker by pytest-django; each
+worker has a Valkey of its own, since database numbers do not separate publish and subscribe.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from chatproject.embedded import PostgresServer, ValkeyServer
+from chatproject.local import documented_variables
+
+POSTGRES_SETTINGS = {
+    "max_connections": "500",
+    "shared_buffers": "64MB",
+    # Nothing here has to survive a crash of the machine. A commit must survive a killed Postgres
+    # though, as it does in production, so synchronous_commit stays on: without fsync it is cheap.
+    "fsync": "off",
+    "full_page_writes": "off",
+}
+
+# Whatever the developer's environment says, tests never touch a real service.
+ENVIRONMENT = {
+    "SECRET_KEY": "only-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz",
+    "DEBUG": "0",
+    "HTTPS": "0",
+    "ALLOWED_HOSTS": "localhost,127.0.0.1,[::1],testserver",
+    "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",  # nobody listens: a test names its own provider
+    "OPENAI_API_KEY": "only-for-tests",
+    "DEFAULT_MODEL": "stub-model",
+    "ENV_FILE": os.devnull,
+    "STATIC_MANIFEST": "0",
+}
+
+# Set by the controller for its xdist workers, which inherit the environment.
+FOLDER_VARIABLE = "PARLEY_TEST_FOLDER"
+
+folder: Path
+"""This session's temporary folder: deleted at the end, whatever is in it."""
+
+valkey: ValkeyServer
+"""The Valkey of this process."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, args: list[str]
+) -> Generator[None, None, None]:
+    # A wrapper, because pytest-django reads the settings in the same hook and is asked earlier.
+    if not {"-h", "--help", "-V", "--version"} & set(args):
+        _start_servers(early_config)
+    yield
+
+
+def _start_servers(config: pytest.Config) -> None:
+    global folder, valkey
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        for name in documented_variables():
+            os.environ.pop(name, None)
+        os.environ.update(ENVIRONMENT)
+        folder = Path(tempfile.mkdtemp(prefix="parley-tests-"))
+        os.environ[FOLDER_VARIABLE] = str(folder)
+        _at_the_end(config, functools.partial(shutil.rmtree, folder, ignore_errors=True))
+        # The folder is root's when root runs the tests, and Postgres then runs as another user.
+        folder.chmod(0o711)
+        postgres = PostgresServer(folder / "postgres", settings=POSTGRES_SETTINGS)
+        _at_the_end(config, postgres.stop)
+        postgres.start()
+        os.environ["DATABASE_URL"] = postgres.url
+    else:
+        folder = Path(os.environ[FOLDER_VARIABLE])
+
+    os.environ["STATIC_ROOT"] = str(folder / "static")
+    (folder / "static").mkdir(exist_ok=True)
+
+    valkey = ValkeyServer(folder / f"valkey-{worker or 'main'}")
+    _at_the_end(config, valkey.stop)
+    valkey.start()
+    os.environ["REDIS_URL"] = valkey.url
+
+
+def _at_the_end(config: pytest.Config, action: Callable[[], None]) -> None:
+    # Once more at exit, for a start that failed before pytest would clean up; both are harmless
+    # when there is nothing left to do.
+    config.add_cleanup(action)
+    atexit.register(action)

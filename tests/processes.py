@@ -1,0 +1,116 @@
+"""Helpers for tests that start programs: reading what they print, and seeing that they are gone."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+PATIENCE = 60.0  # seconds: only so that a hang fails
+
+
+class Program:
+    """A running program whose output is read line by line; killed at the end of the ``with``."""
+
+    def __init__(
+        self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._wanted = True
+        self._new: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._new.put(line.decode(errors="replace").rstrip("\n"))
+            if not self._wanted:
+                return
+        self._new.put(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def wait_for(self, text: str, patience: float = PATIENCE) -> str:
+        """The next line that contains this text."""
+        give_up_at = time.monotonic() + patience
+        while True:
+            try:
+                line = self._new.get(timeout=max(0.0, give_up_at - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {text!r} came in {patience} s:\n{self.text()}") from None
+            assert line is not None, f"it ended without {text!r}:\n{self.text()}"
+            self.lines.append(line)
+            if text in line:
+                return line
+
+    def stop_reading(self) -> None:
+        """Close our end of the pipe, while the program runs."""
+        assert self.process.stdout is not None
+        self._wanted = False
+        self._reader.join(PATIENCE)
+        self.process.stdout.close()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, patience: float = PATIENCE) -> int:
+        """Its exit code; all that it printed is in ``lines`` then."""
+        try:
+            code = self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it still runs after {patience} s:\n{self.text()}") from None
+        while (line := self._new.get(timeout=patience)) is not None:
+            self.lines.append(line)
+        return code
+
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+    give_up_at = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < give_up_at, f"not in {patience} s: {what}"
+        time.sleep(0.02)
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens on this port of loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process' environment, with changes."""
+    return {**os.environ, **changes}

@@ -1,0 +1,175 @@
+"""A small ASGI application for the tests of `chatproject.serve`.
+
+It counts what it does; `GET /state` tells the counts, and PING_INTERVAL and PING_TIMEOUT in the
+environment shorten the server's constants of that name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from typing import Any
+from urllib.parse import parse_qs
+
+from chatproject.lib import web
+from chatproject.lib.web import Receive, Scope, Send
+
+web.PING_INTERVAL = float(os.environ.get("PING_INTERVAL", web.PING_INTERVAL))  # type: ignore[assignment]
+web.PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", web.PING_TIMEOUT))  # type: ignore[assignment]
+
+state: dict[str, Any] = {"requests": 0, "sent": 0, "codes": []}
+socket_ended = asyncio.Event()
+woken = asyncio.Event()
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    options = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
+    page = PAGES.get(scope["path"], not_found)
+    scope["options"] = options
+    await page(scope, receive, send)
+
+
+async def answer(send: Send, body: bytes, status: int = 200) -> None:
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def health(scope: Scope, receive: Receive, send: Send) -> None:
+    await answer(send, b"ok")
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    await answer(send, b"not found", 404)
+
+
+async def tell_state(scope: Scope, receive: Receive, send: Send) -> None:
+    await answer(send, json.dumps(state).encode())
+
+
+async def tell_scope(scope: Scope, receive: Receive, send: Send) -> None:
+    told = {name: scope[name] for name in ("client", "scheme", "root_path", "path")}
+    await answer(send, json.dumps(told).encode())
+
+
+async def count_body(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the number of bytes in the request's body."""
+    state["requests"] += 1
+    count, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        count += len(message["body"])
+        more = message.get("more_body", False)
+    await answer(send, b"%d" % count)
+
+
+async def download(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a response of `count` numbered parts."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for number in range(int(scope["options"]["count"])):
+        await send_counted(
+            send,
+            {"type": "http.response.body", "body": part(number, scope).encode(), "more_body": True},
+        )
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def hold(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer when the application has heard of the end of a socket."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
+    await socket_ended.wait()
+    await send({"type": "http.response.body", "body": b"finished"})
+
+
+async def hang(scope: Scope, receive: Receive, send: Send) -> None:
+    """Never end, whatever happens to the connection."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
+    await asyncio.to_thread(time.sleep, 600)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send back what comes; a text that is a number closes with it as the code."""
+    await accept(receive, send)
+    while (message := await receive())["type"] == "websocket.receive":
+        text = message.get("text")
+        if text and text.isdigit():
+            await send({"type": "websocket.close", "code": int(text)})
+        elif text:
+            await send({"type": "websocket.send", "text": text})
+        else:
+            await send({"type": "websocket.send", "bytes": message["bytes"]})
+    note_end(message)
+
+
+async def flood(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send `count` numbered messages of `size` characters as fast as they are taken."""
+    await accept(receive, send)
+    for number in range(int(scope["options"]["count"])):
+        await send_counted(send, {"type": "websocket.send", "text": part(number, scope)})
+    note_end(await receive())
+
+
+async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
+    """Take no message before `/wake` is asked for; then tell how many came, when `last` comes."""
+    await accept(receive, send)
+    await woken.wait()
+    received = []
+    while (message := await receive())["type"] == "websocket.receive":
+        if message["text"] == "last":
+            in_order = received == sorted(received)
+            await send({"type": "websocket.send", "text": f"{len(received)} {in_order}"})
+        else:
+            received.append(int(message["text"].split()[0]))
+    note_end(message)
+
+
+async def wake(scope: Scope, receive: Receive, send: Send) -> None:
+    woken.set()
+    await answer(send, b"awake")
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.close", "code": 4403})
+
+
+async def accept(receive: Receive, send: Send) -> None:
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept"})
+
+
+def note_end(message: Any) -> None:
+    state["codes"].append(message["code"])
+    print("the application heard of the end:", message["code"], flush=True)  # noqa: T201
+    socket_ended.set()
+
+
+def part(number: int, scope: Scope) -> str:
+    return f"{number} ".ljust(int(scope["options"]["size"]), "x")
+
+
+async def send_counted(send: Send, message: dict[str, Any]) -> None:
+    await send(message)
+    state["sent"] += 1
+
+
+PAGES: dict[str, Any] = {
+    "/health": health,
+    "/state": tell_state,
+    "/scope": tell_scope,
+    "/count": count_body,
+    "/download": download,
+    "/hold": hold,
+    "/hang": hang,
+    "/wake": wake,
+    "/ws/echo": echo,
+    "/ws/flood": flood,
+    "/ws/deaf": deaf,
+    "/ws/refuse": refuse,
+}

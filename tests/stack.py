@@ -1,0 +1,131 @@
+"""Parley's own processes as operators run them, for tests that go through all of them."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from django.conf import settings
+from django.db import connection
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+PROCESSES = {
+    "web": ["-m", "chatproject.serve"],
+    "worker": ["manage.py", "rqworker", "chat", "--serializer", "rq.serializers.JSONSerializer"],
+    "clock": ["manage.py", "clock"],
+}
+
+
+class Stack:
+    """Starts processes against this test's database, Valkey and provider, and ends them.
+
+    `base` is the address of the web process, like http://127.0.0.1:12345. What the processes wrote
+    is in `log(name)`.
+    """
+
+    def __init__(
+        self, folder: Path, *, provider_url: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {
+            **os.environ,
+            "DATABASE_URL": database_url(),
+            "REDIS_URL": settings.REDIS_URL,
+            "OPENAI_BASE_URL": provider_url,
+            "OPENAI_API_KEY": "stub",
+            "PORT": str(self.port),
+            "DEBUG": "1",  # static files come from the finders: nothing has to be collected
+            "HTTPS": "0",
+            **(environment or {}),
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def start(self, *names: str) -> None:
+        """Start processes of PROCESSES; returns when the web process answers, if it is among them."""
+        for name in names:
+            with self._log_path(name).open("ab") as log:
+                self._processes[name] = subprocess.Popen(
+                    [sys.executable, *PROCESSES[name]],
+                    cwd=PROJECT,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+        if "web" in names:
+            self._wait_for_web()
+
+    def kill(self, name: str) -> None:
+        """SIGKILL: the process has no chance to clean up."""
+        self._end(name, signal.SIGKILL)
+
+    def terminate(self, name: str) -> None:
+        """SIGTERM, and wait until the process has ended."""
+        self._end(name, signal.SIGTERM)
+
+    def log(self, name: str) -> str:
+        """What a process wrote so far."""
+        return self._log_path(name).read_text(errors="replace")
+
+    def _end(self, name: str, number: signal.Signals) -> None:
+        process = self._processes.pop(name)
+        process.send_signal(number)
+        process.wait(timeout=60)
+
+    def _log_path(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def _wait_for_web(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if self._processes["web"].poll() is not None:
+                break
+            try:
+                client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                client.request("GET", "/health")
+                if client.getresponse().status == 200:
+                    return
+            except OSError:
+                time.sleep(0.05)
+            finally:
+                client.close()
+        raise RuntimeError(f"the web process does not answer:\n{self.log('web')}")
+
+
+def database_url() -> str:
+    """The URL of the database that this test uses."""
+    of = connection.settings_dict
+    password = f":{of['PASSWORD']}" if of["PASSWORD"] else ""
+    return f"postgres://{of['USER']}{password}@{of['HOST']}:{of['PORT']}/{of['NAME']}"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

