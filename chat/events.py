@@ -26,7 +26,7 @@ SEQS_PER_ATTEMPT = 10_000_000
 # How each error reads. Every sentence says what happened and what to do.
 ERRORS: dict[str, str] = {
     "not_signed_in": "You are not signed in. Sign in and try again.",
-    "not_allowed": "You may read this conversation but not write in it.",
+    "not_allowed": "You may read this conversation but not write in it. Start a chat of your own.",
     "not_found": "This is not there, or not yours. Go back to your chats.",
     "empty_text": "The message is empty. Write something first.",
     "text_too_long": f"The message is longer than {settings.TEXT_MAX_CHARACTERS:,} characters. Shorten it or send it in parts.",
@@ -39,9 +39,12 @@ ERRORS: dict[str, str] = {
     "provider_error": "The model could not answer. Try again.",
     "provider_timeout": "The model did not answer in time. Try again.",
     "limit_reached": "The reply reached its time limit. What was written is kept.",
-    "interrupted": "The reply was interrupted. What was written is kept. Try again.",
     "internal": "Something went wrong on our side. It has been logged. Try again.",
 }
+
+
+# How `unavailable` reads when a worker ended in the middle of a reply.
+INTERRUPTED = "The reply was interrupted on our side. What was written is kept. Try again."
 
 
 class ChatError(Exception):

@@ -223,7 +223,7 @@ def _cut_short(reason: str, reply: Reply, work: Run) -> ending.Outcome:
     if reason == aioworker.STOPPED:
         return reply.outcome(Run.Status.STOPPED, 0)
     logger.warning("run %s was cut short: %s", work.id, reason or "cancelled")
-    return reply.outcome(Run.Status.FAILED, 0, code="interrupted")
+    return reply.outcome(Run.Status.FAILED, 0, code="unavailable", message=events.INTERRUPTED)
 
 
 async def _finish(ticker: tick.Ticker, writer: tick.RunWriter, outcome: ending.Outcome) -> None:

@@ -60,6 +60,7 @@ DRAIN_SECONDS = (
 KEEP_ALIVE_SECONDS = 30.0  # an unused connection is kept
 OVERLOAD_FACTOR = 4  # 503 and 529: it is overloaded or starting, so give it longer
 DETAIL_CHARACTERS = 300
+TOKENS_LIMIT = 2**31 - 1  # of one reply; no real one comes near
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """The reply is complete: `stop`, `length`, `tool_calls`, `content_filter`, or the provider's
-    own word. Comes once; usage may follow."""
+    own word. Comes once at most (a mere [DONE] ends a reply as well); usage may follow."""
 
     reason: str
 
@@ -163,7 +164,7 @@ class ProviderTimeout(ProviderError):
 
 
 class ProviderBusy(ProviderError):
-    message = "The model's provider is overloaded at the moment. Try again in a minute."
+    message = "The model's provider cannot answer at the moment. Try again in a minute."
 
     def __init__(self, detail: str, *, status: int, retry_after: float | None) -> None:
         super().__init__(detail)
@@ -359,7 +360,7 @@ class Provider:
         try:
             async with (
                 self._answer(request, watchdog, last_event + silence) as response,
-                aclosing(response.aiter_bytes()) as chunks,
+                aclosing(body_of(response)) as chunks,
             ):
                 while True:
                     if decoder.finished:
@@ -429,6 +430,14 @@ def cap_field(base_url: str) -> str:
     if host.endswith((".openai.com", ".azure.com")):
         return "max_completion_tokens"
     return "max_tokens"
+
+
+def body_of(response: httpx2.Response) -> AsyncGenerator[bytes]:
+    """The body as it arrives. httpx2's own iterators, which also decompress, cost a fifth of the
+    whole reading; the transport's stream is enough unless someone compressed unasked."""
+    if "content-encoding" in response.headers:
+        return response.aiter_bytes()
+    return cast("AsyncGenerator[bytes]", aiter(cast("httpx2.AsyncByteStream", response.stream)))
 
 
 async def drained(chunks: AsyncIterator[bytes]) -> None:
@@ -636,16 +645,16 @@ class Choice(msgspec.Struct):
 
 
 class PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: float | None = None
 
 
 class CompletionDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: float | None = None
 
 
 class UsageObject(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: float | None = None  # some gateways write 12.0
+    completion_tokens: float | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
 
@@ -817,10 +826,10 @@ class StreamDecoder:
         prompt = usage.prompt_tokens_details
         completion = usage.completion_tokens_details
         counted = Usage(
-            prompt_tokens=usage.prompt_tokens or 0,
-            completion_tokens=usage.completion_tokens or 0,
-            cached_tokens=(prompt and prompt.cached_tokens) or 0,
-            reasoning_tokens=(completion and completion.reasoning_tokens) or 0,
+            prompt_tokens=tokens(usage.prompt_tokens),
+            completion_tokens=tokens(usage.completion_tokens),
+            cached_tokens=tokens(prompt and prompt.cached_tokens),
+            reasoning_tokens=tokens(completion and completion.reasoning_tokens),
         )
         if counted != self._usage:  # some servers repeat it
             self._usage = counted
@@ -831,6 +840,11 @@ class StreamDecoder:
         if self._failure is None or isinstance(failure, ProviderReported):
             self._failure = failure
         self.over = True
+
+
+def tokens(count: float | None) -> int:
+    """A count that arithmetic on money and the database can bear, whatever the provider wrote."""
+    return min(max(0, int(count or 0)), TOKENS_LIMIT)
 
 
 def reported(error: dict[str, Any] | str) -> ProviderReported:

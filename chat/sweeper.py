@@ -13,7 +13,7 @@ from uuid import UUID
 
 import redis
 
-from chat import ending, jobs, runlog
+from chat import ending, events, jobs, runlog
 from chat.models import Run
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Sweeper:
 def give_up(run_id: UUID, attempt: int) -> None:
     """End a run whose worker is gone as failed, with the text that its log holds."""
     written = runlog.written(run_id, attempt)
-    outcome = ending.failed("interrupted", text=written.text)
+    outcome = ending.failed("unavailable", events.INTERRUPTED, text=written.text)
     outcome.reasoning = written.reasoning
     event = ending.end(
         run_id=run_id,

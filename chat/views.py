@@ -40,9 +40,9 @@ View = Callable[Concatenate["Request", P], HttpResponse]
 
 MESSAGES_SHOWN = 100  # of a path on one page
 
-# Stands in the addresses of a page whose conversation does not exist yet; the script puts the id in
-# its place when the first message was sent.
-NO_CONVERSATION = UUID(int=0)
+# Stands in addresses of what does not exist yet when a page is rendered; the script puts the id in
+# its place.
+NO_ID = UUID(int=0)
 
 STATUS = {
     "not_signed_in": 401,
@@ -141,7 +141,7 @@ def _new_page(
         _frame(request)
         | {
             "conversation": None,
-            "conversation_id": NO_CONVERSATION,
+            "conversation_id": NO_ID,
             "assistant": conversations.default_assistant(),
             "form": form or _form(),
             "form_action": reverse("chat:create"),
@@ -205,7 +205,11 @@ def _active(path: list[Message]) -> Run | None:
 
 
 def _frame(request: Request) -> dict[str, Any]:
-    return {"sidebar": conversations.sidebar(request.user), "modules": MODULES}
+    return {
+        "sidebar": conversations.sidebar(request.user),
+        "modules": MODULES,
+        "no_id": NO_ID,
+    }
 
 
 def _form(text: str = "") -> MessageForm:
@@ -259,6 +263,8 @@ def rename(request: Request, conversation_id: UUID) -> HttpResponse:
         )
     else:
         messages.error(request, "A chat needs a name of 1 to 100 characters. It was not renamed.")
+    if request.POST.get("from") == "list":
+        return redirect("chat:list")
     return redirect("chat:conversation", conversation_id)
 
 

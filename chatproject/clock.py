@@ -56,7 +56,10 @@ class Clock:
             try:
                 if _take_lock():
                     logger.info("the clock runs")
-                    self._work()
+                    try:
+                        self._work()
+                    finally:
+                        _drop_lock()
                 else:
                     self.stop.wait(STANDBY)
             except (DatabaseError, InterfaceError, PoolTimeout) as error:
@@ -94,6 +97,12 @@ def _take_lock() -> bool:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
         row = cursor.fetchone()
     return bool(row and row[0])
+
+
+def _drop_lock() -> None:
+    """Give the lock back: the connection goes back to a pool, and would take the lock with it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
 
 
 def _holds_lock() -> bool:

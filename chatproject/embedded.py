@@ -156,7 +156,7 @@ class EmbeddedServer(ABC):
     def _open_log(self) -> IO[bytes]:
         if self._log_path is None:
             return tempfile.TemporaryFile()
-        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._log_path.parent.mkdir(mode=0o700, exist_ok=True)  # statements hold people's data
         log = self._log_path.open("a+b")
         if log.tell() > LONGEST_LOG:
             log.truncate(0)

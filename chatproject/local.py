@@ -53,7 +53,7 @@ PORT = 8000
 PORTS_TO_TRY = 20  # from PORT on, before any other will do
 STARTING = "is starting"
 WATCH_INTERVAL = 0.5  # seconds
-CLEAR_UP_SECONDS = 10  # beyond the time that a worker takes to drain
+CLEAR_UP_SECONDS = 10  # beyond the time that processes may take to drain
 
 
 class RunError(Exception):
@@ -94,7 +94,7 @@ def run() -> None:
         Supervisor(
             commands,
             cwd=BASE_DIR,
-            stop_timeout=env.integer("WORKER_DRAIN_SECONDS", 25) + CLEAR_UP_SECONDS,
+            stop_timeout=_drain_seconds() + CLEAR_UP_SECONDS,
             console=console,
             name=NAME,
         ).run()
@@ -205,6 +205,10 @@ def _run_manage(*arguments: str) -> None:
             )
 
 
+def _drain_seconds() -> int:
+    return max(env.integer("WORKER_DRAIN_SECONDS", 25), env.integer("WEB_DRAIN_SECONDS", 10))
+
+
 def _write_env_file() -> None:
     names = {name for known in documented_variables() for name in (known, f"{known}_FILE")}
     names.remove("ENV_FILE")  # for its readers this file is that one
@@ -253,7 +257,7 @@ class Watch(threading.Thread):
         now = time.monotonic()
         if self._start_at[server] == float("inf"):
             pause = backoff.after(now - self._started_at[server])
-            self._say(f"{server.name} has ended; again in {pause:g} s")
+            self._say(f"{server.name.capitalize()} has ended; again in {pause:g} s")
             self._start_at[server] = now + pause
         elif now >= self._start_at[server]:
             self._started_at[server] = now

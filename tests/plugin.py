@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "SECRET_KEY": "only-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz",
     "DEBUG": "0",
     "HTTPS": "0",
+    "STATIC_MANIFEST": "0",  # nobody has collected the static files
     "ALLOWED_HOSTS": "localhost,127.0.0.1,[::1],testserver",
     "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",  # nobody listens: a test names its own provider
     "OPENAI_API_KEY": "only-for-tests",
@@ -50,6 +51,10 @@ folder: Path
 
 valkey: ValkeyServer
 """The Valkey of this process."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -17,8 +17,8 @@ connections back. `_Run.lock` keeps a job's heartbeat and its last record apart.
 
 While Redis is away running coroutines are not disturbed, and the end of each job is recorded when
 it is back (`_persist`). A Redis that lost its memory gets the worker and its running jobs again
-(`_check_in`). Redis commands are never repeated by the client, because that would enqueue or count
-a thing twice when only the answer was lost.
+(`_check_in`). What may have arrived although its answer was lost is not simply written again
+(`NoRetry`, `_persist`): a job must not count twice, nor a retry be enqueued twice.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from django.db import connections
 from redis.backoff import NoBackoff
 from redis.client import Pipeline, PubSub, PubSubWorkerThread
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, WatchError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from rq.callbacks import execute_stopped_callback
@@ -104,6 +104,31 @@ class Interrupted(BaseTimeoutException):
 
 class NotRecordedError(Exception):
     """Redis was away until the worker had to end, so it does not know how a job ended."""
+
+
+class NoRetry(Retry):
+    """Lets a lost connection be just that, for commands whose answer may be all that was lost.
+
+    redis-py repeats commands. And when the connection was watching keys it reports a WatchError,
+    after which RQ writes its transaction again: the job would count twice.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NoBackoff(), 0)
+
+    def call_with_retry(
+        self,
+        do: Callable[[], T],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> T:
+        try:
+            return do()
+        except self._supported_errors as error:
+            with suppress(WatchError):
+                fail(*([error, 1] if with_failure_count else [error]))  # disconnects
+            raise
 
 
 class ThreadDeathPenalty(BaseDeathPenalty):
@@ -270,7 +295,7 @@ class AsyncWorker(BaseWorker):
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
         """Work until told to stop; say whether there was any job. Arguments as in RQ."""
-        self.connection.set_retry(Retry(NoBackoff(), 0))
+        self.connection.set_retry(NoRetry())
         # Maintenance runs in a thread, where RQ's choice for callbacks of abandoned jobs, SIGALRM,
         # does not exist.
         StartedJobRegistry.death_penalty_class = ThreadDeathPenalty  # type: ignore[assignment]
@@ -885,13 +910,17 @@ class AsyncWorker(BaseWorker):
         """Wait for the running jobs; after the deadline of a stop cancel them and put them back."""
         while self._runs and (self._deadline is None or self._loop.time() < self._deadline):
             await self._hear_news(self._deadline and self._deadline - self._loop.time())
-        for run in list(self._runs.values()):
+        for run in self._runs.values():
             self._interrupt(run, DRAINED)
         await self._wait_for_runs(CLEANUP_SECONDS)
-        for run in list(self._runs.values()):
-            if run.task is not None and run.performance is not None and not run.performance.done():
-                run.task.cancel()
-        await self._wait_for_runs(CLEANUP_SECONDS)
+        stubborn = [
+            run.task
+            for run in self._runs.values()
+            if run.task is not None and run.performance is not None and not run.performance.done()
+        ]
+        for task in stubborn:
+            task.cancel()
+        await self._wait_for_runs(CLEANUP_SECONDS if stubborn else 0)
         self._give_up.set()
         await self._wait_for_runs(self.connection_timeout)
 
@@ -912,7 +941,7 @@ class AsyncWorker(BaseWorker):
         for task in left_behind:
             task.cancel()
         if left_behind:
-            await asyncio.wait(left_behind, timeout=CLEANUP_SECONDS)
+            await asyncio.wait(left_behind, timeout=CHECK_SECONDS)
         await self._loop.shutdown_asyncgens()
 
     def _sign_off(self) -> None:

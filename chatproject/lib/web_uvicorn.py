@@ -150,11 +150,14 @@ class Http(HttpToolsProtocol, Lingering):
     def count_wire(self, count: int) -> None:
         """Bound what the parser itself keeps: a header that does not end, a trailer."""
         self.wire_bytes += count
-        bound = web.MAX_HEADER_BYTES
-        if not self.in_head:
-            bound += 2 * self.config.limits.max_body_bytes  # chunks have a frame of their own
-        if self.wire_bytes > bound and not self.lingering:
-            self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        # The frames of chunks may be as long as what is in them.
+        body = 0 if self.in_head else 2 * self.config.limits.max_body_bytes
+        if self.wire_bytes > web.MAX_HEADER_BYTES + body and not self.lingering:
+            self.refuse(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+                if self.in_head
+                else HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -271,6 +274,9 @@ class Socket(WebSocketsSansIOProtocol, Lingering):
         """
         if self.handshake_complete and (self.disconnected or self.close_sent):
             return
-        with contextlib.suppress(ClientDisconnected):
+        try:
             await super().send(message)
-        await self.writable.wait()
+        except ClientDisconnected:
+            return
+        if not self.writable.is_set():
+            await self.writable.wait()

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from chat import llm
@@ -224,3 +225,20 @@ def test_finish_reason_error_alone_is_a_reported_error():
 
     assert events == []
     assert isinstance(error, llm.ProviderReported)
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"prompt_tokens": 3, "completion_tokens": None}, (3, 0, 0, 0)),
+        ({"prompt_tokens": 3.0, "completion_tokens": 2}, (3, 2, 0, 0)),
+        ({"prompt_tokens": -3, "completion_tokens": 10**30}, (0, llm.TOKENS_LIMIT, 0, 0)),
+        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": None}}, (3, 0, 0, 0)),
+        ({"completion_tokens_details": {"reasoning_tokens": 4}}, (0, 0, 0, 4)),
+    ],
+)
+def test_token_counts_are_whole_and_within_bounds(usage, expected):
+    events, _ = decode(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
+
+    assert events == [llm.Usage(*expected)]
+    assert all(type(count) is int for count in msgspec.structs.astuple(events[0]))

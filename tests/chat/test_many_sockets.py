@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
-import websockets
-from websockets.typing import Origin
 
 from accounts.models import User
 from chat.models import Message, Run
 from chatproject.lib import db
 from tests.chat.sockets import session_key
+from tests.live import LiveTab
 from tests.stack import Stack
 from tests.stub import reply_text
 
@@ -43,30 +41,12 @@ async def test_200_sockets_get_exactly_the_full_text(
 
 async def chat(stack: Stack, session: str, text: str) -> str:
     """Send one message and follow its reply; returns the text as it came in deltas."""
-    async with websockets.connect(
-        stack.base.replace("http", "ws") + "/ws/v1/",
-        origin=Origin(stack.base),
-        additional_headers={"Cookie": f"sessionid={session}"},
-        open_timeout=60,
-        max_size=None,
-    ) as socket:
-        assert json.loads(await socket.recv())["type"] == "ready"
-        await socket.send(json.dumps({"type": "chat.send", "client_id": "a", "text": text}))
-        parts: list[str] = []
-        expected = 1
-        async for frame in socket:
-            event = json.loads(frame)
-            if "seq" in event:
-                assert event["seq"] == expected
-                expected += 1
-            if event["type"] == "text.delta":
-                parts.append(event["text"])
-            elif event["type"] == "run.done":
-                assert event["text"] == "".join(parts)
-                return "".join(parts)
-            else:
-                assert event["type"] in {"run.queued", "run.started", "conversation.updated"}, event
-    raise AssertionError("the socket ended before the reply")
+    tab = LiveTab(stack, session)
+    end = await tab.chat(text)
+    assert end["type"] == "run.done"
+    assert tab.connections == 1
+    assert end["text"] == tab.text
+    return tab.text
 
 
 def sign_in(count: int) -> list[str]:

@@ -46,7 +46,8 @@ def test_a_run_without_a_lease_ends_as_failed_with_its_partial_text(run, valkey_
         valkey_client.xadd(runlog.log_key(run.pk), {"e": delta.encode()}, id=f"{seq}-0")
     sweep_for(Sweeper(), 12)
     assert status(run) == "failed"
-    assert run.error_code == "interrupted"
+    assert run.error_code == "unavailable"
+    assert run.error_message == events.INTERRUPTED
     assert run.message.text == "Half a reply"
     assert run.message.html
     last = valkey_client.xrevrange(runlog.log_key(run.pk), count=1)[0][1][b"e"]

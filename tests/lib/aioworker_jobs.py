@@ -1,8 +1,8 @@
 """What the jobs in the tests of aioworker do; as a program, a worker in a process of its own.
 
-RQ imports them by name, as in production. Jobs and tests talk through files in a folder, which
+RQ imports them by name, as in production. Jobs and tests talk through files in a `Folder`, which
 works in every process and while Redis is away: a job says with `note` what happened, and waits in
-`gate` until the test makes the file "go".
+`gate` until the test says `Folder.go()`.
 
     python -m tests.lib.aioworker_jobs URL QUEUE [--drain-seconds S] [--with-scheduler]
 """
@@ -14,6 +14,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,32 @@ from rq.serializers import JSONSerializer
 from chatproject.lib.aioworker import AsyncWorker, on_shutdown
 
 POLL = 0.01  # seconds
+PATIENCE = 30  # seconds after which something is taken for hung
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    give_up_at = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < give_up_at, "waited in vain"
+        time.sleep(POLL)
+    return value
+
+
+class Folder:
+    """The test's side of the folder; jobs get its path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def notes(self) -> list[str]:
+        notes = Path(self.path) / "notes"
+        return notes.read_text().splitlines() if notes.exists() else []
+
+    def wait_for(self, *notes: str) -> None:
+        wait_until(lambda: set(notes) <= set(self.notes()))
+
+    def go(self) -> None:
+        (Path(self.path) / "go").touch()
 
 
 def note(folder: str, text: str) -> None:
@@ -35,7 +62,7 @@ def note(folder: str, text: str) -> None:
 
 async def gate(folder: str, name: str) -> str:
     note(folder, f"{name} started")
-    while not (Path(folder) / "go").exists():  # noqa: ASYNC110  another process makes it
+    while not (Path(folder) / "go").exists():
         await asyncio.sleep(POLL)
     note(folder, f"{name} went on")
     return name

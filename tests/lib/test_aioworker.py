@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,7 @@ from rq.worker import Worker
 from chatproject.lib import aioworker
 from chatproject.lib.aioworker import AsyncWorker, Interrupted, ThreadDeathPenalty, on_shutdown
 from tests.lib import aioworker_jobs as jobs
-
-PATIENCE = 30  # seconds after which something is taken for hung
-
-
-def wait_until(condition: Callable[[], Any]) -> Any:
-    give_up_at = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < give_up_at, "waited in vain"
-        time.sleep(jobs.POLL)
-    return value
+from tests.lib.aioworker_jobs import PATIENCE, Folder, wait_until
 
 
 class QuickWorker(AsyncWorker):
@@ -90,23 +81,6 @@ def connection(valkey_url: str) -> Iterator[Redis]:
 @pytest.fixture
 def queue(connection: Redis) -> Queue:
     return Queue("chat", connection=connection, serializer=JSONSerializer)
-
-
-class Folder:
-    """Where jobs and tests leave messages for each other."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def notes(self) -> list[str]:
-        notes = Path(self.path) / "notes"
-        return notes.read_text().splitlines() if notes.exists() else []
-
-    def wait_for(self, *notes: str) -> None:
-        wait_until(lambda: set(notes) <= set(self.notes()))
-
-    def go(self) -> None:
-        (Path(self.path) / "go").touch()
 
 
 @pytest.fixture

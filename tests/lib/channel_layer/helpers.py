@@ -37,7 +37,7 @@ class Inbox:
 async def until(condition: Callable[[], object]) -> None:
     """Wait for something that only looking can tell, such as a server's state."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110  a server sends no events
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -1,0 +1,96 @@
+import { fromTemplate } from "../helpers/dom.js";
+
+/** The list of chats: kept as it is in every tab, and on a phone a sheet that closes by itself. */
+export class ChatSidebar extends HTMLElement {
+  #current = "";
+
+  connectedCallback() {
+    this.addEventListener("focusout", (event) => this.#closeWhenLeft(event));
+    matchMedia("(max-width: 48rem)").addEventListener("change", () => this.#close());
+  }
+
+  /** The chat that the page shows. */
+  set current(id) {
+    this.#current = id;
+    for (const item of this.querySelectorAll("[data-id]")) this.#markCurrent(item);
+  }
+
+  /** The name of a chat, if it is in the list. */
+  title(id) {
+    return this.querySelector(`[data-id="${id}"] .sidebar-title`)?.textContent;
+  }
+
+  /** Show a conversation as a `conversation.updated` event tells of it. */
+  update(event) {
+    let item = this.querySelector(`[data-id="${event.conversation}"]`);
+    if (event.deleted) {
+      item?.remove();
+      this.#tidy();
+      return;
+    }
+    const isNew = item === null;
+    if (isNew) item = fromTemplate(this.querySelector("template[data-item]"));
+    item.dataset.id = event.conversation;
+    const link = item.querySelector("a");
+    link.href = event.url;
+    link.querySelector(".sidebar-title").textContent = event.title;
+    this.#markActive(link, event.active ?? false);
+    this.#markCurrent(item);
+    // A new name leaves a chat where it is; a new message brings it to the top.
+    if (isNew || Date.parse(event.updated_at) !== Date.parse(item.dataset.updated)) {
+      item.dataset.updated = event.updated_at;
+      this.#putFirst(item);
+    }
+  }
+
+  /** Take over the list of a page that was fetched. */
+  replaceWith(page) {
+    const list = page.querySelector("chat-sidebar [data-list]");
+    if (list === null) return;
+    this.querySelector("[data-list]").replaceChildren(...list.childNodes);
+    this.current = this.#current;
+  }
+
+  // --- Internal
+
+  #markActive(link, active) {
+    link.querySelector(".sidebar-active")?.remove();
+    if (active) link.append(fromTemplate(this.querySelector("template[data-active]")));
+  }
+
+  #markCurrent(item) {
+    const link = item.querySelector("a");
+    if (item.dataset.id === this.#current) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+
+  #putFirst(item) {
+    const list = this.querySelector("[data-list]");
+    const hadFocus = item.contains(document.activeElement);
+    list.querySelector("[data-empty]")?.remove();
+    if (list.querySelector(".sidebar-day")?.textContent !== "Today") {
+      list.prepend(this.querySelector("template[data-day]").content.cloneNode(true));
+    }
+    list.querySelector("ul").prepend(item);
+    if (hadFocus) item.querySelector("a").focus();
+    this.#tidy();
+  }
+
+  /** Take away the headings under which nothing stands any more. */
+  #tidy() {
+    for (const list of this.querySelectorAll("[data-list] ul")) {
+      if (list.childElementCount > 0) continue;
+      list.previousElementSibling.remove();
+      list.remove();
+    }
+  }
+
+  #closeWhenLeft(event) {
+    // Focus that went nowhere (a click into the sheet, another window) does not leave it.
+    if (event.relatedTarget !== null && !this.contains(event.relatedTarget)) this.#close();
+  }
+
+  #close() {
+    if (this.matches(":popover-open")) this.hidePopover();
+  }
+}

@@ -1,0 +1,363 @@
+import { copy } from "../helpers/clipboard.js";
+import { fetchPage, fromHTML, fromTemplate } from "../helpers/dom.js";
+import { queued } from "../helpers/words.js";
+import { APPLY, END, GAP, IGNORE, RESTART, RunFollower } from "../models/run_follower.js";
+import { ScrollManager } from "../models/scroll_manager.js";
+import { StreamWriter } from "../models/stream_writer.js";
+
+const ASK_AGAIN_AFTER = 2_000; // milliseconds between two questions for the same missing events
+const COPIED_FOR = 2_000;
+
+/**
+ * The messages of the page. Follows one run at a time and writes its reply as it comes.
+ *
+ * Fires "chat:run" (detail: the id of the run that is followed, or null), "chat:resume" ({run,
+ * after}), "chat:say" (a sentence for the live region), "chat:tell" (a sentence for the composer),
+ * "chat:stale" (the page must be fetched again) and "chat:scrolled".
+ */
+export class ChatTranscript extends HTMLElement {
+  #scroll = new ScrollManager(document.scrollingElement);
+  #follower = null;
+  #writer = null;
+  #frame = null;
+  #replaced = null; // what a new reply took the place of: {run, after, items}
+  #asked = { last: -1, at: 0 };
+
+  connectedCallback() {
+    history.scrollRestoration = "manual";
+    this.addEventListener("click", (event) => this.#clicked(event));
+    addEventListener("scroll", () => this.#tell("chat:scrolled"), { passive: true });
+    this.#addCodeButtons(this);
+    if (!this.isPast && !location.hash.startsWith("#m-")) this.#scroll.toEnd();
+  }
+
+  get conversation() {
+    return this.dataset.conversation;
+  }
+
+  /** Whether it shows an earlier part of the conversation, where nothing new arrives. */
+  get isPast() {
+    return this.hasAttribute("data-past");
+  }
+
+  get isAtEnd() {
+    return this.#scroll.isAtEnd;
+  }
+
+  /** The run that is followed: {run, after}, or null. */
+  get cursor() {
+    if (this.#follower === null) return null;
+    return { run: this.#follower.run, after: this.#follower.last };
+  }
+
+  get lastMessage() {
+    return this.#items.at(-1)?.dataset.id ?? null;
+  }
+
+  toEnd() {
+    this.#scroll.toEnd();
+  }
+
+  /** Follow the run that the page was rendered with, if there is one. */
+  followRendered() {
+    if (this.dataset.run) this.#follow(this.dataset.run, this.#items.at(-1));
+  }
+
+  /** Show a message of one's own before the server has it. */
+  showSending(clientId, text) {
+    if (this.#sending(clientId)) return;
+    const item = fromTemplate(document.getElementById("own-message"));
+    item.dataset.pending = clientId;
+    item.querySelector(".own-text").textContent = text;
+    this.#scroll.follow(() => this.#list.append(item), { always: true });
+  }
+
+  /** Take back what `showSending` showed. */
+  unsend(clientId) {
+    this.#sending(clientId)?.remove();
+  }
+
+  /** Show the messages of a `run.queued` event and follow its run. */
+  queue(event, { own }) {
+    const shown = this.#find(event.reply.id);
+    if (this.#follower?.run === event.run) {
+      this.#progress(shown, queued(event.position, event.eta));
+      return;
+    }
+    if (shown !== null && shown.dataset.status !== "pending") {
+      this.unsend(event.client_id);
+      return;
+    }
+    this.#scroll.follow(
+      () => {
+        this.unsend(event.client_id);
+        if (shown === null) this.#place(event);
+      },
+      { always: own },
+    );
+    const reply = this.#find(event.reply.id);
+    if (reply === null) return;
+    this.#progress(reply, queued(event.position, event.eta));
+    this.#follow(event.run, reply);
+  }
+
+  /** Show an event of the run that is followed; others do nothing. */
+  take(event) {
+    if (this.#follower === null) return;
+    switch (this.#follower.take(event)) {
+      case IGNORE:
+        return;
+      case GAP:
+        this.#askForMissing();
+        return;
+      case RESTART:
+        this.#startOver();
+        return;
+      case APPLY:
+        this.#apply(event);
+        return;
+      case END:
+        this.#end(event);
+    }
+  }
+
+  /** Take over the messages of a page that was fetched, where they differ from what is here. */
+  sync(page) {
+    const fresh = page.querySelector("chat-transcript");
+    if (fresh === null || this.isPast) return;
+    const run = fresh.dataset.run ?? null;
+    if (run !== null && run === this.#follower?.run) return;
+    const items = [...fresh.querySelectorAll(".messages > li")];
+    if (run === null && this.#isSame(items)) return;
+    const sending = this.#items.filter((item) => item.dataset.pending);
+    this.#unfollow();
+    this.#scroll.follow(() => this.#list.replaceChildren(...items, ...sending));
+    this.#addCodeButtons(this);
+    if (run !== null) {
+      this.#follow(run, items.at(-1));
+      this.#tell("chat:resume", this.cursor);
+    }
+  }
+
+  // --- Internal: placing messages
+
+  get #list() {
+    return this.querySelector(".messages");
+  }
+
+  get #items() {
+    return [...this.#list.children];
+  }
+
+  #find(id) {
+    return document.getElementById(`m-${id}`);
+  }
+
+  #sending(clientId) {
+    return this.#list.querySelector(`[data-pending="${clientId}"]`);
+  }
+
+  #isSame(items) {
+    const key = (item) => `${item.dataset.id} ${item.dataset.status}`;
+    const mine = this.#items.filter((item) => !item.dataset.pending);
+    return mine.map(key).join() === items.map(key).join();
+  }
+
+  #place(event) {
+    const sent = event.sent ? this.#find(event.sent.id) : null;
+    const parent = event.parent ? this.#find(event.parent) : null;
+    if (sent === null && event.parent && parent === null) {
+      // It follows something that this page does not show.
+      this.#tell("chat:stale");
+      return;
+    }
+    const before = sent ?? parent;
+    const items = this.#items;
+    const replaced = items.slice(items.indexOf(before) + 1);
+    for (const item of replaced) item.remove();
+    this.#replaced = sent === null ? null : { run: event.run, after: sent, items: replaced };
+    if (sent === null && event.sent) this.#list.append(fromHTML(event.sent.html));
+    this.#list.append(fromHTML(event.reply.html));
+  }
+
+  // --- Internal: following a run
+
+  #follow(run, reply) {
+    this.#follower = new RunFollower(run);
+    this.#write(reply);
+    this.#list.setAttribute("data-busy", "");
+    this.#tell("chat:run", run);
+  }
+
+  #unfollow() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = null;
+    this.#follower = null;
+    this.#writer = null;
+    this.#list.removeAttribute("data-busy");
+    this.#tell("chat:run", null);
+  }
+
+  #write(reply) {
+    this.#writer = new StreamWriter(
+      reply.querySelector(".stream"),
+      reply.querySelector(".reasoning-text"),
+    );
+  }
+
+  get #reply() {
+    return this.#list.querySelector(`[data-run="${this.#follower.run}"]`);
+  }
+
+  #askForMissing() {
+    const { last } = this.#follower;
+    const now = Date.now();
+    if (this.#asked.last === last && now - this.#asked.at < ASK_AGAIN_AFTER) return;
+    this.#asked = { last, at: now };
+    this.#tell("chat:resume", this.cursor);
+  }
+
+  #startOver() {
+    const reply = this.#reply;
+    reply.querySelector(".stream").replaceChildren();
+    reply.querySelector(".reasoning-text").replaceChildren();
+    reply.querySelector(".reasoning").hidden = true;
+    this.#write(reply);
+    this.#progress(reply, "Starting the reply again");
+  }
+
+  #apply(event) {
+    switch (event.type) {
+      case "run.started":
+        this.#progress(this.#reply, "Reading your message");
+        return;
+      case "reasoning.delta":
+        this.#writer.think(event.text);
+        break;
+      case "text.delta":
+        this.#writer.write(event.text);
+    }
+    this.#frame ??= requestAnimationFrame(() => this.#draw());
+  }
+
+  #draw() {
+    this.#frame = null;
+    const reply = this.#reply;
+    this.#scroll.follow(() => {
+      this.#writer.flush();
+      const progress = reply.querySelector(".progress");
+      if (!this.#writer.isEmpty) progress.hidden = true;
+      const thoughts = reply.querySelector(".reasoning");
+      if (thoughts.hidden && thoughts.textContent.trim() !== "Thinking") {
+        thoughts.hidden = false;
+        progress.textContent = "Thinking it through";
+      }
+    });
+    this.#tell("chat:scrolled");
+  }
+
+  #progress(reply, words) {
+    const progress = reply?.querySelector(".progress");
+    if (!progress) return;
+    progress.hidden = false;
+    progress.textContent = words;
+  }
+
+  #end(event) {
+    const reply = this.#find(event.reply);
+    const replaced = this.#replaced;
+    this.#replaced = null;
+    if (event.type === "run.failed" && replaced?.run === event.run && replaced.items.length) {
+      this.#scroll.follow(() => {
+        reply?.remove();
+        replaced.after.after(...replaced.items);
+      });
+      this.#tell("chat:tell", `${event.message} The earlier reply is back.`);
+    } else {
+      this.#scroll.follow(() => this.#finish(reply, event));
+      this.#tell("chat:say", ending(event));
+    }
+    this.#unfollow();
+    this.#tell("chat:scrolled");
+  }
+
+  #finish(reply, event) {
+    const finished = fromHTML(event.html);
+    const thoughts = finished.querySelector(".reasoning");
+    if (thoughts !== null) thoughts.open = reply?.querySelector(".reasoning")?.open ?? false;
+    const hadFocus = reply?.contains(document.activeElement) ?? false;
+    if (reply === null) this.#list.append(finished);
+    else reply.replaceWith(finished);
+    this.#addCodeButtons(finished);
+    if (hadFocus) finished.focus({ preventScroll: true });
+  }
+
+  // --- Internal: what one can do with a message
+
+  #addCodeButtons(root) {
+    for (const code of root.querySelectorAll(".code:not(:has(> .action))")) {
+      const button = fromTemplate(document.getElementById("copy-code"));
+      code.querySelector("pre").before(button);
+    }
+  }
+
+  #clicked(event) {
+    const button = event.target.closest("[data-copy], [data-copy-code]");
+    if (button !== null) this.#copy(button);
+    const earlier = event.target.closest("[data-earlier]");
+    if (earlier !== null && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+      event.preventDefault();
+      this.#showEarlier(earlier);
+    }
+  }
+
+  async #copy(button) {
+    try {
+      await copy(() => textFor(button));
+    } catch (error) {
+      console.warn("Copying failed", error);
+      this.#tell("chat:tell", "The browser did not let us copy. Select the text and copy it by hand.");
+      return;
+    }
+    const use = button.querySelector("use");
+    use.setAttribute("href", "#i-check");
+    setTimeout(() => use.setAttribute("href", "#i-copy"), COPIED_FOR);
+    this.#tell("chat:say", "Copied");
+  }
+
+  async #showEarlier(link) {
+    const page = await fetchPage(link.href);
+    if (page === null) {
+      location.assign(link.href);
+      return;
+    }
+    const items = [...page.querySelectorAll(".messages > li")];
+    const next = page.querySelector("[data-earlier]");
+    this.#scroll.hold(() => {
+      this.#list.prepend(...items);
+      this.#addCodeButtons(this);
+      if (next === null) link.parentElement.remove();
+      else link.href = next.href;
+    });
+    items.at(-1)?.focus({ preventScroll: true });
+    this.#tell("chat:say", `${items.length} earlier messages`);
+  }
+
+  #tell(name, detail = null) {
+    this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true }));
+  }
+}
+
+function ending(event) {
+  if (event.type === "run.done") return "Reply finished";
+  if (event.type === "run.stopped") return "Reply stopped";
+  return `The reply failed. ${event.message}`;
+}
+
+/** The text that a copy button stands for: of a reply as the model wrote it, in Markdown. */
+async function textFor(button) {
+  if (!button.dataset.copy) return button.closest(".code, .message").querySelector("pre, .prose").innerText;
+  const response = await fetch(button.dataset.copy, { headers: { Accept: "application/json" } });
+  if (!response.ok) throw new Error(`The server answered ${response.status}`);
+  return (await response.json()).text;
+}

@@ -1,0 +1,108 @@
+import assert from "node:assert/strict";
+import { mock, test } from "node:test";
+
+import { newClientId } from "../../static/js/helpers/ids.js";
+import { Paragraphs } from "../../static/js/helpers/paragraphs.js";
+import { backoff, debounce } from "../../static/js/helpers/timing.js";
+import { about, ordinal, queued, remaining } from "../../static/js/helpers/words.js";
+
+test("ordinals", () => {
+  const said = [1, 2, 3, 4, 10, 11, 12, 13, 21, 22, 103, 111].map(ordinal);
+  assert.equal(said.join(" "), "1st 2nd 3rd 4th 10th 11th 12th 13th 21st 22nd 103rd 111th");
+});
+
+test("waits are said with their unit", () => {
+  assert.deepEqual([0.2, 4.4, 89, 90, 200].map(about), [
+    "about 1 s",
+    "about 4 s",
+    "about 89 s",
+    "about 2 min",
+    "about 3 min",
+  ]);
+});
+
+test("a waiting run tells its place and how long it takes, as far as known", () => {
+  assert.equal(queued(0), "Starting the reply");
+  assert.equal(queued(1), "Queued, next in line");
+  assert.equal(queued(3, 4.2), "Queued, 3rd in line, about 4 s");
+});
+
+test("the count is told only near the longest message", () => {
+  assert.equal(remaining(17_999, 20_000), "");
+  assert.equal(remaining(18_500, 20_000), "1,500 characters left");
+  assert.equal(remaining(20_000, 20_000), "0 characters left");
+  assert.equal(remaining(21_234, 20_000), "1,234 characters too many");
+});
+
+test("waiting times are spread between half and the whole", () => {
+  assert.equal(backoff(0, () => 0), 500);
+  assert.equal(backoff(0, () => 1), 1_000);
+  assert.equal(backoff(50, () => 1), 30_000);
+});
+
+test("a debounced action runs once, late, and at once when flushed", () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  let runs = 0;
+  const action = debounce(() => {
+    runs += 1;
+  }, 300);
+  action();
+  action();
+  mock.timers.tick(299);
+  assert.equal(runs, 0);
+  mock.timers.tick(1);
+  assert.equal(runs, 1);
+  action();
+  action.flush();
+  action.flush();
+  assert.equal(runs, 2);
+  action();
+  action.cancel();
+  mock.timers.tick(300);
+  assert.equal(runs, 2);
+  mock.timers.reset();
+});
+
+test("client ids are such as the server takes, and differ", () => {
+  const id = newClientId();
+  assert.match(id, /^[A-Za-z0-9._:-]{1,64}$/);
+  assert.notEqual(id, newClientId());
+});
+
+/** What a page shows after these pieces: paragraphs, with what each holds. */
+function shown(...pieces) {
+  const paragraphs = new Paragraphs();
+  const page = [];
+  for (const piece of pieces) {
+    for (const { text, begins } of paragraphs.push(piece)) {
+      if (begins) page.push(text);
+      else page[page.length - 1] += text;
+    }
+  }
+  return page;
+}
+
+test("text is cut at blank lines", () => {
+  assert.deepEqual(shown("one\n\ntwo\nstill two\n\n\n\nthree"), [
+    "one",
+    "two\nstill two",
+    "three",
+  ]);
+});
+
+test("paragraphs do not depend on how the text was cut into pieces", () => {
+  const text = "\n\none\n\ntwo\nstill two \n\n\nthree\n";
+  const whole = shown(text);
+  for (let cut = 0; cut <= text.length; cut += 1) {
+    for (let second = cut; second <= text.length; second += 1) {
+      const pieces = [text.slice(0, cut), text.slice(cut, second), text.slice(second)];
+      assert.deepEqual(shown(...pieces), whole, JSON.stringify(pieces));
+    }
+  }
+  assert.deepEqual(shown(...text), whole);
+});
+
+test("nothing of the text is lost but the blank lines between paragraphs", () => {
+  const text = "a\n b\n\nc\td\n\n\ne  f";
+  assert.equal(shown(...text).join("\n\n"), text.replace(/\n{3,}/g, "\n\n"));
+});

@@ -1,0 +1,120 @@
+import assert from "node:assert/strict";
+import { beforeEach, test } from "node:test";
+
+import { Draft } from "../../static/js/models/draft.js";
+import { Outbox } from "../../static/js/models/outbox.js";
+import { ScrollManager } from "../../static/js/models/scroll_manager.js";
+
+class FakeStorage {
+  #all = new Map();
+
+  getItem(key) {
+    return this.#all.get(key) ?? null;
+  }
+
+  setItem(key, value) {
+    this.#all.set(key, String(value));
+  }
+
+  removeItem(key) {
+    this.#all.delete(key);
+  }
+
+  get size() {
+    return this.#all.size;
+  }
+}
+
+let storage;
+
+beforeEach(() => {
+  storage = new FakeStorage();
+});
+
+const FRAME = { type: "chat.send", client_id: "a", conversation: null, text: "Hello" };
+
+test("the outbox keeps a frame until it is taken, also over a reload", () => {
+  new Outbox(storage).put(FRAME);
+  const after = new Outbox(storage);
+  assert.deepEqual(after.waiting(), [FRAME]);
+  assert.deepEqual(after.take("a"), FRAME);
+  assert.equal(after.take("a"), undefined);
+  assert.equal(storage.size, 0);
+});
+
+test("the outbox keeps the order", () => {
+  const outbox = new Outbox(storage);
+  outbox.put(FRAME);
+  outbox.put({ ...FRAME, client_id: "b" });
+  assert.deepEqual(
+    outbox.waiting().map((frame) => frame.client_id),
+    ["a", "b"],
+  );
+});
+
+test("a tab that is opened again much later sends nothing by itself", () => {
+  const outbox = new Outbox(storage);
+  outbox.put(FRAME, 0);
+  outbox.put({ ...FRAME, client_id: "b" }, 600_000);
+  assert.deepEqual(outbox.takeOld(600_000), [FRAME]);
+  assert.deepEqual(
+    outbox.waiting(600_000).map((frame) => frame.client_id),
+    ["b"],
+  );
+});
+
+test("a draft belongs to its page", () => {
+  new Draft(storage, "one").text = "half a sent";
+  assert.equal(new Draft(storage, "one").text, "half a sent");
+  assert.equal(new Draft(storage, "two").text, "");
+});
+
+test("a draft of white space is none", () => {
+  const draft = new Draft(storage, "one");
+  draft.text = "text";
+  draft.text = " \n";
+  assert.equal(storage.size, 0);
+});
+
+test("a draft that went out as a form is forgotten when the server has it, and only then", () => {
+  const draft = new Draft(storage, "new");
+  draft.text = "typed";
+  draft.submitted();
+  assert.equal(new Draft(storage, "new").text, "typed");
+  Draft.arrived(storage);
+  assert.equal(storage.size, 0);
+});
+
+function view(scrollTop, scrollHeight = 1000, clientHeight = 400) {
+  return { scrollTop, scrollHeight, clientHeight };
+}
+
+test("the page follows what grows when one is at its end", () => {
+  const page = view(600);
+  new ScrollManager(page).follow(() => {
+    page.scrollHeight = 1200;
+  });
+  assert.equal(page.scrollTop, 1200);
+});
+
+test("the page stays where it is when one has scrolled up", () => {
+  const page = view(500);
+  new ScrollManager(page).follow(() => {
+    page.scrollHeight = 1200;
+  });
+  assert.equal(page.scrollTop, 500);
+});
+
+test("one's own message is always brought into sight", () => {
+  const page = view(0);
+  new ScrollManager(page).follow(() => {}, { always: true });
+  assert.equal(page.scrollTop, 1000);
+});
+
+test("what comes in above does not move what is seen", () => {
+  const page = view(100);
+  new ScrollManager(page).hold(() => {
+    page.scrollHeight = 1500;
+  });
+  assert.equal(page.scrollTop, 600);
+});

@@ -1,0 +1,76 @@
+"""Rules of the layout that import-linter cannot say (it checks the layers; see pyproject.toml)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+PACKAGES = ("accounts", "billing", "chat", "chatproject")
+
+# `async` lives at the edges: sockets, the worker's way of a run, and the libraries that carry both.
+MAY_BE_ASYNC = {
+    "chat/consumers.py",
+    "chat/follow.py",
+    "chat/generate.py",
+    "chat/jobs.py",
+    "chat/llm.py",
+    "chat/runlog.py",
+    "chat/tick.py",
+    "chatproject/ops.py",
+    "chatproject/serve.py",
+}
+
+# Calls that stop an event loop for as long as they take.
+BLOCKING = {"time.sleep", "sync_client", "requests.get", "subprocess.run", "open", "input"}
+
+
+def sources() -> Iterator[Path]:
+    for package in PACKAGES:
+        for path in sorted((PROJECT / package).rglob("*.py")):
+            if "migrations" not in path.parts:
+                yield path
+
+
+@pytest.mark.parametrize("path", list(sources()), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_async_functions_stay_at_the_edges(path):
+    name = str(path.relative_to(PROJECT))
+    if name in MAY_BE_ASYNC or name.startswith("chatproject/lib/"):
+        return
+    found = [
+        node.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.AsyncFunctionDef)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", list(sources()), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_no_coroutine_blocks_its_loop(path):
+    found = [
+        f"{function.name}: {ast.unparse(call.func)}"
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.AsyncFunctionDef)
+        for call in calls_of(function)
+        if ast.unparse(call.func) in BLOCKING or ".objects." in ast.unparse(call.func)
+    ]
+    assert found == []
+
+
+def calls_of(function: ast.AsyncFunctionDef) -> Iterator[ast.Call]:
+    """The calls that the coroutine itself makes, not those of functions defined inside it."""
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.Lambda | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Call):
+            yield node
+        waiting += ast.iter_child_nodes(node)
+
+
+def test_the_list_of_asynchronous_modules_names_files_that_exist():
+    assert [name for name in MAY_BE_ASYNC if not (PROJECT / name).exists()] == []

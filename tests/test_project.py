@@ -1,0 +1,79 @@
+"""What must agree between the project's files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from django.core.management import call_command
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from chatproject.embedded import BASE_DIR
+from chatproject.local import documented_variables
+
+PACKAGES = ("chatproject", "accounts", "billing", "chat")
+READ = re.compile(r"""env\.[a-z]+\(\s*"([A-Z_]+)\"""")
+
+
+def variables_that_the_code_reads() -> set[str]:
+    sources = (path for package in PACKAGES for path in (BASE_DIR / package).rglob("*.py"))
+    return {name for source in sources for name in READ.findall(source.read_text())}
+
+
+def test_every_variable_that_is_read_is_documented_and_the_other_way_round():
+    assert sorted(documented_variables()) == sorted(variables_that_the_code_reads())
+
+
+@pytest.mark.django_db
+def test_no_migration_is_missing():
+    call_command("makemigrations", check=True, dry_run=True, verbosity=0)
+
+
+def wanted(name: str) -> dict[str, Requirement]:
+    """The requirements of a .in file by package."""
+    lines = (BASE_DIR / f"{name}.in").read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if line and line[0] not in "#-"]
+    return {canonicalize_name(requirement.name): requirement for requirement in requirements}
+
+
+def pinned(name: str) -> Iterator[tuple[str, str, str]]:
+    """Package, version and the comments (who wants it) for each entry of a .txt file."""
+    text = (BASE_DIR / f"{name}.txt").read_text()
+    for entry in re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]:
+        found = re.match(r"([a-z0-9-]+)(?:\[.*\])?==(\S+)", entry)
+        assert found is not None, entry.partition("\n")[0]
+        yield found[1], found[2], entry
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-embedded", "requirements-dev"])
+def test_the_lock_has_what_its_source_wants_and_nothing_that_it_wanted_once(name):
+    # `make lock` makes them agree again. No resolver is asked: that would need the network.
+    direct = {package: version for package, version, why in pinned(name) if f"-r {name}.in" in why}
+    assert direct.keys() == wanted(name).keys()
+    for package, requirement in wanted(name).items():
+        assert requirement.specifier.contains(direct[package], prereleases=True), package
+
+
+def test_all_locks_agree_on_versions_and_name_no_index():
+    versions: dict[str, set[str]] = {}
+    for name in ("requirements", "requirements-embedded", "requirements-dev"):
+        assert "://" not in (BASE_DIR / f"{name}.txt").read_text()
+        for package, version, entry in pinned(name):
+            assert "--hash=sha256:" in entry, package
+            if " ; " not in entry.partition("\n")[0]:
+                versions.setdefault(package, set()).add(version)
+    assert not {package: found for package, found in versions.items() if len(found) > 1}
+
+
+def test_make_without_a_target_lists_all_targets_with_a_word_on_each():
+    listed = subprocess.run(
+        ["make"], cwd=BASE_DIR, capture_output=True, text=True, check=True
+    ).stdout
+    makefile = (BASE_DIR / "Makefile").read_text()
+    targets = re.findall(r"^\.PHONY: (\S+)$", makefile, re.MULTILINE)
+    assert len(targets) == 11
+    for target in targets:
+        assert re.search(rf"^  make {target} +\S", listed, re.MULTILINE), target
