@@ -110,7 +110,8 @@ async def measure(
         f"{name}: {used / expected * 1e6:.1f} µs per message, {each / 1024:.0f} KiB per socket, "
         f"{sum(received)} of {expected} messages"
     )
-    return expected - sum(received)
+    lost: int = expected - sum(received)
+    return lost
 
 
 def free_port() -> int:

@@ -38,6 +38,7 @@ TOO_BIG = 1009
 NOT_SIGNED_IN = 4401
 NOT_THERE = 4404
 TRY_AGAIN_LATER = 1013
+INTERNAL_ERROR = 1011
 
 MAX_FOLLOWED = 100  # runs that one socket follows at a time
 MAX_OUTBOX = 500  # frames for the user that wait for a slow client; then it is sent away
@@ -226,7 +227,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                 await self._pause()
             except Exception:
                 logger.exception("a socket's pump failed")
-                await self.close(1011)
+                await self.close(INTERNAL_ERROR)
                 return
 
     async def _pump_once(self) -> None:

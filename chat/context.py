@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -22,7 +23,21 @@ WITH RECURSIVE path AS (
 SELECT id FROM path ORDER BY depth
 """
 
-LONGEST_PATH = 10_000  # messages; a page and a prompt look no further back
+# The same walk, with what a prompt needs of each message.
+TEXTS_SQL = """
+WITH RECURSIVE path AS (
+    SELECT id, parent_id, role, text, 0 AS depth FROM chat_message WHERE id = %s
+    UNION ALL
+    SELECT m.id, m.parent_id, m.role, m.text, path.depth + 1
+    FROM chat_message m JOIN path ON m.id = path.parent_id
+    WHERE path.depth + 1 < %s
+)
+SELECT role, text, parent_id FROM path ORDER BY depth
+"""
+
+CHUNK = 50  # messages of one such query; most prompts need no second
+
+LONGEST_PATH = 10_000  # messages; a page looks no further back
 
 # A token is at least this many bytes of UTF-8 in what models of today were measured on, on average:
 # English has 4 to 5, code and other scripts about 3. Counting low keeps the prompt inside the window.
@@ -92,30 +107,36 @@ def build(run: Run, *, shrink: float = 1.0) -> Prompt:
     )
 
 
-def _turns(run: Run) -> list[tuple[str, str]]:
+def _turns(run: Run) -> Iterator[tuple[str, str]]:
     """Role and text of what precedes the reply, newest first.
 
     Replies without text are left out, and what then stands side by side from the same role is
     joined: many chat templates insist that the roles alternate.
     """
-    parent = run.message.parent_id
-    if parent is None:
-        return []
-    ids = path(parent)
-    rows = {
-        id: (role, text)
-        for id, role, text in Message.objects.filter(pk__in=ids).values_list("id", "role", "text")
-    }
-    turns: list[tuple[str, str]] = []
-    for id in ids:
-        role, text = rows[id]
+    joined: tuple[str, str] | None = None
+    for role, text in _ancestors(run.message.parent_id):
         if not text.strip():
             continue
-        if turns and turns[-1][0] == role:
-            turns[-1] = (role, f"{text}\n\n{turns[-1][1]}")
+        if joined is None:
+            joined = (role, text)
+        elif joined[0] == role:
+            joined = (role, f"{text}\n\n{joined[1]}")
         else:
-            turns.append((role, text))
-    return turns
+            yield joined
+            joined = (role, text)
+    if joined is not None:
+        yield joined
+
+
+def _ancestors(message_id: UUID | None) -> Iterator[tuple[str, str]]:
+    """Role and text of a message and of those before it, read no further than they are asked for."""
+    while message_id is not None:
+        with connection.cursor() as cursor:
+            cursor.execute(TEXTS_SQL, [message_id, CHUNK])
+            rows = cursor.fetchall()
+        for role, text, parent_id in rows:
+            yield role, text
+            message_id = parent_id
 
 
 def count_tokens(text: str) -> int:

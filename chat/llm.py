@@ -54,9 +54,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LINE_LIMIT = 1024 * 1024  # bytes of one event, of which no end has come yet
-DRAIN_SECONDS = (
-    0.1  # for the end of the body after [DONE], so that the connection can be used again
-)
+DRAIN_SECONDS = 0.1  # for the end of the body after [DONE]: without it no connection is used again
 KEEP_ALIVE_SECONDS = 30.0  # an unused connection is kept
 OVERLOAD_FACTOR = 4  # 503 and 529: it is overloaded or starting, so give it longer
 DETAIL_CHARACTERS = 300
@@ -828,8 +826,8 @@ class StreamDecoder:
         counted = Usage(
             prompt_tokens=tokens(usage.prompt_tokens),
             completion_tokens=tokens(usage.completion_tokens),
-            cached_tokens=tokens(prompt and prompt.cached_tokens),
-            reasoning_tokens=tokens(completion and completion.reasoning_tokens),
+            cached_tokens=tokens(prompt.cached_tokens if prompt else None),
+            reasoning_tokens=tokens(completion.reasoning_tokens if completion else None),
         )
         if counted != self._usage:  # some servers repeat it
             self._usage = counted

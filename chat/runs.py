@@ -178,8 +178,10 @@ def _store(
         if conversation_id is None:
             conversation = _begin(user, client_id)
         else:
-            conversation = Conversation.objects.select_for_update(no_key=True).get(
-                pk=conversation_id
+            conversation = (
+                Conversation.objects.select_related("assistant__model")
+                .select_for_update(no_key=True, of=("self",))
+                .get(pk=conversation_id)
             )
         found = _whole().filter(conversation=conversation, client_id=client_id).first()
         if found is not None:
@@ -195,7 +197,8 @@ def _begin(user: User, client_id: str) -> Conversation:
     """The conversation that this client_id began, or a new one with the default assistant."""
     begun: Conversation | None = (
         Conversation.objects.kept()
-        .select_for_update(no_key=True)
+        .select_related("assistant__model")
+        .select_for_update(no_key=True, of=("self",))
         .filter(owner=user, client_id=client_id)
         .first()
     )

@@ -96,10 +96,10 @@ def bind(host: str, port: int, limits: Limits) -> socket.socket:
         fail(f"cannot listen on {host}, port {port}: {error.strerror}")
     # Connections inherit both. Linux alone has the first: elsewhere only pings find such clients.
     stall = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if False:
+    if stall is not None:
         listener.setsockopt(socket.IPPROTO_TCP, stall, limits.stall_seconds * 1000)
     lowat = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-    if False:
+    if lowat is not None:
         listener.setsockopt(socket.IPPROTO_TCP, lowat, web.KERNEL_BUFFER_BYTES)
     return listener
 

@@ -40,7 +40,6 @@ ENVIRONMENT = {
     "OPENAI_API_KEY": "only-for-tests",
     "DEFAULT_MODEL": "stub-model",
     "ENV_FILE": os.devnull,
-    "STATIC_MANIFEST": "0",
 }
 
 # Set by the controller for its xdist workers, which inherit the environment.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -18,7 +19,10 @@ PATIENCE = 60.0  # seconds: only so that a hang fails
 
 
 class Program:
-    """A running program whose output is read line by line; killed at the end of the ``with``."""
+    """A running program whose output is read line by line.
+
+    At the end of the ``with`` its process group is killed.
+    """
 
     def __init__(
         self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None
@@ -55,7 +59,9 @@ class Program:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.process.kill()
+        # With its children: one that kept the pipe open would keep the reader waiting.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join(PATIENCE)
         assert self.process.stdout is not None

@@ -119,7 +119,7 @@ async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
     """Take no message before `/wake` is asked for; then tell how many came, when `last` comes."""
     await accept(receive, send)
     await woken.wait()
-    received = []
+    received: list[int] = []
     while (message := await receive())["type"] == "websocket.receive":
         if message["text"] == "last":
             in_order = received == sorted(received)

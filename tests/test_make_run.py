@@ -21,7 +21,17 @@ from chatproject.embedded import BASE_DIR, MODEL_NAME, children_of, free_port, i
 from chatproject.lib import env
 from tests.processes import PATIENCE, Program, is_open, wait_until
 
-LEFT_OUT = (".venv", ".git", ".data", ".env", "staticfiles", "__pycache__", "tests", ".*_cache")
+LEFT_OUT = (
+    ".venv",
+    ".git",
+    ".data",
+    ".env",
+    "staticfiles",
+    "tests",
+    "__pycache__",
+    ".*_cache",
+    ".coverage*",
+)
 
 
 @pytest.fixture
@@ -32,7 +42,7 @@ def project(server_folder: Path) -> Iterator[Path]:
     shutil.copytree(BASE_DIR, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
     (copy / ".venv").symlink_to(Path(sys.prefix))
     yield copy
-    assert not processes_below(copy)
+    wait_until(lambda: not processes_below(copy), f"nothing runs any more: {processes_below(copy)}")
 
 
 def processes_below(folder: Path) -> list[str]:

@@ -376,12 +376,7 @@ class AsyncWorker(BaseWorker):
                 run = await self._loop.run_in_executor(self._taker, self._take, burst)
             except AWAY as error:
                 seconds = next(pause)
-                logger.error(
-                    "Worker %s: no jobs while Redis is away (%s); next attempt in %.1f s",
-                    self.name,
-                    error,
-                    seconds,
-                )
+                logger.info("Worker %s: no job in %.1f s: %s", self.name, seconds, error)
                 await self._hear_news(seconds)
                 continue
             except Exception:
@@ -732,7 +727,7 @@ class AsyncWorker(BaseWorker):
                         return
                 refusals += 1
             except AWAY as error:
-                logger.warning("Job %s has ended, and Redis is away: %s", run.job.id, error)
+                logger.info("Job %s has ended, to be recorded later: %s", run.job.id, error)
             if refusals == MOST_REFUSALS or self._give_up.wait(seconds):
                 raise NotRecordedError
 
@@ -790,7 +785,7 @@ class AsyncWorker(BaseWorker):
         self, exc: Exception, pubsub: PubSub, pubsub_thread: PubSubWorkerThread
     ) -> None:
         # RQ's own gives up on some errors, after which no job could be stopped any more.
-        logger.warning("Worker %s hears no commands: %s", self.name, exc)
+        logger.info("Worker %s hears no commands: %s", self.name, exc)
         time.sleep(CHECK_SECONDS)
 
     # What is to be done regularly.
@@ -882,6 +877,8 @@ class AsyncWorker(BaseWorker):
                     self._enter(run.job, run.execution, pipeline)
                 if answers[job_answer] == 1 and is_forgotten:
                     run.job.save(pipeline)
+                    # It may have an end that is not recorded yet.
+                    pipeline.hset(run.job.key, "status", JobStatus.STARTED)
                 elif answers[job_answer] == 1:
                     pipeline.delete(run.job.key)  # somebody deleted the job while it ran
             pipeline.execute()

@@ -252,7 +252,7 @@ class DropCount:
                 return
             fresh, self._logged = self.total - self._logged, self.total
             self._next_log = now + 1.0
-        logger.warning("Dropped %d %s (%d in all): %s", fresh, self._what, self.total, reason)
+        logger.warning("Dropped %d %s (%d in all): %.200s", fresh, self._what, self.total, reason)
 
 
 class _LoopLayer:
@@ -466,9 +466,9 @@ class _Link(ABC):
     def ended(self, error: Exception, *, was_open: bool) -> None:
         """The connection is lost, or could not be opened."""
         if was_open:
-            logger.warning("Lost a connection to Redis: %s", error)
+            logger.warning("Lost a connection to Redis: %.200s", error)
         elif self._failures == 0:
-            logger.warning("Cannot connect to Redis: %s", error)
+            logger.warning("Cannot connect to Redis: %.200s", error)
         self._failures += not was_open
         self._connection = _Connection(self, self._layer, self._loop)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -61,13 +62,13 @@ def at_work(queue: Queue, **options: Any) -> Iterator[AsyncWorker]:
     """A worker in a thread, which is shut down at the end."""
     options = {"job_monitoring_interval": 0.2, "drain_seconds": 0} | options
     worker = make_worker(queue, **options)
-    thread = threading.Thread(target=worker.work)
+    thread = threading.Thread(target=worker.work, daemon=True)
     thread.start()
     try:
         wait_until(lambda: worker.get_state() in ("idle", "busy", "suspended"))
         yield worker
     finally:
-        send_shutdown_command(queue.connection, worker.name)
+        worker.request_stop(signal.SIGTERM, None)
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
@@ -435,6 +436,17 @@ def test_commands_that_make_no_sense_are_ignored(queue, connection, folder):
         send_command(connection, worker.name, "stop-job", job_id="of-another-worker")
         send_stop_job_command(connection, job.id)
         wait_until(lambda: job.get_status() == JobStatus.STOPPED)
+
+
+def test_a_shutdown_command_is_as_good_as_a_signal(queue, connection, folder):
+    job = queue.enqueue(jobs.waits, folder.path, "job")
+    with at_work(queue, drain_seconds=PATIENCE) as worker:
+        folder.wait_for("job started")
+        send_shutdown_command(connection, worker.name)
+        wait_until(lambda: worker.shutdown_requested_date)
+        folder.go()
+        wait_until(lambda: job.is_finished)
+        wait_until(lambda: Worker.all(connection) == [])
 
 
 # The worker's own life

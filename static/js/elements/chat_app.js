@@ -12,7 +12,7 @@ const CATCH_UP_WITHIN = 2_000; // so that not all tabs of a restarted server ask
 
 /** A page of a signed-in person: one socket, and the parts of the page that live by it. */
 export class ChatApp extends HTMLElement {
-  #connection = new Connection(() => new WebSocket(this.#socketUrl));
+  connection = new Connection(() => new WebSocket(this.#socketUrl));
   #outbox = new Outbox(sessionStorage);
   #notice = null;
   #pause = null;
@@ -24,7 +24,7 @@ export class ChatApp extends HTMLElement {
     this.#listenToConnection();
     this.#listenToPage();
     if (this.#transcript !== null) this.#begin();
-    this.#connection.start();
+    this.connection.start();
   }
 
   // --- Lifecycle
@@ -42,14 +42,14 @@ export class ChatApp extends HTMLElement {
   }
 
   #listenToConnection() {
-    this.#connection.addEventListener("message", ({ detail }) => this.#receive(detail));
-    this.#connection.addEventListener("open", ({ detail }) => this.#opened(detail));
-    this.#connection.addEventListener("lost", () => this.#lost());
-    this.#connection.addEventListener("ended", ({ detail }) => this.#ended(detail));
+    this.connection.addEventListener("message", ({ detail }) => this.#receive(detail));
+    this.connection.addEventListener("open", ({ detail }) => this.#opened(detail));
+    this.connection.addEventListener("lost", () => this.#lost());
+    this.connection.addEventListener("ended", ({ detail }) => this.#ended(detail));
   }
 
   #listenToPage() {
-    addEventListener("online", () => this.#connection.wake());
+    addEventListener("online", () => this.connection.wake());
     addEventListener("offline", () => this.#lost());
     document.addEventListener("visibilitychange", () => this.#visibilityChanged());
   }
@@ -107,10 +107,10 @@ export class ChatApp extends HTMLElement {
 
   /** Send a frame that must arrive, now or as soon as the connection is there. */
   #dispatch(frame) {
-    if (!this.#connection.isPromising) return false;
+    if (!this.connection.isPromising) return false;
     if (new TextEncoder().encode(JSON.stringify(frame)).length > MOST_BYTES) return false;
     this.#outbox.put(frame);
-    this.#connection.send(frame);
+    this.connection.send(frame);
     return true;
   }
 
@@ -130,7 +130,7 @@ export class ChatApp extends HTMLElement {
   }
 
   #stop(event, button) {
-    if (!this.#connection.send({ type: "run.stop", run: button.dataset.stop })) return;
+    if (!this.connection.send({ type: "run.stop", run: button.dataset.stop })) return;
     event.preventDefault();
     button.disabled = true;
   }
@@ -244,7 +244,7 @@ export class ChatApp extends HTMLElement {
   }
 
   #resume(cursor) {
-    this.#connection.send({ type: "resume", ...cursor });
+    this.connection.send({ type: "resume", ...cursor });
   }
 
   #runChanged(run) {
@@ -257,7 +257,7 @@ export class ChatApp extends HTMLElement {
   #opened({ again }) {
     this.#everOpen = true;
     this.#hideNotice();
-    for (const frame of this.#outbox.waiting()) this.#connection.send(frame);
+    for (const frame of this.#outbox.waiting()) this.connection.send(frame);
     const cursor = this.#transcript?.cursor ?? null;
     if (cursor !== null) this.#resume(cursor);
     if (again) setTimeout(() => this.#catchUp(), CATCH_UP_WITHIN * Math.random());
@@ -346,12 +346,12 @@ export class ChatApp extends HTMLElement {
       this.#pause = setTimeout(() => this.#pauseIfIdle(), PAUSE_AFTER);
       return;
     }
-    this.#connection.wake();
+    this.connection.wake();
   }
 
   #pauseIfIdle() {
     const isIdle = !this.#transcript?.cursor && this.#outbox.waiting().length === 0;
-    if (isIdle) this.#connection.pause();
+    if (isIdle) this.connection.pause();
   }
 
   #scrolled() {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 import pytest_asyncio
 import uvloop
 
-from chatproject.lib.channel_layer import PubSubChannelLayer
+from chatproject.lib.channel_layer import Host, PubSubChannelLayer
 
 MakeLayer = Callable[..., PubSubChannelLayer]
 
@@ -23,7 +24,7 @@ async def make_layer(valkey_url: str) -> AsyncIterator[MakeLayer]:
     """Makes layers, on this process's Valkey if not told otherwise, and flushes them at the end."""
     layers = []
 
-    def make(hosts: object = None, **options: object) -> PubSubChannelLayer:
+    def make(hosts: Sequence[Host] | None = None, **options: Any) -> PubSubChannelLayer:
         layer = PubSubChannelLayer(hosts=hosts or [valkey_url], **options)
         layers.append(layer)
         return layer

@@ -53,10 +53,10 @@ class Server:
 
     def publish(self, channel: str, data: bytes) -> int:
         """How many connections got it."""
-        return self.run("PUBLISH", channel, data)
+        return int(self.run("PUBLISH", channel, data))
 
     def subscribers(self, channel: str) -> int:
-        return self.run("PUBSUB NUMSUB", channel)[0][1]
+        return int(self.run("PUBSUB NUMSUB", channel)[0][1])
 
     def channels(self) -> set[str]:
         return set(self.run("PUBSUB CHANNELS"))
@@ -73,20 +73,27 @@ class Server:
 class Gate:
     """A server in front of a Valkey that can hold its replies back, and can speak TLS."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url)
         self._address = (parts.hostname, parts.port)
-        self._server: asyncio.Server | None = None
+        self._tls = tls
         self._clients: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_holding = False
         self.held = bytearray()
 
-    async def start(self, tls: ssl.SSLContext | None = None) -> str:
-        """Its URL."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=tls)
+    async def __aenter__(self) -> Gate:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
         port = self._server.sockets[0].getsockname()[1]
-        return f"{'rediss' if tls else 'redis'}://127.0.0.1:{port}/0"
+        self.url = f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{port}/0"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+        for client in self._clients:
+            client.transport.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
 
     async def _connected(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         server_reader, server = await asyncio.open_connection(*self._address)
@@ -121,16 +128,3 @@ class Gate:
     def send(self, data: bytes) -> None:
         """Anything, to the connection that came last."""
         self._clients[-1].write(data)
-
-    async def stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for client in self._clients:
-            client.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        for client in self._clients:
-            with contextlib.suppress(OSError):
-                await client.wait_closed()

@@ -19,7 +19,7 @@ from tests.lib.channel_layer.conftest import MakeLayer
 from tests.lib.channel_layer.helpers import PATIENCE, Server, until
 
 
-async def take(layer: PubSubChannelLayer, channel: str) -> Any:
+async def take(layer: RedisPubSubChannelLayer, channel: str) -> Any:
     return await asyncio.wait_for(layer.receive(channel), PATIENCE)
 
 
@@ -105,7 +105,7 @@ async def test_the_layer_of_a_loop_knows_the_whole(layer: PubSubChannelLayer):
 
 
 def test_it_writes_msgpack():
-    message = {"a": True, "b": None, "c": {"d": []}}
+    message: dict[str, Any] = {"a": True, "b": None, "c": {"d": []}}
     data = b"\x83\xa1a\xc3\xa1b\xc0\xa1c\x81\xa1d\x90"
     assert PubSubChannelLayer().serialize(message) == data
     assert PubSubChannelLayer().deserialize(data) == message

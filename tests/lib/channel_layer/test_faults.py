@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -160,7 +161,7 @@ async def test_it_reports_a_reconnect_once_everything_is_subscribed(
                 server.publish(f"asgi:raw:{group}", b"back")
 
     for number, group in enumerate(groups):
-        await layer.attach(group, inboxes[number], lambda n=number: on_reconnect(n))
+        await layer.attach(group, inboxes[number], functools.partial(on_reconnect, number))
     await layer.attach("run.0", Inbox())  # without on_reconnect
     gone = await layer.attach("run.0", Inbox(), lambda: reconnects("gone"))
     await gone.detach()
@@ -267,17 +268,34 @@ async def test_nobody_is_told_of_a_first_connection(
 async def test_garbage_from_redis_ends_the_connection_and_a_new_one_takes_over(
     make_layer: MakeLayer, valkey_url: str
 ):
-    gate = Gate(valkey_url)
-    layer = make_layer([await gate.start()])
-    inbox, reconnects = Inbox(), Inbox()
-    await layer.attach("run.1", inbox, reconnects)
-    for number, garbage in enumerate([b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+UNASKED\r\n"], 1):
-        gate.send(garbage)
-        await reconnects.wait(number)
-    Server(valkey_url).publish("asgi:raw:run.1", b"data")
-    assert await inbox.wait(1) == [b"data"]
-    await layer.flush()
-    await gate.stop()
+    async with Gate(valkey_url) as gate:
+        layer = make_layer([gate.url])
+        inbox, reconnects = Inbox(), Inbox()
+        await layer.attach("run.1", inbox, reconnects)
+        garbage = [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+UNASKED\r\n"]
+        for number, data in enumerate(garbage, 1):
+            gate.send(data)
+            await reconnects.wait(number)
+        Server(valkey_url).publish("asgi:raw:run.1", b"data")
+        assert await inbox.wait(1) == [b"data"]
+        await layer.flush()
+
+
+async def test_a_host_that_hangs_up_after_its_greeting_is_no_host(make_layer: MakeLayer):
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"+OK\r\n+OK\r\n")  # to redis-py's two CLIENT SETINFO
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    layer = make_layer([f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"])
+    for _ in range(3):
+        with pytest.raises(RedisConnectionError):
+            await asyncio.wait_for(layer.send("name", {}), PATIENCE)
+        with pytest.raises(RedisConnectionError):
+            await asyncio.wait_for(layer.attach("run.1", Inbox()), PATIENCE)
+    server.close()
+    await server.wait_closed()
 
 
 async def test_attempts_to_connect_become_rare(make_layer: MakeLayer):

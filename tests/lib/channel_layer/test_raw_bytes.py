@@ -117,33 +117,32 @@ async def test_attach_waits_for_the_answer_to_its_own_subscription(
     make_layer: MakeLayer, valkey_url: str
 ):
     """Joined, left and joined again: Redis answers three times, and only the last one counts."""
-    gate = Gate(valkey_url)
-    layer = make_layer([await gate.start()])
-    probe, inbox = Inbox(), Inbox()
-    await layer.attach("probe", probe)
+    async with Gate(valkey_url) as gate:
+        layer = make_layer([gate.url])
+        probe, inbox = Inbox(), Inbox()
+        await layer.attach("probe", probe)
 
-    gate.is_holding = True
-    first = asyncio.create_task(layer.attach("run.1", Inbox()))
-    await asyncio.sleep(0)
-    first.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await first
-    second = asyncio.create_task(layer.attach("run.1", inbox))
-    await until(lambda: gate.held.count(b"asgi:raw:run.1") == 3)
+        gate.is_holding = True
+        first = asyncio.create_task(layer.attach("run.1", Inbox()))
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        second = asyncio.create_task(layer.attach("run.1", inbox))
+        await until(lambda: gate.held.count(b"asgi:raw:run.1") == 3)
 
-    gate.let_through(gate.held.index(b"*3", 1))
-    gate.send(b"*3\r\n$7\r\nmessage\r\n$14\r\nasgi:raw:probe\r\n$2\r\nup\r\n")
-    assert await probe.wait(1) == [b"up"]  # so the first answer has been read too
-    await asyncio.sleep(0.01)
-    assert not second.done()
+        gate.let_through(gate.held.index(b"*3", 1))
+        gate.send(b"*3\r\n$7\r\nmessage\r\n$14\r\nasgi:raw:probe\r\n$2\r\nup\r\n")
+        assert await probe.wait(1) == [b"up"]  # so the first answer has been read too
+        await asyncio.sleep(0.01)
+        assert not second.done()
 
-    gate.let_through(len(gate.held))
-    gate.is_holding = False
-    await second
-    layer.publish("run.1", b"after it")
-    assert await inbox.wait(1) == [b"after it"]
-    await layer.flush()
-    await gate.stop()
+        gate.let_through(len(gate.held))
+        gate.is_holding = False
+        await second
+        layer.publish("run.1", b"after it")
+        assert await inbox.wait(1) == [b"after it"]
+        await layer.flush()
 
 
 async def test_a_callback_that_fails_is_logged_and_disturbs_nobody(

@@ -1,0 +1,176 @@
+"""A person at a browser: what one does and sees, in the words of the page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+PATIENCE = 30.0  # seconds: only so that a hang fails
+PASSWORD = "a-long-password-17"
+
+T = TypeVar("T")
+
+
+class Browser:
+    """Wraps a driver; `tab` names the browser's windows."""
+
+    def __init__(
+        self, driver: webdriver.Chrome, base: str, size: tuple[int, int], *, dark: bool = False
+    ) -> None:
+        self.driver = driver
+        self.base = base
+        self._size = size
+        self._dark = dark
+        self._emulate()
+
+    def _emulate(self) -> None:
+        width, height = self._size
+        is_phone = width < 500
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone},
+        )
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": is_phone})
+        scheme = "dark" if self._dark else "light"
+        self.driver.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+        )
+
+    # --- Going places
+
+    def open(self, path: str = "/") -> None:
+        self.driver.get(self.base + path)
+
+    def new_tab(self, path: str) -> str:
+        """Open a tab of the same session and go into it; returns its name for `go_to_tab`."""
+        self.driver.switch_to.new_window("tab")
+        self._emulate()
+        self.open(path)
+        return self.driver.current_window_handle
+
+    @property
+    def tab(self) -> str:
+        return self.driver.current_window_handle
+
+    def go_to_tab(self, name: str) -> None:
+        self.driver.switch_to.window(name)
+
+    @property
+    def path(self) -> str:
+        return self.driver.current_url.removeprefix(self.base)
+
+    @property
+    def conversation(self) -> str:
+        """The id of the conversation in the address."""
+        wait_until(lambda: self.path.startswith("/c/"), "the chat gets its address")
+        return self.path.split("/")[2]
+
+    def sign_up(self, email: str) -> None:
+        self.open("/accounts/signup/")
+        self.find("[name=email]").send_keys(email)
+        self.find("[name=password1]").send_keys(PASSWORD, Keys.ENTER)
+        wait_until(lambda: self.path == "/", "signing up leads to a new chat")
+
+    def sign_in(self, email: str) -> None:
+        self.open("/accounts/login/")
+        self.find("[name=login]").send_keys(email)
+        self.find("[name=password]").send_keys(PASSWORD, Keys.ENTER)
+        wait_until(lambda: self.path == "/", "signing in leads to a new chat")
+
+    # --- Chatting
+
+    def write(self, text: str) -> None:
+        self.find("chat-composer textarea").send_keys(text)
+
+    def send(self, text: str) -> None:
+        self.write(text)
+        self.find("chat-composer textarea").send_keys(Keys.ENTER)
+
+    def click(self, selector: str) -> None:
+        wait_until(lambda: bool(self.shown(selector)), f"{selector} is there to click")
+        self.shown(selector)[0].click()
+
+    @property
+    def draft(self) -> str:
+        return str(self.find("chat-composer textarea").get_property("value"))
+
+    @property
+    def own_messages(self) -> list[str]:
+        return self.texts(".message.own .own-text")
+
+    @property
+    def reply(self) -> str:
+        """What is seen of the newest reply's text; nothing while it has none."""
+        return (self.texts(".message.reply:last-child :is(.stream, .prose)") or [""])[-1]
+
+    @property
+    def status(self) -> str:
+        """pending, done, stopped or failed: the newest reply; empty without one."""
+        found = self.driver.find_elements(By.CSS_SELECTOR, ".message.reply:last-child")
+        return (found[0].get_attribute("data-status") or "") if found else ""
+
+    def wait_for_status(self, *wanted: str) -> None:
+        wait_until(lambda: self.status in wanted, f"the reply is {' or '.join(wanted)}")
+
+    def wait_for_text(self, selector: str, text: str) -> None:
+        wait_until(
+            lambda: any(text in found for found in self.texts(selector)),
+            f"{selector} says {text!r}, not {self.texts(selector)!r}",
+        )
+
+    # --- Looking
+
+    def find(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def shown(self, selector: str) -> list[WebElement]:
+        found = self.driver.find_elements(By.CSS_SELECTOR, selector)
+        return [element for element in found if element.is_displayed()]
+
+    def texts(self, selector: str) -> list[str]:
+        """The visible texts of what is shown."""
+        texts = self.run(
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".filter((element) => element.checkVisibility()).map((element) => element.innerText)",
+            selector,
+        )
+        assert isinstance(texts, list)
+        return texts
+
+    def run(self, script: str, *arguments: object) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    @property
+    def complaints(self) -> list[str]:
+        """What the browser's console holds against the page (a server that is away excepted)."""
+        return [
+            entry["message"]
+            for entry in self.driver.get_log("browser")
+            if entry["level"] == "SEVERE" and "WebSocket connection" not in entry["message"]
+        ]
+
+
+def wait_until(condition: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
+    """Returns the condition's first true answer."""
+    give_up_at = time.monotonic() + patience
+    while True:
+        try:
+            answer = condition()
+        except StaleElementReferenceException:
+            answer = None  # type: ignore[assignment] # the page changed while it was looked at
+        except WebDriverException as error:
+            if "execution context" not in str(error):
+                raise
+            answer = None  # type: ignore[assignment] # the page was being left
+        if answer:
+            return answer
+        assert time.monotonic() < give_up_at, f"not in {patience} s: {what}"
+        time.sleep(0.03)

@@ -1,0 +1,162 @@
+"""A whole Parley for the browser: real processes, a database of its own, collected static files.
+
+One for all tests of a pytest process. What is in the database is read with plain SQL, past all of
+our own code. A test that fails leaves a picture of each of its browsers in `.data/screenshots/`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+from tests import plugin
+from tests.e2e.browser import Browser
+from tests.stack import PROJECT, Stack
+from tests.stub import StubProvider
+
+SCREENSHOTS = PROJECT / ".data" / "screenshots"
+
+DESKTOP = (1280, 800)
+PHONE = (390, 844)
+
+
+class Site:
+    """The running Parley: its address, its processes, its provider and its database."""
+
+    def __init__(self, stack: Stack, provider: StubProvider, database: str) -> None:
+        self.stack = stack
+        self.provider = provider
+        self.base = stack.base
+        self._database = database
+
+    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """What a query finds."""
+        with psycopg.connect(self._database) as connection:
+            return connection.execute(query, parameters).fetchall()
+
+    def execute(self, statement: str, *parameters: object) -> None:
+        """Change what is in the database behind everybody's back."""
+        with psycopg.connect(self._database) as connection:
+            connection.execute(statement, parameters)
+
+    def reply(self, conversation: str) -> tuple[str, str]:
+        """Text and status of the newest reply of a conversation."""
+        [found] = self.rows(
+            "SELECT text, status FROM chat_message"
+            " WHERE conversation_id = %s AND role = 'assistant' ORDER BY id DESC LIMIT 1",
+            conversation,
+        )
+        return found
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    server = os.environ["DATABASE_URL"]
+    name = f"e2e_{uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    database = urlsplit(server)._replace(path=f"/{name}").geturl()
+    environment = {
+        "DATABASE_URL": database,
+        "REDIS_URL": plugin.valkey.url,
+        # As in production: hashed names, also in the imports of modules.
+        "DEBUG": "0",
+        "STATIC_MANIFEST": "1",
+        "STATIC_ROOT": str(folder / "static"),
+        "HTTPS": "0",
+    }
+    for command in (["migrate"], ["create_catalogue"], ["collectstatic", "--no-input"]):
+        subprocess.run(
+            [sys.executable, "manage.py", *command, "--verbosity", "0"],
+            cwd=PROJECT,
+            env={**os.environ, **environment},
+            check=True,
+            timeout=60,
+            stdout=subprocess.DEVNULL,
+        )
+    with (
+        StubProvider() as provider,
+        Stack(folder, provider_url=provider.url, environment=environment) as stack,
+    ):
+        stack.start("web", "worker", "clock")
+        yield Site(stack, provider, database)
+
+
+@pytest.fixture
+def open_browser(site: Site, request: pytest.FixtureRequest) -> Iterator[Callable[..., Browser]]:
+    """Opens browsers that share nothing: `open_browser(PHONE, scripting=False)`."""
+    opened: list[Browser] = []
+
+    def open_one(
+        size: tuple[int, int] = DESKTOP, *, scripting: bool = True, dark: bool = False
+    ) -> Browser:
+        browser = Browser(_chromium(scripting), site.base, size, dark=dark)
+        opened.append(browser)
+        return browser
+
+    yield open_one
+    failed = getattr(request.node, "has_failed", False)
+    for number, browser in enumerate(opened):
+        if failed:
+            SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+            name = re.sub(r"\W+", "-", request.node.name)
+            browser.driver.save_screenshot(str(SCREENSHOTS / f"{name}-{number}.png"))
+            print("\n".join(str(entry) for entry in browser.driver.get_log("browser")))  # noqa: T201 # pytest shows it
+        browser.driver.quit()
+
+
+@pytest.fixture
+def browser(open_browser: Callable[..., Browser]) -> Browser:
+    return open_browser()
+
+
+_people = itertools.count(1)
+
+
+@pytest.fixture
+def email() -> str:
+    """An address that nobody has yet."""
+    return f"reader{next(_people)}-{uuid4().hex[:6]}@example.org"
+
+
+def _chromium(scripting: bool) -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--hide-scrollbars",
+    ):
+        options.add_argument(argument)
+    if not scripting:
+        options.add_experimental_option(
+            "prefs", {"profile.managed_default_content_settings.javascript": 2}
+        )
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.has_failed = True  # type: ignore[attr-defined] # for the fixture above
+    return report

@@ -1,0 +1,296 @@
+"""The main way, as people go it: write, watch the reply grow, reload, stop, try again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.browser import Browser, wait_until
+from tests.e2e.conftest import Site
+from tests.stub import reasoning_text, reply_text
+
+pytestmark = pytest.mark.e2e
+
+
+def words(text: str) -> list[str]:
+    """A text without what HTML does not show: how much white space there is."""
+    return text.split()
+
+
+def plain(tokens: int, rate: int) -> str:
+    """A message whose reply has nothing in it that Markdown or HTML shows otherwise."""
+    for number in range(10_000):
+        message = f"[[tokens={tokens} rate={rate}]] Story {number}"
+        if not re.search(r"[<>\\\t]|\n[-.]|\n\n|:\n|\n ", reply_text(tokens, message)):
+            return message
+    raise AssertionError("no seed gives a plain reply of that length")
+
+
+def test_a_reply_grows_survives_a_reload_and_is_what_the_database_holds(
+    site: Site, browser: Browser, email: str
+):
+    message = "[[tokens=90 rate=30]] Tell me of lighthouses"
+    browser.sign_up(email)
+    browser.send(message)
+
+    wait_until(lambda: len(words(browser.reply)) > 5, "text comes")
+    first = words(browser.reply)
+    wait_until(lambda: len(words(browser.reply)) > len(first) + 5, "the text grows")
+    assert words(browser.reply)[: len(first) - 1] == first[:-1]
+    assert browser.status == "pending"
+    conversation = browser.conversation
+
+    browser.driver.refresh()
+    wait_until(lambda: len(words(browser.reply)) >= len(first), "the text is back after a reload")
+    assert browser.status == "pending"
+    browser.wait_for_status("done")
+
+    text, status = site.reply(conversation)
+    assert (text, status) == (reply_text(90, message), "done")
+    assert browser.own_messages == [message]
+    assert browser.complaints == []
+
+
+def test_what_is_seen_at_the_end_is_exactly_the_text_in_the_database(
+    site: Site, browser: Browser, email: str
+):
+    message = plain(14, 40)
+    browser.sign_up(email)
+    browser.send(message)
+    browser.wait_for_status("done")
+    text, _ = site.reply(browser.conversation)
+    assert browser.reply == text
+
+    browser.driver.refresh()
+    assert browser.reply == text
+
+
+def test_a_new_chat_gets_its_address_name_and_place_without_a_reload(
+    site: Site, browser: Browser, email: str
+):
+    browser.sign_up(email)
+    browser.run("window.isSamePage = true")
+    browser.send("[[tokens=10 rate=0]] On tides")
+    browser.wait_for_status("done")
+    assert browser.run("return window.isSamePage")
+    assert browser.path == f"/c/{browser.conversation}/"
+    assert browser.texts("h1") == ["[[tokens=10 rate=0]] On tides"]
+    assert browser.driver.title == "[[tokens=10 rate=0]] On tides · Parley"
+    assert browser.texts("chat-sidebar [aria-current]") == ["[[tokens=10 rate=0]] On tides"]
+    assert browser.shown("[data-chat-menu]")
+    wait_until(lambda: not browser.shown(".sidebar-active"), "nothing is being written any more")
+
+    browser.send("[[tokens=5 rate=0]] And ebbs?")
+    wait_until(lambda: len(browser.own_messages) == 2, "the second message is there")
+    browser.wait_for_status("done")
+    assert site.rows(
+        "SELECT count(*) FROM chat_conversation WHERE id = %s", browser.conversation
+    ) == [(1,)]
+
+
+def test_a_prompt_worth_trying_is_one_click(browser: Browser, email: str):
+    browser.sign_up(email)
+    [first, *_] = browser.texts(".prompt")
+    browser.click(".prompt")
+    browser.wait_for_status("done")
+    assert browser.own_messages == [first]
+
+
+def test_thoughts_come_before_the_reply_and_fold_away(browser: Browser, email: str, site: Site):
+    message = "[[tokens=30 rate=30 reasoning=30]] Think"
+    browser.sign_up(email)
+    browser.send(message)
+    browser.wait_for_text(".progress", "Thinking it through")
+    browser.click(".reasoning summary")
+    wait_until(lambda: "".join(browser.texts(".reasoning-text")), "the thoughts are there to read")
+    browser.wait_for_status("done")
+    assert words(browser.texts(".reasoning-text")[0]) == words(reasoning_text(30, message))
+    assert browser.texts(".reasoning summary") == ["What it thought first"]
+
+
+# --- Stop -------------------------------------------------------------------------------------
+
+
+def test_stop_keeps_what_was_written(site: Site, browser: Browser, email: str):
+    message = "[[tokens=2000 rate=30]] Tell me all"
+    browser.sign_up(email)
+    browser.send(message)
+    wait_until(lambda: len(words(browser.reply)) > 5, "text comes")
+    assert not browser.shown("[data-send-button]")
+    browser.click("[data-stop]")
+    browser.wait_for_status("stopped")
+    text, status = site.reply(browser.conversation)
+    assert status == "stopped"
+    assert text
+    assert reply_text(2000, message).startswith(text)
+    assert browser.texts(".reply .notice p") == [
+        "You stopped this reply. What was written is kept."
+    ]
+    assert browser.shown("[data-send-button]")
+    assert not browser.shown("[data-stop]")
+
+
+def test_stop_works_before_the_first_word(site: Site, browser: Browser, email: str):
+    browser.sign_up(email)
+    browser.send("[[tokens=20 first=60]] Slow")
+    browser.wait_for_text(".progress", "Reading your message")
+    browser.click("[data-stop]")
+    browser.wait_for_status("stopped")
+    assert site.reply(browser.conversation) == ("", "stopped")
+    browser.wait_for_text(".reply .notice p", "before its first word")
+
+
+def test_a_stopped_reply_can_be_asked_for_again(site: Site, browser: Browser, email: str):
+    browser.sign_up(email)
+    browser.send("[[tokens=40 rate=30]] Twice")
+    wait_until(lambda: browser.reply, "text comes")
+    browser.click("[data-stop]")
+    browser.wait_for_status("stopped")
+    browser.click("[data-regenerate]")
+    browser.wait_for_status("done")
+    assert site.reply(browser.conversation)[0] == reply_text(40, "[[tokens=40 rate=30]] Twice")
+    assert len(browser.own_messages) == 1
+    assert len(browser.texts(".message.reply")) == 1
+
+
+# --- Failing ----------------------------------------------------------------------------------
+
+
+def test_a_failed_reply_says_why_and_one_button_tries_again(
+    site: Site, browser: Browser, email: str
+):
+    # Refused as a whole once (a 400 is not tried again by itself), then answered.
+    message = f"[[status=400 fail=1 key={email} tokens=12 rate=0]] Hello"
+    browser.sign_up(email)
+    browser.send(message)
+    browser.wait_for_status("failed")
+    assert len(browser.shown(".reply button")) == 1
+    assert "Traceback" not in browser.texts(".reply")[0]
+    browser.click(".reply [data-regenerate]")
+    browser.wait_for_status("done")
+    assert site.reply(browser.conversation)[0] == reply_text(12, message)
+
+
+def test_a_reply_that_breaks_off_keeps_its_text(site: Site, browser: Browser, email: str):
+    message = "[[tokens=60 rate=0 cut=20]] Hello"
+    browser.sign_up(email)
+    browser.send(message)
+    browser.wait_for_status("failed")
+    text, status = site.reply(browser.conversation)
+    assert status == "failed"
+    assert text
+    assert reply_text(60, message).startswith(text)
+    assert words(browser.reply)[:3] == words(text)[:3]
+    assert browser.shown(".reply [data-regenerate]")
+
+
+def test_a_better_reply_that_fails_brings_the_old_one_back(
+    site: Site, browser: Browser, email: str
+):
+    browser.sign_up(email)
+    browser.send("[[tokens=12 rate=0]] Hello")
+    browser.wait_for_status("done")
+    before = browser.reply
+    # The stub does what the message says: let it refuse from now on.
+    site.execute(
+        "UPDATE chat_message SET text = '[[status=400]] Hello'"
+        " WHERE conversation_id = %s AND role = 'user'",
+        browser.conversation,
+    )
+    browser.click("[data-regenerate]")
+    browser.wait_for_text("[data-error-text]", "The earlier reply is back.")
+    assert browser.reply == before
+    browser.driver.refresh()
+    assert browser.reply == before
+
+
+# --- Two tabs ---------------------------------------------------------------------------------
+
+
+def test_two_tabs_stay_in_step(site: Site, browser: Browser, email: str):
+    browser.sign_up(email)
+    browser.send("[[tokens=10 rate=0]] One")
+    browser.wait_for_status("done")
+    first = browser.tab
+    second = browser.new_tab(f"/c/{browser.conversation}/")
+    message = "[[tokens=80 rate=20]] Two"
+
+    browser.go_to_tab(first)
+    browser.send(message)
+    wait_until(lambda: len(words(browser.reply)) > 3, "text comes in the first tab")
+
+    browser.go_to_tab(second)
+    wait_until(lambda: len(browser.own_messages) == 2, "the second tab has the message")
+    wait_until(lambda: len(words(browser.reply)) > 3, "text comes in the second tab")
+    assert browser.shown("[data-stop]")
+    browser.click("[data-stop]")
+    browser.wait_for_status("stopped")
+    stopped = browser.reply
+
+    browser.go_to_tab(first)
+    browser.wait_for_status("stopped")
+    assert browser.reply == stopped
+
+
+def test_the_sidebar_of_another_tab_learns_of_new_renamed_and_deleted_chats(
+    browser: Browser, email: str
+):
+    browser.sign_up(email)
+    first = browser.tab
+    second = browser.new_tab("/")
+    assert browser.texts(".sidebar-title") == []
+
+    browser.go_to_tab(first)
+    browser.send("[[tokens=3 rate=0]] Boats")
+    browser.wait_for_status("done")
+    browser.go_to_tab(second)
+    browser.wait_for_text(".sidebar-title", "Boats")
+
+    browser.go_to_tab(first)
+    browser.click("[data-chat-menu] summary")
+    field = browser.find("[data-rename]")
+    field.clear()
+    field.send_keys("Harbours")
+    browser.click("[data-chat-menu] form button")
+    browser.wait_for_text("h1", "Harbours")
+    browser.go_to_tab(second)
+    browser.wait_for_text(".sidebar-title", "Harbours")
+
+    browser.go_to_tab(first)
+    browser.click("[data-chat-menu] summary")
+    browser.click("[data-chat-menu] details summary")
+    browser.click("[data-chat-menu] .button-danger")
+    browser.wait_for_text(".notice-text", "is deleted")
+    browser.go_to_tab(second)
+    wait_until(lambda: browser.texts(".sidebar-title") == [], "it is gone in the other tab")
+
+
+# --- Editing ----------------------------------------------------------------------------------
+
+
+def test_a_message_can_be_edited_and_sent_again(
+    site: Site, browser: Browser, email: str, open_browser: Callable[..., Browser]
+):
+    browser.sign_up(email)
+    browser.send("[[tokens=5 rate=0]] Wrong")
+    browser.wait_for_status("done")
+    browser.send("[[tokens=5 rate=0]] More")
+    wait_until(lambda: len(browser.own_messages) == 2, "the second message is there")
+    browser.wait_for_status("done")
+    conversation = browser.conversation
+
+    browser.run("document.querySelector('.action-edit').click()")
+    wait_until(lambda: "edit=" in browser.path, "the page to edit opens")
+    assert browser.draft == "[[tokens=5 rate=0]] Wrong"
+    browser.find("textarea").clear()
+    browser.send("[[tokens=6 rate=0]] Right")
+    wait_until(lambda: browser.own_messages == ["[[tokens=6 rate=0]] Right"], "it takes its place")
+    browser.wait_for_status("done")
+    assert site.reply(conversation)[0] == reply_text(6, "[[tokens=6 rate=0]] Right")
+    assert browser.path == f"/c/{conversation}/"
+    # Nothing is destroyed by an edit.
+    assert site.rows(
+        "SELECT count(*) FROM chat_message WHERE conversation_id = %s", conversation
+    ) == [(6,)]

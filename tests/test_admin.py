@@ -1,0 +1,83 @@
+"""Staff's admin: every table is there, opens, and what people wrote cannot be changed in it."""
+
+from __future__ import annotations
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.urls import reverse
+
+from accounts.models import User
+from chat.models import Message, MessagePart
+from tests.chat.conftest import assistant, conversation, owner, valkey_client
+from tests.chat.helpers import send
+
+__all__ = ["assistant", "conversation", "owner", "valkey_client"]
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
+
+OURS = [
+    model
+    for label in ("accounts", "billing", "chat")
+    for model in apps.get_app_config(label).get_models()
+]
+WRITTEN_BY_THE_PROGRAM = ("conversation", "message", "messagepart", "run")
+
+
+@pytest.fixture
+def staff(client):
+    user = User.objects.create_superuser("staff@example.org", "correct horse battery")
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def row(owner, conversation):
+    """Something to see in each list."""
+    run = send(owner, conversation, "Hello there")
+    MessagePart.objects.create(
+        message=run.message, position=0, kind="reasoning", data={"text": "Hm."}
+    )
+    return run
+
+
+@pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
+def test_every_table_is_in_the_admin_and_opens(staff, row, model):
+    assert admin.site.is_registered(model)
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+    response = staff.get(reverse(f"{name}_changelist"), {"q": "hello"})
+    assert response.status_code == 200
+    assert staff.get(reverse(f"{name}_changelist")).status_code == 200
+    one = model.objects.first()
+    assert one is not None
+    assert staff.get(reverse(f"{name}_change", args=[one.pk])).status_code == 200
+
+
+@pytest.mark.parametrize("name", WRITTEN_BY_THE_PROGRAM)
+def test_what_the_program_writes_cannot_be_added_or_deleted(staff, row, name):
+    model = apps.get_model("chat", name)
+    assert staff.get(reverse(f"admin:chat_{name}_add")).status_code == 403
+    url = reverse(f"admin:chat_{name}_delete", args=[model.objects.first().pk])
+    assert staff.post(url, {"post": "yes"}).status_code == 403
+    assert model.objects.exists()
+
+
+def test_a_message_cannot_be_changed(staff, row):
+    asked = row.message.parent
+    url = reverse("admin:chat_message_change", args=[asked.pk])
+    assert staff.post(url, {"text": "Something else"}).status_code == 403
+    assert Message.objects.get(pk=asked.pk).text == "Hello there"
+
+
+def test_the_queue_pages_open_and_alone_may_run_inline_scripts(staff, row):
+    response = staff.get("/admin/django_rq/dashboard/")
+    assert response.status_code == 200
+    assert "'unsafe-inline'" in response.headers["Content-Security-Policy"]
+    elsewhere = staff.get("/admin/")
+    assert "unsafe-inline" not in elsewhere.headers["Content-Security-Policy"]
+
+
+def test_a_user_who_is_no_staff_gets_no_admin(client, owner):
+    client.force_login(owner)
+    assert client.get("/admin/").status_code == 302
+    assert client.get("/admin/django_rq/dashboard/stats.json").status_code in (401, 403)
