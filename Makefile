@@ -63,7 +63,7 @@ format: .venv/.dev ## Put code and templates into their form
 	find templates -name '*.html' -exec .venv/bin/djade --target-version 5.2 {} +
 
 LOCK := $(PY) -m uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url \
-	--python-version 3.11 --universal
+	--python-version 3.11
 .PHONY: lock
 lock: .venv/.dev ## Pin and hash the requirements again (ARGS=--upgrade for newer versions)
 	$(LOCK) $(ARGS) requirements.in -o requirements.txt

@@ -16,10 +16,8 @@ from uuid import UUID
 import redis
 import redis.asyncio
 from channels.generic.websocket import AsyncWebsocketConsumer
-from django.db import DatabaseError, InterfaceError
-from psycopg_pool import PoolTimeout
 
-from chat import access, events, runs
+from chat import events, runs
 from chat.events import ChatError
 from chat.follow import Follower
 from chatproject.lib import channel_layer, db
@@ -47,7 +45,7 @@ MAX_OUTBOX = 500  # frames for the user that wait for a slow client; then it is 
 # that was published while a host of the channel layer was away.
 RECHECK = 20.0
 
-UNREACHABLE = (redis.RedisError, DatabaseError, InterfaceError, PoolTimeout, OSError)
+UNREACHABLE = (redis.RedisError, *db.UNREACHABLE, OSError)
 
 
 class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore] # Channels is untyped
@@ -166,7 +164,9 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             case events.RunStop():
                 await db.run(runs.stop, user=self.user, run_id=event.run)
             case events.Resume():
-                await db.run(access.run, self.user, event.run)
+                queued = await db.run(runs.look, user=self.user, run_id=event.run)
+                if queued is not None:
+                    self._put(queued.encode())
                 await self._follow(event.run, event.after)
             case events.Ping():
                 self._put(events.Pong().encode())

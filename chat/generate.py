@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
-from psycopg_pool import PoolTimeout
 
 from chat import context, ending, events, llm, tick
 from chat.models import Run
 from chatproject.lib import aioworker, db
 
 logger = logging.getLogger(__name__)
+
+WORKER = f"{socket.gethostname()}:{os.getpid()}"  # how a run's row names the process that has it
 
 STORE_PAUSE = 1.0  # seconds between tries to store a finished reply while Postgres is away
 
@@ -88,6 +90,28 @@ async def run(run_id: UUID, attempt: int) -> None:
         return
     ticker = tick.ticker()
     writer = await ticker.open(run_id, attempt)
+    try:
+        await _make_and_finish(work, ticker, writer)
+    finally:
+        # Whatever went wrong: without a lease the sweeper ends the run.
+        ticker.forget(writer)
+
+
+def claim(run_id: UUID, attempt: int) -> Run | None:
+    """Take a queued run for this attempt; None if it is taken, over or stopped.
+
+    One conditional update decides: of any number of jobs for the same attempt one goes on.
+    """
+    claimed = Run.objects.filter(pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1).update(
+        status=Run.Status.RUNNING, attempt=attempt, started_at=timezone.now(), worker=WORKER
+    )
+    if not claimed:
+        return None
+    run: Run = Run.objects.select_related("assistant", "model", "message").get(pk=run_id)
+    return run
+
+
+async def _make_and_finish(work: Run, ticker: tick.Ticker, writer: tick.RunWriter) -> None:
     reply = Reply()
     try:
         outcome = await _make(work, writer, reply)
@@ -97,24 +121,8 @@ async def run(run_id: UUID, attempt: int) -> None:
         if reason == aioworker.DRAINED:
             return  # the run has ended: there is nothing to put back into the queue
         raise
-    if writer.lost:
-        ticker.forget(writer)
-        return
-    await _finish(ticker, writer, outcome)
-
-
-def claim(run_id: UUID, attempt: int) -> Run | None:
-    """Take a queued run for this attempt; None if it is taken, over or stopped.
-
-    One conditional update decides: of any number of jobs for the same attempt one goes on.
-    """
-    claimed = Run.objects.filter(pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1).update(
-        status=Run.Status.RUNNING, attempt=attempt, started_at=timezone.now()
-    )
-    if not claimed:
-        return None
-    run: Run = Run.objects.select_related("assistant", "model", "message").get(pk=run_id)
-    return run
+    if not writer.lost:
+        await _finish(ticker, writer, outcome)
 
 
 async def _make(work: Run, writer: tick.RunWriter, reply: Reply) -> ending.Outcome:
@@ -232,7 +240,6 @@ async def _finish(ticker: tick.Ticker, writer: tick.RunWriter, outcome: ending.O
     event = await _store(writer, outcome)
     if event is None:
         logger.warning("run %s was ended by somebody else", writer.run_id)
-        ticker.forget(writer)
         return
     writer.append(event)
     await ticker.close(writer)
@@ -250,7 +257,7 @@ async def _store(writer: tick.RunWriter, outcome: ending.Outcome) -> events.RunE
                 seq=writer.next_seq,
                 outcome=outcome,
             )
-        except (DatabaseError, InterfaceError, PoolTimeout) as error:
+        except db.UNREACHABLE as error:
             if writer.lost:
                 raise
             logger.warning("run %s waits for the database: %s", writer.run_id, error)

@@ -6,6 +6,7 @@ know RQ.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from uuid import UUID
 
@@ -17,6 +18,9 @@ from chat.models import Run
 from chatproject.lib.redis import sync_client
 
 QUEUE = "chat"
+
+# How long a worker that took a job may need until it claims the run.
+CLAIM_PATIENCE = timedelta(seconds=30)
 
 
 async def generate(run_id: str, attempt: int) -> None:
@@ -61,7 +65,11 @@ def is_underway(run: Run) -> bool:
     if status == JobStatus.QUEUED:
         # The job's own record says so, but only the list is what workers read.
         return queue.get_job_position(job.id) is not None
-    return status in {JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED}
+    if status == JobStatus.STARTED:
+        # A worker claims a run in the moment in which it takes the job, unless it died just there.
+        started = job.started_at
+        return started is not None and datetime.now(UTC) - started < CLAIM_PATIENCE
+    return False
 
 
 def job_id(run_id: UUID, attempt: int) -> str:

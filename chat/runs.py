@@ -310,6 +310,17 @@ def _announce(started: Started) -> None:
         logger.warning("run %s could not be announced", run.id, exc_info=True)
 
 
+def look(*, user: User, run_id: UUID) -> events.RunQueued | None:
+    """What to tell somebody who comes to a run: that it waits, and where; None once it is made.
+
+    Raises ChatError `not_found`.
+    """
+    run = access.run(user, run_id)
+    if run.status != Run.Status.QUEUED:
+        return None
+    return _started(_whole().get(pk=run_id), is_new=False).event
+
+
 def stop(*, user: User, run_id: UUID) -> None:
     """Ask a run to stop; what was written is kept. One that is over stays as it is.
 

@@ -22,8 +22,6 @@ from uuid import UUID
 
 import redis.asyncio
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError
-from psycopg_pool import PoolTimeout
 
 from chat import events, runlog
 from chat.models import Run
@@ -226,7 +224,7 @@ class Ticker:
             written_at = loop.time()
             try:
                 await self._write()
-            except (redis.RedisError, DatabaseError, InterfaceError, PoolTimeout) as error:
+            except (redis.RedisError, *db.UNREACHABLE) as error:
                 # Nothing is lost: the writers keep their events, and the next tick tries again.
                 logger.warning("events wait: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(PAUSE)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import redis
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import connection
 from django.utils import timezone
-from psycopg_pool import PoolTimeout
 
 from chat.sweeper import Sweeper
+from chatproject.lib import db
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Clock:
                         _drop_lock()
                 else:
                     self.stop.wait(STANDBY)
-            except (DatabaseError, InterfaceError, PoolTimeout) as error:
+            except db.UNREACHABLE as error:
                 logger.warning("the clock waits for the database: %s", error)
                 connection.close()
                 self.stop.wait(STANDBY)
@@ -85,7 +85,7 @@ class Clock:
             task.run(now)
         except redis.RedisError as error:
             logger.warning("%s waits for Redis: %s", task.name, error)
-        except (DatabaseError, InterfaceError):
+        except db.UNREACHABLE:
             raise  # with the connection goes the lock
         except Exception:
             # One task's fault must not stop the others, nor itself at its next turn.

@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Awaitable
 
 import redis
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from psycopg_pool import PoolTimeout
 
 from chatproject.lib import db
 from chatproject.lib.redis import sync_client
@@ -43,6 +42,6 @@ async def _answers(question: Awaitable[object]) -> bool:
     try:
         async with asyncio.timeout(PATIENCE):
             await question
-    except (TimeoutError, redis.RedisError, DatabaseError, InterfaceError, PoolTimeout):
+    except (TimeoutError, redis.RedisError, *db.UNREACHABLE):
         return False
     return True

@@ -22,6 +22,7 @@ web.PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", web.PING_TIMEOUT))  # ty
 state: dict[str, Any] = {"requests": 0, "sent": 0, "codes": []}
 socket_ended = asyncio.Event()
 woken = asyncio.Event()
+background: set[asyncio.Task[None]] = set()
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,11 +80,19 @@ async def download(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def hold(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer when the application has heard of the end of a socket."""
+    """Answer when the application has heard of the end of a socket; leave a task behind."""
+    background.add(asyncio.create_task(run_for_ever()))
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
     await socket_ended.wait()
     await send({"type": "http.response.body", "body": b"finished"})
+
+
+async def run_for_ever() -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("the background task was cancelled", flush=True)  # noqa: T201
 
 
 async def hang(scope: Scope, receive: Receive, send: Send) -> None:

@@ -103,7 +103,8 @@ def test_it_goes_on_after_its_connection_was_cut(monkeypatch):
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
-                " AND objid = %s",
+                " AND objid = %s"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
                 [clock.LOCK & 0xFFFFFFFF],
             )
             assert cursor.rowcount == 1

@@ -211,7 +211,7 @@ class _Run:
     penalty: ThreadDeathPenalty | None = None
     task: asyncio.Task[None] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
-    is_recorded: bool = False
+    is_ending: bool = False  # its end is being written: no more heartbeats
 
     @property
     def has_user_code(self) -> bool:
@@ -717,13 +717,13 @@ class AsyncWorker(BaseWorker):
         for attempt, seconds in enumerate(self._pauses()):
             try:
                 with run.lock:
+                    run.is_ending = True
                     if attempt > 0 and self._has_arrived(run):
                         release_slot(run.job)
                     else:
                         vars(run.job).update(fields)
                         write()
                     if not logs_only or not self._is_running(run):
-                        run.is_recorded = True
                         return
                 refusals += 1
             except AWAY as error:
@@ -856,7 +856,7 @@ class AsyncWorker(BaseWorker):
         # A run whose lock is taken is being recorded in this moment.
         held = [run for run in runs if run.lock.acquire(blocking=False)]
         try:
-            self._beat_held([run for run in held if not run.is_recorded], is_forgotten)
+            self._beat_held([run for run in held if not run.is_ending], is_forgotten)
         finally:
             for run in held:
                 run.lock.release()

@@ -14,7 +14,12 @@ from functools import cache, partial
 from typing import ParamSpec, TypeVar
 
 from django.conf import settings
-from django.db import connections
+from django.db import InterfaceError, OperationalError, connections
+from psycopg_pool import PoolTimeout
+
+# What a call raises while Postgres does not answer or gives no connection: it may be tried again.
+# Other database errors are faults of ours, and trying again would not help.
+UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 
 P = ParamSpec("P")
 T = TypeVar("T")

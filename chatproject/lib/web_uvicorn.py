@@ -238,6 +238,14 @@ class Socket(WebSocketsSansIOProtocol, Lingering):
             self.conn.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
             self.handle_parser_exception()
 
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not is_utf8(b"".join(self.frames)):
+            # Uvicorn would log an error, with a traceback, for what anybody can send.
+            self.conn.fail(CloseCode.INVALID_DATA)
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
     def handle_ping(self) -> None:
         # A client that pings and does not read must not fill the memory with pongs.
         if self.writable.is_set():
@@ -280,3 +288,11 @@ class Socket(WebSocketsSansIOProtocol, Lingering):
             return
         if not self.writable.is_set():
             await self.writable.wait()
+
+
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

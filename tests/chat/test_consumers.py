@@ -219,6 +219,16 @@ async def test_a_client_that_is_slow_costs_no_memory_and_misses_nothing(
     assert [events.header(data).seq for data in got] == list(range(1, 101))
 
 
+async def test_who_comes_back_to_a_queued_run_hears_its_place_in_line(owner, conversation):
+    run = await db.run(send, owner, conversation, "[[tokens=3 rate=0]]")
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk))
+        queued = await tab.receive()
+        assert (queued["type"], queued["position"]) == ("run.queued", 1)
+        await generate.run(run.pk, 1)
+        assert (await tab.end())["type"] == "run.done"
+
+
 async def test_a_resume_of_a_strangers_run_is_refused(stranger, owner, conversation):
     run = await db.run(send, owner, conversation)
     async with open_tab(stranger) as tab:

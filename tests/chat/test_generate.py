@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from bench.stub_llm import reply_pieces
-from chat import ending, events, generate, llm, runlog, runs, tick
+from chat import ending, events, generate, llm, runlog, runs, sweeper, tick
 from chat.models import Conversation, Message, MessagePart, Run
 from chatproject.lib import aioworker, db
 from tests.chat.helpers import client_id, send
@@ -285,6 +285,23 @@ async def test_a_lease_that_ran_out_is_taken_again_if_the_run_is_still_ours(
     await asyncio.to_thread(provider.release, "again")
     await asyncio.wait_for(making, 10)
     assert (await db.run(fresh, run.pk)).status == "done"
+
+
+async def test_a_fault_while_the_end_is_stored_leaves_the_run_to_the_sweeper(
+    owner, conversation, valkey_client, monkeypatch
+):
+    def fail(**fields):
+        raise ValueError("on purpose")
+
+    run = await db.run(send, owner, conversation, "[[tokens=3 rate=0]]")
+    with monkeypatch.context() as patch:
+        patch.setattr(ending, "end", fail)
+        with pytest.raises(ValueError, match="on purpose"):
+            await generate.run(run.id, 1)
+    assert run.id not in tick.ticker()._writers
+    await db.run(sweeper.give_up, run.pk, 1)
+    run = await db.run(fresh, run.pk)
+    assert (run.status, run.message.text) == ("failed", reply_text(3, "[[tokens=3 rate=0]]"))
 
 
 async def test_nul_bytes_of_a_model_do_not_lose_the_reply(owner, conversation, valkey_client):

@@ -170,9 +170,12 @@ async def test_without_usage_the_reply_is_complete_all_the_same(make, stub):
 
 async def test_200_streams_at_once_are_all_exact(make, stub):
     provider = make()
-    texts = [f"[[tokens=60 rate=40]] number {number}" for number in range(200)]
+    texts = [f"[[tokens=60 rate=40 hold=0 key=crowd]] {number}" for number in range(200)]
 
-    replies = await asyncio.gather(*(events_of(provider, text) for text in texts))
+    reading = asyncio.gather(*(events_of(provider, text) for text in texts))
+    await asyncio.to_thread(stub.wait, held=200)  # none waits for another's connection
+    stub.release("crowd")
+    replies = await reading
 
     for text, events in zip(texts, replies, strict=True):
         assert text_of(events) == reply_text(60, text)
@@ -456,6 +459,16 @@ async def test_keep_alives_alone_do_not_last_for_ever(make, stub):
     await asyncio.to_thread(stub.wait, active=0, aborted=1)
 
 
+async def test_a_long_reply_may_take_longer_than_every_limit(make, stub):
+    provider = make(first_token_timeout=1, silence_timeout=1, wait_limit=1, tail_timeout=1)
+    text = "[[tokens=40 rate=20]]"
+
+    events = await events_of(provider, text)
+
+    assert text_of(events) == reply_text(40, text)
+    assert isinstance(events[-1], llm.Usage)
+
+
 async def test_time_that_the_caller_takes_does_not_count(make, stub):
     provider = make(first_token_timeout=1, silence_timeout=1, wait_limit=1)
     text = "[[tokens=4 rate=20]]"
@@ -692,6 +705,28 @@ async def test_a_kept_connection_that_the_server_drops_is_replaced(make):
         await provider.close()
 
     assert len(connections) == 2
+
+
+async def test_a_connection_whose_end_comes_after_done_is_used_again(make):
+    connections = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        for _ in range(2):
+            body = CHUNK + END + b"data: [DONE]\n\n"
+            chunk = b"%x\r\n%b\r\n" % (len(body), body)
+            writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
+            await asyncio.sleep(0.02)  # as servers do that close their generators first
+            writer.write(b"0\r\n\r\n")
+            await read_request(reader)
+
+    async with server(answer) as url:
+        provider = make(base_url=url)
+        await events_of(provider, "hello")
+        await events_of(provider, "hello")
+        await provider.close()
+
+    assert len(connections) == 1
 
 
 # --- The process's provider -------------------------------------------------------------------

@@ -140,3 +140,18 @@ def test_a_queued_run_with_a_job_is_not_queued_twice(owner, conversation):
     send(owner, conversation)
     sweep_for(Sweeper(), 20, start=timezone.now() + UNQUEUED)
     assert jobs.waiting() == 1
+
+
+@pytest.mark.parametrize(("age", "waiting"), [(5, 0), (60, 1)])
+def test_a_job_whose_worker_died_before_the_claim_is_queued_again(
+    owner, conversation, age, waiting
+):
+    run = send(owner, conversation)
+    job = jobs._queue().fetch_job(jobs.job_id(run.pk, 1))
+    assert job is not None
+    job.connection.lpop("rq:queue:chat")
+    job.started_at = timezone.now() - timedelta(seconds=age)
+    job.set_status(jobs.JobStatus.STARTED)
+    job.save()
+    Sweeper().sweep(timezone.now() + UNQUEUED + SECOND)
+    assert jobs.waiting() == waiting

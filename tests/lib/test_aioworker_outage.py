@@ -188,19 +188,22 @@ class Proxy:
     def __init__(self, url: str) -> None:
         upstream = urlsplit(url)
         self._upstream = (upstream.hostname, upstream.port)
+        self._lock = threading.Lock()
         self._marker: bytes | None = None
         self._after = False
+        self._skip = 0
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
         self.has_cut = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self, marker: bytes, *, after: bool) -> None:
-        """At the next transaction with the marker; after it, only the answer is lost."""
-        self._marker, self._after = marker, after
+    def cut(self, marker: bytes, *, after: bool, skip: int = 0) -> None:
+        """At a coming transaction with the marker; after it, only the answer is lost."""
+        self._marker, self._after, self._skip = marker, after, skip
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for each in self._sockets:
             each.close()
@@ -220,8 +223,7 @@ class Proxy:
         with suppress(OSError):
             while data := client.recv(65536):
                 request += data
-                if self._marker is not None and self._marker in request and b"EXEC" in data:
-                    self._marker = None
+                if self._is_hit(request, data):
                     if self._after:
                         client.shutdown(socket.SHUT_WR)  # _answer cannot pass anything on
                         server.sendall(data)
@@ -236,6 +238,15 @@ class Proxy:
                 each.shutdown(socket.SHUT_RDWR)
         if request:
             self.has_cut.set()
+
+    def _is_hit(self, request: bytes, data: bytes) -> bool:
+        with self._lock:
+            if self._marker is None or self._marker not in request or b"EXEC" not in data:
+                return False
+            self._skip -= 1
+            if self._skip < 0:
+                self._marker = None
+            return self._marker is None
 
     def _answer(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
@@ -306,7 +317,7 @@ def test_no_job_is_lost_or_doubled_when_the_connection_is_lost_again_and_again(
     cuts = 0
     with at_work(open_queue(proxy.url)):
         while queue.finished_job_registry.count < 50:
-            proxy.cut(b"EXEC", after=cuts % 2 == 1)
+            proxy.cut(b"EXEC", after=cuts % 2 == 1, skip=cuts % 5)
             cuts += proxy.has_cut.wait(jobs.POLL)
             proxy.has_cut.clear()
             time.sleep(2 * jobs.POLL)

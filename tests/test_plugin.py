@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatproject.embedded import BASE_DIR, is_alive
+from tests.processes import Program, wait_until
+
+# What a test sees, one line for each xdist worker; then it either ends or waits to be ended.
+LOOK = """
+from __future__ import annotations
+import os, time
+import psycopg, pytest, redis
+from tests import plugin
+
+@pytest.mark.parametrize("n", range(2))
+def test_look(n, valkey_url):
+    with psycopg.connect(os.environ["DATABASE_URL"]) as session:
+        postgres = session.execute("SELECT pg_backend_pid()").fetchone()
+        directory = session.execute("SHOW data_directory").fetchone()[0]
+    assert valkey_url == os.environ["REDIS_URL"] == plugin.valkey.url
+    assert "secret" not in " ".join(os.environ.values())
+    with redis.from_url(valkey_url) as client:
+        assert client.dbsize() == 0
+        client.set("left", "behind")
+    with open(f"{directory}/postmaster.pid") as file:
+        pids = [int(file.readline()), plugin.valkey.pid]
+    line = f"{plugin.folder}|{os.environ['DATABASE_URL']}|{valkey_url}|{pids[0]}|{pids[1]}"
+    with open(__file__ + ".seen", "a") as file:
+        file.write(line + "\\n")
+    time.sleep(float(os.environ["LOOK_FOR"]))
+"""
+
+
+class Session(Program):
+    """A test session of its own with two tests, each of which takes so many seconds."""
+
+    def __init__(self, folder: Path, *options: str, seconds: float = 0.0) -> None:
+        path = folder / "test_look.py"
+        path.write_text(LOOK)
+        self.seen = folder / "test_look.py.seen"
+        environment = {
+            **{name: value for name, value in os.environ.items() if "XDIST" not in name},
+            "DATABASE_URL": "postgres://secret@db.example.org/production",
+            "REDIS_URL": "redis://secret.example.org",
+            "EMAIL_URL": "smtp://secret.example.org",
+            "LOOK_FOR": str(seconds),
+        }
+        super().__init__(
+            [
+                *(sys.executable, "-m", "pytest", str(path), "-q", "-p", "no:cacheprovider"),
+                *("-c", str(BASE_DIR / "pyproject.toml"), "--rootdir", str(folder), *options),
+            ],
+            cwd=BASE_DIR,
+            env=environment,
+        )
+
+    def looks(self) -> list[list[str]]:
+        if not self.seen.exists():
+            return []
+        return [line.split("|") for line in self.seen.read_text().splitlines()]
+
+    def leftovers(self) -> list[str]:
+        folders = [look[0] for look in self.looks() if Path(look[0]).exists()]
+        return folders + [pid for look in self.looks() for pid in look[3:] if is_alive(int(pid))]
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_session_has_its_servers_and_leaves_nothing_behind(tmp_path, processes):
+    with Session(tmp_path, "-n", str(processes)) as session:
+        assert session.wait() == 0, session.text()
+        folders, databases, valkeys, postgres, _ = map(set, zip(*session.looks(), strict=True))
+        assert len(folders) == len(databases) == len(postgres) == 1, "one Postgres for all"
+        assert len(valkeys) == max(1, processes), "a Valkey for each process"
+        assert not session.leftovers()
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_session_leaves_no_server_behind(tmp_path, processes, number):
+    with Session(tmp_path, "-n", str(processes), seconds=1000.0) as session:
+        wait_until(lambda: len(session.looks()) == max(1, processes), "the tests have begun")
+        os.killpg(session.process.pid, number)
+        session.process.wait()
+        if number == signal.SIGINT:
+            wait_until(lambda: not session.leftovers(), "nothing is left")
+        else:  # nobody was there to delete the folder
+            folder = session.looks()[0][0]
+            wait_until(lambda: set(session.leftovers()) == {folder}, "no server is left")
+
+
+def test_asking_for_help_starts_no_server(tmp_path):
+    with Session(tmp_path, "--version") as session:
+        assert session.wait() == 0
+        assert not session.looks()
