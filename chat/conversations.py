@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -10,7 +9,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import redis
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.formats import date_format
@@ -22,8 +20,6 @@ from chatproject.lib import channel_layer
 
 if TYPE_CHECKING:
     from accounts.models import User
-
-logger = logging.getLogger(__name__)
 
 SIDEBAR_LENGTH = 40
 PAGE_LENGTH = 50
@@ -156,7 +152,7 @@ def active_run(conversation: Conversation) -> Run | None:
 def announce(conversation: Conversation, *, active: bool = False, deleted: bool = False) -> None:
     """Tell the open pages of the owner how a conversation stands; call it after the commit.
 
-    Pages are right after a reload, so a Redis that is away only delays the news.
+    Pages are right after a reload, so a Redis that is away (`publish` logs it) only delays the news.
     """
     event = events.ConversationUpdated(
         conversation=conversation.id,
@@ -166,7 +162,4 @@ def announce(conversation: Conversation, *, active: bool = False, deleted: bool 
         active=active,
         deleted=deleted,
     )
-    try:
-        channel_layer.publish(events.user_group(conversation.owner_id), event.encode())
-    except redis.RedisError:
-        logger.warning("conversation %s could not be announced", conversation.id, exc_info=True)
+    channel_layer.publish(events.user_group(conversation.owner_id), event.encode())

@@ -155,6 +155,10 @@ class ProviderError(Exception):
 class ProviderUnreachable(ProviderError):
     message = "The model's provider cannot be reached at the moment. Try again in a few minutes."
 
+    def __init__(self, detail: str, *, dropped: bool) -> None:
+        super().__init__(detail)
+        self.dropped = dropped  # there was a connection, and the server broke it off
+
 
 class ProviderTimeout(ProviderError):
     code = "provider_timeout"
@@ -338,6 +342,10 @@ class Provider:
     def _delay(self, error: ProviderError, retry: int) -> float | None:
         if retry == self._max_retries or not error.retryable or isinstance(error, ProviderTimeout):
             return None
+        if isinstance(error, ProviderUnreachable) and error.dropped and retry == 0:
+            # Most likely a kept connection that the server was just giving up: llama.cpp does so
+            # after each reply, and the next request may be faster than its farewell.
+            return 0.0
         delay = self._retry_delay * (1 << retry) * random.uniform(0.5, 1.5)  # noqa: S311
         if isinstance(error, ProviderBusy):
             if error.retry_after is not None:
@@ -382,7 +390,7 @@ class Provider:
                 raise ProviderTimeout(f"no event for {quiet:.1f} s") from None
         except (httpx2.HTTPError, aiohttp.ClientError) as error:
             if not decoder.finished:
-                raise ProviderCut(root_cause(error)) from None
+                raise ProviderCut(described(root_cause(error))) from None
         finally:
             watchdog.cancel()
 
@@ -397,10 +405,12 @@ class Provider:
         except openai.APIStatusError as error:
             raise refusal(error) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
-            raise ProviderUnreachable(root_cause(error)) from None
+            cause = root_cause(error)
+            dropped = isinstance(cause, aiohttp.ServerDisconnectedError | ConnectionResetError)
+            raise ProviderUnreachable(described(cause), dropped=dropped) from None
         except aiohttp.ClientError as error:
             # What the transport does not translate: an answer that is not HTTP.
-            raise ProviderMalformed(root_cause(error)) from None
+            raise ProviderMalformed(described(error)) from None
         try:
             yield response.http_response
         finally:
@@ -443,10 +453,14 @@ async def drained(chunks: AsyncIterator[bytes]) -> None:
         pass
 
 
-def root_cause(error: BaseException) -> str:
+def root_cause(error: BaseException) -> BaseException:
     """The innermost exception: the outer ones say only "Connection error."."""
     while error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

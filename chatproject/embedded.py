@@ -31,16 +31,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-if sys.platform == "win32":
-    sys.exit("The embedded servers need Linux or macOS.")
-
 from chatproject.spawn import Account, spawn
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 HOST = "127.0.0.1"
 HAS_PROC = Path("/proc/self/stat").exists()
-START_TIMEOUT = 60.0  # seconds until a server must answer
+START_TIMEOUT = 300.0  # seconds until a server must be ready; Postgres may have to recover first
 RETRY_TIMEOUT = 15.0  # seconds in which a start is tried again when the last life is in the way
 STOP_TIMEOUT = 30.0  # seconds from the polite signal to the next harder one
 POLL_INTERVAL = 0.02  # seconds
@@ -256,8 +253,9 @@ class PostgresServer(EmbeddedServer):
         if os.geteuid() != 0:
             return None
         uid, gid = self._owner_or_nobody()
-        if self.data_dir.exists() and self.data_dir.stat().st_uid == 0:
-            _hand_over(self.data_dir, uid, gid)
+        if self._is_initialised() and self.data_dir.stat().st_uid == 0:
+            for path in (self.data_dir, *self.data_dir.rglob("*")):
+                os.chown(path, uid, gid, follow_symlinks=False)
         places = [self._bin / "postgres", self.data_dir]
         walled = not all(_may_enter(uid, gid, place.resolve()) for place in places)
         return Account(uid, gid, reads_everything=walled)
@@ -291,15 +289,24 @@ class PostgresServer(EmbeddedServer):
             secret.write_text(secrets.token_hex(24))
             options = ["--auth=scram-sha-256", f"--pwfile={secret}"]
         if self._account is not None:
-            for path in (draft, secret):
-                if path.exists():
-                    os.chown(path, self._account.uid, self._account.gid)
+            self._give_away(draft, self._account)
+            if self._wants_password:
+                self._give_away(secret, self._account)
         self._run_initdb(draft, options)
         if self._wants_password:
             secret.rename(self._password_path(draft))
         if self.data_dir.exists():
             self.data_dir.rmdir()  # fails when something of somebody's is in it
         draft.rename(self.data_dir)
+
+    def _give_away(self, path: Path, account: Account) -> None:
+        try:
+            os.chown(path, account.uid, account.gid)
+        except OSError as error:
+            raise ServerError(
+                f"Postgres does not run as root, and this root may not give {path} to user"
+                f" {account.uid} ({error.strerror}). Start as a normal user, or set DATABASE_URL."
+            ) from error
 
     def _run_initdb(self, folder: Path, options: Sequence[str]) -> None:
         command: list[str | Path] = [
@@ -376,13 +383,15 @@ class PostgresServer(EmbeddedServer):
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
     def _hint(self) -> str:
-        if self._account is None or not self._account.reads_everything:
+        if self._account is None:
             return ""
-        return (
-            " It does not run as root, and other users cannot enter its folders, so it needs the"
-            " capabilities SETPCAP and DAC_READ_SEARCH: grant them, move the project to a folder"
-            " that everybody may enter, or start as a normal user."
-        )
+        hint = f" As it does not run as root, it was started as user {self._account.uid}."
+        if self._account.reads_everything:
+            hint += (
+                " That user cannot enter all the folders above it without the capabilities SETPCAP"
+                " and DAC_READ_SEARCH: grant them, or move the project to where everybody may enter."
+            )
+        return hint
 
 
 class ValkeyServer(EmbeddedServer):
@@ -513,9 +522,9 @@ def free_port() -> int:
     """
     lowest, highest = 15_000, 32_000
     with contextlib.suppress(OSError):
-        ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-        if int(ephemeral[0]) <= highest:
-            lowest, highest = 3_000, int(ephemeral[0]) - 1
+        outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        if outgoing > lowest:
+            highest = min(highest, outgoing - 1)
     # From the system's randomness: tests seed the shared generator, each process alike.
     choose = random.SystemRandom()
     for _ in range(100):
@@ -617,11 +626,6 @@ def _may_enter(uid: int, gid: int, path: Path) -> bool:
         if not status.st_mode >> shift & 0o1:
             return False
     return True
-
-
-def _hand_over(folder: Path, uid: int, gid: int) -> None:
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, uid, gid, follow_symlinks=False)
 
 
 def _valkey_platform() -> str:

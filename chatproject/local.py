@@ -264,7 +264,7 @@ class Watch(threading.Thread):
             self._start_at[server] = float("inf")
             try:
                 server.start()
-            except ServerError as error:
+            except (ServerError, OSError) as error:
                 for line in str(error).splitlines():
                     self._say(line)
 

@@ -158,17 +158,20 @@ class Supervisor:
             return
         for service in self._services:
             if service.process is None and time.monotonic() >= service.start_at:
-                self._start(service)
+                try:
+                    self._start(service)
+                except OSError as error:  # no memory, too many processes
+                    self._start_later(service, f"cannot be started ({error.strerror})")
 
     def _start(self, service: Service) -> None:
         program, *arguments = service.command
+        service.started_at = time.monotonic()
         service.process = spawn(
             [sys.executable if program == "python" else program, *arguments],
             cwd=self._cwd,
             env=self._env,
             output=subprocess.PIPE,
         )
-        service.started_at = time.monotonic()
         os.set_blocking(service.output.fileno(), False)
         self._selector.register(
             service.output, selectors.EVENT_READ, lambda: self._on_output(service)
@@ -226,9 +229,12 @@ class Supervisor:
                 continue
             self._clear_away(service)
             if self._stopping_since is None:
-                pause = service.backoff.after(time.monotonic() - service.started_at)
-                service.start_at = time.monotonic() + pause
-                self._say(f"{service.name} {describe_exit(code)}; again in {pause:g} s")
+                self._start_later(service, describe_exit(code))
+
+    def _start_later(self, service: Service, reason: str) -> None:
+        pause = service.backoff.after(time.monotonic() - service.started_at)
+        service.start_at = time.monotonic() + pause
+        self._say(f"{service.name} {reason}; again in {pause:g} s")
 
     def _clear_away(self, service: Service) -> None:
         assert service.process is not None

@@ -47,7 +47,7 @@ class LiveTab:
                         frame = json.dumps({"type": "resume", "run": self.run, "after": self._seq})
                     await socket.send(frame)
                     async for message in socket:
-                        event = json.loads(message)
+                        event: dict[str, Any] = json.loads(message)
                         self._take(event)
                         if event["type"] in END:
                             return event

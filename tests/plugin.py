@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from chatproject.embedded import PostgresServer, ValkeyServer
+from chatproject.embedded import PostgresServer, ValkeyServer, is_alive
 from chatproject.local import documented_variables
 
 POSTGRES_SETTINGS = {
@@ -44,6 +44,8 @@ ENVIRONMENT = {
 
 # Set by the controller for its xdist workers, which inherit the environment.
 FOLDER_VARIABLE = "PARLEY_TEST_FOLDER"
+
+PREFIX = "parley-tests-"  # of the folders' names, before the process id of the session
 
 folder: Path
 """This session's temporary folder: deleted at the end, whatever is in it."""
@@ -73,7 +75,8 @@ def _start_servers(config: pytest.Config) -> None:
         for name in documented_variables():
             os.environ.pop(name, None)
         os.environ.update(ENVIRONMENT)
-        folder = Path(tempfile.mkdtemp(prefix="parley-tests-"))
+        _delete_folders_of_the_killed()
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         os.environ[FOLDER_VARIABLE] = str(folder)
         _at_the_end(config, functools.partial(shutil.rmtree, folder, ignore_errors=True))
         # The folder is root's when root runs the tests, and Postgres then runs as another user.
@@ -92,6 +95,12 @@ def _start_servers(config: pytest.Config) -> None:
     _at_the_end(config, valkey.stop)
     valkey.start()
     os.environ["REDIS_URL"] = valkey.url
+
+
+def _delete_folders_of_the_killed() -> None:
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}[0-9]*-*"):
+        if not is_alive(int(path.name.removeprefix(PREFIX).partition("-")[0])):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _at_the_end(config: pytest.Config, action: Callable[[], None]) -> None:

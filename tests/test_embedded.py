@@ -166,7 +166,9 @@ class TestPostgres:
         (postgres.data_dir / "letter.txt").write_text("Dear …")
         with pytest.raises(OSError, match="not empty"):
             postgres.start()
-        assert (postgres.data_dir / "letter.txt").exists()
+        letter = postgres.data_dir / "letter.txt"
+        assert letter.read_text() == "Dear …"
+        assert letter.stat().st_uid == os.geteuid()
 
     def test_a_setting_that_does_not_exist_is_shown_with_the_way_out(self, spaced_folder):
         server = PostgresServer(spaced_folder / "post gres", settings={"fsink": "off"})
@@ -174,6 +176,15 @@ class TestPostgres:
             server.start()
         with pytest.raises(RuntimeError, match="not running"):
             _ = server.pid
+
+    def test_when_root_may_not_hand_over_the_folder_it_says_what_to_do(self, postgres, monkeypatch):
+        def refuse(*arguments: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(os, "chown", refuse)
+        with pytest.raises(ServerError, match="Start as a normal user, or set DATABASE_URL"):
+            postgres.start()
 
     def test_it_starts_once(self, postgres):
         postgres.start()
@@ -383,13 +394,26 @@ class TestLifeAndDeath:
             program.signal(signal.SIGKILL)
             wait_until(lambda: not any(map(is_alive, pids)), "the servers end")
 
-    def test_a_server_outlives_the_thread_that_started_it(self, valkey):
-        thread = threading.Thread(target=valkey.start)
+    def test_a_process_outlives_the_thread_that_started_it(self):
+        started: list[subprocess.Popen[bytes]] = []
+
+        def start() -> None:
+            process = spawn(["sh", "-c", "echo up; exec sleep 1000"], output=subprocess.PIPE)
+            started.append(process)
+            assert process.stdout is not None
+            process.stdout.readline()  # from now on the death of this thread would count
+
+        thread = threading.Thread(target=start)
         thread.start()
+        task = Path(f"/proc/self/task/{thread.native_id}")
         thread.join(PATIENCE)
-        with redis.from_url(valkey.url) as client:
-            assert client.ping()
-        assert valkey.is_running
+        wait_until(lambda: not task.exists(), "the thread is gone, for the kernel too")
+        with started[0] as process:
+            try:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.3)
+            finally:
+                process.kill()
 
     def test_a_package_that_is_not_there_is_named_with_the_way_out(self):
         with pytest.raises(ServerError, match=r"no-such-wheel.*requirements-embedded\.txt"):

@@ -53,6 +53,7 @@ class Session(Program):
         super().__init__(
             [
                 *(sys.executable, "-m", "pytest", str(path), "-q", "-p", "no:cacheprovider"),
+                *("-p", "tests.conftest"),  # found by itself only from within its folder
                 *("-c", str(BASE_DIR / "pyproject.toml"), "--rootdir", str(folder), *options),
             ],
             cwd=BASE_DIR,
@@ -63,6 +64,10 @@ class Session(Program):
         if not self.seen.exists():
             return []
         return [line.split("|") for line in self.seen.read_text().splitlines()]
+
+    def has_begun(self, processes: int) -> bool:
+        assert self.process.poll() is None, self.wait() or self.text()
+        return len(self.looks()) == processes
 
     def leftovers(self) -> list[str]:
         folders = [look[0] for look in self.looks() if Path(look[0]).exists()]
@@ -79,11 +84,12 @@ def test_a_session_has_its_servers_and_leaves_nothing_behind(tmp_path, processes
         assert not session.leftovers()
 
 
-@pytest.mark.parametrize("processes", [0, 2])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("processes", "number"), [(0, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGKILL)]
+)
 def test_an_interrupted_session_leaves_no_server_behind(tmp_path, processes, number):
     with Session(tmp_path, "-n", str(processes), seconds=1000.0) as session:
-        wait_until(lambda: len(session.looks()) == max(1, processes), "the tests have begun")
+        wait_until(lambda: session.has_begun(max(1, processes)), "the tests have begun")
         os.killpg(session.process.pid, number)
         session.process.wait()
         if number == signal.SIGINT:
@@ -91,6 +97,9 @@ def test_an_interrupted_session_leaves_no_server_behind(tmp_path, processes, num
         else:  # nobody was there to delete the folder
             folder = session.looks()[0][0]
             wait_until(lambda: set(session.leftovers()) == {folder}, "no server is left")
+            with Session(tmp_path) as successor:
+                assert successor.wait() == 0
+            assert not Path(folder).exists(), "the next session deletes it"
 
 
 def test_asking_for_help_starts_no_server(tmp_path):

@@ -225,10 +225,11 @@ async def test_it_closes_a_message_of_endless_empty_fragments_with_1009(server: 
         assert await close_code(connection) == 1009
 
 
-async def test_it_closes_invalid_utf8_with_1007(server: Server) -> None:
-    async with server.connect("/ws/echo") as connection:
-        await connection.send(b"\xc3\x28", text=True)
-        assert await close_code(connection) == 1007
+@pytest.mark.parametrize("times", [1, 3])
+def test_it_closes_invalid_utf8_with_1007(server: Server, times: int) -> None:
+    with server.upgraded() as connection:
+        connection.sendall((b"\x81\x82" + bytes(4) + b"\xc3\x28") * times)
+        assert read_close_code(connection) == 1007
 
 
 def test_it_closes_an_unmasked_frame_with_1002(server: Server) -> None:
@@ -491,15 +492,16 @@ def test_a_request_that_takes_too_long_to_arrive_is_dropped(
 
 def test_a_request_that_drips_in_is_dropped(start: Callable[..., Server]) -> None:
     server = start(WEB_REQUEST_SECONDS="1")
-    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
-    with server.raw() as connection:
-        connection.sendall(request + b"\r\n")  # the second request of a connection has no more time
-        assert connection.recv(1_000).endswith(b"ok")
-        connection.sendall(request + b"Cookie: ")
+    connection = server.http()
+    with contextlib.closing(connection):
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        # The second request of a connection has no more time than the first.
+        connection.sock.sendall(b"GET /health HTTP/1.1\r\nCookie: ")
         end = time.monotonic() + PATIENCE
         with pytest.raises(ConnectionError):  # noqa: PT012  whichever of the many sends it is
             while time.monotonic() < end:
-                connection.sendall(b"x")
+                connection.sock.sendall(b"x")
                 time.sleep(0.05)
 
 

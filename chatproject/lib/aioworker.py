@@ -36,7 +36,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import uvloop
 from django.conf import settings
@@ -77,13 +77,11 @@ BOOK_THREADS = 4  # more of them would only wait for each other
 CHECK_SECONDS = 1  # between two looks at Redis: suspension, own registration, state
 CLEANUP_SECONDS = 5.0  # for a cancelled job to clean up, and for each callback of on_shutdown
 REPEAT_SECONDS = 1.0  # Ctrl-C reaches a worker twice: from the terminal and from its supervisor
-HEARTBEAT_BATCH = 100  # jobs in one pipeline
 MOST_REFUSALS = 3  # attempts to record a job's end that Redis answers but does not take
 
 # Redis is out of reach, or cannot write just now: the same command may work a little later.
 AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _shutdown_callbacks: list[Callable[[], Awaitable[None]]] = []
@@ -259,6 +257,7 @@ class AsyncWorker(BaseWorker):
         )
         self._runs: dict[str, _Run] = {}  # by execution id
         self._deadline: float | None = None  # loop time at which the drain ends; None: no drain
+        self._stopped_at = 0.0  # loop time
         self._stopping = threading.Event()
         self._give_up = threading.Event()
         self._is_suspended = False
@@ -301,6 +300,7 @@ class AsyncWorker(BaseWorker):
         StartedJobRegistry.death_penalty_class = ThreadDeathPenalty  # type: ignore[assignment]
         self._loop = uvloop.new_event_loop()
         self._taker = ThreadPoolExecutor(1, "take")
+        self._checker = ThreadPoolExecutor(1, "check")
         self._books = ThreadPoolExecutor(BOOK_THREADS, "books")
         try:
             self.bootstrap(logging_level, date_format, log_format)
@@ -314,8 +314,8 @@ class AsyncWorker(BaseWorker):
                 finally:
                     self._sign_off()
         finally:
-            self._taker.shutdown()
-            self._books.shutdown()
+            for pool in (self._taker, self._checker, self._books):
+                pool.shutdown()
             self._loop.close()
 
     @contextmanager
@@ -342,9 +342,9 @@ class AsyncWorker(BaseWorker):
         if self._deadline is None:
             logger.info("Worker %s: stopping in %s s at most", self.name, self.drain_seconds)
             self._shutdown_requested_date = now()
-            self._deadline = moment + self.drain_seconds
+            self._stopped_at, self._deadline = moment, moment + self.drain_seconds
             self._stopping.set()
-        elif now().timestamp() - self._shutdown_requested_date.timestamp() >= REPEAT_SECONDS:  # type: ignore[union-attr]  # set with the deadline
+        elif moment >= self._stopped_at + REPEAT_SECONDS:
             self._deadline = min(moment, self._deadline)
         self._news.set()
 
@@ -361,42 +361,26 @@ class AsyncWorker(BaseWorker):
             await self._clean_up()
 
     async def _take_jobs(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
-        taken, idle_since, pause = 0, time.monotonic(), self._pauses()
-        while self._deadline is None:
-            if taken == max_jobs:
-                logger.info("Worker %s: took %d jobs, quitting", self.name, taken)
-                break
+        taken, idle_since = 0, time.monotonic()
+        while self._deadline is None and taken != max_jobs:
             if self._is_suspended and burst:
-                logger.info("Worker %s: suspended in burst mode, quitting", self.name)
                 break
             if self._is_suspended or not self._has_room():
                 await self._hear_news(CHECK_SECONDS)
                 continue
-            try:
-                run = await self._loop.run_in_executor(self._taker, self._take, burst)
-            except AWAY as error:
-                seconds = next(pause)
-                logger.info("Worker %s: no job in %.1f s: %s", self.name, seconds, error)
-                await self._hear_news(seconds)
-                continue
-            except Exception:
-                logger.exception("Worker %s: a job could not be taken", self.name)
-                await self._hear_news(CHECK_SECONDS)
-                continue
-            pause = self._pauses()
+            run = await self._next_run(burst)
             if run is not None:
                 taken += 1
                 self._start(run)
             elif burst and not self._runs and not self._is_maintaining():
-                logger.info("Worker %s: done, quitting", self.name)
                 break
             elif burst:
-                await self._hear_news(CHECK_SECONDS)
-            if run is not None or self._runs:
+                await self._hear_news(CHECK_SECONDS)  # a job that ends may bring others
+            if self._runs:
                 idle_since = time.monotonic()
             elif max_idle_time is not None and time.monotonic() - idle_since >= max_idle_time:
-                logger.info("Worker %s: idle for %d s, quitting", self.name, max_idle_time)
                 break
+        logger.info("Worker %s: takes no more jobs after %d", self.name, taken)
         return taken
 
     def _has_room(self) -> bool:
@@ -412,6 +396,20 @@ class AsyncWorker(BaseWorker):
             async with asyncio.timeout(seconds):
                 await self._news.wait()
         self._news.clear()
+
+    async def _next_run(self, burst: bool) -> _Run | None:
+        """A job that is ready to start; None when there is none at the moment."""
+        for seconds in self._pauses():
+            try:
+                return await self._loop.run_in_executor(self._taker, self._take, burst)
+            except AWAY as error:
+                logger.info("Worker %s: no job in %.1f s: %s", self.name, seconds, error)
+            except Exception:
+                logger.exception("Worker %s: a job could not be taken", self.name)
+            await self._hear_news(seconds)
+            if self._deadline is not None:
+                break
+        return None
 
     def _pauses(self) -> Iterator[float]:
         """Seconds to wait before each next attempt to reach Redis."""
@@ -444,7 +442,7 @@ class AsyncWorker(BaseWorker):
             logger.info("Worker %s: %s: %s", self.name, queue.name, job.id)
             return self._prepare(job, queue)
         except NotRecordedError:
-            logger.error("Job %s was taken from its queue, but Redis is away", job.id)
+            logger.error("Job %s was taken, but Redis is away and does not know it", job.id)
             return None
 
     def _leave(self, job: Job, queue: Queue) -> None:
@@ -455,7 +453,7 @@ class AsyncWorker(BaseWorker):
             pipeline.execute()
 
     def _prepare(self, job: Job, queue: Queue) -> _Run:
-        job.redis_server_version = self.get_redis_server_version()  # type: ignore[no-untyped-call]
+        job.redis_server_version = self._insist(self.get_redis_server_version)
         try:
             execution = self.prepare_execution(job)
         except AWAY:
@@ -495,13 +493,13 @@ class AsyncWorker(BaseWorker):
 
     def _insist(self, step: Callable[[], T]) -> T:
         """Repeat a step that does no harm twice while Redis is away and the worker works."""
-        for seconds in self._pauses():
+        pauses = self._pauses()
+        while True:
             try:
                 return step()
             except AWAY as error:
-                if self._stopping.wait(seconds):
+                if self._stopping.wait(next(pauses)):
                     raise NotRecordedError("Redis is away, and the worker has to stop") from error
-        raise AssertionError("there is always a next pause")
 
     def _time_limit(self, job: Job) -> float:
         return job.timeout or self.queue_class.DEFAULT_TIMEOUT
@@ -522,12 +520,14 @@ class AsyncWorker(BaseWorker):
         except asyncio.CancelledError:
             # Only _drain cancels this task, and only while the job goes on.
             logger.warning("Job %s does not end though it was cancelled", run.job.id)
-        await self._record(run)
-        self.executions.pop(run.execution.id, None)
-        del self._runs[run.execution.id]
-        self._news.set()
-        if not self._runs:
-            self._wake.set()  # so that the state "idle" is not late
+        try:
+            await self._record(run)
+        finally:
+            self.executions.pop(run.execution.id, None)
+            del self._runs[run.execution.id]
+            self._news.set()
+            if not self._runs:
+                self._wake.set()  # so that the state "idle" is not late
 
     async def _await(self, run: _Run) -> None:
         """The task of a coroutine function. No exception leaves it, as some would end the loop."""
@@ -577,11 +577,10 @@ class AsyncWorker(BaseWorker):
             record = self._record_stop
         else:
             record = self._record_end
-        entry = partial(self._enter_record, record, run)
         if run.has_user_code or self._exc_handlers:
-            await self._in_thread(entry)
+            await self._in_thread(partial(self._enter_record, record, run))
         else:
-            await self._in_books(entry)
+            await self._loop.run_in_executor(self._books, self._enter_record, record, run)
 
     def _enter_record(self, record: Callable[[_Run], None], run: _Run) -> None:
         try:
@@ -590,9 +589,6 @@ class AsyncWorker(BaseWorker):
             logger.error("Job %s has ended, but Redis does not know it", run.job.id)
         except BaseException:
             logger.exception("Job %s has ended, but that could not be recorded", run.job.id)
-
-    async def _in_books(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._loop.run_in_executor(self._books, partial(function, *args, **kwargs))
 
     def _record_end(self, run: _Run) -> None:
         """As in RQ's perform_job(): what goes wrong with a success makes it a failure."""
@@ -801,8 +797,8 @@ class AsyncWorker(BaseWorker):
     async def _check(self) -> None:
         with_heartbeats = self._loop.time() >= self._next_heartbeat
         try:
-            is_suspended = await self._in_books(
-                self._check_in, list(self._runs.values()), with_heartbeats
+            is_suspended = await self._loop.run_in_executor(
+                self._checker, self._check_in, list(self._runs.values()), with_heartbeats
             )
         except Exception as error:
             if not self._redis_was_away:
@@ -833,8 +829,7 @@ class AsyncWorker(BaseWorker):
             is_suspended, is_listed, is_born = pipeline.execute()
             is_forgotten = not (is_listed and is_born)
             if with_heartbeats or is_forgotten or self._redis_was_away:
-                for start in range(0, len(runs), HEARTBEAT_BATCH):
-                    self._beat(runs[start : start + HEARTBEAT_BATCH], is_forgotten)
+                self._beat(runs, is_forgotten)
             if is_forgotten:
                 logger.warning("Worker %s: Redis has lost it; registering again", self.name)
                 pipeline.hset(self.key, mapping=self.serialize())
@@ -852,7 +847,7 @@ class AsyncWorker(BaseWorker):
         return bool(is_suspended)
 
     def _beat(self, runs: Sequence[_Run], is_forgotten: bool) -> None:
-        """The heartbeats of some runs; what Redis does not know is entered again."""
+        """The heartbeats of all jobs in one pipeline; what Redis has lost is entered again."""
         # A run whose lock is taken is being recorded in this moment.
         held = [run for run in runs if run.lock.acquire(blocking=False)]
         try:

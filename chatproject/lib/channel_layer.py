@@ -15,6 +15,7 @@ which consumers read after `attach` and again whenever their ``on_reconnect`` is
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 import threading
@@ -444,7 +445,8 @@ class _Link(ABC):
 
     def start(self) -> None:
         if self._task is None or self._task.done():
-            self._task = self._loop.create_task(self._run())
+            # Callbacks run in the context of this task, which must not be that of one user's request.
+            self._task = self._loop.create_task(self._run(), context=contextvars.Context())
 
     async def _run(self) -> None:
         while self.is_needed():
@@ -592,6 +594,9 @@ class _Subscriber(_Link):
             return
         self._was_lost = False
         logger.info("Subscribed to everything again")
+        for name, subscription in self._subscriptions.items():
+            if subscription.confirmed.done() and (refusal := subscription.confirmed.exception()):
+                logger.error("Redis refuses the subscription to %r: %s", name, refusal)
         self._tell_channels(self._layer.on_reconnect)
         for callback in tuple(self.on_reconnect.values()):
             try:

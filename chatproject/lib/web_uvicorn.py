@@ -234,11 +234,13 @@ class Socket(WebSocketsSansIOProtocol, Lingering):
 
     def handle_cont(self, event: Frame) -> None:
         super().handle_cont(event)
-        if len(self.frames) >= web.MAX_FRAGMENTS:
+        if len(self.frames) >= web.MAX_FRAGMENTS and not self.lingering:
             self.conn.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
             self.handle_parser_exception()
 
     def send_receive_event_to_app(self) -> None:
+        if self.lingering:
+            return  # it came in one read with what was wrong
         if self.curr_msg_data_type == "text" and not is_utf8(b"".join(self.frames)):
             # Uvicorn would log an error, with a traceback, for what anybody can send.
             self.conn.fail(CloseCode.INVALID_DATA)
@@ -254,24 +256,14 @@ class Socket(WebSocketsSansIOProtocol, Lingering):
             self.conn.data_to_send()
 
     def handle_parser_exception(self) -> None:
-        self.close_with_code()
-
-    def shutdown(self) -> None:
-        if self.handshake_complete and not self.close_sent and not self.transport.is_closing():
-            self.conn.send_close(web.RESTARTING)
-            self.close_with_code()
-        else:
-            super().shutdown()
-
-    def close_with_code(self) -> None:
         """Send the close frame that is waiting to be sent, and tell the application its code."""
         assert self.conn.close_sent is not None
         self.stop_keepalive()
         self.frames = []
-        self.close_sent = True
-        self.queue.put_nowait(
-            {"type": "websocket.disconnect", "code": self.conn.close_sent.code, "reason": ""}
-        )
+        if not self.close_sent:
+            self.close_sent = True
+            code = int(self.conn.close_sent.code)
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": ""})
         self.linger(b"".join(self.conn.data_to_send()))
 
     async def send(self, message: ASGISendEvent) -> None:

@@ -263,6 +263,13 @@ async def test_a_connection_reset_before_the_first_byte_is_retried(make, stub):
     assert len(stub.requests) == 3
 
 
+async def test_the_first_such_retry_does_not_wait(make, stub):
+    async with asyncio.timeout(30):
+        await events_of(make(retry_delay=600), "[[reset=1 fail=1 tokens=1]]")
+
+    assert len(stub.requests) == 2
+
+
 @pytest.mark.parametrize("fault", ["cut=0", "short=0", "error=0"])
 async def test_a_stream_that_breaks_before_its_first_event_is_retried(make, stub, fault):
     text = f"[[{fault} fail=1 tokens=5]]"
@@ -368,6 +375,7 @@ async def test_nobody_there_is_unreachable(make):
     _, error = await failure_of(make(base_url=f"http://127.0.0.1:{port}/v1"), "hello")
 
     assert isinstance(error, llm.ProviderUnreachable)
+    assert not error.dropped
     assert error.retryable
     assert "Connect call failed" in error.detail
 

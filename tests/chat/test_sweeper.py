@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 import redis
 from django.utils import timezone
+from rq.job import JobStatus
 
 from chat import events, jobs, runlog
 from chat.models import Run
@@ -151,7 +152,7 @@ def test_a_job_whose_worker_died_before_the_claim_is_queued_again(
     assert job is not None
     job.connection.lpop("rq:queue:chat")
     job.started_at = timezone.now() - timedelta(seconds=age)
-    job.set_status(jobs.JobStatus.STARTED)
+    job.set_status(JobStatus.STARTED)
     job.save()
     Sweeper().sweep(timezone.now() + UNQUEUED + SECOND)
     assert jobs.waiting() == waiting

@@ -165,6 +165,21 @@ async def returns_retry(folder: str, attempts: int) -> Any:
     return Retry(max=attempts) if done < attempts else done
 
 
+async def returns_endless_retry() -> Any:
+    return Retry(max=2)
+
+
+async def returns_something_else() -> Any:
+    return object()
+
+
+async def keeps_meta() -> None:
+    job = get_current_job()
+    assert job is not None
+    job.meta["seen"] = True
+    job.save_meta()
+
+
 async def names_itself() -> list[str]:
     job = get_current_job()
     assert job is not None

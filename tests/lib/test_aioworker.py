@@ -8,13 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
-from rq import Queue
+from rq import Callback, Queue
 from rq.command import (
     send_command,
     send_kill_horse_command,
@@ -23,7 +23,7 @@ from rq.command import (
     send_stop_job_command,
 )
 from rq.executions import Execution
-from rq.job import Callback, Dependency, Job, JobStatus, Retry
+from rq.job import Dependency, Job, JobStatus, Retry
 from rq.rate_limit import RateLimit, RateLimitRegistry
 from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
@@ -39,7 +39,7 @@ from tests.lib.aioworker_jobs import PATIENCE, Folder, wait_until
 class QuickWorker(AsyncWorker):
     """Notices everything sooner, so that the tests need not wait."""
 
-    dequeue_timeout = 0.05
+    dequeue_timeout = 0.05  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,8 @@ def at_work(queue: Queue, **options: Any) -> Iterator[AsyncWorker]:
         wait_until(lambda: worker.get_state() in ("idle", "busy", "suspended"))
         yield worker
     finally:
-        worker.request_stop(signal.SIGTERM, None)
+        with suppress(RuntimeError):  # its loop is closed: it has ended by itself
+            worker.request_stop(signal.SIGTERM, None)
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
@@ -524,7 +525,7 @@ def test_all_running_jobs_have_their_heartbeat(queue, connection, folder):
         def beaten(job: Job) -> bool:
             (execution,) = job.get_executions()
             score = connection.zscore(queue.started_job_registry.key, execution.composite_key)
-            return (
+            return bool(
                 score > soon
                 and connection.ttl(execution.key) > 20
                 and connection.hget(job.key, "last_heartbeat") != b"long ago"
@@ -566,7 +567,8 @@ def test_after_flushall_it_registers_again_with_its_jobs_and_goes_on(queue, conn
         wait_until(lambda: connection.hexists(worker.key, "birth"))
         assert [seen.name for seen in Worker.all(queue=queue)] == [worker.name]
         assert job.get_status() == JobStatus.STARTED
-        assert Execution.fetch(job.get_executions()[0].id, job.id, connection)
+        (execution,) = job.get_executions()
+        assert Execution.fetch(execution.id, job.id, connection).worker_name == worker.name
         new = queue.enqueue(jobs.returns, "new")
         wait_until(lambda: new.is_finished)
         folder.go()

@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,6 +25,7 @@ from rq.worker import Worker
 
 from chatproject.embedded import ValkeyServer
 from chatproject.lib import aioworker
+from chatproject.lib.aioworker import AsyncWorker
 from tests.lib import aioworker_jobs as jobs
 from tests.lib.aioworker_jobs import PATIENCE, Folder, wait_until
 from tests.lib.test_aioworker import assert_books_are_clean, at_work
@@ -66,8 +69,13 @@ def open_queue() -> Iterator[Callable[[str], Queue]]:
 def counts(queue: Queue) -> tuple[int, int]:
     """Successful and failed executions of the only worker."""
     (key,) = (key for key in queue.connection.keys("rq:worker:*") if key.count(b":") == 2)
-    values = queue.connection.hmget(key, "successful_job_count", "failed_job_count")
+    connection: Any = queue.connection
+    values = connection.hmget(key, "successful_job_count", "failed_job_count")
     return int(values[0] or 0), int(values[1] or 0)
+
+
+def has_ended(worker: AsyncWorker, job: Job) -> bool:
+    return job.get_status() in ("finished", "failed") and not worker._runs
 
 
 def test_jobs_that_end_while_redis_is_away_are_recorded_when_it_is_back(valkey, open_queue, folder):
@@ -275,25 +283,25 @@ def test_a_lost_connection_makes_nothing_happen_twice(
     valkey_url, proxy, open_queue, folder, transaction, after
 ):
     queue = open_queue(valkey_url)
+    cases = (  # what is enqueued, how many successes, failures and results come of it
+        ((jobs.returns,), None, 1, 0, 1),
+        ((jobs.fails,), None, 0, 1, 1),
+        ((jobs.fails_until, folder.path, 2), Retry(max=1), 1, 1, 1),
+        ((jobs.returns_retry, folder.path, 4), None, 1, 1, 2),
+    )
     with at_work(open_queue(proxy.url)) as worker:
-        for enqueue, successes, failures, attempts in (
-            (lambda: queue.enqueue(jobs.returns), 1, 0, 1),
-            (lambda: queue.enqueue(jobs.fails), 0, 1, 1),
-            (lambda: queue.enqueue(jobs.fails_until, folder.path, 2, retry=Retry(max=1)), 1, 1, 1),
-            (lambda: queue.enqueue(jobs.returns_retry, folder.path, 4), 1, 1, 2),
-        ):
+        for call, retry, successes, failures, results in cases:
             before = counts(queue)
             proxy.cut(TRANSACTIONS[transaction], after=after)
-            job: Job = enqueue()
+            job = queue.enqueue(*call, retry=retry)
             assert proxy.has_cut.wait(PATIENCE)
             proxy.has_cut.clear()
-            wait_until(lambda job=job: job.get_status() in ("finished", "failed"))
-            wait_until(lambda: not worker._runs)
+            wait_until(partial(has_ended, worker, job))
+            assert job.get_status() == ("failed" if not successes else "finished")
             assert counts(queue) == (before[0] + successes, before[1] + failures)
-            assert len(job.results()) == attempts
-            assert queue.count == 0
-        assert folder.notes() == ["attempt"] * 4
-        assert_books_are_clean(queue)
+            assert len(job.results()) == results
+    assert folder.notes() == ["attempt"] * 4
+    assert_books_are_clean(queue)
 
 
 def test_an_outage_while_jobs_are_put_back_loses_and_doubles_none(

@@ -82,7 +82,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def start(valkey_url: str, tmp_path: Path) -> Iterator[Any]:
-    processes = []
+    processes: list[Process] = []
 
     def start_worker(*arguments: str, drain_seconds: float = 60) -> Process:
         command = ["-m", "tests.lib.aioworker_jobs", valkey_url, "chat"]

@@ -1,6 +1,6 @@
 import { fetchPage, nameConversation } from "../helpers/dom.js";
 import { newClientId } from "../helpers/ids.js";
-import { Connection, NOT_SIGNED_IN } from "../models/connection.js";
+import { Connection, NOT_SIGNED_IN, REFUSED } from "../models/connection.js";
 import { Draft } from "../models/draft.js";
 import { Outbox } from "../models/outbox.js";
 
@@ -44,13 +44,13 @@ export class ChatApp extends HTMLElement {
   #listenToConnection() {
     this.connection.addEventListener("message", ({ detail }) => this.#receive(detail));
     this.connection.addEventListener("open", ({ detail }) => this.#opened(detail));
-    this.connection.addEventListener("lost", () => this.#lost());
+    this.connection.addEventListener("lost", ({ detail }) => this.#lost(detail.code));
     this.connection.addEventListener("ended", ({ detail }) => this.#ended(detail));
   }
 
   #listenToPage() {
     addEventListener("online", () => this.connection.wake());
-    addEventListener("offline", () => this.#lost());
+    addEventListener("offline", () => this.#lost(null));
     document.addEventListener("visibilitychange", () => this.#visibilityChanged());
   }
 
@@ -292,9 +292,18 @@ export class ChatApp extends HTMLElement {
     transcript.sync(page);
   }
 
-  #lost() {
-    if (!this.#everOpen) this.#postWhatWaits();
+  #lost(code) {
+    if (REFUSED.has(code)) this.#takeBack();
+    else if (!this.#everOpen) this.#postWhatWaits();
     this.#notice ??= setTimeout(() => this.#tellOfLoss(), NOTICE_AFTER);
+  }
+
+  #takeBack() {
+    for (const frame of this.#outbox.waiting()) {
+      this.#outbox.take(frame.client_id);
+      this.#giveBack(frame);
+    }
+    this.#composer?.tell("The server could not take this message. Shorten it or send it in parts.");
   }
 
   /** No socket to be had at all: what was given to it goes as a form. */

@@ -69,7 +69,8 @@ export class ChatSidebar extends HTMLElement {
     const hadFocus = item.contains(document.activeElement);
     list.querySelector("[data-empty]")?.remove();
     if (list.querySelector(".sidebar-day")?.textContent !== "Today") {
-      list.prepend(this.querySelector("template[data-day]").content.cloneNode(true));
+      const heading = fromTemplate(this.querySelector("template[data-day]"));
+      list.prepend(heading, document.createElement("ul"));
     }
     list.querySelector("ul").prepend(item);
     if (hadFocus) item.querySelector("a").focus();

@@ -9,12 +9,14 @@ const STEADY_AFTER = 10_000; // an attempt that lived so long begins the waiting
 const CHECK_EVERY = 5_000;
 
 const RESTARTING = 1012;
+/** The server could not take what was sent: sending it again would end the next connection, too. */
+export const REFUSED = new Set([1003, 1009]);
 export const NOT_SIGNED_IN = 4401;
 const FINAL = new Set([NOT_SIGNED_IN, 4403, 4404]);
 
 /**
  * Events: "message" (detail: what the server sent), "open" (it said ready; detail.again: not for
- * the first time), "lost", "ended" (detail: the close code; it will not be opened again).
+ * the first time), "lost" (detail.code), "ended" (detail: the close code; it will not be opened again).
  */
 export class Connection extends EventTarget {
   #create;
@@ -115,8 +117,7 @@ export class Connection extends EventTarget {
 
   #closed(socket, code) {
     if (socket !== this.#socket) return;
-    const wasOpen = this.isOpen;
-    if (wasOpen && Date.now() - this.#openedAt >= STEADY_AFTER) this.#attempt = 0;
+    if (this.isOpen && Date.now() - this.#openedAt >= STEADY_AFTER) this.#attempt = 0;
     this.#drop();
     if (FINAL.has(code)) {
       this.#state = "ended";
@@ -130,7 +131,7 @@ export class Connection extends EventTarget {
         : backoff(this.#attempt, this.#random);
     this.#attempt += 1;
     this.#timer = setTimeout(() => this.#connect(), delay);
-    this.#tell("lost", { wasOpen });
+    this.#tell("lost", { code });
   }
 
   #drop() {

@@ -75,6 +75,16 @@ async def test_joining_raises_when_redis_is_away_and_leaves_nothing(
     assert Server(own_valkey.url).channels() == {"asgi:raw:later"}
 
 
+async def test_everybody_who_waits_for_a_channel_hears_that_redis_is_away(
+    make_layer: MakeLayer, nobody: list[str]
+):
+    layer = make_layer(nobody)
+    receiving = [asyncio.create_task(layer.receive("general")) for _ in range(3)]
+    outcomes = asyncio.gather(*receiving, return_exceptions=True)
+    for error in await asyncio.wait_for(outcomes, PATIENCE):
+        assert isinstance(error, RedisConnectionError)
+
+
 async def test_a_wrong_password_reaches_whoever_waits(
     make_layer: MakeLayer, own_valkey: ValkeyServer
 ):
@@ -109,7 +119,25 @@ async def test_what_redis_refuses_reaches_whoever_waits(
     layer.publish("forbidden", b"data")
     layer.publish("allowed", b"data")
     assert await inbox.wait(1) == [b"data"]
-    assert layer.dropped_publishes.total == 1
+    await until(lambda: layer.dropped_publishes.total == 1)
+
+
+async def test_a_subscription_that_redis_refuses_after_a_reconnect_is_logged(
+    make_layer: MakeLayer, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+):
+    server = Server(own_valkey.url)
+    server.run(*("ACL", "SETUSER", "ann", "on", ">secret", "+@all", "&*"))
+    layer = make_layer([own_valkey.url.replace("redis://", "redis://ann:secret@")])
+    reconnects, inbox = Inbox(), Inbox()
+    await layer.attach("forbidden", Inbox())
+    await layer.attach("allowed", inbox, reconnects)
+    server.run("ACL", "SETUSER", "ann", "resetchannels", "&*allowed*")  # disconnects as well
+    await reconnects.wait(1)
+    layer.publish("allowed", b"data")
+    assert await inbox.wait(1) == [b"data"]
+    refusals = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert len(refusals) == 1
+    assert "asgi:raw:forbidden" in refusals[0]
 
 
 # Lost and found
@@ -218,6 +246,21 @@ async def test_it_outlives_a_restart_of_redis(
     assert len([text for text in messages if text.startswith("Lost a connection")]) == 1
     assert len([text for text in messages if text.startswith("Cannot connect")]) == 2
     assert len([text for text in messages if text.startswith("Subscribed to everything")]) == 1
+
+
+async def test_joining_again_while_redis_is_away_does_not_end_a_membership(
+    make_layer: MakeLayer, own_valkey: ValkeyServer
+):
+    layer = make_layer([own_valkey.url], on_reconnect="redis.back")
+    channel = await layer.new_channel()
+    await layer.group_add("test-group", channel)
+    own_valkey.kill()
+    with pytest.raises(RedisConnectionError):
+        await asyncio.wait_for(layer.group_add("test-group", channel), PATIENCE)
+    own_valkey.start()
+    assert await asyncio.wait_for(layer.receive(channel), PATIENCE) == {"type": "redis.back"}
+    await layer.group_send("test-group", {"number": 1})
+    assert await asyncio.wait_for(layer.receive(channel), PATIENCE) == {"number": 1}
 
 
 async def test_an_attach_while_redis_is_away_neither_reconnects_nor_lasts(
@@ -387,9 +430,9 @@ async def test_a_pause_of_this_process_is_not_taken_for_silence(
     layer = make_layer(health_check_interval=0.05)
     inbox = Inbox()
     await layer.attach("run.1", inbox)
-    for _ in range(10):
-        await asyncio.sleep(0.06)
-        time.sleep(0.2)  # noqa: ASYNC251  the loop is held up on purpose
+    for _ in range(20):
+        await asyncio.sleep(0)
+        time.sleep(0.06)  # noqa: ASYNC251  longer than the interval, in every turn of the loop
     layer.publish("run.1", b"data")
     assert await inbox.wait(1) == [b"data"]
     assert not caplog.records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextvars import ContextVar
 
 import pytest
 import redis
@@ -159,6 +160,19 @@ async def test_a_callback_that_fails_is_logged_and_disturbs_nobody(
     assert await inbox.wait(2) == [b"one", b"two"]
     assert "a bug of the callback" in caplog.text
     assert layer.dropped_publishes.total == 0
+
+
+async def test_callbacks_do_not_run_in_the_context_of_whoever_connected(
+    layer: PubSubChannelLayer, valkey_url: str
+):
+    user: ContextVar[str] = ContextVar("user", default="nobody")
+    seen, reconnects = Inbox(), Inbox()
+    user.set("ann")
+    await layer.attach("run.1", lambda data: seen(user.get()), lambda: reconnects(user.get()))
+    layer.publish("run.1", b"data")
+    assert await seen.wait(1) == ["nobody"]
+    Server(valkey_url).kill_connections()
+    assert await reconnects.wait(1) == ["nobody"]
 
 
 async def test_callbacks_may_attach_and_detach(layer: PubSubChannelLayer):
