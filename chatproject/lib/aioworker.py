@@ -294,7 +294,6 @@ class AsyncWorker(BaseWorker):
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
         """Work until told to stop; say whether there was any job. Arguments as in RQ."""
-        self.connection.set_retry(NoRetry())
         # Maintenance runs in a thread, where RQ's choice for callbacks of abandoned jobs, SIGALRM,
         # does not exist.
         StartedJobRegistry.death_penalty_class = ThreadDeathPenalty  # type: ignore[assignment]
@@ -308,6 +307,7 @@ class AsyncWorker(BaseWorker):
             if with_scheduler:
                 # Forks: best while this process has no event loop and few threads.
                 self._start_scheduler(burst, logging_level, date_format, log_format)
+            self.connection.set_retry(NoRetry())  # not for the scheduler, which one error ends
             with self._signal_handlers():
                 try:
                     return self._loop.run_until_complete(self._main(burst, max_jobs, max_idle_time))
@@ -350,6 +350,9 @@ class AsyncWorker(BaseWorker):
 
     async def _main(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> bool:
         await self._check()
+        if self._maintenance is not None:
+            # Like RQ before the first job, but not for as long as somebody's callback hangs.
+            await asyncio.wait({self._maintenance}, timeout=CLEANUP_SECONDS)
         checks = asyncio.create_task(self._keep_checking())
         try:
             return bool(await self._take_jobs(burst, max_jobs, max_idle_time))
@@ -403,7 +406,7 @@ class AsyncWorker(BaseWorker):
             try:
                 return await self._loop.run_in_executor(self._taker, self._take, burst)
             except AWAY as error:
-                logger.info("Worker %s: no job in %.1f s: %s", self.name, seconds, error)
+                self._note_outage(error)
             except Exception:
                 logger.exception("Worker %s: a job could not be taken", self.name)
             await self._hear_news(seconds)
@@ -800,12 +803,11 @@ class AsyncWorker(BaseWorker):
             is_suspended = await self._loop.run_in_executor(
                 self._checker, self._check_in, list(self._runs.values()), with_heartbeats
             )
-        except Exception as error:
-            if not self._redis_was_away:
-                logger.warning(
-                    "Worker %s: Redis is away", self.name, exc_info=not isinstance(error, AWAY)
-                )
-            self._redis_was_away = True
+        except AWAY as error:
+            self._note_outage(error)
+            return
+        except Exception:
+            logger.exception("Worker %s could not check in with Redis", self.name)
             return
         if with_heartbeats:
             self._next_heartbeat = self._loop.time() + self.job_monitoring_interval
@@ -819,6 +821,11 @@ class AsyncWorker(BaseWorker):
             # After an outage as well: dependents may wait, RQ's scheduler may have ended.
             self._redis_was_away = False
             self._maintain()
+
+    def _note_outage(self, error: Exception) -> None:
+        if not self._redis_was_away:
+            logger.warning("Worker %s: Redis is away: %s", self.name, error)
+        self._redis_was_away = True
 
     def _check_in(self, runs: Sequence[_Run], with_heartbeats: bool) -> bool:
         """Tell Redis that this worker and its jobs live; return whether workers are suspended."""

@@ -190,9 +190,6 @@ class Channel(http.HTTPChannel):
         self.gate.stopProducing()
         super().connectionLost(reason)
 
-    def __hash__(self) -> int:
-        return id(self)
-
 
 class Request(http_protocol.WebRequest):
     """One HTTP request, with a bounded body; or the opening handshake of a WebSocket."""

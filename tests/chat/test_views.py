@@ -20,7 +20,7 @@ from tests.chat.helpers import begin, send
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
 
-JSON = {"HTTP_ACCEPT": "application/json"}
+JSON = {"Accept": "application/json"}
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def typed(html: bytes) -> str:
 
 def field(html: bytes, name: str) -> str:
     """The value of a hidden field of the composer."""
+    found: str
     [found] = re.findall(rf'<input type="hidden" name="{name}" value="([^"]+)" id=', html.decode())
     return found
 
@@ -431,13 +432,13 @@ def test_the_active_run_and_the_end_of_the_page_can_be_asked_for(
 def test_programs_may_send_stop_and_ask_again(
     page: Client, owner: User, conversation: Conversation
 ):
-    response = page.post("/c/new/", {"text": "Hello", "client_id": "a"}, **JSON)
+    response = page.post("/c/new/", {"text": "Hello", "client_id": "a"}, headers=JSON)
     assert response.status_code == 202
     run = response.json()
     assert run["status"] == "queued"
-    stopped = page.post(f"/runs/{run['id']}/stop/", **JSON)
+    stopped = page.post(f"/runs/{run['id']}/stop/", headers=JSON)
     assert (stopped.status_code, stopped.json()["status"]) == (200, "stopped")
-    again = page.post(f"/messages/{run['message']}/regenerate/", {"client_id": "b"}, **JSON)
+    again = page.post(f"/messages/{run['message']}/regenerate/", {"client_id": "b"}, headers=JSON)
     assert (again.status_code, again.json()["conversation"]) == (202, run["conversation"])
 
 
@@ -454,7 +455,7 @@ def test_programs_are_told_errors_by_code(
     page: Client, owner: User, conversation: Conversation, data, status: int, code: str
 ):
     send(owner, conversation)
-    response = page.post(f"{conversation.get_absolute_url()}send/", data, **JSON)
+    response = page.post(f"{conversation.get_absolute_url()}send/", data, headers=JSON)
     assert response.status_code == status
     found = response.json()
     assert found.keys() == {"code", "message"}
@@ -487,10 +488,12 @@ def actions(owner: User, conversation: Conversation) -> list[tuple[str, str]]:
     ]
 
 
-def outcomes(client: Client, wanted: list[tuple[str, str]], **extra: str) -> set[int]:
+def outcomes(
+    client: Client, wanted: list[tuple[str, str]], headers: dict[str, str] | None = None
+) -> set[int]:
     data = {"text": "Mine", "title": "Mine", "client_id": "mine"}
     return {
-        getattr(client, method)(path, data if method == "post" else {}, **extra).status_code
+        getattr(client, method)(path, data if method == "post" else {}, headers=headers).status_code
         for method, path in wanted
     }
 
@@ -501,7 +504,7 @@ def test_for_a_stranger_nothing_of_it_is_there(
     everything = actions(owner, conversation)
     before = Message.objects.count(), Run.objects.count()
     assert outcomes(strange_page, everything) == {404}
-    assert outcomes(strange_page, everything, **JSON) == {404}
+    assert outcomes(strange_page, everything, headers=JSON) == {404}
     assert (Message.objects.count(), Run.objects.count()) == before
     conversation.refresh_from_db()
     assert (conversation.title, conversation.deleted_at) == ("", None)

@@ -162,14 +162,15 @@ def wait_until(condition: Callable[[], T], what: str, patience: float = PATIENCE
     """Returns the condition's first true answer."""
     give_up_at = time.monotonic() + patience
     while True:
+        answer: T | None
         try:
             answer = condition()
         except StaleElementReferenceException:
-            answer = None  # type: ignore[assignment] # the page changed while it was looked at
+            answer = None  # the page changed while it was looked at
         except WebDriverException as error:
             if "execution context" not in str(error):
                 raise
-            answer = None  # type: ignore[assignment] # the page was being left
+            answer = None  # the page was being left
         if answer:
             return answer
         assert time.monotonic() < give_up_at, f"not in {patience} s: {what}"
