@@ -88,6 +88,22 @@ async def hold(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"finished"})
 
 
+async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+    """Fail before the first answer, or after the beginning of one."""
+    if scope["type"] == "websocket":
+        await receive()
+    if "begin" in scope["options"]:
+        if scope["type"] == "websocket":
+            await send(
+                {"type": "websocket.accept", "subprotocol": scope["options"].get("protocol")}
+            )
+            await send({"type": "websocket.send", "text": "begun"})
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+    raise RuntimeError("a mistake in the application")
+
+
 async def run_for_ever() -> None:
     try:
         await asyncio.Event().wait()
@@ -176,6 +192,8 @@ PAGES: dict[str, Any] = {
     "/download": download,
     "/hold": hold,
     "/hang": hang,
+    "/fail": fail,
+    "/ws/fail": fail,
     "/wake": wake,
     "/ws/echo": echo,
     "/ws/flood": flood,

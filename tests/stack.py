@@ -58,6 +58,7 @@ class Stack:
         for process in self._processes.values():
             if process.poll() is None:
                 process.terminate()
+                process.send_signal(signal.SIGCONT)
         for process in self._processes.values():
             try:
                 process.wait(timeout=15)
@@ -83,6 +84,14 @@ class Stack:
     def kill(self, name: str) -> None:
         """SIGKILL: the process has no chance to clean up."""
         self._end(name, signal.SIGKILL)
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP: the process stands still until `go_on`."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+
+    def go_on(self, name: str) -> None:
+        """SIGCONT."""
+        self._processes[name].send_signal(signal.SIGCONT)
 
     def terminate(self, name: str) -> None:
         """SIGTERM, and wait until the process has ended."""

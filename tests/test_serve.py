@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from chatproject.lib import web
 
@@ -547,6 +547,32 @@ def test_a_trusted_proxy_tells_the_address_that_it_saw_itself(start: Callable[..
     assert scope["client"][0] == "127.0.0.1"
 
 
+# --- Applications that fail ---------------------------------------------------------------------
+
+
+async def test_a_mistake_of_the_application_ends_its_connection_and_no_other(
+    start: Callable[..., Server],
+) -> None:
+    server = start()
+    async with server.connect("/ws/echo") as bystander:
+        for _ in range(2):  # the first one must not keep the server from seeing to the second
+            with pytest.raises((http.client.HTTPException, ConnectionError)):
+                await asyncio.to_thread(server.request, "GET", "/fail?begin=1")
+            async with server.connect("/ws/fail?begin=1") as connection:
+                assert await close_code(connection) == 1011
+            with pytest.raises(InvalidStatus, match="500"):
+                async with server.connect("/ws/fail"):
+                    pass
+            with pytest.raises(InvalidHandshake):
+                async with server.connect("/ws/fail?begin=1&protocol=not-offered"):
+                    pass
+            status, _ = await asyncio.to_thread(server.request, "GET", "/fail")
+            assert status == 500
+        await bystander.send("still here")
+        assert await bystander.recv() == "still here"
+    assert "a mistake in the application" in server.log.read_text()
+
+
 # --- The log ------------------------------------------------------------------------------------
 
 
@@ -619,17 +645,32 @@ async def test_it_takes_no_new_connection_while_it_ends(start: Callable[..., Ser
     held.close()
 
 
-async def test_a_second_signal_ends_it_at_once(start: Callable[..., Server]) -> None:
+def test_a_second_signal_ends_it_at_once(start: Callable[..., Server]) -> None:
     server = start(WEB_DRAIN_SECONDS="600")
     held = server.http()
     held.request("GET", "/hang")
     held.getresponse()
     server.signal(signal.SIGTERM)
-    await asyncio.to_thread(server.wait_for_log, "SIGTERM: closing connections")
+    server.wait_for_log("SIGTERM: closing connections")
+    time.sleep(web.SAME_STOP_SECONDS)
     assert server.process.poll() is None
-    server.signal(signal.SIGTERM)
-    assert await asyncio.to_thread(server.exit_code) == -signal.SIGTERM
+
+    def ended() -> bool:
+        server.signal(signal.SIGTERM)
+        return server.process.poll() is not None
+
+    assert until(ended)
+    assert server.exit_code() == -signal.SIGTERM
     held.close()
+
+
+def test_signals_that_come_together_are_one(start: Callable[..., Server]) -> None:
+    server = start()
+    with server.upgraded() as connection:
+        server.signal(signal.SIGINT)
+        server.signal(signal.SIGTERM)
+        assert read_close_code(connection) == 1012
+    assert server.exit_code() == 0
 
 
 def test_what_hangs_does_not_keep_it(start: Callable[..., Server]) -> None:

@@ -371,14 +371,15 @@ class AsyncWorker(BaseWorker):
             if self._is_suspended or not self._has_room():
                 await self._hear_news(CHECK_SECONDS)
                 continue
+            may_bring_jobs = self._runs or self._is_maintaining()  # before a look at the queue
             run = await self._next_run(burst)
             if run is not None:
                 taken += 1
                 self._start(run)
-            elif burst and not self._runs and not self._is_maintaining():
+            elif burst and not may_bring_jobs:
                 break
-            elif burst:
-                await self._hear_news(CHECK_SECONDS)  # a job that ends may bring others
+            elif burst and self._runs:
+                await self._hear_news(CHECK_SECONDS)
             if self._runs:
                 idle_since = time.monotonic()
             elif max_idle_time is not None and time.monotonic() - idle_since >= max_idle_time:
@@ -435,7 +436,7 @@ class AsyncWorker(BaseWorker):
         except DequeueTimeout:
             return None
         if found is None:
-            return None
+            return self._take(burst) if self._enqueue_ready_jobs() else None
         job, queue = found
         try:
             if self._stopping.is_set() or self._is_suspended:
@@ -447,6 +448,11 @@ class AsyncWorker(BaseWorker):
         except NotRecordedError:
             logger.error("Job %s was taken, but Redis is away and does not know it", job.id)
             return None
+
+    def _enqueue_ready_jobs(self) -> bool:
+        """Enqueue dependents that RQ has left behind, where two ends met; it would take minutes."""
+        enqueued = [queue.ready_job_registry.cleanup() for queue in self.queues]
+        return any(enqueued)
 
     def _leave(self, job: Job, queue: Queue) -> None:
         """Put a job back that came in the last moment, when no more were to be taken."""
@@ -851,6 +857,7 @@ class AsyncWorker(BaseWorker):
                 date = utcformat(self._shutdown_requested_date)
                 pipeline.hset(self.key, "shutdown_requested_date", date)
             pipeline.execute()
+        self._enqueue_ready_jobs()
         return bool(is_suspended)
 
     def _beat(self, runs: Sequence[_Run], is_forgotten: bool) -> None:

@@ -10,9 +10,11 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from types import FrameType
 from typing import Any
 
 from chatproject.lib import env
@@ -39,6 +41,8 @@ MAX_HEADERS = 100
 KEEP_ALIVE_SECONDS = 75  # more than the 60 s of usual proxies, so that they close first
 LINGER_SECONDS = 5  # for a refused client to stop sending and read why
 
+# Signals that come together are one: `timeout`, for example, sends each to the process and its group.
+SAME_STOP_SECONDS = 0.5
 BACKLOG = 2_048  # connections that wait to be accepted
 # Unsent bytes that the kernel holds for one connection; without it, megabytes for a slow client.
 KERNEL_BUFFER_BYTES = 131_072
@@ -79,7 +83,7 @@ def refusal(status: HTTPStatus) -> bytes:
 def on_stop_signal(
     loop: asyncio.AbstractEventLoop, limits: Limits, stop: Callable[[], None]
 ) -> None:
-    """Call `stop` in the loop on the first SIGTERM or SIGINT; the second one ends the process at once.
+    """Call `stop` in the loop on the first SIGTERM or SIGINT; a second one ends the process at once.
 
     Whatever hangs (a view in a thread, a loop that is stuck) cannot keep the process: some seconds
     after the time for draining it is ended with code 1.
@@ -87,9 +91,16 @@ def on_stop_signal(
     signals = (signal.SIGTERM, signal.SIGINT)
 
     def first(number: signal.Signals) -> None:
+        began = time.monotonic()
+
+        def again(number: int, frame: FrameType | None) -> None:
+            if time.monotonic() - began > SAME_STOP_SECONDS:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+
         for each in signals:
             loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, again)
         logger.info("%s: closing connections", number.name)
         last_resort = threading.Timer(limits.drain_seconds + CLOSE_TIMEOUT, end_process)
         last_resort.daemon = True

@@ -194,6 +194,8 @@ class Channel(http.HTTPChannel):
 class Request(http_protocol.WebRequest):
     """One HTTP request, with a bounded body; or the opening handshake of a WebSocket."""
 
+    transport: Any
+
     def __init__(self, channel: Channel, queued: bool) -> None:
         # Twisted's own form parser would read the whole body a second time for nothing.
         super().__init__(channel, queued, parsePOSTFormSubmission=False)
@@ -213,6 +215,14 @@ class Request(http_protocol.WebRequest):
         if self.transport is None:  # a Socket has it now
             self.server.open.discard(self.channel)
         return deferred
+
+    def handle_exception(self, exception: BaseException) -> None:
+        # Daphne's own method raises when a response has begun, which ends the loop that calls it,
+        # and with that all reaping of applications.
+        if self._response_started:
+            self.transport.abortConnection()
+        else:
+            super().handle_exception(exception)
 
 
 class Socket(ws_protocol.WebSocketProtocol):
@@ -266,6 +276,13 @@ class Socket(ws_protocol.WebSocketProtocol):
         # Also after an error, which the transport meets again and handles.
         transport.write(data)
 
+    def handle_exception(self, exception: BaseException) -> None:
+        # Not Daphne's own method, which may raise too: after a subprotocol that was not offered.
+        if self.state == self.STATE_CONNECTING:
+            self.failHandshake("", HTTPStatus.INTERNAL_SERVER_ERROR)
+        else:
+            self.sendCloseFrame(code=self.CLOSE_STATUS_CODE_INTERNAL_ERROR)
+
     def go_away(self) -> None:
         """Ask the client to connect again, to whatever process then listens."""
         if self.state == self.STATE_CONNECTING:
@@ -307,7 +324,7 @@ class Server(daphne.server.Server):
     def __init__(self, application: Application, limits: Limits) -> None:
         super().__init__(
             application,
-            endpoints=["unused: run() is given a socket"],
+            endpoints=["unused: serve() is given a socket"],
             ping_interval=web.PING_INTERVAL,
             websocket_timeout=-1,
             server_name="",

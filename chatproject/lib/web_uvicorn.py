@@ -13,7 +13,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from uvicorn._types import ASGISendEvent
@@ -231,6 +231,21 @@ class Socket(WebSocketsSansIOProtocol, Lingering):
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             # Uvicorn would leave the answer unsent and the connection open.
             self.linger(b"".join(self.conn.data_to_send()))
+
+    async def run_asgi(self) -> None:
+        """As Uvicorn's, with a close code for a mistake of the application."""
+        application = self.app
+
+        async def closing(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await application(scope, receive, send)
+            except Exception:
+                if self.handshake_complete:
+                    await self.send({"type": "websocket.close", "code": CloseCode.INTERNAL_ERROR})
+                raise
+
+        self.app = closing
+        await super().run_asgi()
 
     def handle_cont(self, event: Frame) -> None:
         super().handle_cont(event)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import websockets
 
+from chat import runlog
 from chat.models import Run
 from chatproject.embedded import PostgresServer, ValkeyServer
 from chatproject.lib import db
@@ -112,6 +115,48 @@ async def test_a_drain_that_is_too_short_ends_the_run_with_its_text(owner, provi
     assert reply_text(60, TEXT).startswith(end["text"])
 
 
+async def test_a_worker_that_stood_still_says_nothing_more(
+    owner, provider, server_folder, valkey_client
+):
+    with Stack(server_folder, provider_url=provider.url) as stack:
+        await asyncio.to_thread(stack.start, "web", "worker", "clock")
+        tab = LiveTab(stack, await db.run(session_key, owner))
+        async with asyncio.timeout(120):
+            chat = asyncio.create_task(tab.chat(TEXT))
+            await tab.until("text.delta")
+            await asyncio.to_thread(stack.pause, "worker")
+            await asyncio.to_thread(provider.release, "fault")
+            end = await chat
+            assert end["type"] == "run.failed"
+            told = valkey_client.xlen(runlog.log_key(UUID(end["run"])))
+            await asyncio.to_thread(stack.go_on, "worker")
+            # It takes the next message, and has dropped the old one.
+            again = LiveTab(stack, await db.run(session_key, owner))
+            text = "[[tokens=5 rate=0]]"
+            end = await again.chat(text, client_id="b", conversation=end["conversation"])
+            assert (end["type"], end["text"]) == ("run.done", reply_text(5, text))
+            await asyncio.to_thread(provider.wait, active=0)
+    assert valkey_client.xlen(runlog.log_key(UUID(tab.run))) == told
+    first = await db.run(Run.objects.select_related("message").get, pk=tab.run)
+    assert (first.status, first.message.text) == ("failed", tab.text)
+
+
+async def test_a_run_whose_job_was_flushed_is_queued_again(
+    owner, provider, server_folder, valkey_client
+):
+    text = "[[tokens=5 rate=0]]"
+    with Stack(server_folder, provider_url=provider.url) as stack:
+        await asyncio.to_thread(stack.start, "web", "clock")
+        tab = LiveTab(stack, await db.run(session_key, owner))
+        async with asyncio.timeout(90):
+            chat = asyncio.create_task(tab.chat(text))
+            await tab.until("run.queued")
+            valkey_client.flushall()
+            await asyncio.to_thread(stack.start, "worker")
+            end = await chat
+    assert (end["type"], end["text"]) == ("run.done", reply_text(5, text))
+
+
 async def test_valkey_dies_for_a_while_and_running_and_queued_runs_go_on(
     owner, provider, server_folder, own_valkey: ValkeyServer
 ):
@@ -141,8 +186,6 @@ async def test_valkey_dies_for_a_while_and_running_and_queued_runs_go_on(
 
 async def refused_send(tab: LiveTab) -> dict[str, object] | None:
     """Try to send while Redis is away; the error, or None when already the socket was refused."""
-    import json
-
     try:
         async with websockets.connect(tab._address, **tab._options) as socket:
             await socket.send(json.dumps({"type": "chat.send", "client_id": "r", "text": "x"}))

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.common.exceptions import (
+    NoSuchElementException,
+    StaleElementReferenceException,
+    WebDriverException,
+)
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -19,30 +23,54 @@ T = TypeVar("T")
 
 
 class Browser:
-    """Wraps a driver; `tab` names the browser's windows."""
+    """A driver with one empty tab, as a screen of `size` sees it; without what was there before."""
 
     def __init__(
-        self, driver: webdriver.Chrome, base: str, size: tuple[int, int], *, dark: bool = False
+        self,
+        driver: webdriver.Chrome,
+        base: str,
+        size: tuple[int, int],
+        *,
+        scripting: bool = True,
+        dark: bool = False,
     ) -> None:
         self.driver = driver
         self.base = base
         self._size = size
+        self._scripting = scripting
         self._dark = dark
+        self._forget()
         self._emulate()
+
+    def _forget(self) -> None:
+        old = self.driver.window_handles
+        # What a page keeps for its tab goes with the tab.
+        self.driver.switch_to.new_window("tab")
+        new = self.driver.current_window_handle
+        for tab in old:
+            self.driver.switch_to.window(tab)
+            self.driver.close()
+        self.driver.switch_to.window(new)
+        self.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+        self.driver.get_log("browser")
 
     def _emulate(self) -> None:
         width, height = self._size
         is_phone = width < 500
-        self.driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone},
-        )
-        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": is_phone})
         scheme = "dark" if self._dark else "light"
-        self.driver.execute_cdp_cmd(
-            "Emulation.setEmulatedMedia",
-            {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
-        )
+        for command, parameters in (
+            (
+                "Emulation.setDeviceMetricsOverride",
+                {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone},
+            ),
+            ("Emulation.setTouchEmulationEnabled", {"enabled": is_phone}),
+            (
+                "Emulation.setEmulatedMedia",
+                {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+            ),
+            ("Emulation.setScriptExecutionDisabled", {"value": not self._scripting}),
+        ):
+            self.driver.execute_cdp_cmd(command, parameters)
 
     # --- Going places
 
@@ -165,7 +193,7 @@ def wait_until(condition: Callable[[], T], what: str, patience: float = PATIENCE
         answer: T | None
         try:
             answer = condition()
-        except StaleElementReferenceException:
+        except (NoSuchElementException, StaleElementReferenceException):
             answer = None  # the page changed while it was looked at
         except WebDriverException as error:
             if "execution context" not in str(error):

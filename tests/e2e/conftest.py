@@ -1,7 +1,7 @@
 """A whole Parley for the browser: real processes, a database of its own, collected static files.
 
 One for all tests of a pytest process. What is in the database is read with plain SQL, past all of
-our own code. A test that fails leaves a picture of each of its browsers in `.data/screenshots/`.
+our own code. A test that fails leaves a picture of its browser in `.data/screenshots/`.
 """
 
 from __future__ import annotations
@@ -95,27 +95,41 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(stack, provider, database)
 
 
+@pytest.fixture(scope="session")
+def driver() -> Iterator[webdriver.Chrome]:
+    """One Chromium for all tests of the process: starting it takes longer than most tests."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--hide-scrollbars",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
 @pytest.fixture
-def open_browser(site: Site, request: pytest.FixtureRequest) -> Iterator[Callable[..., Browser]]:
-    """Opens browsers that share nothing: `open_browser(PHONE, scripting=False)`."""
-    opened: list[Browser] = []
+def open_browser(
+    site: Site, driver: webdriver.Chrome, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Browser]]:
+    """Opens the test's browser: `open_browser(PHONE, scripting=False, dark=True)`."""
 
-    def open_one(
-        size: tuple[int, int] = DESKTOP, *, scripting: bool = True, dark: bool = False
-    ) -> Browser:
-        browser = Browser(_chromium(scripting), site.base, size, dark=dark)
-        opened.append(browser)
-        return browser
+    def open_it(size: tuple[int, int] = DESKTOP, **how: bool) -> Browser:
+        return Browser(driver, site.base, size, **how)
 
-    yield open_one
-    failed = getattr(request.node, "has_failed", False)
-    for number, browser in enumerate(opened):
-        if failed:
-            SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-            name = re.sub(r"\W+", "-", request.node.name)
-            browser.driver.save_screenshot(str(SCREENSHOTS / f"{name}-{number}.png"))
-            print("\n".join(str(entry) for entry in browser.driver.get_log("browser")))  # noqa: T201 # pytest shows it
-        browser.driver.quit()
+    yield open_it
+    if getattr(request.node, "has_failed", False):
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"\W+", "-", request.node.name)
+        driver.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
+        print("\n".join(str(entry) for entry in driver.get_log("browser")))  # noqa: T201 # pytest shows it
 
 
 @pytest.fixture
@@ -130,26 +144,6 @@ _people = itertools.count(1)
 def email() -> str:
     """An address that nobody has yet."""
     return f"reader{next(_people)}-{uuid4().hex[:6]}@example.org"
-
-
-def _chromium(scripting: bool) -> webdriver.Chrome:
-    options = webdriver.ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--hide-scrollbars",
-    ):
-        options.add_argument(argument)
-    if not scripting:
-        options.add_experimental_option(
-            "prefs", {"profile.managed_default_content_settings.javascript": 2}
-        )
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import pytest
 
@@ -270,9 +269,7 @@ def test_the_sidebar_of_another_tab_learns_of_new_renamed_and_deleted_chats(
 # --- Editing ----------------------------------------------------------------------------------
 
 
-def test_a_message_can_be_edited_and_sent_again(
-    site: Site, browser: Browser, email: str, open_browser: Callable[..., Browser]
-):
+def test_a_message_can_be_edited_and_sent_again(site: Site, browser: Browser, email: str):
     browser.sign_up(email)
     browser.send("[[tokens=5 rate=0]] Wrong")
     browser.wait_for_status("done")

@@ -356,6 +356,15 @@ def test_dependents_follow(queue):
     assert queue.deferred_job_registry.get_job_ids() == [never.id]
 
 
+def test_a_dependent_that_rq_has_left_behind_is_enqueued_soon(queue, connection):
+    job = queue.enqueue(jobs.returns)
+    assert queue.pop_job_id() == job.id
+    job.set_status(JobStatus.READY_TO_ENQUEUE)
+    queue.ready_job_registry.add(job)
+    with at_work(queue):
+        wait_until(lambda: job.is_finished)
+
+
 # Commands
 
 

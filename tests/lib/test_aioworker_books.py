@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 import zlib
 from base64 import b64decode
@@ -12,6 +13,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import pytest
 from redis import Redis
 from rq import Callback, Queue, Repeat, Retry, SimpleWorker
 from rq.job import Dependency
@@ -149,6 +151,15 @@ def last_line(text: bytes) -> bytes:
 
 def one_by_one(*arguments: Any, **options: Any) -> AsyncWorker:
     return AsyncWorker(*arguments, concurrency=1, **options)
+
+
+@pytest.fixture(autouse=True)
+def rq_leaves_its_signal_handlers():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def test_our_books_are_those_of_rq(valkey_url, tmp_path):

@@ -30,7 +30,8 @@ export class ChatComposer extends HTMLElement {
     this.#form.addEventListener("submit", (event) => this.#submit(event));
     addEventListener("pagehide", () => this.#saveSoon.flush());
     this.#fit();
-    if (!isTouch()) this.#focusAtEnd();
+    // Not away from where somebody is already; on a phone a keyboard would cover the page.
+    if (!isTouch() && document.activeElement === document.body) this.#focusAtEnd();
   }
 
   get isBusy() {

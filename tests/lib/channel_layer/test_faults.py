@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import os
 import signal
@@ -70,6 +71,7 @@ async def test_joining_raises_when_redis_is_away_and_leaves_nothing(
     ):
         with pytest.raises(RedisConnectionError):
             await asyncio.wait_for(join(), PATIENCE)
+    assert not layer._get_layer()._channels
     own_valkey.start()
     await layer.attach("later", Inbox())
     assert Server(own_valkey.url).channels() == {"asgi:raw:later"}
@@ -251,10 +253,11 @@ async def test_it_outlives_a_restart_of_redis(
 async def test_joining_again_while_redis_is_away_does_not_end_a_membership(
     make_layer: MakeLayer, own_valkey: ValkeyServer
 ):
-    layer = make_layer([own_valkey.url], on_reconnect="redis.back")
+    layer = make_layer([own_valkey.url], on_disconnect="redis.lost", on_reconnect="redis.back")
     channel = await layer.new_channel()
     await layer.group_add("test-group", channel)
     own_valkey.kill()
+    assert await asyncio.wait_for(layer.receive(channel), PATIENCE) == {"type": "redis.lost"}
     with pytest.raises(RedisConnectionError):
         await asyncio.wait_for(layer.group_add("test-group", channel), PATIENCE)
     own_valkey.start()
@@ -450,19 +453,22 @@ async def test_a_host_that_does_not_finish_connecting_is_given_up(
 
 
 async def test_a_flush_does_not_wait_for_a_host_that_is_silent(
-    make_layer: MakeLayer, frozen_valkey: ValkeyServer
+    make_layer: MakeLayer, frozen_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ):
     layer = make_layer([frozen_valkey.url])
-    await layer.attach("run.1", Inbox())
+    attachment = await layer.attach("run.1", Inbox())
     await layer.send("name", {})
     os.kill(frozen_valkey.pid, signal.SIGSTOP)
     layer.publish("run.1", b"data")
+    await attachment.detach()
     attaching = asyncio.create_task(layer.attach("run.2", Inbox()))
     await asyncio.sleep(0)
     await asyncio.wait_for(layer.flush(), PATIENCE)
     with pytest.raises(RedisConnectionError, match="flushed"):
         await attaching
     assert layer.dropped_publishes.total == 1
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 # Too much

@@ -238,22 +238,32 @@ async def test_a_flush_lets_leave_what_was_published(
     assert await inbox.wait(2) == [b"before it is connected", b"and again"]
 
 
-async def test_a_loop_that_ends_lets_leave_what_was_published(layer: PubSubChannelLayer):
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_a_loop_that_ends_lets_leave_what_was_published(
+    layer: PubSubChannelLayer, valkey_url: str, is_connected: bool
+):
+    server = Server(valkey_url)
     inbox = Inbox()
     await layer.attach("run.1", inbox)
+    before = server.info("total_connections_received")
 
     async def publish_and_end() -> None:
+        if is_connected:
+            await layer.send("nobody", {})
         layer.publish("run.1", b"last words")
 
     await asyncio.to_thread(asyncio.run, publish_and_end())
     assert await inbox.wait(1) == [b"last words"]
+    assert server.info("total_connections_received") - before == 1 + 1  # one asks for it
 
 
-async def test_a_flush_forgets_attachments(layer: PubSubChannelLayer):
-    forgotten, inbox = Inbox(), Inbox()
-    attachment = await layer.attach("run.1", forgotten)
+async def test_a_flush_forgets_attachments(layer: PubSubChannelLayer, valkey_url: str):
+    forgotten, inbox, reconnects = Inbox(), Inbox(), Inbox()
+    attachment = await layer.attach("run.1", forgotten, forgotten)
     await layer.flush()
-    await layer.attach("run.1", inbox)
+    await layer.attach("run.1", inbox, reconnects)
+    Server(valkey_url).kill_connections()
+    await reconnects.wait(1)
     await attachment.detach()
     layer.publish("run.1", b"data")
     assert await inbox.wait(1) == [b"data"]
