@@ -15,6 +15,7 @@ import nh3
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
@@ -24,8 +25,8 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 # The language that a code block names, for its caption and class.
 LANGUAGE = re.compile(r"^[A-Za-z0-9+#._-]{1,30}$")
 
-# The page has a heading, and each message has one; those of a reply stand below both.
-HEADING_OFFSET = 2
+# The page has a heading of the first level, and each message one of the second.
+FIRST_HEADING, LAST_HEADING = 3, 6
 
 
 def to_html(text: str) -> str:
@@ -35,12 +36,6 @@ def to_html(text: str) -> str:
 
 class Renderer(RendererHTML):
     """Differs from the usual output where a strict policy or a narrow screen asks for it."""
-
-    def heading_open(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
-        return f"<{_heading(tokens[index])}>"
-
-    def heading_close(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
-        return f"</{_heading(tokens[index])}>\n"
 
     def table_open(self, *_: Any) -> str:
         # A box of its own to scroll in; one must get into it with the keyboard, too.
@@ -75,10 +70,6 @@ class Renderer(RendererHTML):
         return f'<a href="{escapeHtml(source)}">{escapeHtml(label)}</a>'
 
 
-def _heading(token: Token) -> str:
-    return f"h{min(6, int(token.tag[1:]) + HEADING_OFFSET)}"
-
-
 def _cell(token: Token) -> str:
     # The policy forbids style attributes, in which the parser puts a column's alignment.
     style = str(token.attrs.get("style", ""))
@@ -96,6 +87,14 @@ def _code_block(code: str, language: str) -> str:
     )
 
 
+def _level_headings(state: StateCore) -> None:
+    """Give a reply's headings the levels below the page's own, with none left out in between."""
+    headings = [token for token in state.tokens if token.type in {"heading_open", "heading_close"}]
+    used = sorted({token.tag for token in headings})
+    for token in headings:
+        token.tag = f"h{min(LAST_HEADING, FIRST_HEADING + used.index(token.tag))}"
+
+
 def _safe_attribute(tag: str, name: str, value: str) -> str | None:
     if tag == "code" and name == "class":
         return value if LANGUAGE.match(value.removeprefix("language-")) else None
@@ -108,6 +107,7 @@ _markdown = MarkdownIt(
     {"html": False, "breaks": True},
     renderer_cls=Renderer,
 ).enable(["table", "strikethrough"])
+_markdown.core.ruler.push("level_headings", _level_headings)
 
 _cleaner = nh3.Cleaner(
     tags={

@@ -7,12 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 import websockets
 
+from accounts.models import User
 from chat import runlog
 from chat.models import Run
 from chatproject.embedded import PostgresServer, ValkeyServer
@@ -32,15 +36,24 @@ pytestmark = [
 TEXT = "[[tokens=60 rate=0 hold=10 key=fault]]"
 
 
+@asynccontextmanager
+async def talking(
+    stack: Stack, owner: User, *names: str
+) -> AsyncIterator[tuple[LiveTab, asyncio.Task[dict[str, Any]]]]:
+    """Processes, a tab that got the first tokens of TEXT, and the task that follows the rest."""
+    await asyncio.to_thread(stack.start, *names)
+    tab = LiveTab(stack, await db.run(session_key, owner))
+    async with asyncio.timeout(120):
+        chat = asyncio.create_task(tab.chat(TEXT))
+        await tab.until("text.delta")
+        yield tab, chat
+
+
 async def test_web_dies_and_the_client_comes_back_to_the_whole_reply(
     owner, provider, server_folder
 ):
     with Stack(server_folder, provider_url=provider.url) as stack:
-        await asyncio.to_thread(stack.start, "web", "worker")
-        tab = LiveTab(stack, await db.run(session_key, owner))
-        async with asyncio.timeout(60):
-            chat = asyncio.create_task(tab.chat(TEXT))
-            await tab.until("text.delta")
+        async with talking(stack, owner, "web", "worker") as (tab, chat):
             await asyncio.to_thread(stack.kill, "web")
             await asyncio.to_thread(stack.start, "web")
             await asyncio.to_thread(provider.release, "fault")
@@ -64,11 +77,7 @@ async def test_a_web_process_that_ends_says_that_it_restarts(owner, provider, se
 
 async def test_a_killed_worker_ends_its_runs_with_the_partial_text(owner, provider, server_folder):
     with Stack(server_folder, provider_url=provider.url) as stack:
-        await asyncio.to_thread(stack.start, "web", "worker", "clock")
-        tab = LiveTab(stack, await db.run(session_key, owner))
-        async with asyncio.timeout(90):
-            chat = asyncio.create_task(tab.chat(TEXT))
-            await tab.until("text.delta")
+        async with talking(stack, owner, "web", "worker", "clock") as (tab, chat):
             await asyncio.to_thread(provider.wait, held=1)
             await asyncio.sleep(0.3)  # what the provider sent has been written by now
             await asyncio.to_thread(stack.kill, "worker")
@@ -88,11 +97,7 @@ async def test_a_killed_worker_ends_its_runs_with_the_partial_text(owner, provid
 
 async def test_a_worker_that_is_told_to_end_finishes_what_it_makes(owner, provider, server_folder):
     with Stack(server_folder, provider_url=provider.url) as stack:
-        await asyncio.to_thread(stack.start, "web", "worker")
-        tab = LiveTab(stack, await db.run(session_key, owner))
-        async with asyncio.timeout(60):
-            chat = asyncio.create_task(tab.chat(TEXT))
-            await tab.until("text.delta")
+        async with talking(stack, owner, "web", "worker") as (_, chat):
             ending = asyncio.create_task(asyncio.to_thread(stack.terminate, "worker"))
             await asyncio.to_thread(provider.release, "fault")
             end = await chat
@@ -103,11 +108,7 @@ async def test_a_worker_that_is_told_to_end_finishes_what_it_makes(owner, provid
 async def test_a_drain_that_is_too_short_ends_the_run_with_its_text(owner, provider, server_folder):
     short = {"WORKER_DRAIN_SECONDS": "0"}
     with Stack(server_folder, provider_url=provider.url, environment=short) as stack:
-        await asyncio.to_thread(stack.start, "web", "worker")
-        tab = LiveTab(stack, await db.run(session_key, owner))
-        async with asyncio.timeout(60):
-            chat = asyncio.create_task(tab.chat(TEXT))
-            await tab.until("text.delta")
+        async with talking(stack, owner, "web", "worker") as (_, chat):
             await asyncio.to_thread(stack.terminate, "worker")
             end = await chat
     assert (end["type"], end["code"]) == ("run.failed", "unavailable")
@@ -119,11 +120,7 @@ async def test_a_worker_that_stood_still_says_nothing_more(
     owner, provider, server_folder, valkey_client
 ):
     with Stack(server_folder, provider_url=provider.url) as stack:
-        await asyncio.to_thread(stack.start, "web", "worker", "clock")
-        tab = LiveTab(stack, await db.run(session_key, owner))
-        async with asyncio.timeout(120):
-            chat = asyncio.create_task(tab.chat(TEXT))
-            await tab.until("text.delta")
+        async with talking(stack, owner, "web", "worker", "clock") as (tab, chat):
             await asyncio.to_thread(stack.pause, "worker")
             await asyncio.to_thread(provider.release, "fault")
             end = await chat

