@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from aiohttp import ClientSession, ClientWebSocketResponse
+from aiohttp import ClientSession, ClientWebSocketResponse, TCPConnector
 
 from chatproject.lib.web import Receive, Scope, Send
 
@@ -35,7 +35,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     options = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
     await receive()
     await send({"type": "websocket.accept"})
-    await receive()
+    if (await receive())["type"] == "websocket.disconnect":
+        return
     loop = asyncio.get_running_loop()
     began = loop.time()
     for number in range(int(options["count"])):
@@ -89,7 +90,7 @@ async def measure(
     )
     try:
         await listening(port)
-        async with ClientSession() as session:
+        async with ClientSession(connector=TCPConnector(limit=0)) as session:
             count = int(options.rate * options.seconds)
             url = f"http://127.0.0.1:{port}/?count={count}&rate={options.rate}&size={options.size}"
             await (await session.ws_connect(url)).close()

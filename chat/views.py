@@ -21,10 +21,10 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from chat import access, context, conversations, runs
+from chat import access, conversations, runs
 from chat.events import ChatError
 from chat.forms import MessageForm, TitleForm, new_client_id
-from chat.models import Conversation, Message, Run
+from chat.models import Conversation, Run
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 View = Callable[Concatenate["Request", P], HttpResponse]
-
-MESSAGES_SHOWN = 100  # of a path on one page
 
 # Stands in addresses of what does not exist yet when a page is rendered; the script puts the id in
 # its place.
@@ -160,11 +158,8 @@ def _page(
     form: MessageForm | None = None,
     error: ChatError | None = None,
 ) -> HttpResponse:
-    path = context.shown(conversation)
-    shown, earlier, is_past = _part(path, before)
-    edited = next(
-        (one for one in path if str(one.id) == editing and one.role == Message.Role.USER), None
-    )
+    part = conversations.part(conversation, before)
+    edited = conversations.own_message(conversation, editing)
     action = (
         reverse("chat:edit", args=[edited.id])
         if edited
@@ -177,10 +172,8 @@ def _page(
         | {
             "conversation": conversation,
             "conversation_id": conversation.id,
-            "messages_shown": shown,
-            "earlier": earlier,
-            "is_past": is_past,
-            "active_run": None if is_past else _active(path),
+            "part": part,
+            "active_run": part.active_run,
             "editing": edited,
             "form": form or _form(edited.text if edited else ""),
             "form_action": action,
@@ -188,20 +181,6 @@ def _page(
         },
         status=_status(error) if error else 200,
     )
-
-
-def _part(path: list[Message], before: str) -> tuple[list[Message], str, bool]:
-    """The messages to show, the id before which there are earlier ones, and whether later ones are."""
-    ids = [str(message.id) for message in path]
-    end = ids.index(before) if before in ids else len(path)
-    begin = max(0, end - MESSAGES_SHOWN)
-    return path[begin:end], ids[begin] if begin else "", end < len(path)
-
-
-def _active(path: list[Message]) -> Run | None:
-    if path and path[-1].status == Message.Status.PENDING:
-        return path[-1].run
-    return None
 
 
 def _frame(request: Request) -> dict[str, Any]:

@@ -605,7 +605,7 @@ def test_it_is_quiet_when_told_so(start: Callable[..., Server]) -> None:
 async def test_it_ends_in_order_on_a_signal(
     start: Callable[..., Server], number: signal.Signals
 ) -> None:
-    server = start()
+    server = start(WEB_DRAIN_SECONDS="600")  # more than the test has
     held = server.http()
     held.request("GET", "/hold")
     response = held.getresponse()
@@ -624,6 +624,22 @@ async def test_it_ends_in_order_on_a_signal(
     assert "Traceback" not in server.log.read_text()
     for client in (held, idle):
         client.close()
+
+
+def test_a_request_that_is_still_arriving_is_answered_before_it_ends(
+    start: Callable[..., Server],
+) -> None:
+    server = start(WEB_DRAIN_SECONDS="600")
+    with server.raw() as connection:
+        connection.sendall(
+            b"POST /count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n12345"
+        )
+        server.get("/health")  # the bytes before it have been read
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("SIGTERM: closing connections")
+        connection.sendall(b"6789")
+        assert receive_all(connection).endswith(b"\r\n\r\n9")
+    assert server.exit_code() == 0
 
 
 async def test_it_takes_no_new_connection_while_it_ends(start: Callable[..., Server]) -> None:

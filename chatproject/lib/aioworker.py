@@ -371,7 +371,9 @@ class AsyncWorker(BaseWorker):
             if self._is_suspended or not self._has_room():
                 await self._hear_news(CHECK_SECONDS)
                 continue
-            may_bring_jobs = self._runs or self._is_maintaining()  # before a look at the queue
+            may_bring_jobs = (
+                bool(self._runs) or self._is_maintaining()
+            )  # before a look at the queue
             run = await self._next_run(burst)
             if run is not None:
                 taken += 1

@@ -703,8 +703,8 @@ class _Connection(asyncio.Protocol):
     def _take_over(self, connection: AbstractConnection) -> None:
         # redis-py has no public way to hand over its socket. The writer is kept, because newer
         # Pythons close the transport of a writer that is thrown away.
-        reader, writer = connection._reader, connection._writer
-        if reader is None or writer is None or reader.at_eof() or writer.transport.is_closing():
+        writer = connection._writer
+        if writer is None or writer.transport.is_closing():
             raise RedisConnectionError("Redis closed the connection at once.")
         connection._reader = connection._writer = None
         writer.transport.set_protocol(self)

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
-from chat import runs, views
+from chat import conversations, runs, views
 from chat.events import ERRORS
 from chat.models import Assistant, Conversation, Message, Run, new_id
 from chatproject.embedded import BASE_DIR
@@ -230,7 +230,7 @@ def test_a_long_conversation_is_shown_in_parts(
     address = conversation.get_absolute_url()
 
     end = page.get(address).content.decode()
-    assert end.count(' id="m-') == views.MESSAGES_SHOWN
+    assert end.count(' id="m-') == conversations.MESSAGES_SHOWN
     assert f'href="{address}?before={made[140].id}"' in end
     assert f'id="m-{made[-1].id}"' in end
 

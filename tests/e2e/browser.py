@@ -64,6 +64,8 @@ class Browser:
                 {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone},
             ),
             ("Emulation.setTouchEmulationEnabled", {"enabled": is_phone}),
+            # A tab of a headless browser is not in front of anybody: let it behave as if.
+            ("Emulation.setFocusEmulationEnabled", {"enabled": True}),
             (
                 "Emulation.setEmulatedMedia",
                 {"features": [{"name": "prefers-color-scheme", "value": scheme}]},

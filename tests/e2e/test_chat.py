@@ -278,7 +278,7 @@ def test_a_message_can_be_edited_and_sent_again(site: Site, browser: Browser, em
     browser.wait_for_status("done")
     conversation = browser.conversation
 
-    browser.run("document.querySelector('.action-edit').click()")
+    browser.click(".action-edit")
     wait_until(lambda: "edit=" in browser.path, "the page to edit opens")
     assert browser.draft == "[[tokens=5 rate=0]] Wrong"
     browser.find("textarea").clear()

@@ -112,7 +112,7 @@ def test_the_whole_page_can_be_used_with_the_keyboard(browser: Browser, email: s
             focused,
         )
         name = (focused.get_attribute("aria-label") or focused.text).split("\n")[0]
-        assert ring == "solid", name
+        assert ring == "solid", [*seen, name, focused.tag_name]
         seen.append(name)
         focused.send_keys(Keys.TAB)
     assert seen[:4] == ["Skip to the page", "Parley", "New chat", "All chats"]

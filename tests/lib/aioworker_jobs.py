@@ -4,7 +4,7 @@ RQ imports them by name, as in production. Jobs and tests talk through files in 
 works in every process and while Redis is away: a job says with `note` what happened, and waits in
 `gate` until the test says `Folder.go()`.
 
-    python -m tests.lib.aioworker_jobs URL QUEUE [--drain-seconds S] [--with-scheduler]
+    python -m tests.lib.aioworker_jobs URL QUEUE [options of main()]
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rq import Queue
 from rq.job import Job, Retry, get_current_job
 from rq.serializers import JSONSerializer
 
+from chatproject.lib import aioworker
 from chatproject.lib.aioworker import AsyncWorker, on_shutdown
 
 POLL = 0.01  # seconds
@@ -294,7 +295,9 @@ def main() -> None:
     parser.add_argument("queue")
     parser.add_argument("--drain-seconds", type=float)
     parser.add_argument("--with-scheduler", action="store_true")
+    parser.add_argument("--cleanup-seconds", type=float, default=aioworker.CLEANUP_SECONDS)
     arguments = parser.parse_args()
+    aioworker.CLEANUP_SECONDS = arguments.cleanup_seconds
     logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
     client = Redis.from_url(arguments.url)
     queue = Queue(arguments.queue, connection=client, serializer=JSONSerializer)

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.urls import reverse
+from django_rq import get_queue
+from django_rq.settings import get_queues_map
 from redis import Redis
 from rq import Callback, Queue
 from rq.command import (
@@ -492,7 +495,7 @@ def test_it_stops_after_a_number_of_jobs_when_they_are_over(queue, folder):
 
 
 def test_it_stops_when_it_was_idle_for_a_time(queue):
-    queue.enqueue(jobs.sleeps, 2)
+    queue.enqueue(jobs.sleeps, 1.1)
     assert make_worker(queue).work(max_idle_time=1) is True
     assert queue.finished_job_registry.count == 1
 
@@ -518,6 +521,29 @@ def test_other_tools_see_what_it_does(queue, connection, folder):
         assert seen.successful_job_count == 3
         assert seen.get_current_job_id() is None
     assert Worker.all(queue=queue) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_admin_pages_show_its_jobs_and_can_stop_one(admin_client, connection, folder):
+    queue = get_queue("chat")
+    index = get_queues_map()["chat"]
+    ids = [queue.enqueue(jobs.waits, folder.path, f"job {number}").id for number in range(2)]
+
+    def page(name: str, *arguments: Any) -> str:
+        response = admin_client.get(reverse(f"admin:django_rq_{name}", args=[index, *arguments]))
+        assert response.status_code == 200
+        return str(response.content)
+
+    with at_work(queue) as worker:
+        folder.wait_for("job 0 started", "job 1 started")
+        assert worker.name in page("workers")
+        assert "busy" in page("workers")
+        started = page("started_jobs")
+        assert all(job_id in started for job_id in ids)
+        assert "started" in page("job_detail", ids[0])
+        admin_client.post(reverse("admin:django_rq_stop_job", args=[index, ids[0]]))
+        wait_until(lambda: queue.failed_job_registry.count == 1)
+    assert queue.failed_job_registry.get_job_ids() == [ids[0]]
 
 
 def test_all_running_jobs_have_their_heartbeat(queue, connection, folder):

@@ -154,6 +154,7 @@ def test_without_redis_it_still_ends_and_says_what_is_lost(
     queue = open_queue(own_valkey.url)
     job = queue.enqueue(jobs.waits, folder.path, "job")
     command = ["-m", "tests.lib.aioworker_jobs", own_valkey.url, "chat", "--drain-seconds", "0"]
+    command += ["--cleanup-seconds", "0.2"]
     worker = Process(command, tmp_path / "log")
     try:
         folder.wait_for("job started")

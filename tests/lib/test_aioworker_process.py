@@ -182,7 +182,7 @@ def test_the_same_signal_twice_at_once_is_one(start, queue, folder):
 def test_jobs_that_ignore_their_cancellation_do_not_keep_it(start, queue, connection, folder):
     job = queue.enqueue(jobs.ignores_cancellation, folder.path, "job")
     stopped = queue.enqueue(jobs.ignores_cancellation, folder.path, "stopped")
-    worker = start(drain_seconds=0)
+    worker = start("--cleanup-seconds", "0.2", drain_seconds=0)
     folder.wait_for("job started", "stopped started")
     send_stop_job_command(connection, stopped.id)
     folder.wait_for("stopped ignored it")

@@ -1,5 +1,6 @@
 import { copy } from "../helpers/clipboard.js";
 import { fetchPage, fromHTML, fromTemplate } from "../helpers/dom.js";
+import { NO_ID } from "../helpers/ids.js";
 import { queued } from "../helpers/words.js";
 import { APPLY, END, GAP, IGNORE, RESTART, RunFollower } from "../models/run_follower.js";
 import { ScrollManager } from "../models/scroll_manager.js";
@@ -246,9 +247,9 @@ export class ChatTranscript extends HTMLElement {
     this.#scroll.follow(() => {
       this.#writer.flush();
       const progress = reply.querySelector(".progress");
-      if (!this.#writer.isEmpty) progress.hidden = true;
+      progress.hidden = this.#writer.hasText;
       const thoughts = reply.querySelector(".reasoning");
-      if (thoughts.hidden && thoughts.textContent.trim() !== "Thinking") {
+      if (thoughts.hidden && this.#writer.hasThoughts) {
         thoughts.hidden = false;
         progress.textContent = "Thinking it through";
       }
@@ -313,7 +314,7 @@ export class ChatTranscript extends HTMLElement {
 
   async #copy(button) {
     try {
-      await copy(() => textFor(button));
+      await copy(() => this.#textFor(button));
     } catch (error) {
       console.warn("Copying failed", error);
       this.#tell("chat:tell", "The browser did not let us copy. Select the text and copy it by hand.");
@@ -323,6 +324,17 @@ export class ChatTranscript extends HTMLElement {
     use.setAttribute("href", "#i-check");
     setTimeout(() => use.setAttribute("href", "#i-copy"), COPIED_FOR);
     this.#tell("chat:say", "Copied");
+  }
+
+  /** What a copy button stands for: a code block, or a reply as the model wrote it, in Markdown. */
+  async #textFor(button) {
+    if (button.matches("[data-copy-code]")) return button.closest(".code").querySelector("pre").innerText;
+    const reply = button.closest(".message");
+    if (!reply.dataset.run) return reply.querySelector(".prose").innerText;
+    const url = this.dataset.runUrl.replace(NO_ID, reply.dataset.run);
+    const response = await fetch(url, { headers: { Accept: "application/json" } });
+    if (!response.ok) throw new Error(`The server answered ${response.status}`);
+    return (await response.json()).text;
   }
 
   async #showEarlier(link) {
@@ -352,12 +364,4 @@ function ending(event) {
   if (event.type === "run.done") return "Reply finished";
   if (event.type === "run.stopped") return "Reply stopped";
   return `The reply failed. ${event.message}`;
-}
-
-/** The text that a copy button stands for: of a reply as the model wrote it, in Markdown. */
-async function textFor(button) {
-  if (!button.dataset.copy) return button.closest(".code, .message").querySelector("pre, .prose").innerText;
-  const response = await fetch(button.dataset.copy, { headers: { Accept: "application/json" } });
-  if (!response.ok) throw new Error(`The server answered ${response.status}`);
-  return (await response.json()).text;
 }

@@ -25,8 +25,13 @@ export class StreamWriter {
     this.#thoughts.push(text);
   }
 
-  get isEmpty() {
-    return this.#last === null && this.#text.length === 0;
+  /** Whether there is text of the reply itself. */
+  get hasText() {
+    return this.#last !== null;
+  }
+
+  get hasThoughts() {
+    return this.#reasoning.hasChildNodes();
   }
 
   /** Put what was written into the page. */

@@ -327,23 +327,6 @@ async def test_garbage_from_redis_ends_the_connection_and_a_new_one_takes_over(
         await layer.flush()
 
 
-async def test_a_host_that_hangs_up_after_its_greeting_is_no_host(make_layer: MakeLayer):
-    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(b"+OK\r\n+OK\r\n")  # to redis-py's two CLIENT SETINFO
-        writer.close()
-
-    server = await asyncio.start_server(greet, "127.0.0.1", 0)
-    layer = make_layer([f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"])
-    for _ in range(3):
-        with pytest.raises(RedisConnectionError):
-            await asyncio.wait_for(layer.send("name", {}), PATIENCE)
-        with pytest.raises(RedisConnectionError):
-            await asyncio.wait_for(layer.attach("run.1", Inbox()), PATIENCE)
-    server.close()
-    await server.wait_closed()
-
-
 async def test_attempts_to_connect_become_rare(make_layer: MakeLayer):
     attempts = 0
 

@@ -131,6 +131,31 @@ async def test_it_speaks_tls(make_layer: MakeLayer, valkey_url: str, certificate
         await layer.flush()
 
 
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+async def test_a_host_that_hangs_up_after_its_greeting_is_no_host(
+    make_layer: MakeLayer, certificate: Path, scheme: str
+):
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"+OK\r\n+OK\r\n")  # to redis-py's two CLIENT SETINFO
+        writer.close()
+
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate)
+    server = await asyncio.start_server(
+        greet, "127.0.0.1", 0, ssl=tls if scheme == "rediss" else None
+    )
+    port = server.sockets[0].getsockname()[1]
+    layer = make_layer([f"{scheme}://127.0.0.1:{port}?ssl_ca_certs={certificate}"])
+    for _ in range(3):
+        with pytest.raises(RedisConnectionError):
+            await asyncio.wait_for(layer.send("name", {}), PATIENCE)
+        with pytest.raises(RedisConnectionError):
+            await asyncio.wait_for(layer.attach("run.1", Inbox()), PATIENCE)
+    server.close()
+    await server.wait_closed()
+
+
 # Several hosts
 
 

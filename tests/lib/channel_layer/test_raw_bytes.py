@@ -259,6 +259,29 @@ async def test_a_loop_that_ends_lets_leave_what_was_published(
     assert server.info("total_connections_received") - before <= most + 1
 
 
+async def test_cancelling_everything_does_not_cost_it_its_connections(
+    layer: PubSubChannelLayer, valkey_url: str
+):
+    """As the end of a loop does, before the layer is flushed."""
+    server = Server(valkey_url)
+    first, second = Inbox(), Inbox()
+    await layer.attach("run.1", first)
+    layer.publish("run.1", b"connects")
+    await first.wait(1)
+    before = server.info("total_connections_received")
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+    await layer.attach("run.2", second)
+    layer.publish("run.1", b"data")
+    layer.publish("run.2", b"data")
+    await second.wait(1)
+    assert await first.wait(2) == [b"connects", b"data"]
+    assert server.info("total_connections_received") - before == 1  # asks for it
+
+
 async def test_a_flush_forgets_attachments(layer: PubSubChannelLayer, valkey_url: str):
     forgotten, inbox, reconnects = Inbox(), Inbox(), Inbox()
     attachment = await layer.attach("run.1", forgotten, forgotten)
