@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from chat.models import Conversation, Message, Run
+from chat.models import Run
 
 # Walks from a message up to the root; the newest messages come first.
 PATH_SQL = """
@@ -54,20 +54,6 @@ class Prompt:
     messages: list[dict[str, str]]
     tokens: int
     max_tokens: int
-
-
-def shown(conversation: Conversation) -> list[Message]:
-    """The messages of the page, oldest first, each reply with its `run` and its parts.
-
-    While a reply is made in the place of another one (regenerate, edit), the path ends with it.
-    """
-    active = conversation.runs.active().values_list("message_id", flat=True).first()
-    end = active or conversation.leaf_id
-    if end is None:
-        return []
-    ids = path(end)
-    found = Message.objects.select_related("run__model").prefetch_related("parts").in_bulk(ids)
-    return [found[id] for id in reversed(ids)]
 
 
 def path(message_id: UUID, limit: int = LONGEST_PATH) -> list[UUID]:

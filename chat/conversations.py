@@ -9,13 +9,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from django.db.models import Exists, OuterRef, Q, QuerySet, prefetch_related_objects
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.formats import date_format
 
-from chat import access, context, events
+from chat import access, events
 from chat.events import ChatError
-from chat.models import Assistant, Conversation, Message, Run
+from chat.models import Assistant, Conversation, Run
 from chatproject.lib import channel_layer
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SIDEBAR_LENGTH = 40
 PAGE_LENGTH = 50  # conversations of one page of the list
-MESSAGES_SHOWN = 100  # of a conversation on one page
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +40,6 @@ class Page:
 
     days: list[Day]
     next: str
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Messages in a row, oldest first: of a conversation's end, or (`is_past`) from before it.
-
-    `earlier` is the message before which there are more; None at the beginning. `active_run` makes
-    the last message. Each reply has its `run` and parts at hand.
-    """
-
-    messages: list[Message]
-    earlier: UUID | None
-    is_past: bool
-    active_run: Run | None
 
 
 def sidebar(user: User) -> list[Day]:
@@ -131,43 +116,6 @@ def default_assistant() -> Assistant | None:
         Assistant.objects.select_related("model").filter(enabled=True, model__enabled=True).first()
     )
     return found
-
-
-def part(conversation: Conversation, before: str = "") -> Part:
-    """The last MESSAGES_SHOWN messages, or those before the message with the id `before`.
-
-    An id that is none of the conversation's counts as none. While a reply is made in the place of
-    another one (regenerate, edit), the conversation ends with it. Five queries, whatever the length.
-    """
-    run = active_run(conversation)
-    last = run.message_id if run else conversation.leaf_id
-    past = _message(conversation, before)
-    end = past.parent_id if past else last
-    ids = context.path(end, MESSAGES_SHOWN + 1) if end else []
-    shown = ids[:MESSAGES_SHOWN]
-    found = Message.objects.select_related("run").in_bulk(shown)
-    messages = [found[id] for id in reversed(shown)]
-    replies = [message for message in messages if message.role == Message.Role.ASSISTANT]
-    prefetch_related_objects(replies, "parts")
-    return Part(
-        messages=messages,
-        earlier=shown[-1] if len(ids) > len(shown) else None,
-        is_past=past is not None,
-        active_run=None if past else run,
-    )
-
-
-def own_message(conversation: Conversation, id: str) -> Message | None:
-    """A message of the conversation that its user wrote, by an id as it came in an address."""
-    found = _message(conversation, id)
-    return found if found and found.role == Message.Role.USER else None
-
-
-def _message(conversation: Conversation, id: str) -> Message | None:
-    try:
-        return conversation.messages.filter(pk=UUID(id)).first() if id else None
-    except ValueError:
-        return None
 
 
 def rename(*, user: User, conversation_id: UUID, title: str) -> Conversation:

@@ -304,10 +304,7 @@ def _announce(started: Started) -> None:
     """Tell the user's tabs. They are right after a reload, so a Redis that is away only delays it."""
     run = started.run
     conversations.announce(run.conversation, active=True)
-    try:
-        channel_layer.publish(events.user_group(run.conversation.owner_id), started.event.encode())
-    except redis.RedisError:
-        logger.warning("run %s could not be announced", run.id, exc_info=True)
+    channel_layer.publish(events.user_group(run.conversation.owner_id), started.event.encode())
 
 
 def look(*, user: User, run_id: UUID) -> events.RunQueued | None:

@@ -21,7 +21,7 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from chat import access, conversations, runs
+from chat import access, conversations, runs, transcript
 from chat.events import ChatError
 from chat.forms import MessageForm, TitleForm, new_client_id
 from chat.models import Conversation, Run
@@ -53,10 +53,12 @@ STATUS = {
     "internal": 500,
 }
 
+# What static/js/app.js imports, so that a browser fetches it all at once.
 MODULES = sorted(
     path.relative_to(folder).as_posix()
     for folder in map(Path, settings.STATICFILES_DIRS)
     for path in folder.glob("js/*/*.js")
+    if path.stem != "password_field"  # of the pages without a chat
 )
 
 
@@ -158,8 +160,8 @@ def _page(
     form: MessageForm | None = None,
     error: ChatError | None = None,
 ) -> HttpResponse:
-    part = conversations.part(conversation, before)
-    edited = conversations.own_message(conversation, editing)
+    part = transcript.part(conversation, before)
+    edited = transcript.own_message(conversation, editing)
     action = (
         reverse("chat:edit", args=[edited.id])
         if edited

@@ -87,7 +87,7 @@ DATABASES: dict[str, dict[str, Any]] = {"default": env.database("DATABASE_URL")}
 DATABASES["default"]["OPTIONS"]["pool"] = {
     "min_size": 0,
     "max_size": env.integer("DB_POOL_SIZE", 16, least=2),
-    "timeout": 10,  # seconds to wait for a free connection
+    "timeout": 5,  # seconds to wait for a free connection, and for a Postgres that is away
 }
 # A server that went away must be noticed when a connection is taken from the pool.
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True

@@ -9,6 +9,8 @@ admin.site.site_header = "Parley"
 admin.site.site_title = "Parley"
 admin.site.index_title = "Staff"
 
+handler500 = "chatproject.ops.server_error"
+
 urlpatterns = [
     path("health", ops.health, name="health"),
     path("health/ready", ops.ready, name="health_ready"),

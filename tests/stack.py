@@ -46,7 +46,7 @@ class Stack:
             "OPENAI_BASE_URL": provider_url,
             "OPENAI_API_KEY": "stub",
             "PORT": str(self.port),
-            "DEBUG": "1",  # static files come from the finders: nothing has to be collected
+            "DEBUG": "0",
             "HTTPS": "0",
             **(environment or {}),
         }

@@ -121,6 +121,6 @@ class StubProvider:
 
     def _ask(self, path: str, *, method: str = "GET", timeout: float = 10.0) -> dict[str, Any]:
         url = f"{self.url.removesuffix('/v1')}/stub/{path}"
-        with self._opener.open(Request(url, method=method), timeout=timeout) as response:  # noqa: S310
+        with self._opener.open(Request(url, method=method), timeout=timeout) as response:
             answer: dict[str, Any] = json.load(response)
             return answer

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 from django.core.management import call_command
+from django.db import OperationalError
 
+from accounts.models import User
+from chat import conversations
 from chat.models import Assistant, LanguageModel
 from chatproject import checks, ops
 
@@ -28,6 +31,30 @@ def test_not_ready_while_redis_is_away(client, monkeypatch):
     response = client.get("/health/ready")
     assert response.json() == {"database": True, "redis": False}
     assert response.status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        (OperationalError("on purpose"), 503, "unavailable"),
+        (redis.ConnectionError("on purpose"), 503, "unavailable"),
+        (ValueError("on purpose"), 500, "internal"),
+    ],
+)
+def test_a_fault_gets_a_page_in_words_and_programs_a_code(client, monkeypatch, fault, status, code):
+    def fail(*args: object, **options: object) -> None:
+        raise fault
+
+    client.raise_request_exception = False
+    client.force_login(User.objects.create_user("owner@example.org"))
+    monkeypatch.setattr(conversations, "sidebar", fail)
+    response = client.get("/")
+    assert response.status_code == status
+    assert "<h1>" in response.text
+    assert "on purpose" not in response.text
+    response = client.get("/", headers={"accept": "application/json"})
+    assert response.status_code == status
+    assert response.json()["code"] == code
 
 
 def test_a_key_that_is_missing_is_told_at_start(settings):

@@ -57,6 +57,8 @@ SYNC_TIMEOUT = 5.0  # seconds that synchronous code waits for a host
 CLOSE_TIMEOUT = 1.0  # seconds in which a flush lets published data leave
 FIRST_DELAY, LONGEST_DELAY = 0.05, 1.0  # seconds between attempts to connect
 
+_MORE = object()  # hiredis: the rest of the reply has not come in yet
+
 
 class PubSubChannelLayer(RedisPubSubChannelLayer):
     """The channel layer of CHANNEL_LAYERS; `get_layer` returns the project's.
@@ -70,8 +72,8 @@ class PubSubChannelLayer(RedisPubSubChannelLayer):
     ``on_disconnect``, ``on_reconnect``: type of a message that every channel of this process gets
     when a subscribing connection is lost, and when it has subscribed to everything again.
     ``capacity``: messages that a channel's queue holds. When it is full, the oldest is dropped.
-    ``buffer_bytes``: bytes that wait for one host. When it is full, `send` and `group_send` raise
-    and `publish` drops.
+    ``buffer_bytes``: bytes that wait for one host, also those of one turn of the loop. When there
+    are more, `send` and `group_send` raise and `publish` drops.
     ``connect_timeout``, ``health_check_interval``: seconds. A host that says nothing at all, not
     even to a PING, is given up after two to three intervals.
 
@@ -98,6 +100,8 @@ class PubSubChannelLayer(RedisPubSubChannelLayer):
             symmetric_encryption_keys=symmetric_encryption_keys, serializer_format=serializer_format
         )
         self.hosts: list[dict[str, Any]] = decode_hosts(hosts)  # type: ignore[no-untyped-call]
+        for options in self.hosts:
+            _make_connection(_make_pool(options))  # raises here what is wrong with the options
         self.prefix = prefix
         self.on_disconnect = on_disconnect
         self.on_reconnect = on_reconnect
@@ -445,7 +449,7 @@ class _Link(ABC):
 
     def start(self) -> None:
         if self._task is None or self._task.done():
-            # Callbacks run in the context of this task, which must not be that of one user's request.
+            # Callbacks run in this task's context, which must not be that of one user's request.
             self._task = self._loop.create_task(self._run(), context=contextvars.Context())
 
     async def _run(self) -> None:
@@ -469,9 +473,10 @@ class _Link(ABC):
         """The connection is lost, or could not be opened."""
         if was_open:
             logger.warning("Lost a connection to Redis: %.200s", error)
-        elif self._failures == 0:
-            logger.warning("Cannot connect to Redis: %.200s", error)
-        self._failures += not was_open
+        else:
+            if self._failures == 0:
+                logger.warning("Cannot connect to Redis: %.200s", error)
+            self._failures += 1
         self._connection = _Connection(self, self._layer, self._loop)
 
     async def close(self) -> None:
@@ -648,6 +653,10 @@ class _Connection(asyncio.Protocol):
         return self._writer is not None
 
     @property
+    def _peer(self) -> object:
+        return self._writer and self._writer.get_extra_info("peername")
+
+    @property
     def is_full(self) -> bool:
         too_big = self._size >= self._layer.buffer_bytes
         return too_big or len(self._unanswered) >= BUFFER_COMMANDS
@@ -685,10 +694,10 @@ class _Connection(asyncio.Protocol):
 
     async def open(self, pool: ConnectionPool) -> bool:
         """Connect and write what has been collected; when that is impossible, all of it fails."""
-        connection = pool.make_connection()  # type: ignore[no-untyped-call]
+        connection = _make_connection(pool)
         try:
             async with asyncio.timeout(self._layer.connect_timeout):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
             self._take_over(connection)
         except Exception as error:  # noqa: BLE001  of any kind; who waits gets it, and it is logged
             failure = error if isinstance(error, RedisError) else RedisConnectionError(repr(error))
@@ -701,11 +710,11 @@ class _Connection(asyncio.Protocol):
         return True
 
     def _take_over(self, connection: AbstractConnection) -> None:
-        # redis-py has no public way to hand over its socket. The writer is kept, because newer
-        # Pythons close the transport of a writer that is thrown away.
+        # redis-py has no public way to hand over its socket. The writer is kept, because Python
+        # closes the transport of a writer that is thrown away.
         writer = connection._writer
         if writer is None or writer.transport.is_closing():
-            raise RedisConnectionError("Redis closed the connection at once.")
+            raise RedisConnectionError("Redis hung up at once.")
         connection._reader = connection._writer = None
         writer.transport.set_protocol(self)
         self._writer = writer
@@ -740,7 +749,7 @@ class _Connection(asyncio.Protocol):
     def _check(self) -> None:
         if self._silent_checks == 2:
             # Not at 1: after a pause of this process the answer may lie unread in the socket.
-            self._lose(RedisConnectionError("Redis is silent."))
+            self._lose(RedisConnectionError(f"Redis at {self._peer} is silent."))
             return
         if self._silent_checks == 0:
             self.request("PING")
@@ -749,7 +758,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closed.set()
-        self._lose(RedisConnectionError(f"Redis closed the connection ({exc!r})."))
+        reason = f" ({exc})" if exc else ""
+        self._lose(RedisConnectionError(f"Redis at {self._peer} hung up{reason}."))
 
     def _lose(self, error: Exception) -> None:
         if not self.ended.is_set():
@@ -778,9 +788,6 @@ class _Connection(asyncio.Protocol):
             self._layer.dropped_publishes.add(posted, error)
 
 
-_MORE = object()  # hiredis: the rest of the reply has not come in yet
-
-
 def _fail(answer: asyncio.Future[Any], error: Exception) -> None:
     if not answer.done():
         answer.set_exception(error)
@@ -798,12 +805,18 @@ def _delay(failures: int) -> float:
 
 
 def _make_pool(options: dict[str, Any]) -> ConnectionPool:
-    """A pool is how redis-py makes connections; its connections are not pooled here."""
+    """How redis-py makes connections; they are not pooled here."""
     if "master_name" in options:
-        kwargs = {**_SENTINEL_OPTIONS, "retry": AsyncRetry(NoBackoff(), 0)}
-        options = {**options, "sentinel_kwargs": kwargs | (options.get("sentinel_kwargs") or {})}
+        kwargs = _sentinel_kwargs(options, AsyncRetry(NoBackoff(), 0))
+        options = {**options, "sentinel_kwargs": kwargs}
     pool: ConnectionPool = create_pool(options)  # type: ignore[no-untyped-call]
     return pool
+
+
+def _make_connection(pool: ConnectionPool) -> AbstractConnection:
+    """One that is not connected yet."""
+    connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
+    return connection
 
 
 def _make_sync_client(options: dict[str, Any]) -> redis.Redis:
@@ -813,18 +826,24 @@ def _make_sync_client(options: dict[str, Any]) -> redis.Redis:
         return redis.Redis.from_url(options.pop("address"), **options)
     if "master_name" not in options:
         return redis.Redis(connection_pool=redis.ConnectionPool(**options))
-    kwargs = {**_SENTINEL_OPTIONS, "retry": Retry(NoBackoff(), 0)}
+    kwargs = _sentinel_kwargs(options, Retry(NoBackoff(), 0))
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        options.pop("sentinels"),
-        sentinel_kwargs=kwargs | (options.pop("sentinel_kwargs", None) or {}),
+        options.pop("sentinels"), sentinel_kwargs=kwargs
     )
+    options.pop("sentinel_kwargs", None)
     name = options.pop("master_name")
     client: redis.Redis = sentinel.master_for(name, **options)  # type: ignore[no-untyped-call]
     return client
 
 
-# redis-py asks the Sentinels one after the other, and each with retries.
-_SENTINEL_OPTIONS = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
+def _sentinel_kwargs(options: dict[str, Any], no_retry: Retry | AsyncRetry) -> dict[str, Any]:
+    # redis-py asks one Sentinel after the other, and would try each of them for seconds.
+    return {
+        "socket_timeout": SENTINEL_TIMEOUT,
+        "socket_connect_timeout": SENTINEL_TIMEOUT,
+        "retry": no_retry,
+        **(options.get("sentinel_kwargs") or {}),
+    }
 
 
 def _require_no_loop() -> None:

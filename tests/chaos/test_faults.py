@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 from uuid import UUID
 
 import pytest
@@ -221,12 +223,24 @@ async def test_postgres_restarts_and_the_running_reply_is_stored_when_it_is_back
             chat = asyncio.create_task(tab.chat(TEXT))
             await tab.until("text.delta")
             await asyncio.to_thread(own_postgres.kill)
+            assert await asyncio.to_thread(status_of, f"{stack.base}/accounts/login/") == 200
+            assert await asyncio.to_thread(status_of, f"{stack.base}/", session) == 503
             await asyncio.to_thread(provider.release, "fault")
             while tab.text != reply_text(60, TEXT):
                 await asyncio.sleep(0.05)
             await asyncio.to_thread(own_postgres.start)
             end = await chat
     assert (end["type"], end["text"]) == ("run.done", reply_text(60, TEXT))
+
+
+def status_of(url: str, session: str = "") -> int:
+    request = Request(url, headers={"Cookie": f"sessionid={session}"})
+    try:
+        with urlopen(request, timeout=30) as response:
+            return int(response.status)
+    except HTTPError as error:
+        with error:
+            return error.code
 
 
 SIGN_IN = """

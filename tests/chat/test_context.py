@@ -1,4 +1,4 @@
-"""What the page shows and what the model is told, from the tree of messages."""
+"""What the model is told, from the tree of messages."""
 
 from __future__ import annotations
 
@@ -93,30 +93,3 @@ def test_the_message_that_is_answered_is_told_even_if_it_is_too_long(
 @pytest.mark.parametrize(("text", "least"), [("", 1), ("word " * 100, 100), ("日本語" * 10, 30)])
 def test_tokens_are_counted_rather_too_high(text, least):
     assert context.count_tokens(text) >= least
-
-
-def test_the_page_ends_with_the_reply_that_is_being_made(owner, conversation):
-    first = answer(send(owner, conversation, "Ask"), "First reply")
-    run = runs.regenerate(user=owner, message_id=first.message_id, client_id=client_id()).run
-    conversation.refresh_from_db()
-    shown = context.shown(conversation)
-    assert [message.pk for message in shown] == [first.message.parent_id, run.message_id]
-
-
-def test_an_empty_conversation_shows_nothing(conversation):
-    assert context.shown(conversation) == []
-
-
-def test_the_page_costs_the_same_number_of_queries_however_long_it_is(
-    owner, conversation, django_assert_num_queries
-):
-    for _ in range(3):
-        answer(send(owner, conversation), "Reply")
-        conversation.refresh_from_db()
-    with django_assert_num_queries(4):
-        assert len(context.shown(conversation)) == 6
-    for _ in range(3):
-        answer(send(owner, conversation), "Reply")
-        conversation.refresh_from_db()
-    with django_assert_num_queries(4):
-        assert len(context.shown(conversation)) == 12

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from html import unescape
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -12,11 +13,12 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
-from chat import conversations, runs, views
+from chat import runs, transcript, views
 from chat.events import ERRORS
-from chat.models import Assistant, Conversation, Message, Run, new_id
+from chat.models import Assistant, Conversation, Message, Run
 from chatproject.embedded import BASE_DIR
 from tests.chat.helpers import begin, send
+from tests.chat.talk import talk
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
 
@@ -48,37 +50,6 @@ def field(html: bytes, name: str) -> str:
     found: str
     [found] = re.findall(rf'<input type="hidden" name="{name}" value="([^"]+)" id=', html.decode())
     return found
-
-
-def talk(owner: User, conversation: Conversation, turns: int) -> list[Message]:
-    """A conversation of finished turns."""
-    parent, made = None, []
-    for number in range(turns):
-        sent = Message.objects.create(
-            conversation=conversation, parent=parent, role="user", text=f"Question {number}"
-        )
-        parent = Message.objects.create(
-            conversation=conversation,
-            parent=sent,
-            role="assistant",
-            text=f"Answer {number}",
-            html=f"<p>Answer {number}</p>",
-        )
-        Run.objects.create(
-            conversation=conversation,
-            message=parent,
-            user=owner,
-            client_id=str(new_id()),
-            assistant=conversation.assistant,
-            model=conversation.assistant.model,
-            model_snapshot={"name": "Stub"},
-            status="done",
-            ended_at=timezone.now(),
-        )
-        made += [sent, parent]
-    conversation.leaf = parent
-    conversation.save()
-    return made
 
 
 # --- A new chat -------------------------------------------------------------------------------
@@ -230,7 +201,7 @@ def test_a_long_conversation_is_shown_in_parts(
     address = conversation.get_absolute_url()
 
     end = page.get(address).content.decode()
-    assert end.count(' id="m-') == conversations.MESSAGES_SHOWN
+    assert end.count(' id="m-') == transcript.MESSAGES_SHOWN
     assert f'href="{address}?before={made[140].id}"' in end
     assert f'id="m-{made[-1].id}"' in end
 
@@ -579,8 +550,19 @@ def test_pages_run_no_inline_script_or_style(page: Client, owner: User, conversa
 
 def test_every_module_of_the_app_is_fetched_in_advance(page: Client):
     html = page.get("/").content.decode()
-    wanted = {path.relative_to(BASE_DIR).as_posix() for path in BASE_DIR.glob("static/js/*/*.js")}
-    assert set(re.findall(r'rel="modulepreload" href="/(static/js/[^"]+)"', html)) == wanted
+    wanted: set[Path] = set()
+    waiting = [BASE_DIR / "static/js/app.js"]
+    while waiting:
+        module = waiting.pop()
+        found = re.findall(
+            r'^import .*?from "(.*?)";$', module.read_text(), re.MULTILINE | re.DOTALL
+        )
+        imported = {(module.parent / target).resolve() for target in found} - wanted
+        wanted |= imported
+        waiting += imported
+    assert set(re.findall(r'rel="modulepreload" href="/(static/js/[^"]+)"', html)) == {
+        path.relative_to(BASE_DIR).as_posix() for path in wanted
+    }
 
 
 def test_the_colour_of_the_browsers_bar_is_the_pages(page: Client):

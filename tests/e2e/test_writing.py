@@ -148,6 +148,27 @@ def test_what_the_server_refuses_comes_back_into_the_field(
     assert browser.own_messages == ["[[tokens=3 rate=0]] First"]
 
 
+def test_an_edit_that_is_refused_stays_an_edit(site: Site, browser: Browser, email: str):
+    browser.sign_up(email)
+    browser.send("[[tokens=3 rate=0]] First")
+    browser.wait_for_status("done")
+    conversation = browser.conversation
+    browser.click(".action-edit")
+    wait_until(lambda: "edit=" in browser.path, "the page to edit opens")
+    site.execute("UPDATE chat_conversation SET deleted_at = now() WHERE id = %s", conversation)
+    browser.send(" and more")
+    browser.wait_for_text("[data-error-text]", "This is not there")
+    assert browser.draft == "[[tokens=3 rate=0]] First and more"
+    assert browser.shown("[data-editing]")
+
+    site.execute("UPDATE chat_conversation SET deleted_at = NULL WHERE id = %s", conversation)
+    browser.find(FIELD).send_keys(Keys.ENTER)
+    wait_until(lambda: browser.own_messages == ["[[tokens=3 rate=0]] First and more"], "it is sent")
+    browser.wait_for_status("done")
+    assert browser.draft == ""
+    assert not browser.shown("[data-editing]")
+
+
 def test_the_page_follows_the_reply_only_for_who_is_at_its_end(browser: Browser, email: str):
     browser.sign_up(email)
     browser.send("[[tokens=600 rate=0]] Long")

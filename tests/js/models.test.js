@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 
+import { storageOf } from "../../static/js/helpers/storage.js";
 import { Draft } from "../../static/js/models/draft.js";
 import { Outbox } from "../../static/js/models/outbox.js";
 import { ScrollManager } from "../../static/js/models/scroll_manager.js";
@@ -83,6 +84,12 @@ test("a draft that went out as a form is forgotten when the server has it, and o
   assert.equal(new Draft(storage, "new").text, "typed");
   Draft.arrived(storage);
   assert.equal(storage.size, 0);
+});
+
+test("who signs in next in the same tab finds nothing of the one before", () => {
+  new Draft(storageOf("1", storage), "new").text = "mine";
+  assert.equal(new Draft(storageOf("2", storage), "new").text, "");
+  assert.equal(new Draft(storageOf("1", storage), "new").text, "mine");
 });
 
 function view(scrollTop, scrollHeight = 1000, clientHeight = 400) {

@@ -618,7 +618,7 @@ def test_flushed_in_the_moment_a_job_ends_the_result_is_recorded(queue, connecti
         folder.wait_for("job started")
         connection.flushall()
         folder.go()
-        wait_until(lambda: connection.exists(job.key) and job.is_finished)
+        wait_until(lambda: connection.hget(job.key, "status") == b"finished")
         assert job.return_value() == "job"
         assert queue.finished_job_registry.get_job_ids() == [job.id]
 

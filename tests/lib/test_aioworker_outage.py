@@ -125,7 +125,7 @@ def test_it_goes_on_with_a_redis_that_has_lost_everything(own_valkey, open_queue
         wait_until(lambda: worker._redis_was_away)
         own_valkey.start()
 
-        wait_until(lambda: queue.connection.exists(job.key) and job.is_finished)
+        wait_until(lambda: queue.connection.hget(job.key, "status") == b"finished")
         assert job.return_value() == "job"
         wait_until(lambda: queue.started_job_registry.get_job_ids() == [running.id])
         assert [seen.name for seen in Worker.all(queue=queue)] == [worker.name]

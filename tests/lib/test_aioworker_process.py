@@ -173,7 +173,7 @@ def test_the_same_signal_twice_at_once_is_one(start, queue, folder):
     folder.wait_for("job started")
     worker.send(signal.SIGINT)
     worker.send(signal.SIGTERM)
-    worker.wait_for_log("stopping")
+    worker.wait_for_log("takes no more jobs")
     folder.go()
     worker.end()
     assert job.get_status() == JobStatus.FINISHED

@@ -1,5 +1,6 @@
-import { fetchPage, nameConversation } from "../helpers/dom.js";
+import { fetchJSON, fetchPage, nameConversation } from "../helpers/dom.js";
 import { newClientId } from "../helpers/ids.js";
+import { storageOf } from "../helpers/storage.js";
 import { Connection, NOT_SIGNED_IN, REFUSED } from "../models/connection.js";
 import { Draft } from "../models/draft.js";
 import { Outbox } from "../models/outbox.js";
@@ -13,13 +14,14 @@ const CATCH_UP_WITHIN = 2_000; // so that not all tabs of a restarted server ask
 /** A page of a signed-in person: one socket, and the parts of the page that live by it. */
 export class ChatApp extends HTMLElement {
   connection = new Connection(() => new WebSocket(this.#socketUrl));
-  #outbox = new Outbox(sessionStorage);
+  #outbox;
   #notice = null;
   #pause = null;
   #everOpen = false;
   #isStale = false;
 
   connectedCallback() {
+    this.#outbox = new Outbox(this.#storage);
     this.#listenToParts();
     this.#listenToConnection();
     this.#listenToPage();
@@ -77,6 +79,10 @@ export class ChatApp extends HTMLElement {
     return this.querySelector("chat-sidebar");
   }
 
+  get #storage() {
+    return storageOf(this.dataset.user);
+  }
+
   get #socketUrl() {
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     return `${scheme}//${location.host}${this.dataset.socket}`;
@@ -100,7 +106,8 @@ export class ChatApp extends HTMLElement {
         };
     if (!this.#dispatch(frame)) return; // the form goes by itself
     event.preventDefault();
-    if (!edit) this.#transcript.showSending(clientId, text);
+    if (edit) return; // it stays what is edited until the server has taken it
+    this.#transcript.showSending(clientId, text);
     this.#leaveStart();
     this.#composer.clear();
   }
@@ -142,17 +149,21 @@ export class ChatApp extends HTMLElement {
   }
 
   #belongsHere(frame) {
-    return frame.type === "chat.send" && (frame.conversation ?? "") === this.#transcript.conversation;
+    return (
+      frame.type === "chat.send" &&
+      (frame.conversation ?? "") === this.#transcript?.conversation
+    );
   }
 
   /** A frame that was not taken: its text goes back to where it was typed. */
   #giveBack(frame) {
-    if (frame.text === undefined) return;
-    if (this.#transcript !== null && (frame.type !== "chat.send" || this.#belongsHere(frame))) {
+    if (frame.type === "message.edit") {
+      new Draft(this.#storage, `edit:${frame.message}`).text = frame.text;
+    } else if (frame.type === "chat.send" && this.#belongsHere(frame)) {
       this.#transcript.unsend(frame.client_id);
       this.#composer?.restore(frame.text);
-    } else {
-      new Draft(sessionStorage, frame.conversation ?? "new").text = frame.text;
+    } else if (frame.type === "chat.send") {
+      new Draft(this.#storage, frame.conversation ?? "new").text = frame.text;
     }
   }
 
@@ -182,6 +193,7 @@ export class ChatApp extends HTMLElement {
       this.#adopt(event.conversation);
     }
     if (event.conversation !== transcript.conversation) return;
+    if (frame?.type === "message.edit") this.#composer.clear();
     const followed = transcript.cursor?.run;
     transcript.queue(event, { own: frame !== undefined });
     // The server lets the socket that asked follow by itself; this one has only heard of it.
@@ -267,12 +279,9 @@ export class ChatApp extends HTMLElement {
   /** What happened between the rendering of the page and the opening of its socket? */
   async #compare() {
     if (!this.#transcript?.conversation || this.#transcript.isPast) return;
-    const response = await fetch(this.#transcript.dataset.activeRun, {
-      headers: { Accept: "application/json" },
-    });
-    if (!response.ok || this.#transcript.cursor !== null) return;
-    const { leaf } = await response.json();
-    if (leaf !== this.#transcript.lastMessage) this.#catchUp();
+    const stands = await fetchJSON(this.#transcript.dataset.activeRun);
+    if (stands === null || this.#transcript.cursor !== null) return;
+    if (stands.leaf !== this.#transcript.lastMessage) this.#catchUp();
   }
 
   /** Fetch the page and take over what this one has missed. */
@@ -290,6 +299,7 @@ export class ChatApp extends HTMLElement {
     if (transcript.cursor !== null) return; // once more when the reply is finished
     this.#isStale = false;
     transcript.sync(page);
+    this.#rename(page.querySelector("[data-title]").textContent);
   }
 
   #lost(code) {

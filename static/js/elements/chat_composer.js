@@ -1,5 +1,6 @@
 import { isTouch } from "../helpers/dom.js";
 import { NO_ID, newClientId } from "../helpers/ids.js";
+import { storageOf } from "../helpers/storage.js";
 import { debounce } from "../helpers/timing.js";
 import { remaining } from "../helpers/words.js";
 import { Draft } from "../models/draft.js";
@@ -18,16 +19,19 @@ export class ChatComposer extends HTMLElement {
   #saveSoon = debounce(() => this.#save(), 300);
 
   connectedCallback() {
+    const storage = storageOf(this.closest("chat-app").dataset.user);
     if (location.hash === "#end") {
       // The server sends us here when it has taken a form.
-      Draft.arrived(sessionStorage);
+      Draft.arrived(storage);
       history.replaceState(history.state, "", location.pathname + location.search);
     }
-    this.#draft = new Draft(sessionStorage, this.#page);
-    if (this.#field.value === "") this.#field.value = this.#draft.text;
+    this.#draft = new Draft(storage, this.#page);
+    // What the server put into the field is at best what is in the draft already.
+    if (this.#draft.text !== "") this.#field.value = this.#draft.text;
     this.#field.addEventListener("input", () => this.#typed());
     this.#field.addEventListener("keydown", (event) => this.#key(event));
     this.#form.addEventListener("submit", (event) => this.#submit(event));
+    this.querySelector("[data-cancel]")?.addEventListener("click", () => this.#forget());
     addEventListener("pagehide", () => this.#saveSoon.flush());
     this.#fit();
     // Not away from where somebody is already; on a phone a keyboard would cover the page.
@@ -40,7 +44,7 @@ export class ChatComposer extends HTMLElement {
 
   /** A reply is being written: Stop stands in the place of Send. */
   set run(id) {
-    const hadFocus = this.contains(document.activeElement);
+    const isLosingFocus = (id === null ? this.#stop : this.#send) === document.activeElement;
     this.toggleAttribute("data-busy", id !== null);
     this.#stop.hidden = id === null;
     this.#stop.disabled = false;
@@ -49,21 +53,22 @@ export class ChatComposer extends HTMLElement {
       this.#stop.dataset.stop = id;
       this.#stop.setAttribute("formaction", this.dataset.stopUrl.replace(NO_ID, id));
     }
-    // The button that had the focus may be gone now.
-    if (hadFocus && !this.contains(document.activeElement)) this.#field.focus();
+    if (isLosingFocus && !isTouch()) this.#field.focus();
   }
 
   /** The chat has got its address: forms and drafts go there from now on. */
   moved(id) {
+    this.#forget();
+    this.dataset.conversation = id;
     this.#draft.page = id;
+    this.#save();
     this.#form.action = this.dataset.send;
   }
 
   /** What was to be sent is on its way: make room for the next. */
   clear() {
     this.#field.value = "";
-    this.#saveSoon.cancel();
-    this.#save();
+    this.#forget();
     this.#form.elements.client_id.value = newClientId();
     this.tell("");
     this.#fit();
@@ -171,6 +176,11 @@ export class ChatComposer extends HTMLElement {
 
   #save() {
     this.#draft.text = this.#field.value;
+  }
+
+  #forget() {
+    this.#saveSoon.cancel();
+    this.#draft.text = "";
   }
 
   #fit() {

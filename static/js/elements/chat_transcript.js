@@ -1,5 +1,5 @@
 import { copy } from "../helpers/clipboard.js";
-import { fetchPage, fromHTML, fromTemplate } from "../helpers/dom.js";
+import { fetchJSON, fetchPage, fromHTML, fromTemplate } from "../helpers/dom.js";
 import { NO_ID } from "../helpers/ids.js";
 import { queued } from "../helpers/words.js";
 import { APPLY, END, GAP, IGNORE, RESTART, RunFollower } from "../models/run_follower.js";
@@ -175,10 +175,13 @@ export class ChatTranscript extends HTMLElement {
     const before = sent ?? parent;
     const items = this.#items;
     const replaced = items.slice(items.indexOf(before) + 1);
+    const hadFocus = replaced.some((item) => item.contains(document.activeElement));
     for (const item of replaced) item.remove();
     this.#replaced = sent === null ? null : { run: event.run, after: sent, items: replaced };
     if (sent === null && event.sent) this.#list.append(fromHTML(event.sent.html));
-    this.#list.append(fromHTML(event.reply.html));
+    const reply = fromHTML(event.reply.html);
+    this.#list.append(reply);
+    if (hadFocus) reply.focus({ preventScroll: true });
   }
 
   // --- Internal: following a run
@@ -331,10 +334,8 @@ export class ChatTranscript extends HTMLElement {
     if (button.matches("[data-copy-code]")) return button.closest(".code").querySelector("pre").innerText;
     const reply = button.closest(".message");
     if (!reply.dataset.run) return reply.querySelector(".prose").innerText;
-    const url = this.dataset.runUrl.replace(NO_ID, reply.dataset.run);
-    const response = await fetch(url, { headers: { Accept: "application/json" } });
-    if (!response.ok) throw new Error(`The server answered ${response.status}`);
-    return (await response.json()).text;
+    const run = await fetchJSON(this.dataset.runUrl.replace(NO_ID, reply.dataset.run));
+    return run?.text ?? reply.querySelector(".prose").innerText;
   }
 
   async #showEarlier(link) {

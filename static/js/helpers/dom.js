@@ -14,14 +14,24 @@ export function fromTemplate(template) {
 
 /** A page of ours as a document; null when it is not to be had. */
 export async function fetchPage(url) {
-  let response;
+  const text = await fetchText(url, "text/html");
+  return text === null ? null : new DOMParser().parseFromString(text, "text/html");
+}
+
+/** What an address of ours answers to programs; null when it is not to be had. */
+export async function fetchJSON(url) {
+  const text = await fetchText(url, "application/json");
+  return text === null ? null : JSON.parse(text);
+}
+
+async function fetchText(url, type) {
   try {
-    response = await fetch(url, { headers: { Accept: "text/html" } });
-  } catch {
-    return null; // the network is away; who asked will ask again
+    const response = await fetch(url, { headers: { Accept: type } });
+    return response.ok && !response.redirected ? await response.text() : null;
+  } catch (error) {
+    console.warn("Not reachable", url, error); // it is told on the page, and tried again
+    return null;
   }
-  if (!response.ok || response.redirected) return null;
-  return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
 /** Put the id of a conversation into the addresses of a page that was there before it. */

@@ -11,7 +11,7 @@ export class Draft {
 
   /** Where the draft belongs; a new chat's draft moves when the chat gets its address. */
   set page(page) {
-    this.#key = `parley:draft:${page}`;
+    this.#key = `draft:${page}`;
   }
 
   get text() {
@@ -36,4 +36,4 @@ export class Draft {
   }
 }
 
-const SUBMITTED = "parley:submitted";
+const SUBMITTED = "submitted";

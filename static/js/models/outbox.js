@@ -1,7 +1,7 @@
 // What was sent and not yet acknowledged. It is in the tab's storage, so that a reload in the very
 // moment loses nothing: a frame that is sent again under the same client_id has one effect.
 
-const KEY = "parley:outbox";
+const KEY = "outbox";
 const TOO_OLD = 10 * 60_000; // milliseconds; a tab that is opened again days later sends nothing
 
 export class Outbox {

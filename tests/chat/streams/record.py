@@ -27,12 +27,12 @@ def record() -> bytes:
     server = ModelServer()
     server.start()
     try:
-        request = Request(  # noqa: S310
+        request = Request(
             f"{server.url}/chat/completions",
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urlopen(request) as response:  # noqa: S310
+        with urlopen(request) as response:
             recorded: bytes = response.read()
             return recorded
     finally:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chatproject.embedded import ValkeyServer, free_port, package_dir
-from chatproject.lib.channel_layer import PubSubChannelLayer
+from chatproject.lib.channel_layer import Host, PubSubChannelLayer
 from chatproject.spawn import spawn
 from tests.lib.channel_layer.conftest import MakeLayer
 from tests.lib.channel_layer.helpers import PATIENCE, Gate, Inbox, Server, until
@@ -59,6 +59,25 @@ async def test_it_takes_tuples_and_dicts(make_layer: MakeLayer, valkey_url: str)
     await check(make_layer([(host, int(port))]))
     await check(make_layer([{"host": host, "port": int(port), "db": 2}]))
     await check(make_layer([{"address": valkey_url, "socket_timeout": 3.0}]))
+
+
+@pytest.mark.parametrize(
+    ("host", "error"),
+    [
+        ("http://localhost", ValueError),
+        ("redis://localhost?socket_timeout=long", ValueError),
+        ("redis://localhost?no_such_option=1", TypeError),
+        ({"host": "localhost", "password": "x", "no_such_option": 1}, TypeError),
+        (
+            {"master_name": "parley", "sentinels": [("localhost", 1)], "no_such_option": 1},
+            TypeError,
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_host_is_refused_at_the_start(host: Host, error: type[Exception]):
+    with pytest.raises(error):
+        PubSubChannelLayer(hosts=[host])
 
 
 async def test_it_signs_in(make_layer: MakeLayer, own_valkey: ValkeyServer):
@@ -146,7 +165,8 @@ async def test_a_host_that_hangs_up_after_its_greeting_is_no_host(
         greet, "127.0.0.1", 0, ssl=tls if scheme == "rediss" else None
     )
     port = server.sockets[0].getsockname()[1]
-    layer = make_layer([f"{scheme}://127.0.0.1:{port}?ssl_ca_certs={certificate}"])
+    options = {"ssl_ca_certs": str(certificate)} if scheme == "rediss" else {}
+    layer = make_layer([{"address": f"{scheme}://127.0.0.1:{port}", **options}])
     for _ in range(3):
         with pytest.raises(RedisConnectionError):
             await asyncio.wait_for(layer.send("name", {}), PATIENCE)

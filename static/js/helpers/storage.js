@@ -1,0 +1,12 @@
+/**
+ * What this tab keeps for one person: who signs in after them in the same tab finds nothing of it.
+ * Has the three methods of Storage that are used here.
+ */
+export function storageOf(user, storage = sessionStorage) {
+  const name = (key) => `parley:${user}:${key}`;
+  return {
+    getItem: (key) => storage.getItem(name(key)),
+    setItem: (key, value) => storage.setItem(name(key), value),
+    removeItem: (key) => storage.removeItem(name(key)),
+  };
+}
