@@ -81,7 +81,7 @@ ci: ## lint, test and e2e, each to its end, and a summary
 
 .PHONY: clean
 clean: ## Remove what can be made again; .data/ stays
-	rm -rf .venv staticfiles htmlcov .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache \
+	rm -rf .venv staticfiles .hypothesis .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -92,8 +92,11 @@ async def run(run_id: UUID, attempt: int) -> None:
     writer = await ticker.open(run_id, attempt)
     try:
         await _make_and_finish(work, ticker, writer)
+    except Exception:
+        # Without a lease the sweeper ends the run, with the text that the log holds: all of it.
+        await ticker.flush()
+        raise
     finally:
-        # Whatever went wrong: without a lease the sweeper ends the run.
         ticker.forget(writer)
 
 

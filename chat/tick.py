@@ -194,6 +194,13 @@ class Ticker:
                 logger.warning("run %s: its last events could not be published", writer.run_id)
         self.forget(writer)
 
+    async def flush(self) -> None:
+        """Write what waits without waiting for the tick. What is written twice counts once."""
+        try:
+            await self._write()
+        except (redis.RedisError, *db.UNREACHABLE) as error:
+            logger.warning("events could not be written: %s: %s", type(error).__name__, error)
+
     def forget(self, writer: RunWriter) -> None:
         """Write nothing more for a run."""
         if self._writers.get(writer.run_id) is writer:

@@ -208,7 +208,8 @@ def test_the_projects_own_procfile_names_the_four_processes():
     assert all(command[0] == "python" for command in commands.values())
     # Without it a worker would read every job as a pickle.
     for name in ("worker", "low"):
-        assert commands[name][-2:] == ["--serializer", "rq.serializers.JSONSerializer"]
+        option = commands[name].index("--serializer")
+        assert commands[name][option + 1] == "rq.serializers.JSONSerializer"
 
 
 def test_an_exit_is_described_in_words():

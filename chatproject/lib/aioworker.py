@@ -2,21 +2,22 @@
 
 How a job travels::
 
-    Redis ─► _take          thread "take"    dequeues, makes RQ's execution, imports the function
-          ─► _see_through   event loop       one task per job, from its start to its last record
-               ├─ _await        event loop   a coroutine function, in a task of its own
-               └─ _call         own thread   a plain function
-          ─► _record…       threads "books"  RQ's _finalize_success or _finalize_failure, _put_back
+    Redis ─► _take           thread "take"    dequeues, enters RQ's execution, imports the function
+          ─► _see_through    event loop       one task per job, from its start to its last record
+               ├─► _await      event loop     a coroutine function, in a task of its own
+               ├─► _call       own thread     a plain function
+               └─► _record_…   threads "books"  RQ's _finalize_success, _finalize_failure; _put_back
 
-Who owns what. The event loop (uvloop) decides everything and alone changes `_runs`; it never
-talks to Redis itself. Threads make RQ's blocking calls, each with a connection that it takes from
-the client's pool for that call: one thread dequeues, a few keep the books, RQ's own thread listens
-for commands. A job's code that may block or hang (plain functions, callbacks, exception handlers)
-gets a thread of its own, so that it delays nobody's books; such a thread gives its database
-connections back. `_Run.lock` keeps a job's heartbeat and its last record apart.
+Who owns what. The event loop (uvloop) decides everything and alone changes ``_runs``; it never
+talks to Redis itself. Threads make RQ's blocking calls, and each call takes a connection from the
+client's pool for itself: one thread dequeues, one checks in every second (heartbeats, suspension),
+a few record how jobs ended, and RQ's own listens for commands. What a job brings along and may
+hang (plain functions, callbacks, exception handlers) gets a thread of its own, so that it delays
+nobody's record; such a thread gives its database connections back. ``_Run.lock`` keeps a job's
+heartbeat from meeting its record.
 
-While Redis is away running coroutines are not disturbed, and the end of each job is recorded when
-it is back (`_persist`). A Redis that lost its memory gets the worker and its running jobs again
+While Redis is away, running coroutines are not disturbed, and what ends is recorded when it is
+back (`_persist`). A Redis that has lost its memory gets the worker and its jobs again
 (`_check_in`). What may have arrived although its answer was lost is not simply written again
 (`NoRetry`, `_persist`): a job must not count twice, nor a retry be enqueued twice.
 """
@@ -294,6 +295,8 @@ class AsyncWorker(BaseWorker):
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
         """Work until told to stop; say whether there was any job. Arguments as in RQ."""
+        for queue in self.queues:
+            queue.connection = self.connection  # django-rq's have one each, without time limits
         # Maintenance runs in a thread, where RQ's choice for callbacks of abandoned jobs, SIGALRM,
         # does not exist.
         StartedJobRegistry.death_penalty_class = ThreadDeathPenalty  # type: ignore[assignment]

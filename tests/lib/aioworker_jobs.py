@@ -21,7 +21,7 @@ from typing import Any
 from django.db import connections
 from redis import Redis
 from rq import Queue
-from rq.job import Job, Retry, get_current_job
+from rq.job import Job, JobStatus, Retry, get_current_job
 from rq.serializers import JSONSerializer
 
 from chatproject.lib import aioworker
@@ -205,6 +205,7 @@ async def leaves_a_callback(folder: str) -> None:
     async def close() -> None:
         await asyncio.sleep(0)
         note(folder, "closed")
+        logging.getLogger(__name__).info("closed")
 
     async def fail() -> None:
         raise ValueError("cannot be closed")
@@ -242,6 +243,16 @@ def plain_loops() -> None:
         time.sleep(POLL)
 
 
+def leaves_behind(job_id: str) -> None:
+    """What RQ does with a dependent when the ends of two jobs meet."""
+    job = get_current_job()
+    assert job is not None
+    other = Job.fetch(job_id, connection=job.connection, serializer=JSONSerializer)
+    other.set_status(JobStatus.READY_TO_ENQUEUE)
+    queue = Queue(job.origin, connection=job.connection, serializer=JSONSerializer)
+    queue.ready_job_registry.add(other)
+
+
 database_wrappers: list[Any] = []
 
 
@@ -259,6 +270,10 @@ def asks_the_database() -> int:
 
 def on_success(job: Job, connection: Redis, result: Any) -> None:
     connection.rpush("callbacks", f"success {job.id} {result}")
+
+
+def on_success_waits(job: Job, connection: Redis, result: Any) -> None:
+    plain_waits(result, "callback")
 
 
 def on_failure(job: Job, connection: Redis, kind: Any, value: Any, traceback: Any) -> None:

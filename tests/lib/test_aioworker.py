@@ -359,13 +359,18 @@ def test_dependents_follow(queue):
     assert queue.deferred_job_registry.get_job_ids() == [never.id]
 
 
-def test_a_dependent_that_rq_has_left_behind_is_enqueued_soon(queue, connection):
-    job = queue.enqueue(jobs.returns)
-    assert queue.pop_job_id() == job.id
-    job.set_status(JobStatus.READY_TO_ENQUEUE)
-    queue.ready_job_registry.add(job)
-    with at_work(queue):
-        wait_until(lambda: job.is_finished)
+@pytest.mark.parametrize("in_burst", [True, False])
+def test_a_dependent_that_rq_has_left_behind_is_enqueued_soon(queue, monkeypatch, in_burst):
+    dependent = queue.enqueue(jobs.returns)
+    assert queue.pop_job_id() == dependent.id
+    queue.enqueue(jobs.leaves_behind, dependent.id)
+    if in_burst:
+        monkeypatch.setattr(aioworker, "CHECK_SECONDS", 10)
+        burst(queue)
+        assert dependent.is_finished
+    else:
+        with at_work(queue):
+            wait_until(lambda: dependent.is_finished)
 
 
 # Commands
@@ -601,7 +606,8 @@ def test_after_flushall_it_registers_again_with_its_jobs_and_goes_on(queue, conn
         wait_until(lambda: queue.started_job_registry.get_job_ids() == [job.id])
         wait_until(lambda: connection.hexists(worker.key, "birth"))
         assert [seen.name for seen in Worker.all(queue=queue)] == [worker.name]
-        assert job.get_status() == JobStatus.STARTED
+        seen = Job.fetch(job.id, connection=connection, serializer=JSONSerializer)
+        assert (seen.get_status(), seen.func_name) == (JobStatus.STARTED, job.func_name)
         (execution,) = job.get_executions()
         assert Execution.fetch(execution.id, job.id, connection).worker_name == worker.name
         new = queue.enqueue(jobs.returns, "new")
@@ -621,6 +627,18 @@ def test_flushed_in_the_moment_a_job_ends_the_result_is_recorded(queue, connecti
         wait_until(lambda: connection.hget(job.key, "status") == b"finished")
         assert job.return_value() == "job"
         assert queue.finished_job_registry.get_job_ids() == [job.id]
+
+
+def test_flushed_during_a_callback_the_job_still_counts_as_started(queue, connection, folder):
+    callback = Callback(jobs.on_success_waits)
+    job = queue.enqueue(jobs.returns, folder.path, on_success=callback)
+    with at_work(queue):
+        folder.wait_for("callback started")
+        connection.flushall()
+        wait_until(lambda: connection.hexists(job.key, "data"))
+        assert job.get_status() == JobStatus.STARTED
+        folder.go()
+        wait_until(lambda: job.is_finished)
 
 
 def test_a_job_lost_by_another_worker_fails_with_its_callback(queue, connection):

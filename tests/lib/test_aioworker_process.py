@@ -182,14 +182,21 @@ def test_the_same_signal_twice_at_once_is_one(start, queue, folder):
 def test_jobs_that_ignore_their_cancellation_do_not_keep_it(start, queue, connection, folder):
     job = queue.enqueue(jobs.ignores_cancellation, folder.path, "job")
     stopped = queue.enqueue(jobs.ignores_cancellation, folder.path, "stopped")
+    queue.enqueue(jobs.leaves_a_callback, folder.path)
     worker = start("--cleanup-seconds", "0.2", drain_seconds=0)
     folder.wait_for("job started", "stopped started")
+    wait_until(lambda: queue.finished_job_registry.count == 1)
     send_stop_job_command(connection, stopped.id)
     folder.wait_for("stopped ignored it")
-    worker.stop()
+    worker.send(signal.SIGTERM)
+    worker._popen.wait(PATIENCE)
 
     assert "job ignored it" in folder.notes()
-    assert f"Job {job.id} does not end though it was cancelled" in worker.log()
+    log = worker.log()
+    assert f"Job {job.id} does not end though it was cancelled" in log
+    assert log.index(f"job {job.id} was put back") < log.index(
+        "INFO tests.lib.aioworker_jobs: closed"
+    )
     assert queue.job_ids == [job.id]
     assert stopped.get_status() == JobStatus.STOPPED
     assert_books_are_clean(queue)
