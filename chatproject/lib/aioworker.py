@@ -36,6 +36,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -295,6 +296,7 @@ class AsyncWorker(BaseWorker):
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
         """Work until told to stop; say whether there was any job. Arguments as in RQ."""
+        _import_ahead()
         for queue in self.queues:
             queue.connection = self.connection  # django-rq's have one each, without time limits
         # Maintenance runs in a thread, where RQ's choice for callbacks of abandoned jobs, SIGALRM,
@@ -963,6 +965,12 @@ class AsyncWorker(BaseWorker):
         finally:
             if self.pubsub_thread is not None:
                 self.pubsub_thread.stop()
+
+
+def _import_ahead() -> None:
+    """Import what the jobs will need (setting WORKER_IMPORTS): later it would hold up the loop."""
+    for name in getattr(settings, "WORKER_IMPORTS", ()) if settings.configured else ():
+        import_module(name)
 
 
 def _setting(name: str, default: int) -> int:

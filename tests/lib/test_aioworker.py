@@ -31,7 +31,7 @@ from rq.rate_limit import RateLimit, RateLimitRegistry
 from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 from rq.timeouts import JobTimeoutException
-from rq.worker import Worker
+from rq.worker import DequeueStrategy, Worker
 
 from chatproject.lib import aioworker
 from chatproject.lib.aioworker import AsyncWorker, Interrupted, ThreadDeathPenalty, on_shutdown
@@ -50,8 +50,10 @@ def quick_checks(monkeypatch):
     monkeypatch.setattr(aioworker, "CHECK_SECONDS", 0.05)
 
 
-def make_worker(queue: Queue, **options: Any) -> AsyncWorker:
-    return QuickWorker([queue], connection=queue.connection, serializer=JSONSerializer, **options)
+def make_worker(
+    queue: Queue, *, worker_class: type[AsyncWorker] = QuickWorker, **options: Any
+) -> AsyncWorker:
+    return worker_class([queue], connection=queue.connection, serializer=JSONSerializer, **options)
 
 
 def burst(queue: Queue, **options: Any) -> AsyncWorker:
@@ -157,7 +159,7 @@ def test_whatever_a_job_raises_harms_no_other_job(queue):
     assert good.return_value() == "fine"
     assert set(queue.failed_job_registry.get_job_ids()) == {job.id for job in bad}
     for job, error in bad.items():
-        assert error in error_of(job), job.description
+        assert error in error_of(job).splitlines()[-1], job.description
     assert_books_are_clean(queue)
 
 
@@ -472,7 +474,8 @@ def test_a_shutdown_command_is_as_good_as_a_signal(queue, connection, folder):
 
 def test_suspended_it_takes_no_job_until_it_is_resumed(queue, connection, folder):
     queue.enqueue(jobs.waits, folder.path, "running")
-    with at_work(queue) as worker:
+    # Not the quick one: it is to wait for a job while it is suspended.
+    with at_work(queue, worker_class=AsyncWorker) as worker:
         folder.wait_for("running started")
         suspend(connection)
         wait_until(lambda: worker._is_suspended)
@@ -503,6 +506,32 @@ def test_it_stops_when_it_was_idle_for_a_time(queue):
     queue.enqueue(jobs.sleeps, 1.1)
     assert make_worker(queue).work(max_idle_time=1) is True
     assert queue.finished_job_registry.count == 1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "order"),
+    [("default", ["a", "a", "b", "b"]), ("round_robin", ["a", "b", "a", "b"])],
+)
+def test_it_serves_several_queues_in_the_order_it_is_told(connection, folder, strategy, order):
+    queues = [Queue(name, connection=connection, serializer=JSONSerializer) for name in "ab"]
+    for queue in queues:
+        for _ in range(2):
+            queue.enqueue(jobs.note, folder.path, queue.name)
+    worker = QuickWorker(queues, connection=connection, serializer=JSONSerializer, concurrency=1)
+    worker.work(burst=True, dequeue_strategy=DequeueStrategy(strategy))
+    assert folder.notes() == order
+    for queue in queues:
+        assert queue.finished_job_registry.count == 2
+        assert_books_are_clean(queue)
+
+
+def test_the_last_job_that_ends_makes_it_idle_at_once(queue, connection, folder, monkeypatch):
+    monkeypatch.setattr(aioworker, "CHECK_SECONDS", 2 * PATIENCE)
+    queue.enqueue(jobs.waits, folder.path, "job")
+    with at_work(queue) as worker:
+        folder.wait_for("job started")
+        folder.go()
+        wait_until(lambda: connection.hget(worker.key, "state") == b"idle")
 
 
 def test_it_says_whether_there_was_a_job(queue):

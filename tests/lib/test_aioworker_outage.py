@@ -305,6 +305,17 @@ def test_a_lost_connection_makes_nothing_happen_twice(
     assert_books_are_clean(queue)
 
 
+def test_a_slot_comes_free_though_an_answer_was_lost(valkey_url, proxy, open_queue):
+    queue = open_queue(valkey_url)
+    limit = RateLimit(key="user-1", concurrency=1)
+    proxy.cut(TRANSACTIONS["the end"], after=True)
+    queue.enqueue(jobs.returns, rate_limit=limit)
+    waiting = queue.enqueue(jobs.returns, rate_limit=limit)
+    with at_work(open_queue(proxy.url)):
+        wait_until(lambda: waiting.is_finished)
+    assert proxy.has_cut.is_set()
+
+
 def test_an_outage_while_jobs_are_put_back_loses_and_doubles_none(
     valkey_url, proxy, open_queue, folder
 ):
