@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 from uuid import UUID
+
+import redis
+import redis.asyncio
 
 from chat import ending, events, runlog
 from chatproject.lib import channel_layer, db
-
-if TYPE_CHECKING:
-    import redis.asyncio
 
 # What may wait for one socket per run. Beyond it the follower forgets what waits and reads the log
 # when the client has caught up: a slow client costs no more memory than this.
@@ -98,8 +97,7 @@ class Follower:
     async def _catch_up(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         end = await db.run(ending.read, self.run_id)
         if end is not None:
-            self.is_over = True
-            await send(end.encode())
+            await self._finish(end, send)
             return
         while entries := await runlog.read_after(self._client, self.run_id, self._last):
             for data in entries:
@@ -107,6 +105,19 @@ class Follower:
                     # The log lost its beginning (Redis was flushed). The worker that has the run
                     # writes it again, and the next event of the group leads back here.
                     return
+
+    async def _finish(self, end: events.RunEnd, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Tell the end of a run that is over, after what the log still has of it, if it has all."""
+        try:
+            entries = await runlog.read_after(self._client, self.run_id, self._last)
+        except redis.RedisError:
+            entries = []  # the last event has the whole text
+        for data in entries:
+            if self.is_over or not await self._pass_on(data, send):
+                break
+        if not self.is_over:
+            self.is_over = True
+            await send(end.encode())
 
     async def _pass_on(self, data: bytes, send: Callable[[bytes], Awaitable[None]]) -> bool:
         """Send an event that is next in order and skip one that was sent; False at a gap."""

@@ -387,9 +387,10 @@ def test_pings_of_a_client_that_does_not_read_do_not_fill_the_memory(
     before = server.memory()
     pings = (b"\x89\xfd" + bytes(4) + b"x" * 125) * 1_000
     with server.upgraded() as connection:
-        for _ in range(300):  # 39 MB
+        # 16 MB: enough to show, and over before the server's own pings find that nobody answers.
+        for _ in range(120):
             connection.sendall(pings)
-        assert server.memory() - before < 10_000_000
+        assert server.memory() - before < 8_000_000
     assert server.get("/health") == b"ok"
 
 

@@ -127,6 +127,17 @@ async def test_a_run_that_is_over_is_told_from_its_row(owner, conversation, valk
     assert end["text"] == reply_text(5, "[[tokens=5 rate=0]]")
 
 
+async def test_a_run_that_has_just_ended_is_told_from_its_beginning(owner, conversation):
+    text = "[[tokens=40 rate=200]]"
+    run = await db.run(send, owner, conversation, text)
+    await generate.run(run.pk, 1)
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk), after=0)
+        end = await tab.end()
+    assert tab.text() == end["text"] == reply_text(40, text)
+    assert tab.seqs() == list(range(1, end["seq"] + 1))
+
+
 async def test_what_falls_between_joining_and_reading_is_not_lost_or_doubled(
     owner, conversation, provider, monkeypatch
 ):

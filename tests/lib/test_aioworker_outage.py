@@ -146,6 +146,7 @@ def test_a_job_can_be_stopped_after_an_outage(own_valkey, open_queue, folder):
         wait_until(lambda: queue.connection.pubsub_numsub(worker.pubsub_channel_name)[0][1] == 1)
         send_stop_job_command(queue.connection, job.id)
         wait_until(lambda: job.get_status() == JobStatus.STOPPED)
+        wait_until(lambda: not worker._redis_was_away)
 
 
 def test_without_redis_it_still_ends_and_says_what_is_lost(
