@@ -94,7 +94,7 @@ async def run(run_id: UUID, attempt: int) -> None:
         await _make_and_finish(work, ticker, writer)
     except Exception:
         # Without a lease the sweeper ends the run, with the text that the log holds: all of it.
-        await ticker.flush()
+        await ticker.flush(writer)
         raise
     finally:
         ticker.forget(writer)
@@ -240,6 +240,8 @@ def _cut_short(reason: str, reply: Reply, work: Run) -> ending.Outcome:
 async def _finish(ticker: tick.Ticker, writer: tick.RunWriter, outcome: ending.Outcome) -> None:
     """Store the end of a run, then tell its followers."""
     writer.seal()
+    # Before the row says that the run is over its log holds all of it, for who comes in between.
+    await ticker.flush(writer)
     event = await _store(writer, outcome)
     if event is None:
         logger.warning("run %s was ended by somebody else", writer.run_id)

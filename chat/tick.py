@@ -194,11 +194,19 @@ class Ticker:
                 logger.warning("run %s: its last events could not be published", writer.run_id)
         self.forget(writer)
 
-    async def flush(self) -> None:
-        """Write what waits without waiting for the tick. What is written twice counts once."""
+    async def flush(self, writer: RunWriter) -> None:
+        """Write what waits for one run without waiting for the tick.
+
+        What the tick writes at the same time counts once. While Redis is away it is only logged:
+        the writer keeps its events.
+        """
+        batch = _Batch(self._redis, self._others)
+        if writer.lost or writer.lease_until <= asyncio.get_running_loop().time():
+            return  # it may not speak
+        batch.add(writer)
         try:
-            await self._write()
-        except (redis.RedisError, *db.UNREACHABLE) as error:
+            await batch.execute()
+        except redis.RedisError as error:
             logger.warning("events could not be written: %s: %s", type(error).__name__, error)
 
     def forget(self, writer: RunWriter) -> None:
@@ -424,7 +432,7 @@ def _on_published(writer: RunWriter, index: int) -> Callable[[object], None]:
     def answer(reply: object) -> None:
         if isinstance(reply, Exception):
             raise reply
-        writer.published = index + 1
+        writer.published = max(writer.published, index + 1)
 
     return answer
 

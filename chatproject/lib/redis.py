@@ -26,16 +26,21 @@ def sync_client() -> redis.Redis:
     )
 
 
-def async_client(url: str | None = None, *, max_connections: int = 64) -> redis.asyncio.Redis:
+def async_client(url: str | None = None, *, max_connections: int = 32) -> redis.asyncio.Redis:
     """A client for the running event loop; the caller closes it with `aclose()`.
+
+    A call waits for a free connection when all are busy: hundreds of sockets that read their logs in
+    the same moment (a restart, a reconnect) are no reason to fail.
 
     It does not try again by itself: what is written here goes out in ticks, and the next tick
     knows better than a blind repetition what is still to be written.
     """
-    return redis.asyncio.Redis.from_url(
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         url or settings.REDIS_URL,
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=SOCKET_TIMEOUT,
         max_connections=max_connections,
+        timeout=SOCKET_TIMEOUT,
         retry=Retry(NoBackoff(), 0),
     )
+    return redis.asyncio.Redis.from_pool(pool)
