@@ -132,6 +132,7 @@ RQ_QUEUES = {
     for name, timeout in {
         # The run ends itself at RUN_SECONDS, with words for the user; RQ's limit is the net below.
         "chat": RUN_SECONDS + 60,
+        "billing": 120,
         "insights": 600,
         "index": 600,
         "low": 120,
@@ -152,6 +153,18 @@ OPENAI_BASE_URL = env.url("OPENAI_BASE_URL", "https://api.openai.com/v1", scheme
 OPENAI_API_KEY = env.secret("OPENAI_API_KEY")
 DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini")
 DEFAULT_MODEL_CONTEXT = env.integer("DEFAULT_MODEL_CONTEXT", 128_000, least=512)  # tokens
+
+# --- Money ------------------------------------------------------------------------------------
+
+# Off: everything is free and nothing is recorded. For development; when it is on, what has no
+# price or no credit is refused.
+BILLING = env.flag("BILLING", default=True)
+SIGNUP_CREDITS = int(env.decimal("SIGNUP_CREDITS", "100") * 1_000_000)  # micro-credits
+MIN_REPLY_TOKENS = env.integer("MIN_REPLY_TOKENS", 256, least=1)  # what must be affordable at least
+# Whether runs that fail on our side are charged for what they delivered before.
+BILL_FAILED_PARTIAL = env.flag("BILL_FAILED_PARTIAL", default=True)
+STAFF_PAY = env.flag("STAFF_PAY", default=False)  # otherwise their runs are the operator's cost
+CREDIT_USD = env.decimal("CREDIT_USD", "0.01", above=0)  # what a credit is worth, to import prices
 
 # --- Limits -----------------------------------------------------------------------------------
 

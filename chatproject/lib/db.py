@@ -1,21 +1,31 @@
-"""How asynchronous code reaches the database: through `run`, and through nothing else.
+"""How asynchronous code reaches the database, and the transactions in which money is written.
 
-A call runs in one of DB_THREADS threads of this process. Its connection goes back to psycopg's pool
+`run` is the only way from an event loop to the database. A call runs in one of DB_THREADS threads of this process. Its connection goes back to psycopg's pool
 when the call is over, so that a process holds no more connections than it has calls under way.
 Channels' own helper would put all calls of a process through one thread (see docs/architecture.md).
+
+`money_transaction` is the only way to the ledger.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import cache, partial
 from typing import ParamSpec, TypeVar
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connections
+from django.db import InterfaceError, OperationalError, connection, connections, transaction
 from psycopg_pool import PoolTimeout
+
+from chatproject.lib import metrics
+
+logger = logging.getLogger(__name__)
 
 # What a call raises while Postgres does not answer or gives no connection: it may be tried again.
 # Other database errors are faults of ours, and trying again would not help.
@@ -38,6 +48,69 @@ async def run(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=settings.DB_THREADS, thread_name_prefix="db")
+
+
+# What Postgres says when two transactions were in each other's way: serialization_failure,
+# deadlock_detected, lock_not_available. Whatever else fails would fail again.
+LOCK_ERRORS = frozenset({"40001", "40P01", "55P03"})
+
+MONEY_TRIES = 6
+MONEY_PAUSE = (
+    0.020  # seconds; the longest pause before the second try, doubled with each further one
+)
+
+# For one transaction only: a server-side pool between us and Postgres gives the session to others.
+MONEY_SETTINGS = (
+    "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '30s'"
+)
+
+
+class MoneyBusy(OperationalError):
+    """A money transaction met other transactions at each of its tries; nothing was written."""
+
+
+_in_money: ContextVar[bool] = ContextVar("in_money", default=False)
+
+
+def money_transaction(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in the outermost, durable transaction in which money may be written.
+
+    It is called again from its beginning after a lock error, MONEY_TRIES times in all with random
+    pauses: write it so that it only touches the database, and reads what it decides on inside. It
+    never talks to the network. Raises MoneyBusy after the last try, RuntimeError inside another
+    transaction, and whatever else the function raises.
+    """
+    for turn in range(MONEY_TRIES):
+        try:
+            return _in_transaction(partial(fn, *args, **kwargs))
+        except OperationalError as error:
+            sqlstate = getattr(error.__cause__, "sqlstate", None)
+            if sqlstate not in LOCK_ERRORS:
+                raise
+            if turn == MONEY_TRIES - 1:
+                metrics.MONEY_BUSY.inc()
+                raise MoneyBusy(str(error)) from error
+            metrics.MONEY_RETRIES.labels(sqlstate).inc()
+            if turn >= 2:
+                logger.warning("a money transaction is tried again (%d): %s", turn + 2, error)
+            time.sleep(random.uniform(0, MONEY_PAUSE * 2**turn))  # noqa: S311 # not a secret
+    raise AssertionError("unreachable")
+
+
+def _in_transaction(fn: Callable[[], T]) -> T:
+    with transaction.atomic(durable=True):
+        with connection.cursor() as cursor:
+            cursor.execute(MONEY_SETTINGS)
+        token = _in_money.set(True)
+        try:
+            return fn()
+        finally:
+            _in_money.reset(token)
+
+
+def in_money_transaction() -> bool:
+    """Whether the caller is inside `money_transaction`."""
+    return _in_money.get() and connection.in_atomic_block
 
 
 def _call(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -86,6 +87,20 @@ def integer(name: str, default: int, *, least: int = 0) -> int:
             f"{name}={value!r}: write a whole number of at least {least}, for example {default}."
         )
     return int(value)
+
+
+def decimal(name: str, default: str, *, above: int | None = None) -> Decimal:
+    """The variable as a decimal number, not below 0, or above `above`."""
+    value = os.environ.get(name, default).strip()
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        number = Decimal(-1)
+    if not number.is_finite() or number < 0 or (above is not None and number <= above):
+        raise ImproperlyConfigured(
+            f"{name}={value!r} is not a number that will do. Write for example {default}."
+        )
+    return number
 
 
 def words(name: str, default: str = "") -> list[str]:

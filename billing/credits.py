@@ -1,0 +1,55 @@
+"""Units. Credits are whole micro-credits everywhere; people see credits.
+
+1 credit = 1,000,000 micro-credits. Money of a currency is in whole minor units.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_DOWN, Decimal, InvalidOperation
+
+MICRO = 1_000_000
+
+# Decimal places of currencies that do not have two (ISO 4217).
+EXPONENTS = {
+    "BIF": 0, "CLP": 0, "DJF": 0, "GNF": 0, "ISK": 0, "JPY": 0, "KMF": 0, "KRW": 0, "PYG": 0,
+    "RWF": 0, "UGX": 0, "UYI": 0, "VND": 0, "VUV": 0, "XAF": 0, "XOF": 0, "XPF": 0,
+    "BHD": 3, "IQD": 3, "JOD": 3, "KWD": 3, "LYD": 3, "OMR": 3, "TND": 3,
+}  # fmt: skip
+
+
+def show(micro: int, *, signed: bool = False) -> str:
+    """Micro-credits as people read them: `1,234.5`, `0.31`, `<0.01` instead of a misleading zero."""
+    sign = "−" if micro < 0 else "+" if signed and micro > 0 else ""
+    value = Decimal(abs(micro)) / MICRO
+    if 0 < value < Decimal("0.01"):
+        return f"{sign}<0.01"
+    rounded = value.quantize(Decimal("0.01"), rounding=ROUND_DOWN)
+    text = f"{rounded:,.2f}"
+    return sign + (text.removesuffix(".00"))
+
+
+def exact(micro: int) -> str:
+    """Micro-credits as a decimal number of credits without loss, for files: `-0.000125`."""
+    sign = "-" if micro < 0 else ""
+    whole, rest = divmod(abs(micro), MICRO)
+    return f"{sign}{whole}.{rest:06d}".rstrip("0").rstrip(".")
+
+
+def parse(text: str) -> int:
+    """Credits as a person types them, in micro-credits.
+
+    Raises ValueError for what is no number, has more than six decimals, or is beyond 9 × 10¹² credits.
+    """
+    try:
+        value = Decimal(text.strip().replace(",", "")) * MICRO
+    except InvalidOperation as error:
+        raise ValueError(f"{text!r} is not a number of credits") from error
+    if not value.is_finite() or value != value.to_integral_value() or abs(value) >= 2**63:
+        raise ValueError(f"{text!r} is not a number of credits with at most six decimals")
+    return int(value)
+
+
+def show_money(minor: int, currency: str) -> str:
+    """An amount of money with its currency: `USD 5.00`, `JPY 500`."""
+    places = EXPONENTS.get(currency, 2)
+    return f"{currency} {Decimal(minor).scaleb(-places):,.{places}f}"

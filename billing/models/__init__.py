@@ -1,0 +1,53 @@
+"""The tables of billing. Rules that must hold whatever the code does are constraints and triggers.
+
+Amounts of credits are whole micro-credits (see billing.credits), amounts of money whole minor units
+of their currency. The rules that Django cannot declare (append-only tables, holds that resolve once,
+an account that equals its lots, entries and holds at every COMMIT) are SQL in migration 0002.
+
+Billing knows nothing of chats: a run, a conversation and a model are an id or a name here.
+"""
+
+from __future__ import annotations
+
+from billing.models.accounts import Account, CreditLot, DebtEntry, Hold, LedgerEntry, LotMove, Plan
+from billing.models.operations import AuditRecord, InvoiceCounter, LedgerCheck
+from billing.models.payments import (
+    AutoTopUp,
+    CreditPackage,
+    Dispute,
+    Order,
+    PackagePrice,
+    ProviderEvent,
+    Refund,
+    SandboxPayment,
+)
+from billing.models.prices import ModelPrice
+from billing.models.promos import PromoCode, PromoRedemption
+from billing.models.usage import DailyUsage, SpendingLimit, UsageRecord
+
+__all__ = [
+    "Account",
+    "AuditRecord",
+    "AutoTopUp",
+    "CreditLot",
+    "CreditPackage",
+    "DailyUsage",
+    "DebtEntry",
+    "Dispute",
+    "Hold",
+    "InvoiceCounter",
+    "LedgerCheck",
+    "LedgerEntry",
+    "LotMove",
+    "ModelPrice",
+    "Order",
+    "PackagePrice",
+    "Plan",
+    "PromoCode",
+    "PromoRedemption",
+    "ProviderEvent",
+    "Refund",
+    "SandboxPayment",
+    "SpendingLimit",
+    "UsageRecord",
+]

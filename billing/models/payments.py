@@ -1,0 +1,373 @@
+"""Packages, orders, and what payment providers told us about them."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+
+from billing.models.accounts import Account
+from billing.models.base import CreditsField, at_least, known, new_id
+
+
+class CreditPackage(models.Model):
+    """An amount of credits that is for sale."""
+
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=100)
+    credits = CreditsField(help_text="Micro-credits.")
+    bonus = CreditsField(default=0, help_text="Micro-credits on top, which are spent first.")
+    valid_days = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Days until the credits expire; empty: never."
+    )
+    popular = models.BooleanField(default=False)
+    active = models.BooleanField(default=True)
+    position = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        ordering = ["position", "credits"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(credits__gt=0, bonus__gte=0), name="package_credits_in_bounds"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PackagePrice(models.Model):
+    """What a package costs in a currency, in its minor units (cents; yen have none)."""
+
+    package = models.ForeignKey(CreditPackage, on_delete=models.CASCADE, related_name="prices")
+    currency = models.CharField(max_length=3, help_text="ISO 4217, for example USD.")
+    amount_minor = models.PositiveBigIntegerField(help_text="In minor units: 500 for USD 5.00.")
+
+    class Meta:
+        ordering = ["package", "currency"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["package", "currency"], name="package_price_once_per_currency"
+            ),
+            models.CheckConstraint(condition=Q(amount_minor__gt=0), name="package_price_positive"),
+            models.CheckConstraint(
+                condition=Q(currency__regex=r"^[A-Z]{3}$"),
+                name="package_price_currency",
+                violation_error_message="A currency is three capital letters, for example USD.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.amount_minor} {self.currency}"
+
+
+class Order(models.Model):
+    """A purchase of credits. Its status only moves forward; billing.checkout moves it."""
+
+    class Status(models.TextChoices):
+        CREATED = "created"
+        PENDING = "pending"
+        PAID = "paid"
+        PARTIALLY_REFUNDED = "partially_refunded"
+        REFUNDED = "refunded"
+        CANCELED = "canceled"
+        FAILED = "failed"
+        REVIEW = "review"
+
+    OPEN = (Status.CREATED, Status.PENDING)
+    SETTLED = (Status.PAID, Status.PARTIALLY_REFUNDED, Status.REFUNDED)
+
+    class Kind(models.TextChoices):
+        MANUAL = "manual"
+        AUTO = "auto"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="orders"
+    )
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="orders")
+    kind = models.CharField(max_length=6, choices=Kind, default=Kind.MANUAL)
+    status = models.CharField(max_length=18, choices=Status, default=Status.CREATED)
+    client_key = models.CharField(
+        max_length=64, help_text="Named by the client, so that a double click makes one order."
+    )
+
+    # What was bought: the package may change afterwards.
+    package = models.ForeignKey(CreditPackage, on_delete=models.PROTECT, related_name="orders")
+    package_name = models.CharField(max_length=100)
+    credits = CreditsField()
+    bonus = CreditsField(default=0)
+    valid_days = models.PositiveIntegerField(null=True, blank=True)
+    amount_minor = models.PositiveBigIntegerField()
+    tax_minor = models.PositiveBigIntegerField(default=0, help_text="Part of the amount.")
+    currency = models.CharField(max_length=3)
+    amount_refunded_minor = models.PositiveBigIntegerField(default=0)
+
+    provider = models.CharField(max_length=20)
+    livemode = models.BooleanField(default=False)
+    provider_order_id = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 # unique
+    provider_payment_id = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 # unique
+    checkout_url = models.URLField(max_length=2000, blank=True)
+    receipt_url = models.URLField(max_length=2000, blank=True)
+    invoice_no = models.PositiveBigIntegerField(null=True, blank=True, unique=True)
+    return_to = models.CharField(
+        max_length=500, blank=True, help_text="The page to go back to after the purchase."
+    )
+    problem = models.CharField(
+        max_length=300, blank=True, help_text="Why it failed or waits for staff."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+    paid_at = models.DateTimeField(null=True, blank=True)
+    asked_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the provider was last asked about it."
+    )
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["user", "-created_at"], name="order_of_user"),
+            models.Index(
+                fields=["created_at"],
+                name="order_open",
+                condition=Q(status__in=["created", "pending"]),
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user", "client_key"], name="order_once_per_client_key"
+            ),
+            models.UniqueConstraint(
+                fields=["provider", "provider_order_id"], name="order_once_per_provider_order"
+            ),
+            models.UniqueConstraint(
+                fields=["provider", "provider_payment_id"], name="order_once_per_payment"
+            ),
+            models.UniqueConstraint(
+                fields=["user"],
+                condition=Q(kind="auto", status__in=["created", "pending"]),
+                name="order_one_auto_top_up",
+            ),
+            models.CheckConstraint(
+                condition=Q(amount_minor__gt=0, amount_refunded_minor__lte=F("amount_minor"))
+                & Q(tax_minor__lte=F("amount_minor"), credits__gt=0, bonus__gte=0),
+                name="order_amounts_in_bounds",
+            ),
+            known(
+                "status",
+                "created pending paid partially_refunded refunded canceled failed review",
+                "order_status_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"order {self.id}"
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether its credits were given (some may have been taken back since)."""
+        return self.status in self.SETTLED
+
+
+class ProviderEvent(models.Model):
+    """A webhook as it was received: stored first, answered, and processed by a job.
+
+    `event_id` is unique per provider. Razorpay signs only the body, so that a body replayed under
+    another id must be found by `body_sha256`; for Stripe the hash stays empty.
+    """
+
+    class Status(models.TextChoices):
+        RECEIVED = "received"
+        PROCESSED = "processed"
+        IGNORED = "ignored"
+        FAILED = "failed"
+        REVIEW = "review"
+
+    UNDONE = (Status.RECEIVED, Status.FAILED)
+
+    provider = models.CharField(max_length=20)
+    event_id = models.CharField(max_length=255)
+    event_type = models.CharField(max_length=100)
+    livemode = models.BooleanField(default=False)
+    body = models.BinaryField()
+    body_sha256 = models.CharField(max_length=64, null=True, blank=True)  # noqa: DJ001 # unique
+    headers = models.JSONField(default=dict, help_text="Those of the signature and the event's id.")
+    status = models.CharField(max_length=9, choices=Status, default=Status.RECEIVED)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    next_attempt_at = models.DateTimeField(null=True, blank=True)
+    error = models.TextField(blank=True)
+    order = models.ForeignKey(
+        Order, null=True, blank=True, on_delete=models.PROTECT, related_name="events"
+    )
+    received_at = models.DateTimeField(auto_now_add=True)
+    processed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(
+                fields=["next_attempt_at"],
+                name="event_undone",
+                condition=Q(status__in=["received", "failed"]),
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["provider", "event_id"], name="event_once"),
+            models.UniqueConstraint(fields=["provider", "body_sha256"], name="event_body_once"),
+            known("status", "received processed ignored failed review", "event_status_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider} {self.event_type} {self.event_id}"
+
+
+class Refund(models.Model):
+    """Money on its way back to the buyer. The credits were taken first.
+
+    One that was made in the provider's dashboard is found there and stored with `initiated_by`
+    provider. `credits` is what was taken from the account, `debt` what could not be taken.
+    """
+
+    class Status(models.TextChoices):
+        REQUESTED = "requested"
+        PENDING = "pending"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+
+    OPEN = (Status.REQUESTED, Status.PENDING)
+
+    class Initiator(models.TextChoices):
+        STAFF = "staff"
+        USER = "user"
+        PROVIDER = "provider"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    order = models.ForeignKey(Order, on_delete=models.PROTECT, related_name="refunds")
+    provider_refund_id = models.CharField(max_length=255, null=True, blank=True, unique=True)
+    amount_minor = models.PositiveBigIntegerField()
+    credits = CreditsField(default=0)
+    debt = CreditsField(default=0)
+    status = models.CharField(max_length=9, choices=Status, default=Status.REQUESTED)
+    initiated_by = models.CharField(max_length=8, choices=Initiator)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    reason = models.CharField(max_length=300, blank=True)
+    error = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(amount_minor__gt=0) & at_least(0, "credits", "debt"),
+                name="refund_amounts_in_bounds",
+            ),
+            known("status", "requested pending succeeded failed", "refund_status_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"refund {self.id}"
+
+
+class Dispute(models.Model):
+    """A charge that the buyer's bank took back. The credits are taken, the account is frozen."""
+
+    class Status(models.TextChoices):
+        OPEN = "open"
+        WON = "won"
+        LOST = "lost"
+
+    provider = models.CharField(max_length=20)
+    provider_dispute_id = models.CharField(max_length=255)
+    order = models.ForeignKey(Order, on_delete=models.PROTECT, related_name="disputes")
+    amount_minor = models.PositiveBigIntegerField()
+    status = models.CharField(max_length=4, choices=Status, default=Status.OPEN)
+    funds_withdrawn = models.BooleanField(default=False)
+    credits = CreditsField(default=0, help_text="Taken from the account.")
+    debt = CreditsField(default=0, help_text="What could not be taken.")
+    returned = models.BooleanField(default=False, help_text="The credits were given back.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["provider", "provider_dispute_id"], name="dispute_once"
+            ),
+            models.CheckConstraint(
+                condition=at_least(0, "credits", "debt"), name="dispute_amounts_in_bounds"
+            ),
+            known("status", "open won lost", "dispute_status_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"dispute {self.provider_dispute_id}"
+
+
+class AutoTopUp(models.Model):
+    """Buys a package by itself when the balance falls below a threshold; off unless consented to.
+
+    The monthly cap is a guarantee: the claim of a charge adds to `charged_this_month_minor` before
+    the provider is called, and the claim stays when the charge fails.
+    """
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="auto_top_up"
+    )
+    enabled = models.BooleanField(default=False)
+    threshold = CreditsField(help_text="Micro-credits.")
+    package = models.ForeignKey(CreditPackage, on_delete=models.PROTECT, related_name="+")
+    currency = models.CharField(max_length=3)
+    monthly_cap_minor = models.PositiveBigIntegerField()
+    month = models.DateField(null=True, blank=True, help_text="First day of the counted month.")
+    charged_this_month_minor = models.PositiveBigIntegerField(default=0)
+    cooldown_until = models.DateTimeField(null=True, blank=True)
+    failures = models.PositiveSmallIntegerField(default=0)
+    last_failure = models.CharField(max_length=300, blank=True)
+    provider = models.CharField(max_length=20, blank=True)
+    customer_ref = models.CharField(max_length=255, blank=True)
+    payment_method_ref = models.CharField(max_length=255, blank=True)
+    consented_at = models.DateTimeField(null=True, blank=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(charged_this_month_minor__lte=F("monthly_cap_minor"), threshold__gte=0),
+                name="top_up_within_cap",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"auto top-up of {self.user}"
+
+
+class SandboxPayment(models.Model):
+    """What the bank of the sandbox provider knows of an order. Development only."""
+
+    class Status(models.TextChoices):
+        OPEN = "open"
+        PAID = "paid"
+        FAILED = "failed"
+        CLOSED = "closed"
+
+    id = models.CharField(primary_key=True, max_length=40)
+    order_id = models.UUIDField()
+    amount_minor = models.PositiveBigIntegerField()
+    currency = models.CharField(max_length=3)
+    status = models.CharField(max_length=6, choices=Status, default=Status.OPEN)
+    payment_id = models.CharField(max_length=40, null=True, blank=True, unique=True)
+    refunded_minor = models.PositiveBigIntegerField(default=0)
+    refunds = models.JSONField(default=list)
+    idempotency_key = models.CharField(max_length=100, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.id
