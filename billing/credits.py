@@ -8,6 +8,7 @@ from __future__ import annotations
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
 
 MICRO = 1_000_000
+MINUS = "\N{MINUS SIGN}"  # as wide as a plus in tabular figures
 
 # Decimal places of currencies that do not have two (ISO 4217).
 EXPONENTS = {
@@ -19,7 +20,7 @@ EXPONENTS = {
 
 def show(micro: int, *, signed: bool = False) -> str:
     """Micro-credits as people read them: `1,234.5`, `0.31`, `<0.01` instead of a misleading zero."""
-    sign = "−" if micro < 0 else "+" if signed and micro > 0 else ""
+    sign = MINUS if micro < 0 else "+" if signed and micro > 0 else ""
     value = Decimal(abs(micro)) / MICRO
     if 0 < value < Decimal("0.01"):
         return f"{sign}<0.01"
@@ -38,7 +39,7 @@ def exact(micro: int) -> str:
 def parse(text: str) -> int:
     """Credits as a person types them, in micro-credits.
 
-    Raises ValueError for what is no number, has more than six decimals, or is beyond 9 × 10¹² credits.
+    Raises ValueError for what is no number, has more than six decimals, or is beyond 9e12 credits.
     """
     try:
         value = Decimal(text.strip().replace(",", "")) * MICRO
