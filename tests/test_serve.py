@@ -90,8 +90,9 @@ class Server:
     def upgraded(self, path: str = "/ws/echo") -> socket.socket:
         """A connection after the opening handshake, for frames that no client library sends."""
         connection = self.raw()
-        # Small, so that little disappears in the kernel where the client does not read.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        # Small, so that little disappears in the kernel where the client does not read; but not so
+        # small that the kernel drops whole packets, and with them what they acknowledge.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         connection.sendall(UPGRADE.replace("/ws/echo", path).encode() + b"\r\n")
         assert connection.recv(1_000).startswith(b"HTTP/1.1 101 ")
         return connection
