@@ -39,6 +39,14 @@ manage: .venv/.run ## Any manage.py command beside `make run`: make manage ARGS=
 test: .venv/.dev ## The tests, in parallel: make test ARGS="tests/lib -x"
 	@$(PY) -m pytest -n $(JOBS) $(ARGS)
 
+.PHONY: chaos-billing
+chaos-billing: .venv/.dev ## Kill processes and Postgres amid money transactions (ROUNDS=100)
+	@$(PY) -m tests.chaos.billing_kills --rounds $(or $(ROUNDS),100) $(ARGS)
+
+.PHONY: bench-billing
+bench-billing: .venv/.dev ## The ledger's speed, alone and with a million entries
+	@$(PY) -m bench.billing $(ARGS)
+
 .PHONY: e2e
 e2e: .venv/.dev ## The tests that drive a real Chromium
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \

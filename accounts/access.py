@@ -23,6 +23,8 @@ PUBLIC_VIEWS = frozenset(
         "account_reset_password_from_key",
         "account_reset_password_from_key_done",
         "admin:login",
+        "billing:packages_json",
+        "billing:webhook",
         "health",
         "health_ready",
     }

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.db import models
 from django.db.models.functions import Lower
+
+from billing import accounts as billing_accounts
+from chatproject.lib.db import after_commit
 
 
 class UserManager(BaseUserManager["User"]):
@@ -43,6 +47,16 @@ class User(AbstractUser):
         constraints = [
             models.UniqueConstraint(Lower("email"), name="user_email_any_case"),
         ]
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Store the user; a new one gets an account with the sign-up credits.
+
+        If that fails the user is there nevertheless: whoever needs the account next opens it.
+        """
+        is_new = self._state.adding
+        super().save(*args, **kwargs)
+        if is_new and settings.BILLING:
+            after_commit(billing_accounts.of, self.pk)
 
     def __str__(self) -> str:
         return self.email

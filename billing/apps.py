@@ -4,6 +4,11 @@ from django.apps import AppConfig
 
 
 class BillingConfig(AppConfig):
-    """Credits. The ledger joins the way of a message at the two places marked in chat.runs."""
+    """Credits: ledger, prices, payments, usage. See docs/billing.md."""
 
     name = "billing"
+
+    def ready(self) -> None:
+        from billing import receivers
+
+        receivers.connect()

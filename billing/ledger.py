@@ -17,11 +17,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Case, F, IntegerField, Q, QuerySet, Value, When
+from django.db.models import Case, F, Sum, Value, When
 from django.utils import timezone
 
 from billing.models import (
@@ -31,7 +32,6 @@ from billing.models import (
     Dispute,
     Hold,
     LedgerEntry,
-    LotMove,
     Order,
     Refund,
 )
@@ -158,17 +158,17 @@ def grant(
 ) -> Posted:
     """Give credits as a new lot. Debt, if there is any, is paid from it at once.
 
-    Raises KeyReused when the key gave another amount or went to another account, ValueError for an
-    amount that is not positive.
+    Raises KeyReused when the key gave another amount, was of another kind or of another account,
+    ValueError for an amount that is not positive.
     """
     _insist()
     if amount <= 0:
         raise ValueError("a grant is positive")
-    found = _found(key, account_id, amount)
+    found = _found(key, account_id, kind, amount)
     if found is not None:
         return found
     account = _lock(account_id)
-    found = _found(key, account_id, amount)
+    found = _found(key, account_id, kind, amount)
     if found is not None:
         return found
     counter, lot_kind = INCOMING[kind]
@@ -185,12 +185,12 @@ def grant(
         source_key=key,
     )
     entry = _post(
-        account, kind, counter, amount, key, [(lot, amount)],
+        account, kind, counter, amount, key, [(lot.pk, amount)],
         order=order, refund=refund, dispute=dispute, actor_id=actor_id, note=note[:300],
     )  # fmt: skip
     if expires_at is not None:
         account.next_expiry_at = min(account.next_expiry_at or expires_at, expires_at)
-    _recover_debt(account, lot, key)
+    _recover_debt(account, key)
     _save(account)
     return Posted(entry, is_new=True)
 
@@ -201,22 +201,25 @@ def hold(
     amount: int,
     key: str,
     expires_at: datetime,
+    hold_id: UUID | None = None,
     price_id: int | None = None,
     model: str = "",
     conversation: UUID | None = None,
 ) -> Hold:
-    """Set credits aside. Make it the last call before the COMMIT: it is what others wait for.
+    """Set credits aside, under an id of the caller's if it has one.
 
-    The insert comes first, so that a second call with the same key waits for the first and then
-    gets its hold; the account's row is touched by one conditional UPDATE. Raises
-    InsufficientCredits, AccountFrozen, AccountInDebt; then the caller's transaction must end too.
+    Make it the last call before the COMMIT: it is what others wait for.
+
+    A second call with the same key waits for the first and then gets its hold as it is: for the
+    first amount, and perhaps resolved. Raises InsufficientCredits, AccountFrozen, AccountInDebt;
+    then the caller's transaction must end too.
     """
     _insist()
     if amount <= 0:
         raise ValueError("a hold is positive")
     now = timezone.now()
     made = Hold(
-        pk=new_id(),
+        pk=hold_id or new_id(),
         account_id=account_id,
         key=key,
         amount=amount,
@@ -226,18 +229,12 @@ def hold(
         expires_at=expires_at,
         created_at=now,
     )
-    if not _insert_hold(made):
+    is_new, taken = _insert_hold(made, now)
+    if not is_new:
         found = Hold.objects.get(key=key)
         if found.account_id != account_id:
             raise KeyReused(key)
         return found
-    taken = Account.objects.filter(
-        Q(next_expiry_at=None) | Q(next_expiry_at__gt=now),
-        pk=account_id,
-        status=Account.Status.ACTIVE,
-        debt=0,
-        balance__gte=F("held") + amount,
-    ).update(held=F("held") + amount, updated_at=now)
     if taken:
         _announce(account_id)
         return made
@@ -250,6 +247,47 @@ def hold(
     return made
 
 
+def _insert_hold(made: Hold, now: datetime) -> tuple[bool, bool]:
+    """Insert a hold, and take it from the account if nothing speaks against it: (is new, taken).
+
+    One statement, so that the account's row is locked for no longer than the COMMIT needs. The
+    insert goes first and waits for another one with the same key; the account is not touched then.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH made AS (
+              INSERT INTO billing_hold (id, account_id, key, amount, status, shortfall, price_id,
+                model, conversation, expires_at, created_at, resolved_by)
+              VALUES (%(id)s, %(account)s, %(key)s, %(amount)s, 'active', 0, %(price)s,
+                %(model)s, %(conversation)s, %(expires_at)s, %(now)s, '')
+              ON CONFLICT (key) DO NOTHING RETURNING id
+            ), taken AS (
+              UPDATE billing_account SET held = held + %(amount)s, updated_at = %(now)s
+              WHERE EXISTS (SELECT FROM made) AND id = %(account)s
+                AND status = 'active' AND debt = 0 AND balance >= held + %(amount)s
+                AND (next_expiry_at IS NULL OR next_expiry_at > %(now)s)
+              RETURNING id
+            )
+            SELECT EXISTS (SELECT FROM made), EXISTS (SELECT FROM taken)
+            """,
+            {
+                "id": made.pk,
+                "account": made.account_id,
+                "key": made.key,
+                "amount": made.amount,
+                "price": made.price_id,
+                "model": made.model,
+                "conversation": made.conversation,
+                "expires_at": made.expires_at,
+                "now": now,
+            },
+        )
+        is_new, taken = cursor.fetchone()
+    made._state.adding = False
+    return is_new, taken
+
+
 def refuse_hold(account: Account, amount: int) -> None:
     """Raise what speaks against holding so much: AccountFrozen, AccountInDebt, InsufficientCredits."""
     if account.status != Account.Status.ACTIVE:
@@ -258,22 +296,6 @@ def refuse_hold(account: Account, amount: int) -> None:
         raise AccountInDebt(account.debt)
     if account.available < amount:
         raise InsufficientCredits(required=amount, available=account.available)
-
-
-def _insert_hold(made: Hold) -> bool:
-    """Insert a hold, or wait for and yield to another one with the same key."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO billing_hold (id, account_id, key, amount, status, shortfall, price_id,"
-            " model, conversation, expires_at, created_at, resolved_by)"
-            " VALUES (%s, %s, %s, %s, 'active', 0, %s, %s, %s, %s, %s, '')"
-            " ON CONFLICT (key) DO NOTHING",
-            [
-                made.pk, made.account_id, made.key, made.amount, made.price_id, made.model,
-                made.conversation, made.expires_at, made.created_at,
-            ],
-        )  # fmt: skip
-        return bool(cursor.rowcount)
 
 
 def extend(*, hold_id: UUID, expires_at: datetime) -> bool:
@@ -292,20 +314,24 @@ def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER
     _insist()
     if cost < 0:
         raise ValueError("a cost is never negative")
-    # The hold's row is locked before the account's, here and everywhere.
-    found = Hold.objects.select_for_update(no_key=True).get(pk=hold_id)
+    # One statement locks the hold's row and then the account's: that order, here and everywhere.
+    found = (
+        Hold.objects.select_related("account")
+        .select_for_update(of=("self", "account"), no_key=True)
+        .get(pk=hold_id)
+    )
+    now = timezone.now()
     if found.status != Hold.Status.ACTIVE:
         return Settlement(found.settled or 0, found.shortfall, is_new=False)
-    account = _lock(found.account_id)
+    account = _remember(found.account)
     account.held -= found.amount
     charged = min(cost, account.available)
     shortfall = cost - charged
+    key = f"settle:{hold_id}"
     if charged:
         _post(
-            account, Kind.USAGE, Counter.REVENUE, -charged, f"settle:{hold_id}",
-            _take(account, charged), hold=found,
+            account, Kind.USAGE, Counter.REVENUE, -charged, key, _take(account, charged), hold=found
         )  # fmt: skip
-    now = timezone.now()
     resolved = Hold.objects.filter(pk=hold_id, status=Hold.Status.ACTIVE).update(
         status=Hold.Status.SETTLED if charged else Hold.Status.RELEASED,
         settled=charged,
@@ -316,6 +342,7 @@ def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER
     if resolved != 1:
         raise AssertionError(f"hold {hold_id} was resolved under our lock")
     _expire_due(account, now)
+    _recover_debt(account, key)
     _save(account)
     if shortfall:
         transaction.on_commit(partial(metrics.MONEY_SHORTFALL.inc, shortfall))
@@ -341,11 +368,11 @@ def adjust(*, account_id: int, amount: int, key: str, actor_id: int, note: str) 
             account_id=account_id, amount=amount, key=key, kind=Kind.ADJUST_UP,
             actor_id=actor_id, note=note,
         )  # fmt: skip
-    found = _found(key, account_id, amount)
+    found = _found(key, account_id, Kind.ADJUST_DOWN, amount)
     if found is not None:
         return found
     account = _lock(account_id)
-    found = _found(key, account_id, amount)
+    found = _found(key, account_id, Kind.ADJUST_DOWN, amount)
     if found is not None:
         return found
     _expire_due(account, timezone.now())
@@ -361,10 +388,13 @@ def adjust(*, account_id: int, amount: int, key: str, actor_id: int, note: str) 
 
 def refundable(*, order_id: UUID) -> int:
     """How many of an order's credits could be taken back now without debt, in micro-credits."""
-    order = Order.objects.get(pk=order_id)
-    account = Account.objects.get(pk=order.account_id)
-    unspent = sum(lot.remaining for lot in CreditLot.objects.filter(order=order))
-    return max(0, min(unspent, account.available))
+    account = Account.objects.get(orders=order_id)
+    lots = CreditLot.objects.filter(account=account, remaining__gt=0)
+    past = lots.filter(expires_at__lte=timezone.now())
+    # What is past its date expires before anything is taken back.
+    free = account.available - (past.aggregate(sum=Sum("remaining"))["sum"] or 0)
+    unspent = lots.filter(order=order_id).difference(past)
+    return max(0, min(sum(lot.remaining for lot in unspent), free))
 
 
 def refund(
@@ -388,7 +418,7 @@ def refund(
         raise ValueError("a refund is positive")
     order = Order.objects.get(pk=order_id)
     account = _lock(order.account_id)
-    done = _taken_back(key, credits)
+    done = _taken_back(key, order, credits)
     if done is not None:
         return done
     now = timezone.now()
@@ -406,13 +436,16 @@ def refund(
     return TakenBack(taken, owed)
 
 
-def _taken_back(key: str, credits: int) -> TakenBack | None:
+def _taken_back(key: str, order: Order, credits: int) -> TakenBack | None:
     entry = LedgerEntry.objects.filter(idempotency_key=key).first()
     owed = DebtEntry.objects.filter(idempotency_key=key).first()
     if entry is None and owed is None:
         return None
     done = TakenBack(-entry.amount if entry else 0, owed.amount if owed else 0)
-    if done.credits + done.debt != credits:
+    of_another = (entry is not None and entry.order_id != order.pk) or (
+        owed is not None and owed.account_id != order.account_id
+    )
+    if of_another or done.credits + done.debt != credits:
         raise KeyReused(f"{key} was used for {done.credits + done.debt} credits")
     return done
 
@@ -427,8 +460,13 @@ def give_back(
     dispute: Dispute | None = None,
     note: str = "",
 ) -> None:
-    """Undo a `refund` that failed, or a dispute that was won: the credits return, the debt goes."""
+    """Undo a `refund` that failed, or a dispute that was won: the credits return, the debt goes.
+
+    `credits` and `debt` are what `refund` took. The same key again has no effect.
+    """
     _insist()
+    if credits < 0 or debt < 0:
+        raise ValueError("what is given back is never negative")
     order = Order.objects.get(pk=order_id)
     account = _lock(order.account_id)
     if (
@@ -452,10 +490,10 @@ def give_back(
             source_key=key,
         )
         _post(
-            account, kind, counter, amount, key, [(lot, amount)],
+            account, kind, counter, amount, key, [(lot.pk, amount)],
             order=order, refund=refund, dispute=dispute, note=note[:300],
         )  # fmt: skip
-        _recover_debt(account, lot, key)
+        _recover_debt(account, key)
     _save(account)
 
 
@@ -463,18 +501,20 @@ def expire(*, account_id: int) -> int:
     """Take what is past its date and not needed by a hold; returns how much that was."""
     _insist()
     account = _lock(account_id)
-    before = account.balance
+    before = account.balance, account.next_expiry_at
     _expire_due(account, timezone.now())
-    _save(account)
-    return before - account.balance
+    if (account.balance, account.next_expiry_at) != before:
+        _save(account)
+    return before[0] - account.balance
 
 
 def set_status(*, account_id: int, status: Account.Status) -> None:
     """Freeze an account (it keeps its credits, but nothing new is held) or let it be used again."""
     _insist()
-    account = _lock(account_id)
-    account.status = status
-    _save(account)
+    _lock(account_id)
+    # Nothing else of the row is written, so that an account out of balance can be frozen too.
+    Account.objects.filter(pk=account_id).update(status=status, updated_at=timezone.now())
+    _announce(account_id)
 
 
 # --- Under the account's lock -----------------------------------------------------------------
@@ -487,51 +527,64 @@ def _insist() -> None:
 
 def _lock(account_id: int) -> Account:
     # No key: rows that merely name the account may be inserted by others meanwhile.
-    account = Account.objects.select_for_update(no_key=True).get(pk=account_id)
+    return _remember(Account.objects.select_for_update(no_key=True).get(pk=account_id))
+
+
+def _remember(account: Account) -> Account:
     account.read_seq = account.seq  # type: ignore[attr-defined] # for _save
     return account
 
 
-def _found(key: str, account_id: int, amount: int) -> Posted | None:
+def _found(key: str, account_id: int, kind: Kind, amount: int) -> Posted | None:
     entry = LedgerEntry.objects.filter(idempotency_key=key).first()
     if entry is None:
         return None
-    if (entry.account_id, entry.amount) != (account_id, amount):
-        raise KeyReused(f"{key} was used for {entry.amount} on account {entry.account_id}")
+    if (entry.account_id, entry.kind, entry.amount) != (account_id, kind, amount):
+        raise KeyReused(f"{key} was used for {entry} on account {entry.account_id}")
     return Posted(entry, is_new=False)
 
 
-def _spendable(account: Account, first: UUID | None = None) -> QuerySet[CreditLot]:
+class Part(NamedTuple):
+    """What of a lot an entry takes, or (above zero) brings. Micro-credits."""
+
+    lot_id: int
+    amount: int
+
+
+class Spendable(NamedTuple):
+    """A lot that is not used up."""
+
+    lot_id: int
+    remaining: int
+    is_past: bool
+
+
+def _spendable(account: Account, first: UUID | None = None) -> list[Spendable]:
     """Lots in the order in which they are spent. The account's lock is theirs too.
 
     What is past its date (kept alive by a hold) goes first, then by priority, by date of expiry,
     what was given before what was bought, the oldest first. `first` puts an order's lots in front.
     """
-    now = timezone.now()
-    return (
-        CreditLot.objects.filter(account=account, remaining__gt=0)
-        .annotate(
-            of_order=_rank(Q(order_id=first) if first else Q(pk=None)),
-            past=_rank(Q(expires_at__lte=now)),
-            bought=_rank(~Q(kind=CreditLot.Kind.PAID)),
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, remaining, (expires_at <= %s) IS TRUE AS is_past
+            FROM billing_creditlot WHERE account_id = %s AND remaining > 0
+            ORDER BY (order_id = %s::uuid) IS TRUE DESC, is_past DESC, priority,
+              expires_at NULLS LAST, kind = 'paid', id
+            """,
+            [timezone.now(), account.pk, first],
         )
-        .order_by(
-            "of_order", "past", "priority", F("expires_at").asc(nulls_last=True), "bought", "id"
-        )
-    )
+        return [Spendable(*row) for row in cursor.fetchall()]
 
 
-def _rank(condition: Q) -> Case:
-    return Case(When(condition, then=0), default=1, output_field=IntegerField())
-
-
-def _take(account: Account, amount: int, first: UUID | None = None) -> list[tuple[CreditLot, int]]:
+def _take(account: Account, amount: int, first: UUID | None = None) -> list[Part]:
     """Which lots pay for an amount, and how much each."""
-    parts: list[tuple[CreditLot, int]] = []
+    parts: list[Part] = []
     missing = amount
     for lot in _spendable(account, first):
         part = min(lot.remaining, missing)
-        parts.append((lot, -part))
+        parts.append(Part(lot.lot_id, -part))
         missing -= part
         if not missing:
             return parts
@@ -544,7 +597,7 @@ def _post(
     counter: Counter,
     amount: int,
     key: str,
-    parts: Iterable[tuple[CreditLot, int]],
+    parts: Iterable[tuple[int, int]],
     *,
     hold: Hold | None = None,
     order: Order | None = None,
@@ -553,9 +606,12 @@ def _post(
     actor_id: int | None = None,
     note: str = "",
 ) -> LedgerEntry:
-    """Write one entry and move its lots; the account in memory follows, `_save` stores it."""
+    """Write one entry and what it moves of lots, in one statement.
+
+    The account in memory follows; `_save` stores it. A lot that comes in was inserted full.
+    """
     account.seq += 1
-    entry = LedgerEntry.objects.create(
+    entry = LedgerEntry(
         account=account,
         seq=account.seq,
         kind=kind,
@@ -570,23 +626,48 @@ def _post(
         dispute=dispute,
         actor_id=actor_id,
         note=note,
+        created_at=timezone.now(),
     )
+    lot_ids, amounts = zip(*parts, strict=True)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH entry AS (
+              INSERT INTO billing_ledgerentry (account_id, seq, kind, counter_account, amount,
+                balance_before, balance_after, idempotency_key, hold_id, order_id, refund_id,
+                dispute_id, actor_id, note, created_at)
+              VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id
+            ), part AS (
+              SELECT * FROM unnest(%s::bigint[], %s::bigint[]) AS part (lot_id, amount)
+            ), lot AS (
+              UPDATE billing_creditlot SET remaining = remaining + part.amount
+              FROM part WHERE id = part.lot_id AND part.amount < 0
+            ), move AS (
+              INSERT INTO billing_lotmove (entry_id, lot_id, amount)
+              SELECT entry.id, part.lot_id, part.amount FROM entry, part
+            )
+            SELECT id FROM entry
+            """,
+            [
+                account.pk, entry.seq, kind, counter, amount, entry.balance_before,
+                entry.balance_after, key, entry.hold_id, entry.order_id, entry.refund_id,
+                entry.dispute_id, actor_id, note, entry.created_at, list(lot_ids), list(amounts),
+            ],
+        )  # fmt: skip
+        [entry.pk] = cursor.fetchone()
+    entry._state.adding = False
     account.balance += amount
-    moves = []
-    for lot, part in parts:
-        moves.append(LotMove(entry=entry, lot=lot, amount=part))
-        if part < 0:
-            CreditLot.objects.filter(pk=lot.pk).update(remaining=F("remaining") + part)
-            lot.remaining += part
-    LotMove.objects.bulk_create(moves)
     return entry
 
 
-def _recover_debt(account: Account, lot: CreditLot, key: str) -> None:
-    paid = min(account.debt, lot.remaining, account.available)
+def _recover_debt(account: Account, key: str) -> None:
+    """Pay debt from what is free: who owes has nothing free after any call of this module."""
+    paid = min(account.debt, account.available)
     if paid:
         _owe(account, -paid, f"debt:{key}")
-        _post(account, Kind.DEBT_RECOVERY, Counter.DEBT, -paid, f"debt:{key}", [(lot, -paid)])
+        _post(
+            account, Kind.DEBT_RECOVERY, Counter.DEBT, -paid, f"debt:{key}", _take(account, paid)
+        )  # fmt: skip
 
 
 def _owe(account: Account, amount: int, key: str) -> None:
@@ -600,12 +681,12 @@ def _expire_due(account: Account, now: datetime) -> None:
     """Let credits past their date go, but never those that a hold still needs."""
     if account.next_expiry_at is None or account.next_expiry_at > now:
         return
-    for lot in _spendable(account).filter(expires_at__lte=now):
-        amount = min(lot.remaining, account.available)
+    for lot in _spendable(account):
+        amount = min(lot.remaining, account.available) if lot.is_past else 0
         if amount:
             _post(
                 account, Kind.EXPIRE, Counter.BREAKAGE, -amount,
-                f"expire:{lot.pk}:{account.seq + 1}", [(lot, -amount)],
+                f"expire:{lot.lot_id}:{account.seq + 1}", [(lot.lot_id, -amount)],
             )  # fmt: skip
     account.next_expiry_at = (
         CreditLot.objects.filter(account=account, remaining__gt=0, expires_at__isnull=False)
@@ -621,7 +702,6 @@ def _save(account: Account) -> None:
     It always is under the lock: the comparison is the net below, as is the trigger at the COMMIT.
     """
     saved = Account.objects.filter(pk=account.pk, seq=account.read_seq).update(  # type: ignore[attr-defined] # set by _lock
-        status=account.status,
         balance=account.balance,
         held=account.held,
         debt=account.debt,
@@ -635,8 +715,4 @@ def _save(account: Account) -> None:
 
 
 def _announce(account_id: int) -> None:
-    transaction.on_commit(partial(_send_change, account_id), robust=True)
-
-
-def _send_change(account_id: int) -> None:
-    balance_changed.send(Account, account_id=account_id)
+    db.after_commit(balance_changed.send, Account, account_id=account_id)

@@ -8,6 +8,8 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from billing import credits, pricing
+from billing.admin.base import BillingAdmin, amount
 from chat.models import Assistant, Conversation, LanguageModel, Message, MessagePart, Run
 
 
@@ -26,13 +28,29 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic a
 
 @admin.register(LanguageModel)
 class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ["name", "provider_model", "context_tokens", "max_output_tokens", "enabled"]
+    list_display = [
+        "name",
+        "provider_model",
+        "context_tokens",
+        "max_output_tokens",
+        "enabled",
+        "price_now",
+    ]
     list_filter = ["enabled"]
     search_fields = ["name", "provider_model"]
 
+    @admin.display(description="credits per million tokens, in / out")
+    def price_now(self, model: LanguageModel) -> str:
+        """What it costs now; without a price it is not offered."""
+        price = pricing.in_force(model.provider_model)
+        if price is None:
+            return "no price: not offered"
+        return f"{credits.exact(price.in_per_m)} / {credits.exact(price.out_per_m)}"
+
 
 @admin.register(Assistant)
-class AssistantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class AssistantAdmin(BillingAdmin):
+    credit_fields = ("message_fee",)
     list_display = ["name", "model", "position", "enabled"]
     list_filter = ["enabled", "model"]
     search_fields = ["name", "slug"]
@@ -83,6 +101,7 @@ class RunAdmin(ReadOnlyAdmin):
         "seconds",
         "prompt_tokens",
         "completion_tokens",
+        amount("charged", "credits"),
         "error_code",
     ]
     list_filter = ["status", "error_code", "model", "queued_at"]

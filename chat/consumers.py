@@ -205,7 +205,11 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         self._put(data)
 
     def _tell(self, error: ChatError, *, ref: str | None) -> None:
-        self._put(events.Error(code=error.code, message=error.message, ref=ref).encode())
+        self._put(
+            events.Error(
+                code=error.code, message=error.message, ref=ref, credits=error.credits
+            ).encode()
+        )
 
     def _put(self, data: bytes) -> None:
         self._outbox.append(data)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from chat.models import Run
+from chat.models import Message, Run
 
 # Walks from a message up to the root; the newest messages come first.
 PATH_SQL = """
@@ -42,6 +42,12 @@ LONGEST_PATH = 10_000  # messages; a page looks no further back
 # A token is at least this many bytes of UTF-8 in what models of today were measured on, on average:
 # English has 4 to 5, code and other scripts about 3. Counting low keeps the prompt inside the window.
 BYTES_PER_TOKEN = 3
+
+# For money two more figures: what text has on average, so that nobody pays for our guess, and what
+# hardly any text falls below, so that a hold covers the prompt. Code has 2 bytes of ASCII per token,
+# rare characters of East Asia 1.5.
+USUAL_BYTES_PER_TOKEN = 4
+FEWEST_BYTES_PER_TOKEN = 1.5
 TOKENS_PER_MESSAGE = 8  # role and separators of the chat template
 
 SMALLEST_REPLY = 16  # tokens
@@ -49,10 +55,15 @@ SMALLEST_REPLY = 16  # tokens
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What goes to the model: `tokens` is the estimate of its size, `max_tokens` the reply's cap."""
+    """What goes to the model.
+
+    `tokens` is the estimate of its size, `most_tokens` what it hardly exceeds, `max_tokens` the
+    reply's cap.
+    """
 
     messages: list[dict[str, str]]
     tokens: int
+    most_tokens: int
     max_tokens: int
 
 
@@ -86,10 +97,13 @@ def build(run: Run, *, shrink: float = 1.0) -> Prompt:
         turns.append({"role": "system", "content": system})
     turns.reverse()
     room = model.context_tokens - used
+    cap = min(model.max_output_tokens, run.max_tokens or model.max_output_tokens)
+    texts = [turn["content"] for turn in turns]
     return Prompt(
         messages=turns,
-        tokens=used,
-        max_tokens=max(SMALLEST_REPLY, min(model.max_output_tokens, room)),
+        tokens=sum(map(usual_tokens, texts)),
+        most_tokens=sum(map(most_tokens, texts)),
+        max_tokens=min(cap, max(SMALLEST_REPLY, room)),
     )
 
 
@@ -100,7 +114,7 @@ def _turns(run: Run) -> Iterator[tuple[str, str]]:
     joined: many chat templates insist that the roles alternate.
     """
     joined: tuple[str, str] | None = None
-    for role, text in _ancestors(run.message.parent_id):
+    for role, text in _ancestors(run.message.parent):
         if not text.strip():
             continue
         if joined is None:
@@ -114,8 +128,15 @@ def _turns(run: Run) -> Iterator[tuple[str, str]]:
         yield joined
 
 
-def _ancestors(message_id: UUID | None) -> Iterator[tuple[str, str]]:
-    """Role and text of a message and of those before it, read no further than they are asked for."""
+def _ancestors(message: Message | None) -> Iterator[tuple[str, str]]:
+    """Role and text of a message and of those before it, read no further than they are asked for.
+
+    The message itself need not be stored yet: then it is about to be, or only imagined.
+    """
+    message_id = message.pk if message else None
+    if message is not None and message._state.adding:
+        yield message.role, message.text
+        message_id = message.parent_id
     while message_id is not None:
         with connection.cursor() as cursor:
             cursor.execute(TEXTS_SQL, [message_id, CHUNK])
@@ -128,3 +149,13 @@ def _ancestors(message_id: UUID | None) -> Iterator[tuple[str, str]]:
 def count_tokens(text: str) -> int:
     """An estimate of a message's tokens, rather too high than too low for most text."""
     return TOKENS_PER_MESSAGE + math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
+
+
+def usual_tokens(text: str) -> int:
+    """How many tokens a text usually has: what is charged where the provider does not say."""
+    return math.ceil(len(text.encode()) / USUAL_BYTES_PER_TOKEN)
+
+
+def most_tokens(text: str) -> int:
+    """How many tokens a message hardly exceeds: what is held before the provider counts."""
+    return 2 * TOKENS_PER_MESSAGE + math.ceil(len(text.encode()) / FEWEST_BYTES_PER_TOKEN)

@@ -9,10 +9,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.formats import date_format
 
+from billing import pricing
 from chat import access, events
 from chat.events import ChatError
 from chat.models import Assistant, Conversation, Run
@@ -111,10 +113,11 @@ def by_day(conversations: Iterable[Conversation], *, today: date | None = None) 
 
 
 def default_assistant() -> Assistant | None:
-    """Whom a new conversation talks to; None when the staff has enabled nobody."""
-    found: Assistant | None = (
-        Assistant.objects.select_related("model").filter(enabled=True, model__enabled=True).first()
-    )
+    """Whom a new conversation talks to; None when nobody is enabled whose model has a price."""
+    offered = Assistant.objects.select_related("model").filter(enabled=True, model__enabled=True)
+    if settings.BILLING:
+        offered = offered.filter(model__provider_model__in=pricing.priced_models())
+    found: Assistant | None = offered.first()
     return found
 
 

@@ -13,12 +13,21 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from chat import conversations, events, markdown, rendering
+from billing import metering
+from billing.models import Hold, UsageRecord
+from billing.pricing import Tokens
+from chat import context, conversations, events, markdown, rendering
 from chat.models import Conversation, Message, MessagePart, Run
+from chatproject.lib import db
+
+FINISH = {
+    Run.Status.DONE: UsageRecord.Finish.COMPLETE,
+    Run.Status.STOPPED: UsageRecord.Finish.STOPPED,
+    Run.Status.FAILED: UsageRecord.Finish.FAILED,
+}
 
 
 @dataclass(slots=True)
@@ -33,6 +42,18 @@ class Outcome:
     message: str = ""
     usage: events.Usage | None = None
     first_token_at: datetime | None = None
+    by: Hold.Resolver = Hold.Resolver.WORKER
+
+
+def counted_usage(prompt_tokens: int, text: str, reasoning: str) -> events.Usage:
+    """The usage of a run whose provider told none, counted from what was delivered."""
+    reasoning_tokens = context.usual_tokens(reasoning)
+    return events.Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=context.usual_tokens(text) + reasoning_tokens,
+        reasoning_tokens=reasoning_tokens,
+        estimated=True,
+    )
 
 
 def failed(code: str, message: str = "", *, text: str = "") -> Outcome:
@@ -48,49 +69,102 @@ def end(
     """End a run that is in `status` at `attempt`; `seq` becomes the number of its last event.
 
     Returns the event to publish, or None when the run is not (or no more) as expected: then
-    somebody else ended it or has it, and nothing was changed.
+    somebody else ended it or has it, and nothing was changed. The reply and what it costs are
+    stored together. Raises db.MoneyBusy, and may then be called again.
     """
-    now = timezone.now()
     html = markdown.to_html(outcome.text) if outcome.text else ""
-    usage = outcome.usage
-    with transaction.atomic(durable=True):
-        ended = Run.objects.filter(pk=run_id, attempt=attempt, status=status).update(
-            status=outcome.status,
-            seq=seq,
-            ended_at=now,
-            first_token_at=outcome.first_token_at,
-            finish_reason=outcome.finish_reason[:30],
-            error_code=outcome.code,
-            error_message=outcome.message[:300],
-            prompt_tokens=usage.prompt_tokens if usage else None,
-            completion_tokens=usage.completion_tokens if usage else None,
-            cached_tokens=usage.cached_tokens if usage else None,
-            reasoning_tokens=usage.reasoning_tokens if usage else None,
-            usage_estimated=bool(usage and usage.estimated),
-        )
-        if not ended:
-            return None
-        run = Run.objects.select_related("conversation", "message", "model").get(pk=run_id)
-        message = run.message
-        message.text, message.html, message.status = outcome.text, html, outcome.status
-        message.save(update_fields=["text", "html", "status"])
-        if outcome.reasoning:
-            MessagePart.objects.create(
-                message=message,
-                position=0,
-                kind=MessagePart.Kind.REASONING,
-                data={"text": outcome.reasoning},
-            )
-        _move_leaf(run, now)
-        # Money: settling the run's hold belongs here, inside this transaction, so that the reply
-        # and its price are stored together (lock order: run, message, hold, account, lots).
+    run = db.money_transaction(_end, run_id, attempt, status, seq, outcome, html)
+    if run is None:
+        return None
     conversations.announce(run.conversation)
     return event(run)
 
 
-def _move_leaf(run: Run, now: datetime) -> None:
+def _end(
+    run_id: UUID, attempt: int, status: Run.Status, seq: int, outcome: Outcome, html: str
+) -> Run | None:
+    run: Run | None = (
+        Run.objects.select_related("conversation", "message", "model", "price")
+        .select_for_update(no_key=True, of=("self",))
+        .filter(pk=run_id, attempt=attempt, status=status)
+        .first()
+    )
+    if run is None:
+        return None
+    now = timezone.now()
+    message = run.message
+    message.text, message.html, message.status = outcome.text, html, outcome.status
+    message.save(update_fields=["text", "html", "status"])
+    if outcome.reasoning:
+        MessagePart.objects.create(
+            message=message,
+            position=0,
+            kind=MessagePart.Kind.REASONING,
+            data={"text": outcome.reasoning},
+        )
+    _move_leaf(run, outcome.status, now)
+    # Late, since others wait for the account's row (lock order: run, message, hold, account, lots).
+    charge = _charge(run, outcome)
+    run.cost = charge.cost if charge else None
+    run.charged = charge.charged if charge else None
+    _store(run, outcome, seq, now)
+    return run
+
+
+def _charge(run: Run, outcome: Outcome) -> metering.Charge | None:
+    """Settle what the run holds for what it delivered; None where billing is switched off."""
+    is_empty = not outcome.text and not outcome.reasoning
+    # Who stopped, or was failed, before the first word pays nothing, whatever the provider counted.
+    nothing = is_empty and outcome.status != Run.Status.DONE
+    usage = None if nothing else outcome.usage
+    return metering.charge(
+        run_id=run.pk,
+        attempt=run.attempt,
+        user_id=run.user_id,
+        price=run.price,
+        fee=run.fee,
+        is_held=run.most > 0,
+        model=run.model_snapshot["provider_model"],
+        assistant=run.model_snapshot.get("assistant", ""),  # older runs do not name it
+        conversation=run.conversation_id,
+        tokens=_tokens(usage) if usage else None,
+        source=UsageRecord.Source.COUNTED
+        if usage and usage.estimated
+        else UsageRecord.Source.PROVIDER,
+        finish=FINISH[outcome.status],
+        by=outcome.by,
+    )
+
+
+def _store(run: Run, outcome: Outcome, seq: int, now: datetime) -> None:
+    usage = outcome.usage
+    run.status = outcome.status
+    run.seq = seq
+    run.ended_at = now
+    run.first_token_at = outcome.first_token_at
+    run.finish_reason = outcome.finish_reason[:30]
+    run.error_code = outcome.code
+    run.error_message = outcome.message[:300]
+    run.prompt_tokens = usage.prompt_tokens if usage else None
+    run.completion_tokens = usage.completion_tokens if usage else None
+    run.cached_tokens = usage.cached_tokens if usage else None
+    run.reasoning_tokens = usage.reasoning_tokens if usage else None
+    run.usage_estimated = bool(usage and usage.estimated)
+    run.save()
+
+
+def _tokens(usage: events.Usage) -> Tokens:
+    return Tokens(
+        input=usage.prompt_tokens,
+        cached=usage.cached_tokens,
+        output=usage.completion_tokens,
+        reasoning=usage.reasoning_tokens,
+    )
+
+
+def _move_leaf(run: Run, status: Run.Status, now: datetime) -> None:
     """Show the new reply, unless it failed while another one stands in its place."""
-    shown = Q(leaf=run.message_id) if run.status == Run.Status.FAILED else Q()
+    shown = Q(leaf=run.message_id) if status == Run.Status.FAILED else Q()
     moved = Conversation.objects.filter(Q(pk=run.conversation_id) & shown).update(
         leaf=run.message_id, updated_at=now
     )
@@ -119,6 +193,7 @@ def event(run: Run) -> events.RunEnd:
         "text": message.text,
         "html": rendering.message_html(message),
         "usage": _usage(run),
+        "cost": run.charged,
     }
     if run.status == Run.Status.DONE:
         return events.RunDone(**common, finish_reason=run.finish_reason)

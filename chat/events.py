@@ -33,6 +33,7 @@ ERRORS: dict[str, str] = {
     "unknown_type": "The server does not know this kind of message. Reload the page.",
     "unknown_field": "The message has a field that the server does not know. Reload the page.",
     "bad_json": "The server could not read the message. Reload the page and try again.",
+    "insufficient_credits": "Your credits do not cover this message. Buy credits, or send less.",
     "run_active": "A reply is still being written. Wait for it, or stop it first.",
     "busy": "Too many replies are waiting right now. Try again in a moment.",
     "unavailable": "The service is not reachable right now. Nothing was lost. Try again in a moment.",
@@ -46,13 +47,28 @@ ERRORS: dict[str, str] = {
 # How `unavailable` reads when a worker ended in the middle of a reply.
 INTERRUPTED = "The reply was interrupted on our side. What was written is kept. Try again."
 
+# And when a message waited for so long that the credits held for it were given back.
+HOLD_EXPIRED = "The message waited for too long. Nothing was charged. Try again."
+
+
+class Missing(Struct, frozen=True):
+    """What a message needs and what there is, in micro-credits."""
+
+    required: int
+    available: int
+    missing: int
+
 
 class ChatError(Exception):
-    """Something that a user may see: `code` is one of ERRORS, `message` a sentence."""
+    """Something that a user may see: `code` is one of ERRORS, `message` a sentence.
 
-    def __init__(self, code: str, message: str = "") -> None:
+    `credits` are the figures of `insufficient_credits`.
+    """
+
+    def __init__(self, code: str, message: str = "", *, credits: Missing | None = None) -> None:
         self.code = code
         self.message = message or ERRORS[code]
+        self.credits = credits
         super().__init__(f"{code}: {self.message}")
 
 
@@ -215,6 +231,7 @@ class Error(ServerEvent, frozen=True, tag="error", kw_only=True):
     code: str
     message: str
     ref: str | None = None
+    credits: Missing | None = None
 
 
 class Rendered(Struct, frozen=True):
@@ -229,6 +246,8 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
 
     `sent` is the user's new message, `reply` the empty one that the run will fill; both follow
     `parent`. `position` is the place in line (1: the next), `eta` the expected wait in seconds.
+    `most` is what it may cost at most, in micro-credits; `shortened` tells that the balance lowered
+    the reply's cap to `max_tokens`.
     """
 
     run: UUID
@@ -239,6 +258,9 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
     parent: UUID | None = None
     sent: Rendered | None = None
     reply: Rendered
+    most: int = 0
+    max_tokens: int | None = None
+    shortened: bool = False
 
 
 class RunEvent(ServerEvent, frozen=True, kw_only=True):
@@ -272,13 +294,17 @@ class Usage(Struct, frozen=True, kw_only=True):
 
 
 class RunEnd(RunEvent, frozen=True, kw_only=True):
-    """Base of the three ends of a run. `text` is the whole reply, `html` its rendered message."""
+    """Base of the three ends of a run. `text` is the whole reply, `html` its rendered message.
+
+    `cost` is what the user paid, in micro-credits; left out where billing is switched off.
+    """
 
     conversation: UUID
     reply: UUID
     text: str
     html: str
     usage: Usage | None = None
+    cost: int | None = None
 
 
 class RunDone(RunEnd, frozen=True, tag="run.done", kw_only=True):
@@ -303,6 +329,19 @@ class ConversationUpdated(ServerEvent, frozen=True, tag="conversation.updated", 
     updated_at: str
     active: bool = False
     deleted: bool = False
+
+
+class Balance(ServerEvent, frozen=True, tag="balance", kw_only=True):
+    """The user's credits changed. Amounts are micro-credits; `shown` is how pages write `available`.
+
+    `low` is empty, or `low`, or `empty` when not even a typical message can be paid.
+    """
+
+    balance: int
+    held: int
+    available: int
+    shown: str
+    low: str = ""
 
 
 class Header(Struct, frozen=True):

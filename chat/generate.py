@@ -19,7 +19,9 @@ from uuid import UUID
 from django.conf import settings
 from django.utils import timezone
 
-from chat import context, ending, events, llm, tick
+from billing import metering
+from billing.pricing import Tokens
+from chat import context, ending, events, llm, runlog, tick
 from chat.models import Run
 from chatproject.lib import aioworker, db
 
@@ -38,8 +40,9 @@ SHRINKS = (1.0, 0.6, 0.3)
 
 @dataclass(slots=True)
 class Reply:
-    """What a run has produced so far."""
+    """What a run has produced so far, and the tokens of its prompt as counted here."""
 
+    prompt_tokens: int
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     characters: int = 0
@@ -47,9 +50,7 @@ class Reply:
     usage: llm.Usage | None = None
     first_token_at: datetime | None = None
 
-    def outcome(
-        self, status: Run.Status, prompt_tokens: int, *, code: str = "", message: str = ""
-    ) -> ending.Outcome:
+    def outcome(self, status: Run.Status, *, code: str = "", message: str = "") -> ending.Outcome:
         """The run's end as it stands. Usage is counted here when the provider sent none."""
         text = "".join(self.text)
         return ending.Outcome(
@@ -59,27 +60,29 @@ class Reply:
             finish_reason=self.finish_reason,
             code=code,
             message=message or (events.ERRORS[code] if code else ""),
-            usage=self._usage(text, prompt_tokens),
+            usage=self._usage(text),
             first_token_at=self.first_token_at,
         )
 
-    def _usage(self, text: str, prompt_tokens: int) -> events.Usage | None:
+    def _usage(self, text: str) -> events.Usage | None:
         if self.usage is not None:
-            return events.Usage(
-                prompt_tokens=self.usage.prompt_tokens,
-                completion_tokens=self.usage.completion_tokens,
-                cached_tokens=self.usage.cached_tokens,
-                reasoning_tokens=self.usage.reasoning_tokens,
+            said = Tokens.reported(
+                input=self.usage.prompt_tokens,
+                cached=self.usage.cached_tokens,
+                output=self.usage.completion_tokens,
+                reasoning=self.usage.reasoning_tokens,
             )
+            # Some gateways send zeros for what they did not count.
+            if said.input and (said.output or self.first_token_at is None):
+                return events.Usage(
+                    prompt_tokens=said.input,
+                    completion_tokens=said.output,
+                    cached_tokens=said.cached,
+                    reasoning_tokens=said.reasoning,
+                )
         if self.first_token_at is None:
             return None  # nothing was delivered
-        reasoning_tokens = context.count_tokens("".join(self.reasoning)) if self.reasoning else 0
-        return events.Usage(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=context.count_tokens(text) + reasoning_tokens,
-            reasoning_tokens=reasoning_tokens,
-            estimated=True,
-        )
+        return ending.counted_usage(self.prompt_tokens, text, "".join(self.reasoning))
 
 
 async def run(run_id: UUID, attempt: int) -> None:
@@ -103,19 +106,39 @@ async def run(run_id: UUID, attempt: int) -> None:
 def claim(run_id: UUID, attempt: int) -> Run | None:
     """Take a queued run for this attempt; None if it is taken, over or stopped.
 
-    One conditional update decides: of any number of jobs for the same attempt one goes on.
+    One conditional update decides: of any number of jobs for the same attempt one goes on. What the
+    run holds is kept for as long as it may take; a run that waited until its hold was gone fails.
     """
+    run = db.money_transaction(_claim, run_id, attempt)
+    if run is None or run.is_held:
+        return run
+    logger.error("run %s lost its hold while it waited", run_id)
+    ended = ending.end(
+        run_id=run_id,
+        attempt=attempt,
+        status=Run.Status.RUNNING,
+        seq=events.first_seq(attempt),
+        outcome=ending.failed("unavailable", events.HOLD_EXPIRED),
+    )
+    if ended is not None:
+        runlog.publish_end(ended)
+    return None
+
+
+def _claim(run_id: UUID, attempt: int) -> Run | None:
+    now = timezone.now()
     claimed = Run.objects.filter(pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1).update(
-        status=Run.Status.RUNNING, attempt=attempt, started_at=timezone.now(), worker=WORKER
+        status=Run.Status.RUNNING, attempt=attempt, started_at=now, worker=WORKER
     )
     if not claimed:
         return None
-    run: Run = Run.objects.select_related("assistant", "model", "message").get(pk=run_id)
+    run: Run = Run.objects.select_related("assistant", "model", "message__parent").get(pk=run_id)
+    run.is_held = not run.most or metering.keep(run_id, now)
     return run
 
 
 async def _make_and_finish(work: Run, ticker: tick.Ticker, writer: tick.RunWriter) -> None:
-    reply = Reply()
+    reply = Reply(work.prompt_estimate)
     try:
         outcome = await _make(work, writer, reply)
     except asyncio.CancelledError as cancelled:
@@ -130,12 +153,11 @@ async def _make_and_finish(work: Run, ticker: tick.Ticker, writer: tick.RunWrite
 
 async def _make(work: Run, writer: tick.RunWriter, reply: Reply) -> ending.Outcome:
     """Ask the provider and pass on what it says; returns how the run ended."""
-    prompt_tokens = 0
     try:
         async with asyncio.timeout(settings.RUN_SECONDS):
             for shrink in SHRINKS:
                 prompt = await db.run(context.build, work, shrink=shrink)
-                prompt_tokens = prompt.tokens
+                reply.prompt_tokens = prompt.tokens
                 try:
                     await _consume(work, prompt, writer, reply)
                 except (llm.ProviderRefused, llm.ProviderReported) as error:
@@ -145,21 +167,19 @@ async def _make(work: Run, writer: tick.RunWriter, reply: Reply) -> ending.Outco
                 else:
                     break
     except _Interrupted:
-        return reply.outcome(Run.Status.STOPPED, prompt_tokens)
+        return reply.outcome(Run.Status.STOPPED)
     except _TooLong:
-        return reply.outcome(Run.Status.FAILED, prompt_tokens, code="limit_reached")
+        return reply.outcome(Run.Status.FAILED, code="limit_reached")
     except llm.ProviderError as error:
         logger.warning("run %s: %s: %s", work.id, type(error).__name__, error.detail)
-        return reply.outcome(
-            Run.Status.FAILED, prompt_tokens, code=error.code, message=error.message
-        )
+        return reply.outcome(Run.Status.FAILED, code=error.code, message=error.message)
     except TimeoutError:
-        return reply.outcome(Run.Status.FAILED, prompt_tokens, code="limit_reached")
+        return reply.outcome(Run.Status.FAILED, code="limit_reached")
     except Exception:
         # Whatever it was, the user must not wait for a reply that nobody makes.
         logger.exception("run %s failed", work.id)
-        return reply.outcome(Run.Status.FAILED, prompt_tokens, code="internal")
-    return reply.outcome(Run.Status.DONE, prompt_tokens)
+        return reply.outcome(Run.Status.FAILED, code="internal")
+    return reply.outcome(Run.Status.DONE)
 
 
 class _Interrupted(Exception):
@@ -232,9 +252,9 @@ def _storable(text: str, reply: Reply) -> str:
 def _cut_short(reason: str, reply: Reply, work: Run) -> ending.Outcome:
     """How a run ends whose job was cancelled."""
     if reason == aioworker.STOPPED:
-        return reply.outcome(Run.Status.STOPPED, 0)
+        return reply.outcome(Run.Status.STOPPED)
     logger.warning("run %s was cut short: %s", work.id, reason or "cancelled")
-    return reply.outcome(Run.Status.FAILED, 0, code="unavailable", message=events.INTERRUPTED)
+    return reply.outcome(Run.Status.FAILED, code="unavailable", message=events.INTERRUPTED)
 
 
 async def _finish(ticker: tick.Ticker, writer: tick.RunWriter, outcome: ending.Outcome) -> None:

@@ -7,7 +7,7 @@ that a `Run` makes. Keys are UUIDs of version 7: they sort by time of making.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 import uuid_utils.compat
@@ -16,6 +16,12 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
+
+from billing import credits
+from billing.models import ModelPrice
+
+if TYPE_CHECKING:
+    from billing.metering import Terms
 
 
 def new_id() -> UUID:
@@ -74,6 +80,10 @@ class Assistant(models.Model):
         default=list,
         blank=True,
         help_text="First questions that a new chat offers: a list of texts.",
+    )
+    message_fee = models.PositiveBigIntegerField(
+        default=0,
+        help_text="Micro-credits for each message, on top of the model's price; for what its tools cost.",
     )
     enabled = models.BooleanField(default=True)
     position = models.PositiveSmallIntegerField(default=0, help_text="The lowest is the default.")
@@ -240,6 +250,28 @@ class Run(models.Model):
     model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="+")
     model_snapshot = models.JSONField(default=dict)
 
+    # Its terms, fixed when it was asked for. Amounts are micro-credits; see billing.metering.
+    price = models.ForeignKey(
+        ModelPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    fee = models.PositiveBigIntegerField(default=0)
+    prompt_estimate = models.PositiveIntegerField(
+        default=0, help_text="Tokens of the prompt as counted here."
+    )
+    max_tokens = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The longest reply that may be asked for."
+    )
+    shortened = models.BooleanField(
+        default=False, help_text="The balance allowed no longer reply than this."
+    )
+    most = models.PositiveBigIntegerField(
+        default=0, help_text="What it could cost at most: so much was held."
+    )
+    cost = models.PositiveBigIntegerField(null=True, blank=True)
+    charged = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="What the user paid of the cost."
+    )
+
     queued_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
     first_token_at = models.DateTimeField(null=True, blank=True)
@@ -258,6 +290,12 @@ class Run(models.Model):
     worker = models.CharField(max_length=100, blank=True)
 
     objects: ClassVar[Any] = RunQuerySet.as_manager()
+
+    # Whether the credits for it are still held, as found when it was claimed.
+    is_held: bool = True
+
+    # What was agreed on for it, from its making to the end of that transaction.
+    terms: Terms | None = None
 
     class Meta:
         ordering = ["-id"]
@@ -294,3 +332,23 @@ class Run(models.Model):
     @property
     def is_over(self) -> bool:
         return self.status not in self.ACTIVE
+
+    @property
+    def bill(self) -> str:
+        """What the user paid for it, as the page says it; empty while, or where, nothing is known."""
+        if self.charged is None:
+            return ""
+        return f"{credits.show(self.charged)} credits" if self.charged else "free"
+
+    @property
+    def bill_details(self) -> str:
+        """What the bill is for: tokens in and out, and who counted them."""
+        if self.prompt_tokens is None:
+            return "Nothing was delivered."
+        cached = f", of them {self.cached_tokens:,} from the cache" if self.cached_tokens else ""
+        cap = f" of at most {self.max_tokens:,}" if self.status == self.Status.STOPPED else ""
+        counted = " Counted here, as the provider did not say." if self.usage_estimated else ""
+        return (
+            f"{self.prompt_tokens:,} tokens in{cached}, "
+            f"{self.completion_tokens or 0:,} tokens out{cap}.{counted}"
+        )

@@ -15,14 +15,15 @@ from uuid import UUID
 
 import redis
 from django.conf import settings
-from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db import IntegrityError
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from chat import access, conversations, ending, events, jobs, rendering, runlog
+from billing import metering
+from chat import access, conversations, ending, events, jobs, rendering, runlog, terms
 from chat.events import ChatError
-from chat.models import Assistant, Conversation, Message, Run
-from chatproject.lib import channel_layer
+from chat.models import Conversation, Message, Run
+from chatproject.lib import channel_layer, db
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TITLE_CHARACTERS = 50
+STORE_TRIES = 4
 NO_ASSISTANT = "There is no model to talk to. Ask the staff to add one."
 
 
@@ -61,7 +63,7 @@ def start(
     by default the end of the conversation.
 
     Raises ChatError: `empty_text`, `text_too_long`, `not_found`, `not_allowed`, `run_active`,
-    `busy`, `unavailable`. Then nothing was stored.
+    `insufficient_credits`, `limit_reached`, `busy`, `unavailable`. Then nothing was stored.
     """
     text = _checked(text)
     if conversation_id is not None:
@@ -133,11 +135,7 @@ def _start(
     if found is not None:
         return _started(found, is_new=False)
     _check_room()
-    try:
-        run, is_new = _store(user, conversation_id, client_id, store)
-    except IntegrityError:
-        # The same first message came twice at once, and the other one began the conversation.
-        run, is_new = _store(user, conversation_id, client_id, store)
+    run, is_new = _store_and_hold(user, conversation_id, client_id, store)
     if is_new:
         _enqueue(run)
     started = _started(run, is_new=is_new)
@@ -170,27 +168,49 @@ def _check_room() -> None:
         raise ChatError("busy")
 
 
+def _store_and_hold(
+    user: User, conversation_id: UUID | None, client_id: str, store: Callable[[Conversation], Run]
+) -> tuple[Run, bool]:
+    """Store a run and hold its credits, both or neither. Tells whether it is new."""
+    for turn in range(STORE_TRIES):
+        try:
+            return db.money_transaction(_store, user, conversation_id, client_id, store)
+        except db.MoneyBusy as error:
+            raise ChatError("busy") from error
+        except IntegrityError:
+            # The same first message came twice at once, and the other one began the conversation.
+            if turn == STORE_TRIES - 1:
+                raise
+        except metering.BalanceChanged as error:
+            # Others took the credits that this message counted on, or they expired. Less may do.
+            if turn == STORE_TRIES - 1:
+                raise terms.refusal(error) from error
+            metering.expire_due(error.account_id)
+        except terms.REFUSALS as error:
+            raise terms.refusal(error) from error
+    raise AssertionError("unreachable")
+
+
 def _store(
     user: User, conversation_id: UUID | None, client_id: str, store: Callable[[Conversation], Run]
 ) -> tuple[Run, bool]:
-    """One transaction: messages and run, under the conversation's lock. Tells whether it is new."""
-    with transaction.atomic(durable=True):
-        if conversation_id is None:
-            conversation = _begin(user, client_id)
-        else:
-            conversation = (
-                Conversation.objects.select_related("assistant__model")
-                .select_for_update(no_key=True, of=("self",))
-                .get(pk=conversation_id)
-            )
-        found = _whole().filter(conversation=conversation, client_id=client_id).first()
-        if found is not None:
-            return found, False
-        if conversation.runs.active().exists():
-            raise ChatError("run_active")
-        run = store(conversation)
-        # Money: the hold for this run belongs here, the last statement but for the COMMIT.
-        return run, True
+    """One transaction: messages and run, under the conversation's lock, then the hold."""
+    if conversation_id is None:
+        conversation = _begin(user, client_id)
+    else:
+        conversation = (
+            Conversation.objects.select_related("assistant__model")
+            .select_for_update(no_key=True, of=("self",))
+            .get(pk=conversation_id)
+        )
+    others = _whole().filter(Q(client_id=client_id) | Q(status__in=Run.ACTIVE))
+    for other in others.filter(conversation=conversation):
+        if other.client_id == client_id:
+            return other, False
+        raise ChatError("run_active")
+    run = store(conversation)
+    terms.hold(run)
+    return run, True
 
 
 def _begin(user: User, client_id: str) -> Conversation:
@@ -204,9 +224,7 @@ def _begin(user: User, client_id: str) -> Conversation:
     )
     if begun is not None:
         return begun
-    assistant = (
-        Assistant.objects.select_related("model").filter(enabled=True, model__enabled=True).first()
-    )
+    assistant = conversations.default_assistant()
     if assistant is None:
         raise ChatError("unavailable", NO_ASSISTANT)
     return Conversation.objects.create(
@@ -236,7 +254,7 @@ def _add_run(user: User, conversation: Conversation, asked: Message, client_id: 
         status=Message.Status.PENDING,
     )
     assistant = conversation.assistant
-    return Run.objects.create(
+    run = Run(
         conversation=conversation,
         message=reply,
         user=user,
@@ -247,8 +265,12 @@ def _add_run(user: User, conversation: Conversation, asked: Message, client_id: 
             "name": assistant.model.name,
             "provider_model": assistant.model.provider_model,
             "temperature": assistant.temperature,
+            "assistant": assistant.name,
         },
     )
+    terms.agree(run)
+    run.save(force_insert=True)
+    return run
 
 
 def _show(conversation: Conversation, reply: Message, text: str) -> None:
@@ -292,6 +314,9 @@ def _started(run: Run, *, is_new: bool) -> Started:
             parent=sent.parent_id if sent else None,
             sent=_rendered(sent) if sent else None,
             reply=_rendered(reply),
+            most=run.most,
+            max_tokens=run.max_tokens,
+            shortened=run.shortened,
         ),
     )
 

@@ -1,7 +1,7 @@
 """Finds the runs that nobody makes any more, so that no conversation is ever stuck.
 
 The clock calls `Sweeper.sweep` every two seconds. A running run whose worker died has no lease: it
-ends as failed, with what its log holds as the partial text. A queued run whose job is gone (Redis
+ends as failed, with what its log holds as the partial text, which is what it is charged for. A queued run whose job is gone (Redis
 lost its memory, or was away when the run was stored) is put into the queue again.
 """
 
@@ -13,8 +13,11 @@ from uuid import UUID
 
 import redis
 
+from billing import metering
+from billing.models import Hold
 from chat import ending, events, jobs, runlog
 from chat.models import Run
+from chatproject.lib import db
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,8 @@ class Sweeper:
     def _sweep_queued(self, now: datetime) -> None:
         queued = Run.objects.filter(status=Run.Status.QUEUED, queued_at__lt=now - UNQUEUED)
         for run in queued.order_by("queued_at")[:BATCH]:
+            if run.most and now - run.queued_at > metering.HOLD_TIME / 2:
+                db.money_transaction(metering.keep, run.pk, now)
             if not jobs.is_underway(run):
                 logger.warning("run %s had no job and is queued again", run.id)
                 jobs.enqueue(run)
@@ -78,6 +83,10 @@ def give_up(run_id: UUID, attempt: int) -> None:
     written = runlog.written(run_id, attempt)
     outcome = ending.failed("unavailable", events.INTERRUPTED, text=written.text)
     outcome.reasoning = written.reasoning
+    outcome.by = Hold.Resolver.SWEEPER
+    if written.text or written.reasoning:
+        prompt_tokens = Run.objects.values_list("prompt_estimate", flat=True).get(pk=run_id)
+        outcome.usage = ending.counted_usage(prompt_tokens, written.text, written.reasoning)
     event = ending.end(
         run_id=run_id,
         attempt=attempt,

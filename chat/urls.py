@@ -9,6 +9,7 @@ app_name = "chat"
 urlpatterns = [
     path("", views.new, name="new"),
     path("c/new/", views.create, name="create"),
+    path("c/estimate/", views.estimate, name="estimate"),
     path("c/<uuid:conversation_id>/", views.conversation, name="conversation"),
     path("c/<uuid:conversation_id>/send/", views.send, name="send"),
     path("c/<uuid:conversation_id>/rename/", views.rename, name="rename"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from uuid import UUID
 
+import msgspec
 from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
@@ -21,7 +22,7 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from chat import access, conversations, runs, transcript
+from chat import access, conversations, runs, terms, transcript
 from chat.events import ChatError
 from chat.forms import MessageForm, TitleForm, new_client_id
 from chat.models import Conversation, Run
@@ -44,10 +45,12 @@ NO_ID = UUID(int=0)
 
 STATUS = {
     "not_signed_in": 401,
+    "insufficient_credits": 402,
     "not_allowed": 403,
     "not_found": 404,
     "run_active": 409,
     "text_too_long": 413,
+    "limit_reached": 429,
     "busy": 503,
     "unavailable": 503,
     "internal": 500,
@@ -86,7 +89,10 @@ def _wants_json(request: HttpRequest) -> bool:
 
 
 def _error_json(error: ChatError) -> JsonResponse:
-    return JsonResponse({"code": error.code, "message": error.message}, status=_status(error))
+    body: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.credits is not None:
+        body["credits"] = msgspec.structs.asdict(error.credits)
+    return JsonResponse(body, status=_status(error))
 
 
 def _status(error: ChatError) -> int:
@@ -135,6 +141,7 @@ def chats(request: Request) -> HttpResponse:
 def _new_page(
     request: Request, *, form: MessageForm | None = None, error: ChatError | None = None
 ) -> HttpResponse:
+    assistant = conversations.default_assistant()
     return render(
         request,
         "chat/conversation.html",
@@ -142,10 +149,12 @@ def _new_page(
         | {
             "conversation": None,
             "conversation_id": NO_ID,
-            "assistant": conversations.default_assistant(),
+            "assistant": assistant,
+            "usual_cost": terms.usual_cost(user=request.user, assistant=assistant),
             "form": form or _form(),
             "form_action": reverse("chat:create"),
             "error": error.message if error else "",
+            "error_code": error.code if error else "",
         },
         status=_status(error) if error else 200,
     )
@@ -180,6 +189,7 @@ def _page(
             "form": form or _form(edited.text if edited else ""),
             "form_action": action,
             "error": error.message if error else "",
+            "error_code": error.code if error else "",
         },
         status=_status(error) if error else 200,
     )
@@ -229,6 +239,30 @@ def send(request: Request, conversation_id: UUID) -> HttpResponse:
     except ChatError as error:
         return _refuse_in(request, error, conversation_id, form)
     return _started(request, started)
+
+
+@require_POST
+@answers
+def estimate(request: Request) -> HttpResponse:
+    """What a text would cost as a message of `conversation`, or as the first of a new one."""
+    text = request.POST.get("text", "")[: settings.TEXT_MAX_CHARACTERS]
+    conversation = request.POST.get("conversation", "")
+    try:
+        conversation_id = UUID(conversation) if conversation else None
+    except ValueError as error:
+        raise ChatError("not_found") from error
+    found = terms.estimate(user=request.user, text=text, conversation_id=conversation_id)
+    if found is None:
+        return JsonResponse({"shown": "", "usual": 0, "most": 0, "problem": "", "note": ""})
+    return JsonResponse(
+        {
+            "shown": found.shown,
+            "usual": found.usual,
+            "most": found.most,
+            "problem": found.problem,
+            "note": found.note,
+        }
+    )
 
 
 @require_POST

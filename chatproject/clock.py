@@ -16,6 +16,7 @@ import redis
 from django.db import connection
 from django.utils import timezone
 
+from billing import schedule as billing_schedule
 from chat.sweeper import Sweeper
 from chatproject.lib import db
 
@@ -40,7 +41,10 @@ class Task:
 
 def schedule() -> list[Task]:
     """Everything that happens by the clock."""
-    return [Task("sweep runs", 2.0, Sweeper().sweep)]
+    return [
+        Task("sweep runs", 2.0, Sweeper().sweep),
+        *(Task(*scheduled) for scheduled in billing_schedule.tasks()),
+    ]
 
 
 class Clock:

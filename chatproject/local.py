@@ -281,6 +281,8 @@ class Watch(threading.Thread):
     def _announce(self) -> None:
         self._say(f"Parley runs at {self._address}")
         self._say(f"For a staff user: make staff, in another terminal; then {self._address}/admin/")
+        if not env.flag("DEBUG", default=False):
+            self._say("To try buying credits: DEBUG=1 make run brings a bank for tests")
         self._say("Ctrl-C stops everything; the data stays in .data/")
 
     def _say(self, line: str) -> None:

@@ -26,6 +26,8 @@ ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 HTTPS = env.flag("HTTPS", default=not DEBUG)
 TRUST_PROXY = env.flag("TRUST_PROXY", default=False)
 SITE_NAME = env.text("SITE_NAME", "Parley")
+# For links in mails that no page was asked for. Empty: such mails say where to look instead.
+SITE_URL = env.url("SITE_URL", "", schemes=("http", "https")).rstrip("/")
 
 ROOT_URLCONF = "chatproject.urls"
 ASGI_APPLICATION = "chatproject.asgi.application"
@@ -74,6 +76,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "chatproject.context_processors.site",
+                "billing.context_processors.balance",
             ],
         },
     },
@@ -152,6 +155,10 @@ WORKER_DRAIN_SECONDS = env.integer("WORKER_DRAIN_SECONDS", 25)
 OPENAI_BASE_URL = env.url("OPENAI_BASE_URL", "https://api.openai.com/v1", schemes=("http", "https"))
 OPENAI_API_KEY = env.secret("OPENAI_API_KEY")
 DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini")
+# Micro-credits per million tokens in, cached in and out.
+DEFAULT_MODEL_PRICE = tuple(
+    int(price * 1_000_000) for price in env.decimals("DEFAULT_MODEL_PRICE", "15 7.5 60", count=3)
+)
 DEFAULT_MODEL_CONTEXT = env.integer("DEFAULT_MODEL_CONTEXT", 128_000, least=512)  # tokens
 
 # --- Money ------------------------------------------------------------------------------------
@@ -164,7 +171,67 @@ MIN_REPLY_TOKENS = env.integer("MIN_REPLY_TOKENS", 256, least=1)  # what must be
 # Whether runs that fail on our side are charged for what they delivered before.
 BILL_FAILED_PARTIAL = env.flag("BILL_FAILED_PARTIAL", default=True)
 STAFF_PAY = env.flag("STAFF_PAY", default=False)  # otherwise their runs are the operator's cost
+# What one member of staff may give away in a day, in micro-credits; 0: as much as they like.
+STAFF_DAILY_CREDITS = int(env.decimal("STAFF_DAILY_CREDITS", "0") * 1_000_000)
 CREDIT_USD = env.decimal("CREDIT_USD", "0.01", above=0)  # what a credit is worth, to import prices
+
+# --- Payment providers: each is on when its key is set, see docs/payments.md -------------------
+
+CURRENCIES = [word.upper() for word in env.words("CURRENCIES", "USD")]  # packages are sold in
+if not all(len(word) == 3 and word.isalpha() for word in CURRENCIES):
+    raise ImproperlyConfigured("CURRENCIES: write codes of three letters, for example USD,EUR.")
+STRIPE_SECRET_KEY = env.secret("STRIPE_SECRET_KEY")
+# Several while one is replaced by another: deliveries under way are signed with the old one.
+STRIPE_WEBHOOK_SECRETS = env.secret("STRIPE_WEBHOOK_SECRETS").replace(",", " ").split()
+STRIPE_LIVEMODE = env.flag(
+    "STRIPE_LIVEMODE", default=STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
+)
+STRIPE_TAX = env.flag("STRIPE_TAX", default=False)
+STRIPE_API_BASE = env.url(
+    "STRIPE_API_BASE", "https://api.stripe.com", schemes=("http", "https")
+).rstrip("/")
+STRIPE_CHECKOUT_ORIGIN = env.url(
+    "STRIPE_CHECKOUT_ORIGIN", "https://checkout.stripe.com", schemes=("http", "https")
+).rstrip("/")
+RAZORPAY_KEY_ID = env.text("RAZORPAY_KEY_ID")
+RAZORPAY_KEY_SECRET = env.secret("RAZORPAY_KEY_SECRET")
+RAZORPAY_WEBHOOK_SECRETS = env.secret("RAZORPAY_WEBHOOK_SECRETS").replace(",", " ").split()
+RAZORPAY_API_BASE = env.url(
+    "RAZORPAY_API_BASE", "https://api.razorpay.com", schemes=("http", "https")
+).rstrip("/")
+if bool(RAZORPAY_KEY_ID) != bool(RAZORPAY_KEY_SECRET):
+    raise ImproperlyConfigured("Set both RAZORPAY_KEY_ID and RAZORPAY_KEY_SECRET, or neither.")
+# Where our forms may lead: browsers also follow a form's redirect only to a host named here.
+PAYMENT_ORIGINS = [
+    origin
+    for origin, is_on in (
+        (STRIPE_CHECKOUT_ORIGIN, STRIPE_SECRET_KEY),
+        (RAZORPAY_API_BASE, RAZORPAY_KEY_ID),
+    )
+    if is_on
+]
+
+# The bank that is played by a page of ours. With it anybody buys anything for nothing.
+PAYMENTS_SANDBOX = env.flag("PAYMENTS_SANDBOX", default=DEBUG)
+if PAYMENTS_SANDBOX and not DEBUG:
+    raise ImproperlyConfigured(
+        "PAYMENTS_SANDBOX is for development: whoever buys from it pays nothing. Take it out, or"
+        " set DEBUG=1 as well on a machine that nobody else reaches."
+    )
+
+# Refunds that buyers may ask for themselves: within so many days (0: never), while so many percent
+# of the purchase are unused.
+REFUND_DAYS = env.integer("REFUND_DAYS", 14)
+REFUND_UNUSED_PERCENT = env.integer("REFUND_UNUSED_PERCENT", 90, least=1)
+# Whether users may have a package bought by itself when their balance runs low.
+AUTO_TOP_UP = env.flag("AUTO_TOP_UP", default=False)
+# Who is told of payments that do not match, disputes and refunds; empty: nobody, the log has it.
+BILLING_ALERT_EMAIL = env.words("BILLING_ALERT_EMAIL")
+
+# Who sells, as it stands on receipts; lines of the address are separated by commas.
+SELLER_NAME = env.text("SELLER_NAME", SITE_NAME)
+SELLER_ADDRESS = env.words("SELLER_ADDRESS")
+SELLER_TAX_ID = env.text("SELLER_TAX_ID")
 
 # --- Limits -----------------------------------------------------------------------------------
 
@@ -234,7 +301,7 @@ CONTENT_SECURITY_POLICY = {
         "font-src": [SELF],
         "connect-src": [SELF],
         "manifest-src": [SELF],
-        "form-action": [SELF],
+        "form-action": [SELF, *PAYMENT_ORIGINS],
         "base-uri": [NONE],
         "frame-ancestors": [NONE],
     },
@@ -273,5 +340,6 @@ LOGGING = {
         # A line for each job and each request to the provider would drown the rest.
         "rq": {"level": "WARNING"},
         "httpx2": {"level": "WARNING"},
+        "stripe": {"level": "WARNING"},
     },
 }

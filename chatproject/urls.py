@@ -14,7 +14,9 @@ handler500 = "chatproject.ops.server_error"
 urlpatterns = [
     path("health", ops.health, name="health"),
     path("health/ready", ops.ready, name="health_ready"),
+    path("admin/billing/report/", include("billing.admin.report")),
     path("admin/", admin.site.urls),
     path("accounts/", include("allauth.account.urls")),
+    path("billing/", include("billing.urls")),
     path("", include("chat.urls")),
 ]

@@ -97,6 +97,19 @@ class Stack:
         """SIGTERM, and wait until the process has ended."""
         self._end(name, signal.SIGTERM)
 
+    def manage(self, *arguments: str) -> str:
+        """Run a command of manage.py in the same environment; returns what it printed."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=PROJECT,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        return done.stdout
+
     def log(self, name: str) -> str:
         """What a process wrote so far."""
         return self._log_path(name).read_text(errors="replace")

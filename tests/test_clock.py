@@ -41,7 +41,10 @@ def running(*tasks: Task) -> Iterator[Clock]:
 
 
 def test_what_happens_by_the_clock():
-    assert {task.name: task.every for task in clock.schedule()} == {"sweep runs": 2.0}
+    tasks = {task.name: task.every for task in clock.schedule()}
+    assert tasks["sweep runs"] == 2.0
+    assert tasks["poll payments"] == 30
+    assert tasks["nightly check"] == 600
 
 
 def test_a_task_runs_at_its_turn_and_a_failing_one_does_not_stop_it(monkeypatch, caplog):

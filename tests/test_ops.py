@@ -8,6 +8,7 @@ from django.core.management import call_command
 from django.db import OperationalError
 
 from accounts.models import User
+from billing.models import CreditPackage, ModelPrice
 from chat import conversations
 from chat.models import Assistant, LanguageModel
 from chatproject import checks, ops
@@ -81,6 +82,14 @@ def test_the_catalogue_has_one_assistant_and_one_model_however_often_it_is_made(
     assert assistant.model == LanguageModel.objects.get()
     assert (assistant.model.provider_model, assistant.model.max_output_tokens) == ("small", 512)
     assert len(assistant.suggestions) == 3
+    assert ModelPrice.objects.get().model == "small"
+    assert [
+        (found.slug, found.prices.get().amount_minor) for found in CreditPackage.objects.all()
+    ] == [
+        ("small", 500),
+        ("medium", 2_000),
+        ("large", 5_000),
+    ]
 
 
 def test_the_catalogue_follows_a_new_default_and_leaves_what_staff_chose(settings):

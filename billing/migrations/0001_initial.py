@@ -29,6 +29,7 @@ class Migration(migrations.Migration):
                 ('credits', models.BigIntegerField(default=0, help_text='Taken from the account.')),
                 ('debt', models.BigIntegerField(default=0, help_text='What could not be taken.')),
                 ('returned', models.BooleanField(default=False, help_text='The credits were given back.')),
+                ('froze', models.BooleanField(default=False, help_text='The account is frozen because of it.')),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),
             ],
@@ -62,12 +63,17 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.CharField(max_length=40, primary_key=True, serialize=False)),
                 ('order_id', models.UUIDField()),
+                ('user_id', models.BigIntegerField()),
                 ('amount_minor', models.PositiveBigIntegerField()),
                 ('currency', models.CharField(max_length=3)),
+                ('return_url', models.CharField(help_text='Where the buyer goes afterwards.', max_length=2000)),
+                ('cancel_url', models.CharField(help_text='Where the buyer goes without paying.', max_length=2000)),
                 ('status', models.CharField(choices=[('open', 'Open'), ('paid', 'Paid'), ('failed', 'Failed'), ('closed', 'Closed')], default='open', max_length=6)),
                 ('payment_id', models.CharField(blank=True, max_length=40, null=True, unique=True)),
                 ('refunded_minor', models.PositiveBigIntegerField(default=0)),
+                ('pay_at', models.DateTimeField(blank=True, help_text='When a late payment arrives.', null=True)),
                 ('refunds', models.JSONField(default=list)),
+                ('disputes', models.JSONField(default=list)),
                 ('idempotency_key', models.CharField(max_length=100, unique=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
             ],
@@ -257,6 +263,18 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='ExpiryNotice',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('days', models.PositiveSmallIntegerField()),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('lot', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='notices', to='billing.creditlot')),
+            ],
+            options={
+                'ordering': ['-id'],
+            },
+        ),
+        migrations.CreateModel(
             name='PackagePrice',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
@@ -334,6 +352,7 @@ class Migration(migrations.Migration):
                 ('body', models.BinaryField()),
                 ('body_sha256', models.CharField(blank=True, max_length=64, null=True)),
                 ('headers', models.JSONField(default=dict, help_text="Those of the signature and the event's id.")),
+                ('about', models.JSONField(default=dict, help_text="Which order it seems to be about: our id, the provider's, the payment's.")),
                 ('status', models.CharField(choices=[('received', 'Received'), ('processed', 'Processed'), ('ignored', 'Ignored'), ('failed', 'Failed'), ('review', 'Review')], default='received', max_length=9)),
                 ('attempts', models.PositiveSmallIntegerField(default=0)),
                 ('next_attempt_at', models.DateTimeField(blank=True, null=True)),
@@ -671,6 +690,10 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='ledgerentry',
             constraint=models.CheckConstraint(condition=models.Q(('seq__gte', 1)), name='entry_seq_from_one'),
+        ),
+        migrations.AddConstraint(
+            model_name='expirynotice',
+            constraint=models.UniqueConstraint(fields=('lot', 'days'), name='expiry_notice_once'),
         ),
         migrations.AddConstraint(
             model_name='spendinglimit',

@@ -92,7 +92,8 @@ END $$;
 """
 
 TRIGGERS = """
-CREATE CONSTRAINT TRIGGER billing_account_in_balance AFTER INSERT OR UPDATE ON billing_account
+CREATE CONSTRAINT TRIGGER billing_account_in_balance
+  AFTER INSERT OR UPDATE OF balance, held, seq ON billing_account
   DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION billing_check_account();
 CREATE TRIGGER billing_hold_guarded BEFORE UPDATE OR DELETE ON billing_hold
   FOR EACH ROW EXECUTE FUNCTION billing_guard_hold();

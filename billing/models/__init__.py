@@ -9,7 +9,16 @@ Billing knows nothing of chats: a run, a conversation and a model are an id or a
 
 from __future__ import annotations
 
-from billing.models.accounts import Account, CreditLot, DebtEntry, Hold, LedgerEntry, LotMove, Plan
+from billing.models.accounts import (
+    Account,
+    CreditLot,
+    DebtEntry,
+    ExpiryNotice,
+    Hold,
+    LedgerEntry,
+    LotMove,
+    Plan,
+)
 from billing.models.operations import AuditRecord, InvoiceCounter, LedgerCheck
 from billing.models.payments import (
     AutoTopUp,
@@ -34,6 +43,7 @@ __all__ = [
     "DailyUsage",
     "DebtEntry",
     "Dispute",
+    "ExpiryNotice",
     "Hold",
     "InvoiceCounter",
     "LedgerCheck",

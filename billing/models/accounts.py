@@ -145,6 +145,23 @@ class CreditLot(models.Model):
         return f"{self.kind} lot {self.pk}"
 
 
+class ExpiryNotice(models.Model):
+    """The owner of a lot was told so many days before that it expires."""
+
+    lot = models.ForeignKey(CreditLot, on_delete=models.PROTECT, related_name="notices")
+    days = models.PositiveSmallIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["lot", "days"], name="expiry_notice_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.days} days before lot {self.lot_id}"
+
+
 class Hold(models.Model):
     """Credits set aside before work begins. It is resolved exactly once: settled or released."""
 

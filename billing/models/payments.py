@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
+from billing.credits import show_money
 from billing.models.accounts import Account
 from billing.models.base import CreditsField, at_least, known, new_id
 
@@ -58,7 +59,7 @@ class PackagePrice(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.amount_minor} {self.currency}"
+        return show_money(self.amount_minor, self.currency)
 
 
 class Order(models.Model):
@@ -192,6 +193,10 @@ class ProviderEvent(models.Model):
     body = models.BinaryField()
     body_sha256 = models.CharField(max_length=64, null=True, blank=True)  # noqa: DJ001 # unique
     headers = models.JSONField(default=dict, help_text="Those of the signature and the event's id.")
+    about = models.JSONField(
+        default=dict,
+        help_text="Which order it seems to be about: our id, the provider's, the payment's.",
+    )
     status = models.CharField(max_length=9, choices=Status, default=Status.RECEIVED)
     attempts = models.PositiveSmallIntegerField(default=0)
     next_attempt_at = models.DateTimeField(null=True, blank=True)
@@ -288,6 +293,7 @@ class Dispute(models.Model):
     credits = CreditsField(default=0, help_text="Taken from the account.")
     debt = CreditsField(default=0, help_text="What could not be taken.")
     returned = models.BooleanField(default=False, help_text="The credits were given back.")
+    froze = models.BooleanField(default=False, help_text="The account is frozen because of it.")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -357,12 +363,17 @@ class SandboxPayment(models.Model):
 
     id = models.CharField(primary_key=True, max_length=40)
     order_id = models.UUIDField()
+    user_id = models.BigIntegerField()
     amount_minor = models.PositiveBigIntegerField()
     currency = models.CharField(max_length=3)
+    return_url = models.CharField(max_length=2000, help_text="Where the buyer goes afterwards.")
+    cancel_url = models.CharField(max_length=2000, help_text="Where the buyer goes without paying.")
     status = models.CharField(max_length=6, choices=Status, default=Status.OPEN)
+    pay_at = models.DateTimeField(null=True, blank=True, help_text="When a late payment arrives.")
     payment_id = models.CharField(max_length=40, null=True, blank=True, unique=True)
     refunded_minor = models.PositiveBigIntegerField(default=0)
     refunds = models.JSONField(default=list)
+    disputes = models.JSONField(default=list)
     idempotency_key = models.CharField(max_length=100, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

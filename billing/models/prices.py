@@ -18,8 +18,9 @@ class ModelPrice(models.Model):
     `model` is the name that the provider knows the model by. All `*_per_m` are micro-credits per
     million tokens. `tiers` raises prices for long prompts: a list of
     `{"above": tokens, "in_per_m": …, "cached_in_per_m": …, "out_per_m": …}`, the highest `above`
-    that the prompt exceeds counts for all of its tokens. A model without a row is not offered; a
-    free one has a row of zeros.
+    that the prompt exceeds counts for all of its tokens, and for the reply's; what it leaves out
+    (`reasoning_per_m` too) stays as in the row. A model without a row is not offered; a free one
+    has a row of zeros.
     """
 
     model = models.CharField(
@@ -65,3 +66,8 @@ class ModelPrice(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} from {self.effective_from:%Y-%m-%d %H:%M}"
+
+    def clean(self) -> None:
+        from billing import pricing  # which needs this class
+
+        pricing.validate(self)

@@ -109,8 +109,19 @@ class Provider(Protocol):
     name: str
     label: str  # as buyers read it
 
-    def create_checkout(self, order: Order, *, return_url: str, cancel_url: str) -> Checkout:
-        """Make the provider's side of an order, once however often it is called."""
+    @property
+    def livemode(self) -> bool:
+        """Whether money moves for real."""
+        ...
+
+    def create_checkout(
+        self, order: Order, *, return_url: str, cancel_url: str, save_method: bool = False
+    ) -> Checkout:
+        """Make the provider's side of an order, once however often it is called.
+
+        `save_method`: the buyer agreed to be charged again later; a paid order's state then names
+        the customer and the payment method, where the provider can save one.
+        """
         ...
 
     def fetch(self, order: Order) -> OrderState:

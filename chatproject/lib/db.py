@@ -55,9 +55,7 @@ def _threads() -> ThreadPoolExecutor:
 LOCK_ERRORS = frozenset({"40001", "40P01", "55P03"})
 
 MONEY_TRIES = 6
-MONEY_PAUSE = (
-    0.020  # seconds; the longest pause before the second try, doubled with each further one
-)
+MONEY_PAUSE = 0.020  # seconds; the longest pause before the second try, then doubled each time
 
 # For one transaction only: a server-side pool between us and Postgres gives the session to others.
 MONEY_SETTINGS = (
@@ -81,11 +79,13 @@ def money_transaction(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     transaction, and whatever else the function raises.
     """
     for turn in range(MONEY_TRIES):
+        committed: list[bool] = []
         try:
-            return _in_transaction(partial(fn, *args, **kwargs))
+            return _in_transaction(partial(fn, *args, **kwargs), committed)
         except OperationalError as error:
             sqlstate = getattr(error.__cause__, "sqlstate", None)
-            if sqlstate not in LOCK_ERRORS:
+            # What on_commit callbacks raise comes through here too, when all is written already.
+            if committed or sqlstate not in LOCK_ERRORS:
                 raise
             if turn == MONEY_TRIES - 1:
                 metrics.MONEY_BUSY.inc()
@@ -97,8 +97,9 @@ def money_transaction(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     raise AssertionError("unreachable")
 
 
-def _in_transaction(fn: Callable[[], T]) -> T:
+def _in_transaction(fn: Callable[[], T], committed: list[bool]) -> T:
     with transaction.atomic(durable=True):
+        transaction.on_commit(partial(committed.append, True))
         with connection.cursor() as cursor:
             cursor.execute(MONEY_SETTINGS)
         token = _in_money.set(True)
@@ -106,6 +107,19 @@ def _in_transaction(fn: Callable[[], T]) -> T:
             return fn()
         finally:
             _in_money.reset(token)
+
+
+def after_commit(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call a function when the transaction is committed; what it raises is logged and no more.
+
+    Django's `on_commit(partial(…), robust=True)` does not bear that: to log what failed it asks for
+    a name, which a partial has not, and then raises after all.
+    """
+
+    def call() -> None:
+        fn(*args, **kwargs)
+
+    transaction.on_commit(call, robust=True)
 
 
 def in_money_transaction() -> bool:

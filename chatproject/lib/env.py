@@ -92,15 +92,32 @@ def integer(name: str, default: int, *, least: int = 0) -> int:
 def decimal(name: str, default: str, *, above: int | None = None) -> Decimal:
     """The variable as a decimal number, not below 0, or above `above`."""
     value = os.environ.get(name, default).strip()
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        number = Decimal(-1)
-    if not number.is_finite() or number < 0 or (above is not None and number <= above):
+    number = _number(value)
+    if number is None or (above is not None and number <= above):
         raise ImproperlyConfigured(
             f"{name}={value!r} is not a number that will do. Write for example {default}."
         )
     return number
+
+
+def decimals(name: str, default: str, *, count: int) -> list[Decimal]:
+    """The variable as so many decimal numbers, none below 0, separated by spaces."""
+    value = os.environ.get(name, default).strip()
+    numbers = [number for number in map(_number, value.split()) if number is not None]
+    if len(numbers) != count or len(value.split()) != count:
+        raise ImproperlyConfigured(
+            f"{name}={value!r} is not {count} numbers with spaces between them. "
+            f"Write for example {default}."
+        )
+    return numbers
+
+
+def _number(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and number >= 0 else None
 
 
 def words(name: str, default: str = "") -> list[str]:

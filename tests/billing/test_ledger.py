@@ -1,42 +1,20 @@
 from __future__ import annotations
 
 import time
-import uuid
 from datetime import timedelta
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from accounts.models import User
 from billing import ledger
 from billing.models import Account, Hold, LedgerEntry
+from billing.signals import balance_changed
 from chatproject.lib.db import money_transaction
+from tests.billing import books
+from tests.billing.books import give_back, grant, hold, order, refund, state
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def account(settings) -> Account:
-    settings.SIGNUP_CREDITS = 0
-    user = User.objects.create_user("somebody@example.org")
-    return money_transaction(ledger.open_account, user_id=user.pk)
-
-
-def grant(account: Account, amount: int, **fields) -> ledger.Posted:
-    fields.setdefault("key", uuid.uuid4().hex)
-    return money_transaction(ledger.grant, account_id=account.pk, amount=amount, **fields)
-
-
-def hold(account: Account, amount: int, **fields) -> Hold:
-    fields.setdefault("key", uuid.uuid4().hex)
-    fields.setdefault("expires_at", timezone.now() + timedelta(minutes=20))
-    return money_transaction(ledger.hold, account_id=account.pk, amount=amount, **fields)
-
-
-def state(account: Account) -> tuple[int, int, int]:
-    account.refresh_from_db()
-    return account.balance, account.held, account.debt
 
 
 def test_what_is_held_is_not_spent_twice(account):
@@ -113,3 +91,120 @@ def test_the_database_refuses_a_changed_entry(account):
 def test_the_database_refuses_a_balance_that_nobody_posted(account):
     with pytest.raises(IntegrityError, match="out of balance"):
         Account.objects.filter(pk=account.pk).update(balance=5)
+
+
+def test_an_account_out_of_balance_can_be_frozen(account):
+    grant(account, 5)
+    with connection.cursor() as cursor:
+        cursor.execute("SET session_replication_role = replica")
+        try:
+            cursor.execute("UPDATE billing_account SET balance = balance + 1")
+        finally:
+            cursor.execute("SET session_replication_role = DEFAULT")
+    frozen = Account.Status.FROZEN
+    money_transaction(ledger.set_status, account_id=account.pk, status=frozen)
+    assert state(account) == (6, 0, 0)
+    assert account.status == frozen
+    with pytest.raises(ledger.AccountFrozen):
+        hold(account, 1)
+
+
+def test_debt_is_paid_from_what_becomes_free(account):
+    bought = order(account, 100)
+    held = hold(account, 80)
+    assert refund(bought, 100) == ledger.TakenBack(credits=20, debt=80)
+    assert state(account) == (80, 80, 80)
+    with pytest.raises(ledger.AccountInDebt):
+        hold(account, 1)
+    books.settle(held, 30)
+    assert state(account) == (0, 0, 30)
+    grant(account, 100)
+    assert state(account) == (70, 0, 0)
+    assert books.problems() == []
+
+
+def test_what_was_paid_of_a_debt_comes_back_with_it(account):
+    bought = order(account, 100)
+    books.settle(hold(account, 70), 70)
+    assert refund(bought, 100) == ledger.TakenBack(credits=30, debt=70)
+    grant(account, 50)
+    assert state(account) == (0, 0, 20)
+    give_back(bought, 30, 70, key="undone")
+    give_back(bought, 30, 70, key="undone")
+    assert state(account) == (80, 0, 0)
+    assert books.problems() == []
+
+
+def test_a_refund_takes_its_own_order_first(account):
+    other, bought = order(account, 100), order(account, 100)
+    assert ledger.refundable(order_id=bought.pk) == 100
+    refund(bought, 90)
+    assert (ledger.refundable(order_id=bought.pk), ledger.refundable(order_id=other.pk)) == (
+        10,
+        100,
+    )
+    hold(account, 105)
+    assert (ledger.refundable(order_id=bought.pk), ledger.refundable(order_id=other.pk)) == (5, 5)
+
+
+def test_a_key_that_was_used_for_something_else_is_refused(account):
+    bought, there = order(account, 100), books.open_account(5)
+    grant(account, 5, key="k")
+    hold(account, 5, key="k")
+    refund(bought, 7, key="r")
+    for again in (
+        lambda: grant(account, 6, key="k"),
+        lambda: grant(account, 5, key="k", kind=LedgerEntry.Kind.PROMO),
+        lambda: grant(there, 5, key="k"),
+        lambda: hold(there, 5, key="k"),
+        lambda: refund(bought, 8, key="r"),
+        lambda: refund(order(account, 100), 7, key="r"),
+        lambda: refund(bought, 5, key="k"),
+    ):
+        with pytest.raises(ledger.KeyReused):
+            again()
+
+
+def test_what_makes_no_sense_is_refused(account):
+    bought = order(account, 100)
+    held = hold(account, 5)
+    correction = {"account_id": account.pk, "key": "c", "actor_id": account.user_id}
+    for nonsense in (
+        lambda: grant(account, 0),
+        lambda: hold(account, 0),
+        lambda: refund(bought, 0),
+        lambda: give_back(bought, -1, 1),
+        lambda: money_transaction(ledger.settle, hold_id=held.pk, cost=-1),
+        lambda: money_transaction(ledger.adjust, amount=0, note="why", **correction),
+        lambda: money_transaction(ledger.adjust, amount=1, note=" ", **correction),
+    ):
+        with pytest.raises(ValueError, match=r"a \w+ (is|has)|never negative"):
+            nonsense()
+    assert state(account) == (100, 5, 0)
+
+
+def test_a_listener_that_fails_undoes_nothing(account, caplog):
+    def fails(sender: object, **kwargs: object) -> None:
+        raise KeyError("as told")
+
+    balance_changed.connect(fails)
+    try:
+        grant(account, 5)
+    finally:
+        balance_changed.disconnect(fails)
+    assert state(account) == (5, 0, 0)
+    assert "as told" in caplog.text
+
+
+def test_what_is_due_is_neither_refundable_nor_spent_last(account):
+    bought = order(account, 100)
+    hold(account, 100)
+    grant(account, 30)
+    held = hold(account, 30)
+    grant(account, 50, expires_at=timezone.now() - timedelta(seconds=1))
+    assert state(account) == (180, 130, 0)
+    assert ledger.refundable(order_id=bought.pk) == 0
+    books.settle(held, 30)
+    # The lot past its date paid, and the rest of it is gone.
+    assert list(account.lots.order_by("id").values_list("remaining", flat=True)) == [100, 30, 0]
+    assert state(account) == (130, 100, 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 
 import pytest
 import pytest_asyncio
 import redis
 
 from accounts.models import User
+from billing.models import ModelPrice
 from chat import consumers, llm, tick
 from chat.models import Assistant, Conversation, LanguageModel
 from tests.chat.helpers import begin
@@ -19,6 +21,14 @@ from tests.stub import StubProvider
 def assistant(transactional_db: None) -> Assistant:
     model = LanguageModel.objects.create(
         name="Stub", provider_model="stub-model", context_tokens=8_000, max_output_tokens=2_000
+    )
+    # In micro-credits: 20 credits per million tokens in, 10 cached, 80 out.
+    ModelPrice.objects.create(
+        model="stub-model",
+        in_per_m=20_000_000,
+        cached_in_per_m=10_000_000,
+        out_per_m=80_000_000,
+        effective_from=datetime(2026, 1, 1, tzinfo=UTC),
     )
     return Assistant.objects.create(
         slug="parley", name="Parley", system_prompt="Be brief.", model=model

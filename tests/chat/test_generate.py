@@ -306,7 +306,7 @@ async def test_a_fault_while_the_end_is_stored_leaves_the_run_to_the_sweeper(
 
 async def test_nul_bytes_of_a_model_do_not_lose_the_reply(owner, conversation, valkey_client):
     run = await db.run(send, owner, conversation)
-    reply = generate.Reply()
+    reply = generate.Reply(prompt_tokens=0)
     writer = tick.RunWriter(run.id, 1, lambda urgent: None)
     generate._take(llm.TextDelta("a\x00b"), writer, reply)
     writer.seal()

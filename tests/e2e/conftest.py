@@ -12,6 +12,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -41,6 +43,10 @@ class Site:
         self.base = stack.base
         self._database = database
 
+    def manage(self, *arguments: str) -> str:
+        """Run a command of manage.py against this site; returns what it printed."""
+        return self.stack.manage(*arguments)
+
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """What a query finds."""
         with psycopg.connect(self._database) as connection:
@@ -63,7 +69,13 @@ class Site:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
+    with running_site(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@contextmanager
+def running_site(folder: Path, **variables: str) -> Iterator[Site]:
+    """A Parley in a folder of its own, with other variables of the environment if need be."""
     server = os.environ["DATABASE_URL"]
     name = f"e2e_{uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as connection:
@@ -77,6 +89,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "STATIC_MANIFEST": "1",
         "STATIC_ROOT": str(folder / "static"),
         "HTTPS": "0",
+        **variables,
     }
     for command in (["migrate"], ["create_catalogue"], ["collectstatic", "--no-input"]):
         subprocess.run(

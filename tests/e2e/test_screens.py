@@ -104,7 +104,7 @@ def test_the_whole_page_can_be_used_with_the_keyboard(browser: Browser, email: s
     # From the top of the page: the script has put the focus into the field.
     browser.run("document.querySelector('.skip').focus({focusVisible: true})")
     seen: list[str] = []
-    for _ in range(10):
+    for _ in range(11):
         focused = browser.driver.switch_to.active_element
         ring = browser.run(
             "const box = arguments[0].matches('textarea') ? arguments[0].form : arguments[0];"

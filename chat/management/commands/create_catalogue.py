@@ -6,6 +6,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import transaction
 
+from billing.credits import MICRO
+from billing.models import CreditPackage, ModelPrice, PackagePrice
 from chat.models import Assistant, LanguageModel
 
 SYSTEM_PROMPT = "You are a helpful assistant. Answer clearly and to the point."
@@ -15,11 +17,18 @@ SUGGESTIONS = [
     "Give me five ideas for a rainy Sunday afternoon.",
 ]
 
+# Slug, name, credits, credits on top, price in US cents: a credit is worth a cent, see CREDIT_USD.
+PACKAGES = [
+    ("small", "Small", 500, 0, 500),
+    ("medium", "Medium", 2_000, 100, 2_000),
+    ("large", "Large", 5_000, 500, 5_000),
+]
+
 
 class Command(BaseCommand):
     help = (
-        "Adds the model that DEFAULT_MODEL names and an assistant that uses it. What is there "
-        "already stays as the staff left it."
+        "Adds the model that DEFAULT_MODEL names, its price, an assistant that uses it, and "
+        "packages of credits. What is there already stays as the staff left it."
     )
 
     @transaction.atomic
@@ -33,6 +42,15 @@ class Command(BaseCommand):
                 "max_output_tokens": min(4_096, context // 4),
             },
         )
+        if not ModelPrice.objects.filter(model=model.provider_model).exists():
+            price_in, price_cached, price_out = settings.DEFAULT_MODEL_PRICE
+            ModelPrice.objects.create(
+                model=model.provider_model,
+                in_per_m=price_in,
+                cached_in_per_m=price_cached,
+                out_per_m=price_out,
+                source="DEFAULT_MODEL_PRICE",
+            )
         assistant, _ = Assistant.objects.get_or_create(
             slug="parley",
             defaults={
@@ -46,4 +64,19 @@ class Command(BaseCommand):
             # DEFAULT_MODEL was changed: the default assistant follows, once.
             assistant.model = model
             assistant.save(update_fields=["model"])
+        if not CreditPackage.objects.exists():
+            _create_packages()
         self.stdout.write(f"{assistant.name} answers with {assistant.model.name}.")
+
+
+def _create_packages() -> None:
+    for position, (slug, name, credits, bonus, cents) in enumerate(PACKAGES):
+        package = CreditPackage.objects.create(
+            slug=slug,
+            name=name,
+            credits=credits * MICRO,
+            bonus=bonus * MICRO,
+            popular=slug == "medium",
+            position=position,
+        )
+        PackagePrice.objects.create(package=package, currency="USD", amount_minor=cents)

@@ -180,6 +180,9 @@ export class ChatApp extends HTMLElement {
       case "error":
         this.#refused(event);
         return;
+      case "balance":
+        this.#showBalance(event);
+        return;
       default:
         this.#transcript?.take(event);
     }
@@ -236,11 +239,20 @@ export class ChatApp extends HTMLElement {
     document.title = `${title} · ${this.dataset.site}`;
   }
 
+  #showBalance(event) {
+    const chip = this.querySelector("[data-balance]");
+    if (chip === null) return;
+    chip.querySelector("[data-balance-available]").textContent = event.shown;
+    chip.dataset.low = event.low ?? "";
+    chip.title = `${event.shown} credits available`;
+  }
+
   #refused(event) {
+    const lacksCredits = event.code === "insufficient_credits";
     const frame = event.ref ? this.#outbox.take(event.ref) : undefined;
     if (frame !== undefined) {
       this.#giveBack(frame);
-      this.#composer?.tell(event.message);
+      this.#composer?.tell(event.message, { lacksCredits });
       return;
     }
     if (event.ref && event.ref === this.#transcript?.cursor?.run) {

@@ -1,4 +1,4 @@
-import { isTouch } from "../helpers/dom.js";
+import { isTouch, postForm } from "../helpers/dom.js";
 import { NO_ID, newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
 import { debounce } from "../helpers/timing.js";
@@ -17,6 +17,7 @@ const OFFLINE = "You are offline. Your text is kept here: send it when you are b
 export class ChatComposer extends HTMLElement {
   #draft;
   #saveSoon = debounce(() => this.#save(), 300);
+  #estimateSoon = debounce(() => this.#estimate(), 400);
 
   connectedCallback() {
     const storage = storageOf(this.closest("chat-app").dataset.user);
@@ -34,6 +35,7 @@ export class ChatComposer extends HTMLElement {
     this.querySelector("[data-cancel]")?.addEventListener("click", () => this.#forget());
     addEventListener("pagehide", () => this.#saveSoon.flush());
     this.#fit();
+    this.#estimateSoon();
     // Not away from where somebody is already; on a phone a keyboard would cover the page.
     if (!isTouch() && document.activeElement === document.body) this.#focusAtEnd();
   }
@@ -72,6 +74,7 @@ export class ChatComposer extends HTMLElement {
     this.#form.elements.client_id.value = newClientId();
     this.tell("");
     this.#fit();
+    this.#showCost("");
     if (this.dataset.edit) this.#stopEditing();
   }
 
@@ -93,9 +96,13 @@ export class ChatComposer extends HTMLElement {
     this.#form.submit();
   }
 
-  /** Say what went wrong; nothing with an empty text. */
-  tell(message) {
+  /** Say what went wrong; nothing with an empty text. `lacksCredits` offers to buy some. */
+  tell(message, { lacksCredits = false } = {}) {
     this.querySelector("[data-error-text]").textContent = message;
+    if (message !== "") this.#showCost(""); // one sentence at a time
+    const buy = this.querySelector("[data-buy]");
+    buy.hidden = !lacksCredits;
+    buy.search = new URLSearchParams({ next: location.pathname });
     this.querySelector("[data-error]").hidden = message === "";
   }
 
@@ -130,6 +137,30 @@ export class ChatComposer extends HTMLElement {
     this.tell("");
     this.#fit();
     this.#saveSoon();
+    this.#estimateSoon();
+  }
+
+  /** Ask what the text would cost. A newer text makes the answer worthless. */
+  async #estimate() {
+    const text = this.#field.value;
+    if (!text.trim()) {
+      this.#showCost("");
+      return;
+    }
+    const found = await postForm(this.dataset.estimate, {
+      csrfmiddlewaretoken: this.#form.elements.csrfmiddlewaretoken.value,
+      conversation: this.dataset.conversation,
+      text,
+    });
+    const isTold = !this.querySelector("[data-error]").hidden;
+    if (found === null || isTold || text !== this.#field.value) return;
+    this.#showCost(found.problem || [found.shown, found.note].filter(Boolean).join(". "));
+  }
+
+  #showCost(words) {
+    const cost = this.querySelector("[data-cost]");
+    cost.textContent = words;
+    cost.hidden = words === "";
   }
 
   #key(event) {

@@ -24,9 +24,15 @@ export async function fetchJSON(url) {
   return text === null ? null : JSON.parse(text);
 }
 
-async function fetchText(url, type) {
+/** What an address of ours answers to the fields of a form; null when it is not to be had. */
+export async function postForm(url, fields) {
+  const text = await fetchText(url, "application/json", { method: "POST", body: new URLSearchParams(fields) });
+  return text === null ? null : JSON.parse(text);
+}
+
+async function fetchText(url, type, options = {}) {
   try {
-    const response = await fetch(url, { headers: { Accept: type } });
+    const response = await fetch(url, { ...options, headers: { Accept: type } });
     return response.ok && !response.redirected ? await response.text() : null;
   } catch (error) {
     console.warn("Not reachable", url, error); // it is told on the page, and tried again

@@ -1,0 +1,375 @@
+"""Accounts and their ledger: found, read, and given to or taken from with a reason."""
+
+from __future__ import annotations
+
+from datetime import datetime, time, timedelta
+from typing import Any
+from uuid import uuid4
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.widgets import AdminDateWidget
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+
+from billing import credits, staff
+from billing.admin.base import (
+    AuditedAdmin,
+    ReadOnlyAdmin,
+    address,
+    amount,
+    insist,
+    money,
+    owner,
+    staff_id,
+)
+from billing.admin.fields import CreditsFormField
+from billing.models import (
+    Account,
+    CreditLot,
+    DebtEntry,
+    ExpiryNotice,
+    Hold,
+    LedgerEntry,
+    LotMove,
+    Plan,
+)
+
+CHANGE = "billing.change_account"
+
+
+class ReasonForm(forms.Form):
+    """Why something is done, for the audit."""
+
+    reason = forms.CharField(
+        max_length=300,
+        widget=forms.TextInput(attrs={"class": "vTextField"}),
+        help_text="Stands in the audit record with your name.",
+    )
+
+
+class GiveOrTakeForm(ReasonForm):
+    """Credits for an account, or away from it; the nonce makes a double click one gift."""
+
+    amount = CreditsFormField(label="Credits", help_text="For example 50 to give, or -50 to take.")
+    expires_on = forms.DateField(
+        required=False,
+        label="Last day",
+        widget=AdminDateWidget(),
+        help_text="Of gifts only: what is left after this day expires. Empty: never.",
+    )
+    nonce = forms.UUIDField(widget=forms.HiddenInput())
+
+    field_order = ("amount", "reason", "expires_on", "nonce")
+
+    def clean_amount(self) -> int:
+        amount: int = self.cleaned_data["amount"]
+        if amount == 0:
+            raise forms.ValidationError("Write an amount other than zero.")
+        return amount
+
+    def clean(self) -> dict[str, Any] | None:
+        day = self.cleaned_data.get("expires_on")
+        if day is not None:
+            if day < timezone.localdate():
+                self.add_error("expires_on", "This day has passed.")
+            if (self.cleaned_data.get("amount") or 1) < 0:
+                self.add_error("expires_on", "What is taken does not expire: leave this empty.")
+        return super().clean()
+
+    def expires_at(self) -> datetime | None:
+        """The end of the last day by the site's time zone."""
+        day = self.cleaned_data["expires_on"]
+        if day is None:
+            return None
+        return timezone.make_aware(datetime.combine(day + timedelta(days=1), time.min))
+
+
+class PlanForm(ReasonForm):
+    """Another plan for an account."""
+
+    plan = forms.ModelChoiceField(
+        Plan.objects.all(),
+        required=False,
+        empty_label="The default plan",
+        help_text="Takes effect with the next month's credits: a month's first grant counts.",
+    )
+
+    field_order = ("plan", "reason")
+
+
+@admin.register(Account)
+class AccountAdmin(ReadOnlyAdmin):
+    list_display = [
+        "user",
+        "status",
+        amount("balance"),
+        amount("held"),
+        amount("debt"),
+        "plan",
+    ]
+    list_filter = ["status", "plan"]
+    list_select_related = ["user", "plan"]
+    search_fields = ["user__email"]
+    search_help_text = "E-mail address"
+    credit_fields = ("balance", "held", "debt")
+    actions = ["freeze", "unfreeze"]
+
+    def has_manage_permission(self, request: HttpRequest) -> bool:
+        """Whether somebody may change accounts, by billing.staff."""
+        return request.user.has_perm(CHANGE)
+
+    def get_urls(self) -> list[URLPattern]:
+        def page(name: str, view: Any) -> URLPattern:
+            url: URLPattern = path(
+                f"<int:account_id>/{name}/",
+                self.admin_site.admin_view(view),
+                name=f"billing_account_{name}",
+            )
+            return url
+
+        return [
+            page("give", self.give_view),
+            page("plan", self.plan_view),
+            page("freeze", self.freeze_view),
+            page("unfreeze", self.unfreeze_view),
+            *super().get_urls(),
+        ]
+
+    def give_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
+        """Give or take credits."""
+        account = self._account(request, account_id)
+        form = GiveOrTakeForm(request.POST or None, initial={"nonce": uuid4()})
+        if request.method == "POST" and form.is_valid():
+            try:
+                change = staff.give_or_take(
+                    actor_id=staff_id(request),
+                    account_id=account.pk,
+                    amount=form.cleaned_data["amount"],
+                    reason=form.cleaned_data["reason"],
+                    nonce=str(form.cleaned_data["nonce"]),
+                    ip=address(request),
+                    expires_at=form.expires_at(),
+                )
+            except staff.StaffRefused as refused:
+                form.add_error(None, refused.message)
+            else:
+                messages.success(request, _told(change, account))
+                return self._to(account)
+        return self._page(request, account, form, "Give or take credits", "Give or take")
+
+    def plan_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
+        """Put the account on another plan."""
+        account = self._account(request, account_id)
+        form = PlanForm(request.POST or None, initial={"plan": account.plan_id})
+        if request.method == "POST" and form.is_valid():
+            plan: Plan | None = form.cleaned_data["plan"]
+            changed = staff.set_plan(
+                actor_id=staff_id(request),
+                account_id=account.pk,
+                plan_id=plan.pk if plan else None,
+                reason=form.cleaned_data["reason"],
+                ip=address(request),
+            )
+            messages.success(
+                request, "The plan was changed." if changed else "The account was on it already."
+            )
+            return self._to(account)
+        return self._page(request, account, form, "Change the plan", "Change")
+
+    def freeze_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
+        """Let nothing new be spent from the account."""
+        return self._status_page(request, account_id, Account.Status.FROZEN)
+
+    def unfreeze_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
+        """Let the account be used again."""
+        return self._status_page(request, account_id, Account.Status.ACTIVE)
+
+    def _status_page(
+        self, request: HttpRequest, account_id: int, status: Account.Status
+    ) -> HttpResponse:
+        account = self._account(request, account_id)
+        form = ReasonForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            self._set_status(request, [account], status, form.cleaned_data["reason"])
+            return self._to(account)
+        word = _word(status)
+        return self._page(request, account, form, f"{word} the account", word)
+
+    @admin.action(description="Freeze the selected accounts", permissions=["manage"])
+    def freeze(self, request: HttpRequest, chosen: QuerySet[Account]) -> HttpResponse | None:
+        """Ask for a reason, then freeze."""
+        return self._status_action(request, chosen, Account.Status.FROZEN)
+
+    @admin.action(description="Unfreeze the selected accounts", permissions=["manage"])
+    def unfreeze(self, request: HttpRequest, chosen: QuerySet[Account]) -> HttpResponse | None:
+        """Ask for a reason, then let them be used again."""
+        return self._status_action(request, chosen, Account.Status.ACTIVE)
+
+    def _status_action(
+        self, request: HttpRequest, chosen: QuerySet[Account], status: Account.Status
+    ) -> HttpResponse | None:
+        form = ReasonForm(request.POST if "reason" in request.POST else None)
+        if form.is_valid():
+            self._set_status(request, list(chosen), status, form.cleaned_data["reason"])
+            return None
+        word = _word(status)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"{word} {chosen.count()} accounts",
+            "opts": self.opts,
+            "form": form,
+            "accounts": chosen.select_related("user"),
+            "action": "freeze" if status == Account.Status.FROZEN else "unfreeze",
+            "button": word,
+        }
+        return TemplateResponse(request, "admin/billing/account/status.html", context)
+
+    def _set_status(
+        self, request: HttpRequest, accounts: list[Account], status: Account.Status, reason: str
+    ) -> None:
+        changed = 0
+        for account in accounts:
+            changed += staff.set_status(
+                actor_id=staff_id(request),
+                account_id=account.pk,
+                status=status,
+                reason=reason,
+                ip=address(request),
+            )
+        done = "frozen" if status == Account.Status.FROZEN else "in use again"
+        messages.success(
+            request, f"{changed} account{'' if changed == 1 else 's'} {done} by you just now."
+        )
+
+    def _account(self, request: HttpRequest, account_id: int) -> Account:
+        insist(request, CHANGE)
+        return get_object_or_404(Account.objects.select_related("user", "plan"), pk=account_id)
+
+    def _page(
+        self, request: HttpRequest, account: Account, form: forms.Form, title: str, button: str
+    ) -> HttpResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "subtitle": str(account.user),
+            "opts": self.opts,
+            "account": account,
+            "form": form,
+            "button": button,
+            "media": self.media + form.media,
+        }
+        return TemplateResponse(request, "admin/billing/account/form.html", context)
+
+    def _to(self, account: Account) -> HttpResponseRedirect:
+        return HttpResponseRedirect(reverse("admin:billing_account_change", args=[account.pk]))
+
+
+def _told(change: staff.Change, account: Account) -> str:
+    entry = change.entry
+    verb = "given to" if entry.amount > 0 else "taken from"
+    figures = (
+        f"{credits.show(abs(entry.amount))} credits were {verb} {account.user}: "
+        f"{credits.show(entry.balance_before)} before, {credits.show(entry.balance_after)} after."
+    )
+    return figures if change.is_new else f"The form was sent twice and counted once. {figures}"
+
+
+def _word(status: Account.Status) -> str:
+    return "Freeze" if status == Account.Status.FROZEN else "Unfreeze"
+
+
+@admin.register(Plan)
+class PlanAdmin(AuditedAdmin):
+    list_display = ["name", "slug", amount("monthly_credits"), "monthly_messages", "is_default"]
+    search_fields = ["name", "slug"]
+    prepopulated_fields = {"slug": ["name"]}
+    credit_fields = ("monthly_credits",)
+
+
+@admin.register(LedgerEntry)
+class LedgerEntryAdmin(ReadOnlyAdmin):
+    list_display = [
+        "created_at",
+        "kind",
+        amount("amount", signed=True),
+        amount("balance_after", "balance"),
+        owner,
+        "note",
+        "actor",
+    ]
+    list_filter = ["kind", "counter_account", "created_at"]
+    list_select_related = ["account__user", "actor"]
+    search_fields = ["account__user__email", "idempotency_key__exact", "note"]
+    search_help_text = "E-mail address, key, or a word of the note"
+    credit_fields = ("amount", "balance_before", "balance_after")
+
+
+@admin.register(CreditLot)
+class CreditLotAdmin(ReadOnlyAdmin):
+    list_display = [
+        "effective_at",
+        "kind",
+        amount("granted"),
+        amount("remaining"),
+        money("paid_minor", "paid"),
+        "expires_at",
+        owner,
+        "priority",
+    ]
+    list_filter = ["kind", "expires_at"]
+    list_select_related = ["account__user"]
+    search_fields = ["account__user__email", "source_key__exact"]
+    credit_fields = ("granted", "remaining")
+    money_fields = {"paid_minor": "currency"}
+
+
+@admin.register(LotMove)
+class LotMoveAdmin(ReadOnlyAdmin):
+    list_display = ["entry", "lot", amount("amount", signed=True)]
+    list_select_related = ["entry", "lot"]
+    search_fields = ["entry__idempotency_key__exact", "lot__source_key__exact"]
+    credit_fields = ("amount",)
+
+
+@admin.register(Hold)
+class HoldAdmin(ReadOnlyAdmin):
+    list_display = [
+        "created_at",
+        "status",
+        amount("amount"),
+        amount("settled"),
+        amount("shortfall"),
+        owner,
+        "model",
+        "expires_at",
+        "resolved_by",
+    ]
+    list_filter = ["status", "resolved_by", "expires_at"]
+    list_select_related = ["account__user"]
+    search_fields = ["account__user__email", "key__exact", "model__exact"]
+    credit_fields = ("amount", "settled", "shortfall")
+
+
+@admin.register(DebtEntry)
+class DebtEntryAdmin(ReadOnlyAdmin):
+    list_display = ["created_at", amount("amount", signed=True), owner, "idempotency_key"]
+    list_select_related = ["account__user"]
+    search_fields = ["account__user__email", "idempotency_key__exact"]
+    credit_fields = ("amount",)
+
+
+@admin.register(ExpiryNotice)
+class ExpiryNoticeAdmin(ReadOnlyAdmin):
+    list_display = ["created_at", "days", "lot", "whose"]
+    list_select_related = ["lot__account__user"]
+    search_fields = ["lot__account__user__email"]
+
+    @admin.display(description="user")
+    def whose(self, notice: ExpiryNotice) -> str:
+        """Whose credits expire."""
+        return owner(notice.lot)

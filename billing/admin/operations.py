@@ -1,0 +1,37 @@
+"""What operators look at: deeds of staff, checks of the books, numbers of receipts."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from billing.admin.base import ReadOnlyAdmin
+from billing.models import AuditRecord, InvoiceCounter, LedgerCheck
+
+
+@admin.register(AuditRecord)
+class AuditRecordAdmin(ReadOnlyAdmin):
+    list_display = ["created_at", "actor", "action", "target", "reason", "ip"]
+    list_filter = ["action", "created_at"]
+    list_select_related = ["actor"]
+    search_fields = ["actor__email", "target", "reason"]
+
+
+@admin.register(LedgerCheck)
+class LedgerCheckAdmin(ReadOnlyAdmin):
+    list_display = ["started_at", "seconds", "is_full", "entries", "found"]
+    list_filter = ["is_full", "started_at"]
+
+    @admin.display(description="seconds")
+    def seconds(self, check: LedgerCheck) -> str:
+        """How long it took."""
+        return f"{(check.ended_at - check.started_at).total_seconds():.1f}"
+
+    @admin.display(description="problems")
+    def found(self, check: LedgerCheck) -> int:
+        """How many problems it found."""
+        return len(check.problems)
+
+
+@admin.register(InvoiceCounter)
+class InvoiceCounterAdmin(ReadOnlyAdmin):
+    list_display = ["series", "last"]

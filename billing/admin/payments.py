@@ -1,0 +1,343 @@
+"""Orders and what providers say of them: read, asked again, processed again, refunded."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import redis
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+
+from billing import checkout, credits, events, jobs, refunds, staff
+from billing.admin.accounts import ReasonForm
+from billing.admin.base import ReadOnlyAdmin, address, amount, insist, money, staff_id
+from billing.admin.fields import major, minor
+from billing.models import AutoTopUp, Dispute, Order, ProviderEvent, Refund, SandboxPayment
+from billing.providers.base import ProviderError
+
+CHANGE_ORDER = "billing.change_order"
+AT_ONCE = 5  # orders asked about while one waits; more go through the queue
+
+
+class RefundForm(ReasonForm):
+    """How much money goes back; the nonce makes a double click one refund."""
+
+    amount = forms.DecimalField(
+        required=False,
+        min_value=Decimal(0),
+        max_digits=15,
+        help_text="Empty: all that the unused credits are worth.",
+    )
+    nonce = forms.UUIDField(widget=forms.HiddenInput())
+
+    field_order = ("amount", "reason", "nonce")
+
+    def __init__(self, *args: Any, currency: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.currency = currency
+        self.fields["amount"].label = f"Amount in {currency}"
+
+    def clean_amount(self) -> int | None:
+        """In minor units."""
+        amount = self.cleaned_data["amount"]
+        if amount is None:
+            return None
+        minor_units = minor(amount, self.currency)
+        if minor_units == 0:
+            raise ValidationError("Write an amount above zero, or leave it empty for all.")
+        return minor_units
+
+
+@admin.register(Order)
+class OrderAdmin(ReadOnlyAdmin):
+    list_display = [
+        "created_at",
+        "status",
+        money("amount_minor"),
+        money("amount_refunded_minor", "refunded"),
+        amount("credits"),
+        "user",
+        "provider",
+        "invoice_no",
+        "problem",
+    ]
+    list_filter = ["status", "provider", "kind", "livemode", "currency", "created_at"]
+    list_select_related = ["user"]
+    search_fields = [
+        "user__email", "id__exact", "provider_order_id__exact", "provider_payment_id__exact", "invoice_no__exact",
+    ]  # fmt: skip
+    search_help_text = "E-mail address, number of the receipt, or an id of ours or the provider's"
+    credit_fields = ("credits", "bonus")
+    money_fields = {
+        "amount_minor": "currency",
+        "tax_minor": "currency",
+        "amount_refunded_minor": "currency",
+    }
+    actions = ["ask_again"]
+
+    def has_manage_permission(self, request: HttpRequest) -> bool:
+        """Whether somebody may ask providers and refund."""
+        return request.user.has_perm(CHANGE_ORDER)
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            path(
+                "<uuid:order_id>/refund/",
+                self.admin_site.admin_view(self.refund_view),
+                name="billing_order_refund",
+            ),
+            path(
+                "<uuid:order_id>/ask/",
+                self.admin_site.admin_view(self.ask_view),
+                name="billing_order_ask",
+            ),
+            *super().get_urls(),
+        ]
+
+    @admin.action(description="Ask the provider again", permissions=["manage"])
+    def ask_again(self, request: HttpRequest, chosen: QuerySet[Order]) -> None:
+        """Find out how the orders stand: a few at once, many through the queue."""
+        ids = list(chosen.values_list("pk", flat=True))
+        if len(ids) <= AT_ONCE:
+            for order_id in ids:
+                _ask(request, order_id)
+            return
+        try:
+            for order_id in ids:
+                jobs.enqueue_sync(order_id)
+        except redis.RedisError:
+            messages.error(request, "The queue does not answer just now. Try again in a minute.")
+        else:
+            messages.success(request, f"The provider is being asked about {len(ids)} orders.")
+
+    def ask_view(self, request: HttpRequest, order_id: UUID) -> HttpResponse:
+        """Ask the provider how an order stands; by POST only."""
+        insist(request, CHANGE_ORDER)
+        order = get_object_or_404(Order, pk=order_id)
+        if request.method == "POST":
+            _ask(request, order.pk)
+        return _to(order)
+
+    def refund_view(self, request: HttpRequest, order_id: UUID) -> HttpResponse:
+        """Send money back for unused credits."""
+        insist(request, CHANGE_ORDER)
+        order = get_object_or_404(Order.objects.select_related("user"), pk=order_id)
+        form = RefundForm(request.POST or None, initial={"nonce": uuid4()}, currency=order.currency)
+        if request.method == "POST" and form.is_valid():
+            try:
+                refund = refunds.request_refund(
+                    order_id=order.pk,
+                    amount_minor=form.cleaned_data["amount"],
+                    actor_id=staff_id(request),
+                    reason=form.cleaned_data["reason"],
+                    initiated_by=Refund.Initiator.STAFF,
+                    nonce=str(form.cleaned_data["nonce"]),
+                )
+            except refunds.RefundRefused as refused:
+                form.add_error(None, refused.message)
+            else:
+                staff.record(
+                    actor_id=staff_id(request),
+                    action="refund",
+                    target=f"{order} of {order.user}",
+                    before={"refunded": order.amount_refunded_minor},
+                    after={"refund": str(refund.pk), "amount": refund.amount_minor},
+                    reason=form.cleaned_data["reason"],
+                    ip=address(request),
+                )
+                _tell_refund(request, refund, order)
+                return _to(order)
+        most = refunds.refundable_minor(order)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Refund a purchase",
+            "subtitle": f"{order.user}, {order.package_name}",
+            "opts": self.opts,
+            "order": order,
+            "form": form,
+            "most": credits.show_money(most, order.currency),
+            "most_number": str(major(most, order.currency)),
+            "is_possible": most > 0,
+            "media": self.media,
+        }
+        return TemplateResponse(request, "admin/billing/order/refund.html", context)
+
+
+def _ask(request: HttpRequest, order_id: UUID) -> None:
+    before = Order.objects.get(pk=order_id).status
+    try:
+        order = checkout.sync_order(order_id)
+    except ProviderError as error:
+        messages.error(request, f"The provider could not be asked about order {order_id}: {error}")
+        return
+    staff.record(
+        actor_id=staff_id(request),
+        action="ask provider",
+        target=str(order),
+        before={"status": before},
+        after={"status": order.status},
+        ip=address(request),
+    )
+    level = messages.WARNING if order.status == Order.Status.REVIEW else messages.SUCCESS
+    problem = f" {order.problem}" if order.problem else ""
+    status = Order.Status(order.status).label.lower()
+    messages.add_message(request, level, f"Order {order_id} is {status}.{problem}")
+
+
+def _tell_refund(request: HttpRequest, refund: Refund, order: Order) -> None:
+    money_back = credits.show_money(refund.amount_minor, order.currency)
+    if refund.status == Refund.Status.FAILED:
+        messages.error(
+            request,
+            f"The provider refused to send {money_back} back, so the credits were given back: "
+            f"{refund.error or 'it named no reason'}.",
+        )
+    elif refund.status == Refund.Status.SUCCEEDED:
+        messages.success(request, f"{money_back} were sent back.")
+    else:
+        messages.success(
+            request, f"{money_back} are on their way back. The provider is asked by and by."
+        )
+
+
+def _to(order: Order) -> HttpResponseRedirect:
+    return HttpResponseRedirect(reverse("admin:billing_order_change", args=[order.pk]))
+
+
+@admin.register(ProviderEvent)
+class ProviderEventAdmin(ReadOnlyAdmin):
+    list_display = [
+        "received_at",
+        "provider",
+        "event_type",
+        "status",
+        "attempts",
+        "next_attempt_at",
+        "order",
+        "short_error",
+    ]
+    list_filter = ["status", "provider", "received_at"]
+    search_fields = ["event_id__exact", "event_type", "order__id__exact"]
+    hidden = ("body",)
+    extra_fields = ("raw_body",)
+    actions = ["process_again"]
+
+    def has_manage_permission(self, request: HttpRequest) -> bool:
+        """Whether somebody may have events processed."""
+        return request.user.has_perm("billing.change_providerevent")
+
+    @admin.action(description="Process again", permissions=["manage"])
+    def process_again(self, request: HttpRequest, chosen: QuerySet[ProviderEvent]) -> None:
+        """Have events processed once more, however they ended."""
+        ids = list(chosen.values_list("pk", flat=True))
+        for event_id in ids:
+            # Without the queue the poller finds it: it is due at once.
+            with suppress(redis.RedisError):
+                events.retry(event_id)
+            staff.record(
+                actor_id=staff_id(request),
+                action="process event",
+                target=f"event {event_id}",
+                ip=address(request),
+            )
+        messages.success(
+            request,
+            f"{len(ids)} event{'' if len(ids) == 1 else 's'} will be processed again. "
+            "Reload this page in a moment.",
+        )
+
+    @admin.display(description="error")
+    def short_error(self, event: ProviderEvent) -> str:
+        """The beginning of what went wrong."""
+        return event.error[:100]
+
+    @admin.display(description="body")
+    def raw_body(self, event: ProviderEvent) -> str:
+        """The webhook as text, indented if it is JSON."""
+        text = bytes(event.body).decode("utf-8", errors="replace")
+        with suppress(ValueError):  # what is no JSON is shown as it came
+            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        return format_html('<pre class="billing-body">{}</pre>', text)
+
+
+@admin.register(Refund)
+class RefundAdmin(ReadOnlyAdmin):
+    list_display = [
+        "created_at",
+        "order",
+        money("amount_minor", currency="order__currency"),
+        amount("credits"),
+        amount("debt"),
+        "status",
+        "initiated_by",
+        "actor",
+        "reason",
+        "error",
+    ]
+    list_filter = ["status", "initiated_by", "created_at"]
+    list_select_related = ["order", "actor"]
+    search_fields = [
+        "order__user__email",
+        "id__exact",
+        "provider_refund_id__exact",
+        "order__id__exact",
+    ]
+    credit_fields = ("credits", "debt")
+    money_fields = {"amount_minor": "order__currency"}
+
+
+@admin.register(Dispute)
+class DisputeAdmin(ReadOnlyAdmin):
+    list_display = [
+        "created_at",
+        "order",
+        money("amount_minor", currency="order__currency"),
+        "status",
+        "funds_withdrawn",
+        amount("credits"),
+        amount("debt"),
+        "returned",
+    ]
+    list_filter = ["status", "provider", "created_at"]
+    list_select_related = ["order"]
+    search_fields = ["order__user__email", "provider_dispute_id__exact", "order__id__exact"]
+    credit_fields = ("credits", "debt")
+    money_fields = {"amount_minor": "order__currency"}
+
+
+@admin.register(AutoTopUp)
+class AutoTopUpAdmin(ReadOnlyAdmin):
+    list_display = [
+        "user",
+        "enabled",
+        amount("threshold"),
+        "package",
+        money("monthly_cap_minor", "cap a month"),
+        money("charged_this_month_minor", "charged"),
+        "failures",
+        "last_failure",
+    ]
+    list_filter = ["enabled", "provider"]
+    list_select_related = ["user", "package"]
+    search_fields = ["user__email"]
+    credit_fields = ("threshold",)
+    money_fields = {"monthly_cap_minor": "currency", "charged_this_month_minor": "currency"}
+
+
+@admin.register(SandboxPayment)
+class SandboxPaymentAdmin(ReadOnlyAdmin):
+    list_display = ["created_at", "id", money("amount_minor"), "status", money("refunded_minor")]
+    money_fields = {"amount_minor": "currency", "refunded_minor": "currency"}
+    list_filter = ["status"]
+    search_fields = ["id__exact", "payment_id__exact"]

@@ -1,0 +1,223 @@
+"""Prices of models, which are added and never changed, and packages of credits."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest
+
+from billing import credits, pricing, staff
+from billing.admin.base import (
+    AuditedAdmin,
+    BillingAdmin,
+    ReadOnlyAdmin,
+    address,
+    amount,
+    exactly,
+    money,
+    staff_id,
+)
+from billing.admin.fields import CreditsFormField, TiersFormField, major, minor, show_tiers
+from billing.models import CreditPackage, ModelPrice, PackagePrice
+
+RATES = ("in_per_m", "cached_in_per_m", "out_per_m", "reasoning_per_m", "request_fee")
+PER_MILLION = "Credits per million tokens."
+
+
+class PriceForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
+    """A new price, in credits. Where it takes another one's place, staff say so on purpose."""
+
+    in_per_m = CreditsFormField(label="Input", least=0, help_text=PER_MILLION)
+    cached_in_per_m = CreditsFormField(label="Cached input", least=0, help_text=PER_MILLION)
+    out_per_m = CreditsFormField(label="Output", least=0, help_text=PER_MILLION)
+    reasoning_per_m = CreditsFormField(
+        label="Reasoning", least=0, required=False, help_text=f"{PER_MILLION} Empty: as output."
+    )
+    request_fee = CreditsFormField(
+        label="Request fee", least=0, initial=0, help_text="Credits per call of the provider."
+    )
+    tiers = TiersFormField(
+        required=False,
+        help_text=(
+            "Prices for long prompts, one tier a line: above how many tokens of the prompt, then "
+            "credits per million. For example 200000: input 2.5, cached 0.25, output 15"
+        ),
+    )
+    replace = forms.BooleanField(
+        required=False,
+        label="Replace the price in force",
+        help_text="Tick it after comparing both, when the model has a price already.",
+    )
+
+    class Meta:
+        model = ModelPrice
+        fields = ("model", "effective_from", *RATES, "tiers", "source")
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        model, moment = self.cleaned_data.get("model"), self.cleaned_data.get("effective_from")
+        replaced = pricing.in_force(model, moment) if model and moment else None
+        if replaced is not None and not self.cleaned_data.get("replace"):
+            self.add_error(
+                "replace",
+                f"This takes the place of {model} at {in_words(replaced)}. "
+                "Compare the figures, then tick this box.",
+            )
+        return cleaned
+
+
+def in_words(price: ModelPrice) -> str:
+    """A price in one line, in credits per million tokens."""
+    figures = [
+        f"{word} {credits.exact(getattr(price, field))}"
+        for word, field in (
+            ("input", "in_per_m"),
+            ("cached", "cached_in_per_m"),
+            ("output", "out_per_m"),
+            ("reasoning", "reasoning_per_m"),
+        )
+        if getattr(price, field) is not None
+    ]
+    return ", ".join(figures)
+
+
+@admin.register(ModelPrice)
+class ModelPriceAdmin(BillingAdmin):
+    form = PriceForm
+    list_display = [
+        "model",
+        "effective_from",
+        *(amount(field) for field in RATES),
+        "long_prompts",
+        "source",
+    ]
+    search_fields = ["model", "source"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_fields(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[Any]:
+        if obj is None:
+            return ["model", "effective_from", *RATES, "tiers", "source", "replace"]
+        return [
+            "model", "effective_from", *map(exactly, RATES), "long_prompts", "source",
+            "created_by", "created_at",
+        ]  # fmt: skip
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[Any]:
+        return [] if obj is None else self.get_fields(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: ModelPrice, form: Any, change: bool) -> None:
+        obj.created_by_id = staff_id(request)
+        obj.save(force_insert=True)
+        staff.record(
+            actor_id=staff_id(request),
+            action="set price",
+            target=str(obj),
+            after={field: getattr(obj, field) for field in (*RATES, "tiers")},
+            reason=obj.source,
+            ip=address(request),
+        )
+
+    @admin.display(description="long prompts")
+    def long_prompts(self, price: ModelPrice) -> str:
+        """The tiers as they are typed."""
+        return show_tiers(price.tiers) or "the same"
+
+
+class PackagePriceForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A price with its decimals, stored in minor units."""
+
+    price = forms.DecimalField(
+        min_value=Decimal(0), max_digits=15, help_text="As people write it, for example 5.00."
+    )
+
+    class Meta:
+        model = PackagePrice
+        fields = ("currency",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.instance.pk is not None:
+            self.initial["price"] = major(self.instance.amount_minor, self.instance.currency)
+
+    def clean_currency(self) -> str:
+        return str(self.cleaned_data["currency"]).strip().upper()
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        price, currency = self.cleaned_data.get("price"), self.cleaned_data.get("currency")
+        if price is not None and currency:
+            try:
+                self.instance.amount_minor = minor(price, currency)
+            except ValidationError as error:
+                self.add_error("price", error)
+            else:
+                if self.instance.amount_minor == 0:
+                    self.add_error("price", "A package is not given away: write a price above 0.")
+        return cleaned
+
+
+class PackagePriceInline(admin.TabularInline):  # type: ignore[type-arg]
+    model = PackagePrice
+    form = PackagePriceForm
+    fields = ["currency", "price"]
+    extra = 1
+
+
+@admin.register(CreditPackage)
+class CreditPackageAdmin(AuditedAdmin):
+    list_display = [
+        "name",
+        amount("credits"),
+        amount("bonus"),
+        "prices_shown",
+        "valid_days",
+        "popular",
+        "active",
+        "position",
+    ]
+    list_filter = ["active"]
+    search_fields = ["name", "slug"]
+    prepopulated_fields = {"slug": ["name"]}
+    credit_fields = ("credits", "bonus")
+    inlines = [PackagePriceInline]
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        return super().get_queryset(request).prefetch_related("prices")
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        before = _prices(form.instance)
+        super().save_formset(request, form, formset, change)
+        after = _prices(form.instance)
+        if before != after:
+            self._record(request, "price", form.instance, before, after)
+
+    @admin.display(description="prices")
+    def prices_shown(self, package: CreditPackage) -> str:
+        """The price in each currency."""
+        return ", ".join(
+            credits.show_money(price.amount_minor, price.currency) for price in package.prices.all()
+        )
+
+
+def _prices(package: CreditPackage) -> dict[str, int]:
+    prices = PackagePrice.objects.filter(package=package)
+    return {price.currency: price.amount_minor for price in prices}
+
+
+@admin.register(PackagePrice)
+class PackagePriceAdmin(ReadOnlyAdmin):
+    """For links alone: prices are changed with their package."""
+
+    list_display = ["package", "currency", money("amount_minor", "price")]
+    money_fields = {"amount_minor": "currency"}
+    list_select_related = ["package"]
+    search_fields = ["package__name", "currency"]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+
+from billing.admin.base import AuditedAdmin, ReadOnlyAdmin, amount
+from billing.models import PromoCode, PromoRedemption
+
+
+class CodeForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
+    """A code is kept in capital letters, however it is typed."""
+
+    class Meta:
+        model = PromoCode
+        fields = "__all__"  # noqa: DJ007 # staff's own form
+
+    def clean_code(self) -> str:
+        return str(self.cleaned_data["code"]).strip().upper()
+
+    def clean_max_redemptions(self) -> int:
+        most: int = self.cleaned_data["max_redemptions"]
+        if most < self.instance.redeemed:
+            raise forms.ValidationError(
+                f"It was used {self.instance.redeemed} times already: make it inactive instead."
+            )
+        return most
+
+    def clean(self) -> dict[str, Any] | None:
+        begins, ends = self.cleaned_data.get("valid_from"), self.cleaned_data.get("valid_to")
+        if begins and ends and ends <= begins:
+            self.add_error("valid_to", "It would end before it begins.")
+        return super().clean()
+
+
+@admin.register(PromoCode)
+class PromoCodeAdmin(AuditedAdmin):
+    form = CodeForm
+    list_display = [
+        "code",
+        amount("credits"),
+        "redeemed",
+        "max_redemptions",
+        "valid_from",
+        "valid_to",
+        "active",
+        "note",
+    ]
+    list_filter = ["active"]
+    search_fields = ["code", "note"]
+    readonly_fields = ["redeemed"]
+    credit_fields = ("credits",)
+    # Redemptions go on while somebody has the form open.
+    counted_elsewhere = ("redeemed",)
+
+
+@admin.register(PromoRedemption)
+class PromoRedemptionAdmin(ReadOnlyAdmin):
+    list_display = ["created_at", "code", "user", "number", "entry"]
+    list_select_related = ["code", "user", "entry"]
+    search_fields = ["user__email", "code__code"]

@@ -1,0 +1,69 @@
+"""What was used, and the limits that staff set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from billing.admin.base import AuditedAdmin, ReadOnlyAdmin, amount
+from billing.models import DailyUsage, SpendingLimit, UsageRecord
+
+AMOUNTS = ("cost", "charged", "shortfall", "absorbed")
+
+
+@admin.register(UsageRecord)
+class UsageRecordAdmin(ReadOnlyAdmin):
+    list_display = [
+        "created_at",
+        "user",
+        "model",
+        "purpose",
+        "input_tokens",
+        "output_tokens",
+        *map(amount, AMOUNTS),
+        "source",
+        "finish",
+    ]
+    list_filter = ["purpose", "source", "finish", "created_at"]
+    list_select_related = ["user"]
+    search_fields = ["user__email", "model__exact", "run_id__exact"]
+    search_help_text = "E-mail address, name of a model, or id of a run"
+    credit_fields = AMOUNTS
+
+
+@admin.register(DailyUsage)
+class DailyUsageAdmin(ReadOnlyAdmin):
+    list_display = ["day", "user", "model", "purpose", "calls", *map(amount, AMOUNTS)]
+    list_filter = ["purpose", "day"]
+    list_select_related = ["user"]
+    search_fields = ["user__email", "model__exact"]
+    credit_fields = AMOUNTS
+
+
+@admin.register(SpendingLimit)
+class SpendingLimitAdmin(AuditedAdmin):
+    list_display = ["whom", "period", "model", amount("amount", "limit"), "set_by"]
+    list_filter = ["set_by", "period"]
+    list_select_related = ["account__user"]
+    search_fields = ["account__user__email", "model"]
+    autocomplete_fields = ["account"]
+    # Who sets it here is staff: users set their own on their page.
+    exclude = ["set_by"]
+    credit_fields = ("amount",)
+
+    def has_change_permission(self, request: HttpRequest, obj: SpendingLimit | None = None) -> bool:
+        return _is_ours(obj) and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: SpendingLimit | None = None) -> bool:
+        return _is_ours(obj) and super().has_delete_permission(request, obj)
+
+    @admin.display(description="account", ordering="account")
+    def whom(self, limit: SpendingLimit) -> Any:
+        """The user, or everybody."""
+        return limit.account.user if limit.account else "everybody"
+
+
+def _is_ours(limit: SpendingLimit | None) -> bool:
+    return limit is None or limit.set_by == SpendingLimit.SetBy.STAFF

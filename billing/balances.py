@@ -1,0 +1,189 @@
+"""How an account stands, in one query: for the chip in the bar, the pages, and the low-balance mail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import median
+
+from django.conf import settings
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db import connection
+from django.db.models import F, OuterRef, QuerySet, Subquery
+from django.utils import timezone
+
+from billing import accounts, metering
+from billing.models import Account, CreditLot, UsageRecord
+from billing.models.usage import Purpose
+
+LOW_SHARE = 5  # low below a fifth of what came in last
+TYPICAL_OF = 20  # replies whose median cost is what a message costs typically
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Amounts in micro-credits. `low` is empty, "low" or "empty" (less than a typical message)."""
+
+    account: Account
+    expiring: int  # what goes first, at `expires_at`
+    last_lot: int  # how much came in last
+    typical: int  # what a message costs typically; 0 when nobody knows yet
+
+    @property
+    def available(self) -> int:
+        return self.account.available
+
+    @property
+    def balance(self) -> int:
+        return self.account.balance
+
+    @property
+    def held(self) -> int:
+        return self.account.held
+
+    @property
+    def debt(self) -> int:
+        return self.account.debt
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.account.status == Account.Status.FROZEN
+
+    @property
+    def expires_at(self) -> datetime | None:
+        return self.account.next_expiry_at if self.expiring else None
+
+    @property
+    def expires_on(self) -> str:
+        """The day on which the first credits expire: `3 Dec`, with the year if it is another."""
+        if self.expires_at is None:
+            return ""
+        day = timezone.localtime(self.expires_at)
+        return f"{day:%-d %b}" if day.year == timezone.localtime().year else f"{day:%-d %b %Y}"
+
+    @property
+    def low(self) -> str:
+        if metering.is_free(self.account):
+            return ""
+        return _low(self.balance, self.last_lot, self.typical)
+
+
+def _low(balance: int, last_lot: int, typical: int) -> str:
+    # Credits that a reply under way holds mostly come back: they are no reason to warn.
+    if balance <= 0 or balance < typical:
+        return "empty"
+    if balance * LOW_SHARE < last_lot:
+        return "low"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What is told of an account whenever it changed. Amounts in micro-credits; `low` as above."""
+
+    user_id: int
+    balance: int
+    held: int
+    low: str
+
+    @property
+    def available(self) -> int:
+        return self.balance - self.held
+
+
+def brief(account_id: int) -> Brief:
+    """What to tell of an account that changed. Raises Account.DoesNotExist.
+
+    In plain SQL, since it is asked twice for each message.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(BRIEF, [TYPICAL_OF, account_id])
+        row = cursor.fetchone()
+    if row is None:
+        raise Account.DoesNotExist(f"no account {account_id}")
+    user_id, is_staff, balance, held, last_lot, typical = row
+    is_free = is_staff and not settings.STAFF_PAY
+    low = "" if is_free else _low(balance, last_lot or 0, int(typical or 0))
+    return Brief(user_id, balance, held, low)
+
+
+BRIEF = """
+SELECT a.user_id, u.is_staff, a.balance, a.held,
+  (SELECT granted FROM billing_creditlot WHERE account_id = a.id ORDER BY id DESC LIMIT 1),
+  (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY charged) FROM (
+    SELECT charged FROM billing_usagerecord
+    WHERE user_id = a.user_id AND purpose = 'chat' AND charged > 0
+    ORDER BY created_at DESC LIMIT %s
+  ) AS replies)
+FROM billing_account a JOIN accounts_user u ON u.id = a.user_id WHERE a.id = %s
+"""
+
+
+def of_user(user_id: int) -> Balance:
+    """The balance of a user, whose account is opened if need be. Not inside a transaction."""
+    found = _read(Account.objects.filter(user_id=user_id))
+    if found is None:
+        return of_account(accounts.of(user_id).pk)
+    return found
+
+
+def of_account(account_id: int) -> Balance:
+    """The balance of an account. Raises Account.DoesNotExist."""
+    found = _read(Account.objects.filter(pk=account_id))
+    if found is None:
+        raise Account.DoesNotExist(f"no account {account_id}")
+    return found
+
+
+def _read(found: QuerySet[Account]) -> Balance | None:
+    lots = CreditLot.objects.filter(account=OuterRef("pk"))
+    expiring = lots.filter(remaining__gt=0, expires_at__isnull=False).order_by("expires_at", "id")
+    replies = UsageRecord.objects.filter(
+        user=OuterRef("user_id"), purpose=Purpose.CHAT, charged__gt=0
+    ).order_by("-created_at")
+    account = (
+        found.select_related("user")
+        .annotate(
+            expiring=Subquery(expiring.values("remaining")[:1]),
+            last_lot=Subquery(lots.order_by("-id").values("granted")[:1]),
+            replies=ArraySubquery(replies.values("charged")[:TYPICAL_OF]),
+        )
+        .first()
+    )
+    if account is None:
+        return None
+    return Balance(
+        account=account,
+        expiring=account.expiring or 0,
+        last_lot=account.last_lot or 0,
+        typical=int(median(account.replies)) if account.replies else 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """Credits that came in together, in words."""
+
+    title: str
+    remaining: int
+    granted: int
+    expires_at: datetime | None
+
+
+LOT_TITLES = {
+    CreditLot.Kind.PAID: "Bought",
+    CreditLot.Kind.BONUS: "Bonus",
+    CreditLot.Kind.PROMO: "Promo code",
+    CreditLot.Kind.GRANT: "Given",
+}
+
+
+def lots(account: Account, most: int) -> list[Lot]:
+    """What the balance is made of, at most so many lots: what expires first stands first."""
+    found = CreditLot.objects.filter(account=account, remaining__gt=0).order_by(
+        F("expires_at").asc(nulls_last=True), "id"
+    )
+    return [
+        Lot(LOT_TITLES[CreditLot.Kind(lot.kind)], lot.remaining, lot.granted, lot.expires_at)
+        for lot in found[:most]
+    ]

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from billing import checkout
+from billing.models import Order
+from billing.providers.base import ProviderError
+
+
+class Command(BaseCommand):
+    help = (
+        "Asks the providers about orders of the last days and brings them to where they stand there, "
+        "also when no webhook ever came. Harmless at any time."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--days", type=int, default=3, help="how far to look back (%(default)s)"
+        )
+        parser.add_argument(
+            "--all", action="store_true", help="paid orders too: finds their refunds and disputes"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        since = timezone.now() - timedelta(days=options["days"])
+        orders = Order.objects.filter(created_at__gte=since, provider_order_id__isnull=False)
+        if not options["all"]:
+            orders = orders.exclude(status__in=Order.SETTLED)
+        asked = changed = failed = 0
+        for order in orders.order_by("pk").iterator():
+            asked += 1
+            try:
+                after = checkout.sync_order(order.pk)
+            except ProviderError as error:
+                failed += 1
+                self.stderr.write(f"{order.pk}: {error}")
+                continue
+            if after.status != order.status:
+                changed += 1
+                self.stdout.write(f"{order.pk}: {order.status} is now {after.status}")
+        self.stdout.write(f"{asked} orders asked about, {changed} changed, {failed} not answered.")
+        if failed:
+            raise CommandError("Some providers did not answer. Run this again later.")

@@ -1,0 +1,213 @@
+"""What a run costs: a quote before it begins, a hold while it runs, a charge when it has ended.
+
+Chat calls nothing else of billing on a message's way. A quote only reads. `hold` and `charge` write,
+inside the caller's money transaction, together with the rows that they belong to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.utils import timezone
+
+from billing import ledger, limits, pricing, usage
+from billing.ledger import InsufficientCredits
+from billing.models import Account, Hold, ModelPrice, UsageRecord
+from billing.pricing import Tokens
+from chatproject.lib import db
+
+# A hold outlives the run that it is for, and whoever runs it renews it: see `keep`.
+HOLD_TIME = timedelta(seconds=settings.RUN_SECONDS) + timedelta(hours=1)
+
+
+class NotPriced(Exception):
+    """The model has no price in force, so it is not offered."""
+
+
+class BalanceChanged(InsufficientCredits):
+    """The credits that the quote counted on are gone: taken meanwhile, or past their date.
+
+    Let what is due expire (`expire_due`), and quote again.
+    """
+
+    def __init__(self, account_id: int, error: InsufficientCredits) -> None:
+        self.account_id = account_id
+        super().__init__(required=error.required, available=error.available)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a run is made under.
+
+    `max_tokens` is the reply's cap, `shortened` tells that the balance lowered it, `amount` what the
+    run may cost at most, in micro-credits; nothing is held when that is 0. `price_id` is None where
+    billing is switched off.
+    """
+
+    max_tokens: int
+    price_id: int | None = None
+    fee: int = 0
+    amount: int = 0
+    shortened: bool = False
+    account_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a run cost and what the user paid of it, in micro-credits."""
+
+    cost: int
+    charged: int
+
+
+def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee: int = 0) -> Terms:
+    """The terms of a run whose prompt has at most so many tokens.
+
+    The cap is lowered to what the user's credits pay for. A user without an account gets one: that
+    needs a money transaction. Raises NotPriced, AccountFrozen, AccountInDebt, and
+    InsufficientCredits when not even MIN_REPLY_TOKENS can be paid.
+    """
+    if not settings.BILLING:
+        return Terms(max_tokens=max_tokens)
+    price = pricing.in_force(model)
+    if price is None:
+        raise NotPriced(model)
+    account = Account.objects.select_related("user").filter(
+        user_id=user_id
+    ).first() or ledger.open_account(user_id=user_id)
+    if is_free(account):
+        return Terms(max_tokens=max_tokens, price_id=price.pk, fee=fee, account_id=account.pk)
+    return _terms(account, price, prompt_tokens, max_tokens, fee)
+
+
+def is_free(account: Account) -> bool:
+    """Whether the operator pays for the account's runs: staff, unless STAFF_PAY."""
+    return bool(account.user.is_staff and not settings.STAFF_PAY)
+
+
+def _terms(
+    account: Account, price: ModelPrice, prompt_tokens: int, max_tokens: int, fee: int
+) -> Terms:
+    def most(tokens: int) -> int:
+        return pricing.most(price, prompt_tokens=prompt_tokens, max_tokens=tokens, fee=fee)
+
+    if not (amount := most(max_tokens)):
+        return Terms(max_tokens=max_tokens, price_id=price.pk, account_id=account.pk)
+    cap = max_tokens
+    available = account.available
+    if amount > available:
+        cap = pricing.affordable(price, prompt_tokens=prompt_tokens, credits=available, fee=fee)
+        least = min(settings.MIN_REPLY_TOKENS, max_tokens)
+        ledger.refuse_hold(account, most(least))
+        cap = max(cap, least)
+        amount = most(cap)
+    else:
+        ledger.refuse_hold(account, amount)
+    return Terms(
+        max_tokens=cap,
+        price_id=price.pk,
+        fee=fee,
+        amount=amount,
+        shortened=cap < max_tokens,
+        account_id=account.pk,
+    )
+
+
+def hold(terms: Terms, *, user_id: int, run_id: UUID, model: str, conversation: UUID) -> None:
+    """Hold what a run may cost, under the run's own id; the last call before the COMMIT.
+
+    Raises LimitReached, AccountFrozen, AccountInDebt, and BalanceChanged when a new quote could
+    still find enough.
+    """
+    if terms.account_id is None:
+        return
+    # Quotas and limits count messages that cost nothing too.
+    limits.enforce(
+        account_id=terms.account_id,
+        user_id=user_id,
+        model=model,
+        conversation=conversation,
+        amount=terms.amount,
+    )
+    if not terms.amount:
+        return
+    try:
+        ledger.hold(
+            account_id=terms.account_id,
+            amount=terms.amount,
+            key=f"run:{run_id}",
+            hold_id=run_id,
+            price_id=terms.price_id,
+            model=model,
+            conversation=conversation,
+            expires_at=timezone.now() + HOLD_TIME,
+        )
+    except InsufficientCredits as error:
+        raise BalanceChanged(terms.account_id, error) from error
+
+
+def expire_due(account_id: int) -> None:
+    """Let credits past their date go, in a money transaction of its own."""
+    db.money_transaction(ledger.expire, account_id=account_id)
+
+
+def keep(run_id: UUID, now: datetime) -> bool:
+    """Keep the hold of a run for another HOLD_TIME; False when there is none any more."""
+    return ledger.extend(hold_id=run_id, expires_at=now + HOLD_TIME)
+
+
+def charge(
+    *,
+    run_id: UUID,
+    attempt: int,
+    user_id: int,
+    price: ModelPrice | None,
+    fee: int,
+    is_held: bool,
+    model: str,
+    assistant: str,
+    conversation: UUID,
+    tokens: Tokens | None,
+    source: UsageRecord.Source,
+    finish: UsageRecord.Finish,
+    by: Hold.Resolver,
+) -> Charge | None:
+    """Settle a run's hold, if it has one, for what was delivered, and record it.
+
+    `tokens` None: nothing was delivered. What failed on our side after its first word is charged
+    only with BILL_FAILED_PARTIAL; what is not charged by intent is recorded as absorbed. None when
+    there is no price to charge by.
+    """
+    if price is None:
+        return None
+    if tokens is None:
+        if is_held:
+            ledger.release(hold_id=run_id, by=by)
+        return Charge(cost=0, charged=0)
+    cost = pricing.cost(price, tokens, fee=fee)
+    charged, shortfall = 0, 0
+    is_ours = finish == UsageRecord.Finish.FAILED and not settings.BILL_FAILED_PARTIAL
+    if is_held:
+        settled = ledger.settle(hold_id=run_id, cost=0 if is_ours else cost, by=by)
+        charged, shortfall = settled.charged, settled.shortfall
+    usage.record(
+        run_id=run_id,
+        attempt=attempt,
+        user_id=user_id,
+        model=model,
+        assistant=assistant,
+        conversation=conversation,
+        hold_id=run_id if is_held else None,
+        price_id=price.pk,
+        tokens=tokens,
+        source=source,
+        cost=cost,
+        charged=charged,
+        shortfall=shortfall,
+        absorbed=cost - charged - shortfall,
+        finish=finish,
+    )
+    return Charge(cost=cost, charged=charged)

@@ -1,0 +1,113 @@
+"""One row of every table of billing, so that no page of the admin is empty."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+from django.utils import timezone
+
+from billing import promos, staff
+from billing.models import (
+    Account,
+    AutoTopUp,
+    CreditLot,
+    CreditPackage,
+    DailyUsage,
+    Dispute,
+    ExpiryNotice,
+    InvoiceCounter,
+    LedgerCheck,
+    ModelPrice,
+    Order,
+    PackagePrice,
+    Plan,
+    PromoCode,
+    ProviderEvent,
+    Refund,
+    SandboxPayment,
+    SpendingLimit,
+)
+from billing.models.usage import Purpose
+from tests.billing import books
+
+CREDIT = 1_000_000
+
+
+def make() -> Account:
+    """A user's account to which everything has happened that can happen."""
+    now = timezone.now()
+    Plan.objects.create(slug="school", name="School", monthly_credits=100 * CREDIT)
+    account = books.open_account()
+    order = books.order(
+        account, 1000 * CREDIT, paid_at=now, invoice_no=1, provider_payment_id="pay_1"
+    )
+    PackagePrice.objects.create(package=order.package, currency="USD", amount_minor=500)
+    books.settle(books.hold(account, 5 * CREDIT, model="stub-model"), cost=2 * CREDIT)
+    books.hold(account, 7 * CREDIT, model="stub-model")
+    refund = Refund.objects.create(
+        order=order, amount_minor=100, status=Refund.Status.SUCCEEDED, initiated_by="staff"
+    )
+    # More than is left: the rest is debt.
+    books.refund(order, 1200 * CREDIT, refund=refund)
+    Dispute.objects.create(
+        order=order, provider="sandbox", provider_dispute_id="dp_1", amount_minor=50
+    )
+    ProviderEvent.objects.create(
+        provider="sandbox",
+        event_id="evt_1",
+        event_type="payment.captured",
+        body=b'{"id": "pay_1", "note": "<b>caf\xc3\xa9</b>"}',
+        status=ProviderEvent.Status.REVIEW,
+        order=order,
+        error="It did not answer.",
+    )
+    PromoCode.objects.create(code="WELCOME", credits=300 * CREDIT, max_redemptions=5)
+    promos.redeem(user_id=account.user_id, code="WELCOME")
+    ExpiryNotice.objects.create(lot=CreditLot.objects.get(kind="promo"), days=14)
+    staff.give_or_take(
+        actor_id=account.user_id,
+        account_id=account.pk,
+        amount=5 * CREDIT,
+        reason="For the outage",
+        nonce=str(uuid.uuid4()),
+        ip="127.0.0.1",
+    )
+    ModelPrice.objects.create(
+        model="stub-model",
+        effective_from=now - timedelta(days=1),
+        in_per_m=15 * CREDIT,
+        cached_in_per_m=7_500_000,
+        out_per_m=60 * CREDIT,
+        tiers=[{"above": 200_000, "in_per_m": 30 * CREDIT, "out_per_m": 90 * CREDIT}],
+    )
+    DailyUsage.objects.create(
+        day=timezone.localdate() - timedelta(days=1), user_id=account.user_id, model="stub-model",
+        purpose=Purpose.CHAT, calls=1, input_tokens=10, cached_tokens=0, output_tokens=5,
+        reasoning_tokens=0, cost=CREDIT, charged=CREDIT, shortfall=0, absorbed=0,
+    )  # fmt: skip
+    SpendingLimit.objects.create(account=account, period="day", amount=50 * CREDIT)
+    AutoTopUp.objects.create(
+        user_id=account.user_id,
+        threshold=10 * CREDIT,
+        package=CreditPackage.objects.get(),
+        currency="USD",
+        monthly_cap_minor=2000,
+    )
+    SandboxPayment.objects.create(
+        id="sb_1",
+        order_id=order.pk,
+        user_id=account.user_id,
+        amount_minor=500,
+        currency="USD",
+        idempotency_key="order:1",
+    )
+    InvoiceCounter.objects.create(series="invoice", last=1)
+    LedgerCheck.objects.create(started_at=now, entries=12)
+    account.refresh_from_db()
+    return account
+
+
+def an_order() -> Order:
+    """The paid order of `make`."""
+    return Order.objects.get(provider_payment_id="pay_1")

@@ -1,0 +1,297 @@
+"""Random calls of the ledger, held against the model and the whole audit after each of them."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+from django.db import connection
+from django.utils import timezone
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from billing import audit
+from billing.models import Hold, Order
+from chatproject.lib.db import money_transaction
+from tests.billing import books
+from tests.billing.ledger_model import Book, Lot, Refused
+
+AMOUNTS = st.integers(1, 12) | st.integers(1, 1000)
+PARTS = st.sampled_from([0, 10, 50, 100, 150, 200, 1000])  # per cent of what is held
+NUMBERS = st.integers(0, 1000)  # of something that is there: ids would differ from run to run
+HOURS = st.sampled_from([None, None, 1, 2, 3, 5])  # until it expires
+GIVEN = ["grant", "bonus", "promo"]
+
+
+def prepare_audit() -> None:
+    """The audit of one account as one prepared statement: in full it would take all the time."""
+    queries = [
+        f"SELECT '{rule.code}' WHERE EXISTS ({audit.scoped(rule.query, None, 0)})"
+        for rule in audit.RULES
+    ]
+    statement = (
+        " UNION ALL ".join(queries).replace("%(account)s", "$1").replace("%(overdue)s", "$2")
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+        cursor.execute(f"PREPARE audit (bigint, timestamptz) AS {statement}")
+
+
+STATE = """
+SELECT balance, held, debt, status, next_expiry_at,
+  ARRAY(SELECT remaining FROM billing_creditlot WHERE account_id = a.id ORDER BY id),
+  ARRAY(SELECT kind || ' ' || amount FROM billing_ledgerentry WHERE account_id = a.id ORDER BY seq)
+FROM billing_account a WHERE id = %(account)s
+"""
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """One account per example; nothing is emptied in between."""
+
+    @initialize(lots=st.lists(st.tuples(AMOUNTS, HOURS), max_size=3))
+    def begin(self, lots) -> None:
+        self.began = timezone.now()
+        self.clock = mock.patch.object(timezone, "now", self.now)
+        self.book = Book()
+        self.account = books.open_account()
+        self.grants: list[dict[str, Any]] = []
+        self.holds: list[Hold] = []
+        self.orders: list[Order] = []
+        self.refunds: list[dict[str, Any]] = []
+        self.clock.start()
+        for amount, hours in lots:
+            self.grant(amount, "grant", hours, 50)
+
+    def teardown(self) -> None:
+        if hasattr(self, "clock"):
+            self.clock.stop()
+
+    def now(self):
+        return self.began + timedelta(hours=self.book.now)
+
+    @rule(
+        amount=AMOUNTS,
+        kind=st.sampled_from(GIVEN),
+        hours=HOURS,
+        priority=st.sampled_from([50, 50, 10]),
+    )
+    def grant(self, amount, kind, hours, priority):
+        expires = None if hours is None else self.book.now + hours
+        call = {
+            "amount": amount,
+            "key": uuid.uuid4().hex,
+            "kind": books.ledger.Kind(kind),
+            "priority": priority,
+            "expires_at": None if hours is None else self.now() + timedelta(hours=hours),
+        }
+        assert books.grant(self.account, **call).is_new
+        self.grants.append(call)
+        self.book.grant(kind, Lot(amount, expires=expires, priority=priority))
+
+    @precondition(lambda self: self.grants)
+    @rule(number=NUMBERS, more=st.integers(0, 1))
+    def grant_again(self, number, more):
+        call = self.grants[number % len(self.grants)]
+        if more:
+            self.refused(
+                books.ledger.KeyReused, books.grant, **call | {"amount": call["amount"] + 1}
+            )
+        else:
+            assert not books.grant(self.account, **call).is_new
+
+    @rule(amount=AMOUNTS, bonus=st.integers(0, 20))
+    def buy(self, amount, bonus):
+        order = len(self.orders)
+        self.orders.append(books.order(self.account, amount, bonus=bonus))
+        self.book.grant("purchase", Lot(amount, is_paid=True, order=order))
+        if bonus:
+            self.book.grant("bonus", Lot(bonus, order=order))
+
+    @rule(part=st.sampled_from([10, 50, 90, 100, 100, 110]))
+    def hold(self, part):
+        amount = max(1, self.book.available * part // 100)
+        call = {"amount": amount, "key": uuid.uuid4().hex}
+        call["expires_at"] = self.now() + timedelta(days=1000)
+        try:
+            self.book.hold(amount)
+        except Refused:
+            error = (
+                books.ledger.AccountFrozen
+                if self.book.is_frozen
+                else books.ledger.AccountInDebt
+                if self.book.debt
+                else books.ledger.InsufficientCredits
+            )
+            self.refused(error, books.hold, **call)
+        else:
+            self.holds.append(books.hold(self.account, **call))
+
+    @precondition(lambda self: self.holds)
+    @rule(number=NUMBERS, days=st.integers(-1, 1))
+    def hold_again_and_extend(self, number, days):
+        number %= len(self.holds)
+        held = self.holds[number]
+        again = books.hold(self.account, held.amount + 1, key=held.key)
+        assert (again.pk, again.amount) == (held.pk, held.amount)
+        later = held.expires_at + timedelta(days=days)
+        is_active = self.book.holds[number].settled is None
+        assert (
+            money_transaction(books.ledger.extend, hold_id=held.pk, expires_at=later) == is_active
+        )
+        if is_active and days > 0:
+            held.expires_at = later
+        assert Hold.objects.get(pk=held.pk).expires_at == held.expires_at
+
+    @precondition(lambda self: self.active())
+    @rule(number=NUMBERS, part=PARTS)
+    def settle(self, number, part):
+        active = self.active()
+        self.settle_one(active[number % len(active)], part)
+
+    @precondition(lambda self: self.holds)
+    @rule(number=NUMBERS, part=PARTS)
+    def settle_any(self, number, part):
+        self.settle_one(number % len(self.holds), part)
+
+    @rule(first=st.sampled_from([30, 60, 100]), second=st.sampled_from([50, 100]), part=PARTS)
+    def hold_two_and_settle_one(self, first, second, part):
+        there = len(self.holds)
+        self.hold(first)
+        self.hold(second)
+        if len(self.holds) > there:
+            self.settle_one(there, part)
+
+    def active(self):
+        return [number for number, of in enumerate(self.book.holds) if of.settled is None]
+
+    def settle_one(self, number, part):
+        held = self.holds[number]
+        cost = held.amount * part // 100
+        is_new = self.book.settle(number, cost)
+        done = books.settle(held, cost)
+        of = self.book.holds[number]
+        assert (done.is_new, done.charged, done.shortfall) == (is_new, of.settled, of.shortfall)
+
+    @rule(amount=AMOUNTS, sign=st.sampled_from([1, -1]), part=st.sampled_from([0, 50, 100, 120]))
+    def adjust(self, amount, sign, part):
+        amount = max(1, self.book.available * part // 100) if part else amount
+        call = {
+            "account_id": self.account.pk, "amount": sign * amount, "key": uuid.uuid4().hex,
+            "actor_id": self.account.user_id, "note": "a correction",
+        }  # fmt: skip
+        if sign > 0:
+            self.book.grant("adjust_up", Lot(amount))
+        else:
+            try:
+                self.book.take(amount)
+            except Refused:
+                self.refused(books.ledger.InsufficientCredits, self.adjust_by, call)
+                return
+        assert self.adjust_by(call).is_new
+        assert not self.adjust_by(call).is_new
+
+    def adjust_by(self, call):
+        return money_transaction(books.ledger.adjust, **call)
+
+    @precondition(lambda self: self.orders)
+    @rule(number=NUMBERS, part=st.integers(1, 100), kind=st.sampled_from(["refund", "dispute"]))
+    def refund(self, number, part, kind):
+        number %= len(self.orders)
+        order = self.orders[number]
+        left = (
+            order.credits
+            + order.bonus
+            - sum(
+                one["credits"]
+                for one in self.refunds
+                if one["order"] == number and not one["is_undone"]
+            )
+        )
+        if not left:
+            return
+        assert books.ledger.refundable(order_id=order.pk) == self.book.refundable(number)
+        credits = max(1, left * part // 100)
+        key, of = uuid.uuid4().hex, books.claim(order, kind)
+        taken, owed = self.book.refund(kind, number, credits)
+        call = {"credits": credits, "key": key, kind: of}
+        for _ in range(2):
+            done = books.refund(order, **call)
+            assert (done.credits, done.debt) == (taken, owed)
+        of.credits, of.debt = taken, owed
+        of.save()
+        self.refunds.append(
+            {"kind": kind, "of": of, "order": number, "credits": credits, "is_undone": False}
+            | {"key": key, "taken": taken, "owed": owed}
+        )
+        self.refused(books.ledger.KeyReused, lambda _: books.refund(order, credits + 1, key=key))
+
+    @rule(amount=AMOUNTS, earns=AMOUNTS, kind=st.sampled_from(["refund", "dispute"]))
+    def spend_before_the_refund(self, amount, earns, kind):
+        self.buy(amount, 0)
+        self.hold(100)
+        if active := self.active():
+            self.settle_one(active[-1], 90)
+        self.refund(len(self.orders) - 1, 100, kind)
+        self.grant(earns, "grant", None, 50)
+
+    @precondition(lambda self: self.refunds)
+    @rule(number=NUMBERS)
+    def give_back(self, number):
+        one = self.refunds[number % len(self.refunds)]
+        order, of = self.orders[one["order"]], one["of"]
+        if not one["is_undone"]:
+            kind = "refund_reversal" if one["kind"] == "refund" else "dispute_won"
+            self.book.give_back(kind, one["order"], one["taken"], one["owed"])
+            one["is_undone"] = True
+            books.undo_claim(of)
+        books.give_back(
+            order, one["taken"], one["owed"], key=f"{one['key']}:back", **{one["kind"]: of}
+        )
+
+    @rule(hours=st.integers(0, 3))
+    def time_passes(self, hours):
+        self.book.now += hours
+
+    @rule(hours=st.integers(0, 3))
+    def expire(self, hours):
+        self.book.now += hours
+        before = self.book.balance
+        self.book.expire()
+        expired = money_transaction(books.ledger.expire, account_id=self.account.pk)
+        assert expired == before - self.book.balance
+
+    @rule(is_frozen=st.sampled_from([True, False, False, False]))
+    def freeze(self, is_frozen):
+        self.book.is_frozen = is_frozen
+        status = type(self.account).Status("frozen" if is_frozen else "active")
+        money_transaction(books.ledger.set_status, account_id=self.account.pk, status=status)
+
+    @invariant()
+    def agrees_with_the_model(self):
+        with connection.cursor() as cursor:
+            cursor.execute(STATE, {"account": self.account.pk})
+            [(*amounts, status, next_expiry_at, lots, entries)] = cursor.fetchall()
+        book = self.book
+        assert amounts == [book.balance, book.held, book.debt]
+        assert status == ("frozen" if book.is_frozen else "active")
+        assert lots == [lot.remaining for lot in book.lots]
+        assert entries == [f"{kind} {amount}" for kind, amount in book.entries]
+        due = [lot.expires for lot in book.lots if lot.remaining and lot.expires is not None]
+        if due:
+            assert next_expiry_at <= self.began + timedelta(hours=min(due))
+
+    @invariant()
+    def books_are_right(self):
+        with connection.cursor() as cursor:
+            cursor.execute("EXECUTE audit (%s, %s)", [self.account.pk, self.now() - audit.OVERDUE])
+            assert cursor.fetchall() == []
+
+    def refused(self, error, fn, *args, **call):
+        """It raises exactly that, and nothing is written (which the invariants see)."""
+        try:
+            fn(*(args or [self.account]), **call)
+        except error:
+            return
+        raise AssertionError(f"{error.__name__} was expected")

@@ -1,0 +1,137 @@
+"""Buying, for tests: packages, orders at the test bank, webhooks as they come, the queue's work."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any, TypeVar
+
+from django.db import connection
+from django.test import Client
+
+from billing import checkout, jobs
+from billing.credits import MICRO
+from billing.models import Account, CreditPackage, Order, PackagePrice, SandboxPayment
+from billing.providers import sandbox as bank
+
+T = TypeVar("T")
+
+RETURN_URL = "http://testserver/billing/back/"
+CANCEL_URL = "http://testserver/billing/away/"
+
+
+def package(**fields: Any) -> CreditPackage:
+    """1,000 credits with 100 on top for USD 5.00, EUR 5.00 or INR 500.00."""
+    made = CreditPackage.objects.create(
+        **{
+            "slug": uuid.uuid4().hex,
+            "name": "Small",
+            "credits": 1000 * MICRO,
+            "bonus": 100 * MICRO,
+            **fields,
+        }
+    )
+    for currency, amount in (("USD", 500), ("EUR", 500), ("INR", 50_000)):
+        PackagePrice.objects.create(package=made, currency=currency, amount_minor=amount)
+    return made
+
+
+def order(account: Account, of: CreditPackage | None = None, **fields: Any) -> Order:
+    """An order that was just made."""
+    return checkout.create_order(
+        **{
+            "user_id": account.user_id,
+            "package_id": (of or package()).pk,
+            "currency": "USD",
+            "provider": "sandbox",
+            "client_key": uuid.uuid4().hex,
+            **fields,
+        }
+    )
+
+
+def begun(account: Account, of: CreditPackage | None = None, **fields: Any) -> Order:
+    """An order whose buyer stands at the provider's page."""
+    made = order(account, of, **fields)
+    checkout.begin(made.pk, return_url=RETURN_URL, cancel_url=CANCEL_URL)
+    made.refresh_from_db()
+    return made
+
+
+def paid(account: Account, of: CreditPackage | None = None, **fields: Any) -> Order:
+    """An order at the test bank that was paid and credited."""
+    made = begun(account, of, **fields)
+    bank.pay(there(made))
+    return checkout.sync_order(made.pk)
+
+
+def there(of: Order) -> str:
+    """The provider's id of an order that was begun."""
+    assert of.provider_order_id
+    return of.provider_order_id
+
+
+def payment(of: Order) -> SandboxPayment:
+    """What the test bank knows of an order."""
+    return SandboxPayment.objects.get(order_id=of.pk)
+
+
+def deliver(of: Order, event_type: str, client: Client | None = None) -> int:
+    """Have the bank's webhook arrive; gives the status of the answer."""
+    body, headers = bank.make_webhook(payment(of), event_type)
+    status: int = post(body, headers, client=client).status_code
+    return status
+
+
+def post(
+    body: bytes,
+    headers: dict[str, str],
+    *,
+    provider: str = "sandbox",
+    client: Client | None = None,
+) -> Any:
+    """A webhook as a provider sends it: without session and token."""
+    return (client or Client(enforce_csrf_checks=True)).post(
+        f"/billing/webhooks/{provider}/",
+        data=body,
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+def receive(provider: str, body: bytes, headers: dict[str, str]) -> int:
+    """Takes the webhooks of fakepay's postman."""
+    kept = {name: value for name, value in headers.items() if name != "Content-Type"}
+    status: int = post(body, kept, provider=provider).status_code
+    return status
+
+
+def work() -> int:
+    """Do all that is in the queue of billing, as a worker does; gives how many jobs that were."""
+    queue = jobs._queue()
+    done = 0
+    while queue.count:
+        job_id = queue.pop_job_id()
+        assert job_id
+        job = queue.fetch_job(job_id)
+        job.perform()
+        job.delete()
+        done += 1
+    return done
+
+
+def at_once(times: int, call: Callable[[], T]) -> list[T]:
+    """Call something in so many threads that begin together; raises what one of them raised."""
+    barrier = Barrier(times)
+
+    def run() -> T:
+        barrier.wait()
+        try:
+            return call()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(times) as pool:
+        return [future.result() for future in [pool.submit(run) for _ in range(times)]]

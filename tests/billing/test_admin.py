@@ -1,0 +1,559 @@
+"""Staff's pages about money, through their addresses."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.auth.models import Permission
+from django.contrib.messages import get_messages
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import User
+from billing import ledger
+from billing.models import (
+    Account,
+    AuditRecord,
+    CreditLot,
+    CreditPackage,
+    LedgerEntry,
+    ModelPrice,
+    Plan,
+    PromoCode,
+    ProviderEvent,
+    Refund,
+    SpendingLimit,
+)
+from chatproject.lib.db import money_transaction
+from tests.billing import books, everything
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
+
+CREDIT = 1_000_000
+MODELS: list[Any] = list(apps.get_app_config("billing").get_models())
+CHANGEABLE = {"Plan", "PromoCode", "CreditPackage", "SpendingLimit"}
+READ_ONLY = [model for model in MODELS if model.__name__ not in {*CHANGEABLE, "ModelPrice"}]
+
+
+@pytest.fixture(autouse=True)
+def no_signup_credits(settings) -> None:
+    settings.SIGNUP_CREDITS = 0
+
+
+@pytest.fixture
+def boss(client) -> User:
+    user = User.objects.create_superuser("boss@example.org", "correct horse battery")
+    client.force_login(user)
+    return user
+
+
+@pytest.fixture
+def clerk(client) -> User:
+    """Staff that may look at everything of billing and change nothing."""
+    user = User.objects.create_user("clerk@example.org", is_staff=True)
+    user.user_permissions.set(
+        Permission.objects.filter(content_type__app_label="billing", codename__startswith="view_")
+    )
+    client.force_login(user)
+    return user
+
+
+def change_url(row) -> str:
+    return reverse(f"admin:billing_{row._meta.model_name}_change", args=[row.pk])
+
+
+def said(response) -> str:
+    return " ".join(str(message) for message in get_messages(response.wsgi_request))
+
+
+# --- Reading ------------------------------------------------------------------------------------
+
+
+def test_every_table_opens_and_can_be_searched(client, boss):
+    everything.make()
+    for model in MODELS:
+        assert admin.site.is_registered(model)
+        url = reverse(f"admin:billing_{model._meta.model_name}_changelist")
+        for words in ({}, {"q": "hello"}, {"q": str(uuid.uuid4())}, {"q": "12"}):
+            assert client.get(url, words).status_code == 200, (model, words)
+        assert client.get(change_url(model.objects.first())).status_code == 200, model
+
+
+def test_what_happened_cannot_be_added_changed_or_deleted_by_anybody(client, boss):
+    everything.make()
+    for model in READ_ONLY:
+        name = f"admin:billing_{model._meta.model_name}"
+        before = list(model.objects.order_by("pk").values())
+        row = model.objects.first()
+        fields = {field.name: "1" for field in model._meta.fields}
+        delete = reverse(f"{name}_delete", args=[row.pk])
+        answers = [
+            client.get(reverse(f"{name}_add")),
+            client.post(reverse(f"{name}_add"), fields),
+            client.post(change_url(row), fields),
+            client.post(delete, {"post": "yes"}),
+        ]
+        assert [answer.status_code for answer in answers] == [403] * 4, model
+        client.post(
+            reverse(f"{name}_changelist"),
+            {"action": "delete_selected", "_selected_action": row.pk, "post": "yes"},
+        )
+        assert list(model.objects.order_by("pk").values()) == before, model
+
+
+def test_amounts_are_shown_in_credits(client, boss):
+    account = books.open_account(12_345_678)
+    page = client.get(reverse("admin:billing_account_changelist"), {"q": account.user.email})
+    assert "12.34" in page.text
+    assert "12345678" not in page.text
+    page = client.get(change_url(account))
+    assert "12.345678" in page.text
+    assert "12345678" not in page.text
+
+
+def test_a_webhook_is_shown_as_text(client, boss):
+    everything.make()
+    page = client.get(change_url(ProviderEvent.objects.get()))
+    assert "&lt;b&gt;café&lt;/b&gt;" in page.text
+    assert "<b>café" not in page.text
+
+
+# --- Giving and taking --------------------------------------------------------------------------
+
+
+def give(client, account: Account, **fields):
+    url = reverse("admin:billing_account_give", args=[account.pk])
+    fields = {"amount": "5", "reason": "For the outage", "nonce": uuid.uuid4()} | fields
+    return client.post(url, fields)
+
+
+def test_credits_are_given_with_a_reason_and_a_record(client, boss):
+    account = books.open_account(2 * CREDIT)
+    page = client.get(reverse("admin:billing_account_give", args=[account.pk]))
+    nonce = page.context["form"]["nonce"].value()
+    tomorrow = timezone.localdate() + timedelta(days=1)
+    response = give(client, account, amount="1,000.5", nonce=nonce, expires_on=tomorrow.isoformat())
+    assert response.url == change_url(account)
+    assert "1,000.50 credits were given to" in said(response)
+    assert "2 before, 1,002.50 after" in said(response)
+    entry = LedgerEntry.objects.latest("id")
+    assert (entry.kind, entry.amount, entry.actor, entry.note) == (
+        "grant",
+        1_000_500_000,
+        boss,
+        "For the outage",
+    )
+    assert entry.idempotency_key == f"grant:{nonce}"
+    lot = CreditLot.objects.latest("id")
+    assert timezone.localtime(lot.expires_at).date() == tomorrow + timedelta(days=1)
+    record = AuditRecord.objects.get()
+    assert (record.actor, record.action, record.reason, record.ip) == (
+        boss,
+        "give credits",
+        "For the outage",
+        "127.0.0.1",
+    )
+    assert record.target == f"account of {account.user}"
+    assert record.before == {"balance": 2 * CREDIT}
+    assert record.after["balance"] == 1_002_500_000
+
+
+def test_a_form_sent_twice_counts_once(client, boss):
+    account = books.open_account()
+    nonce = uuid.uuid4()
+    give(client, account, nonce=nonce)
+    response = give(client, account, nonce=nonce)
+    assert "counted once" in said(response)
+    assert books.state(account) == (5 * CREDIT, 0, 0)
+    assert AuditRecord.objects.count() == 1
+
+
+def test_a_form_sent_twice_with_other_figures_is_refused(client, boss):
+    account = books.open_account()
+    nonce = uuid.uuid4()
+    give(client, account, nonce=nonce)
+    response = give(client, account, nonce=nonce, amount="6")
+    assert "sent before with other figures" in response.text
+    assert books.state(account) == (5 * CREDIT, 0, 0)
+
+
+def test_credits_are_taken_as_far_as_they_are_free(client, boss):
+    account = books.open_account(100 * CREDIT)
+    books.hold(account, 30 * CREDIT)
+    response = give(client, account, amount="-70.1")
+    assert response.status_code == 200
+    assert "Only 70 credits are free on this account; 70.10 were to be taken." in response.text
+    assert not AuditRecord.objects.exists()
+    give(client, account, amount="\N{MINUS SIGN}70")
+    assert books.state(account) == (30 * CREDIT, 30 * CREDIT, 0)
+    entry = LedgerEntry.objects.latest("id")
+    assert (entry.kind, entry.amount) == ("adjust_down", -70 * CREDIT)
+    assert AuditRecord.objects.get().action == "take credits"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"reason": " "}, "This field is required"),
+        ({"amount": ""}, "This field is required"),
+        ({"amount": "0"}, "other than zero"),
+        ({"amount": "ten"}, "Write a number of credits"),
+        ({"amount": "0.0000001"}, "at most six decimals"),
+        ({"amount": "1e30"}, "Write a number of credits"),
+        ({"amount": "nan"}, "Write a number of credits"),
+        ({"expires_on": "2020-01-01"}, "This day has passed"),
+        ({"amount": "-1", "expires_on": "2999-01-01"}, "does not expire"),
+        ({"nonce": "again"}, "Correct what is marked"),
+    ],
+)
+def test_what_cannot_be_given_is_said_in_words(client, boss, fields, words):
+    account = books.open_account()
+    response = give(client, account, **fields)
+    assert response.status_code == 200
+    assert words in response.text
+    assert books.state(account) == (0, 0, 0)
+    assert not AuditRecord.objects.exists()
+
+
+def test_staff_give_no_more_in_a_day_than_they_may(client, boss, settings):
+    settings.STAFF_DAILY_CREDITS = 8 * CREDIT
+    account = books.open_account()
+    give(client, account)
+    response = give(client, account)
+    assert "You may give 8 credits a day, and have given 5 today." in response.text
+    give(client, account, amount="3")
+    # What is taken makes no room, and is not limited.
+    give(client, account, amount="-8")
+    assert "You may give" in give(client, account, amount="1").text
+    assert books.state(account) == (0, 0, 0)
+
+
+# --- Accounts -----------------------------------------------------------------------------------
+
+
+def test_an_account_is_frozen_and_used_again(client, boss):
+    account = books.open_account()
+    url = reverse("admin:billing_account_freeze", args=[account.pk])
+    assert client.get(url).status_code == 200
+    assert client.post(url, {"reason": ""}).status_code == 200
+    account.refresh_from_db()
+    assert account.status == "active"
+    client.post(url, {"reason": "A stolen card"})
+    client.post(url, {"reason": "Once more"})
+    account.refresh_from_db()
+    assert account.status == "frozen"
+    client.post(reverse("admin:billing_account_unfreeze", args=[account.pk]), {"reason": "Cleared"})
+    account.refresh_from_db()
+    assert account.status == "active"
+    deeds = AuditRecord.objects.order_by("id").values_list("action", "reason")
+    assert list(deeds) == [("freeze account", "A stolen card"), ("unfreeze account", "Cleared")]
+
+
+def test_several_accounts_are_frozen_with_one_reason(client, boss):
+    accounts = [books.open_account() for _ in range(3)]
+    url = reverse("admin:billing_account_changelist")
+    fields = {"action": "freeze", "_selected_action": [account.pk for account in accounts[:2]]}
+    page = client.post(url, fields)
+    assert page.status_code == 200
+    assert "Freeze 2 accounts" in page.text
+    assert not Account.objects.filter(status="frozen").exists()
+    response = client.post(url, fields | {"reason": "Card testing"})
+    assert "2 accounts frozen" in said(response)
+    assert Account.objects.filter(status="frozen").count() == 2
+    assert AuditRecord.objects.filter(reason="Card testing").count() == 2
+
+
+def test_the_plan_of_an_account_is_changed(client, boss):
+    account = books.open_account()
+    plan = Plan.objects.create(slug="school", name="School", monthly_credits=5)
+    url = reverse("admin:billing_account_plan", args=[account.pk])
+    assert client.get(url).status_code == 200
+    client.post(url, {"plan": plan.pk, "reason": "Joined the school"})
+    account.refresh_from_db()
+    assert account.plan == plan
+    client.post(url, {"plan": "", "reason": "Left"})
+    account.refresh_from_db()
+    assert account.plan is None
+    assert list(AuditRecord.objects.order_by("id").values_list("before", "after")) == [
+        ({"plan": None}, {"plan": "school"}),
+        ({"plan": "school"}, {"plan": None}),
+    ]
+
+
+def test_staff_without_the_right_change_no_account(client, clerk):
+    account = books.open_account()
+    Plan.objects.create(slug="school", name="School")
+    for page in ("give", "plan", "freeze", "unfreeze"):
+        url = reverse(f"admin:billing_account_{page}", args=[account.pk])
+        fields = {"amount": "5", "reason": "No", "nonce": uuid.uuid4(), "plan": "1"}
+        assert client.get(url).status_code == 403
+        assert client.post(url, fields).status_code == 403
+        assert url not in client.get(change_url(account)).text
+    assert not LedgerEntry.objects.exists()
+    assert not AuditRecord.objects.exists()
+
+
+def test_staff_without_the_right_have_no_actions(client, clerk):
+    everything.make()
+    for name, action in (
+        ("account", "freeze"),
+        ("order", "ask_again"),
+        ("providerevent", "process_again"),
+    ):
+        model = apps.get_model("billing", name)
+        before = list(model.objects.values())
+        deeds = AuditRecord.objects.count()
+        client.post(
+            reverse(f"admin:billing_{name}_changelist"),
+            {"action": action, "_selected_action": model.objects.first().pk, "reason": "No"},
+        )
+        assert list(model.objects.values()) == before
+        assert AuditRecord.objects.count() == deeds
+
+
+def test_staff_without_the_right_refund_nothing(client, clerk):
+    everything.make()
+    for page in ("refund", "ask"):
+        url = reverse(f"admin:billing_order_{page}", args=[everything.an_order().pk])
+        assert client.get(url).status_code == 403
+        assert client.post(url, {"reason": "No", "nonce": uuid.uuid4()}).status_code == 403
+
+
+def test_who_is_no_staff_gets_nothing(client):
+    account = books.open_account()
+    client.force_login(account.user)
+    assert client.get(reverse("billing_report")).status_code == 302
+    assert give(client, account).status_code == 302
+    assert not LedgerEntry.objects.exists()
+
+
+# --- Prices and packages ------------------------------------------------------------------------
+
+
+def add_price(client, **fields):
+    moment = timezone.localtime() + timedelta(minutes=1)
+    fields = {
+        "model": "new-model",
+        "effective_from_0": f"{moment:%Y-%m-%d}",
+        "effective_from_1": f"{moment:%H:%M:%S}",
+        "in_per_m": "15",
+        "cached_in_per_m": "7.5",
+        "out_per_m": "60",
+        "reasoning_per_m": "",
+        "request_fee": "0",
+        "tiers": "",
+        "source": "The provider's page",
+    } | fields
+    return client.post(reverse("admin:billing_modelprice_add"), fields)
+
+
+def test_a_price_is_typed_in_credits(client, boss):
+    assert client.get(reverse("admin:billing_modelprice_add")).status_code == 200
+    response = add_price(client, tiers="200,000: input 30, output 90.000001\n")
+    assert response.status_code == 302
+    price = ModelPrice.objects.get()
+    assert (price.in_per_m, price.cached_in_per_m, price.out_per_m, price.reasoning_per_m) == (
+        15 * CREDIT,
+        7_500_000,
+        60 * CREDIT,
+        None,
+    )
+    assert price.tiers == [{"above": 200_000, "in_per_m": 30 * CREDIT, "out_per_m": 90_000_001}]
+    assert price.created_by == boss
+    record = AuditRecord.objects.get()
+    assert (record.action, record.reason) == ("set price", "The provider's page")
+    page = client.get(change_url(price))
+    assert "200000: input 30, output 90.000001" in page.text
+
+
+def test_a_price_replaces_another_one_on_purpose_only(client, boss):
+    everything.make()
+    response = add_price(client, model="stub-model")
+    assert response.status_code == 200
+    assert "takes the place of stub-model at input 15, cached 7.5, output 60" in response.text
+    assert add_price(client, model="stub-model", replace="on").status_code == 302
+    assert ModelPrice.objects.filter(model="stub-model").count() == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"in_per_m": "-1"}, "Write at least 0"),
+        ({"out_per_m": "1000001"}, "A price above 1,000,000 credits"),
+        ({"tiers": "200000 input 3"}, "cannot be read"),
+        ({"tiers": "200000: tea 3"}, "cannot be read"),
+        ({"tiers": "200000:"}, "cannot be read"),
+        ({"tiers": "200000: input -3"}, "never negative"),
+    ],
+)
+def test_a_wrong_price_is_refused(client, boss, fields, words):
+    response = add_price(client, **fields)
+    assert response.status_code == 200
+    assert words in response.text
+    assert not ModelPrice.objects.exists()
+
+
+def test_a_price_is_never_changed(client, boss):
+    everything.make()
+    price = ModelPrice.objects.get()
+    assert client.post(change_url(price), {"in_per_m": "1"}).status_code == 403
+    url = reverse("admin:billing_modelprice_delete", args=[price.pk])
+    assert client.post(url, {"post": "yes"}).status_code == 403
+
+
+def package_fields(**fields) -> dict[str, str]:
+    return {
+        "slug": "starter",
+        "name": "Starter",
+        "credits": "1,000",
+        "bonus": "50",
+        "position": "0",
+        "prices-TOTAL_FORMS": "2",
+        "prices-INITIAL_FORMS": "0",
+        "prices-0-currency": "usd",
+        "prices-0-price": "9.99",
+        "prices-1-currency": "JPY",
+        "prices-1-price": "1500",
+    } | fields
+
+
+def test_a_package_is_made_with_its_prices(client, boss):
+    url = reverse("admin:billing_creditpackage_add")
+    assert client.get(url).status_code == 200
+    assert client.post(url, package_fields()).status_code == 302
+    package = CreditPackage.objects.get()
+    assert (package.credits, package.bonus) == (1000 * CREDIT, 50 * CREDIT)
+    prices = dict(package.prices.values_list("currency", "amount_minor"))
+    assert prices == {"USD": 999, "JPY": 1500}
+    page = client.get(change_url(package))
+    assert 'value="9.99"' in page.text
+    assert 'value="1500"' in page.text
+    deeds = set(AuditRecord.objects.values_list("action", flat=True))
+    assert deeds == {"add credit package", "price credit package"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"prices-1-price": "1500.5"}, "JPY has no such fraction"),
+        ({"prices-0-price": "0"}, "above 0"),
+        ({"prices-0-currency": "US1"}, "three capital letters"),
+        ({"prices-1-currency": "USD"}, "duplicate"),
+        ({"credits": "0"}, "violated"),
+    ],
+)
+def test_a_wrong_package_is_refused(client, boss, fields, words):
+    response = client.post(reverse("admin:billing_creditpackage_add"), package_fields(**fields))
+    assert response.status_code == 200
+    assert words in response.text
+    assert not CreditPackage.objects.exists()
+
+
+def test_a_promo_code_is_made_in_capitals(client, boss):
+    fields = {"code": " spring-24 ", "credits": "10", "max_redemptions": "5", "per_user": "1"}
+    response = client.post(reverse("admin:billing_promocode_add"), fields)
+    assert response.status_code == 302
+    code = PromoCode.objects.get()
+    assert (code.code, code.credits) == ("SPRING-24", 10 * CREDIT)
+
+
+def test_saving_a_promo_code_keeps_what_was_redeemed_meanwhile(client, boss, monkeypatch):
+    code = PromoCode.objects.create(code="A", credits=1, max_redemptions=5)
+    save = PromoCode.save
+
+    def redeem_first(self, **options) -> None:
+        PromoCode.objects.filter(pk=code.pk).update(redeemed=3)
+        save(self, **options)
+
+    monkeypatch.setattr(PromoCode, "save", redeem_first)
+    fields = {"code": "A", "credits": "1", "max_redemptions": "9", "per_user": "1", "note": "x"}
+    assert client.post(change_url(code), fields).status_code == 302
+    code.refresh_from_db()
+    assert (code.redeemed, code.max_redemptions, code.note) == (3, 9, "x")
+    record = AuditRecord.objects.get()
+    assert record.action == "change promo code"
+    assert record.before["max_redemptions"] == 5
+    assert record.after["max_redemptions"] == 9
+
+
+def test_limits_of_users_are_theirs(client, boss):
+    account = books.open_account()
+    url = reverse("admin:billing_spendinglimit_add")
+    fields = {"account": account.pk, "period": "day", "model": "", "amount": "12.5"}
+    assert client.post(url, fields).status_code == 302
+    limit = SpendingLimit.objects.get()
+    assert (limit.set_by, limit.amount) == ("staff", 12_500_000)
+    own = SpendingLimit.objects.create(account=account, set_by="user", period="month", amount=1)
+    assert client.post(change_url(own), fields).status_code == 403
+    delete = reverse("admin:billing_spendinglimit_delete", args=[own.pk])
+    assert client.post(delete, {"post": "yes"}).status_code == 403
+
+
+# --- Orders and webhooks ------------------------------------------------------------------------
+
+
+def test_an_event_is_processed_again(client, boss):
+    everything.make()
+    event = ProviderEvent.objects.get()
+    response = client.post(
+        reverse("admin:billing_providerevent_changelist"),
+        {"action": "process_again", "_selected_action": event.pk},
+    )
+    assert "1 event will be processed again" in said(response)
+    event.refresh_from_db()
+    assert (event.status, event.attempts, event.error) == ("received", 0, "")
+    assert AuditRecord.objects.filter(action="process event").exists()
+
+
+def test_a_provider_that_is_not_configured_is_said_so(client, boss, settings):
+    settings.PAYMENTS_SANDBOX = False
+    everything.make()
+    order = everything.an_order()
+    order.provider_order_id = "sb_1"
+    order.save()
+    response = client.post(reverse("admin:billing_order_ask", args=[order.pk]))
+    assert "could not be asked" in said(response)
+
+
+def test_a_page_that_was_only_opened_asks_nobody(client, boss):
+    everything.make()
+    before = AuditRecord.objects.count()
+    url = reverse("admin:billing_order_ask", args=[everything.an_order().pk])
+    assert client.get(url).status_code == 302
+    assert AuditRecord.objects.count() == before
+
+
+def test_a_refund_is_no_more_than_unused_credits_are_worth(client, boss):
+    account = books.open_account()
+    order = books.order(account, 1000 * CREDIT, paid_at=timezone.now())
+    books.settle(books.hold(account, 900 * CREDIT), cost=900 * CREDIT)
+    url = reverse("admin:billing_order_refund", args=[order.pk])
+    page = client.get(url)
+    assert "The unused credits are worth <strong>USD 0.50</strong>" in page.text
+    response = client.post(url, {"amount": "0.51", "reason": "Asked", "nonce": uuid.uuid4()})
+    assert "are worth USD 0.50" in response.text
+    response = client.post(url, {"amount": "0.505", "reason": "Asked", "nonce": uuid.uuid4()})
+    assert "USD has no such fraction" in response.text
+    response = client.post(url, {"amount": "0", "reason": "Asked", "nonce": uuid.uuid4()})
+    assert "above zero" in response.text
+    assert not Refund.objects.exists()
+
+
+def test_an_order_whose_credits_are_gone_has_nothing_to_refund(client, boss):
+    account = books.open_account()
+    order = books.order(account, 1000 * CREDIT, paid_at=timezone.now())
+    money_transaction(
+        ledger.adjust,
+        account_id=account.pk,
+        amount=-1000 * CREDIT,
+        key="all",
+        actor_id=boss.pk,
+        note="All",
+    )
+    page = client.get(reverse("admin:billing_order_refund", args=[order.pk]))
+    assert "Nothing of this purchase can be refunded" in page.text

@@ -1,0 +1,32 @@
+"""The ledger against a model of it. LEDGER_EXAMPLES=10000 for a long run."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.billing.ledger_machine import LedgerMachine, prepare_audit
+
+EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "40"))
+
+
+@pytest.mark.timeout(60 + EXAMPLES * 5)
+@pytest.mark.django_db(transaction=True)
+def test_any_calls_in_any_order_leave_the_books_right(settings):
+    settings.SIGNUP_CREDITS = 0
+    prepare_audit()
+    run_state_machine_as_test(LedgerMachine, settings=machine_settings(EXAMPLES))
+
+
+def machine_settings(examples: int, **options: Any) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        **options,
+    )

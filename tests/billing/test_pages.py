@@ -1,0 +1,696 @@
+"""The pages about credits, as people and programs see them."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.core import mail
+from django.core.cache import cache
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import User
+from billing import balances, ledger, limits, low_balance, refunds
+from billing.models import (
+    Account,
+    AutoTopUp,
+    CreditPackage,
+    Order,
+    PackagePrice,
+    PromoCode,
+    Refund,
+)
+from chatproject.lib.db import money_transaction
+from tests.billing import books, paying
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
+
+CREDIT = 1_000_000
+
+
+@pytest.fixture
+def inside(client: Client, account: Account) -> Client:
+    client.force_login(account.user)
+    return client
+
+
+@pytest.fixture
+def stranger(account: Account) -> Client:
+    other = Client()
+    other.force_login(books.open_account().user)
+    return other
+
+
+@pytest.fixture
+def package() -> CreditPackage:
+    made = CreditPackage.objects.create(
+        slug="small", name="Small", credits=1_000 * CREDIT, bonus=250 * CREDIT, popular=True
+    )
+    for currency, amount in (("USD", 1_000), ("JPY", 1_500)):
+        PackagePrice.objects.create(package=made, currency=currency, amount_minor=amount)
+    return made
+
+
+@pytest.fixture
+def sandbox(settings) -> None:
+    settings.DEBUG = settings.PAYMENTS_SANDBOX = True
+    settings.CURRENCIES = ["USD", "JPY"]
+
+
+def bought(account: Account, credits: int = 100 * CREDIT, **fields) -> Order:
+    """An order that was paid just now."""
+    fields = {"paid_at": timezone.now(), "invoice_no": Order.objects.count() + 1} | fields
+    return books.order(account, credits, **fields)
+
+
+def text(response) -> str:
+    return " ".join(response.content.decode().split())
+
+
+def queries(client: Client, path: str) -> int:
+    with CaptureQueriesContext(connection) as captured:
+        assert client.get(path).status_code == 200
+    return len(captured)
+
+
+PAGES = ["overview", "history", "usage", "packages", "limits"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_opens_for_a_new_user_and_asks_visitors_to_sign_in(inside, name):
+    path = reverse(f"billing:{name}")
+    response = inside.get(path)
+    assert response.status_code == 200
+    assert 'aria-current="page"' in text(response)
+    assert "no-store" in response["Cache-Control"]
+    assert Client().get(path)["Location"].startswith("/accounts/login/?next=/billing/")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_makes_the_same_queries_however_much_there_is_on_it(inside, account, package, name):
+    path = reverse(f"billing:{name}")
+
+    def live() -> None:
+        books.grant(account, 100 * CREDIT, expires_at=timezone.now() + timedelta(days=9))
+        books.settle(books.hold(account, CREDIT, model="stub-model"), CREDIT)
+        books.hold(account, CREDIT)
+        bought(account)
+
+    live()
+    few = queries(inside, path)
+    for _ in range(5):
+        live()
+    assert queries(inside, path) == few
+    assert few <= 12
+
+
+# --- The overview -----------------------------------------------------------------------------
+
+
+def test_the_overview_says_what_one_has_in_one_line_and_what_it_is_made_of(inside, account):
+    books.grant(account, 1_000 * CREDIT)
+    expiry = timezone.now() + timedelta(days=20)
+    books.grant(account, 200 * CREDIT, kind=ledger.Kind.PROMO, expires_at=expiry)
+    books.hold(account, 14 * CREDIT)
+    page = text(inside.get("/billing/"))
+    assert "<strong>1,186</strong> credits available" in page
+    day = timezone.localtime(expiry)
+    assert f"Next to expire 200 on {day:%-d %b}" in page
+    assert "Balance 1,200" in page
+    assert "Reserved 14" in page
+    assert page.index("Promo code</td>") < page.index("Given</td>")
+
+
+def test_a_user_whose_account_was_never_opened_gets_one(client, settings):
+    settings.SIGNUP_CREDITS = 5 * CREDIT
+    user = User.objects.bulk_create([User(email="imported@example.org")])[0]
+    client.force_login(user)
+    assert "<strong>5</strong> credits available" in text(client.get("/billing/"))
+
+
+def test_a_frozen_account_and_a_debt_are_told_in_words(inside, account):
+    money_transaction(ledger.set_status, account_id=account.pk, status=Account.Status.FROZEN)
+    order = bought(account, credits=10 * CREDIT)
+    books.settle(books_hold_despite_freeze(account), 10 * CREDIT)
+    money_transaction(ledger.refund, order_id=order.pk, credits=4 * CREDIT, key="refund:x")
+    page = text(inside.get("/billing/"))
+    assert "Your credits are frozen" in page
+    assert "You owe 4 credits" in page
+
+
+def books_hold_despite_freeze(account: Account):
+    money_transaction(ledger.set_status, account_id=account.pk, status=Account.Status.ACTIVE)
+    held = books.hold(account, 10 * CREDIT)
+    money_transaction(ledger.set_status, account_id=account.pk, status=Account.Status.FROZEN)
+    return held
+
+
+def test_the_balance_for_programs_is_exact(inside, account):
+    books.grant(account, 1_234_567)
+    books.hold(account, 234_567)
+    assert inside.get("/billing/balance").json() == {
+        "available": "1",
+        "balance": "1.234567",
+        "held": "0.234567",
+        "low": "",
+    }
+    assert Client(headers={"accept": "application/json"}).get("/billing/balance").status_code == 401
+
+
+def test_the_bar_of_the_chats_shows_the_balance_and_leads_to_it(inside, account, settings):
+    books.grant(account, 1_234_500_000)
+    books.hold(account, CREDIT)
+    page = text(inside.get("/"))
+    assert "<span data-balance-available>1,233.50</span>" in page
+    assert 'title="Balance 1,234.50 · reserved 1"' in page
+    settings.BILLING = False
+    assert "data-balance" not in text(inside.get("/"))
+
+
+# --- Promo codes ------------------------------------------------------------------------------
+
+
+def test_a_promo_code_gives_its_credits_and_a_wrong_one_says_what_is_wrong(inside, account):
+    PromoCode.objects.create(code="HELLO", credits=50 * CREDIT, max_redemptions=2)
+    response = inside.post("/billing/redeem/", {"code": "hello"}, follow=True)
+    assert "You got 50 credits." in text(response)
+    account.refresh_from_db()
+    assert account.balance == 50 * CREDIT
+    again = inside.post("/billing/redeem/", {"code": "hello"})
+    assert again.status_code == 400
+    assert "You have used the code HELLO already." in text(again)
+    for code in ("nothing", "", "\0", "<b>", "x" * 5_000):
+        refused = inside.post("/billing/redeem/", {"code": code})
+        assert refused.status_code == 400
+        assert "There is no code" in text(refused)
+        assert "<b>" not in text(refused)
+    assert inside.get("/billing/redeem/")["Location"] == "/billing/"
+
+
+def test_codes_cannot_be_guessed(inside, account):
+    for _ in range(10):
+        assert "There is no code" in text(inside.post("/billing/redeem/", {"code": "guess"}))
+    PromoCode.objects.create(code="RIGHT", credits=CREDIT, max_redemptions=2)
+    assert "Try again later." in text(inside.post("/billing/redeem/", {"code": "RIGHT"}))
+    account.refresh_from_db()
+    assert account.balance == 0
+    cache.clear()
+    assert "You got 1 credits." in text(
+        inside.post("/billing/redeem/", {"code": "RIGHT"}, follow=True)
+    )
+
+
+def test_without_redis_codes_are_refused_with_words(inside, account, settings):
+    PromoCode.objects.create(code="RIGHT", credits=CREDIT, max_redemptions=2)
+    settings.CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": "redis://127.0.0.1:9/0",
+        }
+    }
+    refused = inside.post("/billing/redeem/", {"code": "RIGHT"})
+    assert refused.status_code == 400
+    assert "Codes cannot be checked at the moment." in text(refused)
+
+
+# --- History and usage ------------------------------------------------------------------------
+
+
+def test_the_history_reads_like_a_bank_statement(inside, account):
+    books.grant(account, 100 * CREDIT, note="Welcome")
+    chat = uuid.uuid4()
+    books.settle(books.hold(account, 2 * CREDIT, model="stub-model", conversation=chat), 2 * CREDIT)
+    books.hold(account, 3 * CREDIT, model="stub-model")
+    page = text(inside.get("/billing/history/"))
+    assert (
+        '<td role="cell" class="number amount in">+100.00</td> <td role="cell" class="number after">100.00</td>'
+        in page
+    )
+    minus = "\N{MINUS SIGN}"
+    assert f'<td role="cell" class="number amount">{minus}2.00</td>' in page
+    assert f'<a href="/c/{chat}/">Chat</a>' in page
+    assert "10 tokens in, 5 out" in page
+    assert "(3.00)" in page
+    assert "for a reply that is being written" in page
+    assert page.index("(3.00)") < page.index(f"{minus}2.00<") < page.index("+100.00<")
+
+
+def test_an_empty_history_says_what_will_stand_there(inside):
+    assert "will stand here" in text(inside.get("/billing/history/"))
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("before=x", "That link leads nowhere."),
+        ("before=0", "That link leads nowhere."),
+        ("before=99999999999999999999999", "That link leads nowhere."),
+        ("kind=bribes", "There is no such kind of line."),
+        ("model=%00", "You have not used that model."),
+        ("first=yesterday", "Give a date as year, month and day"),
+        ("first=0001-01-01", "greater than or equal to"),
+        ("last=9999-12-31", "less than or equal to"),
+        ("first=2026-02-30", "Give a date as year, month and day"),
+        ("first=2026-02-03&last=2026-02-01", "The first day is after the last one"),
+    ],
+)
+def test_a_wrong_filter_is_told_and_hides_nothing(inside, account, query, words):
+    books.grant(account, 100 * CREDIT)
+    response = inside.get(f"/billing/history/?{query}")
+    assert response.status_code == 200
+    assert words in text(response)
+    if "first=2026-02-03" not in query:
+        assert "+100" in text(response)
+    assert inside.get(f"/billing/history.csv?{query}")["Location"].startswith("/billing/history/?")
+
+
+def test_filters_stay_in_the_links_to_older_lines_and_to_the_file(inside, account, monkeypatch):
+    monkeypatch.setattr("billing.statements.PAGE", 2)
+    for _ in range(4):
+        books.grant(account, CREDIT)
+    page = text(inside.get("/billing/history/?kind=given"))
+    assert 'href="?kind=given&amp;before=3"' in page
+    assert "/billing/history.csv?kind=given" in page
+    older = text(inside.get("/billing/history/?kind=given&before=3"))
+    assert "Newest" in older
+    assert "before=" not in older.replace("kind=given&before", "")
+
+
+def test_a_page_of_the_history_carries_on_from_the_balance_before(inside, account, monkeypatch):
+    monkeypatch.setattr("billing.statements.PAGE", 2)
+    for _ in range(4):
+        books.grant(account, CREDIT)
+    first = inside.get("/billing/history/").context["statement"]
+    second = inside.get("/billing/history/?before=3").context["statement"]
+    assert first.opening == second.closing == 2 * CREDIT
+
+
+def test_usage_is_drawn_by_day_and_stands_in_tables(inside, account):
+    books.grant(account, 100 * CREDIT)
+    for amount in (2, 3):
+        books.settle(books.hold(account, amount * CREDIT, model="stub-model"), amount * CREDIT)
+    response = inside.get("/billing/usage/")
+    page = text(response)
+    assert "<strong>5</strong> credits used" in page
+    today = timezone.localtime()
+    assert f"{today:%-d %B}: 5 credits" in page
+    assert 'role="img"' in page
+    assert "style=" not in page
+    chart = response.context["chart"]
+    [bar] = [bar for bar in chart.bars if bar.parts]
+    assert len(chart.bars) in {28, 29, 30, 31}
+    assert chart.scale == ["6", "3", "0"]
+    assert bar.parts[0].height == pytest.approx(chart.height * 5 / 6, abs=0.01)
+    assert bar.parts[0].y + bar.parts[0].height == pytest.approx(chart.height)
+
+
+def test_the_file_of_usage_has_a_row_for_each_day_and_model(inside, account):
+    books.grant(account, 100 * CREDIT)
+    books.settle(books.hold(account, CREDIT, model="stub-model"), CREDIT)
+    response = inside.get("/billing/usage.csv")
+    lines = response.content.decode().splitlines()
+    assert len(lines) == 2
+    assert lines[1].endswith(",stub-model,1,10,0,5,0,1")
+
+
+@pytest.mark.parametrize(
+    "month", ["x", "2026-13", "0000-01", "9999-12", "2026-1", "\0", "2026-01-05"]
+)
+def test_a_wrong_month_is_told(inside, month):
+    response = inside.get("/billing/usage/", {"month": month})
+    assert response.status_code == 200
+    assert "Give a month as year and month" in text(response)
+    assert inside.get("/billing/usage.csv", {"month": month}).status_code == 200
+
+
+def test_months_lead_to_each_other_but_not_into_the_future(inside):
+    page = text(inside.get("/billing/usage/?month=2026-01"))
+    assert "?month=2025-12" in page
+    assert "?month=2026-02" in page
+    assert "You used nothing in January 2026." in page
+    assert 'rel="next"' not in text(inside.get("/billing/usage/"))
+
+
+# --- Limits -----------------------------------------------------------------------------------
+
+
+def test_limits_are_set_shown_and_taken_away(inside, account):
+    inside.post("/billing/limits/", {"day": "12.5", "month": " 1,000 ", "conversation": ""})
+    assert {limit.period: limit.amount for limit in limits.own(account.pk)} == {
+        "day": 12_500_000,
+        "month": 1_000 * CREDIT,
+    }
+    page = text(inside.get("/billing/limits/"))
+    assert 'value="12.5"' in page
+    assert 'value="1000"' in page
+    inside.post("/billing/limits/", {"day": "", "month": "", "conversation": ""})
+    assert limits.own(account.pk) == []
+
+
+@pytest.mark.parametrize("amount", ["many", "-1", "1e99", "NaN", "0.0000001", "∞"])
+def test_a_limit_that_is_no_number_of_credits_is_told(inside, account, amount):
+    response = inside.post("/billing/limits/", {"day": amount})
+    assert response.status_code == 400
+    assert limits.own(account.pk) == []
+    page = text(response)
+    assert "Write a number of credits" in page or "not negative" in page
+
+
+# --- Buying -----------------------------------------------------------------------------------
+
+
+def test_without_a_provider_the_page_says_whom_to_ask(inside, package, settings):
+    settings.PAYMENTS_SANDBOX = False
+    page = text(inside.get("/billing/packages/"))
+    assert "Buying is not set up here yet." in page
+    assert "Ask the people who run" in page
+    assert "<form method" not in page.split("<main")[1]
+
+
+def test_packages_show_their_price_for_a_thousand_in_the_chosen_currency(inside, package, sandbox):
+    page = text(inside.get("/billing/packages/"))
+    assert "USD 10.00" in page
+    assert "USD 8.00 per 1,000 credits" in page
+    assert "+ 250 bonus" in page
+    assert "Popular" in page
+    assert "JPY 1,200 per 1,000 credits" in text(inside.get("/billing/packages/?currency=jpy"))
+    assert "USD 10.00" in text(inside.get("/billing/packages/?currency=XXX"))
+
+
+def test_packages_for_programs_are_public_and_cached(package, sandbox):
+    response = Client().get("/billing/packages.json")
+    assert "public" in response["Cache-Control"]
+    assert "Cookie" not in response.headers.get("Vary", "")
+    found = response.json()["packages"]
+    assert [(entry["currency"], entry["price"]) for entry in found] == [
+        ("JPY", "JPY 1,500"),
+        ("USD", "USD 10.00"),
+    ]
+    assert found[0]["credits"] == "1000"
+
+
+def test_a_package_that_is_not_sold_any_more_is_not_shown(inside, package, sandbox):
+    CreditPackage.objects.update(active=False)
+    assert "No credits are for sale" in text(inside.get("/billing/packages/"))
+    assert Client().get("/billing/packages.json").json() == {"packages": []}
+
+
+def basket(of: CreditPackage, **fields) -> dict[str, object]:
+    return {
+        "package": of.pk,
+        "currency": "USD",
+        "provider": "sandbox",
+        "nonce": "abcdefgh1234",
+        "next": "/c/new/",
+    } | fields
+
+
+def test_a_double_click_makes_one_order(inside, package, sandbox):
+    first = inside.post("/billing/buy/", basket(package))
+    second = inside.post("/billing/buy/", basket(package))
+    assert first.status_code == 302
+    assert first["Location"] == second["Location"]
+    order = Order.objects.get()
+    assert (order.amount_minor, order.currency, order.return_to) == (1_000, "USD", "/c/new/")
+
+
+@pytest.mark.parametrize(
+    "next",
+    ["https://evil.example/", "//evil.example", "javascript:alert(1)", "/\\evil.example", "\0"],
+)
+def test_the_way_back_is_a_path_of_this_site(inside, package, sandbox, next):
+    assert "evil" not in text(inside.get("/billing/packages/", {"next": next}))
+    inside.post("/billing/buy/", basket(package, next=next))
+    assert [order.return_to for order in Order.objects.all()] in ([], [""])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"package": ""},
+        {"package": "x"},
+        {"package": 0},
+        {"package": 2**70},
+        {"package": 999_999},
+        {"currency": "usd1"},
+        {"currency": "EUR"},
+        {"provider": "nobody"},
+        {"provider": "\0"},
+        {"nonce": ""},
+        {"nonce": "x" * 100},
+    ],
+)
+def test_a_wrong_order_is_refused_in_words(inside, package, sandbox, wrong):
+    response = inside.post("/billing/buy/", basket(package, **wrong), follow=True)
+    assert response.status_code == 200
+    assert 'class="notice notice-error"' in text(response)
+    assert not Order.objects.exists()
+    assert inside.get("/billing/buy/")["Location"] == "/billing/packages/"
+
+
+# --- One order --------------------------------------------------------------------------------
+
+
+def test_an_order_is_its_owners_alone(inside, stranger, account):
+    order = bought(account)
+    for name in ("order", "receipt", "order_return"):
+        path = reverse(f"billing:{name}", args=[order.pk])
+        assert inside.get(path).status_code in {200, 302}
+        assert stranger.get(path).status_code == 404
+        assert inside.get(reverse(f"billing:{name}", args=[uuid.uuid4()])).status_code == 404
+    for name in ("pay", "refund"):
+        path = reverse(f"billing:{name}", args=[order.pk])
+        assert stranger.post(path).status_code == 404
+    assert not Refund.objects.exists()
+
+
+@pytest.mark.parametrize("status", Order.Status)
+def test_an_order_says_how_it_stands(inside, account, status):
+    order = bought(account, status=status)
+    page = text(inside.get(f"/billing/orders/{order.pk}/"))
+    assert ('http-equiv="refresh"' in page) == (status in Order.OPEN)
+    assert ("Go on to pay" in page) == (status in Order.OPEN)
+    assert ("receipt.pdf" in page) == (status in Order.SETTLED)
+    assert inside.get("/billing/").status_code == 200
+
+
+def test_an_open_order_does_not_look_again_for_ever(inside, account):
+    order = bought(account, status=Order.Status.PENDING)
+    old = timezone.now() - timedelta(hours=3)
+    Order.objects.filter(pk=order.pk).update(updated_at=old)
+    assert 'http-equiv="refresh"' not in text(inside.get(f"/billing/orders/{order.pk}/"))
+
+
+def test_a_provider_that_comes_back_with_a_post_finds_the_session_by_the_way_of_the_sign_in(
+    inside, account
+):
+    order = bought(account)
+    path = f"/billing/orders/{order.pk}/return/"
+    # Another site's form brings neither the session's cookie nor our token.
+    posted = Client(enforce_csrf_checks=True).post(path, {"razorpay_payment_id": "pay_1"})
+    assert posted["Location"] == f"/accounts/login/?next={path}"
+    assert inside.get(posted["Location"])["Location"] == path
+    assert inside.get(path)["Location"] == f"/billing/orders/{order.pk}/"
+
+
+def test_a_provider_that_is_reached_by_a_form_gets_one_with_a_button(inside, package, fakepay):
+    response = inside.post("/billing/buy/", basket(package, provider="razorpay"))
+    page = text(response)
+    assert f'action="{fakepay.url}/v1/checkout/embedded"' in page
+    [order] = Order.objects.all()
+    assert f'name="order_id" value="{order.provider_order_id}"' in page
+    assert f"/billing/orders/{order.pk}/return/" in page
+    assert "Go on to Razorpay" in page
+    assert "<script" not in page
+
+
+def test_a_provider_that_does_not_answer_is_told_and_the_order_goes_on(
+    inside, account, package, settings, fakepay
+):
+    inside.post("/billing/buy/", basket(package, provider="razorpay"))
+    order = Order.objects.get()
+    settings.RAZORPAY_API_BASE = "http://127.0.0.1:9"
+    page = text(inside.get(f"/billing/orders/{order.pk}/return/", follow=True))
+    assert "Razorpay does not answer just now." in page
+    assert "Not paid yet" in page
+    again = text(inside.post(f"/billing/orders/{order.pk}/pay/", follow=True))
+    assert "Nothing was charged. Try again in a minute." in again
+
+
+def test_a_paid_order_can_be_refunded_by_its_buyer_once(inside, account, sandbox):
+    order = paying.paid(account)
+    path = f"/billing/orders/{order.pk}/"
+    assert "Ask for your money back" in text(inside.get(path))
+    sent = {"nonce": "abcdefgh1234", "reason": "Not needed"}
+    for _ in range(2):
+        inside.post(f"{path}refund/", sent)
+    refund = Refund.objects.get()
+    assert (refund.amount_minor, refund.reason) == (order.amount_minor, "Not needed")
+    page = text(inside.get(path))
+    assert "Refunded" in page
+    assert "sent back to you" in page
+    assert "Ask for your money back" not in page
+
+
+@pytest.mark.parametrize("nonce", ["", "short", "x" * 65])
+def test_a_refund_without_its_form_is_not_begun(inside, account, sandbox, nonce):
+    order = paying.paid(account)
+    page = text(inside.post(f"/billing/orders/{order.pk}/refund/", {"nonce": nonce}, follow=True))
+    assert "This form is out of date." in page
+    assert not Refund.objects.exists()
+
+
+def test_a_purchase_can_be_taken_back_while_it_is_unused(inside, account, sandbox):
+    order = bought(account, credits=100 * CREDIT)
+    page = text(inside.get(f"/billing/orders/{order.pk}/"))
+    assert ("Ask for your money back" in page) == (refunds.eligible(order) == "")
+    books.settle(books.hold(account, 50 * CREDIT), 50 * CREDIT)
+    assert "Ask for your money back" not in text(inside.get(f"/billing/orders/{order.pk}/"))
+    refused = inside.post(
+        f"/billing/orders/{order.pk}/refund/", {"nonce": "abcdefgh1234"}, follow=True
+    )
+    assert "notice-error" in text(refused)
+    assert not Refund.objects.exists()
+
+
+# --- Buying by itself -------------------------------------------------------------------------
+
+
+def terms(of: CreditPackage, **fields) -> dict[str, str]:
+    return {"offer": f"{of.pk}-USD", "threshold": "100", "cap": "25.50", "consent": "on"} | fields
+
+
+def test_automatic_purchases_are_not_there_unless_they_are_offered(inside, package, sandbox):
+    assert inside.get("/billing/top-up/").status_code == 404
+    assert "automatic top-up" not in text(inside.get("/billing/limits/"))
+
+
+def test_automatic_purchases_begin_with_consent_and_can_be_turned_off(
+    inside, account, package, sandbox, settings
+):
+    settings.AUTO_TOP_UP = True
+    assert "automatic top-up" in text(inside.get("/billing/limits/"))
+    refused = inside.post("/billing/top-up/", terms(package, consent=""))
+    assert refused.status_code == 400
+    assert "unless you agree to it" in text(refused)
+    assert not AutoTopUp.objects.exists()
+    agreed = inside.post("/billing/top-up/", terms(package), follow=True)
+    assert "It is on." in text(agreed)
+    found = AutoTopUp.objects.get(user=account.user)
+    assert (found.threshold, found.monthly_cap_minor) == (100 * CREDIT, 2_550)
+    inside.post("/billing/top-up/", {"withdraw": "1"})
+    found.refresh_from_db()
+    assert not found.enabled
+    assert "Turn it on" in text(inside.get("/billing/top-up/"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"offer": "x"}, "not sold any more"),
+        ({"threshold": ""}, "Write a number of credits"),
+        ({"threshold": "many"}, "Write a number of credits"),
+        ({"threshold": "5000"}, "Choose a lower one"),
+        ({"cap": "1"}, "lower than the price"),
+        ({"cap": "much"}, "Write an amount of money"),
+        ({"cap": "NaN"}, "Write an amount of money"),
+    ],
+)
+def test_wrong_terms_of_automatic_purchases_are_told(
+    inside, package, sandbox, settings, wrong, words
+):
+    settings.AUTO_TOP_UP = True
+    response = inside.post("/billing/top-up/", terms(package, **wrong))
+    assert response.status_code == 400
+    assert words in text(response)
+
+
+# --- Low balance ------------------------------------------------------------------------------
+
+
+def spend(account: Account, credits: int) -> None:
+    books.settle(books.hold(account, credits * CREDIT), credits * CREDIT)
+
+
+def low_of(account: Account) -> str:
+    """How low a balance is; what the socket tells is the same."""
+    found, brief = balances.of_account(account.pk), balances.brief(account.pk)
+    assert (brief.user_id, brief.balance, brief.held, brief.low) == (
+        account.user_id,
+        found.balance,
+        found.held,
+        found.low,
+    )
+    return found.low
+
+
+def test_the_balance_is_low_below_a_fifth_of_what_came_in_last(account):
+    assert low_of(account) == "empty"
+    books.grant(account, 1_000 * CREDIT)
+    for _ in range(3):
+        spend(account, 1)
+    spend(account, 797)
+    assert low_of(account) == ""
+    spend(account, 1)
+    assert low_of(account) == "low"
+
+
+def test_the_balance_is_as_good_as_empty_below_a_typical_message(account):
+    books.grant(account, 1_000 * CREDIT)
+    for cost in (30, 30, 30, 895):
+        spend(account, cost)
+    found = balances.of_account(account.pk)
+    assert (found.typical, found.low) == (30 * CREDIT, "empty")
+
+
+def test_a_hold_alone_does_not_make_the_balance_low(account):
+    books.grant(account, 100 * CREDIT)
+    books.hold(account, 95 * CREDIT)
+    assert low_of(account) == ""
+
+
+def test_a_low_balance_is_told_once_per_crossing(account, settings):
+    settings.SITE_URL = "https://chat.example.org"
+    books.grant(account, 100 * CREDIT)
+    assert not low_balance.tell_if_low(account.pk)
+    spend(account, 85)
+    assert low_balance.tell_if_low(account.pk)
+    assert not low_balance.tell_if_low(account.pk)
+    [told] = mail.outbox
+    assert told.to == [account.user.email]
+    assert "15 credits left" in told.body
+    assert "https://chat.example.org/billing/packages/" in told.body
+    books.grant(account, 100 * CREDIT)
+    assert not low_balance.tell_if_low(account.pk)
+    spend(account, 115)
+    assert low_balance.tell_if_low(account.pk)
+    assert "You have no credits left" in mail.outbox[-1].subject
+
+
+def test_nobody_is_told_of_credits_that_never_came(account):
+    assert not low_balance.tell_if_low(account.pk)
+    assert mail.outbox == []
+
+
+def test_a_mail_that_cannot_be_sent_is_sent_the_next_time(account, settings):
+    books.grant(account, 100 * CREDIT)
+    spend(account, 100)
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
+    assert not low_balance.tell_if_low(account.pk)
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    assert low_balance.tell_if_low(account.pk)
+
+
+def test_the_pages_warn_of_a_low_balance_with_a_way_out(inside, account):
+    books.grant(account, 100 * CREDIT)
+    for _ in range(9):
+        spend(account, 9)
+    page = text(inside.get("/billing/"))
+    assert "less than a fifth of the last 100 is left" in page
+    assert 'data-low="low"' in text(inside.get("/"))

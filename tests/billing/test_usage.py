@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from unittest.mock import patch
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.db import IntegrityError, connection, connections
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from accounts.models import User
+from billing import statements, usage
+from billing.models import DailyUsage, UsageRecord
+from billing.models.usage import Purpose
+from billing.pricing import Tokens
+
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+TODAY = NOON.date()
+
+
+@pytest.fixture
+def user(db) -> User:
+    return User.objects.create_user("somebody@example.org")
+
+
+def record(user: User, at: datetime = NOON, **fields) -> None:
+    """Usage of 10 + 5 tokens that cost 7, unless said otherwise, at a time."""
+    defaults: dict[str, Any] = {
+        "run_id": uuid.uuid4(), "attempt": 1, "user_id": user.pk, "model": "m",
+        "tokens": Tokens(10, cached=4, output=5, reasoning=2), "assistant": "parley",
+        "source": UsageRecord.Source.PROVIDER, "cost": 7, "charged": 4, "shortfall": 2,
+        "absorbed": 1, "finish": UsageRecord.Finish.COMPLETE,
+    }  # fmt: skip
+    with patch.object(timezone, "now", lambda: at):
+        usage.record(**defaults | fields)
+
+
+def report(user: User, first: date = TODAY - 40 * DAY, last: date = TODAY) -> usage.Report:
+    return usage.report(user.pk, first=first, last=last)
+
+
+def calls(found: usage.Report) -> dict[tuple[date, str], int]:
+    return {(row.day, row.model): row.sums.calls for row in found.rows}
+
+
+def test_a_call_is_recorded_once_with_one_statement(user):
+    run_id, conversation = uuid.uuid4(), uuid.uuid4()
+    with CaptureQueriesContext(connection) as captured:
+        record(user, run_id=run_id, conversation=conversation, step=2, purpose=Purpose.TOOL)
+    assert len(captured) == 1
+    made = UsageRecord.objects.get()
+    assert (made.run_id, made.conversation, made.step, made.purpose) == (
+        run_id, conversation, 2, "tool",
+    )  # fmt: skip
+    assert (made.input_tokens, made.cached_tokens) == (10, 4)
+    assert (made.output_tokens, made.reasoning_tokens) == (5, 2)
+    assert (made.cost, made.charged, made.shortfall, made.absorbed) == (7, 4, 2, 1)
+    with pytest.raises(IntegrityError, match="usage_once_per_step"):
+        record(user, run_id=run_id, step=2)
+
+
+def test_amounts_that_do_not_add_up_are_refused(user):
+    with pytest.raises(IntegrityError, match="usage_adds_up"):
+        record(user, cost=8)
+
+
+def test_a_report_says_the_same_before_and_after_a_day_is_rolled_up(user):
+    for back in (0, 1, 1, 2, 4, 30):
+        record(user, NOON - back * DAY)
+        record(user, NOON - back * DAY, model="other", assistant="", purpose=Purpose.TITLE)
+    before, models = report(user), usage.by_model(TODAY - 40 * DAY, TODAY)
+    assert before.total == usage.Sums(12, 120, 48, 60, 24, 84, 48, 24, 12)
+    assert calls(before)[TODAY - DAY, "m"] == 2
+    for now in (NOON - 3 * DAY, NOON - DAY, NOON, NOON + DAY):
+        usage.roll_up(now)
+        assert report(user) == before
+        assert usage.by_model(TODAY - 40 * DAY, TODAY) == models
+        usage.roll_up(now)
+        assert report(user) == before
+    assert DailyUsage.objects.count() == 10
+
+
+def test_rolled_days_are_read_from_their_sums_and_later_ones_from_the_records(user):
+    record(user, NOON - DAY)
+    record(user, NOON)
+    usage.roll_up(NOON)
+    DailyUsage.objects.update(calls=100)
+    assert calls(report(user)) == {(TODAY - DAY, "m"): 100, (TODAY, "m"): 1}
+    assert calls(report(user, first=TODAY)) == {(TODAY, "m"): 1}
+    assert calls(report(user, last=TODAY - DAY)) == {(TODAY - DAY, "m"): 100}
+    assert report(user, first=TODAY, last=TODAY - DAY) == usage.Report([], [], usage.Sums())
+
+
+def test_days_without_usage_leave_no_gap(user):
+    record(user, NOON - 10 * DAY)
+    usage.roll_up(NOON - 9 * DAY)
+    usage.roll_up(NOON - 5 * DAY)
+    record(user, NOON - 3 * DAY)
+    assert report(user).total.calls == 2
+    usage.roll_up(NOON)
+    assert report(user).total.calls == 2
+    assert DailyUsage.objects.count() == 2
+
+
+def test_a_day_is_rolled_up_when_its_last_transactions_have_ended(user):
+    record(user, NOON - DAY)
+    midnight = datetime(2026, 3, 10, tzinfo=UTC)
+    usage.roll_up(midnight + timedelta(minutes=14))
+    assert not DailyUsage.objects.exists()
+    usage.roll_up(midnight + timedelta(minutes=15))
+    assert DailyUsage.objects.get().day == TODAY - DAY
+
+
+def test_a_record_that_comes_late_is_counted_with_the_next_roll_up(user):
+    record(user, NOON - DAY)
+    record(user, NOON - 3 * DAY)
+    usage.roll_up(NOON)
+    record(user, NOON - DAY)
+    record(user, NOON - 3 * DAY)
+    record(user, NOON - 3 * DAY, model="new")
+    usage.roll_up(NOON)
+    assert calls(report(user)) == {
+        (TODAY - DAY, "m"): 2, (TODAY - 3 * DAY, "m"): 2, (TODAY - 3 * DAY, "new"): 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/New_York", "Asia/Beirut"])
+@pytest.mark.parametrize("rolled", [False, True])
+def test_a_day_is_the_sites_whatever_zone_a_request_has_activated(user, settings, zone, rolled):
+    settings.TIME_ZONE = zone
+    # In Beirut the clocks skip from midnight to one o'clock on this day, in New York later.
+    days = (date(2026, 3, 8), date(2026, 3, 29), date(2026, 3, 30))
+    for day in days:
+        first = usage.start_of(day).astimezone(UTC)
+        record(user, first)
+        record(user, first - timedelta(microseconds=1), model="the day before")
+    with timezone.override(ZoneInfo("Pacific/Auckland")):
+        if rolled:
+            usage.roll_up(datetime(2026, 5, 1, tzinfo=UTC))
+        found = calls(report(user, last=date(2026, 4, 1)))
+    assert found == {(day, "m"): 1 for day in days} | {
+        (day - DAY, "the day before"): 1 for day in days
+    }
+
+
+days = st.integers(0, 12)
+
+
+@pytest.mark.django_db
+@hypothesis_settings(max_examples=40, derandomize=True, deadline=None, database=None)
+@given(st.lists(st.sampled_from(["a", "b", "roll up"]), max_size=16), days, days)
+def test_no_day_is_doubled_or_missing_whenever_it_is_rolled_up(steps, first, last):
+    """Every 17 hours a model is used or the days are rolled up."""
+    DailyUsage.objects.all().delete()  # of the example before
+    user = User.objects.create_user(f"{uuid.uuid4()}@example.org")
+    now = NOON
+    expected: dict[tuple[date, str], int] = {}
+    for step in steps:
+        now += timedelta(hours=17)
+        if step == "roll up":
+            usage.roll_up(now)
+        else:
+            record(user, now, model=step)
+            if TODAY + first * DAY <= now.date() <= TODAY + last * DAY:
+                expected[now.date(), step] = expected.get((now.date(), step), 0) + 1
+    assert calls(report(user, TODAY + first * DAY, TODAY + last * DAY)) == expected
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_may_be_rolled_up_many_times_at_once():
+    users = [User.objects.create_user(f"{number}@example.org") for number in range(5)]
+    for user in users:
+        for back in range(1, 6):
+            record(user, NOON - back * DAY)
+    usage.roll_up(NOON - 3 * DAY)
+    barrier = threading.Barrier(8)
+
+    def one(_):
+        try:
+            barrier.wait(timeout=10)
+            usage.roll_up(NOON)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(8)))
+    assert DailyUsage.objects.count() == 25
+    assert {report(user).total.calls for user in users} == {5}
+
+
+def test_a_report_is_of_one_user_and_by_assistant_the_dearest_first(user):
+    record(user, cost=1, charged=1, shortfall=0, absorbed=0, assistant="cheap")
+    record(user, cost=9, charged=9, shortfall=0, absorbed=0, assistant="dear")
+    record(user, cost=0, charged=0, shortfall=0, absorbed=0, assistant="")
+    record(User.objects.create_user("other@example.org"))
+    found = report(user)
+    assert [(row.assistant, row.sums.charged) for row in found.by_assistant] == [
+        ("dear", 9), ("cheap", 1), ("", 0),
+    ]  # fmt: skip
+    assert found.total.calls == 3
+    (row,) = usage.by_model(TODAY, TODAY)
+    assert (row.model, row.sums.calls, row.sums.cost) == ("m", 4, 17)
+
+
+@pytest.mark.parametrize("rolled", [False, True])
+def test_a_report_takes_three_queries(user, django_assert_num_queries, rolled):
+    for back in range(20):
+        record(user, NOON - back * DAY, model=f"m{back % 3}")
+    if rolled:
+        usage.roll_up(NOON)
+    with django_assert_num_queries(3):
+        report(user)
+    with django_assert_num_queries(3):
+        usage.by_model(TODAY - 40 * DAY, TODAY)
+
+
+def test_the_csv_file_has_a_line_per_day_and_model_in_credits(user):
+    record(user, cost=1_500_000, charged=1_500_000, shortfall=0, absorbed=0)
+    record(user, NOON - DAY, model="=evil()")
+    assert statements.to_csv(usage.csv_rows(report(user))).splitlines() == [
+        "day,model,calls,input tokens,cached input tokens,output tokens,reasoning tokens,credits",
+        "2026-03-09,'=evil(),1,10,4,5,2,0.000004",
+        "2026-03-10,m,1,10,4,5,2,1.5",
+    ]
+
+
+def test_a_reply_is_typically_as_long_as_the_last_twenty_of_that_model(
+    user, django_assert_num_queries
+):
+    assert usage.typical_output(user.pk, "m") == 300
+    record(user, NOON - DAY, tokens=Tokens(1, output=100_000))
+    for turn in range(20):
+        record(user, NOON + turn * DAY, tokens=Tokens(1, output=100 + turn % 2))
+    record(user, NOON + DAY, tokens=Tokens(1, output=9_000), purpose=Purpose.TITLE)
+    record(user, NOON + DAY, tokens=Tokens(1), finish=UsageRecord.Finish.FAILED)
+    record(user, NOON + DAY, tokens=Tokens(1, output=9_000), model="other")
+    with django_assert_num_queries(1):
+        assert usage.typical_output(user.pk, "m") == 100
+    assert usage.typical_output(user.pk, "other") == 9_000
+    assert usage.typical_output(user.pk + 1, "m") == 300

@@ -1,0 +1,186 @@
+"""Money at the browser: what one has, buying more of it, and the receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from selenium import webdriver
+
+from tests.e2e.browser import Browser, wait_until
+from tests.e2e.conftest import DESKTOP, PHONE, Site, running_site
+from tests.e2e.test_screens import LOW_CONTRAST, NARROW, OVERFLOW
+
+pytestmark = pytest.mark.e2e
+
+CREDIT = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A Parley that sells, among others, two packages of ours at its test bank."""
+    with running_site(
+        tmp_path_factory.mktemp("shop"), DEBUG="1", PAYMENTS_SANDBOX="1", CURRENCIES="USD,EUR"
+    ) as site:
+        for name, credits, bonus, popular in (("Tiny", 500, 0, False), ("Huge", 5_000, 500, True)):
+            site.execute(
+                "INSERT INTO billing_creditpackage"
+                " (slug, name, credits, bonus, popular, active, position)"
+                " VALUES (%s, %s, %s, %s, %s, true, 0)",
+                name.lower(), name, credits * CREDIT, bonus * CREDIT, popular,
+            )  # fmt: skip
+        site.execute(
+            "INSERT INTO billing_packageprice (package_id, currency, amount_minor)"
+            " SELECT id, currency, credits / 1000000"
+            " FROM billing_creditpackage, unnest(ARRAY['USD', 'EUR']) AS currency"
+            " WHERE slug IN ('tiny', 'huge')"
+        )
+        site.execute(
+            "INSERT INTO billing_promocode (code, credits, max_redemptions, per_user, redeemed,"
+            " lot_days, active, note, created_at)"
+            " VALUES ('HELLO', 50000000, 1000, 1, 0, 30, true, '', now())"
+        )
+        yield site
+
+
+@pytest.fixture
+def open_shop(shop: Site, driver: webdriver.Chrome) -> Callable[..., Browser]:
+    def open_it(size: tuple[int, int] = DESKTOP, **how: bool) -> Browser:
+        return Browser(driver, shop.base, size, **how)
+
+    return open_it
+
+
+def buy(browser: Browser, name: str) -> None:
+    """From the packages to the bank."""
+    browser.click(f"[aria-label^='Buy {name} ']")
+    browser.wait_for_text("h1", "Test bank")
+
+
+def status(browser: Browser) -> str:
+    return (browser.texts("main [role=status] strong") or [""])[0]
+
+
+@pytest.mark.parametrize("scripting", [True, False], ids=["with scripts", "without scripts"])
+def test_buying_credits_leads_back_to_where_one_was(
+    shop: Site, open_shop: Callable[..., Browser], email: str, scripting: bool
+):
+    browser = open_shop(PHONE, scripting=scripting)
+    browser.sign_up(email)
+    assert browser.texts("[data-balance-available]") == ["100"]
+    browser.open("/billing/packages/?next=/chats/")
+    buy(browser, "Huge")
+    browser.click("[value=pay]")
+    wait_until(lambda: status(browser) == "Paid.", "the order's page says that it is paid")
+    assert browser.texts("[data-balance-available]") == ["5,600"]
+
+    [(order,)] = shop.rows(
+        "SELECT o.id FROM billing_order o JOIN accounts_user u ON u.id = o.user_id"
+        " WHERE u.email = %s AND o.status = 'paid'",
+        email,
+    )
+    assert browser.path == f"/billing/orders/{order}/"
+    browser.click("main .button-primary")
+    wait_until(lambda: browser.path == "/chats/", "the way back")
+
+    browser.open("/billing/history/")
+    assert browser.texts("tbody .title") == [
+        "Balance",
+        "Bonus: Huge",
+        "Purchase: Huge",
+        "Credits given",
+        "Balance before",
+    ]
+    assert browser.texts("tbody .amount.in") == ["+500.00", "+5,000.00", "+100.00"]
+    if scripting:
+        assert fetched(browser, f"/billing/orders/{order}/receipt.pdf").startswith("%PDF")
+        file = fetched(browser, "/billing/history.csv").splitlines()
+        assert [line.split(",")[-2] for line in file] == ["amount", "100", "5000", "500"]
+        assert browser.complaints == []
+
+
+def fetched(browser: Browser, path: str) -> str:
+    """What the browser gets for the link to a file."""
+    return str(
+        browser.driver.execute_async_script(
+            "fetch(arguments[0]).then((answer) => answer.text()).then(arguments[1])", path
+        )
+    )
+
+
+def test_a_payment_that_is_declined_or_canceled_gives_nothing_and_says_so(
+    shop: Site, open_shop: Callable[..., Browser], email: str
+):
+    browser = open_shop()
+    browser.sign_up(email)
+    browser.open("/billing/packages/")
+    buy(browser, "Tiny")
+    browser.click("[value=decline]")
+    wait_until(lambda: status(browser) == "Payment failed.", "the failure is told")
+    browser.click("main a.button[href^='/billing/packages/']")
+    buy(browser, "Tiny")
+    browser.click("[value=cancel]")
+    wait_until(lambda: status(browser) in {"Not paid yet.", "Canceled."}, "the end is told")
+    assert browser.texts("[data-balance-available]") == ["100"]
+
+
+def test_a_promo_code_is_redeemed_once(open_shop: Callable[..., Browser], email: str):
+    browser = open_shop()
+    browser.sign_up(email)
+    browser.click("[data-balance]")
+    browser.find("#code").send_keys("hello\n")
+    browser.wait_for_text(".notice-success", "You got 50 credits.")
+    assert browser.texts(".sum strong") == ["150"]
+    browser.find("#code").send_keys("HELLO\n")
+    browser.wait_for_text("#code-error", "You have used the code HELLO already.")
+
+
+PAGES = ("", "packages/", "history/", "usage/", "limits/", "history/?first=x&kind=usage")
+
+# What is too small for a finger; links inside a sentence or a line of the statement have no least size.
+SMALL = """
+return [...document.querySelectorAll("a, button, summary, select, input:not([type=hidden])")]
+  .filter((element) => element.checkVisibility())
+  .filter((element) => !element.closest(".notice-text, .part-note, .part-empty, .statement, .skip"))
+  .map((element) => [element.outerHTML.slice(0, 90), element.getBoundingClientRect()])
+  .filter(([, box]) => box.width < arguments[0] || box.height < arguments[0])
+  .map(([html, box]) => `${html} ${box.width} x ${box.height}`);
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "dark", "least"),
+    [(PHONE, False, 44), (PHONE, True, 44), (NARROW, False, 44), (DESKTOP, False, 24)],
+    ids=["phone", "phone in the dark", "narrow", "desktop"],
+)
+def test_nothing_sticks_out_and_everything_can_be_read_and_hit(
+    shop: Site, open_shop: Callable[..., Browser], email: str, size, dark, least
+):
+    browser = open_shop(size, dark=dark)
+    browser.sign_up(email)
+    browser.open("/billing/packages/")
+    buy(browser, "Huge")
+    browser.click("[value=pay]")
+    wait_until(lambda: status(browser) == "Paid.", "paid")
+    use(shop, email)
+    order = browser.path.removeprefix("/billing/")
+    for page in (*PAGES, order):
+        browser.open(f"/billing/{page}")
+        assert browser.run(OVERFLOW) == 0, page
+        assert browser.run(SMALL, least) == [], page
+        assert browser.run(LOW_CONTRAST) == [], page
+        assert browser.complaints == [], page
+
+
+def use(shop: Site, email: str) -> None:
+    """Usage of several models on several days."""
+    shop.execute(
+        "INSERT INTO billing_usagerecord (run_id, attempt, step, purpose, user_id, model,"
+        " assistant, input_tokens, cached_tokens, output_tokens, reasoning_tokens, source, cost,"
+        " charged, shortfall, absorbed, finish, created_at)"
+        " SELECT gen_random_uuid(), 1, 0, 'chat', u.id, 'a-model-with-a-long-name-' || n %% 7, 'parley',"
+        " 100000, 5000, 20000, 0, 'provider', n * 300000, n * 300000, 0, 0, 'complete',"
+        " now() - n * interval '20 hours'"
+        " FROM accounts_user u, generate_series(1, 20) AS n WHERE u.email = %s",
+        email,
+    )

@@ -1,0 +1,53 @@
+"""What both sides share: ids, objects, answers kept under a key, and refusals."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import time
+from typing import Any
+
+Json = dict[str, Any]
+
+_numbers = itertools.count(1)
+
+
+def new_id(prefix: str) -> str:
+    """An id that no other fake of this process gave either."""
+    return f"{prefix}_{time.time_ns():x}{next(_numbers):04d}"
+
+
+class Refusal(Exception):
+    """The answer is an error, with this status and body."""
+
+    def __init__(self, status: int, body: Json) -> None:
+        self.status, self.body = status, body
+        super().__init__(f"{status} {body}")
+
+
+class Replays:
+    """The first answer to each idempotency key, errors of every kind included."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[str, int, Json]] = {}
+
+    def find(self, key: str, request: Any) -> tuple[int, Json] | None:
+        """The answer kept. Raises ValueError when it answered another request."""
+        if key not in self._kept:
+            return None
+        asked, status, body = self._kept[key]
+        if asked != _print(request):
+            raise ValueError(key)
+        return status, copy.deepcopy(body)
+
+    def keep(self, key: str, request: Any, status: int, body: Json) -> None:
+        self._kept[key] = (_print(request), status, copy.deepcopy(body))
+
+    def forget(self) -> None:
+        """As a day later."""
+        self._kept.clear()
+
+
+def _print(request: Any) -> str:
+    return json.dumps(request, sort_keys=True)
