@@ -21,7 +21,7 @@ CHECK_ENV := SECRET_KEY=a2f8c19b7e5d4036-this-is-only-for-checks-9d3b6e1f7a5c204
 
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 .PHONY: run
 run: .venv/.run ## Everything on this machine, until Ctrl-C (PORT=8000)
@@ -46,6 +46,10 @@ chaos-billing: .venv/.dev ## Kill processes and Postgres amid money transactions
 .PHONY: bench-billing
 bench-billing: .venv/.dev ## The ledger's speed, alone and with a million entries
 	@$(PY) -m bench.billing $(ARGS)
+
+.PHONY: books
+books: .venv/.dev ## A short run of bench-billing, which ends with check_ledger
+	@$(PY) -m bench.billing --seconds 0.3 --operations 1000 --entries 5000 --unjudged
 
 .PHONY: e2e
 e2e: .venv/.dev ## The tests that drive a real Chromium
@@ -79,8 +83,8 @@ lock: .venv/.dev ## Pin and hash the requirements again (ARGS=--upgrade for newe
 	$(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
 
 .PHONY: ci
-ci: ## lint, test and e2e, each to its end, and a summary
-	@failed=; for step in lint test e2e; do \
+ci: ## lint, test, books and e2e, each to its end, and a summary
+	@failed=; for step in lint test books e2e; do \
 		echo "=== make $$step"; start=$$(date +%s); \
 		if $(MAKE) $$step; then verdict=passed; else verdict=FAILED; failed=1; fi; \
 		summary="$$summary$$(printf '%-5s %s in %s s' $$step $$verdict $$(($$(date +%s) - start)))|"; \

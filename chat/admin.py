@@ -39,9 +39,9 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = ["enabled"]
     search_fields = ["name", "provider_model"]
 
-    @admin.display(description="credits per million tokens, in / out")
+    @admin.display(description="price, in / out")
     def price_now(self, model: LanguageModel) -> str:
-        """What it costs now; without a price it is not offered."""
+        """Credits per million tokens now; without a price it is not offered."""
         price = pricing.in_force(model.provider_model)
         if price is None:
             return "no price: not offered"

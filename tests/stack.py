@@ -98,16 +98,20 @@ class Stack:
         self._end(name, signal.SIGTERM)
 
     def manage(self, *arguments: str) -> str:
-        """Run a command of manage.py in the same environment; returns what it printed."""
+        """Run a command of manage.py in the same environment; returns what it printed.
+
+        Raises RuntimeError with that when the command fails.
+        """
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=PROJECT,
             env=self._environment,
             capture_output=True,
             text=True,
-            check=True,
             timeout=60,
         )
+        if done.returncode != 0:
+            raise RuntimeError(f"manage.py {arguments[0]}:\n{done.stdout}{done.stderr}")
         return done.stdout
 
     def log(self, name: str) -> str:

@@ -2,7 +2,7 @@
 
 The page is reached by a form of ours and answers by one of its own: the buyer's browser posts to the
 return URL, from another site, so without a session cookie and without our CSRF token. What it posts
-is a hint at most; see `verify_return`.
+is not even read: the return page asks `fetch`.
 """
 
 from __future__ import annotations
@@ -104,26 +104,6 @@ class RazorpayProvider:
         digest = hashlib.sha256(body).hexdigest()
         return _notice(event, word(header(headers, "X-Razorpay-Event-Id")) or digest, digest)
 
-    def verify_return(self, order: Order, data: Mapping[str, str]) -> bool:
-        """Whether the form that came back says truly that this order was paid. Ask `fetch` anyway.
-
-        The order's id is ours: with the form's own, a payment of another order would do.
-        """
-        if not order.provider_order_id:
-            return False
-        try:
-            return bool(
-                razorpay.Utility(_Credentials()).verify_payment_signature(
-                    {
-                        "razorpay_order_id": order.provider_order_id,
-                        "razorpay_payment_id": data["razorpay_payment_id"],
-                        "razorpay_signature": data["razorpay_signature"],
-                    }
-                )
-            )
-        except (razorpay.errors.SignatureVerificationError, KeyError, TypeError, ValueError):
-            return False
-
     def refund(self, order: Order, refund: Refund) -> RefundState:
         """Send money back."""
         payment = order.provider_payment_id
@@ -150,14 +130,6 @@ class RazorpayProvider:
         raise ProviderDeclined(
             "Automatic top-ups are not possible with Razorpay.", code="not_offered"
         )
-
-
-class _Credentials:
-    """What the library's signature check wants of a client."""
-
-    @property
-    def auth(self) -> tuple[str, str]:
-        return settings.RAZORPAY_KEY_ID, settings.RAZORPAY_KEY_SECRET
 
 
 class _Session(requests.Session):

@@ -324,32 +324,6 @@ def test_a_wrong_key_is_not_a_no(fakepay, order, settings):
     assert not isinstance(raised.value, ProviderDeclined)
 
 
-# --- The form that comes back -----------------------------------------------------------------
-
-
-def test_a_form_that_came_back_from_our_payment_is_true(fakepay, order):
-    returned = fakepay.razorpay.returned(paid(fakepay, order).provider_payment_id)
-    assert razorpay.verify_return(order, returned) is True
-
-
-def test_a_form_of_another_payment_is_not(fakepay, order):
-    other = unsaved.order("razorpay", currency="INR")
-    other.provider_order_id = razorpay.create_checkout(other, **URLS).provider_order_id
-    returned = fakepay.razorpay.returned(paid(fakepay, other).provider_payment_id)
-    assert razorpay.verify_return(order, returned) is False
-
-
-@pytest.mark.parametrize("signature", ["", "wrong", "é", None])
-def test_a_form_with_a_bad_signature_is_not(fakepay, order, signature):
-    returned = fakepay.razorpay.returned(paid(fakepay, order).provider_payment_id)
-    assert razorpay.verify_return(order, {**returned, "razorpay_signature": signature}) is False
-
-
-def test_a_form_without_anything_is_not(fakepay, order):
-    assert razorpay.verify_return(order, {}) is False
-    assert razorpay.verify_return(unsaved.order("razorpay"), {}) is False
-
-
 # --- Webhooks ---------------------------------------------------------------------------------
 
 EVENT = razorpay_event("payment.captured", payment={"id": "pay_1", "order_id": "order_1"})

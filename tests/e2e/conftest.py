@@ -106,6 +106,8 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
     ):
         stack.start("web", "worker", "clock")
         yield Site(stack, provider, database)
+        # Whatever the browsers did, the books are right.
+        stack.manage("check_ledger")
 
 
 @pytest.fixture(scope="session")

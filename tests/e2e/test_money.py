@@ -75,8 +75,8 @@ def test_staff_give_credits_and_find_the_trail(site: Site, browser: Browser, ema
         "UPDATE accounts_user SET is_staff = true, is_superuser = true WHERE email = %s", email
     )
     browser.open(f"/admin/billing/account/?q={email}")
-    browser.click("#result_list th a")
-    browser.click("a[href$='/give/']")
+    browser.click("#result_list tbody th a")
+    browser.click("a[href*='/give/']")
     browser.find("[name=amount]").send_keys("12.5")
     browser.find("[name=reason]").send_keys("For the outage on Sunday")
     browser.click("input[type=submit].default")
@@ -85,5 +85,5 @@ def test_staff_give_credits_and_find_the_trail(site: Site, browser: Browser, ema
     browser.open(f"/admin/billing/auditrecord/?q={email}")
     browser.wait_for_text("#result_list", "For the outage on Sunday")
     browser.open("/billing/history/")
-    assert text_of(browser, "[data-balance-available]") == "112.5"
+    assert text_of(browser, "[data-balance-available]") == "112.50"
     assert "For the outage on Sunday" in text_of(browser, "main")
