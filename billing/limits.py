@@ -67,14 +67,14 @@ def enforce(
     found = _limits(account_id, model, conversation)
     if not found:
         return
-    Account.objects.select_for_update(no_key=True).only("pk").get(pk=account_id)
+    account = Account.objects.select_for_update(no_key=True).get(pk=account_id)
     # From here on: the holds and records of this account only change under the lock that we have.
     limits = [limit for limit in found if limit.period != MESSAGES]
     if limits:
         _enforce_amounts(limits, account_id, user_id, model, conversation, amount)
     for quota in found:
         if quota.period == MESSAGES:
-            _enforce_messages(quota.amount, account_id)
+            _enforce_messages(quota.amount, account)
 
 
 def _limits(account_id: int, model: str, conversation: UUID | None) -> list[_Limit]:
@@ -194,14 +194,8 @@ def _upper(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def _enforce_messages(quota: int, account_id: int) -> None:
-    used = (
-        Hold.objects.filter(
-            account_id=account_id, created_at__gte=_month_start(), key__startswith="run:"
-        )
-        .exclude(status=Hold.Status.RELEASED)
-        .count()
-    )
+def _enforce_messages(quota: int, account: Account) -> None:
+    used = _messages(account)
     if used >= quota:
         raise LimitReached(
             f"Your plan has {quota:,} messages a month, and all are used. Wait until next month or"
@@ -210,6 +204,40 @@ def _enforce_messages(quota: int, account_id: int) -> None:
             used=used,
             period=MESSAGES,
         )
+
+
+def _messages(account: Account) -> int:
+    """How many messages count for this month."""
+    start = _month_start()
+    if account.messages_from is not None:
+        start = max(start, account.messages_from)
+    holds = Hold.objects.filter(account=account, created_at__gte=start, key__startswith="run:")
+    return holds.exclude(status=Hold.Status.RELEASED).count()
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """The messages a month that a plan allows, and how many of them are used."""
+
+    limit: int
+    used: int
+
+
+def quota(account: Account) -> Quota | None:
+    """An account's number of messages a month; None when its plan has none."""
+    plan = account.plan or Plan.objects.filter(is_default=True).first()
+    if plan is None or plan.monthly_messages is None:
+        return None
+    return Quota(plan.monthly_messages, _messages(account))
+
+
+def of_staff(account_id: int) -> list[SpendingLimit]:
+    """The limits that staff have set for an account, or for everybody."""
+    return list(
+        SpendingLimit.objects.filter(
+            Q(account_id=account_id) | Q(account=None), set_by=SetBy.STAFF
+        ).order_by("period", "model", "amount")
+    )
 
 
 def own(account_id: int) -> list[SpendingLimit]:

@@ -6,6 +6,7 @@ inside the caller's money transaction, together with the rows that they belong t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -157,6 +158,14 @@ def expire_due(account_id: int) -> None:
 def keep(run_id: UUID, now: datetime) -> bool:
     """Keep the hold of a run for another HOLD_TIME; False when there is none any more."""
     return ledger.extend(hold_id=run_id, expires_at=now + HOLD_TIME)
+
+
+def fading(run_ids: Iterable[UUID], now: datetime) -> list[UUID]:
+    """Which of the runs have a hold that has outlived half of its time: those are to be kept."""
+    holds = Hold.objects.filter(
+        pk__in=[*run_ids], status=Hold.Status.ACTIVE, expires_at__lt=now + HOLD_TIME / 2
+    )
+    return list(holds.values_list("pk", flat=True))
 
 
 def charge(

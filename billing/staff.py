@@ -182,6 +182,26 @@ def _set_plan(
     return True
 
 
+def reset_messages(*, actor_id: int, account_id: int, reason: str, ip: str | None) -> None:
+    """Let the month's messages count from now on."""
+    money_transaction(partial(_reset_messages, actor_id, account_id, reason.strip(), ip))
+
+
+def _reset_messages(actor_id: int, account_id: int, reason: str, ip: str | None) -> None:
+    account = Account.objects.select_for_update(no_key=True).get(pk=account_id)
+    now = timezone.now()
+    Account.objects.filter(pk=account_id).update(messages_from=now, updated_at=now)
+    record(
+        actor_id=actor_id,
+        action="reset messages",
+        target=_target(account_id),
+        before={"messages_from": str(account.messages_from or "")},
+        after={"messages_from": str(now)},
+        reason=reason,
+        ip=ip,
+    )
+
+
 def record(
     *,
     actor_id: int,

@@ -284,6 +284,12 @@ def limits_page(request: Request) -> HttpResponse:
     return render(
         request,
         "billing/limits.html",
-        {"page": "limits", "form": form, "offers_top_up": settings.AUTO_TOP_UP},
+        {
+            "page": "limits",
+            "form": form,
+            "of_staff": limits.of_staff(account.pk),
+            "quota": limits.quota(account),
+            "offers_top_up": settings.AUTO_TOP_UP,
+        },
         status=400 if form.is_bound else 200,
     )

@@ -70,9 +70,10 @@ class Sweeper:
 
     def _sweep_queued(self, now: datetime) -> None:
         queued = Run.objects.filter(status=Run.Status.QUEUED, queued_at__lt=now - UNQUEUED)
-        for run in queued.order_by("queued_at")[:BATCH]:
-            if run.most and now - run.queued_at > metering.HOLD_TIME / 2:
-                db.money_transaction(metering.keep, run.pk, now)
+        runs = list(queued.order_by("queued_at")[:BATCH])
+        for run_id in metering.fading([run.pk for run in runs], now):
+            db.money_transaction(metering.keep, run_id, now)
+        for run in runs:
             if not jobs.is_underway(run):
                 logger.warning("run %s had no job and is queued again", run.id)
                 jobs.enqueue(run)

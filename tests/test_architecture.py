@@ -74,3 +74,57 @@ def calls_of(function: ast.AsyncFunctionDef) -> Iterator[ast.Call]:
 
 def test_the_list_of_asynchronous_modules_names_files_that_exist():
     assert [name for name in MAY_BE_ASYNC if not (PROJECT / name).exists()] == []
+
+
+# --- Money -----------------------------------------------------------------------------------
+
+BOOKS = {"CreditLot", "DebtEntry", "Hold", "LedgerEntry", "LotMove"}
+FIGURES = {"balance", "held", "debt", "seq", "next_expiry_at", "status"}
+WRITES = {"create", "bulk_create", "update", "bulk_update", "delete", "get_or_create"} | {
+    "update_or_create"
+}
+
+
+def test_only_the_ledger_writes_the_books():
+    offences = [
+        f"{path.relative_to(PROJECT)}:{call.lineno}"
+        for path in sources()
+        if path != PROJECT / "billing" / "ledger.py"
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and writes_the_books(call)
+    ]
+    assert offences == []
+
+
+def writes_the_books(call: ast.Call) -> bool:
+    """Whether a call is like `Hold.objects.filter(…).update(…)`."""
+    if not isinstance(call.func, ast.Attribute) or call.func.attr not in WRITES:
+        return False
+    root: ast.expr = call.func
+    while isinstance(root, ast.Attribute | ast.Call):
+        root = root.value if isinstance(root, ast.Attribute) else root.func
+    if not isinstance(root, ast.Name):
+        return False
+    named = {keyword.arg for keyword in call.keywords}
+    return root.id in BOOKS or (root.id == "Account" and bool(named & FIGURES))
+
+
+@pytest.mark.parametrize(
+    ("code", "is_offence"),
+    [
+        ("Hold.objects.filter(pk=1).update(status='settled')", True),
+        ("LedgerEntry.objects.create(amount=1)", True),
+        ("Account.objects.filter(pk=1).update(balance=1)", True),
+        ("Account.objects.filter(pk=1).update(plan=None)", False),
+        ("Hold.objects.filter(pk=1).first()", False),
+    ],
+)
+def test_a_write_to_the_books_is_told_from_others(code: str, is_offence: bool):
+    [call] = [
+        found
+        for found in ast.walk(ast.parse(code))
+        if isinstance(found, ast.Call)
+        and isinstance(found.func, ast.Attribute)
+        and found.func.attr in WRITES | {"first"}
+    ]
+    assert writes_the_books(call) is is_offence

@@ -135,6 +135,7 @@ class AccountAdmin(ReadOnlyAdmin):
         return [
             page("give", self.give_view),
             page("plan", self.plan_view),
+            page("messages", self.messages_view),
             page("freeze", self.freeze_view),
             page("unfreeze", self.unfreeze_view),
             *super().get_urls(),
@@ -180,6 +181,21 @@ class AccountAdmin(ReadOnlyAdmin):
             )
             return self._to(account)
         return self._page(request, account, form, "Change the plan", "Change")
+
+    def messages_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
+        """Let the messages of the month count from now on."""
+        account = self._account(request, account_id)
+        form = ReasonForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            staff.reset_messages(
+                actor_id=staff_id(request),
+                account_id=account.pk,
+                reason=form.cleaned_data["reason"],
+                ip=address(request),
+            )
+            messages.success(request, "This month's messages count from now on.")
+            return self._to(account)
+        return self._page(request, account, form, "Count messages from now on", "Count from now")
 
     def freeze_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
         """Let nothing new be spent from the account."""

@@ -91,6 +91,7 @@ class Migration(migrations.Migration):
                 ('debt', models.BigIntegerField(default=0)),
                 ('seq', models.BigIntegerField(default=0, help_text='Number of its last ledger entry.')),
                 ('next_expiry_at', models.DateTimeField(blank=True, help_text='When the first of its lots expires.', null=True)),
+                ('messages_from', models.DateTimeField(blank=True, help_text="From when messages are counted, where staff have set the month's count back.", null=True)),
                 ('low_told_at', models.DateTimeField(blank=True, help_text='When the user was told that the balance is low.', null=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),

@@ -63,6 +63,11 @@ class Account(models.Model):
     next_expiry_at = models.DateTimeField(
         null=True, blank=True, help_text="When the first of its lots expires."
     )
+    messages_from = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="From when messages are counted, where staff have set the month's count back.",
+    )
     low_told_at = models.DateTimeField(
         null=True, blank=True, help_text="When the user was told that the balance is low."
     )

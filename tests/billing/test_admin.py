@@ -268,6 +268,18 @@ def test_several_accounts_are_frozen_with_one_reason(client, boss):
     assert AuditRecord.objects.filter(reason="Card testing").count() == 2
 
 
+def test_the_messages_of_a_month_are_set_back_with_a_reason(client, boss):
+    account = books.open_account()
+    url = reverse("admin:billing_account_messages", args=[account.pk])
+    client.post(url, {"reason": ""})
+    account.refresh_from_db()
+    assert account.messages_from is None
+    client.post(url, {"reason": "Our fault"})
+    account.refresh_from_db()
+    assert account.messages_from is not None
+    assert AuditRecord.objects.get().action == "reset messages"
+
+
 def test_the_plan_of_an_account_is_changed(client, boss):
     account = books.open_account()
     plan = Plan.objects.create(slug="school", name="School", monthly_credits=5)
@@ -288,7 +300,7 @@ def test_the_plan_of_an_account_is_changed(client, boss):
 def test_staff_without_the_right_change_no_account(client, clerk):
     account = books.open_account()
     Plan.objects.create(slug="school", name="School")
-    for page in ("give", "plan", "freeze", "unfreeze"):
+    for page in ("give", "plan", "messages", "freeze", "unfreeze"):
         url = reverse(f"admin:billing_account_{page}", args=[account.pk])
         fields = {"amount": "5", "reason": "No", "nonce": uuid.uuid4(), "plan": "1"}
         assert client.get(url).status_code == 403

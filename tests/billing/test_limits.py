@@ -12,9 +12,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
-from billing import ledger, limits, usage
+from billing import ledger, limits, staff, usage
 from billing.limits import LimitReached
-from billing.models import Account, Hold, Plan, SpendingLimit, UsageRecord
+from billing.models import Account, AuditRecord, Hold, Plan, SpendingLimit, UsageRecord
 from billing.pricing import Tokens
 from chatproject.lib.db import money_transaction
 
@@ -254,6 +254,25 @@ def test_a_plan_counts_the_messages_of_the_month(account):
         " for another plan."
     )
     assert (refused.value.limit, refused.value.used, refused.value.period) == (3, 3, "messages")
+
+
+def test_messages_count_from_where_staff_set_the_month_back(account):
+    account.plan = Plan.objects.create(slug="small", name="Small", monthly_messages=1)
+    account.save(update_fields=["plan"])
+    hold(account, 1)
+    assert limits.quota(account) == limits.Quota(limit=1, used=1)
+    with pytest.raises(LimitReached):
+        enforce(account, 1)
+    staff.reset_messages(
+        actor_id=account.user_id, account_id=account.pk, reason="Our fault", ip=None
+    )
+    account.refresh_from_db()
+    assert limits.quota(account) == limits.Quota(limit=1, used=0)
+    enforce(account, 1)
+    hold(account, 1)
+    with pytest.raises(LimitReached):
+        enforce(account, 1)
+    assert AuditRecord.objects.get().reason == "Our fault"
 
 
 def test_the_default_plan_counts_for_accounts_that_have_none(account):

@@ -22,8 +22,10 @@ from billing.models import (
     CreditPackage,
     Order,
     PackagePrice,
+    Plan,
     PromoCode,
     Refund,
+    SpendingLimit,
 )
 from chatproject.lib.db import money_transaction
 from tests.billing import books, paying
@@ -337,6 +339,16 @@ def test_months_lead_to_each_other_but_not_into_the_future(inside):
 
 
 # --- Limits -----------------------------------------------------------------------------------
+
+
+def test_limits_of_the_staff_and_the_plan_are_shown(inside, account):
+    SpendingLimit.objects.create(period="day", amount=5 * CREDIT, model="gpt-large")
+    SpendingLimit.objects.create(account=account, period="conversation", amount=2 * CREDIT)
+    Plan.objects.create(slug="free", name="Free", monthly_messages=30, is_default=True)
+    page = text(inside.get("/billing/limits/"))
+    assert "5 credits a day with gpt-large" in page
+    assert "2 credits for one chat" in page
+    assert "Your plan has 30 messages a month; 0 are used." in page
 
 
 def test_limits_are_set_shown_and_taken_away(inside, account):

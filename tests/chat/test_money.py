@@ -280,6 +280,17 @@ def test_a_claimed_run_keeps_its_hold(owner, conversation):
     assert Hold.objects.get().expires_at > timezone.now() + timedelta(minutes=30)
 
 
+def test_a_run_that_waits_long_keeps_its_hold(owner, conversation):
+    send(owner, conversation)
+    now = timezone.now()
+    Hold.objects.update(expires_at=now + timedelta(minutes=1))
+    sweeper.Sweeper().sweep(now + timedelta(seconds=10))
+    kept = Hold.objects.get().expires_at
+    assert kept > now + timedelta(minutes=30)
+    sweeper.Sweeper().sweep(now + timedelta(seconds=20))
+    assert Hold.objects.get().expires_at == kept
+
+
 def test_of_200_parallel_sends_on_credit_for_three_exactly_three_run(owner, assistant):
     conversations = [begin(owner, assistant) for _ in range(200)]
     most = send(owner, begin(owner, assistant)).most  # a hold of full length

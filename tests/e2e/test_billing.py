@@ -8,7 +8,7 @@ import pytest
 from selenium import webdriver
 
 from tests.e2e.browser import Browser, wait_until
-from tests.e2e.conftest import DESKTOP, PHONE, Site, running_site
+from tests.e2e.conftest import DESKTOP, PHONE, Site, running_site, second_redis
 from tests.e2e.test_screens import LOW_CONTRAST, NARROW, OVERFLOW
 
 pytestmark = pytest.mark.e2e
@@ -20,7 +20,11 @@ CREDIT = 1_000_000
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A Parley that sells, among others, two packages of ours at its test bank."""
     with running_site(
-        tmp_path_factory.mktemp("shop"), DEBUG="1", PAYMENTS_SANDBOX="1", CURRENCIES="USD,EUR"
+        tmp_path_factory.mktemp("shop"),
+        DEBUG="1",
+        PAYMENTS_SANDBOX="1",
+        CURRENCIES="USD,EUR",
+        REDIS_URL=second_redis(),
     ) as site:
         for name, credits, bonus, popular in (("Tiny", 500, 0, False), ("Huge", 5_000, 500, True)):
             site.execute(
