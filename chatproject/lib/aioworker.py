@@ -830,10 +830,21 @@ class AsyncWorker(BaseWorker):
             self._news.set()
         if self._redis_was_away:
             logger.info("Worker %s: Redis is back", self.name)
-        if self._redis_was_away or self.should_run_maintenance_tasks:
-            # After an outage as well: dependents may wait, RQ's scheduler may have ended.
+        if self._redis_was_away or self._lost_its_scheduler() or self.should_run_maintenance_tasks:
+            # After an outage as well: dependents may wait, RQ's scheduler may have ended, or end
+            # a moment later.
             self._redis_was_away = False
             self._maintain()
+
+    def _lost_its_scheduler(self) -> bool:
+        """Whether RQ's scheduler ran in a process of this worker's and has ended by itself.
+
+        Without a lock it is another worker's to run: then there is nothing to begin again.
+        """
+        scheduler = self.scheduler
+        if scheduler is None or scheduler._process is None or not scheduler.acquired_locks:
+            return False
+        return not scheduler._process.is_alive()
 
     def _note_outage(self, error: Exception) -> None:
         if not self._redis_was_away:
