@@ -92,10 +92,10 @@ test("it waits longer from attempt to attempt, half a minute at most", () => {
   assert.deepEqual(waits, [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
 });
 
-test("a server that restarts is tried again within a second", () => {
+test("who is sent away by a server that restarts comes back within three seconds", () => {
   open();
   sockets[0].lose(1012);
-  mock.timers.tick(999);
+  mock.timers.tick(2_999);
   assert.equal(sockets.length, 1);
   mock.timers.tick(1);
   assert.equal(sockets.length, 2);
@@ -137,22 +137,65 @@ for (const code of [4401, 4403, 4404]) {
   });
 }
 
-test("it pings every 25 seconds", () => {
+test("those whom a restarting server sends away do not come back in the same moment", () => {
+  const waits = [0, 0.25, 0.5, 1].map((chance) => {
+    const made = [];
+    const one = new Connection(
+      () => {
+        made.push(new FakeSocket());
+        return made.at(-1);
+      },
+      () => chance,
+    );
+    one.start();
+    made[0].receive(READY);
+    made[0].lose(1012);
+    let waited = 0;
+    while (made.length === 1) {
+      mock.timers.tick(50);
+      waited += 50;
+    }
+    return waited;
+  });
+  assert.deepEqual(waits, [50, 750, 1_500, 3_000]);
+});
+
+test("a server that restarts over and over is tried less and less often", () => {
+  open();
+  sockets[0].lose(1012);
+  mock.timers.tick(3_000);
+  open();
+  sockets[1].lose(1012);
+  mock.timers.tick(1_999);
+  assert.equal(sockets.length, 2);
+  mock.timers.tick(1);
+  assert.equal(sockets.length, 3);
+});
+
+test("it pings after 25 seconds of silence, not while it hears something", () => {
   open();
   for (let second = 0; second < 60; second += 5) {
     mock.timers.tick(5_000);
-    sockets[0].receive({ type: "pong" });
+    sockets[0].receive({ type: "text.delta", text: "a" });
   }
+  assert.deepEqual(sockets[0].sent, []);
+  mock.timers.tick(25_000);
+  assert.deepEqual(sockets[0].sent, [{ type: "ping" }]);
+  sockets[0].receive({ type: "pong" });
+  mock.timers.tick(25_000);
   assert.deepEqual(sockets[0].sent, [{ type: "ping" }, { type: "ping" }]);
 });
 
-test("a connection on which nothing comes for a minute is dead", () => {
+test("a connection that does not answer a ping for ten seconds is dead", () => {
   open();
-  mock.timers.tick(55_000);
+  for (let second = 0; second < 30; second += 5) mock.timers.tick(5_000);
+  assert.deepEqual(sockets[0].sent, [{ type: "ping" }]);
   assert.equal(connection.isOpen, true);
   mock.timers.tick(5_000);
   assert.equal(connection.isOpen, false);
   assert.equal(sockets[0].isClosed, true);
+  mock.timers.tick(1_000);
+  assert.equal(sockets.length, 2);
 });
 
 test("an attempt that gets no answer is given up after ten seconds", () => {
@@ -198,14 +241,45 @@ test("waking after a sleep of the machine notices that the connection is dead", 
   mock.timers.setTime(1_000_000 + 3_600_000);
   connection.wake();
   assert.equal(connection.isOpen, false);
+  mock.timers.tick(0);
+  assert.equal(sockets.length, 2);
 });
 
-test("it is worth a moment's wait only while its first attempt is young", () => {
+test("waking asks whether the connection is still alive, and does not wait long for the answer", () => {
+  open();
+  mock.timers.tick(10_000);
+  connection.wake();
+  assert.deepEqual(sockets[0].sent, [{ type: "ping" }]);
+  sockets[0].receive({ type: "pong" });
+  mock.timers.tick(4_000);
+  assert.equal(connection.isOpen, true);
+
+  connection.wake();
+  mock.timers.tick(4_000);
+  assert.equal(connection.isOpen, false);
+  mock.timers.tick(0);
+  assert.equal(sockets.length, 2);
+});
+
+test("waking gives up an attempt from before the network was back, but not a fresh one", () => {
+  mock.timers.tick(1_999);
+  connection.wake();
+  assert.equal(sockets.length, 1);
+  mock.timers.tick(1);
+  connection.wake();
+  assert.equal(sockets.length, 2);
+  assert.equal(sockets[0].isClosed, true);
+});
+
+test("it takes what is to be sent while its first attempt is young, and once it was open", () => {
   assert.equal(connection.isPromising, true);
   mock.timers.tick(3_000);
   assert.equal(connection.isPromising, false);
   open();
   assert.equal(connection.isPromising, true);
   sockets[0].lose(1006);
+  assert.equal(connection.isPromising, true);
+  mock.timers.tick(1_000);
+  sockets.at(-1).lose(4401);
   assert.equal(connection.isPromising, false);
 });

@@ -3,28 +3,57 @@ import { mock, test } from "node:test";
 
 import { newClientId } from "../../static/js/helpers/ids.js";
 import { Paragraphs } from "../../static/js/helpers/paragraphs.js";
-import { backoff, debounce } from "../../static/js/helpers/timing.js";
-import { about, ordinal, queued, remaining } from "../../static/js/helpers/words.js";
+import { backoff, countDown, debounce } from "../../static/js/helpers/timing.js";
+import { about, again, inLine, remaining } from "../../static/js/helpers/words.js";
 
-test("ordinals", () => {
-  const said = [1, 2, 3, 4, 10, 11, 12, 13, 21, 22, 103, 111].map(ordinal);
-  assert.equal(said.join(" "), "1st 2nd 3rd 4th 10th 11th 12th 13th 21st 22nd 103rd 111th");
-});
-
-test("waits are said with their unit", () => {
-  assert.deepEqual([0.2, 4.4, 89, 90, 200].map(about), [
-    "about 1 s",
-    "about 4 s",
-    "about 89 s",
-    "about 2 min",
-    "about 3 min",
+test("waits are said with their unit, and no more exactly than they are known", () => {
+  assert.deepEqual([0.2, 4.4, 8, 22, 57, 58, 89, 91, 200].map(about), [
+    "about 5 seconds",
+    "about 5 seconds",
+    "about 10 seconds",
+    "about 20 seconds",
+    "about 55 seconds",
+    "about a minute",
+    "about a minute",
+    "about 2 minutes",
+    "about 3 minutes",
   ]);
 });
 
 test("a waiting run tells its place and how long it takes, as far as known", () => {
-  assert.equal(queued(0), "Starting the reply");
-  assert.equal(queued(1), "Queued, next in line");
-  assert.equal(queued(3, 4.2), "Queued, 3rd in line, about 4 s");
+  assert.equal(inLine(0), "Starting the reply");
+  assert.equal(inLine(0, 12), "Starting the reply");
+  assert.equal(inLine(1), "Next in line");
+  assert.equal(inLine(2), "1 other is before you");
+  assert.equal(inLine(4, 21.3), "3 others are before you, about 20 seconds");
+  assert.equal(inLine(1_235), "1,234 others are before you");
+});
+
+test("a button that waits says for how long", () => {
+  assert.deepEqual([5, 119, 120, 0].map(again), [
+    "Try again in 5 s",
+    "Try again in 119 s",
+    "Try again in 2 min",
+    "Try again",
+  ]);
+});
+
+test("a countdown tells each second once, the last with 0", () => {
+  mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  const told = [];
+  countDown(2.5, (left) => told.push(left));
+  for (let second = 0; second < 9; second += 1) mock.timers.tick(1_000);
+  assert.deepEqual(told, [3, 2, 1, 0]);
+  mock.timers.reset();
+});
+
+test("a countdown that is cancelled tells nothing more", () => {
+  mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  const told = [];
+  countDown(5, (left) => told.push(left)).cancel();
+  mock.timers.tick(10_000);
+  assert.deepEqual(told, [5]);
+  mock.timers.reset();
 });
 
 test("the count is told only near the longest message", () => {

@@ -5,6 +5,7 @@ import { storageOf } from "../../static/js/helpers/storage.js";
 import { Draft } from "../../static/js/models/draft.js";
 import { Outbox } from "../../static/js/models/outbox.js";
 import { ScrollManager } from "../../static/js/models/scroll_manager.js";
+import { Wait } from "../../static/js/models/wait.js";
 
 class FakeStorage {
   #all = new Map();
@@ -124,4 +125,32 @@ test("what comes in above does not move what is seen", () => {
     page.scrollHeight = 1500;
   });
   assert.equal(page.scrollTop, 600);
+});
+
+test("who waits is told the place, and warned when nothing moved for a minute", () => {
+  const wait = new Wait(1, 1_000);
+  assert.equal(wait.words, "Starting the reply");
+  wait.take({ position: 4, eta: 20 }, 2_000);
+  assert.equal(wait.words, "3 others are before you, about 20 seconds");
+  assert.equal(wait.warnAt, 61_000); // to have a place is no step forward
+  wait.take({ position: 4 }, 30_000);
+  assert.equal(wait.warnAt, 61_000);
+  wait.take({ position: 3 }, 40_000);
+  assert.equal(wait.words, "2 others are before you");
+  assert.equal(wait.warnAt, 100_000);
+});
+
+test("to fall back in line is no step, to come forward again is one", () => {
+  const wait = new Wait(1, 0);
+  wait.take({ position: 1 }, 1_000);
+  wait.take({ position: 5 }, 2_000);
+  assert.equal(wait.warnAt, 60_000);
+  wait.take({ position: 4 }, 3_000);
+  assert.equal(wait.warnAt, 63_000);
+});
+
+test("who waits for a second worker is told what happened, too", () => {
+  const wait = new Wait(2, 0);
+  wait.take({ position: 1 }, 0);
+  assert.equal(wait.words, "The reply was interrupted and is taken up again. Next in line");
 });

@@ -8,6 +8,7 @@ import {
   IGNORE,
   RESTART,
   RunFollower,
+  WAIT,
 } from "../../static/js/models/run_follower.js";
 
 const SECOND = 10_000_001; // the first number of the second attempt
@@ -65,11 +66,11 @@ test("a delta without the beginning of the run is a gap", () => {
   assert.equal(follower.last, 0);
 });
 
-test("a new attempt makes void what was shown, and the old one is heard no more", () => {
+test("a new attempt says what the reply is now, and the old one is heard no more", () => {
   const [follower, verdicts] = follow(
     event("run.started", 1),
     event("text.delta", 2),
-    event("run.started", SECOND, 2),
+    event("run.restarted", SECOND, 2),
     event("text.delta", 3),
     event("text.delta", SECOND + 1, 2),
   );
@@ -81,14 +82,69 @@ test("a new attempt whose beginning is missing is a gap", () => {
   const [, verdicts] = follow(
     event("run.started", 1),
     event("text.delta", SECOND + 1, 2),
-    event("run.started", SECOND, 2),
+    event("run.restarted", SECOND, 2),
   );
   assert.deepEqual(verdicts, [APPLY, GAP, RESTART]);
 });
 
 test("who comes late may begin with a later attempt", () => {
-  const [, verdicts] = follow(event("run.started", SECOND, 2), event("text.delta", SECOND + 1, 2));
-  assert.deepEqual(verdicts, [APPLY, APPLY]);
+  const [, verdicts] = follow(
+    event("run.restarted", SECOND, 2),
+    event("text.delta", SECOND + 1, 2),
+  );
+  assert.deepEqual(verdicts, [RESTART, APPLY]);
+});
+
+test("what the lost attempt still had to say is not missed: the restart replaces it", () => {
+  const [follower, verdicts] = follow(
+    event("run.started", 1),
+    event("text.delta", 2),
+    event("run.restarted", SECOND, 2), // 3 to 9 were lost with their worker
+  );
+  assert.deepEqual(verdicts, [APPLY, APPLY, RESTART]);
+  assert.equal(follower.last, SECOND);
+});
+
+test("a gap right after a restart is asked for from the restart on", () => {
+  const [follower, verdicts] = follow(
+    event("run.started", 1),
+    event("run.restarted", SECOND, 2),
+    event("text.delta", SECOND + 2, 2),
+    event("run.restarted", SECOND, 2),
+    event("text.delta", SECOND + 1, 2),
+    event("text.delta", SECOND + 2, 2),
+  );
+  assert.deepEqual(verdicts, [APPLY, RESTART, GAP, IGNORE, APPLY, APPLY]);
+  assert.equal(follower.last, SECOND + 2);
+});
+
+test("a restart may be missed as a whole when a still later one comes", () => {
+  const [, verdicts] = follow(event("run.started", 1), event("run.restarted", 20_000_001, 3));
+  assert.deepEqual(verdicts, [APPLY, RESTART]);
+});
+
+test("waiting is for who has not seen that attempt begin, and moves no cursor", () => {
+  const waiting = (attempt) => ({ type: "run.waiting", run: "r", attempt, position: 1 });
+  const [follower, verdicts] = follow(
+    waiting(1),
+    event("run.started", 1),
+    waiting(1),
+    event("text.delta", 2),
+    waiting(2),
+    event("run.restarted", SECOND, 2),
+    waiting(2),
+    event("run.done", 9),
+    waiting(3),
+  );
+  assert.deepEqual(verdicts, [WAIT, APPLY, IGNORE, APPLY, WAIT, RESTART, IGNORE, END, IGNORE]);
+  assert.equal(follower.last, SECOND);
+});
+
+test("it has begun when a worker had it", () => {
+  const [follower] = follow({ type: "run.waiting", run: "r", attempt: 1, position: 1 });
+  assert.equal(follower.hasBegun, false);
+  follower.take(event("run.started", 1));
+  assert.equal(follower.hasBegun, true);
 });
 
 for (const type of ["run.done", "run.stopped", "run.failed"]) {

@@ -1,14 +1,15 @@
 import { fetchJSON, fetchPage, nameConversation } from "../helpers/dom.js";
 import { newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
-import { Connection, NOT_SIGNED_IN, REFUSED } from "../models/connection.js";
+import { Connection, NOT_SIGNED_IN, REFUSED, RESTARTING } from "../models/connection.js";
 import { Draft } from "../models/draft.js";
 import { Outbox } from "../models/outbox.js";
 
 const MOST_BYTES = 64 * 1024; // of a frame; the server hangs up on a larger one
 const NOTICE_AFTER = 1_500; // milliseconds; most losses are over before
+const RESTART_NOTICE_AFTER = 5_000; // a server that restarts tells so, and is back soon
 const PAUSE_AFTER = 60_000; // that a tab is hidden
-const RESUME_AFTER = 2_000; // when the server could not look into a run
+const RESUME_AFTER = 2; // seconds, when the server could not look into a run and does not say
 const CATCH_UP_WITHIN = 2_000; // so that not all tabs of a restarted server ask at once
 
 /** A page of a signed-in person: one socket, and the parts of the page that live by it. */
@@ -17,6 +18,7 @@ export class ChatApp extends HTMLElement {
   #outbox;
   #notice = null;
   #pause = null;
+  #stopping = null; // the run that was asked to stop
   #everOpen = false;
   #isStale = false;
 
@@ -36,7 +38,7 @@ export class ChatApp extends HTMLElement {
     this.addEventListener("chat:run", ({ detail }) => this.#runChanged(detail));
     this.addEventListener("chat:resume", ({ detail }) => this.#resume(detail));
     this.addEventListener("chat:say", ({ detail }) => this.#say(detail));
-    this.addEventListener("chat:tell", ({ detail }) => this.#composer?.tell(detail));
+    this.addEventListener("chat:tell", ({ detail }) => this.#complain(detail));
     this.addEventListener("chat:stale", () => this.#catchUp());
     this.addEventListener("chat:scrolled", () => this.#scrolled());
     this.addEventListener("submit", (event) => this.#submitted(event));
@@ -51,8 +53,8 @@ export class ChatApp extends HTMLElement {
   }
 
   #listenToPage() {
-    addEventListener("online", () => this.connection.wake());
-    addEventListener("offline", () => this.#lost(null));
+    addEventListener("online", () => this.#online());
+    addEventListener("offline", () => this.#noticeSoon(NOTICE_AFTER));
     document.addEventListener("visibilitychange", () => this.#visibilityChanged());
   }
 
@@ -117,7 +119,7 @@ export class ChatApp extends HTMLElement {
     if (!this.connection.isPromising) return false;
     if (new TextEncoder().encode(JSON.stringify(frame)).length > MOST_BYTES) return false;
     this.#outbox.put(frame);
-    this.connection.send(frame);
+    if (!this.connection.send(frame)) this.connection.wake();
     return true;
   }
 
@@ -137,7 +139,11 @@ export class ChatApp extends HTMLElement {
   }
 
   #stop(event, button) {
-    if (!this.connection.send({ type: "run.stop", run: button.dataset.stop })) return;
+    this.#stopping = button.dataset.stop;
+    if (!this.connection.send({ type: "run.stop", run: this.#stopping })) {
+      if (!this.#everOpen) return;
+      this.connection.wake(); // and then it is sent
+    }
     event.preventDefault();
     button.disabled = true;
   }
@@ -252,14 +258,26 @@ export class ChatApp extends HTMLElement {
     const frame = event.ref ? this.#outbox.take(event.ref) : undefined;
     if (frame !== undefined) {
       this.#giveBack(frame);
-      this.#composer?.tell(event.message, { lacksCredits });
+      const retryAfter = frame.type === "run.regenerate" ? null : event.retry_after;
+      this.#complain(event.message, { lacksCredits, retryAfter });
       return;
     }
     if (event.ref && event.ref === this.#transcript?.cursor?.run) {
-      setTimeout(() => this.#resumeIfFollowed(event.ref), RESUME_AFTER);
-      return;
+      const seconds = event.retry_after ?? RESUME_AFTER;
+      setTimeout(() => this.#resumeIfFollowed(event.ref), 1_000 * seconds);
+      if (event.ref !== this.#stopping) return;
+      this.#stopping = null;
+      this.#composer.run = event.ref; // Stop may be pressed again
     }
-    this.#composer?.tell(event.message);
+    // Who is turned away at the door hears of it by the notice, which goes when the door is open.
+    if (this.connection.isOpen) this.#complain(event.message);
+  }
+
+  /** Say what went wrong where one writes, without covering the end of the page. */
+  #complain(message, offers = {}) {
+    const isAtEnd = this.#transcript?.isAtEnd ?? false;
+    this.#composer?.tell(message, offers);
+    if (isAtEnd) this.#transcript.toEnd();
   }
 
   #resumeIfFollowed(run) {
@@ -273,6 +291,7 @@ export class ChatApp extends HTMLElement {
 
   #runChanged(run) {
     if (this.#composer !== null) this.#composer.run = run;
+    this.#stopping = null;
     if (run === null && this.#isStale) this.#catchUp();
   }
 
@@ -284,6 +303,7 @@ export class ChatApp extends HTMLElement {
     for (const frame of this.#outbox.waiting()) this.connection.send(frame);
     const cursor = this.#transcript?.cursor ?? null;
     if (cursor !== null) this.#resume(cursor);
+    if (this.#stopping !== null) this.connection.send({ type: "run.stop", run: this.#stopping });
     if (again) setTimeout(() => this.#catchUp(), CATCH_UP_WITHIN * Math.random());
     else if (cursor === null) this.#compare();
   }
@@ -316,8 +336,18 @@ export class ChatApp extends HTMLElement {
 
   #lost(code) {
     if (REFUSED.has(code)) this.#takeBack();
-    else if (!this.#everOpen) this.#postWhatWaits();
-    this.#notice ??= setTimeout(() => this.#tellOfLoss(), NOTICE_AFTER);
+    else if (!this.#everOpen && navigator.onLine) this.#postWhatWaits();
+    this.#noticeSoon(code === RESTARTING ? RESTART_NOTICE_AFTER : NOTICE_AFTER);
+  }
+
+  #noticeSoon(delay) {
+    this.#notice ??= setTimeout(() => this.#tellOfLoss(), delay);
+  }
+
+  #online() {
+    this.connection.wake();
+    // It may have outlived the moment without a network.
+    if (this.connection.isOpen) this.#hideNotice();
   }
 
   #takeBack() {
@@ -325,7 +355,7 @@ export class ChatApp extends HTMLElement {
       this.#outbox.take(frame.client_id);
       this.#giveBack(frame);
     }
-    this.#composer?.tell("The server could not take this message. Shorten it or send it in parts.");
+    this.#complain("The server could not take this message. Shorten it or send it in parts.");
   }
 
   /** No socket to be had at all: what was given to it goes as a form. */
@@ -373,16 +403,17 @@ export class ChatApp extends HTMLElement {
 
   #visibilityChanged() {
     clearTimeout(this.#pause);
-    if (document.hidden) {
-      this.#pause = setTimeout(() => this.#pauseIfIdle(), PAUSE_AFTER);
-      return;
-    }
-    this.connection.wake();
+    if (document.hidden) this.#pauseSoon();
+    else this.connection.wake();
   }
 
-  #pauseIfIdle() {
-    const isIdle = !this.#transcript?.cursor && this.#outbox.waiting().length === 0;
-    if (isIdle) this.connection.pause();
+  /** Hang up while nobody looks, but not while a reply is under way or something is unsent. */
+  #pauseSoon() {
+    this.#pause = setTimeout(() => {
+      const isIdle = !this.#transcript?.cursor && this.#outbox.waiting().length === 0;
+      if (isIdle) this.connection.pause();
+      else this.#pauseSoon();
+    }, PAUSE_AFTER);
   }
 
   #scrolled() {

@@ -1,8 +1,8 @@
 import { isTouch, postForm } from "../helpers/dom.js";
 import { NO_ID, newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
-import { debounce } from "../helpers/timing.js";
-import { remaining } from "../helpers/words.js";
+import { countDown, debounce } from "../helpers/timing.js";
+import { again, remaining } from "../helpers/words.js";
 import { Draft } from "../models/draft.js";
 
 const STILL_WRITING = "A reply is still being written. Wait for it, or stop it first.";
@@ -16,6 +16,7 @@ const OFFLINE = "You are offline. Your text is kept here: send it when you are b
  */
 export class ChatComposer extends HTMLElement {
   #draft;
+  #countdown = null;
   #saveSoon = debounce(() => this.#save(), 300);
   #estimateSoon = debounce(() => this.#estimate(), 400);
 
@@ -96,13 +97,17 @@ export class ChatComposer extends HTMLElement {
     this.#form.submit();
   }
 
-  /** Say what went wrong; nothing with an empty text. `lacksCredits` offers to buy some. */
-  tell(message, { lacksCredits = false } = {}) {
+  /**
+   * Say what went wrong; nothing with an empty text. `lacksCredits` offers to buy some, `retryAfter`
+   * (seconds) to send the text again by then.
+   */
+  tell(message, { lacksCredits = false, retryAfter = null } = {}) {
     this.querySelector("[data-error-text]").textContent = message;
     if (message !== "") this.#showCost(""); // one sentence at a time
     const buy = this.querySelector("[data-buy]");
     buy.hidden = !lacksCredits;
     buy.search = new URLSearchParams({ next: location.pathname });
+    this.#offerAgain(retryAfter);
     this.querySelector("[data-error]").hidden = message === "";
   }
 
@@ -111,6 +116,17 @@ export class ChatComposer extends HTMLElement {
   }
 
   // --- Internal
+
+  #offerAgain(seconds) {
+    const button = this.querySelector("[data-again]");
+    this.#countdown?.cancel();
+    button.hidden = seconds === null;
+    if (seconds === null) return;
+    this.#countdown = countDown(seconds, (left) => {
+      button.disabled = left > 0;
+      button.textContent = again(left);
+    });
+  }
 
   get #form() {
     return this.querySelector("form");

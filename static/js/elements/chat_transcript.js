@@ -1,13 +1,14 @@
 import { copy } from "../helpers/clipboard.js";
 import { fetchJSON, fetchPage, fromHTML, fromTemplate } from "../helpers/dom.js";
 import { NO_ID } from "../helpers/ids.js";
-import { queued } from "../helpers/words.js";
-import { APPLY, END, GAP, IGNORE, RESTART, RunFollower } from "../models/run_follower.js";
+import { APPLY, END, GAP, IGNORE, RESTART, RunFollower, WAIT } from "../models/run_follower.js";
 import { ScrollManager } from "../models/scroll_manager.js";
 import { StreamWriter } from "../models/stream_writer.js";
+import { Wait } from "../models/wait.js";
 
 const ASK_AGAIN_AFTER = 2_000; // milliseconds between two questions for the same missing events
 const COPIED_FOR = 2_000;
+const READING = "Reading your message";
 
 /**
  * The messages of the page. Follows one run at a time and writes its reply as it comes.
@@ -21,6 +22,8 @@ export class ChatTranscript extends HTMLElement {
   #follower = null;
   #writer = null;
   #frame = null;
+  #wait = null; // for a worker
+  #warning = null;
   #replaced = null; // what a new reply took the place of: {run, after, items}
   #asked = { last: -1, at: 0 };
 
@@ -82,7 +85,7 @@ export class ChatTranscript extends HTMLElement {
   queue(event, { own }) {
     const shown = this.#find(event.reply.id);
     if (this.#follower?.run === event.run) {
-      this.#progress(shown, queued(event.position, event.eta));
+      if (!this.#follower.hasBegun) this.#showWait(event, 1);
       return;
     }
     if (shown !== null && shown.dataset.status !== "pending") {
@@ -98,8 +101,8 @@ export class ChatTranscript extends HTMLElement {
     );
     const reply = this.#find(event.reply.id);
     if (reply === null) return;
-    this.#progress(reply, queued(event.position, event.eta));
     this.#follow(event.run, reply);
+    this.#showWait(event, 1);
   }
 
   /** Show an event of the run that is followed; others do nothing. */
@@ -111,8 +114,11 @@ export class ChatTranscript extends HTMLElement {
       case GAP:
         this.#askForMissing();
         return;
+      case WAIT:
+        this.#showWait(event, event.attempt);
+        return;
       case RESTART:
-        this.#startOver();
+        this.#restart(event);
         return;
       case APPLY:
         this.#apply(event);
@@ -188,25 +194,23 @@ export class ChatTranscript extends HTMLElement {
 
   #follow(run, reply) {
     this.#follower = new RunFollower(run);
-    this.#write(reply);
+    this.#writer = new StreamWriter(
+      reply.querySelector(".stream"),
+      reply.querySelector(".reasoning-text"),
+    );
     this.#list.setAttribute("data-busy", "");
     this.#tell("chat:run", run);
   }
 
   #unfollow() {
     cancelAnimationFrame(this.#frame);
+    clearTimeout(this.#warning);
     this.#frame = null;
+    this.#wait = null;
     this.#follower = null;
     this.#writer = null;
     this.#list.removeAttribute("data-busy");
     this.#tell("chat:run", null);
-  }
-
-  #write(reply) {
-    this.#writer = new StreamWriter(
-      reply.querySelector(".stream"),
-      reply.querySelector(".reasoning-text"),
-    );
   }
 
   get #reply() {
@@ -221,19 +225,57 @@ export class ChatTranscript extends HTMLElement {
     this.#tell("chat:resume", this.cursor);
   }
 
-  #startOver() {
+  /** Say how the run stands in line, and warn when the line stands still. */
+  #showWait(place, attempt) {
     const reply = this.#reply;
-    reply.querySelector(".stream").replaceChildren();
-    reply.querySelector(".reasoning-text").replaceChildren();
-    reply.querySelector(".reasoning").hidden = true;
-    this.#write(reply);
-    this.#progress(reply, "Starting the reply again");
+    if (this.#wait?.attempt !== attempt) {
+      this.#wait = new Wait(attempt, attempt === 1 ? queuedAt(reply) : Date.now());
+    }
+    this.#wait.take(place);
+    this.#progress(reply, this.#wait.words);
+    clearTimeout(this.#warning);
+    this.#warning = setTimeout(() => this.#warn(), this.#wait.warnAt - Date.now());
+  }
+
+  #warn() {
+    const notice = this.#reply.querySelector("[data-no-worker]");
+    if (!notice.hidden) return;
+    this.#scroll.follow(() => {
+      notice.hidden = false;
+    });
+    this.#tell("chat:say", notice.textContent.trim());
+  }
+
+  #begin(attempt) {
+    // What the log brings may be of an attempt whose worker is lost, and the next one is awaited.
+    const isLost = this.#wait !== null && this.#wait.attempt > attempt;
+    if (!isLost) this.#endWait(this.#reply);
+  }
+
+  #endWait(reply) {
+    clearTimeout(this.#warning);
+    this.#wait = null;
+    reply.querySelector("[data-no-worker]").hidden = true;
+    this.#progress(reply, READING);
+  }
+
+  /** Another worker has the run: show what the reply is now, and tell when something was taken away. */
+  #restart({ text = "", reasoning = "" }) {
+    const reply = this.#reply;
+    this.#endWait(reply);
+    const isTakenAway = this.#writer.become(text, reasoning);
+    if (isTakenAway && text === "") {
+      const note = reply.querySelector("[data-restarted]");
+      note.hidden = false;
+      this.#tell("chat:say", note.textContent);
+    }
+    this.#drawSoon();
   }
 
   #apply(event) {
     switch (event.type) {
       case "run.started":
-        this.#progress(this.#reply, "Reading your message");
+        this.#begin(event.attempt);
         return;
       case "reasoning.delta":
         this.#writer.think(event.text);
@@ -241,6 +283,10 @@ export class ChatTranscript extends HTMLElement {
       case "text.delta":
         this.#writer.write(event.text);
     }
+    this.#drawSoon();
+  }
+
+  #drawSoon() {
     this.#frame ??= requestAnimationFrame(() => this.#draw());
   }
 
@@ -250,21 +296,19 @@ export class ChatTranscript extends HTMLElement {
     this.#scroll.follow(() => {
       this.#writer.flush();
       const progress = reply.querySelector(".progress");
-      progress.hidden = this.#writer.hasText;
+      progress.hidden = this.#writer.hasText && this.#wait === null;
       const thoughts = reply.querySelector(".reasoning");
-      if (thoughts.hidden && this.#writer.hasThoughts) {
-        thoughts.hidden = false;
-        progress.textContent = "Thinking it through";
-      }
+      const isThinking = thoughts.hidden && this.#writer.hasThoughts;
+      if (isThinking && this.#wait === null) progress.textContent = "Thinking it through";
+      thoughts.hidden = !this.#writer.hasThoughts;
     });
     this.#tell("chat:scrolled");
   }
 
   #progress(reply, words) {
-    const progress = reply?.querySelector(".progress");
-    if (!progress) return;
+    const progress = reply.querySelector(".progress");
     progress.hidden = false;
-    progress.textContent = words;
+    if (progress.textContent !== words) progress.textContent = words;
   }
 
   #end(event) {
@@ -359,6 +403,12 @@ export class ChatTranscript extends HTMLElement {
   #tell(name, detail = null) {
     this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true }));
   }
+}
+
+/** When the run of a reply that was just rendered was queued, by the clock of this machine. */
+function queuedAt(reply) {
+  const { queued, rendered } = reply.dataset; // by the server's, in seconds
+  return Date.now() - 1_000 * (queued ? rendered - queued : 0);
 }
 
 function ending(event) {

@@ -9,6 +9,19 @@ export function backoff(attempt, random = Math.random) {
   return full / 2 + (full / 2) * random();
 }
 
+/** Call `tell` with the whole seconds that are left, now and every second, at last with 0. */
+export function countDown(seconds, tell) {
+  const until = Date.now() + seconds * 1_000;
+  let timer = null;
+  const step = () => {
+    const left = Math.max(0, Math.ceil((until - Date.now()) / 1_000));
+    if (left > 0) timer = setTimeout(step, 1_000);
+    tell(left);
+  };
+  step();
+  return { cancel: () => clearTimeout(timer) };
+}
+
 /** Call `action` once things have been quiet for `delay` ms. `flush()` calls it now if it waits. */
 export function debounce(action, delay) {
   let timer = null;

@@ -1,23 +1,28 @@
 // Sentences that depend on numbers.
 
-/** 1st, 2nd, 3rd, 4th, 11th, 21st */
-export function ordinal(number) {
-  const tens = number % 100;
-  if (tens >= 11 && tens <= 13) return `${number}th`;
-  return `${number}${["th", "st", "nd", "rd"][number % 10] ?? "th"}`;
-}
-
-/** A wait as one speaks of it: "about 4 s", "about 3 min". */
+/** A wait as one speaks of it, no more exact than it can be known: "about 5 seconds". */
 export function about(seconds) {
-  const whole = Math.max(1, Math.round(seconds));
-  return whole < 90 ? `about ${whole} s` : `about ${Math.round(whole / 60)} min`;
+  const fives = 5 * Math.max(1, Math.round(seconds / 5));
+  if (fives < 60) return `about ${fives} seconds`;
+  const minutes = Math.round(seconds / 60);
+  return minutes <= 1 ? "about a minute" : `about ${minutes} minutes`;
 }
 
-/** How a waiting run stands. `position` is its place in line (1: the next), 0 when none is known. */
-export function queued(position, eta = null) {
+/** Where a waiting run stands. `position` is its place in line (1: the next), 0 when a worker takes it. */
+export function inLine(position, eta = null) {
   if (position < 1) return "Starting the reply";
-  const place = position === 1 ? "next in line" : `${ordinal(position)} in line`;
-  return eta ? `Queued, ${place}, ${about(eta)}` : `Queued, ${place}`;
+  const place = position === 1 ? "Next in line" : before(position - 1);
+  return eta ? `${place}, ${about(eta)}` : place;
+}
+
+function before(others) {
+  return others === 1 ? "1 other is before you" : `${others.toLocaleString("en")} others are before you`;
+}
+
+/** What a button says that may be used again in so many seconds. */
+export function again(seconds) {
+  if (seconds <= 0) return "Try again";
+  return seconds < 120 ? `Try again in ${seconds} s` : `Try again in ${Math.ceil(seconds / 60)} min`;
 }
 
 /** What is left of the longest message; empty while there is plenty. */

@@ -2,13 +2,18 @@
 
 import { backoff } from "../helpers/timing.js";
 
-const PING_EVERY = 25_000; // milliseconds
-const DEAD_AFTER = 60_000; // without any frame
+const PING_AFTER = 25_000; // milliseconds without any frame
+const DEAD_AFTER = 60_000; // the same, when it was not possible to ask meanwhile
+const PONG_WITHIN = 10_000; // or the connection is dead
+const PROBE_WITHIN = 4_000; // the same, while somebody looks at the page again
 const OPEN_WITHIN = 10_000; // or the attempt is given up
-const STEADY_AFTER = 10_000; // an attempt that lived so long begins the waiting times anew
+const STALE_AFTER = 2_000; // an attempt that began so long before the network was back
+const STEADY_AFTER = 10_000; // a connection that lived so long begins the waiting times anew
 const CHECK_EVERY = 5_000;
+const SPREAD = 3_000; // so that not all pages of a restarting server come back at once
 
-const RESTARTING = 1012;
+/** The server restarts. */
+export const RESTARTING = 1012;
 /** The server could not take what was sent: sending it again would end the next connection, too. */
 export const REFUSED = new Set([1003, 1009]);
 export const NOT_SIGNED_IN = 4401;
@@ -26,9 +31,10 @@ export class Connection extends EventTarget {
   #attempt = 0;
   #opens = 0;
   #startedAt = 0;
+  #triedAt = 0;
   #openedAt = 0;
   #heardAt = 0;
-  #pingedAt = 0;
+  #askedAt = null; // when an unanswered ping was sent
   #timer = null;
   #checks = null;
 
@@ -43,10 +49,10 @@ export class Connection extends EventTarget {
     return this.#state === "open";
   }
 
-  /** Open, or so young that it is worth a moment's wait. */
+  /** What is given to it now will be sent: it was open before, or is so young that it may open. */
   get isPromising() {
-    const young = this.#opens === 0 && Date.now() - this.#startedAt < 3_000;
-    return this.isOpen || (this.#state === "connecting" && young);
+    if (this.#state === "ended") return false;
+    return this.#opens > 0 || Date.now() - this.#startedAt < 3_000;
   }
 
   start() {
@@ -61,10 +67,13 @@ export class Connection extends EventTarget {
     return true;
   }
 
-  /** Connect now if there is no connection: the tab is seen again, the network is back. */
+  /** See to it that there is a connection: the tab is seen again, the network is back. */
   wake() {
+    const now = Date.now();
     if (this.#state === "waiting" || this.#state === "paused") this.#connect();
-    else if (this.isOpen) this.#check();
+    else if (this.#state === "connecting" && now - this.#triedAt >= STALE_AFTER) this.#connect();
+    else if (this.isOpen && now - this.#heardAt >= DEAD_AFTER) this.#closed(this.#socket, null, 0);
+    else if (this.isOpen) this.#probe();
   }
 
   /** Hang up until `wake`. */
@@ -77,8 +86,9 @@ export class Connection extends EventTarget {
   // --- Internal
 
   #connect() {
-    clearTimeout(this.#timer);
+    this.#drop();
     this.#state = "connecting";
+    this.#triedAt = Date.now();
     const socket = this.#create();
     this.#socket = socket;
     socket.onmessage = (message) => this.#receive(socket, message);
@@ -89,6 +99,7 @@ export class Connection extends EventTarget {
   #receive(socket, message) {
     if (socket !== this.#socket) return;
     this.#heardAt = Date.now();
+    this.#askedAt = null;
     const event = JSON.parse(message.data);
     if (event.type === "ready") this.#opened();
     else if (event.type !== "pong") this.#tell("message", event);
@@ -98,7 +109,6 @@ export class Connection extends EventTarget {
     clearTimeout(this.#timer);
     this.#state = "open";
     this.#openedAt = Date.now();
-    this.#pingedAt = Date.now();
     this.#opens += 1;
     clearInterval(this.#checks);
     this.#checks = setInterval(() => this.#check(), CHECK_EVERY);
@@ -107,15 +117,27 @@ export class Connection extends EventTarget {
 
   #check() {
     const now = Date.now();
-    if (now - this.#heardAt >= DEAD_AFTER) {
-      this.#closed(this.#socket, null);
-    } else if (now - this.#pingedAt >= PING_EVERY) {
-      this.#pingedAt = now;
-      this.send({ type: "ping" });
-    }
+    if (this.#askedAt !== null) {
+      if (now - this.#askedAt >= PONG_WITHIN) this.#closed(this.#socket, null);
+    } else if (now - this.#heardAt >= PING_AFTER) this.#ask();
   }
 
-  #closed(socket, code) {
+  #ask() {
+    this.#askedAt = Date.now();
+    this.send({ type: "ping" });
+  }
+
+  /** Ask whether it is alive, with less patience: after a sleep or in another network it is not. */
+  #probe() {
+    const socket = this.#socket;
+    this.#ask();
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      if (this.#askedAt !== null) this.#closed(socket, null, 0);
+    }, PROBE_WITHIN);
+  }
+
+  #closed(socket, code, delay = null) {
     if (socket !== this.#socket) return;
     if (this.isOpen && Date.now() - this.#openedAt >= STEADY_AFTER) this.#attempt = 0;
     this.#drop();
@@ -125,18 +147,20 @@ export class Connection extends EventTarget {
       return;
     }
     this.#state = "waiting";
-    const delay =
-      code === RESTARTING && this.#attempt === 0
-        ? 1_000 * this.#random()
-        : backoff(this.#attempt, this.#random);
+    this.#timer = setTimeout(() => this.#connect(), delay ?? this.#pauseAfter(code));
     this.#attempt += 1;
-    this.#timer = setTimeout(() => this.#connect(), delay);
     this.#tell("lost", { code });
+  }
+
+  #pauseAfter(code) {
+    if (code === RESTARTING && this.#attempt === 0) return SPREAD * this.#random();
+    return backoff(this.#attempt, this.#random);
   }
 
   #drop() {
     clearTimeout(this.#timer);
     clearInterval(this.#checks);
+    this.#askedAt = null;
     const socket = this.#socket;
     this.#socket = null;
     if (socket === null) return;

@@ -1,7 +1,8 @@
 // Where a page stands in the events of a run. The rules are those of docs/protocol.md.
 
 export const APPLY = "apply"; // the next event: show it
-export const RESTART = "restart"; // a new attempt: what was shown of the last one is void
+export const WAIT = "wait"; // no worker has the run at the moment: say how it stands in line
+export const RESTART = "restart"; // another worker has it: the reply so far is what the event says
 export const IGNORE = "ignore"; // seen already, or of an attempt that is over
 export const GAP = "gap"; // something is missing: resume after `last`
 export const END = "end"; // the last event, which says everything
@@ -23,6 +24,11 @@ export class RunFollower {
     return this.#last;
   }
 
+  /** Whether a worker had the run already. */
+  get hasBegun() {
+    return this.#attempt > 0;
+  }
+
   get isOver() {
     return this.#isOver;
   }
@@ -35,13 +41,13 @@ export class RunFollower {
       this.#isOver = true;
       return END;
     }
+    if (event.type === "run.waiting") return event.attempt > this.#attempt ? WAIT : IGNORE;
     if (event.attempt < this.#attempt || event.seq <= this.#last) return IGNORE;
     if (event.attempt > this.#attempt) {
       if (event.seq !== firstSeq(event.attempt)) return GAP;
-      const again = this.#attempt > 0;
       this.#attempt = event.attempt;
       this.#last = event.seq;
-      return again ? RESTART : APPLY;
+      return event.type === "run.restarted" ? RESTART : APPLY;
     }
     if (event.seq !== this.#last + 1) return GAP;
     this.#last = event.seq;

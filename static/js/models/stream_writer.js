@@ -7,8 +7,10 @@ export class StreamWriter {
   #stream;
   #reasoning;
   #paragraphs = new Paragraphs();
-  #text = [];
+  #text = []; // what `flush` has not put into the page yet
   #thoughts = [];
+  #wholeText = ""; // what there is, in the page or not
+  #wholeThoughts = "";
   #last = null;
 
   /** `stream` gets paragraphs of text, `reasoning` (an element) the thoughts. */
@@ -19,10 +21,24 @@ export class StreamWriter {
 
   write(text) {
     this.#text.push(text);
+    this.#wholeText += text;
   }
 
   think(text) {
     this.#thoughts.push(text);
+    this.#wholeThoughts += text;
+  }
+
+  /**
+   * Let the reply be exactly this. What is in the page stays as far as it goes on from there;
+   * otherwise it is taken away at once. Returns whether it was.
+   */
+  become(text, thoughts) {
+    const goesOn = text.startsWith(this.#wholeText) && thoughts.startsWith(this.#wholeThoughts);
+    if (!goesOn) this.#clear();
+    this.write(text.slice(this.#wholeText.length));
+    this.think(thoughts.slice(this.#wholeThoughts.length));
+    return !goesOn;
   }
 
   /** Whether there is text of the reply itself. */
@@ -36,10 +52,9 @@ export class StreamWriter {
 
   /** Put what was written into the page. */
   flush() {
-    if (this.#thoughts.length) {
-      this.#reasoning.append(this.#thoughts.join(""));
-      this.#thoughts = [];
-    }
+    const thoughts = this.#thoughts.join("");
+    if (thoughts) this.#reasoning.append(thoughts);
+    this.#thoughts = [];
     if (!this.#text.length) return;
     for (const { text, begins } of this.#paragraphs.push(this.#text.join(""))) {
       if (begins) {
@@ -51,5 +66,16 @@ export class StreamWriter {
       this.#last.appendData(text);
     }
     this.#text = [];
+  }
+
+  #clear() {
+    this.#stream.replaceChildren();
+    this.#reasoning.replaceChildren();
+    this.#paragraphs = new Paragraphs();
+    this.#text = [];
+    this.#thoughts = [];
+    this.#wholeText = "";
+    this.#wholeThoughts = "";
+    this.#last = null;
   }
 }
