@@ -39,9 +39,21 @@ manage: .venv/.run ## Any manage.py command beside `make run`: make manage ARGS=
 test: .venv/.dev ## The tests, in parallel: make test ARGS="tests/lib -x"
 	@$(PY) -m pytest -n $(JOBS) $(ARGS)
 
+.PHONY: chaos
+chaos: .venv/.dev ## Faults amid a hundred replies: make chaos ROUNDS=50 ARGS="--seed 7"
+	@$(PY) -m tests.chaos.rounds --rounds $(or $(ROUNDS),50) $(ARGS)
+
 .PHONY: chaos-billing
 chaos-billing: .venv/.dev ## Kill processes and Postgres amid money transactions (ROUNDS=100)
 	@$(PY) -m tests.chaos.billing_kills --rounds $(or $(ROUNDS),100) $(ARGS)
+
+.PHONY: bench
+bench: .venv/.dev $(if $(ARGS),,.venv-peers/.bench) ## Streaming, beside a proxy and Chainlit: 40 minutes (ARGS="stream --users 200")
+	@$(PY) -m bench $(ARGS)
+
+.PHONY: bench-short
+bench-short: .venv/.dev ## A short run of bench: nothing lost, nothing doubled, figures not judged
+	@$(PY) -m bench stream burst resume stop --users 20 --seconds 3 --system parley-daphne
 
 .PHONY: bench-billing
 bench-billing: .venv/.dev ## The ledger's speed, alone and with a million entries
@@ -81,19 +93,20 @@ lock: .venv/.dev ## Pin and hash the requirements again (ARGS=--upgrade for newe
 	$(LOCK) $(ARGS) requirements.in -o requirements.txt
 	$(LOCK) $(ARGS) --no-deps requirements-embedded.in -o requirements-embedded.txt
 	$(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
+	$(LOCK) $(ARGS) bench/peers/requirements.in -o bench/peers/requirements.txt
 
 .PHONY: ci
-ci: ## lint, test, books and e2e, each to its end, and a summary
-	@failed=; for step in lint test books e2e; do \
+ci: ## lint, test, books, bench-short and e2e, each to its end, and a summary
+	@failed=; for step in lint test books bench-short e2e; do \
 		echo "=== make $$step"; start=$$(date +%s); \
 		if $(MAKE) $$step; then verdict=passed; else verdict=FAILED; failed=1; fi; \
-		summary="$$summary$$(printf '%-5s %s in %s s' $$step $$verdict $$(($$(date +%s) - start)))|"; \
+		summary="$$summary$$(printf '%-11s %s in %s s' $$step $$verdict $$(($$(date +%s) - start)))|"; \
 	done; \
 	echo "=== summary"; printf '%s' "$$summary" | tr '|' '\n'; [ -z "$$failed" ]
 
 .PHONY: clean
 clean: ## Remove what can be made again; .data/ stays
-	rm -rf .venv staticfiles .hypothesis .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-peers staticfiles .hypothesis .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -121,4 +134,11 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 .venv/.dev: requirements-dev.txt .venv/.run
 	@echo "Installing the requirements of the tests …"
 	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+# Chainlit, for `make bench`, in an environment of its own: it wants other versions than we do.
+.venv-peers/.bench: bench/peers/requirements.txt | .venv/bin/python
+	@echo "Installing Chainlit, beside which Parley is measured; this takes a minute …"
+	@$(PY) -m venv --clear .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

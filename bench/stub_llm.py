@@ -10,8 +10,12 @@ message, so that a test needs no second channel to say what it wants::
 message (`reply_text`), so whoever sent the message knows what must arrive.  Like a real
 provider, the stub stops working on a reply as soon as its client hangs up, and counts it.
 
+When the last message of a request is the assistant's, and the beginning of the reply to the user
+message before it, the stub goes on after it, as providers do that can continue.
+
 The paths under `/stub` are for the test that started it (see `tests/stub.py`): `state`
-(what was asked, how many streams are open, finished, aborted), `wait`, `release`, `reset`.
+(what was asked, how many streams are open, finished, aborted), `calls` (what became of each
+call), `wait`, `release`, `reset`; `cut` breaks all connections, `away` is a restart.
 
 Run it with `python -m bench.stub_llm --port 8099`; with port 0 it takes a free one.  It prints
 its base URL as the first line.
@@ -47,6 +51,7 @@ PIECES = (
 ENCODED = {piece: msgspec.json.encode(piece) for piece in PIECES}
 
 REQUESTS_KEPT = 2000  # the newest; a load run sends many more
+CALLS_KEPT = 20_000
 DIRECTIVES = re.compile(r"\[\[([^\[\]]*)\]\]")
 
 
@@ -76,7 +81,8 @@ def reasoning_text(tokens: int, seed: str) -> str:
 class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a message may ask of the stub; times in seconds, counts in tokens of the reply.
 
-    The faults that carry a count happen after that many tokens were sent.
+    The faults that carry a count happen after that many tokens of the reply, of which a request may
+    have brought some along.
     """
 
     # the reply
@@ -120,6 +126,19 @@ def parse_directives(text: str) -> Directives:
     return msgspec.convert(pairs, Directives, strict=False)
 
 
+class Call(msgspec.Struct):
+    """What became of one request for a completion."""
+
+    message: str  # the last of the user
+    prefix: int = 0  # characters of the reply that the request brought along, to be continued
+    sent: int = 0  # tokens of the reply
+    reasoned: int = 0  # tokens of reasoning
+    # active; finished (the whole reply); refused; broken (by a directive, `cut` or `away`); aborted
+    # (by its client)
+    ended: str = "active"
+    usage: dict[str, Any] | None = None  # that was told
+
+
 class State:
     """What the stub did since its start or the last `/stub/reset`."""
 
@@ -129,6 +148,7 @@ class State:
         self.aborted = 0  # the client hung up first
         self.failed = 0  # requests answered with a status or a reset
         self.requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
+        self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
         self.attempts: Counter[str] = Counter()
         self.holds: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.held = 0  # streams that wait for a release
@@ -150,7 +170,33 @@ class State:
         self.changed = asyncio.Event()
 
 
+class Door:
+    """Where requests come in: may be shut, which ends what is inside, and opened again."""
+
+    def __init__(self) -> None:
+        self.runner: web.AppRunner
+        self._site: web.TCPSite
+
+    async def open(self, port: int) -> int:
+        """Listen on this port, or with 0 on a free one; tells which."""
+        self._site = web.TCPSite(self.runner, "127.0.0.1", port, shutdown_timeout=0.1, backlog=2048)
+        await self._site.start()
+        return int(self.runner.addresses[-1][1])
+
+    async def shut(self) -> None:
+        await self._site.stop()
+
+    def break_connections(self, but: web.Request) -> None:
+        """Break all connections, except that of one request."""
+        assert self.runner.server is not None
+        for connection in self.runner.server.connections:
+            transport = connection.transport
+            if transport is not None and transport is not but.transport:
+                transport.abort()
+
+
 STATE = web.AppKey("state", State)
+DOOR = web.AppKey("door", Door)
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -159,6 +205,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     peer = request.transport and request.transport.get_extra_info("peername")
     state.requests.append({"body": body, "headers": dict(request.headers), "peer": peer})
     message = last_user_text(body)
+    call = Call(message, ended="refused")
+    state.calls.append(call)
     try:
         directives = parse_directives(message)
     except msgspec.ValidationError as error:
@@ -176,9 +224,14 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         state.add(failed=1)
         said = f": {message} {request.headers.get('Authorization')}" if directives.echo else ""
         return refusal_by(directives, said)
-    reply = Reply(body, directives, message)
+    try:
+        reply = Reply(body, directives, message)
+    except ValueError as error:
+        return refusal(400, str(error), "bad_prefix")
+    call.prefix = len(reply.prefix)
     if body.get("stream"):
-        return await stream_counted(request, reply, key)
+        return await stream_counted(request, reply, key, call)
+    call.sent, call.usage, call.ended = reply.tokens, reply.usage, "finished"
     return web.json_response(body=reply.whole())
 
 
@@ -208,24 +261,33 @@ def refusal(status: int, message: str, code: str | None) -> web.Response:
 
 
 class Reply:
-    """The bytes of one reply, in OpenAI's format."""
+    """The bytes of one reply, in OpenAI's format.
+
+    Raises ValueError when the request brings a beginning along that is not this reply's.
+    """
 
     def __init__(self, body: dict[str, Any], directives: Directives, message: str) -> None:
         cap = body.get("max_completion_tokens") or body.get("max_tokens") or sys.maxsize
         self.directives = directives
-        self.tokens = min(directives.tokens, cap)
+        last = body["messages"][-1]
+        self.prefix: str = last["content"] if last["role"] == "assistant" else ""
+        whole = reply_pieces(directives.tokens, message)
+        pieces = pieces_after(self.prefix, whole)
+        self.skipped = len(whole) - len(pieces)  # tokens that are in the prefix
+        self.tokens = min(len(pieces), cap)
         # A reply that was capped is the start of the full one.
-        self.pieces = reply_pieces(directives.tokens, message)[: self.tokens]
-        self.finish = "length" if self.tokens < directives.tokens else directives.finish
-        self.reasoning = reply_pieces(directives.reasoning, message + "\nreasoning")
+        self.pieces = pieces[: self.tokens]
+        self.finish = "length" if self.tokens < len(pieces) else directives.finish
+        thoughts = 0 if self.prefix else directives.reasoning
+        self.reasoning = reply_pieces(thoughts, message + "\nreasoning")
         self.wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         prompt = sum(len(str(message["content"]).split()) for message in body["messages"])
         self.usage = {
             "prompt_tokens": prompt,
-            "completion_tokens": self.tokens + directives.reasoning,
-            "total_tokens": prompt + self.tokens + directives.reasoning,
+            "completion_tokens": self.tokens + thoughts,
+            "total_tokens": prompt + self.tokens + thoughts,
             "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": directives.reasoning},
+            "completion_tokens_details": {"reasoning_tokens": thoughts},
         }
         self.identity = {"id": "chatcmpl-stub", "created": 0, "model": str(body["model"])}
         self.head = b"data: " + msgspec.json.encode(
@@ -248,10 +310,14 @@ class Reply:
             finish,
         )
 
+    @property
+    def told_usage(self) -> dict[str, Any] | None:
+        return self.usage if self.wants_usage and not self.directives.nousage else None
+
     def ending(self) -> bytes:
         parts = [self._chunk(b"", msgspec.json.encode(self.finish))]
-        if self.wants_usage and not self.directives.nousage:
-            usage = msgspec.json.encode(self.usage)
+        if self.told_usage is not None:
+            usage = msgspec.json.encode(self.told_usage)
             parts.append(b'%b,"choices":[],"usage":%b}\n\n' % (self.head, usage))
         parts.append(b"data: [DONE]\n\n")
         return b"".join(parts)
@@ -264,23 +330,44 @@ class Reply:
         )
 
 
-async def stream_counted(request: web.Request, reply: Reply, key: str) -> web.StreamResponse:
+def pieces_after(prefix: str, pieces: list[str]) -> list[str]:
+    """What is left of a reply after its beginning, which may end in the middle of a piece."""
+    left = len(prefix)
+    if not "".join(pieces).startswith(prefix):
+        raise ValueError("the last message is the assistant's, but not the beginning of this reply")
+    for index, piece in enumerate(pieces):
+        if left < len(piece):
+            return [piece[left:], *pieces[index + 1 :]]
+        left -= len(piece)
+    return []
+
+
+async def stream_counted(
+    request: web.Request, reply: Reply, key: str, call: Call
+) -> web.StreamResponse:
     state = request.app[STATE]
     state.add(active=1)
+    call.ended = "active"
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     try:
-        await stream(request, response, reply, key)
-    except (asyncio.CancelledError, ConnectionError):
+        await stream(request, response, reply, key, call)
+    except (asyncio.CancelledError, ConnectionError) as error:
         # handler_cancellation cancels this at once when the client goes away; a write that was
         # under way fails instead.
         state.add(active=-1, aborted=1)
+        if call.ended == "active":
+            call.ended = "aborted"
+        if isinstance(error, ConnectionError):
+            return response  # there is nobody to be told
         raise
     state.add(active=-1, finished=1)
+    if call.ended == "active":
+        call.ended = "broken"
     return response
 
 
 async def stream(
-    request: web.Request, response: web.StreamResponse, reply: Reply, key: str
+    request: web.Request, response: web.StreamResponse, reply: Reply, key: str, call: Call
 ) -> None:
     directives = reply.directives
     await asyncio.sleep(directives.headers)
@@ -292,8 +379,9 @@ async def stream(
     for piece in reply.reasoning:
         await pace.next()
         await send(reply.reasoning_token(piece))
+        call.reasoned += 1
     # One turn more than there are tokens: a fault may come after the last one.
-    for sent in range(reply.tokens + 1):
+    for sent in range(reply.skipped, reply.skipped + reply.tokens + 1):
         if sent == directives.silent:
             await asyncio.Event().wait()
         elif sent == directives.hold:
@@ -310,9 +398,12 @@ async def stream(
             if request.transport is not None:
                 request.transport.close()
             return None
-        if sent < reply.tokens:
+        if call.sent < reply.tokens:
             await pace.next()
-            await send(reply.token(reply.pieces[sent]))
+            await send(reply.token(reply.pieces[call.sent]))
+            call.sent += 1
+    # Before it is sent: once somebody has read it, the record must say so.
+    call.ended, call.usage = "finished", reply.told_usage
     return await send(reply.ending())
 
 
@@ -382,6 +473,34 @@ async def show_state(request: web.Request) -> web.Response:
     return web.json_response({**state.counts(), "requests": list(state.requests)})
 
 
+async def show_calls(request: web.Request) -> web.Response:
+    return web.json_response(body=msgspec.json.encode(list(request.app[STATE].calls)))
+
+
+async def cut(request: web.Request) -> web.Response:
+    """Breaks all connections, and with them what is being sent."""
+    break_off(request)
+    return web.json_response({})
+
+
+async def away(request: web.Request) -> web.Response:
+    """A restart that takes `seconds`, after which the record is still there; answers at its end."""
+    door = request.app[DOOR]
+    port = door.runner.addresses[-1][1]
+    await door.shut()
+    break_off(request)
+    await asyncio.sleep(float(request.query["seconds"]))
+    await door.open(port)
+    return web.json_response({})
+
+
+def break_off(request: web.Request) -> None:
+    for call in request.app[STATE].calls:
+        if call.ended == "active":
+            call.ended = "broken"
+    request.app[DOOR].break_connections(but=request)
+
+
 async def wait(request: web.Request) -> web.Response:
     """Answers when the counters are as the query says (`?active=0&aborted=1`)."""
     state = request.app[STATE]
@@ -398,10 +517,11 @@ async def release(request: web.Request) -> web.Response:
 
 
 async def reset(request: web.Request) -> web.Response:
-    """Forgets requests, attempts, holds and counters; streams that run stay counted as active."""
+    """Forgets requests, calls, attempts, holds and counters; streams that run stay counted as active."""
     state = request.app[STATE]
     state.finished = state.aborted = state.failed = 0
     state.requests.clear()
+    state.calls.clear()
     state.attempts.clear()
     state.holds.clear()
     return web.json_response({})
@@ -410,22 +530,26 @@ async def reset(request: web.Request) -> web.Response:
 def application() -> web.Application:
     app = web.Application(client_max_size=64 * 1024**2)
     app[STATE] = State()
+    app[DOOR] = Door()
     app.router.add_post("/v1/chat/completions", chat_completions)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/stub/state", show_state)
+    app.router.add_get("/stub/calls", show_calls)
     app.router.add_get("/stub/wait", wait)
     app.router.add_post("/stub/release", release)
     app.router.add_post("/stub/reset", reset)
+    app.router.add_post("/stub/cut", cut)
+    app.router.add_post("/stub/away", away)
     return app
 
 
 async def serve(port: int, *, until_stdin_ends: bool) -> None:
-    runner = web.AppRunner(application(), handler_cancellation=True, access_log=None)
+    app = application()
+    runner = app[DOOR].runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", port, shutdown_timeout=0.1, backlog=2048)
-        await site.start()
-        print(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", flush=True)
+        port = await app[DOOR].open(port)
+        print(f"http://127.0.0.1:{port}/v1", flush=True)
         if until_stdin_ends:
             await asyncio.to_thread(sys.stdin.read)
         else:

@@ -1,0 +1,224 @@
+"""Measures Parley, and its neighbours in the same run: `make bench`.
+
+    python -m bench                                       everything, three rounds: about 40 minutes
+    python -m bench stream --users 200 --seconds 15 --system parley-uvicorn
+    python -m bench stream ttft --rounds 3 --baseline bench/results/latest.json
+
+Without targets the results are written to bench/results/latest.json, and with them
+bench/results/summary.json and the tables of docs/performance.md; with targets, to --output alone. All
+processes are real ones, started and ended here. docs/performance.md says how figures are defined.
+
+The exit code is 1 when a reply was not exactly what was asked for, when another answer was not what
+it must be, or when --baseline finds a figure worse by more than the noise between the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import platform
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvloop
+
+from bench import load, plan, processes, report, results, systems
+from bench.provider_process import Provider
+from bench.results import Results
+from bench.systems import NotInstalled, System, WrongReply
+from bench.targets.base import Place, Target
+from chatproject.embedded import ServerError
+
+SHOWN_FAILURES = 20
+OPEN_FILES = 8192  # a thousand sockets are as many files here and in a web process
+
+
+def main() -> None:
+    options = parse()
+    # Ended from outside, too, it ends what it started and leaves no folders behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    baseline = results.load(options.baseline) if options.baseline else None
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
+    found = measure(options)
+    for measurement in found.measurements:
+        print("\n".join(report.lines(measurement)) if measurement.rounds else measurement.name)
+    save(found, options)
+    sys.exit(1 if judge(found, baseline) else 0)
+
+
+def parse() -> argparse.Namespace:
+    def numbers(text: str) -> list[int]:
+        return [int(word) for word in text.split(",")]
+
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("targets", nargs="*", metavar="target", help=", ".join(plan.TARGETS))
+    parser.add_argument(
+        "--users", type=numbers, default=[], help="10 or 10,200: instead of its own"
+    )
+    parser.add_argument("--seconds", type=float, help="of each window, instead of its own")
+    parser.add_argument("--rounds", type=int, help="3; 1 when targets are named")
+    parser.add_argument("--system", default="", help=", ".join(systems.SYSTEMS))
+    parser.add_argument("--output", type=Path, help="a file for the results")
+    parser.add_argument("--baseline", type=Path, help="results to compare with")
+    options = parser.parse_args()
+    options.systems = options.system.split(",") if options.system else []
+    for name, known in (
+        *((name, plan.TARGETS) for name in options.targets),
+        *((name, systems.SYSTEMS) for name in options.systems),
+    ):
+        if name not in known:
+            parser.error(f"there is no {name}: choose from {', '.join(known)}")
+    is_partial = bool(options.targets or options.users or options.seconds or options.systems)
+    options.is_partial = is_partial
+    options.rounds = options.rounds or (1 if is_partial and not options.baseline else 3)
+    return options
+
+
+# --- Measuring --------------------------------------------------------------------------------
+
+
+def measure(options: argparse.Namespace) -> Results:
+    """All rounds; what goes wrong is in the results."""
+    began = time.monotonic()
+    found = Results(machine=machine(), rounds=options.rounds)
+    for number in range(options.rounds):
+        for step in plan.steps(options.targets, options.systems, options.users):
+            if step.system in found.absent:
+                continue
+            print(f"round {number + 1}: {step.system} …", flush=True)
+            try:
+                measure_step(step, found, options.seconds)
+            except NotInstalled as why:
+                found.absent[step.system] = str(why)
+                print(f"  is left out: {why}", flush=True)
+    found.measurements = [one for one in found.measurements if one.rounds or one.failures]
+    found.minutes = round((time.monotonic() - began) / 60, 1)
+    return found
+
+
+def machine() -> dict[str, str]:
+    load_average = os.getloadavg()[0]
+    return {
+        "cores": str(os.cpu_count()),
+        "Python": platform.python_version(),
+        "Linux": platform.release().partition("-")[0],
+        "load before": f"{load_average:.1f}",
+        "on": time.strftime("%Y-%m-%d"),
+    }
+
+
+def measure_step(step: plan.Step, found: Results, seconds: float | None) -> None:
+    """Start a system, measure on it, and end it. Raises NotInstalled."""
+    setup = step.measurements[0][0].setup
+    with Provider() as provider, folder() as place:
+        system = systems.find(step.system)(
+            provider_url=provider.url, folder=place, users=step.users, **setup
+        )
+        try:
+            system.start()
+            for target, users in step.measurements:
+                measure_one(
+                    target, users, Place(system, provider, users, seconds or target.seconds), found
+                )
+        except (RuntimeError, ServerError) as error:
+            # The others are measured nevertheless; the exit code tells.
+            first, users = step.measurements[0]
+            found.get(first.name, step.system, users).failures.append(str(error))
+        finally:
+            system.stop()
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="parley-bench-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def measure_one(target: Target, users: int, place: Place, found: Results) -> None:
+    measurement = found.get(target.name, place.system.name, users)
+    try:
+        one = uvloop.run(warm_and_measure(target, place))
+    except (ConnectionError, TimeoutError, WrongReply, RuntimeError) as error:
+        measurement.failures.append(f"{type(error).__name__}: {error}")
+        print(f"  {measurement.name}: FAILED: {error}", flush=True)
+        return
+    dead = died(place.system)
+    one.failures += [f"the process of {role} has ended" for role in dead]
+    measurement.rounds.append(one.figures)
+    measurement.clean.append(not one.failures)
+    measurement.failures += one.failures
+    print(f"  {measurement.name}: {report.headline(one.figures)}", flush=True)
+    if one.failures:
+        print(f"    FAILED: {one.failures[0]} (one of {len(one.failures)})", flush=True)
+
+
+async def warm_and_measure(target: Target, place: Place) -> load.Round:
+    await load.warm_up(place.system, place.users)
+    # What garbage collection would do to the clients' clocks is no property of the server.
+    gc.collect()
+    gc.disable()
+    try:
+        return await target.measure(place)
+    finally:
+        gc.enable()
+
+
+def died(system: System) -> list[str]:
+    roles = system.roles()
+    return [role for role in roles if role not in processes.alive(roles)]
+
+
+# --- Judging ----------------------------------------------------------------------------------
+
+
+def save(found: Results, options: argparse.Namespace) -> None:
+    if options.output:
+        results.save(found, options.output)
+    elif not options.is_partial:
+        results.save(found, report.LATEST)
+        report.write(found)
+        print(f"{report.SUMMARY}:")
+    if not options.is_partial:
+        for name, value in report.summary(found).items():
+            print(f"  {name:34}{value:12.3f}")
+    print(f"{found.minutes} minutes, {found.rounds} rounds")
+
+
+def judge(found: Results, baseline: Results | None) -> bool:
+    """Print what is wrong; whether anything is."""
+    failures = found.failures
+    if not any(one.rounds for one in found.measurements):
+        failures.append("nothing was measured")
+    if baseline is not None:
+        try:
+            failures += [
+                f"worse than before: {line}" for line in results.regressions(baseline, found)
+            ]
+        except ValueError as error:
+            failures.append(f"the baseline cannot be used: {error}")
+    for failure, times in Counter(failures).most_common(SHOWN_FAILURES):
+        print(f"FAILED: {failure}" + (f" ({times} times)" if times > 1 else ""))
+    if len(set(failures)) > SHOWN_FAILURES:
+        print(f"… and {len(set(failures)) - SHOWN_FAILURES} more")
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""Results for people: lines in the terminal, the summary, and the tables of docs/performance.md.
+
+python -m bench.report            writes both again from bench/results/latest.json
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench import results
+from bench.load import COUNTED
+from bench.results import Measurement, Results
+
+LATEST = results.FOLDER / "latest.json"
+SUMMARY = results.FOLDER / "summary.json"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+BEGIN = "<!-- bench: what stands between these two lines is written by python -m bench.report -->"
+END = "<!-- bench: end -->"
+
+FEWEST_ROUNDS = 3  # of which a median stands in the summary
+
+OURS = "parley-uvicorn"
+
+# --- The summary ------------------------------------------------------------------------------
+
+
+def summary(found: Results) -> dict[str, float]:
+    """The figures of issue and release notes: medians over the rounds, each of a clean measurement.
+
+    What was not measured in FEWEST_ROUNDS clean rounds is left out. Ratios are Parley's figure by the
+    neighbour's, round by round. Of lost, doubled and out_of_order it is the worst round of all of
+    Parley's measurements together, which no median is above.
+    """
+    at_200 = found.get("stream", OURS, 200)
+    wanted: dict[str, float | None] = {
+        "cpu_ratio_proxy_uvicorn": ratio(found, OURS, "proxy"),
+        "cpu_ratio_proxy_daphne": ratio(found, "parley-daphne", "proxy"),
+        "cpu_ratio_chainlit": ratio(found, OURS, "chainlit"),
+        "ttft_p50_ms_10": median(found.get("ttft", OURS, 10), "ttft_ms.p50"),
+        "ttft_p95_ms_10": median(found.get("ttft", OURS, 10), "ttft_ms.p95"),
+        "delay_p50_ms_10": median(found.get("stream", OURS, 10), "delay_ms.p50"),
+        "delay_p99_ms_200": median(at_200, "delay_ms.p99"),
+        "delay_p99_ms_500": median(found.get("stream", OURS, 500), "delay_ms.p99"),
+        **{name: worst(found, name) for name in ("lost", "doubled", "out_of_order")},
+        "db_statements_per_message": median(
+            found.get("statements", OURS, 10), "statements_per_message"
+        ),
+        "db_statements_per_token": median(
+            found.get("statements", OURS, 10), "statements_per_token"
+        ),
+        "worker_rss_mb_500": median(found.get("stream", OURS, 500), "rss_mb.worker"),
+        "resume_ms_4000": median(found.get("resume", OURS, 1), "resume_ms.p50"),
+        "loop_blocks_over_100ms_200": median(at_200, "loop_blocks.web", "loop_blocks.worker"),
+    }
+    return {name: round(value, 4) for name, value in wanted.items() if value is not None}
+
+
+def median(measurement: Measurement, *figures: str) -> float | None:
+    """The median over the clean rounds of a figure, or of the sum of several."""
+    sums = [
+        sum(one[name] for name in figures)
+        for one in measurement.clean_rounds
+        if all(name in one for name in figures)
+    ]
+    return statistics.median(sums) if len(sums) >= FEWEST_ROUNDS else None
+
+
+def ratio(found: Results, ours: str, theirs: str) -> float | None:
+    """Our CPU per token at 200 users by theirs in the same round."""
+    figure = "cpu_us_per_token"
+    rounds = [
+        mine[figure] / other[figure]
+        for mine, is_clean, other, other_is_clean in zip(
+            *(
+                column
+                for system in (ours, theirs)
+                for column in (
+                    found.get("stream", system, 200).rounds,
+                    found.get("stream", system, 200).clean,
+                )
+            ),
+            strict=False,
+        )
+        if is_clean and other_is_clean and figure in mine and figure in other
+    ]
+    return statistics.median(rounds) if len(rounds) >= FEWEST_ROUNDS else None
+
+
+def worst(found: Results, fault: str) -> float | None:
+    """The most tokens with this fault in one round of all of Parley's measurements, clean or not."""
+    ours = [
+        one.rounds
+        for one in found.measurements
+        if one.system.startswith("parley") and any(fault in each for each in one.rounds)
+    ]
+    longest = max(map(len, ours), default=0)
+    if longest < FEWEST_ROUNDS:
+        return None
+    return max(
+        sum(rounds[n].get(fault, 0) for rounds in ours if n < len(rounds)) for n in range(longest)
+    )
+
+
+# --- The terminal -----------------------------------------------------------------------------
+
+
+def lines(measurement: Measurement) -> list[str]:
+    """A line for each figure: the median, and the range over the rounds."""
+    found = [f"{measurement.name}, {len(measurement.rounds)} rounds"]
+    for figure in measurement.rounds[0]:
+        values = [each[figure] for each in measurement.rounds if figure in each]
+        span = f"   {min(values):.2f} to {max(values):.2f}" if len(values) > 1 else ""
+        found.append(f"  {figure:34}{statistics.median(values):12.2f}{span}")
+    return found
+
+
+HEADLINE = (
+    "cpu_us_per_token", "delay_ms.p50", "delay_ms.p99", "ttft_ms.p50", "ttft_ms.p95", "resume_ms.p50",
+    "stopped_ms.p50", "page_ms.p50", "page_ms.p95", "kb_per_socket", "wait_ratio",
+    "statements_per_message", "statements_per_token", "lost", "doubled", "out_of_order", "failed",
+)  # fmt: skip
+
+
+def headline(figures: Mapping[str, float]) -> str:
+    """The most telling figures of a round, in one line."""
+    return ", ".join(f"{name} {figures[name]:.4g}" for name in HEADLINE if name in figures)
+
+
+# --- The page ---------------------------------------------------------------------------------
+
+Column = tuple[str, Callable[[Mapping[str, float]], str]]
+
+
+def number(name: str, digits: int = 0) -> Callable[[Mapping[str, float]], str]:
+    return lambda figures: f"{figures[name]:,.{digits}f}" if name in figures else "-"
+
+
+def pair(first: str, second: str, digits: int = 0) -> Callable[[Mapping[str, float]], str]:
+    return lambda figures: f"{number(first, digits)(figures)} / {number(second, digits)(figures)}"
+
+
+def faults(figures: Mapping[str, float]) -> str:
+    return " / ".join(number(name)(figures) for name in ("lost", "doubled", "out_of_order"))
+
+
+def at(measurement: Measurement) -> str:
+    return f"{measurement.users:,}"
+
+
+STREAM: tuple[Column, ...] = (
+    ("CPU per token, µs", number("cpu_us_per_token")),
+    *((role, number(f"cpu_us_per_token.{role}")) for role in COUNTED),
+    ("clock", number("cpu_us_per_token.clock")),
+    ("CPU per message, ms", number("cpu_ms_per_message")),
+    ("delay p50 / p99, ms", pair("delay_ms.p50", "delay_ms.p99")),
+    ("tokens/s", number("tokens_per_s")),
+    ("lost / doubled / out of order", faults),
+)
+MEMORY: tuple[Column, ...] = (
+    *((f"{role}, MB", number(f"rss_mb.{role}")) for role in COUNTED),
+    ("blocks over 100 ms, web / worker", pair("loop_blocks.web", "loop_blocks.worker")),
+    ("longest, ms", pair("loop_block_ms.web", "loop_block_ms.worker")),
+)
+FIRST: tuple[Column, ...] = (
+    ("first token p50 / p95, ms", pair("ttft_ms.p50", "ttft_ms.p95", 1)),
+    ("p99 / max, ms", pair("ttft_ms.p99", "ttft_ms.max", 1)),
+    ("lost / doubled / out of order", faults),
+)
+BURST: tuple[Column, ...] = (
+    ("first token p50 / p95 / max, ms", lambda f: pair("ttft_ms.p50", "ttft_ms.p95")(f) + " / " + number("ttft_ms.max")(f)),
+    ("all answered in, s", number("seconds", 1)),
+    ("messages/s", number("messages_per_s", 1)),
+    ("lost / doubled / out of order", faults),
+)  # fmt: skip
+RESUME: tuple[Column, ...] = (
+    ("4,000 tokens p50 / max, ms", pair("resume_ms.p50", "resume_ms.max")),
+)
+STOP: tuple[Column, ...] = (
+    ("`run.stopped` p50 / max, ms", pair("stopped_ms.p50", "stopped_ms.max")),
+    ("provider left p50 / max, ms", pair("provider_left_ms.p50", "provider_left_ms.max")),
+)
+PAGES: tuple[Column, ...] = (
+    ("page p50 / p95 / p99, ms", lambda f: pair("page_ms.p50", "page_ms.p95")(f) + " / " + number("page_ms.p99")(f)),
+    ("requests/s", number("requests_per_s")),
+)  # fmt: skip
+IDLE: tuple[Column, ...] = (
+    ("kB per socket", number("kb_per_socket")),
+    ("web, MB", number("rss_mb.web")),
+    ("web CPU, %", number("cpu_percent.web", 1)),
+    ("worker CPU, %", number("cpu_percent.worker", 1)),
+)
+FAIRNESS: tuple[Column, ...] = (
+    ("alone p50 / max, ms", pair("alone_ms.p50", "alone_ms.max")),
+    ("beside 100 requests p50 / max, ms", pair("beside_ms.p50", "beside_ms.max")),
+    ("ratio of p50", number("wait_ratio", 2)),
+)
+STATEMENTS: tuple[Column, ...] = (
+    ("per message", number("statements_per_message", 1)),
+    ("web", number("statements_per_message.web", 1)),
+    ("worker", number("statements_per_message.worker", 1)),
+    ("per token", number("statements_per_token", 4)),
+)
+
+SECTIONS: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
+    ("Streams at 20 tokens a second", "stream", STREAM),
+    ("Memory and event loops under them", "stream", MEMORY),
+    ("Time to the first token", "ttft", FIRST),
+    ("All at once", "burst", BURST),
+    ("Coming back to a running reply", "resume", RESUME),
+    ("Stopping", "stop", STOP),
+    ("The page of 200 messages, by readers at once", "pages", PAGES),
+    ("Open sockets", "idle", IDLE),
+    ("Fairness", "fairness", FAIRNESS),
+    ("Database statements", "statements", STATEMENTS),
+    ("Soak", "soak", (("messages", number("messages")), *MEMORY[:1], *MEMORY[1:2], ("lost / doubled / out of order", faults))),
+)  # fmt: skip
+
+
+def markdown(found: Results) -> str:
+    """The tables: medians over the clean rounds of each measurement."""
+    machine = ", ".join(f"{name} {value}" for name, value in found.machine.items())
+    parts = [
+        f"Measured on {machine}; {found.rounds} rounds in turn, {found.minutes:.0f} minutes. Each"
+        " figure is the median of the rounds.",
+        table(["figure", "median"], [[f"`{k}`", f"{v:g}"] for k, v in summary(found).items()]),
+    ]
+    for title, target, columns in SECTIONS:
+        rows = [
+            [one.system, at(one), *(show(one.medians) for _, show in columns)]
+            for one in found.measurements
+            if one.target == target and one.rounds
+        ]
+        if rows:
+            parts += [
+                f"### {title}",
+                table(["system", "users", *(name for name, _ in columns)], rows),
+            ]
+    for name, why in found.absent.items():
+        parts.append(f"Not measured: {name}. {why}")
+    if found.failures:
+        parts.append(f"{len(found.failures)} failures; the first: {found.failures[0]}")
+    return "\n\n".join(parts)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    out = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    return "\n".join([*out, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def in_page(page: str, tables: str) -> str:
+    """The page with these tables between its two marks. Raises ValueError when it has none."""
+    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError("the page has lost the marks between which the tables stand")
+    return pattern.sub(lambda _: f"{BEGIN}\n\n{tables}\n\n{END}", page)
+
+
+def write(found: Results) -> None:
+    """Write the summary, and the tables into the page."""
+    SUMMARY.write_bytes(msgspec.json.format(msgspec.json.encode(summary(found)), indent=1) + b"\n")
+    PAGE.write_text(in_page(PAGE.read_text(), markdown(found)))
+
+
+if __name__ == "__main__":
+    write(results.load(LATEST))

@@ -1,0 +1,57 @@
+"""Whether somebody with a hundred requests makes others wait."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bench import figures, load
+from bench.load import Reply, Round
+from bench.parley import Parley
+from bench.systems import Client
+from bench.tally import Tally
+from bench.targets.base import Place, Target
+
+REQUESTS = 100
+REQUEST_TOKENS = 20  # a second each
+SAMPLES = 8  # messages of the other user, alone and beside the hundred
+
+# As a new installation limits a user; and a worker that has hardly more room than that.
+SETUP = {
+    "variables": {"USER_CONCURRENCY": None, "USER_QUEUE_LIMIT": None, "WORKER_CONCURRENCY": "8"}
+}
+
+
+async def fairness(place: Place) -> Round:
+    """The first token's wait of a user with one request, alone and beside one with REQUESTS."""
+    assert isinstance(place.system, Parley)
+    [other] = await load.connect(place.system, [1])
+    crowd = await load.connect(place.system, [0] * REQUESTS)
+    replies: list[Reply] = []
+    alone = await _wait_of(other, replies)
+    hundred = asyncio.create_task(load.ask(crowd, REQUEST_TOKENS))
+    await asyncio.sleep(2.0)  # until they wait in line
+    beside = await _wait_of(other, replies)
+    # Otherwise the other one was not beside them at all.
+    were_waiting = not hundred.done()
+    replies += await hundred
+    await load.close([other, *crowd])
+    found = load.judge(replies)
+    if not were_waiting:
+        found.failures.append(f"the {REQUESTS} requests were answered before the others were sent")
+    found.figures |= figures.spread("alone_ms", alone)
+    found.figures |= figures.spread("beside_ms", beside)
+    found.figures["wait_ratio"] = found.figures["beside_ms.p50"] / found.figures["alone_ms.p50"]
+    return found
+
+
+async def _wait_of(client: Client, replies: list[Reply]) -> list[float]:
+    waits = []
+    for _ in range(SAMPLES):
+        reply = Reply(Tally(5))
+        replies.append(reply)
+        await load.converse(client, load.prompt(5), reply, patience=load.PATIENCE)
+        waits.append(1000 * reply.ttft)
+    return waits
+
+
+TARGETS = (Target("fairness", fairness, {"parley-uvicorn": (2,)}, setup=SETUP),)

@@ -1,0 +1,82 @@
+"""How fast the page of a long conversation is, asked for by several readers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from weakref import WeakKeyDictionary
+
+from aiohttp import ClientSession, TCPConnector
+
+from bench import figures, load
+from bench.load import Reply, Round
+from bench.parley import Parley, Tab
+from bench.tally import Tally
+from bench.targets.base import Place, Target
+
+MESSAGES = 200  # of the conversation: questions and replies
+SHOWN = 100  # of them on its page: chat.transcript.MESSAGES_SHOWN, which only Django can import
+REPLY_TOKENS = 40
+
+_pages: WeakKeyDictionary[Parley, str] = WeakKeyDictionary()  # the path, made once in each
+
+
+async def pages(place: Place) -> Round:
+    """Readers who ask for the page again and again; every answer is looked at."""
+    system = place.system
+    assert isinstance(system, Parley)
+    if system not in _pages:
+        _pages[system] = await _write_conversation(system)
+    path = _pages[system]
+    found = Round()
+    times: list[float] = []
+    until = time.monotonic() + place.seconds
+
+    async def read(number: int) -> None:
+        base = f"http://127.0.0.1:{system.ports[number % len(system.ports)]}"
+        cookies = {"sessionid": system.sessions[0]}
+        async with ClientSession(base, cookies=cookies, connector=TCPConnector(limit=1)) as session:
+            while time.monotonic() < until:
+                began = time.monotonic()
+                async with session.get(path) as answer:
+                    body = await answer.read()
+                times.append(1000 * (time.monotonic() - began))
+                problem = _problem(answer.status, body)
+                if problem:
+                    found.failures.append(problem)
+
+    began = time.monotonic()
+    await asyncio.gather(*(read(number) for number in range(place.users)))
+    found.figures |= {
+        "requests_per_s": len(times) / (time.monotonic() - began),
+        "failed": len(found.failures),
+        **figures.spread("page_ms", times),
+    }
+    return found
+
+
+def _problem(status: int, body: bytes) -> str:
+    """What is wrong with an answer, or nothing."""
+    messages = body.count(b'<li class="message own" id=') + body.count(
+        b'<li class="message reply" id='
+    )
+    ends = body.count(f".{REPLY_TOKENS - 1};".encode())
+    if status != 200 or messages != SHOWN or ends < SHOWN // 2:
+        return f"HTTP {status} with {messages} messages and the ends of {ends} replies"
+    return ""
+
+
+async def _write_conversation(system: Parley) -> str:
+    tab = await system.connect(0)
+    for _ in range(MESSAGES // 2):
+        reply = Reply(Tally(REPLY_TOKENS))
+        text = load.prompt(REPLY_TOKENS, rate=0)
+        await load.converse(tab, text, reply, patience=load.PATIENCE)
+        if reply.failure or not reply.tally.is_clean:
+            raise RuntimeError(f"a page could not be written: {reply.failure}")
+    await tab.close()
+    assert isinstance(tab, Tab)
+    return f"/c/{tab.conversation}/"
+
+
+TARGETS = (Target("pages", pages, {"parley-uvicorn": (1, 10, 50)}, seconds=4.0),)

@@ -1,0 +1,72 @@
+"""How many database statements a message and a token cost, counted in the log of Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from pathlib import Path
+
+from bench import load
+from bench.load import Round
+from bench.parley import Parley
+from bench.targets.base import Place, Target
+
+MESSAGES = 5  # of each user, in one conversation
+SHORT, LONG = 20, 420  # tokens
+RATE = 200.0  # so that a long reply takes hardly longer than a short one
+SETTLE = 2.0  # seconds until what follows a message has been done, and Postgres has logged it
+
+# Web processes and workers are told from each other, and from the clock, by their names.
+ROLES = ("web", "worker")
+SETUP = {"postgres_settings": {"log_statement": "all", "log_line_prefix": "%a|"}}
+
+LINE = re.compile(r"^(\w*)\|LOG:  (?:statement|execute [^:]*): (.*)$")
+# What brackets the work and is none; SET is what a new connection is told once.
+CONTROL = re.compile(r"(?i)(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET|START TRANSACTION)\b")
+
+
+async def statements(place: Place) -> Round:
+    """Statements for messages with short replies, and for as many with long ones."""
+    assert isinstance(place.system, Parley)
+    clients = await load.connect(place.system, range(place.users))
+    replies: list[load.Reply] = []
+    counts: list[Counter[str]] = []
+    for tokens in (SHORT, LONG):
+        await asyncio.sleep(SETTLE)
+        start = log_path(place.system).stat().st_size
+        for _ in range(MESSAGES):
+            replies += await load.ask(clients, tokens, rate=RATE)
+        await asyncio.sleep(SETTLE)
+        counts.append(count(log_path(place.system), start))
+    await load.close(clients)
+    found = load.judge(replies)
+    messages = MESSAGES * place.users
+    short, long = (sum(one.values()) for one in counts)
+    found.figures |= {
+        "statements_per_message": short / messages,
+        **{f"statements_per_message.{role}": counts[0][role] / messages for role in ROLES},
+        "statements_per_token": max(0, long - short) / messages / (LONG - SHORT),
+    }
+    if not short:
+        found.failures.append("Postgres logged no statements")
+    return found
+
+
+def log_path(system: Parley) -> Path:
+    return system.folder / "logs" / "postgres.log"
+
+
+def count(log: Path, start: int) -> Counter[str]:
+    """The statements of each role in a log of Postgres from this byte on, transaction control not."""
+    found: Counter[str] = Counter()
+    with log.open("rb") as lines:
+        lines.seek(start)
+        for line in lines:
+            match = LINE.match(line.decode(errors="replace").rstrip())
+            if match and match[1] in ROLES and match[2].strip() and not CONTROL.match(match[2]):
+                found[match[1]] += 1
+    return found
+
+
+TARGETS = (Target("statements", statements, {"parley-uvicorn": (10,)}, setup=SETUP),)

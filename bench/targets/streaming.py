@@ -1,0 +1,86 @@
+"""Streams side by side, all messages at once, and the time to the first token."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+from bench import figures, load
+from bench.load import Reply, Round
+from bench.tally import Tally
+from bench.targets.base import Place, Target
+
+TTFT_MESSAGES = 6  # of each user, one after another in one conversation
+TTFT_TOKENS = 30
+BURST_TOKENS = 60
+
+
+async def stream(place: Place) -> Round:
+    """See bench.load."""
+    return await load.stream(place.system, place.provider, place.users, seconds=place.seconds)
+
+
+async def burst(place: Place) -> Round:
+    """Everybody sends at the same moment."""
+    clients = await load.connect(place.system, range(place.users))
+    began = time.monotonic()
+    replies = await load.ask(clients, BURST_TOKENS)
+    took = time.monotonic() - began
+    await load.close(clients)
+    found = load.judge(replies)
+    delays = [delay / 1000 for reply in replies for delay in reply.tally.delays]
+    found.figures |= {
+        "seconds": took,
+        "messages_per_s": place.users / took,
+        **figures.spread("ttft_ms", first_tokens(replies)),
+        **figures.spread("delay_ms", delays),
+    }
+    return found
+
+
+async def ttft(place: Place) -> Round:
+    """The time from sending to the first token; the provider sends it at once."""
+    clients = await load.connect(place.system, range(place.users))
+    replies: list[Reply] = []
+
+    async def talk(number: int) -> None:
+        chance = random.Random(number)
+        for _ in range(TTFT_MESSAGES):
+            await asyncio.sleep(chance.uniform(0, 0.5))
+            reply = Reply(Tally(TTFT_TOKENS))
+            replies.append(reply)
+            text = load.prompt(TTFT_TOKENS)
+            await load.converse(clients[number], text, reply, patience=load.PATIENCE)
+
+    await asyncio.gather(*(talk(number) for number in range(place.users)))
+    await load.close(clients)
+    found = load.judge(replies)
+    found.figures |= figures.spread("ttft_ms", first_tokens(replies))
+    return found
+
+
+def first_tokens(replies: list[Reply]) -> list[float]:
+    """Milliseconds to the first token of those that came."""
+    return [1000 * reply.ttft for reply in replies if reply.tally.arrived]
+
+
+TARGETS = (
+    Target(
+        "stream",
+        stream,
+        {
+            "parley-uvicorn": (10, 50, 100, 200, 500),
+            "parley-daphne": (10, 200, 500),
+            "parley-uvicorn-2": (500,),
+            "proxy": (10, 50, 200, 500),
+            "chainlit": (10, 200),
+        },
+    ),
+    Target(
+        "ttft",
+        ttft,
+        {"parley-uvicorn": (10,), "parley-daphne": (10,), "proxy": (10,), "chainlit": (10,)},
+    ),
+    Target("burst", burst, {"parley-uvicorn": (200,), "parley-daphne": (200,)}),
+)

@@ -1,0 +1,592 @@
+"""The bench must be able to fail: wrong replies, worse figures and missing rounds are found."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import websockets
+from aiohttp import ClientSession, TCPConnector
+
+from bench import figures, load, plan, processes, report, results, websocket
+from bench.load import Reply
+from bench.parley import Tab
+from bench.provider import delay, emitted
+from bench.provider_process import Provider
+from bench.results import Measurement, Results
+from bench.systems import ON_DEMAND, SYSTEMS, Client, System, WrongReply
+from bench.tally import Tally
+from bench.targets import statements
+from chat.llm_stream import StreamDecoder, TextDelta
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider() as started:
+        yield started
+
+
+# --- The provider -----------------------------------------------------------------------------
+
+
+def ask(provider: Provider, text: str, **fields: Any) -> tuple[int, bytes]:
+    """Status and body of a request for a completion."""
+    body = {"model": "x", "stream": True, "messages": [{"role": "user", "content": text}], **fields}
+    connection = http.client.HTTPConnection(provider.url.split("/")[2], timeout=30)
+    try:
+        connection.request("POST", "/v1/chat/completions", json.dumps(body))
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def events(body: bytes) -> list[Any]:
+    lines = [line.removeprefix(b"data: ") for line in body.split(b"\n") if line]
+    assert lines.pop() == b"[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+def tokens(found: list[Any]) -> list[str]:
+    contents = (event["choices"][0]["delta"].get("content") for event in found if event["choices"])
+    return [content for content in contents if content]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["[[tokens=250 rate=0]]", "[[rate=500 tokens=250]]", "[[tokens=250 at_once=240 rate=500]]"],
+)
+def test_the_provider_streams_as_openai_does(provider, wanted):
+    before = time.time_ns()
+    status, body = ask(provider, f"Hello {wanted}")
+    after = time.time_ns()
+    assert status == 200
+    *chunks, finish, usage = events(body)
+    assert [emitted(token)[0] for token in tokens(chunks)] == list(range(250))
+    assert all(before - 1000 <= emitted(token)[1] <= after for token in tokens(chunks))
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert finish["choices"][0]["finish_reason"] == "stop"
+    assert usage["usage"]["completion_tokens"] == 250
+    assert usage["choices"] == []
+
+
+def test_the_parser_of_the_worker_understands_the_provider(provider):
+    decoder = StreamDecoder()
+    _, body = ask(provider, "[[tokens=30 rate=0]]")
+    said = [event.text for event in decoder.feed(body) if isinstance(event, TextDelta)]
+    decoder.close()
+    tally = Tally(30)
+    tally.feed("".join(said))
+    assert tally.is_clean
+
+
+def test_a_reply_is_cut_to_the_longest_that_was_asked_for(provider):
+    _, body = ask(provider, "[[tokens=30 rate=0]]", max_tokens=7)
+    assert len(tokens(events(body))) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [("[[token=3]]", {}), ("[[tokens=many]]", {}), ("Hello", {"stream": False})],
+)
+def test_a_request_that_it_does_not_understand_is_refused(provider, text, fields):
+    status, body = ask(provider, text, **fields)
+    assert status == 400
+    assert json.loads(body)["error"]["message"]
+
+
+async def test_a_gate_ends_streams_and_tells_how_long_each_was(provider):
+    asked = [f"[[tokens=4000 rate=200 key={key} gate=one]]" for key in "abc"]
+    bodies = asyncio.gather(*(asyncio.to_thread(ask, provider, text) for text in asked))
+    while (await provider.state()).begun < 3:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    await provider.open("one", over=0.1)
+    lengths = {
+        key: len(tokens(events(body))) for key, (_, body) in zip("abc", await bodies, strict=True)
+    }
+    assert await provider.sent("one") == lengths
+    assert max(lengths.values()) < 4000
+
+
+async def test_the_provider_tells_which_streams_were_left(provider):
+    _, port = provider.url.split("/")[2].split(":")
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+    message = {"role": "user", "content": "[[tokens=100 rate=1 key=left]]"}
+    body = json.dumps({"stream": True, "messages": [message]})
+    writer.write(
+        f"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    await reader.readuntil(b"200 OK")
+    writer.close()
+    async with asyncio.timeout(10):
+        while "left" not in dict((await provider.state()).leavings):
+            await asyncio.sleep(0.01)
+
+
+def test_the_stamp_of_a_token_survives_the_turn_of_its_clock():
+    span = 36**6
+    assert delay(span - 10, 5 * span + 20) == 30
+    assert delay(100, span + 40) == -60  # the clock was set back
+
+
+# --- What arrived -----------------------------------------------------------------------------
+
+
+def token(index: int) -> str:
+    return f" 0000{36}.{index};"
+
+
+def tally_of(*indexes: int, expected: int = 5) -> Tally:
+    tally = Tally(expected)
+    for index in indexes:
+        tally.feed(token(index))
+    return tally
+
+
+@pytest.mark.parametrize(
+    ("indexes", "faults"),
+    [
+        ((0, 1, 2, 3, 4), ""),
+        ((0, 1, 3, 4), "1 lost"),
+        ((0, 1, 2), "2 lost"),
+        ((), "5 lost"),
+        ((0, 1, 1, 2, 3, 4), "1 doubled"),
+        ((0, 2, 1, 3, 4), "1 out of order"),
+        ((0, 1, 4, 2), "1 lost, 1 out of order"),
+        ((0, 1, 2, 3, 4, 5), "1 garbled"),
+    ],
+)
+def test_what_is_wrong_with_a_reply_is_counted(indexes, faults):
+    tally = tally_of(*indexes)
+    assert tally.faults() == faults
+    assert tally.is_clean == (not faults)
+
+
+@pytest.mark.parametrize("text", ["Sorry;", " 000036.x;", " 000036;", " 000036.0"])
+def test_text_that_is_no_token_is_garbled(text):
+    tally = Tally(0)
+    tally.feed(text)
+    assert not tally.is_clean
+
+
+def test_pieces_may_be_cut_anywhere():
+    text = "".join(token(index) for index in range(5))
+    for size in range(1, len(text)):
+        tally = Tally(5)
+        for start in range(0, len(text), size):
+            tally.feed(text[start : start + size])
+        assert tally.is_clean, size
+        assert tally.arrived == 5
+
+
+def test_a_reply_that_is_not_right_is_a_failure_of_its_round():
+    broken = Reply(tally_of(0, 1, 2, 3, 4), failure="the socket was closed with 1011")
+    found = load.judge([Reply(tally_of(0, 1, 2, 3, 4)), Reply(tally_of(0, 0, 3)), broken])
+    assert found.figures == {
+        "lost": 3, "doubled": 1, "out_of_order": 0, "garbled": 0, "failed": 2,
+    }  # fmt: skip
+    assert found.failures == ["3 lost, 1 doubled", "the socket was closed with 1011"]
+
+
+# --- The tab ----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def tab_that_hears(script: Sequence[Mapping[str, Any]]) -> AsyncIterator[Tab]:
+    """A tab at a server that answers a message with these frames and closes the socket."""
+
+    async def serve(connection: websockets.ServerConnection) -> None:
+        await connection.send('{"type": "ready", "user": 1}')
+        asked = json.loads(await connection.recv())
+        queued = {"type": "run.queued", "run": "r", "conversation": "c", "position": 0}
+        await connection.send(json.dumps({**queued, "client_id": asked["client_id"]}))
+        for frame in script:
+            await connection.send(json.dumps({"run": "r", "attempt": 1, **frame}))
+
+    async with websockets.serve(serve, "127.0.0.1", 0) as server:
+        tab = Tab()
+        await tab.open(server.sockets[0].getsockname()[1], "session")
+        yield tab
+        await tab.close()
+
+
+STARTED = {"type": "run.started", "seq": 1}
+ONE = {"type": "text.delta", "seq": 2, "text": "one"}
+TWO = {"type": "text.delta", "seq": 3, "text": " two"}
+DONE = {"type": "run.done", "seq": 4, "text": "one two"}
+
+
+async def test_a_reply_as_the_protocol_says_is_read():
+    foreign = {"type": "text.delta", "run": "other", "seq": 9, "text": "no"}
+    waiting = {"type": "run.waiting", "position": 1}
+    async with tab_that_hears([waiting, STARTED, ONE, foreign, TWO, DONE]) as tab:
+        assert [piece async for piece in tab.send("Hello")] == ["one", " two"]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ([STARTED, TWO, DONE], "event 3 came after 1"),
+        ([STARTED, ONE, ONE, TWO, DONE], "event 2 came after 2"),
+        ([STARTED, TWO, ONE, DONE], "event 3 came after 1"),
+        ([ONE, TWO, DONE], "event 2 came after 0"),
+        ([STARTED, ONE, DONE], "the end 4 came after 2"),
+        ([STARTED, ONE, TWO, {**DONE, "text": "one"}], "the text of run.done differs"),
+        ([STARTED, ONE, {"type": "run.restarted", "seq": 10_000_001}, DONE], "run.restarted"),
+        ([STARTED, {**DONE, "type": "run.failed", "code": "internal"}], "run.failed internal"),
+        ([{"type": "error", "run": "", "code": "busy", "message": "Wait."}], "error busy: Wait."),
+    ],
+)
+async def test_a_reply_that_is_against_the_protocol_is_told(script, reason):
+    async with tab_that_hears(script) as tab:
+        with pytest.raises(WrongReply, match=reason):
+            [piece async for piece in tab.send("Hello")]
+
+
+async def test_a_connection_that_ends_in_the_middle_is_told():
+    async with tab_that_hears([STARTED, ONE]) as tab:
+        with pytest.raises(ConnectionError, match="1000"):
+            [piece async for piece in tab.send("Hello")]
+
+
+async def test_frames_may_arrive_in_any_pieces():
+    long = "ä" * 40_000
+    texts = ["a", "b" * 200, long]
+    data = b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + b"".join(
+        bytes((0x81,)) + websocket_length(len(text.encode())) + text.encode() for text in texts
+    )
+    for cut in (1, 36, 37, 38, 39, 41, 243, 250, 30_000, len(data) - 1):
+        heard: list[bytes] = []
+        closes: list[int] = []
+        socket = websocket.Socket(b"", heard.append, closes.append)
+        socket.data_received(data[:cut])
+        socket.data_received(data[cut:])
+        assert [text.decode() for text in heard] == texts, cut
+        assert not closes
+
+
+def websocket_length(size: int) -> bytes:
+    if size < 126:
+        return bytes((size,))
+    return (
+        bytes((126,)) + size.to_bytes(2, "big")
+        if size < 65_536
+        else bytes((127,)) + size.to_bytes(8, "big")
+    )
+
+
+# --- A whole measurement ----------------------------------------------------------------------
+
+
+class Direct(System):
+    """Asks the provider without anything in between; `spoil` may change the pieces of a reply."""
+
+    name = "direct"
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def roles(self) -> Mapping[str, Sequence[int]]:
+        return {"web": [os.getpid()]}
+
+    async def connect(self, user: int) -> Client:
+        return DirectClient(self)
+
+    def spoil(self, piece: str) -> str:
+        return piece
+
+
+class DirectClient(Client):
+    def __init__(self, system: Direct) -> None:
+        self._system = system
+        self._session = ClientSession(connector=TCPConnector(limit=1))
+
+    async def send(self, prompt: str) -> AsyncIterator[str]:
+        body = {"stream": True, "messages": [{"role": "user", "content": prompt}]}
+        decoder = StreamDecoder()
+        url = f"{self._system.provider_url}/chat/completions"
+        async with self._session.post(url, json=body) as answer:
+            async for chunk in answer.content.iter_any():
+                for event in decoder.feed(chunk):
+                    if isinstance(event, TextDelta):
+                        yield self._system.spoil(event.text)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+class Losing(Direct):
+    def spoil(self, piece: str) -> str:
+        return "" if ".7;" in piece else piece
+
+
+class Doubling(Direct):
+    def spoil(self, piece: str) -> str:
+        return piece * 2 if ".7;" in piece else piece
+
+
+@pytest.mark.parametrize(
+    ("system", "lost", "doubled"), [(Direct, 0, 0), (Losing, 3, 0), (Doubling, 0, 3)]
+)
+async def test_a_stream_of_a_system_that_loses_or_doubles_fails(
+    provider, tmp_path, monkeypatch, system, lost, doubled
+):
+    monkeypatch.setattr(load, "SETTLE", 0.5)
+    place = system(provider_url=provider.url, folder=tmp_path, users=3)
+    found = await load.stream(place, provider, 3, seconds=0.5)
+    assert (found.figures["lost"], found.figures["doubled"]) == (lost, doubled)
+    assert len(found.failures) == (3 if lost or doubled else 0)
+    assert found.figures["tokens_per_s"] > 0
+    assert found.figures["delay_ms.p50"] >= 0
+    assert "cpu_us_per_token.web" in found.figures
+
+
+def test_cpu_is_divided_into_a_share_of_tokens_and_one_of_messages():
+    readings = [{"web": 1.0, "clock": 0.0}, {"web": 3.0, "clock": 1.0}]
+    readings += [{"web": 3.5, "clock": 1.2}, {"web": 6.0, "clock": 1.5}]
+    cost = load.costs(readings, in_window=1000, in_all=4000, messages=10)
+    assert cost["cpu_us_per_token"] == pytest.approx(500)  # the clock is shown, not counted
+    assert cost["cpu_us_per_token.clock"] == pytest.approx(200)
+    assert cost["cpu_ms_per_message"] == pytest.approx(1000 * (5.0 - 4000 * 0.0005) / 10)
+
+
+def test_the_cost_of_a_process_has_that_of_its_ended_children():
+    burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))']); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    roles = {"worker": [process.pid]}
+    give_up_at = time.monotonic() + 60
+    while processes.cpu(roles)["worker"] < 0.1:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+    assert processes.memory(roles)["worker"] > 1
+    assert processes.alive(roles) == ["worker"]
+    process.communicate(b"\n")
+    assert processes.alive(roles) == []
+
+
+def test_statements_are_counted_by_role_without_transaction_control(tmp_path):
+    log = tmp_path / "postgres.log"
+    log.write_text("web|LOG:  statement: SELECT 1\n")
+    start = log.stat().st_size
+    with log.open("a") as more:
+        more.write(
+            "web|LOG:  statement: BEGIN\n"
+            "web|LOG:  execute <unnamed>: INSERT INTO chat_run\n\t(id) VALUES ($1)\n"
+            "web|DETAIL:  Parameters: $1 = 'web|LOG'\n"
+            "worker|LOG:  execute _pg3_0: UPDATE chat_run SET status = $1\n"
+            "worker|LOG:  statement: COMMIT\n"
+            "clock|LOG:  statement: SELECT 2\n"
+        )
+    assert statements.count(log, start) == Counter(web=1, worker=1)
+
+
+# --- Figures, comparisons, summary ------------------------------------------------------------
+
+
+def test_percentiles_are_values_of_the_sample():
+    sample = [float(value) for value in range(1, 101)]
+    assert [figures.percentile(sample, part) for part in (0, 50, 95, 99, 100)] == [
+        1,
+        50,
+        95,
+        99,
+        100,
+    ]
+    assert figures.percentile([7.0], 99) == 7
+    assert figures.spread("x", []) == {}
+    with pytest.raises(ValueError, match="empty sample"):
+        figures.percentile([], 50)
+
+
+def results_of(**values: list[float]) -> Results:
+    rounds = [dict(zip(values, each, strict=True)) for each in zip(*values.values(), strict=True)]
+    clean = [True] * len(rounds)
+    return Results(measurements=[Measurement("stream", "proxy", 10, rounds, clean=clean)])
+
+
+@pytest.mark.parametrize(
+    ("figure", "before", "now", "is_worse"),
+    [
+        ("cpu_us_per_token", [100, 101, 99], [110, 111, 109], True),
+        ("cpu_us_per_token", [100, 101, 99], [90, 91, 89], False),
+        ("cpu_us_per_token", [100, 101, 99], [103, 104, 102], False),  # hardly more
+        ("cpu_us_per_token", [100, 120, 80], [110, 111, 109], False),  # the noise is larger
+        ("delay_ms.p99", [100, 101, 99], [150, 90, 130], False),
+        ("lost", [0, 0, 0], [0, 1, 0], True),
+        ("tokens_per_s", [100, 100, 100], [200, 200, 200], False),
+        ("cpu_us_per_token.load", [10, 10, 10], [20, 20, 20], False),
+    ],
+)
+def test_only_what_is_worse_than_the_noise_is_a_regression(figure, before, now, is_worse):
+    always = [5.0, 5.0, 5.0]
+    old = results_of(**{figure: before, "rss_mb.web": always})
+    new = results_of(**{figure: now, "rss_mb.web": always})
+    assert bool(results.regressions(old, new)) == is_worse
+
+
+def test_a_comparison_that_could_not_fail_is_refused():
+    one = results_of(lost=[0.0])
+    with pytest.raises(ValueError, match="one round"):
+        results.regressions(one, one)
+    other = Results(measurements=[Measurement("ttft", "proxy", 10, [{"lost": 0}] * 2)])
+    with pytest.raises(ValueError, match="no figure in common"):
+        results.regressions(results_of(lost=[0.0, 0.0]), other)
+
+
+KEYS = [
+    "cpu_ratio_proxy_uvicorn",
+    "cpu_ratio_proxy_daphne",
+    "cpu_ratio_chainlit",
+    "ttft_p50_ms_10",
+    "ttft_p95_ms_10",
+    "delay_p50_ms_10",
+    "delay_p99_ms_200",
+    "delay_p99_ms_500",
+    "lost",
+    "doubled",
+    "out_of_order",
+    "db_statements_per_message",
+    "db_statements_per_token",
+    "worker_rss_mb_500",
+    "resume_ms_4000",
+    "loop_blocks_over_100ms_200",
+]
+
+
+def complete_results(rounds: int = 3) -> Results:
+    """Every measurement of a whole bench, with a figure that differs from round to round."""
+    names = [
+        "cpu_us_per_token",
+        "ttft_ms.p50",
+        "ttft_ms.p95",
+        "delay_ms.p50",
+        "delay_ms.p99",
+        "rss_mb.worker",
+        "resume_ms.p50",
+        "statements_per_message",
+        "statements_per_token",
+        "loop_blocks.web",
+        "loop_blocks.worker",
+    ]
+    found = Results(rounds=rounds)
+    for target in plan.TARGETS.values():
+        for system, sizes in target.sizes.items():
+            for users in sizes:
+                one = found.get(target.name, system, users)
+                factor = 2.0 if system.startswith("parley") else 1.0
+                for number in range(rounds):
+                    faults = dict.fromkeys(("lost", "doubled", "out_of_order"), 0.0)
+                    one.rounds.append(dict.fromkeys(names, factor * (number + 1)) | faults)
+                    one.clean.append(True)
+    return found
+
+
+def test_the_summary_has_the_medians_of_all_that_was_measured():
+    found = report.summary(complete_results())
+    assert list(found) == KEYS
+    assert found["cpu_ratio_chainlit"] == 2
+    assert found["delay_p99_ms_500"] == 4
+    assert found["loop_blocks_over_100ms_200"] == 8
+    assert found["lost"] == 0
+
+
+def test_the_summary_leaves_out_what_was_not_measured_often_enough():
+    assert report.summary(complete_results(rounds=2)) == {}
+    found = complete_results()
+    found.get("stream", "chainlit", 200).rounds.clear()
+    found.get("ttft", "parley-uvicorn", 10).clean[1] = False
+    found.get("resume", "parley-uvicorn", 1).rounds[0].pop("resume_ms.p50")
+    missing = {*KEYS} - {*report.summary(found)}
+    assert missing == {"cpu_ratio_chainlit", "ttft_p50_ms_10", "ttft_p95_ms_10", "resume_ms_4000"}
+
+
+def test_one_lost_token_in_one_round_is_in_the_summary():
+    found = complete_results()
+    found.get("burst", "parley-daphne", 200).rounds[1]["lost"] = 1
+    found.get("burst", "parley-daphne", 200).clean[1] = False
+    assert report.summary(found)["lost"] == 1
+
+
+def test_results_are_the_same_after_saving(tmp_path):
+    found = complete_results()
+    results.save(found, tmp_path / "results.json")
+    assert results.load(tmp_path / "results.json") == found
+    (tmp_path / "other.json").write_text("{")
+    with pytest.raises(msgspec.DecodeError):
+        results.load(tmp_path / "other.json")
+
+
+def test_the_tables_show_every_measurement():
+    text = report.markdown(complete_results())
+    for target in plan.TARGETS.values():
+        for system in target.sizes:
+            assert f"| {system} |" in text
+    assert "3 rounds" in text
+
+
+def test_the_page_shows_what_was_measured_last():
+    page = report.PAGE.read_text()
+    if report.LATEST.exists():
+        found = results.load(report.LATEST)
+        assert report.in_page(page, report.markdown(found)) == page
+        assert json.loads(report.SUMMARY.read_text()) == report.summary(found)
+    else:
+        assert report.in_page(page, "") != ""
+    with pytest.raises(ValueError, match="marks"):
+        report.in_page("A page without them", "")
+
+
+# --- The plan ---------------------------------------------------------------------------------
+
+
+def test_a_round_starts_each_system_once_for_each_setup():
+    steps = list(plan.steps([]))
+    starts = [(step.system, str(step.measurements[0][0].setup)) for step in steps]
+    assert len(starts) == len(set(starts))
+    assert {step.system for step in steps} == {*SYSTEMS} - ON_DEMAND
+    named = {target.name for step in steps for target, _ in step.measurements}
+    assert named == {*plan.TARGETS} - {"soak"}
+
+
+def test_targets_systems_and_users_can_be_named():
+    [step] = plan.steps(["stream"], ["proxy"], [7, 9])
+    assert (step.system, step.users) == ("proxy", 9)
+    assert [(target.name, users) for target, users in step.measurements] == [
+        ("stream", 7),
+        ("stream", 9),
+    ]
+
+
+def run_bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=report.PAGE.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_bench_that_measured_nothing_or_is_misspelt_fails(tmp_path):
+    nothing = run_bench(tmp_path, "fairness", "--system", "proxy")
+    assert nothing.returncode == 1
+    assert "nothing was measured" in nothing.stdout
+    misspelt = run_bench(tmp_path, "steam")
+    assert misspelt.returncode == 2
+    assert "there is no steam" in misspelt.stderr
