@@ -22,7 +22,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Case, F, Sum, Value, When
+from django.db.models import Sum
 from django.utils import timezone
 
 from billing.models import (
@@ -301,8 +301,13 @@ def refuse_hold(account: Account, amount: int) -> None:
 def extend(*, hold_id: UUID, expires_at: datetime) -> bool:
     """Keep an active hold until a later time; False when it is resolved already."""
     _insist()
-    later = Case(When(expires_at__lt=expires_at, then=Value(expires_at)), default=F("expires_at"))
-    return bool(Hold.objects.filter(pk=hold_id, status=Hold.Status.ACTIVE).update(expires_at=later))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE billing_hold SET expires_at = greatest(expires_at, %s)"
+            " WHERE id = %s AND status = 'active'",
+            [expires_at, hold_id],
+        )
+        return bool(cursor.rowcount)
 
 
 def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER) -> Settlement:

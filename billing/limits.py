@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from django.db.models import CharField, Q, Subquery, Sum, Value
-from django.db.models.functions import Coalesce
+from django.db import connection
+from django.db.models import Q, Sum
 
 from billing import usage
 from billing.credits import show
@@ -77,27 +77,27 @@ def enforce(
             _enforce_messages(quota.amount, account)
 
 
+# In plain SQL, since it is asked with each message.
+LIMITS = """
+SELECT period, set_by, model, amount FROM billing_spendinglimit
+WHERE (account_id = %(account)s OR account_id IS NULL) AND model IN ('', %(model)s)
+UNION ALL
+SELECT %(messages)s, '', '', monthly_messages FROM billing_plan
+WHERE monthly_messages IS NOT NULL AND id = coalesce(
+  (SELECT plan_id FROM billing_account WHERE id = %(account)s),
+  (SELECT id FROM billing_plan WHERE is_default)
+)
+"""
+
+
 def _limits(account_id: int, model: str, conversation: UUID | None) -> list[_Limit]:
     """All limits that a run is under, the plan's number of messages among them."""
-    rows = SpendingLimit.objects.filter(
-        Q(account_id=account_id) | Q(account=None), model__in=["", model]
-    ).order_by()
+    with connection.cursor() as cursor:
+        cursor.execute(LIMITS, {"account": account_id, "model": model, "messages": MESSAGES})
+        found = [_Limit(*row) for row in cursor.fetchall()]
     if conversation is None:
-        rows = rows.exclude(period=Period.CONVERSATION)
-    own_plan = Account.objects.filter(pk=account_id).values("plan_id")
-    default = Plan.objects.filter(is_default=True).order_by().values("pk")
-    plan = Plan.objects.filter(
-        pk=Coalesce(Subquery(own_plan), Subquery(default)), monthly_messages__isnull=False
-    ).order_by()
-    text = CharField()
-    spending = rows.values_list("period", "set_by", "model", "amount")
-    messages = plan.values_list(
-        Value(MESSAGES, text), Value("", text), Value("", text), "monthly_messages"
-    )
-    return sorted(
-        (_Limit(*row) for row in spending.union(messages, all=True)),
-        key=lambda limit: (limit.amount, limit.period),
-    )
+        found = [limit for limit in found if limit.period != Period.CONVERSATION]
+    return sorted(found, key=lambda limit: (limit.amount, limit.period))
 
 
 def _enforce_amounts(

@@ -76,17 +76,34 @@ def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee:
     price = pricing.in_force(model)
     if price is None:
         raise NotPriced(model)
-    account = Account.objects.select_related("user").filter(
-        user_id=user_id
-    ).first() or ledger.open_account(user_id=user_id)
-    if is_free(account):
+    account, is_staff = _payer(user_id)
+    if _is_free(is_staff=is_staff):
         return Terms(max_tokens=max_tokens, price_id=price.pk, fee=fee, account_id=account.pk)
     return _terms(account, price, prompt_tokens, max_tokens, fee)
 
 
+def _payer(user_id: int) -> tuple[Account, bool]:
+    """The user's account, opened if need be, and whether the user is of the staff."""
+    for found in Account.objects.raw(PAYER, [user_id]):
+        return found, found.is_staff  # type: ignore[attr-defined] # of PAYER
+    opened = ledger.open_account(user_id=user_id)
+    return opened, opened.user.is_staff
+
+
+# In plain SQL, since it is asked with each message: see pricing.IN_FORCE.
+PAYER = """
+SELECT a.*, u.is_staff FROM billing_account a JOIN accounts_user u ON u.id = a.user_id
+WHERE a.user_id = %s
+"""
+
+
 def is_free(account: Account) -> bool:
     """Whether the operator pays for the account's runs: staff, unless STAFF_PAY."""
-    return bool(account.user.is_staff and not settings.STAFF_PAY)
+    return _is_free(is_staff=account.user.is_staff)
+
+
+def _is_free(*, is_staff: bool) -> bool:
+    return is_staff and not settings.STAFF_PAY
 
 
 def _terms(
@@ -166,6 +183,45 @@ def fading(run_ids: Iterable[UUID], now: datetime) -> list[UUID]:
         pk__in=[*run_ids], status=Hold.Status.ACTIVE, expires_at__lt=now + HOLD_TIME / 2
     )
     return list(holds.values_list("pk", flat=True))
+
+
+def absorb(
+    *,
+    run_id: UUID,
+    attempt: int,
+    user_id: int,
+    price: ModelPrice | None,
+    is_held: bool,
+    model: str,
+    assistant: str,
+    conversation: UUID,
+    tokens: Tokens,
+    source: UsageRecord.Source,
+) -> None:
+    """Record what an attempt cost whose worker was lost: the operator bears it.
+
+    The hold stays for the attempt that ends the run. Without a price there is nothing to record.
+    """
+    if price is None:
+        return
+    cost = pricing.cost(price, tokens)
+    usage.record(
+        run_id=run_id,
+        attempt=attempt,
+        user_id=user_id,
+        model=model,
+        assistant=assistant,
+        conversation=conversation,
+        hold_id=run_id if is_held else None,
+        price_id=price.pk,
+        tokens=tokens,
+        source=source,
+        cost=cost,
+        charged=0,
+        shortfall=0,
+        absorbed=cost,
+        finish=UsageRecord.Finish.CRASHED,
+    )
 
 
 def charge(

@@ -35,13 +35,15 @@ def level(user: User | AnonymousUser, conversation: Conversation) -> Access:
 
 
 def conversation(
-    user: User | AnonymousUser, conversation_id: UUID, *, write: bool = False
+    user: User | AnonymousUser, conversation_id: UUID, *, write: bool = False, lock: bool = False
 ) -> Conversation:
     """The conversation, if the user may read it (or write in it).
 
-    Raises ChatError `not_found`, or `not_allowed` when it may be read but not written.
+    `lock` locks its row until the COMMIT; then its assistant and model come with it. Raises
+    ChatError `not_found`, or `not_allowed` when it may be read but not written.
     """
-    found = Conversation.objects.filter(pk=conversation_id).first()
+    conversations = Conversation.objects.with_lock() if lock else Conversation.objects
+    found: Conversation | None = conversations.filter(pk=conversation_id).first()
     if found is None:
         raise ChatError("not_found")
     _require(user, found, write=write)

@@ -33,6 +33,7 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         "provider_model",
         "context_tokens",
         "max_output_tokens",
+        "continuation",
         "enabled",
         "price_now",
     ]

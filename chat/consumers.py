@@ -1,27 +1,31 @@
 """The socket of a browser tab: /ws/v1/. docs/protocol.md is the reference of what it speaks.
 
-Everything that a socket sends goes through one task, its pump: first what is for the user, then what
-the followed runs have. So that order is kept without locks, and a slow client makes only its own
-pump wait. What is per connection dies with the consumer.
+What is for a socket is sent in the moment in which it comes, as long as nothing waits for the
+socket. What must wait (for a client that reads slowly, for a log to be read) is sent by one task,
+the pump, which lives until nothing waits any more: first what is for the user, then what the
+followed runs have. So order is kept without locks, and a slow client makes only its own pump wait.
+What is per connection dies with the consumer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import redis
-import redis.asyncio
+from channels.consumer import get_handler_name
+from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
-from chat import events, runs
+from chat import events, pace, runs
 from chat.events import ChatError
-from chat.follow import Follower
-from chatproject.lib import channel_layer, db
-from chatproject.lib.redis import async_client
+from chat.follow import Archive, Follower
+from chatproject.lib import channel_layer, db, web
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -39,10 +43,14 @@ TRY_AGAIN_LATER = 1013
 INTERNAL_ERROR = 1011
 
 MAX_FOLLOWED = 100  # runs that one socket follows at a time
-MAX_OUTBOX = 500  # frames for the user that wait for a slow client; then it is sent away
+MAX_ANNOUNCED = 1_000  # runs of which one socket remembers that it told of them
+
+# What may wait for a slow client of what is for the user; then it is sent away.
+MAX_OUTBOX = 500  # frames
+MAX_OUTBOX_BYTES = 1024 * 1024
 
 # Seconds after which a follower that heard nothing asks the row again: the last net, for an event
-# that was published while a host of the channel layer was away.
+# that was published while a host of the channel layer was away. It takes up to twice as long.
 RECHECK = 20.0
 
 UNREACHABLE = (redis.RedisError, *db.UNREACHABLE, OSError)
@@ -56,22 +64,38 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.queued_bytes = 0  # of the followers, which count them
+        self._is_open = False
         self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._is_too_slow = False
         self._followed: dict[UUID, Follower] = {}
-        self._announced: set[UUID] = set()
-        self._wake = asyncio.Event()
+        self._due: dict[Follower, None] = {}  # those that have something to send, in order
+        self._announced: dict[UUID, None] = {}
         self._pump: asyncio.Task[None] | None = None
+        self._recheck: asyncio.TimerHandle | None = None
         self._attachment: channel_layer.Attachment | None = None
+        self._text_frames: web.TextFrames | None = None
+
+    async def dispatch(self, message: Any) -> None:
+        # Channels' own goes through a thread first, for each frame, to close the connections to the
+        # database that are this thread's. Here lib.db alone uses the database.
+        await getattr(self, get_handler_name(message))(message)
+
+    async def websocket_disconnect(self, message: Any) -> None:
+        # For the same reason.
+        await self.disconnect(message["code"])
+        raise StopConsumer
 
     # --- Connection ---------------------------------------------------------------------------
 
     async def connect(self) -> None:
         await self.accept()
+        extensions = cast("dict[str, Any]", self.scope.get("extensions") or {})
+        self._text_frames = extensions.get(web.TEXT_FRAMES)
         user = cast("User | AnonymousUser", self.scope["user"])
         if not user.is_authenticated:
-            self._tell(ChatError("not_signed_in"), ref=None)
-            await self._flush_outbox()
-            await self.close(NOT_SIGNED_IN)
+            await self._send_away(NOT_SIGNED_IN, ChatError("not_signed_in"))
             return
         self.user = user
         try:
@@ -80,42 +104,51 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             )
         except redis.RedisError:
             logger.warning("a socket was turned away: Redis is away")
-            self._tell(ChatError("unavailable"), ref=None)
-            await self._flush_outbox()
-            await self.close(TRY_AGAIN_LATER)
+            await self._send_away(TRY_AGAIN_LATER, ChatError("unavailable"))
             return
-        self._put(events.Ready(user=user.pk).encode())
-        self._pump = asyncio.create_task(self._run_pump(), name=f"pump of user {user.pk}")
+        self._outbox.appendleft(events.Ready(user=user.pk).encode())
+        self._is_open = True
+        self._start_pump()
 
     async def disconnect(self, code: int) -> None:
+        self._is_open = False
+        if self._recheck is not None:
+            self._recheck.cancel()
         if self._pump is not None:
             self._pump.cancel()
             await asyncio.wait([self._pump])
         for follower in self._followed.values():
             await follower.leave()
         self._followed.clear()
+        self._due.clear()
         if self._attachment is not None:
             await self._attachment.detach()
+
+    async def _send_away(self, code: int, error: ChatError | None = None) -> None:
+        """Close the socket; `error` is its last frame."""
+        self._is_open = False
+        if error is not None:
+            self._tell(error, ref=None)
+            await self._flush_outbox()
+        await self.close(code)
 
     # --- From the client ----------------------------------------------------------------------
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        if self._pump is None:
+        if not self._is_open:
             return  # it is being closed
         if text_data is None:
-            await self.close(UNSUPPORTED_DATA)
+            await self._send_away(UNSUPPORTED_DATA)
             return
         if len(text_data) > events.MAX_FRAME_BYTES or (
             len(text_data.encode()) > events.MAX_FRAME_BYTES
         ):
-            await self.close(TOO_BIG)
+            await self._send_away(TOO_BIG)
             return
         try:
             event = events.decode(text_data)
         except events.NotJSON:
-            self._tell(ChatError("bad_json"), ref=None)
-            await self._flush_outbox()
-            await self.close(UNSUPPORTED_DATA)
+            await self._send_away(UNSUPPORTED_DATA, ChatError("bad_json"))
             return
         except ChatError as error:
             self._tell(error, ref=events.ref_of(text_data))
@@ -126,7 +159,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             self._tell(error, ref=event.ref)
         except UNREACHABLE:
             logger.warning("%s was refused", event.__struct_config__.tag, exc_info=True)
-            self._tell(ChatError("unavailable"), ref=event.ref)
+            self._tell(ChatError("unavailable", retry_after=pace.RETRY_AFTER), ref=event.ref)
         except Exception:
             # The socket outlives a fault of ours; the user is told, the log has the rest.
             logger.exception("%s failed", event.__struct_config__.tag)
@@ -164,7 +197,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             case events.RunStop():
                 await db.run(runs.stop, user=self.user, run_id=event.run)
             case events.Resume():
-                queued = await db.run(runs.look, user=self.user, run_id=event.run)
+                queued = await _archive().ask(runs.look, user=self.user, run_id=event.run)
                 if queued is not None:
                     self._put(queued.encode())
                 await self._follow(event.run, event.after)
@@ -174,7 +207,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
     async def _follow_started(self, started: runs.Started) -> None:
         run_id = started.run.id
         if not (started.is_new and run_id in self._announced):
-            self._announced.add(run_id)
+            self._remember(run_id)
             self._put(started.event.encode())
         await self._follow(run_id, 0)
 
@@ -185,14 +218,34 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             return
         if len(self._followed) >= MAX_FOLLOWED:
             raise ChatError("busy")
-        follower = Follower(run_id, after, client=_redis(), wake=self._wake.set)
+        follower = Follower(run_id, after, archive=_archive(), reader=self)
         # Known before it joins: a second frame for the same run must find it.
         self._followed[run_id] = follower
         try:
             await follower.join()
         except BaseException:
             del self._followed[run_id]
+            self._due.pop(follower, None)
             raise
+        self._recheck_later()
+
+    def _recheck_later(self) -> None:
+        if self._recheck is None:
+            # Spread, as after a restart all sockets begin to follow in the same moment.
+            delay = RECHECK * random.uniform(0.75, 1.25)  # noqa: S311  not a secret
+            self._recheck = asyncio.get_running_loop().call_later(delay, self._recheck_all)
+
+    def _recheck_all(self) -> None:
+        self._recheck = None
+        for follower in self._followed.values():
+            follower.recheck()
+        if self._followed:
+            self._recheck_later()
+
+    def _remember(self, run_id: UUID) -> None:
+        self._announced[run_id] = None
+        if len(self._announced) > MAX_ANNOUNCED:
+            del self._announced[next(iter(self._announced))]
 
     # --- To the client ------------------------------------------------------------------------
 
@@ -201,82 +254,120 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         if header.type == "run.queued" and header.run is not None:
             if header.run in self._announced:
                 return  # this socket asked for the run, and was told first
-            self._announced.add(header.run)
+            self._remember(header.run)
         self._put(data)
 
     def _tell(self, error: ChatError, *, ref: str | None) -> None:
         self._put(
             events.Error(
-                code=error.code, message=error.message, ref=ref, credits=error.credits
+                code=error.code,
+                message=error.message,
+                ref=ref,
+                credits=error.credits,
+                retry_after=error.retry_after,
             ).encode()
         )
 
     def _put(self, data: bytes) -> None:
+        """Send what is for the user, when the socket takes it."""
+        if self._is_too_slow or (self._is_open and self.send_now(data)):
+            return
         self._outbox.append(data)
-        self._wake.set()
+        self._outbox_bytes += len(data)
+        if len(self._outbox) > MAX_OUTBOX or self._outbox_bytes > MAX_OUTBOX_BYTES:
+            self._is_too_slow = True
+            self._clear_outbox()
+        self._start_pump()
+
+    def _clear_outbox(self) -> None:
+        self._outbox.clear()
+        self._outbox_bytes = 0
+
+    def send_now(self, text: bytes) -> bool:
+        """Send at once if nothing at all waits for the socket; False when something does."""
+        frames = self._text_frames
+        if frames is None or self._pump is not None or frames.is_full:
+            return False
+        frames.write((text,))
+        return True
+
+    def serve_soon(self, follower: Follower) -> None:
+        """Have the pump serve a follower that has something to send."""
+        self._due[follower] = None
+        self._start_pump()
+
+    def _start_pump(self) -> None:
+        if self._pump is None and self._is_open:
+            self._pump = asyncio.create_task(self._run_pump())
 
     async def _run_pump(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(RECHECK):
-                    await self._wake.wait()
-            except TimeoutError:
-                for follower in self._followed.values():
-                    follower.fall_behind()
-            self._wake.clear()
+        while self._is_open and (self._is_too_slow or self._outbox or self._due):
             try:
                 await self._pump_once()
             except UNREACHABLE as error:
                 logger.warning("a socket waits for Redis or the database: %s", error)
-                await self._pause()
+                await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311  not a secret
             except Exception:
                 logger.exception("a socket's pump failed")
-                await self.close(INTERNAL_ERROR)
-                return
+                await self._send_away(INTERNAL_ERROR)
+        self._pump = None
 
     async def _pump_once(self) -> None:
-        if len(self._outbox) > MAX_OUTBOX:
-            self._outbox.clear()
-            await self.close(TRY_AGAIN_LATER)
+        if self._is_too_slow:
+            await self._send_away(TRY_AGAIN_LATER)
             return
         await self._flush_outbox()
-        for run_id, follower in list(self._followed.items()):
-            await follower.serve(self._send)
+        if self._due:
+            follower = next(iter(self._due))
+            del self._due[follower]
+            try:
+                await follower.serve(self._send)
+            except UNREACHABLE:
+                follower.fall_behind()
+                raise
             if follower.is_over:
-                del self._followed[run_id]
-                self._announced.discard(run_id)
-                await follower.leave()
+                await self._leave(follower)
 
-    async def _pause(self) -> None:
-        """Let a moment pass, then have every run's row and log read again."""
-        await asyncio.sleep(1)
-        for follower in self._followed.values():
-            follower.fall_behind()
+    async def _leave(self, follower: Follower) -> None:
+        await follower.leave()
+        del self._followed[follower.run_id]
+        self._due.pop(follower, None)
+        self._announced.pop(follower.run_id, None)
 
     async def _flush_outbox(self) -> None:
         while self._outbox:
-            await self._send(self._outbox.popleft())
+            texts = tuple(self._outbox)
+            self._clear_outbox()
+            await self._send(texts)
 
-    async def _send(self, data: bytes) -> None:
-        await self.send(text_data=data.decode())
+    async def _send(self, texts: Sequence[bytes]) -> None:
+        """Send each text in a frame of its own; return when the socket takes more."""
+        frames = self._text_frames
+        if frames is None:
+            for text in texts:
+                await self.send(text_data=text.decode())
+        else:
+            frames.write(texts)
+            if frames.is_full:
+                await frames.drain()
 
 
-_clients: dict[asyncio.AbstractEventLoop, redis.asyncio.Redis] = {}
+_archives: dict[asyncio.AbstractEventLoop, Archive] = {}
 
 
-def _redis() -> redis.asyncio.Redis:
-    """The client with which all sockets of this process read logs."""
+def _archive() -> Archive:
+    """What all sockets of the running event loop share."""
     loop = asyncio.get_running_loop()
-    if loop not in _clients:
-        _clients[loop] = async_client()
-    return _clients[loop]
+    if loop not in _archives:
+        _archives[loop] = Archive()
+    return _archives[loop]
 
 
 async def close_clients() -> None:
     """Close what the sockets of the running event loop shared, before the loop ends."""
-    client = _clients.pop(asyncio.get_running_loop(), None)
-    if client is not None:
-        await client.aclose()
+    archive = _archives.pop(asyncio.get_running_loop(), None)
+    if archive is not None:
+        await archive.close()
 
 
 class NoSuchSocket(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore] # Channels is untyped

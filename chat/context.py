@@ -87,6 +87,8 @@ def build(run: Run, *, shrink: float = 1.0) -> Prompt:
     turns: list[dict[str, str]] = []
     system = run.assistant.system_prompt.strip()
     used = count_tokens(system) if system else 0
+    if run.prefix:
+        used += count_tokens(run.prefix)
     for role, text in _turns(run):
         cost = count_tokens(text)
         if turns and used + cost > budget:
@@ -98,6 +100,10 @@ def build(run: Run, *, shrink: float = 1.0) -> Prompt:
     turns.reverse()
     room = model.context_tokens - used
     cap = min(model.max_output_tokens, run.max_tokens or model.max_output_tokens)
+    if run.prefix:
+        # The reply has begun: the model goes on from there, and the cap counts what there is.
+        turns.append({"role": "assistant", "content": run.prefix})
+        cap = max(SMALLEST_REPLY, cap - usual_tokens(run.prefix))
     texts = [turn["content"] for turn in turns]
     return Prompt(
         messages=turns,
@@ -114,7 +120,7 @@ def _turns(run: Run) -> Iterator[tuple[str, str]]:
     joined: many chat templates insist that the roles alternate.
     """
     joined: tuple[str, str] | None = None
-    for role, text in _ancestors(run.message.parent):
+    for role, text in _ancestors(run):
         if not text.strip():
             continue
         if joined is None:
@@ -128,15 +134,20 @@ def _turns(run: Run) -> Iterator[tuple[str, str]]:
         yield joined
 
 
-def _ancestors(message: Message | None) -> Iterator[tuple[str, str]]:
-    """Role and text of a message and of those before it, read no further than they are asked for.
+def _ancestors(run: Run) -> Iterator[tuple[str, str]]:
+    """Role and text of the messages before a reply, read no further than they are asked for.
 
-    The message itself need not be stored yet: then it is about to be, or only imagined.
+    Neither the reply nor the one that it answers need be stored yet: then they are about to be, or
+    only imagined. The walk begins at a stored reply itself, which has no text yet.
     """
-    message_id = message.pk if message else None
-    if message is not None and message._state.adding:
-        yield message.role, message.text
-        message_id = message.parent_id
+    message_id: UUID | None = run.message_id
+    reply: Message | None = run._state.fields_cache.get("message")
+    if reply is not None and reply._state.adding:
+        message_id = reply.parent_id
+        asked: Message | None = reply._state.fields_cache.get("parent")
+        if asked is not None and asked._state.adding:
+            yield asked.role, asked.text
+            message_id = asked.parent_id
     while message_id is not None:
         with connection.cursor() as cursor:
             cursor.execute(TEXTS_SQL, [message_id, CHUNK])

@@ -84,7 +84,7 @@ def _end(
     run_id: UUID, attempt: int, status: Run.Status, seq: int, outcome: Outcome, html: str
 ) -> Run | None:
     run: Run | None = (
-        Run.objects.select_related("conversation", "message", "model", "price")
+        Run.objects.select_related("conversation", "message", "price")
         .select_for_update(no_key=True, of=("self",))
         .filter(pk=run_id, attempt=attempt, status=status)
         .first()
@@ -95,19 +95,21 @@ def _end(
     message = run.message
     message.text, message.html, message.status = outcome.text, html, outcome.status
     message.save(update_fields=["text", "html", "status"])
+    parts: list[MessagePart] = []
     if outcome.reasoning:
-        MessagePart.objects.create(
+        reasoning = MessagePart.objects.create(
             message=message,
             position=0,
             kind=MessagePart.Kind.REASONING,
             data={"text": outcome.reasoning},
         )
+        parts.append(reasoning)
+    # As if prefetched: the event shows them, and there are no others.
+    message._prefetched_objects_cache = {"parts": parts}  # type: ignore[attr-defined]
     _move_leaf(run, outcome.status, now)
     # Late, since others wait for the account's row (lock order: run, message, hold, account, lots).
     charge = _charge(run, outcome)
-    run.cost = charge.cost if charge else None
-    run.charged = charge.charged if charge else None
-    _store(run, outcome, seq, now)
+    _store(run, outcome, charge, seq, now)
     return run
 
 
@@ -127,39 +129,55 @@ def _charge(run: Run, outcome: Outcome) -> metering.Charge | None:
         model=run.model_snapshot["provider_model"],
         assistant=run.model_snapshot.get("assistant", ""),  # older runs do not name it
         conversation=run.conversation_id,
-        tokens=_tokens(usage) if usage else None,
-        source=UsageRecord.Source.COUNTED
-        if usage and usage.estimated
-        else UsageRecord.Source.PROVIDER,
+        tokens=tokens(usage) if usage else None,
+        source=source(usage),
         finish=FINISH[outcome.status],
         by=outcome.by,
     )
 
 
-def _store(run: Run, outcome: Outcome, seq: int, now: datetime) -> None:
-    usage = outcome.usage
-    run.status = outcome.status
-    run.seq = seq
-    run.ended_at = now
-    run.first_token_at = outcome.first_token_at
-    run.finish_reason = outcome.finish_reason[:30]
-    run.error_code = outcome.code
-    run.error_message = outcome.message[:300]
-    run.prompt_tokens = usage.prompt_tokens if usage else None
-    run.completion_tokens = usage.completion_tokens if usage else None
-    run.cached_tokens = usage.cached_tokens if usage else None
-    run.reasoning_tokens = usage.reasoning_tokens if usage else None
-    run.usage_estimated = bool(usage and usage.estimated)
-    run.save()
-
-
-def _tokens(usage: events.Usage) -> Tokens:
+def tokens(usage: events.Usage) -> Tokens:
+    """The tokens of a run as billing takes them."""
     return Tokens(
         input=usage.prompt_tokens,
         cached=usage.cached_tokens,
         output=usage.completion_tokens,
         reasoning=usage.reasoning_tokens,
     )
+
+
+def source(usage: events.Usage | None) -> UsageRecord.Source:
+    """Who counted them."""
+    if usage is not None and usage.estimated:
+        return UsageRecord.Source.COUNTED
+    return UsageRecord.Source.PROVIDER
+
+
+def _store(
+    run: Run, outcome: Outcome, charge: metering.Charge | None, seq: int, now: datetime
+) -> None:
+    usage = outcome.usage
+    values = {
+        "status": outcome.status,
+        "seq": seq,
+        "prefix": "",  # it is in the message now
+        "prefix_reasoning": "",
+        "ended_at": now,
+        "first_token_at": outcome.first_token_at,
+        "finish_reason": outcome.finish_reason[:30],
+        "error_code": outcome.code,
+        "error_message": outcome.message[:300],
+        "prompt_tokens": usage.prompt_tokens if usage else None,
+        "completion_tokens": usage.completion_tokens if usage else None,
+        "cached_tokens": usage.cached_tokens if usage else None,
+        "reasoning_tokens": usage.reasoning_tokens if usage else None,
+        "usage_estimated": bool(usage and usage.estimated),
+        "cost": charge.cost if charge else None,
+        "charged": charge.charged if charge else None,
+    }
+    for name, value in values.items():
+        setattr(run, name, value)
+    run.save(update_fields=values)
 
 
 def _move_leaf(run: Run, status: Run.Status, now: datetime) -> None:
@@ -174,9 +192,13 @@ def _move_leaf(run: Run, status: Run.Status, now: datetime) -> None:
 
 
 def read(run_id: UUID) -> events.RunEnd | None:
-    """The last event of a run that is over, from its row; None while it is not."""
-    run = Run.objects.select_related("conversation", "message", "model").get(pk=run_id)
-    return event(run) if run.is_over else None
+    """The last event of a run that is over, from its row; None while it is not.
+
+    Most who ask have just begun to follow it, so the rest of the row is read only when it is over.
+    """
+    if Run.objects.active().filter(pk=run_id).exists():
+        return None
+    return event(Run.objects.select_related("message").get(pk=run_id))
 
 
 def event(run: Run) -> events.RunEnd:

@@ -36,6 +36,7 @@ ERRORS: dict[str, str] = {
     "insufficient_credits": "Your credits do not cover this message. Buy credits, or send less.",
     "run_active": "A reply is still being written. Wait for it, or stop it first.",
     "busy": "Too many replies are waiting right now. Try again in a moment.",
+    "rate_limited": "Too many of your messages are waiting. Let some replies finish, then try again.",
     "unavailable": "The service is not reachable right now. Nothing was lost. Try again in a moment.",
     "provider_error": "The model could not answer. Try again.",
     "provider_timeout": "The model did not answer in time. Try again.",
@@ -44,7 +45,7 @@ ERRORS: dict[str, str] = {
 }
 
 
-# How `unavailable` reads when a worker ended in the middle of a reply.
+# How `unavailable` reads when the workers that began a reply all ended in the middle of it.
 INTERRUPTED = "The reply was interrupted on our side. What was written is kept. Try again."
 
 # And when a message waited for so long that the credits held for it were given back.
@@ -62,13 +63,22 @@ class Missing(Struct, frozen=True):
 class ChatError(Exception):
     """Something that a user may see: `code` is one of ERRORS, `message` a sentence.
 
-    `credits` are the figures of `insufficient_credits`.
+    `credits` are the figures of `insufficient_credits`; `retry_after` says in how many seconds
+    trying again may help.
     """
 
-    def __init__(self, code: str, message: str = "", *, credits: Missing | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str = "",
+        *,
+        credits: Missing | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         self.code = code
         self.message = message or ERRORS[code]
         self.credits = credits
+        self.retry_after = retry_after
         super().__init__(f"{code}: {self.message}")
 
 
@@ -232,6 +242,7 @@ class Error(ServerEvent, frozen=True, tag="error", kw_only=True):
     message: str
     ref: str | None = None
     credits: Missing | None = None
+    retry_after: float | None = None
 
 
 class Rendered(Struct, frozen=True):
@@ -263,6 +274,18 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
     shortened: bool = False
 
 
+class RunWaiting(ServerEvent, frozen=True, tag="run.waiting", kw_only=True):
+    """How the line moves for a run that waits; has no number, as it is of the moment.
+
+    `attempt` is the one that the run waits for. `position` and `eta` are as in RunQueued.
+    """
+
+    run: UUID
+    attempt: int
+    position: int
+    eta: float | None = None
+
+
 class RunEvent(ServerEvent, frozen=True, kw_only=True):
     """Base of the numbered events of a run."""
 
@@ -272,7 +295,17 @@ class RunEvent(ServerEvent, frozen=True, kw_only=True):
 
 
 class RunStarted(RunEvent, frozen=True, tag="run.started"):
-    """A worker has the run; text of an earlier attempt is void."""
+    """A worker has the run."""
+
+
+class RunRestarted(RunEvent, frozen=True, tag="run.restarted", kw_only=True):
+    """Another worker has the run: its reply so far is exactly `text`, its reasoning `reasoning`.
+
+    They are empty for a model that begins anew, and what there was for one that can continue.
+    """
+
+    text: str = ""
+    reasoning: str = ""
 
 
 class TextDelta(RunEvent, frozen=True, tag="text.delta", kw_only=True):

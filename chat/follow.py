@@ -2,134 +2,230 @@
 
 A follower first joins the run's group, and what the group brings is kept aside. Then it asks the
 row whether the run is over, and reads the log after its cursor. Only then does it pass on what the
-group brought, without what it has had already. A gap in the numbers, a queue that grew too long and
-a lost connection to Redis all have the same cure: ask the row and read the log again.
+group brought, without what it has had already. From there on the next event in order goes to the
+socket in the moment in which it comes, as long as the socket takes it. A gap in the numbers, too
+much that waits and a lost connection to Redis all have the same cure: ask the row and read the log
+again.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 import redis
-import redis.asyncio
 
 from chat import ending, events, runlog
 from chatproject.lib import channel_layer, db
+from chatproject.lib.redis import async_client
 
-# What may wait for one socket per run. Beyond it the follower forgets what waits and reads the log
-# when the client has caught up: a slow client costs no more memory than this.
+# What may wait for one socket, of all the runs that it follows. Beyond it a follower forgets what
+# waits and reads the log when the client has caught up: a slow client costs no more memory.
 QUEUE_BYTES = 256 * 1024
+
+SEND_BYTES = 64 * 1024  # of what is sent before the client is waited for
+
+# Rows and pages of logs that are read at a time for all sockets of a process. More would not be
+# faster, as Python's threads take turns; but the event loop would wait for its own turn too long.
+READERS = 3
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Send = Callable[[Sequence[bytes]], Awaitable[None]]
+"""Sends events, and returns when the socket takes more."""
+
+
+class Reader(Protocol):
+    """The socket that a follower serves."""
+
+    queued_bytes: int
+    """What waits in the queues of all its followers."""
+
+    def serve_soon(self, follower: Follower) -> None:
+        """Have `follower.serve` called when the socket takes something."""
+
+    def send_now(self, text: bytes) -> bool:
+        """Send at once if nothing at all waits for the socket; False when something does."""
+
+
+class Archive:
+    """Rows and logs of runs, as the sockets of one event loop read them: a few at a time."""
+
+    def __init__(self) -> None:
+        self._client = async_client()
+        self._turns = asyncio.Semaphore(READERS)
+
+    async def ask(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`db.run`, when it is the caller's turn."""
+        async with self._turns:
+            return await db.run(fn, *args, **kwargs)
+
+    async def read_after(self, run_id: UUID, after: int) -> list[bytes]:
+        """`runlog.read_after`, when it is the caller's turn. Raises redis.RedisError."""
+        async with self._turns:
+            return await runlog.read_after(self._client, run_id, after)
+
+    async def close(self) -> None:
+        await self._client.aclose()
 
 
 class Follower:
-    """One socket's view of one run. `wake` is called when there is something for `serve` to do."""
+    """One socket's view of one run."""
 
-    def __init__(
-        self,
-        run_id: UUID,
-        after: int,
-        *,
-        client: redis.asyncio.Redis,
-        wake: Callable[[], None],
-    ) -> None:
+    def __init__(self, run_id: UUID, after: int, *, archive: Archive, reader: Reader) -> None:
         self.run_id = run_id
         self.is_over = False
-        self._last = after
-        self._attempt = (after - 1) // events.SEQS_PER_ATTEMPT + 1 if after else 0
-        self._client = client
-        self._wake = wake
+        self._archive = archive
+        self._reader = reader
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._behind = True
+        self._heard = False  # anything since the last `recheck`
         self._attachment: channel_layer.Attachment | None = None
+        self._set_cursor(after)
 
     async def join(self) -> None:
         """Join the run's group; from here on nothing is missed."""
         self._attachment = await channel_layer.get_layer().attach(
             events.run_group(self.run_id), self._receive, self.fall_behind
         )
-        self._wake()
+        self._reader.serve_soon(self)
 
     async def leave(self) -> None:
         """Leave the group and forget what waits."""
         self.is_over = True
-        self._queue.clear()
+        self._clear_queue()
         if self._attachment is not None:
             await self._attachment.detach()
 
     def rewind(self, after: int) -> None:
         """Go back (or on) to a cursor that the client named."""
-        self._last = after
-        self._attempt = (after - 1) // events.SEQS_PER_ATTEMPT + 1 if after else 0
+        self._set_cursor(after)
         self.fall_behind()
+
+    def recheck(self) -> None:
+        """Ask the row and read the log, if nothing was heard since the last call."""
+        if self._heard:
+            self._heard = False
+        else:
+            self.fall_behind()
 
     def fall_behind(self) -> None:
         """Ask the row and read the log again before anything else is passed on."""
-        self._queue.clear()
-        self._queued_bytes = 0
+        self._clear_queue()
         self._behind = True
-        self._wake()
+        self._reader.serve_soon(self)
+
+    def _set_cursor(self, after: int) -> None:
+        self._last = after
+        self._attempt = (after - 1) // events.SEQS_PER_ATTEMPT + 1 if after else 0
+
+    def _clear_queue(self) -> None:
+        self._queue.clear()
+        self._reader.queued_bytes -= self._queued_bytes
+        self._queued_bytes = 0
 
     def _receive(self, data: bytes) -> None:
-        if self._queued_bytes > QUEUE_BYTES:
+        self._heard = True
+        if self._behind:
+            return  # it is in the log, which will be read
+        if not self._queue:
+            header = events.header(data)
+            # The end of a run is left to `serve`, whose caller then lets go of this follower.
+            if (
+                header.attempt == self._attempt
+                and header.seq == self._last + 1
+                and header.type not in events.TERMINAL_TYPES
+                and self._reader.send_now(data)
+            ):
+                self._last = header.seq
+                return
+        if self._reader.queued_bytes > QUEUE_BYTES:
             self.fall_behind()
             return
         self._queue.append(data)
         self._queued_bytes += len(data)
-        self._wake()
+        self._reader.queued_bytes += len(data)
+        self._reader.serve_soon(self)
 
-    async def serve(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def serve(self, send: Send) -> None:
         """Pass on what there is; `is_over` when that was the run's end."""
         while not self.is_over:
             if self._behind:
                 self._behind = False
                 await self._catch_up(send)
             elif self._queue:
-                data = self._queue.popleft()
-                self._queued_bytes -= len(data)
-                if not await self._pass_on(data, send):
+                waiting = tuple(self._queue)
+                self._clear_queue()
+                if not await self._pass_on(waiting, send):
                     self._behind = True
             else:
                 return
 
-    async def _catch_up(self, send: Callable[[bytes], Awaitable[None]]) -> None:
-        end = await db.run(ending.read, self.run_id)
+    async def _catch_up(self, send: Send) -> None:
+        end = await self._archive.ask(ending.read, self.run_id)
         if end is not None:
             await self._finish(end, send)
             return
-        while entries := await runlog.read_after(self._client, self.run_id, self._last):
-            for data in entries:
-                if self.is_over or not await self._pass_on(data, send):
-                    # The log lost its beginning (Redis was flushed). The worker that has the run
-                    # writes it again, and the next event of the group leads back here.
-                    return
+        while not self.is_over:
+            page = await self._archive.read_after(self.run_id, self._last)
+            # At a gap the log lost its beginning (Redis was flushed). The worker that has the run
+            # writes it again, and the next event of the group leads back here.
+            if not await self._pass_on(page, send) or len(page) < runlog.PAGE:
+                return
 
-    async def _finish(self, end: events.RunEnd, send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def _finish(self, end: events.RunEnd, send: Send) -> None:
         """Tell the end of a run that is over, after what the log still has of it, if it has all."""
         try:
-            entries = await runlog.read_after(self._client, self.run_id, self._last)
+            page = await self._archive.read_after(self.run_id, self._last)
         except redis.RedisError:
-            entries = []  # the last event has the whole text
-        for data in entries:
-            if self.is_over or not await self._pass_on(data, send):
-                break
+            page = []  # the last event has the whole text
+        await self._pass_on(page, send)
         if not self.is_over:
             self.is_over = True
-            await send(end.encode())
+            await send([end.encode()])
 
-    async def _pass_on(self, data: bytes, send: Callable[[bytes], Awaitable[None]]) -> bool:
-        """Send an event that is next in order and skip one that was sent; False at a gap."""
-        header = events.header(data)
-        if header.attempt < self._attempt or header.seq <= self._last:
+    async def _pass_on(self, entries: Iterable[bytes], send: Send) -> bool:
+        """Send the events that are next in order and skip those that were sent; False at a gap."""
+        texts: list[bytes] = []
+        size = 0
+        in_order = True
+        for data in entries:
+            header = events.header(data)
+            if self._is_old(header):
+                continue
+            in_order = self._is_next(header)
+            if not in_order:
+                break
+            self._advance(header)
+            texts.append(data)
+            size += len(data)
+            if size >= SEND_BYTES:
+                await send(texts)
+                texts, size = [], 0
+            if self.is_over:  # by this event; or the socket left meanwhile
+                break
+        if texts:
+            await send(texts)
+        return in_order
+
+    def _is_old(self, header: events.Header) -> bool:
+        if header.seq == 0:
+            # It tells how an attempt is waited for, which may have begun meanwhile.
+            return header.attempt <= self._attempt
+        return header.attempt < self._attempt or header.seq <= self._last
+
+    def _is_next(self, header: events.Header) -> bool:
+        if header.seq in (0, events.first_seq(header.attempt)):
             return True
-        if header.seq not in (self._last + 1, events.first_seq(header.attempt)):
-            return False
-        if header.attempt > self._attempt and header.seq != events.first_seq(header.attempt):
-            return False
-        self._last, self._attempt = header.seq, header.attempt
+        return header.attempt == self._attempt and header.seq == self._last + 1
+
+    def _advance(self, header: events.Header) -> None:
+        if header.seq:
+            self._last, self._attempt = header.seq, header.attempt
         if header.type in events.TERMINAL_TYPES:
             self.is_over = True
-        await send(data)
-        return True

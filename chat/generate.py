@@ -11,9 +11,11 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from django.conf import settings
@@ -21,18 +23,26 @@ from django.utils import timezone
 
 from billing import metering
 from billing.pricing import Tokens
-from chat import context, ending, events, llm, runlog, tick
-from chat.models import Run
-from chatproject.lib import aioworker, db
+from chat import attempts, context, ending, events, llm, runlog, tick
+from chat.models import Assistant, Continuation, LanguageModel, Run
+from chatproject.lib import aioworker, db, metrics
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 WORKER = f"{socket.gethostname()}:{os.getpid()}"  # how a run's row names the process that has it
 
-STORE_PAUSE = 1.0  # seconds between tries to store a finished reply while Postgres is away
+# Seconds, while Postgres is away: between two tries, and how long a run that has not begun waits for
+# it. A finished reply waits for as long as it takes.
+STORE_PAUSE = 1.0
+PATIENCE = 60.0
 
 # A provider that ignores the cap must not fill our memory. No cap of today's models reaches this.
 REPLY_MAX_CHARACTERS = 1_000_000
+
+SLOW = 0.8  # the part of its time limit above which a run is noted as slow
 
 # How a prompt is cut when the provider counts more tokens than we did: once, twice, then give up.
 SHRINKS = (1.0, 0.6, 0.3)
@@ -40,9 +50,14 @@ SHRINKS = (1.0, 0.6, 0.3)
 
 @dataclass(slots=True)
 class Reply:
-    """What a run has produced so far, and the tokens of its prompt as counted here."""
+    """What a run has produced so far, and the tokens of its prompt as counted here.
+
+    `prefix` and `prefix_reasoning` are what it goes on from, of an earlier attempt.
+    """
 
     prompt_tokens: int
+    prefix: str = ""
+    prefix_reasoning: str = ""
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     characters: int = 0
@@ -52,19 +67,26 @@ class Reply:
 
     def outcome(self, status: Run.Status, *, code: str = "", message: str = "") -> ending.Outcome:
         """The run's end as it stands. Usage is counted here when the provider sent none."""
-        text = "".join(self.text)
         return ending.Outcome(
             status=status,
-            text=text,
-            reasoning="".join(self.reasoning),
+            text=self.whole_text(),
+            reasoning=self.whole_reasoning(),
             finish_reason=self.finish_reason,
             code=code,
             message=message or (events.ERRORS[code] if code else ""),
-            usage=self._usage(text),
+            usage=self._usage(),
             first_token_at=self.first_token_at,
         )
 
-    def _usage(self, text: str) -> events.Usage | None:
+    def whole_text(self) -> str:
+        """The reply, with what this attempt began from."""
+        return self.prefix + "".join(self.text)
+
+    def whole_reasoning(self) -> str:
+        """The same of the reasoning."""
+        return self.prefix_reasoning + "".join(self.reasoning)
+
+    def _usage(self) -> events.Usage | None:
         if self.usage is not None:
             said = Tokens.reported(
                 input=self.usage.prompt_tokens,
@@ -82,25 +104,59 @@ class Reply:
                 )
         if self.first_token_at is None:
             return None  # nothing was delivered
-        return ending.counted_usage(self.prompt_tokens, text, "".join(self.reasoning))
+        return ending.counted_usage(self.prompt_tokens, "".join(self.text), "".join(self.reasoning))
 
 
-async def run(run_id: UUID, attempt: int) -> None:
-    """Make the reply of a run, if this attempt of it is still to be made."""
-    work = await db.run(claim, run_id, attempt)
-    if work is None:
+async def run(run_id: UUID, attempt: int) -> Run | None:
+    """Make the reply of a run, if this attempt of it is still to be made.
+
+    Returns the run when this worker has to end before the reply has: then another attempt is to be
+    put into the queue.
+    """
+    taken = await _patiently(take, run_id, attempt)
+    if taken is None:
         logger.info("run %s: attempt %d is not to be made", run_id, attempt)
-        return
+        return None
+    work, prompt = taken
     ticker = tick.ticker()
-    writer = await ticker.open(run_id, attempt)
+    writer = await ticker.open(run_id, attempt, text=work.prefix, reasoning=work.prefix_reasoning)
     try:
-        await _make_and_finish(work, ticker, writer)
+        return await _make_and_finish(work, prompt, ticker, writer)
     except Exception:
-        # Without a lease the sweeper ends the run, with the text that the log holds: all of it.
+        # Without a lease the sweeper takes the run, with the text that the log holds: all of it.
         await ticker.flush(writer)
         raise
     finally:
         ticker.forget(writer)
+
+
+async def _patiently(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what reads or claims, again and again while the database is away, for a while."""
+    loop = asyncio.get_running_loop()
+    patience = loop.time() + PATIENCE
+    while True:
+        try:
+            return await db.run(fn, *args, **kwargs)
+        except db.UNREACHABLE as error:
+            if loop.time() > patience:
+                raise
+            logger.warning("a run waits for the database: %s", error)
+            await asyncio.sleep(STORE_PAUSE)
+
+
+def take(run_id: UUID, attempt: int) -> tuple[Run, context.Prompt | None] | None:
+    """Claim a run and build its prompt; None if it is not to be made.
+
+    In one call, since each waits for a thread and a connection while somebody waits for the reply.
+    Without a prompt when the database went away in between: the run is claimed nevertheless.
+    """
+    work = claim(run_id, attempt)
+    if work is None:
+        return None
+    try:
+        return work, context.build(work)
+    except db.UNREACHABLE:
+        return work, None
 
 
 def claim(run_id: UUID, attempt: int) -> Run | None:
@@ -125,38 +181,61 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
     return None
 
 
+# In plain SQL, as is what belongs to the run: somebody waits, and Django takes longer to write such
+# a query than Postgres to answer it.
+CLAIM = """
+UPDATE chat_run SET status = 'running', attempt = %s, started_at = %s, worker = %s
+WHERE id = %s AND status = 'queued' AND attempt = %s
+RETURNING *
+"""
+
+
 def _claim(run_id: UUID, attempt: int) -> Run | None:
     now = timezone.now()
-    claimed = Run.objects.filter(pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1).update(
-        status=Run.Status.RUNNING, attempt=attempt, started_at=now, worker=WORKER
+    run: Run | None = next(
+        iter(Run.objects.raw(CLAIM, [attempt, now, WORKER, run_id, attempt - 1])), None
     )
-    if not claimed:
+    if run is None:
         return None
-    run: Run = Run.objects.select_related("assistant", "model", "message__parent").get(pk=run_id)
+    [run.assistant] = Assistant.objects.raw(
+        "SELECT * FROM chat_assistant WHERE id = %s", [run.assistant_id]
+    )
+    [run.model] = LanguageModel.objects.raw(
+        "SELECT * FROM chat_languagemodel WHERE id = %s", [run.model_id]
+    )
     run.is_held = not run.most or metering.keep(run_id, now)
     return run
 
 
-async def _make_and_finish(work: Run, ticker: tick.Ticker, writer: tick.RunWriter) -> None:
-    reply = Reply(work.prompt_estimate)
+async def _make_and_finish(
+    work: Run, prompt: context.Prompt | None, ticker: tick.Ticker, writer: tick.RunWriter
+) -> Run | None:
+    reply = Reply(work.prompt_estimate, work.prefix, work.prefix_reasoning)
     try:
-        outcome = await _make(work, writer, reply)
+        outcome = await _make(work, prompt, writer, reply)
     except asyncio.CancelledError as cancelled:
         reason = cancelled.args[0] if cancelled.args else ""
+        if reason == aioworker.DRAINED and not writer.stop_requested:
+            return await _hand_back(ticker, writer, reply)
         await _finish(ticker, writer, _cut_short(reason, reply, work))
         if reason == aioworker.DRAINED:
-            return  # the run has ended: there is nothing to put back into the queue
+            return None  # the run has ended: there is nothing to put back into the queue
         raise
+    _note_time(work)
     if not writer.lost:
-        await _finish(ticker, writer, outcome)
+        await _undisturbed(_finish(ticker, writer, outcome))
+    return None
 
 
-async def _make(work: Run, writer: tick.RunWriter, reply: Reply) -> ending.Outcome:
+async def _make(
+    work: Run, prompt: context.Prompt | None, writer: tick.RunWriter, reply: Reply
+) -> ending.Outcome:
     """Ask the provider and pass on what it says; returns how the run ended."""
     try:
         async with asyncio.timeout(settings.RUN_SECONDS):
             for shrink in SHRINKS:
-                prompt = await db.run(context.build, work, shrink=shrink)
+                if prompt is None or shrink < 1:
+                    prompt = await _patiently(context.build, work, shrink=shrink)
                 reply.prompt_tokens = prompt.tokens
                 try:
                     await _consume(work, prompt, writer, reply)
@@ -192,12 +271,7 @@ class _TooLong(Exception):
 
 async def _consume(work: Run, prompt: context.Prompt, writer: tick.RunWriter, reply: Reply) -> None:
     """Read the provider's stream to its end, in a task that the writer may interrupt."""
-    request = llm.CompletionRequest(
-        model=work.model.provider_model,
-        messages=prompt.messages,
-        max_tokens=prompt.max_tokens,
-        temperature=work.assistant.temperature,
-    )
+    request = _request(work, prompt)
     reading = asyncio.create_task(_read(request, writer, reply), name=f"run {work.id}")
     writer.interrupt = reading.cancel  # type: ignore[assignment] # its answer is of no use
     if writer.stop_requested or writer.lost:
@@ -213,12 +287,29 @@ async def _consume(work: Run, prompt: context.Prompt, writer: tick.RunWriter, re
         writer.interrupt = _no_interrupt
 
 
+def _request(work: Run, prompt: context.Prompt) -> llm.CompletionRequest:
+    """What to ask the provider; a reply that has begun in the way that the model goes on from."""
+    messages: list[dict[str, Any]] = [*prompt.messages]
+    extra: dict[str, Any] = {}
+    if work.prefix and work.model.continuation == Continuation.PREFIX:
+        messages[-1] = {**messages[-1], "prefix": True}
+    elif work.prefix and work.model.continuation == Continuation.VLLM:
+        extra = {"continue_final_message": True, "add_generation_prompt": False}
+    return llm.CompletionRequest(
+        model=work.model.provider_model,
+        messages=messages,
+        max_tokens=prompt.max_tokens,
+        temperature=work.assistant.temperature,
+        extra=extra,
+    )
+
+
 def _no_interrupt() -> None:
     return None
 
 
 async def _read(request: llm.CompletionRequest, writer: tick.RunWriter, reply: Reply) -> None:
-    async with aclosing(llm.provider().stream(request)) as stream:
+    async with aclosing(llm.provider().stream(request, writer.hold)) as stream:
         async for batch in stream:
             for event in batch:
                 _take(event, writer, reply)
@@ -249,12 +340,55 @@ def _storable(text: str, reply: Reply) -> str:
     return text.replace("\x00", "") if "\x00" in text else text
 
 
+def _note_time(work: Run) -> None:
+    """Say so when a run came near its time limit, before users meet it."""
+    taken = (timezone.now() - work.started_at).total_seconds() if work.started_at else 0.0
+    if taken > SLOW * settings.RUN_SECONDS:
+        metrics.SLOW_RUNS.inc()
+        logger.warning("run %s took %.0f of %d s", work.id, taken, settings.RUN_SECONDS)
+
+
+async def _undisturbed(finishing: Coroutine[Any, Any, None]) -> None:
+    """Finish a run although its job is cancelled meanwhile: it is all but over. Once, not twice."""
+    task = asyncio.create_task(finishing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+
+
 def _cut_short(reason: str, reply: Reply, work: Run) -> ending.Outcome:
     """How a run ends whose job was cancelled."""
-    if reason == aioworker.STOPPED:
+    if reason in (aioworker.STOPPED, aioworker.DRAINED):  # drained while somebody stops it
         return reply.outcome(Run.Status.STOPPED)
     logger.warning("run %s was cut short: %s", work.id, reason or "cancelled")
     return reply.outcome(Run.Status.FAILED, code="unavailable", message=events.INTERRUPTED)
+
+
+async def _hand_back(ticker: tick.Ticker, writer: tick.RunWriter, reply: Reply) -> Run | None:
+    """Let another worker go on with a run, as this one has to end. Its followers hear nothing."""
+    writer.seal()
+    await ticker.flush(writer)
+    try:
+        handed_over = await db.run(
+            attempts.hand_over,
+            [
+                attempts.Lost(
+                    run_id=writer.run_id,
+                    attempt=writer.attempt,
+                    text=reply.whole_text(),
+                    reasoning=reply.whole_reasoning(),
+                )
+            ],
+        )
+    except db.UNREACHABLE as error:
+        # Its lease will run out, and the sweeper does the same with what the log holds.
+        logger.warning("run %s could not be handed over: %s", writer.run_id, error)
+        return None
+    if not handed_over:
+        return None  # somebody else was quicker
+    logger.info("run %s is handed over after attempt %d", writer.run_id, writer.attempt)
+    return handed_over[0]
 
 
 async def _finish(ticker: tick.Ticker, writer: tick.RunWriter, outcome: ending.Outcome) -> None:
@@ -262,6 +396,7 @@ async def _finish(ticker: tick.Ticker, writer: tick.RunWriter, outcome: ending.O
     writer.seal()
     # Before the row says that the run is over its log holds all of it, for who comes in between.
     await ticker.flush(writer)
+    writer.is_ending = True
     event = await _store(writer, outcome)
     if event is None:
         logger.warning("run %s was ended by somebody else", writer.run_id)
@@ -289,10 +424,17 @@ async def _store(writer: tick.RunWriter, outcome: ending.Outcome) -> events.RunE
             await asyncio.sleep(STORE_PAUSE)
 
 
+async def _open() -> None:
+    """Make what the runs of this process share: half a second that the first one need not wait."""
+    llm.provider()
+    tick.ticker()
+
+
 async def _close() -> None:
     """Close what the runs of this process shared."""
     await tick.shut()
     await llm.close()
 
 
+aioworker.on_start(_open)
 aioworker.on_shutdown(_close)

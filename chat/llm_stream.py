@@ -163,7 +163,10 @@ class StreamDecoder:
         for line in self._lines(data):
             if self.over:
                 break
-            self._line(line, events)
+            if line:
+                self._line(line, events)
+            elif self._pending:
+                self._blank(events)
         if len(self._rest) + len(self._pending) > LINE_LIMIT:
             self._fail(ProviderMalformed(f"an event of more than {LINE_LIMIT} bytes"))
         return events
@@ -194,8 +197,6 @@ class StreamDecoder:
             line = line.removeprefix(BOM)
         if line.startswith(b"data:"):
             self._data(line[5:], events)
-        elif not line:
-            self._blank(events)
         elif line.startswith(b"error:"):
             self._error(line[6:])
         elif line.startswith(b"{"):
@@ -226,8 +227,7 @@ class StreamDecoder:
             self._fail(reported(data.decode(errors="replace").strip()))
 
     def _blank(self, events: list[Event]) -> None:
-        if not self._pending:
-            return
+        """The end of an event whose JSON took several lines."""
         data, self._pending = bytes(self._pending), bytearray()
         try:
             self._chunk(decode_chunk(data), events)
@@ -266,7 +266,11 @@ class StreamDecoder:
                     events.append(TextDelta(part.text))
         if delta.refusal:
             events.append(TextDelta(delta.refusal))
-        for position, call in enumerate(delta.tool_calls or ()):
+        if delta.tool_calls:
+            self._tool_calls(delta.tool_calls, events)
+
+    def _tool_calls(self, calls: list[ToolCall], events: list[Event]) -> None:
+        for position, call in enumerate(calls):
             function = call.function or Function()
             events.append(
                 ToolCallDelta(

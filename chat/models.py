@@ -29,6 +29,14 @@ def new_id() -> UUID:
     return uuid_utils.compat.uuid7()
 
 
+class Continuation(models.TextChoices):
+    """How a model is asked to go on from the beginning of a reply; empty when it cannot."""
+
+    PREFILL = "prefill", "The last message is the beginning (Anthropic, llama.cpp, OpenRouter)"
+    PREFIX = "prefix", "The last message is marked as prefix (Mistral, DeepSeek)"
+    VLLM = "vllm", "continue_final_message (vLLM, SGLang)"
+
+
 class LanguageModel(models.Model):
     """A model that the provider at OPENAI_BASE_URL serves."""
 
@@ -45,6 +53,15 @@ class LanguageModel(models.Model):
         default=4_096,
         validators=[MinValueValidator(16)],
         help_text="The longest reply that is asked for.",
+    )
+    continuation = models.CharField(
+        max_length=7,
+        blank=True,
+        default="",
+        db_default="",
+        choices=Continuation,
+        help_text="How it is asked to go on with a reply that lost its worker. If unsure, leave it: "
+        "the reply then begins anew.",
     )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -100,6 +117,10 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
     def kept(self) -> ConversationQuerySet:
         """Without the deleted ones."""
         return self.filter(deleted_at=None)
+
+    def with_lock(self) -> ConversationQuerySet:
+        """Locked until the COMMIT, with assistant and model, which are not."""
+        return self.select_related("assistant__model").select_for_update(no_key=True, of=("self",))
 
 
 class Conversation(models.Model):
@@ -250,6 +271,11 @@ class Run(models.Model):
     model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="+")
     model_snapshot = models.JSONField(default=dict)
 
+    # What earlier attempts delivered and the next one goes on from: see chat.attempts.
+    # (Both defaults, here and below: while a new version is rolled out the old one still inserts.)
+    prefix = models.TextField(blank=True, default="", db_default="")
+    prefix_reasoning = models.TextField(blank=True, default="", db_default="")
+
     # Its terms, fixed when it was asked for. Amounts are micro-credits; see billing.metering.
     price = models.ForeignKey(
         ModelPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
@@ -304,6 +330,9 @@ class Run(models.Model):
                 fields=["status", "queued_at"],
                 name="run_active",
                 condition=Q(status__in=["queued", "running"]),
+            ),
+            models.Index(
+                fields=["ended_at"], name="run_ended", condition=Q(ended_at__isnull=False)
             ),
         ]
         constraints = [

@@ -10,7 +10,7 @@ that was thought dead: a later attempt's numbers are higher.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -23,8 +23,8 @@ from chat import events
 from chatproject.lib import channel_layer
 from chatproject.lib.redis import sync_client
 
-LEASE_SECONDS = 6.0
-RENEW_SECONDS = 2.0
+LEASE_SECONDS = float(settings.RUN_LEASE_SECONDS)
+RENEW_SECONDS = LEASE_SECONDS / 3
 
 # Seconds. A running run's log outlives its time limit by an hour; once the run is over its row
 # answers, and the log serves only followers who are reading it at that moment.
@@ -66,18 +66,26 @@ def request_stop(run_id: UUID) -> None:
     sync_client().set(stop_key(run_id), 1, ex=LOG_SECONDS)
 
 
-def leased(run_ids: Iterable[UUID]) -> set[UUID]:
+def stop_requested(run_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of the runs somebody asked to stop. Raises redis.RedisError."""
+    return _having(stop_key, run_ids)
+
+
+def leased(run_ids: Sequence[UUID]) -> set[UUID]:
     """Which of the runs have a living worker. Raises redis.RedisError."""
-    ids = list(run_ids)
-    if not ids:
+    return _having(lease_key, run_ids)
+
+
+def _having(key: Callable[[UUID], str], run_ids: Sequence[UUID]) -> set[UUID]:
+    if not run_ids:
         return set()
-    leases: Any = sync_client().mget([lease_key(run_id) for run_id in ids])
-    return {run_id for run_id, lease in zip(ids, leases, strict=True) if lease is not None}
+    values: Any = sync_client().mget([key(run_id) for run_id in run_ids])
+    return {run_id for run_id, value in zip(run_ids, values, strict=True) if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one attempt had written: its text and reasoning, and the number of its last event."""
+    """The reply as one attempt had it: text and reasoning, and the number of its last event."""
 
     text: str
     reasoning: str
@@ -89,21 +97,35 @@ class _Delta(msgspec.Struct):
     attempt: int
     seq: int
     text: str = ""
+    reasoning: str = ""
 
 
 def written(run_id: UUID, attempt: int) -> Written:
     """What the log holds of an attempt; nothing of it is no error. Raises redis.RedisError."""
-    first = events.first_seq(attempt)
+    return all_written([(run_id, attempt)])[0]
+
+
+def all_written(attempts: Iterable[tuple[UUID, int]]) -> list[Written]:
+    """The same of several runs at once, each with the number of its attempt."""
+    firsts = []
+    pipeline = sync_client().pipeline(transaction=False)
+    for run_id, attempt in attempts:
+        first, next_first = events.first_seq(attempt), events.first_seq(attempt + 1)
+        firsts.append(first)
+        pipeline.xrange(log_key(run_id), min=entry_id(first), max=entry_id(next_first - 1))
+    return [_written(first, log) for first, log in zip(firsts, pipeline.execute(), strict=True)]
+
+
+def _written(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Written:
     text: list[str] = []
     reasoning: list[str] = []
     seq = first - 1
-    entries: Any = sync_client().xrange(
-        log_key(run_id), min=entry_id(first), max=entry_id(events.first_seq(attempt + 1) - 1)
-    )
     for _, fields in entries:
         delta = msgspec.json.decode(fields[FIELD], type=_Delta)
         seq = delta.seq
-        if delta.type == "text.delta":
+        if delta.type == "run.restarted":
+            text, reasoning = [delta.text], [delta.reasoning]
+        elif delta.type == "text.delta":
             text.append(delta.text)
         elif delta.type == "reasoning.delta":
             reasoning.append(delta.text)

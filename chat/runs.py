@@ -15,12 +15,12 @@ from uuid import UUID
 
 import redis
 from django.conf import settings
-from django.db import IntegrityError
-from django.db.models import Q, QuerySet
+from django.db import IntegrityError, connection
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from billing import metering
-from chat import access, conversations, ending, events, jobs, rendering, runlog, terms
+from chat import access, conversations, ending, events, jobs, pace, rendering, runlog, terms
 from chat.events import ChatError
 from chat.models import Conversation, Message, Run
 from chatproject.lib import channel_layer, db
@@ -63,15 +63,16 @@ def start(
     by default the end of the conversation.
 
     Raises ChatError: `empty_text`, `text_too_long`, `not_found`, `not_allowed`, `run_active`,
-    `insufficient_credits`, `limit_reached`, `busy`, `unavailable`. Then nothing was stored.
+    `insufficient_credits`, `limit_reached`, `busy`, `rate_limited`, `unavailable`. Then nothing was
+    stored.
     """
     text = _checked(text)
-    if conversation_id is not None:
-        access.conversation(user, conversation_id, write=True)
 
     def store(conversation: Conversation) -> Run:
-        parent = conversation.leaf if parent_id is None else _message_of(conversation, parent_id)
-        sent = _add_message(conversation, parent, text)
+        follows = conversation.leaf_id if parent_id is None else parent_id
+        if parent_id is not None and not conversation.messages.filter(pk=parent_id).exists():
+            raise ChatError("not_found")
+        sent = _message(conversation, follows, text)
         run = _add_run(user, conversation, sent, client_id)
         _show(conversation, run.message, text)
         return run
@@ -108,7 +109,7 @@ def edit(*, user: User, message_id: UUID, text: str, client_id: str) -> Started:
     text = _checked(text)
 
     def store(conversation: Conversation) -> Run:
-        sent = _add_message(conversation, message.parent, text)
+        sent = _message(conversation, message.parent_id, text)
         run = _add_run(user, conversation, sent, client_id)
         _show(conversation, run.message, text)
         return run
@@ -129,22 +130,35 @@ def _checked(text: str) -> str:
 def _start(
     user: User, conversation_id: UUID | None, client_id: str, store: Callable[[Conversation], Run]
 ) -> Started:
-    """Find the run of this client_id, or store a new one and hand it to a worker."""
+    """Store a run and hand it to a worker, or find the one of this client_id."""
     events.check_client_id(client_id)
-    found = _find(user, conversation_id, client_id)
-    if found is not None:
-        return _started(found, is_new=False)
-    _check_room()
-    run, is_new = _store_and_hold(user, conversation_id, client_id, store)
-    if is_new:
-        _enqueue(run)
-    started = _started(run, is_new=is_new)
-    if is_new:
-        _announce(started)
+    try:
+        _check_room(user)
+    except ChatError:
+        # A repetition needs no room: it has its place.
+        found = _find(user, conversation_id, client_id)
+        if found is None:
+            raise
+        return _started(found)
+    places: list[jobs.Place | None] = []
+
+    def store_and_enqueue(conversation: Conversation) -> Run:
+        run = store(conversation)
+        # Ahead of the hold's own callback: a worker need not wait until the balance was announced.
+        db.after_commit(lambda: places.append(_enqueue(run)))
+        return run
+
+    run, is_new = _store_and_hold(user, conversation_id, client_id, store_and_enqueue)
+    if not is_new:
+        return _started(run)
+    started = _describe(run, places[0] if places else None, is_new=True)
+    _announce(started)
     return started
 
 
 def _find(user: User, conversation_id: UUID | None, client_id: str) -> Run | None:
+    if conversation_id is not None:
+        access.conversation(user, conversation_id, write=True)
     place = (
         {"conversation": conversation_id}
         if conversation_id is not None
@@ -158,14 +172,23 @@ def _whole() -> QuerySet[Run]:
     return Run.objects.select_related("conversation__assistant", "message__parent", "model")
 
 
-def _check_room() -> None:
-    """Refuse while too many wait or the queue is away: before anything is stored or held."""
+def _check_room(user: User) -> None:
+    """Refuse while too many wait or the queue is away: before anything is stored or held.
+
+    Messages that come in the same moment may all still find the last place: a few too many do no
+    harm, and a lock for every message would.
+    """
     try:
-        waiting = jobs.waiting()
+        room = jobs.room(user.pk)
     except redis.RedisError as error:
-        raise ChatError("unavailable") from error
-    if waiting >= settings.QUEUE_LIMIT:
-        raise ChatError("busy")
+        raise ChatError("unavailable", retry_after=pace.RETRY_AFTER) from error
+    if room.placed >= settings.USER_CONCURRENCY and room.held >= settings.USER_QUEUE_LIMIT:
+        # Room for one more of the user's is where one of them ends.
+        wait = room.pace.service / settings.USER_CONCURRENCY if room.pace else None
+        raise ChatError("rate_limited", retry_after=pace.retry_after(wait))
+    if room.line >= settings.QUEUE_LIMIT:
+        wait = room.pace.wait(room.line - settings.QUEUE_LIMIT + 1) if room.pace else None
+        raise ChatError("busy", retry_after=pace.retry_after(wait))
 
 
 def _store_and_hold(
@@ -176,11 +199,14 @@ def _store_and_hold(
         try:
             return db.money_transaction(_store, user, conversation_id, client_id, store)
         except db.MoneyBusy as error:
-            raise ChatError("busy") from error
+            raise ChatError("busy", retry_after=pace.LEAST_RETRY_AFTER) from error
         except IntegrityError:
-            # The same first message came twice at once, and the other one began the conversation.
-            if turn == STORE_TRIES - 1:
+            # The same first message came twice at once, and the other one began the conversation
+            # (which may be deleted again).
+            found = _find(user, conversation_id, client_id)
+            if found is None:
                 raise
+            return found, False
         except metering.BalanceChanged as error:
             # Others took the credits that this message counted on, or they expired. Less may do.
             if turn == STORE_TRIES - 1:
@@ -198,56 +224,58 @@ def _store(
     if conversation_id is None:
         conversation = _begin(user, client_id)
     else:
-        conversation = (
-            Conversation.objects.select_related("assistant__model")
-            .select_for_update(no_key=True, of=("self",))
-            .get(pk=conversation_id)
-        )
-    others = _whole().filter(Q(client_id=client_id) | Q(status__in=Run.ACTIVE))
-    for other in others.filter(conversation=conversation):
-        if other.client_id == client_id:
-            return other, False
+        conversation = access.conversation(user, conversation_id, write=True, lock=True)
+    others = {} if conversation._state.adding else _others(conversation, client_id)
+    if client_id in others:
+        return _whole().get(pk=others[client_id]), False
+    if others:
         raise ChatError("run_active")
     run = store(conversation)
     terms.hold(run)
     return run, True
 
 
+def _others(conversation: Conversation, client_id: str) -> dict[str, UUID]:
+    """The runs that stand in the way of a new one, by client_id: the same one, and an active one.
+
+    In plain SQL, since it is asked with each message: Django takes longer to write it than Postgres
+    to answer it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT client_id, id FROM chat_run WHERE conversation_id = %s"
+            " AND (client_id = %s OR status IN ('queued', 'running'))",
+            [conversation.pk, client_id],
+        )
+        return dict(cursor.fetchall())
+
+
 def _begin(user: User, client_id: str) -> Conversation:
-    """The conversation that this client_id began, or a new one with the default assistant."""
+    """The conversation that this client_id began, or a new one with the default assistant.
+
+    A new one is stored by `_show`, when it has its messages and its name.
+    """
     begun: Conversation | None = (
-        Conversation.objects.kept()
-        .select_related("assistant__model")
-        .select_for_update(no_key=True, of=("self",))
-        .filter(owner=user, client_id=client_id)
-        .first()
+        Conversation.objects.kept().with_lock().filter(owner=user, client_id=client_id).first()
     )
     if begun is not None:
         return begun
     assistant = conversations.default_assistant()
     if assistant is None:
         raise ChatError("unavailable", NO_ASSISTANT)
-    return Conversation.objects.create(
-        owner=user, assistant=assistant, client_id=client_id, updated_at=timezone.now()
-    )
+    return Conversation(owner=user, assistant=assistant, client_id=client_id)
 
 
-def _message_of(conversation: Conversation, message_id: UUID) -> Message:
-    message = conversation.messages.filter(pk=message_id).first()
-    if message is None:
-        raise ChatError("not_found")
-    return message
-
-
-def _add_message(conversation: Conversation, parent: Message | None, text: str) -> Message:
-    return Message.objects.create(
-        conversation=conversation, parent=parent, role=Message.Role.USER, text=text
+def _message(conversation: Conversation, parent_id: UUID | None, text: str) -> Message:
+    """A message of the user's, which `_add_run` stores."""
+    return Message(
+        conversation=conversation, parent_id=parent_id, role=Message.Role.USER, text=text
     )
 
 
 def _add_run(user: User, conversation: Conversation, asked: Message, client_id: str) -> Run:
     """An empty reply to a message, and the queued run that will fill it."""
-    reply = Message.objects.create(
+    reply = Message(
         conversation=conversation,
         parent=asked,
         role=Message.Role.ASSISTANT,
@@ -269,6 +297,7 @@ def _add_run(user: User, conversation: Conversation, asked: Message, client_id: 
         },
     )
     terms.agree(run)
+    Message.objects.bulk_create([asked, reply] if asked._state.adding else [reply])
     run.save(force_insert=True)
     return run
 
@@ -278,7 +307,11 @@ def _show(conversation: Conversation, reply: Message, text: str) -> None:
     conversation.leaf = reply
     conversation.updated_at = timezone.now()
     conversation.title = conversation.title or _title(text)
-    conversation.save(update_fields=["leaf", "updated_at", "title"])
+    if conversation._state.adding:
+        # Its messages are there already: the database looks at what they refer to at the COMMIT.
+        conversation.save(force_insert=True)
+    else:
+        conversation.save(update_fields=["leaf", "updated_at", "title"])
 
 
 def _title(text: str) -> str:
@@ -286,21 +319,33 @@ def _title(text: str) -> str:
     return textwrap.shorten(text.splitlines()[0], TITLE_CHARACTERS, placeholder="…") or "…"
 
 
-def _enqueue(run: Run) -> None:
+def _enqueue(run: Run) -> jobs.Place | None:
     try:
-        jobs.enqueue(run)
+        return jobs.enqueue(run)
     except redis.RedisError:
         # The run is stored; the sweeper queues it as soon as Redis is back.
         logger.warning("run %s could not be queued yet", run.id, exc_info=True)
+        return None
 
 
-def _started(run: Run, *, is_new: bool) -> Started:
+def _started(run: Run) -> Started:
+    """Describe a run that is there already."""
+    return _describe(run, _place(run), is_new=False)
+
+
+def _place(run: Run) -> jobs.Place | None:
+    """Where a run waits; None when it does not, or while Redis is away and nobody knows."""
+    if run.status != Run.Status.QUEUED:
+        return None
+    try:
+        return jobs.place(run)
+    except redis.RedisError:
+        return None
+
+
+def _describe(run: Run, place: jobs.Place | None, *, is_new: bool) -> Started:
     """Describe a run to whoever asked for it and to the user's other tabs."""
     reply, sent = run.message, run.message.parent
-    try:
-        position = jobs.position(run) if run.status == Run.Status.QUEUED else 0
-    except redis.RedisError:
-        position = 0  # its place is unknown while Redis is away; the sweeper will queue it
     reply.run = run
     return Started(
         run=run,
@@ -310,7 +355,8 @@ def _started(run: Run, *, is_new: bool) -> Started:
             run=run.id,
             conversation=run.conversation_id,
             client_id=run.client_id,
-            position=position,
+            position=place.position if place else 0,
+            eta=place.eta if place else None,
             parent=sent.parent_id if sent else None,
             sent=_rendered(sent) if sent else None,
             reply=_rendered(reply),
@@ -332,15 +378,38 @@ def _announce(started: Started) -> None:
     channel_layer.publish(events.user_group(run.conversation.owner_id), started.event.encode())
 
 
-def look(*, user: User, run_id: UUID) -> events.RunQueued | None:
+def look(*, user: User, run_id: UUID) -> events.RunQueued | events.RunWaiting | None:
     """What to tell somebody who comes to a run: that it waits, and where; None once it is made.
+
+    A run that waits for another worker had begun before: then the message is there already.
 
     Raises ChatError `not_found`.
     """
     run = access.run(user, run_id)
     if run.status != Run.Status.QUEUED:
         return None
-    return _started(_whole().get(pk=run_id), is_new=False).event
+    if run.attempt == 0:
+        return _started(_whole().get(pk=run_id)).event
+    place = _place(run)
+    return events.RunWaiting(
+        run=run.pk,
+        attempt=run.attempt + 1,
+        position=place.position if place else 0,
+        eta=place.eta if place else None,
+    )
+
+
+def _left(run: Run) -> ending.Outcome:
+    """The stop of a run that no worker has, with what its earlier attempts have written."""
+    text, reasoning = run.prefix, run.prefix_reasoning
+    if run.attempt:
+        try:
+            written = runlog.written(run.id, run.attempt)
+        except redis.RedisError:
+            logger.warning("the log of run %s could not be read", run.id, exc_info=True)
+        else:
+            text, reasoning = written.text or text, written.reasoning or reasoning
+    return ending.Outcome(status=Run.Status.STOPPED, text=text, reasoning=reasoning)
 
 
 def stop(*, user: User, run_id: UUID) -> None:
@@ -357,14 +426,15 @@ def stop(*, user: User, run_id: UUID) -> None:
         attempt=run.attempt,
         status=Run.Status.QUEUED,  # no worker has it yet: then it is over at once
         seq=events.first_seq(run.attempt + 1),
-        outcome=ending.Outcome(status=Run.Status.STOPPED),
+        outcome=_left(run),
     )
     try:
         if ended is None:
             runlog.request_stop(run.id)
         else:
             runlog.publish_end(ended)
+            jobs.withdraw(run.user_id, run.id, run.attempt + 1)
     except redis.RedisError as error:
         if ended is None:
-            raise ChatError("unavailable") from error
+            raise ChatError("unavailable", retry_after=pace.RETRY_AFTER) from error
         logger.warning("the stop of run %s could not be announced", run.id, exc_info=True)

@@ -1,42 +1,49 @@
 """Finds the runs that nobody makes any more, so that no conversation is ever stuck.
 
-The clock calls `Sweeper.sweep` every two seconds. A running run whose worker died has no lease: it
-ends as failed, with what its log holds as the partial text, which is what it is charged for. A queued run whose job is gone (Redis
-lost its memory, or was away when the run was stored) is put into the queue again.
+The clock calls `Sweeper.sweep` every second. A running run whose worker died has no lease: it gets another
+attempt, or ends as failed when its attempts are used up, with what its log holds as the partial text,
+which is what it is charged for. A run that ended in the moment in which its worker died has a lease still:
+its followers are told the end that the worker could not tell. Those that wait are waiting.py's.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import redis
+from django.conf import settings
 
-from billing import metering
 from billing.models import Hold
-from chat import ending, events, jobs, runlog
+from chat import attempts, ending, events, jobs, runlog
 from chat.models import Run
+from chat.waiting import Waiting
 from chatproject.lib import db
 
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=runlog.LEASE_SECONDS)
 
-# How long a lease must have been gone before its run is given up. A living worker takes a lease
-# that Redis lost again within RENEW_SECONDS, so that a flush of Redis ends no run.
+# How long a lease must have been gone before its run is taken from its worker. A living worker takes a
+# lease that Redis lost again within RENEW_SECONDS, so that a flush of Redis ends no run.
 MISSING = timedelta(seconds=1.5 * runlog.RENEW_SECONDS)
 
-# How long a queued run may be without a job: the time between the commit and the queue.
-UNQUEUED = timedelta(seconds=5)
+# A worker tells the end of a run and gives its lease away, at once after the row says that it is over.
+UNTOLD = timedelta(seconds=1.5)
 
-BATCH = 500  # runs of one sweep
+LINE_EVERY = timedelta(seconds=1.9)  # how often those that wait are looked at: every second sweep
+
+BATCH = 100  # runs of one transaction
 
 
 class Sweeper:
     """Remembers between sweeps since when leases are missing and since when Redis answers."""
 
     def __init__(self) -> None:
+        self._waiting = Waiting()
+        self._line_at: datetime | None = None
         self._missing: dict[UUID, datetime] = {}
         # Just started, it cannot know whether Redis was away: like after an outage, it waits.
         self._redis_since: datetime | None = None
@@ -45,49 +52,79 @@ class Sweeper:
         """Look at all active runs once. Raises redis.RedisError when Redis does not answer."""
         try:
             self._sweep_running(now)
-            self._sweep_queued(now)
+            tell_ends(now)
+            if self._line_at is None or now - self._line_at >= LINE_EVERY:
+                self._line_at = now
+                self._waiting.sweep(now)
         except redis.RedisError:
             self._redis_since = None
             raise
 
     def _sweep_running(self, now: datetime) -> None:
-        running = list(
+        running = dict(
             Run.objects.filter(status=Run.Status.RUNNING, started_at__lt=now - LEASE)
             .order_by("started_at")
-            .values_list("pk", "attempt")[:BATCH]
+            .values_list("pk", "attempt")
         )
-        leased = runlog.leased(pk for pk, _ in running)
+        leased = runlog.leased([*running])
         if self._redis_since is None:
             self._redis_since = now
+        self._missing = {pk: self._missing.get(pk, now) for pk in running if pk not in leased}
         # After an outage the workers come first: they have one lease's time to take theirs again.
-        may_end = now - self._redis_since >= LEASE
-        missing = {pk: self._missing.get(pk, now) for pk, _ in running if pk not in leased}
-        for pk, attempt in running:
-            if pk in missing and may_end and now - missing[pk] >= MISSING:
-                give_up(pk, attempt)
-                del missing[pk]
-        self._missing = missing
-
-    def _sweep_queued(self, now: datetime) -> None:
-        queued = Run.objects.filter(status=Run.Status.QUEUED, queued_at__lt=now - UNQUEUED)
-        runs = list(queued.order_by("queued_at")[:BATCH])
-        for run_id in metering.fading([run.pk for run in runs], now):
-            db.money_transaction(metering.keep, run_id, now)
-        for run in runs:
-            if not jobs.is_underway(run):
-                logger.warning("run %s had no job and is queued again", run.id)
-                jobs.enqueue(run)
+        if now - self._redis_since >= LEASE:
+            lost = [pk for pk, since in self._missing.items() if now - since >= MISSING]
+            recover([(pk, running[pk]) for pk in lost])
 
 
-def give_up(run_id: UUID, attempt: int) -> None:
-    """End a run whose worker is gone as failed, with the text that its log holds."""
-    written = runlog.written(run_id, attempt)
-    outcome = ending.failed("unavailable", events.INTERRUPTED, text=written.text)
-    outcome.reasoning = written.reasoning
+def recover(lost: Sequence[tuple[UUID, int]]) -> None:
+    """Give runs whose worker is gone another attempt, or end them. Raises redis.RedisError.
+
+    `lost` names each with the attempt that it lost. It ends when its attempts are used up, or when
+    somebody has asked it to stop meanwhile. What another one has in work is left to the next sweep.
+    """
+    for some in _batches(lost):
+        try:
+            _recover(some)
+        except db.MoneyBusy:
+            logger.warning("%d runs are looked at again at the next sweep", len(some))
+
+
+def _batches(lost: Sequence[tuple[UUID, int]]) -> Iterator[Sequence[tuple[UUID, int]]]:
+    for first in range(0, len(lost), BATCH):
+        yield lost[first : first + BATCH]
+
+
+def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
+    stopped = runlog.stop_requested([run_id for run_id, _ in lost])
+    again = []
+    for (run_id, attempt), written in zip(lost, runlog.all_written(lost), strict=True):
+        if run_id in stopped or attempt >= settings.RUN_ATTEMPTS:
+            _end(run_id, attempt, written, is_stopped=run_id in stopped)
+        else:
+            again.append(attempts.Lost(run_id, attempt, written.text, written.reasoning))
+    if not again:
+        return
+    for run in attempts.hand_over(again):
+        logger.warning("run %s lost its worker; attempt %d follows", run.pk, run.attempt + 1)
+        jobs.enqueue(run)
+
+
+def _end(run_id: UUID, attempt: int, written: runlog.Written, *, is_stopped: bool) -> None:
+    """End a run whose worker is gone, with the text that its log holds."""
+    run = Run.objects.only("user_id", "prompt_estimate", "prefix", "prefix_reasoning").get(
+        pk=run_id
+    )
+    # A log that Redis lost does not even have what the attempt began from.
+    text = written.text or run.prefix
+    reasoning = written.reasoning or run.prefix_reasoning
+    if is_stopped:
+        outcome = ending.Outcome(status=Run.Status.STOPPED, text=text, reasoning=reasoning)
+    else:
+        outcome = ending.failed("unavailable", events.INTERRUPTED, text=text)
+        outcome.reasoning = reasoning
     outcome.by = Hold.Resolver.SWEEPER
-    if written.text or written.reasoning:
-        prompt_tokens = Run.objects.values_list("prompt_estimate", flat=True).get(pk=run_id)
-        outcome.usage = ending.counted_usage(prompt_tokens, written.text, written.reasoning)
+    if text or reasoning:
+        outcome.usage = ending.counted_usage(run.prompt_estimate, text, reasoning)
     event = ending.end(
         run_id=run_id,
         attempt=attempt,
@@ -97,5 +134,19 @@ def give_up(run_id: UUID, attempt: int) -> None:
     )
     if event is None:
         return  # its worker was quicker after all
-    logger.warning("run %s lost its worker and was ended", run_id)
+    logger.warning("run %s lost its worker and was ended as %s", run_id, outcome.status)
+    jobs.release(run.user_id, run_id, attempt)
     runlog.publish_end(event)
+
+
+def tell_ends(now: datetime) -> None:
+    """Tell the ends of runs whose worker died between storing and telling it.
+
+    A lease outlives its worker for some seconds, and nobody but the worker gives it away.
+    """
+    ended = Run.objects.filter(ended_at__gt=now - LEASE - UNTOLD, ended_at__lt=now - UNTOLD)
+    for run_id in runlog.leased([*ended.values_list("pk", flat=True)]):
+        event = ending.read(run_id)
+        if event is not None:
+            logger.warning("run %s ended with its worker; its followers are told now", run_id)
+            runlog.publish_end(event)

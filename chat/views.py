@@ -6,6 +6,7 @@ or with JSON to who asks for nothing else. Errors of the domain become pages or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -51,6 +52,7 @@ STATUS = {
     "run_active": 409,
     "text_too_long": 413,
     "limit_reached": 429,
+    "rate_limited": 429,
     "busy": 503,
     "unavailable": 503,
     "internal": 500,
@@ -88,11 +90,20 @@ def _wants_json(request: HttpRequest) -> bool:
     return request.accepts("application/json") and not request.accepts("text/html")
 
 
-def _error_json(error: ChatError) -> JsonResponse:
+def _error_json(error: ChatError) -> HttpResponse:
     body: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.credits is not None:
         body["credits"] = msgspec.structs.asdict(error.credits)
-    return JsonResponse(body, status=_status(error))
+    if error.retry_after is not None:
+        body["retry_after"] = error.retry_after
+    return _with_hint(JsonResponse(body, status=_status(error)), error)
+
+
+def _with_hint(response: HttpResponse, error: ChatError | None) -> HttpResponse:
+    """Say in the header, too, when trying again may help."""
+    if error is not None and error.retry_after is not None:
+        response["Retry-After"] = str(math.ceil(error.retry_after))
+    return response
 
 
 def _status(error: ChatError) -> int:
@@ -142,7 +153,7 @@ def _new_page(
     request: Request, *, form: MessageForm | None = None, error: ChatError | None = None
 ) -> HttpResponse:
     assistant = conversations.default_assistant()
-    return render(
+    response = render(
         request,
         "chat/conversation.html",
         _frame(request)
@@ -158,6 +169,7 @@ def _new_page(
         },
         status=_status(error) if error else 200,
     )
+    return _with_hint(response, error)
 
 
 def _page(
@@ -176,7 +188,7 @@ def _page(
         if edited
         else reverse("chat:send", args=[conversation.id])
     )
-    return render(
+    response = render(
         request,
         "chat/conversation.html",
         _frame(request)
@@ -193,6 +205,7 @@ def _page(
         },
         status=_status(error) if error else 200,
     )
+    return _with_hint(response, error)
 
 
 def _frame(request: Request) -> dict[str, Any]:

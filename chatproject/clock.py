@@ -17,6 +17,7 @@ from django.db import connection
 from django.utils import timezone
 
 from billing import schedule as billing_schedule
+from chat import jobs, pace
 from chat.sweeper import Sweeper
 from chatproject.lib import db
 
@@ -42,7 +43,8 @@ class Task:
 def schedule() -> list[Task]:
     """Everything that happens by the clock."""
     return [
-        Task("sweep runs", 2.0, Sweeper().sweep),
+        Task("sweep runs", 1.0, Sweeper().sweep),
+        Task("measure the pace", pace.EVERY, jobs.measure_pace),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),
     ]
 

@@ -122,6 +122,10 @@ CACHES = {
 }
 
 RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run
+# A worker that dies takes its runs with it to others: so many attempts has a run in all. It is taken
+# for dead when it has not renewed its runs' leases, which it does three times in this time.
+RUN_ATTEMPTS = env.integer("RUN_ATTEMPTS", 3, least=1)
+RUN_LEASE_SECONDS = env.integer("RUN_LEASE_SECONDS", 6, least=3)
 JOB_DAY = 24 * 60 * 60  # seconds that a finished or failed job stays visible to staff
 RQ_QUEUES = {
     name: {
@@ -236,7 +240,11 @@ SELLER_TAX_ID = env.text("SELLER_TAX_ID")
 # --- Limits -----------------------------------------------------------------------------------
 
 TEXT_MAX_CHARACTERS = 20_000  # of one message
-QUEUE_LIMIT = env.integer("QUEUE_LIMIT", 2_000, least=1)  # waiting runs; above it sends are refused
+# Replies of one user that are in line or being made at once; further ones are held back until one of
+# these ends, and messages that would make more than USER_QUEUE_LIMIT wait so are refused.
+USER_CONCURRENCY = env.integer("USER_CONCURRENCY", 5, least=1)
+USER_QUEUE_LIMIT = env.integer("USER_QUEUE_LIMIT", 100)
+QUEUE_LIMIT = env.integer("QUEUE_LIMIT", 2_000, least=1)  # runs in line; above it sends are refused
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes of a form
 
 # --- Accounts ---------------------------------------------------------------------------------

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import websockets
@@ -12,47 +15,93 @@ from websockets.typing import Origin
 from tests.stack import Stack
 
 END = {"run.done", "run.stopped", "run.failed"}
+FIRST_SEQS = 10_000_000  # how far apart the first numbers of two attempts are
+
+RESTARTING = 1012
+PASSING = {"unavailable", "busy", "rate_limited"}  # errors after which a client tries again
+
+# Seconds.
+FIRST_PAUSE = 0.1  # before the second try to connect; then twice as long each time
+LONGEST_PAUSE = 2.0
+RETRY = 1.0  # after an error that passes, when it does not say for how long
+PING_AFTER = 25.0
+
+
+class GaveUp(Exception):
+    """The server refused something for good."""
 
 
 class LiveTab:
     """Sends one message and follows its reply, over as many connections as it takes.
 
-    `text` is what the deltas said, `events` every event received, `connections` how often it
-    connected. An event out of order fails the test.
+    `text` and `reasoning` are the reply as the events told it, `events` every event received,
+    `connections` how often it connected, `close_codes` how connections were lost (not those that
+    `drop` cut), `refusals` when its message was refused. What contradicts
+    the protocol fails the test (`wrong` decides). With several `doors` (web processes) each
+    connection takes another one.
     """
 
-    def __init__(self, stack: Stack, session: str) -> None:
+    def __init__(
+        self, stack: Stack, session: str, *, doors: Sequence[str] = ("web",), chance: Any = random
+    ) -> None:
         self.text = ""
+        self.reasoning = ""
         self.events: list[dict[str, Any]] = []
         self.connections = 0
+        self.close_codes: list[int | None] = []
+        self.refusals: list[float] = []
+        self.delivered: set[int] = set()
+        """The attempts of which it got text or reasoning."""
+        self.restarts: list[tuple[str, str]] = []
+        """The text before and after each `run.restarted`."""
         self.run = ""
-        self._address = f"{stack.base.replace('http', 'ws')}/ws/v1/"
-        self._options: dict[str, Any] = {
-            "origin": Origin(stack.base),
-            "additional_headers": {"Cookie": f"sessionid={session}"},
-            "open_timeout": 60,
-            "max_size": None,
-        }
+        self.attempt = 0
+        self._bases = [stack.address(door) for door in doors]
+        self._session = session
+        self._chance = chance
         self._seq = 0
+        self._frame: dict[str, Any] | None = None
+        self._is_followed = False
+        self._may_repeat = False
+        self._wants_stop = False
+        self._failures = 0
+        self._socket: websockets.ClientConnection | None = None
         self._changed = asyncio.Event()
 
-    async def chat(self, text: str, **fields: Any) -> dict[str, Any]:
+    @property
+    def _address(self) -> str:
+        return f"{self._bases[0].replace('http', 'ws')}/ws/v1/"
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "origin": Origin(self._bases[0]),
+            "additional_headers": {"Cookie": f"sessionid={self._session}"},
+            "open_timeout": 60,
+            "ping_interval": None,  # a browser sends none
+            "compression": None,
+            "max_size": None,
+        }
+
+    async def chat(self, text: str, *, client_id: str = "a", **fields: Any) -> dict[str, Any]:
         """Send a message and return the event that ended its run."""
-        frame = json.dumps({"type": "chat.send", "client_id": "a", "text": text, **fields})
-        while True:
-            try:
-                async with websockets.connect(self._address, **self._options) as socket:
-                    self.connections += 1
-                    if self.run:
-                        frame = json.dumps({"type": "resume", "run": self.run, "after": self._seq})
-                    await socket.send(frame)
-                    async for message in socket:
-                        event: dict[str, Any] = json.loads(message)
-                        self._take(event)
-                        if event["type"] in END:
-                            return event
-            except (OSError, websockets.WebSocketException):
-                await asyncio.sleep(0.1)
+        self._frame = {"type": "chat.send", "client_id": client_id, "text": text, **fields}
+        return await self._until_the_end()
+
+    async def watch(self, run: str) -> dict[str, Any]:
+        """Follow a run that somebody else asked for; returns the event that ended it."""
+        self.run = run
+        return await self._until_the_end()
+
+    async def stop(self) -> None:
+        """Ask for the run to be stopped, now and after each reconnection."""
+        self._wants_stop = True
+        await self._send_stop()
+
+    def drop(self) -> None:
+        """Lose the connection, as when the network goes."""
+        if self._socket is not None:
+            self._socket.transport.abort()
 
     async def until(self, type: str, **fields: Any) -> dict[str, Any]:
         """Wait until an event with these fields has been received."""
@@ -63,15 +112,141 @@ class LiveTab:
             self._changed.clear()
             await self._changed.wait()
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def wrong(self, kind: str, detail: str) -> None:
+        """Something that contradicts the protocol."""
+        raise AssertionError(f"{kind}: {detail}")
+
+    async def _until_the_end(self) -> dict[str, Any]:
+        while True:
+            code = None
+            try:
+                async with websockets.connect(self._address, **self._options) as socket:
+                    self.connections += 1
+                    self._socket = socket
+                    self._is_followed = self._may_repeat = False
+                    end = await self._converse(socket)
+                    if end is not None:
+                        return end
+                    code = socket.close_code
+            except websockets.InvalidStatus as error:
+                if error.response.status_code < 500:
+                    self.wrong("handshake", f"refused with {error.response.status_code}")
+                    raise GaveUp from error
+            except (OSError, websockets.WebSocketException):
+                code = None  # try again
+            finally:
+                self._socket = None
+            await asyncio.sleep(self._pause(code))
+            self._bases.append(self._bases.pop(0))
+
+    def _pause(self, code: int | None) -> float:
+        """At once, but spread, when the server said that it restarts; else with growing pauses."""
+        self._failures += 1
+        if code == RESTARTING and self._failures == 1:
+            return float(self._chance.random())
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._failures)
+        return float(self._chance.uniform(longest / 2, longest))
+
+    async def _converse(self, socket: websockets.ClientConnection) -> dict[str, Any] | None:
+        """Send what is to be sent, and take what comes. None when the connection was lost."""
+        while True:
+            try:
+                async with asyncio.timeout(PING_AFTER):
+                    message = await socket.recv()
+            except TimeoutError:
+                await socket.send('{"type": "ping"}')
+                continue
+            except websockets.ConnectionClosed:
+                self.close_codes.append(socket.close_code)
+                return None
+            event: dict[str, Any] = json.loads(message)
+            self._note(event)
+            if event["type"] == "ready":
+                await self._speak(socket)
+            elif event["type"] == "error":
+                await self._on_error(event, socket)
+            elif event.get("run") and event["run"] == self.run:
+                self.take(event)
+            if event["type"] in END and event["run"] == self.run:
+                return event
+
+    def _note(self, event: dict[str, Any]) -> None:
         self.events.append(event)
         self._changed.set()
-        if event["type"] == "run.queued":
+        asked = self._frame is not None and event.get("client_id") == self._frame["client_id"]
+        if event["type"] == "run.queued" and asked:
+            if self.run not in {"", event["run"]}:
+                self.wrong("second run", f"{event['run']} beside {self.run}")
             self.run = event["run"]
-        elif event["type"] in END:
-            # It tells the whole text, so that whoever was away misses nothing.
-            assert event["text"].startswith(self.text)
+            self._is_followed = True
+            self._failures = 0
+
+    async def _speak(self, socket: websockets.ClientConnection) -> None:
+        if self.run:
+            self._may_repeat = self._is_followed
+            self._is_followed = True
+            frame = {"type": "resume", "run": self.run, "after": self._seq}
+        else:
+            assert self._frame is not None
+            frame = self._frame
+        await socket.send(json.dumps(frame))
+        if self._wants_stop:
+            await self._send_stop()
+
+    async def _send_stop(self) -> None:
+        if self._socket is not None and self.run:
+            try:
+                await self._socket.send(json.dumps({"type": "run.stop", "run": self.run}))
+            except websockets.ConnectionClosed:
+                return  # it is sent again on the next connection
+
+    async def _on_error(self, event: dict[str, Any], socket: websockets.ClientConnection) -> None:
+        if event["code"] not in PASSING:
+            self.wrong("error", f"{event['code']}: {event['message']}")
+            raise GaveUp
+        if event.get("ref") is None:
+            return  # the connection is about to be closed
+        if not self.run:
+            self.refusals.append(time.time())
+        await asyncio.sleep(event.get("retry_after") or RETRY)
+        await self._speak(socket)
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take an event of the run, as the protocol says."""
+        if event["type"] in END:
+            self._take_end(event)
         elif "seq" in event:
-            assert event["seq"] == self._seq + 1, (self._seq, event)
-            self._seq = event["seq"]
-            self.text += event["text"] if event["type"] == "text.delta" else ""
+            self._take_numbered(event)
+
+    def _take_numbered(self, event: dict[str, Any]) -> None:
+        seq, attempt = event["seq"], event["attempt"]
+        if attempt < self.attempt or seq <= self._seq:
+            if attempt == self.attempt and not self._may_repeat:
+                self.wrong("doubled", f"seq {seq} after {self._seq}")
+            return
+        begins = seq == (attempt - 1) * FIRST_SEQS + 1
+        if seq != self._seq + 1 and not (attempt > self.attempt and begins):
+            self.wrong("gap", f"seq {seq} of attempt {attempt} after {self._seq}")
+        if begins and (event["type"] == "run.restarted") != (attempt > 1):
+            self.wrong("beginning", f"attempt {attempt} begins with {event['type']}")
+        self._seq, self.attempt = seq, attempt
+        if event["type"] == "run.restarted":
+            self.restarts.append((self.text, event.get("text", "")))
+            self.text, self.reasoning = event.get("text", ""), event.get("reasoning", "")
+        elif event["type"] == "text.delta":
+            self.text += event["text"]
+            self.delivered.add(attempt)
+        elif event["type"] == "reasoning.delta":
+            self.reasoning += event["text"]
+            self.delivered.add(attempt)
+
+    def _take_end(self, event: dict[str, Any]) -> None:
+        """It tells the whole text, so that whoever was away misses nothing."""
+        told, last = event["text"], (event["attempt"], event["seq"])
+        if last <= (self.attempt, self._seq):
+            self.wrong("end", f"attempt and seq {last} after {(self.attempt, self._seq)}")
+        elif last == (self.attempt, self._seq + 1) and told != self.text:
+            self.wrong("text", f"the deltas said {self.text!r}, the end {told!r}")
+        elif event["attempt"] == self.attempt and not told.startswith(self.text):
+            self.wrong("shrunk", f"the deltas said {self.text!r}, the end {told!r}")
+        self.text = told

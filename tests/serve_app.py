@@ -140,6 +140,39 @@ async def flood(scope: Scope, receive: Receive, send: Send) -> None:
     note_end(await receive())
 
 
+# Around those at which the head of a frame becomes longer; in bytes, so that two make an "ü".
+SIZES = (0, 2, 124, 126, 65_534, 65_536, 100_000)
+
+
+async def sizes(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send encoded texts of SIZES, together and one by one, and close; then write once more."""
+    frames: web.TextFrames = scope["extensions"][web.TEXT_FRAMES]
+    texts = [("ü" * (size // 2)).encode() for size in SIZES]
+    frames.write([b"before the socket is accepted"])
+    await accept(receive, send)
+    frames.write(texts)
+    for text in texts:
+        frames.write([text])
+        await frames.drain()
+    await send({"type": "websocket.send", "text": "the last"})
+    await send({"type": "websocket.close", "code": 4000})
+    frames.write([b"after the end"])
+    note_end(await receive())
+    frames.write([b"after the end"])
+
+
+async def frames(scope: Scope, receive: Receive, send: Send) -> None:
+    """As `flood`, by the extension of our servers for texts that are encoded."""
+    frames: web.TextFrames = scope["extensions"][web.TEXT_FRAMES]
+    await accept(receive, send)
+    for number in range(int(scope["options"]["count"])):
+        frames.write([part(number, scope).encode()])
+        if frames.is_full:
+            await frames.drain()
+        state["sent"] += 1
+    note_end(await receive())
+
+
 async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
     """Take no message before `/wake` is asked for; then tell how many came, when `last` comes."""
     await accept(receive, send)
@@ -197,6 +230,8 @@ PAGES: dict[str, Any] = {
     "/wake": wake,
     "/ws/echo": echo,
     "/ws/flood": flood,
+    "/ws/frames": frames,
+    "/ws/sizes": sizes,
     "/ws/deaf": deaf,
     "/ws/refuse": refuse,
 }

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -28,15 +29,17 @@ PROCESSES = {
 class Stack:
     """Starts processes against this test's database, Valkey and provider, and ends them.
 
-    `base` is the address of the web process, like http://127.0.0.1:12345. What the processes wrote
-    is in `log(name)`.
+    A process is named like its command in PROCESSES, further ones of the same kind `web-2`,
+    `worker-2` and so on. `base` is the address of the web process `web`, like
+    http://127.0.0.1:12345. What the processes wrote is in `log(name)`.
     """
 
     def __init__(
         self, folder: Path, *, provider_url: str, environment: Mapping[str, str] | None = None
     ) -> None:
-        self.port = free_port()
-        self.base = f"http://127.0.0.1:{self.port}"
+        self._ports: defaultdict[str, int] = defaultdict(free_port)
+        self.port = self._ports["web"]
+        self.base = self.address("web")
         self._folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
@@ -45,7 +48,6 @@ class Stack:
             "REDIS_URL": settings.REDIS_URL,
             "OPENAI_BASE_URL": provider_url,
             "OPENAI_API_KEY": "stub",
-            "PORT": str(self.port),
             "DEBUG": "0",
             "HTTPS": "0",
             **(environment or {}),
@@ -66,20 +68,40 @@ class Stack:
                 process.kill()
                 process.wait()
 
+    def address(self, name: str) -> str:
+        """The address of a web process; it keeps it over restarts."""
+        return f"http://127.0.0.1:{self._ports[name]}"
+
     def start(self, *names: str) -> None:
-        """Start processes of PROCESSES; returns when the web process answers, if it is among them."""
+        """Start processes; returns when the web processes among them answer."""
         for name in names:
-            with self._log_path(name).open("ab") as log:
-                self._processes[name] = subprocess.Popen(
-                    [sys.executable, *PROCESSES[name]],
-                    cwd=PROJECT,
-                    env=self._environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
-        if "web" in names:
-            self._wait_for_web()
+            self.launch(name)
+        for name in names:
+            if kind_of(name) == "web":
+                self._wait_for_web(name)
+
+    def launch(self, name: str) -> None:
+        """Start a process, without waiting for anything."""
+        environment = self._environment
+        if kind_of(name) == "web":
+            environment = {**environment, "PORT": str(self._ports[name])}
+        with self._log_path(name).open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, *PROCESSES[kind_of(name)]],
+                cwd=PROJECT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def pid(self, name: str) -> int:
+        """The process id of a process that was started."""
+        return self._processes[name].pid
+
+    def ended(self, name: str) -> int | None:
+        """The exit code of a process that was started, or None while it runs."""
+        return self._processes[name].poll()
 
     def kill(self, name: str) -> None:
         """SIGKILL: the process has no chance to clean up."""
@@ -126,13 +148,13 @@ class Stack:
     def _log_path(self, name: str) -> Path:
         return self._folder / f"{name}.log"
 
-    def _wait_for_web(self) -> None:
+    def _wait_for_web(self, name: str) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            if self._processes["web"].poll() is not None:
+            if self.ended(name) is not None:
                 break
             try:
-                client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                client = http.client.HTTPConnection("127.0.0.1", self._ports[name], timeout=5)
                 client.request("GET", "/health")
                 if client.getresponse().status == 200:
                     return
@@ -140,7 +162,12 @@ class Stack:
                 time.sleep(0.05)
             finally:
                 client.close()
-        raise RuntimeError(f"the web process does not answer:\n{self.log('web')}")
+        raise RuntimeError(f"the web process does not answer:\n{self.log(name)}")
+
+
+def kind_of(name: str) -> str:
+    """The kind of process that a name stands for: `worker` for `worker-2`."""
+    return name.partition("-")[0]
 
 
 def database_url() -> str:

@@ -86,6 +86,12 @@ class StubProvider:
         return len({tuple(request["peer"]) for request in self._ask("state")["requests"]})
 
     @property
+    def calls(self) -> list[dict[str, Any]]:
+        """What became of each call since `reset()`, oldest first: see `bench.stub_llm.Call`."""
+        calls: list[dict[str, Any]] = self._ask("calls")
+        return calls
+
+    @property
     def active(self) -> int:
         """Streams being sent now."""
         return self._count("active")
@@ -113,14 +119,21 @@ class StubProvider:
         self._ask(f"release?{urlencode({'key': key})}", method="POST")
 
     def reset(self) -> None:
-        """Forgets requests, attempts, holds and counters."""
+        """Forgets requests, calls, attempts, holds and counters."""
         self._ask("reset", method="POST")
+
+    def cut(self) -> None:
+        """Breaks all connections, and with them what is being sent."""
+        self._ask("cut", method="POST")
+
+    def away(self, seconds: float) -> None:
+        """A restart on the same port; returns when it is back, after so many seconds."""
+        self._ask(f"away?{urlencode({'seconds': seconds})}", method="POST", timeout=seconds + 10)
 
     def _count(self, name: str) -> int:
         return int(self._ask("state")[name])
 
-    def _ask(self, path: str, *, method: str = "GET", timeout: float = 10.0) -> dict[str, Any]:
+    def _ask(self, path: str, *, method: str = "GET", timeout: float = 10.0) -> Any:
         url = f"{self.url.removesuffix('/v1')}/stub/{path}"
         with self._opener.open(Request(url, method=method), timeout=timeout) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
+            return json.load(response)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
+import msgspec
 import pytest
+import redis
 from django.apps import apps
 from django.contrib import admin
 from django.urls import reverse
 
 from accounts.models import User
 from chat.models import Message, MessagePart
+from chatproject.lib import loop_monitor
 from tests.chat.conftest import assistant, conversation, owner, valkey_client
 from tests.chat.helpers import send
 
@@ -80,3 +85,39 @@ def test_a_user_who_is_no_staff_gets_no_admin(client, owner):
     client.force_login(owner)
     assert client.get("/admin/").status_code == 302
     assert client.get("/admin/django_rq/dashboard/stats.json").status_code in (401, 403)
+
+
+# --- The live page ----------------------------------------------------------------------------
+
+
+def test_the_live_page_shows_the_queue_and_whether_loops_keep_up(
+    staff, owner, conversation, valkey_client
+):
+    send(owner, conversation)
+    block = loop_monitor.Block(
+        process="host:1",
+        role="worker",
+        at=time.time(),
+        milliseconds=250.0,
+        task="ticker",
+        where="chat/tick.py:1 slow",
+    )
+    valkey_client.lpush(loop_monitor.BLOCKS, msgspec.json.encode(block))
+    page = staff.get(reverse("chat_live")).content.decode()
+    assert "owner@example.org" in page
+    assert "No worker is there" in page
+    assert "chat/tick.py:1 slow" in page
+    assert "250 ms" in page
+    assert reverse("chat_live") in staff.get("/admin/chat/").content.decode()
+
+
+def test_the_live_page_says_when_redis_is_away(staff, monkeypatch):
+    monkeypatch.setattr(loop_monitor, "sync_client", lambda: redis.Redis(port=9))
+    page = staff.get(reverse("chat_live"))
+    assert page.status_code == 200
+    assert "Redis does not answer" in page.content.decode()
+
+
+def test_the_live_page_is_for_staff_who_may_see_runs(client):
+    client.force_login(User.objects.create_user("some@example.org", is_staff=True))
+    assert client.get(reverse("chat_live")).status_code == 403

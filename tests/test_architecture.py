@@ -18,8 +18,11 @@ MAY_BE_ASYNC = {
     "chat/generate.py",
     "chat/jobs.py",
     "chat/llm.py",
+    "chat/llm_body.py",
     "chat/runlog.py",
     "chat/tick.py",
+    "chatproject/asgi.py",
+    "chat/tick_batch.py",
     "chatproject/ops.py",
     "chatproject/serve.py",
 }

@@ -42,7 +42,8 @@ def running(*tasks: Task) -> Iterator[Clock]:
 
 def test_what_happens_by_the_clock():
     tasks = {task.name: task.every for task in clock.schedule()}
-    assert tasks["sweep runs"] == 2.0
+    assert tasks["sweep runs"] == 1.0
+    assert tasks["measure the pace"] == 4.0
     assert tasks["poll payments"] == 30
     assert tasks["nightly check"] == 600
 

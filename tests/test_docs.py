@@ -43,7 +43,8 @@ def test_the_close_codes_are_documented():
     used = {
         value
         for name, value in vars(consumers).items()
-        if name.isupper() and isinstance(value, int) and 1000 <= value < 5000
+        if name.isupper() and not name.startswith("MAX_")
+        if isinstance(value, int) and 1000 <= value < 5000
     }
     assert used <= documented
 

@@ -23,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from chatproject.lib import web
+from tests.serve_app import SIZES
 
 PATIENCE = 30  # seconds; long enough for a busy machine, and only a hang takes them
 SERVERS = ("daphne", "uvicorn")
@@ -326,13 +327,24 @@ async def test_the_limit_for_incoming_messages_does_not_bound_outgoing_ones(serv
         assert len(message) == 300_000
 
 
+async def test_encoded_texts_arrive_as_they_are_between_the_beginning_and_the_end(
+    server: Server,
+) -> None:
+    expected = ["ü" * (size // 2) for size in SIZES]
+    async with server.connect("/ws/sizes") as connection:
+        for text in [*expected, *expected, "the last"]:
+            assert await connection.recv() == text
+        assert await close_code(connection) == 4000
+
+
+@pytest.mark.parametrize("way", ["flood", "frames"])
 async def test_a_slow_client_makes_the_application_wait_and_gets_everything_in_order(
-    start: Callable[..., Server],
+    start: Callable[..., Server], way: str
 ) -> None:
     server = start()
     before = server.memory()
     count, size = 20_000, 5_000  # 100 MB
-    async with server.connect(f"/ws/flood?count={count}&size={size}", max_queue=1) as connection:
+    async with server.connect(f"/ws/{way}?count={count}&size={size}", max_queue=1) as connection:
         sent = await asyncio.to_thread(stalled_count, server)
         assert 0 < sent < count / 4
         assert server.memory() - before < 20_000_000
@@ -352,11 +364,12 @@ def stalled_count(server: Server) -> int:
     return sent
 
 
+@pytest.mark.parametrize("way", ["flood", "frames"])
 def test_a_client_that_reads_nothing_is_dropped_and_the_application_hears_of_it(
-    start: Callable[..., Server],
+    start: Callable[..., Server], way: str
 ) -> None:
     server = start(WEB_STALL_SECONDS="1")
-    with server.upgraded("/ws/flood?count=1000&size=60000"):
+    with server.upgraded(f"/ws/{way}?count=1000&size=60000"):
         assert until(lambda: server.state()["codes"])
     assert server.state()["sent"] == 1_000  # most of them to nobody
 
@@ -626,6 +639,18 @@ async def test_it_ends_in_order_on_a_signal(
     assert "Traceback" not in server.log.read_text()
     for client in (held, idle):
         client.close()
+
+
+async def test_it_asks_many_sockets_to_come_back(start: Callable[..., Server]) -> None:
+    server = start()
+    async with contextlib.AsyncExitStack() as stack:
+        connections = [
+            await stack.enter_async_context(server.connect("/ws/echo")) for _ in range(45)
+        ]
+        server.signal(signal.SIGTERM)
+        assert {await close_code(connection) for connection in connections} == {1012}
+    assert await asyncio.to_thread(server.exit_code) == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_a_request_that_is_still_arriving_is_answered_before_it_ends(

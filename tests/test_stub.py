@@ -233,6 +233,108 @@ def test_it_keeps_requests_until_it_is_reset(stub):
     assert stub.finished == stub.aborted == stub.active == 0
 
 
+def going_on(text: str, prefix: str, **options: Any) -> dict[str, Any]:
+    """The messages of a request that asks for the rest of a reply."""
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": prefix}]
+    return {"messages": messages, "stream_options": {"include_usage": True}, **options}
+
+
+@pytest.mark.parametrize("cut_at", [7, 8])  # after a piece, and within one
+def test_it_goes_on_after_the_beginning_of_a_reply(stub, cut_at):
+    text = "[[tokens=30 rate=0 reasoning=3]] hi"
+    whole = reply_text(30, text)
+    prefix = whole[: len("".join(reply_pieces(30, text)[:7])) + cut_at - 7]
+
+    _, body, _ = ask(stub, "", **going_on(text, prefix))
+
+    assert prefix + text_of(body) == whole
+    assert text_of(body, "reasoning_content") == ""
+    assert chunks(body)[-2]["usage"]["completion_tokens"] == 23
+    assert stub.calls[0]["prefix"] == len(prefix)
+
+
+def test_a_fault_comes_at_the_same_token_when_it_goes_on(stub):
+    text = "[[tokens=30 rate=0 short=9]] hi"
+    prefix = "".join(reply_pieces(30, text)[:7])
+
+    _, body, _ = ask(stub, "", **going_on(text, prefix))
+
+    assert text_of(body) == "".join(reply_pieces(30, text)[7:9])
+
+
+def test_after_a_whole_reply_it_has_nothing_more_to_say(stub):
+    text = "[[tokens=3 rate=0]] hi"
+
+    _, body, _ = ask(stub, "", **going_on(text, reply_text(3, text)))
+
+    assert text_of(body) == ""
+    assert chunks(body)[-1] == "[DONE]"
+
+
+def test_it_refuses_to_go_on_after_what_it_never_said(stub):
+    status, body, _ = ask(stub, "", **going_on("[[tokens=3]] hi", "No!"))
+
+    assert status == 400
+    assert b"bad_prefix" in body
+
+
+def test_it_tells_what_became_of_each_call(stub):
+    ask(stub, "[[tokens=3 rate=0]] whole", stream_options={"include_usage": True})
+    ask(stub, "[[status=500]] refused")
+    with pytest.raises(http.client.IncompleteRead):
+        ask(stub, "[[cut=2 rate=0]] broken")
+    with closing(connect(stub)) as connection:
+        send(connection, "[[silent=1 reasoning=2 rate=0]] aborted")
+        stub.wait(active=1)
+    stub.wait(active=0)
+
+    told = [
+        (call["message"].split()[-1], call["ended"], call["sent"], call["reasoned"])
+        for call in stub.calls
+    ]
+    assert told[:3] == [
+        ("whole", "finished", 3, 0),
+        ("refused", "refused", 0, 0),
+        ("broken", "broken", 2, 0),
+    ]
+    assert told[3][:2] == ("aborted", "aborted")
+    assert [call["usage"] and call["usage"]["completion_tokens"] for call in stub.calls] == [
+        3,
+        None,
+        None,
+        None,
+    ]
+    stub.reset()
+    assert stub.calls == []
+
+
+def test_it_can_break_all_connections_at_once(stub):
+    with closing(connect(stub)) as connection:
+        send(connection, "[[silent=1 rate=0]]")
+        stub.wait(active=1)
+
+        stub.cut()
+
+        with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+            connection.getresponse().read()
+    stub.wait(active=0)
+    assert stub.calls[0]["ended"] == "broken"
+    assert ask(stub, "[[tokens=1]]")[0] == 200
+
+
+async def test_it_can_be_away_for_a_while_and_remembers_its_calls(stub):
+    ask(stub, "[[tokens=1]]")
+
+    away = asyncio.create_task(asyncio.to_thread(stub.away, 1.0))
+    with pytest.raises(ConnectionRefusedError):  # noqa: PT012 # until it has gone
+        while True:
+            (await asyncio.open_connection(*address(stub)))[1].close()
+    await away
+
+    assert len(stub.calls) == 1
+    assert ask(stub, "[[tokens=1]]")[0] == 200
+
+
 async def test_a_test_may_ask_it_from_a_coroutine(stub):
     _, writer = await asyncio.open_connection(*address(stub))
     body = json.dumps(

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import inspect
 import logging
 import signal
@@ -39,6 +40,7 @@ from functools import partial
 from importlib import import_module
 from types import FrameType
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import uvloop
 from django.conf import settings
@@ -66,6 +68,8 @@ from rq.utils import now, utcformat
 from rq.worker import BaseWorker, DequeueStrategy, WorkerStatus
 from rq.worker_registration import register
 
+from chatproject.lib import loop_monitor
+
 logger = logging.getLogger(__name__)
 
 STOPPED = "stopped"
@@ -77,7 +81,7 @@ DRAINED = "drained"
 PLAIN_THREADS = 8  # plain functions at once; while all are busy no further job is taken
 BOOK_THREADS = 4  # more of them would only wait for each other
 CHECK_SECONDS = 1  # between two looks at Redis: suspension, own registration, state
-CLEANUP_SECONDS = 5.0  # for a cancelled job to clean up, and for each callback of on_shutdown
+CLEANUP_SECONDS = 5.0  # for a cancelled job to clean up, and for each callback
 REPEAT_SECONDS = 1.0  # Ctrl-C reaches a worker twice: from the terminal and from its supervisor
 MOST_REFUSALS = 3  # attempts to record a job's end that Redis answers but does not take
 
@@ -86,7 +90,16 @@ AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError
 
 T = TypeVar("T")
 
+_start_callbacks: list[Callable[[], Awaitable[None]]] = []
 _shutdown_callbacks: list[Callable[[], Awaitable[None]]] = []
+
+
+def on_start(callback: Callable[[], Awaitable[None]]) -> None:
+    """Have the callback awaited once in this process's worker, before its first job.
+
+    For what the first job would else have to wait for. What it raises is logged.
+    """
+    _start_callbacks.append(callback)
 
 
 def on_shutdown(callback: Callable[[], Awaitable[None]]) -> None:
@@ -358,6 +371,13 @@ class AsyncWorker(BaseWorker):
         if self._maintenance is not None:
             # Like RQ before the first job, but not for as long as somebody's callback hangs.
             await asyncio.wait({self._maintenance}, timeout=CLEANUP_SECONDS)
+        monitor = loop_monitor.start("worker") if settings.configured else None
+        await self._call_back(_start_callbacks, "on_start")
+        if threading.current_thread() is threading.main_thread():
+            # Else the collector looks through all that the start has made, again and again, and
+            # holds the event loop for a tenth of a second each time.
+            gc.collect()
+            gc.freeze()
         checks = asyncio.create_task(self._keep_checking())
         try:
             return bool(await self._take_jobs(burst, max_jobs, max_idle_time))
@@ -366,6 +386,9 @@ class AsyncWorker(BaseWorker):
             self._is_closing = True
             self._wake.set()
             await checks
+            if monitor is not None:
+                monitor.stop()
+            gc.unfreeze()
             await self._clean_up()
 
     async def _take_jobs(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
@@ -470,16 +493,11 @@ class AsyncWorker(BaseWorker):
 
     def _prepare(self, job: Job, queue: Queue) -> _Run:
         job.redis_server_version = self._insist(self.get_redis_server_version)
-        try:
-            execution = self.prepare_execution(job)
-        except AWAY:
-            # It has got its execution, which Redis may know or not. Only this thread adds any.
-            execution = list(self.executions.values())[-1]
-            self._insist(partial(self._enter_again, job, execution))
+        execution = Execution(uuid4().hex, job.id, self.connection, self.name)
+        self.executions[execution.id] = execution
         run = _Run(job, queue, execution)
         try:
-            self._insist(partial(self.prepare_job_execution, job, len(self.queues) == 1))
-            job.started_at = now()
+            self._insist(partial(self._note_start, job, queue, execution))
             function = job.func  # reads the arguments as well, and imports the module
         except NotRecordedError:
             raise
@@ -492,10 +510,17 @@ class AsyncWorker(BaseWorker):
             run.penalty = ThreadDeathPenalty(self._time_limit(job))
         return run
 
-    def _enter_again(self, job: Job, execution: Execution) -> None:
+    def _note_start(self, job: Job, queue: Queue, execution: Execution) -> None:
+        """As RQ's prepare_execution and prepare_job_execution, but in one transaction.
+
+        Somebody waits for the job. The worker's own heartbeat comes with `_check_in`.
+        """
         with self.connection.pipeline() as pipeline:
             self._enter(job, execution, pipeline)
             self.set_state(WorkerStatus.BUSY, pipeline)
+            job.prepare_for_execution(self.name, pipeline)
+            pipeline.persist(job.key)
+            pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
             pipeline.execute()
 
     def _enter(self, job: Job, execution: Execution, pipeline: Pipeline) -> None:
@@ -542,8 +567,6 @@ class AsyncWorker(BaseWorker):
             self.executions.pop(run.execution.id, None)
             del self._runs[run.execution.id]
             self._news.set()
-            if not self._runs:
-                self._wake.set()  # so that the state "idle" is not late
 
     async def _await(self, run: _Run) -> None:
         """The task of a coroutine function. No exception leaves it, as some would end the loop."""
@@ -661,8 +684,18 @@ class AsyncWorker(BaseWorker):
     # RQ's last steps of a job. Each writes one transaction.
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
-        with suppress(*AWAY):  # a heartbeat is lost; the record itself comes later
-            super().handle_execution_ended(job, queue, heartbeat_ttl)
+        # Without RQ's heartbeat for the time of the callbacks: `_beat` keeps the job alive.
+        job.ended_at = now()
+
+    def cleanup_execution(
+        self, job: Job, pipeline: Pipeline, execution: Execution | None = None
+    ) -> None:
+        super().cleanup_execution(job, pipeline, execution)
+        if not self.executions:
+            self._set_idle(pipeline, is_suspended=self._is_suspended)
+
+    def _set_idle(self, pipeline: Pipeline, *, is_suspended: bool) -> None:
+        self.set_state(WorkerStatus.SUSPENDED if is_suspended else WorkerStatus.IDLE, pipeline)
 
     def handle_job_success(
         self,
@@ -869,8 +902,7 @@ class AsyncWorker(BaseWorker):
             if self.executions:
                 self.set_state(WorkerStatus.BUSY, pipeline)
             else:
-                idle = WorkerStatus.SUSPENDED if is_suspended else WorkerStatus.IDLE
-                self.set_state(idle, pipeline)
+                self._set_idle(pipeline, is_suspended=bool(is_suspended))
             if self._shutdown_requested_date is not None:
                 date = utcformat(self._shutdown_requested_date)
                 pipeline.hset(self.key, "shutdown_requested_date", date)
@@ -953,14 +985,17 @@ class AsyncWorker(BaseWorker):
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
 
-    async def _clean_up(self) -> None:
-        while _shutdown_callbacks:
-            callback = _shutdown_callbacks.pop()
+    async def _call_back(self, callbacks: list[Callable[[], Awaitable[None]]], where: str) -> None:
+        while callbacks:
+            callback = callbacks.pop()
             try:
                 async with asyncio.timeout(CLEANUP_SECONDS):
                     await callback()
             except Exception:
-                logger.exception("Worker %s: a callback of on_shutdown failed", self.name)
+                logger.exception("Worker %s: a callback of %s failed", self.name, where)
+
+    async def _clean_up(self) -> None:
+        await self._call_back(_shutdown_callbacks, "on_shutdown")
         left_behind = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left_behind:
             task.cancel()

@@ -22,8 +22,8 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
+
+from chatproject.lib.redis_transport import open_transport
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +162,22 @@ class PubSubChannelLayer(RedisPubSubChannelLayer):
         except RedisError as error:
             self.dropped_publishes.add(1, error)
 
+    def publish_all_sync(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """`publish_sync` for pairs of group and bytes, in one pipeline per host."""
+        _require_no_loop()
+        commands: defaultdict[int, list[tuple[bytes | str, ...]]] = defaultdict(list)
+        for group, data in messages:
+            host, command = self.raw_command(group, data)
+            commands[host].append(command)
+        for host, of_host in commands.items():
+            pipeline = self._sync_client(host).pipeline(transaction=False)
+            for command in of_host:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+            try:
+                pipeline.execute()
+            except RedisError as error:
+                self.dropped_publishes.add(len(of_host), error)
+
     def raw_command(self, group: str, data: bytes) -> tuple[int, tuple[bytes | str, ...]]:
         """What `publish` sends: the index of the host, and the command with its arguments."""
         channel = self.raw_channel(group)
@@ -204,6 +222,11 @@ def get_layer() -> PubSubChannelLayer:
 def publish(group: str, data: bytes) -> None:
     """`PubSubChannelLayer.publish_sync` of the project's layer."""
     get_layer().publish_sync(group, data)
+
+
+def publish_all(messages: Iterable[tuple[str, bytes]]) -> None:
+    """`PubSubChannelLayer.publish_all_sync` of the project's layer."""
+    get_layer().publish_all_sync(messages)
 
 
 def raw_command(group: str, data: bytes) -> tuple[int, tuple[bytes | str, ...]]:
@@ -626,8 +649,7 @@ class _Subscription:
 class _Connection(asyncio.Protocol):
     """One connection, once: it collects commands, opens, has them answered in order, and ends.
 
-    redis-py connects (TCP, TLS, unix socket, Sentinel, AUTH); from then on this is the protocol
-    of its transport, and hiredis parses.
+    redis-py connects; from then on this is the protocol of its transport, and hiredis parses.
     """
 
     def __init__(
@@ -694,31 +716,17 @@ class _Connection(asyncio.Protocol):
 
     async def open(self, pool: ConnectionPool) -> bool:
         """Connect and write what has been collected; when that is impossible, all of it fails."""
-        connection = _make_connection(pool)
         try:
-            async with asyncio.timeout(self._layer.connect_timeout):
-                await connection.connect()  # type: ignore[no-untyped-call]
-            self._take_over(connection)
-        except Exception as error:  # noqa: BLE001  of any kind; who waits gets it, and it is logged
-            failure = error if isinstance(error, RedisError) else RedisConnectionError(repr(error))
-            self._lose(failure)
+            self._writer = await open_transport(
+                _make_connection(pool), self, timeout=self._layer.connect_timeout
+            )
+        except RedisError as error:
+            self._lose(error)
             return False
-        finally:
-            await connection.disconnect(nowait=True)  # without effect when taken over
+        self._can_write = True
         self._check_timer = self._loop.call_later(self._layer.health_check_interval, self._check)
         self._write_out()
         return True
-
-    def _take_over(self, connection: AbstractConnection) -> None:
-        # redis-py has no public way to hand over its socket. The writer is kept, because Python
-        # closes the transport of a writer that is thrown away.
-        writer = connection._writer
-        if writer is None or writer.transport.is_closing():
-            raise RedisConnectionError("Redis hung up at once.")
-        connection._reader = connection._writer = None
-        writer.transport.set_protocol(self)
-        self._writer = writer
-        self._can_write = True
 
     def pause_writing(self) -> None:
         self._can_write = False

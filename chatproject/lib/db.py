@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 # Other database errors are faults of ours, and trying again would not help.
 UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 
+# Seconds after which a thread that computes lets the event loop go on: with Python's 5 ms each token
+# would wait for the messages that are being stored.
+GIVE_WAY = 0.001
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -47,6 +52,7 @@ async def run(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
+    sys.setswitchinterval(GIVE_WAY)
     return ThreadPoolExecutor(max_workers=settings.DB_THREADS, thread_name_prefix="db")
 
 

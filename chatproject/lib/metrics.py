@@ -1,8 +1,8 @@
-"""Counters of this process, in the default registry of prometheus_client."""
+"""Figures of this process, in the default registry of prometheus_client."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 MONEY_RETRIES = Counter(
     "parley_money_retries_total",
@@ -16,3 +16,13 @@ MONEY_SHORTFALL = Counter(
     "parley_money_shortfall_microcredits_total",
     "What runs cost beyond all that could be charged for them.",
 )
+LOOP_LAG = Histogram(
+    "parley_loop_lag_seconds",
+    "By how much the event loop's beat came too late.",
+    ["role"],
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
+)
+LOOP_BLOCKS = Counter(
+    "parley_loop_blocks_total", "Moments in which the event loop stood still too long.", ["role"]
+)
+SLOW_RUNS = Counter("parley_slow_runs_total", "Runs that came near their time limit.")

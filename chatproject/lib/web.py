@@ -9,13 +9,14 @@ import asyncio
 import logging
 import os
 import signal
+import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from chatproject.lib import env
 
@@ -26,6 +27,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# The extension of ASGI by which both servers give an application a socket's `TextFrames`.
+TEXT_FRAMES = "chatproject.text_frames"
 
 # Of WebSockets
 MAX_FRAME_BYTES = 65_536  # of one incoming frame, and of one incoming message
@@ -44,6 +48,9 @@ LINGER_SECONDS = 5  # for a refused client to stop sending and read why
 # Signals that come together are one: `timeout`, for example, sends each to the process and its group.
 SAME_STOP_SECONDS = 0.5
 BACKLOG = 2_048  # connections that wait to be accepted
+# Connections that begin or are closed in one turn of the loop, when many come or all have to go: all
+# others wait for as long as that takes.
+AT_ONCE = 10
 # Unsent bytes that the kernel holds for one connection; without it, megabytes for a slow client.
 KERNEL_BUFFER_BYTES = 131_072
 
@@ -66,6 +73,34 @@ class Limits:
             stall_seconds=env.integer("WEB_STALL_SECONDS", 30, least=1),
             drain_seconds=env.integer("WEB_DRAIN_SECONDS", 10),
         )
+
+
+class TextFrames(Protocol):
+    """Sends text that is encoded already to a WebSocket, past all that is wrapped around `send`.
+
+    It stands in `scope["extensions"][TEXT_FRAMES]`. Before the socket is accepted and after its end
+    it does nothing, as `send` does then.
+    """
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a sender should `drain` first: so much waits for the client already."""
+
+    def write(self, texts: Sequence[bytes]) -> None:
+        """Send each text, encoded as UTF-8, in a frame of its own; never waits."""
+
+    async def drain(self) -> None:
+        """Return when the connection takes more, or is lost."""
+
+
+def text_frame(text: bytes) -> bytes:
+    """A text as the server's frame of RFC 6455: whole, not masked, not compressed."""
+    size = len(text)
+    if size < 126:
+        return b"\x81%c%b" % (size, text)
+    if size < 1 << 16:
+        return struct.pack("!BBH", 0x81, 126, size) + text
+    return struct.pack("!BBQ", 0x81, 127, size) + text
 
 
 def refusal(status: HTTPStatus) -> bytes:

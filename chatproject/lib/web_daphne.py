@@ -19,14 +19,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import daphne.server
+from autobahn.websocket.types import ConnectionDeny
 from daphne import http_protocol, ws_protocol
 from twisted.internet import reactor as untyped_reactor
+from twisted.internet import tcp
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import connectionDone
 from twisted.logger import LogEvent, LogLevel, STDLibLogObserver, globalLogBeginner
@@ -230,13 +233,26 @@ class Socket(ws_protocol.WebSocketProtocol):
 
     transport: Any
 
+    # Empty, as autobahn puts all of them into words for each socket, for a log that nobody reads.
+    CONFIG_ATTRS: list[str] = []
+
     def connectionMade(self) -> None:
+        for name in ws_protocol.WebSocketProtocol.CONFIG_ATTRS:
+            setattr(self, name, getattr(self.factory, name))
         self.server: Server = self.factory.server_class
         self.gate = WriteGate()
         self.transport.unregisterProducer()  # the Channel's
         self.transport.registerProducer(self.gate, True)
         self.server.open.add(self)
         super().connectionMade()
+
+    def onConnect(self, request: Any) -> Any:
+        if self.server.stopping:
+            raise ConnectionDeny(HTTPStatus.SERVICE_UNAVAILABLE)
+        handshake = super().onConnect(request)
+        # Sockets that came together, after a restart, are not to be pinged together for ever.
+        self.last_ping -= random.uniform(0, web.PING_INTERVAL)  # noqa: S311  not a secret
+        return handshake
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         # Without the reason in the status line, which autobahn makes from what the client sent.
@@ -252,6 +268,22 @@ class Socket(ws_protocol.WebSocketProtocol):
         # A client that pings and does not read must not fill the memory with pongs.
         if not self.gate.closed:
             super().onPing(payload)
+
+    # --- web.TextFrames -----------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        return self.gate.closed
+
+    def write(self, texts: Sequence[bytes]) -> None:
+        # Not sendFrame(), which costs as much as the rest of the way.
+        if self.state == self.STATE_OPEN:
+            self.sendData(b"".join(map(web.text_frame, texts)))
+
+    async def drain(self) -> None:
+        await self.gate.wait()
+
+    # --- Daphne's and autobahn's own ----------------------------------------------------------
 
     def serverSend(self, content: str | bytes, binary: bool = False) -> None:
         # Not sendMessage(), which raises when the client has just left, where the application will
@@ -318,6 +350,18 @@ class SocketFactory(ws_protocol.WebSocketFactory):
     protocol = Socket
 
 
+class Port(tcp.Port):
+    """A listening socket that accepts a few connections in a turn of the loop."""
+
+    @property
+    def numberAccepts(self) -> int:
+        return web.AT_ONCE
+
+    @numberAccepts.setter
+    def numberAccepts(self, number: int) -> None:
+        """Twisted's own guess, up to hundreds."""
+
+
 class Server(daphne.server.Server):
     """Daphne's server on a socket that is already bound."""
 
@@ -351,7 +395,11 @@ class Server(daphne.server.Server):
         log_errors_of_twisted()
         reactor.callLater(1, self.application_checker)
         reactor.callLater(2, self.timeout_checker)
-        self.port = reactor.adoptStreamPort(listener.fileno(), listener.family, self.http_factory)
+        # As reactor.adoptStreamPort() does it, with a class of ours.
+        self.port = Port._fromListeningDescriptor(
+            reactor, listener.fileno(), listener.family, self.http_factory
+        )
+        self.port.startListening()
         listener.close()
         loop = daphne.server.twisted_loop
         asyncio.set_event_loop(loop)
@@ -364,7 +412,11 @@ class Server(daphne.server.Server):
         if protocol not in self.connections:
             return None
         scope.setdefault("asgi", {"version": "3.0"})
-        inbox = asyncio.Queue() if scope["type"] == "http" else Inbox(protocol.transport)
+        if isinstance(protocol, Socket):
+            inbox: asyncio.Queue[Message] = Inbox(protocol.transport)
+            scope["extensions"] = {web.TEXT_FRAMES: protocol}
+        else:
+            inbox = asyncio.Queue()
 
         async def send(message: Message) -> None:
             await self.handle_reply(protocol, message)
@@ -389,8 +441,11 @@ class Server(daphne.server.Server):
         """Close all connections in order, wait for the applications, cancel what is left."""
         try:
             self.port.stopListening()
-            for connection in list(self.open):
-                connection.go_away()
+            for number, connection in enumerate(tuple(self.open), start=1):
+                if connection in self.open:
+                    connection.go_away()
+                if number % web.AT_ONCE == 0:
+                    await asyncio.sleep(0)
             await self.wait_for_applications()
             await cancel_all_tasks()
         finally:

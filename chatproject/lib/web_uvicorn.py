@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
+from websockets.protocol import State
 
 from chatproject.lib import web
 from chatproject.lib.web import Application, Limits
@@ -80,6 +81,18 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As Uvicorn's, which asks all connections to go in one turn of the loop."""
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        for number, connection in enumerate(tuple(self.server_state.connections), start=1):
+            connection.shutdown()
+            if number % web.AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await super().shutdown(sockets)
 
 
 class Lingering(asyncio.Protocol):
@@ -235,6 +248,8 @@ class Socket(WebSocketsSansIOProtocol, Lingering):
     async def run_asgi(self) -> None:
         """As Uvicorn's, with a close code for a mistake of the application."""
         application = self.app
+        extensions: Any = self.scope["extensions"]
+        extensions[web.TEXT_FRAMES] = self
 
         async def closing(scope: Any, receive: Any, send: Any) -> None:
             try:
@@ -246,6 +261,10 @@ class Socket(WebSocketsSansIOProtocol, Lingering):
 
         self.app = closing
         await super().run_asgi()
+
+    def shutdown(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
 
     def handle_cont(self, event: Frame) -> None:
         super().handle_cont(event)
@@ -280,6 +299,23 @@ class Socket(WebSocketsSansIOProtocol, Lingering):
             code = int(self.conn.close_sent.code)
             self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": ""})
         self.linger(b"".join(self.conn.data_to_send()))
+
+    # --- web.TextFrames -----------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        return not self.writable.is_set()
+
+    def write(self, texts: Sequence[bytes]) -> None:
+        # Past the state machine of `websockets`, which is told of no messages: it has no use for
+        # them as long as none is fragmented or compressed.
+        if self.conn.state is State.OPEN and not self.disconnected:
+            self.transport.write(b"".join(map(web.text_frame, texts)))
+
+    async def drain(self) -> None:
+        await self.writable.wait()
+
+    # --- Uvicorn's own ------------------------------------------------------------------------
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send, and return when the connection takes more; sends to a lost one do nothing.

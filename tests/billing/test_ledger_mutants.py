@@ -79,7 +79,7 @@ MUTANTS = {
         "if account.available < -amount:",
         "if account.balance < -amount:",
     ),
-    "a hold is shortened": ("When(expires_at__lt=expires_at,", "When(expires_at__gt=expires_at,"),
+    "a hold is shortened": ("greatest(expires_at, %s)", "least(expires_at, %s)"),
     "lots keep what was taken": (
         "SET remaining = remaining + part.amount",
         "SET remaining = remaining",

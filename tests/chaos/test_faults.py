@@ -20,7 +20,7 @@ import websockets
 
 from accounts.models import User
 from chat import runlog
-from chat.models import Run
+from chat.models import LanguageModel, Run
 from chatproject.embedded import PostgresServer, ValkeyServer
 from chatproject.lib import db
 from tests.chat.sockets import session_key
@@ -77,8 +77,31 @@ async def test_a_web_process_that_ends_says_that_it_restarts(owner, provider, se
             assert socket.close_code == 1012
 
 
-async def test_a_killed_worker_ends_its_runs_with_the_partial_text(owner, provider, server_folder):
+@pytest.mark.parametrize("continuation", ["", "prefill"])
+async def test_another_worker_finishes_what_a_killed_one_began(
+    owner, provider, server_folder, continuation
+):
+    await db.run(lambda: LanguageModel.objects.update(continuation=continuation))
     with Stack(server_folder, provider_url=provider.url) as stack:
+        async with talking(stack, owner, "web", "worker", "clock") as (tab, chat):
+            await asyncio.to_thread(provider.wait, held=1)
+            await asyncio.sleep(0.3)  # what the provider sent has been written by now
+            await asyncio.to_thread(stack.kill, "worker")
+            await asyncio.to_thread(provider.release, "fault")
+            await tab.until("run.waiting", attempt=2)  # nobody is there to take it
+            await asyncio.to_thread(stack.start, "worker")
+            end = await chat
+    assert (end["type"], end["attempt"]) == ("run.done", 2)
+    assert end["text"] == tab.text == reply_text(60, TEXT)
+    restart = next(event for event in tab.events if event["type"] == "run.restarted")
+    assert bool(restart.get("text")) is bool(continuation)
+
+
+async def test_without_attempts_a_killed_worker_ends_its_runs_with_the_partial_text(
+    owner, provider, server_folder
+):
+    once = {"RUN_ATTEMPTS": "1"}
+    with Stack(server_folder, provider_url=provider.url, environment=once) as stack:
         async with talking(stack, owner, "web", "worker", "clock") as (tab, chat):
             await asyncio.to_thread(provider.wait, held=1)
             await asyncio.sleep(0.3)  # what the provider sent has been written by now
@@ -107,21 +130,25 @@ async def test_a_worker_that_is_told_to_end_finishes_what_it_makes(owner, provid
     assert (end["type"], end["text"]) == ("run.done", reply_text(60, TEXT))
 
 
-async def test_a_drain_that_is_too_short_ends_the_run_with_its_text(owner, provider, server_folder):
+async def test_a_worker_that_must_end_too_soon_hands_its_runs_to_another(
+    owner, provider, server_folder
+):
     short = {"WORKER_DRAIN_SECONDS": "0"}
     with Stack(server_folder, provider_url=provider.url, environment=short) as stack:
-        async with talking(stack, owner, "web", "worker") as (_, chat):
+        async with talking(stack, owner, "web", "worker") as (tab, chat):
             await asyncio.to_thread(stack.terminate, "worker")
+            await asyncio.to_thread(provider.release, "fault")
+            await asyncio.to_thread(stack.start, "worker")
             end = await chat
-    assert (end["type"], end["code"]) == ("run.failed", "unavailable")
-    assert end["text"]
-    assert reply_text(60, TEXT).startswith(end["text"])
+    assert (end["type"], end["attempt"]) == ("run.done", 2)
+    assert end["text"] == tab.text == reply_text(60, TEXT)
 
 
 async def test_a_worker_that_stood_still_says_nothing_more(
     owner, provider, server_folder, valkey_client
 ):
-    with Stack(server_folder, provider_url=provider.url) as stack:
+    once = {"RUN_ATTEMPTS": "1"}
+    with Stack(server_folder, provider_url=provider.url, environment=once) as stack:
         async with talking(stack, owner, "web", "worker", "clock") as (tab, chat):
             await asyncio.to_thread(stack.pause, "worker")
             await asyncio.to_thread(provider.release, "fault")
@@ -225,11 +252,13 @@ async def test_postgres_restarts_and_the_running_reply_is_stored_when_it_is_back
             await asyncio.to_thread(own_postgres.kill)
             assert await asyncio.to_thread(status_of, f"{stack.base}/accounts/login/") == 200
             assert await asyncio.to_thread(status_of, f"{stack.base}/", session) == 503
+            assert await refused_send(LiveTab(stack, session)) is None
             await asyncio.to_thread(provider.release, "fault")
             while tab.text != reply_text(60, TEXT):
                 await asyncio.sleep(0.05)
             await asyncio.to_thread(own_postgres.start)
             end = await chat
+        assert "Exception inside application" not in stack.log("web")
     assert (end["type"], end["text"]) == ("run.done", reply_text(60, TEXT))
 
 

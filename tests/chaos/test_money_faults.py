@@ -71,7 +71,8 @@ def wait_for_a_settlement_that_waits() -> None:
 async def test_a_worker_killed_between_the_last_byte_and_the_settlement_charges_once(
     owner, provider, server_folder
 ):
-    with Stack(server_folder, provider_url=provider.url) as stack:
+    once = {"RUN_ATTEMPTS": "1"}
+    with Stack(server_folder, provider_url=provider.url, environment=once) as stack:
         await asyncio.to_thread(stack.start, "web", "worker", "clock")
         tab = LiveTab(stack, await db.run(session_key, owner))
         async with asyncio.timeout(120):
@@ -98,7 +99,8 @@ async def test_a_worker_killed_between_the_last_byte_and_the_settlement_charges_
 async def test_a_worker_that_was_given_up_settles_nothing_when_it_wakes(
     owner, provider, server_folder
 ):
-    with Stack(server_folder, provider_url=provider.url) as stack:
+    once = {"RUN_ATTEMPTS": "1"}
+    with Stack(server_folder, provider_url=provider.url, environment=once) as stack:
         await asyncio.to_thread(stack.start, "web", "worker", "clock")
         tab = LiveTab(stack, await db.run(session_key, owner))
         async with asyncio.timeout(120):
@@ -113,5 +115,33 @@ async def test_a_worker_that_was_given_up_settles_nothing_when_it_wakes(
             await asyncio.to_thread(stack.terminate, "worker")
     run = await db.run(Run.objects.get, pk=end["run"])
     assert run.charged == end["cost"]
+    assert await db.run(LedgerEntry.objects.filter(kind="usage").count) == 1
+    assert await db.run(audit.check) == []
+
+
+async def test_the_attempt_that_ends_a_run_is_charged_and_the_lost_one_is_not(
+    owner, provider, server_folder
+):
+    with Stack(server_folder, provider_url=provider.url) as stack:
+        await asyncio.to_thread(stack.start, "web", "worker", "clock")
+        tab = LiveTab(stack, await db.run(session_key, owner))
+        async with asyncio.timeout(120):
+            chat = asyncio.create_task(tab.chat(TEXT))
+            await tab.until("text.delta")
+            account = await db.run(Account.objects.get, user=owner)
+            with locked(account):
+                await asyncio.to_thread(provider.release, "money")
+                await asyncio.to_thread(wait_for_a_settlement_that_waits)
+                await asyncio.to_thread(stack.kill, "worker")
+            await asyncio.to_thread(stack.start, "worker")
+            end = await chat
+    assert (end["type"], end["attempt"], end["text"]) == ("run.done", 2, reply_text(60, TEXT))
+    run = await db.run(Run.objects.get, pk=end["run"])
+    hold = await db.run(Hold.objects.get, key=f"run:{run.pk}")
+    assert (hold.status, hold.settled, hold.resolved_by) == ("settled", run.charged, "worker")
+    lost, whole = await db.run(lambda: list(UsageRecord.objects.order_by("attempt")))
+    assert (lost.charged, lost.absorbed) == (0, lost.cost)
+    assert (whole.charged, whole.source) == (run.charged, "provider")
+    assert end["cost"] == run.charged > 0
     assert await db.run(LedgerEntry.objects.filter(kind="usage").count) == 1
     assert await db.run(audit.check) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from uuid import uuid4
 
 import msgspec
@@ -11,8 +12,7 @@ import pytest
 from chat import events, follow, generate, runlog, tick
 from chat.models import Conversation, Message, Run
 from chatproject.lib import channel_layer, db
-from chatproject.lib.redis import async_client
-from tests.chat.helpers import send
+from tests.chat.helpers import begin, send
 from tests.chat.sockets import Closed, open_tab
 from tests.stub import reply_text
 
@@ -205,29 +205,100 @@ async def test_events_of_a_lower_attempt_are_ignored(owner, conversation, valkey
     assert tab.text() == "oldnew"
 
 
+class StuckSocket:
+    """A socket that takes nothing before its followers are told to serve it."""
+
+    def __init__(self) -> None:
+        self.queued_bytes = 0
+        self.texts: list[bytes] = []
+
+    def serve_soon(self, follower: follow.Follower) -> None:
+        pass
+
+    def send_now(self, text: bytes) -> bool:
+        return False
+
+    async def send(self, texts: Sequence[bytes]) -> None:
+        self.texts += texts
+
+
 async def test_a_client_that_is_slow_costs_no_memory_and_misses_nothing(
     owner, conversation, valkey_client, monkeypatch
 ):
+    """The runs of one socket share what may wait for it."""
     monkeypatch.setattr(follow, "QUEUE_BYTES", 500)
-    run = await db.run(send, owner, conversation)
-    follower = follow.Follower(run.pk, 0, client=async_client(), wake=lambda: None)
-    await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
-    await follower.join()
-    got: list[bytes] = []
-
-    async def take(data: bytes) -> None:
-        got.append(data)
-
-    await follower.serve(take)
+    socket, archive = StuckSocket(), follow.Archive()
+    made = []
+    for _ in range(3):
+        run = await db.run(send, owner, await db.run(begin, owner, conversation.assistant))
+        await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
+        follower = follow.Follower(run.pk, 0, archive=archive, reader=socket)
+        await follower.join()
+        await follower.serve(socket.send)
+        made.append((run, follower))
     for seq in range(1, 101):
-        part = events.TextDelta(run=run.pk, attempt=1, seq=seq, text=f"{seq} ").encode()
-        valkey_client.xadd(runlog.log_key(run.pk), {"e": part}, id=f"{seq}-0")
-        follower._receive(part)
-        assert sum(map(len, follower._queue)) < 500 + 2 * len(part)
-    await follower.serve(take)
-    await follower.leave()
-    await follower._client.aclose()
-    assert [events.header(data).seq for data in got] == list(range(1, 101))
+        for run, follower in made:
+            part = events.TextDelta(run=run.pk, attempt=1, seq=seq, text=f"{seq} ").encode()
+            valkey_client.xadd(runlog.log_key(run.pk), {"e": part}, id=f"{seq}-0")
+            follower._receive(part)
+        waiting = sum(len(part) for _, follower in made for part in follower._queue)
+        assert socket.queued_bytes == waiting < 500 + 2 * len(part)
+    for run, follower in made:
+        socket.texts.clear()
+        await follower.serve(socket.send)
+        await follower.leave()
+        headers = [events.header(data) for data in socket.texts]
+        assert [(header.run, header.seq) for header in headers] == [
+            (run.pk, seq) for seq in range(1, 101)
+        ]
+    await archive.close()
+    assert socket.queued_bytes == 0
+
+
+async def test_how_the_line_moves_is_told_until_the_attempt_begins(
+    owner, conversation, valkey_client
+):
+    run = await db.run(send, owner, conversation)
+    await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
+    group = events.run_group(run.pk)
+
+    def waits_for(attempt: int) -> bytes:
+        return events.RunWaiting(run=run.pk, attempt=attempt, position=2, eta=1.5).encode()
+
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk))
+        assert await tab.is_silent()
+        await db.run(channel_layer.publish, group, waits_for(1))
+        assert (await tab.until("run.waiting"))["eta"] == 1.5
+        started = events.RunStarted(run=run.pk, attempt=1, seq=1).encode()
+        valkey_client.xadd(runlog.log_key(run.pk), {"e": started}, id="1-0")
+        await db.run(channel_layer.publish, group, started)
+        await tab.until("run.started")
+        await db.run(channel_layer.publish, group, waits_for(1))
+        assert await tab.is_silent()
+        await db.run(channel_layer.publish, group, waits_for(2))
+        assert (await tab.until("run.waiting"))["attempt"] == 2
+
+
+async def test_a_restart_begins_the_text_anew(owner, conversation, valkey_client):
+    run = await db.run(send, owner, conversation)
+    await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=2)
+    first = events.first_seq(2)
+    log = {
+        1: events.TextDelta(run=run.pk, attempt=1, seq=1, text="old"),
+        first: events.RunRestarted(run=run.pk, attempt=2, seq=first, text="ol"),
+        first + 1: events.TextDelta(run=run.pk, attempt=2, seq=first + 1, text="d"),
+    }
+    for seq, event in log.items():
+        valkey_client.xadd(runlog.log_key(run.pk), {"e": event.encode()}, id=f"{seq}-0")
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk), after=1)
+        assert (await tab.until("run.restarted"))["text"] == "ol"
+        assert (await tab.until("text.delta"))["text"] == "d"
+        # Whoever comes from an attempt that the log has not any more is told from its beginning.
+        valkey_client.xtrim(runlog.log_key(run.pk), minid=f"{first}-0")
+        await tab.send(type="resume", run=str(run.pk), after=5)
+        assert (await tab.until("run.restarted"))["seq"] == first
 
 
 async def test_who_comes_back_to_a_queued_run_hears_its_place_in_line(owner, conversation):
@@ -369,7 +440,7 @@ async def test_a_page_of_another_site_gets_no_socket(owner, origin):
             pass
 
 
-async def held(owner, conversation, provider, text) -> tuple[Run, asyncio.Task[None]]:
+async def held(owner, conversation, provider, text) -> tuple[Run, asyncio.Task[Run | None]]:
     """A run whose provider has sent what comes before its hold, and the task that makes it."""
     run = await db.run(send, owner, conversation, text)
     making = asyncio.create_task(generate.run(run.pk, 1))

@@ -489,6 +489,105 @@ async def test_time_that_the_caller_takes_does_not_count(make, stub):
     assert text_of(events) == reply_text(4, text)
 
 
+# --- Holding ----------------------------------------------------------------------------------
+
+
+class Ticks:
+    """Holds reading back until the next `tick`."""
+
+    def __init__(self) -> None:
+        self.held: list[Callable[[], None]] = []
+
+    def hold(self, resume: Callable[[], None]) -> bool:
+        self.held.append(resume)
+        return True
+
+    def tick(self) -> None:
+        held, self.held = self.held, []
+        for resume in held:
+            resume()
+
+    async def go_on(self) -> None:
+        while True:
+            await asyncio.sleep(0.02)
+            self.tick()
+
+
+async def test_a_held_stream_is_not_read_before_its_caller_says_so(make, stub):
+    text = "[[tokens=20 rate=0 hold=1 key=held]]"
+    ticks = Ticks()
+    async with aclosing(make().stream(ask(text), ticks.hold)) as stream:
+        events = await anext(stream)  # the first comes by itself
+        reading = asyncio.create_task(anext(stream))
+        while not ticks.held:
+            await asyncio.sleep(0.01)
+        stub.release("held")
+        await asyncio.to_thread(stub.wait, finished=1)
+        await asyncio.sleep(0.05)
+        assert not reading.done()
+
+        ticks.tick()
+        events += await reading
+        going_on = asyncio.create_task(ticks.go_on())
+        events += [event async for batch in stream for event in batch]
+        going_on.cancel()
+        await asyncio.wait([going_on])
+
+    assert text_of(events) == reply_text(20, text)
+
+
+async def test_held_streams_are_exact_and_their_connections_are_used_again(make, stub):
+    provider, ticks = make(), Ticks()
+    going_on = asyncio.create_task(ticks.go_on())
+
+    async def read(text: str) -> str:
+        async with aclosing(provider.stream(ask(text), ticks.hold)) as stream:
+            return text_of([event async for events in stream for event in events])
+
+    for turn in range(2):
+        texts = [f"[[tokens=40 rate=200]] {turn} {number}" for number in range(20)]
+        replies = await asyncio.gather(*[read(text) for text in texts])
+        assert replies == [reply_text(40, text) for text in texts]
+    going_on.cancel()
+    await asyncio.wait([going_on])
+
+    assert stub.connections == 20
+
+
+async def test_a_held_stream_can_be_cancelled(make, stub):
+    ticks = Ticks()
+
+    async def read() -> None:
+        async with aclosing(make().stream(ask("[[tokens=900 rate=50]]"), ticks.hold)) as stream:
+            async for _ in stream:
+                pass
+
+    reading = asyncio.create_task(read())
+    while not ticks.held:
+        await asyncio.sleep(0.01)
+    reading.cancel()
+    await asyncio.wait([reading])
+    await asyncio.to_thread(stub.wait, active=0, aborted=1)
+
+    ticks.tick()  # too late, and harmless
+
+
+async def test_a_stream_that_breaks_while_it_is_held_is_cut(make, stub):
+    ticks = Ticks()
+
+    async def read() -> None:
+        text = "[[tokens=20 rate=50 cut=5]]"
+        async with aclosing(make().stream(ask(text), ticks.hold)) as stream:
+            async for _ in stream:
+                pass
+
+    going_on = asyncio.create_task(ticks.go_on())
+    with pytest.raises(llm.ProviderCut):
+        await read()
+    going_on.cancel()
+    await asyncio.wait([going_on])
+
+
 # --- Stopping ---------------------------------------------------------------------------------
 
 

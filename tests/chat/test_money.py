@@ -145,13 +145,14 @@ def test_a_run_stopped_in_the_queue_gives_its_credits_back(owner, conversation):
     assert account_of(owner).held == 0
 
 
-def test_a_run_without_a_worker_is_charged_for_what_its_log_holds(
-    owner, conversation, valkey_client
+def test_a_run_whose_last_worker_is_gone_is_charged_for_what_its_log_holds(
+    owner, conversation, valkey_client, settings
 ):
+    settings.RUN_ATTEMPTS = 1
     run = claimed(owner, conversation)
     delta = events.TextDelta(run=run.pk, attempt=1, seq=1, text="Half a reply")
     valkey_client.xadd(f"run:{run.pk}:log", {"e": delta.encode()}, id="1-0")
-    sweeper.give_up(run.pk, 1)
+    sweeper.recover([(run.pk, 1)])
     run = Run.objects.get(pk=run.pk)
     assert run.status == Run.Status.FAILED
     assert run.usage_estimated

@@ -39,9 +39,9 @@ def test_a_message_is_stored_with_an_empty_reply_and_a_queued_run(owner, convers
 
 def test_its_job_waits_in_the_queue_with_ids_only(owner, conversation):
     run = send(owner, conversation, "secret words")
-    assert jobs.waiting() == 1
-    assert jobs.position(run) == 1
-    assert jobs.is_underway(run)
+    assert jobs.line().length == 1
+    assert jobs.place(run).position == 1
+    assert jobs.place(run)
     job = jobs._queue().fetch_job(jobs.job_id(run.id, 1))
     assert job is not None
     assert job.kwargs == {"run_id": str(run.id), "attempt": 1}
@@ -98,7 +98,32 @@ def test_the_same_client_id_gives_the_same_run(owner, conversation):
     assert not again.is_new
     assert again.run == first
     assert Message.objects.count() == 2
-    assert jobs.waiting() == 1
+    assert jobs.line().length == 1
+
+
+def test_a_repetition_is_found_though_a_later_message_is_being_answered(owner, conversation):
+    first = ended(send(owner, conversation, client_id="same"))
+    send(owner, conversation)
+    assert send(owner, conversation, client_id="same") == first
+
+
+def test_a_repetition_needs_no_room(owner, conversation, settings):
+    first = send(owner, conversation, client_id="same")
+    settings.QUEUE_LIMIT = 0
+    assert send(owner, conversation, client_id="same") == first
+
+
+def test_a_repetition_of_what_began_a_deleted_conversation_begins_no_other(owner, assistant):
+    first = runs.start(user=owner, text="Hello", client_id="first").run
+    Conversation.objects.update(deleted_at=timezone.now())
+    assert runs.start(user=owner, text="Hello", client_id="first").run == first
+
+
+def test_a_repetition_shows_a_stranger_nothing(owner, stranger, conversation, settings):
+    send(owner, conversation, client_id="same")
+    for settings.QUEUE_LIMIT in (0, 1000):
+        with pytest.raises(ChatError, match="not_found"):
+            send(stranger, conversation, client_id="same")
 
 
 def test_the_same_client_id_in_another_conversation_is_another_run(owner, assistant, conversation):

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 CONTROL = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE SAVEPOINT", "SET LOCAL")
 
 
-def test_a_message_with_its_money_costs_at_most_30_statements(owner, conversation):
+def test_a_message_with_its_money_costs_at_most_26_statements(owner, conversation):
     with CaptureQueriesContext(
         connection,
     ) as captured:
@@ -32,4 +32,4 @@ def test_a_message_with_its_money_costs_at_most_30_statements(owner, conversatio
     statements = [
         query["sql"] for query in captured if not query["sql"].upper().startswith(CONTROL)
     ]
-    assert len(statements) <= 30, "\n".join(statements)
+    assert len(statements) <= 26, "\n".join(statements)

@@ -1,4 +1,4 @@
-"""No conversation is ever stuck: runs without a worker end, runs without a job are queued again."""
+"""No conversation is ever stuck: runs without a worker get another or end, those without a job too."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from datetime import timedelta
 import pytest
 import redis
 from django.utils import timezone
-from rq.job import JobStatus
 
-from chat import events, jobs, runlog
+from chat import ending, events, generate, jobs, runlog
 from chat.models import Run
-from chat.sweeper import LEASE, MISSING, UNQUEUED, Sweeper
-from tests.chat.helpers import send
+from chat.sweeper import LEASE, MISSING, Sweeper
+from tests.chat.helpers import begin, send
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -41,7 +40,24 @@ def status(run: Run) -> str:
     return str(run.status)
 
 
-def test_a_run_without_a_lease_ends_as_failed_with_its_partial_text(run, valkey_client):
+def test_a_run_without_a_lease_gets_another_attempt_in_time(run, valkey_client):
+    """A worker's last renewal, its lease, two sweeps and a claim: all within 15 seconds."""
+    valkey_client.delete("rq:queue:chat")
+    sweeper = Sweeper()
+    now = timezone.now()
+    valkey_client.set(runlog.lease_key(run.pk), 1)
+    sweep_for(sweeper, 20, start=now)
+    assert status(run) == "running"
+    valkey_client.delete(runlog.lease_key(run.pk))  # at most LEASE after the kill
+    sweep_for(sweeper, 15 - LEASE.total_seconds() - 2, start=now + 22 * SECOND)
+    assert (status(run), run.attempt) == ("queued", 1)
+    assert jobs.place(run)
+
+
+def test_a_run_without_a_lease_and_attempts_ends_as_failed_with_its_partial_text(
+    run, valkey_client, settings
+):
+    settings.RUN_ATTEMPTS = 1
     for seq, text in [(2, "Half "), (3, "a reply")]:
         delta = events.TextDelta(run=run.pk, attempt=1, seq=seq, text=text)
         valkey_client.xadd(runlog.log_key(run.pk), {"e": delta.encode()}, id=f"{seq}-0")
@@ -57,7 +73,8 @@ def test_a_run_without_a_lease_ends_as_failed_with_its_partial_text(run, valkey_
     send(run.user, run.conversation)  # the conversation is free again
 
 
-def test_it_ends_also_when_the_log_is_gone(run):
+def test_it_ends_also_when_the_log_is_gone(run, settings):
+    settings.RUN_ATTEMPTS = 1
     sweep_for(Sweeper(), 12)
     assert status(run) == "failed"
     assert run.message.text == ""
@@ -116,43 +133,46 @@ def test_after_an_outage_of_redis_it_waits_one_lease(run, valkey_client, monkeyp
     sweep_for(sweeper, LEASE.total_seconds() - 2, start=now + 32 * SECOND)
     assert status(run) == "running"
     sweep_for(sweeper, 12, start=now + 40 * SECOND)
-    assert status(run) == "failed"
+    assert status(run) == "queued"
 
 
 def test_a_queued_run_whose_job_is_gone_is_queued_again(owner, conversation, valkey_client):
     run = send(owner, conversation)
     valkey_client.flushall()
+    sweep_for(Sweeper(), 10, start=timezone.now() + SECOND)
+    assert jobs.place(run)
+
+
+def test_an_end_that_its_worker_could_not_tell_is_told(owner, conversation, valkey_client):
+    """It died between the COMMIT of the end and its publication, so its lease is still there."""
+    run = send(owner, conversation)
+    generate.claim(run.pk, 1)
+    valkey_client.set(runlog.lease_key(run.pk), 1)
+    event = ending.end(
+        run_id=run.pk,
+        attempt=1,
+        status=Run.Status.RUNNING,
+        seq=7,
+        outcome=ending.Outcome(status=Run.Status.DONE, text="All of it"),
+    )
+    assert event is not None
     sweeper = Sweeper()
-    sweeper.sweep(timezone.now() + SECOND)
-    assert jobs.waiting() == 0  # it may be on its way
-    sweeper.sweep(timezone.now() + UNQUEUED + SECOND)
-    assert jobs.waiting() == 1
-    assert jobs.is_underway(run)
+    now = timezone.now()
+    sweeper.sweep(now)
+    assert not valkey_client.exists(runlog.log_key(run.pk))  # the worker may be about to
+    sweeper.sweep(now + 2 * SECOND)
+    told = valkey_client.xrange(runlog.log_key(run.pk))
+    assert [fields[b"e"] for _, fields in told] == [event.encode()]
+    sweeper.sweep(now + 3 * SECOND)
+    assert valkey_client.xlen(runlog.log_key(run.pk)) == 1
 
 
-def test_a_job_that_only_its_record_remembers_is_queued_again(owner, conversation, valkey_client):
-    run = send(owner, conversation)
-    valkey_client.delete("rq:queue:chat")
-    Sweeper().sweep(timezone.now() + UNQUEUED + SECOND)
-    assert jobs.position(run) == 1
-
-
-def test_a_queued_run_with_a_job_is_not_queued_twice(owner, conversation):
-    send(owner, conversation)
-    sweep_for(Sweeper(), 20, start=timezone.now() + UNQUEUED)
-    assert jobs.waiting() == 1
-
-
-@pytest.mark.parametrize(("age", "waiting"), [(5, 0), (60, 1)])
-def test_a_job_whose_worker_died_before_the_claim_is_queued_again(
-    owner, conversation, age, waiting
-):
-    run = send(owner, conversation)
-    job = jobs._queue().fetch_job(jobs.job_id(run.pk, 1))
-    assert job is not None
-    job.connection.lpop("rq:queue:chat")
-    job.started_at = timezone.now() - timedelta(seconds=age)
-    job.set_status(JobStatus.STARTED)
-    job.save()
-    Sweeper().sweep(timezone.now() + UNQUEUED + SECOND)
-    assert jobs.waiting() == waiting
+def test_all_runs_of_a_dead_worker_are_found_at_once(owner, assistant, valkey_client):
+    runs = [send(owner, begin(owner, assistant)) for _ in range(5)]
+    for run in runs:
+        generate.claim(run.pk, 1)
+    valkey_client.flushall()
+    sweep_for(Sweeper(), 14, start=timezone.now() + LEASE)
+    for run in runs:
+        assert (status(run), run.attempt) == ("queued", 1)
+        assert jobs.place(run) is not None

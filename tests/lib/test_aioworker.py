@@ -34,7 +34,13 @@ from rq.timeouts import JobTimeoutException
 from rq.worker import DequeueStrategy, Worker
 
 from chatproject.lib import aioworker
-from chatproject.lib.aioworker import AsyncWorker, Interrupted, ThreadDeathPenalty, on_shutdown
+from chatproject.lib.aioworker import (
+    AsyncWorker,
+    Interrupted,
+    ThreadDeathPenalty,
+    on_shutdown,
+    on_start,
+)
 from tests.lib import aioworker_jobs as jobs
 from tests.lib.aioworker_jobs import PATIENCE, Folder, wait_until
 
@@ -685,6 +691,18 @@ def test_a_job_lost_by_another_worker_fails_with_its_callback(queue, connection)
     assert job.get_status() == JobStatus.FAILED
     said = connection.lrange("callbacks", 0, -1)
     assert said == [f"failure {job.id} AbandonedJobError".encode()]
+
+
+def test_a_start_callback_comes_before_the_first_job_and_may_fail(queue, folder, caplog):
+    async def fail() -> None:
+        jobs.note(folder.path, "opened")
+        raise OSError("cannot be opened")
+
+    queue.enqueue(jobs.leaves_a_callback, folder.path)
+    on_start(fail)
+    burst(queue)
+    assert folder.notes() == ["opened", "closed"]
+    assert "cannot be opened" in caplog.text
 
 
 def test_shutdown_callbacks_are_awaited_and_may_fail(queue, folder, caplog):

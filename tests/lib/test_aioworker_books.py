@@ -100,7 +100,7 @@ def books(url: str, folder: Path, make_worker: Callable[..., BaseWorker]) -> dic
         enqueue_all(queue, folder)
         worker = make_worker([queue], name="worker", connection=client, serializer=JSONSerializer)
         worker.work(burst=True)
-        return {key.decode(): entry(client, key, folder) for key in client.keys("*")}
+        return {key.decode(): entry(client, key, folder) for key in client.keys("rq:*")}
 
 
 def entry(client: Any, key: bytes, folder: Path) -> tuple[str, str, Any]:

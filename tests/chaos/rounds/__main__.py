@@ -1,0 +1,47 @@
+"""Plays rounds and prints a line for each; the exit code is 1 at the first thing wrong."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+
+from tests.chaos.rounds.faults import FAULTS
+from tests.chaos.rounds.stage import servers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.rounds")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--conversations", type=int, default=100)
+    parser.add_argument(
+        "--faults",
+        default="",
+        help=f"instead of random ones, these in turn, joined by + for several at once:"
+        f" {', '.join(FAULTS)}",
+    )
+    parser.add_argument("--first", type=int, default=1, help="begin with this round")
+    parser.add_argument(
+        "--bound", type=float, default=15.0, help="seconds in which everything must be over"
+    )
+    parser.add_argument(
+        "--rolling", action="store_true", help="instead of rounds: a deploy under load"
+    )
+    parser.add_argument(
+        "--keep-going", action="store_true", help="play all rounds, whatever is wrong"
+    )
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    # In rounds some replies are finished in this time, and others are handed back.
+    with servers({"WORKER_DRAIN_SECONDS": "25" if options.rolling else "3"}) as stage:
+        from tests.chaos.rounds import play, rolling
+
+        main = rolling.restart_all if options.rolling else play.all_rounds
+        if not asyncio.run(main(stage, options)):
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

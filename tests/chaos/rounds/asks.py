@@ -1,0 +1,94 @@
+"""What a conversation asks of the provider in a round: a reply of some length, pace and fate."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from bench.stub_llm import parse_directives, reasoning_text, reply_text
+
+DONE = frozenset({"done"})
+FAILED = frozenset({"failed"})
+STOPPED = frozenset({"stopped", "done"})  # the reply may be faster than who wants to stop it
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A message; times in seconds.
+
+    `ends` are the statuses that its run may have in the end when nothing outside of it fails.
+    """
+
+    client_id: str
+    text: str
+    ends: frozenset[str] = DONE
+    sent_after: float = 0.0  # from the round's beginning
+    stop_after: float | None = None  # from the moment in which it was sent
+    watch_after: float | None = None  # when a second tab comes to look
+
+    @property
+    def whole(self) -> str:
+        """The reply that the provider gives when nothing goes wrong."""
+        return reply_text(parse_directives(self.text).tokens, self.text)
+
+    @property
+    def thoughts(self) -> str:
+        return reasoning_text(parse_directives(self.text).reasoning, self.text)
+
+    @property
+    def seconds(self) -> float:
+        """How long the provider needs for it, about: with its refusals and the waits after them."""
+        asked = parse_directives(self.text)
+        tokens = asked.tokens + asked.reasoning
+        return asked.first + (tokens / asked.rate if asked.rate else 0) + (3 if asked.status else 0)
+
+
+def draw(chance: random.Random, name: str, *, over: float) -> Ask:
+    """A random message, sent at a random moment of the first `over` seconds."""
+    tokens, rate = chance.randint(20, 150), chance.randint(20, 50)
+    words, ends, stop_after = "", DONE, None
+    match chance.choices(list(KINDS), list(KINDS.values()))[0]:
+        case "fast":
+            rate = 0
+        case "thinks":
+            words = f"reasoning={chance.randint(5, 30)}"
+        case "late":
+            words = f"first={chance.uniform(0.5, 3):.1f}"
+        case "uncounted":
+            words = "nousage=1"
+        case "split":
+            words = f"chunk={chance.randint(5, 60)}"
+        case "refused once":
+            words = f"status=429 retry_after={chance.uniform(0.1, 1):.1f} fail=1"
+        case "broken once":
+            words = "cut=0 fail=1"
+        case "refused":
+            words, ends = "status=500", FAILED
+        case "broken":
+            words, ends = f"cut={chance.randint(1, tokens - 1)}", FAILED
+        case "stopped":
+            ends, stop_after = STOPPED, chance.uniform(0, 1.2 * tokens / rate)
+    directives = f"[[{' '.join(f'tokens={tokens} rate={rate} {words}'.split())}]]"
+    return Ask(
+        client_id=name,
+        text=f"{directives} {name}",
+        ends=ends,
+        sent_after=chance.uniform(0, over),
+        stop_after=stop_after,
+        watch_after=chance.uniform(0, 4) if chance.random() < 0.15 else None,
+    )
+
+
+KINDS = {
+    "plain": 50,
+    "stopped": 10,
+    "fast": 8,
+    "thinks": 6,
+    "late": 5,
+    "uncounted": 4,
+    "split": 3,
+    "refused once": 5,
+    "broken once": 3,
+    "refused": 2,
+    "broken": 4,
+}

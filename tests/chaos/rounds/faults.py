@@ -1,0 +1,200 @@
+"""What happens in the middle of a round. Each fault returns when it is over.
+
+The moment at which something was there again is what the time limits of `judge` count from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import redis
+
+from tests.chaos.rounds.stage import WEBS, WORKERS, Stage, patiently
+from tests.live import LiveTab
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+
+@dataclass
+class Scene:
+    """What a fault may touch, and what is noted of it."""
+
+    stage: Stage
+    chance: random.Random
+    tabs: Sequence[LiveTab]
+    orphans: dict[UUID, Orphan] = field(default_factory=dict)
+    _hit: set[str] = field(default_factory=set)
+
+    def pick(self, names: Sequence[str]) -> str:
+        """One of these processes, which nothing else has happened to yet if possible."""
+        name = self.chance.choice([name for name in names if name not in self._hit] or names)
+        self._hit.add(name)
+        return name
+
+
+@dataclass
+class Orphan:
+    """A run whose worker was killed: at which attempt, when, and when somebody took it again."""
+
+    attempt: int
+    killed_at: float
+    taken_at: float | None = None
+
+
+Fault = Callable[[Scene], Awaitable[str]]  # returns what it did, in words
+
+
+async def kill_worker(scene: Scene) -> str:
+    name = scene.pick(WORKERS)
+    worker_id, killed_at = scene.stage.worker_id(name), time.monotonic()
+    await scene.stage.signal(name, signal.SIGKILL)
+    for run, attempt in (await scene.stage.runs_of(worker_id)).items():
+        scene.orphans[run] = Orphan(attempt, killed_at)
+    return f"SIGKILL {name} ({len(scene.orphans)} runs)"
+
+
+async def stand_still(scene: Scene) -> str:
+    name, seconds = scene.pick(WORKERS), scene.chance.uniform(1, 15)
+    await scene.stage.signal(name, signal.SIGSTOP)
+    await asyncio.sleep(seconds)
+    await scene.stage.signal(name, signal.SIGCONT)
+    return f"SIGSTOP {name} for {seconds:.1f} s"
+
+
+async def end_worker(scene: Scene) -> str:
+    name = scene.pick(WORKERS)
+    await scene.stage.signal(name, signal.SIGTERM)
+    return f"SIGTERM {name}"
+
+
+async def kill_web(scene: Scene) -> str:
+    name = scene.pick(WEBS)
+    await scene.stage.signal(name, signal.SIGKILL)
+    return f"SIGKILL {name}"
+
+
+async def end_web(scene: Scene) -> str:
+    name = scene.pick(WEBS)
+    await scene.stage.signal(name, signal.SIGTERM)
+    return f"SIGTERM {name}"
+
+
+async def kill_clock(scene: Scene) -> str:
+    await scene.stage.signal("clock", signal.SIGKILL)
+    return "SIGKILL clock"
+
+
+async def restart_valkey(scene: Scene) -> str:
+    seconds = scene.chance.uniform(0, 5)
+    await asyncio.to_thread(scene.stage.valkey.kill)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(scene.stage.valkey.start)
+    return f"Valkey away for {seconds:.1f} s"
+
+
+async def flush_valkey(scene: Scene) -> str:
+    def flush() -> str:
+        with redis.Redis.from_url(scene.stage.valkey.url) as client:
+            try:
+                client.flushall()
+            except redis.RedisError:
+                return "nothing to flush"  # it is away, by another fault of this round
+        return "FLUSHALL"
+
+    return await asyncio.to_thread(flush)
+
+
+async def restart_postgres(scene: Scene) -> str:
+    server, seconds = scene.stage.postgres, scene.chance.uniform(0, 5)
+    at_once = scene.chance.random() < 0.5
+    if at_once:
+        os.kill(server.pid, signal.SIGQUIT)  # Postgres' immediate shutdown
+        while server.is_running:
+            await asyncio.sleep(0.02)
+    await asyncio.to_thread(server.stop)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(server.start)
+    return f"Postgres {'crashed' if at_once else 'shut down'}, away for {seconds:.1f} s"
+
+
+async def cut_provider(scene: Scene) -> str:
+    await asyncio.to_thread(scene.stage.provider.cut)
+    return "provider breaks all connections"
+
+
+async def restart_provider(scene: Scene) -> str:
+    seconds = scene.chance.uniform(0, 2)
+    await asyncio.to_thread(scene.stage.provider.away, seconds)
+    return f"provider away for {seconds:.1f} s"
+
+
+async def drop_clients(scene: Scene) -> str:
+    for tab in scene.tabs:
+        tab.drop()
+    return "all clients lose their connections"
+
+
+FAULTS: dict[str, Fault] = {
+    "kill-worker": kill_worker,
+    "stop-worker": stand_still,
+    "end-worker": end_worker,
+    "kill-web": kill_web,
+    "end-web": end_web,
+    "restart-valkey": restart_valkey,
+    "flushall": flush_valkey,
+    "restart-postgres": restart_postgres,
+    "cut-provider": cut_provider,
+    "restart-provider": restart_provider,
+    "drop-clients": drop_clients,
+    "kill-clock": kill_clock,
+}
+
+# What a fault excuses, see judge.py.
+LOSES_MEMORY = frozenset({"restart-valkey", "flushall"})
+BREAKS_REPLIES = frozenset({"cut-provider", "restart-provider"})
+LOSES_ANSWERS = frozenset({"restart-postgres"})  # nobody knows whether the last COMMIT was made
+
+
+def draw(chance: random.Random, rounds: int) -> list[tuple[str, ...]]:
+    """The faults of so many rounds: each in its turn, and two at once in every fourth."""
+    names = list(FAULTS)
+    drawn: list[tuple[str, ...]] = []
+    deck: list[str] = []
+    for number in range(rounds):
+        if not deck:
+            deck = chance.sample(names, len(names))
+        if number % 4 == 3:
+            drawn.append(tuple(chance.sample(names, 2)))
+        else:
+            drawn.append((deck.pop(),))
+    return drawn
+
+
+async def watch_orphans(scene: Scene) -> None:
+    """Note when the runs of killed workers are taken again; runs until it is cancelled."""
+    from chat.models import Run
+
+    def taken(orphans: dict[UUID, int]) -> list[UUID]:
+        rows = Run.objects.filter(pk__in=orphans).values_list("pk", "attempt", "status")
+        return [
+            pk for pk, attempt, status in rows if attempt > orphans[pk] or status not in Run.ACTIVE
+        ]
+
+    while True:
+        await asyncio.sleep(0.2)
+        waiting = {
+            run: orphan.attempt for run, orphan in scene.orphans.items() if orphan.taken_at is None
+        }
+        if waiting:
+            found = await patiently(taken, waiting)
+            now = time.monotonic()
+            for run in found:
+                scene.orphans[run].taken_at = now

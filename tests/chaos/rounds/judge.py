@@ -1,0 +1,248 @@
+"""Says what is wrong after a round: from the rows, the provider's record and what clients saw.
+
+It calls none of the code that it judges, and only compares what is in `Evidence`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from bench.stub_llm import parse_directives, pieces_after, reply_pieces
+from tests.chaos.rounds.asks import Ask
+from tests.chaos.rounds.evidence import Called, Evidence, Problem, RunRow, Used
+
+ACTIVE = {"queued", "running"}
+MILLION = 1_000_000
+TRIES = 3  # of chat.llm: the first and its retries
+
+
+def judge(evidence: Evidence) -> list[Problem]:
+    """Everything that is wrong; an empty list is what a round must give."""
+    return [
+        *_of_clients(evidence),
+        *_of_runs(evidence),
+        *_of_usage(evidence),
+        *_of_calls(evidence),
+        *_of_money(evidence),
+    ]
+
+
+def _of_clients(evidence: Evidence) -> Iterator[Problem]:
+    runs = {run.client_id: run for run in evidence.runs}
+    for seen in evidence.seen:
+        run = runs.get(seen.client_id)
+        for kind, detail in seen.wrong:
+            # With the log goes what only the log had: a dead worker's unfinished text.
+            if kind == "shrunk" and evidence.lost_memory and seen.end != "done":
+                continue
+            yield Problem(
+                f"a client was told what cannot be: {kind}: {detail}", seen.client_id, seen.run
+            )
+        if run is None or not seen.run:
+            yield Problem("a client has no run", seen.client_id, seen.run)
+        elif seen.run != str(run.id):
+            yield Problem(f"a client followed another run than {run.id}", seen.client_id, seen.run)
+        elif not seen.end:
+            yield Problem("a client was not told the end", seen.client_id, seen.run)
+        elif seen.end != run.status:
+            yield Problem(f"told {seen.end}, stored {run.status}", seen.client_id, seen.run)
+        elif seen.text != run.text:
+            yield Problem(
+                f"a client has another text than is stored:\n    {seen.text!r}\n    {run.text!r}",
+                seen.client_id,
+                seen.run,
+            )
+        for before, after in seen.restarts:
+            if run is None or evidence.lost_memory:
+                continue
+            if not run.continues and after:
+                yield Problem(f"begun anew with {after!r}", seen.client_id, seen.run)
+            if run.continues and not after.startswith(before):
+                yield Problem(f"went on from {after!r} after {before!r}", seen.client_id, seen.run)
+        refused_at = max(seen.refusals, default=0.0)
+        if run is not None and run.queued_at.timestamp() < refused_at and not evidence.lost_answers:
+            yield Problem("a message was refused though it was stored", seen.client_id, seen.run)
+
+
+def _of_runs(evidence: Evidence) -> Iterator[Problem]:
+    by_client = defaultdict(list)
+    for run in evidence.runs:
+        by_client[run.client_id].append(run)
+    for ask in evidence.asks:
+        runs = by_client.pop(ask.client_id, [])
+        if len(runs) != 1:
+            yield Problem(f"there are {len(runs)} runs for one message", ask.client_id)
+        for run in runs:
+            yield from (
+                Problem(what, ask.client_id, str(run.id)) for what in _of_run(evidence, ask, run)
+            )
+    for client_id in by_client:
+        yield Problem("nobody asked for this run", client_id)
+
+
+def _of_run(evidence: Evidence, ask: Ask, run: RunRow) -> Iterator[str]:
+    if run.status in ACTIVE:
+        yield f"the run is still {run.status}"
+        return
+    if run.sent != 1:
+        yield f"the message is stored {run.sent} times"
+    is_expected = run.status in ask.ends and run.error_code in {"", "provider_error"}
+    if not is_expected and not _is_excused(evidence, run):
+        yield (
+            f"the run ended as {run.status} ({run.error_code}) after {run.attempt} attempts,"
+            f" not as {' or '.join(sorted(ask.ends))}"
+        )
+    if run.status == "done" and (run.text, run.reasoning) != (ask.whole, ask.thoughts):
+        yield f"the reply is not the whole:\n    {run.text!r}\n    {ask.whole!r}"
+    if not ask.whole.startswith(run.text) or not ask.thoughts.startswith(run.reasoning):
+        yield f"the provider never said this:\n    {run.text!r}\n    {ask.whole!r}"
+
+
+def _is_excused(evidence: Evidence, run: RunRow) -> bool:
+    if run.status != "failed":
+        return False
+    if run.error_code == "unavailable":
+        return run.attempt >= evidence.most_attempts
+    return run.error_code == "provider_error" and evidence.broke_replies
+
+
+def _of_usage(evidence: Evidence) -> Iterator[Problem]:
+    """One record for each attempt that delivered something; only the last one is paid for."""
+    records = {(used.run_id, used.attempt): used for used in evidence.used}
+    delivered: defaultdict[str, set[int]] = defaultdict(set)
+    for seen in evidence.seen:
+        delivered[seen.run] |= seen.delivered
+    for run in evidence.runs:
+        name = (run.client_id, str(run.id))
+        last = records.pop((run.id, run.attempt), None)
+        # An attempt may fail or be stopped before it added to what it went on from.
+        may_add_nothing = run.continues and run.attempt > 1 and run.status != "done"
+        if (run.text or run.reasoning) and last is None and not may_add_nothing:
+            yield Problem("a reply has no usage record", *name)
+        if last is None and (run.charged or run.cost):
+            yield Problem(f"{run.charged} were charged for no usage", *name)
+        if last is not None:
+            if (last.cost, last.charged) != (run.cost, run.charged):
+                yield Problem(f"the run cost {run.cost}, its usage record {last.cost}", *name)
+            yield from (Problem(what, *name) for what in _of_cost(evidence, last))
+            if last.charged != last.cost:
+                yield Problem(f"only {last.charged} of {last.cost} were charged", *name)
+        for attempt in range(1, run.attempt):
+            lost = records.pop((run.id, attempt), None)
+            if lost is None:
+                if attempt in delivered[str(run.id)] and not evidence.lost_memory:
+                    yield Problem(f"attempt {attempt} delivered text and has no record", *name)
+                continue
+            if (lost.charged, lost.absorbed) != (0, lost.cost):
+                yield Problem(f"{lost.charged} were charged for the lost attempt {attempt}", *name)
+            yield from (Problem(what, *name) for what in _of_cost(evidence, lost))
+    for run_id, attempt in records:
+        yield Problem(f"usage of attempt {attempt}, which nobody made", run=str(run_id))
+
+
+def _of_cost(evidence: Evidence, used: Used) -> Iterator[str]:
+    price = evidence.price
+    micro = (
+        (used.input_tokens - used.cached_tokens) * price.input
+        + used.cached_tokens * price.cached
+        + used.output_tokens * price.output
+    )
+    cost = -(-micro // MILLION)
+    if used.cost != cost:
+        yield f"attempt {used.attempt} cost {used.cost}, by its tokens {cost}"
+    if used.charged + used.shortfall + used.absorbed != used.cost:
+        yield f"attempt {used.attempt} does not add up"
+
+
+def _of_calls(evidence: Evidence) -> Iterator[Problem]:
+    """What the provider says that it did is what the runs were charged for."""
+    by_text = defaultdict(list)
+    for call in evidence.calls:
+        by_text[call.message].append(call)
+    runs = {run.client_id: run for run in evidence.runs}
+    records = {(used.run_id, used.attempt): used for used in evidence.used}
+    for ask in evidence.asks:
+        run, calls = runs.get(ask.client_id), by_text.pop(ask.text, [])
+        if run is None:
+            if calls:
+                yield Problem("the provider was called for a message without a run", ask.client_id)
+            continue
+        used = records.get((run.id, run.attempt))
+        problems = [*_of_calls_for(ask, run, calls, used)]
+        if run.error_code == "provider_error" and not evidence.broke_replies:
+            problems += _of_broken_off(ask, run, calls)
+        for what in problems:
+            told = ", ".join(f"{call.ended} after {call.sent}" for call in calls)
+            yield Problem(f"{what} (calls: {told})", ask.client_id, str(run.id))
+    for text in by_text:
+        yield Problem(f"the provider was called for a message that nobody sent: {text}")
+
+
+def _of_calls_for(ask: Ask, run: RunRow, calls: list[Called], used: Used | None) -> Iterator[str]:
+    ended = Counter(call.ended for call in calls)
+    if ended["active"]:
+        yield "the provider still answers"
+    if len(calls) > TRIES * run.attempt:
+        yield f"{len(calls)} calls for {run.attempt} attempts"
+    if ended["finished"] > run.attempt:
+        yield f"{ended['finished']} whole replies for {run.attempt} attempts"
+    if len(run.text) > _characters_sent(ask, calls):
+        yield "the provider did not send so much"
+    if run.status == "done" and not ended["finished"]:
+        yield "the provider finished none"
+    usages = [_told(call.usage) for call in calls if call.usage]
+    if run.status == "done" and used is not None and used.source == "provider":
+        charged = used.input_tokens, used.output_tokens, used.reasoning_tokens
+        if charged not in usages:
+            yield f"charged for {charged}, but the provider told {usages}"
+
+
+def _of_broken_off(ask: Ask, run: RunRow, calls: list[Called]) -> Iterator[str]:
+    """A provider that breaks off closes its connection in order: all that it sent arrives."""
+    if len(run.text) < (sent := _characters_sent(ask, calls)):
+        yield f"of {sent} characters {len(run.text)} are stored"
+
+
+def _characters_sent(ask: Ask, calls: list[Called]) -> int:
+    """How far the call that came farthest reached into the reply."""
+    whole = ask.whole
+    pieces = reply_pieces(parse_directives(ask.text).tokens, ask.text)
+    return max(
+        (
+            call.prefix + sum(map(len, pieces_after(whole[: call.prefix], pieces)[: call.sent]))
+            for call in calls
+        ),
+        default=0,
+    )
+
+
+def _told(usage: dict[str, Any]) -> tuple[int, int, int]:
+    """Tokens in, out, and of those for reasoning."""
+    return (
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+        usage["completion_tokens_details"]["reasoning_tokens"],
+    )
+
+
+def _of_money(evidence: Evidence) -> Iterator[Problem]:
+    for what in evidence.books:
+        yield Problem(f"the books: {what}")
+    for run in evidence.runs:
+        if run.status in ACTIVE:
+            continue
+        name = (run.client_id, str(run.id))
+        charged = run.charged or 0
+        status, settled = evidence.holds.get(run.id, ("absent", 0))
+        if status != ("settled" if charged else "released"):
+            yield Problem(f"the hold of a run that is over is {status}", *name)
+        elif settled != charged:
+            yield Problem(f"{settled} were settled, {charged} charged", *name)
+        if evidence.charges.get(run.id, 0) != charged:
+            yield Problem(
+                f"the ledger took {evidence.charges.get(run.id, 0)}, the run says {charged}", *name
+            )
+    for run_id in evidence.charges.keys() - {run.id for run in evidence.runs}:
+        yield Problem("the ledger has a charge without a run", run=str(run_id))

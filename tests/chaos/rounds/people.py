@@ -1,0 +1,142 @@
+"""The users of the rounds and their tabs, which note what they see. Imported when Django is set up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from django.test import Client
+from django.utils import timezone
+
+from accounts.models import User
+from chat.models import Assistant, Conversation, LanguageModel
+from tests.chaos.rounds.asks import Ask
+from tests.chaos.rounds.evidence import Seen
+from tests.chaos.rounds.stage import WEBS, Stage
+from tests.live import LiveTab
+
+CONTINUING = "continuing"  # the slug of the assistant whose model can go on where it stopped
+
+
+@dataclass
+class Person:
+    """A user with a session and, mostly, a conversation to go on with."""
+
+    user: int
+    session: str
+    continues: bool
+    conversation: str | None = None
+
+    def begin_anew(self) -> None:
+        """Leave the conversation. The next one talks to the model that this person likes."""
+        self.conversation = None
+        if self.continues:
+            begun = Conversation.objects.create(
+                owner_id=self.user,
+                assistant=Assistant.objects.get(slug=CONTINUING),
+                updated_at=timezone.now(),
+            )
+            self.conversation = str(begun.pk)
+
+
+def invite(count: int) -> list[Person]:
+    """So many users; every fifth talks to a model that can continue."""
+    default = LanguageModel.objects.get()
+    model = LanguageModel.objects.create(
+        name=CONTINUING,
+        provider_model=default.provider_model,
+        context_tokens=default.context_tokens,
+        max_output_tokens=default.max_output_tokens,
+        continuation="prefill",
+    )
+    Assistant.objects.create(slug=CONTINUING, name="Goes on", model=model, position=1)
+    people = []
+    for number in range(count):
+        user = User.objects.create_user(f"person-{number}@example.org")
+        client = Client()
+        client.force_login(user)
+        key = client.cookies["sessionid"].value
+        person = Person(user.pk, key, continues=number % 5 == 0)
+        person.begin_anew()
+        people.append(person)
+    return people
+
+
+class ChaosTab(LiveTab):
+    """A tab that notes what is wrong instead of failing."""
+
+    def __init__(self, stage: Stage, person: Person, ask: Ask, chance: random.Random) -> None:
+        doors = chance.sample(WEBS, len(WEBS))
+        super().__init__(stage.stack, person.session, doors=doors, chance=chance)
+        self.asked = ask
+        self.end: dict[str, Any] = {}
+        self.ended_at = 0.0
+        self.told_at = 0.0  # the same as time since the epoch
+        self._person = person
+        self._came_later = False
+        self._contradictions: list[tuple[str, str]] = []
+
+    def wrong(self, kind: str, detail: str) -> None:
+        self._contradictions.append((kind, detail))
+
+    async def ask(self) -> None:
+        """Send the message and follow its reply to the end."""
+        await asyncio.sleep(self.asked.sent_after)
+        place = self._person.conversation
+        fields = {"conversation": place} if place else {}
+        end = await self.chat(self.asked.text, client_id=self.asked.client_id, **fields)
+        self._ended(end)
+        self._person.conversation = end["conversation"]
+
+    async def look(self, first: ChaosTab, after: float) -> None:
+        """Come to what another tab asked for, some time later."""
+        queued = await first.until("run.queued", client_id=self.asked.client_id)
+        await asyncio.sleep(after)
+        self._came_later = True
+        self._ended(await self.watch(queued["run"]))
+
+    async def stop_later(self, after: float) -> None:
+        """Stop the reply, so many seconds after the message was taken."""
+        await self.until("run.queued", client_id=self.asked.client_id)
+        await asyncio.sleep(after)
+        await self.stop()
+
+    def _ended(self, end: dict[str, Any]) -> None:
+        self.end = end
+        self.ended_at, self.told_at = time.monotonic(), time.time()
+
+    def seen(self) -> Seen:
+        return Seen(
+            client_id=self.asked.client_id,
+            run=self.run,
+            text=self.text,
+            end=self.end.get("type", "").removeprefix("run."),
+            told_at=0.0 if self._came_later else self.told_at,
+            delivered=self.delivered,
+            restarts=self.restarts,
+            refusals=self.refusals,
+            wrong=self._contradictions,
+        )
+
+
+def open_tabs(
+    stage: Stage, people: list[Person], asked: list[Ask], seed: str
+) -> tuple[list[ChaosTab], list[asyncio.Task[None]], list[asyncio.Task[None]]]:
+    """Let all people ask. The tabs, the tasks that end with the replies, and what stops some."""
+    tabs: list[ChaosTab] = []
+    replies: list[asyncio.Task[None]] = []
+    stops: list[asyncio.Task[None]] = []
+    for person, ask in zip(people, asked, strict=True):
+        tab = ChaosTab(stage, person, ask, random.Random(f"{seed}:{ask.client_id}"))
+        tabs.append(tab)
+        replies.append(asyncio.create_task(tab.ask()))
+        if ask.stop_after is not None:
+            stops.append(asyncio.create_task(tab.stop_later(ask.stop_after)))
+        if ask.watch_after is not None:
+            other = ChaosTab(stage, person, ask, random.Random(f"{seed}:{ask.client_id}:2"))
+            tabs.append(other)
+            replies.append(asyncio.create_task(other.look(tab, ask.watch_after)))
+    return tabs, replies, stops

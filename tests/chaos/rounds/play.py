@@ -1,0 +1,186 @@
+"""Plays rounds: people ask, something fails, everything ends, and the judge looks at it.
+
+Imported when Django is set up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+from django.conf import settings
+
+from chatproject.lib import db
+from tests.chaos.rounds import asks, faults, people, rows
+from tests.chaos.rounds.asks import Ask
+from tests.chaos.rounds.evidence import Called, Evidence, Problem
+from tests.chaos.rounds.faults import FAULTS, Scene
+from tests.chaos.rounds.judge import judge
+from tests.chaos.rounds.people import ChaosTab, Person
+from tests.chaos.rounds.report import Played, explain, summarise
+from tests.chaos.rounds.stage import PROCESSES, Stage, patiently, supervised
+
+SENDING = 2.0  # seconds over which the messages of a round are sent
+LATEST_FAULT = 5.0  # seconds after a round's beginning
+APART = 3.0  # seconds at most between two faults of a round
+SPARE = 45.0  # seconds beyond the bound after which a client is given up
+NEW_CHAT = 0.25  # how often somebody begins another conversation
+
+
+async def all_rounds(stage: Stage, options: argparse.Namespace) -> bool:
+    """Play the rounds and print them; False when something was wrong."""
+    if options.faults:
+        given = [tuple(word.split("+")) for word in options.faults.split(",")]
+        drawn = [given[number % len(given)] for number in range(options.rounds)]
+    else:
+        drawn = faults.draw(random.Random(options.seed), options.rounds)
+    invited = await db.run(people.invite, options.conversations)
+    played: list[Played] = []
+    began = time.monotonic()
+    async with supervised(stage):
+        for number, names in enumerate(drawn, start=1):
+            if number >= options.first:
+                played.append(await one_round(stage, invited, number, names, options))
+                print(played[-1].line(), flush=True)
+                if played[-1].problems:
+                    explain(stage, played[-1])
+                    if not options.keep_going:
+                        break
+    summarise(played, time.monotonic() - began)
+    for line in stage.errors():
+        print(f"logged: {line}")
+    return not any(one.problems for one in played)
+
+
+async def one_round(
+    stage: Stage,
+    invited: list[Person],
+    number: int,
+    names: tuple[str, ...],
+    options: argparse.Namespace,
+) -> Played:
+    # A seed of its own: a round asks the same whatever came before it.
+    seed = f"{options.seed}:{number}"
+    chance = random.Random(seed)
+    prefix = f"r{number}-"
+    asked = [asks.draw(chance, f"{prefix}{index}", over=SENDING) for index in range(len(invited))]
+    fault_at = chance.uniform(0.3, LATEST_FAULT)
+    for person in invited:
+        if chance.random() < NEW_CHAT:
+            await db.run(person.begin_anew)
+    await stage.ready(*PROCESSES)
+    await asyncio.to_thread(stage.provider.reset)
+
+    began = time.monotonic()
+    tabs, replies, stops = people.open_tabs(stage, invited, asked, seed)
+    scene = Scene(stage, chance, tabs)
+    watcher = asyncio.create_task(faults.watch_orphans(scene))
+    await asyncio.sleep(fault_at)
+    words = await asyncio.gather(
+        *(strike(scene, name, chance.uniform(0, APART) * index) for index, name in enumerate(names))
+    )
+    calm_at = max(time.monotonic(), began + SENDING)
+    longest = max(ask.seconds for ask in asked)
+    deadline = calm_at + options.bound + longest
+    await asyncio.wait(replies, timeout=deadline + SPARE - time.monotonic())
+    for task in (*replies, *stops):
+        task.cancel()
+    await asyncio.gather(*replies, *stops, return_exceptions=True)
+
+    found = await take_stock(stage, asked, tabs, prefix, names)
+    watcher.cancel()
+    taken = taken_again(scene, since=calm_at if len(names) > 1 else 0.0)
+    problems = [
+        *judge(found),
+        *late(tabs, found, taken, deadline, options.bound),
+        *map(Problem, stage.strange),
+    ]
+    stage.strange.clear()
+    await leave_empty_replies(invited, found)
+    last = max(tabs, key=lambda tab: tab.ended_at)
+    return Played(
+        number=number,
+        name="+".join(names),
+        words=f"{' and '.join(words)} at {fault_at:.1f} s",
+        outcomes=Counter(run.status for run in found.runs),
+        again=sum(run.attempt > 1 for run in found.runs),
+        seconds=max(0.0, last.ended_at - calm_at),
+        last=last.asked.text,
+        delays=found.delays(),
+        taken=taken,
+        refused=sum(len(tab.refusals) for tab in tabs),
+        reconnections=sum(tab.connections - 1 for tab in tabs),
+        problems=problems,
+        tabs=tabs,
+    )
+
+
+async def strike(scene: Scene, name: str, after: float) -> str:
+    await asyncio.sleep(after)
+    return await FAULTS[name](scene)
+
+
+def taken_again(scene: Scene, since: float) -> float | None:
+    """In how many seconds the last run of a killed worker was claimed again or had ended.
+
+    With two faults they count from the end of both: what is away can help nobody.
+    """
+    return max(
+        (
+            (orphan.taken_at or time.monotonic()) - max(since, orphan.killed_at)
+            for orphan in scene.orphans.values()
+        ),
+        default=None,
+    )
+
+
+def late(
+    tabs: list[ChaosTab], found: Evidence, taken: float | None, deadline: float, bound: float
+) -> list[Problem]:
+    """What came later than promised, though it came."""
+    problems = [
+        Problem(f"ended {tab.ended_at - deadline:.1f} s too late", tab.asked.client_id, tab.run)
+        for tab in tabs
+        if tab.ended_at > deadline
+    ]
+    problems += [
+        Problem(f"told of the end {delay:.1f} s after it", client_id)
+        for client_id, delay in found.delays().items()
+        if delay > bound
+    ]
+    if taken is not None and taken > bound:
+        problems.append(Problem(f"runs of a killed worker were taken again in {taken:.1f} s"))
+    return problems
+
+
+async def take_stock(
+    stage: Stage, asked: list[Ask], tabs: list[ChaosTab], prefix: str, names: tuple[str, ...]
+) -> Evidence:
+    """All that can be known of what has just happened."""
+    with suppress(TimeoutError):  # the judge finds what is still active
+        await asyncio.to_thread(stage.provider.wait, active=0, timeout=20)
+    calls = await asyncio.to_thread(lambda: stage.provider.calls)
+    found: dict[str, Any] = await patiently(rows.of_round, asked, prefix)
+    return Evidence(
+        asks=asked,
+        seen=[tab.seen() for tab in tabs],
+        calls=[Called(**call) for call in calls],
+        most_attempts=settings.RUN_ATTEMPTS,
+        lost_memory=not faults.LOSES_MEMORY.isdisjoint(names),
+        broke_replies=not faults.BREAKS_REPLIES.isdisjoint(names),
+        lost_answers=not faults.LOSES_ANSWERS.isdisjoint(names),
+        **found,
+    )
+
+
+async def leave_empty_replies(invited: list[Person], found: Evidence) -> None:
+    """Where a reply has no text, a prompt would have two messages of the user in one."""
+    empty = {run.conversation for run in found.runs if not run.text}
+    for person in invited:
+        if person.conversation in empty:
+            await db.run(person.begin_anew)

@@ -1,0 +1,241 @@
+"""The processes that a round runs on: started once, and started again by us when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from bench.database import ENVIRONMENT
+from chatproject.embedded import PostgresServer, ValkeyServer
+from tests.stub import StubProvider
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from tests.stack import Stack
+
+POSTGRES = {
+    "max_connections": "300",
+    "shared_buffers": "64MB",
+    "fsync": "off",  # Postgres is killed here, not the machine
+    "full_page_writes": "off",
+}
+WEBS = ("web", "web-2")
+WORKERS = ("worker", "worker-2")
+PROCESSES = (*WEBS, *WORKERS, "clock")
+
+SUPERVISOR_PAUSE = 1.0  # seconds until what has died is started again
+PATIENCE = 60.0  # seconds: only so that a hang is told
+END_PATIENCE = 40.0  # the same for a process that was told to end: longer than any drain
+
+ENDING = {signal.SIGKILL, signal.SIGTERM}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass
+class Stage:
+    """Two web processes, two workers and a clock with their own Postgres, Valkey and provider.
+
+    `strange` tells of processes that ended without our doing.
+    """
+
+    folder: Path
+    postgres: PostgresServer
+    valkey: ValkeyServer
+    provider: StubProvider
+    stack: Stack
+    strange: list[str] = field(default_factory=list)
+    _expected: set[str] = field(default_factory=set)
+    _resting: set[str] = field(default_factory=set)
+    _started: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    async def start(self, *names: str) -> None:
+        """Start processes and wait until they can do their work."""
+        for name in names:
+            self.launch(name)
+        await self.ready(*names)
+
+    def launch(self, name: str) -> None:
+        self._expected.discard(name)
+        self._resting.discard(name)
+        self._started[name] = time.monotonic()
+        self.stack.launch(name)
+
+    async def ready(self, *names: str) -> None:
+        """Wait until processes can do their work."""
+        async with asyncio.timeout(PATIENCE):
+            for name in names:
+                while not await asyncio.to_thread(self._is_ready, name):
+                    await asyncio.sleep(0.1)
+
+    def _is_ready(self, name: str) -> bool:
+        if self.stack.ended(name) is not None:
+            return False
+        if name in WEBS:
+            return _is_open(self.stack.address(name))
+        if name in WORKERS:
+            return str(self.stack.pid(name)) in self._workers_pids()
+        return time.monotonic() - self._started[name] > 3  # nobody sees that a clock is up
+
+    def _workers_pids(self) -> set[str]:
+        """The processes that registered as workers of RQ."""
+        import redis
+
+        with suppress(redis.RedisError), redis.Redis.from_url(self.valkey.url) as client:
+            return {
+                (client.hget(key, "pid") or b"").decode() for key in client.smembers("rq:workers")
+            }
+        return set()
+
+    async def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal. After one that ends the process it is waited for that."""
+        if number in ENDING:
+            self._expected.add(name)
+        os.kill(self.stack.pid(name), number)
+        if number in ENDING:
+            try:
+                async with asyncio.timeout(END_PATIENCE):
+                    while self.stack.ended(name) is None:
+                        await asyncio.sleep(0.02)
+            except TimeoutError:
+                self.strange.append(
+                    f"{name} did not end in {END_PATIENCE:.0f} s after {number.name}"
+                )
+                os.kill(self.stack.pid(name), signal.SIGKILL)
+
+    def rest(self, name: str) -> None:
+        """Let it stay away when it ends, until `launch`."""
+        self._resting.add(name)
+
+    async def supervise(self) -> None:
+        """Start again what has died, a second later; runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(0.1)
+            for name in PROCESSES:
+                code = self.stack.ended(name)
+                if code is None or name in self._resting:
+                    continue
+                if name not in self._expected:
+                    self.strange.append(f"{name} ended by itself, with code {code}")
+                self._resting.add(name)
+                asyncio.get_running_loop().call_later(SUPERVISOR_PAUSE, self.launch, name)
+
+    def errors(self) -> list[str]:
+        """What the processes logged as errors: to be looked at, though no promise was broken."""
+        return [
+            f"{name}: {line}"
+            for name in PROCESSES
+            for line in self.stack.log(name).splitlines()
+            if " ERROR " in line or " CRITICAL " in line
+        ]
+
+    def worker_id(self, name: str) -> str:
+        """How the rows of runs name a worker (chat.generate.WORKER)."""
+        return f"{socket.gethostname()}:{self.stack.pid(name)}"
+
+    async def runs_of(self, worker_id: str) -> dict[UUID, int]:
+        """The runs that a worker has, with their attempts."""
+        from chat.models import Run
+
+        def read() -> dict[UUID, int]:
+            rows = Run.objects.filter(status=Run.Status.RUNNING, worker=worker_id)
+            return dict(rows.values_list("pk", "attempt"))
+
+        return await patiently(read)
+
+
+async def patiently(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Ask the database; while it is away, ask again."""
+    from chatproject.lib import db
+
+    give_up_at = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await db.run(fn, *args, **kwargs)
+        except db.UNREACHABLE:
+            if time.monotonic() > give_up_at:
+                raise
+            await asyncio.sleep(0.2)
+
+
+def _is_open(address: str) -> bool:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+@contextmanager
+def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
+    """Postgres, Valkey and a provider, and Django in this process on an empty, migrated database.
+
+    Once per process, as Django is set up but once. The folder with the logs is deleted at the end,
+    unless something was wrong: then its path is printed.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="parley-chaos-"))
+    folder.chmod(0o711)  # Postgres runs as another user when we are root
+    postgres = PostgresServer(
+        folder / "postgres", settings=POSTGRES, log_path=folder / "postgres.log"
+    )
+    valkey = ValkeyServer(folder / "valkey", log_path=folder / "valkey.log")
+    provider = StubProvider()
+    try:
+        postgres.start()
+        valkey.start()
+        provider.start()
+        os.environ |= ENVIRONMENT | {
+            "DATABASE_URL": postgres.url,
+            "REDIS_URL": valkey.url,
+            "ALLOWED_HOSTS": "127.0.0.1,testserver",
+            "DB_POOL_SIZE": "16",
+            "SIGNUP_CREDITS": "1000000",
+            "DEFAULT_MODEL": "stub-model",
+            "LOG_LEVEL": "INFO",
+            **environment,
+        }
+        import django
+
+        django.setup()
+        from django.core.management import call_command
+        from django.db import connections
+
+        from tests.stack import Stack
+
+        call_command("migrate", verbosity=0)
+        call_command("create_catalogue", stdout=(folder / "catalogue.log").open("w"))
+        connections.close_all()
+        with Stack(folder, provider_url=provider.url, environment=dict(environment)) as stack:
+            yield Stage(folder, postgres, valkey, provider, stack)
+        connections.close_all()
+    except BaseException:
+        print(f"The logs of all processes are in {folder}")
+        raise
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        provider.stop()
+        postgres.stop()
+        valkey.stop()
+
+
+@asynccontextmanager
+async def supervised(stage: Stage) -> AsyncIterator[Stage]:
+    """All processes, started and kept alive."""
+    await stage.start(*PROCESSES)
+    supervisor = asyncio.create_task(stage.supervise())
+    try:
+        yield stage
+    finally:
+        supervisor.cancel()

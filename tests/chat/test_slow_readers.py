@@ -1,0 +1,132 @@
+"""Clients that stop reading, against the real servers: what the server keeps for them is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection
+from websockets.typing import Origin
+
+from accounts.models import User
+from chat import events, runlog
+from chat.models import Run
+from chatproject.lib import channel_layer, db
+from tests.chat.helpers import send
+from tests.chat.sockets import session_key
+from tests.stack import Stack
+
+EVENTS = 20_000
+TEXT = "x" * 1_000  # of each event: 20 MB in all
+MOST = 10_000_000  # bytes by which the process may grow meanwhile
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
+
+
+@pytest.fixture(params=["daphne", "uvicorn"])
+async def stack(
+    request: pytest.FixtureRequest, provider, valkey_url, server_folder: Path
+) -> AsyncIterator[Stack]:
+    """A web process alone: the tests speak for the worker."""
+    stack = Stack(
+        server_folder, provider_url=provider.url, environment={"WEB_SERVER": request.param}
+    )
+    with stack:
+        await asyncio.to_thread(stack.start, "web")
+        yield stack
+
+
+async def test_who_stops_reading_in_a_long_reply_gets_all_of_it_later(
+    stack, owner, conversation, valkey_client
+):
+    run = await db.run(send, owner, conversation)
+    await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
+    async with connected(stack, owner) as client:
+        await client.send(json.dumps({"type": "resume", "run": str(run.pk)}))
+        await asyncio.to_thread(publish, valkey_client, run, 1, 2)
+        assert await numbers(client, until=1) == [1]
+        before = memory(stack)
+        for first in range(2, EVENTS, 1_000):
+            await asyncio.to_thread(publish, valkey_client, run, first, first + 1_000)
+            assert memory(stack) - before < MOST
+        assert await numbers(client, until=EVENTS) == list(range(2, EVENTS + 1))
+        assert memory(stack) - before < MOST
+        await client.send(json.dumps({"type": "ping"}))
+        assert json.loads(await client.recv())["type"] == "pong"
+
+
+async def test_who_does_not_read_what_is_for_the_user_is_sent_away(stack, owner, valkey_client):
+    news = events.ConversationUpdated(
+        conversation=UUID(int=0), title=TEXT, url="/", updated_at="now"
+    ).encode()
+    command = channel_layer.raw_command(events.user_group(owner.pk), news)[1]
+    async with connected(stack, owner) as client:
+        before = memory(stack)
+        for _ in range(EVENTS // 1_000):
+            await asyncio.to_thread(publish_all, valkey_client, [command] * 1_000)
+            assert memory(stack) - before < MOST
+        with contextlib.suppress(websockets.ConnectionClosed):
+            async for message in client:
+                assert json.loads(message)["title"] == TEXT
+        assert client.close_code == 1013
+
+
+@contextlib.asynccontextmanager
+async def connected(stack: Stack, user: User) -> AsyncIterator[ClientConnection]:
+    """A socket whose client takes little before it stops reading."""
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    narrow.connect(("127.0.0.1", stack.port))
+    async with websockets.connect(
+        f"{stack.base.replace('http', 'ws')}/ws/v1/",
+        sock=narrow,
+        origin=Origin(stack.base),
+        additional_headers={"Cookie": f"sessionid={await db.run(session_key, user)}"},
+        max_queue=1,
+        ping_interval=None,
+    ) as client:
+        assert json.loads(await client.recv())["type"] == "ready"
+        yield client
+
+
+def publish(client: Any, run: Run, first: int, end: int) -> None:
+    """Write events into the log and to the followers, as a worker does."""
+    commands: list[tuple[Any, ...]] = []
+    for seq in range(first, min(end, EVENTS + 1)):
+        data = events.TextDelta(run=run.pk, attempt=1, seq=seq, text=TEXT).encode()
+        commands.append(("XADD", runlog.log_key(run.pk), f"{seq}-0", "e", data))
+        commands.append(channel_layer.raw_command(events.run_group(run.pk), data)[1])
+    publish_all(client, commands)
+
+
+def publish_all(client: Any, commands: list[tuple[Any, ...]]) -> None:
+    with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)
+        pipeline.execute()
+
+
+async def numbers(client: ClientConnection, *, until: int) -> list[int]:
+    """The numbers of the events that come, up to this one; each has the text that was sent."""
+    found = [0]
+    async with asyncio.timeout(60):
+        while found[-1] != until:
+            event = json.loads(await client.recv())
+            assert event["text"] == TEXT
+            found.append(event["seq"])
+    return found[1:]
+
+
+def memory(stack: Stack) -> int:
+    """Resident memory of the web process in bytes."""
+    status = Path(f"/proc/{stack.pid('web')}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024

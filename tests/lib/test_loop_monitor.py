@@ -1,0 +1,81 @@
+"""A loop that stands still is noticed, with what held it up, and told to the staff."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import msgspec
+import pytest
+import redis
+
+from chatproject.lib import loop_monitor
+from chatproject.lib.loop_monitor import LoopMonitor
+
+pytestmark = pytest.mark.usefixtures("valkey_url")
+
+
+@pytest.fixture
+async def monitor() -> AsyncIterator[LoopMonitor]:
+    monitor = loop_monitor.start("test")
+    yield monitor
+    monitor.stop()
+
+
+@pytest.fixture
+def valkey_client(valkey_url) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey_url) as client:
+        yield client
+
+
+def stand_still() -> None:
+    """What no coroutine should call."""
+    end = time.monotonic() + 0.4
+    while time.monotonic() < end:
+        pass
+
+
+async def test_a_block_is_told_with_task_and_place(monitor, caplog):
+    async def careless() -> None:
+        stand_still()
+
+    await asyncio.sleep(0.05)
+    await asyncio.create_task(careless(), name="careless")
+    await asyncio.sleep(0.05)
+    assert monitor.blocks >= 1
+    monitor._tell()
+    report = loop_monitor.report()
+    block = next(block for block in report.blocks if block.task == "careless")
+    assert block.milliseconds > 100
+    assert block.where.endswith("stand_still")
+    assert "tests/lib/test_loop_monitor.py" in block.where
+    mine = next(loop for loop in report.loops if loop.process == monitor.process)
+    assert (mine.role, mine.blocks) == ("test", monitor.blocks)
+    assert mine.worst >= block.milliseconds > 0
+    assert "stood still" in caplog.text
+
+
+async def test_a_loop_that_only_waits_is_not_blocked(monitor):
+    before = monitor.blocks
+    monitor._lags.clear()
+    await asyncio.sleep(0.2)
+    assert monitor._lags
+    assert monitor.blocks - before <= sum(lag > loop_monitor.BLOCK for lag in monitor._lags)
+
+
+async def test_its_keys_do_not_stay_for_ever(monitor, valkey_client):
+    monitor._note(0.2)
+    monitor._tell()
+    for key in (loop_monitor.LOOPS, loop_monitor.BLOCKS):
+        assert valkey_client.ttl(key) > 0
+
+
+async def test_a_process_that_says_nothing_more_leaves_the_report(monitor, valkey_client):
+    monitor._tell()
+    gone = loop_monitor.Loop(
+        process="gone:1", role="web", at=1.0, blocks=0, worst=0.0, lag_p50=0.0, lag_max=0.0
+    )
+    valkey_client.hset(loop_monitor.LOOPS, "gone:1", msgspec.json.encode(gone))
+    assert [loop.process for loop in loop_monitor.report().loops] == [monitor.process]
+    assert not valkey_client.hexists(loop_monitor.LOOPS, "gone:1")
