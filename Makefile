@@ -9,9 +9,9 @@ PY := .venv/bin/python
 # The first interpreter that is new enough; PYTHON=… names another.
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
-# Parallel test processes: one for each core, but two at least and eight at most.
-JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); \
-	[ $$n -lt 2 ] && n=2; [ $$n -gt 8 ] && n=8; echo $$n)
+# Parallel test processes: three for two cores, as many tests wait; two at least and twelve at most.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); n=$$((n + n / 2)); \
+	[ $$n -lt 2 ] && n=2; [ $$n -gt 12 ] && n=12; echo $$n)
 ARGS ?=
 
 # What checks need to read the settings: values as in production, of services that nobody asks.

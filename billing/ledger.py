@@ -37,7 +37,7 @@ from billing.models import (
 )
 from billing.models.base import new_id
 from billing.signals import balance_changed
-from chatproject.lib import db, metrics
+from chatproject.lib import db, metrics, rows
 
 Kind = LedgerEntry.Kind
 Counter = LedgerEntry.Counter
@@ -319,12 +319,10 @@ def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER
     _insist()
     if cost < 0:
         raise ValueError("a cost is never negative")
-    # One statement locks the hold's row and then the account's: that order, here and everywhere.
-    found = (
-        Hold.objects.select_related("account")
-        .select_for_update(of=("self", "account"), no_key=True)
-        .get(pk=hold_id)
-    )
+    row = rows.first(LOCK_HOLD, [hold_id], Hold, Account)
+    if row is None:
+        raise Hold.DoesNotExist(f"no hold {hold_id}")
+    found, found.account = row
     now = timezone.now()
     if found.status != Hold.Status.ACTIVE:
         return Settlement(found.settled or 0, found.shortfall, is_new=False)
@@ -337,14 +335,15 @@ def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER
         _post(
             account, Kind.USAGE, Counter.REVENUE, -charged, key, _take(account, charged), hold=found
         )  # fmt: skip
-    resolved = Hold.objects.filter(pk=hold_id, status=Hold.Status.ACTIVE).update(
-        status=Hold.Status.SETTLED if charged else Hold.Status.RELEASED,
-        settled=charged,
-        shortfall=shortfall,
-        resolved_at=now,
-        resolved_by=by,
-    )
-    if resolved != 1:
+    resolution = {
+        "id": hold_id,
+        "status": Hold.Status.SETTLED if charged else Hold.Status.RELEASED,
+        "settled": charged,
+        "shortfall": shortfall,
+        "now": now,
+        "by": by,
+    }
+    if rows.change(RESOLVE, resolution) != 1:
         raise AssertionError(f"hold {hold_id} was resolved under our lock")
     _expire_due(account, now)
     _recover_debt(account, key)
@@ -352,6 +351,20 @@ def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER
     if shortfall:
         transaction.on_commit(partial(metrics.MONEY_SHORTFALL.inc, shortfall))
     return Settlement(charged, shortfall, is_new=True)
+
+
+# One statement locks the hold's row and then the account's: that order, here and everywhere.
+LOCK_HOLD = f"""
+SELECT {rows.columns(Hold, "hold")}, {rows.columns(Account, "account")}
+FROM billing_hold AS hold JOIN billing_account AS account ON account.id = hold.account_id
+WHERE hold.id = %s FOR NO KEY UPDATE OF hold, account
+"""  # noqa: S608 # of names alone
+
+RESOLVE = """
+UPDATE billing_hold SET status = %(status)s, settled = %(settled)s, shortfall = %(shortfall)s,
+  resolved_at = %(now)s, resolved_by = %(by)s
+WHERE id = %(id)s AND status = 'active'
+"""
 
 
 def release(*, hold_id: UUID, by: Hold.Resolver = Hold.Resolver.WORKER) -> Settlement:
@@ -706,18 +719,28 @@ def _save(account: Account) -> None:
 
     It always is under the lock: the comparison is the net below, as is the trigger at the COMMIT.
     """
-    saved = Account.objects.filter(pk=account.pk, seq=account.read_seq).update(  # type: ignore[attr-defined] # set by _lock
-        balance=account.balance,
-        held=account.held,
-        debt=account.debt,
-        seq=account.seq,
-        next_expiry_at=account.next_expiry_at,
-        updated_at=timezone.now(),
-    )
-    if saved != 1:
+    values = {
+        "id": account.pk,
+        "read_seq": account.read_seq,  # type: ignore[attr-defined] # set by _lock
+        "balance": account.balance,
+        "held": account.held,
+        "debt": account.debt,
+        "seq": account.seq,
+        "next_expiry_at": account.next_expiry_at,
+        "now": timezone.now(),
+    }
+    if rows.change(SAVE, values) != 1:
         raise AssertionError(f"account {account.pk} changed under our lock")
     _announce(account.pk)
 
 
+SAVE = """
+UPDATE billing_account SET balance = %(balance)s, held = %(held)s, debt = %(debt)s, seq = %(seq)s,
+  next_expiry_at = %(next_expiry_at)s, updated_at = %(now)s
+WHERE id = %(id)s AND seq = %(read_seq)s
+"""
+
+
 def _announce(account_id: int) -> None:
-    db.after_commit(balance_changed.send, Account, account_id=account_id)
+    # Whoever pays for a message waits for its reply, not for this.
+    db.after_commit(db.after_answer, balance_changed.send, Account, account_id=account_id)

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from billing.models import ModelPrice
 from billing.models.prices import HIGHEST_PRICE
+from chatproject.lib import rows
 
 MILLION = 1_000_000
 
@@ -62,16 +63,16 @@ class Tokens:
 
 def in_force(model: str, at: datetime | None = None) -> ModelPrice | None:
     """The price of a model (by the provider's name) at a moment, now by default; None: not offered."""
-    found = ModelPrice.objects.raw(IN_FORCE, [model, at or timezone.now()])
-    return next(iter(found), None)
+    row = rows.first(IN_FORCE, [model, at or timezone.now()], ModelPrice)
+    found: ModelPrice | None = None if row is None else row[0]
+    return found
 
 
-# In plain SQL, since it is asked with each message: Django takes longer to write it than Postgres
-# to answer it.
-IN_FORCE = """
-SELECT * FROM billing_modelprice WHERE model = %s AND effective_from <= %s
-ORDER BY effective_from DESC LIMIT 1
-"""
+# In plain SQL, since it is asked with each message: see lib.rows.
+IN_FORCE = f"""
+SELECT {rows.columns(ModelPrice, "price")} FROM billing_modelprice AS price
+WHERE model = %s AND effective_from <= %s ORDER BY effective_from DESC LIMIT 1
+"""  # noqa: S608 # of names alone
 
 
 def priced_models() -> set[str]:

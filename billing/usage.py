@@ -22,6 +22,7 @@ from billing.credits import exact
 from billing.models import DailyUsage, UsageRecord
 from billing.models.usage import Purpose
 from billing.pricing import Tokens
+from chatproject.lib import rows
 
 DAY = timedelta(days=1)
 
@@ -69,28 +70,40 @@ def record(
     Raises IntegrityError when the step of this attempt is recorded already, and when `cost` is not
     the sum of the other three amounts.
     """
-    UsageRecord.objects.create(
-        run_id=run_id,
-        attempt=attempt,
-        step=step,
-        purpose=purpose,
-        user_id=user_id,
-        hold_id=hold_id,
-        price_id=price_id,
-        model=model,
-        assistant=assistant,
-        conversation=conversation,
-        input_tokens=tokens.input,
-        cached_tokens=tokens.cached,
-        output_tokens=tokens.output,
-        reasoning_tokens=tokens.reasoning,
-        source=source,
-        cost=cost,
-        charged=charged,
-        shortfall=shortfall,
-        absorbed=absorbed,
-        finish=finish,
-    )
+    values = {
+        "run": run_id,
+        "attempt": attempt,
+        "step": step,
+        "purpose": purpose,
+        "user": user_id,
+        "hold": hold_id,
+        "price": price_id,
+        "model": model,
+        "assistant": assistant,
+        "conversation": conversation,
+        "input": tokens.input,
+        "cached": tokens.cached,
+        "output": tokens.output,
+        "reasoning": tokens.reasoning,
+        "source": source,
+        "cost": cost,
+        "charged": charged,
+        "shortfall": shortfall,
+        "absorbed": absorbed,
+        "finish": finish,
+        "now": timezone.now(),
+    }
+    rows.change(RECORD, values)
+
+
+RECORD = """
+INSERT INTO billing_usagerecord (run_id, attempt, step, purpose, user_id, hold_id, price_id, model,
+  assistant, conversation, input_tokens, cached_tokens, output_tokens, reasoning_tokens, source,
+  cost, charged, shortfall, absorbed, finish, created_at)
+VALUES (%(run)s, %(attempt)s, %(step)s, %(purpose)s, %(user)s, %(hold)s, %(price)s, %(model)s,
+  %(assistant)s, %(conversation)s, %(input)s, %(cached)s, %(output)s, %(reasoning)s, %(source)s,
+  %(cost)s, %(charged)s, %(shortfall)s, %(absorbed)s, %(finish)s, %(now)s)
+"""
 
 
 def typical_output(user_id: int, model: str) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from chat.events import ChatError
-from chat.models import Conversation, Message, Run
+from chat.models import Assistant, Conversation, LanguageModel, Message, Run
+from chatproject.lib import rows
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -42,11 +43,34 @@ def conversation(
     `lock` locks its row until the COMMIT; then its assistant and model come with it. Raises
     ChatError `not_found`, or `not_allowed` when it may be read but not written.
     """
-    conversations = Conversation.objects.with_lock() if lock else Conversation.objects
-    found: Conversation | None = conversations.filter(pk=conversation_id).first()
+    found: Conversation | None = (
+        _locked(conversation_id)
+        if lock
+        else Conversation.objects.filter(pk=conversation_id).first()
+    )
     if found is None:
         raise ChatError("not_found")
     _require(user, found, write=write)
+    return found
+
+
+# In plain SQL, since each message asks it: see lib.rows.
+LOCK = f"""
+SELECT {rows.columns(Conversation, "conversation")}, {rows.columns(Assistant, "assistant")},
+  {rows.columns(LanguageModel, "model")}
+FROM chat_conversation AS conversation
+JOIN chat_assistant AS assistant ON assistant.id = conversation.assistant_id
+JOIN chat_languagemodel AS model ON model.id = assistant.model_id
+WHERE conversation.id = %s FOR NO KEY UPDATE OF conversation
+"""  # noqa: S608 # of names alone
+
+
+def _locked(conversation_id: UUID) -> Conversation | None:
+    row = rows.first(LOCK, [conversation_id], Conversation, Assistant, LanguageModel)
+    if row is None:
+        return None
+    found: Conversation
+    found, found.assistant, found.assistant.model = row
     return found
 
 

@@ -209,16 +209,16 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         if not (started.is_new and run_id in self._announced):
             self._remember(run_id)
             self._put(started.event.encode())
-        await self._follow(run_id, 0)
+        await self._follow(run_id, 0, is_new=started.is_new)
 
-    async def _follow(self, run_id: UUID, after: int) -> None:
+    async def _follow(self, run_id: UUID, after: int, *, is_new: bool = False) -> None:
         follower = self._followed.get(run_id)
         if follower is not None:
             follower.rewind(after)
             return
         if len(self._followed) >= MAX_FOLLOWED:
             raise ChatError("busy")
-        follower = Follower(run_id, after, archive=_archive(), reader=self)
+        follower = Follower(run_id, after, archive=_archive(), reader=self, is_new=is_new)
         # Known before it joins: a second frame for the same run must find it.
         self._followed[run_id] = follower
         try:

@@ -13,15 +13,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Q
 from django.utils import timezone
 
 from billing import metering
-from billing.models import Hold, UsageRecord
+from billing.models import Hold, ModelPrice, UsageRecord
 from billing.pricing import Tokens
 from chat import context, conversations, events, markdown, rendering
 from chat.models import Conversation, Message, MessagePart, Run
-from chatproject.lib import db
+from chatproject.lib import db, rows
 
 FINISH = {
     Run.Status.DONE: UsageRecord.Finish.COMPLETE,
@@ -80,21 +79,45 @@ def end(
     return event(run)
 
 
+# In plain SQL, as are the other statements here, since each run ends once: see lib.rows.
+LOCK = f"""
+SELECT {rows.columns(Run, "run")}, {rows.columns(ModelPrice, "price")}
+FROM chat_run AS run LEFT JOIN billing_modelprice AS price ON price.id = run.price_id
+WHERE run.id = %s AND run.attempt = %s AND run.status = %s FOR NO KEY UPDATE OF run
+"""  # noqa: S608 # of names alone
+
+
 def _end(
     run_id: UUID, attempt: int, status: Run.Status, seq: int, outcome: Outcome, html: str
 ) -> Run | None:
-    run: Run | None = (
-        Run.objects.select_related("conversation", "message", "price")
-        .select_for_update(no_key=True, of=("self",))
-        .filter(pk=run_id, attempt=attempt, status=status)
-        .first()
-    )
-    if run is None:
+    row = rows.first(LOCK, [run_id, attempt, status], Run, ModelPrice)
+    if row is None:
         return None
+    run: Run
+    run, run.price = row
     now = timezone.now()
-    message = run.message
-    message.text, message.html, message.status = outcome.text, html, outcome.status
-    message.save(update_fields=["text", "html", "status"])
+    run.message = _store_message(run, outcome, html)
+    run.conversation = _move_leaf(run, outcome.status, now)
+    # Late, since others wait for the account's row (lock order: run, message, hold, account, lots).
+    charge = _charge(run, outcome)
+    _store(run, outcome, charge, seq, now)
+    return run
+
+
+STORE_MESSAGE = "UPDATE chat_message SET text = %s, html = %s, status = %s WHERE id = %s"
+
+
+def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
+    """Write the reply into its message; returns that as far as the last event shows it."""
+    message = Message(
+        id=run.message_id,
+        conversation_id=run.conversation_id,
+        role=Message.Role.ASSISTANT,
+        text=outcome.text,
+        html=html,
+        status=outcome.status,
+    )
+    rows.change(STORE_MESSAGE, [outcome.text, html, outcome.status, run.message_id])
     parts: list[MessagePart] = []
     if outcome.reasoning:
         reasoning = MessagePart.objects.create(
@@ -106,11 +129,26 @@ def _end(
         parts.append(reasoning)
     # As if prefetched: the event shows them, and there are no others.
     message._prefetched_objects_cache = {"parts": parts}  # type: ignore[attr-defined]
-    _move_leaf(run, outcome.status, now)
-    # Late, since others wait for the account's row (lock order: run, message, hold, account, lots).
-    charge = _charge(run, outcome)
-    _store(run, outcome, charge, seq, now)
-    return run
+    return message
+
+
+MOVE_LEAF = f"""
+UPDATE chat_conversation SET leaf_id = %(reply)s, updated_at = %(now)s
+WHERE id = %(id)s AND (leaf_id = %(reply)s OR NOT %(failed)s)
+RETURNING {rows.columns(Conversation, "chat_conversation")}
+"""  # noqa: S608 # of names alone
+
+
+def _move_leaf(run: Run, status: Run.Status, now: datetime) -> Conversation:
+    """Show the new reply, unless it failed while another one stands in its place."""
+    values = {
+        "id": run.conversation_id,
+        "reply": run.message_id,
+        "now": now,
+        "failed": status == Run.Status.FAILED,
+    }
+    moved = rows.first(MOVE_LEAF, values, Conversation)
+    return run.conversation if moved is None else moved[0]
 
 
 def _charge(run: Run, outcome: Outcome) -> metering.Charge | None:
@@ -153,11 +191,23 @@ def source(usage: events.Usage | None) -> UsageRecord.Source:
     return UsageRecord.Source.PROVIDER
 
 
+STORE = """
+UPDATE chat_run SET status = %(status)s, seq = %(seq)s, prefix = %(prefix)s,
+  prefix_reasoning = %(prefix_reasoning)s, ended_at = %(ended_at)s,
+  first_token_at = %(first_token_at)s, finish_reason = %(finish_reason)s,
+  error_code = %(error_code)s, error_message = %(error_message)s,
+  prompt_tokens = %(prompt_tokens)s, completion_tokens = %(completion_tokens)s,
+  cached_tokens = %(cached_tokens)s, reasoning_tokens = %(reasoning_tokens)s,
+  usage_estimated = %(usage_estimated)s, cost = %(cost)s, charged = %(charged)s
+WHERE id = %(id)s
+"""
+
+
 def _store(
     run: Run, outcome: Outcome, charge: metering.Charge | None, seq: int, now: datetime
 ) -> None:
     usage = outcome.usage
-    values = {
+    values: dict[str, Any] = {
         "status": outcome.status,
         "seq": seq,
         "prefix": "",  # it is in the message now
@@ -177,18 +227,7 @@ def _store(
     }
     for name, value in values.items():
         setattr(run, name, value)
-    run.save(update_fields=values)
-
-
-def _move_leaf(run: Run, status: Run.Status, now: datetime) -> None:
-    """Show the new reply, unless it failed while another one stands in its place."""
-    shown = Q(leaf=run.message_id) if status == Run.Status.FAILED else Q()
-    moved = Conversation.objects.filter(Q(pk=run.conversation_id) & shown).update(
-        leaf=run.message_id, updated_at=now
-    )
-    if moved:
-        run.conversation.leaf_id = run.message_id
-        run.conversation.updated_at = now
+    rows.change(STORE, {**values, "id": run.pk})
 
 
 def read(run_id: UUID) -> events.RunEnd | None:

@@ -308,12 +308,23 @@ class RunRestarted(RunEvent, frozen=True, tag="run.restarted", kw_only=True):
     reasoning: str = ""
 
 
-class TextDelta(RunEvent, frozen=True, tag="text.delta", kw_only=True):
+class Delta(RunEvent, frozen=True, kw_only=True):
+    """Base of what grows a reply.
+
+    `t`, on some of them, is when the worker wrote it, in milliseconds since 1970: the web process
+    measures by it how long deliveries take.
+    """
+
     text: str
+    t: int = 0
 
 
-class ReasoningDelta(RunEvent, frozen=True, tag="reasoning.delta", kw_only=True):
-    text: str
+class TextDelta(Delta, frozen=True, tag="text.delta"):
+    """More of the reply."""
+
+
+class ReasoningDelta(Delta, frozen=True, tag="reasoning.delta"):
+    """More of what the model thinks aloud."""
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -384,6 +395,7 @@ class Header(Struct, frozen=True):
     run: UUID | None = None
     attempt: int = 0
     seq: int = 0
+    t: int = 0
 
 
 _header = msgspec.json.Decoder(Header)

@@ -19,7 +19,7 @@ from uuid import UUID
 import redis
 
 from chat import ending, events, runlog
-from chatproject.lib import channel_layer, db
+from chatproject.lib import channel_layer, db, loop_monitor
 from chatproject.lib.redis import async_client
 
 # What may wait for one socket, of all the runs that it follows. Beyond it a follower forgets what
@@ -74,9 +74,17 @@ class Archive:
 
 
 class Follower:
-    """One socket's view of one run."""
+    """One socket's view of one run; `is_new` when the run was stored a moment ago."""
 
-    def __init__(self, run_id: UUID, after: int, *, archive: Archive, reader: Reader) -> None:
+    def __init__(
+        self,
+        run_id: UUID,
+        after: int,
+        *,
+        archive: Archive,
+        reader: Reader,
+        is_new: bool = False,
+    ) -> None:
         self.run_id = run_id
         self.is_over = False
         self._archive = archive
@@ -84,6 +92,9 @@ class Follower:
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._behind = True
+        # Of a run that is new the log has all there is, even if it has ended meanwhile: its row is
+        # asked only when the log, too, may be gone.
+        self._asks_row = not is_new
         self._heard = False  # anything since the last `recheck`
         self._attachment: channel_layer.Attachment | None = None
         self._set_cursor(after)
@@ -117,7 +128,7 @@ class Follower:
     def fall_behind(self) -> None:
         """Ask the row and read the log again before anything else is passed on."""
         self._clear_queue()
-        self._behind = True
+        self._behind = self._asks_row = True
         self._reader.serve_soon(self)
 
     def _set_cursor(self, after: int) -> None:
@@ -143,6 +154,8 @@ class Follower:
                 and self._reader.send_now(data)
             ):
                 self._last = header.seq
+                if header.t:
+                    loop_monitor.note_delivery(header.t)
                 return
         if self._reader.queued_bytes > QUEUE_BYTES:
             self.fall_behind()
@@ -167,10 +180,12 @@ class Follower:
                 return
 
     async def _catch_up(self, send: Send) -> None:
-        end = await self._archive.ask(ending.read, self.run_id)
-        if end is not None:
-            await self._finish(end, send)
-            return
+        if self._asks_row:
+            end = await self._archive.ask(ending.read, self.run_id)
+            if end is not None:
+                await self._finish(end, send)
+                return
+        self._asks_row = True
         while not self.is_over:
             page = await self._archive.read_after(self.run_id, self._last)
             # At a gap the log lost its beginning (Redis was flushed). The worker that has the run

@@ -25,7 +25,7 @@ from billing import metering
 from billing.pricing import Tokens
 from chat import attempts, context, ending, events, llm, runlog, tick
 from chat.models import Assistant, Continuation, LanguageModel, Run
-from chatproject.lib import aioworker, db, metrics
+from chatproject.lib import aioworker, db, metrics, rows
 
 logger = logging.getLogger(__name__)
 
@@ -181,28 +181,26 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
     return None
 
 
-# In plain SQL, as is what belongs to the run: somebody waits, and Django takes longer to write such
-# a query than Postgres to answer it.
-CLAIM = """
-UPDATE chat_run SET status = 'running', attempt = %s, started_at = %s, worker = %s
-WHERE id = %s AND status = 'queued' AND attempt = %s
-RETURNING *
-"""
+# In plain SQL (see lib.rows) and with what belongs to the run, as somebody waits.
+CLAIM = f"""
+UPDATE chat_run AS run SET status = 'running', attempt = %s, started_at = %s, worker = %s
+FROM chat_assistant AS assistant, chat_languagemodel AS model
+WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s
+  AND assistant.id = run.assistant_id AND model.id = run.model_id
+RETURNING {rows.columns(Run, "run")}, {rows.columns(Assistant, "assistant")},
+  {rows.columns(LanguageModel, "model")}
+"""  # noqa: S608 # of names alone
 
 
 def _claim(run_id: UUID, attempt: int) -> Run | None:
     now = timezone.now()
-    run: Run | None = next(
-        iter(Run.objects.raw(CLAIM, [attempt, now, WORKER, run_id, attempt - 1])), None
+    claimed = rows.first(
+        CLAIM, [attempt, now, WORKER, run_id, attempt - 1], Run, Assistant, LanguageModel
     )
-    if run is None:
+    if claimed is None:
         return None
-    [run.assistant] = Assistant.objects.raw(
-        "SELECT * FROM chat_assistant WHERE id = %s", [run.assistant_id]
-    )
-    [run.model] = LanguageModel.objects.raw(
-        "SELECT * FROM chat_languagemodel WHERE id = %s", [run.model_id]
-    )
+    run: Run
+    run, run.assistant, run.model = claimed
     run.is_held = not run.most or metering.keep(run_id, now)
     return run
 

@@ -6,6 +6,7 @@ generate.py puts into it what the model says; tick.py decides when it is written
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from uuid import UUID
 
@@ -14,6 +15,8 @@ import msgspec
 from chat import events, runlog
 from chatproject.lib import channel_layer
 from chatproject.lib.redis_pipeline import bulk, head
+
+TIMED = 10  # one of so many events tells when it was written
 
 Delta = type[events.TextDelta | events.ReasoningDelta]
 
@@ -121,7 +124,10 @@ class RunWriter:
             return
         text = self._pending[0] if len(self._pending) == 1 else "".join(self._pending)
         self._pending.clear()
-        self.events.append(b'%b%d,"text":%b}' % (self._head(), self.next_seq, _encode_text(text)))
+        seq = self.next_seq
+        # A clock reading and its digits for each event would cost more than they tell.
+        t = b',"t":%d' % int(time.time() * 1000) if seq % TIMED == 0 else b""
+        self.events.append(b'%b%d,"text":%b%b}' % (self._head(), seq, _encode_text(text), t))
 
     def _head(self) -> bytes:
         """A delta's bytes up to its number, as the event's own encoder writes them."""

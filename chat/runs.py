@@ -23,7 +23,7 @@ from billing import metering
 from chat import access, conversations, ending, events, jobs, pace, rendering, runlog, terms
 from chat.events import ChatError
 from chat.models import Conversation, Message, Run
-from chatproject.lib import channel_layer, db
+from chatproject.lib import channel_layer, db, rows
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -152,7 +152,7 @@ def _start(
     if not is_new:
         return _started(run)
     started = _describe(run, places[0] if places else None, is_new=True)
-    _announce(started)
+    db.after_answer(_announce, started)
     return started
 
 
@@ -297,8 +297,7 @@ def _add_run(user: User, conversation: Conversation, asked: Message, client_id: 
         },
     )
     terms.agree(run)
-    Message.objects.bulk_create([asked, reply] if asked._state.adding else [reply])
-    run.save(force_insert=True)
+    rows.insert(*([asked] if asked._state.adding else []), reply, run)
     return run
 
 
@@ -309,9 +308,12 @@ def _show(conversation: Conversation, reply: Message, text: str) -> None:
     conversation.title = conversation.title or _title(text)
     if conversation._state.adding:
         # Its messages are there already: the database looks at what they refer to at the COMMIT.
-        conversation.save(force_insert=True)
+        rows.insert(conversation)
     else:
-        conversation.save(update_fields=["leaf", "updated_at", "title"])
+        rows.change(
+            "UPDATE chat_conversation SET leaf_id = %s, updated_at = %s, title = %s WHERE id = %s",
+            [reply.pk, conversation.updated_at, conversation.title, conversation.pk],
+        )
 
 
 def _title(text: str) -> str:

@@ -10,3 +10,6 @@ class ChatprojectConfig(AppConfig):
 
     def ready(self) -> None:
         from chatproject import checks  # noqa: F401 # registers them
+        from chatproject.lib import db_pool
+
+        db_pool.try_again_soon()

@@ -91,6 +91,9 @@ DATABASES["default"]["OPTIONS"]["pool"] = {
     "min_size": 0,
     "max_size": env.integer("DB_POOL_SIZE", 16, least=2),
     "timeout": 5,  # seconds to wait for a free connection, and for a Postgres that is away
+    # Seconds for which the pool tries to connect, after growing pauses, before the next who asks makes
+    # it begin anew: with its five minutes it would find Postgres back after as long as that was away.
+    "reconnect_timeout": 5,
 }
 # A server that went away must be noticed when a connection is taken from the pool.
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
@@ -152,6 +155,7 @@ RQ = {
 WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", 500, least=1)
 # Imported by workers before their first job; the provider's library takes most of a second.
 WORKER_IMPORTS = ["chat.generate"]
+WORKER_MAX_MB = env.integer("WORKER_MAX_MB", 0)
 WORKER_DRAIN_SECONDS = env.integer("WORKER_DRAIN_SECONDS", 25)
 
 # --- The model provider -----------------------------------------------------------------------

@@ -13,6 +13,7 @@ PACKAGES = ("accounts", "billing", "chat", "chatproject")
 
 # `async` lives at the edges: sockets, the worker's way of a run, and the libraries that carry both.
 MAY_BE_ASYNC = {
+    "accounts/sockets.py",
     "chat/consumers.py",
     "chat/follow.py",
     "chat/generate.py",
@@ -21,7 +22,6 @@ MAY_BE_ASYNC = {
     "chat/llm_body.py",
     "chat/runlog.py",
     "chat/tick.py",
-    "chatproject/asgi.py",
     "chat/tick_batch.py",
     "chatproject/ops.py",
     "chatproject/serve.py",

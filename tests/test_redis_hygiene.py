@@ -46,6 +46,7 @@ async def test_every_key_of_ours_has_its_time_and_nobody_asks_for_all_keys(
                 )
             )
         assert {end["type"] for end in ends} == {"run.done"}
+        await asyncio.to_thread(stack.terminate, "worker")  # all that it did is written down then
         lasting = [
             key.decode()
             for key in valkey_client.scan_iter()

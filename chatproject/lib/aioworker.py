@@ -2,7 +2,7 @@
 
 How a job travels::
 
-    Redis ─► _take           thread "take"    dequeues, enters RQ's execution, imports the function
+    Redis ─► _take           thread "take"    dequeues, imports and begins, enters RQ's execution
           ─► _see_through    event loop       one task per job, from its start to its last record
                ├─► _await      event loop     a coroutine function, in a task of its own
                ├─► _call       own thread     a plain function
@@ -29,6 +29,7 @@ import ctypes
 import gc
 import inspect
 import logging
+import os
 import signal
 import threading
 import time
@@ -38,6 +39,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -246,8 +248,9 @@ class AsyncWorker(BaseWorker):
     CancelledError after DRAINED, it goes back to the front of its queue. After its time limit
     asyncio.timeout cancels it, and JobTimeoutException is recorded.
 
-    ``concurrency`` (jobs) and ``drain_seconds`` default to the settings WORKER_CONCURRENCY and
-    WORKER_DRAIN_SECONDS; the rest is for BaseWorker. The first SIGTERM or SIGINT starts the
+    ``concurrency`` (jobs), ``drain_seconds`` and ``max_megabytes`` (resident memory above which it
+    drains and ends; 0: any) default to the settings WORKER_CONCURRENCY, WORKER_DRAIN_SECONDS and
+    WORKER_MAX_MB; the rest is for BaseWorker. The first SIGTERM or SIGINT starts the
     drain, another one a second later or more ends it.
     """
 
@@ -262,6 +265,7 @@ class AsyncWorker(BaseWorker):
         *args: Any,
         concurrency: int | None = None,
         drain_seconds: float | None = None,
+        max_megabytes: int | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("log_job_description", False)  # it contains the job's arguments
@@ -269,6 +273,9 @@ class AsyncWorker(BaseWorker):
         self.concurrency = concurrency or _setting("WORKER_CONCURRENCY", 500)
         self.drain_seconds = (
             _setting("WORKER_DRAIN_SECONDS", 25) if drain_seconds is None else drain_seconds
+        )
+        self.max_megabytes = (
+            _setting("WORKER_MAX_MB", 0) if max_megabytes is None else max_megabytes
         )
         self._runs: dict[str, _Run] = {}  # by execution id
         self._deadline: float | None = None  # loop time at which the drain ends; None: no drain
@@ -371,13 +378,13 @@ class AsyncWorker(BaseWorker):
         if self._maintenance is not None:
             # Like RQ before the first job, but not for as long as somebody's callback hangs.
             await asyncio.wait({self._maintenance}, timeout=CLEANUP_SECONDS)
-        monitor = loop_monitor.start("worker") if settings.configured else None
         await self._call_back(_start_callbacks, "on_start")
         if threading.current_thread() is threading.main_thread():
             # Else the collector looks through all that the start has made, again and again, and
             # holds the event loop for a tenth of a second each time.
             gc.collect()
             gc.freeze()
+        monitor = loop_monitor.start("worker") if settings.configured else None
         checks = asyncio.create_task(self._keep_checking())
         try:
             return bool(await self._take_jobs(burst, max_jobs, max_idle_time))
@@ -497,18 +504,34 @@ class AsyncWorker(BaseWorker):
         self.executions[execution.id] = execution
         run = _Run(job, queue, execution)
         try:
-            self._insist(partial(self._note_start, job, queue, execution))
             function = job.func  # reads the arguments as well, and imports the module
-        except NotRecordedError:
-            raise
         except BaseException as error:  # noqa: BLE001  recorded as the job's failure
             run.error = error
-            return run
-        if inspect.iscoroutinefunction(function):
-            run.coroutine = function
         else:
-            run.penalty = ThreadDeathPenalty(self._time_limit(job))
+            if inspect.iscoroutinefunction(function):
+                run.coroutine = function
+            else:
+                run.penalty = ThreadDeathPenalty(self._time_limit(job))
+        try:
+            with run.lock:  # no heartbeat before the note
+                if run.coroutine is not None:
+                    # Somebody waits for what it makes; what Redis knows of it can come meanwhile.
+                    self._loop.call_soon_threadsafe(self._perform, run)
+                self._insist(partial(self._note_start, job, queue, execution))
+        except NotRecordedError:
+            if run.coroutine is None:
+                raise
+            logger.warning("Job %s was begun, but Redis is away and does not know it", job.id)
+        except BaseException as error:
+            if run.coroutine is None:
+                run.penalty, run.error = None, error
+            else:
+                logger.exception("Job %s was begun, but that could not be recorded", job.id)
         return run
+
+    def _perform(self, run: _Run) -> None:
+        self._runs[run.execution.id] = run
+        run.performance = self._loop.create_task(self._await(run))
 
     def _note_start(self, job: Job, queue: Queue, execution: Execution) -> None:
         """As RQ's prepare_execution and prepare_job_execution, but in one transaction.
@@ -547,9 +570,7 @@ class AsyncWorker(BaseWorker):
 
     def _start(self, run: _Run) -> None:
         self._runs[run.execution.id] = run
-        if run.coroutine is not None:
-            run.performance = self._loop.create_task(self._await(run))
-        elif run.penalty is not None:
+        if run.penalty is not None:
             run.performance = self._in_thread(partial(self._call, run))
         run.task = self._loop.create_task(self._see_through(run))
 
@@ -841,7 +862,16 @@ class AsyncWorker(BaseWorker):
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
+            self._end_when_too_large()
             await self._check()
+
+    def _end_when_too_large(self) -> None:
+        """Drain and end a process that has grown too large; its supervisor starts it anew."""
+        if self.max_megabytes and self._deadline is None and megabytes() > self.max_megabytes:
+            logger.warning(
+                "Worker %s: more than %d MB: another one takes over", self.name, self.max_megabytes
+            )
+            self._stop()
 
     async def _check(self) -> None:
         with_heartbeats = self._loop.time() >= self._next_heartbeat
@@ -1022,6 +1052,15 @@ def _import_ahead() -> None:
 def _setting(name: str, default: int) -> int:
     value: int = getattr(settings, name, default) if settings.configured else default
     return value
+
+
+def megabytes() -> float:
+    """The resident memory of this process; 0 where the system does not tell (not Linux)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -14,11 +14,11 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import cache, partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, connections, transaction
@@ -47,7 +47,12 @@ async def run(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     cancelled the function still runs to its end: write it so that this does no harm.
     """
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_threads(), partial(_call, fn, *args, **kwargs))
+    later: list[Callable[[], object]] = []
+    work = _threads().submit(partial(_call, later, fn, *args, **kwargs))
+    answer = asyncio.wrap_future(work)
+    # Behind the answer's own callback, so that the caller goes on before those threads compute.
+    work.add_done_callback(lambda _: _call_later(loop, later))
+    return await answer
 
 
 @cache
@@ -106,13 +111,31 @@ def money_transaction(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 def _in_transaction(fn: Callable[[], T], committed: list[bool]) -> T:
     with transaction.atomic(durable=True):
         transaction.on_commit(partial(committed.append, True))
-        with connection.cursor() as cursor:
-            cursor.execute(MONEY_SETTINGS)
         token = _in_money.set(True)
         try:
-            return fn()
+            with connection.execute_wrapper(_FirstStatement()):
+                return fn()
         finally:
             _in_money.reset(token)
+
+
+class _FirstStatement:
+    """Sends MONEY_SETTINGS along with the first statement: a round trip less for who waits."""
+
+    def __init__(self) -> None:
+        self._is_next = True
+
+    def __call__(
+        self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any
+    ) -> Any:
+        if not self._is_next or many:
+            return execute(sql, params, many, context)
+        self._is_next = False
+        result = execute(f"{MONEY_SETTINGS}; {sql}", params, many, context)
+        # On to the answer of the statement itself, behind those of the settings.
+        while context["cursor"].nextset():
+            pass
+        return result
 
 
 def after_commit(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -128,13 +151,59 @@ def after_commit(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> 
     transaction.on_commit(call, robust=True)
 
 
+def after_answer(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call a function when whoever called `run` goes on with its answer; at once outside of `run`.
+
+    For news that nobody waits for. What it raises is logged and no more.
+    """
+    later = _later.get()
+    call = partial(fn, *args, **kwargs)
+    if later is None:
+        _call_all([call])
+    else:
+        later.append(call)
+
+
 def in_money_transaction() -> bool:
     """Whether the caller is inside `money_transaction`."""
     return _in_money.get() and connection.in_atomic_block
 
 
-def _call(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+_later: ContextVar[list[Callable[[], object]] | None] = ContextVar("later", default=None)
+
+
+def _call(
+    later: list[Callable[[], object]], fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    token = _later.set(later)
     try:
         return fn(*args, **kwargs)
     finally:
+        _later.reset(token)
         connections.close_all()
+
+
+def _call_later(loop: asyncio.AbstractEventLoop, later: list[Callable[[], object]]) -> None:
+    """In the thread of a call that is over: hand what it left for later to a thread of its own."""
+    if not later:
+        return
+
+    def call() -> None:
+        _call([], _call_all, later)
+
+    def submit() -> None:
+        _threads().submit(call)
+
+    try:
+        # Twice around the loop: the first time the caller only hears that it may go on.
+        loop.call_soon_threadsafe(loop.call_soon, submit)
+    except RuntimeError:  # the loop is closed
+        call()
+
+
+def _call_all(calls: Iterable[Callable[[], object]]) -> None:
+    for call in calls:
+        try:
+            call()
+        except Exception:
+            logger.exception("what was left for later failed")

@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 import redis
 
-from chatproject.lib.metrics import LOOP_BLOCKS, LOOP_LAG
+from chatproject.lib.metrics import DELIVERY, LOOP_BLOCKS, LOOP_LAG
 from chatproject.lib.redis import sync_client
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ STALE = 3 * REPORT  # a process that has said nothing for so long has ended
 BLOCKS_KEPT_SECONDS = 24 * 60 * 60
 
 BLOCKS_KEPT = 100
+DELIVERIES_KEPT = 500
 LAGS_KEPT = 200  # beats, of which the figures are made: the last ten seconds
 
 PROJECT = f"{Path(__file__).resolve().parents[2]}{os.sep}"
@@ -65,7 +66,11 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class Loop(msgspec.Struct, frozen=True):
-    """What a process says of its loop: lags in milliseconds, over the last ten seconds."""
+    """What a process says of its loop: times in milliseconds.
+
+    Lags are those of the last ten seconds. Deliveries, of web processes, are the newest tokens' way
+    from the worker's tick to the socket; None while there are none.
+    """
 
     process: str
     role: str
@@ -74,6 +79,8 @@ class Loop(msgspec.Struct, frozen=True):
     worst: float
     lag_p50: float
     lag_max: float
+    delivery_p50: float | None = None
+    delivery_p99: float | None = None
 
 
 @dataclass(slots=True)
@@ -184,7 +191,25 @@ class LoopMonitor:
             worst=round(1000 * self._worst, 1),
             lag_p50=round(1000 * lags[len(lags) // 2], 1),
             lag_max=round(1000 * lags[-1], 1),
+            delivery_p50=_part(0.50),
+            delivery_p99=_part(0.99),
         )
+
+
+_deliveries: deque[float] = deque(maxlen=DELIVERIES_KEPT)
+
+
+def note_delivery(written: int) -> None:
+    """Note that an event goes to its reader now; `written` is when its worker wrote it (ms)."""
+    milliseconds = max(0.0, time.time() * 1000 - written)
+    DELIVERY.observe(milliseconds / 1000)
+    _deliveries.append(milliseconds)
+
+
+def _part(share: float) -> float | None:
+    """The delivery time that so large a share of the newest ones did not exceed."""
+    newest = sorted(_deliveries)
+    return round(newest[int(share * (len(newest) - 1))], 1) if newest else None
 
 
 def _task_of(loop: asyncio.AbstractEventLoop) -> str:

@@ -26,3 +26,8 @@ LOOP_BLOCKS = Counter(
     "parley_loop_blocks_total", "Moments in which the event loop stood still too long.", ["role"]
 )
 SLOW_RUNS = Counter("parley_slow_runs_total", "Runs that came near their time limit.")
+DELIVERY = Histogram(
+    "parley_delivery_seconds",
+    "From the worker's tick to the reader's socket, of a sample of the events.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
+)

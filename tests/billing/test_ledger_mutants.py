@@ -39,7 +39,7 @@ MUTANTS = {
         "charged = min(cost, found.amount)",
     ),
     "a settled hold stays held": ("account.held -= found.amount", "pass"),
-    "a shortfall is forgotten": ("shortfall=shortfall,", "shortfall=0,"),
+    "a shortfall is forgotten": ('"shortfall": shortfall,', '"shortfall": 0,'),
     "frozen accounts hold": ("AND status = 'active' AND debt = 0", "AND debt = 0"),
     "holds overlap": ("balance >= held + %(amount)s", "balance >= %(amount)s"),
     "a hold forgets what is due": (

@@ -168,7 +168,7 @@ LOCKS_REMOVED = {
         "Account.objects.select_for_update(no_key=True).get(pk=account_id)",
         "Account.objects.get(pk=account_id)",
     ),
-    "of hold and account": ('.select_for_update(of=("self", "account"), no_key=True)', ""),
+    "of hold and account": (" FOR NO KEY UPDATE OF hold, account", ""),
 }
 
 

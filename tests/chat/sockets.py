@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from channels.db import aclose_old_connections
 from channels.testing import WebsocketCommunicator
 from django.test import Client
 
@@ -98,8 +97,6 @@ async def open_tab(user: User | None, **headers: bytes) -> AsyncIterator[Tab]:
         yield tab
     finally:
         await communicator.disconnect(timeout=PATIENCE)
-        # The communicator has kept Channels from closing the connection that found the user.
-        await aclose_old_connections()
 
 
 def session_key(user: User) -> str:

@@ -63,6 +63,15 @@ async def test_the_log_tells_it_in_order_and_ends_with_the_end(owner, conversati
     assert "".join(deltas) == run.message.text == told[-1]["text"]
 
 
+async def test_some_events_tell_when_they_were_written(owner, conversation, valkey_client):
+    began = time.time() * 1000
+    run = await make(owner, conversation, "[[tokens=60 rate=100]]")
+    timed = {e["seq"]: e["t"] for e in log(valkey_client, run.pk) if "t" in e}
+    assert timed
+    assert all(seq % 10 == 0 for seq in timed)
+    assert all(began - 1 <= t <= time.time() * 1000 for t in timed.values())
+
+
 async def test_no_key_of_a_run_stays_for_ever(owner, conversation, valkey_client):
     run = await make(owner, conversation)
     assert 0 < valkey_client.ttl(runlog.log_key(run.pk)) <= runlog.ENDED_LOG_SECONDS

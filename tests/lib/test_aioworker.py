@@ -38,6 +38,7 @@ from chatproject.lib.aioworker import (
     AsyncWorker,
     Interrupted,
     ThreadDeathPenalty,
+    megabytes,
     on_shutdown,
     on_start,
 )
@@ -498,6 +499,13 @@ def test_suspended_in_burst_mode_it_quits(queue, connection):
     job = queue.enqueue(jobs.returns)
     assert make_worker(queue).work(burst=True) is False
     assert job.get_status() == JobStatus.QUEUED
+
+
+def test_a_worker_that_has_grown_too_large_finishes_what_it_has_and_ends(queue):
+    queue.enqueue(jobs.sleeps, 0.5)
+    assert megabytes() > 1
+    assert make_worker(queue, max_megabytes=1).work() is True
+    assert queue.finished_job_registry.count == 1
 
 
 def test_it_stops_after_a_number_of_jobs_when_they_are_over(queue, folder):

@@ -79,3 +79,13 @@ async def test_a_process_that_says_nothing_more_leaves_the_report(monitor, valke
     valkey_client.hset(loop_monitor.LOOPS, "gone:1", msgspec.json.encode(gone))
     assert [loop.process for loop in loop_monitor.report().loops] == [monitor.process]
     assert not valkey_client.hexists(loop_monitor.LOOPS, "gone:1")
+
+
+async def test_delivery_times_are_part_of_the_report(monitor):
+    for milliseconds in (10, 20, 400):
+        loop_monitor.note_delivery(int(time.time() * 1000) - milliseconds)
+    monitor._tell()
+    (mine,) = loop_monitor.report().loops
+    assert mine.delivery_p50 is not None
+    assert mine.delivery_p99 is not None
+    assert 10 <= mine.delivery_p50 <= mine.delivery_p99
