@@ -185,56 +185,39 @@ def fading(run_ids: Iterable[UUID], now: datetime) -> list[UUID]:
     return list(holds.values_list("pk", flat=True))
 
 
-def absorb(
-    *,
-    run_id: UUID,
-    attempt: int,
-    user_id: int,
-    price: ModelPrice | None,
-    is_held: bool,
-    model: str,
-    assistant: str,
-    conversation: UUID,
-    tokens: Tokens,
-    source: UsageRecord.Source,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Whose call of a provider it was, for what, and by which price.
+
+    `fee` is the assistant's, in micro-credits; `is_held` tells that the run has a hold. Without a
+    `price` nothing is charged or recorded.
+    """
+
+    run_id: UUID
+    attempt: int
+    user_id: int
+    price: ModelPrice | None
+    fee: int
+    is_held: bool
+    model: str
+    assistant: str
+    conversation: UUID
+
+
+def absorb(call: Call, *, tokens: Tokens, source: UsageRecord.Source) -> None:
     """Record what an attempt cost whose worker was lost: the operator bears it.
 
-    The hold stays for the attempt that ends the run. Without a price there is nothing to record.
+    The hold stays for the attempt that ends the run.
     """
-    if price is None:
+    if call.price is None:
         return
-    cost = pricing.cost(price, tokens)
-    usage.record(
-        run_id=run_id,
-        attempt=attempt,
-        user_id=user_id,
-        model=model,
-        assistant=assistant,
-        conversation=conversation,
-        hold_id=run_id if is_held else None,
-        price_id=price.pk,
-        tokens=tokens,
-        source=source,
-        cost=cost,
-        charged=0,
-        shortfall=0,
-        absorbed=cost,
-        finish=UsageRecord.Finish.CRASHED,
-    )
+    cost = pricing.cost(call.price, tokens)
+    _record(call, tokens, source, cost=cost, finish=UsageRecord.Finish.CRASHED)
 
 
 def charge(
+    call: Call,
     *,
-    run_id: UUID,
-    attempt: int,
-    user_id: int,
-    price: ModelPrice | None,
-    fee: int,
-    is_held: bool,
-    model: str,
-    assistant: str,
-    conversation: UUID,
     tokens: Tokens | None,
     source: UsageRecord.Source,
     finish: UsageRecord.Finish,
@@ -246,27 +229,42 @@ def charge(
     only with BILL_FAILED_PARTIAL; what is not charged by intent is recorded as absorbed. None when
     there is no price to charge by.
     """
-    if price is None:
+    if call.price is None:
         return None
     if tokens is None:
-        if is_held:
-            ledger.release(hold_id=run_id, by=by)
+        if call.is_held:
+            ledger.release(hold_id=call.run_id, by=by)
         return Charge(cost=0, charged=0)
-    cost = pricing.cost(price, tokens, fee=fee)
+    cost = pricing.cost(call.price, tokens, fee=call.fee)
     charged, shortfall = 0, 0
     is_ours = finish == UsageRecord.Finish.FAILED and not settings.BILL_FAILED_PARTIAL
-    if is_held:
-        settled = ledger.settle(hold_id=run_id, cost=0 if is_ours else cost, by=by)
+    if call.is_held:
+        settled = ledger.settle(hold_id=call.run_id, cost=0 if is_ours else cost, by=by)
         charged, shortfall = settled.charged, settled.shortfall
+    _record(call, tokens, source, cost=cost, charged=charged, shortfall=shortfall, finish=finish)
+    return Charge(cost=cost, charged=charged)
+
+
+def _record(
+    call: Call,
+    tokens: Tokens,
+    source: UsageRecord.Source,
+    *,
+    cost: int,
+    charged: int = 0,
+    shortfall: int = 0,
+    finish: UsageRecord.Finish,
+) -> None:
+    """Write a call down; what was neither charged nor short is absorbed."""
     usage.record(
-        run_id=run_id,
-        attempt=attempt,
-        user_id=user_id,
-        model=model,
-        assistant=assistant,
-        conversation=conversation,
-        hold_id=run_id if is_held else None,
-        price_id=price.pk,
+        run_id=call.run_id,
+        attempt=call.attempt,
+        user_id=call.user_id,
+        model=call.model,
+        assistant=call.assistant,
+        conversation=call.conversation,
+        hold_id=call.run_id if call.is_held else None,
+        price_id=call.price.pk if call.price else None,
         tokens=tokens,
         source=source,
         cost=cost,
@@ -275,4 +273,3 @@ def charge(
         absorbed=cost - charged - shortfall,
         finish=finish,
     )
-    return Charge(cost=cost, charged=charged)

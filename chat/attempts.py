@@ -58,16 +58,7 @@ def _requeue(run: Run, lost: Lost) -> None:
     usage = _delivered(run, lost.text, lost.reasoning)
     if usage is not None:
         metering.absorb(
-            run_id=run.pk,
-            attempt=run.attempt,
-            user_id=run.user_id,
-            price=run.price,
-            is_held=run.most > 0,
-            model=run.model_snapshot["provider_model"],
-            assistant=run.model_snapshot.get("assistant", ""),
-            conversation=run.conversation_id,
-            tokens=ending.tokens(usage),
-            source=ending.source(usage),
+            ending.call_of(run), tokens=ending.tokens(usage), source=ending.source(usage)
         )
     run.status = Run.Status.QUEUED
     # Without a text there is nothing to go on from: the one of the attempt before, if any, stays.

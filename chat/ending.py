@@ -158,6 +158,17 @@ def _charge(run: Run, outcome: Outcome) -> metering.Charge | None:
     nothing = is_empty and outcome.status != Run.Status.DONE
     usage = None if nothing else outcome.usage
     return metering.charge(
+        call_of(run),
+        tokens=tokens(usage) if usage else None,
+        source=source(usage),
+        finish=FINISH[outcome.status],
+        by=outcome.by,
+    )
+
+
+def call_of(run: Run) -> metering.Call:
+    """A run's present attempt as billing takes it; the run's price must be read with it."""
+    return metering.Call(
         run_id=run.pk,
         attempt=run.attempt,
         user_id=run.user_id,
@@ -167,10 +178,6 @@ def _charge(run: Run, outcome: Outcome) -> metering.Charge | None:
         model=run.model_snapshot["provider_model"],
         assistant=run.model_snapshot.get("assistant", ""),  # older runs do not name it
         conversation=run.conversation_id,
-        tokens=tokens(usage) if usage else None,
-        source=source(usage),
-        finish=FINISH[outcome.status],
-        by=outcome.by,
     )
 
 

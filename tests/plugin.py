@@ -40,6 +40,7 @@ ENVIRONMENT = {
     "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",  # nobody listens: a test names its own provider
     "OPENAI_API_KEY": "only-for-tests",
     "DEFAULT_MODEL": "stub-model",
+    "DB_POOL_SIZE": "48",  # many tests use as many threads as production has not
     "ENV_FILE": os.devnull,
 }
 
@@ -105,6 +106,29 @@ def empty_tables_quickly() -> Generator[None, None, None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DatabaseOperations, "sql_flush", sql_flush)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def drop_the_database_in_any_case() -> Generator[None, None, None]:
+    """End what sessions are left: on a busy machine one may still be on its way out."""
+    from django.db.backends.postgresql import creation
+
+    found: Any = creation.DatabaseCreation
+    django_way = found._destroy_test_db
+
+    def destroy(self: Any, name: str, verbosity: int) -> None:
+        self.connection.close_pool()
+        with self._nodb_cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = %s AND pid <> pg_backend_pid()",
+                [name],
+            )
+        django_way(self, name, verbosity)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(found, "_destroy_test_db", destroy)
         yield
 
 

@@ -81,7 +81,7 @@ async def test_a_worker_killed_between_the_last_byte_and_the_settlement_charges_
             account = await db.run(Account.objects.get, user=owner)
             with locked(account):
                 await asyncio.to_thread(provider.release, "money")
-                await asyncio.to_thread(wait_for_a_settlement_that_waits)
+                await db.run(wait_for_a_settlement_that_waits)
                 await asyncio.to_thread(stack.kill, "worker")
             end = await chat
     # All of the reply had been delivered; only its end was told by the sweeper.
@@ -131,7 +131,7 @@ async def test_the_attempt_that_ends_a_run_is_charged_and_the_lost_one_is_not(
             account = await db.run(Account.objects.get, user=owner)
             with locked(account):
                 await asyncio.to_thread(provider.release, "money")
-                await asyncio.to_thread(wait_for_a_settlement_that_waits)
+                await db.run(wait_for_a_settlement_that_waits)
                 await asyncio.to_thread(stack.kill, "worker")
             await asyncio.to_thread(stack.start, "worker")
             end = await chat

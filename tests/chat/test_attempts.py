@@ -259,7 +259,7 @@ async def test_a_worker_that_must_end_while_it_stores_an_end_still_tells_it(
     making = asyncio.create_task(generate.run(run.id, 1))
     account = await db.run(Account.objects.get, user=owner)
     with locked(account):
-        await asyncio.to_thread(wait_for_a_settlement_that_waits)
+        await db.run(wait_for_a_settlement_that_waits)
         making.cancel(aioworker.DRAINED)
         await asyncio.sleep(0.1)
         assert not making.done()
