@@ -379,11 +379,7 @@ class AsyncWorker(BaseWorker):
             # Like RQ before the first job, but not for as long as somebody's callback hangs.
             await asyncio.wait({self._maintenance}, timeout=CLEANUP_SECONDS)
         await self._call_back(_start_callbacks, "on_start")
-        if threading.current_thread() is threading.main_thread():
-            # Else the collector looks through all that the start has made, again and again, and
-            # holds the event loop for a tenth of a second each time.
-            gc.collect()
-            gc.freeze()
+        self._settle_memory()
         monitor = loop_monitor.start("worker") if settings.configured else None
         checks = asyncio.create_task(self._keep_checking())
         try:
@@ -397,6 +393,13 @@ class AsyncWorker(BaseWorker):
                 monitor.stop()
             gc.unfreeze()
             await self._clean_up()
+
+    def _settle_memory(self) -> None:
+        """Spare the collector what the start has made: it would look through it again and again,
+        and hold the event loop for a tenth of a second each time."""
+        if threading.current_thread() is threading.main_thread():
+            gc.collect()
+            gc.freeze()
 
     async def _take_jobs(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         taken, idle_since = 0, time.monotonic()

@@ -43,10 +43,11 @@ from chatproject.lib.aioworker import (
     on_start,
 )
 from tests.lib import aioworker_jobs as jobs
+from tests.lib.aioworker_guest import GuestWorker
 from tests.lib.aioworker_jobs import PATIENCE, Folder, wait_until
 
 
-class QuickWorker(AsyncWorker):
+class QuickWorker(GuestWorker):
     """Notices everything sooner, so that the tests need not wait."""
 
     dequeue_timeout = 0.05  # type: ignore[assignment]

@@ -23,6 +23,7 @@ from rq.worker import BaseWorker
 
 from chatproject.lib.aioworker import AsyncWorker
 from tests.lib import aioworker_jobs as jobs
+from tests.lib.aioworker_guest import GuestWorker
 
 DATE = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
 # What says nothing about jobs, or differs from one run to the next.
@@ -150,7 +151,7 @@ def last_line(text: bytes) -> bytes:
 
 
 def one_by_one(*arguments: Any, **options: Any) -> AsyncWorker:
-    return AsyncWorker(*arguments, concurrency=1, **options)
+    return GuestWorker(*arguments, concurrency=1, **options)
 
 
 @pytest.fixture(autouse=True)

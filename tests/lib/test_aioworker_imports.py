@@ -9,7 +9,7 @@ import redis
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from chatproject.lib.aioworker import AsyncWorker
+from tests.lib.aioworker_guest import GuestWorker
 
 
 def test_a_worker_imports_what_its_jobs_need_before_the_first_one(
@@ -20,7 +20,7 @@ def test_a_worker_imports_what_its_jobs_need_before_the_first_one(
     settings.WORKER_IMPORTS = ["needed_by_jobs"]
     with redis.Redis.from_url(valkey_url) as connection:
         queue = Queue("empty", connection=connection, serializer=JSONSerializer)
-        AsyncWorker([queue], connection=connection, serializer=JSONSerializer).work(burst=True)
+        GuestWorker([queue], connection=connection, serializer=JSONSerializer).work(burst=True)
     assert sys.modules.pop("needed_by_jobs", None) is not None
 
 
@@ -28,6 +28,6 @@ def test_a_module_that_is_not_there_ends_the_worker_at_once(valkey_url, settings
     settings.WORKER_IMPORTS = ["no_such_module"]
     with redis.Redis.from_url(valkey_url) as connection:
         queue = Queue("empty", connection=connection, serializer=JSONSerializer)
-        worker = AsyncWorker([queue], connection=connection, serializer=JSONSerializer)
+        worker = GuestWorker([queue], connection=connection, serializer=JSONSerializer)
         with pytest.raises(ModuleNotFoundError):
             worker.work(burst=True)

@@ -19,8 +19,9 @@ from rq.rate_limit import RateLimit, RateLimitRegistry
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
-from chatproject.lib.aioworker import REPEAT_SECONDS, AsyncWorker
+from chatproject.lib.aioworker import REPEAT_SECONDS
 from tests.lib import aioworker_jobs as jobs
+from tests.lib.aioworker_guest import GuestWorker
 from tests.lib.aioworker_jobs import PATIENCE, Folder, wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -97,7 +98,7 @@ def start(valkey_url: str, tmp_path: Path) -> Iterator[Any]:
 
 
 def burst(queue: Queue) -> None:
-    AsyncWorker([queue], connection=queue.connection, serializer=JSONSerializer).work(burst=True)
+    GuestWorker([queue], connection=queue.connection, serializer=JSONSerializer).work(burst=True)
 
 
 def assert_books_are_clean(queue: Queue) -> None:
