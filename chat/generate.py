@@ -148,14 +148,16 @@ def take(run_id: UUID, attempt: int) -> tuple[Run, context.Prompt | None] | None
     """Claim a run and build its prompt; None if it is not to be made.
 
     In one call, since each waits for a thread and a connection while somebody waits for the reply.
-    Without a prompt when the database went away in between: the run is claimed nevertheless.
+    Without a prompt when building it failed: the run is claimed nevertheless, and `_make`, which
+    has words for every fault, tries again.
     """
     work = claim(run_id, attempt)
     if work is None:
         return None
     try:
         return work, context.build(work)
-    except db.UNREACHABLE:
+    except Exception:
+        logger.warning("run %s: its prompt could not be built at once", run_id, exc_info=True)
         return work, None
 
 

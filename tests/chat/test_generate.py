@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from bench.stub_llm import reply_pieces
-from chat import ending, events, generate, llm, runlog, runs, sweeper, tick
+from chat import context, ending, events, generate, llm, runlog, runs, sweeper, tick
 from chat.models import Conversation, Message, MessagePart, Run
 from chatproject.lib import aioworker, db
 from tests.chat.helpers import client_id, send
@@ -293,6 +293,19 @@ async def test_a_lease_that_ran_out_is_taken_again_if_the_run_is_still_ours(
     await asyncio.to_thread(provider.release, "again")
     await asyncio.wait_for(making, 10)
     assert (await db.run(fresh, run.pk)).status == "done"
+
+
+async def test_a_fault_while_the_prompt_is_built_ends_the_run_with_words(
+    owner, conversation, monkeypatch
+):
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise ValueError("on purpose")
+
+    run = await db.run(send, owner, conversation)
+    monkeypatch.setattr(context, "build", fail)
+    await generate.run(run.id, 1)
+    run = await db.run(fresh, run.pk)
+    assert (run.status, run.error_code, run.charged) == ("failed", "internal", 0)
 
 
 async def test_a_lease_lost_while_the_end_is_stored_does_not_swallow_the_last_event(
