@@ -129,7 +129,8 @@ def _end(run_id: UUID, attempt: int, written: runlog.Written, *, is_stopped: boo
         run_id=run_id,
         attempt=attempt,
         status=Run.Status.RUNNING,
-        seq=written.seq + 1,
+        # Above all that its worker can have told, also when Redis has lost (some of) the log.
+        seq=events.first_seq(attempt + 1),
         outcome=outcome,
     )
     if event is None:
