@@ -8,13 +8,13 @@ from statistics import median
 
 from django.conf import settings
 from django.contrib.postgres.expressions import ArraySubquery
-from django.db import connection
 from django.db.models import F, OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
 from billing import accounts, metering
 from billing.models import Account, CreditLot, UsageRecord
 from billing.models.usage import Purpose
+from chatproject.lib import rows
 
 LOW_SHARE = 5  # low below a fifth of what came in last
 TYPICAL_OF = 20  # replies whose median cost is what a message costs typically
@@ -96,9 +96,7 @@ def brief(account_id: int) -> Brief:
 
     In plain SQL, since it is asked twice for each message.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(BRIEF, [TYPICAL_OF, account_id])
-        row = cursor.fetchone()
+    row = rows.first(BRIEF, [TYPICAL_OF, account_id])
     if row is None:
         raise Account.DoesNotExist(f"no account {account_id}")
     user_id, is_staff, balance, held, last_lot, typical = row

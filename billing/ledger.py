@@ -253,37 +253,35 @@ def _insert_hold(made: Hold, now: datetime) -> tuple[bool, bool]:
     One statement, so that the account's row is locked for no longer than the COMMIT needs. The
     insert goes first and waits for another one with the same key; the account is not touched then.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            WITH made AS (
-              INSERT INTO billing_hold (id, account_id, key, amount, status, shortfall, price_id,
-                model, conversation, expires_at, created_at, resolved_by)
-              VALUES (%(id)s, %(account)s, %(key)s, %(amount)s, 'active', 0, %(price)s,
-                %(model)s, %(conversation)s, %(expires_at)s, %(now)s, '')
-              ON CONFLICT (key) DO NOTHING RETURNING id
-            ), taken AS (
-              UPDATE billing_account SET held = held + %(amount)s, updated_at = %(now)s
-              WHERE EXISTS (SELECT FROM made) AND id = %(account)s
-                AND status = 'active' AND debt = 0 AND balance >= held + %(amount)s
-                AND (next_expiry_at IS NULL OR next_expiry_at > %(now)s)
-              RETURNING id
-            )
-            SELECT EXISTS (SELECT FROM made), EXISTS (SELECT FROM taken)
-            """,
-            {
-                "id": made.pk,
-                "account": made.account_id,
-                "key": made.key,
-                "amount": made.amount,
-                "price": made.price_id,
-                "model": made.model,
-                "conversation": made.conversation,
-                "expires_at": made.expires_at,
-                "now": now,
-            },
+    [(is_new, taken)] = rows.all(
+        """
+        WITH made AS (
+          INSERT INTO billing_hold (id, account_id, key, amount, status, shortfall, price_id,
+            model, conversation, expires_at, created_at, resolved_by)
+          VALUES (%(id)s, %(account)s, %(key)s, %(amount)s, 'active', 0, %(price)s,
+            %(model)s, %(conversation)s, %(expires_at)s, %(now)s, '')
+          ON CONFLICT (key) DO NOTHING RETURNING id
+        ), taken AS (
+          UPDATE billing_account SET held = held + %(amount)s, updated_at = %(now)s
+          WHERE EXISTS (SELECT FROM made) AND id = %(account)s
+            AND status = 'active' AND debt = 0 AND balance >= held + %(amount)s
+            AND (next_expiry_at IS NULL OR next_expiry_at > %(now)s)
+          RETURNING id
         )
-        is_new, taken = cursor.fetchone()
+        SELECT EXISTS (SELECT FROM made), EXISTS (SELECT FROM taken)
+        """,
+        {
+            "id": made.pk,
+            "account": made.account_id,
+            "key": made.key,
+            "amount": made.amount,
+            "price": made.price_id,
+            "model": made.model,
+            "conversation": made.conversation,
+            "expires_at": made.expires_at,
+            "now": now,
+        },
+    )
     made._state.adding = False
     return is_new, taken
 
@@ -301,13 +299,12 @@ def refuse_hold(account: Account, amount: int) -> None:
 def extend(*, hold_id: UUID, expires_at: datetime) -> bool:
     """Keep an active hold until a later time; False when it is resolved already."""
     _insist()
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE billing_hold SET expires_at = greatest(expires_at, %s)"
-            " WHERE id = %s AND status = 'active'",
-            [expires_at, hold_id],
-        )
-        return bool(cursor.rowcount)
+    found = rows.change(
+        "UPDATE billing_hold SET expires_at = greatest(expires_at, %s)"
+        " WHERE id = %s AND status = 'active'",
+        [expires_at, hold_id],
+    )
+    return bool(found)
 
 
 def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER) -> Settlement:
@@ -583,17 +580,16 @@ def _spendable(account: Account, first: UUID | None = None) -> list[Spendable]:
     What is past its date (kept alive by a hold) goes first, then by priority, by date of expiry,
     what was given before what was bought, the oldest first. `first` puts an order's lots in front.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT id, remaining, (expires_at <= %s) IS TRUE AS is_past
-            FROM billing_creditlot WHERE account_id = %s AND remaining > 0
-            ORDER BY (order_id = %s::uuid) IS TRUE DESC, is_past DESC, priority,
-              expires_at NULLS LAST, kind = 'paid', id
-            """,
-            [timezone.now(), account.pk, first],
-        )
-        return [Spendable(*row) for row in cursor.fetchall()]
+    found = rows.all(
+        """
+        SELECT id, remaining, (expires_at <= %s) IS TRUE AS is_past
+        FROM billing_creditlot WHERE account_id = %s AND remaining > 0
+        ORDER BY (order_id = %s::uuid) IS TRUE DESC, is_past DESC, priority,
+          expires_at NULLS LAST, kind = 'paid', id
+        """,
+        [timezone.now(), account.pk, first],
+    )
+    return [Spendable(*row) for row in found]
 
 
 def _take(account: Account, amount: int, first: UUID | None = None) -> list[Part]:
@@ -647,32 +643,30 @@ def _post(
         created_at=timezone.now(),
     )
     lot_ids, amounts = zip(*parts, strict=True)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            WITH entry AS (
-              INSERT INTO billing_ledgerentry (account_id, seq, kind, counter_account, amount,
-                balance_before, balance_after, idempotency_key, hold_id, order_id, refund_id,
-                dispute_id, actor_id, note, created_at)
-              VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id
-            ), part AS (
-              SELECT * FROM unnest(%s::bigint[], %s::bigint[]) AS part (lot_id, amount)
-            ), lot AS (
-              UPDATE billing_creditlot SET remaining = remaining + part.amount
-              FROM part WHERE id = part.lot_id AND part.amount < 0
-            ), move AS (
-              INSERT INTO billing_lotmove (entry_id, lot_id, amount)
-              SELECT entry.id, part.lot_id, part.amount FROM entry, part
-            )
-            SELECT id FROM entry
-            """,
-            [
-                account.pk, entry.seq, kind, counter, amount, entry.balance_before,
-                entry.balance_after, key, entry.hold_id, entry.order_id, entry.refund_id,
-                entry.dispute_id, actor_id, note, entry.created_at, list(lot_ids), list(amounts),
-            ],
-        )  # fmt: skip
-        [entry.pk] = cursor.fetchone()
+    [(entry.pk,)] = rows.all(
+        """
+        WITH entry AS (
+          INSERT INTO billing_ledgerentry (account_id, seq, kind, counter_account, amount,
+            balance_before, balance_after, idempotency_key, hold_id, order_id, refund_id,
+            dispute_id, actor_id, note, created_at)
+          VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id
+        ), part AS (
+          SELECT * FROM unnest(%s::bigint[], %s::bigint[]) AS part (lot_id, amount)
+        ), lot AS (
+          UPDATE billing_creditlot SET remaining = remaining + part.amount
+          FROM part WHERE id = part.lot_id AND part.amount < 0
+        ), move AS (
+          INSERT INTO billing_lotmove (entry_id, lot_id, amount)
+          SELECT entry.id, part.lot_id, part.amount FROM entry, part
+        )
+        SELECT id FROM entry
+        """,
+        [
+            account.pk, entry.seq, kind, counter, amount, entry.balance_before,
+            entry.balance_after, key, entry.hold_id, entry.order_id, entry.refund_id,
+            entry.dispute_id, actor_id, note, entry.created_at, list(lot_ids), list(amounts),
+        ],
+    )  # fmt: skip
     entry._state.adding = False
     account.balance += amount
     return entry

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import Q, Sum
 
 from billing import usage
 from billing.credits import show
 from billing.models import Account, Hold, Plan, SpendingLimit, UsageRecord
-from chatproject.lib import db
+from chatproject.lib import db, rows
 
 Period = SpendingLimit.Period
 SetBy = SpendingLimit.SetBy
@@ -59,8 +58,8 @@ def enforce(
     """Raise LimitReached if a hold of so many micro-credits would pass one of the account's limits.
 
     Call it inside `lib.db.money_transaction`, right before `ledger.hold`. When nothing limits the
-    account, that is one query and no lock; otherwise the account's row is locked until the COMMIT,
-    so that of two runs at once the second sees the hold of the first.
+    account (ANY says so beforehand), that is one query and no lock; otherwise the account's row is
+    locked until the COMMIT, so that of two runs at once the second sees the hold of the first.
     """
     if not db.in_money_transaction():
         raise RuntimeError("limits are enforced inside lib.db.money_transaction only")
@@ -77,24 +76,30 @@ def enforce(
             _enforce_messages(quota.amount, account)
 
 
-# In plain SQL, since it is asked with each message.
-LIMITS = """
+# All limits of `account`, which is a row of the statement that this is a part of.
+OF_ACCOUNT = f"""
 SELECT period, set_by, model, amount FROM billing_spendinglimit
-WHERE (account_id = %(account)s OR account_id IS NULL) AND model IN ('', %(model)s)
+WHERE (account_id = account.id OR account_id IS NULL) AND model IN ('', %(model)s)
 UNION ALL
-SELECT %(messages)s, '', '', monthly_messages FROM billing_plan
+SELECT '{MESSAGES}', '', '', monthly_messages FROM billing_plan
 WHERE monthly_messages IS NOT NULL AND id = coalesce(
-  (SELECT plan_id FROM billing_account WHERE id = %(account)s),
-  (SELECT id FROM billing_plan WHERE is_default)
+  account.plan_id, (SELECT id FROM billing_plan WHERE is_default)
 )
-"""
+"""  # noqa: S608 # of a name alone
+
+# Whether there is any.
+ANY = f"EXISTS ({OF_ACCOUNT})"
+
+LIMITS = f"""
+SELECT found.* FROM billing_account AS account, LATERAL ({OF_ACCOUNT}) AS found
+WHERE account.id = %(account)s
+"""  # noqa: S608 # of names alone
 
 
 def _limits(account_id: int, model: str, conversation: UUID | None) -> list[_Limit]:
     """All limits that a run is under, the plan's number of messages among them."""
-    with connection.cursor() as cursor:
-        cursor.execute(LIMITS, {"account": account_id, "model": model, "messages": MESSAGES})
-        found = [_Limit(*row) for row in cursor.fetchall()]
+    values = {"account": account_id, "model": model}
+    found = [_Limit(*row) for row in rows.all(LIMITS, values)]
     if conversation is None:
         found = [limit for limit in found if limit.period != Period.CONVERSATION]
     return sorted(found, key=lambda limit: (limit.amount, limit.period))

@@ -7,21 +7,23 @@ inside the caller's money transaction, together with the rows that they belong t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
+from django.core.exceptions import ObjectDoesNotExist
 from django.utils import timezone
 
 from billing import ledger, limits, pricing, usage
 from billing.ledger import InsufficientCredits
 from billing.models import Account, Hold, ModelPrice, UsageRecord
 from billing.pricing import Tokens
-from chatproject.lib import db
+from chatproject.lib import db, rows
 
 # A hold outlives the run that it is for, and whoever runs it renews it: see `keep`.
 HOLD_TIME = timedelta(seconds=settings.RUN_SECONDS) + timedelta(hours=1)
+YOUNG = timedelta(minutes=30)
 
 
 class NotPriced(Exception):
@@ -45,7 +47,7 @@ class Terms:
 
     `max_tokens` is the reply's cap, `shortened` tells that the balance lowered it, `amount` what the
     run may cost at most, in micro-credits; nothing is held when that is 0. `price_id` is None where
-    billing is switched off.
+    billing is switched off. `is_limited` tells that limits or quotas are to be looked at.
     """
 
     max_tokens: int
@@ -54,6 +56,7 @@ class Terms:
     amount: int = 0
     shortened: bool = False
     account_id: int | None = None
+    is_limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +76,38 @@ def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee:
     """
     if not settings.BILLING:
         return Terms(max_tokens=max_tokens)
-    price = pricing.in_force(model)
+    price, account, is_staff, is_limited = _conditions(user_id, model)
     if price is None:
         raise NotPriced(model)
-    account, is_staff = _payer(user_id)
+    if account is None:
+        account = ledger.open_account(user_id=user_id)
     if _is_free(is_staff=is_staff):
-        return Terms(max_tokens=max_tokens, price_id=price.pk, fee=fee, account_id=account.pk)
-    return _terms(account, price, prompt_tokens, max_tokens, fee)
+        terms = Terms(max_tokens=max_tokens, price_id=price.pk, fee=fee, account_id=account.pk)
+    else:
+        terms = _terms(account, price, prompt_tokens, max_tokens, fee)
+    return replace(terms, is_limited=is_limited)
 
 
-def _payer(user_id: int) -> tuple[Account, bool]:
-    """The user's account, opened if need be, and whether the user is of the staff."""
-    for found in Account.objects.raw(PAYER, [user_id]):
-        return found, found.is_staff  # type: ignore[attr-defined] # of PAYER
-    opened = ledger.open_account(user_id=user_id)
-    return opened, opened.user.is_staff
+def _conditions(user_id: int, model: str) -> tuple[ModelPrice | None, Account | None, bool, bool]:
+    """The price now, the user's account, whether they are of the staff, whether anything limits them.
+
+    In one statement of plain SQL, since it is asked with each message: see lib.rows.
+    """
+    values = {"user": user_id, "model": model, "at": timezone.now()}
+    row = rows.first(CONDITIONS, values, ModelPrice, Account)
+    if row is None:
+        raise ObjectDoesNotExist(f"there is no user {user_id}")
+    price, account, is_staff, is_limited = row
+    return price, account, is_staff, is_limited
 
 
-# In plain SQL, since it is asked with each message: see pricing.IN_FORCE.
-PAYER = """
-SELECT a.*, u.is_staff FROM billing_account a JOIN accounts_user u ON u.id = a.user_id
-WHERE a.user_id = %s
-"""
+CONDITIONS = f"""
+SELECT {rows.columns(ModelPrice, "price")}, {rows.columns(Account, "account")}, payer.is_staff,
+  {limits.ANY}
+FROM accounts_user AS payer LEFT JOIN billing_account AS account ON account.user_id = payer.id
+LEFT JOIN LATERAL ({pricing.IN_FORCE}) AS price ON true
+WHERE payer.id = %(user)s
+"""  # noqa: S608 # of names alone
 
 
 def is_free(account: Account) -> bool:
@@ -142,14 +155,15 @@ def hold(terms: Terms, *, user_id: int, run_id: UUID, model: str, conversation: 
     """
     if terms.account_id is None:
         return
-    # Quotas and limits count messages that cost nothing too.
-    limits.enforce(
-        account_id=terms.account_id,
-        user_id=user_id,
-        model=model,
-        conversation=conversation,
-        amount=terms.amount,
-    )
+    if terms.is_limited:
+        # Quotas and limits count messages that cost nothing too.
+        limits.enforce(
+            account_id=terms.account_id,
+            user_id=user_id,
+            model=model,
+            conversation=conversation,
+            amount=terms.amount,
+        )
     if not terms.amount:
         return
     try:
@@ -172,8 +186,17 @@ def expire_due(account_id: int) -> None:
     db.money_transaction(ledger.expire, account_id=account_id)
 
 
-def keep(run_id: UUID, now: datetime) -> bool:
-    """Keep the hold of a run for another HOLD_TIME; False when there is none any more."""
+# Until when the hold of `run` lasts, a row of the statement that this is a part of; NULL without one.
+HELD_UNTIL = "(SELECT expires_at FROM billing_hold WHERE id = run.id AND status = 'active')"
+
+
+def keep(run_id: UUID, now: datetime, held_until: datetime | None = None) -> bool:
+    """Keep the hold of a run for another HOLD_TIME; False when there is none any more.
+
+    One that is known to last for nearly as long is left as it is.
+    """
+    if held_until is not None and held_until >= now + HOLD_TIME - YOUNG:
+        return True
     return ledger.extend(hold_id=run_id, expires_at=now + HOLD_TIME)
 
 

@@ -63,7 +63,7 @@ class Tokens:
 
 def in_force(model: str, at: datetime | None = None) -> ModelPrice | None:
     """The price of a model (by the provider's name) at a moment, now by default; None: not offered."""
-    row = rows.first(IN_FORCE, [model, at or timezone.now()], ModelPrice)
+    row = rows.first(IN_FORCE, {"model": model, "at": at or timezone.now()}, ModelPrice)
     found: ModelPrice | None = None if row is None else row[0]
     return found
 
@@ -71,7 +71,7 @@ def in_force(model: str, at: datetime | None = None) -> ModelPrice | None:
 # In plain SQL, since it is asked with each message: see lib.rows.
 IN_FORCE = f"""
 SELECT {rows.columns(ModelPrice, "price")} FROM billing_modelprice AS price
-WHERE model = %s AND effective_from <= %s ORDER BY effective_from DESC LIMIT 1
+WHERE model = %(model)s AND effective_from <= %(at)s ORDER BY effective_from DESC LIMIT 1
 """  # noqa: S608 # of names alone
 
 

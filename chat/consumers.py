@@ -332,7 +332,6 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         await follower.leave()
         del self._followed[follower.run_id]
         self._due.pop(follower, None)
-        self._announced.pop(follower.run_id, None)
 
     async def _flush_outbox(self) -> None:
         while self._outbox:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db import connection
-
 from chat.models import Message, Run
+from chatproject.lib import rows
 
 # Walks from a message up to the root; the newest messages come first.
 PATH_SQL = """
@@ -69,9 +68,7 @@ class Prompt:
 
 def path(message_id: UUID, limit: int = LONGEST_PATH) -> list[UUID]:
     """Ids of a message and its ancestors, the message first, at most `limit`."""
-    with connection.cursor() as cursor:
-        cursor.execute(PATH_SQL, [message_id, limit])
-        return [row[0] for row in cursor.fetchall()]
+    return [row[0] for row in rows.all(PATH_SQL, [message_id, limit])]
 
 
 def build(run: Run, *, shrink: float = 1.0) -> Prompt:
@@ -149,10 +146,7 @@ def _ancestors(run: Run) -> Iterator[tuple[str, str]]:
             yield asked.role, asked.text
             message_id = asked.parent_id
     while message_id is not None:
-        with connection.cursor() as cursor:
-            cursor.execute(TEXTS_SQL, [message_id, CHUNK])
-            rows = cursor.fetchall()
-        for role, text, parent_id in rows:
+        for role, text, parent_id in rows.all(TEXTS_SQL, [message_id, CHUNK]):
             yield role, text
             message_id = parent_id
 

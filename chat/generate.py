@@ -119,7 +119,14 @@ async def run(run_id: UUID, attempt: int) -> Run | None:
         return None
     work, prompt = taken
     ticker = tick.ticker()
-    writer = await ticker.open(run_id, attempt, text=work.prefix, reasoning=work.prefix_reasoning)
+    assert work.started_at is not None
+    writer = ticker.open(
+        run_id,
+        attempt,
+        age=(timezone.now() - work.started_at).total_seconds(),
+        text=work.prefix,
+        reasoning=work.prefix_reasoning,
+    )
     try:
         return await _make_and_finish(work, prompt, ticker, writer)
     except Exception:
@@ -190,7 +197,7 @@ FROM chat_assistant AS assistant, chat_languagemodel AS model
 WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s
   AND assistant.id = run.assistant_id AND model.id = run.model_id
 RETURNING {rows.columns(Run, "run")}, {rows.columns(Assistant, "assistant")},
-  {rows.columns(LanguageModel, "model")}
+  {rows.columns(LanguageModel, "model")}, {metering.HELD_UNTIL}
 """  # noqa: S608 # of names alone
 
 
@@ -202,8 +209,8 @@ def _claim(run_id: UUID, attempt: int) -> Run | None:
     if claimed is None:
         return None
     run: Run
-    run, run.assistant, run.model = claimed
-    run.is_held = not run.most or metering.keep(run_id, now)
+    run, run.assistant, run.model, held_until = claimed
+    run.is_held = not run.most or metering.keep(run_id, now, held_until)
     return run
 
 
@@ -432,6 +439,7 @@ async def _open() -> None:
 
 async def _close() -> None:
     """Close what the runs of this process shared."""
+    await db.tell_news()
     await tick.shut()
     await llm.close()
 

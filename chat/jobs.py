@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
@@ -21,6 +21,7 @@ import redis
 from django.conf import settings
 from django_rq.queues import get_result_ttl
 from redis.client import Pipeline
+from redis.exceptions import NoScriptError
 from rq import worker_registration
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
@@ -89,21 +90,39 @@ def enqueue(run: Run, *, at_front: bool = False) -> Place | None:
     )
     job.origin = queue.name
     job.enqueue_at_front = at_front or attempt > 1
+    limits = _limits(run.user_id)
+
     # RQ's own way takes four round trips, knows no order but its own, and leaves the slots of jobs
     # that died where they are: the next one would wait for RQ's clean-up, about 300 seconds.
-    limits = _limits(run.user_id)
-    pipeline = queue.connection.pipeline()
-    pipeline.sadd(queue.redis_queues_keys, queue.key)
-    pipeline.zrem(limits.allowed_key, name, job_id(run.id, run.attempt))
-    pipeline.lrem(queue.key, 0, name)
-    pipeline.lrem(queue.intermediate_queue_key, 0, name)
-    limits.register(settings.USER_CONCURRENCY, pipeline)
-    job.save(pipeline)
-    pipeline.persist(job.key)
-    limits.add_to_rate_limited(name, pipeline, timestamp=run.queued_at.timestamp())
-    limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
-    _ask_place(pipeline, run.user_id, name)
-    return _place(*pipeline.execute()[-4:])
+    def put(pipeline: Pipeline) -> None:
+        pipeline.sadd(queue.redis_queues_keys, queue.key)
+        pipeline.zrem(limits.allowed_key, name, job_id(run.id, run.attempt))
+        pipeline.lrem(queue.key, 0, name)
+        pipeline.lrem(queue.intermediate_queue_key, 0, name)
+        limits.register(settings.USER_CONCURRENCY, pipeline)
+        job.save(pipeline)
+        pipeline.persist(job.key)
+        limits.add_to_rate_limited(name, pipeline, timestamp=run.queued_at.timestamp())
+        limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
+        _ask_place(pipeline, run.user_id, name)
+
+    return _place(*_execute(put)[-4:])
+
+
+def _execute(fill: Callable[[Pipeline], None]) -> list[Any]:
+    """Fill a pipeline and execute it; what it does must do no harm twice.
+
+    redis-py asks first whether Redis knows the scripts in it, for which each message would wait.
+    Here it tells when it does not, as it was restarted; then they are loaded.
+    """
+    pipeline = _queue().connection.pipeline()
+    fill(pipeline)
+    pipeline.scripts.clear()
+    try:
+        return list(pipeline.execute())
+    except NoScriptError:
+        fill(pipeline)
+        return list(pipeline.execute())
 
 
 def release(user_id: int, run_id: UUID, attempt: int) -> None:

@@ -44,6 +44,7 @@ class RunWriter:
         self.lost = False
         self.interrupt: Callable[[], None] = _do_nothing
         self.lease_until = 0.0  # by the loop's clock
+        self.is_leased = False  # Redis has been told
         self.part = 0  # which of a tick's parts it is written in, by its remainder
         self.events: list[bytes] = []
         self.logged = 0
@@ -67,6 +68,7 @@ class RunWriter:
         # missing for lost. NOMKSTREAM then answers nil, and all is written again.
         self.append_head = head(6, "XADD", self.log_key, "NOMKSTREAM")
         self.stop_key = bulk(runlog.stop_key(run_id).encode())
+        self.lease_key = runlog.lease_key(run_id)
 
     @property
     def next_seq(self) -> int:

@@ -25,6 +25,7 @@ from chatproject.lib.redis import sync_client
 
 LEASE_SECONDS = float(settings.RUN_LEASE_SECONDS)
 RENEW_SECONDS = LEASE_SECONDS / 3
+LEASE = int(LEASE_SECONDS * 1000)  # in milliseconds, as Redis wants it
 
 # Seconds. A running run's log outlives its time limit by an hour; once the run is over its row
 # answers, and the log serves only followers who are reading it at that moment.

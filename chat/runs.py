@@ -15,7 +15,7 @@ from uuid import UUID
 
 import redis
 from django.conf import settings
-from django.db import IntegrityError, connection
+from django.db import IntegrityError
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -73,9 +73,7 @@ def start(
         if parent_id is not None and not conversation.messages.filter(pk=parent_id).exists():
             raise ChatError("not_found")
         sent = _message(conversation, follows, text)
-        run = _add_run(user, conversation, sent, client_id)
-        _show(conversation, run.message, text)
-        return run
+        return _add_run(user, conversation, sent, client_id)
 
     return _start(user, conversation_id, client_id, store)
 
@@ -92,7 +90,6 @@ def regenerate(*, user: User, message_id: UUID, client_id: str) -> Started:
     asked = reply.parent
 
     def store(conversation: Conversation) -> Run:
-        # The leaf moves when the new reply is there: a failure must not take the old one away.
         return _add_run(user, conversation, asked, client_id)
 
     return _start(user, reply.conversation_id, client_id, store)
@@ -110,9 +107,7 @@ def edit(*, user: User, message_id: UUID, text: str, client_id: str) -> Started:
 
     def store(conversation: Conversation) -> Run:
         sent = _message(conversation, message.parent_id, text)
-        run = _add_run(user, conversation, sent, client_id)
-        _show(conversation, run.message, text)
-        return run
+        return _add_run(user, conversation, sent, client_id)
 
     return _start(user, message.conversation_id, client_id, store)
 
@@ -241,19 +236,18 @@ def _others(conversation: Conversation, client_id: str) -> dict[str, UUID]:
     In plain SQL, since it is asked with each message: Django takes longer to write it than Postgres
     to answer it.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT client_id, id FROM chat_run WHERE conversation_id = %s"
-            " AND (client_id = %s OR status IN ('queued', 'running'))",
-            [conversation.pk, client_id],
-        )
-        return dict(cursor.fetchall())
+    found = rows.all(
+        "SELECT client_id, id FROM chat_run WHERE conversation_id = %s"
+        " AND (client_id = %s OR status IN ('queued', 'running'))",
+        [conversation.pk, client_id],
+    )
+    return dict(found)
 
 
 def _begin(user: User, client_id: str) -> Conversation:
     """The conversation that this client_id began, or a new one with the default assistant.
 
-    A new one is stored by `_show`, when it has its messages and its name.
+    A new one is stored by `_add_run`, with its messages and its name.
     """
     begun: Conversation | None = (
         Conversation.objects.kept().with_lock().filter(owner=user, client_id=client_id).first()
@@ -274,7 +268,10 @@ def _message(conversation: Conversation, parent_id: UUID | None, text: str) -> M
 
 
 def _add_run(user: User, conversation: Conversation, asked: Message, client_id: str) -> Run:
-    """An empty reply to a message, and the queued run that will fill it."""
+    """Store an empty reply to a message, and the queued run that will fill it.
+
+    A message that is new, and thereby the place in the conversation, is stored with them.
+    """
     reply = Message(
         conversation=conversation,
         parent=asked,
@@ -297,23 +294,25 @@ def _add_run(user: User, conversation: Conversation, asked: Message, client_id: 
         },
     )
     terms.agree(run)
-    rows.insert(*([asked] if asked._state.adding else []), reply, run)
+    if asked._state.adding:
+        rows.write(asked, reply, run, _showing(conversation, reply, asked.text))
+    else:
+        # The leaf moves when the new reply is there: a failure must not take the old one away.
+        rows.write(reply, run)
     return run
 
 
-def _show(conversation: Conversation, reply: Message, text: str) -> None:
-    """Let the page end with a new reply, and name the conversation if it has no name."""
+def _showing(conversation: Conversation, reply: Message, text: str) -> Conversation | rows.Change:
+    """What lets the page end with a new reply, and names the conversation if it has no name."""
     conversation.leaf = reply
     conversation.updated_at = timezone.now()
     conversation.title = conversation.title or _title(text)
     if conversation._state.adding:
-        # Its messages are there already: the database looks at what they refer to at the COMMIT.
-        rows.insert(conversation)
-    else:
-        rows.change(
-            "UPDATE chat_conversation SET leaf_id = %s, updated_at = %s, title = %s WHERE id = %s",
-            [reply.pk, conversation.updated_at, conversation.title, conversation.pk],
-        )
+        return conversation
+    return rows.Change(
+        "UPDATE chat_conversation SET leaf_id = %s, updated_at = %s, title = %s WHERE id = %s",
+        [reply.pk, conversation.updated_at, conversation.title, conversation.pk],
+    )
 
 
 def _title(text: str) -> str:

@@ -50,8 +50,6 @@ POLL = 0.100  # how often stop flags are looked at, whether or not tokens flow
 PAUSE = 0.5  # after Redis or the database did not answer
 CLOSE_PATIENCE = 5.0  # how long a run's last event may wait for a Redis that is away
 
-LEASE = int(runlog.LEASE_SECONDS * 1000)  # in milliseconds, as Redis wants it
-
 # Renews each lease that still holds its attempt. Answers 1 (renewed), 0 (gone) or -1 (another's).
 RENEW = """
 local answers = {}
@@ -96,22 +94,18 @@ class Ticker:
         self._rounds: list[asyncio.Future[bool]] = []  # who waits for the end of a write
         self._task: asyncio.Task[None] | None = None
 
-    async def open(
-        self, run_id: UUID, attempt: int, *, text: str = "", reasoning: str = ""
+    def open(
+        self, run_id: UUID, attempt: int, *, age: float, text: str = "", reasoning: str = ""
     ) -> RunWriter:
-        """Take the lease of an attempt that was just claimed, and begin to write its events.
+        """Begin to write the events of an attempt that was claimed `age` seconds ago.
 
-        `text` and `reasoning` are what a later attempt goes on from.
+        `text` and `reasoning` are what a later attempt goes on from. The lease is written with the
+        first events; the sweeper counts on it from the claim on, for as long as a lease lasts.
         """
         writer = RunWriter(run_id, attempt, self._wake, self._hold)
         writer.part = self._opened
         self._opened += 1
-        now = asyncio.get_running_loop().time()
-        try:
-            await self._redis.command("SET", runlog.lease_key(run_id), attempt, "PX", LEASE)
-            writer.lease_until = now + runlog.LEASE_SECONDS
-        except redis.RedisError:
-            logger.warning("run %s begins without a lease: Redis is away", run_id)
+        writer.lease_until = asyncio.get_running_loop().time() - age + runlog.LEASE_SECONDS
         self._writers[run_id] = writer
         writer.start(text, reasoning)
         if self._task is None or self._task.done():
@@ -275,7 +269,10 @@ class Ticker:
         if now - self._renewed_at >= runlog.RENEW_SECONDS or any(
             writer.lease_until <= now for writer in self._writers.values()
         ):
-            await self._renew(list(self._writers.values()))
+            # A new one takes its lease with its first events; an earlier attempt's may be there yet.
+            await self._renew(
+                [w for w in self._writers.values() if w.is_leased or w.lease_until <= now]
+            )
             now = loop.time()
         batch = Batch(self._redis, self._others)
         writing = [w for w in due if w.lease_until > now and self._is_known(w)]
@@ -295,14 +292,17 @@ class Ticker:
 
     async def _renew(self, writers: list[RunWriter]) -> None:
         now = asyncio.get_running_loop().time()
+        if not writers:
+            self._renewed_at = now
+            return
         commands = [
             pack(
                 "EVAL",
                 RENEW,
                 len(writers),
-                *[runlog.lease_key(writer.run_id) for writer in writers],
+                *[writer.lease_key for writer in writers],
                 *[writer.attempt for writer in writers],
-                LEASE,
+                runlog.LEASE,
             )
         ]
         commands += [pack("EXPIRE", writer.log_key, runlog.LOG_SECONDS) for writer in writers]
@@ -327,9 +327,10 @@ class Ticker:
         now = asyncio.get_running_loop().time()
         for writer in writers:
             if writer.run_id in ours and await self._redis.command(
-                "SET", runlog.lease_key(writer.run_id), writer.attempt, "PX", LEASE, "NX"
+                "SET", writer.lease_key, writer.attempt, "PX", runlog.LEASE, "NX"
             ):
                 writer.lease_until = now + runlog.LEASE_SECONDS
+                writer.is_leased = True
             elif writer.is_ending and writer.closed is None:
                 continue  # over, perhaps by our own hand: until that is known it says nothing
             elif writer.closed is None:
@@ -337,6 +338,7 @@ class Ticker:
             else:
                 # It is over by our own hand; only its last event is still to be told.
                 writer.lease_until = now + runlog.LEASE_SECONDS
+                writer.is_leased = True
 
     def _lose(self, writer: RunWriter) -> None:
         logger.warning("run %s is no more attempt %d's", writer.run_id, writer.attempt)

@@ -43,6 +43,7 @@ class _News:
     logged: int
     published: int
     end: int
+    leases: bool
     closes: bool
 
 
@@ -65,14 +66,17 @@ class Batch:
             writer.logged,
             writer.published,
             len(writer.events),
+            not writer.is_leased,
             writer.closed is not None,
         )
         self._news.append(news)
+        if news.leases:
+            self._command("SET", writer.lease_key, writer.attempt, "PX", runlog.LEASE)
         self._log(news)
         self._publish(news)
         if news.closes:
             self._command("EXPIRE", writer.log_key, runlog.ENDED_LOG_SECONDS)
-            self._command("DEL", runlog.lease_key(writer.run_id), runlog.stop_key(writer.run_id))
+            self._command("DEL", writer.lease_key, runlog.stop_key(writer.run_id))
 
     def _log(self, news: _News) -> None:
         writer, main = news.writer, self._main
@@ -132,6 +136,12 @@ class Batch:
         """Take note of the answers that are a writer's; returns what Redis refused."""
         writer = news.writer
         fault = None
+        if news.leases:
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                fault = answer
+            else:
+                writer.is_leased = True
         for index in range(news.logged, news.end):
             answer = next(answers)
             if answer is None:

@@ -12,4 +12,4 @@ class ChatprojectConfig(AppConfig):
         from chatproject import checks  # noqa: F401 # registers them
         from chatproject.lib import db_pool
 
-        db_pool.try_again_soon()
+        db_pool.set_up()

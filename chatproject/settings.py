@@ -97,6 +97,9 @@ DATABASES["default"]["OPTIONS"]["pool"] = {
 }
 # A server that went away must be noticed when a connection is taken from the pool.
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+# The statements of lib.rows are prepared at their first use in a connection.
+DB_PREPARE = env.flag("DB_PREPARE", default=True)
+DATABASES["default"]["OPTIONS"]["prepare_threshold"] = 0 if DB_PREPARE else None
 
 # Threads through which asynchronous code reaches the database, per process: see lib.db.
 DB_THREADS = env.integer("DB_THREADS", 8, least=1)

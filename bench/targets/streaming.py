@@ -11,7 +11,7 @@ from bench.load import Reply, Round
 from bench.tally import Tally
 from bench.targets.base import Place, Target
 
-TTFT_MESSAGES = 6  # of each user, one after another in one conversation
+TTFT_MESSAGES = 12  # of each user, one after another in one conversation
 TTFT_TOKENS = 30
 BURST_TOKENS = 60
 

@@ -2,10 +2,11 @@
 
 How a job travels::
 
-    Redis ─► _take           thread "take"    dequeues, imports and begins, enters RQ's execution
+    Redis ─► _take           thread "take"    dequeues, imports and begins
           ─► _see_through    event loop       one task per job, from its start to its last record
                ├─► _await      event loop     a coroutine function, in a task of its own
                ├─► _call       own thread     a plain function
+               ├─► _note_start threads "books"  RQ's execution (of a plain function before it begins)
                └─► _record_…   threads "books"  RQ's _finalize_success, _finalize_failure; _put_back
 
 Who owns what. The event loop (uvloop) decides everything and alone changes ``_runs``; it never
@@ -82,6 +83,7 @@ DRAINED = "drained"
 
 PLAIN_THREADS = 8  # plain functions at once; while all are busy no further job is taken
 BOOK_THREADS = 4  # more of them would only wait for each other
+NOTE_AFTER = 0.03  # seconds from the begin of a job to the note of it
 CHECK_SECONDS = 1  # between two looks at Redis: suspension, own registration, state
 CLEANUP_SECONDS = 5.0  # for a cancelled job to clean up, and for each callback
 REPEAT_SECONDS = 1.0  # Ctrl-C reaches a worker twice: from the terminal and from its supervisor
@@ -226,6 +228,7 @@ class _Run:
     penalty: ThreadDeathPenalty | None = None
     task: asyncio.Task[None] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    is_noted: bool = False  # Redis knows that it runs: no heartbeats before
     is_ending: bool = False  # its end is being written: no more heartbeats
 
     @property
@@ -513,41 +516,42 @@ class AsyncWorker(BaseWorker):
         else:
             if inspect.iscoroutinefunction(function):
                 run.coroutine = function
-            else:
-                run.penalty = ThreadDeathPenalty(self._time_limit(job))
+                self._loop.call_soon_threadsafe(self._perform, run)
+                return run  # noted a little later: see _note_begun
+            run.penalty = ThreadDeathPenalty(self._time_limit(job))
         try:
-            with run.lock:  # no heartbeat before the note
-                if run.coroutine is not None:
-                    # Somebody waits for what it makes; what Redis knows of it can come meanwhile.
-                    self._loop.call_soon_threadsafe(self._perform, run)
-                self._insist(partial(self._note_start, job, queue, execution))
+            self._note_start(run)
         except NotRecordedError:
-            if run.coroutine is None:
-                raise
-            logger.warning("Job %s was begun, but Redis is away and does not know it", job.id)
-        except BaseException as error:
-            if run.coroutine is None:
-                run.penalty, run.error = None, error
-            else:
-                logger.exception("Job %s was begun, but that could not be recorded", job.id)
+            raise
+        except BaseException as error:  # noqa: BLE001  recorded as the job's failure
+            run.penalty, run.error = None, error
         return run
 
     def _perform(self, run: _Run) -> None:
         self._runs[run.execution.id] = run
         run.performance = self._loop.create_task(self._await(run))
 
-    def _note_start(self, job: Job, queue: Queue, execution: Execution) -> None:
+    def _note_start(self, run: _Run) -> None:
         """As RQ's prepare_execution and prepare_job_execution, but in one transaction.
 
-        Somebody waits for the job. The worker's own heartbeat comes with `_check_in`.
+        Somebody waits for the job. The worker's own heartbeat comes with `_check_in`. Raises
+        NotRecordedError when the worker has to end while Redis is away.
         """
-        with self.connection.pipeline() as pipeline:
-            self._enter(job, execution, pipeline)
+
+        def write(pipeline: Pipeline) -> None:
+            # Somebody may have deleted the job already: there must not be half of it again.
+            is_there = pipeline.exists(run.job.key)
+            pipeline.multi()
+            self._enter(run.job, run.execution, pipeline)
             self.set_state(WorkerStatus.BUSY, pipeline)
-            job.prepare_for_execution(self.name, pipeline)
-            pipeline.persist(job.key)
-            pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
-            pipeline.execute()
+            if is_there:
+                run.job.prepare_for_execution(self.name, pipeline)
+                pipeline.persist(run.job.key)
+            pipeline.lrem(run.queue.intermediate_queue_key, 1, run.job.id)
+
+        with run.lock:
+            self._insist(lambda: self.connection.transaction(write, run.job.key))
+            run.is_noted = True
 
     def _enter(self, job: Job, execution: Execution, pipeline: Pipeline) -> None:
         """Write the execution everywhere where Execution.create() has written it."""
@@ -581,6 +585,8 @@ class AsyncWorker(BaseWorker):
         """From the start of a job to the record of its end."""
         try:
             if run.performance is not None:
+                if run.coroutine is not None:
+                    await self._note_begun(run)
                 await asyncio.wait({run.performance})
         except asyncio.CancelledError:
             # Only _drain cancels this task, and only while the job goes on.
@@ -591,6 +597,25 @@ class AsyncWorker(BaseWorker):
             self.executions.pop(run.execution.id, None)
             del self._runs[run.execution.id]
             self._news.set()
+
+    async def _note_begun(self, run: _Run) -> None:
+        """Note that a coroutine function has begun, NOTE_AFTER seconds later or when it has ended.
+
+        Somebody waits for what it makes. The note is work for the processor too, and Redis can
+        learn of it when the first steps have been made.
+        """
+        assert run.performance is not None
+        await asyncio.wait({run.performance}, timeout=NOTE_AFTER)
+
+        def note() -> None:
+            try:
+                self._note_start(run)
+            except NotRecordedError:
+                logger.warning("Job %s was begun, but Redis does not know it", run.job.id)
+            except BaseException:
+                logger.exception("Job %s was begun, but that could not be recorded", run.job.id)
+
+        await self._loop.run_in_executor(self._books, note)
 
     async def _await(self, run: _Run) -> None:
         """The task of a coroutine function. No exception leaves it, as some would end the loop."""
@@ -948,7 +973,8 @@ class AsyncWorker(BaseWorker):
         # A run whose lock is taken is being recorded in this moment.
         held = [run for run in runs if run.lock.acquire(blocking=False)]
         try:
-            self._beat_held([run for run in held if not run.is_ending], is_forgotten)
+            beating = [run for run in held if run.is_noted and not run.is_ending]
+            self._beat_held(beating, is_forgotten)
         finally:
             for run in held:
                 run.lock.release()

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import cache, partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, connections, transaction
+from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolTimeout
 
 from chatproject.lib import metrics
@@ -36,6 +37,8 @@ UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 # would wait for the messages that are being stored.
 GIVE_WAY = 0.001
 
+NEWS_AFTER = 0.02  # seconds from an answer to what is left for after it
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -49,10 +52,8 @@ async def run(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     loop = asyncio.get_running_loop()
     later: list[Callable[[], object]] = []
     work = _threads().submit(partial(_call, later, fn, *args, **kwargs))
-    answer = asyncio.wrap_future(work)
-    # Behind the answer's own callback, so that the caller goes on before those threads compute.
     work.add_done_callback(lambda _: _call_later(loop, later))
-    return await answer
+    return await asyncio.wrap_future(work)
 
 
 @cache
@@ -111,31 +112,26 @@ def money_transaction(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 def _in_transaction(fn: Callable[[], T], committed: list[bool]) -> T:
     with transaction.atomic(durable=True):
         transaction.on_commit(partial(committed.append, True))
+        _begin_money()
         token = _in_money.set(True)
         try:
-            with connection.execute_wrapper(_FirstStatement()):
-                return fn()
+            return fn()
         finally:
             _in_money.reset(token)
 
 
-class _FirstStatement:
-    """Sends MONEY_SETTINGS along with the first statement: a round trip less for who waits."""
+def _begin_money() -> None:
+    """Send BEGIN and MONEY_SETTINGS in one round trip.
 
-    def __init__(self) -> None:
-        self._is_next = True
-
-    def __call__(
-        self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any
-    ) -> Any:
-        if not self._is_next or many:
-            return execute(sql, params, many, context)
-        self._is_next = False
-        result = execute(f"{MONEY_SETTINGS}; {sql}", params, many, context)
-        # On to the answer of the statement itself, behind those of the settings.
-        while context["cursor"].nextset():
-            pass
-        return result
+    psycopg would send a BEGIN of its own ahead of the first statement, unless the connection commits
+    each statement by itself. So it is told that this one does; Django tells it so at the end anyway.
+    """
+    psycopg = connection.connection
+    begin = psycopg.info.transaction_status == TransactionStatus.IDLE  # in a test it may be begun
+    if begin:
+        psycopg.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"BEGIN; {MONEY_SETTINGS}" if begin else MONEY_SETTINGS)
 
 
 def after_commit(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -152,9 +148,10 @@ def after_commit(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 def after_answer(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Call a function when whoever called `run` goes on with its answer; at once outside of `run`.
+    """Call a function a moment after the answer of the `run` that this is in; at once outside of it.
 
-    For news that nobody waits for. What it raises is logged and no more.
+    For news that nobody waits for: until then the processor is left to those who do. What it raises
+    is logged and no more.
     """
     later = _later.get()
     call = partial(fn, *args, **kwargs)
@@ -192,13 +189,27 @@ def _call_later(loop: asyncio.AbstractEventLoop, later: list[Callable[[], object
         _call([], _call_all, later)
 
     def submit() -> None:
+        del _waiting[call]
         _threads().submit(call)
 
+    def wait() -> None:
+        _waiting[call] = loop.call_later(NEWS_AFTER, submit)
+
     try:
-        # Twice around the loop: the first time the caller only hears that it may go on.
-        loop.call_soon_threadsafe(loop.call_soon, submit)
+        loop.call_soon_threadsafe(wait)
     except RuntimeError:  # the loop is closed
         call()
+
+
+_waiting: dict[Callable[[], None], asyncio.TimerHandle] = {}
+
+
+async def tell_news() -> None:
+    """Do at once what `after_answer` left for later, before the event loop ends."""
+    for call, timer in [*_waiting.items()]:
+        timer.cancel()
+        del _waiting[call]
+        await asyncio.to_thread(call)
 
 
 def _call_all(calls: Iterable[Callable[[], object]]) -> None:

@@ -1,19 +1,26 @@
-"""Models from plain SQL, for the few statements that each message needs.
+"""Plain SQL and models from it, for the few statements that each message needs.
 
 Django takes longer to write such a query than Postgres to answer it, and its `raw` takes nearly as
 long to find out which column is which. Here the statement names them: `columns` in the SELECT or
-RETURNING, and the same models in the same order for `first`.
+RETURNING, and the same models in the same order for `first`. And Postgres takes longer to plan such
+a statement than to execute it, so each connection prepares it once (setting DB_PREPARE).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
+from django.db.backends.postgresql.base import ServerBindingCursor
+from django.db.backends.utils import CursorWrapper
 from django.db.models import Model
+
+Params = Sequence[Any] | Mapping[str, Any]
 
 
 def columns(model: type[Model], table: str) -> str:
@@ -21,20 +28,18 @@ def columns(model: type[Model], table: str) -> str:
     return ", ".join(f"{table}.{field.column}" for field in model._meta.concrete_fields)
 
 
-def first(
-    sql: str, params: Sequence[Any] | Mapping[str, Any], *models: type[Model]
-) -> tuple[Any, ...] | None:
+def first(sql: str, params: Params, *models: type[Model]) -> tuple[Any, ...] | None:
     """The first row as one object per model, or None without a row.
 
-    Instead of an object there is None where an outer join found nothing. Whatever the statement
-    tells after the models' columns is not read.
+    Instead of an object there is None where an outer join found nothing. What the statement tells
+    after the models' columns follows as it is.
     """
-    with connection.cursor() as cursor:
+    with _cursor() as cursor:
         cursor.execute(sql, params)
         row = cursor.fetchone()
     if row is None:
         return None
-    found: list[Model | None] = []
+    found: list[Any] = []
     begin = 0
     for model in models:
         names, converters = _shape(model)
@@ -44,41 +49,85 @@ def first(
             values[index] = convert(values[index])
         # The first column of each of our models is its key, which is never NULL in a row.
         found.append(None if values[0] is None else model.from_db("default", names, values))
-    return tuple(found)
+    return (*found, *row[begin:])
 
 
-def insert(*objects: Model) -> None:
-    """Insert new objects in one statement, those of one model side by side.
+def all(sql: str, params: Params) -> list[tuple[Any, ...]]:
+    """All rows as they are."""
+    with _cursor() as cursor:
+        cursor.execute(sql, params)
+        return list(cursor.fetchall())
 
-    Their references may be to each other: the database looks at them at the COMMIT. No signals.
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A statement that `write` sends with others."""
+
+    sql: str
+    params: Sequence[Any]
+
+
+def write(*what: Model | Change) -> None:
+    """Insert new objects and make changes, all in one statement.
+
+    Objects of one model stand side by side. Their references may be to each other: the database
+    looks at them at the COMMIT. No signals. What is changed must be there before.
     """
-    statements, params = [], []
-    model: type[Model]
-    for model, some in groupby(objects, type):
-        values = []
-        for made in some:
-            row = [_stored(field, made) for field in model._meta.concrete_fields]
-            values.append(f"({', '.join(['%s'] * len(row))})")
-            params += row
-            made._state.adding = False
-            made._state.db = "default"
-        names = ", ".join(str(field.column) for field in model._meta.concrete_fields)
-        table = model._meta.db_table
-        statements.append(f"INSERT INTO {table} ({names}) VALUES {', '.join(values)}")  # noqa: S608 # of names alone
+    statements: list[str] = []
+    params: list[Any] = []
+    for kind, some in groupby(what, type):
+        if issubclass(kind, Model):
+            inserting = _inserting(kind, list(some))
+            statements.append(inserting.sql)
+            params += inserting.params
+        else:
+            for one in some:
+                assert isinstance(one, Change)
+                statements.append(one.sql)
+                params += one.params
     *others, last = statements
     parts = ", ".join(f"part_{index} AS ({sql})" for index, sql in enumerate(others))
     change(f"WITH {parts} {last}" if parts else last, params)
+
+
+def _inserting(model: type[Model], objects: Sequence[Any]) -> Change:
+    values = []
+    params: list[Any] = []
+    for made in objects:
+        row = [_stored(field, made) for field in model._meta.concrete_fields]
+        # Nulls stand in the statement: psycopg parses one of more than 50 values each time anew.
+        values.append(f"({', '.join('NULL' if value is None else '%s' for value in row)})")
+        params += [value for value in row if value is not None]
+        made._state.adding = False
+        made._state.db = "default"
+    names = ", ".join(str(field.column) for field in model._meta.concrete_fields)
+    table = model._meta.db_table
+    return Change(f"INSERT INTO {table} ({names}) VALUES {', '.join(values)}", params)  # noqa: S608 # of names alone
 
 
 def _stored(field: Any, made: Model) -> Any:
     return field.get_db_prep_save(field.pre_save(made, add=True), connection)
 
 
-def change(sql: str, params: Sequence[Any] | Mapping[str, Any]) -> int:
+def change(sql: str, params: Params) -> int:
     """Write something; returns how many rows that were."""
-    with connection.cursor() as cursor:
+    with _cursor() as cursor:
         cursor.execute(sql, params)
         return int(cursor.rowcount)
+
+
+def _cursor() -> CursorWrapper:
+    """A cursor of Django's whose statements are prepared; the usual ones write values into them.
+
+    Where statements are logged it is a usual one: only those know what they have sent.
+    """
+    if not settings.DB_PREPARE or connection.queries_logged:
+        return connection.cursor()
+    connection.ensure_connection()
+    # As `connection.cursor()` does it, which knows only one kind of them for a connection.
+    cursor = ServerBindingCursor(connection.connection)  # type: ignore[call-arg] # psycopg's
+    made: CursorWrapper = connection._prepare_cursor(cursor)  # type: ignore[attr-defined]
+    return made
 
 
 @cache

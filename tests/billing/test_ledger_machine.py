@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.billing.ledger_machine import LedgerMachine, prepare_audit
+from tests.billing.ledger_machine import LedgerMachine
 
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "40"))
 
@@ -18,7 +18,6 @@ EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "40"))
 @pytest.mark.django_db(transaction=True)
 def test_any_calls_in_any_order_leave_the_books_right(settings):
     settings.SIGNUP_CREDITS = 0
-    prepare_audit()
     run_state_machine_as_test(LedgerMachine, settings=machine_settings(EXAMPLES))
 
 

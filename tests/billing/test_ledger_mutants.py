@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from billing import ledger
 from tests.billing import books
-from tests.billing.ledger_machine import LedgerMachine, prepare_audit
+from tests.billing.ledger_machine import LedgerMachine
 from tests.billing.test_ledger_machine import machine_settings
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
@@ -115,7 +115,6 @@ def test_every_mutant_changes_the_ledger_as_it_stands():
 def test_the_machine_finds(name, settings, monkeypatch):
     settings.SIGNUP_CREDITS = 0
     monkeypatch.setattr(books, "ledger", mutant(*MUTANTS[name]))
-    prepare_audit()
     # The same examples each time, and no effort for a short one: that it fails is enough.
     machine = machine_settings(
         100, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False

@@ -62,11 +62,20 @@ def note(folder: str, text: str) -> None:
 
 
 async def gate(folder: str, name: str) -> str:
+    await is_noted()
     note(folder, f"{name} started")
     while not (Path(folder) / "go").exists():
         await asyncio.sleep(POLL)
     note(folder, f"{name} went on")
     return name
+
+
+async def is_noted() -> None:
+    """Returns when Redis knows that this job runs, which it learns a moment after it began."""
+    job = get_current_job()
+    assert job is not None
+    while not job.connection.hget(job.key, "worker_name"):
+        await asyncio.sleep(POLL)
 
 
 # Coroutine functions

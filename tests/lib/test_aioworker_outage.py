@@ -128,7 +128,7 @@ def test_it_goes_on_with_a_redis_that_has_lost_everything(own_valkey, open_queue
         wait_until(lambda: queue.connection.hget(job.key, "status") == b"finished")
         assert job.return_value() == "job"
         wait_until(lambda: queue.started_job_registry.get_job_ids() == [running.id])
-        assert [seen.name for seen in Worker.all(queue=queue)] == [worker.name]
+        wait_until(lambda: [seen.name for seen in Worker.all(queue=queue)] == [worker.name])
         new = queue.enqueue(jobs.returns)
         wait_until(lambda: new.is_finished)
         Folder(Path(folder.path) / "other").go()

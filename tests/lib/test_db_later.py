@@ -45,6 +45,16 @@ async def test_news_that_fail_do_not_keep_others_back(caplog):
     assert "what was left for later failed" in caplog.text
 
 
+async def test_news_are_not_lost_when_the_loop_ends():
+    told: list[str] = []
+    await db.run(lambda: db.after_answer(told.append, "news"))
+    await asyncio.sleep(0)  # the loop hears of it
+    await db.tell_news()
+    assert told == ["news"]
+    await asyncio.sleep(2 * db.NEWS_AFTER)
+    assert told == ["news"]
+
+
 def test_outside_of_run_they_are_told_at_once():
     told: list[str] = []
     db.after_answer(told.append, "news")

@@ -40,7 +40,7 @@ async def test_one_call_gets_past_all_of_them():
     def end_all() -> None:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid"
+                "SELECT pg_terminate_backend(pid, 10000) FROM unnest(%s) AS pid"
                 " WHERE pid <> pg_backend_pid()",
                 [backends],
             )
