@@ -190,13 +190,13 @@ def expire_due(account_id: int) -> None:
 HELD_UNTIL = "(SELECT expires_at FROM billing_hold WHERE id = run.id AND status = 'active')"
 
 
-def keep(run_id: UUID, now: datetime, held_until: datetime | None = None) -> bool:
-    """Keep the hold of a run for another HOLD_TIME; False when there is none any more.
+def lasts(held_until: datetime | None, now: datetime) -> bool:
+    """Whether a hold lasts for as long as a run that begins now may take."""
+    return held_until is not None and held_until >= now + HOLD_TIME - YOUNG
 
-    One that is known to last for nearly as long is left as it is.
-    """
-    if held_until is not None and held_until >= now + HOLD_TIME - YOUNG:
-        return True
+
+def keep(run_id: UUID, now: datetime) -> bool:
+    """Keep the hold of a run for another HOLD_TIME; False when there is none any more."""
     return ledger.extend(hold_id=run_id, expires_at=now + HOLD_TIME)
 
 

@@ -22,19 +22,28 @@ WITH RECURSIVE path AS (
 SELECT id FROM path ORDER BY depth
 """
 
+CHUNK = 50  # messages of one walk for a prompt; most need no second
+
 # The same walk, with what a prompt needs of each message.
-TEXTS_SQL = """
+TEXTS = """
 WITH RECURSIVE path AS (
-    SELECT id, parent_id, role, text, 0 AS depth FROM chat_message WHERE id = %s
+    SELECT id, parent_id, role, text, 0 AS depth FROM chat_message WHERE id = {first}
     UNION ALL
     SELECT m.id, m.parent_id, m.role, m.text, path.depth + 1
     FROM chat_message m JOIN path ON m.id = path.parent_id
-    WHERE path.depth + 1 < %s
+    WHERE path.depth + 1 < {chunk}
 )
-SELECT role, text, parent_id FROM path ORDER BY depth
 """
+TEXTS_SQL = f"""
+{TEXTS.format(first="%s", chunk=CHUNK)}
+SELECT role, text, parent_id FROM path ORDER BY depth
+"""  # noqa: S608 # of names alone
 
-CHUNK = 50  # messages of one such query; most prompts need no second
+# The first walk for the reply of `run`, a row of the statement that this is a part of.
+NEWEST = f"""
+({TEXTS.format(first="run.message_id", chunk=CHUNK)}
+  SELECT json_agg(json_build_array(role, text, parent_id) ORDER BY depth) FROM path)
+"""  # noqa: S608 # of names alone
 
 LONGEST_PATH = 10_000  # messages; a page looks no further back
 
@@ -137,7 +146,7 @@ def _ancestors(run: Run) -> Iterator[tuple[str, str]]:
     Neither the reply nor the one that it answers need be stored yet: then they are about to be, or
     only imagined. The walk begins at a stored reply itself, which has no text yet.
     """
-    message_id: UUID | None = run.message_id
+    message_id: UUID | str | None = run.message_id
     reply: Message | None = run._state.fields_cache.get("message")
     if reply is not None and reply._state.adding:
         message_id = reply.parent_id
@@ -145,10 +154,12 @@ def _ancestors(run: Run) -> Iterator[tuple[str, str]]:
         if asked is not None and asked._state.adding:
             yield asked.role, asked.text
             message_id = asked.parent_id
+    found = run.newest
     while message_id is not None:
-        for role, text, parent_id in rows.all(TEXTS_SQL, [message_id, CHUNK]):
+        for role, text, parent_id in found or rows.all(TEXTS_SQL, [message_id]):
             yield role, text
             message_id = parent_id
+        found = None
 
 
 def count_tokens(text: str) -> int:

@@ -154,8 +154,7 @@ async def _patiently(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
 def take(run_id: UUID, attempt: int) -> tuple[Run, context.Prompt | None] | None:
     """Claim a run and build its prompt; None if it is not to be made.
 
-    In one call, since each waits for a thread and a connection while somebody waits for the reply.
-    Without a prompt when building it failed: the run is claimed nevertheless, and `_make`, which
+    In one call, since each waits for a thread while somebody waits for the reply. Without a prompt when building it failed: the run is claimed nevertheless, and `_make`, which
     has words for every fault, tries again.
     """
     work = claim(run_id, attempt)
@@ -174,8 +173,17 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
     One conditional update decides: of any number of jobs for the same attempt one goes on. What the
     run holds is kept for as long as it may take; a run that waited until its hold was gone fails.
     """
-    run = db.money_transaction(_claim, run_id, attempt)
-    if run is None or run.is_held:
+    now = timezone.now()
+    claimed = rows.first(
+        CLAIM, [attempt, now, WORKER, run_id, attempt - 1], Run, Assistant, LanguageModel
+    )
+    if claimed is None:
+        return None
+    run: Run
+    run, run.assistant, run.model, held_until, run.newest = claimed
+    if not run.most or metering.lasts(held_until, now):
+        return run
+    if db.money_transaction(metering.keep, run_id, now):
         return run
     logger.error("run %s lost its hold while it waited", run_id)
     ended = ending.end(
@@ -190,28 +198,15 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
     return None
 
 
-# In plain SQL (see lib.rows) and with what belongs to the run, as somebody waits.
+# In plain SQL (see lib.rows) and with all that the reply is made from, as somebody waits.
 CLAIM = f"""
 UPDATE chat_run AS run SET status = 'running', attempt = %s, started_at = %s, worker = %s
 FROM chat_assistant AS assistant, chat_languagemodel AS model
 WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s
   AND assistant.id = run.assistant_id AND model.id = run.model_id
 RETURNING {rows.columns(Run, "run")}, {rows.columns(Assistant, "assistant")},
-  {rows.columns(LanguageModel, "model")}, {metering.HELD_UNTIL}
+  {rows.columns(LanguageModel, "model")}, {metering.HELD_UNTIL}, {context.NEWEST}
 """  # noqa: S608 # of names alone
-
-
-def _claim(run_id: UUID, attempt: int) -> Run | None:
-    now = timezone.now()
-    claimed = rows.first(
-        CLAIM, [attempt, now, WORKER, run_id, attempt - 1], Run, Assistant, LanguageModel
-    )
-    if claimed is None:
-        return None
-    run: Run
-    run, run.assistant, run.model, held_until = claimed
-    run.is_held = not run.most or metering.keep(run_id, now, held_until)
-    return run
 
 
 async def _make_and_finish(

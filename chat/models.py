@@ -317,8 +317,8 @@ class Run(models.Model):
 
     objects: ClassVar[Any] = RunQuerySet.as_manager()
 
-    # Whether the credits for it are still held, as found when it was claimed.
-    is_held: bool = True
+    # Role, text and parent of the newest messages before its reply, as read when it was claimed.
+    newest: list[tuple[str, str, str | None]] | None = None
 
     # What was agreed on for it, from its making to the end of that transaction.
     terms: Terms | None = None

@@ -21,7 +21,10 @@ SETTLE = 2.0  # seconds until what follows a message has been done, and Postgres
 ROLES = ("web", "worker")
 SETUP = {"postgres_settings": {"log_statement": "all", "log_line_prefix": "%a|"}}
 
-LINE = re.compile(r"^(\w*)\|LOG:  (?:statement|execute [^:]*): (.*)$")
+# A statement may begin with an empty line; one of nothing else is none.
+LINE = re.compile(
+    r"^(\w*)\|LOG:  (?:statement|execute [^:\n]*): (?:\n\t)?[ \t]*(\S.*)$", re.MULTILINE
+)
 # What brackets the work and is none; SET is what a new connection is told once.
 CONTROL = re.compile(r"(?i)(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET|START TRANSACTION)\b")
 
@@ -60,12 +63,12 @@ def log_path(system: Parley) -> Path:
 def count(log: Path, start: int) -> Counter[str]:
     """The statements of each role in a log of Postgres from this byte on, transaction control not."""
     found: Counter[str] = Counter()
-    with log.open("rb") as lines:
-        lines.seek(start)
-        for line in lines:
-            match = LINE.match(line.decode(errors="replace").rstrip())
-            if match and match[1] in ROLES and match[2].strip() and not CONTROL.match(match[2]):
-                found[match[1]] += 1
+    with log.open("rb") as file:
+        file.seek(start)
+        text = file.read().decode(errors="replace")
+    for match in LINE.finditer(text):
+        if match[1] in ROLES and not CONTROL.match(match[2]):
+            found[match[1]] += 1
     return found
 
 

@@ -206,9 +206,9 @@ _waiting: dict[Callable[[], None], asyncio.TimerHandle] = {}
 
 async def tell_news() -> None:
     """Do at once what `after_answer` left for later, before the event loop ends."""
-    for call, timer in [*_waiting.items()]:
+    while _waiting:
+        call, timer = _waiting.popitem()
         timer.cancel()
-        del _waiting[call]
         await asyncio.to_thread(call)
 
 

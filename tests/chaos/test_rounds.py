@@ -91,6 +91,7 @@ class Round:
                 output_tokens=tokens, reasoning_tokens=0,
                 source="provider" if run.status == "done" and not lost else "counted", cost=cost,
                 charged=0 if lost else cost, shortfall=0, absorbed=cost if lost else 0,
+                finish="crashed" if lost else "complete",
             )
         )  # fmt: skip
         if not lost:
@@ -263,6 +264,18 @@ def test_the_judge_sees_what_is_wrong(spoil: Callable[[Evidence], None], told: s
     spoil(evidence)
 
     assert told in "\n".join(problem.what for problem in judge(evidence))
+
+
+def test_what_was_stopped_between_two_attempts_costs_nothing():
+    round_ = Round()
+    run = round_.add("between", "[[tokens=40]] between", STOPPED, 0, status="stopped")
+    reply = "".join(reply_pieces(40, "[[tokens=40]] between")[:7])
+    run.text = round_.evidence.seen[-1].text = reply
+    round_.use(run, 7, attempt=1, lost=True)
+    round_.call(run, 7, ended="aborted")
+    assert judge(round_.evidence) == []
+    round_.evidence.used[-1].charged, round_.evidence.used[-1].absorbed = 760, 0
+    assert "charged for the lost attempt 1" in judge(round_.evidence)[0].what
 
 
 def test_used_up_attempts_and_a_broken_provider_excuse_a_failure_but_nothing_else_does():

@@ -60,6 +60,7 @@ class Used:
     charged: int
     shortfall: int
     absorbed: int
+    finish: str
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from tests.chaos.rounds.evidence import Called, Evidence, Problem, RunRow, Used
 
 ACTIVE = {"queued", "running"}
 MILLION = 1_000_000
+LOST = "crashed"  # how a lost attempt ended, by its usage record
 TRIES = 3  # of chat.llm: the first and its retries
 
 
@@ -116,10 +117,13 @@ def _of_usage(evidence: Evidence) -> Iterator[Problem]:
         delivered[seen.run] |= seen.delivered
     for run in evidence.runs:
         name = (run.client_id, str(run.id))
-        last = records.pop((run.id, run.attempt), None)
+        # Somebody may have stopped it after its worker was lost, before another one had it.
+        of_last = records.get((run.id, run.attempt))
+        is_between = run.status == "stopped" and of_last is not None and of_last.finish == LOST
+        last = None if is_between else records.pop((run.id, run.attempt), None)
         # An attempt may fail or be stopped before it added to what it went on from.
         may_add_nothing = run.continues and run.attempt > 1 and run.status != "done"
-        if (run.text or run.reasoning) and last is None and not may_add_nothing:
+        if (run.text or run.reasoning) and last is None and not (may_add_nothing or is_between):
             yield Problem("a reply has no usage record", *name)
         if last is None and (run.charged or run.cost):
             yield Problem(f"{run.charged} were charged for no usage", *name)
@@ -129,7 +133,7 @@ def _of_usage(evidence: Evidence) -> Iterator[Problem]:
             yield from (Problem(what, *name) for what in _of_cost(evidence, last))
             if last.charged != last.cost:
                 yield Problem(f"only {last.charged} of {last.cost} were charged", *name)
-        for attempt in range(1, run.attempt):
+        for attempt in range(1, run.attempt + is_between):
             lost = records.pop((run.id, attempt), None)
             if lost is None:
                 if attempt in delivered[str(run.id)] and not evidence.lost_memory:
