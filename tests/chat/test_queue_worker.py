@@ -198,6 +198,11 @@ def test_staff_see_the_workers_and_the_pace(
         until(lambda: count("running", owner) == 1)
         found = figures.queue_figures(timezone.now())
         assert (found.running, found.expected_wait) == (1, 0.0)
-        assert [(worker.jobs, worker.is_taking) for worker in found.workers] == [(1, True)]
+
+        def workers() -> list[tuple[int, bool]]:
+            found = figures.queue_figures(timezone.now())
+            return [(worker.jobs, worker.is_taking) for worker in found.workers]
+
+        until(lambda: workers() == [(1, True)])  # Redis is told a moment after a job began
         provider.release("held")
         until(lambda: count("done", owner) == 2)
