@@ -16,6 +16,11 @@ TARGETS = {
 }
 
 
+# The order in which streams of so many users are measured for report.ratio: neighbours in turn.
+COMPARED = ("parley-uvicorn-2", "parley-uvicorn", "proxy", "parley-daphne", "chainlit")
+COMPARED_USERS = 200
+
+
 @dataclass(frozen=True)
 class Step:
     """One start of one system, and what is measured on it: targets with numbers of users."""
@@ -35,23 +40,38 @@ def steps(
 ) -> Iterator[Step]:
     """The steps of one round: all targets of a system that share a setup share its start.
 
-    Without names all targets that are measured by default; `systems` and `users` replace those that
-    a target is for by itself.
+    Ahead of them comes what is compared, on one system directly after the other: the speed of a
+    machine that others share changes within minutes. Without names all targets that are measured by
+    default; `systems` and `users` replace those that a target is for by itself.
     """
     wanted = [
         target
         for name, target in TARGETS.items()
         if name in names or (not names and target.by_default)
     ]
-    for system in SYSTEMS:
-        if system not in systems if systems else system in ON_DEMAND:
-            continue
+    asked = [name for name in SYSTEMS if (name in systems if systems else name not in ON_DEMAND)]
+
+    def measurements_of(target: Target, system: str) -> list[tuple[Target, int]]:
+        sizes = target.sizes.get(system, ())
+        return [(target, size) for size in (users if users and sizes else sizes)]
+
+    compared = [
+        (system, (target, size))
+        for system in sorted(asked, key=COMPARED.index)
+        for target in wanted
+        for _, size in measurements_of(target, system)
+        if (target.name, size) == ("stream", COMPARED_USERS)
+    ]
+    for system, measurement in compared:
+        yield Step(system, (measurement,))
+    for system in asked:
         groups: list[list[tuple[Target, int]]] = []
         for target in wanted:
-            sizes = target.sizes.get(system)
-            if sizes is None:
+            measurements = [
+                one for one in measurements_of(target, system) if (system, one) not in compared
+            ]
+            if not measurements:
                 continue
-            measurements = [(target, size) for size in (users or sizes)]
             for group in groups:
                 if group[0][0].setup == target.setup:
                     group += measurements

@@ -15,6 +15,7 @@ import msgspec
 from bench import results
 from bench.load import COUNTED
 from bench.results import Measurement, Results
+from bench.systems import SYSTEMS
 
 LATEST = results.FOLDER / "latest.json"
 SUMMARY = results.FOLDER / "summary.json"
@@ -232,7 +233,7 @@ def markdown(found: Results) -> str:
     for title, target, columns in SECTIONS:
         rows = [
             [one.system, at(one), *(show(one.medians) for _, show in columns)]
-            for one in found.measurements
+            for one in sorted(found.measurements, key=place)
             if one.target == target and one.rounds
         ]
         if rows:
@@ -245,6 +246,12 @@ def markdown(found: Results) -> str:
     if found.failures:
         parts.append(f"{len(found.failures)} failures; the first: {found.failures[0]}")
     return "\n\n".join(parts)
+
+
+def place(one: Measurement) -> tuple[int, int]:
+    """Where a measurement stands in its table."""
+    names = [*SYSTEMS]
+    return names.index(one.system) if one.system in names else len(names), one.users
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -555,8 +555,27 @@ def test_the_page_shows_what_was_measured_last():
 # --- The plan ---------------------------------------------------------------------------------
 
 
-def test_a_round_starts_each_system_once_for_each_setup():
-    steps = list(plan.steps([]))
+def test_a_round_measures_side_by_side_what_is_compared():
+    first = list(plan.steps([]))[:4]
+    assert [step.system for step in first] == [
+        "parley-uvicorn",
+        "proxy",
+        "parley-daphne",
+        "chainlit",
+    ]
+    for step in first:
+        assert [(target.name, users) for target, users in step.measurements] == [("stream", 200)]
+    assert {*plan.COMPARED} == {*SYSTEMS}
+    measured = [
+        (step.system, target.name, users)
+        for step in plan.steps([])
+        for target, users in step.measurements
+    ]
+    assert len(measured) == len(set(measured))
+
+
+def test_a_round_starts_each_system_once_more_for_each_setup():
+    steps = list(plan.steps([]))[4:]
     starts = [(step.system, str(step.measurements[0][0].setup)) for step in steps]
     assert len(starts) == len(set(starts))
     assert {step.system for step in steps} == {*SYSTEMS} - ON_DEMAND
