@@ -48,7 +48,7 @@ chaos-billing: .venv/.dev ## Kill processes and Postgres amid money transactions
 	@$(PY) -m tests.chaos.billing_kills --rounds $(or $(ROUNDS),100) $(ARGS)
 
 .PHONY: bench
-bench: .venv/.dev $(if $(ARGS),,.venv-peers/.bench) ## Streaming, beside a proxy and Chainlit: 40 minutes (ARGS="stream --users 200")
+bench: .venv/.dev $(if $(ARGS),,.venv-peers/.bench) ## Streaming, beside a proxy and Chainlit: half an hour (ARGS="stream --users 200")
 	@$(PY) -m bench $(ARGS)
 
 .PHONY: bench-short

@@ -1,6 +1,6 @@
 """Measures Parley, and its neighbours in the same run: `make bench`.
 
-    python -m bench                                       everything, three rounds: about 40 minutes
+    python -m bench                                       everything, three rounds: half an hour
     python -m bench stream --users 200 --seconds 15 --system parley-uvicorn
     python -m bench stream ttft --rounds 3 --baseline bench/results/latest.json
 
