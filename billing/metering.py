@@ -23,6 +23,7 @@ from chatproject.lib import db, rows
 
 # A hold outlives the run that it is for, and whoever runs it renews it: see `keep`.
 HOLD_TIME = timedelta(seconds=settings.RUN_SECONDS) + timedelta(hours=1)
+# By so much less a hold still outlives a run that begins now: it need not be written at each claim.
 YOUNG = timedelta(minutes=30)
 
 

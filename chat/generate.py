@@ -154,8 +154,9 @@ async def _patiently(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
 def take(run_id: UUID, attempt: int) -> tuple[Run, context.Prompt | None] | None:
     """Claim a run and build its prompt; None if it is not to be made.
 
-    In one call, since each waits for a thread while somebody waits for the reply. Without a prompt when building it failed: the run is claimed nevertheless, and `_make`, which
-    has words for every fault, tries again.
+    In one call, since each waits for a thread while somebody waits for the reply. Without a prompt
+    when building it failed: the run is claimed nevertheless, and `_make`, which has words for every
+    fault, tries again.
     """
     work = claim(run_id, attempt)
     if work is None:
