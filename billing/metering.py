@@ -82,7 +82,7 @@ def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee:
         raise NotPriced(model)
     if account is None:
         account = ledger.open_account(user_id=user_id)
-    if _is_free(is_staff=is_staff):
+    if is_free(is_staff=is_staff):
         terms = Terms(max_tokens=max_tokens, price_id=price.pk, fee=fee, account_id=account.pk)
     else:
         terms = _terms(account, price, prompt_tokens, max_tokens, fee)
@@ -111,12 +111,8 @@ WHERE payer.id = %(user)s
 """  # noqa: S608 # of names alone
 
 
-def is_free(account: Account) -> bool:
-    """Whether the operator pays for the account's runs: staff, unless STAFF_PAY."""
-    return _is_free(is_staff=account.user.is_staff)
-
-
-def _is_free(*, is_staff: bool) -> bool:
+def is_free(*, is_staff: bool) -> bool:
+    """Whether the operator pays for a user's runs: for staff, unless STAFF_PAY."""
     return is_staff and not settings.STAFF_PAY
 
 

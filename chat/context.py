@@ -1,4 +1,4 @@
-"""The path through a conversation's tree, as a page shows it and as a model is told it."""
+"""The path through a conversation's tree, as a model is told it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,9 @@ from uuid import UUID
 from chat.models import Message, Run
 from chatproject.lib import rows
 
-# Walks from a message up to the root; the newest messages come first.
-PATH_SQL = """
-WITH RECURSIVE path AS (
-    SELECT id, parent_id, 0 AS depth FROM chat_message WHERE id = %s
-    UNION ALL
-    SELECT m.id, m.parent_id, path.depth + 1
-    FROM chat_message m JOIN path ON m.id = path.parent_id
-    WHERE path.depth + 1 < %s
-)
-SELECT id FROM path ORDER BY depth
-"""
-
 CHUNK = 50  # messages of one walk for a prompt; most need no second
 
-# The same walk, with what a prompt needs of each message.
+# Walks from a message up to the root, the newest first, with what a prompt needs of each.
 TEXTS = """
 WITH RECURSIVE path AS (
     SELECT id, parent_id, role, text, 0 AS depth FROM chat_message WHERE id = {first}
@@ -44,8 +32,6 @@ NEWEST = f"""
 ({TEXTS.format(first="run.message_id", chunk=CHUNK)}
   SELECT json_agg(json_build_array(role, text, parent_id) ORDER BY depth) FROM path)
 """  # noqa: S608 # of names alone
-
-LONGEST_PATH = 10_000  # messages; a page looks no further back
 
 # A token is at least this many bytes of UTF-8 in what models of today were measured on, on average:
 # English has 4 to 5, code and other scripts about 3. Counting low keeps the prompt inside the window.
@@ -73,11 +59,6 @@ class Prompt:
     tokens: int
     most_tokens: int
     max_tokens: int
-
-
-def path(message_id: UUID, limit: int = LONGEST_PATH) -> list[UUID]:
-    """Ids of a message and its ancestors, the message first, at most `limit`."""
-    return [row[0] for row in rows.all(PATH_SQL, [message_id, limit])]
 
 
 def build(run: Run, *, shrink: float = 1.0) -> Prompt:

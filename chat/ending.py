@@ -118,7 +118,7 @@ def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
         status=outcome.status,
     )
     rows.change(STORE_MESSAGE, [outcome.text, html, outcome.status, run.message_id])
-    parts: list[MessagePart] = []
+    message.ordered_parts = []
     if outcome.reasoning:
         reasoning = MessagePart.objects.create(
             message=message,
@@ -126,9 +126,7 @@ def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
             kind=MessagePart.Kind.REASONING,
             data={"text": outcome.reasoning},
         )
-        parts.append(reasoning)
-    # As if prefetched: the event shows them, and there are no others.
-    message._prefetched_objects_cache = {"parts": parts}  # type: ignore[attr-defined]
+        message.ordered_parts.append(reasoning)
     return message
 
 

@@ -256,7 +256,8 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
     """A run waits for a worker.
 
     `sent` is the user's new message, `reply` the empty one that the run will fill; both follow
-    `parent`. `position` is the place in line (1: the next), `eta` the expected wait in seconds.
+    `parent`. `position` is the place in line (1: the next), `eta` the expected wait in seconds. A
+    run that is `held` back waits for others of its user, and `position` is its place among these.
     `most` is what it may cost at most, in micro-credits; `shortened` tells that the balance lowered
     the reply's cap to `max_tokens`.
     """
@@ -266,6 +267,7 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
     client_id: str
     position: int
     eta: float | None = None
+    held: bool = False
     parent: UUID | None = None
     sent: Rendered | None = None
     reply: Rendered
@@ -277,13 +279,15 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
 class RunWaiting(ServerEvent, frozen=True, tag="run.waiting", kw_only=True):
     """How the line moves for a run that waits; has no number, as it is of the moment.
 
-    `attempt` is the one that the run waits for. `position` and `eta` are as in RunQueued.
+    `attempt` is the one that the run waits for. `position`, `eta` and `held` are as in
+    RunQueued.
     """
 
     run: UUID
     attempt: int
     position: int
     eta: float | None = None
+    held: bool = False
 
 
 class RunEvent(ServerEvent, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
+from django.utils.functional import cached_property
 
 from billing import credits
 from billing.models import ModelPrice
@@ -210,6 +211,11 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return f"{self.role} {self.id}"
+
+    @cached_property
+    def ordered_parts(self) -> list[MessagePart]:
+        """What it holds besides its text; whoever has that at hand sets it, and saves a query."""
+        return list(self.parts.all())
 
 
 class MessagePart(models.Model):

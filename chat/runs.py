@@ -358,6 +358,7 @@ def _describe(run: Run, place: jobs.Place | None, *, is_new: bool) -> Started:
             client_id=run.client_id,
             position=place.position if place else 0,
             eta=place.eta if place else None,
+            held=place is not None and place.is_held,
             parent=sent.parent_id if sent else None,
             sent=_rendered(sent) if sent else None,
             reply=_rendered(reply),
@@ -397,6 +398,7 @@ def look(*, user: User, run_id: UUID) -> events.RunQueued | events.RunWaiting | 
         attempt=run.attempt + 1,
         position=place.position if place else 0,
         eta=place.eta if place else None,
+        held=place is not None and place.is_held,
     )
 
 

@@ -113,9 +113,9 @@ def _estimate(
 ) -> Estimate | None:
     if not settings.BILLING:
         return None
-    account = accounts.of(user.pk)
-    if metering.is_free(account):
+    if metering.is_free(is_staff=user.is_staff):
         return None
+    accounts.of(user.pk)  # opens it, which `quote` could not outside a money transaction
     prompt = context.build(_imagined(user, assistant, parent, text))
     try:
         agreed = metering.quote(

@@ -5,12 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db.models import prefetch_related_objects
-
-from chat import context, conversations
-from chat.models import Conversation, Message, Run
+from chat.models import Conversation, Message, MessagePart, Run
+from chatproject.lib import rows
 
 MESSAGES_SHOWN = 100  # on one page
+
+# Walks from a message up to the root, the newest first: from `end`, else from the reply that is
+# being made, else from the conversation's leaf. One statement, so that what the page says of a run
+# and of its message is of one moment.
+PATH = f"""
+WITH RECURSIVE path AS (
+    SELECT id, parent_id, 0 AS depth FROM chat_message WHERE id = COALESCE(
+        %(end)s,
+        (SELECT message_id FROM chat_run
+         WHERE conversation_id = %(conversation)s AND status IN ('queued', 'running')),
+        (SELECT leaf_id FROM chat_conversation WHERE id = %(conversation)s)
+    )
+    UNION ALL
+    SELECT m.id, m.parent_id, path.depth + 1
+    FROM chat_message m JOIN path ON m.id = path.parent_id
+    WHERE path.depth + 1 < %(most)s
+)
+SELECT {rows.columns(Message, "m")}, {rows.columns(Run, "run")},
+  (SELECT json_agg(json_build_array(position, kind, data) ORDER BY position)
+   FROM chat_messagepart WHERE message_id = m.id)
+FROM path JOIN chat_message m ON m.id = path.id LEFT JOIN chat_run run ON run.message_id = m.id
+ORDER BY path.depth
+"""  # noqa: S608 # of names alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +52,41 @@ def part(conversation: Conversation, before: str = "") -> Part:
     """The last MESSAGES_SHOWN messages, or those before the message with the id `before`.
 
     An id that is none of the conversation's counts as none. While a reply is made in the place of
-    another one (regenerate, edit), the conversation ends with it. Four queries whatever the length,
+    another one (regenerate, edit), the conversation ends with it. One query whatever the length,
     and one for `before`.
     """
-    run = conversations.active_run(conversation)
-    last = run.message_id if run else conversation.leaf_id
     past = _message(conversation, before)
-    end = past.parent_id if past else last
-    ids = context.path(end, MESSAGES_SHOWN + 1) if end else []
-    shown = ids[:MESSAGES_SHOWN]
-    found = Message.objects.select_related("run").in_bulk(shown)
-    messages = [found[id] for id in reversed(shown)]
-    replies = [message for message in messages if message.role == Message.Role.ASSISTANT]
-    prefetch_related_objects(replies, "parts")
+    found = _path(conversation, past)
+    messages = found[:MESSAGES_SHOWN]
+    messages.reverse()
+    run = getattr(messages[-1], "run", None) if messages and not past else None
     return Part(
         messages=messages,
-        earlier=shown[-1] if len(ids) > len(shown) else None,
+        earlier=messages[0].pk if len(found) > len(messages) else None,
         is_past=past is not None,
-        active_run=None if past else run,
+        active_run=run if run and not run.is_over else None,
     )
+
+
+def _path(conversation: Conversation, past: Message | None) -> list[Message]:
+    """One more than a page shows, if there are so many; newest first."""
+    if past and not past.parent_id:
+        return []  # nothing precedes the first message
+    values = {
+        "conversation": conversation.pk,
+        "end": past and past.parent_id,
+        "most": MESSAGES_SHOWN + 1,
+    }
+    messages: list[Message] = []
+    for message, run, parts in rows.each(PATH, values, Message, Run):
+        message.ordered_parts = [
+            MessagePart(message=message, position=position, kind=kind, data=data)
+            for position, kind, data in parts or ()
+        ]
+        if run:
+            run.message = message  # and `message.run` is it
+        messages.append(message)
+    return messages
 
 
 def own_message(conversation: Conversation, id: str) -> Message | None:

@@ -92,5 +92,9 @@ def _tell(runs: Sequence[Run], places: dict[UUID, jobs.Place]) -> None:
 
 def _event(run: Run, place: jobs.Place) -> events.RunWaiting:
     return events.RunWaiting(
-        run=run.pk, attempt=run.attempt + 1, position=place.position, eta=place.eta
+        run=run.pk,
+        attempt=run.attempt + 1,
+        position=place.position,
+        eta=place.eta,
+        held=place.is_held,
     )

@@ -2,7 +2,7 @@
 
 Django takes longer to write such a query than Postgres to answer it, and its `raw` takes nearly as
 long to find out which column is which. Here the statement names them: `columns` in the SELECT or
-RETURNING, and the same models in the same order for `first`. And Postgres takes longer to plan such
+RETURNING, and the same models in the same order for `first` and `each`. And Postgres takes longer to plan such
 a statement than to execute it, so each connection prepares it once (setting DB_PREPARE).
 """
 
@@ -37,19 +37,12 @@ def first(sql: str, params: Params, *models: type[Model]) -> tuple[Any, ...] | N
     with _cursor() as cursor:
         cursor.execute(sql, params)
         row = cursor.fetchone()
-    if row is None:
-        return None
-    found: list[Any] = []
-    begin = 0
-    for model in models:
-        names, converters = _shape(model)
-        values = list(row[begin : begin + len(names)])
-        begin += len(names)
-        for index, convert in converters:
-            values[index] = convert(values[index])
-        # The first column of each of our models is its key, which is never NULL in a row.
-        found.append(None if values[0] is None else model.from_db("default", names, values))
-    return (*found, *row[begin:])
+    return None if row is None else _objects(row, models)
+
+
+def each(sql: str, params: Params, *models: type[Model]) -> list[tuple[Any, ...]]:
+    """All rows, each as `first` gives the one."""
+    return [_objects(row, models) for row in all(sql, params)]
 
 
 def all(sql: str, params: Params) -> list[tuple[Any, ...]]:
@@ -128,6 +121,24 @@ def _cursor() -> CursorWrapper:
     cursor = ServerBindingCursor(connection.connection)  # type: ignore[call-arg] # psycopg's
     made: CursorWrapper = connection._prepare_cursor(cursor)  # type: ignore[attr-defined]
     return made
+
+
+def _objects(row: Sequence[Any], models: Sequence[type[Model]]) -> tuple[Any, ...]:
+    found: list[Any] = []
+    begin = 0
+    for model in models:
+        names, converters = _shape(model)
+        end = begin + len(names)
+        # The first column of each of our models is its key, which is never NULL in a row.
+        if row[begin] is None:
+            found.append(None)
+        else:
+            values = list(row[begin:end])
+            for index, convert in converters:
+                values[index] = convert(values[index])
+            found.append(model.from_db("default", names, values))
+        begin = end
+    return (*found, *row[begin:])
 
 
 @cache

@@ -265,9 +265,17 @@ def test_a_message_is_answered_with_its_place_and_expected_wait(
         for number in range(3)
     ]
     # Two in line behind the stranger's; the third when one of those two has ended, and then the line.
-    assert [(event.position, event.eta) for event in told] == [(2, 5.0), (3, 7.5), (1, 5.0 + 10.0)]
-    again = runs.look(user=owner, run_id=told[1].run)
-    assert (again.position, again.eta) == (3, 7.5)
+    assert [(event.position, event.eta, event.held) for event in told] == [
+        (2, 5.0, False),
+        (3, 7.5, False),
+        (1, 5.0 + 10.0, True),
+    ]
+    again = [runs.look(user=owner, run_id=event.run) for event in told]
+    assert [(event.position, event.eta, event.held) for event in again] == [
+        (2, 5.0, False),
+        (3, 7.5, False),
+        (1, 5.0 + 10.0, True),
+    ]
 
 
 def test_who_comes_to_a_run_that_lost_its_worker_is_told_its_place(owner, conversation):
@@ -289,16 +297,17 @@ class Ear:
         for _ in sent:
             self._pubsub.get_message(timeout=5)
 
-    def heard(self, count: int) -> list[tuple[str, int, int]]:
-        """The next events: run, attempt and position."""
-        found: list[tuple[str, int, int]] = []
+    def heard(self, count: int) -> list[tuple[str, int, str]]:
+        """The next events: run, attempt, and the place as `positions` has it."""
+        found: list[tuple[str, int, str]] = []
         while len(found) < count:
             message = self._pubsub.get_message(timeout=5)
             assert message is not None, found
             event = json.loads(message["data"])
             assert event["type"] == "run.waiting"
             assert "seq" not in event
-            found.append((event["run"], event["attempt"], event["position"]))
+            held = "held " if event.get("held") else ""
+            found.append((event["run"], event["attempt"], f"{held}{event['position']}"))
         return found
 
     def is_silent(self) -> bool:
@@ -316,14 +325,19 @@ def test_those_who_wait_hear_how_the_line_moves(
     assert ear.is_silent()  # all of them have just been told
     sweep(sweeper, 2)
     names = [str(run.pk) for run in (first, second, third, other)]
-    assert ear.heard(4) == [(names[0], 1, 1), (names[1], 1, 2), (names[2], 1, 1), (names[3], 1, 3)]
+    assert ear.heard(4) == [
+        (names[0], 1, "1"),
+        (names[1], 1, "2"),
+        (names[2], 1, "held 1"),
+        (names[3], 1, "3"),
+    ]
     take(valkey_client, first)
     Run.objects.filter(pk=first.pk).update(status="running", attempt=1)
     sweep(sweeper, 4)
-    assert ear.heard(3) == [(names[1], 1, 1), (names[2], 1, 1), (names[3], 1, 2)]
+    assert ear.heard(3) == [(names[1], 1, "1"), (names[2], 1, "held 1"), (names[3], 1, "2")]
     jobs.release(owner.pk, first.pk, 1)
     sweep(sweeper, 6)
-    assert ear.heard(3) == [(names[1], 1, 1), (names[2], 1, 3), (names[3], 1, 2)]
+    assert ear.heard(3) == [(names[1], 1, "1"), (names[2], 1, "3"), (names[3], 1, "2")]
 
 
 def test_a_run_that_lost_its_worker_hears_of_its_next_attempt(owner, conversation, valkey_client):
@@ -333,7 +347,7 @@ def test_a_run_that_lost_its_worker_hears_of_its_next_attempt(owner, conversatio
     jobs.enqueue(run)
     ear = Ear(valkey_client, run)
     sweep(Waiting(), 2)
-    assert ear.heard(1) == [(str(run.pk), 2, 1)]
+    assert ear.heard(1) == [(str(run.pk), 2, "1")]
 
 
 # --- Nobody is forgotten ----------------------------------------------------------------------

@@ -3,6 +3,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
+from django.utils import timezone
 
 from accounts.models import User
 from chat import runs, transcript
@@ -64,6 +65,17 @@ def test_a_reply_that_is_being_made_is_the_end(owner: User, conversation: Conver
     assert part.messages[-1].run == run
 
 
+def test_a_part_is_of_the_moment_it_is_read_in(owner: User, conversation: Conversation):
+    talk(owner, conversation, 1)
+    read_before = Conversation.objects.get(pk=conversation.pk)
+    run = send(owner, conversation)
+    assert transcript.part(read_before).active_run == run
+    made = talk(owner, conversation, 1)  # in the meantime it is another path, and nothing runs
+    Run.objects.filter(pk=run.pk).update(status=Run.Status.DONE, ended_at=timezone.now())
+    part = transcript.part(read_before)
+    assert (part.messages, part.active_run) == (made, None)
+
+
 def test_an_id_of_another_conversation_counts_as_none(
     owner: User, assistant: Assistant, conversation: Conversation
 ):
@@ -82,18 +94,18 @@ def test_ones_own_messages_are_those_that_one_wrote(owner: User, conversation: C
     assert transcript.own_message(conversation, str(reply.pk)) is None
 
 
-def test_a_part_asks_four_queries_whatever_its_length_and_replies_have_all_at_hand(
+def test_a_part_is_one_query_whatever_its_length_and_replies_have_all_at_hand(
     owner: User, conversation: Conversation, django_assert_num_queries
 ):
     for turns in (2, 10):
         talk(owner, conversation, turns)
-        with django_assert_num_queries(4):
+        with django_assert_num_queries(1):
             part = transcript.part(conversation)
         with django_assert_num_queries(0):
             for message in part.messages:
                 if message.role == Message.Role.ASSISTANT:
                     assert message.run.status == Run.Status.DONE
-                    assert list(message.parts.all()) == []
+                    assert message.ordered_parts == []
     send(owner, conversation)
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(1):
         transcript.part(conversation)

@@ -17,6 +17,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 PATIENCE = 30.0  # seconds: only so that a hang fails
+# What a driver says of a page that is left while it is looked at.
+BEING_LEFT = ("execution context", "does not belong to the document", "aborted by navigation")
 PASSWORD = "a-long-password-17"
 
 T = TypeVar("T")
@@ -125,8 +127,13 @@ class Browser:
         self.find("chat-composer textarea").send_keys(Keys.ENTER)
 
     def click(self, selector: str) -> None:
-        wait_until(lambda: bool(self.shown(selector)), f"{selector} is there to click")
-        self.shown(selector)[0].click()
+        def press() -> bool:
+            found = self.shown(selector)
+            if found:
+                found[0].click()  # one that a reload has taken away meanwhile raises, not clicked
+            return bool(found)
+
+        wait_until(press, f"{selector} is there to click")
 
     @property
     def draft(self) -> str:
@@ -198,9 +205,9 @@ def wait_until(condition: Callable[[], T], what: str, patience: float = PATIENCE
         except (NoSuchElementException, StaleElementReferenceException):
             answer = None  # the page changed while it was looked at
         except WebDriverException as error:
-            if "execution context" not in str(error):
+            if not any(words in str(error) for words in BEING_LEFT):
                 raise
-            answer = None  # the page was being left
+            answer = None
         if answer:
             return answer
         assert time.monotonic() < give_up_at, f"not in {patience} s: {what}"

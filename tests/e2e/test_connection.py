@@ -14,6 +14,8 @@ from tests.stub import reply_text
 
 pytestmark = pytest.mark.e2e
 
+USER_CONCURRENCY = 5  # as it is by default
+
 RESTARTED = "The reply was interrupted and starts again."
 
 # Keeps in `seen` each state of the newest reply that was ever on the screen, and in `said` what was
@@ -246,6 +248,31 @@ def test_without_a_worker_a_message_says_where_it_stands_then_warns_and_can_be_s
         browser.wait_for_status("stopped")
     assert not browser.shown("[data-no-worker]")
     assert site.reply(browser.conversation) == ("", "stopped")
+
+
+def test_a_message_that_waits_for_ones_own_others_says_so_and_does_not_warn(
+    site: Site, browser: Browser, email: str
+):
+    browser.sign_up(email)
+    with without(site, "worker"):
+        for number in range(USER_CONCURRENCY):
+            browser.open("/")
+            browser.send(f"[[tokens=5 rate=0]] In line {number}")
+            browser.wait_for_text(".progress", "in line" if number == 0 else "before you")
+        for others in ("", "1 of your messages is before this one"):
+            browser.open("/")
+            browser.send("[[tokens=5 rate=0]] Held back")
+            browser.wait_for_text(".progress", "Waiting for your other replies")
+            browser.wait_for_text(".progress", others)
+        site.execute(
+            "UPDATE chat_run SET queued_at = now() - interval '2 minutes'"
+            " WHERE conversation_id = %s",
+            browser.conversation,
+        )
+        browser.driver.refresh()
+        browser.wait_for_text(".progress", "Waiting for your other replies")
+        assert not browser.shown("[data-no-worker]")
+    browser.wait_for_status("done")
 
 
 # --- Everything else --------------------------------------------------------------------------

@@ -27,6 +27,15 @@ test("a waiting run tells its place and how long it takes, as far as known", () 
   assert.equal(inLine(2), "1 other is before you");
   assert.equal(inLine(4, 21.3), "3 others are before you, about 20 seconds");
   assert.equal(inLine(1_235), "1,234 others are before you");
+  assert.equal(inLine(1, 9, true), "Waiting for your other replies, about 10 seconds");
+  assert.equal(
+    inLine(2, null, true),
+    "Waiting for your other replies; 1 of your messages is before this one",
+  );
+  assert.equal(
+    inLine(3, null, true),
+    "Waiting for your other replies; 2 of your messages are before this one",
+  );
 });
 
 test("a button that waits says for how long", () => {

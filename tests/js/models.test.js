@@ -149,6 +149,18 @@ test("to fall back in line is no step, to come forward again is one", () => {
   assert.equal(wait.warnAt, 63_000);
 });
 
+test("to be held back no longer is a step, even to the end of the line", () => {
+  const wait = new Wait(1, 0);
+  wait.take({ position: 2, held: true }, 1_000);
+  wait.take({ position: 9 }, 2_000);
+  assert.equal(wait.words, "8 others are before you");
+  assert.equal(wait.warnAt, 62_000);
+  wait.take({ position: 1, held: true }, 3_000);
+  assert.equal(wait.warnAt, null, "its own replies take as long as they take");
+  wait.take({ position: 9 }, 4_000);
+  assert.equal(wait.warnAt, 64_000);
+});
+
 test("who waits for a second worker is told what happened, too", () => {
   const wait = new Wait(2, 0);
   wait.take({ position: 1 }, 0);

@@ -234,7 +234,8 @@ export class ChatTranscript extends HTMLElement {
     this.#wait.take(place);
     this.#progress(reply, this.#wait.words);
     clearTimeout(this.#warning);
-    this.#warning = setTimeout(() => this.#warn(), this.#wait.warnAt - Date.now());
+    const { warnAt } = this.#wait;
+    if (warnAt !== null) this.#warning = setTimeout(() => this.#warn(), warnAt - Date.now());
   }
 
   #warn() {

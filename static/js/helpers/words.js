@@ -8,15 +8,24 @@ export function about(seconds) {
   return minutes <= 1 ? "about a minute" : `about ${minutes} minutes`;
 }
 
-/** Where a waiting run stands. `position` is its place in line (1: the next), 0 when a worker takes it. */
-export function inLine(position, eta = null) {
+/**
+ * Where a waiting run stands. `position` is its place in line (1: the next), 0 when a worker takes it;
+ * of one that is `held` back, its place among the messages of this user that are.
+ */
+export function inLine(position, eta = null, held = false) {
   if (position < 1) return "Starting the reply";
-  const place = position === 1 ? "Next in line" : before(position - 1);
+  const place = held ? behindOwn(position - 1) : position === 1 ? "Next in line" : before(position - 1);
   return eta ? `${place}, ${about(eta)}` : place;
 }
 
 function before(others) {
   return others === 1 ? "1 other is before you" : `${others.toLocaleString("en")} others are before you`;
+}
+
+function behindOwn(others) {
+  if (others === 0) return "Waiting for your other replies";
+  const messages = others === 1 ? "1 of your messages is" : `${others.toLocaleString("en")} of your messages are`;
+  return `Waiting for your other replies; ${messages} before this one`;
 }
 
 /** What a button says that may be used again in so many seconds. */

@@ -8,6 +8,7 @@ const INTERRUPTED = "The reply was interrupted and is taken up again.";
 export class Wait {
   #words = inLine(0);
   #position = null;
+  #held = false;
   #movedAt;
 
   /** `since`: when it began to wait for this attempt, in milliseconds like Date.now(). */
@@ -17,10 +18,12 @@ export class Wait {
   }
 
   /** Take a place in line, as `run.queued` and `run.waiting` tell it. */
-  take({ position, eta }, now = Date.now()) {
-    if (this.#position !== null && position < this.#position) this.#movedAt = now;
+  take({ position, eta, held = false }, now = Date.now()) {
+    const isForward = held === this.#held ? position < this.#position : this.#held;
+    if (this.#position !== null && isForward) this.#movedAt = now;
     this.#position = position;
-    this.#words = inLine(position, eta);
+    this.#held = held;
+    this.#words = inLine(position, eta, held);
   }
 
   /** What the page says meanwhile. */
@@ -28,8 +31,8 @@ export class Wait {
     return this.attempt === 1 ? this.#words : `${INTERRUPTED} ${this.#words}`;
   }
 
-  /** When it will be time to warn, if nothing moves until then. */
+  /** When it will be time to warn, if nothing moves until then; null for who waits for own replies. */
   get warnAt() {
-    return this.#movedAt + STANDS_STILL;
+    return this.#held ? null : this.#movedAt + STANDS_STILL;
   }
 }
