@@ -381,8 +381,10 @@ class Watchdog:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Made by the task that will wait."""
         self._loop = loop
-        self._task: asyncio.Task[Any] | None = None  # set while it waits
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task(loop))
+        self._is_waiting = False
         self._deadline = 0.0
         self._expired = False
         self._timer: asyncio.TimerHandle | None = None
@@ -390,20 +392,20 @@ class Watchdog:
 
     async def wait(self, awaitable: Awaitable[T], deadline: float) -> T:
         """The awaitable's result; it is cancelled and TimeoutError raised at `deadline`."""
-        task = self._task = cast("asyncio.Task[Any]", asyncio.current_task())
-        cancelling = task.cancelling()
+        cancelling = self._task.cancelling()
         self._deadline = deadline
+        self._is_waiting = True
         if deadline < self._timer_at:
             self._set_timer(deadline)
         try:
             return await awaitable
         except asyncio.CancelledError:
             # As in asyncio.timeout: ours to translate, unless someone else cancelled as well.
-            if self._expired and task.uncancel() <= cancelling:
+            if self._expired and self._task.uncancel() <= cancelling:
                 raise TimeoutError from None
             raise
         finally:
-            self._task = None
+            self._is_waiting = False
 
     def cancel(self) -> None:
         if self._timer is not None:
@@ -416,7 +418,7 @@ class Watchdog:
 
     def _look(self) -> None:
         self._timer_at = float("inf")
-        if self._task is None:
+        if not self._is_waiting:
             return  # the next wait sets the timer
         if self._loop.time() < self._deadline:
             self._set_timer(self._deadline)

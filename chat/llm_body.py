@@ -21,6 +21,7 @@ class Body:
     def __init__(self, response: httpx2.Response) -> None:
         self._aiohttp = _aiohttp_response(response)
         self._chunks: AsyncGenerator[bytes] | None = None
+        self._paused: asyncio.ReadTransport | None = None
         if self._aiohttp is None or "content-encoding" in response.headers:
             # What somebody compressed unasked is httpx2's to decompress.
             self._aiohttp = None
@@ -32,7 +33,7 @@ class Body:
         Raises aiohttp.ClientError or httpx2.HTTPError.
         """
         if self._aiohttp is not None:
-            return await self._aiohttp.content.readany()
+            return await _read_any(self._aiohttp.content)
         assert self._chunks is not None
         return await anext(self._chunks, b"")
 
@@ -42,11 +43,13 @@ class Body:
         transport = self._transport()
         if transport is not None:
             transport.pause_reading()
+            self._paused = transport
 
     def resume(self) -> None:
         """Undo `pause`. Without effect when the response is closed or was not paused."""
-        transport = self._transport()
-        if transport is not None:
+        transport, self._paused = self._paused, None
+        # A body that is paused does not end, so that its connection is nobody else's yet.
+        if transport is not None and not transport.is_closing():
             transport.resume_reading()
 
     async def close(self) -> None:
@@ -59,6 +62,21 @@ class Body:
         connection = self._aiohttp.connection if self._aiohttp is not None else None
         transport = connection.transport if connection is not None else None
         return None if transport is None or transport.is_closing() else transport
+
+
+async def _read_any(content: aiohttp.StreamReader) -> bytes:
+    """As `content.readany()`, which wakes its parser once more for each chunk of the answer."""
+    fault = content.exception()
+    if fault is not None:
+        raise fault
+    buffer = content._buffer
+    while not buffer and not content.is_eof():
+        await content._wait("read")
+    if len(buffer) > 1:
+        whole = b"".join(buffer)
+        buffer.clear()
+        buffer.append(whole)
+    return content.read_nowait()
 
 
 def _aiohttp_response(response: httpx2.Response) -> aiohttp.ClientResponse | None:

@@ -45,6 +45,7 @@ class RunWriter:
         self.interrupt: Callable[[], None] = _do_nothing
         self.lease_until = 0.0  # by the loop's clock
         self.is_leased = False  # Redis has been told
+        self.is_open = True  # until the ticker forgets it
         self.part = 0  # which of a tick's parts it is written in, by its remainder
         self.events: list[bytes] = []
         self.logged = 0

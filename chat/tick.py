@@ -102,6 +102,8 @@ class Ticker:
         `text` and `reasoning` are what a later attempt goes on from. The lease is written with the
         first events; the sweeper counts on it from the claim on, for as long as a lease lasts.
         """
+        if run_id in self._writers:
+            self.forget(self._writers[run_id])  # of an attempt before
         writer = RunWriter(run_id, attempt, self._wake, self._hold)
         writer.part = self._opened
         self._opened += 1
@@ -118,7 +120,7 @@ class Ticker:
         When Redis is away for longer than CLOSE_PATIENCE the last events are dropped: followers
         learn the end from the row when they are connected again.
         """
-        if self._is_known(writer) and not writer.lost:
+        if writer.is_open and not writer.lost:
             writer.closed = asyncio.get_running_loop().create_future()
             self._wake(writer, True)
             try:
@@ -145,15 +147,13 @@ class Ticker:
         """Whether the next tick would write what this writer has."""
         is_ticking = self._task is not None and not self._task.done()
         is_leased = writer.lease_until > asyncio.get_running_loop().time()
-        return is_ticking and is_leased and self._is_known(writer)
-
-    def _is_known(self, writer: RunWriter) -> bool:
-        return self._writers.get(writer.run_id) is writer
+        return is_ticking and is_leased and writer.is_open
 
     def forget(self, writer: RunWriter) -> None:
         """Write nothing more for a run."""
-        if self._is_known(writer):
+        if writer.is_open:
             del self._writers[writer.run_id]
+            writer.is_open = False
         self._news.pop(writer, None)
         self._urgent.pop(writer, None)
         self._release([writer])
@@ -167,7 +167,7 @@ class Ticker:
             await pipeline.close()
 
     def _wake(self, writer: RunWriter, urgent: bool) -> None:
-        if not self._is_known(writer):
+        if not writer.is_open:
             return
         is_first = not self._news
         self._news[writer] = None
@@ -181,7 +181,7 @@ class Ticker:
             self._bell.set_result(None)
 
     def _hold(self, writer: RunWriter, resume: Callable[[], None]) -> bool:
-        if self._is_troubled or self._interval() < WORTH_HOLDING or not self._is_known(writer):
+        if self._is_troubled or self._interval() < WORTH_HOLDING or not writer.is_open:
             return False
         self._held[writer] = resume
         return True
@@ -275,7 +275,7 @@ class Ticker:
             )
             now = loop.time()
         batch = Batch(self._redis, self._others)
-        writing = [w for w in due if w.lease_until > now and self._is_known(w)]
+        writing = [w for w in due if w.lease_until > now and w.is_open]
         for writer in writing:
             batch.add(writer)
         if _is_due(self._polled_at + POLL):

@@ -629,20 +629,21 @@ async def test_cancelling_while_it_waits_to_retry_ends_the_waiting(make, stub):
 
 async def test_a_watchdog_that_barks_while_someone_else_cancels_gives_way():
     loop = asyncio.get_running_loop()
-    watchdog = llm.Watchdog(loop)
+    made: list[llm.Watchdog] = []
 
     async def read() -> None:
-        await watchdog.wait(asyncio.Event().wait(), loop.time() + 60)
+        made.append(llm.Watchdog(loop))
+        await made[0].wait(asyncio.Event().wait(), loop.time() + 60)
 
     task = asyncio.create_task(read())
     await asyncio.sleep(0)
-    watchdog._deadline = 0.0
-    watchdog._look()
+    made[0]._deadline = 0.0
+    made[0]._look()
     task.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await task
-    watchdog.cancel()
+    made[0].cancel()
 
 
 async def test_a_watchdog_keeps_its_deadline_whatever_the_ones_before_were():
