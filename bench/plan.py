@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.systems import ON_DEMAND, SYSTEMS
-from bench.targets import fairness, idle, pages, runs, soak, statements, streaming
+from bench.targets import fairness, idle, pages, requests, runs, soak, statements, streaming
 from bench.targets.base import Target
 
 TARGETS = {
     target.name: target
-    for module in (streaming, runs, pages, idle, fairness, statements, soak)
+    for module in (streaming, runs, pages, requests, idle, fairness, statements, soak)
     for target in module.TARGETS
 }
 

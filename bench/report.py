@@ -122,7 +122,7 @@ def lines(measurement: Measurement) -> list[str]:
 
 HEADLINE = (
     "cpu_us_per_token", "delay_ms.p50", "delay_ms.p99", "ttft_ms.p50", "ttft_ms.p95", "resume_ms.p50",
-    "stopped_ms.p50", "page_ms.p50", "page_ms.p95", "kb_per_socket", "wait_ratio",
+    "stopped_ms.p50", "page_ms.p50", "page_ms.p95", "create_ms.p50", "kb_per_socket", "wait_ratio",
     "statements_per_message", "statements_per_token", "lost", "doubled", "out_of_order", "failed",
 )  # fmt: skip
 
@@ -189,6 +189,13 @@ PAGES: tuple[Column, ...] = (
     ("page p50 / p95 / p99, ms", lambda f: pair("page_ms.p50", "page_ms.p95")(f) + " / " + number("page_ms.p99")(f)),
     ("requests/s", number("requests_per_s")),
 )  # fmt: skip
+REQUESTS: tuple[Column, ...] = tuple(
+    (f"{words}, ms", pair(f"{name}_ms.p50", f"{name}_ms.p95"))
+    for name, words in (
+        ("new", "new chat"), ("list", "list of chats"), ("run", "a run"), ("active_run", "active run"),
+        ("create", "first message"), ("sign_up", "sign up"), ("sign_in", "sign in"),
+    )
+)  # fmt: skip
 IDLE: tuple[Column, ...] = (
     ("kB per socket", number("kb_per_socket")),
     ("web, MB", number("rss_mb.web")),
@@ -215,6 +222,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
     ("Coming back to a running reply", "resume", RESUME),
     ("Stopping", "stop", STOP),
     ("The page of 200 messages, by readers at once", "pages", PAGES),
+    ("Other requests, p50 / p95, by readers at once", "requests", REQUESTS),
     ("Open sockets", "idle", IDLE),
     ("Fairness", "fairness", FAIRNESS),
     ("Database statements", "statements", STATEMENTS),

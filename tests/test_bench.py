@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 import pytest
 import websockets
-from aiohttp import ClientSession, TCPConnector
+from aiohttp import ClientSession, TCPConnector, web
+from aiohttp.test_utils import TestServer
 
 from bench import figures, load, plan, processes, report, results, websocket
 from bench.load import Reply
@@ -28,7 +29,8 @@ from bench.provider_process import Provider
 from bench.results import Measurement, Results
 from bench.systems import ON_DEMAND, SYSTEMS, Client, System, WrongReply
 from bench.tally import Tally
-from bench.targets import statements
+from bench.targets import http as http_target
+from bench.targets import requests, statements
 from chat.llm_stream import StreamDecoder, TextDelta
 
 
@@ -394,6 +396,44 @@ def test_statements_are_counted_by_role_without_transaction_control(tmp_path):
             "clock|LOG:  statement: SELECT 2\n"
         )
     assert statements.count(log, start) == Counter(web=1, worker=1)
+
+
+# --- Requests ---------------------------------------------------------------------------------
+
+
+async def test_each_answer_to_a_request_is_looked_at(aiohttp_base: str):
+    def problem(status: int, body: bytes) -> str:
+        return "" if (status, body) == (200, b"GET") else f"HTTP {status} {body.decode()}"
+
+    answers = http_target.Answers([], [])
+    async with ClientSession(aiohttp_base) as client:
+        await answers.ask(client, http_target.Request("/thing", problem))
+        await answers.ask(client, http_target.Request("/thing", problem, form=dict))
+        await answers.ask(client, http_target.Request("/nothing", problem))
+
+    assert len(answers.times) == 3
+    assert min(answers.times) > 0
+    assert answers.problems == ["/thing: HTTP 200 POST", "/nothing: HTTP 404 404: Not Found"]
+
+
+@pytest.fixture
+async def aiohttp_base() -> AsyncIterator[str]:
+    """A server that says how it was asked for its only thing."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=request.method)
+
+    application = web.Application()
+    application.router.add_route("*", "/thing", answer)
+    async with TestServer(application) as server:
+        yield str(server.make_url("/"))
+
+
+def test_what_a_program_is_told_must_be_what_was_asked_for():
+    says = requests._says(202, status="queued", run=None)
+    assert says(202, b'{"status": "queued", "run": null, "id": 1}') == ""
+    assert "failed" in says(202, b'{"status": "failed", "run": null}')
+    assert "HTTP 429" in says(429, b'{"status": "queued", "run": null}')
 
 
 # --- Figures, comparisons, summary ------------------------------------------------------------

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from weakref import WeakKeyDictionary
-
-from aiohttp import ClientSession, TCPConnector
 
 from bench import figures, load
 from bench.load import Reply, Round
 from bench.parley import Parley, Tab
 from bench.tally import Tally
+from bench.targets import http
 from bench.targets.base import Place, Target
 
 MESSAGES = 200  # of the conversation: questions and replies
@@ -27,36 +25,20 @@ async def pages(place: Place) -> Round:
     assert isinstance(system, Parley)
     if system not in _pages:
         _pages[system] = await _write_conversation(system)
-    path = _pages[system]
-    found = Round()
-    times: list[float] = []
-    until = time.monotonic() + place.seconds
-
-    async def read(number: int) -> None:
-        base = f"http://127.0.0.1:{system.ports[number % len(system.ports)]}"
-        cookies = {"sessionid": system.sessions[0]}
-        async with ClientSession(base, cookies=cookies, connector=TCPConnector(limit=1)) as session:
-            while time.monotonic() < until:
-                began = time.monotonic()
-                async with session.get(path) as answer:
-                    body = await answer.read()
-                times.append(1000 * (time.monotonic() - began))
-                problem = _problem(answer.status, body)
-                if problem:
-                    found.failures.append(problem)
-
+    request = http.Request(_pages[system], _problem)
     began = time.monotonic()
-    await asyncio.gather(*(read(number) for number in range(place.users)))
-    found.figures |= {
-        "requests_per_s": len(times) / (time.monotonic() - began),
-        "failed": len(found.failures),
-        **figures.spread("page_ms", times),
-    }
-    return found
+    answers = await http.repeat(system, request, place.users, place.seconds)
+    return Round(
+        {
+            "requests_per_s": len(answers.times) / (time.monotonic() - began),
+            "failed": len(answers.problems),
+            **figures.spread("page_ms", answers.times),
+        },
+        answers.problems,
+    )
 
 
 def _problem(status: int, body: bytes) -> str:
-    """What is wrong with an answer, or nothing."""
     messages = body.count(b'<li class="message own" id=') + body.count(
         b'<li class="message reply" id='
     )
