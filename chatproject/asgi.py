@@ -6,12 +6,14 @@ import os
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
-from django.core.asgi import get_asgi_application
+from django import setup
 from django.urls import get_resolver
+
+from chatproject.lib.pages import PagesHandler
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
 # Before what needs the app registry is imported.
-pages = get_asgi_application()
+setup(set_prefix=False)
 
 from accounts.sockets import with_user  # noqa: E402
 from chat.routing import websocket_urlpatterns  # noqa: E402
@@ -21,7 +23,7 @@ get_resolver().url_patterns  # noqa: B018
 
 application = ProtocolTypeRouter(
     {
-        "http": pages,
+        "http": PagesHandler(),
         # A page of another site must not open a socket with our visitor's cookie.
         "websocket": AllowedHostsOriginValidator(
             with_user(URLRouter(websocket_urlpatterns))  # type: ignore[arg-type] # see chat.routing
