@@ -5,7 +5,8 @@
     python -m bench stream ttft --rounds 3 --baseline bench/results/latest.json
 
 Without targets the results are written to bench/results/latest.json, and with them
-bench/results/summary.json and the tables of docs/performance.md; with targets, to --output alone. All
+bench/results/summary.json and the tables of docs/performance.md; those of `soak`, which is measured
+by itself, to bench/results/soak.json and the same page; those of other targets to --output alone. All
 processes are real ones, started and ended here. docs/performance.md says how figures are defined.
 
 The exit code is 1 when a reply was not exactly what was asked for, when another answer was not what
@@ -82,8 +83,9 @@ def parse() -> argparse.Namespace:
     ):
         if name not in known:
             parser.error(f"there is no {name}: choose from {', '.join(known)}")
-    is_partial = bool(options.targets or options.users or options.seconds or options.systems)
-    options.is_partial = is_partial
+    is_changed = bool(options.users or options.seconds or options.systems)
+    is_partial = options.is_partial = bool(options.targets) or is_changed
+    options.is_soak = options.targets == ["soak"] and not is_changed
     options.rounds = options.rounds or (1 if is_partial and not options.baseline else 3)
     return options
 
@@ -191,9 +193,12 @@ def died(system: System) -> list[str]:
 def save(found: Results, options: argparse.Namespace) -> None:
     if options.output:
         results.save(found, options.output)
+    elif options.is_soak:
+        results.save(found, report.SOAK)
+        report.write()
     elif not options.is_partial:
         results.save(found, report.LATEST)
-        report.write(found)
+        report.write()
         print(f"{report.SUMMARY}:")
     if not options.is_partial:
         for name, value in report.summary(found).items():

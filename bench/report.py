@@ -1,6 +1,6 @@
 """Results for people: lines in the terminal, the summary, and the tables of docs/performance.md.
 
-python -m bench.report            writes both again from bench/results/latest.json
+python -m bench.report            writes both again from bench/results/
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bench.results import Measurement, Results
 from bench.systems import SYSTEMS
 
 LATEST = results.FOLDER / "latest.json"
+SOAK = results.FOLDER / "soak.json"  # which is measured by itself
 SUMMARY = results.FOLDER / "summary.json"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BEGIN = "<!-- bench: what stands between these two lines is written by python -m bench.report -->"
@@ -213,6 +214,12 @@ STATEMENTS: tuple[Column, ...] = (
     ("worker", number("statements_per_message.worker", 1)),
     ("per token", number("statements_per_token", 4)),
 )
+SOAKED: tuple[Column, ...] = (
+    ("messages", number("messages")),
+    *((f"{role}, MB", number(f"rss_mb.{role}", 1)) for role in ("web", "worker", "clock")),
+    *((f"{role}, last by second quarter", number(f"growth_ratio.{role}", 3)) for role in ("web", "worker", "clock")),
+    ("lost / doubled / out of order", faults),
+)  # fmt: skip
 
 SECTIONS: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
     ("Streams at 20 tokens a second", "stream", STREAM),
@@ -226,12 +233,13 @@ SECTIONS: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
     ("Open sockets", "idle", IDLE),
     ("Fairness", "fairness", FAIRNESS),
     ("Database statements", "statements", STATEMENTS),
-    ("Soak", "soak", (("messages", number("messages")), *MEMORY[:1], *MEMORY[1:2], ("lost / doubled / out of order", faults))),
+    ("Soak, in a run of its own", "soak", SOAKED),
 )  # fmt: skip
 
 
-def markdown(found: Results) -> str:
+def markdown(found: Results, soak: Results | None = None) -> str:
     """The tables: medians over the clean rounds of each measurement."""
+    measurements = [*found.measurements, *(soak.measurements if soak else ())]
     machine = ", ".join(f"{name} {value}" for name, value in found.machine.items())
     parts = [
         f"Measured on {machine}; {found.rounds} rounds in turn, {found.minutes:.0f} minutes. Each"
@@ -241,7 +249,7 @@ def markdown(found: Results) -> str:
     for title, target, columns in SECTIONS:
         rows = [
             [one.system, at(one), *(show(one.medians) for _, show in columns)]
-            for one in sorted(found.measurements, key=place)
+            for one in sorted(measurements, key=place)
             if one.target == target and one.rounds
         ]
         if rows:
@@ -275,11 +283,18 @@ def in_page(page: str, tables: str) -> str:
     return pattern.sub(lambda _: f"{BEGIN}\n\n{tables}\n\n{END}", page)
 
 
-def write(found: Results) -> None:
-    """Write the summary, and the tables into the page."""
+def write() -> None:
+    """Write the summary, and the tables into the page, from what was measured last."""
+    found = results.load(LATEST)
     SUMMARY.write_bytes(msgspec.json.format(msgspec.json.encode(summary(found)), indent=1) + b"\n")
-    PAGE.write_text(in_page(PAGE.read_text(), markdown(found)))
+    PAGE.write_text(in_page(PAGE.read_text(), latest_tables()))
+
+
+def latest_tables() -> str:
+    """The tables of what was measured last."""
+    soak = results.load(SOAK) if SOAK.exists() else None
+    return markdown(results.load(LATEST), soak)
 
 
 if __name__ == "__main__":
-    write(results.load(LATEST))
+    write()
