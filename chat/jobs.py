@@ -19,7 +19,6 @@ import django_rq
 import msgspec
 import redis
 from django.conf import settings
-from django_rq.queues import get_result_ttl
 from redis.client import Pipeline
 from redis.exceptions import NoScriptError
 from rq import worker_registration
@@ -37,6 +36,9 @@ from chatproject.lib.redis import sync_client
 logger = logging.getLogger(__name__)
 
 QUEUE = "chat"
+
+# How long RQ knows a job that was made, in 6 kB of Redis: the run's row says all there is to say.
+MADE_SECONDS = 60
 
 # A worker checks in every second; one that was not heard of for so long makes nothing.
 LIVING = timedelta(seconds=10)
@@ -84,7 +86,7 @@ def enqueue(run: Run, *, at_front: bool = False) -> Place | None:
         kwargs={"run_id": str(run.id), "attempt": attempt},
         job_id=name,
         description=f"run {run.id}, attempt {attempt}",
-        result_ttl=get_result_ttl(QUEUE),
+        result_ttl=MADE_SECONDS,
         status=JobStatus.RATE_LIMITED,
         rate_limit=RateLimit(_limit_key(run.user_id), settings.USER_CONCURRENCY),
     )
