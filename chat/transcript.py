@@ -10,6 +10,8 @@ from chatproject.lib import rows
 
 MESSAGES_SHOWN = 100  # on one page
 
+RUN = Message._meta.get_field("run")
+
 # Walks from a message up to the root, the newest first: from `end`, else from the reply that is
 # being made, else from the conversation's leaf. One statement, so that what the page says of a run
 # and of its message is of one moment.
@@ -85,6 +87,8 @@ def _path(conversation: Conversation, past: Message | None) -> list[Message]:
         ]
         if run:
             run.message = message  # and `message.run` is it
+        else:
+            RUN.set_cached_value(message, None)  # or the template would ask for it
         messages.append(message)
     return messages
 

@@ -106,6 +106,10 @@ def test_a_part_is_one_query_whatever_its_length_and_replies_have_all_at_hand(
                 if message.role == Message.Role.ASSISTANT:
                     assert message.run.status == Run.Status.DONE
                     assert message.ordered_parts == []
+    Run.objects.all().delete()
+    with django_assert_num_queries(1):
+        part = transcript.part(conversation)
+        assert not any(hasattr(message, "run") for message in part.messages)
     send(owner, conversation)
     with django_assert_num_queries(1):
         transcript.part(conversation)
