@@ -132,7 +132,7 @@ RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run
 # for dead when it has not renewed its runs' leases, which it does three times in this time.
 RUN_ATTEMPTS = env.integer("RUN_ATTEMPTS", 3, least=1)
 RUN_LEASE_SECONDS = env.integer("RUN_LEASE_SECONDS", 6, least=3)
-JOB_DAY = 24 * 60 * 60  # seconds that a finished or failed job stays visible to staff
+JOB_DAY = 24 * 60 * 60  # seconds that a failed job stays visible to staff
 RQ_QUEUES = {
     name: {
         "URL": REDIS_URL,

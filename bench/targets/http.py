@@ -19,7 +19,7 @@ CSRF = "bench" * 6 + "00"
 class Request:
     """A GET, or with `form` a POST of what that returns, anew each time.
 
-    `problem` says what is wrong with an answer by its status and body; nothing if it is right.
+    `accept` is the kind of answer that is asked for, as in the header. `problem` says what is wrong with an answer by its status and body; nothing if it is right.
     """
 
     path: str
@@ -29,7 +29,7 @@ class Request:
 
 
 async def repeat(system: Parley, request: Request, readers: int, seconds: float) -> Answers:
-    """Let so many users each ask one time after the other, until the time is over."""
+    """Let so many readers, all of them the first user, ask one time after the other for `seconds`."""
     answers = Answers([], [])
     until = time.monotonic() + seconds
 

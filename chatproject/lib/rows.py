@@ -2,8 +2,8 @@
 
 Django takes longer to write such a query than Postgres to answer it, and its `raw` takes nearly as
 long to find out which column is which. Here the statement names them: `columns` in the SELECT or
-RETURNING, and the same models in the same order for `first` and `each`. And Postgres takes longer to plan such
-a statement than to execute it, so each connection prepares it once (setting DB_PREPARE).
+RETURNING, and the same models in the same order for `first` and `each`. And Postgres takes longer to
+plan such a statement than to execute it, so each connection prepares it once (setting DB_PREPARE).
 """
 
 from __future__ import annotations
