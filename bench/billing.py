@@ -85,10 +85,10 @@ def hold(account: Any) -> Any:
 
 
 def hold_and_settle(account: Any) -> None:
-    from billing import ledger
+    from billing.ledger import postings
     from chatproject.lib.db import money_transaction
 
-    done = money_transaction(ledger.settle, hold_id=hold(account).pk, cost=700)
+    done = money_transaction(postings.settle, hold_id=hold(account).pk, cost=700)
     if (done.charged, done.is_new) != (700, True):
         sys.exit(f"a hold was settled wrongly: {done}")
 
@@ -178,7 +178,7 @@ def at_random(operations: int) -> int:
 def operate(chance: random.Random, accounts: list[Any]) -> None:
     from django.utils import timezone
 
-    from billing import ledger
+    from billing.ledger import postings
     from chatproject.lib.db import money_transaction
     from tests.billing import books
 
@@ -191,21 +191,21 @@ def operate(chance: random.Random, accounts: list[Any]) -> None:
                 books.grant(account, amount, expires_at=chance.choice([None, soon]))
             case 1:
                 money_transaction(
-                    ledger.adjust, account_id=account.pk, amount=-amount, key=uuid.uuid4().hex,
+                    postings.adjust, account_id=account.pk, amount=-amount, key=uuid.uuid4().hex,
                     actor_id=account.user_id, note="a correction",
                 )  # fmt: skip
             case 2:
-                money_transaction(ledger.expire, account_id=account.pk)
+                money_transaction(postings.expire, account_id=account.pk)
             case _:
                 held = books.hold(account, amount)
                 for _ in range(chance.randint(1, 2)):  # some twice
                     books.settle(held, chance.choice([0, amount // 2, amount, 2 * amount]))
-    except ledger.InsufficientCredits:
+    except postings.InsufficientCredits:
         pass
 
 
 def mismatches() -> int:
-    from billing import audit
+    from billing.ledger import audit
 
     began = time.monotonic()
     found = audit.check()
@@ -224,7 +224,7 @@ def mismatches() -> int:
 def long_ledger(entries: int, *, judge: bool) -> int:
     from django.core.management import call_command
 
-    from billing import audit
+    from billing.ledger import audit
     from billing.models import Account
 
     began = time.monotonic()

@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 def connect() -> None:
     """Listen, as far as the settings ask for it."""
     if settings.AUTO_TOP_UP:
-        balance_changed.connect(consider_top_up, dispatch_uid="billing.top_up")
+        balance_changed.connect(consider_top_up, dispatch_uid="billing.payments.auto_top_up")
 
 
 def consider_top_up(sender: object, *, account_id: int, **kwargs: object) -> None:
     """See whether credits are to be bought; when the queue is away, the next change tries again."""
-    from billing import top_up
+    from billing.payments import auto_top_up
 
     try:
-        top_up.after_spend(account_id)
+        auto_top_up.after_spend(account_id)
     except redis.RedisError as error:
         logger.warning("account %d is not topped up now: %s", account_id, error)

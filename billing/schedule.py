@@ -14,8 +14,12 @@ from typing import NamedTuple
 from django.conf import settings
 from django.utils import timezone
 
-from billing import allowances, audit, expiry, jobs, low_balance, mail, usage
+from billing import queue
+from billing.ledger import allowances, audit, expiry
+from billing.metering import usage
 from billing.models import Account, LedgerCheck, Order
+from billing.payments import mail, poller
+from billing.reports import low_balance_mail
 
 NIGHT = 3  # the hour, by the site's clock, from which the books are checked
 
@@ -38,7 +42,7 @@ class Scheduled(NamedTuple):
 def tasks() -> list[Scheduled]:
     """Everything of billing that happens by the clock."""
     return [
-        Scheduled("poll payments", 30, jobs.poll),
+        Scheduled("poll payments", 30, poller.poll),
         *(
             Scheduled(name, every, partial(_enqueue, name))
             for name, every in (
@@ -55,7 +59,7 @@ def tasks() -> list[Scheduled]:
 
 
 def _enqueue(name: str, now: datetime) -> None:
-    jobs.enqueue_task(name)
+    queue.enqueue_task(name)
 
 
 def _check_at_night(now: datetime) -> None:
@@ -65,7 +69,7 @@ def _check_at_night(now: datetime) -> None:
     if night > now:
         night -= timedelta(days=1)
     if newest is None or newest.started_at < night:
-        jobs.enqueue_task("nightly check")
+        queue.enqueue_task("nightly check")
 
 
 def run(name: str) -> None:
@@ -94,7 +98,7 @@ def _tell_of_low_balances(now: datetime) -> None:
         return  # everything is free
     changed = Account.objects.filter(updated_at__gte=now - RECENT, seq__gt=0).order_by("pk")
     for account_id in changed.values_list("pk", flat=True).iterator():
-        low_balance.tell_if_low(account_id)
+        low_balance_mail.tell_if_low(account_id)
 
 
 def _check_all(now: datetime) -> None:
@@ -102,7 +106,7 @@ def _check_all(now: datetime) -> None:
     _check_ledger(now)
     orders = Order.objects.filter(created_at__gte=now - COMPARED, provider_order_id__isnull=False)
     for order_id in orders.order_by("pk").values_list("pk", flat=True).iterator():
-        jobs.enqueue_sync(order_id)
+        queue.enqueue_sync(order_id)
 
 
 def _check_ledger(now: datetime) -> None:

@@ -2,20 +2,20 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing import order_views, sandbox_views, views, webhooks
+from billing.web import credit_views, order_views, sandbox_views, webhook_views
 
 app_name = "billing"
 
 urlpatterns = [
-    path("", views.overview, name="overview"),
-    path("balance", views.balance, name="balance"),
-    path("history/", views.history, name="history"),
-    path("history.csv", views.history_csv, name="history_csv"),
-    path("usage/", views.usage, name="usage"),
-    path("usage.csv", views.usage_csv, name="usage_csv"),
-    path("limits/", views.limits_page, name="limits"),
-    path("redeem/", views.redeem, name="redeem"),
-    path("packages/", order_views.packages, name="packages"),
+    path("", credit_views.overview, name="overview"),
+    path("balance", credit_views.balance, name="balance"),
+    path("history/", credit_views.history, name="history"),
+    path("history.csv", credit_views.history_csv, name="history_csv"),
+    path("usage/", credit_views.usage, name="usage"),
+    path("usage.csv", credit_views.usage_csv, name="usage_csv"),
+    path("limits/", credit_views.limits_page, name="limits"),
+    path("redeem/", credit_views.redeem, name="redeem"),
+    path("packages/", order_views.packages_page, name="packages"),
     path("packages.json", order_views.packages_json, name="packages_json"),
     path("buy/", order_views.buy, name="buy"),
     path("orders/<uuid:order_id>/", order_views.order, name="order"),
@@ -24,6 +24,6 @@ urlpatterns = [
     path("orders/<uuid:order_id>/receipt.pdf", order_views.receipt, name="receipt"),
     path("orders/<uuid:order_id>/refund/", order_views.refund, name="refund"),
     path("top-up/", order_views.top_up_page, name="top_up"),
-    path("webhooks/<slug:provider>/", webhooks.webhook, name="webhook"),
+    path("webhooks/<slug:provider>/", webhook_views.webhook, name="webhook"),
     path("sandbox/<slug:payment_id>/", sandbox_views.sandbox, name="sandbox"),
 ]

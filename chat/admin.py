@@ -8,8 +8,9 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from billing import credits, pricing
+from billing import credits
 from billing.admin.base import BillingAdmin, amount
+from billing.metering import pricing
 from chat.models import Assistant, Conversation, LanguageModel, Message, MessagePart, Run
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from billing import metering
+from billing.metering import settlement
 from chat import context, ending, events
 from chat.models import Run
 from chatproject.lib import db
@@ -57,7 +57,7 @@ def _hand_over(lost: Mapping[UUID, Lost]) -> list[Run]:
 def _requeue(run: Run, lost: Lost) -> None:
     usage = _delivered(run, lost.text, lost.reasoning)
     if usage is not None:
-        metering.absorb(
+        settlement.absorb(
             ending.call_of(run), tokens=ending.tokens(usage), source=ending.source(usage)
         )
     run.status = Run.Status.QUEUED

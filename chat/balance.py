@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from billing import balances, credits
+from billing import credits
+from billing.reports import balances
 from chat import events
 from chatproject.lib import channel_layer, db
 

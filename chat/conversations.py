@@ -14,7 +14,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.formats import date_format
 
-from billing import pricing
+from billing.metering import pricing
 from chat import access, events
 from chat.events import ChatError
 from chat.models import Assistant, Conversation, Run

@@ -15,9 +15,9 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from billing import metering
+from billing.metering import settlement
+from billing.metering.pricing import Tokens
 from billing.models import Hold, ModelPrice, UsageRecord
-from billing.pricing import Tokens
 from chat import context, conversations, events, markdown, rendering
 from chat.models import Conversation, Message, MessagePart, Run
 from chatproject.lib import db, rows
@@ -149,13 +149,13 @@ def _move_leaf(run: Run, status: Run.Status, now: datetime) -> Conversation:
     return run.conversation if moved is None else moved[0]
 
 
-def _charge(run: Run, outcome: Outcome) -> metering.Charge | None:
+def _charge(run: Run, outcome: Outcome) -> settlement.Charge | None:
     """Settle what the run holds for what it delivered; None where billing is switched off."""
     is_empty = not outcome.text and not outcome.reasoning
     # Who stopped, or was failed, before the first word pays nothing, whatever the provider counted.
     nothing = is_empty and outcome.status != Run.Status.DONE
     usage = None if nothing else outcome.usage
-    return metering.charge(
+    return settlement.charge(
         call_of(run),
         tokens=tokens(usage) if usage else None,
         source=source(usage),
@@ -164,9 +164,9 @@ def _charge(run: Run, outcome: Outcome) -> metering.Charge | None:
     )
 
 
-def call_of(run: Run) -> metering.Call:
+def call_of(run: Run) -> settlement.Call:
     """A run's present attempt as billing takes it; the run's price must be read with it."""
-    return metering.Call(
+    return settlement.Call(
         run_id=run.pk,
         attempt=run.attempt,
         user_id=run.user_id,
@@ -209,7 +209,7 @@ WHERE id = %(id)s
 
 
 def _store(
-    run: Run, outcome: Outcome, charge: metering.Charge | None, seq: int, now: datetime
+    run: Run, outcome: Outcome, charge: settlement.Charge | None, seq: int, now: datetime
 ) -> None:
     usage = outcome.usage
     values: dict[str, Any] = {

@@ -21,8 +21,8 @@ from uuid import UUID
 from django.conf import settings
 from django.utils import timezone
 
-from billing import metering
-from billing.pricing import Tokens
+from billing.metering import settlement
+from billing.metering.pricing import Tokens
 from chat import attempts, context, ending, events, llm, runlog, tick
 from chat.models import Assistant, Continuation, LanguageModel, Run
 from chatproject.lib import aioworker, db, metrics, rows
@@ -182,9 +182,9 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
         return None
     run: Run
     run, run.assistant, run.model, held_until, run.newest = claimed
-    if not run.most or metering.lasts(held_until, now):
+    if not run.most or settlement.lasts(held_until, now):
         return run
-    if db.money_transaction(metering.keep, run_id, now):
+    if db.money_transaction(settlement.keep, run_id, now):
         return run
     logger.error("run %s lost its hold while it waited", run_id)
     ended = ending.end(
@@ -206,7 +206,7 @@ FROM chat_assistant AS assistant, chat_languagemodel AS model
 WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s
   AND assistant.id = run.assistant_id AND model.id = run.model_id
 RETURNING {rows.columns(Run, "run")}, {rows.columns(Assistant, "assistant")},
-  {rows.columns(LanguageModel, "model")}, {metering.HELD_UNTIL}, {context.NEWEST}
+  {rows.columns(LanguageModel, "model")}, {settlement.HELD_UNTIL}, {context.NEWEST}
 """  # noqa: S608 # of names alone
 
 

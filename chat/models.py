@@ -22,7 +22,7 @@ from billing import credits
 from billing.models import ModelPrice
 
 if TYPE_CHECKING:
-    from billing.metering import Terms
+    from billing.metering.settlement import Terms
 
 
 def new_id() -> UUID:
@@ -282,7 +282,7 @@ class Run(models.Model):
     prefix = models.TextField(blank=True, default="", db_default="")
     prefix_reasoning = models.TextField(blank=True, default="", db_default="")
 
-    # Its terms, fixed when it was asked for. Amounts are micro-credits; see billing.metering.
+    # Its terms, fixed when it was asked for. Amounts are micro-credits; see billing.metering.settlement.
     price = models.ForeignKey(
         ModelPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
     )

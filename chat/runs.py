@@ -19,7 +19,7 @@ from django.db import IntegrityError
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from billing import metering
+from billing.metering import settlement
 from chat import access, conversations, ending, events, jobs, pace, rendering, runlog, terms
 from chat.events import ChatError
 from chat.models import Conversation, Message, Run
@@ -202,11 +202,11 @@ def _store_and_hold(
             if found is None:
                 raise
             return found, False
-        except metering.BalanceChanged as error:
+        except settlement.BalanceChanged as error:
             # Others took the credits that this message counted on, or they expired. Less may do.
             if turn == STORE_TRIES - 1:
                 raise terms.refusal(error) from error
-            metering.expire_due(error.account_id)
+            settlement.expire_due(error.account_id)
         except terms.REFUSALS as error:
             raise terms.refusal(error) from error
     raise AssertionError("unreachable")

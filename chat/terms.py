@@ -1,6 +1,6 @@
 """The terms on which a run is made: what it may cost, and how long its reply may be.
 
-Between a run and billing.metering stand only these few translations: of a prompt into tokens, and
+Between a run and billing.metering.settlement stand only these few translations: of a prompt into tokens, and
 of the ledger's refusals into words for the user.
 """
 
@@ -12,8 +12,10 @@ from uuid import UUID
 
 from django.conf import settings
 
-from billing import accounts, credits, limits, metering, pricing, usage
-from billing.ledger import AccountFrozen, AccountInDebt, InsufficientCredits
+from billing import credits
+from billing.ledger import postings
+from billing.ledger.postings import AccountFrozen, AccountInDebt, InsufficientCredits
+from billing.metering import limits, pricing, settlement, usage
 from chat import access, context, conversations
 from chat.events import ChatError, Missing
 from chat.models import Assistant, Message, Run
@@ -26,7 +28,7 @@ REFUSALS = (
     AccountFrozen,
     AccountInDebt,
     limits.LimitReached,
-    metering.NotPriced,
+    settlement.NotPriced,
 )
 
 NOT_PRICED = "This model has no price yet and cannot be used. Tell the staff."
@@ -45,7 +47,7 @@ def agree(run: Run) -> None:
     Raises one of REFUSALS. Call it inside the money transaction that stores the run.
     """
     prompt = context.build(run)
-    agreed = metering.quote(
+    agreed = settlement.quote(
         user_id=run.user_id,
         model=run.model.provider_model,
         prompt_tokens=prompt.most_tokens,
@@ -65,7 +67,7 @@ def hold(run: Run) -> None:
     """Hold what a run may cost: the last statement before the COMMIT. Raises one of REFUSALS."""
     if run.terms is None:
         raise ValueError("the run has no terms: agree on them first")
-    metering.hold(
+    settlement.hold(
         run.terms,
         user_id=run.user_id,
         run_id=run.pk,
@@ -113,12 +115,12 @@ def _estimate(
 ) -> Estimate | None:
     if not settings.BILLING:
         return None
-    if metering.is_free(is_staff=user.is_staff):
+    if settlement.is_free(is_staff=user.is_staff):
         return None
-    accounts.of(user.pk)  # opens it, which `quote` could not outside a money transaction
+    postings.account_of(user.pk)  # opens it, which `quote` could not outside a money transaction
     prompt = context.build(_imagined(user, assistant, parent, text))
     try:
-        agreed = metering.quote(
+        agreed = settlement.quote(
             user_id=user.pk,
             model=assistant.model.provider_model,
             prompt_tokens=prompt.most_tokens,
@@ -169,6 +171,6 @@ def refusal(error: Exception) -> ChatError:
         return ChatError("insufficient_credits", IN_DEBT.format(debt=credits.show(error.debt)))
     if isinstance(error, AccountFrozen):
         return ChatError("not_allowed", FROZEN)
-    if isinstance(error, metering.NotPriced):
+    if isinstance(error, settlement.NotPriced):
         return ChatError("unavailable", NOT_PRICED)
     return ChatError("limit_reached", str(error))

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.db.models import Q
 
-from billing import metering
+from billing.metering import settlement
 from chat import events, jobs
 from chat.models import Run
 from chatproject.lib import channel_layer, db
@@ -44,9 +44,9 @@ class Waiting:
         runs = self._next(now)
         if not runs:
             return
-        for run_id in metering.fading([run.pk for run in runs], now):
+        for run_id in settlement.fading([run.pk for run in runs], now):
             try:
-                db.money_transaction(metering.keep, run_id, now)
+                db.money_transaction(settlement.keep, run_id, now)
             except db.MoneyBusy:
                 logger.warning("the hold of run %s is kept at a later sweep", run_id)
         places = jobs.places(runs)

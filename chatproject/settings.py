@@ -76,7 +76,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "chatproject.context_processors.site",
-                "billing.context_processors.balance",
+                "billing.web.context_processors.balance",
             ],
         },
     },

@@ -92,7 +92,7 @@ def test_only_the_ledger_writes_the_books():
     offences = [
         f"{path.relative_to(PROJECT)}:{call.lineno}"
         for path in sources()
-        if path != PROJECT / "billing" / "ledger.py"
+        if path != PROJECT / "billing" / "ledger" / "postings.py"
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call) and writes_the_books(call)
     ]

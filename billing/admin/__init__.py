@@ -1,5 +1,5 @@
 """Staff's view of money. What happened can be read here and never changed; staff's own deeds go
-through billing.staff, which writes them down."""
+through billing.ledger.staff_actions, which writes them down."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
-from billing import credits, staff
+from billing import credits
 from billing.admin.base import (
     AuditedAdmin,
     ReadOnlyAdmin,
@@ -28,6 +28,7 @@ from billing.admin.base import (
     staff_id,
 )
 from billing.admin.fields import CreditsFormField
+from billing.ledger import staff_actions
 from billing.models import (
     Account,
     CreditLot,
@@ -120,7 +121,7 @@ class AccountAdmin(ReadOnlyAdmin):
     actions = ["freeze", "unfreeze"]
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
-        """Whether somebody may change accounts, by billing.staff."""
+        """Whether somebody may change accounts, by billing.ledger.staff_actions."""
         return request.user.has_perm(CHANGE)
 
     def get_urls(self) -> list[URLPattern]:
@@ -147,7 +148,7 @@ class AccountAdmin(ReadOnlyAdmin):
         form = GiveOrTakeForm(request.POST or None, initial={"nonce": uuid4()})
         if request.method == "POST" and form.is_valid():
             try:
-                change = staff.give_or_take(
+                change = staff_actions.give_or_take(
                     actor_id=staff_id(request),
                     account_id=account.pk,
                     amount=form.cleaned_data["amount"],
@@ -156,7 +157,7 @@ class AccountAdmin(ReadOnlyAdmin):
                     ip=address(request),
                     expires_at=form.expires_at(),
                 )
-            except staff.StaffRefused as refused:
+            except staff_actions.StaffRefused as refused:
                 form.add_error(None, refused.message)
             else:
                 messages.success(request, _told(change, account))
@@ -169,7 +170,7 @@ class AccountAdmin(ReadOnlyAdmin):
         form = PlanForm(request.POST or None, initial={"plan": account.plan_id})
         if request.method == "POST" and form.is_valid():
             plan: Plan | None = form.cleaned_data["plan"]
-            changed = staff.set_plan(
+            changed = staff_actions.set_plan(
                 actor_id=staff_id(request),
                 account_id=account.pk,
                 plan_id=plan.pk if plan else None,
@@ -187,7 +188,7 @@ class AccountAdmin(ReadOnlyAdmin):
         account = self._account(request, account_id)
         form = ReasonForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
-            staff.reset_messages(
+            staff_actions.reset_messages(
                 actor_id=staff_id(request),
                 account_id=account.pk,
                 reason=form.cleaned_data["reason"],
@@ -250,7 +251,7 @@ class AccountAdmin(ReadOnlyAdmin):
     ) -> None:
         changed = 0
         for account in accounts:
-            changed += staff.set_status(
+            changed += staff_actions.set_status(
                 actor_id=staff_id(request),
                 account_id=account.pk,
                 status=status,
@@ -285,7 +286,7 @@ class AccountAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(reverse("admin:billing_account_change", args=[account.pk]))
 
 
-def _told(change: staff.Change, account: Account) -> str:
+def _told(change: staff_actions.Change, account: Account) -> str:
     entry = change.entry
     verb = "given to" if entry.amount > 0 else "taken from"
     figures = (

@@ -16,8 +16,9 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from billing import credits, staff
+from billing import credits
 from billing.admin.fields import CreditsFormField
+from billing.ledger import staff_actions
 
 NOTHING = "\N{EN DASH}"
 
@@ -187,7 +188,7 @@ class AuditedAdmin(BillingAdmin):
         before: dict[str, Any],
         after: dict[str, Any],
     ) -> None:
-        staff.record(
+        staff_actions.record(
             actor_id=staff_id(request),
             action=f"{verb} {self.model._meta.verbose_name}"[:40],
             target=str(target),

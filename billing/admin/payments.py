@@ -19,12 +19,14 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
-from billing import checkout, credits, events, jobs, refunds, staff
+from billing import credits, queue
 from billing.admin.accounts import ReasonForm
 from billing.admin.base import ReadOnlyAdmin, address, amount, insist, money, staff_id
 from billing.admin.fields import major, minor
+from billing.ledger import staff_actions
 from billing.models import AutoTopUp, Dispute, Order, ProviderEvent, Refund, SandboxPayment
-from billing.providers.base import ProviderError
+from billing.payments import checkout, refunds, webhook_events
+from billing.payments.providers.base import ProviderError
 
 CHANGE_ORDER = "billing.change_order"
 AT_ONCE = 5  # orders asked about while one waits; more go through the queue
@@ -115,7 +117,7 @@ class OrderAdmin(ReadOnlyAdmin):
             return
         try:
             for order_id in ids:
-                jobs.enqueue_sync(order_id)
+                queue.enqueue_sync(order_id)
         except redis.RedisError:
             messages.error(request, "The queue does not answer just now. Try again in a minute.")
         else:
@@ -147,7 +149,7 @@ class OrderAdmin(ReadOnlyAdmin):
             except refunds.RefundRefused as refused:
                 form.add_error(None, refused.message)
             else:
-                staff.record(
+                staff_actions.record(
                     actor_id=staff_id(request),
                     action="refund",
                     target=f"{order} of {order.user}",
@@ -181,7 +183,7 @@ def _ask(request: HttpRequest, order_id: UUID) -> None:
     except ProviderError as error:
         messages.error(request, f"The provider could not be asked about order {order_id}: {error}")
         return
-    staff.record(
+    staff_actions.record(
         actor_id=staff_id(request),
         action="ask provider",
         target=str(order),
@@ -244,8 +246,8 @@ class ProviderEventAdmin(ReadOnlyAdmin):
         for event_id in ids:
             # Without the queue the poller finds it: it is due at once.
             with suppress(redis.RedisError):
-                events.retry(event_id)
-            staff.record(
+                webhook_events.retry(event_id)
+            staff_actions.record(
                 actor_id=staff_id(request),
                 action="process event",
                 target=f"event {event_id}",

@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 
-from billing import credits, pricing, staff
+from billing import credits
 from billing.admin.base import (
     AuditedAdmin,
     BillingAdmin,
@@ -22,6 +22,8 @@ from billing.admin.base import (
     staff_id,
 )
 from billing.admin.fields import CreditsFormField, TiersFormField, major, minor, show_tiers
+from billing.ledger import staff_actions
+from billing.metering import pricing
 from billing.models import CreditPackage, ModelPrice, PackagePrice
 
 RATES = ("in_per_m", "cached_in_per_m", "out_per_m", "reasoning_per_m", "request_fee")
@@ -117,7 +119,7 @@ class ModelPriceAdmin(BillingAdmin):
     def save_model(self, request: HttpRequest, obj: ModelPrice, form: Any, change: bool) -> None:
         obj.created_by_id = staff_id(request)
         obj.save(force_insert=True)
-        staff.record(
+        staff_actions.record(
             actor_id=staff_id(request),
             action="set price",
             target=str(obj),

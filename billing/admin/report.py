@@ -12,8 +12,10 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from billing import jobs, report, staff
+from billing import queue
 from billing.admin.base import address, insist, staff_id
+from billing.ledger import staff_actions
+from billing.reports import staff_report
 
 # Who may see the checks of the books may see the figures.
 VIEW = "billing.view_ledgercheck"
@@ -23,11 +25,11 @@ MONTHS = 24  # that can be chosen
 def show(request: HttpRequest) -> HttpResponse:
     """A month's flows, and how things stand now."""
     insist(request, VIEW)
-    month = report.month_of(request.GET.get("month", ""))
+    month = staff_report.month_of(request.GET.get("month", ""))
     context = {
         **admin.site.each_context(request),
         "title": "Billing report",
-        "report": report.make(month),
+        "report": staff_report.make(month),
         "months": _months(month),
         "now": timezone.now(),
     }
@@ -37,7 +39,7 @@ def show(request: HttpRequest) -> HttpResponse:
 def _months(chosen: date) -> list[date]:
     """The months to choose from, the newest first."""
     newest = timezone.localdate().replace(day=1)
-    months = {report.later(newest, -number) for number in range(MONTHS)}
+    months = {staff_report.later(newest, -number) for number in range(MONTHS)}
     return sorted({*months, chosen}, reverse=True)
 
 
@@ -46,11 +48,11 @@ def check(request: HttpRequest) -> HttpResponse:
     """Have the books checked by a job."""
     insist(request, VIEW)
     try:
-        jobs.enqueue_task("check ledger")
+        queue.enqueue_task("check ledger")
     except redis.RedisError:
         messages.error(request, "The queue does not answer just now. Try again in a minute.")
     else:
-        staff.record(
+        staff_actions.record(
             actor_id=staff_id(request), action="check ledger", target="ledger", ip=address(request)
         )
         messages.success(request, "The books are being checked. Reload this page in a moment.")

@@ -1,4 +1,4 @@
-"""Accounts, the ledger, lots and holds. Only billing.ledger writes them."""
+"""Accounts, the ledger, lots and holds. Only billing.ledger.postings writes them."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class PackagePrice(models.Model):
 
 
 class Order(models.Model):
-    """A purchase of credits. Its status only moves forward; billing.checkout moves it."""
+    """A purchase of credits. Its status only moves forward; billing.payments.checkout moves it."""
 
     class Status(models.TextChoices):
         CREATED = "created"

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
@@ -10,6 +15,11 @@ from billing.models.base import CreditsField, at_least
 # Micro-credits per million tokens: 1,000,000 credits, at the usual worth of a credit ten thousand
 # dollars. What is above is a slip of the keyboard or of a unit.
 HIGHEST_PRICE = 1_000_000 * 1_000_000
+
+# A form that was opened a moment ago may still be sent.
+LATENESS = timedelta(minutes=1)
+
+TIER_PRICES = ("in_per_m", "cached_in_per_m", "out_per_m", "reasoning_per_m")
 
 
 class ModelPrice(models.Model):
@@ -68,6 +78,66 @@ class ModelPrice(models.Model):
         return f"{self.model} from {self.effective_from:%Y-%m-%d %H:%M}"
 
     def clean(self) -> None:
-        from billing import pricing  # which needs this class
+        """Raise ValidationError, by field, for a price that must not be published.
 
-        pricing.validate(self)
+        Such a price is negative or absurdly high, changes the past of a model that has a price
+        already, or has malformed tiers. A form refuses fields that are None itself.
+        """
+        errors: dict[str, str] = {}
+        for field in (*TIER_PRICES, "request_fee"):
+            value = getattr(self, field)
+            wrong = None if value is None else _wrong_price(value)
+            if wrong:
+                errors[field] = wrong
+        if _is_too_late(self):
+            errors["effective_from"] = (
+                "This model has a price already, and what was charged by it stays: choose a time that "
+                "has not passed."
+            )
+        wrong = _wrong_tiers(self.tiers)
+        if wrong:
+            errors["tiers"] = wrong
+        if errors:
+            raise ValidationError(errors)
+
+
+def _wrong_price(value: Any) -> str:
+    # JSON knows true and 1.5, and Python takes the first for a number.
+    if not isinstance(value, int) or isinstance(value, bool):
+        return "A price is a whole number of micro-credits."
+    if value < 0:
+        return "A price is never negative."
+    if value > HIGHEST_PRICE:
+        return "A price above 1,000,000 credits per million tokens is refused."
+    return ""
+
+
+def _is_too_late(price: ModelPrice) -> bool:
+    moment: Any = price.effective_from  # None when a form could not read it
+    if moment is None or moment >= timezone.now() - LATENESS:
+        return False
+    return ModelPrice.objects.filter(model=price.model).exclude(pk=price.pk).exists()
+
+
+def _wrong_tiers(tiers: Any) -> str:
+    if not isinstance(tiers, list):
+        return 'Tiers are a list: [{"above": 200000, "in_per_m": 1, "out_per_m": 2}].'
+    for tier in tiers:
+        if not isinstance(tier, dict) or not _is_whole(tier.get("above")):
+            return 'Each tier names the prompt tokens above which it counts: {"above": 200000, …}.'
+        unknown = set(tier) - {"above", *TIER_PRICES}
+        if unknown:
+            return f"A tier has no {min(unknown)!r}: it knows above, {', '.join(TIER_PRICES)}."
+        if len(tier) == 1:
+            return "Each tier names at least one price."
+        for name in TIER_PRICES:
+            wrong = _wrong_price(tier[name]) if name in tier else ""
+            if wrong:
+                return f"{name} above {tier['above']} tokens: {wrong}"
+    if any(lower["above"] >= higher["above"] for lower, higher in pairwise(tiers)):
+        return "Tiers stand in the order of the tokens above which they count, each once."
+    return ""
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

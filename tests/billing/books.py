@@ -8,46 +8,47 @@ from datetime import timedelta
 from django.contrib.auth import get_user_model
 from django.utils import timezone
 
-from billing import audit, usage
-from billing import ledger as ledger  # tests put a mutant in its place
+from billing.ledger import audit
+from billing.ledger import postings as postings  # tests put a mutant in its place
+from billing.metering import usage
+from billing.metering.pricing import Tokens
 from billing.models import Account, CreditPackage, Dispute, Hold, Order, Refund, UsageRecord
-from billing.pricing import Tokens
 from chatproject.lib.db import money_transaction
 
 
 def open_account(credits: int = 0) -> Account:
     """A new user's account with so many micro-credits."""
     user = get_user_model().objects.create_user(f"{uuid.uuid4().hex}@example.org")
-    account = money_transaction(ledger.open_account, user_id=user.pk)
+    account = money_transaction(postings.open_account, user_id=user.pk)
     if credits:
         grant(account, credits)
     return account
 
 
-def grant(account: Account, amount: int, **fields) -> ledger.Posted:
+def grant(account: Account, amount: int, **fields) -> postings.Posted:
     fields.setdefault("key", uuid.uuid4().hex)
-    return money_transaction(ledger.grant, account_id=account.pk, amount=amount, **fields)
+    return money_transaction(postings.grant, account_id=account.pk, amount=amount, **fields)
 
 
 def hold(account: Account, amount: int, **fields) -> Hold:
     fields.setdefault("key", uuid.uuid4().hex)
     fields.setdefault("expires_at", timezone.now() + timedelta(minutes=20))
-    return money_transaction(ledger.hold, account_id=account.pk, amount=amount, **fields)
+    return money_transaction(postings.hold, account_id=account.pk, amount=amount, **fields)
 
 
-def settle(held: Hold, cost: int) -> ledger.Settlement:
+def settle(held: Hold, cost: int) -> postings.Settlement:
     """Settle a hold as chat does: with its usage record in the same transaction."""
     return money_transaction(settle_and_record, held, cost)
 
 
-def settle_and_record(held: Hold, cost: int) -> ledger.Settlement:
-    done = ledger.settle(hold_id=held.pk, cost=cost)
+def settle_and_record(held: Hold, cost: int) -> postings.Settlement:
+    done = postings.settle(hold_id=held.pk, cost=cost)
     if done.is_new and cost:
         record(held, done)
     return done
 
 
-def record(held: Hold, done: ledger.Settlement) -> None:
+def record(held: Hold, done: postings.Settlement) -> None:
     usage.record(
         run_id=uuid.uuid4(),
         attempt=1,
@@ -86,21 +87,21 @@ def order(account: Account, credits: int = 1000, **fields) -> Order:
         }
     )
     if made.is_paid:
-        kinds = ledger.Kind
+        kinds = postings.Kind
         grant(account, credits, kind=kinds.PURCHASE, key=f"purchase:{made.pk}", order=made)
         if bonus:
             grant(account, bonus, kind=kinds.BONUS, key=f"purchase:{made.pk}:bonus", order=made)
     return made
 
 
-def refund(of: Order, credits: int, **fields) -> ledger.TakenBack:
+def refund(of: Order, credits: int, **fields) -> postings.TakenBack:
     fields.setdefault("key", uuid.uuid4().hex)
-    return money_transaction(ledger.refund, order_id=of.pk, credits=credits, **fields)
+    return money_transaction(postings.refund, order_id=of.pk, credits=credits, **fields)
 
 
 def give_back(of: Order, credits: int, debt: int, **fields) -> None:
     fields.setdefault("key", uuid.uuid4().hex)
-    money_transaction(ledger.give_back, order_id=of.pk, credits=credits, debt=debt, **fields)
+    money_transaction(postings.give_back, order_id=of.pk, credits=credits, debt=debt, **fields)
 
 
 def state(account: Account) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from billing import promos, staff
+from billing.ledger import promo_codes, staff_actions
 from billing.models import (
     Account,
     AutoTopUp,
@@ -63,9 +63,9 @@ def make() -> Account:
         error="It did not answer.",
     )
     PromoCode.objects.create(code="WELCOME", credits=300 * CREDIT, max_redemptions=5)
-    promos.redeem(user_id=account.user_id, code="WELCOME")
+    promo_codes.redeem(user_id=account.user_id, code="WELCOME")
     ExpiryNotice.objects.create(lot=CreditLot.objects.get(kind="promo"), days=14)
-    staff.give_or_take(
+    staff_actions.give_or_take(
         actor_id=account.user_id,
         account_id=account.pk,
         amount=5 * CREDIT,

@@ -12,7 +12,7 @@ from django.utils import timezone
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from billing import audit
+from billing.ledger import audit
 from billing.models import Hold, Order
 from chatproject.lib import rows
 from chatproject.lib.db import money_transaction
@@ -76,7 +76,7 @@ class LedgerMachine(RuleBasedStateMachine):
         call = {
             "amount": amount,
             "key": uuid.uuid4().hex,
-            "kind": books.ledger.Kind(kind),
+            "kind": books.postings.Kind(kind),
             "priority": priority,
             "expires_at": None if hours is None else self.now() + timedelta(hours=hours),
         }
@@ -90,7 +90,7 @@ class LedgerMachine(RuleBasedStateMachine):
         call = self.grants[number % len(self.grants)]
         if more:
             self.refused(
-                books.ledger.KeyReused, books.grant, **call | {"amount": call["amount"] + 1}
+                books.postings.KeyReused, books.grant, **call | {"amount": call["amount"] + 1}
             )
         else:
             assert not books.grant(self.account, **call).is_new
@@ -112,11 +112,11 @@ class LedgerMachine(RuleBasedStateMachine):
             self.book.hold(amount)
         except Refused:
             error = (
-                books.ledger.AccountFrozen
+                books.postings.AccountFrozen
                 if self.book.is_frozen
-                else books.ledger.AccountInDebt
+                else books.postings.AccountInDebt
                 if self.book.debt
-                else books.ledger.InsufficientCredits
+                else books.postings.InsufficientCredits
             )
             self.refused(error, books.hold, **call)
         else:
@@ -132,7 +132,7 @@ class LedgerMachine(RuleBasedStateMachine):
         later = held.expires_at + timedelta(days=days)
         is_active = self.book.holds[number].settled is None
         assert (
-            money_transaction(books.ledger.extend, hold_id=held.pk, expires_at=later) == is_active
+            money_transaction(books.postings.extend, hold_id=held.pk, expires_at=later) == is_active
         )
         if is_active and days > 0:
             held.expires_at = later
@@ -181,13 +181,13 @@ class LedgerMachine(RuleBasedStateMachine):
             try:
                 self.book.take(amount)
             except Refused:
-                self.refused(books.ledger.InsufficientCredits, self.adjust_by, call)
+                self.refused(books.postings.InsufficientCredits, self.adjust_by, call)
                 return
         assert self.adjust_by(call).is_new
         assert not self.adjust_by(call).is_new
 
     def adjust_by(self, call):
-        return money_transaction(books.ledger.adjust, **call)
+        return money_transaction(books.postings.adjust, **call)
 
     @precondition(lambda self: self.orders)
     @rule(number=NUMBERS, part=st.integers(1, 100), kind=st.sampled_from(["refund", "dispute"]))
@@ -205,7 +205,7 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         if not left:
             return
-        assert books.ledger.refundable(order_id=order.pk) == self.book.refundable(number)
+        assert books.postings.refundable(order_id=order.pk) == self.book.refundable(number)
         credits = max(1, left * part // 100)
         key, of = uuid.uuid4().hex, books.claim(order, kind)
         taken, owed = self.book.refund(kind, number, credits)
@@ -219,7 +219,7 @@ class LedgerMachine(RuleBasedStateMachine):
             {"kind": kind, "of": of, "order": number, "credits": credits, "is_undone": False}
             | {"key": key, "taken": taken, "owed": owed}
         )
-        self.refused(books.ledger.KeyReused, lambda _: books.refund(order, credits + 1, key=key))
+        self.refused(books.postings.KeyReused, lambda _: books.refund(order, credits + 1, key=key))
 
     @rule(amount=AMOUNTS, earns=AMOUNTS, kind=st.sampled_from(["refund", "dispute"]))
     def spend_before_the_refund(self, amount, earns, kind):
@@ -253,14 +253,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.book.now += hours
         before = self.book.balance
         self.book.expire()
-        expired = money_transaction(books.ledger.expire, account_id=self.account.pk)
+        expired = money_transaction(books.postings.expire, account_id=self.account.pk)
         assert expired == before - self.book.balance
 
     @rule(is_frozen=st.sampled_from([True, False, False, False]))
     def freeze(self, is_frozen):
         self.book.is_frozen = is_frozen
         status = type(self.account).Status("frozen" if is_frozen else "active")
-        money_transaction(books.ledger.set_status, account_id=self.account.pk, status=status)
+        money_transaction(books.postings.set_status, account_id=self.account.pk, status=status)
 
     @invariant()
     def agrees_with_the_model(self):

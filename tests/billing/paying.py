@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 from django.db import connection
 from django.test import Client
 
-from billing import checkout, jobs
+from billing import queue
 from billing.credits import MICRO
 from billing.models import Account, CreditPackage, Order, PackagePrice, SandboxPayment
-from billing.providers import sandbox as bank
+from billing.payments import checkout
+from billing.payments.providers import sandbox as bank
 
 T = TypeVar("T")
 
@@ -110,12 +111,12 @@ def receive(provider: str, body: bytes, headers: dict[str, str]) -> int:
 
 def work() -> int:
     """Do all that is in the queue of billing, as a worker does; gives how many jobs that were."""
-    queue = jobs._queue()
+    waiting = queue._queue()
     done = 0
-    while queue.count:
-        job_id = queue.pop_job_id()
+    while waiting.count:
+        job_id = waiting.pop_job_id()
         assert job_id
-        job = queue.fetch_job(job_id)
+        job = waiting.fetch_job(job_id)
         job.perform()
         job.delete()
         done += 1

@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
-from billing import ledger
+from billing.ledger import postings
 from billing.models import (
     Account,
     AuditRecord,
@@ -560,7 +560,7 @@ def test_an_order_whose_credits_are_gone_has_nothing_to_refund(client, boss):
     account = books.open_account()
     order = books.order(account, 1000 * CREDIT, paid_at=timezone.now())
     money_transaction(
-        ledger.adjust,
+        postings.adjust,
         account_id=account.pk,
         amount=-1000 * CREDIT,
         key="all",

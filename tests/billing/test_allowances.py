@@ -9,7 +9,7 @@ import pytest
 from django.db import connections
 
 from accounts.models import User
-from billing import allowances, ledger
+from billing.ledger import allowances, postings
 from billing.models import Account, CreditLot, LedgerEntry, Plan
 from chatproject.lib.db import money_transaction
 
@@ -26,7 +26,7 @@ def no_signup_credits(settings) -> None:
 
 def make_account(name: str = "reader", plan: Plan | None = None) -> Account:
     user = User.objects.create_user(f"{name}@example.org")
-    account = money_transaction(ledger.open_account, user_id=user.pk)
+    account = money_transaction(postings.open_account, user_id=user.pk)
     Account.objects.filter(pk=account.pk).update(plan=plan)
     return account
 
@@ -100,9 +100,9 @@ def test_the_first_grant_of_a_month_counts():
 
 def test_a_frozen_account_gets_it_when_it_is_in_use_again():
     account = make_account(plan=make_plan())
-    money_transaction(ledger.set_status, account_id=account.pk, status=Account.Status.FROZEN)
+    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
     assert allowances.grant_month(MONTH) == 0
-    money_transaction(ledger.set_status, account_id=account.pk, status=Account.Status.ACTIVE)
+    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.ACTIVE)
     assert allowances.grant_month(MONTH) == 1
 
 

@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from billing import audit, ledger
+from billing.ledger import audit, postings
 from billing.models import (
     CreditPackage,
     Dispute,
@@ -225,7 +225,7 @@ def test_a_broken_rule_is_found_without_its_constraint(lived_in, code, table, co
 def test_a_promo_code_counts_its_redemptions(account):
     code = PromoCode.objects.create(code="HELLO", credits=5, max_redemptions=3, redeemed=1)
     assert codes() == {"promo_count"}
-    entry = books.grant(account, 5, kind=ledger.Kind.PROMO).entry
+    entry = books.grant(account, 5, kind=postings.Kind.PROMO).entry
     PromoRedemption.objects.create(code=code, user_id=account.user_id, number=1, entry=entry)
     assert codes() == set()
 

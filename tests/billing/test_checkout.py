@@ -10,12 +10,14 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from billing import checkout, jobs, ledger
-from billing.checkout import CheckoutRefused
+from billing import queue
 from billing.credits import MICRO
+from billing.ledger import postings
 from billing.models import Account, CreditLot, LedgerEntry, Order
-from billing.providers import sandbox as bank
-from billing.providers.base import ProviderError
+from billing.payments import checkout, poller
+from billing.payments.checkout import CheckoutRefused
+from billing.payments.providers import sandbox as bank
+from billing.payments.providers.base import ProviderError
 from chatproject.lib.db import money_transaction
 from chatproject.lib.redis import sync_client
 from tests.billing import books, paying
@@ -99,7 +101,7 @@ def test_an_inactive_package_and_a_currency_of_elsewhere_are_refused(account, se
 
 
 def test_a_frozen_account_buys_nothing(account):
-    money_transaction(ledger.set_status, account_id=account.pk, status=Account.Status.FROZEN)
+    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
     with pytest.raises(CheckoutRefused, match="frozen"):
         paying.order(account)
 
@@ -193,13 +195,13 @@ def test_without_the_queue_the_receipt_is_mailed_at_once(account, settings, own_
     bank.pay(paying.there(made))
     settings.REDIS_URL = own_valkey.url
     sync_client.cache_clear()
-    jobs._queue.cache_clear()
+    queue._queue.cache_clear()
     try:
         own_valkey.stop()
         checkout.sync_order(made.pk)
     finally:
         sync_client.cache_clear()
-        jobs._queue.cache_clear()
+        queue._queue.cache_clear()
     assert len(receipts()) == 1
 
 
@@ -340,17 +342,17 @@ def test_the_poller_asks_about_open_orders_at_their_ages(account):
     start = made.created_at
     asked = []
     for minutes in range(0, 60 * 24 * 4, 5):
-        jobs.poll(start + timedelta(minutes=minutes))
-        if jobs._queue().count:
+        poller.poll(start + timedelta(minutes=minutes))
+        if queue._queue().count:
             asked.append(minutes)
-            jobs._queue().empty()
+            queue._queue().empty()
     assert asked == [5, 10, 60, 60 * 24, 60 * 72]
 
 
 def test_an_order_whose_webhooks_are_lost_is_credited_by_the_poller(account):
     made = paying.begun(account)
     bank.pay(paying.there(made))
-    jobs.poll(timezone.now() + timedelta(minutes=3))
+    poller.poll(timezone.now() + timedelta(minutes=3))
     paying.work()
     made.refresh_from_db()
     assert made.status == "paid"
@@ -423,7 +425,7 @@ def test_buying_with_all_webhooks_lost(account, fakepay, provider):
     getattr(fakepay, provider).pay(made.provider_order_id)
     fakepay.postman.switches.drop = True
     assert fakepay.postman.flush() == []
-    jobs.poll(timezone.now() + timedelta(minutes=3))
+    poller.poll(timezone.now() + timedelta(minutes=3))
     paying.work()
     assert books.state(account) == (FULL, 0, 0)
 

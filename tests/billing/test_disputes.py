@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 from django.core import mail
 
-from billing import checkout, ledger
 from billing.credits import MICRO
+from billing.ledger import postings
 from billing.models import Account, Dispute, LedgerEntry, Order
-from billing.providers import sandbox as bank
+from billing.payments import checkout
+from billing.payments.providers import sandbox as bank
 from chatproject.lib.db import money_transaction
 from tests.billing import books, paying
 
@@ -42,7 +43,7 @@ def test_a_dispute_takes_the_credits_and_freezes_the_account_once(account, order
     paying.at_once(10, lambda: look(order))
     assert books.state(account) == (0, 0, 0)
     assert status(account) == "frozen"
-    with pytest.raises(ledger.AccountFrozen):
+    with pytest.raises(postings.AccountFrozen):
         books.hold(account, 1)
     dispute = Dispute.objects.get()
     assert (dispute.status, dispute.credits, dispute.debt) == ("open", FULL, 0)
@@ -160,7 +161,7 @@ def test_the_account_stays_frozen_until_the_last_dispute_is_won(account):
 
 
 def test_whom_staff_froze_a_won_dispute_does_not_set_free(account, order):
-    money_transaction(ledger.set_status, account_id=account.pk, status=Account.Status.FROZEN)
+    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
     dispute = bank.dispute(paying.there(order))
     look(order)
     bank.decide(paying.there(order), dispute, is_won=True)

@@ -14,7 +14,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from accounts.models import User
-from billing import expiry, ledger
+from billing.ledger import expiry, postings
 from billing.models import Account, CreditLot, ExpiryNotice, Hold
 from chatproject.lib.db import money_transaction
 
@@ -31,12 +31,12 @@ def account(settings) -> Account:
 
 def make_account(name: str = "reader") -> Account:
     user = User.objects.create_user(f"{name}@example.org")
-    return money_transaction(ledger.open_account, user_id=user.pk)
+    return money_transaction(postings.open_account, user_id=user.pk)
 
 
 def grant(account: Account, amount: int, *, expires_at: datetime | None = None) -> CreditLot:
     posted = money_transaction(
-        ledger.grant,
+        postings.grant,
         account_id=account.pk,
         amount=amount,
         key=uuid.uuid4().hex,
@@ -47,7 +47,7 @@ def grant(account: Account, amount: int, *, expires_at: datetime | None = None) 
 
 def hold(account: Account, amount: int, expires_at: datetime) -> Hold:
     return money_transaction(
-        ledger.hold,
+        postings.hold,
         account_id=account.pk,
         amount=amount,
         key=f"run:{uuid.uuid4()}",
@@ -88,7 +88,7 @@ def test_a_hold_that_somebody_settles_now_is_left_to_them(account):
             Hold.objects.select_for_update(no_key=True).get(pk=held.pk)
             locked.set()
             assert looked.wait(30)
-            ledger.settle(hold_id=held.pk, cost=25)
+            postings.settle(hold_id=held.pk, cost=25)
 
         try:
             money_transaction(slowly)
@@ -110,7 +110,7 @@ def test_a_hold_that_somebody_settles_now_is_left_to_them(account):
 def test_a_hold_that_was_extended_meanwhile_stays(account):
     grant(account, 100)
     held = hold(account, 40, timezone.now() - timedelta(seconds=1))
-    money_transaction(ledger.extend, hold_id=held.pk, expires_at=soon())
+    money_transaction(postings.extend, hold_id=held.pk, expires_at=soon())
     assert expiry.release_holds(timezone.now()) == 0
 
 
@@ -127,7 +127,7 @@ def test_credits_past_their_date_go_and_what_is_held_stays(account, monkeypatch)
     assert expiry.expire_lots(timezone.now()) == 2
     assert expiry.expire_lots(timezone.now()) == 0
     assert balances() == {"reader": 60, "other": 0, "later": 100}
-    money_transaction(ledger.release, hold_id=held.pk)
+    money_transaction(postings.release, hold_id=held.pk)
     assert balances()["reader"] == 0
 
 
@@ -166,7 +166,7 @@ def test_nobody_is_told_of_what_was_given_for_a_few_days_or_comes_every_month(ac
     now = timezone.now()
     grant(account, CREDIT, expires_at=now + timedelta(days=3))
     money_transaction(
-        ledger.grant,
+        postings.grant,
         account_id=account.pk,
         amount=CREDIT,
         key=f"allowance:{account.pk}:2099-01",
@@ -180,7 +180,7 @@ def test_spent_credits_and_users_who_left_are_passed_over(account):
     now = timezone.now()
     grant(account, CREDIT, expires_at=now + timedelta(days=20))
     held = hold(account, CREDIT, soon())
-    money_transaction(ledger.settle, hold_id=held.pk, cost=CREDIT)
+    money_transaction(postings.settle, hold_id=held.pk, cost=CREDIT)
     gone = make_account("gone")
     grant(gone, CREDIT, expires_at=now + timedelta(days=20))
     User.objects.filter(email="gone@example.org").update(is_active=False)

@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from billing.providers import razorpay, stripe
-from billing.providers.base import BadSignature
+from billing.payments.providers import razorpay, stripe
+from billing.payments.providers.base import BadSignature
 from tests.billing import unsaved
 from tests.fakepay import FakePay, Switches
 

@@ -10,10 +10,10 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from billing import pricing
+from billing.metering import pricing
+from billing.metering.litellm_prices import PriceList, Rate, Refused
+from billing.metering.pricing import Tokens
 from billing.models import ModelPrice
-from billing.pricelist import PriceList, Rate, Refused
-from billing.pricing import Tokens
 from chat.models import LanguageModel
 
 pytestmark = pytest.mark.django_db

@@ -11,7 +11,7 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing import ledger
+from billing.ledger import postings
 from billing.models import Account, CreditLot, DebtEntry, Hold, LedgerEntry
 from chatproject.lib.db import money_transaction
 from tests.billing import books
@@ -47,13 +47,13 @@ def lived_in() -> tuple[Account, dict[str, Any]]:
 
 
 def granting(account: Account, **_: object) -> Callable[[], object]:
-    return partial(ledger.grant, account_id=account.pk, amount=7, key=f"g{account.pk}")
+    return partial(postings.grant, account_id=account.pk, amount=7, key=f"g{account.pk}")
 
 
 def holding(account: Account, **_: object) -> Callable[[], object]:
     later = timezone.now() + timedelta(hours=1)
     return partial(
-        ledger.hold, account_id=account.pk, amount=7, key=f"n{account.pk}", expires_at=later
+        postings.hold, account_id=account.pk, amount=7, key=f"n{account.pk}", expires_at=later
     )
 
 
@@ -62,18 +62,20 @@ def settling(held: Hold, **_: object) -> Callable[[], object]:
 
 
 def refunding(order: Any, **_: object) -> Callable[[], object]:
-    return partial(ledger.refund, order_id=order.pk, credits=900, key=f"r{order.pk}")
+    return partial(postings.refund, order_id=order.pk, credits=900, key=f"r{order.pk}")
 
 
 def giving_back(order: Any, account: Account, **_: object) -> Callable[[], object]:
     books.refund(order, 900)
     owed = books.state(account)[2]
-    return partial(ledger.give_back, order_id=order.pk, credits=500, debt=owed, key=f"b{order.pk}")
+    return partial(
+        postings.give_back, order_id=order.pk, credits=500, debt=owed, key=f"b{order.pk}"
+    )
 
 
 def adjusting(account: Account, **_: object) -> Callable[[], object]:
     return partial(
-        ledger.adjust, account_id=account.pk, amount=-7, key=f"a{account.pk}",
+        postings.adjust, account_id=account.pk, amount=-7, key=f"a{account.pk}",
         actor_id=account.user_id, note="a correction",
     )  # fmt: skip
 

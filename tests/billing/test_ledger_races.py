@@ -15,7 +15,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from billing import ledger
+from billing.ledger import postings
 from billing.models import Hold, LedgerEntry
 from chatproject.lib import db, metrics
 from tests.billing import books
@@ -57,7 +57,7 @@ def test_equal_grants_give_once(account):
 def test_holds_take_no_more_than_there_is(account):
     books.grant(account, 1_500_000)
     done = race([lambda: books.hold(account, 30_000)] * 64)
-    refused = [one for one in done if isinstance(one, ledger.InsufficientCredits)]
+    refused = [one for one in done if isinstance(one, postings.InsufficientCredits)]
     assert (len([one for one in done if isinstance(one, Hold)]), len(refused)) == (50, 14)
     assert books.state(account) == (1_500_000, 1_500_000, 0)
     assert books.problems() == []
@@ -67,7 +67,7 @@ def test_two_hundred_holds_on_credits_for_three(account):
     books.grant(account, 100)
     done = race([lambda: books.hold(account, 30)] * 200)
     assert sum(isinstance(one, Hold) for one in done) == 3
-    assert sum(isinstance(one, ledger.InsufficientCredits) for one in done) == 197
+    assert sum(isinstance(one, postings.InsufficientCredits) for one in done) == 197
     assert books.state(account) == (100, 90, 0)
 
 
@@ -98,7 +98,7 @@ def test_equal_refunds_take_once(account):
     order = books.order(account, 1000)
     refund = books.claim(order, "refund")
     done = race([lambda: books.refund(order, 400, key="r", refund=refund)] * 32)
-    assert set(done) == {ledger.TakenBack(400, 0)}
+    assert set(done) == {postings.TakenBack(400, 0)}
     race([lambda: books.give_back(order, 400, 0, key="b", refund=refund)] * 32)
     assert books.state(account) == (1000, 0, 0)
 
@@ -106,7 +106,7 @@ def test_equal_refunds_take_once(account):
 def test_accounts_are_opened_once(account, settings):
     settings.SIGNUP_CREDITS = 7
     user = type(account.user).objects.create_user("fresh@example.org")
-    open_it = lambda: db.money_transaction(ledger.open_account, user_id=user.pk)  # noqa: E731
+    open_it = lambda: db.money_transaction(postings.open_account, user_id=user.pk)  # noqa: E731
     assert len({one.pk for one in race([open_it] * 32)}) == 1
     assert user.account.balance == 7
 
@@ -130,10 +130,10 @@ def mixed(account, seconds: float, threads: int = 8) -> list[Exception]:
                 claim.credits, claim.debt = done.credits, done.debt
                 claim.save()
             case 2:
-                db.money_transaction(books.ledger.expire, account_id=account.pk)
+                db.money_transaction(books.postings.expire, account_id=account.pk)
             case 3:
                 db.money_transaction(
-                    books.ledger.adjust, account_id=account.pk, amount=-chance.randint(1, 50),
+                    books.postings.adjust, account_id=account.pk, amount=-chance.randint(1, 50),
                     key=uuid.uuid4().hex, actor_id=account.user_id, note="a correction",
                 )  # fmt: skip
             case _:
@@ -145,7 +145,7 @@ def mixed(account, seconds: float, threads: int = 8) -> list[Exception]:
         while time.monotonic() < end and not raised:
             try:
                 one(chance)
-            except books.ledger.LedgerError:
+            except books.postings.LedgerError:
                 pass
             except Exception as error:  # noqa: BLE001 # the caller looks at it
                 raised.append(error)
@@ -174,6 +174,6 @@ LOCKS_REMOVED = {
 
 @pytest.mark.parametrize("lock", LOCKS_REMOVED)
 def test_a_missing_lock_is_noticed_and_does_no_harm(account, lock, monkeypatch):
-    monkeypatch.setattr(books, "ledger", mutant(*LOCKS_REMOVED[lock]))
+    monkeypatch.setattr(books, "postings", mutant(*LOCKS_REMOVED[lock]))
     assert mixed(account, 20)  # ends at the first error
     assert books.problems() == []

@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from billing import audit
+from billing.ledger import audit
 from billing.models import Account, DailyUsage, LedgerEntry, UsageRecord
 from tests.billing import books
 

@@ -12,10 +12,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
-from billing import ledger, limits, staff, usage
-from billing.limits import LimitReached
+from billing.ledger import postings, staff_actions
+from billing.metering import limits, usage
+from billing.metering.limits import LimitReached
+from billing.metering.pricing import Tokens
 from billing.models import Account, AuditRecord, Hold, Plan, SpendingLimit, UsageRecord
-from billing.pricing import Tokens
 from chatproject.lib.db import money_transaction
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -27,8 +28,8 @@ OTHER_CHAT = uuid.UUID(int=2)
 
 def open_account(name: str = "somebody") -> Account:
     user = User.objects.create_user(f"{name}@example.org")
-    account = money_transaction(ledger.open_account, user_id=user.pk)
-    money_transaction(ledger.grant, account_id=account.pk, amount=1_000 * CREDIT, key=name)
+    account = money_transaction(postings.open_account, user_id=user.pk)
+    money_transaction(postings.grant, account_id=account.pk, amount=1_000 * CREDIT, key=name)
     return account
 
 
@@ -51,7 +52,7 @@ def enforce(account: Account, credits: float, *, model="m", conversation=CHAT) -
 
 def hold(account: Account, credits: float, *, model="m", conversation=CHAT, key="") -> Hold:
     return money_transaction(
-        ledger.hold,
+        postings.hold,
         account_id=account.pk,
         amount=round(credits * CREDIT),
         key=key or f"run:{uuid.uuid4()}",
@@ -65,7 +66,7 @@ def spend(account: Account, credits: float, *, model="m", conversation=CHAT) -> 
     """What a run does at its end: its hold is settled and its usage recorded."""
 
     def end() -> None:
-        charged = ledger.settle(hold_id=held.pk, cost=held.amount).charged
+        charged = postings.settle(hold_id=held.pk, cost=held.amount).charged
         usage.record(
             run_id=uuid.uuid4(),
             attempt=1,
@@ -244,7 +245,7 @@ def test_a_plan_counts_the_messages_of_the_month(account):
     spend(account, 1)
     hold(account, 1, key="title:1")
     free = hold(account, 1)
-    money_transaction(ledger.release, hold_id=free.pk)
+    money_transaction(postings.release, hold_id=free.pk)
     enforce(account, 1)
     hold(account, 1)
     with pytest.raises(LimitReached) as refused:
@@ -263,7 +264,7 @@ def test_messages_count_from_where_staff_set_the_month_back(account):
     assert limits.quota(account) == limits.Quota(limit=1, used=1)
     with pytest.raises(LimitReached):
         enforce(account, 1)
-    staff.reset_messages(
+    staff_actions.reset_messages(
         actor_id=account.user_id, account_id=account.pk, reason="Our fault", ip=None
     )
     account.refresh_from_db()
@@ -310,7 +311,7 @@ def try_to_hold(account: Account) -> bool:
             account_id=account.pk, user_id=account.user_id, model="m", conversation=CHAT,
             amount=CREDIT,
         )  # fmt: skip
-        ledger.hold(
+        postings.hold(
             account_id=account.pk,
             amount=CREDIT,
             key=f"run:{uuid.uuid4()}",

@@ -15,7 +15,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
-from billing import balances, ledger, limits, low_balance, refunds
+from billing.ledger import postings
+from billing.metering import limits
 from billing.models import (
     Account,
     AutoTopUp,
@@ -27,6 +28,8 @@ from billing.models import (
     Refund,
     SpendingLimit,
 )
+from billing.payments import refunds
+from billing.reports import balances, low_balance_mail
 from chatproject.lib.db import money_transaction
 from tests.billing import books, paying
 
@@ -117,7 +120,7 @@ def test_a_page_makes_the_same_queries_however_much_there_is_on_it(inside, accou
 def test_the_overview_says_what_one_has_in_one_line_and_what_it_is_made_of(inside, account):
     books.grant(account, 1_000 * CREDIT)
     expiry = timezone.now() + timedelta(days=20)
-    books.grant(account, 200 * CREDIT, kind=ledger.Kind.PROMO, expires_at=expiry)
+    books.grant(account, 200 * CREDIT, kind=postings.Kind.PROMO, expires_at=expiry)
     books.hold(account, 14 * CREDIT)
     page = text(inside.get("/billing/"))
     assert "<strong>1,186</strong> credits available" in page
@@ -136,19 +139,19 @@ def test_a_user_whose_account_was_never_opened_gets_one(client, settings):
 
 
 def test_a_frozen_account_and_a_debt_are_told_in_words(inside, account):
-    money_transaction(ledger.set_status, account_id=account.pk, status=Account.Status.FROZEN)
+    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
     order = bought(account, credits=10 * CREDIT)
     books.settle(books_hold_despite_freeze(account), 10 * CREDIT)
-    money_transaction(ledger.refund, order_id=order.pk, credits=4 * CREDIT, key="refund:x")
+    money_transaction(postings.refund, order_id=order.pk, credits=4 * CREDIT, key="refund:x")
     page = text(inside.get("/billing/"))
     assert "Your credits are frozen" in page
     assert "You owe 4 credits" in page
 
 
 def books_hold_despite_freeze(account: Account):
-    money_transaction(ledger.set_status, account_id=account.pk, status=Account.Status.ACTIVE)
+    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.ACTIVE)
     held = books.hold(account, 10 * CREDIT)
-    money_transaction(ledger.set_status, account_id=account.pk, status=Account.Status.FROZEN)
+    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
     return held
 
 
@@ -272,7 +275,7 @@ def test_a_wrong_filter_is_told_and_hides_nothing(inside, account, query, words)
 
 
 def test_filters_stay_in_the_links_to_older_lines_and_to_the_file(inside, account, monkeypatch):
-    monkeypatch.setattr("billing.statements.PAGE", 2)
+    monkeypatch.setattr("billing.reports.statements.PAGE", 2)
     for _ in range(4):
         books.grant(account, CREDIT)
     page = text(inside.get("/billing/history/?kind=given"))
@@ -284,7 +287,7 @@ def test_filters_stay_in_the_links_to_older_lines_and_to_the_file(inside, accoun
 
 
 def test_a_page_of_the_history_carries_on_from_the_balance_before(inside, account, monkeypatch):
-    monkeypatch.setattr("billing.statements.PAGE", 2)
+    monkeypatch.setattr("billing.reports.statements.PAGE", 2)
     for _ in range(4):
         books.grant(account, CREDIT)
     first = inside.get("/billing/history/").context["statement"]
@@ -669,23 +672,23 @@ def test_a_hold_alone_does_not_make_the_balance_low(account):
 def test_a_low_balance_is_told_once_per_crossing(account, settings):
     settings.SITE_URL = "https://chat.example.org"
     books.grant(account, 100 * CREDIT)
-    assert not low_balance.tell_if_low(account.pk)
+    assert not low_balance_mail.tell_if_low(account.pk)
     spend(account, 85)
-    assert low_balance.tell_if_low(account.pk)
-    assert not low_balance.tell_if_low(account.pk)
+    assert low_balance_mail.tell_if_low(account.pk)
+    assert not low_balance_mail.tell_if_low(account.pk)
     [told] = mail.outbox
     assert told.to == [account.user.email]
     assert "15 credits left" in told.body
     assert "https://chat.example.org/billing/packages/" in told.body
     books.grant(account, 100 * CREDIT)
-    assert not low_balance.tell_if_low(account.pk)
+    assert not low_balance_mail.tell_if_low(account.pk)
     spend(account, 115)
-    assert low_balance.tell_if_low(account.pk)
+    assert low_balance_mail.tell_if_low(account.pk)
     assert "You have no credits left" in mail.outbox[-1].subject
 
 
 def test_nobody_is_told_of_credits_that_never_came(account):
-    assert not low_balance.tell_if_low(account.pk)
+    assert not low_balance_mail.tell_if_low(account.pk)
     assert mail.outbox == []
 
 
@@ -694,9 +697,9 @@ def test_a_mail_that_cannot_be_sent_is_sent_the_next_time(account, settings):
     spend(account, 100)
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
-    assert not low_balance.tell_if_low(account.pk)
+    assert not low_balance_mail.tell_if_low(account.pk)
     settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
-    assert low_balance.tell_if_low(account.pk)
+    assert low_balance_mail.tell_if_low(account.pk)
 
 
 def test_the_pages_warn_of_a_low_balance_with_a_way_out(inside, account):

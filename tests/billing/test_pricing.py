@@ -9,10 +9,10 @@ from django.utils import timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing import pricing
+from billing.metering import pricing
+from billing.metering.pricing import Tokens
 from billing.models import ModelPrice
 from billing.models.prices import HIGHEST_PRICE
-from billing.pricing import Tokens
 
 PRICES = ("in_per_m", "cached_in_per_m", "out_per_m", "reasoning_per_m")
 TIER_EDGES = (1, 1_000, 128_000, 200_000)
@@ -217,7 +217,7 @@ def test_the_past_of_a_model_that_has_a_price_is_not_changed():
 def test_a_negative_or_absurd_price_is_refused(field, value):
     fields = {"in_per_m": 1, "cached_in_per_m": 1, "out_per_m": 1} | {field: value}
     with pytest.raises(ValidationError) as refused:
-        pricing.validate(ModelPrice(model="m", **fields))
+        ModelPrice(model="m", **fields).clean()
     assert set(refused.value.message_dict) == {field}
 
 
@@ -244,7 +244,7 @@ def test_a_negative_or_absurd_price_is_refused(field, value):
 def test_tiers_that_cannot_be_read_are_refused(tiers):
     price = ModelPrice(model="m", in_per_m=1, cached_in_per_m=1, out_per_m=1, tiers=tiers)
     with pytest.raises(ValidationError) as refused:
-        pricing.validate(price)
+        price.clean()
     assert set(refused.value.message_dict) == {"tiers"}
 
 

@@ -10,7 +10,7 @@ from django.db import connections
 from django.utils import timezone
 
 from accounts.models import User
-from billing import promos
+from billing.ledger import promo_codes
 from billing.models import Account, CreditLot, LedgerEntry, PromoCode, PromoRedemption
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -32,14 +32,14 @@ def make_code(**fields) -> PromoCode:
 
 
 def refusal(user: User, code: str = "WELCOME") -> str:
-    with pytest.raises(promos.PromoRefused) as refused:
-        promos.redeem(user_id=user.pk, code=code)
+    with pytest.raises(promo_codes.PromoRefused) as refused:
+        promo_codes.redeem(user_id=user.pk, code=code)
     return refused.value.message
 
 
 def test_a_code_gives_its_credits_in_whatever_case_it_is_typed(user):
     code = make_code(lot_days=30)
-    entry = promos.redeem(user_id=user.pk, code="  wElcome\n")
+    entry = promo_codes.redeem(user_id=user.pk, code="  wElcome\n")
     assert (entry.kind, entry.amount, entry.note) == ("promo", 50_000_000, "Code WELCOME")
     assert entry.idempotency_key == f"promo:{code.pk}:{user.pk}:1"
     lot = CreditLot.objects.get()
@@ -53,7 +53,7 @@ def test_a_code_gives_its_credits_in_whatever_case_it_is_typed(user):
 
 def test_credits_of_a_code_without_days_never_expire(user):
     make_code(lot_days=None)
-    promos.redeem(user_id=user.pk, code="WELCOME")
+    promo_codes.redeem(user_id=user.pk, code="WELCOME")
     assert CreditLot.objects.get().expires_at is None
 
 
@@ -81,8 +81,8 @@ def test_a_code_that_cannot_be_used_says_why(user, fields, words):
 
 def test_a_user_uses_a_code_as_often_as_it_says(user):
     make_code(per_user=2)
-    promos.redeem(user_id=user.pk, code="WELCOME")
-    promos.redeem(user_id=user.pk, code="WELCOME")
+    promo_codes.redeem(user_id=user.pk, code="WELCOME")
+    promo_codes.redeem(user_id=user.pk, code="WELCOME")
     assert refusal(user) == "You have used the code WELCOME already."
     assert PromoCode.objects.get().redeemed == 2
     assert set(PromoRedemption.objects.values_list("number", flat=True)) == {1, 2}
@@ -90,7 +90,7 @@ def test_a_user_uses_a_code_as_often_as_it_says(user):
 
 def test_who_used_the_last_one_is_told_that_it_was_them(user):
     make_code(max_redemptions=1)
-    promos.redeem(user_id=user.pk, code="WELCOME")
+    promo_codes.redeem(user_id=user.pk, code="WELCOME")
     assert refusal(user) == "You have used the code WELCOME already."
 
 
@@ -121,9 +121,9 @@ def at_once(user_ids: list[int]) -> list[str]:
     def redeem(user_id: int) -> None:
         start.wait(30)
         try:
-            promos.redeem(user_id=user_id, code="WELCOME")
+            promo_codes.redeem(user_id=user_id, code="WELCOME")
             outcomes.append("given")
-        except promos.PromoRefused as refused:
+        except promo_codes.PromoRefused as refused:
             outcomes.append(refused.message)
         finally:
             connections.close_all()

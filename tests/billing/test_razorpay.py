@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from billing.models import Refund
-from billing.providers import base
-from billing.providers import razorpay as adapter
-from billing.providers.base import (
+from billing.payments.providers import base
+from billing.payments.providers import razorpay as adapter
+from billing.payments.providers.base import (
     BadSignature,
     ProviderDeclined,
     ProviderError,
@@ -153,7 +153,7 @@ def test_a_fee_that_buyers_bear_is_not_part_of_the_amount(fakepay, order):
 
 
 def test_what_razorpay_says_is_told_as_it_is(fakepay, order, settings):
-    """Whether it fits our order is for billing.checkout to judge."""
+    """Whether it fits our order is for billing.payments.checkout to judge."""
     payment = paid(fakepay, order).provider_payment_id
     fakepay.razorpay.orders[order.provider_order_id].update(amount_paid=1, notes=[])
     fakepay.razorpay.payments[payment]["currency"] = "USD"

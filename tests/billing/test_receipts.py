@@ -9,8 +9,8 @@ import zlib
 import pytest
 from django.utils import timezone
 
-from billing import receipts
 from billing.models import Account, Order, Refund
+from billing.payments import receipts
 from tests.billing import books
 
 pytestmark = pytest.mark.django_db(transaction=True)

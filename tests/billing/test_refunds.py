@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from billing import checkout, jobs, ledger, refunds
+from billing import jobs, queue
 from billing.credits import MICRO
+from billing.ledger import postings
 from billing.models import Account, CreditLot, LedgerEntry, Order, Refund, SandboxPayment
-from billing.providers import sandbox as bank
-from billing.refunds import RefundRefused
+from billing.payments import checkout, poller, refunds
+from billing.payments.providers import sandbox as bank
+from billing.payments.refunds import RefundRefused
 from chatproject.lib.db import money_transaction
 from tests.billing import books, paying
 
@@ -170,7 +172,7 @@ def test_a_refund_and_a_run_that_want_the_same_credits_are_never_both_served(acc
 def attempt_one(calls: list[Callable[[], object]]) -> bool:
     try:
         calls.pop()()
-    except (RefundRefused, ledger.InsufficientCredits):
+    except (RefundRefused, postings.InsufficientCredits):
         return False
     return True
 
@@ -201,10 +203,10 @@ def test_while_the_fate_of_a_refund_is_unknown_the_credits_are_gone_and_the_poll
     assert of(order) == ("paid", 0)
     assert books.state(account) == (0, 0, 0)
     there.save(force_insert=True)
-    jobs._queue().empty()
-    jobs.poll(timezone.now() + timedelta(minutes=1))
-    assert jobs._queue().count == 0
-    jobs.poll(timezone.now() + timedelta(minutes=3))
+    queue._queue().empty()
+    poller.poll(timezone.now() + timedelta(minutes=1))
+    assert queue._queue().count == 0
+    poller.poll(timezone.now() + timedelta(minutes=3))
     paying.work()
     refund.refresh_from_db()
     assert (refund.status, refund.error) == ("succeeded", "")
@@ -271,7 +273,7 @@ def test_a_buyer_takes_an_unused_purchase_back(account):
         (lambda order, account, settings: setattr(settings, "REFUND_DAYS", 0), "staff only"),
         (
             lambda order, account, settings: money_transaction(
-                ledger.set_status, account_id=account.pk, status=Account.Status.FROZEN
+                postings.set_status, account_id=account.pk, status=Account.Status.FROZEN
             ),
             "staff first",
         ),
@@ -323,7 +325,7 @@ def test_credits_that_were_spent_become_debt_which_the_next_purchase_pays(accoun
     bank.refund_there(paying.there(order), 500)
     checkout.sync_order(order.pk)
     assert books.state(account) == (0, 0, 1000 * MICRO)
-    with pytest.raises(ledger.AccountInDebt):
+    with pytest.raises(postings.AccountInDebt):
         books.hold(account, 1)
     paying.paid(account)
     assert books.state(account) == (100 * MICRO, 0, 0)
@@ -336,7 +338,7 @@ def test_what_expired_unused_is_no_debt(account):
     past = timezone.now() - timedelta(hours=1)
     CreditLot.objects.update(expires_at=past)
     Account.objects.update(next_expiry_at=past)
-    money_transaction(ledger.expire, account_id=account.pk)
+    money_transaction(postings.expire, account_id=account.pk)
     bank.refund_there(paying.there(order), 500)
     checkout.sync_order(order.pk)
     assert books.state(account) == (0, 0, 100 * MICRO)

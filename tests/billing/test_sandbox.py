@@ -11,10 +11,10 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing import checkout, jobs, providers
 from billing.credits import MICRO
 from billing.models import Order, SandboxPayment
-from billing.providers import sandbox as bank
+from billing.payments import checkout, poller, providers
+from billing.payments.providers import sandbox as bank
 from tests.billing import books, paying
 
 FULL = 1100 * MICRO
@@ -95,9 +95,9 @@ class TestThePage:
         client.post(page(order), {"action": "later"})
         assert paying.work() == 0
         assert checkout.sync_order(order.pk).status == "pending"
-        jobs.poll(timezone.now() + bank.LATE - timedelta(seconds=5))
+        poller.poll(timezone.now() + bank.LATE - timedelta(seconds=5))
         assert paying.work() == 0
-        jobs.poll(timezone.now() + bank.LATE)
+        poller.poll(timezone.now() + bank.LATE)
         assert paying.work() == 5
         assert books.state(account) == (FULL, 0, 0)
 

@@ -12,7 +12,8 @@ from django.db import connection
 from django.utils import timezone
 from rq.job import Job, JobStatus
 
-from billing import jobs, ledger, schedule
+from billing import jobs, queue, schedule
+from billing.ledger import postings
 from billing.models import Account, DailyUsage, Hold, LedgerCheck, Order, Plan
 from chatproject.lib.db import money_transaction
 from tests.billing import books
@@ -71,25 +72,25 @@ def test_jobs_do_what_they_are_named_for(account):
 
 @pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.FINISHED, JobStatus.QUEUED])
 def test_a_task_that_was_lost_or_is_over_is_put_into_the_queue_again(status):
-    jobs.enqueue_task("expire holds")
-    queue = django_rq.get_queue("billing")
-    job = Job.fetch("task-expire-holds", connection=queue.connection, serializer=queue.serializer)
-    queue.connection.delete(queue.key)
+    queue.enqueue_task("expire holds")
+    stored = django_rq.get_queue("billing")
+    job = Job.fetch("task-expire-holds", connection=stored.connection, serializer=stored.serializer)
+    stored.connection.delete(stored.key)
     job.set_status(status)
-    jobs.enqueue_task("expire holds")
+    queue.enqueue_task("expire holds")
     assert waiting() == ["task-expire-holds"]
 
 
 @pytest.mark.parametrize(("minutes", "is_enqueued"), [(5, False), (30, True)])
 def test_a_task_with_a_worker_is_waited_for_until_its_worker_must_have_died(minutes, is_enqueued):
-    jobs.enqueue_task("expire holds")
-    queue = django_rq.get_queue("billing")
-    job = Job.fetch("task-expire-holds", connection=queue.connection, serializer=queue.serializer)
-    queue.connection.delete(queue.key)
+    queue.enqueue_task("expire holds")
+    stored = django_rq.get_queue("billing")
+    job = Job.fetch("task-expire-holds", connection=stored.connection, serializer=stored.serializer)
+    stored.connection.delete(stored.key)
     job.started_at = datetime.now(UTC) - timedelta(minutes=minutes)
     job.save()
     job.set_status(JobStatus.STARTED)
-    jobs.enqueue_task("expire holds")
+    queue.enqueue_task("expire holds")
     assert bool(waiting()) == is_enqueued
 
 
@@ -146,8 +147,8 @@ def test_at_night_the_latest_payments_are_compared_with_the_providers(account):
         order.save()
     Order.objects.filter(pk=old.pk).update(created_at=timezone.now() - timedelta(days=9))
     jobs.run_task("nightly check")
-    queue = django_rq.get_queue("billing")
-    assert [job.kwargs for job in queue.jobs] == [{"order_id": str(new.pk)}]
+    stored = django_rq.get_queue("billing")
+    assert [job.kwargs for job in stored.jobs] == [{"order_id": str(new.pk)}]
 
 
 def test_low_balances_are_looked_at_after_a_change(account):
@@ -164,7 +165,7 @@ def test_where_all_is_free_nobody_is_told_of_low_balances(account, settings):
     settings.BILLING = False
     books.grant(account, 100 * CREDIT)
     money_transaction(
-        ledger.adjust,
+        postings.adjust,
         account_id=account.pk,
         amount=-99 * CREDIT,
         key="most",

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
-from billing import ledger, report, staff
+from billing.ledger import postings, staff_actions
 from billing.models import (
     Account,
     AuditRecord,
@@ -24,6 +24,7 @@ from billing.models import (
     Refund,
 )
 from billing.models.usage import Purpose
+from billing.reports import staff_report
 from chatproject.lib.db import money_transaction
 from tests.billing import books
 
@@ -39,9 +40,11 @@ def boss(client) -> User:
     return user
 
 
-def give(boss: User, account: Account, amount: int, **fields) -> staff.Change:
+def give(boss: User, account: Account, amount: int, **fields) -> staff_actions.Change:
     fields = {"reason": "Why not", "nonce": uuid.uuid4().hex, "ip": None} | fields
-    return staff.give_or_take(actor_id=boss.pk, account_id=account.pk, amount=amount, **fields)
+    return staff_actions.give_or_take(
+        actor_id=boss.pk, account_id=account.pk, amount=amount, **fields
+    )
 
 
 def test_two_gifts_at_once_do_not_pass_the_days_limit(account, boss, settings):
@@ -49,7 +52,7 @@ def test_two_gifts_at_once_do_not_pass_the_days_limit(account, boss, settings):
     other = books.open_account()
     outcomes = at_once(lambda number: give(boss, account if number % 2 else other, 4), number_of=6)
     assert sorted(outcomes) == [*["StaffRefused"] * 4, "done", "done"]
-    assert staff.given_today(boss.pk) == 8
+    assert staff_actions.given_today(boss.pk) == 8
 
 
 def test_one_form_sent_six_times_at_once_counts_once(account, boss):
@@ -69,7 +72,7 @@ def test_a_gift_pays_debt_first(account, boss):
 
 @pytest.mark.parametrize(("amount", "reason"), [(0, "Why not"), (5, "  ")])
 def test_an_amount_and_a_reason_are_needed(account, boss, amount, reason):
-    with pytest.raises(staff.StaffRefused):
+    with pytest.raises(staff_actions.StaffRefused):
         give(boss, account, amount, reason=reason)
 
 
@@ -83,7 +86,7 @@ def at_once(fn, number_of: int) -> list[str]:
         try:
             fn(number)
             outcomes.append("done")
-        except staff.StaffRefused as refused:
+        except staff_actions.StaffRefused as refused:
             outcomes.append(type(refused).__name__)
         finally:
             connections.close_all()
@@ -104,13 +107,13 @@ def at_once(fn, number_of: int) -> list[str]:
     [("2026-02", date(2026, 2, 1)), ("2026-13", None), ("", None), ("; --", None)],
 )
 def test_a_month_is_read_or_is_this_one(text, month):
-    assert report.month_of(text) == (month or timezone.localdate().replace(day=1))
+    assert staff_report.month_of(text) == (month or timezone.localdate().replace(day=1))
 
 
 def test_months_later_and_earlier():
-    assert report.later(date(2026, 12, 1), 1) == date(2027, 1, 1)
-    assert report.later(date(2026, 1, 1), -1) == date(2025, 12, 1)
-    assert report.later(date(2026, 6, 1), -11) == date(2025, 7, 1)
+    assert staff_report.later(date(2026, 12, 1), 1) == date(2027, 1, 1)
+    assert staff_report.later(date(2026, 1, 1), -1) == date(2025, 12, 1)
+    assert staff_report.later(date(2026, 6, 1), -11) == date(2025, 7, 1)
 
 
 def test_the_figures_are_right(account, boss, settings):
@@ -162,7 +165,7 @@ def test_the_figures_are_right(account, boss, settings):
     )  # fmt: skip
     check = LedgerCheck.objects.create(started_at=inside, entries=5)
 
-    found = report.make(month)
+    found = staff_report.make(month)
 
     assert [
         (row.month, row.currency, row.orders, row.paid, row.refunded, row.disputed, row.kept)
@@ -241,9 +244,9 @@ def test_the_report_is_for_who_may_see_it(client):
 def test_counter_accounts_hold_the_other_side_of_what_staff_took(account, boss):
     books.grant(account, 50)
     money_transaction(
-        ledger.adjust, account_id=account.pk, amount=-20, key="k", actor_id=boss.pk, note="n"
+        postings.adjust, account_id=account.pk, amount=-20, key="k", actor_id=boss.pk, note="n"
     )
-    found = report.make(timezone.localdate().replace(day=1))
+    found = staff_report.make(timezone.localdate().replace(day=1))
     assert {row.name: row.month for row in found.counter_accounts} == {
         "grants": -50,
         "adjustments": 20,

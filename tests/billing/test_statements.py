@@ -15,10 +15,12 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
-from billing import ledger, statements, usage
+from billing.ledger import postings
+from billing.metering import usage
+from billing.metering.pricing import Tokens
 from billing.models import Account, Hold, UsageRecord
-from billing.pricing import Tokens
-from billing.statements import Filter
+from billing.reports import statements
+from billing.reports.statements import Filter
 from chatproject.lib.db import money_transaction
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -28,7 +30,7 @@ CREDIT = 1_000_000
 
 def give(account: Account, credits: int, **fields) -> None:
     money_transaction(
-        ledger.grant,
+        postings.grant,
         account_id=account.pk,
         amount=credits * CREDIT,
         key=uuid.uuid4().hex,
@@ -38,7 +40,7 @@ def give(account: Account, credits: int, **fields) -> None:
 
 def hold(account: Account, amount: int, model: str = "small", **fields) -> Hold:
     return money_transaction(
-        ledger.hold,
+        postings.hold,
         account_id=account.pk,
         amount=amount,
         key=f"run:{uuid.uuid4()}",
@@ -54,7 +56,7 @@ def use(account: Account, amount: int, model: str = "small", *, attempts: int = 
     held = hold(account, amount, model)
 
     def settle() -> None:
-        ledger.settle(hold_id=held.pk, cost=amount)
+        postings.settle(hold_id=held.pk, cost=amount)
         for attempt in range(1, attempts + 1):
             cost = amount if attempt == attempts else 0
             usage.record(
@@ -180,7 +182,7 @@ def test_filters_by_kind_model_and_days(account):
 
 
 def test_every_kind_of_entry_has_a_title_and_can_be_filtered_for():
-    kinds = set(ledger.Kind)
+    kinds = set(postings.Kind)
     assert set(statements.TITLES) == kinds
     assert {kind for _, found in statements.KINDS.values() for kind in found} == kinds
 

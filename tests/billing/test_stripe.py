@@ -8,9 +8,9 @@ import pytest
 import stripe as library
 
 from billing.models import Refund
-from billing.providers import base, enabled, get
-from billing.providers import stripe as adapter
-from billing.providers.base import (
+from billing.payments.providers import base, enabled, get
+from billing.payments.providers import stripe as adapter
+from billing.payments.providers.base import (
     BadSignature,
     ProviderDeclined,
     ProviderError,
@@ -185,7 +185,7 @@ def test_a_late_payment_that_fails(fakepay, order):
 
 
 def test_what_stripe_says_is_told_as_it_is(fakepay, order):
-    """Whether it fits our order is for billing.checkout to judge."""
+    """Whether it fits our order is for billing.payments.checkout to judge."""
     paid(fakepay, order)
     fakepay.stripe.sessions[order.provider_order_id].update(
         amount_total=1, currency="eur", livemode=True, metadata={"user_id": "999"}

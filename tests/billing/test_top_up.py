@@ -6,12 +6,13 @@ import pytest
 from django.core import mail
 from django.utils import timezone
 
-from billing import checkout, jobs, receivers, top_up
+from billing import queue, receivers
 from billing.credits import MICRO
 from billing.models import Account, AutoTopUp, CreditPackage, Order, SandboxPayment
-from billing.providers import sandbox as bank
+from billing.payments import auto_top_up, checkout, poller
+from billing.payments.auto_top_up import TopUpRefused
+from billing.payments.providers import sandbox as bank
 from billing.signals import balance_changed
-from billing.top_up import TopUpRefused
 from tests.billing import books, paying
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sandbox")]
@@ -33,13 +34,13 @@ def consent(account, package, settings) -> AutoTopUp:
     order = paying.paid(account, package)
     books.settle(books.hold(account, FULL), FULL)
     mail.outbox.clear()
-    jobs._queue().empty()
+    queue._queue().empty()
     assert order.kind == "manual"
     return AutoTopUp.objects.get()
 
 
 def agree(account: Account, package: CreditPackage, **fields) -> AutoTopUp:
-    return top_up.consent(
+    return auto_top_up.consent(
         **{
             "user_id": account.user_id,
             "package_id": package.pk,
@@ -76,11 +77,11 @@ def test_nothing_is_bought_without_the_flag_without_consent_or_without_a_card(
 ):
     with pytest.raises(TopUpRefused, match="not offered"):
         agree(account, package)
-    assert top_up.check(account.pk) is None
+    assert auto_top_up.check(account.pk) is None
     settings.AUTO_TOP_UP = True
-    assert top_up.check(account.pk) is None
+    assert auto_top_up.check(account.pk) is None
     agree(account, package)
-    assert top_up.check(account.pk) is None
+    assert auto_top_up.check(account.pk) is None
     assert not Order.objects.exists()
 
 
@@ -103,10 +104,10 @@ def test_terms_that_make_no_sense_are_refused(account, package, settings, fields
 
 def test_consent_keeps_the_card_of_the_next_purchase_and_withdrawing_forgets_it(account, consent):
     assert (consent.provider, consent.payment_method_ref) == ("sandbox", bank.CARD)
-    top_up.withdraw(account.user_id)
+    auto_top_up.withdraw(account.user_id)
     consent.refresh_from_db()
     assert (consent.enabled, consent.payment_method_ref, consent.consented_at) == (False, "", None)
-    assert top_up.check(account.pk) is None
+    assert auto_top_up.check(account.pk) is None
 
 
 def test_a_purchase_of_somebody_who_did_not_agree_keeps_no_card(account, package, settings):
@@ -116,10 +117,10 @@ def test_a_purchase_of_somebody_who_did_not_agree_keeps_no_card(account, package
 
 
 def test_the_cap_is_not_lowered_below_what_was_charged(account, package, consent):
-    top_up.check(account.pk)
+    auto_top_up.check(account.pk)
     spend_all(account)
     cool_down()
-    top_up.check(account.pk)
+    auto_top_up.check(account.pk)
     with pytest.raises(TopUpRefused, match="charged this month"):
         agree(account, package, monthly_cap_minor=999)
     AutoTopUp.objects.update(month="2020-01-01")
@@ -131,7 +132,7 @@ def test_the_cap_is_not_lowered_below_what_was_charged(account, package, consent
 
 
 def test_a_low_balance_buys_the_package_with_the_saved_card(account, consent):
-    order = top_up.check(account.pk)
+    order = auto_top_up.check(account.pk)
     assert (order.kind, order.status, order.amount_minor) == ("auto", "paid", 500)
     assert books.state(account) == (FULL, 0, 0)
     assert charged() == 500
@@ -142,13 +143,13 @@ def test_a_low_balance_buys_the_package_with_the_saved_card(account, consent):
 
 def test_a_balance_that_is_not_low_buys_nothing(account, consent):
     books.grant(account, THRESHOLD)
-    assert top_up.check(account.pk) is None
+    assert auto_top_up.check(account.pk) is None
     books.hold(account, 1)
-    assert top_up.check(account.pk) is not None
+    assert auto_top_up.check(account.pk) is not None
 
 
 def test_fifty_at_once_buy_once(account, consent):
-    paying.at_once(50, lambda: top_up.check(account.pk))
+    paying.at_once(50, lambda: auto_top_up.check(account.pk))
     assert Order.objects.filter(kind="auto").count() == 1
     assert SandboxPayment.objects.count() == 2
     assert charged() == 500
@@ -156,31 +157,31 @@ def test_fifty_at_once_buy_once(account, consent):
 
 
 def test_within_an_hour_nothing_more_is_bought(account, consent):
-    assert top_up.check(account.pk)
+    assert auto_top_up.check(account.pk)
     spend_all(account)
-    assert top_up.check(account.pk) is None
+    assert auto_top_up.check(account.pk) is None
     cool_down()
-    assert top_up.check(account.pk)
+    assert auto_top_up.check(account.pk)
 
 
 def test_the_cap_of_the_month_is_never_exceeded(account, consent):
     for _ in range(3):
-        assert top_up.check(account.pk)
+        assert auto_top_up.check(account.pk)
         spend_all(account)
         cool_down()
     assert charged() == 1500
-    assert top_up.check(account.pk) is None
+    assert auto_top_up.check(account.pk) is None
     assert charged() == 1500
     # In another month it begins anew.
     AutoTopUp.objects.update(month="2020-01-01")
-    assert top_up.check(account.pk)
+    assert auto_top_up.check(account.pk)
     assert charged() == 500
 
 
 def test_an_order_in_flight_keeps_a_second_one_out(account, consent):
     there = SandboxPayment.objects.get()
     SandboxPayment.objects.filter(pk=there.pk).update(idempotency_key="other")
-    assert top_up.check(account.pk).is_paid
+    assert auto_top_up.check(account.pk).is_paid
     Order.objects.filter(kind="auto").update(provider_order_id=None)
     spend_all(account)
     cool_down()
@@ -193,7 +194,7 @@ def test_an_order_in_flight_keeps_a_second_one_out(account, consent):
         }
         | {"client_key": "auto:in-flight", "status": "pending"}
     )
-    assert top_up.check(account.pk) is None
+    assert auto_top_up.check(account.pk) is None
     assert Order.objects.filter(kind="auto", status__in=Order.OPEN).get() == again
 
 
@@ -201,16 +202,16 @@ def test_a_frozen_account_is_not_topped_up(account, consent):
     order = Order.objects.get()
     bank.dispute(paying.there(order))
     checkout.sync_order(order.pk)
-    assert top_up.check(account.pk) is None
+    assert auto_top_up.check(account.pk) is None
 
 
 def test_spending_puts_the_check_into_the_queue(account, consent):
     balance_changed.connect(receivers.consider_top_up)
     try:
         books.grant(account, 200 * MICRO)
-        assert jobs._queue().count == 0
+        assert queue._queue().count == 0
         books.settle(books.hold(account, 160 * MICRO), 160 * MICRO)
-        assert jobs._queue().count >= 1
+        assert queue._queue().count >= 1
         paying.work()
         assert books.state(account) == (FULL + 40 * MICRO, 0, 0)
         assert Order.objects.filter(kind="auto").count() == 1
@@ -224,15 +225,15 @@ def test_spending_puts_the_check_into_the_queue(account, consent):
 def test_a_declining_card_is_tried_once_an_hour_and_three_times_in_all(account, consent):
     set_card(bank.DECLINED_CARD)
     for attempt in (1, 2, 3):
-        order = top_up.check(account.pk)
+        order = auto_top_up.check(account.pk)
         assert (order.status, order.problem) == ("failed", "The card was declined.")
-        assert top_up.check(account.pk) is None  # the claim is kept
+        assert auto_top_up.check(account.pk) is None  # the claim is kept
         assert charged() == attempt * 500
         cool_down()
     consent.refresh_from_db()
     assert (consent.enabled, consent.failures) == (False, 3)
     assert consent.last_failure == "The card was declined."
-    assert top_up.check(account.pk) is None
+    assert auto_top_up.check(account.pk) is None
     [message] = mail.outbox
     assert "until you turn it on again" in message.body
     assert books.state(account) == (0, 0, 0)
@@ -240,16 +241,16 @@ def test_a_declining_card_is_tried_once_an_hour_and_three_times_in_all(account, 
 
 def test_a_success_forgets_the_failures(account, consent):
     set_card(bank.DECLINED_CARD)
-    top_up.check(account.pk)
+    auto_top_up.check(account.pk)
     set_card(bank.CARD)
     cool_down()
-    assert top_up.check(account.pk).is_paid
+    assert auto_top_up.check(account.pk).is_paid
     assert AutoTopUp.objects.get().failures == 0
 
 
 def test_a_bank_that_wants_to_be_asked_sends_the_user_a_link(account, consent):
     set_card(bank.ASKING_CARD)
-    assert top_up.check(account.pk).status == "failed"
+    assert auto_top_up.check(account.pk).status == "failed"
     [message] = mail.outbox
     assert message.to == [account.user.email]
     assert "https://parley.example.org/billing/packages/" in message.body
@@ -260,12 +261,12 @@ def test_a_charge_of_unknown_fate_is_asked_about_and_charged_once(account, conse
     AutoTopUp.objects.update(provider="stripe", customer_ref="cus_1", payment_method_ref="pm_1")
     # Stripe is asked whether it knows the order, charges, and its answer is lost each time.
     fakepay.fault("", "cut", "cut", "cut")
-    order = top_up.check(account.pk)
+    order = auto_top_up.check(account.pk)
     assert order.status == "created"
     assert len(fakepay.stripe.intents) == 1
     # As a day later.
     fakepay.stripe.replays.forget()
-    jobs.poll(timezone.now() + timedelta(minutes=3))
+    poller.poll(timezone.now() + timedelta(minutes=3))
     paying.work()
     order.refresh_from_db()
     assert order.status == "paid"
@@ -277,15 +278,15 @@ def test_a_charge_of_unknown_fate_is_asked_about_and_charged_once(account, conse
 def test_a_charge_that_stays_unknown_is_left_to_staff(account, consent, fakepay):
     AutoTopUp.objects.update(provider="stripe", customer_ref="cus_1", payment_method_ref="pm_1")
     fakepay.fault(*["500"] * 6)
-    order = top_up.check(account.pk)
+    order = auto_top_up.check(account.pk)
     Order.objects.filter(pk=order.pk).update(created_at=timezone.now() - timedelta(hours=21))
-    assert top_up.charge(order.pk).status == "review"
+    assert auto_top_up.charge(order.pk).status == "review"
     [message] = mail.outbox
     assert message.to == ["staff@example.org"]
 
 
 def test_a_charge_that_fails_days_later_counts_as_a_failure(account, consent):
-    order = top_up.check(account.pk)
+    order = auto_top_up.check(account.pk)
     pending = Order.objects.create(
         user=order.user, account=account, kind="auto", status="pending", client_key="auto:2",
         package=order.package, package_name="Small", credits=1, amount_minor=500, currency="USD",
@@ -303,5 +304,5 @@ def test_a_charge_that_fails_days_later_counts_as_a_failure(account, consent):
 def test_stripes_declines_count_like_all_others(account, consent, fakepay):
     AutoTopUp.objects.update(provider="stripe", customer_ref="cus_1", payment_method_ref="pm_1")
     fakepay.stripe.declined_methods["pm_1"] = "insufficient_funds"
-    assert top_up.check(account.pk).status == "failed"
+    assert auto_top_up.check(account.pk).status == "failed"
     assert AutoTopUp.objects.get().failures == 1

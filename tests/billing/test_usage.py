@@ -17,10 +17,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from accounts.models import User
-from billing import statements, usage
+from billing.metering import usage
+from billing.metering.pricing import Tokens
 from billing.models import DailyUsage, UsageRecord
 from billing.models.usage import Purpose
-from billing.pricing import Tokens
+from billing.reports import statements
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

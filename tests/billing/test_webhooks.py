@@ -13,10 +13,11 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing import checkout, events, jobs
+from billing import queue
 from billing.credits import MICRO
 from billing.models import Account, LedgerEntry, Order, ProviderEvent, SandboxPayment
-from billing.providers import sandbox as bank
+from billing.payments import checkout, poller, webhook_events
+from billing.payments.providers import sandbox as bank
 from chatproject.lib.redis import sync_client
 from tests.billing import books, paying
 from tests.fakepay.postman import RAZORPAY_SECRET, sign_for_razorpay
@@ -74,7 +75,7 @@ def test_a_bad_signature_is_refused_and_leaves_no_trace(paid_there, signature):
     headers = {"Sandbox-Signature": signature} if signature else {}
     assert paying.post(body, headers).status_code == 400
     assert not ProviderEvent.objects.exists()
-    assert not jobs._queue().count
+    assert not queue._queue().count
 
 
 def test_a_changed_body_an_old_one_and_garbage_are_refused(paid_there):
@@ -142,9 +143,9 @@ def test_without_the_queue_the_event_is_taken_and_the_poller_finds_it(
         own_valkey.start()
         settings.REDIS_URL = own_valkey.url
         forget_clients()
-        jobs.poll(timezone.now() + timedelta(seconds=29))
+        poller.poll(timezone.now() + timedelta(seconds=29))
         assert paying.work() == 0
-        jobs.poll(timezone.now() + timedelta(seconds=31))
+        poller.poll(timezone.now() + timedelta(seconds=31))
         assert paying.work() == 2
     finally:
         forget_clients()
@@ -153,7 +154,7 @@ def test_without_the_queue_the_event_is_taken_and_the_poller_finds_it(
 
 def forget_clients() -> None:
     sync_client.cache_clear()
-    jobs._queue.cache_clear()
+    queue._queue.cache_clear()
 
 
 # --- Once, however often -----------------------------------------------------------------------
@@ -191,7 +192,7 @@ def test_the_same_webhook_fifty_times_at_once_credits_once(account, paid_there):
     answers = paying.at_once(50, lambda: paying.post(body, headers).status_code)
     assert set(answers) == {200}
     event = the_event()
-    paying.at_once(50, lambda: events.process(event.pk))
+    paying.at_once(50, lambda: webhook_events.process(event.pk))
     paying.work()
     assert LedgerEntry.objects.count() == 2
     assert books.state(account) == (FULL, 0, 0)
@@ -205,7 +206,7 @@ def test_different_webhooks_of_one_payment_processed_at_once_credit_once(account
         assert paying.deliver(paid_there, "payment.succeeded") == 200
     waiting = iter(ProviderEvent.objects.values_list("pk", flat=True))
     ids = [next(waiting) for _ in range(20)]
-    paying.at_once(20, lambda: events.process(ids.pop()))
+    paying.at_once(20, lambda: webhook_events.process(ids.pop()))
     assert LedgerEntry.objects.count() == 2
     assert set(ProviderEvent.objects.values_list("status", flat=True)) == {"processed"}
 
@@ -279,19 +280,19 @@ def test_what_fails_is_tried_again_ever_more_slowly_and_then_waits_for_staff(acc
         before = the_event()
         pauses.append(round((before.next_attempt_at - timezone.now()).total_seconds()))
         ProviderEvent.objects.update(next_attempt_at=now)
-        jobs.poll(now)
+        poller.poll(now)
         assert paying.work() == 1
     event = the_event()
     assert (event.status, event.attempts, event.next_attempt_at) == ("review", 12, None)
     assert pauses == pytest.approx([10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600], abs=3)
     [message] = mail.outbox
     assert message.to == ["staff@example.org"]
-    jobs.poll(now + timedelta(days=1))
+    poller.poll(now + timedelta(days=1))
     assert event.attempts == 12
     # Staff press the button once the reason is gone.
     there.save(force_insert=True)
-    jobs._queue().empty()
-    events.retry(event.pk)
+    queue._queue().empty()
+    webhook_events.retry(event.pk)
     paying.work()
     assert the_event().status == "processed"
     assert books.state(account) == (FULL, 0, 0)
@@ -299,13 +300,13 @@ def test_what_fails_is_tried_again_ever_more_slowly_and_then_waits_for_staff(acc
 
 def test_a_job_that_died_is_followed_by_another(account, paid_there):
     paying.deliver(paid_there, "payment.succeeded")
-    jobs._queue().empty()
+    queue._queue().empty()
     event = the_event()
-    assert events._claim(event.pk, 0)
-    assert not events._claim(event.pk, 0)
-    jobs.poll(timezone.now() + timedelta(seconds=90))
+    assert webhook_events._claim(event.pk, 0)
+    assert not webhook_events._claim(event.pk, 0)
+    poller.poll(timezone.now() + timedelta(seconds=90))
     assert paying.work() == 0
-    jobs.poll(timezone.now() + timedelta(minutes=4))
+    poller.poll(timezone.now() + timedelta(minutes=4))
     assert paying.work() >= 1
     assert the_event().status == "processed"
     assert books.state(account) == (FULL, 0, 0)
@@ -313,11 +314,11 @@ def test_a_job_that_died_is_followed_by_another(account, paid_there):
 
 def test_the_poller_puts_an_event_into_the_queue_once(paid_there):
     paying.deliver(paid_there, "payment.succeeded")
-    jobs._queue().empty()
+    queue._queue().empty()
     now = timezone.now() + timedelta(minutes=1)
     for seconds in range(0, 45, 15):
-        jobs.poll(now + timedelta(seconds=seconds))
-    assert jobs._queue().count == 1
+        poller.poll(now + timedelta(seconds=seconds))
+    assert queue._queue().count == 1
 
 
 # --- Any order, any number of times ------------------------------------------------------------

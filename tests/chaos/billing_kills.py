@@ -58,14 +58,14 @@ def open_accounts() -> list[int]:
     from django.contrib.auth import get_user_model
     from django.db import connections
 
-    from billing import ledger
+    from billing.ledger import postings
     from chatproject.lib.db import money_transaction
     from tests.billing import books
 
     accounts = []
     for number in range(ACCOUNTS):
         user = get_user_model().objects.create_user(f"{number}@example.org")
-        account = money_transaction(ledger.open_account, user_id=user.pk)
+        account = money_transaction(postings.open_account, user_id=user.pk)
         books.order(account, CREDITS)
         accounts.append(account.pk)
     connections.close_all()
@@ -152,7 +152,7 @@ def operate(name: str, number: int, accounts: list[int]) -> int:
     """An operation, the same for the same name and number; what it does to the balance."""
     from django.utils import timezone
 
-    from billing import ledger
+    from billing.ledger import postings
     from billing.models import Account, Order
     from chatproject.lib.db import money_transaction
     from tests.billing import books
@@ -166,7 +166,7 @@ def operate(name: str, number: int, accounts: list[int]) -> int:
             return books.grant(account, amount, key=key).entry.amount
         case 1:
             posted = money_transaction(
-                ledger.adjust, account_id=account.pk, amount=-amount, key=key,
+                postings.adjust, account_id=account.pk, amount=-amount, key=key,
                 actor_id=Account.objects.get(pk=account.pk).user_id, note="a correction",
             )  # fmt: skip
             return posted.entry.amount
@@ -183,7 +183,7 @@ def verify(folder: Path, accounts: list[int]) -> list[str]:
     """Repeat everything, then say what is wrong."""
     from django.db.models import Sum
 
-    from billing import audit
+    from billing.ledger import audit
     from billing.models import Account, Hold
 
     # As the kills left it, but for holds in flight.

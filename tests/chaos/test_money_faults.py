@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from django.db import connection, transaction
 
-from billing import audit
+from billing.ledger import audit
 from billing.models import Account, Hold, LedgerEntry, UsageRecord
 from chat.models import Run
 from chatproject.lib import db

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from billing import audit
+from billing.ledger import audit
 from billing.models import Account, Hold, UsageRecord
 from chat import attempts, generate, jobs, llm, runlog, runs, sweeper, tick
 from chat.events import first_seq

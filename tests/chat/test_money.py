@@ -12,7 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from accounts.models import User
-from billing import accounts, audit, ledger
+from billing.ledger import audit, postings
 from billing.models import Account, Hold, ModelPrice, UsageRecord
 from chat import ending, events, generate, llm, runs, sweeper
 from chat.events import ChatError
@@ -36,11 +36,11 @@ def account_of(user: User) -> Account:
 
 def set_available(user: User, credits: int) -> Account:
     """Bring what a user may spend to an amount of micro-credits, through the ledger."""
-    account = accounts.of(user.pk)
+    account = postings.account_of(user.pk)
     difference = credits - account.available
     if difference:
         money_transaction(
-            ledger.adjust,
+            postings.adjust,
             account_id=account.pk,
             amount=difference,
             key=client_id(),
@@ -185,7 +185,7 @@ def test_a_small_balance_shortens_the_reply_and_says_so(owner, conversation):
 def test_credits_past_their_date_do_not_refuse_what_the_others_pay_for(owner, conversation):
     account = set_available(owner, 60_000)
     money_transaction(
-        ledger.grant,
+        postings.grant,
         account_id=account.pk,
         amount=10_000_000,
         key="old",
@@ -268,7 +268,7 @@ def test_with_billing_off_nothing_is_held_or_recorded(owner, conversation, setti
 def test_a_message_that_waited_until_its_hold_was_gone_fails_for_nothing(owner, conversation):
     run = send(owner, conversation)
     hold = Hold.objects.get()
-    money_transaction(ledger.release, hold_id=hold.pk, by=Hold.Resolver.EXPIRY)
+    money_transaction(postings.release, hold_id=hold.pk, by=Hold.Resolver.EXPIRY)
     assert generate.claim(run.pk, 1) is None
     run = Run.objects.get(pk=run.pk)
     assert (run.status, run.charged) == (Run.Status.FAILED, 0)

@@ -15,8 +15,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from billing.credits import exact
+from billing.metering.litellm_prices import PriceList, Rate, Refused, Unreadable, same
 from billing.models import ModelPrice
-from billing.pricelist import PriceList, Rate, Refused, Unreadable, same
 
 
 def moment(text: str) -> datetime:

@@ -6,9 +6,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from billing import checkout
 from billing.models import Order
-from billing.providers.base import ProviderError
+from billing.payments import checkout
+from billing.payments.providers.base import ProviderError
 
 
 class Command(BaseCommand):

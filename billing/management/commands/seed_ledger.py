@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing import usage
+from billing.metering import usage
 from billing.models import Order
 
 ROWS = 100_000  # entries per transaction, about

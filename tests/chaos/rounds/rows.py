@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from billing import audit
+from billing.ledger import audit
 from billing.models import Hold, LedgerEntry, ModelPrice, UsageRecord
 from chat.models import Message, MessagePart, Run
 from tests.chaos.rounds.asks import Ask

@@ -1,0 +1,219 @@
+"""Buying a package by itself when the balance is low; behind the setting AUTO_TOP_UP.
+
+Somebody agrees once to a package, a threshold and a cap per month. A charge is claimed by one
+conditional update before the provider is called, and the claim stays when the charge fails: the cap
+is a guarantee, and a card that declines is not tried again for an hour.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import date, timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Case, F, PositiveBigIntegerField, Value, When
+from django.utils import timezone
+
+from billing import queue
+from billing.models import Account, AutoTopUp, CreditPackage, Order, PackagePrice
+from billing.models.base import new_id
+from billing.payments import checkout, mail, providers, saved_methods
+from billing.payments.checkout import CheckoutRefused
+from billing.payments.providers.base import ProviderDeclined, ProviderError
+from chatproject.lib.db import after_commit, money_transaction
+
+logger = logging.getLogger(__name__)
+
+COOLDOWN = timedelta(hours=1)  # between two charges, whatever became of the first
+# Providers forget which requests they have had after a day. What is unknown by then is for staff.
+ASKED_AGAIN = timedelta(hours=20)
+
+
+class TopUpRefused(Exception):
+    """Automatic purchases cannot be set up so; `message` tells the user why."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
+
+# --- The user's decision -----------------------------------------------------------------------
+
+
+def consent(
+    *, user_id: int, package_id: int, currency: str, threshold: int, monthly_cap_minor: int
+) -> AutoTopUp:
+    """Agree to automatic purchases, or to other terms of them. `threshold` in micro-credits.
+
+    The payment method is that of the user's next purchase when none is known. What was charged this
+    month counts on. Raises TopUpRefused.
+    """
+    if not settings.AUTO_TOP_UP:
+        raise TopUpRefused("Automatic purchases are not offered here.")
+    price = PackagePrice.objects.filter(
+        package_id=package_id, package__active=True, currency=currency
+    ).first()
+    if price is None or currency not in settings.CURRENCIES:
+        raise TopUpRefused("This package is not sold any more. Choose another one.")
+    if threshold <= 0:
+        raise TopUpRefused("Choose a balance above zero at which credits are bought.")
+    if monthly_cap_minor < price.amount_minor:
+        raise TopUpRefused("The limit per month is lower than the price of one package. Raise it.")
+    package = CreditPackage.objects.get(pk=package_id)
+    if threshold >= package.credits:
+        raise TopUpRefused(
+            "One package would not lift the balance above this threshold. Choose a lower one."
+        )
+    with transaction.atomic():
+        top_up = AutoTopUp.objects.select_for_update().filter(user_id=user_id).first()
+        if top_up is None:
+            top_up = AutoTopUp(user_id=user_id)
+        elif monthly_cap_minor < top_up.charged_this_month_minor:
+            if top_up.month == _month():
+                raise TopUpRefused("More than this was charged this month already.")
+            top_up.charged_this_month_minor = 0
+        top_up.package = package
+        top_up.currency = currency
+        top_up.threshold = threshold
+        top_up.monthly_cap_minor = monthly_cap_minor
+        top_up.enabled = True
+        top_up.consented_at = timezone.now()
+        top_up.failures = 0
+        top_up.last_failure = ""
+        top_up.save()
+    return top_up
+
+
+def withdraw(user_id: int) -> None:
+    """Turn automatic purchases off and forget the payment method. A charge under way still ends."""
+    AutoTopUp.objects.filter(user_id=user_id).update(
+        enabled=False,
+        consented_at=None,
+        provider="",
+        customer_ref="",
+        payment_method_ref="",
+        updated_at=timezone.now(),
+    )
+
+
+# --- Buying ------------------------------------------------------------------------------------
+
+
+def after_spend(account_id: int) -> None:
+    """Have a purchase considered when the balance is below the threshold. One query."""
+    account = Account.objects.filter(
+        pk=account_id,
+        user__auto_top_up__enabled=True,
+        balance__lt=F("held") + F("user__auto_top_up__threshold"),
+    ).exclude(user__auto_top_up__cooldown_until__gt=timezone.now())
+    if account.exists():
+        queue.enqueue_top_up(account_id)
+
+
+def check(account_id: int) -> Order | None:
+    """Buy the package if the balance is low, the cap allows it and nothing was bought just now."""
+    if not settings.AUTO_TOP_UP:
+        return None
+    try:
+        order = money_transaction(_claim, account_id)
+    except CheckoutRefused as error:
+        logger.warning("account %d cannot be topped up: %s", account_id, error)
+        return None
+    return charge(order.pk) if order else None
+
+
+def _claim(account_id: int) -> Order | None:
+    """Take a charge from the month's cap and make its order: all of it, or nothing."""
+    account = Account.objects.select_for_update(no_key=True).get(pk=account_id)
+    top_up = (
+        AutoTopUp.objects.select_for_update()
+        .filter(user_id=account.user_id, enabled=True, consented_at__isnull=False)
+        .exclude(payment_method_ref="")
+        .first()
+    )
+    if top_up is None:
+        return None
+    in_flight = Order.objects.filter(
+        user_id=account.user_id, kind=Order.Kind.AUTO, status__in=Order.OPEN
+    )
+    is_low = account.available < top_up.threshold
+    if not is_low or account.status != Account.Status.ACTIVE or in_flight.exists():
+        return None
+    order = checkout.draft(
+        account=account,
+        package_id=top_up.package_id,
+        currency=top_up.currency,
+        provider=top_up.provider,
+        client_key=f"auto:{new_id()}",
+    )
+    order.kind = Order.Kind.AUTO
+    now = timezone.now()
+    month = _month()
+    charged = Case(
+        When(month=month, then=F("charged_this_month_minor")),
+        default=Value(0),
+        output_field=PositiveBigIntegerField(),
+    )
+    claimed = (
+        AutoTopUp.objects.annotate(charged=charged + order.amount_minor)
+        .filter(pk=top_up.pk, enabled=True, charged__lte=F("monthly_cap_minor"))
+        .exclude(cooldown_until__gt=now)
+        .update(
+            charged_this_month_minor=charged + order.amount_minor,
+            month=month,
+            cooldown_until=now + COOLDOWN,
+            updated_at=now,
+        )
+    )
+    if not claimed:
+        return None
+    order.save(force_insert=True)
+    return order
+
+
+def _month() -> date:
+    return timezone.localdate().replace(day=1)
+
+
+def charge(order_id: UUID) -> Order:
+    """Charge the saved method for an automatic order. Asked again, the provider charges once."""
+    order = Order.objects.get(pk=order_id)
+    if order.status not in Order.OPEN or order.provider_order_id is not None:
+        return order
+    top_up = AutoTopUp.objects.get(user_id=order.user_id)
+    if order.created_at < timezone.now() - ASKED_AGAIN or not top_up.payment_method_ref:
+        return money_transaction(_give_up, order_id)
+    try:
+        state = providers.get(order.provider).charge_saved(order, top_up)
+    except ProviderDeclined as error:
+        return money_transaction(_fail, order_id, str(error), error.code)
+    except (ProviderError, LookupError) as error:
+        # Unknown: the poller asks again, under the same key.
+        logger.warning("what became of the charge for %s is unknown: %s", order, error)
+        return order
+    return checkout.follow(order_id, state)
+
+
+def _give_up(order_id: UUID) -> Order:
+    order = checkout.lock(order_id)
+    if order.status in Order.OPEN and order.provider_order_id is None:
+        order.status = Order.Status.REVIEW
+        order.problem = (
+            "Whether the saved method was charged is unknown. Look at the provider's page."
+        )
+        order.save()
+        text = f"Order {order.pk} ({order.provider}): {order.problem}"
+        after_commit(mail.alert, "An automatic purchase is unclear", text)
+    return order
+
+
+def _fail(order_id: UUID, problem: str, code: str) -> Order:
+    order = checkout.lock(order_id)
+    if order.status in Order.OPEN:
+        order.status = Order.Status.FAILED
+        order.problem = problem[:300]
+        order.save()
+        saved_methods.note_failed(order, code=code)
+    return order

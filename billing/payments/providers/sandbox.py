@@ -1,0 +1,366 @@
+"""A payment provider for development: its bank is a page of ours, and no real money moves.
+
+It is as awkward as the others on purpose: webhooks come by HTTP, signed, twice for one payment,
+and some payments arrive late. SandboxPayment is the bank's memory. Refused unless DEBUG is on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+from django.urls import reverse
+from django.utils import timezone
+
+from billing.models import AutoTopUp, Order, Refund, SandboxPayment
+from billing.payments.providers.base import (
+    BadSignature,
+    Checkout,
+    DisputeState,
+    Notice,
+    OrderState,
+    ProviderDeclined,
+    ProviderError,
+    RefundState,
+    Standing,
+)
+
+Status = SandboxPayment.Status
+
+SIGNATURE = "Sandbox-Signature"
+TOLERANCE = 300  # seconds that a signature is good for
+TIMEOUT = 10.0  # seconds for our own site to take a webhook
+LATE = timedelta(seconds=20)  # how much later a late payment arrives
+
+# Saved methods that do not work, to see what happens then.
+CARD = "sandbox-card"
+DECLINED_CARD = "sandbox-card-declined"
+ASKING_CARD = "sandbox-card-asks"
+
+STANDINGS = {
+    Status.OPEN: Standing.OPEN,
+    Status.PAID: Standing.PAID,
+    Status.FAILED: Standing.FAILED,
+    Status.CLOSED: Standing.CANCELED,
+}
+
+PAID_EVENTS = ("checkout.completed", "payment.succeeded")
+DECLINED_EVENTS = ("payment.failed",)
+CLOSED_EVENTS = ("checkout.closed",)
+REFUND_EVENTS = ("refund.created",)
+DISPUTE_EVENTS = ("dispute.funds_withdrawn",)
+DECIDED_EVENTS = ("dispute.closed",)
+
+
+class SandboxProvider:
+    """The sandbox as billing sees it. Raises ImproperlyConfigured when DEBUG is off."""
+
+    name = "sandbox"
+    label = "Test bank"
+    livemode = False
+
+    def __init__(self) -> None:
+        if not settings.DEBUG:
+            raise ImproperlyConfigured("The sandbox gives credits for nothing: it needs DEBUG=1.")
+
+    def create_checkout(
+        self, order: Order, *, return_url: str, cancel_url: str, save_method: bool = False
+    ) -> Checkout:
+        """Open a payment, or find the one of the same order."""
+        payment = _open(order, return_url=return_url, cancel_url=cancel_url)
+        return Checkout(
+            payment.pk, urljoin(return_url, reverse("billing:sandbox", args=[payment.pk]))
+        )
+
+    def fetch(self, order: Order) -> OrderState:
+        """What the bank knows of an order."""
+        if order.provider_order_id:
+            payment = SandboxPayment.objects.filter(pk=order.provider_order_id).first()
+            if payment is None:
+                raise ProviderError(f"the test bank knows no payment {order.provider_order_id}")
+            return _state(payment)
+        payment = SandboxPayment.objects.filter(idempotency_key=f"order:{order.pk}").first()
+        return _state(payment) if payment else _unknown(order)
+
+    def verify(self, body: bytes, headers: Mapping[str, str]) -> Notice:
+        """Read a webhook of the bank."""
+        _check_signature(body, headers.get(SIGNATURE, ""))
+        try:
+            event = json.loads(body)
+            return Notice(
+                event_id=event["id"],
+                event_type=event["type"],
+                livemode=event["livemode"],
+                order_id=event.get("order_id", ""),
+                provider_order_id=event.get("checkout_id", ""),
+                payment_id=event.get("payment_id", ""),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BadSignature("this is no event") from error
+
+    def refund(self, order: Order, refund: Refund) -> RefundState:
+        """Send money back, once for each of our refunds."""
+        with transaction.atomic():
+            payment = _lock(order.provider_order_id or "")
+            for known in payment.refunds:
+                if known["reference"] == str(refund.pk):
+                    return _refund_state(known)
+            return _refund_state(_add_refund(payment, refund.amount_minor, str(refund.pk)))
+
+    def charge_saved(self, order: Order, top_up: AutoTopUp) -> OrderState:
+        """Charge the saved card, once for each order; two special cards refuse."""
+        if top_up.payment_method_ref == DECLINED_CARD:
+            raise ProviderDeclined("The card was declined.", code="card_declined")
+        if top_up.payment_method_ref == ASKING_CARD:
+            raise ProviderDeclined("The bank asks to confirm.", code="authentication_required")
+        payment = _open(order, return_url="", cancel_url="")
+        pay(payment.pk)
+        payment.refresh_from_db()
+        return _state(payment)
+
+
+def _open(order: Order, *, return_url: str, cancel_url: str) -> SandboxPayment:
+    payment, _ = SandboxPayment.objects.get_or_create(
+        idempotency_key=f"order:{order.pk}",
+        defaults={
+            "id": f"sbx_{secrets.token_hex(12)}",
+            "order_id": order.pk,
+            "user_id": order.user_id,
+            "amount_minor": order.amount_minor,
+            "currency": order.currency,
+            "return_url": return_url,
+            "cancel_url": cancel_url,
+        },
+    )
+    return payment
+
+
+def _state(payment: SandboxPayment) -> OrderState:
+    is_paid = payment.status == Status.PAID
+    return OrderState(
+        standing=STANDINGS[Status(payment.status)],
+        provider_order_id=payment.pk,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        livemode=False,
+        order_id=str(payment.order_id),
+        user_id=str(payment.user_id),
+        payment_id=payment.payment_id,
+        problem="The test bank declined the payment." if payment.status == Status.FAILED else "",
+        refunds=tuple(_refund_state(refund) for refund in payment.refunds),
+        disputes=tuple(DisputeState(**dispute) for dispute in payment.disputes),
+        customer_ref=f"sandbox-customer-{payment.user_id}" if is_paid else "",
+        payment_method_ref=CARD if is_paid else "",
+    )
+
+
+def _unknown(order: Order) -> OrderState:
+    return OrderState(
+        standing=Standing.OPEN,
+        provider_order_id="",
+        amount_minor=order.amount_minor,
+        currency=order.currency,
+        livemode=False,
+        order_id=str(order.pk),
+        user_id=str(order.user_id),
+    )
+
+
+def _refund_state(refund: Mapping[str, Any]) -> RefundState:
+    return RefundState(
+        id=refund["id"],
+        amount_minor=refund["amount_minor"],
+        status=Refund.Status(refund["status"]),
+        reference=refund["reference"],
+    )
+
+
+# --- What happens at the bank. Each returns the types of the events that it tells of ------------
+
+
+def pay(payment_id: str) -> tuple[str, ...]:
+    """The buyer pays. A payment that was declined or left may be paid after all."""
+    with transaction.atomic():
+        payment = _lock(payment_id)
+        if payment.status == Status.PAID:
+            return ()
+        payment.status = Status.PAID
+        payment.payment_id = f"sbxpay_{secrets.token_hex(10)}"
+        payment.pay_at = None
+        payment.save()
+    return PAID_EVENTS
+
+
+def pay_later(payment_id: str) -> None:
+    """The buyer leaves, and the money arrives LATE afterwards (see `collect_late`)."""
+    SandboxPayment.objects.filter(pk=payment_id).exclude(status=Status.PAID).update(
+        pay_at=timezone.now() + LATE
+    )
+
+
+def collect_late(now: datetime) -> list[tuple[str, tuple[str, ...]]]:
+    """Let the late payments arrive whose time has come: their ids and events."""
+    due = SandboxPayment.objects.filter(pay_at__lte=now).values_list("pk", flat=True)
+    return [(payment_id, pay(payment_id)) for payment_id in due]
+
+
+def decline(payment_id: str) -> tuple[str, ...]:
+    """The bank declines."""
+    return _end(payment_id, Status.FAILED, DECLINED_EVENTS)
+
+
+def close(payment_id: str) -> tuple[str, ...]:
+    """The buyer leaves without paying."""
+    return _end(payment_id, Status.CLOSED, CLOSED_EVENTS)
+
+
+def _end(payment_id: str, status: Status, events: tuple[str, ...]) -> tuple[str, ...]:
+    ended = SandboxPayment.objects.filter(pk=payment_id, status=Status.OPEN).update(
+        status=status, pay_at=None
+    )
+    return events if ended else ()
+
+
+def refund_there(payment_id: str, amount_minor: int, *, status: str = "succeeded") -> str:
+    """Somebody refunds at the bank, without us. Returns the refund's id there."""
+    with transaction.atomic():
+        return str(_add_refund(_lock(payment_id), amount_minor, "", status)["id"])
+
+
+def change_refund(payment_id: str, refund_id: str, status: str) -> None:
+    """A refund at the bank gets another status."""
+    with transaction.atomic():
+        payment = _lock(payment_id)
+        for refund in payment.refunds:
+            if refund["id"] == refund_id:
+                refund["status"] = status
+                if status == "failed":
+                    payment.refunded_minor -= refund["amount_minor"]
+        payment.save()
+
+
+def _add_refund(
+    payment: SandboxPayment, amount_minor: int, reference: str, status: str = "succeeded"
+) -> dict[str, Any]:
+    if (
+        payment.status != Status.PAID
+        or payment.refunded_minor + amount_minor > payment.amount_minor
+    ):
+        raise ProviderDeclined("There is not so much to refund.", code="amount_too_large")
+    refund = {
+        "id": f"sbxre_{secrets.token_hex(10)}",
+        "amount_minor": amount_minor,
+        "status": status,
+        "reference": reference,
+    }
+    payment.refunds.append(refund)
+    payment.refunded_minor += amount_minor
+    payment.save()
+    return refund
+
+
+def dispute(payment_id: str, amount_minor: int | None = None) -> str:
+    """The buyer's bank takes the money back. Returns the dispute's id."""
+    with transaction.atomic():
+        payment = _lock(payment_id)
+        dispute_id = f"sbxdp_{secrets.token_hex(10)}"
+        payment.disputes.append(
+            {
+                "id": dispute_id,
+                "amount_minor": amount_minor or payment.amount_minor,
+                "status": "open",
+                "funds_withdrawn": True,
+            }
+        )
+        payment.save()
+    return dispute_id
+
+
+def decide(payment_id: str, dispute_id: str, *, is_won: bool) -> None:
+    """A dispute ends: with us (the money comes back) or with the buyer."""
+    with transaction.atomic():
+        payment = _lock(payment_id)
+        for known in payment.disputes:
+            if known["id"] == dispute_id:
+                known["status"] = "won" if is_won else "lost"
+                known["funds_withdrawn"] = not is_won
+        payment.save()
+
+
+def _lock(payment_id: str) -> SandboxPayment:
+    payment = SandboxPayment.objects.select_for_update().filter(pk=payment_id).first()
+    if payment is None:
+        raise ProviderError(f"the test bank knows no payment {payment_id}")
+    return payment
+
+
+# --- Webhooks ----------------------------------------------------------------------------------
+
+
+def make_webhook(payment: SandboxPayment, event_type: str) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of an event, signed now.
+
+    As with real providers, an event about a refund or a dispute names the payment only.
+    """
+    event = {
+        "id": f"sbxev_{secrets.token_hex(12)}",
+        "type": event_type,
+        "created": int(time.time()),
+        "livemode": False,
+        "payment_id": payment.payment_id or "",
+    }
+    if event_type.startswith(("checkout.", "payment.")):
+        event |= {"order_id": str(payment.order_id), "checkout_id": payment.pk}
+    body = json.dumps(event).encode()
+    return body, {SIGNATURE: sign(body, int(time.time()))}
+
+
+def sign(body: bytes, timestamp: int) -> str:
+    """The header that proves that a body is the bank's, and when it was sent."""
+    key = hashlib.sha256(
+        b"billing.payments.providers.sandbox" + settings.SECRET_KEY.encode()
+    ).digest()
+    digest = hmac.new(key, b"%d." % timestamp + body, hashlib.sha256).hexdigest()
+    return f"t={timestamp},v1={digest}"
+
+
+def _check_signature(body: bytes, header: str) -> None:
+    timestamp = header.removeprefix("t=").partition(",")[0]
+    if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) < 12):
+        raise BadSignature("there is no signature")
+    if not hmac.compare_digest(header.encode(), sign(body, int(timestamp)).encode()):
+        raise BadSignature("the signature is wrong")
+    if abs(time.time() - int(timestamp)) > TOLERANCE:
+        raise BadSignature("the signature is old")
+
+
+def send_webhook(payment_id: str, event_type: str) -> None:
+    """Report an event to our own site by HTTP. Raises ProviderError when it is not taken."""
+    payment = SandboxPayment.objects.get(pk=payment_id)
+    address = urlsplit(urljoin(payment.return_url, reverse("billing:webhook", args=["sandbox"])))
+    if not address.hostname:
+        return  # a charge without a buyer, whose answer said it all
+    is_secure = address.scheme == "https"
+    kind = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
+    connection = kind(address.hostname, address.port, timeout=TIMEOUT)
+    body, headers = make_webhook(payment, event_type)
+    try:
+        connection.request("POST", address.path, body, headers)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise ProviderError(f"the webhook was not sent: {error}") from error
+    finally:
+        connection.close()
+    if status != http.client.OK:
+        raise ProviderError(f"the webhook was answered with {status}")

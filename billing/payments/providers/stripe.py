@@ -1,0 +1,421 @@
+"""Stripe: Checkout Sessions for purchases, PaymentIntents off session for automatic top-ups.
+
+A purchase's `provider_order_id` is its Checkout Session (cs_…), an automatic top-up's its
+PaymentIntent (pi_…); the payment is the PaymentIntent in both cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import stripe
+from django.conf import settings
+
+from billing.models import AutoTopUp, Order, Refund
+from billing.payments.providers.base import (
+    BadSignature,
+    Checkout,
+    DisputeState,
+    Notice,
+    OrderState,
+    ProviderDeclined,
+    ProviderError,
+    RefundState,
+    Standing,
+)
+from billing.payments.providers.payload import header, json_object, part, reference, word
+
+# What the answers below are shaped like. Raise it together with the library, after reading Stripe's
+# changelog; webhooks keep the version of their endpoint, of which only ids are read.
+API_VERSION = "2026-10-28.endive"
+TIMEOUT = (3, 15)  # seconds to connect, and between two bytes
+RETRIES = 2  # under the same idempotency key
+TOLERANCE = 300  # seconds that a webhook's signature may be old
+PAGE = 100
+
+# Stripe counts hundredths of these, which have none.
+HUNDREDFOLD = {"ISK", "UGX"}
+# And counts whole ariary, where the currency has a hundredth on paper.
+UNSUPPORTED = {"MGA"}
+
+# It writes an id into the home directory and tells Stripe about this machine.
+stripe.enable_telemetry = False
+
+
+class StripeProvider:
+    """See base.Provider."""
+
+    name = "stripe"
+    label = "Stripe"
+
+    @property
+    def livemode(self) -> bool:
+        """Whether the key is of the live mode."""
+        return bool(settings.STRIPE_LIVEMODE)
+
+    def create_checkout(
+        self, order: Order, *, return_url: str, cancel_url: str, save_method: bool = False
+    ) -> Checkout:
+        """Make a Checkout Session, or find the one that the order has."""
+        with _asking() as client:
+            if order.provider_order_id:
+                session = client.v1.checkout.sessions.retrieve(order.provider_order_id)
+            else:
+                session = client.v1.checkout.sessions.create(
+                    _session_of(order, return_url, cancel_url, save_method),
+                    {"idempotency_key": f"order:{order.id}"},
+                )
+            if session.status == "expired":
+                raise ProviderDeclined(
+                    "The payment page is closed. Please buy anew.", code="closed"
+                )
+            # A page that was paid on has no address any more; the return page will know.
+            return Checkout(provider_order_id=session.id, url=session.url or return_url)
+
+    def fetch(self, order: Order) -> OrderState:
+        """How the order stands. One that Stripe never heard of is open."""
+        if not order.provider_order_id:
+            return _unknown(order)
+        with _asking() as client:
+            if order.provider_order_id.startswith("pi_"):
+                return _state_of_intent(client, _intent(client, order.provider_order_id))
+            session = client.v1.checkout.sessions.retrieve(
+                order.provider_order_id,
+                {"expand": ["payment_intent.latest_charge", "invoice"]},
+            ).to_dict()
+            return _state_of_session(client, session)
+
+    def verify(self, body: bytes, headers: Mapping[str, str]) -> Notice:
+        """Read a webhook that was signed with one of our secrets within the last five minutes."""
+        signature = header(headers, "Stripe-Signature")
+        if not any(_is_signed(body, signature, key) for key in settings.STRIPE_WEBHOOK_SECRETS):
+            raise BadSignature("The webhook is not signed by Stripe, or too long ago.")
+        event = json_object(body)
+        if event.get("object") != "event":
+            raise BadSignature("The webhook is signed, but is not an event.")
+        if event.get("livemode") is not settings.STRIPE_LIVEMODE:
+            raise BadSignature("The webhook is of Stripe's other mode (test or live).")
+        return _notice(event)
+
+    def refund(self, order: Order, refund: Refund) -> RefundState:
+        """Send money back. Stripe forgets idempotency keys after a day, so look first."""
+        payment = order.provider_payment_id
+        if not payment:
+            raise ProviderDeclined("The order has no payment.", code="no_payment")
+        with _asking() as client:
+            for known in _refunds(client, payment, order.currency):
+                if known.reference == str(refund.id):
+                    return known
+            made = client.v1.refunds.create(
+                {
+                    "payment_intent": payment,
+                    "amount": _to_stripe(refund.amount_minor, order.currency),
+                    "metadata": {"refund_id": str(refund.id), **_metadata(order)},
+                },
+                {"idempotency_key": f"refund:{refund.id}"},
+            )
+            return _state_of_refund(made.to_dict(), order.currency)
+
+    def charge_saved(self, order: Order, top_up: AutoTopUp) -> OrderState:
+        """Charge the saved card. Raises ProviderDeclined with the bank's word for why not."""
+        if not (top_up.customer_ref and top_up.payment_method_ref):
+            raise ProviderDeclined("No card is saved.", code="no_payment_method")
+        with _asking() as client:
+            intent = _intent_of_order(client, order, top_up.customer_ref)
+            if intent is None:
+                made = client.v1.payment_intents.create(
+                    {
+                        "amount": _to_stripe(order.amount_minor, order.currency),
+                        "currency": order.currency.lower(),
+                        "customer": top_up.customer_ref,
+                        "payment_method": top_up.payment_method_ref,
+                        "off_session": True,
+                        "confirm": True,
+                        "description": order.package_name,
+                        "metadata": _metadata(order),
+                        "expand": ["latest_charge"],
+                    },
+                    {"idempotency_key": f"order:{order.id}"},
+                )
+                intent = made.to_dict()
+            state = _state_of_intent(client, intent)
+            if state.standing in (Standing.FAILED, Standing.CANCELED):
+                failure = part(intent, "last_payment_error")
+                raise ProviderDeclined(
+                    state.problem,
+                    code=failure.get("decline_code") or failure.get("code") or "",
+                )
+            return state
+
+
+@contextmanager
+def _asking() -> Iterator[stripe.StripeClient]:
+    """A client, with its errors in our words."""
+    try:
+        yield _client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE, TIMEOUT, RETRIES)
+    except (stripe.CardError, stripe.InvalidRequestError) as error:
+        code = getattr(error.error, "decline_code", None) or error.code or ""
+        raise ProviderDeclined(error.user_message or "Stripe refused.", code=code) from error
+    except stripe.StripeError as error:
+        # Its text may hold a whole page of HTML.
+        answer = f"HTTP {error.http_status}" if error.http_status else "no answer"
+        raise ProviderError(f"Stripe: {type(error).__name__}, {answer}.") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ProviderError("Stripe gave an answer that cannot be read.") from error
+
+
+@lru_cache(maxsize=4)
+def _client(key: str, base: str, timeout: tuple[float, float], retries: int) -> stripe.StripeClient:
+    """A client, which any number of threads may use."""
+    return stripe.StripeClient(
+        key,
+        stripe_version=API_VERSION,
+        base_addresses={"api": base},
+        # Left to itself it would wait for 80 seconds and not repeat anything.
+        http_client=stripe.RequestsClient(timeout=timeout),
+        max_network_retries=retries,
+    )
+
+
+def _session_of(order: Order, return_url: str, cancel_url: str, save_method: bool) -> Any:
+    """What a new session is asked for. Depends on its arguments only: Stripe compares retries."""
+    price: dict[str, Any] = {
+        "currency": order.currency.lower(),
+        "unit_amount": _to_stripe(order.amount_minor, order.currency),
+        "product_data": {"name": order.package_name},
+    }
+    session: dict[str, Any] = {
+        "mode": "payment",
+        "success_url": return_url,
+        "cancel_url": cancel_url,
+        "client_reference_id": str(order.id),
+        "metadata": _metadata(order),
+        "payment_intent_data": {"metadata": _metadata(order)},
+        "line_items": [{"quantity": 1, "price_data": price}],
+        # Without it a payment has no invoice, and its buyer no receipt.
+        "invoice_creation": {"enabled": True},
+        # Otherwise Stripe may offer another currency than that of the order.
+        "adaptive_pricing": {"enabled": False},
+    }
+    if settings.STRIPE_TAX:
+        # Our prices contain the tax: the amount stays ours, and Stripe says how much of it is tax.
+        session["automatic_tax"] = {"enabled": True}
+        price["tax_behavior"] = "inclusive"
+    if save_method:
+        session["customer_creation"] = "always"
+        session["payment_intent_data"]["setup_future_usage"] = "off_session"
+    return session
+
+
+def _metadata(order: Order) -> dict[str, str]:
+    return {"order_id": str(order.id), "user_id": str(order.user_id)}
+
+
+def _unknown(order: Order) -> OrderState:
+    return OrderState(
+        standing=Standing.OPEN,
+        provider_order_id="",
+        amount_minor=order.amount_minor,
+        currency=order.currency,
+        livemode=settings.STRIPE_LIVEMODE,
+        order_id=str(order.id),
+        user_id=str(order.user_id),
+    )
+
+
+def _state_of_session(client: stripe.StripeClient, session: dict[str, Any]) -> OrderState:
+    intent = part(session, "payment_intent")
+    standing = _standing_of_session(session, intent)
+    payment = word(intent.get("id"))
+    currency = session["currency"].upper()
+    is_paid = standing is Standing.PAID and bool(payment)
+    return OrderState(
+        standing=standing,
+        provider_order_id=session["id"],
+        amount_minor=_from_stripe(session["amount_total"], currency),
+        currency=currency,
+        livemode=session["livemode"],
+        order_id=word(part(session, "metadata").get("order_id")),
+        user_id=word(part(session, "metadata").get("user_id")),
+        payment_id=payment or None,
+        tax_minor=_from_stripe(part(session, "total_details").get("amount_tax") or 0, currency),
+        receipt_url=part(session, "invoice").get("hosted_invoice_url")
+        or part(intent, "latest_charge").get("receipt_url")
+        or "",
+        problem=_problem(intent),
+        refunds=_refunds(client, payment, currency) if is_paid else (),
+        disputes=_disputes(client, payment, currency) if is_paid else (),
+        customer_ref=reference(session.get("customer")),
+        # Other methods are not saved, though they are named too.
+        payment_method_ref=reference(intent.get("payment_method"))
+        if intent.get("setup_future_usage") == "off_session"
+        else "",
+    )
+
+
+def _standing_of_session(session: dict[str, Any], intent: dict[str, Any]) -> Standing:
+    # "no_payment_required" is a price of nothing: the amount then tells that it is not our order's.
+    if session["payment_status"] in ("paid", "no_payment_required"):
+        return Standing.PAID
+    if session["status"] == "expired":
+        return Standing.CANCELED
+    if session["status"] == "complete":
+        return _standing_of_intent(intent)  # paid by a method that takes days
+    return Standing.OPEN  # after a declined card too: the page takes another one
+
+
+def _state_of_intent(client: stripe.StripeClient, intent: dict[str, Any]) -> OrderState:
+    standing = _standing_of_intent(intent)
+    currency = intent["currency"].upper()
+    is_paid = standing is Standing.PAID
+    amount = intent["amount_received"] if is_paid else intent["amount"]
+    return OrderState(
+        standing=standing,
+        provider_order_id=intent["id"],
+        amount_minor=_from_stripe(amount, currency),
+        currency=currency,
+        livemode=intent["livemode"],
+        order_id=word(part(intent, "metadata").get("order_id")),
+        user_id=word(part(intent, "metadata").get("user_id")),
+        payment_id=intent["id"],
+        receipt_url=part(intent, "latest_charge").get("receipt_url") or "",
+        problem=_problem(intent),
+        refunds=_refunds(client, intent["id"], currency) if is_paid else (),
+        disputes=_disputes(client, intent["id"], currency) if is_paid else (),
+        customer_ref=reference(intent.get("customer")),
+        payment_method_ref=reference(intent.get("payment_method")),
+    )
+
+
+def _standing_of_intent(intent: dict[str, Any]) -> Standing:
+    status = intent.get("status")
+    if status == "succeeded":
+        return Standing.PAID
+    if status == "canceled":
+        return Standing.CANCELED
+    if status in ("requires_payment_method", "requires_action"):
+        # Nobody is there any more to name another card or to confirm this one.
+        return Standing.FAILED
+    return Standing.OPEN
+
+
+def _problem(intent: dict[str, Any]) -> str:
+    if intent.get("status") == "succeeded":
+        return ""
+    return str(part(intent, "last_payment_error").get("message") or "")
+
+
+def _intent(client: stripe.StripeClient, intent_id: str) -> dict[str, Any]:
+    intent = client.v1.payment_intents.retrieve(intent_id, {"expand": ["latest_charge"]})
+    return intent.to_dict()
+
+
+def _intent_of_order(
+    client: stripe.StripeClient, order: Order, customer: str
+) -> dict[str, Any] | None:
+    """The charge that was already made for an order, even after Stripe forgot the key."""
+    found = client.v1.payment_intents.list(
+        {
+            "customer": customer,
+            "created": {"gte": int(order.created_at.timestamp()) - 3600},  # clocks differ
+            "limit": PAGE,
+        }
+    )
+    for intent in found.auto_paging_iter():
+        if part(intent.to_dict(), "metadata").get("order_id") == str(order.id):
+            return _intent(client, intent.id)
+    return None
+
+
+def _refunds(client: stripe.StripeClient, payment: str, currency: str) -> tuple[RefundState, ...]:
+    found = client.v1.refunds.list({"payment_intent": payment, "limit": PAGE})
+    return tuple(
+        _state_of_refund(refund.to_dict(), currency) for refund in found.auto_paging_iter()
+    )
+
+
+def _state_of_refund(refund: dict[str, Any], currency: str) -> RefundState:
+    status = {
+        "succeeded": Refund.Status.SUCCEEDED,
+        "failed": Refund.Status.FAILED,
+        "canceled": Refund.Status.FAILED,
+    }.get(refund["status"], Refund.Status.PENDING)
+    return RefundState(
+        id=refund["id"],
+        amount_minor=_from_stripe(refund["amount"], currency),
+        status=status,
+        reference=word(part(refund, "metadata").get("refund_id")),
+    )
+
+
+def _disputes(client: stripe.StripeClient, payment: str, currency: str) -> tuple[DisputeState, ...]:
+    found = client.v1.disputes.list({"payment_intent": payment, "limit": PAGE})
+    return tuple(
+        _state_of_dispute(dispute.to_dict(), currency) for dispute in found.auto_paging_iter()
+    )
+
+
+def _state_of_dispute(dispute: dict[str, Any], currency: str) -> DisputeState:
+    status = {
+        "won": "won",
+        "warning_closed": "won",  # an inquiry that came to nothing
+        "prevented": "won",
+        "lost": "lost",
+    }.get(dispute["status"], "open")
+    # One entry takes the money, a second one may bring it back; an inquiry has none.
+    moved = sum(entry["amount"] for entry in dispute["balance_transactions"])
+    return DisputeState(
+        id=dispute["id"],
+        amount_minor=_from_stripe(dispute["amount"], currency),
+        status=status,
+        funds_withdrawn=moved < 0,
+    )
+
+
+def _to_stripe(minor: int, currency: str) -> int:
+    """An amount as Stripe counts it. Raises ProviderDeclined for what it cannot count."""
+    if currency in UNSUPPORTED:
+        raise ProviderDeclined(f"{currency} cannot be paid with Stripe here.", code="currency")
+    return minor * 100 if currency in HUNDREDFOLD else minor
+
+
+def _from_stripe(amount: int, currency: str) -> int:
+    """Stripe's amount in minor units. Raises ValueError when it is not a whole number of them."""
+    if currency not in HUNDREDFOLD:
+        return amount
+    minor, rest = divmod(amount, 100)
+    if rest:
+        raise ValueError(f"{amount} hundredths of {currency}")
+    return minor
+
+
+def _is_signed(body: bytes, signature: str, secret: str) -> bool:
+    try:
+        return bool(
+            # Without a tolerance the library takes signatures of any age.
+            stripe.WebhookSignature.verify_header(body, signature, secret, tolerance=TOLERANCE)
+        )
+    except (stripe.SignatureVerificationError, TypeError, ValueError):
+        # TypeError: a signature that is not ASCII. ValueError: a body that is not UTF-8.
+        return False
+
+
+def _notice(event: dict[str, Any]) -> Notice:
+    event_id, event_type = word(event.get("id")), word(event.get("type"), 100)
+    if not event_id or not event_type:
+        raise BadSignature("The webhook is signed, but names no event.")
+    subject = part(event, "data", "object")
+    kind = subject.get("object")
+    is_session, is_intent = kind == "checkout.session", kind == "payment_intent"
+    return Notice(
+        event_id=event_id,
+        event_type=event_type,
+        livemode=settings.STRIPE_LIVEMODE,
+        order_id=word(part(subject, "metadata").get("order_id"))
+        or word(subject.get("client_reference_id")),
+        provider_order_id=word(subject.get("id")) if is_session else "",
+        payment_id=reference(subject if is_intent else subject.get("payment_intent")),
+    )

@@ -1,0 +1,290 @@
+"""An account's statement: its ledger as its owner reads it, a page or a file at a time.
+
+Read by keyset of the entries' numbers (`seq`), which are in order of time and have no gaps, so that
+the thousandth page costs what the first does.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Count, Q, QuerySet, Sum
+from django.utils import timezone
+
+from billing.credits import exact
+from billing.metering import usage
+from billing.models import Account, DailyUsage, Hold, LedgerEntry, UsageRecord
+
+Kind = LedgerEntry.Kind
+
+PAGE = 50  # lines of a page
+PART = 2_000  # lines of a file that are read at once
+PENDING = 20  # holds that a page shows
+
+# What moved the credits, in words. One word may stand for several kinds of entries.
+KINDS: dict[str, tuple[str, tuple[Kind, ...]]] = {
+    "usage": ("Replies", (Kind.USAGE,)),
+    "purchase": ("Purchases", (Kind.PURCHASE, Kind.BONUS)),
+    "given": ("Given", (Kind.GRANT, Kind.PROMO)),
+    "refund": ("Refunds and disputes", (
+        Kind.REFUND, Kind.REFUND_REVERSAL, Kind.DISPUTE, Kind.DISPUTE_WON, Kind.DEBT_RECOVERY,
+    )),
+    "expire": ("Expired", (Kind.EXPIRE,)),
+    "correction": ("Corrections", (Kind.ADJUST_UP, Kind.ADJUST_DOWN)),
+}  # fmt: skip
+
+TITLES = {
+    Kind.PURCHASE: "Purchase",
+    Kind.BONUS: "Bonus",
+    Kind.GRANT: "Credits given",
+    Kind.PROMO: "Promo code",
+    Kind.ADJUST_UP: "Correction",
+    Kind.REFUND_REVERSAL: "Refund that did not go through",
+    Kind.DISPUTE_WON: "Disputed payment settled",
+    Kind.USAGE: "Reply",
+    Kind.EXPIRE: "Expired credits",
+    Kind.ADJUST_DOWN: "Correction",
+    Kind.REFUND: "Refund",
+    Kind.DISPUTE: "Disputed payment",
+    Kind.DEBT_RECOVERY: "Debt paid",
+}
+
+# Entries whose note was written for the user.
+TOLD = {Kind.GRANT, Kind.PROMO, Kind.ADJUST_UP, Kind.ADJUST_DOWN}
+
+FINISHES = {
+    UsageRecord.Finish.STOPPED: "stopped",
+    UsageRecord.Finish.FAILED: "failed midway",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which lines are wanted: a key of KINDS, a model's name, days of the site's time zone."""
+
+    kind: str = ""
+    model: str = ""
+    first: date | None = None
+    last: date | None = None
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether lines between others are left out, so that balances do not follow each other."""
+        return bool(self.kind or self.model)
+
+
+EVERYTHING = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One entry of the ledger in words; amounts in micro-credits."""
+
+    seq: int
+    at: datetime
+    kind: Kind
+    title: str
+    amount: int
+    balance_before: int
+    balance_after: int
+    note: str = ""
+    order_id: UUID | None = None
+    model: str = ""
+    conversation: UUID | None = None
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    is_counted: bool = False  # by us, as the provider did not tell
+    finish: str = ""
+
+    @property
+    def has_tokens(self) -> bool:
+        return bool(self.input_tokens or self.output_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A page of lines, the newest first. `older` is the number to go on before, None at the end."""
+
+    lines: list[Line]
+    older: int | None
+    pending: list[Hold] = field(default_factory=list)
+
+    @property
+    def opening(self) -> int:
+        """The balance before the first of these lines."""
+        return self.lines[-1].balance_before if self.lines else 0
+
+    @property
+    def closing(self) -> int:
+        """The balance after the last of these lines."""
+        return self.lines[0].balance_after if self.lines else 0
+
+
+def history(
+    account: Account, *, before_seq: int | None = None, wanted: Filter = EVERYTHING
+) -> Statement:
+    """A page of an account's statement: in three queries at most."""
+    entries = _entries(account.pk, wanted).order_by("-seq")
+    if before_seq is not None:
+        entries = entries.filter(seq__lt=before_seq)
+    found = list(entries[: PAGE + 1])
+    page = found[:PAGE]
+    pending = []
+    if before_seq is None and wanted == EVERYTHING and account.held:
+        pending = list(
+            Hold.objects.filter(account=account, status=Hold.Status.ACTIVE).order_by("-created_at")[
+                :PENDING
+            ]
+        )
+    return Statement(
+        lines=_lines(page),
+        older=page[-1].seq if len(found) > PAGE else None,
+        pending=pending,
+    )
+
+
+def models_of(user_id: int) -> list[str]:
+    """The models that a user has used, by name: of past days, and of those not added up yet."""
+    lately = timezone.now() - timedelta(days=2)
+    names = DailyUsage.objects.filter(user=user_id).values_list("model")
+    fresh = UsageRecord.objects.filter(user=user_id, created_at__gte=lately).values_list("model")
+    return sorted({name for (name,) in names.order_by().distinct().union(fresh.order_by())})
+
+
+def _entries(account_id: int, wanted: Filter) -> QuerySet[LedgerEntry]:
+    entries = LedgerEntry.objects.filter(account=account_id).select_related("hold", "order")
+    if wanted.kind:
+        entries = entries.filter(kind__in=KINDS[wanted.kind][1])
+    if wanted.model:
+        entries = entries.filter(hold__model=wanted.model)
+    if wanted.first:
+        entries = entries.filter(created_at__gte=usage.start_of(wanted.first))
+    if wanted.last:
+        entries = entries.filter(created_at__lt=usage.start_of(wanted.last + timedelta(days=1)))
+    return entries
+
+
+def _lines(entries: list[LedgerEntry]) -> list[Line]:
+    used: dict[UUID | None, dict[str, Any]] = {
+        row["hold_id"]: dict(row)
+        for row in UsageRecord.objects.filter(
+            hold__in=[entry.hold_id for entry in entries if entry.hold_id]
+        )
+        .values("hold_id")
+        .annotate(
+            input=Sum("input_tokens"),
+            cached=Sum("cached_tokens"),
+            output=Sum("output_tokens"),
+            reasoning=Sum("reasoning_tokens"),
+            counted=Count("pk", filter=Q(source=UsageRecord.Source.COUNTED)),
+            stopped=Count("pk", filter=Q(finish=UsageRecord.Finish.STOPPED)),
+            failed=Count("pk", filter=Q(finish=UsageRecord.Finish.FAILED)),
+        )
+        .order_by()
+    }
+    return [_line(entry, used.get(entry.hold_id, {})) for entry in entries]
+
+
+def _line(entry: LedgerEntry, used: dict[str, Any]) -> Line:
+    kind = Kind(entry.kind)
+    finish = ""
+    if used.get("stopped"):
+        finish = FINISHES[UsageRecord.Finish.STOPPED]
+    elif used.get("failed"):
+        finish = FINISHES[UsageRecord.Finish.FAILED]
+    title = TITLES[kind]
+    if entry.order and kind in (Kind.PURCHASE, Kind.BONUS):
+        title = f"{title}: {entry.order.package_name}"
+    return Line(
+        seq=entry.seq,
+        at=entry.created_at,
+        kind=kind,
+        title=title,
+        amount=entry.amount,
+        balance_before=entry.balance_before,
+        balance_after=entry.balance_after,
+        note=entry.note if kind in TOLD else "",
+        order_id=entry.order_id,
+        model=entry.hold.model if entry.hold else "",
+        conversation=entry.hold.conversation if entry.hold else None,
+        input_tokens=used.get("input", 0),
+        cached_tokens=used.get("cached", 0),
+        output_tokens=used.get("output", 0),
+        reasoning_tokens=used.get("reasoning", 0),
+        is_counted=bool(used.get("counted")),
+        finish=finish,
+    )
+
+
+# --- The file ---------------------------------------------------------------------------------
+
+COLUMNS = (
+    "number", "date", "what", "model", "input_tokens", "cached_tokens", "output_tokens",
+    "reasoning_tokens", "chat", "order", "note", "amount", "balance",
+)  # fmt: skip
+
+
+def csv_part(
+    account_id: int, *, after_seq: int, until_seq: int, wanted: Filter = EVERYTHING
+) -> tuple[str, int | None]:
+    """A part of the statement as CSV, the oldest line first, and the number to go on after.
+
+    The part after 0 begins with the names of the columns. Entries never change, so that the parts
+    until one number are a whole, whatever is written meanwhile. Amounts are exact: with no filter
+    they add up to the balance after `until_seq`.
+    """
+    found = list(
+        _entries(account_id, wanted)
+        .filter(seq__gt=after_seq, seq__lte=until_seq)
+        .order_by("seq")[:PART]
+    )
+    rows: list[Iterable[object]] = [] if after_seq else [COLUMNS]
+    rows += [_row(line) for line in _lines(found)]
+    return to_csv(rows), found[-1].seq if len(found) == PART else None
+
+
+def _row(line: Line) -> Iterable[object]:
+    return (
+        line.seq,
+        timezone.localtime(line.at).isoformat(timespec="seconds"),
+        line.title,
+        line.model,
+        *(
+            (line.input_tokens, line.cached_tokens, line.output_tokens, line.reasoning_tokens)
+            if line.has_tokens
+            else ("", "", "", "")
+        ),
+        line.conversation or "",
+        line.order_id or "",
+        line.note,
+        Amount(exact(line.amount)),
+        Amount(exact(line.balance_after)),
+    )
+
+
+class Amount(str):
+    """A number that we have written ourselves: its minus sign begins no formula."""
+
+
+def to_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV. Text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    text = io.StringIO()
+    csv.writer(text).writerows([_cell(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and not isinstance(value, Amount) and value.lstrip()[:1] in (
+        "=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}",
+        "\N{FULLWIDTH HYPHEN-MINUS}", "\N{FULLWIDTH COMMERCIAL AT}",
+    ) and value.strip():  # fmt: skip
+        return f"'{value}"
+    return value

@@ -1,0 +1,124 @@
+"""Where payment providers report: verified, stored, answered, and only then processed by a job.
+
+400 is what a forger gets, 5xx says that it is us and that the provider shall try again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import redis
+from django.core.exceptions import RequestDataTooBig
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from billing import queue
+from billing.models import ProviderEvent
+from billing.payments import providers
+from billing.payments.providers.base import BadSignature, Notice
+from chatproject.lib import db
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES = 512_000
+BUSY_SECONDS = "30"  # Retry-After while we cannot store anything
+
+# What is kept of a request beside its body.
+KEPT_HEADERS = (
+    "Stripe-Signature",
+    "X-Razorpay-Signature",
+    "X-Razorpay-Event-Id",
+    "Sandbox-Signature",
+)
+
+
+@csrf_exempt
+@require_POST
+def webhook(request: HttpRequest, provider: str) -> HttpResponse:
+    """Take an event of a provider: 200 once it is stored, also when we have had it before."""
+    try:
+        adapter = providers.get(provider)
+    except LookupError:
+        return HttpResponse(status=404)
+    body = _body(request)
+    if body is None:
+        return HttpResponse(status=413)
+    try:
+        notice = adapter.verify(body, request.headers)
+    except BadSignature as error:
+        logger.warning("refused a webhook for %s: %s", provider, error)
+        return HttpResponse(status=400)
+    try:
+        event = _store(provider, notice, body, request.headers)
+    except db.UNREACHABLE as error:
+        logger.warning("a webhook of %s could not be stored: %s", provider, error)
+        return HttpResponse(status=503, headers={"Retry-After": BUSY_SECONDS})
+    if event.status in ProviderEvent.UNDONE:
+        _enqueue(event)
+    return HttpResponse(status=200)
+
+
+def _body(request: HttpRequest) -> bytes | None:
+    """The body as it was sent; None when it is too long, which is seen before it is read."""
+    length = request.headers.get("Content-Length") or "0"
+    if not length.isdecimal() or int(length) > MOST_BYTES:
+        return None
+    try:
+        body = request.body
+    except RequestDataTooBig:
+        return None
+    return body if len(body) <= MOST_BYTES else None
+
+
+def _store(provider: str, notice: Notice, body: bytes, headers: Mapping[str, str]) -> ProviderEvent:
+    """The event's row: a new one, or the one that it repeats."""
+    found = _find(provider, notice)
+    if found is not None:
+        return found
+    event_id = notice.event_id[:255]
+    is_unsigned = notice.body_sha256 is not None  # the id: only the body is signed
+    if is_unsigned and ProviderEvent.objects.filter(provider=provider, event_id=event_id).exists():
+        # Somebody may have replayed another body under it. The real event must get in.
+        event_id = f"{event_id[:190]}:{notice.body_sha256}"
+    try:
+        with transaction.atomic():
+            return ProviderEvent.objects.create(
+                provider=provider,
+                event_id=event_id,
+                event_type=notice.event_type[:100],
+                livemode=notice.livemode,
+                body=body,
+                body_sha256=notice.body_sha256,
+                headers={name: headers[name] for name in KEPT_HEADERS if name in headers},
+                about={
+                    "order_id": notice.order_id,
+                    "provider_order_id": notice.provider_order_id,
+                    "payment_id": notice.payment_id,
+                },
+            )
+    except IntegrityError:
+        found = _find(provider, notice)
+        if found is None:
+            raise
+        return found
+
+
+def _find(provider: str, notice: Notice) -> ProviderEvent | None:
+    same = (
+        Q(event_id=notice.event_id)
+        if notice.body_sha256 is None
+        else Q(body_sha256=notice.body_sha256)
+    )
+    return ProviderEvent.objects.filter(same, provider=provider).first()
+
+
+def _enqueue(event: ProviderEvent) -> None:
+    try:
+        queue.enqueue_event(event.pk, event.attempts)
+    except redis.RedisError as error:
+        # It is stored; the poller takes it.
+        logger.warning("%s waits for the queue: %s", event, error)
