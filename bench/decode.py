@@ -1,4 +1,4 @@
-"""What reading a token costs: the openai library's typed stream against `chat.llm`.
+"""What reading a token costs: the openai library's typed stream against `chat.llm.provider`.
 
 `python -m bench.decode` plays the same paced streams (one token per network read, as a model sends
 them) from the stub, in turns, in one process, and prints this process's CPU per token of each and
@@ -17,7 +17,8 @@ from contextlib import aclosing
 import openai
 import uvloop
 
-from chat import llm
+from chat.llm.decoder import TextDelta
+from chat.llm.provider import CompletionRequest, Provider
 from tests.stub import StubProvider, reply_text
 
 STREAMS = 40
@@ -31,7 +32,7 @@ Read = Callable[[str], Awaitable[str]]
 async def main() -> None:
     with StubProvider() as stub:
         typed = openai.AsyncOpenAI(base_url=stub.url, api_key="none", max_retries=0)
-        ours = llm.Provider(base_url=stub.url, api_key="")
+        ours = Provider(base_url=stub.url, api_key="")
 
         async def read_typed(text: str) -> str:
             pieces = []
@@ -47,13 +48,16 @@ async def main() -> None:
         async def read_ours(text: str) -> str:
             pieces = []
             messages = [{"role": "user", "content": text}]
-            request = llm.CompletionRequest(model="stub", messages=messages, max_tokens=TOKENS)
+            request = CompletionRequest(model="stub", messages=messages, max_tokens=TOKENS)
             async with aclosing(ours.stream(request)) as stream:
                 async for events in stream:
-                    pieces += [e.text for e in events if isinstance(e, llm.TextDelta)]
+                    pieces += [e.text for e in events if isinstance(e, TextDelta)]
             return "".join(pieces)
 
-        ways: dict[str, Read] = {"the library's typed stream": read_typed, "chat.llm": read_ours}
+        ways: dict[str, Read] = {
+            "the library's typed stream": read_typed,
+            "chat.llm.provider": read_ours,
+        }
         figures: dict[str, list[float]] = {way: [] for way in ways}
         for read in ways.values():  # connections, imports and caches are not what is measured
             await cost(read, rate=0)

@@ -10,7 +10,7 @@ import enum
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from chat.events import ChatError
+from chat.errors import ChatError
 from chat.models import Assistant, Conversation, LanguageModel, Message, Run
 from chatproject.lib import rows
 

@@ -8,6 +8,8 @@ class ChatConfig(AppConfig):
 
     def ready(self) -> None:
         from billing.signals import balance_changed
-        from chat import balance
+        from chat.streaming import user_channel
 
-        balance_changed.connect(balance.announce, dispatch_uid="chat.balance")
+        balance_changed.connect(
+            user_channel.announce_balance, dispatch_uid="chat.streaming.user_channel"
+        )

@@ -2,22 +2,22 @@ from __future__ import annotations
 
 from django.urls import path
 
-from chat import views
+from chat.web.views import conversations, messages, runs
 
 app_name = "chat"
 
 urlpatterns = [
-    path("", views.new, name="new"),
-    path("c/new/", views.create, name="create"),
-    path("c/estimate/", views.estimate, name="estimate"),
-    path("c/<uuid:conversation_id>/", views.conversation, name="conversation"),
-    path("c/<uuid:conversation_id>/send/", views.send, name="send"),
-    path("c/<uuid:conversation_id>/rename/", views.rename, name="rename"),
-    path("c/<uuid:conversation_id>/delete/", views.delete, name="delete"),
-    path("c/<uuid:conversation_id>/active-run/", views.active_run, name="active_run"),
-    path("chats/", views.chats, name="list"),
-    path("runs/<uuid:run_id>/", views.run, name="run"),
-    path("runs/<uuid:run_id>/stop/", views.stop, name="stop"),
-    path("messages/<uuid:message_id>/regenerate/", views.regenerate, name="regenerate"),
-    path("messages/<uuid:message_id>/edit/", views.edit, name="edit"),
+    path("", conversations.new, name="new"),
+    path("c/new/", conversations.create, name="create"),
+    path("c/estimate/", messages.estimate, name="estimate"),
+    path("c/<uuid:conversation_id>/", conversations.conversation, name="conversation"),
+    path("c/<uuid:conversation_id>/send/", messages.send, name="send"),
+    path("c/<uuid:conversation_id>/rename/", conversations.rename, name="rename"),
+    path("c/<uuid:conversation_id>/delete/", conversations.delete, name="delete"),
+    path("c/<uuid:conversation_id>/active-run/", conversations.active_run, name="active_run"),
+    path("chats/", conversations.chats, name="list"),
+    path("runs/<uuid:run_id>/", runs.run, name="run"),
+    path("runs/<uuid:run_id>/stop/", runs.stop, name="stop"),
+    path("messages/<uuid:message_id>/regenerate/", messages.regenerate, name="regenerate"),
+    path("messages/<uuid:message_id>/edit/", messages.edit, name="edit"),
 ]

@@ -16,7 +16,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
 setup(set_prefix=False)
 
 from accounts.sockets import with_user  # noqa: E402
-from chat.routing import websocket_urlpatterns  # noqa: E402
+from chat.web.routing import websocket_urlpatterns  # noqa: E402
 
 # All that the pages import, now: in the first visitor's request it would hold up the event loop.
 get_resolver().url_patterns  # noqa: B018
@@ -26,7 +26,7 @@ application = ProtocolTypeRouter(
         "http": PagesHandler(),
         # A page of another site must not open a socket with our visitor's cookie.
         "websocket": AllowedHostsOriginValidator(
-            with_user(URLRouter(websocket_urlpatterns))  # type: ignore[arg-type] # see chat.routing
+            with_user(URLRouter(websocket_urlpatterns))  # type: ignore[arg-type] # see chat.web.routing
         ),
     }
 )

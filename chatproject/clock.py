@@ -17,8 +17,8 @@ from django.db import connection
 from django.utils import timezone
 
 from billing import schedule as billing_schedule
-from chat import jobs, pace
-from chat.sweeper import Sweeper
+from chat.recovery.sweeper import Sweeper
+from chat.runs import queue, wait_estimate
 from chatproject.lib import db
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def schedule() -> list[Task]:
     """Everything that happens by the clock."""
     return [
         Task("sweep runs", 1.0, Sweeper().sweep),
-        Task("measure the pace", pace.EVERY, jobs.measure_pace),
+        Task("measure the pace", wait_estimate.EVERY, queue.publish_throughput),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),
     ]
 

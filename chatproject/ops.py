@@ -11,7 +11,7 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template import loader
 
-from chat.events import ERRORS
+from chat.errors import ERRORS
 from chatproject.lib import db
 from chatproject.lib.redis import sync_client
 

@@ -157,7 +157,7 @@ RQ = {
 }
 WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", 500, least=1)
 # Imported by workers before their first job; the provider's library takes most of a second.
-WORKER_IMPORTS = ["chat.generate"]
+WORKER_IMPORTS = ["chat.generation.generate"]
 WORKER_MAX_MB = env.integer("WORKER_MAX_MB", 0)
 WORKER_DRAIN_SECONDS = env.integer("WORKER_DRAIN_SECONDS", 25)
 

@@ -15,7 +15,7 @@ urlpatterns = [
     path("health", ops.health, name="health"),
     path("health/ready", ops.ready, name="health_ready"),
     path("admin/billing/report/", include("billing.admin.report")),
-    path("admin/chat/live/", include("chat.live")),
+    path("admin/chat/live/", include("chat.admin.live_queue")),
     path("admin/", admin.site.urls),
     path("accounts/", include("allauth.account.urls")),
     path("billing/", include("billing.urls")),

@@ -100,13 +100,13 @@ def test_the_live_page_shows_the_queue_and_whether_loops_keep_up(
         at=time.time(),
         milliseconds=250.0,
         task="ticker",
-        where="chat/tick.py:1 slow",
+        where="chat/streaming/ticker.py:1 slow",
     )
     valkey_client.lpush(loop_monitor.BLOCKS, msgspec.json.encode(block))
     page = staff.get(reverse("chat_live")).content.decode()
     assert "owner@example.org" in page
     assert "No worker is there" in page
-    assert "chat/tick.py:1 slow" in page
+    assert "chat/streaming/ticker.py:1 slow" in page
     assert "250 ms" in page
     assert reverse("chat_live") in staff.get("/admin/chat/").content.decode()
 

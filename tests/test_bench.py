@@ -31,7 +31,7 @@ from bench.systems import ON_DEMAND, SYSTEMS, Client, System, WrongReply
 from bench.tally import Tally
 from bench.targets import http as http_target
 from bench.targets import requests, statements
-from chat.llm_stream import StreamDecoder, TextDelta
+from chat.llm.decoder import StreamDecoder, TextDelta
 
 
 @pytest.fixture(scope="module")

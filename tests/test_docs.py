@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from chat import consumers, events
+from chat import errors, protocol
+from chat.web import consumer
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROTOCOL = (PROJECT / "docs" / "protocol.md").read_text()
@@ -19,7 +20,7 @@ DOCUMENTED = {
         r"^### `(?P<type>[\w.]+)`$(?P<body>.*?)(?=^##)", PROTOCOL, re.MULTILINE | re.DOTALL
     )
 }
-TYPES = {**events.CLIENT_EVENTS, **events.server_events()}
+TYPES = {**protocol.CLIENT_EVENTS, **protocol.server_events()}
 
 
 def test_every_type_on_the_wire_is_documented_and_no_other():
@@ -34,7 +35,7 @@ def test_the_fields_of_a_type_are_documented(type):
 
 def test_the_error_codes_are_documented():
     section = PROTOCOL.split("## Error codes")[1].split("## Close codes")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(events.ERRORS)
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(errors.ERRORS)
 
 
 def test_the_close_codes_are_documented():
@@ -42,7 +43,7 @@ def test_the_close_codes_are_documented():
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
     used = {
         value
-        for name, value in vars(consumers).items()
+        for name, value in vars(consumer).items()
         if name.isupper() and not name.startswith("MAX_")
         if isinstance(value, int) and 1000 <= value < 5000
     }
@@ -52,7 +53,7 @@ def test_the_close_codes_are_documented():
 def test_every_event_of_the_server_has_its_counterpart_in_ag_ui():
     section = PROTOCOL.split("## As AG-UI events")[1]
     mapped = set(re.findall(r"`([a-z]+(?:\.[a-z]+)?)`(?=[^|]*\| )", section))
-    assert set(events.server_events()) <= mapped
+    assert set(protocol.server_events()) <= mapped
 
 
 @pytest.mark.parametrize("path", ["README.md", *sorted((PROJECT / "docs").glob("*.md"))], ids=str)

@@ -9,7 +9,7 @@ from django.db import OperationalError
 
 from accounts.models import User
 from billing.models import CreditPackage, ModelPrice
-from chat import conversations
+from chat.conversations import listing
 from chat.models import Assistant, LanguageModel
 from chatproject import checks, ops
 
@@ -48,7 +48,7 @@ def test_a_fault_gets_a_page_in_words_and_programs_a_code(client, monkeypatch, f
 
     client.raise_request_exception = False
     client.force_login(User.objects.create_user("owner@example.org"))
-    monkeypatch.setattr(conversations, "sidebar", fail)
+    monkeypatch.setattr(listing, "sidebar", fail)
     response = client.get("/")
     assert response.status_code == status
     assert "<h1>" in response.text

@@ -28,8 +28,8 @@ from aiohttp import (
 
 from bench.peers import frames
 from bench.systems import Client, NotInstalled, System, WrongReply
-from chat.llm_errors import ProviderError
-from chat.llm_stream import StreamDecoder, TextDelta
+from chat.llm.decoder import StreamDecoder, TextDelta
+from chat.llm.errors import ProviderError
 from chatproject.embedded import free_port
 from chatproject.spawn import spawn
 

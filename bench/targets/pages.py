@@ -13,7 +13,7 @@ from bench.targets import http
 from bench.targets.base import Place, Target
 
 MESSAGES = 200  # of the conversation: questions and replies
-SHOWN = 100  # of them on its page: chat.transcript.MESSAGES_SHOWN, which only Django can import
+SHOWN = 100  # of them on its page: chat.conversations.transcript.MESSAGES_SHOWN, which only Django can import
 REPLY_TOKENS = 40
 
 _pages: WeakKeyDictionary[Parley, str] = WeakKeyDictionary()  # the path, made once in each

@@ -193,12 +193,12 @@ def lasts(held_until: datetime | None, now: datetime) -> bool:
     return held_until is not None and held_until >= now + HOLD_TIME - YOUNG
 
 
-def keep(run_id: UUID, now: datetime) -> bool:
+def extend(run_id: UUID, now: datetime) -> bool:
     """Keep the hold of a run for another HOLD_TIME; False when there is none any more."""
     return postings.extend(hold_id=run_id, expires_at=now + HOLD_TIME)
 
 
-def fading(run_ids: Iterable[UUID], now: datetime) -> list[UUID]:
+def expiring(run_ids: Iterable[UUID], now: datetime) -> list[UUID]:
     """Which of the runs have a hold that has outlived half of its time: those are to be kept."""
     holds = Hold.objects.filter(
         pk__in=[*run_ids], status=Hold.Status.ACTIVE, expires_at__lt=now + HOLD_TIME / 2
@@ -225,7 +225,7 @@ class Call:
     conversation: UUID
 
 
-def absorb(call: Call, *, tokens: Tokens, source: UsageRecord.Source) -> None:
+def write_off(call: Call, *, tokens: Tokens, source: UsageRecord.Source) -> None:
     """Record what an attempt cost whose worker was lost: the operator bears it.
 
     The hold stays for the attempt that ends the run.

@@ -1,3 +1,5 @@
+"""Types of requests."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -5,11 +7,11 @@ from typing import TYPE_CHECKING
 from django.http import HttpRequest
 
 if TYPE_CHECKING:
-    # For the type checker alone: billing is a layer below accounts.
+    # For the type checker alone: lib is a layer below accounts.
     from accounts.models import User
 
 
 class Request(HttpRequest):
-    """Of somebody signed in: accounts.access lets nobody else through to the views of billing."""
+    """A request of a signed-in user: accounts.access refuses all others before the view."""
 
     user: User

@@ -19,8 +19,8 @@ import pytest
 import websockets
 
 from accounts.models import User
-from chat import runlog
 from chat.models import LanguageModel, Run
+from chat.streaming import log as run_log
 from chatproject.embedded import PostgresServer, ValkeyServer
 from chatproject.lib import db
 from tests.chat.sockets import session_key
@@ -154,7 +154,7 @@ async def test_a_worker_that_stood_still_says_nothing_more(
             await asyncio.to_thread(provider.release, "fault")
             end = await chat
             assert end["type"] == "run.failed"
-            told = valkey_client.xlen(runlog.log_key(UUID(end["run"])))
+            told = valkey_client.xlen(run_log.log_key(UUID(end["run"])))
             await asyncio.to_thread(stack.go_on, "worker")
             # It takes the next message, and has dropped the old one.
             again = LiveTab(stack, await db.run(session_key, owner))
@@ -162,7 +162,7 @@ async def test_a_worker_that_stood_still_says_nothing_more(
             end = await again.chat(text, client_id="b", conversation=end["conversation"])
             assert (end["type"], end["text"]) == ("run.done", reply_text(5, text))
             await asyncio.to_thread(provider.wait, active=0)
-    assert valkey_client.xlen(runlog.log_key(UUID(tab.run))) == told
+    assert valkey_client.xlen(run_log.log_key(UUID(tab.run))) == told
     first = await db.run(Run.objects.select_related("message").get, pk=tab.run)
     assert (first.status, first.message.text) == ("failed", tab.text)
 

@@ -11,8 +11,10 @@ import redis
 
 from accounts.models import User
 from billing.models import ModelPrice
-from chat import consumers, llm, tick
+from chat.llm.provider import close_provider
 from chat.models import Assistant, Conversation, LanguageModel
+from chat.streaming.ticker import close_ticker
+from chat.web import consumer
 from tests.chat.helpers import begin
 from tests.stub import StubProvider
 
@@ -69,15 +71,15 @@ def provider(provider_process: StubProvider, settings) -> StubProvider:
 async def worker_loop(valkey_url: str, provider: StubProvider) -> AsyncIterator[None]:
     """Lets the test's event loop make runs, and closes what they shared."""
     yield
-    await tick.shut()
-    await llm.close()
+    await close_ticker()
+    await close_provider()
 
 
 @pytest_asyncio.fixture
 async def socket_loop(valkey_url: str) -> AsyncIterator[None]:
     """Lets the test's event loop serve sockets, and closes what they shared."""
     yield
-    await consumers.close_clients()
+    await consumer.close_clients()
 
 
 @pytest.fixture

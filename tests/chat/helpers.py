@@ -5,8 +5,8 @@ import itertools
 from django.utils import timezone
 
 from accounts.models import User
-from chat import runs
 from chat.models import Assistant, Conversation, Run
+from chat.runs import start
 
 _numbers = itertools.count(1)
 
@@ -25,4 +25,4 @@ def begin(owner: User, assistant: Assistant, **fields) -> Conversation:
 def send(user: User, conversation: Conversation, text: str = "Hello", **fields) -> Run:
     """A queued run for a new message."""
     fields.setdefault("client_id", client_id())
-    return runs.start(user=user, conversation_id=conversation.pk, text=text, **fields).run
+    return start.send(user=user, conversation_id=conversation.pk, text=text, **fields).run

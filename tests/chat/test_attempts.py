@@ -9,9 +9,16 @@ import pytest
 
 from billing.ledger import audit
 from billing.models import Account, Hold, UsageRecord
-from chat import attempts, generate, jobs, llm, runlog, runs, sweeper, tick
-from chat.events import first_seq
+from chat.generation import generate, jobs
+from chat.llm.provider import close_provider
 from chat.models import LanguageModel, MessagePart, Run
+from chat.protocol import first_seq
+from chat.recovery import sweeper
+from chat.runs import handover, queue
+from chat.runs.stop import stop_run
+from chat.streaming import log as run_log
+from chat.streaming.leases import lease_key
+from chat.streaming.ticker import current_ticker
 from chatproject.lib import aioworker, db
 from tests.chaos.test_money_faults import locked, wait_for_a_settlement_that_waits
 from tests.chat.helpers import send
@@ -37,15 +44,15 @@ async def lose(run: Run, provider, valkey_client) -> str:
     """Begin a run and let its worker die after a few tokens; returns the text that was written."""
     making = asyncio.create_task(generate.run(run.id, run.attempt + 1))
     await asyncio.to_thread(provider.wait, held=1)
-    writer = tick.ticker()._writers[run.id]
-    await until(lambda: bool(runlog.written(run.pk, writer.attempt).text))
+    writer = current_ticker()._writers[run.id]
+    await until(lambda: bool(run_log.written(run.pk, writer.attempt).text))
     # As dead as a task can be: it neither ends the run nor hands it over.
     writer.lose()
-    tick.ticker().forget(writer)
+    current_ticker().forget(writer)
     await asyncio.wait_for(making, 10)
-    valkey_client.delete(runlog.lease_key(run.pk))
+    valkey_client.delete(lease_key(run.pk))
     await asyncio.to_thread(provider.release, "first")
-    return runlog.written(run.pk, writer.attempt).text
+    return run_log.written(run.pk, writer.attempt).text
 
 
 async def test_another_attempt_ends_a_lost_run_with_the_whole_reply(
@@ -144,7 +151,7 @@ async def test_a_drained_worker_hands_its_run_over_and_tells_nothing(
     run = await db.run(send, owner, conversation, text)
     making = asyncio.create_task(jobs.generate(str(run.id), 1))
     await asyncio.to_thread(provider.wait, held=1)
-    await until(lambda: bool(runlog.written(run.pk, 1).text))
+    await until(lambda: bool(run_log.written(run.pk, 1).text))
     making.cancel(aioworker.DRAINED)
     await asyncio.wait_for(making, 10)
     await asyncio.to_thread(provider.wait, active=0)
@@ -153,7 +160,7 @@ async def test_a_drained_worker_hands_its_run_over_and_tells_nothing(
     assert {event["type"] for event in told} == {"run.started", "reasoning.delta", "text.delta"}
     run = await db.run(fresh, run.pk)
     assert (run.status, run.attempt) == ("queued", 1)
-    assert await db.run(jobs.place, run)
+    assert await db.run(queue.position, run)
 
     await asyncio.to_thread(provider.release, "first")
     await generate.run(run.id, 2)
@@ -168,7 +175,7 @@ async def test_a_run_that_was_asked_to_stop_before_its_worker_died_is_stopped(
 ):
     run = await db.run(send, owner, conversation, TEXT)
     partial = await lose(run, provider, valkey_client)
-    await db.run(lambda: runs.stop(user=owner, run_id=run.pk))
+    await db.run(lambda: stop_run(user=owner, run_id=run.pk))
     await db.run(sweeper.recover, [(run.pk, 1)])
     run = await db.run(fresh, run.pk)
     assert (run.status, run.message.text) == ("stopped", partial)
@@ -181,7 +188,7 @@ async def test_a_run_that_is_stopped_between_two_attempts_keeps_its_text(
     run = await db.run(send, owner, conversation, TEXT)
     partial = await lose(run, provider, valkey_client)
     await db.run(sweeper.recover, [(run.pk, 1)])
-    await db.run(lambda: runs.stop(user=owner, run_id=run.pk))
+    await db.run(lambda: stop_run(user=owner, run_id=run.pk))
     run = await db.run(fresh, run.pk)
     assert (run.status, run.message.text, run.charged) == ("stopped", partial, 0)
     assert log(valkey_client, run.pk)[-1]["type"] == "run.stopped"
@@ -211,7 +218,10 @@ async def test_of_two_that_hand_a_run_over_one_does(owner, conversation, provide
     run = await db.run(send, owner, conversation)
     await db.run(generate.claim, run.pk, 1)
     handed: list[Any] = await asyncio.gather(
-        *(db.run(attempts.hand_over, [attempts.Lost(run.pk, 1, "Half", "")]) for _ in range(4))
+        *(
+            db.run(handover.hand_over, [handover.LostAttempt(run.pk, 1, "Half", "")])
+            for _ in range(4)
+        )
     )
     assert sum(len(one) for one in handed) == 1
     assert await db.run(UsageRecord.objects.count) == 1
@@ -223,10 +233,10 @@ async def test_a_worker_that_wakes_after_its_run_was_handed_over_changes_nothing
     run = await db.run(send, owner, conversation, TEXT)
     making = asyncio.create_task(generate.run(run.id, 1))
     await asyncio.to_thread(provider.wait, held=1)
-    await until(lambda: bool(runlog.written(run.pk, 1).text))
+    await until(lambda: bool(run_log.written(run.pk, 1).text))
     told = log(valkey_client, run.pk)
     # The sweeper takes it for dead while it only waits for the provider.
-    valkey_client.delete(runlog.lease_key(run.pk))
+    valkey_client.delete(lease_key(run.pk))
     await db.run(sweeper.recover, [(run.pk, 1)])
     await asyncio.to_thread(provider.release, "first")
     await asyncio.wait_for(making, 10)
@@ -245,7 +255,7 @@ async def test_a_provider_that_fails_the_second_attempt_leaves_the_text_of_the_f
     run = await db.run(send, owner, conversation, TEXT)
     partial = await lose(run, provider, valkey_client)
     await db.run(sweeper.recover, [(run.pk, 1)])
-    await llm.close()
+    await close_provider()
     settings.OPENAI_BASE_URL = "http://127.0.0.1:9/v1"
     await generate.run(run.id, 2)
     run = await db.run(fresh, run.pk)

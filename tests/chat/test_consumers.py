@@ -9,8 +9,13 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from chat import events, follow, generate, runlog, tick
+from chat import errors, protocol
+from chat.generation import generate
 from chat.models import Conversation, Message, Run
+from chat.streaming import groups
+from chat.streaming import log as run_log
+from chat.streaming.ticker import current_ticker
+from chat.web import run_follower
 from chatproject.lib import channel_layer, db
 from tests.chat.helpers import begin, send
 from tests.chat.sockets import Closed, open_tab
@@ -144,7 +149,7 @@ async def test_what_falls_between_joining_and_reading_is_not_lost_or_doubled(
     """The race of every late joiner, made on purpose: all is published while the log is read."""
     text = "[[tokens=40 rate=0 hold=20 key=gap]]"
     run, making = await held(owner, conversation, provider, text)
-    read = runlog.read_after
+    read = run_log.read_after
 
     async def read_late(*args):
         found = await read(*args)
@@ -153,7 +158,7 @@ async def test_what_falls_between_joining_and_reading_is_not_lost_or_doubled(
             await making
         return found
 
-    monkeypatch.setattr(runlog, "read_after", read_late)
+    monkeypatch.setattr(run_log, "read_after", read_late)
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk), after=0)
         end = await tab.end()
@@ -166,17 +171,17 @@ async def test_a_gap_is_filled_from_the_log(owner, conversation, valkey_client):
     run = await db.run(send, owner, conversation)
     await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
     parts = [
-        events.TextDelta(run=run.pk, attempt=1, seq=seq, text=f"{seq} ").encode()
+        protocol.TextDelta(run=run.pk, attempt=1, seq=seq, text=f"{seq} ").encode()
         for seq in range(1, 6)
     ]
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk), after=0)
         assert await tab.is_silent()
         for seq, part in enumerate(parts, start=1):
-            valkey_client.xadd(runlog.log_key(run.pk), {"e": part}, id=f"{seq}-0")
+            valkey_client.xadd(run_log.log_key(run.pk), {"e": part}, id=f"{seq}-0")
         # Of five events the group brings one twice, one late, and the others never.
         for index in (0, 0, 4, 1):
-            await db.run(channel_layer.publish, events.run_group(run.pk), parts[index])
+            await db.run(channel_layer.publish, groups.run_group(run.pk), parts[index])
         while len(tab.received) < 6:
             await tab.receive()
         assert await tab.is_silent()
@@ -186,20 +191,20 @@ async def test_a_gap_is_filled_from_the_log(owner, conversation, valkey_client):
 async def test_events_of_a_lower_attempt_are_ignored(owner, conversation, valkey_client):
     run = await db.run(send, owner, conversation)
     await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=2)
-    group = events.run_group(run.pk)
-    old = events.TextDelta(run=run.pk, attempt=1, seq=1, text="old").encode()
-    first = events.first_seq(2)
-    new = events.RunStarted(run=run.pk, attempt=2, seq=first).encode()
-    valkey_client.xadd(runlog.log_key(run.pk), {"e": old}, id="1-0")
+    group = groups.run_group(run.pk)
+    old = protocol.TextDelta(run=run.pk, attempt=1, seq=1, text="old").encode()
+    first = protocol.first_seq(2)
+    new = protocol.RunStarted(run=run.pk, attempt=2, seq=first).encode()
+    valkey_client.xadd(run_log.log_key(run.pk), {"e": old}, id="1-0")
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk), after=0)
         await tab.until("text.delta")
         await db.run(channel_layer.publish, group, new)
         await tab.until("run.started")
-        late = events.TextDelta(run=run.pk, attempt=1, seq=2, text="late").encode()
+        late = protocol.TextDelta(run=run.pk, attempt=1, seq=2, text="late").encode()
         await db.run(channel_layer.publish, group, late)
         assert await tab.is_silent()
-        more = events.TextDelta(run=run.pk, attempt=2, seq=first + 1, text="new").encode()
+        more = protocol.TextDelta(run=run.pk, attempt=2, seq=first + 1, text="new").encode()
         await db.run(channel_layer.publish, group, more)
         await tab.until("text.delta")
     assert tab.text() == "oldnew"
@@ -212,7 +217,7 @@ class StuckSocket:
         self.queued_bytes = 0
         self.texts: list[bytes] = []
 
-    def serve_soon(self, follower: follow.Follower) -> None:
+    def serve_soon(self, follower: run_follower.Follower) -> None:
         pass
 
     def send_now(self, text: bytes) -> bool:
@@ -226,20 +231,20 @@ async def test_a_client_that_is_slow_costs_no_memory_and_misses_nothing(
     owner, conversation, valkey_client, monkeypatch
 ):
     """The runs of one socket share what may wait for it."""
-    monkeypatch.setattr(follow, "QUEUE_BYTES", 500)
-    socket, archive = StuckSocket(), follow.Archive()
+    monkeypatch.setattr(run_follower, "QUEUE_BYTES", 500)
+    socket, archive = StuckSocket(), run_follower.ReplayReader()
     made = []
     for _ in range(3):
         run = await db.run(send, owner, await db.run(begin, owner, conversation.assistant))
         await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
-        follower = follow.Follower(run.pk, 0, archive=archive, reader=socket)
+        follower = run_follower.Follower(run.pk, 0, archive=archive, reader=socket)
         await follower.join()
         await follower.serve(socket.send)
         made.append((run, follower))
     for seq in range(1, 101):
         for run, follower in made:
-            part = events.TextDelta(run=run.pk, attempt=1, seq=seq, text=f"{seq} ").encode()
-            valkey_client.xadd(runlog.log_key(run.pk), {"e": part}, id=f"{seq}-0")
+            part = protocol.TextDelta(run=run.pk, attempt=1, seq=seq, text=f"{seq} ").encode()
+            valkey_client.xadd(run_log.log_key(run.pk), {"e": part}, id=f"{seq}-0")
             follower._receive(part)
         waiting = sum(len(part) for _, follower in made for part in follower._queue)
         assert socket.queued_bytes == waiting < 500 + 2 * len(part)
@@ -247,7 +252,7 @@ async def test_a_client_that_is_slow_costs_no_memory_and_misses_nothing(
         socket.texts.clear()
         await follower.serve(socket.send)
         await follower.leave()
-        headers = [events.header(data) for data in socket.texts]
+        headers = [protocol.header(data) for data in socket.texts]
         assert [(header.run, header.seq) for header in headers] == [
             (run.pk, seq) for seq in range(1, 101)
         ]
@@ -260,18 +265,18 @@ async def test_how_the_line_moves_is_told_until_the_attempt_begins(
 ):
     run = await db.run(send, owner, conversation)
     await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
-    group = events.run_group(run.pk)
+    group = groups.run_group(run.pk)
 
     def waits_for(attempt: int) -> bytes:
-        return events.RunWaiting(run=run.pk, attempt=attempt, position=2, eta=1.5).encode()
+        return protocol.RunWaiting(run=run.pk, attempt=attempt, position=2, eta=1.5).encode()
 
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk))
         assert await tab.is_silent()
         await db.run(channel_layer.publish, group, waits_for(1))
         assert (await tab.until("run.waiting"))["eta"] == 1.5
-        started = events.RunStarted(run=run.pk, attempt=1, seq=1).encode()
-        valkey_client.xadd(runlog.log_key(run.pk), {"e": started}, id="1-0")
+        started = protocol.RunStarted(run=run.pk, attempt=1, seq=1).encode()
+        valkey_client.xadd(run_log.log_key(run.pk), {"e": started}, id="1-0")
         await db.run(channel_layer.publish, group, started)
         await tab.until("run.started")
         await db.run(channel_layer.publish, group, waits_for(1))
@@ -283,20 +288,20 @@ async def test_how_the_line_moves_is_told_until_the_attempt_begins(
 async def test_a_restart_begins_the_text_anew(owner, conversation, valkey_client):
     run = await db.run(send, owner, conversation)
     await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=2)
-    first = events.first_seq(2)
+    first = protocol.first_seq(2)
     log = {
-        1: events.TextDelta(run=run.pk, attempt=1, seq=1, text="old"),
-        first: events.RunRestarted(run=run.pk, attempt=2, seq=first, text="ol"),
-        first + 1: events.TextDelta(run=run.pk, attempt=2, seq=first + 1, text="d"),
+        1: protocol.TextDelta(run=run.pk, attempt=1, seq=1, text="old"),
+        first: protocol.RunRestarted(run=run.pk, attempt=2, seq=first, text="ol"),
+        first + 1: protocol.TextDelta(run=run.pk, attempt=2, seq=first + 1, text="d"),
     }
     for seq, event in log.items():
-        valkey_client.xadd(runlog.log_key(run.pk), {"e": event.encode()}, id=f"{seq}-0")
+        valkey_client.xadd(run_log.log_key(run.pk), {"e": event.encode()}, id=f"{seq}-0")
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk), after=1)
         assert (await tab.until("run.restarted"))["text"] == "ol"
         assert (await tab.until("text.delta"))["text"] == "d"
         # Whoever comes from an attempt that the log has not any more is told from its beginning.
-        valkey_client.xtrim(runlog.log_key(run.pk), minid=f"{first}-0")
+        valkey_client.xtrim(run_log.log_key(run.pk), minid=f"{first}-0")
         await tab.send(type="resume", run=str(run.pk), after=5)
         assert (await tab.until("run.restarted"))["seq"] == first
 
@@ -383,7 +388,7 @@ async def test_bad_input_gets_a_code_and_words_and_leaves_the_socket_usable(
         error = await tab.receive()
         assert error["type"] == "error"
         assert error["code"] == code
-        assert error["message"].startswith(events.ERRORS[code])
+        assert error["message"].startswith(errors.ERRORS[code])
         assert error.get("ref") == (frame["run"] if ref is ... else ref)
         await tab.send(type="ping")
         assert (await tab.receive())["type"] == "pong"
@@ -446,12 +451,12 @@ async def held(owner, conversation, provider, text) -> tuple[Run, asyncio.Task[R
     making = asyncio.create_task(generate.run(run.pk, 1))
     await asyncio.to_thread(provider.wait, held=1)
     async with asyncio.timeout(10):
-        while tick.ticker()._writers[run.pk].published < 2:
+        while current_ticker()._writers[run.pk].published < 2:
             await asyncio.sleep(0.01)
     return run, making
 
 
 def rendered(message_id: str) -> str:
-    from chat import rendering
+    from chat.rendering.message import message_html
 
-    return str(rendering.message_html(Message.objects.select_related("run").get(pk=message_id)))
+    return str(message_html(Message.objects.select_related("run").get(pk=message_id)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from chat import context, runs
+from chat.conversations import prompt_builder
+from chat.llm.tokens import count_tokens
 from chat.models import Message, Run
+from chat.runs import start
 from tests.chat.helpers import client_id, send
 from tests.chat.test_runs import ended
 
@@ -20,8 +22,8 @@ def answer(run: Run, text: str) -> Run:
     return run
 
 
-def build(run: Run, **options) -> context.Prompt:
-    return context.build(
+def build(run: Run, **options) -> prompt_builder.Prompt:
+    return prompt_builder.build(
         Run.objects.select_related("assistant", "model", "message").get(pk=run.pk), **options
     )
 
@@ -45,13 +47,13 @@ def test_the_model_is_told_the_path_to_the_message_it_answers(owner, conversatio
 def test_other_branches_are_left_out(owner, conversation):
     first = answer(send(owner, conversation, "Old"), "Old reply")
     asked = first.message.parent
-    run = runs.edit(user=owner, message_id=asked.pk, text="New", client_id=client_id()).run
+    run = start.edit(user=owner, message_id=asked.pk, text="New", client_id=client_id()).run
     assert told(run) == [("system", "Be brief."), ("user", "New")]
 
 
 def test_a_reply_made_again_does_not_see_the_first_one(owner, conversation):
     first = answer(send(owner, conversation, "Ask"), "First reply")
-    run = runs.regenerate(user=owner, message_id=first.message_id, client_id=client_id()).run
+    run = start.regenerate(user=owner, message_id=first.message_id, client_id=client_id()).run
     assert told(run) == [("system", "Be brief."), ("user", "Ask")]
 
 
@@ -87,9 +89,9 @@ def test_the_message_that_is_answered_is_told_even_if_it_is_too_long(
     run = send(owner, conversation, "z" * 5_000)
     prompt = build(run)
     assert prompt.messages[-1]["content"] == "z" * 5_000
-    assert prompt.max_tokens == context.SMALLEST_REPLY
+    assert prompt.max_tokens == prompt_builder.SMALLEST_REPLY
 
 
 @pytest.mark.parametrize(("text", "least"), [("", 1), ("word " * 100, 100), ("日本語" * 10, 30)])
 def test_tokens_are_counted_rather_too_high(text, least):
-    assert context.count_tokens(text) >= least
+    assert count_tokens(text) >= least

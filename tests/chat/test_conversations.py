@@ -11,9 +11,10 @@ from channels.layers import channel_layers
 from django.utils import timezone
 
 from accounts.models import User
-from chat import conversations, events
-from chat.events import ChatError
+from chat.conversations import lifecycle, listing
+from chat.errors import ChatError
 from chat.models import Assistant, Conversation, Run
+from chat.streaming import groups, user_channel
 from chatproject.embedded import ValkeyServer
 from chatproject.lib import channel_layer
 from tests.chat.helpers import begin, send
@@ -37,7 +38,7 @@ def make(owner: User, assistant: Assistant, count: int, **fields) -> list[Conver
     )
 
 
-def listed(days: list[conversations.Day]) -> list[Conversation]:
+def listed(days: list[listing.Day]) -> list[Conversation]:
     return [conversation for day in days for conversation in day.conversations]
 
 
@@ -58,7 +59,7 @@ def listed(days: list[conversations.Day]) -> list[Conversation]:
     ],
 )
 def test_days_are_named_as_one_speaks_of_them(ago: timedelta, label: str, is_recent: bool):
-    [day] = conversations.by_day([Conversation(updated_at=NOW - ago)], today=TODAY)
+    [day] = listing.by_day([Conversation(updated_at=NOW - ago)], today=TODAY)
     assert (day.label, day.is_recent) == (label, is_recent)
 
 
@@ -66,7 +67,7 @@ def test_days_are_those_of_the_time_zone(settings):
     settings.TIME_ZONE = "Pacific/Auckland"
     late = datetime(2026, 3, 17, 11, 30, tzinfo=UTC)  # half past midnight there
     with timezone.override("Pacific/Auckland"):
-        [day] = conversations.by_day([Conversation(updated_at=late)], today=TODAY)
+        [day] = listing.by_day([Conversation(updated_at=late)], today=TODAY)
     assert day.label == "Today"
 
 
@@ -75,7 +76,7 @@ def test_by_day_keeps_the_order_and_makes_one_group_of_each_day():
     found = [Conversation(title=str(ago), updated_at=NOW - timedelta(hours=ago)) for ago in hours]
     assert [
         (day.label, [each.title for each in day.conversations])
-        for day in conversations.by_day(found, today=TODAY)
+        for day in listing.by_day(found, today=TODAY)
     ] == [("Today", ["0", "3"]), ("Yesterday", ["13", "14"]), ("The last 7 days", ["50"])]
 
 
@@ -87,8 +88,8 @@ def test_the_sidebar_has_the_newest_of_ones_own_that_are_kept(
 ):
     make(stranger, assistant, 1)
     make(owner, assistant, 1, deleted_at=timezone.now())
-    mine = make(owner, assistant, conversations.SIDEBAR_LENGTH + 3)
-    assert listed(conversations.sidebar(owner)) == mine[: conversations.SIDEBAR_LENGTH]
+    mine = make(owner, assistant, listing.SIDEBAR_LENGTH + 3)
+    assert listed(listing.sidebar(owner)) == mine[: listing.SIDEBAR_LENGTH]
 
 
 def test_the_sidebar_marks_where_a_reply_is_being_written(
@@ -96,10 +97,10 @@ def test_the_sidebar_marks_where_a_reply_is_being_written(
 ):
     quiet, busy = make(owner, assistant, 2)
     run = send(owner, busy)
-    marks = {each.pk: each.active for each in listed(conversations.sidebar(owner))}  # type: ignore[attr-defined] # annotated
+    marks = {each.pk: each.active for each in listed(listing.sidebar(owner))}  # type: ignore[attr-defined] # annotated
     assert marks == {quiet.pk: False, busy.pk: True}
     Run.objects.filter(pk=run.pk).update(status="done", ended_at=timezone.now())
-    assert not any(each.active for each in listed(conversations.sidebar(owner)))  # type: ignore[attr-defined] # annotated
+    assert not any(each.active for each in listed(listing.sidebar(owner)))  # type: ignore[attr-defined] # annotated
 
 
 def test_the_pages_of_the_list_have_every_conversation_once(owner: User, assistant: Assistant):
@@ -111,7 +112,7 @@ def test_the_pages_of_the_list_have_every_conversation_once(owner: User, assista
     seen: list[Conversation] = []
     before, sizes = "", []
     while True:
-        page = conversations.page(owner, before)
+        page = listing.page(owner, before)
         seen += listed(page.days)
         sizes.append(len(listed(page.days)))
         before = page.next
@@ -122,8 +123,8 @@ def test_the_pages_of_the_list_have_every_conversation_once(owner: User, assista
 
 
 def test_the_last_page_is_the_last_also_when_it_is_full(owner: User, assistant: Assistant):
-    make(owner, assistant, conversations.PAGE_LENGTH)
-    assert conversations.page(owner).next == ""
+    make(owner, assistant, listing.PAGE_LENGTH)
+    assert listing.page(owner).next == ""
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_the_last_page_is_the_last_also_when_it_is_full(owner: User, assistant: 
 )
 def test_a_cursor_that_is_none_is_not_there(owner: User, cursor: str):
     with pytest.raises(ChatError, match="not_found"):
-        conversations.page(owner, cursor)
+        listing.page(owner, cursor)
 
 
 def test_lists_ask_one_query_however_long_they_are(
@@ -140,9 +141,9 @@ def test_lists_ask_one_query_however_long_they_are(
     for count in (5, 10):
         make(owner, assistant, count)
         with django_assert_num_queries(1):
-            conversations.sidebar(owner)
+            listing.sidebar(owner)
         with django_assert_num_queries(1):
-            conversations.page(owner)
+            listing.page(owner)
 
 
 # --- The default assistant --------------------------------------------------------------------
@@ -150,14 +151,14 @@ def test_lists_ask_one_query_however_long_they_are(
 
 def test_a_new_chat_talks_to_the_first_assistant_that_is_enabled(assistant: Assistant):
     Assistant.objects.create(slug="second", name="Second", model=assistant.model, position=1)
-    assert conversations.default_assistant() == assistant
+    assert lifecycle.default_assistant() == assistant
     Assistant.objects.filter(pk=assistant.pk).update(enabled=False)
-    second = conversations.default_assistant()
+    second = lifecycle.default_assistant()
     assert second is not None
     assert second.name == "Second"
     assistant.model.enabled = False
     assistant.model.save()
-    assert conversations.default_assistant() is None
+    assert lifecycle.default_assistant() is None
 
 
 # --- Renaming and deleting --------------------------------------------------------------------
@@ -165,7 +166,7 @@ def test_a_new_chat_talks_to_the_first_assistant_that_is_enabled(assistant: Assi
 
 def test_renaming_keeps_the_place_in_the_list(valkey_url: str, owner: User, conversation):
     before = conversation.updated_at
-    conversations.rename(user=owner, conversation_id=conversation.pk, title="Boats")
+    lifecycle.rename(user=owner, conversation_id=conversation.pk, title="Boats")
     conversation.refresh_from_db()
     assert (conversation.title, conversation.updated_at) == ("Boats", before)
 
@@ -173,18 +174,18 @@ def test_renaming_keeps_the_place_in_the_list(valkey_url: str, owner: User, conv
 def test_a_deleted_conversation_is_there_for_nobody_but_the_database(
     valkey_url: str, owner: User, conversation
 ):
-    conversations.delete(user=owner, conversation_id=conversation.pk)
-    assert conversations.sidebar(owner) == []
+    lifecycle.delete(user=owner, conversation_id=conversation.pk)
+    assert listing.sidebar(owner) == []
     with pytest.raises(ChatError, match="not_found"):
-        conversations.delete(user=owner, conversation_id=conversation.pk)
+        lifecycle.delete(user=owner, conversation_id=conversation.pk)
     assert Conversation.objects.get(pk=conversation.pk).deleted_at is not None
 
 
 def test_strangers_can_neither_rename_nor_delete(stranger: User, conversation):
     with pytest.raises(ChatError, match="not_found"):
-        conversations.rename(user=stranger, conversation_id=conversation.pk, title="Mine")
+        lifecycle.rename(user=stranger, conversation_id=conversation.pk, title="Mine")
     with pytest.raises(ChatError, match="not_found"):
-        conversations.delete(user=stranger, conversation_id=conversation.pk)
+        lifecycle.delete(user=stranger, conversation_id=conversation.pk)
     conversation.refresh_from_db()
     assert (conversation.title, conversation.deleted_at) == ("", None)
 
@@ -195,7 +196,7 @@ def test_strangers_can_neither_rename_nor_delete(stranger: User, conversation):
 def heard(client: redis.Redis, owner: User, action) -> dict[str, object]:
     """What is published for a user's pages while `action` runs."""
     listener = client.pubsub()
-    index, (_, channel, _) = channel_layer.raw_command(events.user_group(owner.pk), b"")
+    index, (_, channel, _) = channel_layer.raw_command(groups.user_group(owner.pk), b"")
     assert index == 0
     listener.subscribe(channel)
     assert listener.get_message(timeout=10)["type"] == "subscribe"
@@ -217,19 +218,22 @@ def test_the_owners_pages_hear_of_what_changes(
         "url": f"/c/{conversation.pk}/",
         "updated_at": conversation.updated_at.isoformat(),
     }
-    assert heard(valkey_client, owner, lambda: conversations.announce(conversation)) == told
+    assert (
+        heard(valkey_client, owner, lambda: user_channel.announce_conversation(conversation))
+        == told
+    )
     assert heard(
-        valkey_client, owner, lambda: conversations.announce(conversation, active=True)
+        valkey_client, owner, lambda: user_channel.announce_conversation(conversation, active=True)
     ) == {**told, "active": True}
     assert heard(
         valkey_client,
         owner,
-        lambda: conversations.rename(user=owner, conversation_id=conversation.pk, title="Ebb"),
+        lambda: lifecycle.rename(user=owner, conversation_id=conversation.pk, title="Ebb"),
     ) == {**told, "title": "Ebb"}
     assert heard(
         valkey_client,
         owner,
-        lambda: conversations.delete(user=owner, conversation_id=conversation.pk),
+        lambda: lifecycle.delete(user=owner, conversation_id=conversation.pk),
     ) == {**told, "title": "Ebb", "deleted": True}
 
 
@@ -240,7 +244,7 @@ def test_a_rename_says_that_a_reply_is_still_being_written(
     event = heard(
         valkey_client,
         owner,
-        lambda: conversations.rename(user=owner, conversation_id=conversation.pk, title="Ebb"),
+        lambda: lifecycle.rename(user=owner, conversation_id=conversation.pk, title="Ebb"),
     )
     assert event["active"] is True
 
@@ -266,7 +270,7 @@ def test_renaming_works_while_redis_is_away(
 ):
     own_valkey.stop()
     with layer_on(own_valkey, settings):
-        conversations.rename(user=owner, conversation_id=conversation.pk, title="Boats")
+        lifecycle.rename(user=owner, conversation_id=conversation.pk, title="Boats")
     conversation.refresh_from_db()
     assert conversation.title == "Boats"
     assert "Dropped 1 published messages" in caplog.text

@@ -11,8 +11,19 @@ import pytest
 import redis
 
 from bench.stub_llm import reply_pieces
-from chat import context, ending, events, generate, llm, runlog, runs, sweeper, tick
+from chat import protocol
+from chat.conversations import prompt_builder
+from chat.generation import generate
+from chat.llm.decoder import TextDelta
 from chat.models import Conversation, Message, MessagePart, Run
+from chat.recovery import sweeper
+from chat.runs import finish, start
+from chat.runs.stop import stop_run
+from chat.streaming import log as run_log
+from chat.streaming import ticker
+from chat.streaming.leases import RENEW_SECONDS, lease_key, request_stop, stop_key
+from chat.streaming.ticker import current_ticker
+from chat.streaming.writer import RunWriter
 from chatproject.lib import aioworker, db
 from tests.chat.helpers import client_id, send
 from tests.stub import reasoning_text, reply_text
@@ -35,7 +46,7 @@ def fresh(pk) -> Run:
 
 
 def log(client: redis.Redis, run_id) -> list[dict[str, Any]]:
-    entries: Any = client.xrange(runlog.log_key(run_id))
+    entries: Any = client.xrange(run_log.log_key(run_id))
     return [msgspec.json.decode(fields[b"e"]) for _, fields in entries]
 
 
@@ -74,8 +85,8 @@ async def test_some_events_tell_when_they_were_written(owner, conversation, valk
 
 async def test_no_key_of_a_run_stays_for_ever(owner, conversation, valkey_client):
     run = await make(owner, conversation)
-    assert 0 < valkey_client.ttl(runlog.log_key(run.pk)) <= runlog.ENDED_LOG_SECONDS
-    assert not valkey_client.exists(runlog.lease_key(run.pk), runlog.stop_key(run.pk))
+    assert 0 < valkey_client.ttl(run_log.log_key(run.pk)) <= run_log.ENDED_LOG_SECONDS
+    assert not valkey_client.exists(lease_key(run.pk), stop_key(run.pk))
 
 
 async def test_reasoning_is_kept_apart_from_the_text(owner, conversation, valkey_client):
@@ -118,7 +129,7 @@ async def test_of_two_jobs_for_an_attempt_one_makes_the_reply(owner, conversatio
 
 async def test_a_run_that_was_stopped_in_the_queue_is_not_made(owner, conversation, provider):
     run = await db.run(send, owner, conversation)
-    await db.run(runs.stop, user=owner, run_id=run.pk)
+    await db.run(stop_run, user=owner, run_id=run.pk)
     await generate.run(run.id, 1)
     assert provider.requests == []
     assert (await db.run(fresh, run.pk)).status == "stopped"
@@ -134,7 +145,7 @@ async def test_a_run_stops_before_and_after_its_first_token(owner, conversation,
     run = await db.run(send, owner, conversation, text)
     making = asyncio.create_task(generate.run(run.id, 1))
     await asyncio.to_thread(provider.wait, held=1)
-    await db.run(runs.stop, user=owner, run_id=run.pk)
+    await db.run(stop_run, user=owner, run_id=run.pk)
     await asyncio.wait_for(making, 5)
     await asyncio.to_thread(provider.wait, active=0, aborted=1)
     run = await db.run(fresh, run.pk)
@@ -145,7 +156,7 @@ async def test_a_run_stops_before_and_after_its_first_token(owner, conversation,
 
 async def test_a_flag_that_is_older_than_the_worker_counts(owner, conversation, provider):
     run = await db.run(send, owner, conversation, "[[tokens=50 hold=0 key=old]]")
-    await asyncio.to_thread(runlog.request_stop, run.pk)
+    await asyncio.to_thread(request_stop, run.pk)
     await asyncio.wait_for(generate.run(run.id, 1), 5)
     assert (await db.run(fresh, run.pk)).status == "stopped"
 
@@ -173,7 +184,7 @@ async def test_a_fault_ends_the_run_with_words_and_keeps_the_text(
     end = log(valkey_client, run.pk)[-1]
     assert (end["type"], end["code"], end["message"]) == ("run.failed", code, run.error_message)
     # The conversation is free for another try.
-    await db.run(runs.regenerate, user=owner, message_id=run.message_id, client_id=client_id())
+    await db.run(start.regenerate, user=owner, message_id=run.message_id, client_id=client_id())
 
 
 async def test_a_provider_that_is_not_there_ends_the_run(owner, conversation, settings):
@@ -196,7 +207,7 @@ async def test_a_failed_second_try_leaves_the_first_reply_in_place(owner, conver
     await db.run(Message.objects.filter(children=first.message).update, text="[[status=400]]")
     again = (
         await db.run(
-            runs.regenerate, user=owner, message_id=first.message_id, client_id=client_id()
+            start.regenerate, user=owner, message_id=first.message_id, client_id=client_id()
         )
     ).run
     await generate.run(again.id, 1)
@@ -208,7 +219,7 @@ async def test_a_failed_second_try_leaves_the_first_reply_in_place(owner, conver
 async def test_a_second_try_takes_the_place_of_the_first(owner, conversation, provider):
     first = await make(owner, conversation, "[[tokens=5 rate=0]]")
     started = await db.run(
-        runs.regenerate, user=owner, message_id=first.message_id, client_id=client_id()
+        start.regenerate, user=owner, message_id=first.message_id, client_id=client_id()
     )
     await generate.run(started.run.id, 1)
     await db.run(conversation.refresh_from_db)
@@ -226,7 +237,7 @@ async def test_a_cancelled_job_ends_its_run_with_the_text(
     run = await db.run(send, owner, conversation, text)
     making = asyncio.create_task(generate.run(run.id, 1))
     await asyncio.to_thread(provider.wait, held=1)
-    await until(lambda: tick.ticker()._writers[run.id].published >= 2)
+    await until(lambda: current_ticker()._writers[run.id].published >= 2)
     making.cancel(reason)
     await asyncio.wait([making], timeout=5)
     run = await db.run(fresh, run.pk)
@@ -242,7 +253,7 @@ async def test_a_flushed_redis_gets_its_log_again_with_the_same_numbers(
     run = await db.run(send, owner, conversation, text)
     making = asyncio.create_task(generate.run(run.id, 1))
     await asyncio.to_thread(provider.wait, held=1)
-    await until(lambda: tick.ticker()._writers[run.id].published >= 2)
+    await until(lambda: current_ticker()._writers[run.id].published >= 2)
     before = log(valkey_client, run.pk)
     valkey_client.flushall()
     await asyncio.to_thread(provider.release, "flush")
@@ -262,9 +273,9 @@ async def test_a_lease_of_another_attempt_silences_this_one(
     making = asyncio.create_task(generate.run(run.id, 1))
     await asyncio.to_thread(provider.wait, held=1)
     delivered = "".join(reply_pieces(40, text)[:5])
-    await until(lambda: runlog.written(run.pk, 1).text == delivered)
+    await until(lambda: run_log.written(run.pk, 1).text == delivered)
     told = log(valkey_client, run.pk)
-    valkey_client.set(runlog.lease_key(run.pk), 2)
+    valkey_client.set(lease_key(run.pk), 2)
     await asyncio.wait_for(making, 10)
     await asyncio.to_thread(provider.wait, active=0, aborted=1)
     assert log(valkey_client, run.pk) == told
@@ -273,9 +284,9 @@ async def test_a_lease_of_another_attempt_silences_this_one(
 
 async def test_a_worker_that_stood_still_changes_nothing_in_the_database(owner, conversation):
     run = await make(owner, conversation)
-    late = ending.Outcome(status=Run.Status.FAILED, text="late", code="internal", message="x")
+    late = finish.Outcome(status=Run.Status.FAILED, text="late", code="internal", message="x")
     event = await db.run(
-        ending.end, run_id=run.pk, attempt=1, status=Run.Status.RUNNING, seq=99, outcome=late
+        finish.end, run_id=run.pk, attempt=1, status=Run.Status.RUNNING, seq=99, outcome=late
     )
     assert event is None
     assert (await db.run(fresh, run.pk)).message.text == run.message.text
@@ -288,8 +299,8 @@ async def test_a_lease_that_ran_out_is_taken_again_if_the_run_is_still_ours(
     run = await db.run(send, owner, conversation, text)
     making = asyncio.create_task(generate.run(run.id, 1))
     await asyncio.to_thread(provider.wait, held=1)
-    valkey_client.delete(runlog.lease_key(run.pk))
-    await until(lambda: valkey_client.get(runlog.lease_key(run.pk)) == b"1")
+    valkey_client.delete(lease_key(run.pk))
+    await until(lambda: valkey_client.get(lease_key(run.pk)) == b"1")
     await asyncio.to_thread(provider.release, "again")
     await asyncio.wait_for(making, 10)
     assert (await db.run(fresh, run.pk)).status == "done"
@@ -302,7 +313,7 @@ async def test_a_fault_while_the_prompt_is_built_ends_the_run_with_words(
         raise ValueError("on purpose")
 
     run = await db.run(send, owner, conversation)
-    monkeypatch.setattr(context, "build", fail)
+    monkeypatch.setattr(prompt_builder, "build", fail)
     await generate.run(run.id, 1)
     run = await db.run(fresh, run.pk)
     assert (run.status, run.error_code, run.charged) == ("failed", "internal", 0)
@@ -312,15 +323,15 @@ async def test_a_lease_lost_while_the_end_is_stored_does_not_swallow_the_last_ev
     owner, conversation, provider, valkey_client, monkeypatch
 ):
     run = await db.run(send, owner, conversation, "[[tokens=3 rate=0]]")
-    stored = ending.end
+    stored = finish.end
 
-    def end_and_wait(**fields: Any) -> events.RunEnd | None:
+    def end_and_wait(**fields: Any) -> protocol.RunEnd | None:
         event = stored(**fields)
         valkey_client.flushall()
-        time.sleep(2 * runlog.RENEW_SECONDS)  # the row says that it is over, and the lease is gone
+        time.sleep(2 * RENEW_SECONDS)  # the row says that it is over, and the lease is gone
         return event
 
-    monkeypatch.setattr(ending, "end", end_and_wait)
+    monkeypatch.setattr(finish, "end", end_and_wait)
     await asyncio.wait_for(generate.run(run.id, 1), 20)
     told = log(valkey_client, run.pk)
     assert [event["type"] for event in told][-1] == "run.done"
@@ -335,10 +346,10 @@ async def test_a_fault_while_the_end_is_stored_leaves_the_run_to_the_sweeper(
 
     run = await db.run(send, owner, conversation, "[[tokens=3 rate=0]]")
     with monkeypatch.context() as patch:
-        patch.setattr(ending, "end", fail)
+        patch.setattr(finish, "end", fail)
         with pytest.raises(ValueError, match="on purpose"):
             await generate.run(run.id, 1)
-    assert run.id not in tick.ticker()._writers
+    assert run.id not in current_ticker()._writers
     await db.run(sweeper.recover, [(run.pk, 1)])
     await generate.run(run.id, 2)
     run = await db.run(fresh, run.pk)
@@ -348,10 +359,10 @@ async def test_a_fault_while_the_end_is_stored_leaves_the_run_to_the_sweeper(
 async def test_nul_bytes_of_a_model_do_not_lose_the_reply(owner, conversation, valkey_client):
     run = await db.run(send, owner, conversation)
     reply = generate.Reply(prompt_tokens=0)
-    writer = tick.RunWriter(run.id, 1, lambda writer, urgent: None, lambda writer, resume: False)
-    generate._take(llm.TextDelta("a\x00b"), writer, reply)
+    writer = RunWriter(run.id, 1, lambda writer, urgent: None, lambda writer, resume: False)
+    generate._take(TextDelta("a\x00b"), writer, reply)
     writer.seal()
-    assert events.header(writer.events[-1]).type == "text.delta"
+    assert protocol.header(writer.events[-1]).type == "text.delta"
     assert reply.text == ["ab"]
 
 
@@ -359,13 +370,13 @@ async def test_nul_bytes_of_a_model_do_not_lose_the_reply(owner, conversation, v
 async def test_many_runs_of_one_process_are_all_exact(
     owner, assistant, provider, valkey_client, monkeypatch, worth_holding
 ):
-    monkeypatch.setattr(tick, "WORTH_HOLDING", worth_holding)
+    monkeypatch.setattr(ticker, "WORTH_HOLDING", worth_holding)
 
     def begin_all() -> list[tuple[Run, str]]:
         made = []
         for number in range(50):
             text = f"[[tokens=40 rate=100]] number {number}"
-            made.append((runs.start(user=owner, text=text, client_id=f"n{number}").run, text))
+            made.append((start.send(user=owner, text=text, client_id=f"n{number}").run, text))
         return made
 
     made = await db.run(begin_all)

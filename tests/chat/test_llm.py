@@ -17,7 +17,30 @@ import pytest
 import pytest_asyncio
 from django.test import override_settings
 
-from chat import llm
+from chat.llm.decoder import Event, Finish, ReasoningDelta, TextDelta, Usage
+from chat.llm.errors import (
+    REFUSALS,
+    ProviderBusy,
+    ProviderCut,
+    ProviderError,
+    ProviderMalformed,
+    ProviderRefused,
+    ProviderReported,
+    ProviderTimeout,
+    ProviderUnreachable,
+    reason_of,
+)
+from chat.llm.provider import (
+    DETAIL_CHARACTERS,
+    CompletionRequest,
+    Provider,
+    Watchdog,
+    cap_field,
+    clean,
+    close_provider,
+    current_provider,
+    retry_after,
+)
 from tests.stub import StubProvider, reasoning_text, reply_text
 
 
@@ -27,7 +50,7 @@ def stub(provider_process: StubProvider) -> StubProvider:
     return provider_process
 
 
-Make = Callable[..., llm.Provider]
+Make = Callable[..., Provider]
 
 
 @pytest_asyncio.fixture
@@ -36,9 +59,9 @@ async def make(stub: StubProvider) -> AsyncIterator[Make]:
     may be left of them."""
     made = []
 
-    def build(**options: Any) -> llm.Provider:
+    def build(**options: Any) -> Provider:
         defaults = {"base_url": stub.url, "api_key": "secret-key-1", "retry_delay": 0.01}
-        made.append(llm.Provider(**{**defaults, **options}))
+        made.append(Provider(**{**defaults, **options}))
         return made[-1]
 
     yield build
@@ -49,23 +72,19 @@ async def make(stub: StubProvider) -> AsyncIterator[Make]:
     gc.collect(1)  # an unclosed connection or session warns now, not in another test
 
 
-def ask(text: str, **options: Any) -> llm.CompletionRequest:
+def ask(text: str, **options: Any) -> CompletionRequest:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
-    return llm.CompletionRequest(
-        model="stub", messages=messages, **({"max_tokens": 5_000} | options)
-    )
+    return CompletionRequest(model="stub", messages=messages, **({"max_tokens": 5_000} | options))
 
 
-async def events_of(provider: llm.Provider, text: str, **options: Any) -> list[llm.Event]:
+async def events_of(provider: Provider, text: str, **options: Any) -> list[Event]:
     async with aclosing(provider.stream(ask(text, **options))) as stream:
         return [event async for events in stream for event in events]
 
 
-async def failure_of(
-    provider: llm.Provider, text: str
-) -> tuple[list[llm.Event], llm.ProviderError]:
+async def failure_of(provider: Provider, text: str) -> tuple[list[Event], ProviderError]:
     """What came before the failure, and the failure."""
-    events: list[llm.Event] = []
+    events: list[Event] = []
 
     async def read() -> None:
         async with aclosing(provider.stream(ask(text))) as stream:
@@ -73,13 +92,13 @@ async def failure_of(
                 assert batch, "no empty lists"
                 events.extend(batch)
 
-    with pytest.raises(llm.ProviderError) as caught:
+    with pytest.raises(ProviderError) as caught:
         await read()
     return events, caught.value
 
 
-def text_of(events: list[llm.Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, llm.TextDelta))
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 # --- A reply ----------------------------------------------------------------------------------
@@ -92,8 +111,8 @@ async def test_it_streams_the_exact_text_then_finish_and_usage(make, stub):
 
     assert text_of(events) == reply_text(80, text)
     assert events[-2:] == [
-        llm.Finish("stop"),
-        llm.Usage(prompt_tokens=5, completion_tokens=80, cached_tokens=0, reasoning_tokens=0),
+        Finish("stop"),
+        Usage(prompt_tokens=5, completion_tokens=80, cached_tokens=0, reasoning_tokens=0),
     ]
 
 
@@ -134,7 +153,7 @@ async def test_a_server_without_keys_needs_none(make, stub):
     ],
 )
 def test_the_cap_has_the_name_that_the_server_knows(base_url, field):
-    assert llm.cap_field(base_url) == field
+    assert cap_field(base_url) == field
 
 
 async def test_reasoning_comes_apart_from_the_text(make, stub):
@@ -142,7 +161,7 @@ async def test_reasoning_comes_apart_from_the_text(make, stub):
 
     events = await events_of(make(), text)
 
-    reasoning = [event.text for event in events if isinstance(event, llm.ReasoningDelta)]
+    reasoning = [event.text for event in events if isinstance(event, ReasoningDelta)]
     assert "".join(reasoning) == reasoning_text(5, text)
     assert text_of(events) == reply_text(6, text)
 
@@ -152,7 +171,7 @@ async def test_a_capped_reply_says_so(make, stub):
 
     events = await events_of(make(), text, max_tokens=4)
 
-    assert llm.Finish("length") in events
+    assert Finish("length") in events
     assert reply_text(10, text).startswith(text_of(events))
 
 
@@ -165,7 +184,7 @@ async def test_tiny_network_writes_change_nothing(make, stub):
 async def test_without_usage_the_reply_is_complete_all_the_same(make, stub):
     events = await events_of(make(), "[[tokens=2 nousage=1]]")
 
-    assert events[-1] == llm.Finish("stop")
+    assert events[-1] == Finish("stop")
 
 
 async def test_200_streams_at_once_are_all_exact(make, stub):
@@ -217,7 +236,7 @@ async def test_retry_after_may_be_a_date(make, stub):
 async def test_a_retry_after_that_is_too_long_is_not_waited_for(make, stub):
     _, error = await failure_of(make(max_retry_after=5), "[[status=429 retry_after=6]]")
 
-    assert isinstance(error, llm.ProviderBusy)
+    assert isinstance(error, ProviderBusy)
     assert error.retry_after == 6
     assert error.retryable
     assert len(stub.requests) == 1
@@ -234,7 +253,7 @@ async def test_5xx_is_retried(make, stub, status):
 async def test_it_gives_up_after_the_last_retry(make, stub):
     _, error = await failure_of(make(), "[[status=500]]")
 
-    assert isinstance(error, llm.ProviderBusy)
+    assert isinstance(error, ProviderBusy)
     assert error.code == "provider_error"
     assert "HTTP 500" in error.detail
     assert len(stub.requests) == 3
@@ -242,8 +261,8 @@ async def test_it_gives_up_after_the_last_retry(make, stub):
 
 def test_an_overloaded_server_is_given_longer():
     def delays(status: int) -> list[Any]:
-        provider = llm.Provider(base_url="http://127.0.0.1:1/v1", api_key="")
-        busy = llm.ProviderBusy("", status=status, retry_after=None)
+        provider = Provider(base_url="http://127.0.0.1:1/v1", api_key="")
+        busy = ProviderBusy("", status=status, retry_after=None)
         return [provider._delay(busy, retry) for retry in range(3)]
 
     first, second, none = delays(500)
@@ -297,9 +316,9 @@ async def test_a_stream_that_breaks_before_its_first_event_is_retried(make, stub
 async def test_a_refusal_is_not_retried_and_says_why(make, stub, status, code, reason):
     _, error = await failure_of(make(), f"[[status={status} code={code}]]")
 
-    assert isinstance(error, llm.ProviderRefused)
+    assert isinstance(error, ProviderRefused)
     assert error.reason == reason
-    assert error.message == llm.REFUSALS[reason]
+    assert error.message == REFUSALS[reason]
     assert not error.retryable
     assert len(stub.requests) == 1
 
@@ -333,7 +352,7 @@ async def test_a_refusal_is_not_retried_and_says_why(make, stub, status, code, r
     ],
 )
 def test_it_reads_refusals_of_several_providers(status, codes, said, reason):
-    assert llm.reason_of(status, codes, said) == reason
+    assert reason_of(status, codes, said) == reason
 
 
 @pytest.mark.parametrize(
@@ -351,7 +370,7 @@ def test_it_reads_refusals_of_several_providers(status, codes, said, reason):
     ],
 )
 def test_it_reads_retry_after(headers, least, most):
-    seconds = llm.retry_after(headers)
+    seconds = retry_after(headers)
 
     if least is None:
         assert seconds is None
@@ -361,7 +380,7 @@ def test_it_reads_retry_after(headers, least, most):
 
 
 def test_it_reads_retry_after_as_a_date():
-    seconds = llm.retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)})
+    seconds = retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)})
 
     assert seconds is not None
     assert 30 < seconds <= 60
@@ -374,7 +393,7 @@ async def test_nobody_there_is_unreachable(make):
 
     _, error = await failure_of(make(base_url=f"http://127.0.0.1:{port}/v1"), "hello")
 
-    assert isinstance(error, llm.ProviderUnreachable)
+    assert isinstance(error, ProviderUnreachable)
     assert not error.dropped
     assert error.retryable
     assert "Connect call failed" in error.detail
@@ -398,7 +417,7 @@ async def test_a_host_that_takes_no_connection_is_unreachable(make):
             for filler in fillers:
                 filler.close()
 
-    assert isinstance(error, llm.ProviderUnreachable)
+    assert isinstance(error, ProviderUnreachable)
 
 
 # --- Faults in the middle ---------------------------------------------------------------------
@@ -407,10 +426,10 @@ async def test_a_host_that_takes_no_connection_is_unreachable(make):
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
-        ("cut", llm.ProviderCut),
-        ("short", llm.ProviderCut),
-        ("error", llm.ProviderReported),
-        ("garbage", llm.ProviderMalformed),
+        ("cut", ProviderCut),
+        ("short", ProviderCut),
+        ("error", ProviderReported),
+        ("garbage", ProviderMalformed),
     ],
 )
 async def test_after_the_first_token_nothing_is_retried(make, stub, fault, kind):
@@ -428,7 +447,7 @@ async def test_after_the_first_token_nothing_is_retried(make, stub, fault, kind)
 async def test_garbage_before_the_first_token_is_not_retried(make, stub):
     _, error = await failure_of(make(), "[[garbage=0]]")
 
-    assert isinstance(error, llm.ProviderMalformed)
+    assert isinstance(error, ProviderMalformed)
     assert len(stub.requests) == 1
 
 
@@ -436,7 +455,7 @@ async def test_silence_in_the_middle_is_a_timeout_and_ends_the_call(make, stub):
     events, error = await failure_of(make(silence_timeout=1), "[[silent=4 tokens=9 rate=0]]")
 
     assert len(events) == 4
-    assert isinstance(error, llm.ProviderTimeout)
+    assert isinstance(error, ProviderTimeout)
     assert error.code == "provider_timeout"
     await asyncio.to_thread(stub.wait, active=0, aborted=1)
 
@@ -445,7 +464,7 @@ async def test_silence_in_the_middle_is_a_timeout_and_ends_the_call(make, stub):
 async def test_a_first_token_that_does_not_come_is_a_timeout(make, stub, where):
     _, error = await failure_of(make(first_token_timeout=0.3), f"[[{where}=60]]")
 
-    assert isinstance(error, llm.ProviderTimeout)
+    assert isinstance(error, ProviderTimeout)
     await asyncio.to_thread(stub.wait, active=0, aborted=1)
     assert len(stub.requests) == 1, "it has used up the user's patience"
 
@@ -463,7 +482,7 @@ async def test_keep_alives_alone_do_not_last_for_ever(make, stub):
         make(first_token_timeout=30, wait_limit=0.5), "[[first=60 ping=0.1]]"
     )
 
-    assert isinstance(error, llm.ProviderTimeout)
+    assert isinstance(error, ProviderTimeout)
     await asyncio.to_thread(stub.wait, active=0, aborted=1)
 
 
@@ -474,7 +493,7 @@ async def test_a_long_reply_may_take_longer_than_every_limit(make, stub):
     events = await events_of(provider, text)
 
     assert text_of(events) == reply_text(40, text)
-    assert isinstance(events[-1], llm.Usage)
+    assert isinstance(events[-1], Usage)
 
 
 async def test_time_that_the_caller_takes_does_not_count(make, stub):
@@ -582,7 +601,7 @@ async def test_a_stream_that_breaks_while_it_is_held_is_cut(make, stub):
                 pass
 
     going_on = asyncio.create_task(ticks.go_on())
-    with pytest.raises(llm.ProviderCut):
+    with pytest.raises(ProviderCut):
         await read()
     going_on.cancel()
     await asyncio.wait([going_on])
@@ -593,7 +612,7 @@ async def test_a_stream_that_breaks_while_it_is_held_is_cut(make, stub):
 
 async def test_closing_the_stream_ends_the_call(make, stub):
     stream = make().stream(ask("[[hold=3 tokens=9 rate=0]]"))
-    events: list[llm.Event] = []
+    events: list[Event] = []
     while len(events) < 3:
         events += await anext(stream)
 
@@ -629,10 +648,10 @@ async def test_cancelling_while_it_waits_to_retry_ends_the_waiting(make, stub):
 
 async def test_a_watchdog_that_barks_while_someone_else_cancels_gives_way():
     loop = asyncio.get_running_loop()
-    made: list[llm.Watchdog] = []
+    made: list[Watchdog] = []
 
     async def read() -> None:
-        made.append(llm.Watchdog(loop))
+        made.append(Watchdog(loop))
         await made[0].wait(asyncio.Event().wait(), loop.time() + 60)
 
     task = asyncio.create_task(read())
@@ -648,7 +667,7 @@ async def test_a_watchdog_that_barks_while_someone_else_cancels_gives_way():
 
 async def test_a_watchdog_keeps_its_deadline_whatever_the_ones_before_were():
     loop = asyncio.get_running_loop()
-    watchdog = llm.Watchdog(loop)
+    watchdog = Watchdog(loop)
     await watchdog.wait(asyncio.sleep(0), loop.time() + 60)
     await watchdog.wait(asyncio.sleep(0.2), loop.time() + 30)  # its timer waits for this one
     began = loop.time()
@@ -664,7 +683,7 @@ async def test_a_watchdog_keeps_its_deadline_whatever_the_ones_before_were():
 
 
 async def test_neither_key_nor_prompt_is_logged(make, stub, caplog):
-    caplog.set_level(logging.DEBUG, logger="chat.llm")
+    caplog.set_level(logging.DEBUG, logger="chat.llm.provider")
     prompt = "[[status=500 echo=1]] My PIN is 4711, and do not tell anyone about the sea shells."
 
     _, error = await failure_of(make(), prompt)
@@ -692,13 +711,13 @@ async def test_neither_key_nor_prompt_is_logged(make, stub, caplog):
             "in '[…]' …",
         ),
         ("a  lot\n of space", [], "a lot of space"),
-        ("x" * 5_000, [], "x" * llm.DETAIL_CHARACTERS),
+        ("x" * 5_000, [], "x" * DETAIL_CHARACTERS),
     ],
 )
 def test_a_detail_is_made_fit_for_the_log(detail, messages, expected):
     sent = [{"role": "user", "content": [{"type": "text", "text": text}]} for text in messages]
 
-    assert llm.clean(detail, sent, "sk-1") == expected
+    assert clean(detail, sent, "sk-1") == expected
 
 
 # --- Servers that misbehave -------------------------------------------------------------------
@@ -745,7 +764,7 @@ async def test_an_answer_that_is_not_http_is_malformed(make):
     async with server(answer) as url:
         _, error = await failure_of(make(base_url=url), "hello")
 
-    assert isinstance(error, llm.ProviderMalformed)
+    assert isinstance(error, ProviderMalformed)
 
 
 async def test_a_page_instead_of_a_stream_is_malformed(make):
@@ -755,7 +774,7 @@ async def test_a_page_instead_of_a_stream_is_malformed(make):
     async with server(answer) as url:
         _, error = await failure_of(make(base_url=url), "hello")
 
-    assert isinstance(error, llm.ProviderMalformed)
+    assert isinstance(error, ProviderMalformed)
 
 
 async def test_a_compressed_stream_is_read_though_it_was_not_asked_for(make):
@@ -765,7 +784,7 @@ async def test_a_compressed_stream_is_read_though_it_was_not_asked_for(make):
     async with server(answer) as url:
         events = await events_of(make(base_url=url), "hello")
 
-    assert events == [llm.TextDelta("Hi."), llm.Finish("stop")]
+    assert events == [TextDelta("Hi."), Finish("stop")]
 
 
 @pytest.mark.parametrize("tail", [b"", b"data: [DONE]\n\n"], ids=["no-done", "done"])
@@ -781,7 +800,7 @@ async def test_a_connection_left_open_after_the_end_is_not_waited_for(make, tail
         events = await events_of(make(base_url=url, tail_timeout=0.2), "hello")
         await closed.wait()
 
-    assert events == [llm.TextDelta("Hi."), llm.Finish("stop")]
+    assert events == [TextDelta("Hi."), Finish("stop")]
 
 
 async def test_a_connection_that_breaks_after_the_end_is_no_error(make):
@@ -792,7 +811,7 @@ async def test_a_connection_that_breaks_after_the_end_is_no_error(make):
     async with server(answer) as url:
         events = await events_of(make(base_url=url), "hello")
 
-    assert events == [llm.TextDelta("Hi."), llm.Finish("stop")]
+    assert events == [TextDelta("Hi."), Finish("stop")]
 
 
 async def test_a_kept_connection_that_the_server_drops_is_replaced(make):
@@ -809,7 +828,7 @@ async def test_a_kept_connection_that_the_server_drops_is_replaced(make):
         provider = make(base_url=url)
         for _ in range(2):
             events = await events_of(provider, "hello")
-            assert events == [llm.TextDelta("Hi."), llm.Finish("stop")]
+            assert events == [TextDelta("Hi."), Finish("stop")]
         await provider.close()
 
     assert len(connections) == 2
@@ -842,22 +861,22 @@ async def test_a_connection_whose_end_comes_after_done_is_used_again(make):
 
 async def test_the_process_has_one_provider_with_the_sites_settings(stub):
     with override_settings(OPENAI_BASE_URL=stub.url, OPENAI_API_KEY="the-sites-key"):
-        provider = llm.provider()
-        assert llm.provider() is provider
+        provider = current_provider()
+        assert current_provider() is provider
         await events_of(provider, "[[tokens=1]]")
     assert stub.headers[0]["Authorization"] == "Bearer the-sites-key"
 
-    await llm.close()
-    await llm.close()  # closing nothing is fine
+    await close_provider()
+    await close_provider()  # closing nothing is fine
 
     with override_settings(OPENAI_BASE_URL=stub.url, OPENAI_API_KEY=""):
-        assert llm.provider() is not provider
-        await llm.close()
+        assert current_provider() is not provider
+        await close_provider()
 
 
 def test_each_event_loop_gets_a_provider_of_its_own(stub):
-    async def use() -> llm.Provider:
-        provider = llm.provider()
+    async def use() -> Provider:
+        provider = current_provider()
         await events_of(provider, "[[tokens=1]]")
         await provider.close()
         return provider

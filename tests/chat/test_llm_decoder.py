@@ -10,43 +10,60 @@ from typing import Any
 import msgspec
 import pytest
 
-from chat import llm
+from chat.llm.decoder import (
+    LINE_LIMIT,
+    TOKENS_LIMIT,
+    Event,
+    Finish,
+    ReasoningDelta,
+    StreamDecoder,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+from chat.llm.errors import (
+    REFUSALS,
+    ProviderCut,
+    ProviderError,
+    ProviderMalformed,
+    ProviderReported,
+)
 
 STREAMS = Path(__file__).parent / "streams"
 NAMES = sorted(path.stem for path in STREAMS.glob("*.sse"))
 LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
 
 
-def decode(*pieces: bytes) -> tuple[list[llm.Event], llm.ProviderError | None]:
+def decode(*pieces: bytes) -> tuple[list[Event], ProviderError | None]:
     """All events, and how the stream ended."""
-    decoder = llm.StreamDecoder()
+    decoder = StreamDecoder()
     events = [event for piece in pieces for event in decoder.feed(piece)]
     try:
         decoder.close()
-    except llm.ProviderError as error:
+    except ProviderError as error:
         return events, error
     return events, None
 
 
-def merged(events: list[llm.Event]) -> list[dict[str, Any]]:
+def merged(events: list[Event]) -> list[dict[str, Any]]:
     """Events in the form of the .json files."""
     return [form for _, group in groupby(events, kind) for form in joined(list(group))]
 
 
-def kind(event: llm.Event) -> tuple[type, int]:
-    return type(event), event.index if isinstance(event, llm.ToolCallDelta) else 0
+def kind(event: Event) -> tuple[type, int]:
+    return type(event), event.index if isinstance(event, ToolCallDelta) else 0
 
 
 def joined(events: list[Any]) -> list[dict[str, Any]]:
     match events[0]:
-        case llm.TextDelta():
+        case TextDelta():
             return [{"text": "".join(event.text for event in events)}]
-        case llm.ReasoningDelta():
+        case ReasoningDelta():
             return [{"reasoning": "".join(event.text for event in events)}]
-        case llm.ToolCallDelta(index, call_id, name):
+        case ToolCallDelta(index, call_id, name):
             assert not any(event.id or event.name for event in events[1:])
             return [{"tool_call": [index, call_id, name, "".join(e.arguments for e in events)]}]
-        case llm.Finish():
+        case Finish():
             return [{"finish": event.reason} for event in events]
         case _:
             return [
@@ -62,7 +79,7 @@ def joined(events: list[Any]) -> list[dict[str, Any]]:
             ]
 
 
-def ending(error: llm.ProviderError | None) -> Any:
+def ending(error: ProviderError | None) -> Any:
     return error and (type(error), error.detail, error.message, error.retryable)
 
 
@@ -101,18 +118,18 @@ def test_it_reads_the_same_wherever_the_bytes_are_split(name, line_end):
 
 
 def test_it_gives_each_event_in_the_read_that_completes_its_line():
-    decoder = llm.StreamDecoder()
+    decoder = StreamDecoder()
     line = 'data: {"choices":[{"delta":{"content":"ж"}}]}\n'.encode()
 
     assert decoder.feed(line[:-1]) == []
-    assert decoder.feed(line[-1:] + b"\n" + line * 2) == [llm.TextDelta("ж")] * 3
+    assert decoder.feed(line[-1:] + b"\n" + line * 2) == [TextDelta("ж")] * 3
 
 
 def test_a_stream_without_an_end_is_cut():
     events, error = decode(b'data: {"choices":[{"delta":{"content":"so far"}}]}\n\n')
 
-    assert events == [llm.TextDelta("so far")]
-    assert isinstance(error, llm.ProviderCut)
+    assert events == [TextDelta("so far")]
+    assert isinstance(error, ProviderCut)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +147,13 @@ def test_done_or_a_finish_reason_is_an_end(end):
 
 
 def test_an_empty_stream_is_cut():
-    assert isinstance(decode(b"")[1], llm.ProviderCut)
+    assert isinstance(decode(b"")[1], ProviderCut)
 
 
 def test_half_an_event_at_the_end_is_cut_not_malformed():
     _, error = decode(b'data: {"choices":[{"delta":{"cont')
 
-    assert isinstance(error, llm.ProviderCut)
+    assert isinstance(error, ProviderCut)
 
 
 @pytest.mark.parametrize(
@@ -158,30 +175,30 @@ def test_garbage_is_malformed_and_keeps_what_came_before(garbage):
         + b'data: {"choices":[{"delta":{"content":"after"}}]}\n\n'
     )
 
-    assert events == [llm.TextDelta("before")]
-    assert isinstance(error, llm.ProviderMalformed)
+    assert events == [TextDelta("before")]
+    assert isinstance(error, ProviderMalformed)
     assert len(error.detail) < 300
 
 
 def test_a_line_that_never_ends_is_malformed_before_it_fills_the_memory():
-    decoder = llm.StreamDecoder()
+    decoder = StreamDecoder()
     sent = 0
     while not decoder.over:
-        assert sent <= llm.LINE_LIMIT
+        assert sent <= LINE_LIMIT
         assert decoder.feed(b"data: " + b"x" * 16_000) == []
         sent += 16_006
-    with pytest.raises(llm.ProviderMalformed):
+    with pytest.raises(ProviderMalformed):
         decoder.close()
 
 
 def test_an_event_of_endless_data_lines_is_malformed_too():
-    decoder = llm.StreamDecoder()
+    decoder = StreamDecoder()
     sent = 0
     while not decoder.over:
-        assert sent <= 2 * llm.LINE_LIMIT
+        assert sent <= 2 * LINE_LIMIT
         assert decoder.feed(b'data: "' + b"x" * 16_000 + b"\n") == []
         sent += 16_008
-    with pytest.raises(llm.ProviderMalformed):
+    with pytest.raises(ProviderMalformed):
         decoder.close()
 
 
@@ -191,7 +208,7 @@ def test_a_long_event_within_the_limit_is_read():
 
     events, _ = decode(*(line[at : at + 16_384] for at in range(0, len(line), 16_384)))
 
-    assert events == [llm.TextDelta(text)]
+    assert events == [TextDelta(text)]
 
 
 @pytest.mark.parametrize(
@@ -214,17 +231,17 @@ def test_a_long_event_within_the_limit_is_read():
 def test_it_knows_what_a_reported_error_is_about(error, reason, retryable):
     _, failure = decode(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
 
-    assert isinstance(failure, llm.ProviderReported)
+    assert isinstance(failure, ProviderReported)
     assert failure.reason == reason
     assert failure.retryable is retryable
-    assert failure.message == (llm.REFUSALS[reason] if reason else llm.ProviderReported.message)
+    assert failure.message == (REFUSALS[reason] if reason else ProviderReported.message)
 
 
 def test_finish_reason_error_alone_is_a_reported_error():
     events, error = decode(b'data: {"choices":[{"delta":{},"finish_reason":"error"}]}\n\n')
 
     assert events == []
-    assert isinstance(error, llm.ProviderReported)
+    assert isinstance(error, ProviderReported)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +249,7 @@ def test_finish_reason_error_alone_is_a_reported_error():
     [
         ({"prompt_tokens": 3, "completion_tokens": None}, (3, 0, 0, 0)),
         ({"prompt_tokens": 3.0, "completion_tokens": 2}, (3, 2, 0, 0)),
-        ({"prompt_tokens": -3, "completion_tokens": 10**30}, (0, llm.TOKENS_LIMIT, 0, 0)),
+        ({"prompt_tokens": -3, "completion_tokens": 10**30}, (0, TOKENS_LIMIT, 0, 0)),
         ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": None}}, (3, 0, 0, 0)),
         ({"completion_tokens_details": {"reasoning_tokens": 4}}, (0, 0, 0, 4)),
     ],
@@ -240,5 +257,5 @@ def test_finish_reason_error_alone_is_a_reported_error():
 def test_token_counts_are_whole_and_within_bounds(usage, expected):
     events, _ = decode(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
 
-    assert events == [llm.Usage(*expected)]
+    assert events == [Usage(*expected)]
     assert all(type(count) is int for count in msgspec.structs.astuple(events[0]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat.markdown import to_html
+from chat.rendering.markdown import to_html
 
 
 def test_it_renders_what_models_write():

@@ -14,9 +14,14 @@ from django.utils import timezone
 from accounts.models import User
 from billing.ledger import audit, postings
 from billing.models import Account, Hold, ModelPrice, UsageRecord
-from chat import ending, events, generate, llm, runs, sweeper
-from chat.events import ChatError
+from chat import protocol
+from chat.errors import ChatError
+from chat.generation import generate
+from chat.llm.decoder import Usage
 from chat.models import Conversation, Message, Run
+from chat.recovery import sweeper
+from chat.runs import describe, finish, start
+from chat.runs.stop import stop_run
 from chatproject.lib import db
 from chatproject.lib.db import money_transaction
 from tests.chat.helpers import begin, client_id, send
@@ -25,7 +30,7 @@ from tests.stub import reply_text
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
-USAGE = events.Usage(prompt_tokens=1_000, completion_tokens=500, cached_tokens=200)
+USAGE = protocol.Usage(prompt_tokens=1_000, completion_tokens=500, cached_tokens=200)
 # 800 tokens in at 20, 200 cached at 10, 500 out at 80 credits per million.
 COST = 16_000 + 2_000 + 40_000
 
@@ -53,12 +58,12 @@ def set_available(user: User, credits: int) -> Account:
 def end(run: Run, status: Run.Status = Run.Status.DONE, text: str = "A reply", **fields) -> Run:
     """End a running run as its worker would."""
     fields.setdefault("usage", USAGE)
-    ended = ending.end(
+    ended = finish.end(
         run_id=run.pk,
         attempt=1,
         status=Run.Status.RUNNING,
         seq=5,
-        outcome=ending.Outcome(status=status, text=text, **fields),
+        outcome=finish.Outcome(status=status, text=text, **fields),
     )
     assert ended is not None
     return Run.objects.get(pk=run.pk)
@@ -103,7 +108,7 @@ def test_a_run_is_charged_by_the_price_it_was_asked_under(owner, conversation):
 
 def test_a_hold_covers_a_reply_of_full_length(owner, conversation):
     run = claimed(owner, conversation, text="語" * 3_000)
-    usage = events.Usage(prompt_tokens=6_000, completion_tokens=run.max_tokens or 0)
+    usage = protocol.Usage(prompt_tokens=6_000, completion_tokens=run.max_tokens or 0)
     run = end(run, usage=usage)
     assert (run.cost or 0) <= run.most
     assert run.charged == run.cost
@@ -111,7 +116,7 @@ def test_a_hold_covers_a_reply_of_full_length(owner, conversation):
 
 def test_without_the_providers_usage_it_is_counted_here(owner, conversation):
     run = claimed(owner, conversation)
-    usage = ending.counted_usage(run.prompt_estimate, "A reply", "")
+    usage = finish.counted_usage(run.prompt_estimate, "A reply", "")
     assert end(run, usage=usage).usage_estimated
     assert UsageRecord.objects.get().source == "counted"
 
@@ -141,7 +146,7 @@ def test_our_failures_can_be_free(owner, conversation, settings):
 def test_a_run_stopped_in_the_queue_gives_its_credits_back(owner, conversation):
     run = send(owner, conversation)
     assert account_of(owner).held > 0
-    runs.stop(user=owner, run_id=run.pk)
+    stop_run(user=owner, run_id=run.pk)
     assert account_of(owner).held == 0
 
 
@@ -150,7 +155,7 @@ def test_a_run_whose_last_worker_is_gone_is_charged_for_what_its_log_holds(
 ):
     settings.RUN_ATTEMPTS = 1
     run = claimed(owner, conversation)
-    delta = events.TextDelta(run=run.pk, attempt=1, seq=1, text="Half a reply")
+    delta = protocol.TextDelta(run=run.pk, attempt=1, seq=1, text="Half a reply")
     valkey_client.xadd(f"run:{run.pk}:log", {"e": delta.encode()}, id="1-0")
     sweeper.recover([(run.pk, 1)])
     run = Run.objects.get(pk=run.pk)
@@ -163,7 +168,7 @@ def test_a_run_whose_last_worker_is_gone_is_charged_for_what_its_log_holds(
 def test_what_costs_more_than_there_is_leaves_a_shortfall_and_no_debt(owner, conversation):
     run = claimed(owner, conversation)
     set_available(owner, 0)
-    usage = events.Usage(prompt_tokens=1_000_000, completion_tokens=1_000_000)
+    usage = protocol.Usage(prompt_tokens=1_000_000, completion_tokens=1_000_000)
     run = end(run, usage=usage)
     assert run.charged == run.most
     assert run.cost == 100_000_000
@@ -179,7 +184,10 @@ def test_a_small_balance_shortens_the_reply_and_says_so(owner, conversation):
     assert run.shortened
     assert 256 <= run.max_tokens < 750
     assert run.most <= 60_000
-    assert "Your balance allows a reply of" in runs.look(user=owner, run_id=run.pk).reply.html
+    assert (
+        "Your balance allows a reply of"
+        in describe.queue_status(user=owner, run_id=run.pk).reply.html
+    )
 
 
 def test_credits_past_their_date_do_not_refuse_what_the_others_pay_for(owner, conversation):
@@ -226,7 +234,7 @@ def test_a_model_without_a_price_is_not_offered(owner, conversation, assistant):
     with pytest.raises(ChatError, match="no price"):
         send(owner, conversation)
     with pytest.raises(ChatError, match="no model to talk to"):
-        runs.start(user=owner, text="Hello", client_id="a")
+        start.send(user=owner, text="Hello", client_id="a")
 
 
 def test_a_free_model_holds_and_costs_nothing(owner, conversation, assistant):
@@ -368,7 +376,7 @@ def test_zeros_of_a_gateway_are_not_taken_for_usage(said, counted):
     reply = generate.Reply(prompt_tokens=20)
     reply.text.append("A reply")
     reply.first_token_at = timezone.now()
-    reply.usage = llm.Usage(**{"cached_tokens": 0, "reasoning_tokens": 0, **said})
+    reply.usage = Usage(**{"cached_tokens": 0, "reasoning_tokens": 0, **said})
     usage = reply.outcome(Run.Status.DONE).usage
     assert usage.estimated is counted
     assert usage.prompt_tokens == (20 if counted else 12)

@@ -13,11 +13,15 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing.models import Account, Hold
-from chat import events, figures, jobs, pace, runs, waiting
-from chat.events import ChatError
+from chat import errors, protocol
+from chat.errors import ChatError
 from chat.models import Conversation, Message, Run
-from chat.pace import Pace
-from chat.waiting import UNPLACED, Waiting
+from chat.recovery import waiting_runs
+from chat.recovery.waiting_runs import UNPLACED, Waiting
+from chat.runs import describe, queue, queue_stats, start, wait_estimate
+from chat.runs.stop import stop_run
+from chat.runs.wait_estimate import Throughput
+from chat.streaming import groups
 from chatproject.lib.channel_layer import get_layer
 from chatproject.lib.redis import sync_client
 from tests.chat.helpers import begin, send
@@ -46,7 +50,7 @@ def redis_away(settings) -> Iterator[None]:
 
 def _forget_clients() -> None:
     sync_client.cache_clear()
-    jobs._queue.cache_clear()
+    queue._queue.cache_clear()
 
 
 def send_many(user, assistant, count: int) -> list[Run]:
@@ -56,16 +60,16 @@ def send_many(user, assistant, count: int) -> list[Run]:
 
 def positions(*sent: Run) -> list[object]:
     """Where the runs are: a number in line, "held 1" for one held back, None without a place."""
-    places = [jobs.place(run) for run in sent]
+    places = [queue.position(run) for run in sent]
     return [
-        place and (f"held {place.position}" if place.is_held else place.position)
+        place and (f"held {place.number}" if place.is_throttled else place.number)
         for place in places
     ]
 
 
 def take(client: redis.Redis, run: Run) -> None:
     """Take a run's job as a worker does that dies in the same moment."""
-    name = jobs.job_id(run.pk, run.attempt + 1)
+    name = queue.job_id(run.pk, run.attempt + 1)
     assert client.lmove(LINE, INTERMEDIATE, "LEFT", "RIGHT") == name.encode()
 
 
@@ -76,9 +80,10 @@ def sweep(sweeper: Waiting, *seconds: float) -> None:
         sweeper.sweep(now + timedelta(seconds=moment))
 
 
-def know(client: redis.Redis, known: Pace) -> None:
+def know(client: redis.Redis, known: Throughput) -> None:
     client.set(
-        pace.KEY, json.dumps({field: getattr(known, field) for field in known.__struct_fields__})
+        wait_estimate.KEY,
+        json.dumps({field: getattr(known, field) for field in known.__struct_fields__}),
     )
 
 
@@ -94,14 +99,14 @@ def test_of_each_user_only_so_many_are_in_line(two_each, owner, stranger, assist
 
 def test_places_of_many_are_those_of_each(two_each, owner, stranger, assistant):
     sent = [*send_many(owner, assistant, 4), *send_many(stranger, assistant, 3)]
-    assert jobs.places(sent) == {run.pk: jobs.place(run) for run in sent}
+    assert queue.positions(sent) == {run.pk: queue.position(run) for run in sent}
 
 
 def test_a_job_that_is_queued_once_more_is_in_line_once(two_each, owner, assistant):
     first, second, third = send_many(owner, assistant, 3)
     for run in (first, second, third, first):
-        jobs.enqueue(run)
-    assert jobs.line().length == 2
+        queue.enqueue(run)
+    assert queue.length().queued == 2
     assert sorted(map(str, positions(first, second, third))) == ["1", "2", "held 1"]
 
 
@@ -110,9 +115,9 @@ def test_a_slot_that_is_freed_goes_to_the_users_next(
 ):
     first, second, third = send_many(owner, assistant, 3)
     take(valkey_client, first)
-    jobs.release(owner.pk, first.pk, 1)
+    queue.release(owner.pk, first.pk, 1)
     assert positions(second, third) == [1, 2]
-    jobs.release(stranger.pk, second.pk, 1)  # of another user: it frees nothing
+    queue.release(stranger.pk, second.pk, 1)  # of another user: it frees nothing
     assert positions(second, third) == [1, 2]
 
 
@@ -125,7 +130,7 @@ def test_the_next_attempt_goes_first_and_takes_the_slot_of_the_one_before(
     take(valkey_client, lost)
     Run.objects.filter(pk=lost.pk).update(attempt=1)
     lost.refresh_from_db()
-    jobs.enqueue(lost)
+    queue.enqueue(lost)
     assert positions(lost, other, held) == [1, 2, "held 1"]
 
 
@@ -133,11 +138,13 @@ def test_a_run_that_is_stopped_while_it_waits_leaves_the_line(
     two_each, owner, assistant, valkey_client
 ):
     first, second, third, fourth = send_many(owner, assistant, 4)
-    runs.stop(user=owner, run_id=third.pk)
+    stop_run(user=owner, run_id=third.pk)
     assert positions(first, second, third, fourth) == [1, 2, None, "held 1"]
-    runs.stop(user=owner, run_id=first.pk)
+    stop_run(user=owner, run_id=first.pk)
     assert positions(first, second, third, fourth) == [None, 1, None, 2]
-    assert not valkey_client.exists(*(f"rq:job:{jobs.job_id(run.pk, 1)}" for run in (first, third)))
+    assert not valkey_client.exists(
+        *(f"rq:job:{queue.job_id(run.pk, 1)}" for run in (first, third))
+    )
 
 
 # --- Refused before anything is stored --------------------------------------------------------
@@ -164,11 +171,11 @@ def test_a_user_with_too_many_waiting_is_refused_and_nobody_else(
     sent = send_many(owner, assistant, 4)
     another = begin(owner, assistant)
     error = refused(owner, another)
-    assert (error.code, error.retry_after) == ("rate_limited", pace.RETRY_AFTER)
-    know(valkey_client, Pace(service=6.0, running=2, capacity=500))
+    assert (error.code, error.retry_after) == ("rate_limited", wait_estimate.RETRY_AFTER)
+    know(valkey_client, Throughput(service=6.0, running=2, capacity=500))
     assert refused(owner, another).retry_after == 3.0
     # What was sent before is answered, not refused.
-    again = runs.start(
+    again = start.send(
         user=owner,
         conversation_id=sent[3].conversation_id,
         text="Hello",
@@ -176,7 +183,7 @@ def test_a_user_with_too_many_waiting_is_refused_and_nobody_else(
     )
     assert (again.is_new, again.run, again.event.position) == (False, sent[3], 2)
     send(stranger, begin(stranger, assistant))
-    jobs.release(owner.pk, sent[0].pk, 1)
+    queue.release(owner.pk, sent[0].pk, 1)
     send(owner, another)
 
 
@@ -191,16 +198,16 @@ def test_a_full_line_refuses_everybody(settings, owner, stranger, assistant, val
     send_many(owner, assistant, 2)
     another = begin(stranger, assistant)
     error = refused(stranger, another)
-    assert (error.code, error.retry_after) == ("busy", pace.RETRY_AFTER)
-    know(valkey_client, Pace(service=20.0, running=10, capacity=10))
+    assert (error.code, error.retry_after) == ("busy", wait_estimate.RETRY_AFTER)
+    know(valkey_client, Throughput(service=20.0, running=10, capacity=10))
     assert refused(stranger, another).retry_after == 2.0
-    know(valkey_client, Pace(service=0.2, running=10, capacity=10))
-    assert refused(stranger, another).retry_after == pace.LEAST_RETRY_AFTER
+    know(valkey_client, Throughput(service=0.2, running=10, capacity=10))
+    assert refused(stranger, another).retry_after == wait_estimate.MIN_RETRY_AFTER
 
 
 def test_without_redis_everybody_is_refused(owner, conversation, redis_away):
     error = refused(owner, conversation)
-    assert (error.code, error.retry_after) == ("unavailable", pace.RETRY_AFTER)
+    assert (error.code, error.retry_after) == ("unavailable", wait_estimate.RETRY_AFTER)
 
 
 @pytest.mark.parametrize(
@@ -224,44 +231,46 @@ def test_the_doors_of_http_say_when_to_come_back(
     assert response["Retry-After"] == "5"
     if accept == "application/json":
         assert response.json()["code"] == code
-        assert response.json()["retry_after"] == pace.RETRY_AFTER
-    assert events.ERRORS[code] in response.content.decode()
+        assert response.json()["retry_after"] == wait_estimate.RETRY_AFTER
+    assert errors.ERRORS[code] in response.content.decode()
 
 
 # --- Position and expected wait ---------------------------------------------------------------
 
 
 def test_while_workers_have_room_nobody_waits():
-    free = Pace(service=10.0, running=3, capacity=5)
+    free = Throughput(service=10.0, running=3, capacity=5)
     assert [free.wait(position) for position in (1, 2, 3, 7)] == [0.0, 0.0, 2.0, 10.0]
 
 
 def test_without_a_worker_nobody_knows(settings):
     settings.USER_CONCURRENCY = 2
-    nobody = Pace(service=10.0, running=0, capacity=0)
+    nobody = Throughput(service=10.0, running=0, capacity=0)
     assert nobody.wait(1) is None
-    assert nobody.wait_held(1, 0) is None
+    assert nobody.wait_throttled(1, 0) is None
 
 
 def test_the_pace_is_the_mean_of_the_newest_runs(owner, assistant):
-    assert pace.measured(capacity=5) is None
+    assert wait_estimate.measure(capacity=5) is None
     ended, running, _ = send_many(owner, assistant, 3)
     now = timezone.now()
     Run.objects.filter(pk=ended.pk).update(
         status="done", started_at=now - timedelta(seconds=8), ended_at=now
     )
     Run.objects.filter(pk=running.pk).update(status="running", started_at=now)
-    assert pace.measured(capacity=5) == Pace(service=8.0, running=1, capacity=5)
+    assert wait_estimate.measure(capacity=5) == Throughput(service=8.0, running=1, capacity=5)
 
 
 def test_a_message_is_answered_with_its_place_and_expected_wait(
     two_each, owner, stranger, assistant, valkey_client
 ):
     (alone,) = send_many(stranger, assistant, 1)
-    assert runs.look(user=stranger, run_id=alone.pk).eta is None  # nothing was measured yet
-    know(valkey_client, Pace(service=10.0, running=4, capacity=4))
+    assert (
+        describe.queue_status(user=stranger, run_id=alone.pk).eta is None
+    )  # nothing was measured yet
+    know(valkey_client, Throughput(service=10.0, running=4, capacity=4))
     told = [
-        runs.start(user=owner, text="Hello", client_id=f"message-{number}").event
+        start.send(user=owner, text="Hello", client_id=f"message-{number}").event
         for number in range(3)
     ]
     # Two in line behind the stranger's; the third when one of those two has ended, and then the line.
@@ -270,7 +279,7 @@ def test_a_message_is_answered_with_its_place_and_expected_wait(
         (3, 7.5, False),
         (1, 5.0 + 10.0, True),
     ]
-    again = [runs.look(user=owner, run_id=event.run) for event in told]
+    again = [describe.queue_status(user=owner, run_id=event.run) for event in told]
     assert [(event.position, event.eta, event.held) for event in again] == [
         (2, 5.0, False),
         (3, 7.5, False),
@@ -282,9 +291,9 @@ def test_who_comes_to_a_run_that_lost_its_worker_is_told_its_place(owner, conver
     run = send(owner, conversation)
     Run.objects.filter(pk=run.pk).update(attempt=1)
     run.refresh_from_db()
-    jobs.enqueue(run)
-    told = runs.look(user=owner, run_id=run.pk)
-    assert told == events.RunWaiting(run=run.pk, attempt=2, position=1)
+    queue.enqueue(run)
+    told = describe.queue_status(user=owner, run_id=run.pk)
+    assert told == protocol.RunWaiting(run=run.pk, attempt=2, position=1)
 
 
 class Ear:
@@ -293,7 +302,7 @@ class Ear:
     def __init__(self, client: redis.Redis, *sent: Run) -> None:
         layer = get_layer()
         self._pubsub = client.pubsub(ignore_subscribe_messages=True)
-        self._pubsub.subscribe(*(layer.raw_channel(events.run_group(run.pk)) for run in sent))
+        self._pubsub.subscribe(*(layer.raw_channel(groups.run_group(run.pk)) for run in sent))
         for _ in sent:
             self._pubsub.get_message(timeout=5)
 
@@ -335,7 +344,7 @@ def test_those_who_wait_hear_how_the_line_moves(
     Run.objects.filter(pk=first.pk).update(status="running", attempt=1)
     sweep(sweeper, 4)
     assert ear.heard(3) == [(names[1], 1, "1"), (names[2], 1, "held 1"), (names[3], 1, "2")]
-    jobs.release(owner.pk, first.pk, 1)
+    queue.release(owner.pk, first.pk, 1)
     sweep(sweeper, 6)
     assert ear.heard(3) == [(names[1], 1, "1"), (names[2], 1, "3"), (names[3], 1, "2")]
 
@@ -344,7 +353,7 @@ def test_a_run_that_lost_its_worker_hears_of_its_next_attempt(owner, conversatio
     run = send(owner, conversation)
     Run.objects.filter(pk=run.pk).update(attempt=1)
     run.refresh_from_db()
-    jobs.enqueue(run)
+    queue.enqueue(run)
     ear = Ear(valkey_client, run)
     sweep(Waiting(), 2)
     assert ear.heard(1) == [(str(run.pk), 2, "1")]
@@ -390,7 +399,7 @@ def test_after_a_flush_all_get_in_line_again_in_their_order(
 def test_of_more_runs_than_one_sweep_sees_each_has_its_turn(
     two_each, owner, stranger, assistant, valkey_client, monkeypatch
 ):
-    monkeypatch.setattr(waiting, "BATCH", 2)
+    monkeypatch.setattr(waiting_runs, "BATCH", 2)
     sent = [*send_many(owner, assistant, 4), *send_many(stranger, assistant, 1)]
     ear = Ear(valkey_client, *sent)
     sweeper = Waiting()
@@ -412,11 +421,11 @@ def test_staff_see_the_live_queue(two_each, owner, stranger, assistant, valkey_c
     take(valkey_client, made)
     Run.objects.filter(pk=made.pk).update(status="running", attempt=1, started_at=now)
     Run.objects.filter(pk=rest[0].pk).update(queued_at=now - timedelta(seconds=90))
-    know(valkey_client, Pace(service=10.0, running=4, capacity=4))
-    found = figures.queue_figures(now)
-    assert (found.waiting, found.held, found.running) == (2, 2, 1)
+    know(valkey_client, Throughput(service=10.0, running=4, capacity=4))
+    found = queue_stats.queue_figures(now)
+    assert (found.queued, found.throttled, found.running) == (2, 2, 1)
     assert (found.oldest_wait, found.service_time, found.expected_wait) == (90.0, 10.0, 7.5)
-    assert [(user.email, user.running, user.queued, user.held) for user in found.users] == [
+    assert [(user.email, user.running, user.queued, user.throttled) for user in found.users] == [
         (owner.email, 1, 1, 2),
         (stranger.email, 0, 1, 0),
     ]
@@ -424,6 +433,6 @@ def test_staff_see_the_live_queue(two_each, owner, stranger, assistant, valkey_c
 
 
 def test_an_idle_queue_has_figures_too():
-    found = figures.queue_figures(timezone.now())
-    assert (found.waiting, found.held, found.running, found.users) == (0, 0, 0, [])
+    found = queue_stats.queue_figures(timezone.now())
+    assert (found.queued, found.throttled, found.running, found.users) == (0, 0, 0, [])
     assert (found.oldest_wait, found.service_time, found.expected_wait) == (None, None, None)

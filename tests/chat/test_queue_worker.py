@@ -12,9 +12,9 @@ import redis
 from django.utils import timezone
 
 from accounts.models import User
-from chat import figures, jobs
 from chat.models import Assistant, Run
-from chat.waiting import UNPLACED
+from chat.recovery.waiting_runs import UNPLACED
+from chat.runs import queue, queue_stats
 from tests.chat.helpers import begin, send
 from tests.stack import Stack
 from tests.stub import StubProvider
@@ -155,7 +155,7 @@ def test_a_user_whose_only_slot_died_with_its_worker_goes_on_in_order(
         stack.kill("worker")
         stack.start("worker")
         until(lambda: Run.objects.filter(pk=lost.pk, status="running", attempt=2).exists())
-        assert slots(valkey_client, owner) == {jobs.job_id(lost.pk, 2).encode()}
+        assert slots(valkey_client, owner) == {queue.job_id(lost.pk, 2).encode()}
         provider.release("held")
         until(lambda: count("done", owner) == 2)
     lost.refresh_from_db()
@@ -173,10 +173,10 @@ def test_a_job_that_two_take_is_made_once_and_leaves_no_slot_behind(
 ):
     settings.USER_CONCURRENCY = 1
     twice, _ = send_many(owner, assistant, 2, HELD)
-    valkey_client.rpush("rq:queue:chat", jobs.job_id(twice.pk, 1))
+    valkey_client.rpush("rq:queue:chat", queue.job_id(twice.pk, 1))
     with Stack(server_folder, provider_url=provider.url) as stack:
         stack.start("worker")
-        until(lambda: count("running", owner) >= 1 and jobs.line().length == 0)
+        until(lambda: count("running", owner) >= 1 and queue.length().queued == 0)
         provider.release("held")
         until(lambda: count("done", owner) == 2)
         until(lambda: not slots(valkey_client, owner))
@@ -193,14 +193,14 @@ def test_staff_see_the_workers_and_the_pace(
     send_many(owner, assistant, 1, SHORT)
     with Stack(server_folder, provider_url=provider.url) as stack:
         stack.start("worker", "clock")
-        until(lambda: figures.queue_figures(timezone.now()).service_time is not None)
+        until(lambda: queue_stats.queue_figures(timezone.now()).service_time is not None)
         send_many(owner, assistant, 1, HELD)
         until(lambda: count("running", owner) == 1)
-        found = figures.queue_figures(timezone.now())
+        found = queue_stats.queue_figures(timezone.now())
         assert (found.running, found.expected_wait) == (1, 0.0)
 
         def workers() -> list[tuple[int, bool]]:
-            found = figures.queue_figures(timezone.now())
+            found = queue_stats.queue_figures(timezone.now())
             return [(worker.jobs, worker.is_taking) for worker in found.workers]
 
         until(lambda: workers() == [(1, True)])  # Redis is told a moment after a job began

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from accounts.models import User
-from chat import markdown, rendering
 from chat.models import Assistant, Conversation, Message, MessagePart, Run, new_id
+from chat.rendering import markdown
+from chat.rendering.message import message_html
 
 
 class Reader(HTMLParser):
@@ -33,7 +34,7 @@ class Reader(HTMLParser):
 
 
 def read(message: Message) -> Reader:
-    return Reader(rendering.message_html(message))
+    return Reader(message_html(message))
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def finish(reply: Message, status: str, text: str, **run: object) -> Message:
 
 def test_what_a_user_wrote_is_shown_as_it_was_typed(sent: Message):
     sent.text = "<script>alert(1)</script>\n  {{ two }} & *three*"
-    html = rendering.message_html(sent)
+    html = message_html(sent)
     assert (
         '<div class="own-text">&lt;script&gt;alert(1)&lt;/script&gt;\n  {{ two }} &amp; *three*</div>'
         in html
@@ -76,12 +77,12 @@ def test_what_a_user_wrote_is_shown_as_it_was_typed(sent: Message):
 
 
 def test_one_can_edit_what_one_wrote(sent: Message):
-    assert f'form="edit" name="edit" value="{sent.id}"' in rendering.message_html(sent)
+    assert f'form="edit" name="edit" value="{sent.id}"' in message_html(sent)
     assert read(sent).buttons == ["Edit and send again"]
 
 
 def test_a_reply_that_is_waited_for_has_room_for_text_and_thoughts(reply: Message):
-    html = rendering.message_html(reply)
+    html = message_html(reply)
     assert f'data-run="{reply.run.id}"' in html
     assert 'data-status="pending"' in html
     assert '<div class="stream"></div>' in html
@@ -92,11 +93,11 @@ def test_a_reply_that_is_waited_for_has_room_for_text_and_thoughts(reply: Messag
 
 def test_a_reply_that_a_worker_has_says_so(reply: Message):
     reply.run.status = Run.Status.RUNNING
-    assert "Reading your message" in rendering.message_html(reply)
+    assert "Reading your message" in message_html(reply)
 
 
 def test_a_finished_reply_can_be_copied_and_asked_for_again_and_names_its_model(reply: Message):
-    html = rendering.message_html(finish(reply, "done", "It is *so*."))
+    html = message_html(finish(reply, "done", "It is *so*."))
     assert '<div class="prose"><p>It is <em>so</em>.</p>\n</div>' in html
     assert Reader(html).buttons == ["Copy the reply", "Write another reply"]
     assert '<span class="action-model">Stub</span>' in html
@@ -117,7 +118,7 @@ def test_a_failed_reply_keeps_its_text_says_what_happened_and_has_one_button_to_
     assert "Half a" in found.words
     assert "The model did not answer in time. Try again." in found.words
     assert "provider_timeout" in found.words
-    html = rendering.message_html(reply)
+    html = message_html(reply)
     assert html.count("data-regenerate") == 1
     assert found.words.count("Try again") == 2  # in the sentence, on the button
 
@@ -125,7 +126,7 @@ def test_a_failed_reply_keeps_its_text_says_what_happened_and_has_one_button_to_
 def test_a_failed_reply_without_text_has_nothing_to_copy(reply: Message):
     finish(reply, "failed", "", error_code="internal", error_message="It broke.")
     assert read(reply).buttons == [""]
-    assert "prose" not in rendering.message_html(reply)
+    assert "prose" not in message_html(reply)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_thoughts_are_folded_away_and_escaped(reply: Message):
     MessagePart.objects.create(
         message=reply, position=0, kind="reasoning", data={"text": "<b>hm</b>\n so"}
     )
-    html = rendering.message_html(finish(reply, "done", "Yes"))
+    html = message_html(finish(reply, "done", "Yes"))
     assert "What it thought first" in html
     assert '<div class="reasoning-text">&lt;b&gt;hm&lt;/b&gt;\n so</div>' in html
     assert '<details class="reasoning">' in html  # not open
@@ -157,7 +158,7 @@ def test_thoughts_are_folded_away_and_escaped(reply: Message):
 def test_a_reply_whose_run_is_gone_is_still_shown(reply: Message):
     Run.objects.all().delete()
     gone = Message.objects.get(pk=reply.pk)
-    html = rendering.message_html(finish_without_run(gone))
+    html = message_html(finish_without_run(gone))
     assert "Kept" in html
     assert "data-run" not in html
 
@@ -172,4 +173,4 @@ def test_rendering_with_its_run_at_hand_asks_the_database_only_for_parts(
 ):
     finish(reply, "done", "Yes")
     with django_assert_num_queries(1):
-        rendering.message_html(reply)
+        message_html(reply)

@@ -11,16 +11,18 @@ import pytest
 from django.db import IntegrityError, connections, transaction
 from django.utils import timezone
 
-from chat import jobs, runlog, runs
-from chat.events import ChatError
+from chat.errors import ChatError
 from chat.models import Conversation, Message, Run
+from chat.runs import queue, start
+from chat.runs.stop import stop_run
+from chat.streaming.leases import stop_key
 from tests.chat.helpers import begin, client_id, send
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
 
 def test_a_message_is_stored_with_an_empty_reply_and_a_queued_run(owner, conversation):
-    started = runs.start(
+    started = start.send(
         user=owner, conversation_id=conversation.pk, text=" Hello\nthere ", client_id="a"
     )
     run = Run.objects.get()
@@ -39,10 +41,10 @@ def test_a_message_is_stored_with_an_empty_reply_and_a_queued_run(owner, convers
 
 def test_its_job_waits_in_the_queue_with_ids_only(owner, conversation):
     run = send(owner, conversation, "secret words")
-    assert jobs.line().length == 1
-    assert jobs.place(run).position == 1
-    assert jobs.place(run)
-    job = jobs._queue().fetch_job(jobs.job_id(run.id, 1))
+    assert queue.length().queued == 1
+    assert queue.position(run).number == 1
+    assert queue.position(run)
+    job = queue._queue().fetch_job(queue.job_id(run.id, 1))
     assert job is not None
     assert job.kwargs == {"run_id": str(run.id), "attempt": 1}
     record: Any = job.connection.hgetall(job.key)
@@ -50,14 +52,14 @@ def test_its_job_waits_in_the_queue_with_ids_only(owner, conversation):
 
 
 def test_a_first_message_begins_a_conversation(owner, assistant):
-    started = runs.start(user=owner, text="Hello", client_id="first")
+    started = start.send(user=owner, text="Hello", client_id="first")
     assert started.run.conversation.owner == owner
     assert started.run.conversation.assistant == assistant
 
 
 def test_without_an_assistant_the_user_is_told(owner):
     with pytest.raises(ChatError) as error:
-        runs.start(user=owner, text="Hello", client_id="first")
+        start.send(user=owner, text="Hello", client_id="first")
     assert error.value.code == "unavailable"
     assert not Conversation.objects.exists()
 
@@ -94,11 +96,11 @@ def test_a_client_id_of_the_wrong_form_is_refused(owner, conversation, name):
 
 def test_the_same_client_id_gives_the_same_run(owner, conversation):
     first = send(owner, conversation, client_id="same")
-    again = runs.start(user=owner, conversation_id=conversation.pk, text="Hello", client_id="same")
+    again = start.send(user=owner, conversation_id=conversation.pk, text="Hello", client_id="same")
     assert not again.is_new
     assert again.run == first
     assert Message.objects.count() == 2
-    assert jobs.line().length == 1
+    assert queue.length().queued == 1
 
 
 def test_a_repetition_is_found_though_a_later_message_is_being_answered(owner, conversation):
@@ -114,9 +116,9 @@ def test_a_repetition_needs_no_room(owner, conversation, settings):
 
 
 def test_a_repetition_of_what_began_a_deleted_conversation_begins_no_other(owner, assistant):
-    first = runs.start(user=owner, text="Hello", client_id="first").run
+    first = start.send(user=owner, text="Hello", client_id="first").run
     Conversation.objects.update(deleted_at=timezone.now())
-    assert runs.start(user=owner, text="Hello", client_id="first").run == first
+    assert start.send(user=owner, text="Hello", client_id="first").run == first
 
 
 def test_a_repetition_shows_a_stranger_nothing(owner, stranger, conversation, settings):
@@ -135,7 +137,7 @@ def test_the_same_client_id_in_another_conversation_is_another_run(owner, assist
 def test_ten_clicks_at_once_have_one_effect(owner, conversation):
     results = at_once(
         10,
-        lambda: runs.start(
+        lambda: start.send(
             user=owner, conversation_id=conversation.pk, text="Hello", client_id="same"
         ),
     )
@@ -145,7 +147,7 @@ def test_ten_clicks_at_once_have_one_effect(owner, conversation):
 
 
 def test_ten_first_messages_at_once_begin_one_conversation(owner, assistant):
-    results = at_once(10, lambda: runs.start(user=owner, text="Hello", client_id="first"))
+    results = at_once(10, lambda: start.send(user=owner, text="Hello", client_id="first"))
     assert len({started.run.pk for started in results}) == 1
     assert Conversation.objects.count() == 1
 
@@ -183,7 +185,7 @@ def test_a_stranger_is_told_that_nothing_is_there(stranger, conversation):
         send(stranger, conversation)
     assert error.value.code == "not_found"
     with pytest.raises(ChatError) as error:
-        runs.start(user=stranger, conversation_id=uuid4(), text="Hello", client_id="a")
+        start.send(user=stranger, conversation_id=uuid4(), text="Hello", client_id="a")
     assert error.value.code == "not_found"
     assert not Message.objects.exists()
 
@@ -206,7 +208,7 @@ def test_a_full_queue_refuses_before_anything_is_stored(owner, assistant, conver
     settings.QUEUE_LIMIT = 1
     send(owner, conversation)
     with pytest.raises(ChatError) as error:
-        runs.start(user=owner, text="Hello", client_id="a")
+        start.send(user=owner, text="Hello", client_id="a")
     assert error.value.code == "busy"
     assert Conversation.objects.count() == 1
 
@@ -216,7 +218,7 @@ def test_a_full_queue_refuses_before_anything_is_stored(owner, assistant, conver
 
 def test_regenerate_asks_again_and_leaves_the_old_reply_in_place(owner, conversation):
     old = ended(send(owner, conversation))
-    started = runs.regenerate(user=owner, message_id=old.message_id, client_id=client_id())
+    started = start.regenerate(user=owner, message_id=old.message_id, client_id=client_id())
     assert started.run.message.parent == old.message.parent
     conversation.refresh_from_db()
     assert conversation.leaf == old.message
@@ -227,14 +229,14 @@ def test_regenerate_is_for_replies_and_for_their_owner(owner, stranger, conversa
     asked = old.message.parent
     for user, message_id in [(owner, asked.pk), (stranger, old.message_id)]:
         with pytest.raises(ChatError) as error:
-            runs.regenerate(user=user, message_id=message_id, client_id=client_id())
+            start.regenerate(user=user, message_id=message_id, client_id=client_id())
         assert error.value.code == "not_found"
 
 
 def test_edit_makes_a_branch_and_keeps_the_old_message(owner, conversation):
     old = ended(send(owner, conversation, "Old"))
     asked = old.message.parent
-    started = runs.edit(user=owner, message_id=asked.pk, text="New", client_id=client_id())
+    started = start.edit(user=owner, message_id=asked.pk, text="New", client_id=client_id())
     new = started.run.message.parent
     assert new is not None
     assert (new.text, new.parent_id) == ("New", asked.parent_id)
@@ -246,7 +248,7 @@ def test_edit_makes_a_branch_and_keeps_the_old_message(owner, conversation):
 
 def test_a_queued_run_is_stopped_at_once(owner, conversation):
     run = send(owner, conversation)
-    runs.stop(user=owner, run_id=run.pk)
+    stop_run(user=owner, run_id=run.pk)
     run.refresh_from_db()
     assert run.status == "stopped"
     assert run.message.status == "stopped"
@@ -256,16 +258,16 @@ def test_a_queued_run_is_stopped_at_once(owner, conversation):
 def test_a_running_run_gets_a_flag(owner, conversation, valkey_client):
     run = send(owner, conversation)
     Run.objects.filter(pk=run.pk).update(status="running", attempt=1)
-    runs.stop(user=owner, run_id=run.pk)
+    stop_run(user=owner, run_id=run.pk)
     run.refresh_from_db()
     assert run.status == "running"
-    assert valkey_client.get(runlog.stop_key(run.pk)) == b"1"
-    assert valkey_client.ttl(runlog.stop_key(run.pk)) > 0
+    assert valkey_client.get(stop_key(run.pk)) == b"1"
+    assert valkey_client.ttl(stop_key(run.pk)) > 0
 
 
 def test_to_stop_what_is_over_changes_nothing(owner, conversation):
     run = ended(send(owner, conversation))
-    runs.stop(user=owner, run_id=run.pk)
+    stop_run(user=owner, run_id=run.pk)
     run.refresh_from_db()
     assert run.status == "done"
 
@@ -273,7 +275,7 @@ def test_to_stop_what_is_over_changes_nothing(owner, conversation):
 def test_a_stranger_cannot_stop_a_run(owner, stranger, conversation):
     run = send(owner, conversation)
     with pytest.raises(ChatError) as error:
-        runs.stop(user=stranger, run_id=run.pk)
+        stop_run(user=stranger, run_id=run.pk)
     assert error.value.code == "not_found"
     run.refresh_from_db()
     assert run.status == "queued"

@@ -6,8 +6,11 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from chat import context, ending, events, generate, runs
+from chat import protocol
+from chat.conversations import prompt_builder
+from chat.generation import generate
 from chat.models import Run
+from chat.runs import finish, start
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -18,17 +21,17 @@ def test_a_message_with_its_money_costs_at_most_26_statements(owner, conversatio
     with CaptureQueriesContext(
         connection,
     ) as captured:
-        run = runs.start(
+        run = start.send(
             user=owner, conversation_id=conversation.pk, text="Hello", client_id="a"
         ).run
         work = generate.claim(run.pk, 1)
         assert work is not None
-        context.build(work)
-        usage = events.Usage(prompt_tokens=20, completion_tokens=5)
-        outcome = ending.Outcome(
+        prompt_builder.build(work)
+        usage = protocol.Usage(prompt_tokens=20, completion_tokens=5)
+        outcome = finish.Outcome(
             status=Run.Status.DONE, text="A reply", finish_reason="stop", usage=usage
         )
-        ending.end(run_id=run.pk, attempt=1, status=Run.Status.RUNNING, seq=5, outcome=outcome)
+        finish.end(run_id=run.pk, attempt=1, status=Run.Status.RUNNING, seq=5, outcome=outcome)
     statements = [
         query["sql"] for query in captured if not query["sql"].upper().startswith(CONTROL)
     ]

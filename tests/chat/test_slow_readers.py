@@ -18,8 +18,10 @@ from websockets.asyncio.client import ClientConnection
 from websockets.typing import Origin
 
 from accounts.models import User
-from chat import events, runlog
+from chat import protocol
 from chat.models import Run
+from chat.streaming import groups
+from chat.streaming import log as run_log
 from chatproject.lib import channel_layer, db
 from tests.chat.helpers import send
 from tests.chat.sockets import session_key
@@ -65,10 +67,10 @@ async def test_who_stops_reading_in_a_long_reply_gets_all_of_it_later(
 
 
 async def test_who_does_not_read_what_is_for_the_user_is_sent_away(stack, owner, valkey_client):
-    news = events.ConversationUpdated(
+    news = protocol.ConversationUpdated(
         conversation=UUID(int=0), title=TEXT, url="/", updated_at="now"
     ).encode()
-    command = channel_layer.raw_command(events.user_group(owner.pk), news)[1]
+    command = channel_layer.raw_command(groups.user_group(owner.pk), news)[1]
     async with connected(stack, owner) as client:
         before = memory(stack)
         for _ in range(EVENTS // 1_000):
@@ -102,9 +104,9 @@ def publish(client: Any, run: Run, first: int, end: int) -> None:
     """Write events into the log and to the followers, as a worker does."""
     commands: list[tuple[Any, ...]] = []
     for seq in range(first, min(end, EVENTS + 1)):
-        data = events.TextDelta(run=run.pk, attempt=1, seq=seq, text=TEXT).encode()
-        commands.append(("XADD", runlog.log_key(run.pk), f"{seq}-0", "e", data))
-        commands.append(channel_layer.raw_command(events.run_group(run.pk), data)[1])
+        data = protocol.TextDelta(run=run.pk, attempt=1, seq=seq, text=TEXT).encode()
+        commands.append(("XADD", run_log.log_key(run.pk), f"{seq}-0", "e", data))
+        commands.append(channel_layer.raw_command(groups.run_group(run.pk), data)[1])
     publish_all(client, commands)
 
 

@@ -8,9 +8,14 @@ import pytest
 import redis
 from django.utils import timezone
 
-from chat import ending, events, generate, jobs, runlog
+from chat import errors, protocol
+from chat.generation import generate
 from chat.models import Run
-from chat.sweeper import LEASE, MISSING, Sweeper
+from chat.recovery.sweeper import LEASE, MISSING, Sweeper
+from chat.runs import finish, queue
+from chat.streaming import leases
+from chat.streaming import log as run_log
+from chat.streaming.leases import lease_key
 from chatproject.lib import db
 from tests.chat.helpers import begin, send
 from tests.chat.sockets import open_tab
@@ -47,13 +52,13 @@ def test_a_run_without_a_lease_gets_another_attempt_in_time(run, valkey_client):
     valkey_client.delete("rq:queue:chat")
     sweeper = Sweeper()
     now = timezone.now()
-    valkey_client.set(runlog.lease_key(run.pk), 1)
+    valkey_client.set(lease_key(run.pk), 1)
     sweep_for(sweeper, 20, start=now)
     assert status(run) == "running"
-    valkey_client.delete(runlog.lease_key(run.pk))  # at most LEASE after the kill
+    valkey_client.delete(lease_key(run.pk))  # at most LEASE after the kill
     sweep_for(sweeper, 15 - LEASE.total_seconds() - 2, start=now + 22 * SECOND)
     assert (status(run), run.attempt) == ("queued", 1)
-    assert jobs.place(run)
+    assert queue.position(run)
 
 
 def test_a_run_without_a_lease_and_attempts_ends_as_failed_with_its_partial_text(
@@ -61,17 +66,17 @@ def test_a_run_without_a_lease_and_attempts_ends_as_failed_with_its_partial_text
 ):
     settings.RUN_ATTEMPTS = 1
     for seq, text in [(2, "Half "), (3, "a reply")]:
-        delta = events.TextDelta(run=run.pk, attempt=1, seq=seq, text=text)
-        valkey_client.xadd(runlog.log_key(run.pk), {"e": delta.encode()}, id=f"{seq}-0")
+        delta = protocol.TextDelta(run=run.pk, attempt=1, seq=seq, text=text)
+        valkey_client.xadd(run_log.log_key(run.pk), {"e": delta.encode()}, id=f"{seq}-0")
     sweep_for(Sweeper(), 12)
     assert status(run) == "failed"
     assert run.error_code == "unavailable"
-    assert run.error_message == events.INTERRUPTED
+    assert run.error_message == errors.INTERRUPTED
     assert run.message.text == "Half a reply"
     assert run.message.html
-    last = valkey_client.xrevrange(runlog.log_key(run.pk), count=1)[0][1][b"e"]
-    assert events.header(last).type == "run.failed"
-    assert events.header(last).seq == run.seq
+    last = valkey_client.xrevrange(run_log.log_key(run.pk), count=1)[0][1][b"e"]
+    assert protocol.header(last).type == "run.failed"
+    assert protocol.header(last).seq == run.seq
     send(run.user, run.conversation)  # the conversation is free again
 
 
@@ -95,28 +100,28 @@ async def test_its_followers_hear_of_the_end_at_once_when_redis_lost_its_log(
     )
     settings.RUN_ATTEMPTS = 1
     told = [
-        events.RunStarted(run=run.pk, attempt=1, seq=1).encode(),
+        protocol.RunStarted(run=run.pk, attempt=1, seq=1).encode(),
         *(
-            events.TextDelta(run=run.pk, attempt=1, seq=seq, text=f"{seq} ").encode()
+            protocol.TextDelta(run=run.pk, attempt=1, seq=seq, text=f"{seq} ").encode()
             for seq in range(2, 6)
         ),
     ]
     for seq, data in enumerate(told, start=1):
-        valkey_client.xadd(runlog.log_key(run.pk), {"e": data}, id=f"{seq}-0")
+        valkey_client.xadd(run_log.log_key(run.pk), {"e": data}, id=f"{seq}-0")
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk), after=0)
         while tab.text() != "2 3 4 5 ":
             await tab.receive()
-        valkey_client.delete(runlog.log_key(run.pk))
+        valkey_client.delete(run_log.log_key(run.pk))
         for seq, data in enumerate(told[:kept], start=1):
-            valkey_client.xadd(runlog.log_key(run.pk), {"e": data}, id=f"{seq}-0")
+            valkey_client.xadd(run_log.log_key(run.pk), {"e": data}, id=f"{seq}-0")
         await db.run(sweep_for, Sweeper(), 12)
         end = await tab.until("run.failed")
     assert end["text"] == ("" if kept == 0 else "2 ")
 
 
 def test_a_run_with_a_lease_is_left_alone(run, valkey_client):
-    valkey_client.set(runlog.lease_key(run.pk), 1)
+    valkey_client.set(lease_key(run.pk), 1)
     sweep_for(Sweeper(), 60)
     assert status(run) == "running"
 
@@ -142,11 +147,11 @@ def test_it_waits_one_lease_after_it_was_started(run):
 def test_a_lease_that_comes_back_saves_the_run(run, valkey_client):
     sweeper = Sweeper()
     now = timezone.now()
-    valkey_client.set(runlog.lease_key(run.pk), 1)
+    valkey_client.set(lease_key(run.pk), 1)
     sweep_for(sweeper, 20, start=now)
     valkey_client.flushall()
     sweeper.sweep(now + 22 * SECOND)
-    valkey_client.set(runlog.lease_key(run.pk), 1)  # the worker renews it within two seconds
+    valkey_client.set(lease_key(run.pk), 1)  # the worker renews it within two seconds
     sweeper.sweep(now + 24 * SECOND)
     valkey_client.flushall()
     sweeper.sweep(now + 26 * SECOND)
@@ -157,11 +162,11 @@ def test_a_lease_that_comes_back_saves_the_run(run, valkey_client):
 def test_after_an_outage_of_redis_it_waits_one_lease(run, valkey_client, monkeypatch):
     sweeper = Sweeper()
     now = timezone.now()
-    valkey_client.set(runlog.lease_key(run.pk), 1)
+    valkey_client.set(lease_key(run.pk), 1)
     sweep_for(sweeper, 20, start=now)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runlog, "sync_client", lambda: redis.Redis(port=9))
+        patch.setattr(leases, "sync_client", lambda: redis.Redis(port=9))
         with pytest.raises(redis.RedisError):
             sweeper.sweep(now + 30 * SECOND)
     valkey_client.flushall()
@@ -175,31 +180,31 @@ def test_a_queued_run_whose_job_is_gone_is_queued_again(owner, conversation, val
     run = send(owner, conversation)
     valkey_client.flushall()
     sweep_for(Sweeper(), 10, start=timezone.now() + SECOND)
-    assert jobs.place(run)
+    assert queue.position(run)
 
 
 def test_an_end_that_its_worker_could_not_tell_is_told(owner, conversation, valkey_client):
     """It died between the COMMIT of the end and its publication, so its lease is still there."""
     run = send(owner, conversation)
     generate.claim(run.pk, 1)
-    valkey_client.set(runlog.lease_key(run.pk), 1)
-    event = ending.end(
+    valkey_client.set(lease_key(run.pk), 1)
+    event = finish.end(
         run_id=run.pk,
         attempt=1,
         status=Run.Status.RUNNING,
         seq=7,
-        outcome=ending.Outcome(status=Run.Status.DONE, text="All of it"),
+        outcome=finish.Outcome(status=Run.Status.DONE, text="All of it"),
     )
     assert event is not None
     sweeper = Sweeper()
     now = timezone.now()
     sweeper.sweep(now)
-    assert not valkey_client.exists(runlog.log_key(run.pk))  # the worker may be about to
+    assert not valkey_client.exists(run_log.log_key(run.pk))  # the worker may be about to
     sweeper.sweep(now + 2 * SECOND)
-    told = valkey_client.xrange(runlog.log_key(run.pk))
+    told = valkey_client.xrange(run_log.log_key(run.pk))
     assert [fields[b"e"] for _, fields in told] == [event.encode()]
     sweeper.sweep(now + 3 * SECOND)
-    assert valkey_client.xlen(runlog.log_key(run.pk)) == 1
+    assert valkey_client.xlen(run_log.log_key(run.pk)) == 1
 
 
 def test_all_runs_of_a_dead_worker_are_found_at_once(owner, assistant, valkey_client):
@@ -210,4 +215,4 @@ def test_all_runs_of_a_dead_worker_are_found_at_once(owner, assistant, valkey_cl
     sweep_for(Sweeper(), 14, start=timezone.now() + LEASE)
     for run in runs:
         assert (status(run), run.attempt) == ("queued", 1)
-        assert jobs.place(run) is not None
+        assert queue.position(run) is not None

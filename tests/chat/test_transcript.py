@@ -6,8 +6,9 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import User
-from chat import runs, transcript
+from chat.conversations import transcript
 from chat.models import Assistant, Conversation, Message, Run
+from chat.runs import start
 from tests.chat.helpers import begin, send
 from tests.chat.talk import talk
 
@@ -58,7 +59,7 @@ def test_a_path_that_just_fits_has_nothing_earlier(
 
 def test_a_reply_that_is_being_made_is_the_end(owner: User, conversation: Conversation):
     made = talk(owner, conversation, 1)
-    run = runs.regenerate(user=owner, message_id=made[1].pk, client_id="a").run
+    run = start.regenerate(user=owner, message_id=made[1].pk, client_id="a").run
     part = transcript.part(conversation)
     assert [message.pk for message in part.messages] == [made[0].pk, run.message_id]
     assert part.active_run == run

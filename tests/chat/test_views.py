@@ -13,9 +13,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
-from chat import runs, transcript, views
-from chat.events import ERRORS
+from chat.conversations import transcript
+from chat.errors import ERRORS
 from chat.models import Assistant, Conversation, Message, Run
+from chat.runs import start
+from chat.web import answers
 from chatproject.embedded import BASE_DIR
 from tests.chat.helpers import begin, send
 from tests.chat.talk import talk
@@ -126,7 +128,7 @@ def test_while_nobody_can_answer_the_text_is_kept(page: Client, assistant: Assis
     assistant.save()
     response = page.post("/c/new/", {"text": "Hello?", "client_id": "a"})
     assert response.status_code == 503
-    assert runs.NO_ASSISTANT in unescape(response.content.decode())
+    assert start.NO_ASSISTANT in unescape(response.content.decode())
     assert typed(response.content) == "Hello?"
 
 
@@ -395,7 +397,7 @@ def test_the_active_run_and_the_end_of_the_page_can_be_asked_for(
     assert page.get(address).json() == {"run": None, "leaf": None}
     [_, reply] = talk(owner, conversation, 1)
     assert page.get(address).json() == {"run": None, "leaf": str(reply.pk)}
-    run = runs.regenerate(user=owner, message_id=reply.pk, client_id="a").run
+    run = start.regenerate(user=owner, message_id=reply.pk, client_id="a").run
     found = page.get(address).json()
     assert (found["run"]["id"], found["leaf"]) == (str(run.pk), str(run.message_id))
 
@@ -435,7 +437,7 @@ def test_programs_are_told_errors_by_code(
 
 
 def test_every_status_belongs_to_a_code_that_exists():
-    assert views.STATUS.keys() <= ERRORS.keys()
+    assert answers.STATUS.keys() <= ERRORS.keys()
 
 
 # --- What is not there, and what is not one's own ---------------------------------------------

@@ -16,7 +16,7 @@ from tests.chaos.rounds.evidence import Called, Evidence, Problem, RunRow, Used
 ACTIVE = {"queued", "running"}
 MILLION = 1_000_000
 LOST = "crashed"  # how a lost attempt ended, by its usage record
-TRIES = 3  # of chat.llm: the first and its retries
+TRIES = 3  # of chat.llm.provider: the first and its retries
 
 
 def judge(evidence: Evidence) -> list[Problem]:

@@ -143,7 +143,7 @@ class Stage:
         ]
 
     def worker_id(self, name: str) -> str:
-        """How the rows of runs name a worker (chat.generate.WORKER)."""
+        """How the rows of runs name a worker (chat.generation.generate.WORKER)."""
         return f"{socket.gethostname()}:{self.stack.pid(name)}"
 
     async def runs_of(self, worker_id: str) -> dict[UUID, int]:

@@ -1,0 +1,57 @@
+"""Beginning, renaming and deleting a conversation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from django.conf import settings
+from django.utils import timezone
+
+from billing.metering import pricing
+from chat import access
+from chat.models import Assistant, Conversation, Run
+from chat.streaming.user_channel import announce_conversation
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+
+def default_assistant() -> Assistant | None:
+    """Whom a new conversation talks to; None when nobody is enabled whose model has a price."""
+    offered = Assistant.objects.select_related("model").filter(enabled=True, model__enabled=True)
+    if settings.BILLING:
+        offered = offered.filter(model__provider_model__in=pricing.priced_models())
+    found: Assistant | None = offered.first()
+    return found
+
+
+def rename(*, user: User, conversation_id: UUID, title: str) -> Conversation:
+    """Give a conversation another name and tell the user's pages.
+
+    Raises ChatError `not_found` or `not_allowed`. `title` is checked by forms.TitleForm.
+    """
+    conversation = access.conversation(user, conversation_id, write=True)
+    conversation.title = title
+    conversation.save(update_fields=["title"])
+    announce_conversation(conversation, active=active_run(conversation) is not None)
+    return conversation
+
+
+def delete(*, user: User, conversation_id: UUID) -> Conversation:
+    """Take a conversation away; it stays in the database until it is purged.
+
+    A reply that is being written in it should be stopped first (`active_run`, `runs.stop`). Raises
+    ChatError `not_found` or `not_allowed`.
+    """
+    conversation = access.conversation(user, conversation_id, write=True)
+    conversation.deleted_at = timezone.now()
+    conversation.save(update_fields=["deleted_at"])
+    announce_conversation(conversation, deleted=True)
+    return conversation
+
+
+def active_run(conversation: Conversation) -> Run | None:
+    """The run that makes a reply in the conversation now, if there is one."""
+    run: Run | None = conversation.runs.active().select_related("message").first()
+    return run

@@ -1,0 +1,459 @@
+"""The model provider: any server that speaks OpenAI's chat completions.
+
+`provider().stream(request)` is the whole use of it: an asynchronous generator that yields what the
+model says as lists of events, one list per network read, and raises a `ProviderError` when it
+cannot. Closing the generator (`aclose()`, or `contextlib.aclosing`) or cancelling its task closes
+the HTTP response at once, so that the provider stops working, and charging.
+
+Requests, connections and HTTP errors are the openai library's business, on its aiohttp transport;
+the bytes of the reply are decoded here (`StreamDecoder`), because the library's typed stream costs
+several times the CPU (`python -m bench.decode` prints by how much).
+
+**Time limits.** Connecting (TCP and TLS) may take `connect_timeout`. After that two clocks run,
+and only while this module waits for the provider, never while its caller is busy:
+
+- silence: `first_token_timeout` without a single byte before the first event, `silence_timeout`
+  after it. Any byte is a sign of life, so keep-alive comments (OpenRouter sends them while a model
+  is queued) hold this clock back;
+- `wait_limit` without an event, whatever else arrives, so that keep-alives alone cannot hold a run
+  for ever.
+
+When the reply has ended (a finish reason came), `tail_timeout` is left for usage and [DONE], and
+their absence is no error.
+
+**Retries** happen only before the first event was yielded, so that no text can come twice: after
+429 and 5xx (Retry-After is obeyed; one longer than `max_retry_after` is not waited for at all, as
+asking earlier would be useless and asking later too slow for someone who waits), after connection
+errors (a kept-alive connection that the server had dropped is one), and after a stream that broke
+or reported a passing error before it said anything. A silent provider is not asked again: it has
+used up the user's patience.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeAlias, TypeVar, cast
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx2
+import msgspec
+import openai
+from django.conf import settings
+from openai.types.chat import ChatCompletionChunk
+
+from chat.llm.decoder import (
+    Event,
+    StreamDecoder,
+)
+from chat.llm.errors import (
+    ProviderBusy,
+    ProviderCut,
+    ProviderError,
+    ProviderMalformed,
+    ProviderRefused,
+    ProviderTimeout,
+    ProviderUnreachable,
+    reason_of,
+)
+from chat.llm.paused_body import Body
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DRAIN_SECONDS = 0.1  # for the end of the body after [DONE]: without it no connection is used again
+KEEP_ALIVE_SECONDS = 30.0  # an unused connection is kept
+OVERLOAD_FACTOR = 4  # 503 and 529: it is overloaded or starting, so give it longer
+DETAIL_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """What to ask: `messages` in OpenAI's format, `max_tokens` as the cap of the reply.
+
+    `extra` goes into the request's body as it is (tools, stop, reasoning_effort …).
+    """
+
+    model: str
+    messages: list[dict[str, Any]]
+    max_tokens: int
+    temperature: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+# Is offered a function that lets reading go on; answers whether it will call it.
+Hold: TypeAlias = Callable[[Callable[[], None]], bool]
+
+
+def never_hold(resume: Callable[[], None]) -> bool:
+    return False
+
+
+_current: tuple[asyncio.AbstractEventLoop, Provider] | None = None
+
+
+def current_provider() -> Provider:
+    """The process's provider, built from the settings on first use in the running event loop.
+
+    Its connections belong to that loop: whoever ends the loop awaits `close()` first. In a new
+    loop a new provider is built.
+    """
+    global _current
+    loop = asyncio.get_running_loop()
+    if _current is None or _current[0] is not loop:
+        _current = (
+            loop,
+            Provider(base_url=settings.OPENAI_BASE_URL, api_key=settings.OPENAI_API_KEY),
+        )
+    return _current[1]
+
+
+async def close_provider() -> None:
+    """Close the process's provider, if there is one."""
+    global _current
+    if _current is not None:
+        closing, _current = _current[1], None
+        await closing.close()
+
+
+class Provider:
+    """One provider and its connections; lives in one event loop.
+
+    Times are in seconds; the module's docstring says what they limit. `max_retries` counts the
+    tries after the first; about `retry_delay` goes by before the second, twice that before the
+    third.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        connect_timeout: float = 10.0,
+        first_token_timeout: float = 60.0,
+        silence_timeout: float = 60.0,
+        wait_limit: float = 300.0,
+        tail_timeout: float = 5.0,
+        max_retries: int = 2,
+        retry_delay: float = 0.5,
+        max_retry_after: float = 30.0,
+    ) -> None:
+        self._api_key = api_key
+        self._first_token_timeout = first_token_timeout
+        self._silence_timeout = silence_timeout
+        self._wait_limit = wait_limit
+        self._tail_timeout = tail_timeout
+        self._max_retries = max_retries
+        self._retry_delay = retry_delay
+        self._max_retry_after = max_retry_after
+        self._cap = cap_field(base_url)
+        # The read timeout is ours: the transport's would be set anew at each read, at a price.
+        timeout = httpx2.Timeout(None, connect=connect_timeout)
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key or "none",  # the library insists; servers without keys ignore it
+            max_retries=0,
+            timeout=timeout,
+            http_client=openai.DefaultAioHttpClient(
+                timeout=timeout,
+                # No limit (aiohttp's 0): WORKER_CONCURRENCY bounds the streams. A pool's limit
+                # below it would be an invisible queue.
+                limits=httpx2.Limits(max_connections=0, keepalive_expiry=KEEP_ALIVE_SECONDS),
+            ),
+        )
+
+    async def close(self) -> None:
+        """Close all connections; the provider is of no use afterwards."""
+        await self._client.close()
+
+    async def stream(
+        self, request: CompletionRequest, hold: Hold = never_hold
+    ) -> AsyncGenerator[list[Event]]:
+        """Yield the reply's events as they come, never an empty list.
+
+        `hold` is asked after the first events and each time that something was read. When it
+        answers yes, nothing is read until it calls the function that it was given: for callers
+        who pass on what comes in ticks. It may call it late or several times.
+
+        Raises ProviderError. After a normal end the reply is complete: the provider said so.
+        """
+        started = False
+        for retry in range(self._max_retries + 1):
+            try:
+                async with aclosing(self._attempt(request, hold)) as batches:
+                    async for events in batches:
+                        started = True
+                        yield events
+                return
+            except ProviderError as error:
+                error.detail = clean(error.detail, request.messages, self._api_key)
+                delay = None if started else self._delay(error, retry)
+                if delay is None:
+                    raise
+                logger.warning(
+                    "model provider: %s: %s; try %d follows in %.1f s",
+                    type(error).__name__,
+                    error.detail,
+                    retry + 2,
+                    delay,
+                )
+            await asyncio.sleep(delay)
+
+    def _delay(self, error: ProviderError, retry: int) -> float | None:
+        if retry == self._max_retries or not error.retryable or isinstance(error, ProviderTimeout):
+            return None
+        if isinstance(error, ProviderUnreachable) and error.dropped and retry == 0:
+            # Most likely a kept connection that the server was just giving up: llama.cpp does so
+            # after each reply, and the next request may be faster than its farewell.
+            return 0.0
+        delay = self._retry_delay * (1 << retry) * random.uniform(0.5, 1.5)  # noqa: S311
+        if isinstance(error, ProviderBusy):
+            if error.retry_after is not None:
+                if error.retry_after > self._max_retry_after:
+                    return None
+                # The jitter is on top: many runs may have been told the same time.
+                return error.retry_after + delay * 0.2
+            if error.status in {503, 529}:
+                return delay * OVERLOAD_FACTOR
+        return delay
+
+    async def _attempt(self, request: CompletionRequest, hold: Hold) -> AsyncGenerator[list[Event]]:
+        loop = asyncio.get_running_loop()
+        watchdog = Watchdog(loop)
+        decoder = StreamDecoder()
+        last_event = loop.time()
+        silence = self._first_token_timeout
+        try:
+            async with self._answer(request, watchdog, last_event + silence) as body:
+                while True:
+                    if decoder.finished:
+                        deadline = last_event + self._tail_timeout
+                    else:
+                        deadline = min(loop.time() + silence, last_event + self._wait_limit)
+                    chunk = await watchdog.wait(body.read(), deadline)
+                    events = decoder.feed(chunk)
+                    if events:
+                        yield events
+                        last_event = loop.time()
+                        silence = self._silence_timeout
+                        if not decoder.finished and hold(body.resume):
+                            body.pause()
+                    if decoder.over or not chunk:
+                        break
+                decoder.close()
+                with suppress(TimeoutError):
+                    await watchdog.wait(drained(body), loop.time() + DRAIN_SECONDS)
+        except TimeoutError:
+            if not decoder.finished:
+                quiet = loop.time() - last_event
+                raise ProviderTimeout(f"no event for {quiet:.1f} s") from None
+        except (httpx2.HTTPError, aiohttp.ClientError) as error:
+            if not decoder.finished:
+                raise ProviderCut(described(root_cause(error))) from None
+        finally:
+            watchdog.cancel()
+
+    @asynccontextmanager
+    async def _answer(
+        self, request: CompletionRequest, watchdog: Watchdog, deadline: float
+    ) -> AsyncIterator[Body]:
+        """The body of a response of status 200. It is closed at the end."""
+        # Not chat.completions.create(): it walks through the whole prompt to bring it into the form
+        # that it has already, which takes 13 ms of CPU for 60 messages instead of 1.
+        call = self._client.post(
+            "/chat/completions",
+            cast_to=ChatCompletionChunk,
+            content=msgspec.json.encode(self._body(request)),
+            # A compressed event stream arrives late, and costs CPU on both sides.
+            options={"headers": {"Accept-Encoding": "identity"}},
+            stream=True,
+            stream_cls=openai.AsyncStream[ChatCompletionChunk],
+        )
+        try:
+            answer = await watchdog.wait(call, deadline)
+        except openai.APIStatusError as error:
+            raise refusal(error) from None
+        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+            cause = root_cause(error)
+            dropped = isinstance(cause, aiohttp.ServerDisconnectedError | ConnectionResetError)
+            raise ProviderUnreachable(described(cause), dropped=dropped) from None
+        except aiohttp.ClientError as error:
+            # What the transport does not translate: an answer that is not HTTP.
+            raise ProviderMalformed(described(error)) from None
+        body = Body(answer.response)
+        try:
+            yield body
+        finally:
+            await body.close()
+            await answer.close()
+
+    def _body(self, request: CompletionRequest) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": request.model,
+            "messages": request.messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            self._cap: request.max_tokens,
+            **request.extra,
+        }
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        return body
+
+
+def cap_field(base_url: str) -> str:
+    """The name of the reply's cap: OpenAI's newer models refuse the old name, which is the one
+    that all other servers know."""
+    host = urlsplit(base_url).hostname or ""
+    if host.endswith((".openai.com", ".azure.com")):
+        return "max_completion_tokens"
+    return "max_tokens"
+
+
+async def drained(body: Body) -> None:
+    while await body.read():
+        pass
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The innermost exception: the outer ones say only "Connection error."."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class Watchdog:
+    """`asyncio.timeout` for many short waits of one task, with one timer that is moved lazily.
+
+    A stream waits once per token; a timer that is made and cancelled each time costs a tenth of
+    the whole reading. Here each wait only notes its deadline, and the timer looks at it when it
+    fires.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Made by the task that will wait."""
+        self._loop = loop
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task(loop))
+        self._is_waiting = False
+        self._deadline = 0.0
+        self._expired = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+
+    async def wait(self, awaitable: Awaitable[T], deadline: float) -> T:
+        """The awaitable's result; it is cancelled and TimeoutError raised at `deadline`."""
+        cancelling = self._task.cancelling()
+        self._deadline = deadline
+        self._is_waiting = True
+        if deadline < self._timer_at:
+            self._set_timer(deadline)
+        try:
+            return await awaitable
+        except asyncio.CancelledError:
+            # As in asyncio.timeout: ours to translate, unless someone else cancelled as well.
+            if self._expired and self._task.uncancel() <= cancelling:
+                raise TimeoutError from None
+            raise
+        finally:
+            self._is_waiting = False
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set_timer(self, when: float) -> None:
+        self.cancel()
+        self._timer = self._loop.call_at(when, self._look)
+        self._timer_at = when
+
+    def _look(self) -> None:
+        self._timer_at = float("inf")
+        if not self._is_waiting:
+            return  # the next wait sets the timer
+        if self._loop.time() < self._deadline:
+            self._set_timer(self._deadline)
+        else:
+            self._expired = True
+            self._task.cancel()
+
+
+def refusal(error: openai.APIStatusError) -> ProviderError:
+    """An answer that is not 200, in our words."""
+    status = error.status_code
+    body = error.body if isinstance(error.body, dict) else {}
+    code, kind = str(body.get("code") or ""), str(body.get("type") or "")
+    said = str(body.get("message") or error.response.text)
+    detail = f"HTTP {status} {code or kind} {said} ({error.request_id or 'no request id'})"
+    reason = reason_of(status, f"{code} {kind}", said)
+    if reason is not None:
+        return ProviderRefused(detail, reason=reason)
+    if status == 429 or status >= 500:
+        return ProviderBusy(detail, status=status, retry_after=retry_after(error.response.headers))
+    return ProviderRefused(detail, reason="request")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait by `retry-after-ms` (OpenAI, Azure) or Retry-After, in seconds or as a date
+    (RFC 9110, 10.2.3); None when absent or unreadable."""
+    with suppress(KeyError, ValueError):
+        return max(0.0, float(headers["retry-after-ms"]) / 1000)
+    value = headers.get("retry-after", "")
+    with suppress(ValueError):
+        return max(0.0, float(value))
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def clean(detail: str, messages: Iterable[dict[str, Any]], api_key: str) -> str:
+    """`detail` fit for a log: short, without the key and without what the prompt says.
+
+    Providers like to quote what they refuse. Every run of 20 characters that also stands in a
+    message is taken out, and shorter messages as a whole.
+    """
+    detail = " ".join(detail[: 10 * DETAIL_CHARACTERS].split())
+    if api_key:
+        detail = detail.replace(api_key, "[key]")
+    for text in texts(messages):
+        detail = without(detail, " ".join(text.split()))
+    return detail[:DETAIL_CHARACTERS]
+
+
+def texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from texts([part for key, part in value.items() if key not in {"role", "type"}])
+    elif isinstance(value, list):
+        for part in value:
+            yield from texts(part)
+
+
+def without(detail: str, text: str, run: int = 20) -> str:
+    run = min(run, len(text))
+    if run < 4:  # "yes" and the like: nothing to protect, and it would tear words apart
+        return detail
+    kept, at = [], 0
+    while at < len(detail):
+        end = at + run
+        if end > len(detail) or detail[at:end] not in text:
+            kept.append(detail[at])
+            at += 1
+            continue
+        while end < len(detail) and detail[at : end + 1] in text:
+            end += 1
+        kept.append("[…]")
+        at = end
+    return "".join(kept)

@@ -1,0 +1,20 @@
+"""The tables of chat. Rules that must hold whatever the code does are constraints here."""
+
+from __future__ import annotations
+
+from chat.models.base import new_id
+from chat.models.catalogue import Assistant, Continuation, LanguageModel
+from chat.models.conversations import Conversation
+from chat.models.messages import Message, MessagePart
+from chat.models.runs import Run
+
+__all__ = [
+    "Assistant",
+    "Continuation",
+    "Conversation",
+    "LanguageModel",
+    "Message",
+    "MessagePart",
+    "Run",
+    "new_id",
+]

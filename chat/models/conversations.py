@@ -1,0 +1,71 @@
+"""A conversation: a tree of messages with a leaf.
+
+`leaf` names the message that the page ends with; the path from the root to the leaf is shown, and
+sent to the model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.urls import reverse
+
+if TYPE_CHECKING:
+    pass
+from chat.models.base import new_id
+from chat.models.catalogue import Assistant
+
+
+class ConversationQuerySet(models.QuerySet["Conversation"]):
+    def kept(self) -> ConversationQuerySet:
+        """Without the deleted ones."""
+        return self.filter(deleted_at=None)
+
+    def with_lock(self) -> ConversationQuerySet:
+        """Locked until the COMMIT, with assistant and model, which are not."""
+        return self.select_related("assistant__model").select_for_update(no_key=True, of=("self",))
+
+
+class Conversation(models.Model):
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations"
+    )
+    assistant = models.ForeignKey(Assistant, on_delete=models.PROTECT, related_name="conversations")
+    title = models.CharField(max_length=100, blank=True)
+    leaf = models.ForeignKey(
+        "Message", null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    client_id = models.CharField(  # noqa: DJ001 # NULL, since two empty texts would not be unique
+        max_length=64,
+        null=True,
+        blank=True,
+        help_text="Named by the client that began it with its first message, so that a repetition finds it.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(help_text="When the last message was sent or finished.")
+    deleted_at = models.DateTimeField(null=True, blank=True)
+
+    objects: ClassVar[Any] = ConversationQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-updated_at"]
+        indexes = [
+            models.Index(
+                fields=["owner", "-updated_at", "-id"],
+                name="conversation_list",
+                condition=Q(deleted_at=None),
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["owner", "client_id"], name="conversation_begun_once"),
+        ]
+
+    def __str__(self) -> str:
+        return self.title or "New chat"
+
+    def get_absolute_url(self) -> str:
+        return reverse("chat:conversation", args=[self.id])

@@ -1,0 +1,87 @@
+"""Messages, the nodes of a conversation's tree, and their parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.db import models
+from django.db.models import Q
+from django.utils.functional import cached_property
+
+if TYPE_CHECKING:
+    pass
+from chat.models.base import new_id
+from chat.models.conversations import Conversation
+
+
+class Message(models.Model):
+    class Role(models.TextChoices):
+        USER = "user"
+        ASSISTANT = "assistant"
+
+    class Status(models.TextChoices):
+        """How the making of a message stands; a user's own message is always done."""
+
+        PENDING = "pending"
+        DONE = "done"
+        STOPPED = "stopped"
+        FAILED = "failed"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    conversation = models.ForeignKey(
+        Conversation, on_delete=models.CASCADE, related_name="messages"
+    )
+    parent = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.CASCADE, related_name="children"
+    )
+    role = models.CharField(max_length=9, choices=Role)
+    status = models.CharField(max_length=7, choices=Status, default=Status.DONE)
+    text = models.TextField(blank=True)
+    html = models.TextField(
+        blank=True, help_text="The text as rendered and sanitised when it was finished."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(role__in=["user", "assistant"]), name="message_role_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["pending", "done", "stopped", "failed"]),
+                name="message_status_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(role="assistant") | Q(status="done"), name="message_of_user_is_done"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.id}"
+
+    @cached_property
+    def ordered_parts(self) -> list[MessagePart]:
+        """What it holds besides its text; whoever has that at hand sets it, and saves a query."""
+        return list(self.parts.all())
+
+
+class MessagePart(models.Model):
+    """What a reply holds besides its text, in order: reasoning, and later tables and charts."""
+
+    class Kind(models.TextChoices):
+        REASONING = "reasoning"
+
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="parts")
+    position = models.PositiveSmallIntegerField()
+    kind = models.CharField(max_length=20, choices=Kind)
+    data = models.JSONField()
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["message", "position"], name="part_position_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.message_id}"

@@ -1,0 +1,169 @@
+"""Runs: each makes one reply."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from billing import credits
+from billing.models import ModelPrice
+
+if TYPE_CHECKING:
+    from billing.metering.settlement import Terms
+from chat.models.base import new_id
+from chat.models.catalogue import Assistant, LanguageModel
+from chat.models.conversations import Conversation
+from chat.models.messages import Message
+
+
+class RunQuerySet(models.QuerySet["Run"]):
+    def active(self) -> RunQuerySet:
+        """Those that have not ended."""
+        return self.filter(status__in=Run.ACTIVE)
+
+
+class Run(models.Model):
+    """One making of one reply. Its row says whether it is over; see docs/architecture.md."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        STOPPED = "stopped"
+        FAILED = "failed"
+
+    ACTIVE = (Status.QUEUED, Status.RUNNING)
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="runs")
+    message = models.OneToOneField(Message, on_delete=models.CASCADE, related_name="run")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="runs"
+    )
+    client_id = models.CharField(max_length=64)
+    status = models.CharField(max_length=7, choices=Status, default=Status.QUEUED)
+    attempt = models.PositiveSmallIntegerField(
+        default=0, help_text="How many workers have claimed it so far."
+    )
+    seq = models.BigIntegerField(
+        default=0, help_text="Number of the last event; set when the run has ended."
+    )
+
+    # What it was made with: the catalogue may change afterwards.
+    assistant = models.ForeignKey(Assistant, on_delete=models.PROTECT, related_name="+")
+    model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="+")
+    model_snapshot = models.JSONField(default=dict)
+
+    # What earlier attempts delivered and the next one goes on from: see chat.runs.handover.
+    # (Both defaults, here and below: while a new version is rolled out the old one still inserts.)
+    prefix = models.TextField(blank=True, default="", db_default="")
+    prefix_reasoning = models.TextField(blank=True, default="", db_default="")
+
+    # Its terms, fixed when it was asked for. Amounts are micro-credits; see billing.metering.settlement.
+    price = models.ForeignKey(
+        ModelPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    fee = models.PositiveBigIntegerField(default=0)
+    prompt_estimate = models.PositiveIntegerField(
+        default=0, help_text="Tokens of the prompt as counted here."
+    )
+    max_tokens = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The longest reply that may be asked for."
+    )
+    shortened = models.BooleanField(
+        default=False, help_text="The balance allowed no longer reply than this."
+    )
+    most = models.PositiveBigIntegerField(
+        default=0, help_text="What it could cost at most: so much was held."
+    )
+    cost = models.PositiveBigIntegerField(null=True, blank=True)
+    charged = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="What the user paid of the cost."
+    )
+
+    queued_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    first_token_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    prompt_tokens = models.PositiveIntegerField(null=True, blank=True)
+    cached_tokens = models.PositiveIntegerField(null=True, blank=True)
+    completion_tokens = models.PositiveIntegerField(null=True, blank=True)
+    reasoning_tokens = models.PositiveIntegerField(null=True, blank=True)
+    usage_estimated = models.BooleanField(
+        default=False, help_text="The provider sent no usage; the tokens were counted here."
+    )
+    finish_reason = models.CharField(max_length=30, blank=True)
+    error_code = models.CharField(max_length=30, blank=True)
+    error_message = models.CharField(max_length=300, blank=True)
+    worker = models.CharField(max_length=100, blank=True)
+
+    objects: ClassVar[Any] = RunQuerySet.as_manager()
+
+    # Role, text and parent of the newest messages before its reply, as read when it was claimed.
+    newest: list[tuple[str, str, str | None]] | None = None
+
+    # What was agreed on for it, from its making to the end of that transaction.
+    terms: Terms | None = None
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(
+                fields=["status", "queued_at"],
+                name="run_active",
+                condition=Q(status__in=["queued", "running"]),
+            ),
+            models.Index(
+                fields=["ended_at"], name="run_ended", condition=Q(ended_at__isnull=False)
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["conversation"],
+                condition=Q(status__in=["queued", "running"]),
+                name="run_one_active_per_conversation",
+            ),
+            models.UniqueConstraint(
+                fields=["conversation", "client_id"], name="run_once_per_client_id"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["queued", "running", "done", "stopped", "failed"]),
+                name="run_status_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["queued", "running"], ended_at=None)
+                | Q(status__in=["done", "stopped", "failed"], ended_at__isnull=False),
+                name="run_ended_when_over",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"run {self.id}"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status not in self.ACTIVE
+
+    @property
+    def bill(self) -> str:
+        """What the user paid for it, as the page says it; empty while, or where, nothing is known."""
+        if self.charged is None:
+            return ""
+        return f"{credits.show(self.charged)} credits" if self.charged else "free"
+
+    @property
+    def bill_details(self) -> str:
+        """What the bill is for: tokens in and out, and who counted them."""
+        if self.prompt_tokens is None:
+            return "Nothing was delivered."
+        cached = f", of them {self.cached_tokens:,} from the cache" if self.cached_tokens else ""
+        cap = f" of at most {self.max_tokens:,}" if self.status == self.Status.STOPPED else ""
+        counted = " Counted here, as the provider did not say." if self.usage_estimated else ""
+        return (
+            f"{self.prompt_tokens:,} tokens in{cached}, "
+            f"{self.completion_tokens or 0:,} tokens out{cap}.{counted}"
+        )

@@ -1,0 +1,88 @@
+"""Queued runs: requeues those whose job was lost, and publishes queue positions.
+
+The sweeper calls `Waiting.sweep` every two seconds. The hold of a run is extended while it waits. A
+run without a queue position is enqueued again: Redis lost its data or was unreachable when the run
+was stored, or a worker died between taking the job and claiming the run. The followers of all other
+runs receive their position.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db.models import Q
+
+from billing.metering import settlement
+from chat.models import Run
+from chat.runs import queue
+from chat.runs.describe import waiting_event
+from chat.streaming import groups
+from chatproject.lib import channel_layer, db
+
+logger = logging.getLogger(__name__)
+
+# A run younger than this has its position from `run.queued`.
+MIN_AGE = timedelta(seconds=1)
+
+# How long a run may lack a position: while it is being stored, or between a worker's taking the job
+# and its claim. A run enqueued again although a worker is taking it is still claimed once.
+UNPLACED = timedelta(seconds=6)
+
+BATCH = 1_000  # runs of one sweep; with more of them waiting it takes several to see each
+
+
+class Waiting:
+    """A round over all queued runs, BATCH at a time, with the times since when runs lack a position."""
+
+    def __init__(self) -> None:
+        self._after: tuple[datetime, UUID] | None = None  # where the next sweep goes on
+        self._unplaced: dict[UUID, datetime] = {}
+        self._unplaced_before: dict[UUID, datetime] = {}  # as the last round left it
+
+    def sweep(self, now: datetime) -> None:
+        """Process the next BATCH of queued runs. Raises redis.RedisError."""
+        runs = self._next(now)
+        if not runs:
+            return
+        for run_id in settlement.expiring([run.pk for run in runs], now):
+            try:
+                db.money_transaction(settlement.extend, run_id, now)
+            except db.MoneyBusy:
+                logger.warning("the hold of run %s is extended at a later sweep", run_id)
+        positions = queue.positions(runs)
+        channel_layer.publish_all(
+            (groups.run_group(run.pk), waiting_event(run, positions[run.pk]).encode())
+            for run in runs
+            if run.pk in positions
+        )
+        self._queue_again([run for run in runs if run.pk not in positions], now)
+
+    def _next(self, now: datetime) -> list[Run]:
+        queued = Run.objects.filter(status=Run.Status.QUEUED, queued_at__lt=now - MIN_AGE)
+        if self._after is None:
+            self._unplaced_before, self._unplaced = self._unplaced, {}
+        else:
+            moment, run_id = self._after
+            queued = queued.filter(Q(queued_at__gt=moment) | Q(queued_at=moment, pk__gt=run_id))
+        runs = list(
+            queued.order_by("queued_at", "pk").only("attempt", "user_id", "queued_at")[:BATCH]
+        )
+        self._after = (runs[-1].queued_at, runs[-1].pk) if len(runs) == BATCH else None
+        return runs
+
+    def _queue_again(self, unplaced: Sequence[Run], now: datetime) -> None:
+        overdue = []
+        for run in unplaced:
+            since = self._unplaced_before.get(run.pk, now)
+            if now - since >= UNPLACED:
+                overdue.append(run)
+            else:
+                self._unplaced[run.pk] = since
+        # A job that a worker had taken was the next; without any, the queue itself was lost.
+        taken = queue.known(overdue)
+        for run in overdue:
+            logger.warning("run %s had no queue position and is enqueued again", run.pk)
+            queue.enqueue(run, at_front=run.pk in taken)

@@ -1,0 +1,303 @@
+"""The queue of runs in RQ: enqueueing, throttling per user, positions, workers.
+
+Ids, never objects, travel in a job. Functions raise redis.RedisError while Redis is unreachable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache, lru_cache
+from typing import Any
+from uuid import UUID
+
+import django_rq
+import msgspec
+from django.conf import settings
+from redis.client import Pipeline
+from redis.exceptions import NoScriptError
+from rq import worker_registration
+from rq.defaults import RQ_KEY_PREFIX
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
+from rq.job import Job, JobStatus
+from rq.queue import Queue
+from rq.rate_limit import RateLimit, RateLimitRegistry
+
+from chat.models import Run
+from chat.runs import wait_estimate
+from chat.runs.wait_estimate import Throughput
+from chatproject.lib.redis import sync_client
+
+QUEUE = "chat"
+
+# The entry point of a job. Redis stores it, so processes of the previous release must find it, too.
+GENERATE = "chat.jobs.generate"
+
+# Seconds that RQ keeps a finished job, of 6 kB in Redis: the run's row has all that matters.
+FINISHED_JOB_TTL = 60
+
+# A worker sends a heartbeat every second; after this silence it counts as dead.
+WORKER_TIMEOUT = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run waits. `number` 1 is the next; `eta` is the expected wait in seconds, if known.
+
+    A run is throttled while its user has USER_CONCURRENCY other runs queued or running: it is not in
+    the queue yet, and its number is that among the user's throttled runs.
+    """
+
+    number: int
+    eta: float | None
+    is_throttled: bool = False
+
+
+def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
+    """Enqueue the next attempt of a run; return its position, None if a worker is taking it.
+
+    Throttling: at most USER_CONCURRENCY of a user's jobs are queued or running; RQ keeps the others
+    back, the oldest message first. A later attempt goes to the front of the queue and takes the slot
+    of the one before it, so that no other run of the user comes between. A repetition does no harm:
+    the job is queued once, and the first worker to claim the run generates it.
+    """
+    queue = _queue()
+    attempt = run.attempt + 1
+    name = job_id(run.id, attempt)
+    job = queue.create_job(
+        GENERATE,
+        kwargs={"run_id": str(run.id), "attempt": attempt},
+        job_id=name,
+        description=f"run {run.id}, attempt {attempt}",
+        result_ttl=FINISHED_JOB_TTL,
+        status=JobStatus.RATE_LIMITED,
+        rate_limit=RateLimit(_limit_key(run.user_id), settings.USER_CONCURRENCY),
+    )
+    job.origin = queue.name
+    job.enqueue_at_front = at_front or attempt > 1
+    limits = _limits(run.user_id)
+
+    # RQ's own way takes four round trips, knows no order but its own, and leaves the slots of dead
+    # jobs occupied: the next job would wait for RQ's clean-up, about 300 seconds.
+    def fill(pipeline: Pipeline) -> None:
+        pipeline.sadd(queue.redis_queues_keys, queue.key)
+        pipeline.zrem(limits.allowed_key, name, job_id(run.id, run.attempt))
+        pipeline.lrem(queue.key, 0, name)
+        pipeline.lrem(queue.intermediate_queue_key, 0, name)
+        limits.register(settings.USER_CONCURRENCY, pipeline)
+        job.save(pipeline)
+        pipeline.persist(job.key)
+        limits.add_to_rate_limited(name, pipeline, timestamp=run.queued_at.timestamp())
+        limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
+        _read_position(pipeline, run.user_id, name)
+
+    return _parse_position(*_execute(fill)[-4:])
+
+
+def _execute(fill: Callable[[Pipeline], None]) -> list[Any]:
+    """Fill a pipeline and execute it; its commands must be harmless when repeated.
+
+    redis-py asks Redis first whether it has the scripts, one round trip for each message. Here a
+    Redis that was restarted answers NOSCRIPT, and the scripts are loaded then.
+    """
+    pipeline = _queue().connection.pipeline()
+    fill(pipeline)
+    pipeline.scripts.clear()
+    try:
+        return list(pipeline.execute())
+    except NoScriptError:
+        fill(pipeline)
+        return list(pipeline.execute())
+
+
+def release(user_id: int, run_id: UUID, attempt: int) -> None:
+    """Free the slot of a dead worker's job; the user's next throttled job takes it.
+
+    Only for a run that has ended: `enqueue` passes the slot on to the run's own next attempt.
+    """
+    limits = _limits(user_id)
+    pipeline = _queue().connection.pipeline()
+    pipeline.zrem(limits.allowed_key, job_id(run_id, attempt))
+    limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
+    pipeline.execute()
+
+
+def withdraw(user_id: int, run_id: UUID, attempt: int) -> None:
+    """Remove the job of a run that ended while it waited.
+
+    A worker that is taking the job at that time finds nothing to claim.
+    """
+    queue, limits, name = _queue(), _limits(user_id), job_id(run_id, attempt)
+    pipeline = queue.connection.pipeline()
+    pipeline.lrem(queue.key, 0, name)
+    pipeline.zrem(limits.rate_limited_key, name)
+    pipeline.zrem(limits.allowed_key, name)
+    pipeline.delete(Job.key_for(name))
+    limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
+    pipeline.execute()
+
+
+@dataclass(frozen=True, slots=True)
+class UserLoad:
+    """Runs in the whole queue (`queued`), and a user's runs: admitted (queued or running), throttled."""
+
+    queued: int
+    admitted: int
+    throttled: int
+    throughput: Throughput | None
+
+
+def load_of(user_id: int) -> UserLoad:
+    """Read what admission control decides on, in one round trip."""
+    queue, limits = _queue(), _limits(user_id)
+    pipeline = queue.connection.pipeline(transaction=False)
+    pipeline.llen(queue.key)
+    pipeline.zcard(limits.allowed_key)
+    pipeline.zcard(limits.rate_limited_key)
+    pipeline.get(wait_estimate.KEY)
+    queued, admitted, throttled, measured = pipeline.execute()
+    return UserLoad(queued, admitted, throttled, wait_estimate.decode(measured))
+
+
+def position(run: Run) -> Position | None:
+    """Return a queued run's position; None while a worker is taking it, or when its job was lost."""
+    pipeline = _queue().connection.pipeline(transaction=False)
+    _read_position(pipeline, run.user_id, job_id(run.id, run.attempt + 1))
+    return _parse_position(*pipeline.execute())
+
+
+def _read_position(pipeline: Pipeline, user_id: int, name: str) -> None:
+    queue = _queue()
+    pipeline.lpos(queue.key, name, rank=-1)  # from the end, where it most likely is
+    pipeline.zrank(_limits(user_id).rate_limited_key, name)
+    pipeline.llen(queue.key)
+    pipeline.get(wait_estimate.KEY)
+
+
+def _parse_position(
+    index: int | None, rank: int | None, queued: int, measured: Any
+) -> Position | None:
+    throughput = wait_estimate.decode(measured)
+    if index is not None:
+        return Position(index + 1, throughput.wait(index + 1) if throughput else None)
+    if rank is not None:
+        eta = throughput.wait_throttled(rank + 1, queued) if throughput else None
+        return Position(rank + 1, eta, is_throttled=True)
+    return None
+
+
+def positions(runs: Sequence[Run]) -> dict[UUID, Position]:
+    """Return the positions of many queued runs, in two round trips; runs without one are left out."""
+    queue = _queue()
+    names = {job_id(run.id, run.attempt + 1): run for run in runs}
+    pipeline = queue.connection.pipeline(transaction=False)
+    pipeline.lrange(queue.key, 0, -1)
+    pipeline.get(wait_estimate.KEY)
+    queued, measured = pipeline.execute()
+    found = {}
+    for index, name in enumerate(queued):
+        if (run := names.pop(name.decode(), None)) is not None:
+            found[run.id] = _parse_position(index, None, len(queued), measured)
+    for user_id in {run.user_id for run in names.values()}:
+        pipeline.zrange(_limits(user_id).rate_limited_key, 0, -1)
+    for throttled in pipeline.execute():
+        for rank, name in enumerate(throttled):
+            if (run := names.get(name.decode())) is not None:
+                found[run.id] = _parse_position(None, rank, len(queued), measured)
+    return {run_id: at for run_id, at in found.items() if at is not None}
+
+
+def known(runs: Sequence[Run]) -> set[UUID]:
+    """Return which of the queued runs have a job that Redis still has."""
+    pipeline = _queue().connection.pipeline(transaction=False)
+    for run in runs:
+        pipeline.exists(Job.key_for(job_id(run.id, run.attempt + 1)))
+    return {run.id for run, exists in zip(runs, pipeline.execute(), strict=True) if exists}
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLength:
+    """Runs in the whole queue, and throttled runs of all users."""
+
+    queued: int
+    throttled: int
+    throughput: Throughput | None
+
+
+def length() -> QueueLength:
+    """Return the length of the queue."""
+    queue = _queue()
+    pipeline = queue.connection.pipeline(transaction=False)
+    pipeline.llen(queue.key)
+    pipeline.get(wait_estimate.KEY)
+    queued, measured = pipeline.execute()
+    for limits in RateLimitRegistry.all(queue.connection):
+        pipeline.zcard(limits.rate_limited_key)
+    return QueueLength(queued, sum(pipeline.execute()), wait_estimate.decode(measured))
+
+
+def throttled(user_ids: Sequence[int]) -> list[int]:
+    """Return how many runs of each of the users are throttled."""
+    pipeline = _queue().connection.pipeline(transaction=False)
+    for user_id in user_ids:
+        pipeline.zcard(_limits(user_id).rate_limited_key)
+    return list(pipeline.execute())
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker process as registered in Redis; `is_taking`: it is alive and takes further jobs."""
+
+    name: str
+    jobs: int
+    last_seen: datetime
+    is_taking: bool
+
+
+def workers(now: datetime) -> list[Worker]:
+    """Return the workers of this queue, by name. A dead one is listed for some minutes more."""
+    queue = _queue()
+    keys = sorted(worker_registration.get_keys(queue))
+    names = [key.removeprefix(f"{RQ_KEY_PREFIX}:worker:") for key in keys]
+    pipeline = queue.connection.pipeline(transaction=False)
+    for key, name in zip(keys, names, strict=True):
+        pipeline.hmget(key, ["last_heartbeat", "shutdown_requested_date"])
+        pipeline.scard(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
+    answers = iter(pipeline.execute())
+    found = []
+    for name, (beat, stopping), jobs in zip(names, answers, answers, strict=True):
+        if beat is not None:
+            last_seen = datetime.fromisoformat(beat.decode())
+            is_taking = not stopping and now - last_seen < WORKER_TIMEOUT
+            found.append(Worker(name, jobs, last_seen, is_taking))
+    return found
+
+
+def publish_throughput(now: datetime) -> None:
+    """Measure the throughput and store it in Redis, for the estimates of waiting runs."""
+    taking = sum(worker.is_taking for worker in workers(now))
+    measured = wait_estimate.measure(capacity=taking * settings.WORKER_CONCURRENCY)
+    if measured is not None:
+        encoded = msgspec.json.encode(measured)
+        _queue().connection.set(wait_estimate.KEY, encoded, ex=wait_estimate.TTL)
+
+
+def job_id(run_id: UUID, attempt: int) -> str:
+    """Return the id of the job for an attempt of a run."""
+    return f"run-{run_id}-{attempt}"
+
+
+@lru_cache(maxsize=1_000)  # making one takes longer than using it: it hashes RQ's scripts
+def _limits(user_id: int) -> RateLimitRegistry:
+    return RateLimitRegistry(_limit_key(user_id), _queue().connection)
+
+
+def _limit_key(user_id: int) -> str:
+    return f"user:{user_id}"
+
+
+@cache
+def _queue() -> Queue:
+    # Our client instead of a new one per call, which would open a connection for each message.
+    return django_rq.get_queue(QUEUE, connection=sync_client())

@@ -1,0 +1,62 @@
+"""Stopping a run: the worker is asked to, or a run that no worker has ends at once."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import redis
+
+from chat import access, protocol
+from chat.errors import ChatError
+from chat.models import Run
+from chat.runs import finish, queue, wait_estimate
+from chat.streaming import log as run_log
+from chat.streaming.leases import request_stop
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+logger = logging.getLogger(__name__)
+
+
+def stop_run(*, user: User, run_id: UUID) -> None:
+    """Ask a run to stop; its text so far is kept. A run that has ended stays as it is.
+
+    A worker sees the request within 300 ms. Raises ChatError `not_found`, `not_allowed`, or
+    `unavailable` when Redis did not take the request.
+    """
+    run = access.run(user, run_id, write=True)
+    if run.has_ended:
+        return
+    ended = finish.end(
+        run_id=run.id,
+        attempt=run.attempt,
+        status=Run.Status.QUEUED,  # no worker has it yet: then it ends at once
+        seq=protocol.first_seq(run.attempt + 1),
+        outcome=_stopped(run),
+    )
+    try:
+        if ended is None:
+            request_stop(run.id)
+        else:
+            run_log.publish_end(ended)
+            queue.withdraw(run.user_id, run.id, run.attempt + 1)
+    except redis.RedisError as error:
+        if ended is None:
+            raise ChatError("unavailable", retry_after=wait_estimate.RETRY_AFTER) from error
+        logger.warning("the stop of run %s could not be announced", run.id, exc_info=True)
+
+
+def _stopped(run: Run) -> finish.Outcome:
+    """Return the outcome of a stopped run that no worker has: the text of its earlier attempts."""
+    text, reasoning = run.prefix, run.prefix_reasoning
+    if run.attempt:
+        try:
+            written = run_log.written(run.id, run.attempt)
+        except redis.RedisError:
+            logger.warning("the log of run %s could not be read", run.id, exc_info=True)
+        else:
+            text, reasoning = written.text or text, written.reasoning or reasoning
+    return finish.Outcome(status=Run.Status.STOPPED, text=text, reasoning=reasoning)

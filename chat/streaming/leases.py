@@ -1,0 +1,52 @@
+"""Lease and stop flag of a run in Redis. Both may be lost at any time.
+
+run:<id>:lease   the attempt whose worker is alive; expires LEASE_SECONDS after its last renewal
+run:<id>:stop    set when a user asked the run to stop
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+
+from chatproject.lib.redis import sync_client
+
+LEASE_SECONDS = float(settings.RUN_LEASE_SECONDS)
+RENEW_SECONDS = LEASE_SECONDS / 3
+LEASE = int(LEASE_SECONDS * 1000)  # in milliseconds, as Redis wants it
+
+# Log and stop flag of a running run outlive its time limit by an hour.
+KEY_SECONDS = settings.RUN_SECONDS + 3600
+
+
+def lease_key(run_id: UUID) -> str:
+    return f"run:{run_id}:lease"
+
+
+def stop_key(run_id: UUID) -> str:
+    return f"run:{run_id}:stop"
+
+
+def request_stop(run_id: UUID) -> None:
+    """Ask the worker that has a run to stop it. Raises redis.RedisError."""
+    sync_client().set(stop_key(run_id), 1, ex=KEY_SECONDS)
+
+
+def stop_requested(run_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of the runs somebody asked to stop. Raises redis.RedisError."""
+    return _having(stop_key, run_ids)
+
+
+def leased_runs(run_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of the runs have a living worker. Raises redis.RedisError."""
+    return _having(lease_key, run_ids)
+
+
+def _having(key: Callable[[UUID], str], run_ids: Sequence[UUID]) -> set[UUID]:
+    if not run_ids:
+        return set()
+    values: Any = sync_client().mget([key(run_id) for run_id in run_ids])
+    return {run_id for run_id, value in zip(run_ids, values, strict=True) if value is not None}

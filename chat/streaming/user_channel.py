@@ -1,0 +1,60 @@
+"""Announcements to all open pages of a user: balance, conversations, runs.
+
+A page is right again after its next reload, so while Redis is unreachable (`publish` logs it) an
+announcement is only late. Call these functions after the commit.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from billing import credits
+from billing.reports import balances
+from chat import protocol
+from chat.models import Conversation, Run
+from chat.streaming import groups
+from chatproject.lib import channel_layer, db
+
+logger = logging.getLogger(__name__)
+
+
+def announce_balance(*, account_id: int, **kwargs: Any) -> None:
+    """Publish the balance of an account; the receiver of billing.signals.balance_changed.
+
+    It runs after the commit, so a failure here must not look like a failed transaction.
+    """
+    try:
+        found = balances.brief(account_id)
+    except db.UNREACHABLE as error:
+        logger.warning("the balance of account %d was not announced: %s", account_id, error)
+        return
+    event = protocol.Balance(
+        balance=found.balance,
+        held=found.held,
+        available=found.available,
+        shown=credits.show(found.available),
+        low=found.low,
+    )
+    channel_layer.publish(groups.user_group(found.user_id), event.encode())
+
+
+def announce_conversation(
+    conversation: Conversation, *, active: bool = False, deleted: bool = False
+) -> None:
+    """Publish the title, time and state of a conversation to its owner's pages."""
+    event = protocol.ConversationUpdated(
+        conversation=conversation.id,
+        title=str(conversation),
+        url=conversation.get_absolute_url(),
+        updated_at=conversation.updated_at.isoformat(),
+        active=active,
+        deleted=deleted,
+    )
+    channel_layer.publish(groups.user_group(conversation.owner_id), event.encode())
+
+
+def announce_run(run: Run, event: protocol.RunQueued) -> None:
+    """Publish a new run, and the conversation that it makes active, to its owner's pages."""
+    announce_conversation(run.conversation, active=True)
+    channel_layer.publish(groups.user_group(run.conversation.owner_id), event.encode())

@@ -1,0 +1,97 @@
+"""Answers of the views: errors of the domain as JSON or pages, and runs as JSON.
+
+Programs ask for JSON alone (`Accept`); everybody else is answered with a page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+import msgspec
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+
+from chat.errors import ChatError
+from chat.models import Run
+from chatproject.lib.http import Request
+
+P = ParamSpec("P")
+View = Callable[Concatenate[Request, P], HttpResponse]
+
+STATUS = {
+    "not_signed_in": 401,
+    "insufficient_credits": 402,
+    "not_allowed": 403,
+    "not_found": 404,
+    "run_active": 409,
+    "text_too_long": 413,
+    "limit_reached": 429,
+    "rate_limited": 429,
+    "busy": 503,
+    "unavailable": 503,
+    "internal": 500,
+}
+
+
+def answers(view: View[P]) -> View[P]:
+    """Let a view raise ChatError: JSON for programs, the pages of 403 and 404 for people."""
+
+    @wraps(view)
+    def answer(request: Request, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except ChatError as error:
+            if wants_json(request):
+                return error_json(error)
+            if error.code == "not_found":
+                raise Http404(error.message) from error
+            if error.code == "not_allowed":
+                raise PermissionDenied(error.message) from error
+            raise
+
+    return answer
+
+
+def wants_json(request: HttpRequest) -> bool:
+    return request.accepts("application/json") and not request.accepts("text/html")
+
+
+def error_json(error: ChatError) -> HttpResponse:
+    body: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.credits is not None:
+        body["credits"] = msgspec.structs.asdict(error.credits)
+    if error.retry_after is not None:
+        body["retry_after"] = error.retry_after
+    return with_retry_after(JsonResponse(body, status=http_status(error)), error)
+
+
+def with_retry_after(response: HttpResponse, error: ChatError | None) -> HttpResponse:
+    """Say in the header, too, when trying again may help."""
+    if error is not None and error.retry_after is not None:
+        response["Retry-After"] = str(math.ceil(error.retry_after))
+    return response
+
+
+def http_status(error: ChatError) -> int:
+    return STATUS.get(error.code, 400)
+
+
+def raise_unless_page(request: Request, error: ChatError) -> None:
+    """Raise an error that the page at hand cannot tell: `answers` knows what to do with it."""
+    if wants_json(request) or error.code in {"not_found", "not_allowed"}:
+        raise error
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "conversation": run.conversation_id,
+        "message": run.message_id,
+        "status": run.status,
+        "attempt": run.attempt,
+        "text": run.message.text,
+        "error": {"code": run.error_code, "message": run.error_message} if run.error_code else None,
+    }

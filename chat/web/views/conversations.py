@@ -1,0 +1,140 @@
+"""Pages of conversations, and the forms that create, rename and delete them.
+
+A view opens what it needs through access, makes one call into the domain, and returns a page, or
+JSON to programs. Errors of the domain become pages or JSON in `answers`.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from chat import access
+from chat.conversations import lifecycle, listing
+from chat.errors import ChatError
+from chat.runs import start
+from chat.runs.stop import stop_run
+from chat.web.answers import answers, error_json, raise_unless_page, run_json
+from chat.web.forms import TitleForm
+from chat.web.pages import (
+    conversation_page,
+    new_page,
+    page_context,
+    posted_form,
+    refilled_form,
+    refused_page,
+    started_answer,
+)
+from chatproject.lib.http import Request
+
+# --- Pages ------------------------------------------------------------------------------------
+
+
+@require_GET
+@never_cache
+def new(request: Request) -> HttpResponse:
+    """A new chat, which begins to exist with its first message."""
+    return new_page(request)
+
+
+@require_GET
+@never_cache
+@answers
+def conversation(request: Request, conversation_id: UUID) -> HttpResponse:
+    """A conversation from its end, or (?before=ID) from an earlier message; ?edit=ID edits one."""
+    found = access.conversation(request.user, conversation_id)
+    return conversation_page(
+        request,
+        found,
+        before=request.GET.get("before", ""),
+        editing=request.GET.get("edit", ""),
+    )
+
+
+@require_GET
+@never_cache
+@answers
+def chats(request: Request) -> HttpResponse:
+    """All conversations by day, a part at a time."""
+    before = request.GET.get("before", "")
+    page = listing.page(request.user, before)
+    return render(
+        request,
+        "chat/list.html",
+        page_context(request)
+        | {"page": "list", "days": page.days, "next": page.next, "is_first": not before},
+    )
+
+
+# --- Actions on conversations -----------------------------------------------------------------
+
+
+@require_http_methods(["GET", "POST"])
+@answers
+def create(request: Request) -> HttpResponse:
+    """Begin a conversation with its first message."""
+    if request.method == "GET":
+        return redirect("chat:new")  # a reload of the page that an error was told on
+    form = posted_form(request)
+    try:
+        started = start.send(user=request.user, **form.cleaned_data)
+    except ChatError as error:
+        raise_unless_page(request, error)
+        return new_page(request, form=refilled_form(form), error=error)
+    return started_answer(request, started)
+
+
+@require_POST
+@answers
+def rename(request: Request, conversation_id: UUID) -> HttpResponse:
+    """Give a conversation another name."""
+    form = TitleForm(request.POST)
+    if form.is_valid():
+        lifecycle.rename(
+            user=request.user,
+            conversation_id=conversation_id,
+            title=form.cleaned_data["title"],
+        )
+    else:
+        messages.error(request, "A chat needs a name of 1 to 100 characters. It was not renamed.")
+    if request.POST.get("from") == "list":
+        return redirect("chat:list")
+    return redirect("chat:conversation", conversation_id)
+
+
+@require_POST
+@answers
+def delete(request: Request, conversation_id: UUID) -> HttpResponse:
+    """Take a conversation away, and stop what is being written in it."""
+    found = access.conversation(request.user, conversation_id, write=True)
+    active = lifecycle.active_run(found)
+    if active is not None:
+        try:
+            stop_run(user=request.user, run_id=active.id)
+        except ChatError as error:
+            return refused_page(request, error, conversation_id)
+    lifecycle.delete(user=request.user, conversation_id=conversation_id)
+    messages.success(request, f"“{found}” is deleted.")
+    return redirect("chat:list")
+
+
+@require_GET
+@never_cache
+def active_run(request: Request, conversation_id: UUID) -> HttpResponse:
+    """The run that is under way in a conversation, and the message that its page ends with."""
+    try:
+        found = access.conversation(request.user, conversation_id)
+    except ChatError as error:
+        return error_json(error)
+    active = lifecycle.active_run(found)
+    return JsonResponse(
+        {
+            "run": run_json(active) if active else None,
+            "leaf": active.message_id if active else found.leaf_id,
+        }
+    )

@@ -1,0 +1,91 @@
+"""Forms that send, edit and regenerate messages, and the estimate of a message's cost."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.conf import settings
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import redirect
+from django.views.decorators.http import require_http_methods, require_POST
+
+from chat import access
+from chat.errors import ChatError
+from chat.runs import cost, start
+from chat.web.answers import answers
+from chat.web.forms import new_client_id
+from chat.web.pages import posted_form, refused_page, started_answer
+from chatproject.lib.http import Request
+
+
+@require_http_methods(["GET", "POST"])
+@answers
+def send(request: Request, conversation_id: UUID) -> HttpResponse:
+    """Send a message in a conversation."""
+    if request.method == "GET":
+        return redirect("chat:conversation", conversation_id)
+    form = posted_form(request)
+    try:
+        started = start.send(
+            user=request.user, conversation_id=conversation_id, **form.cleaned_data
+        )
+    except ChatError as error:
+        return refused_page(request, error, conversation_id, form)
+    return started_answer(request, started)
+
+
+@require_POST
+@answers
+def estimate(request: Request) -> HttpResponse:
+    """What a text would cost as a message of `conversation`, or as the first of a new one."""
+    text = request.POST.get("text", "")[: settings.TEXT_MAX_CHARACTERS]
+    conversation = request.POST.get("conversation", "")
+    try:
+        conversation_id = UUID(conversation) if conversation else None
+    except ValueError as error:
+        raise ChatError("not_found") from error
+    found = cost.estimate(user=request.user, text=text, conversation_id=conversation_id)
+    if found is None:
+        return JsonResponse({"shown": "", "usual": 0, "most": 0, "problem": "", "note": ""})
+    return JsonResponse(
+        {
+            "shown": found.shown,
+            "usual": found.usual,
+            "most": found.most,
+            "problem": found.problem,
+            "note": found.note,
+        }
+    )
+
+
+# --- Actions on messages and runs -------------------------------------------------------------
+
+
+@require_http_methods(["GET", "POST"])
+@answers
+def regenerate(request: Request, message_id: UUID) -> HttpResponse:
+    """Ask for another reply in the place of one."""
+    reply = access.message(request.user, message_id)
+    if request.method == "GET":
+        return redirect("chat:conversation", reply.conversation_id)
+    client_id = request.POST.get("client_id") or new_client_id()
+    try:
+        started = start.regenerate(user=request.user, message_id=message_id, client_id=client_id)
+    except ChatError as error:
+        return refused_page(request, error, reply.conversation_id)
+    return started_answer(request, started)
+
+
+@require_http_methods(["GET", "POST"])
+@answers
+def edit(request: Request, message_id: UUID) -> HttpResponse:
+    """Send another text in the place of one's own message."""
+    edited = access.message(request.user, message_id)
+    if request.method == "GET":
+        return redirect("chat:conversation", edited.conversation_id)
+    form = posted_form(request)
+    try:
+        started = start.edit(user=request.user, message_id=message_id, **form.cleaned_data)
+    except ChatError as error:
+        return refused_page(request, error, edited.conversation_id, form, editing=str(message_id))
+    return started_answer(request, started)

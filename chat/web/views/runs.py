@@ -1,0 +1,43 @@
+"""The state of a run for programs, and the form that stops it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import redirect
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods
+
+from chat import access
+from chat.errors import ChatError
+from chat.runs.stop import stop_run
+from chat.web.answers import answers, error_json, run_json, wants_json
+from chat.web.pages import redirect_to_end, refused_page
+from chatproject.lib.http import Request
+
+
+@require_http_methods(["GET", "POST"])
+@answers
+def stop(request: Request, run_id: UUID) -> HttpResponse:
+    """Ask a run to stop."""
+    found = access.run(request.user, run_id)
+    if request.method == "GET":
+        return redirect("chat:conversation", found.conversation_id)
+    try:
+        stop_run(user=request.user, run_id=run_id)
+    except ChatError as error:
+        return refused_page(request, error, found.conversation_id)
+    if wants_json(request):
+        return JsonResponse(run_json(access.run(request.user, run_id)))
+    return redirect_to_end(found.conversation)
+
+
+@require_GET
+@never_cache
+def run(request: Request, run_id: UUID) -> HttpResponse:
+    """How a run stands, for programs; `text` is there when it is over."""
+    try:
+        return JsonResponse(run_json(access.run(request.user, run_id)))
+    except ChatError as error:
+        return error_json(error)
