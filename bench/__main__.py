@@ -37,7 +37,7 @@ from bench.provider_process import Provider
 from bench.results import Results
 from bench.systems import NotInstalled, System, WrongReply
 from bench.targets.base import Place, Target
-from chatproject.embedded import ServerError
+from chatproject.local.servers import ServerError
 
 SHOWN_FAILURES = 20
 OPEN_FILES = 8192  # a thousand sockets are as many files here and in a web process

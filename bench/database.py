@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from chatproject.embedded import PostgresServer, ValkeyServer
+from chatproject.local.servers import PostgresServer, ValkeyServer
 
 ENVIRONMENT = {
     "DJANGO_SETTINGS_MODULE": "chatproject.settings",

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import uvloop
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-from chatproject.embedded import ValkeyServer
 from chatproject.lib.channel_layer import PubSubChannelLayer
+from chatproject.local.servers import ValkeyServer
 
 GROUPS = 100
 ROUNDS = 60  # messages per group

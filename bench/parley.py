@@ -21,10 +21,10 @@ import msgspec
 
 from bench import loop_report, websocket
 from bench.systems import Client, System, WrongReply
-from chatproject.embedded import PostgresServer, ValkeyServer, free_port
-from chatproject.local import documented_variables
-from chatproject.spawn import spawn
-from chatproject.supervisor import read_procfile
+from chatproject.local.run import documented_variables
+from chatproject.local.servers import PostgresServer, ValkeyServer, free_port
+from chatproject.local.spawn import spawn
+from chatproject.local.supervisor import read_procfile
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from bench.provider import Ledger
-from chatproject.spawn import spawn
+from chatproject.local.spawn import spawn
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -61,7 +61,7 @@ MIDDLEWARE = [
     "accounts.access.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "chatproject.csp.CSPMiddleware",
+    "chatproject.ops.csp.CSPMiddleware",
     "allauth.account.middleware.AccountMiddleware",
 ]
 
@@ -75,7 +75,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-                "chatproject.context_processors.site",
+                "chatproject.ops.context_processors.site",
                 "billing.web.context_processors.balance",
             ],
         },

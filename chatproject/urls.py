@@ -3,17 +3,17 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
-from chatproject import ops
+from chatproject.ops import health
 
 admin.site.site_header = "Parley"
 admin.site.site_title = "Parley"
 admin.site.index_title = "Staff"
 
-handler500 = "chatproject.ops.server_error"
+handler500 = "chatproject.ops.error_pages.server_error"
 
 urlpatterns = [
-    path("health", ops.health, name="health"),
-    path("health/ready", ops.ready, name="health_ready"),
+    path("health", health.health, name="health"),
+    path("health/ready", health.ready, name="health_ready"),
     path("admin/billing/report/", include("billing.admin.report")),
     path("admin/chat/live/", include("chat.admin.live_queue")),
     path("admin/", admin.site.urls),

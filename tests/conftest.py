@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from chatproject.embedded import PostgresServer, ValkeyServer
+from chatproject.local.servers import PostgresServer, ValkeyServer
 from tests import plugin
 
 

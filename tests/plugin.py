@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from chatproject.embedded import PostgresServer, ValkeyServer, is_alive
-from chatproject.local import documented_variables
+from chatproject.local.run import documented_variables
+from chatproject.local.servers import PostgresServer, ValkeyServer, is_alive
 
 POSTGRES_SETTINGS = {
     "max_connections": "500",

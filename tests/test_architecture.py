@@ -20,7 +20,7 @@ MAY_BE_ASYNC = (
     "chat/web/consumer.py",
     "chat/web/run_follower.py",
     "chatproject/lib/",
-    "chatproject/ops.py",
+    "chatproject/ops/",
     "chatproject/serve.py",
 )
 

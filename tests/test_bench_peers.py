@@ -22,7 +22,7 @@ from bench import systems as registry
 from bench.peers import frames, systems
 from bench.peers.systems import Chainlit, ChainlitClient, Proxy, ProxyClient
 from bench.systems import NotInstalled, WrongReply
-from chatproject.embedded import free_port
+from chatproject.local.servers import free_port
 from tests.stub import StubProvider, reply_text
 
 

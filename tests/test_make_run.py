@@ -16,9 +16,9 @@ import psycopg
 import pytest
 import redis
 
-from chatproject import local
-from chatproject.embedded import BASE_DIR, MODEL_NAME, children_of, free_port, is_alive
 from chatproject.lib import env
+from chatproject.local import run
+from chatproject.local.servers import BASE_DIR, MODEL_NAME, children_of, free_port, is_alive
 from tests.processes import PATIENCE, Program, is_open, wait_until
 
 LEFT_OUT = (
@@ -60,7 +60,7 @@ def processes_below(folder: Path) -> list[str]:
 
 def bare_environment(**changes: str) -> dict[str, str]:
     """As of somebody who has set nothing of ours."""
-    ours = {*local.documented_variables(), "DJANGO_SETTINGS_MODULE", "MAKEFLAGS", "MAKELEVEL"}
+    ours = {*run.documented_variables(), "DJANGO_SETTINGS_MODULE", "MAKEFLAGS", "MAKELEVEL"}
     return {**{name: value for name, value in os.environ.items() if name not in ours}, **changes}
 
 
@@ -273,8 +273,8 @@ def test_the_env_file_can_be_read_back_whatever_the_values_are(tmp_path, monkeyp
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("OPENAI_API_KEY_FILE", "/a path/key")
-    monkeypatch.setattr(local, "ENV_PATH", tmp_path / "env")
-    local._write_env_file()
+    monkeypatch.setattr(run, "ENV_PATH", tmp_path / "env")
+    run._write_env_file()
     read = dict(env.parse_file(tmp_path / "env"))
     assert {name: read[name] for name in values} == values
     assert read["OPENAI_API_KEY_FILE"] == "/a path/key"
@@ -286,5 +286,5 @@ def test_the_next_free_port_is_taken_also_when_only_ipv6_is_occupied(monkeypatch
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
         taken = other.getsockname()[1]
         monkeypatch.setenv("PORT", str(taken))
-        assert local._choose_port() != taken
+        assert run._choose_port() != taken
     assert f"Port {taken} is taken" in capsys.readouterr().out

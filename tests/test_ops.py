@@ -11,7 +11,8 @@ from accounts.models import User
 from billing.models import CreditPackage, ModelPrice
 from chat.conversations import listing
 from chat.models import Assistant, LanguageModel
-from chatproject import checks, ops
+from chatproject import checks
+from chatproject.ops import health
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -28,7 +29,7 @@ def test_ready_when_everything_answers(client):
 
 
 def test_not_ready_while_redis_is_away(client, monkeypatch):
-    monkeypatch.setattr(ops, "sync_client", lambda: redis.Redis(port=9))
+    monkeypatch.setattr(health, "sync_client", lambda: redis.Redis(port=9))
     response = client.get("/health/ready")
     assert response.json() == {"database": True, "redis": False}
     assert response.status_code == 503

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatproject.embedded import BASE_DIR, is_alive
+from chatproject.local.servers import BASE_DIR, is_alive
 from tests.processes import Program, wait_until
 
 # What a test sees, one line for each xdist worker; then it either ends or waits to be ended.

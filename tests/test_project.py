@@ -11,8 +11,8 @@ from django.core.management import call_command
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from chatproject.embedded import BASE_DIR
-from chatproject.local import documented_variables
+from chatproject.local.run import documented_variables
+from chatproject.local.servers import BASE_DIR
 
 PACKAGES = ("chatproject", "accounts", "billing", "chat")
 READ = re.compile(r"""env\.[a-z]+\(\s*"([A-Z_]+)\"""")

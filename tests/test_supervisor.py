@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from chatproject import supervisor
-from chatproject.embedded import BASE_DIR, is_alive
-from chatproject.supervisor import Backoff, describe_exit, read_procfile
+from chatproject.local import supervisor
+from chatproject.local.servers import BASE_DIR, is_alive
+from chatproject.local.supervisor import Backoff, describe_exit, read_procfile
 from tests.processes import PATIENCE, Program, wait_until
 
 # Says its process id, and then does what the rest of the line says.
@@ -33,7 +33,7 @@ class Supervised(Program):
         procfile.write_text("\n".join(lines))
         super().__init__(
             [
-                *(sys.executable, "-m", "chatproject.supervisor"),
+                *(sys.executable, "-m", "chatproject.local.supervisor"),
                 *(str(procfile), "--stop-timeout", str(stop_timeout)),
             ],
             cwd=BASE_DIR,

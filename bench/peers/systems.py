@@ -30,8 +30,8 @@ from bench.peers import frames
 from bench.systems import Client, NotInstalled, System, WrongReply
 from chat.llm.decoder import StreamDecoder, TextDelta
 from chat.llm.errors import ProviderError
-from chatproject.embedded import free_port
-from chatproject.spawn import spawn
+from chatproject.local.servers import free_port
+from chatproject.local.spawn import spawn
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 CHAINLIT_PYTHON = PROJECT / ".venv-peers" / "bin" / "python"

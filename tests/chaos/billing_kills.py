@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING
 from bench.database import own_database
 
 if TYPE_CHECKING:
-    from chatproject.embedded import PostgresServer
+    from chatproject.local.servers import PostgresServer
 
 WORKERS = 3
 ACCOUNTS = 2

@@ -21,8 +21,8 @@ import websockets
 from accounts.models import User
 from chat.models import LanguageModel, Run
 from chat.streaming import log as run_log
-from chatproject.embedded import PostgresServer, ValkeyServer
 from chatproject.lib import db
+from chatproject.local.servers import PostgresServer, ValkeyServer
 from tests.chat.sockets import session_key
 from tests.live import LiveTab
 from tests.stack import PROJECT, Stack

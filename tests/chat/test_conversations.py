@@ -15,8 +15,8 @@ from chat.conversations import lifecycle, listing
 from chat.errors import ChatError
 from chat.models import Assistant, Conversation, Run
 from chat.streaming import groups, user_channel
-from chatproject.embedded import ValkeyServer
 from chatproject.lib import channel_layer
+from chatproject.local.servers import ValkeyServer
 from tests.chat.helpers import begin, send
 
 NOW = datetime(2026, 3, 18, 12, 0, tzinfo=UTC)

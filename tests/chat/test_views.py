@@ -18,7 +18,7 @@ from chat.errors import ERRORS
 from chat.models import Assistant, Conversation, Message, Run
 from chat.runs import start
 from chat.web import answers
-from chatproject.embedded import BASE_DIR
+from chatproject.local.servers import BASE_DIR
 from tests.chat.helpers import begin, send
 from tests.chat.talk import talk
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from chatproject.embedded import BASE_DIR
+from chatproject.local.servers import BASE_DIR
 
 NODE = shutil.which("node")
 IMPORT = re.compile(r"""^import [^;]*?["']([^"']+)["'];$""", re.MULTILINE)

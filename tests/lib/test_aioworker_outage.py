@@ -23,9 +23,9 @@ from rq.rate_limit import RateLimit, RateLimitRegistry
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
-from chatproject.embedded import ValkeyServer
 from chatproject.lib import aioworker
 from chatproject.lib.aioworker import AsyncWorker
+from chatproject.local.servers import ValkeyServer
 from tests.lib import aioworker_jobs as jobs
 from tests.lib.aioworker_jobs import PATIENCE, Folder, wait_until
 from tests.lib.test_aioworker import assert_books_are_clean, at_work

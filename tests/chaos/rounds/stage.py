@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bench.database import ENVIRONMENT
-from chatproject.embedded import PostgresServer, ValkeyServer
+from chatproject.local.servers import PostgresServer, ValkeyServer
 from tests.stub import StubProvider
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from chatproject.embedded import MODEL_NAME, ModelServer
+from chatproject.local.servers import MODEL_NAME, ModelServer
 
 PROMPT = "Count: eins, zwei, drei. Greet me in French and in Japanese."
 

@@ -15,9 +15,9 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from chatproject.embedded import ValkeyServer, free_port
 from chatproject.lib import channel_layer
 from chatproject.lib.channel_layer import PubSubChannelLayer
+from chatproject.local.servers import ValkeyServer, free_port
 from tests.lib.channel_layer.conftest import MakeLayer
 from tests.lib.channel_layer.helpers import PATIENCE, Gate, Inbox, Server, until
 

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from chatproject.embedded import ValkeyServer, free_port, package_dir
 from chatproject.lib.channel_layer import Host, PubSubChannelLayer
-from chatproject.spawn import spawn
+from chatproject.local.servers import ValkeyServer, free_port, package_dir
+from chatproject.local.spawn import spawn
 from tests.lib.channel_layer.conftest import MakeLayer
 from tests.lib.channel_layer.helpers import PATIENCE, Gate, Inbox, Server, until
 

@@ -26,7 +26,8 @@ from typing import IO, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
 
-from chatproject.embedded import (
+from chatproject.lib import env
+from chatproject.local.servers import (
     BASE_DIR,
     HOST,
     MODEL_CONTEXT,
@@ -40,9 +41,8 @@ from chatproject.embedded import (
     is_free,
     kept_secret,
 )
-from chatproject.lib import env
-from chatproject.spawn import spawn
-from chatproject.supervisor import STOP_SIGNALS, Backoff, Console, Supervisor, read_procfile
+from chatproject.local.spawn import spawn
+from chatproject.local.supervisor import STOP_SIGNALS, Backoff, Console, Supervisor, read_procfile
 
 DATA_DIR = BASE_DIR / ".data"
 ENV_PATH = DATA_DIR / "env"
@@ -320,7 +320,3 @@ def main() -> None:
         sys.exit(128 + signal.SIGINT)
     except (RunError, ServerError, ImproperlyConfigured, ValueError) as error:
         sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,7 @@ The servers come from the wheels of requirements-embedded.txt, of which only the
 none of those packages is imported here. Production never imports this module; there
 ``DATABASE_URL``, ``REDIS_URL`` and ``OPENAI_BASE_URL`` name real services.
 
-    python -m chatproject.embedded --port 8080     the language model alone
+    python -m chatproject.local.servers --port 8080     the language model alone
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from chatproject.spawn import Account, spawn
+from chatproject.local.spawn import Account, spawn
 
-BASE_DIR = Path(__file__).resolve().parent.parent
+BASE_DIR = Path(__file__).resolve().parents[2]
 
 HOST = "127.0.0.1"
 HAS_PROC = Path("/proc/self/stat").exists()
@@ -486,7 +486,7 @@ class ModelServer(EmbeddedServer):
     def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
         arguments = ["--port", str(self.port), "--threads", str(self._threads)]
         return spawn(
-            [sys.executable, "-m", "chatproject.embedded", *arguments],
+            [sys.executable, "-m", "chatproject.local.servers", *arguments],
             death_signal=self.death_signal,
             cwd=BASE_DIR,
             output=log,
@@ -635,7 +635,7 @@ def _valkey_platform() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m chatproject.embedded")
+    parser = argparse.ArgumentParser(prog="python -m chatproject.local.servers")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -1,17 +1,14 @@
-"""Health pages for machines that watch this one, and the page of a fault of ours."""
+"""Health-check endpoints."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable
 
 import redis
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.template import loader
 
-from chat.errors import ERRORS
 from chatproject.lib import db
 from chatproject.lib.redis import sync_client
 
@@ -50,19 +47,3 @@ async def _answers(question: Awaitable[object]) -> bool:
     except (TimeoutError, *UNREACHABLE):
         return False
     return True
-
-
-def server_error(request: HttpRequest) -> HttpResponse:
-    """The page of an exception that no view expected: 503 while Postgres or Redis is away, else 500.
-
-    Django calls it while the exception is being handled.
-    """
-    status = 503 if isinstance(sys.exc_info()[1], UNREACHABLE) else 500
-    if request.accepts("text/html"):
-        response = HttpResponse(loader.render_to_string(f"{status}.html"), status=status)
-    else:
-        code = "unavailable" if status == 503 else "internal"
-        response = JsonResponse({"code": code, "message": ERRORS[code]}, status=status)
-    if status == 503:
-        response["Retry-After"] = "5"
-    return response

@@ -1,6 +1,6 @@
 """Keeps the processes of a Procfile running: for ``make run``, and for whoever likes it.
 
-    python -m chatproject.supervisor Procfile
+    python -m chatproject.local.supervisor Procfile
 
 A process that ends is started again after a pause that grows while it keeps ending. SIGINT,
 SIGTERM or SIGHUP ends all of them in order; a second signal at once. Production hosts have systemd
@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from chatproject.spawn import spawn
+from chatproject.local.spawn import spawn
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT = 35.0  # seconds from SIGTERM to SIGKILL
@@ -301,7 +301,7 @@ def read_procfile(path: Path) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m chatproject.supervisor")
+    parser = argparse.ArgumentParser(prog="python -m chatproject.local.supervisor")
     parser.add_argument("procfile", type=Path)
     parser.add_argument("--stop-timeout", type=float, default=STOP_TIMEOUT, metavar="SECONDS")
     options = parser.parse_args()

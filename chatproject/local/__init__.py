@@ -1,0 +1,1 @@
+"""`make run`: the whole service on a bare machine. Production never imports this package."""

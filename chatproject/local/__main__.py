@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from chatproject.local.run import main
+
+main()
