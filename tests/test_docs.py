@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from uuid import UUID
 
 import msgspec
 import pytest
+from django.apps import apps
+from django.core.cache import caches
+from rq.job import Job
 
 from chat import errors, protocol
+from chat.runs import queue, wait_estimate
+from chat.streaming import log as run_log
+from chat.streaming.leases import lease_key, stop_key
 from chat.web import consumer
+from chatproject.lib import loop_monitor
+from chatproject.lib.channel_layer import get_layer
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROTOCOL = (PROJECT / "docs" / "protocol.md").read_text()
@@ -61,3 +70,34 @@ def test_links_between_documents_lead_somewhere(path):
     path = PROJECT / path
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+# --- The glossary ----------------------------------------------------------------------------
+
+GLOSSARY = (PROJECT / "docs" / "glossary.md").read_text()
+OURS = ("accounts", "billing", "chat")
+
+
+def test_glossary_has_every_table():
+    defined = set(re.findall(r"\*\*(\w+)\*\*", GLOSSARY))
+    tables = {model.__name__ for app in OURS for model in apps.get_app_config(app).get_models()}
+    assert defined == tables
+
+
+def test_glossary_has_every_redis_key_prefix():
+    prefixes = set(re.findall(r"`(\w+:?)`", GLOSSARY.split("## Keys in Redis")[1]))
+    run_id = UUID(int=0)
+    ours = [run_log.log_key(run_id), lease_key(run_id), stop_key(run_id), wait_estimate.KEY]
+    ours += [loop_monitor.LOOPS, loop_monitor.BLOCKS, Job.key_for(queue.job_id(run_id, 1))]
+    ours += [caches["default"].make_key("x"), get_layer().raw_channel("run.x")]
+    assert {re.match(r"\w+:?", key).group() for key in ours} == prefixes
+
+
+@pytest.mark.parametrize("path", ["docs/architecture.md", "docs/glossary.md"])
+def test_files_named_in_documents_exist(path):
+    """Paths in backticks are from the project's folder, or (as `runs/start.py`) from an app's."""
+    named = re.findall(r"`((?:[\w.]+/)+(?:\w+\.(?:py|md))?)[`#:]", (PROJECT / path).read_text())
+    assert named
+    roots = [PROJECT, *(PROJECT / app for app in (*OURS, "chatproject"))]
+    missing = [name for name in named if not any((root / name).exists() for root in roots)]
+    assert missing == []
