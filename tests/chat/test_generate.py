@@ -13,7 +13,7 @@ import redis
 from bench.stub_llm import reply_pieces
 from chat import context, ending, events, generate, llm, runlog, runs, sweeper, tick
 from chat.models import Conversation, Message, MessagePart, Run
-from chatproject.lib import aioworker, db
+from chatproject.lib import db, rq_asyncio
 from tests.chat.helpers import client_id, send
 from tests.stub import reasoning_text, reply_text
 
@@ -218,7 +218,7 @@ async def test_a_second_try_takes_the_place_of_the_first(owner, conversation, pr
 # --- Faults of our own side -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("reason", "status"), [(aioworker.STOPPED, "stopped"), ("", "failed")])
+@pytest.mark.parametrize(("reason", "status"), [(rq_asyncio.STOPPED, "stopped"), ("", "failed")])
 async def test_a_cancelled_job_ends_its_run_with_the_text(
     owner, conversation, provider, reason, status
 ):
