@@ -152,7 +152,7 @@ RQ_QUEUES = {
     }.items()
 }
 RQ = {
-    "WORKER_CLASS": "chatproject.lib.aioworker.AsyncWorker",
+    "WORKER_CLASS": "chatproject.lib.rq_asyncio.AsyncWorker",
     "COMMIT_MODE": "on_db_commit",
 }
 WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", 500, least=1)

@@ -33,7 +33,7 @@ from chat.runs import finish, handover
 from chat.streaming import log as run_log
 from chat.streaming.ticker import Ticker, close_ticker, current_ticker
 from chat.streaming.writer import RunWriter
-from chatproject.lib import aioworker, db, metrics, rows
+from chatproject.lib import db, metrics, rows, rq_asyncio
 
 logger = logging.getLogger(__name__)
 
@@ -226,10 +226,10 @@ async def _make_and_finish(
         outcome = await _make(work, prompt, writer, reply)
     except asyncio.CancelledError as cancelled:
         reason = cancelled.args[0] if cancelled.args else ""
-        if reason == aioworker.DRAINED and not writer.stop_requested:
+        if reason == rq_asyncio.DRAINED and not writer.stop_requested:
             return await _hand_back(ticker, writer, reply)
         await _finish(ticker, writer, _cut_short(reason, reply, work))
-        if reason == aioworker.DRAINED:
+        if reason == rq_asyncio.DRAINED:
             return None  # the run has ended: there is nothing to put back into the queue
         raise
     _note_time(work)
@@ -372,7 +372,7 @@ async def _undisturbed(finishing: Coroutine[Any, Any, None]) -> None:
 
 def _cut_short(reason: str, reply: Reply, work: Run) -> finish.Outcome:
     """How a run ends whose job was cancelled."""
-    if reason in (aioworker.STOPPED, aioworker.DRAINED):  # drained while somebody stops it
+    if reason in (rq_asyncio.STOPPED, rq_asyncio.DRAINED):  # drained while somebody stops it
         return reply.outcome(Run.Status.STOPPED)
     logger.warning("run %s was cut short: %s", work.id, reason or "cancelled")
     return reply.outcome(Run.Status.FAILED, code="unavailable", message=errors.INTERRUPTED)
@@ -450,5 +450,5 @@ async def _close() -> None:
     await close_provider()
 
 
-aioworker.on_start(_open)
-aioworker.on_shutdown(_close)
+rq_asyncio.on_start(_open)
+rq_asyncio.on_shutdown(_close)

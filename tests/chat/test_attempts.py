@@ -19,7 +19,7 @@ from chat.runs.stop import stop_run
 from chat.streaming import log as run_log
 from chat.streaming.leases import lease_key
 from chat.streaming.ticker import current_ticker
-from chatproject.lib import aioworker, db
+from chatproject.lib import db, rq_asyncio
 from tests.chaos.test_money_faults import locked, wait_for_a_settlement_that_waits
 from tests.chat.helpers import send
 from tests.chat.test_generate import fresh, log, until
@@ -152,7 +152,7 @@ async def test_a_drained_worker_hands_its_run_over_and_tells_nothing(
     making = asyncio.create_task(jobs.generate(str(run.id), 1))
     await asyncio.to_thread(provider.wait, held=1)
     await until(lambda: bool(run_log.written(run.pk, 1).text))
-    making.cancel(aioworker.DRAINED)
+    making.cancel(rq_asyncio.DRAINED)
     await asyncio.wait_for(making, 10)
     await asyncio.to_thread(provider.wait, active=0)
 
@@ -270,7 +270,7 @@ async def test_a_worker_that_must_end_while_it_stores_an_end_still_tells_it(
     account = await db.run(Account.objects.get, user=owner)
     with locked(account):
         await db.run(wait_for_a_settlement_that_waits)
-        making.cancel(aioworker.DRAINED)
+        making.cancel(rq_asyncio.DRAINED)
         await asyncio.sleep(0.1)
         assert not making.done()
     await asyncio.wait_for(making, 10)

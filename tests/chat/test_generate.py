@@ -24,7 +24,7 @@ from chat.streaming import ticker
 from chat.streaming.leases import RENEW_SECONDS, lease_key, request_stop, stop_key
 from chat.streaming.ticker import current_ticker
 from chat.streaming.writer import RunWriter
-from chatproject.lib import aioworker, db
+from chatproject.lib import db, rq_asyncio
 from tests.chat.helpers import client_id, send
 from tests.stub import reasoning_text, reply_text
 
@@ -229,7 +229,7 @@ async def test_a_second_try_takes_the_place_of_the_first(owner, conversation, pr
 # --- Faults of our own side -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("reason", "status"), [(aioworker.STOPPED, "stopped"), ("", "failed")])
+@pytest.mark.parametrize(("reason", "status"), [(rq_asyncio.STOPPED, "stopped"), ("", "failed")])
 async def test_a_cancelled_job_ends_its_run_with_the_text(
     owner, conversation, provider, reason, status
 ):

@@ -1,16 +1,13 @@
-"""What the jobs in the tests of aioworker do; as a program, a worker in a process of its own.
+"""Jobs and callbacks that the tests' workers run; RQ imports them by name, as in production.
 
-RQ imports them by name, as in production. Jobs and tests talk through files in a `Folder`, which
-works in every process and while Redis is away: a job says with `note` what happened, and waits in
-`gate` until the test says `Folder.go()`.
-
-    python -m tests.lib.aioworker_jobs URL QUEUE [options of main()]
+Jobs and tests share a `Folder` of files, which works in every process and while Redis is
+unreachable: a job writes with `note` what happened, and waits in `gate` for `Folder.go()`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -24,19 +21,20 @@ from rq import Queue
 from rq.job import Job, JobStatus, Retry, get_current_job
 from rq.serializers import JSONSerializer
 
-from chatproject.lib import aioworker
-from chatproject.lib.aioworker import AsyncWorker, on_shutdown
+from chatproject.lib.rq_asyncio import on_shutdown
 
 POLL = 0.01  # seconds
 PATIENCE = 30  # seconds after which something is taken for hung
 
+KINDS = (ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError, TimeoutError)
+ERRORS: dict[str, type[BaseException]] = {kind.__name__: kind for kind in KINDS}
 
-def wait_until(condition: Callable[[], Any]) -> Any:
+
+def wait_until(condition: Callable[[], Any]) -> None:
     give_up_at = time.monotonic() + PATIENCE
-    while not (value := condition()):
+    while not condition():
         assert time.monotonic() < give_up_at, "waited in vain"
         time.sleep(POLL)
-    return value
 
 
 class Folder:
@@ -61,21 +59,30 @@ def note(folder: str, text: str) -> None:
         notes.write(f"{text}\n")
 
 
+def count_attempt(folder: str) -> int:
+    note(folder, "attempt")
+    return Folder(Path(folder)).notes().count("attempt")
+
+
+def is_open(folder: str) -> bool:
+    return (Path(folder) / "go").exists()
+
+
 async def gate(folder: str, name: str) -> str:
-    await is_noted()
+    job = current_job()
+    while not job.connection.hget(job.key, "worker_name"):
+        await asyncio.sleep(POLL)  # its start is recorded a moment after it began
     note(folder, f"{name} started")
-    while not (Path(folder) / "go").exists():
+    while not is_open(folder):
         await asyncio.sleep(POLL)
     note(folder, f"{name} went on")
     return name
 
 
-async def is_noted() -> None:
-    """Returns when Redis knows that this job runs, which it learns a moment after it began."""
+def current_job() -> Job:
     job = get_current_job()
     assert job is not None
-    while not job.connection.hget(job.key, "worker_name"):
-        await asyncio.sleep(POLL)
+    return job
 
 
 # Coroutine functions
@@ -122,57 +129,33 @@ async def ignores_cancellation(folder: str, name: str) -> None:
             note(folder, f"{name} ignored it")
 
 
-_here = 0
-_all_here = asyncio.Event()
-
-
-async def waits_for_others(count: int) -> int:
+async def waits_for_others(count: int) -> None:
     """Returns when so many of these jobs run in this process at the same time."""
-    global _here
-    _here += 1
-    if _here == count:
-        _all_here.set()
-    await _all_here.wait()
-    return _here
+    await barrier(count).wait()
 
 
-async def fails(message: str = "as it should") -> None:
-    raise ValueError(message)
+barrier = functools.cache(asyncio.Barrier)
 
 
-async def exits() -> None:
-    raise SystemExit(3)
-
-
-async def interrupts() -> None:
-    raise KeyboardInterrupt
-
-
-async def cancels_itself() -> None:
-    raise asyncio.CancelledError("by itself")
+async def fails(error: str = "ValueError") -> None:
+    raise ERRORS[error]("as it should")
 
 
 async def sleeps(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-async def times_out_by_itself() -> None:
-    raise TimeoutError("of the job's own")
-
-
 async def fails_until(folder: str, attempts: int) -> int:
     """Fails until it has been tried so many times."""
-    note(folder, "attempt")
-    done = len((Path(folder) / "notes").read_text().split())
-    if done < attempts:
-        raise ValueError(f"attempt {done}")
-    return done
+    attempt = count_attempt(folder)
+    if attempt < attempts:
+        raise ValueError(f"attempt {attempt}")
+    return attempt
 
 
 async def returns_retry(folder: str, attempts: int) -> Any:
-    note(folder, "attempt")
-    done = len((Path(folder) / "notes").read_text().split())
-    return Retry(max=attempts) if done < attempts else done
+    attempt = count_attempt(folder)
+    return Retry(max=attempts) if attempt < attempts else attempt
 
 
 async def returns_endless_retry() -> Any:
@@ -184,43 +167,33 @@ async def returns_something_else() -> Any:
 
 
 async def keeps_meta() -> None:
-    job = get_current_job()
-    assert job is not None
-    job.meta["seen"] = True
-    job.save_meta()
+    current_job().meta["seen"] = True
+    current_job().save_meta()
 
 
 async def names_itself() -> list[str]:
-    job = get_current_job()
-    assert job is not None
-    return [job.id, threading.current_thread().name]
+    return plain_names_itself()
 
 
 async def shares_a_slot(folder: str, limit: int) -> None:
     """Notes it when more of these jobs run at the same time than may."""
-    here = Path(folder) / "running"
-    here.mkdir(exist_ok=True)
-    job = get_current_job()
-    assert job is not None
-    mine = here / job.id
+    mine = Path(folder) / "running" / current_job().id
+    mine.parent.mkdir(exist_ok=True)
     mine.touch()
-    if len(list(here.iterdir())) > limit:
+    if len(list(mine.parent.iterdir())) > limit:
         note(folder, "too many")
     await asyncio.sleep(2 * POLL)
     mine.unlink()
 
 
-async def leaves_a_callback(folder: str) -> None:
+async def leaves_callbacks(folder: str) -> None:
     async def close() -> None:
         await asyncio.sleep(0)
         note(folder, "closed")
         logging.getLogger(__name__).info("closed")
 
-    async def fail() -> None:
-        raise ValueError("cannot be closed")
-
     on_shutdown(close)
-    on_shutdown(fail)
+    on_shutdown(fails)
 
 
 # Plain functions
@@ -231,14 +204,12 @@ def adds(first: int, second: int) -> int:
 
 
 def plain_names_itself() -> list[str]:
-    job = get_current_job()
-    assert job is not None
-    return [job.id, threading.current_thread().name]
+    return [current_job().id, threading.current_thread().name]
 
 
 def plain_waits(folder: str, name: str) -> str:
     note(folder, f"{name} started")
-    while not (Path(folder) / "go").exists():
+    while not is_open(folder):
         time.sleep(POLL)
     return name
 
@@ -253,9 +224,8 @@ def plain_loops() -> None:
 
 
 def leaves_behind(job_id: str) -> None:
-    """What RQ does with a dependent when the ends of two jobs meet."""
-    job = get_current_job()
-    assert job is not None
+    """Leaves a dependent as RQ does when two of its parents end at once."""
+    job = current_job()
     other = Job.fetch(job_id, connection=job.connection, serializer=JSONSerializer)
     other.set_status(JobStatus.READY_TO_ENQUEUE)
     queue = Queue(job.origin, connection=job.connection, serializer=JSONSerializer)
@@ -306,35 +276,8 @@ def on_success_hangs(job: Job, connection: Redis, result: Any) -> None:
 
 
 def exception_handler(job: Job, kind: Any, value: Any, traceback: Any) -> None:
-    job.connection.rpush("handled", f"{job.id} {kind.__name__}")
+    job.connection.rpush("callbacks", f"handled {job.id} {kind.__name__}")
 
 
 def failing_exception_handler(job: Job, kind: Any, value: Any, traceback: Any) -> None:
     raise RuntimeError("the handler failed")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("url")
-    parser.add_argument("queue")
-    parser.add_argument("--drain-seconds", type=float)
-    parser.add_argument("--with-scheduler", action="store_true")
-    parser.add_argument("--cleanup-seconds", type=float, default=aioworker.CLEANUP_SECONDS)
-    arguments = parser.parse_args()
-    aioworker.CLEANUP_SECONDS = arguments.cleanup_seconds
-    logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
-    client = Redis.from_url(arguments.url)
-    queue = Queue(arguments.queue, connection=client, serializer=JSONSerializer)
-    worker = AsyncWorker(
-        [queue],
-        connection=client,
-        serializer=JSONSerializer,
-        drain_seconds=arguments.drain_seconds,
-        job_monitoring_interval=1,
-        name="subject",
-    )
-    worker.work(logging_level="INFO", with_scheduler=arguments.with_scheduler)
-
-
-if __name__ == "__main__":
-    main()
