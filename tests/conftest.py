@@ -1,4 +1,4 @@
-"""Fixtures for everybody; the servers behind them are started in tests/plugin.py."""
+"""Fixtures for everybody; the servers behind them are started in tests/support/pytest_servers.py."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pytest
 import redis
 
 from chatproject.embedded import PostgresServer, ValkeyServer
-from tests import plugin
+from tests.support import pytest_servers
 
 
 @pytest.fixture
 def valkey_url() -> str:
     """The Valkey that all tests of this process share, emptied."""
-    with redis.from_url(plugin.valkey.url) as client:
+    with redis.from_url(pytest_servers.valkey.url) as client:
         client.flushall()
-    return plugin.valkey.url
+    return pytest_servers.valkey.url
 
 
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
     """An empty folder for servers of the test's own; Postgres' user may enter it."""
-    folder = plugin.folder / f"test-{uuid.uuid4().hex}"
+    folder = pytest_servers.folder / f"test-{uuid.uuid4().hex}"
     folder.mkdir(mode=0o711)
     yield folder
     shutil.rmtree(folder)
@@ -43,7 +43,7 @@ def own_valkey(server_folder: Path) -> Iterator[ValkeyServer]:
 @pytest.fixture
 def own_postgres(server_folder: Path) -> Iterator[PostgresServer]:
     """A running Postgres that no other test sees: to be stopped, killed and started again."""
-    server = PostgresServer(server_folder / "postgres", settings=plugin.POSTGRES_SETTINGS)
+    server = PostgresServer(server_folder / "postgres", settings=pytest_servers.POSTGRES_SETTINGS)
     server.start()
     yield server
     server.stop()

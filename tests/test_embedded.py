@@ -32,8 +32,8 @@ from chatproject.embedded import (
     is_alive,
 )
 from chatproject.spawn import Account, spawn
-from tests.plugin import POSTGRES_SETTINGS
-from tests.processes import PATIENCE, Program, is_open, wait_until
+from tests.support.programs import PATIENCE, Program, is_open, wait_until
+from tests.support.pytest_servers import POSTGRES_SETTINGS
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 

@@ -11,7 +11,7 @@ import pytest
 from chatproject import supervisor
 from chatproject.embedded import BASE_DIR, is_alive
 from chatproject.supervisor import Backoff, describe_exit, read_procfile
-from tests.processes import PATIENCE, Program, wait_until
+from tests.support.programs import PATIENCE, Program, wait_until
 
 # Says its process id, and then does what the rest of the line says.
 HELLO = "python -c \"import os, signal, subprocess, sys, time; print(f'hello {os.getpid()}'); "

@@ -24,9 +24,9 @@ from chat.models import LanguageModel, Run
 from chatproject.embedded import PostgresServer, ValkeyServer
 from chatproject.lib import db
 from tests.chat.sockets import session_key
-from tests.live import LiveTab
-from tests.stack import PROJECT, Stack
 from tests.stub import reply_text
+from tests.support.reconnecting_client import LiveTab
+from tests.support.stack import PROJECT, Stack
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -18,8 +18,8 @@ from tests.chaos.rounds.asks import DONE, FAILED, STOPPED, Ask
 from tests.chaos.rounds.evidence import Called, Evidence, Price, RunRow, Seen, Used
 from tests.chaos.rounds.faults import FAULTS, draw
 from tests.chaos.rounds.judge import judge
-from tests.live import FIRST_SEQS, LiveTab
-from tests.stack import PROJECT
+from tests.support.reconnecting_client import FIRST_SEQS, LiveTab
+from tests.support.stack import PROJECT
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

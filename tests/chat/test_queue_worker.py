@@ -16,8 +16,8 @@ from chat import figures, jobs
 from chat.models import Assistant, Run
 from chat.waiting import UNPLACED
 from tests.chat.helpers import begin, send
-from tests.stack import Stack
 from tests.stub import StubProvider
+from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -23,7 +23,7 @@ from chat.models import Run
 from chatproject.lib import channel_layer, db
 from tests.chat.helpers import send
 from tests.chat.sockets import session_key
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 EVENTS = 20_000
 TEXT = "x" * 1_000  # of each event: 20 MB in all

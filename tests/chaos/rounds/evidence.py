@@ -22,7 +22,7 @@ class Seen:
     delivered: set[int] = field(default_factory=set)  # attempts of which text came
     restarts: list[tuple[str, str]] = field(default_factory=list)  # text before and after
     refusals: list[float] = field(default_factory=list)  # times since the epoch
-    wrong: list[tuple[str, str]] = field(default_factory=list)  # kind and detail, see tests.live
+    wrong: list[tuple[str, str]] = field(default_factory=list)  # kind and detail: LiveTab.wrong
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from chat.models import Assistant, Conversation, LanguageModel
 from tests.chaos.rounds.asks import Ask
 from tests.chaos.rounds.evidence import Seen
 from tests.chaos.rounds.stage import WEBS, Stage
-from tests.live import LiveTab
+from tests.support.reconnecting_client import LiveTab
 
 CONTINUING = "continuing"  # the slug of the assistant whose model can go on where it stopped
 

@@ -23,7 +23,7 @@ from tests.stub import StubProvider
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from tests.stack import Stack
+    from tests.support.stack import Stack
 
 POSTGRES = {
     "max_connections": "300",
@@ -211,7 +211,7 @@ def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
         from django.core.management import call_command
         from django.db import connections
 
-        from tests.stack import Stack
+        from tests.support.stack import Stack
 
         call_command("migrate", verbosity=0)
         call_command("create_catalogue", stdout=(folder / "catalogue.log").open("w"))

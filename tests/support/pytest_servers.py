@@ -1,8 +1,9 @@
 """Gives the tests Postgres and Valkey before Django reads its settings.
 
-Loaded by ``-p tests.plugin`` (pyproject.toml), because a conftest.py comes too late for that. One
-Postgres serves the whole session, with a database for each xdist worker by pytest-django; each
-worker has a Valkey of its own, since database numbers do not separate publish and subscribe.
+Loaded by ``-p tests.support.pytest_servers`` (pyproject.toml), because a conftest.py comes too late
+for that. One Postgres serves the whole session, with a database for each xdist worker by
+pytest-django; each worker has a Valkey of its own, since database numbers do not separate publish
+and subscribe.
 """
 
 from __future__ import annotations

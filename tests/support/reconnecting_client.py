@@ -12,7 +12,7 @@ from typing import Any
 import websockets
 from websockets.typing import Origin
 
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 END = {"run.done", "run.stopped", "run.failed"}
 FIRST_SEQS = 10_000_000  # how far apart the first numbers of two attempts are

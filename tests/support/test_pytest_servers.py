@@ -8,28 +8,28 @@ from pathlib import Path
 import pytest
 
 from chatproject.embedded import BASE_DIR, is_alive
-from tests.processes import Program, wait_until
+from tests.support.programs import Program, wait_until
 
 # What a test sees, one line for each xdist worker; then it either ends or waits to be ended.
 LOOK = """
 from __future__ import annotations
 import os, time
 import psycopg, pytest, redis
-from tests import plugin
+from tests.support import pytest_servers
 
 @pytest.mark.parametrize("n", range(2))
 def test_look(n, valkey_url):
     with psycopg.connect(os.environ["DATABASE_URL"]) as session:
         postgres = session.execute("SELECT pg_backend_pid()").fetchone()
         directory = session.execute("SHOW data_directory").fetchone()[0]
-    assert valkey_url == os.environ["REDIS_URL"] == plugin.valkey.url
+    assert valkey_url == os.environ["REDIS_URL"] == pytest_servers.valkey.url
     assert "secret" not in " ".join(os.environ.values())
     with redis.from_url(valkey_url) as client:
         assert client.dbsize() == 0
         client.set("left", "behind")
     with open(f"{directory}/postmaster.pid") as file:
-        pids = [int(file.readline()), plugin.valkey.pid]
-    line = f"{plugin.folder}|{os.environ['DATABASE_URL']}|{valkey_url}|{pids[0]}|{pids[1]}"
+        pids = [int(file.readline()), pytest_servers.valkey.pid]
+    line = f"{pytest_servers.folder}|{os.environ['DATABASE_URL']}|{valkey_url}|{pids[0]}|{pids[1]}"
     with open(__file__ + ".seen", "a") as file:
         file.write(line + "\\n")
     time.sleep(float(os.environ["LOOK_FOR"]))

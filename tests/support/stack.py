@@ -17,7 +17,7 @@ from typing import Self
 from django.conf import settings
 from django.db import connection
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parent.parent.parent
 
 PROCESSES = {
     "web": ["-m", "chatproject.serve"],
