@@ -15,7 +15,7 @@ from accounts.models import User
 from chat.models import Message, MessagePart
 from chatproject.lib import loop_monitor
 from tests.chat.conftest import assistant, conversation, owner, valkey_client
-from tests.chat.helpers import send
+from tests.support.conversations import send
 
 __all__ = ["assistant", "conversation", "owner", "valkey_client"]
 

@@ -11,8 +11,8 @@ import redis
 
 from chatproject.lib import db
 from tests.chat.conftest import assistant, owner, provider, provider_process, valkey_client
-from tests.chat.sockets import session_key
 from tests.support.reconnecting_client import LiveTab
+from tests.support.sockets import session_key
 from tests.support.stack import Stack
 
 __all__ = ["assistant", "owner", "provider", "provider_process", "valkey_client"]

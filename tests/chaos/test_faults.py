@@ -23,9 +23,9 @@ from chat import runlog
 from chat.models import LanguageModel, Run
 from chatproject.embedded import PostgresServer, ValkeyServer
 from chatproject.lib import db
-from tests.chat.sockets import session_key
 from tests.stub import reply_text
 from tests.support.reconnecting_client import LiveTab
+from tests.support.sockets import session_key
 from tests.support.stack import PROJECT, Stack
 
 pytestmark = [

@@ -15,9 +15,9 @@ from billing import audit
 from billing.models import Account, Hold, LedgerEntry, UsageRecord
 from chat.models import Run
 from chatproject.lib import db
-from tests.chat.sockets import session_key
 from tests.stub import reply_text
 from tests.support.reconnecting_client import LiveTab
+from tests.support.sockets import session_key
 from tests.support.stack import Stack
 
 pytestmark = [

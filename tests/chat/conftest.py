@@ -13,8 +13,8 @@ from accounts.models import User
 from billing.models import ModelPrice
 from chat import consumers, llm, tick
 from chat.models import Assistant, Conversation, LanguageModel
-from tests.chat.helpers import begin
 from tests.stub import StubProvider
+from tests.support.conversations import begin
 
 
 @pytest.fixture

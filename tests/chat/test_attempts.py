@@ -14,9 +14,9 @@ from chat.events import first_seq
 from chat.models import LanguageModel, MessagePart, Run
 from chatproject.lib import aioworker, db
 from tests.chaos.test_money_faults import locked, wait_for_a_settlement_that_waits
-from tests.chat.helpers import send
 from tests.chat.test_generate import fresh, log, until
 from tests.stub import reasoning_text, reply_text
+from tests.support.conversations import send
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

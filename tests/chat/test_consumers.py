@@ -12,9 +12,9 @@ import pytest
 from chat import events, follow, generate, runlog, tick
 from chat.models import Conversation, Message, Run
 from chatproject.lib import channel_layer, db
-from tests.chat.helpers import begin, send
-from tests.chat.sockets import Closed, open_tab
 from tests.stub import reply_text
+from tests.support.conversations import begin, send
+from tests.support.sockets import Closed, open_tab
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -6,8 +6,8 @@ import pytest
 
 from chat import context, runs
 from chat.models import Message, Run
-from tests.chat.helpers import client_id, send
 from tests.chat.test_runs import ended
+from tests.support.conversations import client_id, send
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 

@@ -16,7 +16,7 @@ from chat.events import ChatError
 from chat.models import Assistant, Conversation, Run
 from chatproject.embedded import ValkeyServer
 from chatproject.lib import channel_layer
-from tests.chat.helpers import begin, send
+from tests.support.conversations import begin, send
 
 NOW = datetime(2026, 3, 18, 12, 0, tzinfo=UTC)
 TODAY = date(2026, 3, 18)

@@ -14,8 +14,8 @@ from bench.stub_llm import reply_pieces
 from chat import context, ending, events, generate, llm, runlog, runs, sweeper, tick
 from chat.models import Conversation, Message, MessagePart, Run
 from chatproject.lib import aioworker, db
-from tests.chat.helpers import client_id, send
 from tests.stub import reasoning_text, reply_text
+from tests.support.conversations import client_id, send
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

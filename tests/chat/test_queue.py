@@ -20,7 +20,7 @@ from chat.pace import Pace
 from chat.waiting import UNPLACED, Waiting
 from chatproject.lib.channel_layer import get_layer
 from chatproject.lib.redis import sync_client
-from tests.chat.helpers import begin, send
+from tests.support.conversations import begin, send
 from tests.support.stack import free_port
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]

@@ -15,8 +15,8 @@ from accounts.models import User
 from chat import figures, jobs
 from chat.models import Assistant, Run
 from chat.waiting import UNPLACED
-from tests.chat.helpers import begin, send
 from tests.stub import StubProvider
+from tests.support.conversations import begin, send
 from tests.support.stack import Stack
 
 pytestmark = [

@@ -14,7 +14,7 @@ from django.utils import timezone
 from chat import jobs, runlog, runs
 from chat.events import ChatError
 from chat.models import Conversation, Message, Run
-from tests.chat.helpers import begin, client_id, send
+from tests.support.conversations import begin, client_id, send
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 

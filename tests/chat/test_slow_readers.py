@@ -21,8 +21,8 @@ from accounts.models import User
 from chat import events, runlog
 from chat.models import Run
 from chatproject.lib import channel_layer, db
-from tests.chat.helpers import send
-from tests.chat.sockets import session_key
+from tests.support.conversations import send
+from tests.support.sockets import session_key
 from tests.support.stack import Stack
 
 EVENTS = 20_000

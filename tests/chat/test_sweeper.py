@@ -12,8 +12,8 @@ from chat import ending, events, generate, jobs, runlog
 from chat.models import Run
 from chat.sweeper import LEASE, MISSING, Sweeper
 from chatproject.lib import db
-from tests.chat.helpers import begin, send
-from tests.chat.sockets import open_tab
+from tests.support.conversations import begin, send
+from tests.support.sockets import open_tab
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 

@@ -8,8 +8,7 @@ from django.utils import timezone
 from accounts.models import User
 from chat import runs, transcript
 from chat.models import Assistant, Conversation, Message, Run
-from tests.chat.helpers import begin, send
-from tests.chat.talk import talk
+from tests.support.conversations import begin, send, talk
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
 

@@ -17,8 +17,7 @@ from chat import runs, transcript, views
 from chat.events import ERRORS
 from chat.models import Assistant, Conversation, Message, Run
 from chatproject.embedded import BASE_DIR
-from tests.chat.helpers import begin, send
-from tests.chat.talk import talk
+from tests.support.conversations import begin, send, talk
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
 

@@ -1,9 +1,31 @@
 from __future__ import annotations
 
+import itertools
+
 from django.utils import timezone
 
 from accounts.models import User
-from chat.models import Conversation, Message, Run, new_id
+from chat import runs
+from chat.models import Assistant, Conversation, Message, Run, new_id
+
+_numbers = itertools.count(1)
+
+
+def client_id() -> str:
+    return f"test-{next(_numbers)}"
+
+
+def begin(owner: User, assistant: Assistant, **fields) -> Conversation:
+    """An empty conversation."""
+    return Conversation.objects.create(
+        owner=owner, assistant=assistant, updated_at=timezone.now(), **fields
+    )
+
+
+def send(user: User, conversation: Conversation, text: str = "Hello", **fields) -> Run:
+    """A queued run for a new message."""
+    fields.setdefault("client_id", client_id())
+    return runs.start(user=user, conversation_id=conversation.pk, text=text, **fields).run
 
 
 def talk(owner: User, conversation: Conversation, turns: int) -> list[Message]:
