@@ -23,6 +23,13 @@ def valkey_url() -> str:
 
 
 @pytest.fixture
+def valkey_client(valkey_url: str) -> Iterator[redis.Redis]:
+    """A client of that Valkey."""
+    with redis.Redis.from_url(valkey_url) as client:
+        yield client
+
+
+@pytest.fixture
 def server_folder() -> Iterator[Path]:
     """An empty folder for servers of the test's own; Postgres' user may enter it."""
     folder = pytest_servers.folder / f"test-{uuid.uuid4().hex}"

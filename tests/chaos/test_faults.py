@@ -24,8 +24,8 @@ from chat.models import LanguageModel, Run
 from chatproject.embedded import PostgresServer, ValkeyServer
 from chatproject.lib import db
 from tests.stub import reply_text
+from tests.support.people import session_key
 from tests.support.reconnecting_client import LiveTab
-from tests.support.sockets import session_key
 from tests.support.stack import PROJECT, Stack
 
 pytestmark = [

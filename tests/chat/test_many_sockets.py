@@ -11,8 +11,8 @@ from accounts.models import User
 from chat.models import Message, Run
 from chatproject.lib import db
 from tests.stub import reply_text
+from tests.support.people import session_key
 from tests.support.reconnecting_client import LiveTab
-from tests.support.sockets import session_key
 from tests.support.stack import Stack
 
 SOCKETS = 200

@@ -22,7 +22,7 @@ from chat import events, runlog
 from chat.models import Run
 from chatproject.lib import channel_layer, db
 from tests.support.conversations import send
-from tests.support.sockets import session_key
+from tests.support.people import session_key
 from tests.support.stack import Stack
 
 EVENTS = 20_000

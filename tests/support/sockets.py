@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 from channels.testing import WebsocketCommunicator
-from django.test import Client
 
 from accounts.models import User
 from chatproject.asgi import application
 from chatproject.lib import db
+from tests.support.people import session_key
 
 PATIENCE = 10.0  # seconds
 
@@ -98,10 +98,3 @@ async def open_tab(user: User | None, **headers: bytes) -> AsyncIterator[Tab]:
         yield tab
     finally:
         await communicator.disconnect(timeout=PATIENCE)
-
-
-def session_key(user: User) -> str:
-    """A new session of the user."""
-    client = Client()
-    client.force_login(user)
-    return client.cookies["sessionid"].value
