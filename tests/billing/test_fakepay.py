@@ -15,8 +15,7 @@ import pytest
 
 from billing.providers import razorpay, stripe
 from billing.providers.base import BadSignature
-from tests.billing import unsaved
-from tests.fakepay import FakePay, Switches
+from tests.support.fakepay import FakePay, Switches, unsaved
 
 PROVIDERS: dict[str, Any] = {
     "stripe": stripe.StripeProvider(),

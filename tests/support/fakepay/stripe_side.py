@@ -7,8 +7,8 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl
 
-from tests.fakepay.book import Json, Refusal, Replays, new_id
-from tests.fakepay.postman import Postman, stripe_event
+from tests.support.fakepay.postman import Postman, stripe_event
+from tests.support.fakepay.shared import Json, Refusal, Replays, new_id
 
 KEY = "sk_test_fakepay"
 

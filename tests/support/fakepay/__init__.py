@@ -1,21 +1,21 @@
 """A stand-in for Stripe and Razorpay on this machine, as their own client libraries call them.
 
-    with FakePay() as pay:            # in a test: the fixture `fakepay` of tests/fakepay/fixture.py
+    with FakePay() as pay:            # in a test: the fixture `fakepay` of tests/support/fakepay/fixture.py
         settings.STRIPE_API_BASE = pay.url
         ...
         pay.stripe.pay(order.provider_order_id)          # what buyers do
         pay.stripe.refund(payment_id, 500)               # what staff do in the dashboard
         pay.postman.flush()                              # webhooks, signed as the providers sign
 
-Run by hand with `python -m tests.fakepay`. Shapes are those of Stripe's API 2026-10-28.endive and of
+Run by hand with `python -m tests.support.fakepay`. Shapes are those of Stripe's API 2026-10-28.endive and of
 Razorpay's v1, cut to what anybody here reads.
 """
 
 from __future__ import annotations
 
-from tests.fakepay.postman import Postman, Switches
-from tests.fakepay.razorpay_side import RazorpaySide
-from tests.fakepay.server import FakePay
-from tests.fakepay.stripe_side import StripeSide
+from tests.support.fakepay.postman import Postman, Switches
+from tests.support.fakepay.razorpay_side import RazorpaySide
+from tests.support.fakepay.server import FakePay
+from tests.support.fakepay.stripe_side import StripeSide
 
 __all__ = ["FakePay", "Postman", "RazorpaySide", "StripeSide", "Switches"]

@@ -9,8 +9,8 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl
 
-from tests.fakepay.book import Json, Refusal, Replays, new_id
-from tests.fakepay.postman import Postman, razorpay_event, sign_for_razorpay
+from tests.support.fakepay.postman import Postman, razorpay_event, sign_for_razorpay
+from tests.support.fakepay.shared import Json, Refusal, Replays, new_id
 
 KEY_ID = "rzp_test_fakepay"
 KEY_SECRET = "secret-of-fakepay"

@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.fakepay.book import Refusal
-from tests.fakepay.postman import Postman
-from tests.fakepay.razorpay_side import RazorpaySide
-from tests.fakepay.stripe_side import StripeSide
+from tests.support.fakepay.postman import Postman
+from tests.support.fakepay.razorpay_side import RazorpaySide
+from tests.support.fakepay.shared import Refusal
+from tests.support.fakepay.stripe_side import StripeSide
 
 BUTTONS = {"pay": "Pay", "fail": "Fail", "late": "Pay late", "close": "Close"}
 

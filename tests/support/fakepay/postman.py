@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 
 import stripe
 
-from tests.fakepay.book import Json, new_id
+from tests.support.fakepay.shared import Json, new_id
 
 # Gets the provider's name, the body and the headers; gives the HTTP status.
 Receiver = Callable[[str, bytes, dict[str, str]], int]

@@ -1,4 +1,4 @@
-"""Both fake providers for trying by hand: python -m tests.fakepay --port 9100."""
+"""Both fake providers for trying by hand: python -m tests.support.fakepay --port 9100."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import threading
 from contextlib import suppress
 
-from tests.fakepay.postman import RAZORPAY_SECRET, STRIPE_SECRET
-from tests.fakepay.razorpay_side import KEY_ID, KEY_SECRET
-from tests.fakepay.server import FakePay
-from tests.fakepay.stripe_side import KEY
+from tests.support.fakepay.postman import RAZORPAY_SECRET, STRIPE_SECRET
+from tests.support.fakepay.razorpay_side import KEY_ID, KEY_SECRET
+from tests.support.fakepay.server import FakePay
+from tests.support.fakepay.stripe_side import KEY
 
 
 def main() -> None:
