@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from chatproject.lib import db
-from tests.chat.conftest import provider, provider_process
+from tests.support.fake_llm.fixture import provider, provider_process
 from tests.support.people import assistant, owner, session_key
 from tests.support.reconnecting_client import LiveTab
 from tests.support.stack import Stack

@@ -15,7 +15,7 @@ from billing import audit
 from billing.models import Account, Hold, LedgerEntry, UsageRecord
 from chat.models import Run
 from chatproject.lib import db
-from tests.stub import reply_text
+from tests.support.fake_llm import reply_text
 from tests.support.people import session_key
 from tests.support.reconnecting_client import LiveTab
 from tests.support.stack import Stack

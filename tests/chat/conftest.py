@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 
 from chat import consumers, llm, tick
-from tests.stub import StubProvider
+from tests.support.fake_llm import FakeLLM
+from tests.support.fake_llm.fixture import provider, provider_process
 from tests.support.people import assistant, conversation, owner, stranger
 
-__all__ = ["assistant", "conversation", "owner", "stranger"]
-
-
-@pytest.fixture(scope="session")
-def provider_process() -> Iterator[StubProvider]:
-    with StubProvider() as stub:
-        yield stub
-
-
-@pytest.fixture
-def provider(provider_process: StubProvider, settings) -> StubProvider:
-    """The stub provider, forgetful of earlier tests, and the settings that point at it."""
-    provider_process.reset()
-    settings.OPENAI_BASE_URL = provider_process.url
-    settings.OPENAI_API_KEY = "stub"
-    return provider_process
+__all__ = ["assistant", "conversation", "owner", "provider", "provider_process", "stranger"]
 
 
 @pytest_asyncio.fixture
-async def worker_loop(valkey_url: str, provider: StubProvider) -> AsyncIterator[None]:
+async def worker_loop(valkey_url: str, provider: FakeLLM) -> AsyncIterator[None]:
     """Lets the test's event loop make runs, and closes what they shared."""
     yield
     await tick.shut()

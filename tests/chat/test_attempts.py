@@ -15,8 +15,8 @@ from chat.models import LanguageModel, MessagePart, Run
 from chatproject.lib import aioworker, db
 from tests.chaos.test_money_faults import locked, wait_for_a_settlement_that_waits
 from tests.chat.test_generate import fresh, log, until
-from tests.stub import reasoning_text, reply_text
 from tests.support.conversations import send
+from tests.support.fake_llm import reasoning_text, reply_text
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

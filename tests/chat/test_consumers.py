@@ -12,8 +12,8 @@ import pytest
 from chat import events, follow, generate, runlog, tick
 from chat.models import Conversation, Message, Run
 from chatproject.lib import channel_layer, db
-from tests.stub import reply_text
 from tests.support.conversations import begin, send
+from tests.support.fake_llm import reply_text
 from tests.support.sockets import Closed, open_tab
 
 pytestmark = [

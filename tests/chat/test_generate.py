@@ -10,12 +10,11 @@ import msgspec
 import pytest
 import redis
 
-from bench.stub_llm import reply_pieces
 from chat import context, ending, events, generate, llm, runlog, runs, sweeper, tick
 from chat.models import Conversation, Message, MessagePart, Run
 from chatproject.lib import aioworker, db
-from tests.stub import reasoning_text, reply_text
 from tests.support.conversations import client_id, send
+from tests.support.fake_llm import reasoning_text, reply_pieces, reply_text
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

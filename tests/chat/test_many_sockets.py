@@ -10,7 +10,7 @@ import pytest
 from accounts.models import User
 from chat.models import Message, Run
 from chatproject.lib import db
-from tests.stub import reply_text
+from tests.support.fake_llm import reply_text
 from tests.support.people import session_key
 from tests.support.reconnecting_client import LiveTab
 from tests.support.stack import Stack

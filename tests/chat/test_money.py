@@ -19,8 +19,8 @@ from chat.events import ChatError
 from chat.models import Conversation, Message, Run
 from chatproject.lib import db
 from chatproject.lib.db import money_transaction
-from tests.stub import reply_text
 from tests.support.conversations import begin, client_id, send
+from tests.support.fake_llm import reply_text
 from tests.support.sockets import open_tab
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]

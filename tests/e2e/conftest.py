@@ -25,8 +25,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from tests.e2e.browser import Browser
-from tests.stub import StubProvider
 from tests.support import pytest_servers
+from tests.support.fake_llm import FakeLLM
 from tests.support.stack import PROJECT, Stack
 
 SCREENSHOTS = PROJECT / ".data" / "screenshots"
@@ -38,7 +38,7 @@ PHONE = (390, 844)
 class Site:
     """The running Parley: its address, its processes, its provider and its database."""
 
-    def __init__(self, stack: Stack, provider: StubProvider, database: str) -> None:
+    def __init__(self, stack: Stack, provider: FakeLLM, database: str) -> None:
         self.stack = stack
         self.provider = provider
         self.base = stack.base
@@ -102,7 +102,7 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
             stdout=subprocess.DEVNULL,
         )
     with (
-        StubProvider() as provider,
+        FakeLLM() as provider,
         Stack(folder, provider_url=provider.url, environment=environment) as stack,
     ):
         stack.start("web", "worker", "clock")

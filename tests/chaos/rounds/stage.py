@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bench.database import ENVIRONMENT
 from chatproject.embedded import PostgresServer, ValkeyServer
-from tests.stub import StubProvider
+from tests.support.fake_llm import FakeLLM
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -55,7 +55,7 @@ class Stage:
     folder: Path
     postgres: PostgresServer
     valkey: ValkeyServer
-    provider: StubProvider
+    provider: FakeLLM
     stack: Stack
     strange: list[str] = field(default_factory=list)
     _expected: set[str] = field(default_factory=set)
@@ -190,7 +190,7 @@ def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
         folder / "postgres", settings=POSTGRES, log_path=folder / "postgres.log"
     )
     valkey = ValkeyServer(folder / "valkey", log_path=folder / "valkey.log")
-    provider = StubProvider()
+    provider = FakeLLM()
     try:
         postgres.start()
         valkey.start()
