@@ -1,4 +1,4 @@
-"""Fixtures for everybody; the servers behind them are started in tests/support/pytest_servers.py."""
+"""Fixtures for all tests, on the servers that tests/support/pytest_servers.py starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def valkey_client(valkey_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
-    """An empty folder for servers of the test's own; Postgres' user may enter it."""
+    """An empty folder for the test's own servers; the user of Postgres may enter it."""
     folder = pytest_servers.folder / f"test-{uuid.uuid4().hex}"
     folder.mkdir(mode=0o711)
     yield folder
@@ -40,7 +40,7 @@ def server_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def own_valkey(server_folder: Path) -> Iterator[ValkeyServer]:
-    """A running Valkey that no other test sees: to be stopped, killed and started again."""
+    """A running Valkey for this test alone: to be stopped, killed and started again."""
     server = ValkeyServer(server_folder / "valkey")
     server.start()
     yield server
@@ -49,7 +49,7 @@ def own_valkey(server_folder: Path) -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def own_postgres(server_folder: Path) -> Iterator[PostgresServer]:
-    """A running Postgres that no other test sees: to be stopped, killed and started again."""
+    """A running Postgres for this test alone: to be stopped, killed and started again."""
     server = PostgresServer(server_folder / "postgres", settings=pytest_servers.POSTGRES_SETTINGS)
     server.start()
     yield server

@@ -96,7 +96,7 @@ def test_a_late_payment_comes_by_itself_when_told_so(fakepay):
     for _ in range(1000):
         if "checkout.session.async_payment_succeeded" in fakepay.postman.waiting:
             break
-        fakepay.is_over.wait(0.01)
+        fakepay.stopped.wait(0.01)
     assert fakepay.stripe.sessions[session]["payment_status"] == "paid"
 
 

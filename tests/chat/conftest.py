@@ -1,4 +1,4 @@
-"""Fixtures of the chat tests: the people, a provider, and event loops like those of production."""
+"""Fixtures of the chat tests: the people, a provider, and event loops as in production."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["assistant", "conversation", "owner", "provider", "provider_process",
 
 @pytest_asyncio.fixture
 async def worker_loop(valkey_url: str, provider: FakeLLM) -> AsyncIterator[None]:
-    """Lets the test's event loop make runs, and closes what they shared."""
+    """Let the test's event loop make runs, and close the clients that they shared."""
     yield
     await tick.shut()
     await llm.close()
@@ -24,6 +24,6 @@ async def worker_loop(valkey_url: str, provider: FakeLLM) -> AsyncIterator[None]
 
 @pytest_asyncio.fixture
 async def socket_loop(valkey_url: str) -> AsyncIterator[None]:
-    """Lets the test's event loop serve sockets, and closes what they shared."""
+    """Let the test's event loop serve sockets, and close the clients that they shared."""
     yield
     await consumers.close_clients()

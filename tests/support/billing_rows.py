@@ -35,7 +35,7 @@ CREDIT = 1_000_000
 
 
 def make() -> Account:
-    """A user's account to which everything has happened that can happen."""
+    """Create an account with every kind of event, and rows in all other tables of billing."""
     now = timezone.now()
     Plan.objects.create(slug="school", name="School", monthly_credits=100 * CREDIT)
     account = money.open_account()
@@ -48,7 +48,7 @@ def make() -> Account:
     refund = Refund.objects.create(
         order=order, amount_minor=100, status=Refund.Status.SUCCEEDED, initiated_by="staff"
     )
-    # More than is left: the rest is debt.
+    # More than the balance: the rest becomes debt.
     money.refund(order, 1200 * CREDIT, refund=refund)
     Dispute.objects.create(
         order=order, provider="sandbox", provider_dispute_id="dp_1", amount_minor=50

@@ -1,3 +1,5 @@
+"""Conversations and their messages, for tests."""
+
 from __future__ import annotations
 
 import itertools
@@ -12,24 +14,25 @@ _numbers = itertools.count(1)
 
 
 def client_id() -> str:
+    """An id that no message has yet."""
     return f"test-{next(_numbers)}"
 
 
 def begin(owner: User, assistant: Assistant, **fields) -> Conversation:
-    """An empty conversation."""
+    """Create an empty conversation."""
     return Conversation.objects.create(
         owner=owner, assistant=assistant, updated_at=timezone.now(), **fields
     )
 
 
 def send(user: User, conversation: Conversation, text: str = "Hello", **fields) -> Run:
-    """A queued run for a new message."""
+    """Send a message; returns its queued run."""
     fields.setdefault("client_id", client_id())
     return runs.start(user=user, conversation_id=conversation.pk, text=text, **fields).run
 
 
 def talk(owner: User, conversation: Conversation, turns: int) -> list[Message]:
-    """A conversation of finished turns."""
+    """Add finished turns to an empty conversation; returns their messages, oldest first."""
     parent, made = None, []
     for number in range(turns):
         sent = Message.objects.create(

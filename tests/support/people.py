@@ -34,7 +34,7 @@ def assistant(transactional_db: None) -> Assistant:
 
 @pytest.fixture
 def owner(transactional_db: None) -> User:
-    """The user to whom `conversation` belongs."""
+    """The owner of `conversation`."""
     return User.objects.create_user("owner@example.org", "correct horse battery")
 
 

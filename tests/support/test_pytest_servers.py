@@ -10,7 +10,7 @@ import pytest
 from chatproject.embedded import BASE_DIR, is_alive
 from tests.support.programs import Program, wait_until
 
-# What a test sees, one line for each xdist worker; then it either ends or waits to be ended.
+# A test that writes its servers, a line in each xdist worker; then it ends, or waits to be ended.
 LOOK = """
 from __future__ import annotations
 import os, time
@@ -53,7 +53,7 @@ class Session(Program):
         super().__init__(
             [
                 *(sys.executable, "-m", "pytest", str(path), "-q", "-p", "no:cacheprovider"),
-                *("-p", "tests.conftest"),  # found by itself only from within its folder
+                *("-p", "tests.conftest"),  # found automatically only from within its folder
                 *("-c", str(BASE_DIR / "pyproject.toml"), "--rootdir", str(folder), *options),
             ],
             cwd=BASE_DIR,
@@ -75,7 +75,7 @@ class Session(Program):
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_session_has_its_servers_and_leaves_nothing_behind(tmp_path, processes):
+def test_session_has_its_servers_and_leaves_nothing(tmp_path, processes):
     with Session(tmp_path, "-n", str(processes)) as session:
         assert session.wait() == 0, session.text()
         folders, databases, valkeys, postgres, _ = map(set, zip(*session.looks(), strict=True))
@@ -87,14 +87,14 @@ def test_a_session_has_its_servers_and_leaves_nothing_behind(tmp_path, processes
 @pytest.mark.parametrize(
     ("processes", "number"), [(0, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGKILL)]
 )
-def test_an_interrupted_session_leaves_no_server_behind(tmp_path, processes, number):
+def test_interrupted_session_leaves_no_server(tmp_path, processes, number):
     with Session(tmp_path, "-n", str(processes), seconds=1000.0) as session:
         wait_until(lambda: session.has_begun(max(1, processes)), "the tests have begun")
         os.killpg(session.process.pid, number)
         session.process.wait()
         if number == signal.SIGINT:
             wait_until(lambda: not session.leftovers(), "nothing is left")
-        else:  # nobody was there to delete the folder
+        else:  # no process was left to delete the folder
             folder = session.looks()[0][0]
             wait_until(lambda: set(session.leftovers()) == {folder}, "no server is left")
             with Session(tmp_path) as successor:
@@ -102,7 +102,7 @@ def test_an_interrupted_session_leaves_no_server_behind(tmp_path, processes, num
             assert not Path(folder).exists(), "the next session deletes it"
 
 
-def test_asking_for_help_starts_no_server(tmp_path):
+def test_asking_for_the_version_starts_no_server(tmp_path):
     with Session(tmp_path, "--version") as session:
         assert session.wait() == 0
         assert not session.looks()

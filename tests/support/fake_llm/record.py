@@ -1,4 +1,4 @@
-"""The provider's record of requests and calls, which tests compare with what arrived."""
+"""The provider's record of requests and calls, for tests to compare with the replies received."""
 
 from __future__ import annotations
 

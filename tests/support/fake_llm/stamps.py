@@ -2,7 +2,7 @@
 
 The stamp has the last six digits of the time since 1970. The first token has no leading space.
 Everything about a token but its stamp is encoded in advance: the provider shares the machine with
-what the bench measures, and a token costs it two table look-ups, one join and one write.
+the systems that the bench measures, and a token costs it two table look-ups, one join and one write.
 """
 
 from __future__ import annotations

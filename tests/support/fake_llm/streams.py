@@ -32,7 +32,7 @@ BROKEN = {"cut": b"", "short": LAST_CHUNK, "error": chunk(ERROR) + LAST_CHUNK}  
 BURST = 100  # tokens that are sent at once before other streams have their turn
 
 SLOT = 0.002  # seconds
-SLOTS = 1024  # of the wheel; what is due later than it reaches has a timer of its own
+SLOTS = 1024  # of the wheel; a stream that is due after all of them gets a timer of its own
 
 
 class Wheel:
@@ -86,7 +86,7 @@ class Wheel:
 
 
 class Stream:
-    """One reply under way. `is_held` while it waits for a release."""
+    """One reply under way; `is_held` while it waits for a release."""
 
     GOLDEN = 0.6180339887498949  # its multiples spread evenly, whatever their number
     begun = 0
@@ -141,7 +141,7 @@ class Stream:
             self.emit()
 
     def emit(self) -> None:
-        """Send the next token, or those that are due together."""
+        """Send the next token, or the next ones when they are due together."""
         connection = self._connection
         if connection.stream is not self:
             return  # the client has left
@@ -170,7 +170,7 @@ class Stream:
             self._loop.call_soon(self.emit)
 
     def _passes(self) -> bool:
-        """Do what comes after this many tokens; whether more tokens follow at once."""
+        """Pass the halts after this many tokens. Returns whether more tokens follow at once."""
         while self._halts[0][0] == self._next:
             match self._halts.pop(0)[1]:
                 case "hold":
@@ -224,7 +224,7 @@ class Stream:
                 call.ended_at = time.time_ns()
 
     def left(self) -> None:
-        """The client has closed the connection, or the provider broke it."""
+        """Note the end of the connection, closed by the client or broken by the provider."""
         self.note("aborted")
         self._record.add(active=-1, aborted=1, held=-self.is_held)
 

@@ -1,4 +1,4 @@
-"""Both fake providers for trying by hand: python -m tests.support.fakepay --port 9100."""
+"""Both fake payment providers, by hand: python -m tests.support.fakepay --port 9100."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
         for provider in ("stripe", "razorpay"):
             pay.postman.urls[provider] = f"{options.site}/billing/webhooks/{provider}/"
         pay.postman.start()
-        print(  # noqa: T201 # what it is started for
+        print(  # noqa: T201 # for the shell that started it
             f"STRIPE_SECRET_KEY={KEY}\n"
             f"STRIPE_WEBHOOK_SECRETS={STRIPE_SECRET}\n"
             f"STRIPE_API_BASE={pay.url}\n"
