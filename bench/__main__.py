@@ -33,11 +33,11 @@ from pathlib import Path
 import uvloop
 
 from bench import load, plan, processes, report, results, systems
-from bench.provider_process import Provider
 from bench.results import Results
 from bench.systems import NotInstalled, System, WrongReply
 from bench.targets.base import Place, Target
 from chatproject.local.servers import ServerError
+from tests.support.fake_llm import FakeLLM
 
 SHOWN_FAILURES = 20
 OPEN_FILES = 8192  # a thousand sockets are as many files here and in a web process
@@ -126,7 +126,7 @@ def machine() -> dict[str, str]:
 def measure_step(step: plan.Step, found: Results, seconds: float | None) -> None:
     """Start a system, measure on it, and end it. Raises NotInstalled."""
     setup = step.measurements[0][0].setup
-    with Provider() as provider, folder() as place:
+    with FakeLLM() as provider, folder() as place:
         system = systems.find(step.system)(
             provider_url=provider.url, folder=place, users=step.users, **setup
         )

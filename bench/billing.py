@@ -73,15 +73,15 @@ def throughput(seconds: float) -> None:
 
 
 def open_accounts(count: int) -> list[Any]:
-    from tests.billing import books
+    from tests.support import money
 
-    return [books.open_account(10**12) for _ in range(count)]
+    return [money.open_account(10**12) for _ in range(count)]
 
 
 def hold(account: Any) -> Any:
-    from tests.billing import books
+    from tests.support import money
 
-    return books.hold(account, 1000)
+    return money.hold(account, 1000)
 
 
 def hold_and_settle(account: Any) -> None:
@@ -180,7 +180,7 @@ def operate(chance: random.Random, accounts: list[Any]) -> None:
 
     from billing.ledger import postings
     from chatproject.lib.db import money_transaction
-    from tests.billing import books
+    from tests.support import money
 
     account = chance.choice(accounts)
     amount = chance.randint(1, 100_000)
@@ -188,7 +188,7 @@ def operate(chance: random.Random, accounts: list[Any]) -> None:
         match chance.randrange(6):
             case 0:
                 soon = timezone.now() + timedelta(seconds=chance.uniform(0, 2))
-                books.grant(account, amount, expires_at=chance.choice([None, soon]))
+                money.grant(account, amount, expires_at=chance.choice([None, soon]))
             case 1:
                 money_transaction(
                     postings.adjust, account_id=account.pk, amount=-amount, key=uuid.uuid4().hex,
@@ -197,9 +197,9 @@ def operate(chance: random.Random, accounts: list[Any]) -> None:
             case 2:
                 money_transaction(postings.expire, account_id=account.pk)
             case _:
-                held = books.hold(account, amount)
+                held = money.hold(account, amount)
                 for _ in range(chance.randint(1, 2)):  # some twice
-                    books.settle(held, chance.choice([0, amount // 2, amount, 2 * amount]))
+                    money.settle(held, chance.choice([0, amount // 2, amount, 2 * amount]))
     except postings.InsufficientCredits:
         pass
 

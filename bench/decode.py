@@ -1,9 +1,9 @@
-"""What reading a token costs: the openai library's typed stream against `chat.llm.provider`.
+"""What reading a token costs: the openai library's typed stream against `chat.llm`.
 
 `python -m bench.decode` plays the same paced streams (one token per network read, as a model sends
-them) from the stub, in turns, in one process, and prints this process's CPU per token of each and
-their ratio. Every reply is compared with what it must be; a wrong one ends the run with an error.
-It takes about 20 seconds.
+them) from the fake provider, in turns, in one process, and prints this process's CPU per token of
+each and their ratio. Every reply is compared with the expected text; a wrong one ends the run with
+an error. It takes about 20 seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import uvloop
 
 from chat.llm.decoder import TextDelta
 from chat.llm.provider import CompletionRequest, Provider
-from tests.stub import StubProvider, reply_text
+from tests.support.fake_llm import FakeLLM, reply_text
 
 STREAMS = 40
 TOKENS = 100
@@ -30,9 +30,9 @@ Read = Callable[[str], Awaitable[str]]
 
 
 async def main() -> None:
-    with StubProvider() as stub:
-        typed = openai.AsyncOpenAI(base_url=stub.url, api_key="none", max_retries=0)
-        ours = Provider(base_url=stub.url, api_key="")
+    with FakeLLM() as provider:
+        typed = openai.AsyncOpenAI(base_url=provider.url, api_key="none", max_retries=0)
+        ours = Provider(base_url=provider.url, api_key="")
 
         async def read_typed(text: str) -> str:
             pieces = []
@@ -40,7 +40,7 @@ async def main() -> None:
                 {"role": "user", "content": text}
             ]
             async for chunk in await typed.chat.completions.create(
-                model="stub", messages=messages, stream=True
+                model="fake", messages=messages, stream=True
             ):
                 pieces += [choice.delta.content or "" for choice in chunk.choices]
             return "".join(pieces)
@@ -48,16 +48,13 @@ async def main() -> None:
         async def read_ours(text: str) -> str:
             pieces = []
             messages = [{"role": "user", "content": text}]
-            request = CompletionRequest(model="stub", messages=messages, max_tokens=TOKENS)
+            request = CompletionRequest(model="fake", messages=messages, max_tokens=TOKENS)
             async with aclosing(ours.stream(request)) as stream:
                 async for events in stream:
                     pieces += [e.text for e in events if isinstance(e, TextDelta)]
             return "".join(pieces)
 
-        ways: dict[str, Read] = {
-            "the library's typed stream": read_typed,
-            "chat.llm.provider": read_ours,
-        }
+        ways: dict[str, Read] = {"the library's typed stream": read_typed, "chat.llm": read_ours}
         figures: dict[str, list[float]] = {way: [] for way in ways}
         for read in ways.values():  # connections, imports and caches are not what is measured
             await cost(read, rate=0)

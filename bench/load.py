@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bench import figures, processes
-from bench.provider_process import Provider
 from bench.systems import Client, System, WrongReply
 from bench.tally import Tally
+from tests.support.fake_llm import FakeLLM
 
 RATE = 20.0  # tokens a second of each reply
 
@@ -36,7 +36,7 @@ CONNECTING = 20  # connections that are opened at a time
 # Roles whose CPU is a system's cost; others are shown beside it.
 COUNTED = ("web", "worker", "redis", "postgres")
 
-_gates = itertools.count(1)
+_groups = itertools.count(1)
 
 
 @dataclass
@@ -64,11 +64,11 @@ class Round:
 
 
 def prompt(
-    tokens: int, *, rate: float = RATE, first: float = 0.0, key: str = "", gate: str = ""
+    tokens: int, *, rate: float = RATE, first: float = 0.0, key: str = "", group: str = ""
 ) -> str:
-    """A message that asks bench.provider for such a reply."""
-    named = "".join(f" {name}={word}" for name, word in (("key", key), ("gate", gate)) if word)
-    return f"[[tokens={tokens} rate={rate:g} first={first:g}{named}]]"
+    """A message that asks the fake provider for such a reply, of stamped tokens."""
+    named = "".join(f" {name}={word}" for name, word in (("key", key), ("group", group)) if word)
+    return f"[[stamps=1 tokens={tokens} rate={rate:g} first={first:g}{named}]]"
 
 
 async def connect(system: System, users: Sequence[int]) -> list[Client]:
@@ -151,18 +151,18 @@ def judge(replies: Sequence[Reply]) -> Round:
     )
 
 
-async def stream(system: System, provider: Provider, users: int, *, seconds: float) -> Round:
+async def stream(system: System, provider: FakeLLM, users: int, *, seconds: float) -> Round:
     """Let users read replies at RATE tokens a second, and measure a window of `seconds`.
 
     Raises ConnectionError when users cannot connect.
     """
     clients = await connect(system, range(users))
     roles = {**system.roles(), "provider": [provider.pid]}
-    gate = f"gate-{next(_gates)}"
+    group = f"group-{next(_groups)}"
     replies = [Reply(Tally(LONGEST)) for _ in clients]
     used = [_used(roles)]
     began = time.monotonic()
-    tasks = await _start_all(clients, replies, gate)
+    tasks = await _start_all(clients, replies, group)
     all_stream_after = time.monotonic() - began
     await asyncio.sleep(SETTLE)
 
@@ -182,14 +182,15 @@ async def stream(system: System, provider: Provider, users: int, *, seconds: flo
     ended_early = sum(bool(reply.ended_at) for reply in replies)
     memory = processes.memory(roles)
 
-    await provider.open(gate, over=users * ENDING_GAP)
+    await asyncio.to_thread(provider.end, group, over=users * ENDING_GAP)
     await asyncio.gather(*tasks)
     took = time.monotonic() - began
     await asyncio.sleep(AFTER)
     used.append(_used(roles))
     await close(clients)
     blocks = await system.loop_blocks(since, until)
-    sent = await provider.sent(gate)
+    calls = await asyncio.to_thread(lambda: provider.calls)
+    sent = {call.key: call.sent for call in calls if call.group == group}
     for number, reply in enumerate(replies):
         # Of one that the provider never heard of nothing is lost, but its failure is told.
         reply.tally.expected = sent.get(str(number), 0)
@@ -219,7 +220,7 @@ async def stream(system: System, provider: Provider, users: int, *, seconds: flo
 
 
 async def _start_all(
-    clients: Sequence[Client], replies: Sequence[Reply], gate: str
+    clients: Sequence[Client], replies: Sequence[Reply], group: str
 ) -> list[asyncio.Task[None]]:
     """Have them all send, STARTING at a time; returns when each has its first token, or has failed."""
     patience = STARTING_SECONDS + LONGEST / RATE + PATIENCE
@@ -228,7 +229,7 @@ async def _start_all(
 
     async def one(number: int) -> None:
         async with slots:
-            text = prompt(LONGEST, key=str(number), gate=gate)
+            text = prompt(LONGEST, key=str(number), group=group)
             talk = converse(clients[number], text, replies[number], patience=patience)
             tasks.append(asyncio.create_task(talk))
             with suppress(TimeoutError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bench.provider import END, SPAN, STAMP_DIGITS, delay
+from tests.support.fake_llm.stamps import END, SPAN, STAMP_DIGITS, delay
 
 
 class Tally:

@@ -1,4 +1,4 @@
-"""Fixtures for everybody; the servers behind them are started in tests/plugin.py."""
+"""Fixtures for all tests, on the servers that tests/support/pytest_servers.py starts."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ import pytest
 import redis
 
 from chatproject.local.servers import PostgresServer, ValkeyServer
-from tests import plugin
+from tests.support import pytest_servers
 
 
 @pytest.fixture
 def valkey_url() -> str:
     """The Valkey that all tests of this process share, emptied."""
-    with redis.from_url(plugin.valkey.url) as client:
+    with redis.from_url(pytest_servers.valkey.url) as client:
         client.flushall()
-    return plugin.valkey.url
+    return pytest_servers.valkey.url
+
+
+@pytest.fixture
+def valkey_client(valkey_url: str) -> Iterator[redis.Redis]:
+    """A client of that Valkey."""
+    with redis.Redis.from_url(valkey_url) as client:
+        yield client
 
 
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
-    """An empty folder for servers of the test's own; Postgres' user may enter it."""
-    folder = plugin.folder / f"test-{uuid.uuid4().hex}"
+    """An empty folder for the test's own servers; the user of Postgres may enter it."""
+    folder = pytest_servers.folder / f"test-{uuid.uuid4().hex}"
     folder.mkdir(mode=0o711)
     yield folder
     shutil.rmtree(folder)
@@ -33,7 +40,7 @@ def server_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def own_valkey(server_folder: Path) -> Iterator[ValkeyServer]:
-    """A running Valkey that no other test sees: to be stopped, killed and started again."""
+    """A running Valkey for this test alone: to be stopped, killed and started again."""
     server = ValkeyServer(server_folder / "valkey")
     server.start()
     yield server
@@ -42,8 +49,8 @@ def own_valkey(server_folder: Path) -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def own_postgres(server_folder: Path) -> Iterator[PostgresServer]:
-    """A running Postgres that no other test sees: to be stopped, killed and started again."""
-    server = PostgresServer(server_folder / "postgres", settings=plugin.POSTGRES_SETTINGS)
+    """A running Postgres for this test alone: to be stopped, killed and started again."""
+    server = PostgresServer(server_folder / "postgres", settings=pytest_servers.POSTGRES_SETTINGS)
     server.start()
     yield server
     server.stop()

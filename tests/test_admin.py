@@ -14,10 +14,10 @@ from django.urls import reverse
 from accounts.models import User
 from chat.models import Message, MessagePart
 from chatproject.lib import loop_monitor
-from tests.chat.conftest import assistant, conversation, owner, valkey_client
-from tests.chat.helpers import send
+from tests.support.conversations import send
+from tests.support.people import assistant, conversation, owner
 
-__all__ = ["assistant", "conversation", "owner", "valkey_client"]
+__all__ = ["assistant", "conversation", "owner"]
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 

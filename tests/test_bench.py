@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import http.client
 import json
 import os
 import subprocess
@@ -24,124 +22,19 @@ from aiohttp.test_utils import TestServer
 from bench import figures, load, plan, processes, report, results, websocket
 from bench.load import Reply
 from bench.parley import Tab
-from bench.provider import delay, emitted
-from bench.provider_process import Provider
 from bench.results import Measurement, Results
 from bench.systems import ON_DEMAND, SYSTEMS, Client, System, WrongReply
 from bench.tally import Tally
 from bench.targets import http as http_target
 from bench.targets import requests, statements
 from chat.llm.decoder import StreamDecoder, TextDelta
+from tests.support.fake_llm import FakeLLM
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as started:
+def provider() -> Iterator[FakeLLM]:
+    with FakeLLM() as started:
         yield started
-
-
-# --- The provider -----------------------------------------------------------------------------
-
-
-def ask(provider: Provider, text: str, **fields: Any) -> tuple[int, bytes]:
-    """Status and body of a request for a completion."""
-    body = {"model": "x", "stream": True, "messages": [{"role": "user", "content": text}], **fields}
-    connection = http.client.HTTPConnection(provider.url.split("/")[2], timeout=30)
-    try:
-        connection.request("POST", "/v1/chat/completions", json.dumps(body))
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
-
-
-def events(body: bytes) -> list[Any]:
-    lines = [line.removeprefix(b"data: ") for line in body.split(b"\n") if line]
-    assert lines.pop() == b"[DONE]"
-    return [json.loads(line) for line in lines]
-
-
-def tokens(found: list[Any]) -> list[str]:
-    contents = (event["choices"][0]["delta"].get("content") for event in found if event["choices"])
-    return [content for content in contents if content]
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    ["[[tokens=250 rate=0]]", "[[rate=500 tokens=250]]", "[[tokens=250 at_once=240 rate=500]]"],
-)
-def test_the_provider_streams_as_openai_does(provider, wanted):
-    before = time.time_ns()
-    status, body = ask(provider, f"Hello {wanted}")
-    after = time.time_ns()
-    assert status == 200
-    *chunks, finish, usage = events(body)
-    assert [emitted(token)[0] for token in tokens(chunks)] == list(range(250))
-    assert all(before - 1000 <= emitted(token)[1] <= after for token in tokens(chunks))
-    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert finish["choices"][0]["finish_reason"] == "stop"
-    assert usage["usage"]["completion_tokens"] == 250
-    assert usage["choices"] == []
-
-
-def test_the_parser_of_the_worker_understands_the_provider(provider):
-    decoder = StreamDecoder()
-    _, body = ask(provider, "[[tokens=30 rate=0]]")
-    said = [event.text for event in decoder.feed(body) if isinstance(event, TextDelta)]
-    decoder.close()
-    tally = Tally(30)
-    tally.feed("".join(said))
-    assert tally.is_clean
-
-
-def test_a_reply_is_cut_to_the_longest_that_was_asked_for(provider):
-    _, body = ask(provider, "[[tokens=30 rate=0]]", max_tokens=7)
-    assert len(tokens(events(body))) == 7
-
-
-@pytest.mark.parametrize(
-    ("text", "fields"),
-    [("[[token=3]]", {}), ("[[tokens=many]]", {}), ("Hello", {"stream": False})],
-)
-def test_a_request_that_it_does_not_understand_is_refused(provider, text, fields):
-    status, body = ask(provider, text, **fields)
-    assert status == 400
-    assert json.loads(body)["error"]["message"]
-
-
-async def test_a_gate_ends_streams_and_tells_how_long_each_was(provider):
-    asked = [f"[[tokens=4000 rate=200 key={key} gate=one]]" for key in "abc"]
-    bodies = asyncio.gather(*(asyncio.to_thread(ask, provider, text) for text in asked))
-    while (await provider.state()).begun < 3:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
-    await provider.open("one", over=0.1)
-    lengths = {
-        key: len(tokens(events(body))) for key, (_, body) in zip("abc", await bodies, strict=True)
-    }
-    assert await provider.sent("one") == lengths
-    assert max(lengths.values()) < 4000
-
-
-async def test_the_provider_tells_which_streams_were_left(provider):
-    _, port = provider.url.split("/")[2].split(":")
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
-    message = {"role": "user", "content": "[[tokens=100 rate=1 key=left]]"}
-    body = json.dumps({"stream": True, "messages": [message]})
-    writer.write(
-        f"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-    )
-    await reader.readuntil(b"200 OK")
-    writer.close()
-    async with asyncio.timeout(10):
-        while "left" not in dict((await provider.state()).leavings):
-            await asyncio.sleep(0.01)
-
-
-def test_the_stamp_of_a_token_survives_the_turn_of_its_clock():
-    span = 36**6
-    assert delay(span - 10, 5 * span + 20) == 30
-    assert delay(100, span + 40) == -60  # the clock was set back
 
 
 # --- What arrived -----------------------------------------------------------------------------

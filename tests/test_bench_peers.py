@@ -23,7 +23,7 @@ from bench.peers import frames, systems
 from bench.peers.systems import Chainlit, ChainlitClient, Proxy, ProxyClient
 from bench.systems import NotInstalled, WrongReply
 from chatproject.local.servers import free_port
-from tests.stub import StubProvider, reply_text
+from tests.support.fake_llm import FakeLLM, reply_text
 
 
 def test_the_bench_finds_both_by_name():
@@ -35,19 +35,19 @@ def test_the_bench_finds_both_by_name():
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[StubProvider]:
-    with StubProvider() as stub:
+def running() -> Iterator[FakeLLM]:
+    with FakeLLM() as stub:
         yield stub
 
 
 @pytest.fixture
-def stub(running: StubProvider) -> StubProvider:
+def stub(running: FakeLLM) -> FakeLLM:
     running.reset()
     return running
 
 
 @pytest.fixture(scope="module")
-def proxy(running: StubProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def proxy(running: FakeLLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     system = Proxy(provider_url=running.url, folder=tmp_path_factory.mktemp("proxy"), users=1)
     system.start()
     yield system
@@ -61,7 +61,7 @@ async def client(proxy: Proxy) -> AsyncIterator[ProxyClient]:
     await connected.close()
 
 
-async def test_the_proxy_passes_the_providers_bytes_on_unchanged(stub: StubProvider, proxy: Proxy):
+async def test_the_proxy_passes_the_providers_bytes_on_unchanged(stub: FakeLLM, proxy: Proxy):
     prompt = "[[tokens=40 rate=0]] größer 🙂"
     async with ClientSession() as session:
         async with session.post(proxy.base, data=prompt.encode()) as answer:
@@ -73,7 +73,7 @@ async def test_the_proxy_passes_the_providers_bytes_on_unchanged(stub: StubProvi
 
 
 async def test_the_proxy_passes_each_token_on_before_the_next_is_emitted(
-    stub: StubProvider, client: ProxyClient
+    stub: FakeLLM, client: ProxyClient
 ):
     prompt = "[[tokens=3 hold=1 key=second]]"
     async with aclosing(client.send(prompt)) as pieces:
@@ -84,31 +84,27 @@ async def test_the_proxy_passes_each_token_on_before_the_next_is_emitted(
         assert first + "".join([piece async for piece in pieces]) == reply_text(3, prompt)
 
 
-async def test_one_connection_carries_one_reply_after_the_other(
-    stub: StubProvider, client: ProxyClient
-):
+async def test_one_connection_carries_one_reply_after_the_other(stub: FakeLLM, client: ProxyClient):
     for prompt in ("[[tokens=5 rate=0]]", "[[tokens=7 rate=0]]"):
         assert await whole(client.send(prompt)) == reply_text(int(prompt[9]), prompt)
 
 
-async def test_the_proxy_reports_that_the_provider_refused(stub: StubProvider, client: ProxyClient):
+async def test_the_proxy_reports_that_the_provider_refused(stub: FakeLLM, client: ProxyClient):
     with pytest.raises(WrongReply, match=r"HTTP 429: .*told to refuse"):
         await whole(client.send("[[status=429]]"))
 
 
-async def test_a_reply_that_was_cut_off_does_not_look_whole(
-    stub: StubProvider, client: ProxyClient
-):
+async def test_a_reply_that_was_cut_off_does_not_look_whole(stub: FakeLLM, client: ProxyClient):
     with pytest.raises(ConnectionError, match="broke off"):
         await whole(client.send("[[tokens=9 cut=4]]"))
 
 
-async def test_a_reply_without_its_end_does_not_look_whole(stub: StubProvider, client: ProxyClient):
+async def test_a_reply_without_its_end_does_not_look_whole(stub: FakeLLM, client: ProxyClient):
     with pytest.raises(WrongReply, match="without a finish reason"):
         await whole(client.send("[[tokens=9 short=4]]"))
 
 
-async def test_the_provider_stops_when_the_client_has_left(stub: StubProvider, client: ProxyClient):
+async def test_the_provider_stops_when_the_client_has_left(stub: FakeLLM, client: ProxyClient):
     async with aclosing(client.send("[[tokens=3 silent=1]]")) as pieces:
         await anext(pieces)
     await asyncio.to_thread(stub.wait, aborted=1, active=0)

@@ -32,8 +32,8 @@ from chatproject.local.servers import (
     is_alive,
 )
 from chatproject.local.spawn import Account, spawn
-from tests.plugin import POSTGRES_SETTINGS
-from tests.processes import PATIENCE, Program, is_open, wait_until
+from tests.support.programs import PATIENCE, Program, is_open, wait_until
+from tests.support.pytest_servers import POSTGRES_SETTINGS
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
@@ -235,7 +235,7 @@ class TestPostgres:
         script = """
             import os, sys, psycopg
             from pathlib import Path
-            from chatproject.local.servers import PostgresServer, ValkeyServer
+            from chatproject.embedded import PostgresServer, ValkeyServer
             assert os.geteuid() == 65534
             postgres = PostgresServer(Path(sys.argv[1]) / "post gres", password=True)
             valkey = ValkeyServer(Path(sys.argv[1]) / "val key")
@@ -378,7 +378,7 @@ class TestLifeAndDeath:
         script = """
             import sys, threading
             from pathlib import Path
-            from chatproject.local.servers import PostgresServer, ValkeyServer
+            from chatproject.embedded import PostgresServer, ValkeyServer
             folder = Path(sys.argv[1])
             servers = [PostgresServer(folder / "post gres"), ValkeyServer(folder / "val key")]
             for server in servers:

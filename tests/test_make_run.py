@@ -19,7 +19,7 @@ import redis
 from chatproject.lib import env
 from chatproject.local import run
 from chatproject.local.servers import BASE_DIR, MODEL_NAME, children_of, free_port, is_alive
-from tests.processes import PATIENCE, Program, is_open, wait_until
+from tests.support.programs import PATIENCE, Program, is_open, wait_until
 
 LEFT_OUT = (
     ".venv",

@@ -10,12 +10,12 @@ import pytest
 import redis
 
 from chatproject.lib import db
-from tests.chat.conftest import assistant, owner, provider, provider_process, valkey_client
-from tests.chat.sockets import session_key
-from tests.live import LiveTab
-from tests.stack import Stack
+from tests.support.fake_llm.fixture import provider, provider_process
+from tests.support.people import assistant, owner, session_key
+from tests.support.reconnecting_client import LiveTab
+from tests.support.stack import Stack
 
-__all__ = ["assistant", "owner", "provider", "provider_process", "valkey_client"]
+__all__ = ["assistant", "owner", "provider", "provider_process"]
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

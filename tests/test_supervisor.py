@@ -11,7 +11,7 @@ import pytest
 from chatproject.local import supervisor
 from chatproject.local.servers import BASE_DIR, is_alive
 from chatproject.local.supervisor import Backoff, describe_exit, read_procfile
-from tests.processes import PATIENCE, Program, wait_until
+from tests.support.programs import PATIENCE, Program, wait_until
 
 # Says its process id, and then does what the rest of the line says.
 HELLO = "python -c \"import os, signal, subprocess, sys, time; print(f'hello {os.getpid()}'); "
@@ -33,7 +33,7 @@ class Supervised(Program):
         procfile.write_text("\n".join(lines))
         super().__init__(
             [
-                *(sys.executable, "-m", "chatproject.local.supervisor"),
+                *(sys.executable, "-m", "chatproject.supervisor"),
                 *(str(procfile), "--stop-timeout", str(stop_timeout)),
             ],
             cwd=BASE_DIR,

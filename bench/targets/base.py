@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.load import Round
-from bench.provider_process import Provider
 from bench.systems import System
+from tests.support.fake_llm import FakeLLM
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Place:
     """A running system, warmed up, and what is asked of it; `seconds` is the length of a window."""
 
     system: System
-    provider: Provider
+    provider: FakeLLM
     users: int
     seconds: float
 

@@ -9,10 +9,10 @@ import time
 from bench import figures, load
 from bench.load import Round
 from bench.parley import Tab
-from bench.provider_process import Provider
 from bench.systems import Client
 from bench.tally import Tally
 from bench.targets.base import Place, Target
+from tests.support.fake_llm import FakeLLM
 
 SO_FAR = 4000  # tokens that a reply has when others attach to it
 ATTACHES = 10
@@ -25,7 +25,7 @@ async def resume(place: Place) -> Round:
     times: list[float] = []
     [author] = await load.connect(place.system, [0])
     assert isinstance(author, Tab)
-    asked = f"[[tokens={SO_FAR + 80} at_once={SO_FAR} rate=1]]"
+    asked = f"[[stamps=1 tokens={SO_FAR + 80} at_once={SO_FAR} rate=1]]"
     written = Tally(SO_FAR)
     async with asyncio.timeout(PATIENCE):
         reply = author.send(asked)
@@ -107,10 +107,15 @@ async def _press_stop(tab: Tab, tally: Tally, first: float, after: float) -> int
     return time.time_ns()
 
 
-async def _leavings(provider: Provider, keys: set[str]) -> dict[str, int]:
+async def _leavings(provider: FakeLLM, keys: set[str]) -> dict[str, int]:
     """When the streams of these keys were left by their client; waits a little for the last ones."""
     for _ in range(20):
-        left = {key: at for key, at in (await provider.state()).leavings if key in keys}
+        calls = await asyncio.to_thread(lambda: provider.calls)
+        left = {
+            call.key: call.ended_at
+            for call in calls
+            if call.key in keys and call.ended == "aborted"
+        }
         if len(left) == len(keys):
             break
         await asyncio.sleep(0.1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from billing.models import Account
-from tests.billing import books
-from tests.fakepay.fixture import fakepay
+from tests.support import money
+from tests.support.fakepay.fixture import fakepay
 
 __all__ = ["fakepay"]
 
@@ -15,7 +15,7 @@ __all__ = ["fakepay"]
 def account(settings) -> Account:
     """The account of a new user, with nothing in it."""
     settings.SIGNUP_CREDITS = 0
-    return books.open_account()
+    return money.open_account()
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from billing.ledger import audit
 from billing.models import Hold, Order
 from chatproject.lib import rows
 from chatproject.lib.db import money_transaction
-from tests.billing import books
 from tests.billing.ledger_model import Book, Lot, Refused
+from tests.support import money
 
 AMOUNTS = st.integers(1, 12) | st.integers(1, 1000)
 PARTS = st.sampled_from([0, 10, 50, 100, 150, 200, 1000])  # per cent of what is held
@@ -49,7 +49,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.began = timezone.now()
         self.clock = mock.patch.object(timezone, "now", self.now)
         self.book = Book()
-        self.account = books.open_account()
+        self.account = money.open_account()
         self.grants: list[dict[str, Any]] = []
         self.holds: list[Hold] = []
         self.orders: list[Order] = []
@@ -76,11 +76,11 @@ class LedgerMachine(RuleBasedStateMachine):
         call = {
             "amount": amount,
             "key": uuid.uuid4().hex,
-            "kind": books.postings.Kind(kind),
+            "kind": money.postings.Kind(kind),
             "priority": priority,
             "expires_at": None if hours is None else self.now() + timedelta(hours=hours),
         }
-        assert books.grant(self.account, **call).is_new
+        assert money.grant(self.account, **call).is_new
         self.grants.append(call)
         self.book.grant(kind, Lot(amount, expires=expires, priority=priority))
 
@@ -90,15 +90,15 @@ class LedgerMachine(RuleBasedStateMachine):
         call = self.grants[number % len(self.grants)]
         if more:
             self.refused(
-                books.postings.KeyReused, books.grant, **call | {"amount": call["amount"] + 1}
+                money.postings.KeyReused, money.grant, **call | {"amount": call["amount"] + 1}
             )
         else:
-            assert not books.grant(self.account, **call).is_new
+            assert not money.grant(self.account, **call).is_new
 
     @rule(amount=AMOUNTS, bonus=st.integers(0, 20))
     def buy(self, amount, bonus):
         order = len(self.orders)
-        self.orders.append(books.order(self.account, amount, bonus=bonus))
+        self.orders.append(money.order(self.account, amount, bonus=bonus))
         self.book.grant("purchase", Lot(amount, is_paid=True, order=order))
         if bonus:
             self.book.grant("bonus", Lot(bonus, order=order))
@@ -112,27 +112,27 @@ class LedgerMachine(RuleBasedStateMachine):
             self.book.hold(amount)
         except Refused:
             error = (
-                books.postings.AccountFrozen
+                money.postings.AccountFrozen
                 if self.book.is_frozen
-                else books.postings.AccountInDebt
+                else money.postings.AccountInDebt
                 if self.book.debt
-                else books.postings.InsufficientCredits
+                else money.postings.InsufficientCredits
             )
-            self.refused(error, books.hold, **call)
+            self.refused(error, money.hold, **call)
         else:
-            self.holds.append(books.hold(self.account, **call))
+            self.holds.append(money.hold(self.account, **call))
 
     @precondition(lambda self: self.holds)
     @rule(number=NUMBERS, days=st.integers(-1, 1))
     def hold_again_and_extend(self, number, days):
         number %= len(self.holds)
         held = self.holds[number]
-        again = books.hold(self.account, held.amount + 1, key=held.key)
+        again = money.hold(self.account, held.amount + 1, key=held.key)
         assert (again.pk, again.amount) == (held.pk, held.amount)
         later = held.expires_at + timedelta(days=days)
         is_active = self.book.holds[number].settled is None
         assert (
-            money_transaction(books.postings.extend, hold_id=held.pk, expires_at=later) == is_active
+            money_transaction(money.postings.extend, hold_id=held.pk, expires_at=later) == is_active
         )
         if is_active and days > 0:
             held.expires_at = later
@@ -164,7 +164,7 @@ class LedgerMachine(RuleBasedStateMachine):
         held = self.holds[number]
         cost = held.amount * part // 100
         is_new = self.book.settle(number, cost)
-        done = books.settle(held, cost)
+        done = money.settle(held, cost)
         of = self.book.holds[number]
         assert (done.is_new, done.charged, done.shortfall) == (is_new, of.settled, of.shortfall)
 
@@ -181,13 +181,13 @@ class LedgerMachine(RuleBasedStateMachine):
             try:
                 self.book.take(amount)
             except Refused:
-                self.refused(books.postings.InsufficientCredits, self.adjust_by, call)
+                self.refused(money.postings.InsufficientCredits, self.adjust_by, call)
                 return
         assert self.adjust_by(call).is_new
         assert not self.adjust_by(call).is_new
 
     def adjust_by(self, call):
-        return money_transaction(books.postings.adjust, **call)
+        return money_transaction(money.postings.adjust, **call)
 
     @precondition(lambda self: self.orders)
     @rule(number=NUMBERS, part=st.integers(1, 100), kind=st.sampled_from(["refund", "dispute"]))
@@ -205,13 +205,13 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         if not left:
             return
-        assert books.postings.refundable(order_id=order.pk) == self.book.refundable(number)
+        assert money.postings.refundable(order_id=order.pk) == self.book.refundable(number)
         credits = max(1, left * part // 100)
-        key, of = uuid.uuid4().hex, books.claim(order, kind)
+        key, of = uuid.uuid4().hex, money.claim(order, kind)
         taken, owed = self.book.refund(kind, number, credits)
         call = {"credits": credits, "key": key, kind: of}
         for _ in range(2):
-            done = books.refund(order, **call)
+            done = money.refund(order, **call)
             assert (done.credits, done.debt) == (taken, owed)
         of.credits, of.debt = taken, owed
         of.save()
@@ -219,7 +219,7 @@ class LedgerMachine(RuleBasedStateMachine):
             {"kind": kind, "of": of, "order": number, "credits": credits, "is_undone": False}
             | {"key": key, "taken": taken, "owed": owed}
         )
-        self.refused(books.postings.KeyReused, lambda _: books.refund(order, credits + 1, key=key))
+        self.refused(money.postings.KeyReused, lambda _: money.refund(order, credits + 1, key=key))
 
     @rule(amount=AMOUNTS, earns=AMOUNTS, kind=st.sampled_from(["refund", "dispute"]))
     def spend_before_the_refund(self, amount, earns, kind):
@@ -239,8 +239,8 @@ class LedgerMachine(RuleBasedStateMachine):
             kind = "refund_reversal" if one["kind"] == "refund" else "dispute_won"
             self.book.give_back(kind, one["order"], one["taken"], one["owed"])
             one["is_undone"] = True
-            books.undo_claim(of)
-        books.give_back(
+            money.undo_claim(of)
+        money.give_back(
             order, one["taken"], one["owed"], key=f"{one['key']}:back", **{one["kind"]: of}
         )
 
@@ -253,14 +253,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.book.now += hours
         before = self.book.balance
         self.book.expire()
-        expired = money_transaction(books.postings.expire, account_id=self.account.pk)
+        expired = money_transaction(money.postings.expire, account_id=self.account.pk)
         assert expired == before - self.book.balance
 
     @rule(is_frozen=st.sampled_from([True, False, False, False]))
     def freeze(self, is_frozen):
         self.book.is_frozen = is_frozen
         status = type(self.account).Status("frozen" if is_frozen else "active")
-        money_transaction(books.postings.set_status, account_id=self.account.pk, status=status)
+        money_transaction(money.postings.set_status, account_id=self.account.pk, status=status)
 
     @invariant()
     def agrees_with_the_model(self):

@@ -30,7 +30,7 @@ from billing.models import (
     SpendingLimit,
 )
 from chatproject.lib.db import money_transaction
-from tests.billing import books, everything
+from tests.support import billing_rows, money
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
 
@@ -75,7 +75,7 @@ def said(response) -> str:
 
 
 def test_every_table_opens_and_can_be_searched(client, boss):
-    everything.make()
+    billing_rows.make()
     for model in MODELS:
         assert admin.site.is_registered(model)
         url = reverse(f"admin:billing_{model._meta.model_name}_changelist")
@@ -85,7 +85,7 @@ def test_every_table_opens_and_can_be_searched(client, boss):
 
 
 def test_what_happened_cannot_be_added_changed_or_deleted_by_anybody(client, boss):
-    everything.make()
+    billing_rows.make()
     for model in READ_ONLY:
         name = f"admin:billing_{model._meta.model_name}"
         before = list(model.objects.order_by("pk").values())
@@ -107,7 +107,7 @@ def test_what_happened_cannot_be_added_changed_or_deleted_by_anybody(client, bos
 
 
 def test_amounts_are_shown_in_credits(client, boss):
-    account = books.open_account(12_345_678)
+    account = money.open_account(12_345_678)
     page = client.get(reverse("admin:billing_account_changelist"), {"q": account.user.email})
     assert "12.34" in page.text
     assert "12345678" not in page.text
@@ -117,7 +117,7 @@ def test_amounts_are_shown_in_credits(client, boss):
 
 
 def test_a_webhook_is_shown_as_text(client, boss):
-    everything.make()
+    billing_rows.make()
     page = client.get(change_url(ProviderEvent.objects.get()))
     assert "&lt;b&gt;café&lt;/b&gt;" in page.text
     assert "<b>café" not in page.text
@@ -133,7 +133,7 @@ def give(client, account: Account, **fields):
 
 
 def test_credits_are_given_with_a_reason_and_a_record(client, boss):
-    account = books.open_account(2 * CREDIT)
+    account = money.open_account(2 * CREDIT)
     page = client.get(reverse("admin:billing_account_give", args=[account.pk]))
     nonce = page.context["form"]["nonce"].value()
     tomorrow = timezone.localdate() + timedelta(days=1)
@@ -164,33 +164,33 @@ def test_credits_are_given_with_a_reason_and_a_record(client, boss):
 
 
 def test_a_form_sent_twice_counts_once(client, boss):
-    account = books.open_account()
+    account = money.open_account()
     nonce = uuid.uuid4()
     give(client, account, nonce=nonce)
     response = give(client, account, nonce=nonce)
     assert "counted once" in said(response)
-    assert books.state(account) == (5 * CREDIT, 0, 0)
+    assert money.state(account) == (5 * CREDIT, 0, 0)
     assert AuditRecord.objects.count() == 1
 
 
 def test_a_form_sent_twice_with_other_figures_is_refused(client, boss):
-    account = books.open_account()
+    account = money.open_account()
     nonce = uuid.uuid4()
     give(client, account, nonce=nonce)
     response = give(client, account, nonce=nonce, amount="6")
     assert "sent before with other figures" in response.text
-    assert books.state(account) == (5 * CREDIT, 0, 0)
+    assert money.state(account) == (5 * CREDIT, 0, 0)
 
 
 def test_credits_are_taken_as_far_as_they_are_free(client, boss):
-    account = books.open_account(100 * CREDIT)
-    books.hold(account, 30 * CREDIT)
+    account = money.open_account(100 * CREDIT)
+    money.hold(account, 30 * CREDIT)
     response = give(client, account, amount="-70.1")
     assert response.status_code == 200
     assert "Only 70 credits are free on this account; 70.10 were to be taken." in response.text
     assert not AuditRecord.objects.exists()
     give(client, account, amount="\N{MINUS SIGN}70")
-    assert books.state(account) == (30 * CREDIT, 30 * CREDIT, 0)
+    assert money.state(account) == (30 * CREDIT, 30 * CREDIT, 0)
     entry = LedgerEntry.objects.latest("id")
     assert (entry.kind, entry.amount) == ("adjust_down", -70 * CREDIT)
     assert AuditRecord.objects.get().action == "take credits"
@@ -212,17 +212,17 @@ def test_credits_are_taken_as_far_as_they_are_free(client, boss):
     ],
 )
 def test_what_cannot_be_given_is_said_in_words(client, boss, fields, words):
-    account = books.open_account()
+    account = money.open_account()
     response = give(client, account, **fields)
     assert response.status_code == 200
     assert words in response.text
-    assert books.state(account) == (0, 0, 0)
+    assert money.state(account) == (0, 0, 0)
     assert not AuditRecord.objects.exists()
 
 
 def test_staff_give_no_more_in_a_day_than_they_may(client, boss, settings):
     settings.STAFF_DAILY_CREDITS = 8 * CREDIT
-    account = books.open_account()
+    account = money.open_account()
     give(client, account)
     response = give(client, account)
     assert "You may give 8 credits a day, and have given 5 today." in response.text
@@ -230,14 +230,14 @@ def test_staff_give_no_more_in_a_day_than_they_may(client, boss, settings):
     # What is taken makes no room, and is not limited.
     give(client, account, amount="-8")
     assert "You may give" in give(client, account, amount="1").text
-    assert books.state(account) == (0, 0, 0)
+    assert money.state(account) == (0, 0, 0)
 
 
 # --- Accounts -----------------------------------------------------------------------------------
 
 
 def test_an_account_is_frozen_and_used_again(client, boss):
-    account = books.open_account()
+    account = money.open_account()
     url = reverse("admin:billing_account_freeze", args=[account.pk])
     assert client.get(url).status_code == 200
     assert client.post(url, {"reason": ""}).status_code == 200
@@ -255,7 +255,7 @@ def test_an_account_is_frozen_and_used_again(client, boss):
 
 
 def test_several_accounts_are_frozen_with_one_reason(client, boss):
-    accounts = [books.open_account() for _ in range(3)]
+    accounts = [money.open_account() for _ in range(3)]
     url = reverse("admin:billing_account_changelist")
     fields = {"action": "freeze", "_selected_action": [account.pk for account in accounts[:2]]}
     page = client.post(url, fields)
@@ -269,7 +269,7 @@ def test_several_accounts_are_frozen_with_one_reason(client, boss):
 
 
 def test_the_messages_of_a_month_are_set_back_with_a_reason(client, boss):
-    account = books.open_account()
+    account = money.open_account()
     url = reverse("admin:billing_account_messages", args=[account.pk])
     client.post(url, {"reason": ""})
     account.refresh_from_db()
@@ -281,7 +281,7 @@ def test_the_messages_of_a_month_are_set_back_with_a_reason(client, boss):
 
 
 def test_the_plan_of_an_account_is_changed(client, boss):
-    account = books.open_account()
+    account = money.open_account()
     plan = Plan.objects.create(slug="school", name="School", monthly_credits=5)
     url = reverse("admin:billing_account_plan", args=[account.pk])
     assert client.get(url).status_code == 200
@@ -298,7 +298,7 @@ def test_the_plan_of_an_account_is_changed(client, boss):
 
 
 def test_staff_without_the_right_change_no_account(client, clerk):
-    account = books.open_account()
+    account = money.open_account()
     Plan.objects.create(slug="school", name="School")
     for page in ("give", "plan", "messages", "freeze", "unfreeze"):
         url = reverse(f"admin:billing_account_{page}", args=[account.pk])
@@ -311,7 +311,7 @@ def test_staff_without_the_right_change_no_account(client, clerk):
 
 
 def test_staff_without_the_right_have_no_actions(client, clerk):
-    everything.make()
+    billing_rows.make()
     for name, action in (
         ("account", "freeze"),
         ("order", "ask_again"),
@@ -329,15 +329,15 @@ def test_staff_without_the_right_have_no_actions(client, clerk):
 
 
 def test_staff_without_the_right_refund_nothing(client, clerk):
-    everything.make()
+    billing_rows.make()
     for page in ("refund", "ask"):
-        url = reverse(f"admin:billing_order_{page}", args=[everything.an_order().pk])
+        url = reverse(f"admin:billing_order_{page}", args=[billing_rows.an_order().pk])
         assert client.get(url).status_code == 403
         assert client.post(url, {"reason": "No", "nonce": uuid.uuid4()}).status_code == 403
 
 
 def test_who_is_no_staff_gets_nothing(client):
-    account = books.open_account()
+    account = money.open_account()
     client.force_login(account.user)
     assert client.get(reverse("billing_report")).status_code == 302
     assert give(client, account).status_code == 302
@@ -384,7 +384,7 @@ def test_a_price_is_typed_in_credits(client, boss):
 
 
 def test_a_price_replaces_another_one_on_purpose_only(client, boss):
-    everything.make()
+    billing_rows.make()
     response = add_price(client, model="stub-model")
     assert response.status_code == 200
     assert "takes the place of stub-model at input 15, cached 7.5, output 60" in response.text
@@ -411,7 +411,7 @@ def test_a_wrong_price_is_refused(client, boss, fields, words):
 
 
 def test_a_price_is_never_changed(client, boss):
-    everything.make()
+    billing_rows.make()
     price = ModelPrice.objects.get()
     assert client.post(change_url(price), {"in_per_m": "1"}).status_code == 403
     url = reverse("admin:billing_modelprice_delete", args=[price.pk])
@@ -494,7 +494,7 @@ def test_saving_a_promo_code_keeps_what_was_redeemed_meanwhile(client, boss, mon
 
 
 def test_limits_of_users_are_theirs(client, boss):
-    account = books.open_account()
+    account = money.open_account()
     url = reverse("admin:billing_spendinglimit_add")
     fields = {"account": account.pk, "period": "day", "model": "", "amount": "12.5"}
     assert client.post(url, fields).status_code == 302
@@ -510,7 +510,7 @@ def test_limits_of_users_are_theirs(client, boss):
 
 
 def test_an_event_is_processed_again(client, boss):
-    everything.make()
+    billing_rows.make()
     event = ProviderEvent.objects.get()
     response = client.post(
         reverse("admin:billing_providerevent_changelist"),
@@ -524,8 +524,8 @@ def test_an_event_is_processed_again(client, boss):
 
 def test_a_provider_that_is_not_configured_is_said_so(client, boss, settings):
     settings.PAYMENTS_SANDBOX = False
-    everything.make()
-    order = everything.an_order()
+    billing_rows.make()
+    order = billing_rows.an_order()
     order.provider_order_id = "sb_1"
     order.save()
     response = client.post(reverse("admin:billing_order_ask", args=[order.pk]))
@@ -533,17 +533,17 @@ def test_a_provider_that_is_not_configured_is_said_so(client, boss, settings):
 
 
 def test_a_page_that_was_only_opened_asks_nobody(client, boss):
-    everything.make()
+    billing_rows.make()
     before = AuditRecord.objects.count()
-    url = reverse("admin:billing_order_ask", args=[everything.an_order().pk])
+    url = reverse("admin:billing_order_ask", args=[billing_rows.an_order().pk])
     assert client.get(url).status_code == 302
     assert AuditRecord.objects.count() == before
 
 
 def test_a_refund_is_no_more_than_unused_credits_are_worth(client, boss):
-    account = books.open_account()
-    order = books.order(account, 1000 * CREDIT, paid_at=timezone.now())
-    books.settle(books.hold(account, 900 * CREDIT), cost=900 * CREDIT)
+    account = money.open_account()
+    order = money.order(account, 1000 * CREDIT, paid_at=timezone.now())
+    money.settle(money.hold(account, 900 * CREDIT), cost=900 * CREDIT)
     url = reverse("admin:billing_order_refund", args=[order.pk])
     page = client.get(url)
     assert "The unused credits are worth <strong>USD 0.50</strong>" in page.text
@@ -557,8 +557,8 @@ def test_a_refund_is_no_more_than_unused_credits_are_worth(client, boss):
 
 
 def test_an_order_whose_credits_are_gone_has_nothing_to_refund(client, boss):
-    account = books.open_account()
-    order = books.order(account, 1000 * CREDIT, paid_at=timezone.now())
+    account = money.open_account()
+    order = money.order(account, 1000 * CREDIT, paid_at=timezone.now())
     money_transaction(
         postings.adjust,
         account_id=account.pk,

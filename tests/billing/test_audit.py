@@ -24,7 +24,7 @@ from billing.models import (
     PromoRedemption,
     Refund,
 )
-from tests.billing import books
+from tests.support import money
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -69,18 +69,18 @@ def codes() -> set[str]:
 @pytest.fixture
 def lived_in(account):
     """An account in which everything has happened, and whose books are right."""
-    made = books.order(account, 1000, bonus=100)
-    books.grant(account, 50, expires_at=timezone.now() + timedelta(days=5))
-    books.settle(books.hold(account, 300), 200)
-    books.settle(books.hold(account, 300), 0)
-    books.hold(account, 40)
+    made = money.order(account, 1000, bonus=100)
+    money.grant(account, 50, expires_at=timezone.now() + timedelta(days=5))
+    money.settle(money.hold(account, 300), 200)
+    money.settle(money.hold(account, 300), 0)
+    money.hold(account, 40)
     refund = Refund.objects.create(order=made, amount_minor=5, initiated_by="staff", credits=60)
-    books.refund(made, 60, key=f"refund:{refund.pk}", refund=refund)
+    money.refund(made, 60, key=f"refund:{refund.pk}", refund=refund)
     dispute = Dispute.objects.create(
         order=made, provider_dispute_id="d", amount_minor=400, credits=850, debt=10, returned=True
     )
-    books.refund(made, 860, key=f"dispute:{dispute.pk}", dispute=dispute)
-    books.give_back(made, 850, 10, key=f"dispute:{dispute.pk}:won", dispute=dispute)
+    money.refund(made, 860, key=f"dispute:{dispute.pk}", dispute=dispute)
+    money.give_back(made, 850, 10, key=f"dispute:{dispute.pk}:won", dispute=dispute)
     assert codes() == set()
     return account
 
@@ -180,7 +180,7 @@ TAMPERED = [
     ("code", "query"), TAMPERED, ids=[f"{n}-{one[0]}" for n, one in enumerate(TAMPERED)]
 )
 def test_a_broken_rule_is_found(lived_in, code, query):
-    values = [books.open_account().pk] if "%s" in query else []
+    values = [money.open_account().pk] if "%s" in query else []
     run(query, *values)
     found = [problem for problem in audit.check() if problem.code == code]
     assert found
@@ -188,7 +188,7 @@ def test_a_broken_rule_is_found(lived_in, code, query):
     assert all(problem.where and problem.message for problem in found)
     # The same by account and by time, and nothing of it elsewhere.
     assert code in {one.code for one in audit.check(account_id=lived_in.pk)}
-    other = books.open_account(5)
+    other = money.open_account(5)
     assert audit.check(account_id=other.pk) == []
     hour = timedelta(hours=1)
     assert code in {one.code for one in audit.check(since=timezone.now() - hour)}
@@ -225,13 +225,13 @@ def test_a_broken_rule_is_found_without_its_constraint(lived_in, code, table, co
 def test_a_promo_code_counts_its_redemptions(account):
     code = PromoCode.objects.create(code="HELLO", credits=5, max_redemptions=3, redeemed=1)
     assert codes() == {"promo_count"}
-    entry = books.grant(account, 5, kind=postings.Kind.PROMO).entry
+    entry = money.grant(account, 5, kind=postings.Kind.PROMO).entry
     PromoRedemption.objects.create(code=code, user_id=account.user_id, number=1, entry=entry)
     assert codes() == set()
 
 
 def test_an_order_that_is_not_paid_has_no_credits(account):
-    books.order(account, status=Order.Status.PENDING)
+    money.order(account, status=Order.Status.PENDING)
     assert codes() == set()
     package = CreditPackage.objects.get()
     Order.objects.create(
@@ -301,7 +301,7 @@ def test_the_command_says_what_is_wrong_and_exits_with_1(lived_in):
 
 
 def test_the_command_looks_at_one_account(lived_in):
-    other = books.open_account(5)
+    other = money.open_account(5)
     run("UPDATE billing_account SET seq = seq + 1 WHERE id = %s", other.pk)
     assert check_ledger("--account", str(lived_in.pk))[0] == 0
     assert check_ledger("--account", lived_in.user.email.upper())[0] == 0
@@ -320,22 +320,22 @@ def test_the_command_looks_at_what_was_written_since(lived_in):
 
 
 def test_accounts_whose_books_are_wrong_are_frozen(lived_in):
-    other = books.open_account(5)
+    other = money.open_account(5)
     run("UPDATE billing_account SET seq = seq + 1 WHERE id = %s", lived_in.pk)
-    before = books.state(lived_in)
+    before = money.state(lived_in)
     code, said = check_ledger("--freeze")
     assert code == 1
     assert f"account {lived_in.pk}: frozen." in said
     lived_in.refresh_from_db()
     other.refresh_from_db()
     assert (lived_in.status, other.status) == ("frozen", "active")
-    assert books.state(lived_in) == before
+    assert money.state(lived_in) == before
     assert "frozen" not in check_ledger("--freeze")[1]
 
 
 def test_an_overdue_hold_freezes_nobody(account):
-    books.grant(account, 100)
-    books.hold(account, 10, expires_at=timezone.now() - timedelta(minutes=11))
+    money.grant(account, 100)
+    money.hold(account, 10, expires_at=timezone.now() - timedelta(minutes=11))
     assert check_ledger("--freeze")[0] == 1
     account.refresh_from_db()
     assert account.status == "active"

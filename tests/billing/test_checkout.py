@@ -20,7 +20,7 @@ from billing.payments.providers import sandbox as bank
 from billing.payments.providers.base import ProviderError
 from chatproject.lib.db import money_transaction
 from chatproject.lib.redis import sync_client
-from tests.billing import books, paying
+from tests.support import money, purchases
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sandbox")]
 
@@ -39,7 +39,7 @@ def receipts() -> list[str]:
 
 
 def test_an_order_holds_what_the_database_says(account):
-    made = paying.order(account, return_to="/c/1/?draft=2")
+    made = purchases.order(account, return_to="/c/1/?draft=2")
     assert (made.credits, made.bonus, made.amount_minor, made.currency) == (
         1000 * MICRO,
         100 * MICRO,
@@ -53,25 +53,25 @@ def test_an_order_holds_what_the_database_says(account):
     "path", ["https://evil.example/", "//evil.example/", "/\\evil.example", "x"]
 )
 def test_the_page_to_go_back_to_is_one_of_ours(account, path):
-    assert paying.order(account, return_to=path).return_to == ""
+    assert purchases.order(account, return_to=path).return_to == ""
 
 
 def test_a_double_click_makes_one_order(account):
-    package = paying.package()
-    made = paying.at_once(12, lambda: paying.order(account, package, client_key="a"))
+    package = purchases.package()
+    made = purchases.at_once(12, lambda: purchases.order(account, package, client_key="a"))
     assert len({order.pk for order in made}) == 1
     assert Order.objects.count() == 1
 
 
 def test_the_same_key_with_another_package_finds_the_first_order(account):
-    first = paying.order(account, client_key="a")
-    second = paying.order(account, paying.package(credits=5), client_key="a")
+    first = purchases.order(account, client_key="a")
+    second = purchases.order(account, purchases.package(credits=5), client_key="a")
     assert second == first
 
 
 def test_another_users_key_is_another_order(account):
-    first = paying.order(account, client_key="a")
-    second = paying.order(books.open_account(), client_key="a")
+    first = purchases.order(account, client_key="a")
+    second = purchases.order(money.open_account(), client_key="a")
     assert second != first
 
 
@@ -88,27 +88,27 @@ def test_another_users_key_is_another_order(account):
 )
 def test_what_is_not_offered_is_refused_in_words(account, fields, words):
     with pytest.raises(CheckoutRefused, match=words):
-        paying.order(account, **fields)
+        purchases.order(account, **fields)
     assert not Order.objects.exists()
 
 
 def test_an_inactive_package_and_a_currency_of_elsewhere_are_refused(account, settings):
     with pytest.raises(CheckoutRefused, match="not sold any more"):
-        paying.order(account, paying.package(active=False))
+        purchases.order(account, purchases.package(active=False))
     settings.CURRENCIES = ["EUR"]
     with pytest.raises(CheckoutRefused, match="not sold in USD"):
-        paying.order(account)
+        purchases.order(account)
 
 
 def test_a_frozen_account_buys_nothing(account):
     money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
     with pytest.raises(CheckoutRefused, match="frozen"):
-        paying.order(account)
+        purchases.order(account)
 
 
 def test_the_buyer_is_sent_to_the_bank_and_again_to_the_same_page(account):
-    made = paying.order(account)
-    urls = {"return_url": paying.RETURN_URL, "cancel_url": paying.CANCEL_URL}
+    made = purchases.order(account)
+    urls = {"return_url": purchases.RETURN_URL, "cancel_url": purchases.CANCEL_URL}
     first = checkout.begin(made.pk, **urls)
     second = checkout.begin(made.pk, **urls)
     assert first == second
@@ -118,20 +118,20 @@ def test_the_buyer_is_sent_to_the_bank_and_again_to_the_same_page(account):
 
 
 def test_a_paid_or_canceled_order_is_not_begun_again(account):
-    urls = {"return_url": paying.RETURN_URL, "cancel_url": paying.CANCEL_URL}
+    urls = {"return_url": purchases.RETURN_URL, "cancel_url": purchases.CANCEL_URL}
     with pytest.raises(CheckoutRefused, match="paid already"):
-        checkout.begin(paying.paid(account).pk, **urls)
-    canceled = paying.begun(account)
-    bank.close(paying.there(canceled))
+        checkout.begin(purchases.paid(account).pk, **urls)
+    canceled = purchases.begun(account)
+    bank.close(purchases.there(canceled))
     checkout.sync_order(canceled.pk)
     with pytest.raises(CheckoutRefused, match="canceled"):
         checkout.begin(canceled.pk, **urls)
 
 
 def test_a_provider_that_does_not_answer_charges_nothing(account, fakepay, settings):
-    made = paying.order(account, provider="stripe")
+    made = purchases.order(account, provider="stripe")
     fakepay.fault("500", "500", "500", "500", "500")
-    urls = {"return_url": paying.RETURN_URL, "cancel_url": paying.CANCEL_URL}
+    urls = {"return_url": purchases.RETURN_URL, "cancel_url": purchases.CANCEL_URL}
     with pytest.raises(CheckoutRefused, match="does not answer"):
         checkout.begin(made.pk, **urls)
     made.refresh_from_db()
@@ -142,8 +142,8 @@ def test_a_provider_that_does_not_answer_charges_nothing(account, fakepay, setti
 
 
 def test_a_paid_order_gives_its_credits_and_one_receipt(account):
-    made = paying.paid(account, paying.package(valid_days=30))
-    assert books.state(account) == (FULL, 0, 0)
+    made = purchases.paid(account, purchases.package(valid_days=30))
+    assert money.state(account) == (FULL, 0, 0)
     assert (made.status, made.invoice_no, made.problem) == ("paid", 1, "")
     paid, bonus = CreditLot.objects.order_by("pk")
     assert (paid.kind, paid.granted, paid.paid_minor, paid.currency) == (
@@ -158,41 +158,41 @@ def test_a_paid_order_gives_its_credits_and_one_receipt(account):
         f"purchase:{made.pk}",
         f"purchase:{made.pk}:bonus",
     ]
-    paying.work()
+    purchases.work()
     [receipt] = mail.outbox
     assert receipt.to == [account.user.email]
     assert receipt.subject == "Parley: Receipt 000001"
     assert "1,000 credits, and 100 on top" in receipt.body
     assert "USD 5.00" in receipt.body
     assert f"https://parley.example.org/billing/orders/{made.pk}/" in receipt.body
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_fifty_at_once_credit_one_order_once(account):
-    made = paying.begun(account)
-    bank.pay(paying.there(made))
-    paying.at_once(50, lambda: checkout.sync_order(made.pk))
-    paying.work()
-    assert books.state(account) == (FULL, 0, 0)
+    made = purchases.begun(account)
+    bank.pay(purchases.there(made))
+    purchases.at_once(50, lambda: checkout.sync_order(made.pk))
+    purchases.work()
+    assert money.state(account) == (FULL, 0, 0)
     assert LedgerEntry.objects.count() == 2
     assert len(receipts()) == 1
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_receipts_are_numbered_without_gaps(account):
-    package = paying.package()
-    orders = [paying.begun(account, package) for _ in range(8)]
+    package = purchases.package()
+    orders = [purchases.begun(account, package) for _ in range(8)]
     for made in orders:
-        bank.pay(paying.there(made))
+        bank.pay(purchases.there(made))
     waiting = iter(orders)
-    paying.at_once(8, lambda: checkout.sync_order(next(waiting).pk))
+    purchases.at_once(8, lambda: checkout.sync_order(next(waiting).pk))
     numbers = Order.objects.values_list("invoice_no", flat=True)
     assert set(numbers) == set(range(1, 9))
 
 
 def test_without_the_queue_the_receipt_is_mailed_at_once(account, settings, own_valkey):
-    made = paying.begun(account)
-    bank.pay(paying.there(made))
+    made = purchases.begun(account)
+    bank.pay(purchases.there(made))
     settings.REDIS_URL = own_valkey.url
     sync_client.cache_clear()
     queue._queue.cache_clear()
@@ -207,23 +207,23 @@ def test_without_the_queue_the_receipt_is_mailed_at_once(account, settings, own_
 
 @pytest.mark.parametrize("ending", [bank.decline, bank.close])
 def test_money_that_comes_after_all_counts(account, ending):
-    made = paying.begun(account)
-    ending(paying.there(made))
+    made = purchases.begun(account)
+    ending(purchases.there(made))
     assert checkout.sync_order(made.pk).status in ("failed", "canceled")
-    assert books.state(account) == (0, 0, 0)
-    bank.pay(paying.there(made))
+    assert money.state(account) == (0, 0, 0)
+    bank.pay(purchases.there(made))
     assert checkout.sync_order(made.pk).status == "paid"
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 @pytest.mark.parametrize("status", ["open", "failed", "closed"])
 def test_what_was_paid_stays_paid(account, status):
-    made = paying.paid(account)
-    there = paying.payment(made)
+    made = purchases.paid(account)
+    there = purchases.payment(made)
     there.status = status
     there.save()
     assert checkout.sync_order(made.pk).status == "paid"
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 @contextmanager
@@ -243,21 +243,21 @@ def failing_at(number: int) -> Iterator[None]:
 
 
 def test_wherever_the_database_goes_away_the_next_try_credits_once(account):
-    made = paying.begun(account)
-    bank.pay(paying.there(made))
+    made = purchases.begun(account)
+    bank.pay(purchases.there(made))
     failures = 0
-    while books.state(account)[0] == 0:
+    while money.state(account)[0] == 0:
         failures += 1
         with failing_at(failures), suppress(OperationalError):
             checkout.sync_order(made.pk)
             break
-        assert books.state(account) == (0, 0, 0)
+        assert money.state(account) == (0, 0, 0)
     assert failures > 10
     checkout.sync_order(made.pk)
-    paying.work()
-    assert books.state(account) == (FULL, 0, 0)
+    purchases.work()
+    assert money.state(account) == (FULL, 0, 0)
     assert (Order.objects.get().invoice_no, len(receipts())) == (1, 1)
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 # --- What does not match -----------------------------------------------------------------------
@@ -273,9 +273,9 @@ def test_wherever_the_database_goes_away_the_next_try_credits_once(account):
     ],
 )
 def test_a_payment_that_does_not_match_credits_nothing_and_calls_staff(account, change, words):
-    made = paying.begun(account)
-    bank.pay(paying.there(made))
-    there = paying.payment(made)
+    made = purchases.begun(account)
+    bank.pay(purchases.there(made))
+    there = purchases.payment(made)
     right = {name: getattr(there, name) for name in change}
     for name, value in change.items():
         setattr(there, name, value)
@@ -284,7 +284,7 @@ def test_a_payment_that_does_not_match_credits_nothing_and_calls_staff(account, 
         after = checkout.sync_order(made.pk)
     assert after.status == "review"
     assert words in after.problem
-    assert books.state(account) == (0, 0, 0)
+    assert money.state(account) == (0, 0, 0)
     assert not LedgerEntry.objects.exists()
     assert alerts() == ["Parley: A payment does not match"]
     # Once it matches, it is paid like any other.
@@ -293,52 +293,52 @@ def test_a_payment_that_does_not_match_credits_nothing_and_calls_staff(account, 
     there.save()
     after = checkout.sync_order(made.pk)
     assert (after.status, after.problem) == ("paid", "")
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_test_money_buys_no_live_order(account):
-    made = paying.begun(account)
-    bank.pay(paying.there(made))
+    made = purchases.begun(account)
+    bank.pay(purchases.there(made))
     Order.objects.update(livemode=True)
     after = checkout.sync_order(made.pk)
     assert after.status == "review"
     assert "live mode" in after.problem
-    assert books.state(account) == (0, 0, 0)
+    assert money.state(account) == (0, 0, 0)
     assert len(alerts()) == 1
 
 
 def test_a_payment_pays_for_one_order_only(account):
-    first = paying.paid(account)
-    second = paying.begun(account)
-    bank.pay(paying.there(second))
-    payment_id = paying.payment(first).payment_id
-    there = paying.payment(first)
+    first = purchases.paid(account)
+    second = purchases.begun(account)
+    bank.pay(purchases.there(second))
+    payment_id = purchases.payment(first).payment_id
+    there = purchases.payment(first)
     there.payment_id = None
     there.save()
-    there = paying.payment(second)
+    there = purchases.payment(second)
     there.payment_id = payment_id
     there.save()
     after = checkout.sync_order(second.pk)
     assert after.status == "review"
     assert "belongs to another order" in after.problem
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_a_second_payment_of_a_paid_order_calls_staff_and_changes_nothing(account):
-    made = paying.paid(account)
-    there = paying.payment(made)
+    made = purchases.paid(account)
+    there = purchases.payment(made)
     there.payment_id = "sbxpay_other"
     there.save()
     after = checkout.sync_order(made.pk)
     assert (after.status, len(alerts())) == ("paid", 1)
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 # --- Without webhooks --------------------------------------------------------------------------
 
 
 def test_the_poller_asks_about_open_orders_at_their_ages(account):
-    made = paying.begun(account)
+    made = purchases.begun(account)
     start = made.created_at
     asked = []
     for minutes in range(0, 60 * 24 * 4, 5):
@@ -350,35 +350,35 @@ def test_the_poller_asks_about_open_orders_at_their_ages(account):
 
 
 def test_an_order_whose_webhooks_are_lost_is_credited_by_the_poller(account):
-    made = paying.begun(account)
-    bank.pay(paying.there(made))
+    made = purchases.begun(account)
+    bank.pay(purchases.there(made))
     poller.poll(timezone.now() + timedelta(minutes=3))
-    paying.work()
+    purchases.work()
     made.refresh_from_db()
     assert made.status == "paid"
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_an_order_that_nobody_pays_is_given_up_but_may_be_paid_later(account):
-    made = paying.begun(account)
+    made = purchases.begun(account)
     Order.objects.update(created_at=timezone.now() - timedelta(hours=73))
     assert checkout.sync_order(made.pk).status == "canceled"
-    bank.pay(paying.there(made))
+    bank.pay(purchases.there(made))
     assert checkout.sync_order(made.pk).status == "paid"
 
 
 def test_an_order_that_lost_the_answer_to_its_making_is_found(account):
-    made = paying.begun(account)
+    made = purchases.begun(account)
     Order.objects.update(provider_order_id=None, status="created")
-    bank.pay(paying.there(made))
+    bank.pay(purchases.there(made))
     assert checkout.sync_order(made.pk).provider_order_id == made.provider_order_id
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_reconcile_payments_credits_what_no_webhook_told(account, capsys):
-    made = paying.begun(account)
-    other = paying.begun(account)
-    bank.pay(paying.there(made))
+    made = purchases.begun(account)
+    other = purchases.begun(account)
+    bank.pay(purchases.there(made))
     call_command("reconcile_payments")
     assert capsys.readouterr().out.splitlines() == [
         f"{made.pk}: pending is now paid",
@@ -396,12 +396,12 @@ def test_reconcile_payments_credits_what_no_webhook_told(account, capsys):
 
 @pytest.fixture(params=["stripe", "razorpay"])
 def provider(request, fakepay) -> str:
-    fakepay.postman.receiver = paying.receive
+    fakepay.postman.receiver = purchases.receive
     return str(request.param)
 
 
 def buy_there(account: Account, provider: str) -> Order:
-    return paying.begun(
+    return purchases.begun(
         account, provider=provider, currency="USD" if provider == "stripe" else "INR"
     )
 
@@ -412,12 +412,12 @@ def test_buying_with_five_shuffled_copies_of_each_webhook(account, fakepay, prov
     fakepay.postman.switches.copies = 5
     fakepay.postman.switches.shuffle = True
     assert set(fakepay.postman.flush()) == {200}
-    paying.work()
+    purchases.work()
     made.refresh_from_db()
     assert (made.status, made.provider_payment_id) == ("paid", payment_id)
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
     assert len(receipts()) == 1
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_buying_with_all_webhooks_lost(account, fakepay, provider):
@@ -426,25 +426,25 @@ def test_buying_with_all_webhooks_lost(account, fakepay, provider):
     fakepay.postman.switches.drop = True
     assert fakepay.postman.flush() == []
     poller.poll(timezone.now() + timedelta(minutes=3))
-    paying.work()
-    assert books.state(account) == (FULL, 0, 0)
+    purchases.work()
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_a_page_that_was_paid_in_another_window_leads_back_at_once(account, fakepay):
     made = buy_there(account, "stripe")
     fakepay.stripe.pay(made.provider_order_id)
-    urls = {"return_url": paying.RETURN_URL, "cancel_url": paying.CANCEL_URL}
-    assert checkout.begin(made.pk, **urls).url == paying.RETURN_URL
+    urls = {"return_url": purchases.RETURN_URL, "cancel_url": purchases.CANCEL_URL}
+    assert checkout.begin(made.pk, **urls).url == purchases.RETURN_URL
     checkout.sync_order(made.pk)
     with pytest.raises(CheckoutRefused, match="paid already"):
         checkout.begin(made.pk, **urls)
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_a_page_that_expired_is_not_opened_again(account, fakepay):
     made = buy_there(account, "stripe")
     fakepay.stripe.expire(made.provider_order_id)
-    urls = {"return_url": paying.RETURN_URL, "cancel_url": paying.CANCEL_URL}
+    urls = {"return_url": purchases.RETURN_URL, "cancel_url": purchases.CANCEL_URL}
     with pytest.raises(CheckoutRefused, match="Nothing was charged"):
         checkout.begin(made.pk, **urls)
     made.refresh_from_db()
@@ -456,9 +456,9 @@ def test_an_order_and_its_event_that_found_no_order_id_are_brought_together(acco
     made = buy_there(account, "stripe")
     fakepay.stripe.pay(made.provider_order_id)
     Order.objects.update(provider_order_id=None, status="created")
-    fakepay.postman.receiver = paying.receive
+    fakepay.postman.receiver = purchases.receive
     fakepay.postman.flush()
-    paying.work()
+    purchases.work()
     after = Order.objects.get()
     assert (after.status, after.provider_order_id) == ("paid", made.provider_order_id)
 
@@ -468,13 +468,13 @@ def test_a_declined_card_and_then_another_one(account, fakepay, provider):
     side = getattr(fakepay, provider)
     side.fail(made.provider_order_id)
     fakepay.postman.flush()
-    paying.work()
+    purchases.work()
     made.refresh_from_db()
     assert not made.is_paid
     side.pay(made.provider_order_id)
     fakepay.postman.flush()
-    paying.work()
-    assert books.state(account) == (FULL, 0, 0)
+    purchases.work()
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_an_event_that_lies_about_its_amount_changes_nothing(account, fakepay, provider):
@@ -482,6 +482,6 @@ def test_an_event_that_lies_about_its_amount_changes_nothing(account, fakepay, p
     getattr(fakepay, provider).pay(made.provider_order_id)
     fakepay.postman.switches.lie_amount = 1_000_000
     fakepay.postman.flush()
-    paying.work()
-    assert books.state(account) == (FULL, 0, 0)  # the provider was asked, and says 500
-    assert books.problems() == []
+    purchases.work()
+    assert money.state(account) == (FULL, 0, 0)  # the provider was asked, and says 500
+    assert money.problems() == []

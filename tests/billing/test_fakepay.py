@@ -15,8 +15,7 @@ import pytest
 
 from billing.payments.providers import razorpay, stripe
 from billing.payments.providers.base import BadSignature
-from tests.billing import unsaved
-from tests.fakepay import FakePay, Switches
+from tests.support.fakepay import FakePay, Switches, unsaved
 
 PROVIDERS: dict[str, Any] = {
     "stripe": stripe.StripeProvider(),
@@ -97,7 +96,7 @@ def test_a_late_payment_comes_by_itself_when_told_so(fakepay):
     for _ in range(1000):
         if "checkout.session.async_payment_succeeded" in fakepay.postman.waiting:
             break
-        fakepay.is_over.wait(0.01)
+        fakepay.stopped.wait(0.01)
     assert fakepay.stripe.sessions[session]["payment_status"] == "paid"
 
 

@@ -11,8 +11,8 @@ from billing.ledger import postings
 from billing.models import Account, Hold, LedgerEntry
 from billing.signals import balance_changed
 from chatproject.lib.db import money_transaction
-from tests.billing import books
-from tests.billing.books import give_back, grant, hold, order, refund, state
+from tests.support import money
+from tests.support.money import give_back, grant, hold, order, refund, state
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -116,23 +116,23 @@ def test_debt_is_paid_from_what_becomes_free(account):
     assert state(account) == (80, 80, 80)
     with pytest.raises(postings.AccountInDebt):
         hold(account, 1)
-    books.settle(held, 30)
+    money.settle(held, 30)
     assert state(account) == (0, 0, 30)
     grant(account, 100)
     assert state(account) == (70, 0, 0)
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_what_was_paid_of_a_debt_comes_back_with_it(account):
     bought = order(account, 100)
-    books.settle(hold(account, 70), 70)
+    money.settle(hold(account, 70), 70)
     assert refund(bought, 100) == postings.TakenBack(credits=30, debt=70)
     grant(account, 50)
     assert state(account) == (0, 0, 20)
     give_back(bought, 30, 70, key="undone")
     give_back(bought, 30, 70, key="undone")
     assert state(account) == (80, 0, 0)
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_a_refund_takes_its_own_order_first(account):
@@ -151,7 +151,7 @@ def test_a_refund_takes_its_own_order_first(account):
 
 
 def test_a_key_that_was_used_for_something_else_is_refused(account):
-    bought, there = order(account, 100), books.open_account(5)
+    bought, there = order(account, 100), money.open_account(5)
     grant(account, 5, key="k")
     hold(account, 5, key="k")
     refund(bought, 7, key="r")
@@ -207,7 +207,7 @@ def test_what_is_due_is_neither_refundable_nor_spent_last(account):
     grant(account, 50, expires_at=timezone.now() - timedelta(seconds=1))
     assert state(account) == (180, 130, 0)
     assert postings.refundable(order_id=bought.pk) == 0
-    books.settle(held, 30)
+    money.settle(held, 30)
     # The lot past its date paid, and the rest of it is gone.
     assert list(account.lots.order_by("id").values_list("remaining", flat=True)) == [100, 30, 0]
     assert state(account) == (130, 100, 0)

@@ -14,7 +14,7 @@ from django.utils import timezone
 from billing.ledger import postings
 from billing.models import Account, CreditLot, DebtEntry, Hold, LedgerEntry
 from chatproject.lib.db import money_transaction
-from tests.billing import books
+from tests.support import money
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,10 +39,10 @@ class Faults:
 
 def lived_in() -> tuple[Account, dict[str, Any]]:
     """An account with lots, debt to come, and something due, the same each time."""
-    account = books.open_account()
-    order = books.order(account, 1000)
-    held = books.hold(account, 500)
-    books.grant(account, 30, expires_at=timezone.now() - timedelta(seconds=1))
+    account = money.open_account()
+    order = money.order(account, 1000)
+    held = money.hold(account, 500)
+    money.grant(account, 30, expires_at=timezone.now() - timedelta(seconds=1))
     return account, {"account": account, "order": order, "held": held}
 
 
@@ -58,7 +58,7 @@ def holding(account: Account, **_: object) -> Callable[[], object]:
 
 
 def settling(held: Hold, **_: object) -> Callable[[], object]:
-    return partial(books.settle_and_record, held, 700)
+    return partial(money.settle_and_record, held, 700)
 
 
 def refunding(order: Any, **_: object) -> Callable[[], object]:
@@ -66,8 +66,8 @@ def refunding(order: Any, **_: object) -> Callable[[], object]:
 
 
 def giving_back(order: Any, account: Account, **_: object) -> Callable[[], object]:
-    books.refund(order, 900)
-    owed = books.state(account)[2]
+    money.refund(order, 900)
+    owed = money.state(account)[2]
     return partial(
         postings.give_back, order_id=order.pk, credits=500, debt=owed, key=f"b{order.pk}"
     )
@@ -84,9 +84,9 @@ CALLS = [granting, holding, settling, refunding, giving_back, adjusting]
 
 
 def end_state(account: Account) -> list[Any]:
-    assert books.problems(account) == []
+    assert money.problems(account) == []
     return [
-        books.state(account),
+        money.state(account),
         list(CreditLot.objects.filter(account=account).order_by("id").values_list("remaining")),
         list(
             LedgerEntry.objects.filter(account=account)

@@ -6,7 +6,7 @@ import pytest
 from django.db import IntegrityError, connection
 
 from billing.models import Account, CreditLot, LedgerEntry
-from tests.billing import books
+from tests.support import money
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -76,20 +76,20 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_the_database_refuses(account, what):
-    order = books.order(account, 1000)
-    books.grant(account, 50)
-    books.settle(books.hold(account, 300), 200)
-    books.hold(account, 600)
-    books.refund(order, 300)
-    assert books.state(account) == (600, 600, 50)
+    order = money.order(account, 1000)
+    money.grant(account, 50)
+    money.settle(money.hold(account, 300), 200)
+    money.hold(account, 600)
+    money.refund(order, 300)
+    assert money.state(account) == (600, 600, 50)
     with pytest.raises(IntegrityError), connection.cursor() as cursor:
         cursor.execute(REFUSED[what])
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_ordinary_deletes_are_refused_too(account):
-    books.grant(account, 50)
+    money.grant(account, 50)
     for rows in (LedgerEntry.objects.all(), CreditLot.objects.all(), Account.objects.all()):
         with pytest.raises(IntegrityError):
             rows.delete()
-    assert books.state(account) == (50, 0, 0)
+    assert money.state(account) == (50, 0, 0)

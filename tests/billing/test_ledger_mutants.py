@@ -16,9 +16,9 @@ from hypothesis import Phase
 from hypothesis.stateful import run_state_machine_as_test
 
 from billing.ledger import postings
-from tests.billing import books
 from tests.billing.ledger_machine import LedgerMachine
 from tests.billing.test_ledger_machine import machine_settings
+from tests.support import money
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
 
@@ -114,7 +114,7 @@ def test_every_mutant_changes_the_ledger_as_it_stands():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_machine_finds(name, settings, monkeypatch):
     settings.SIGNUP_CREDITS = 0
-    monkeypatch.setattr(books, "postings", mutant(*MUTANTS[name]))
+    monkeypatch.setattr(money, "postings", mutant(*MUTANTS[name]))
     # The same examples each time, and no effort for a short one: that it fails is enough.
     machine = machine_settings(
         400, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False

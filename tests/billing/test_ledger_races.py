@@ -18,8 +18,8 @@ from django.utils import timezone
 from billing.ledger import postings
 from billing.models import Hold, LedgerEntry
 from chatproject.lib import db, metrics
-from tests.billing import books
 from tests.billing.test_ledger_mutants import mutant
+from tests.support import money
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -47,42 +47,42 @@ def race(calls: list[Callable[[], object]], threads: int = 12) -> list[Any]:
 
 
 def test_equal_grants_give_once(account):
-    done = race([lambda: books.grant(account, 10, key="the same")] * 64)
+    done = race([lambda: money.grant(account, 10, key="the same")] * 64)
     assert sorted(one.is_new for one in done) == [False] * 63 + [True]
     assert len({one.entry.pk for one in done}) == 1
-    assert books.state(account) == (10, 0, 0)
-    assert books.problems() == []
+    assert money.state(account) == (10, 0, 0)
+    assert money.problems() == []
 
 
 def test_holds_take_no_more_than_there_is(account):
-    books.grant(account, 1_500_000)
-    done = race([lambda: books.hold(account, 30_000)] * 64)
+    money.grant(account, 1_500_000)
+    done = race([lambda: money.hold(account, 30_000)] * 64)
     refused = [one for one in done if isinstance(one, postings.InsufficientCredits)]
     assert (len([one for one in done if isinstance(one, Hold)]), len(refused)) == (50, 14)
-    assert books.state(account) == (1_500_000, 1_500_000, 0)
-    assert books.problems() == []
+    assert money.state(account) == (1_500_000, 1_500_000, 0)
+    assert money.problems() == []
 
 
 def test_two_hundred_holds_on_credits_for_three(account):
-    books.grant(account, 100)
-    done = race([lambda: books.hold(account, 30)] * 200)
+    money.grant(account, 100)
+    done = race([lambda: money.hold(account, 30)] * 200)
     assert sum(isinstance(one, Hold) for one in done) == 3
     assert sum(isinstance(one, postings.InsufficientCredits) for one in done) == 197
-    assert books.state(account) == (100, 90, 0)
+    assert money.state(account) == (100, 90, 0)
 
 
 def test_equal_holds_are_one(account):
-    books.grant(account, 1000)
-    done = race([lambda: books.hold(account, 10, key="the same")] * 64)
+    money.grant(account, 1000)
+    done = race([lambda: money.hold(account, 10, key="the same")] * 64)
     assert len({one.pk for one in done}) == 1
-    assert books.state(account) == (1000, 10, 0)
+    assert money.state(account) == (1000, 10, 0)
 
 
 def test_a_hold_that_three_settle_is_charged_once(account):
-    books.grant(account, 10_000)
-    holds = [books.hold(account, 30) for _ in range(30)]
+    money.grant(account, 10_000)
+    holds = [money.hold(account, 30) for _ in range(30)]
     calls: list[Callable[[], object]] = [
-        partial(books.settle, held, cost) for held in holds for cost in (20, 25, 0)
+        partial(money.settle, held, cost) for held in holds for cost in (20, 25, 0)
     ]
     done = race(calls)
     assert not [one for one in done if isinstance(one, Exception)]
@@ -90,17 +90,17 @@ def test_a_hold_that_three_settle_is_charged_once(account):
         assert sum(one.is_new for one in three) == 1
         assert len({one.charged for one in three}) == 1
     charged = sum(one.charged for one in done if one.is_new)
-    assert books.state(account) == (10_000 - charged, 0, 0)
-    assert books.problems() == []
+    assert money.state(account) == (10_000 - charged, 0, 0)
+    assert money.problems() == []
 
 
 def test_equal_refunds_take_once(account):
-    order = books.order(account, 1000)
-    refund = books.claim(order, "refund")
-    done = race([lambda: books.refund(order, 400, key="r", refund=refund)] * 32)
+    order = money.order(account, 1000)
+    refund = money.claim(order, "refund")
+    done = race([lambda: money.refund(order, 400, key="r", refund=refund)] * 32)
     assert set(done) == {postings.TakenBack(400, 0)}
-    race([lambda: books.give_back(order, 400, 0, key="b", refund=refund)] * 32)
-    assert books.state(account) == (1000, 0, 0)
+    race([lambda: money.give_back(order, 400, 0, key="b", refund=refund)] * 32)
+    assert money.state(account) == (1000, 0, 0)
 
 
 def test_accounts_are_opened_once(account, settings):
@@ -113,7 +113,7 @@ def test_accounts_are_opened_once(account, settings):
 
 def mixed(account, seconds: float, threads: int = 8) -> list[Exception]:
     """All kinds of calls on one account for a while; what they raised that is not a refusal."""
-    order = books.order(account, 1_000_000)
+    order = money.order(account, 1_000_000)
     end = time.monotonic() + seconds
     raised: list[Exception] = []
 
@@ -121,31 +121,31 @@ def mixed(account, seconds: float, threads: int = 8) -> list[Exception]:
         soon = timezone.now() + timedelta(seconds=chance.uniform(-0.1, 0.5))
         match chance.randrange(8):
             case 0:
-                books.grant(
+                money.grant(
                     account, chance.randint(1, 5000), expires_at=chance.choice([None, soon])
                 )
             case 1:
-                claim = books.claim(order, "refund")
-                done = books.refund(order, chance.randint(1, 50), refund=claim)
+                claim = money.claim(order, "refund")
+                done = money.refund(order, chance.randint(1, 50), refund=claim)
                 claim.credits, claim.debt = done.credits, done.debt
                 claim.save()
             case 2:
-                db.money_transaction(books.postings.expire, account_id=account.pk)
+                db.money_transaction(money.postings.expire, account_id=account.pk)
             case 3:
                 db.money_transaction(
-                    books.postings.adjust, account_id=account.pk, amount=-chance.randint(1, 50),
+                    money.postings.adjust, account_id=account.pk, amount=-chance.randint(1, 50),
                     key=uuid.uuid4().hex, actor_id=account.user_id, note="a correction",
                 )  # fmt: skip
             case _:
-                held = books.hold(account, chance.randint(1, 2000))
-                books.settle(held, chance.randint(0, 2500))
+                held = money.hold(account, chance.randint(1, 2000))
+                money.settle(held, chance.randint(0, 2500))
 
     def work(seed: int) -> None:
         chance = random.Random(seed)
         while time.monotonic() < end and not raised:
             try:
                 one(chance)
-            except books.postings.LedgerError:
+            except money.postings.LedgerError:
                 pass
             except Exception as error:  # noqa: BLE001 # the caller looks at it
                 raised.append(error)
@@ -159,7 +159,7 @@ def test_everything_at_once_leaves_the_books_right(account):
     assert mixed(account, 4) == []
     assert LedgerEntry.objects.count() > 20
     # A claim whose refund was refused for a moment is no problem of the ledger's.
-    assert books.problems() == []
+    assert money.problems() == []
     assert metrics.MONEY_BUSY._value.get() == given_up
 
 
@@ -174,6 +174,6 @@ LOCKS_REMOVED = {
 
 @pytest.mark.parametrize("lock", LOCKS_REMOVED)
 def test_a_missing_lock_is_noticed_and_does_no_harm(account, lock, monkeypatch):
-    monkeypatch.setattr(books, "postings", mutant(*LOCKS_REMOVED[lock]))
+    monkeypatch.setattr(money, "postings", mutant(*LOCKS_REMOVED[lock]))
     assert mixed(account, 20)  # ends at the first error
-    assert books.problems() == []
+    assert money.problems() == []

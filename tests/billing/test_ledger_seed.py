@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 
 from billing.ledger import audit
 from billing.models import Account, DailyUsage, LedgerEntry, UsageRecord
-from tests.billing import books
+from tests.support import money
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -31,8 +31,8 @@ def test_what_is_seeded_is_right(settings):
     assert DailyUsage.objects.exists()
     # They are accounts as any other.
     account = Account.objects.latest("pk")
-    books.grant(account, 5)
-    books.settle(books.hold(account, 5000), 7000)
+    money.grant(account, 5)
+    money.settle(money.hold(account, 5000), 7000)
     assert audit.check() == []
 
 
@@ -40,7 +40,7 @@ def test_no_real_database_is_seeded(account, settings):
     with pytest.raises(CommandError, match="--yes"):
         seed()
     settings.DEBUG = True
-    books.order(account)
+    money.order(account)
     with pytest.raises(CommandError, match="--yes"):
         seed()
     with pytest.raises(CommandError, match="two entries"):

@@ -31,7 +31,7 @@ from billing.models import (
 from billing.payments import refunds
 from billing.reports import balances, low_balance_mail
 from chatproject.lib.db import money_transaction
-from tests.billing import books, paying
+from tests.support import money, purchases
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -47,7 +47,7 @@ def inside(client: Client, account: Account) -> Client:
 @pytest.fixture
 def stranger(account: Account) -> Client:
     other = Client()
-    other.force_login(books.open_account().user)
+    other.force_login(money.open_account().user)
     return other
 
 
@@ -70,7 +70,7 @@ def sandbox(settings) -> None:
 def bought(account: Account, credits: int = 100 * CREDIT, **fields) -> Order:
     """An order that was paid just now."""
     fields = {"paid_at": timezone.now(), "invoice_no": Order.objects.count() + 1} | fields
-    return books.order(account, credits, **fields)
+    return money.order(account, credits, **fields)
 
 
 def text(response) -> str:
@@ -101,9 +101,9 @@ def test_a_page_makes_the_same_queries_however_much_there_is_on_it(inside, accou
     path = reverse(f"billing:{name}")
 
     def live() -> None:
-        books.grant(account, 100 * CREDIT, expires_at=timezone.now() + timedelta(days=9))
-        books.settle(books.hold(account, CREDIT, model="stub-model"), CREDIT)
-        books.hold(account, CREDIT)
+        money.grant(account, 100 * CREDIT, expires_at=timezone.now() + timedelta(days=9))
+        money.settle(money.hold(account, CREDIT, model="stub-model"), CREDIT)
+        money.hold(account, CREDIT)
         bought(account)
 
     live()
@@ -118,10 +118,10 @@ def test_a_page_makes_the_same_queries_however_much_there_is_on_it(inside, accou
 
 
 def test_the_overview_says_what_one_has_in_one_line_and_what_it_is_made_of(inside, account):
-    books.grant(account, 1_000 * CREDIT)
+    money.grant(account, 1_000 * CREDIT)
     expiry = timezone.now() + timedelta(days=20)
-    books.grant(account, 200 * CREDIT, kind=postings.Kind.PROMO, expires_at=expiry)
-    books.hold(account, 14 * CREDIT)
+    money.grant(account, 200 * CREDIT, kind=postings.Kind.PROMO, expires_at=expiry)
+    money.hold(account, 14 * CREDIT)
     page = text(inside.get("/billing/"))
     assert "<strong>1,186</strong> credits available" in page
     day = timezone.localtime(expiry)
@@ -141,7 +141,7 @@ def test_a_user_whose_account_was_never_opened_gets_one(client, settings):
 def test_a_frozen_account_and_a_debt_are_told_in_words(inside, account):
     money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
     order = bought(account, credits=10 * CREDIT)
-    books.settle(books_hold_despite_freeze(account), 10 * CREDIT)
+    money.settle(books_hold_despite_freeze(account), 10 * CREDIT)
     money_transaction(postings.refund, order_id=order.pk, credits=4 * CREDIT, key="refund:x")
     page = text(inside.get("/billing/"))
     assert "Your credits are frozen" in page
@@ -150,14 +150,14 @@ def test_a_frozen_account_and_a_debt_are_told_in_words(inside, account):
 
 def books_hold_despite_freeze(account: Account):
     money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.ACTIVE)
-    held = books.hold(account, 10 * CREDIT)
+    held = money.hold(account, 10 * CREDIT)
     money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
     return held
 
 
 def test_the_balance_for_programs_is_exact(inside, account):
-    books.grant(account, 1_234_567)
-    books.hold(account, 234_567)
+    money.grant(account, 1_234_567)
+    money.hold(account, 234_567)
     assert inside.get("/billing/balance").json() == {
         "available": "1",
         "balance": "1.234567",
@@ -168,8 +168,8 @@ def test_the_balance_for_programs_is_exact(inside, account):
 
 
 def test_the_bar_of_the_chats_shows_the_balance_and_leads_to_it(inside, account, settings):
-    books.grant(account, 1_234_500_000)
-    books.hold(account, CREDIT)
+    money.grant(account, 1_234_500_000)
+    money.hold(account, CREDIT)
     page = text(inside.get("/"))
     assert "<span data-balance-available>1,233.50</span>" in page
     assert 'title="Balance 1,234.50 · reserved 1"' in page
@@ -227,10 +227,10 @@ def test_without_redis_codes_are_refused_with_words(inside, account, settings):
 
 
 def test_the_history_reads_like_a_bank_statement(inside, account):
-    books.grant(account, 100 * CREDIT, note="Welcome")
+    money.grant(account, 100 * CREDIT, note="Welcome")
     chat = uuid.uuid4()
-    books.settle(books.hold(account, 2 * CREDIT, model="stub-model", conversation=chat), 2 * CREDIT)
-    books.hold(account, 3 * CREDIT, model="stub-model")
+    money.settle(money.hold(account, 2 * CREDIT, model="stub-model", conversation=chat), 2 * CREDIT)
+    money.hold(account, 3 * CREDIT, model="stub-model")
     page = text(inside.get("/billing/history/"))
     assert (
         '<td role="cell" class="number amount in">+100.00</td> <td role="cell" class="number after">100.00</td>'
@@ -265,7 +265,7 @@ def test_an_empty_history_says_what_will_stand_there(inside):
     ],
 )
 def test_a_wrong_filter_is_told_and_hides_nothing(inside, account, query, words):
-    books.grant(account, 100 * CREDIT)
+    money.grant(account, 100 * CREDIT)
     response = inside.get(f"/billing/history/?{query}")
     assert response.status_code == 200
     assert words in text(response)
@@ -275,9 +275,9 @@ def test_a_wrong_filter_is_told_and_hides_nothing(inside, account, query, words)
 
 
 def test_filters_stay_in_the_links_to_older_lines_and_to_the_file(inside, account, monkeypatch):
-    monkeypatch.setattr("billing.reports.statements.PAGE", 2)
+    monkeypatch.setattr("billing.statements.PAGE", 2)
     for _ in range(4):
-        books.grant(account, CREDIT)
+        money.grant(account, CREDIT)
     page = text(inside.get("/billing/history/?kind=given"))
     assert 'href="?kind=given&amp;before=3"' in page
     assert "/billing/history.csv?kind=given" in page
@@ -287,18 +287,18 @@ def test_filters_stay_in_the_links_to_older_lines_and_to_the_file(inside, accoun
 
 
 def test_a_page_of_the_history_carries_on_from_the_balance_before(inside, account, monkeypatch):
-    monkeypatch.setattr("billing.reports.statements.PAGE", 2)
+    monkeypatch.setattr("billing.statements.PAGE", 2)
     for _ in range(4):
-        books.grant(account, CREDIT)
+        money.grant(account, CREDIT)
     first = inside.get("/billing/history/").context["statement"]
     second = inside.get("/billing/history/?before=3").context["statement"]
     assert first.opening == second.closing == 2 * CREDIT
 
 
 def test_usage_is_drawn_by_day_and_stands_in_tables(inside, account):
-    books.grant(account, 100 * CREDIT)
+    money.grant(account, 100 * CREDIT)
     for amount in (2, 3):
-        books.settle(books.hold(account, amount * CREDIT, model="stub-model"), amount * CREDIT)
+        money.settle(money.hold(account, amount * CREDIT, model="stub-model"), amount * CREDIT)
     response = inside.get("/billing/usage/")
     page = text(response)
     assert "<strong>5</strong> credits used" in page
@@ -315,8 +315,8 @@ def test_usage_is_drawn_by_day_and_stands_in_tables(inside, account):
 
 
 def test_the_file_of_usage_has_a_row_for_each_day_and_model(inside, account):
-    books.grant(account, 100 * CREDIT)
-    books.settle(books.hold(account, CREDIT, model="stub-model"), CREDIT)
+    money.grant(account, 100 * CREDIT)
+    money.settle(money.hold(account, CREDIT, model="stub-model"), CREDIT)
     response = inside.get("/billing/usage.csv")
     lines = response.content.decode().splitlines()
     assert len(lines) == 2
@@ -538,7 +538,7 @@ def test_a_provider_that_does_not_answer_is_told_and_the_order_goes_on(
 
 
 def test_a_paid_order_can_be_refunded_by_its_buyer_once(inside, account, sandbox):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     path = f"/billing/orders/{order.pk}/"
     assert "Ask for your money back" in text(inside.get(path))
     sent = {"nonce": "abcdefgh1234", "reason": "Not needed"}
@@ -554,7 +554,7 @@ def test_a_paid_order_can_be_refunded_by_its_buyer_once(inside, account, sandbox
 
 @pytest.mark.parametrize("nonce", ["", "short", "x" * 65])
 def test_a_refund_without_its_form_is_not_begun(inside, account, sandbox, nonce):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     page = text(inside.post(f"/billing/orders/{order.pk}/refund/", {"nonce": nonce}, follow=True))
     assert "This form is out of date." in page
     assert not Refund.objects.exists()
@@ -564,7 +564,7 @@ def test_a_purchase_can_be_taken_back_while_it_is_unused(inside, account, sandbo
     order = bought(account, credits=100 * CREDIT)
     page = text(inside.get(f"/billing/orders/{order.pk}/"))
     assert ("Ask for your money back" in page) == (refunds.eligible(order) == "")
-    books.settle(books.hold(account, 50 * CREDIT), 50 * CREDIT)
+    money.settle(money.hold(account, 50 * CREDIT), 50 * CREDIT)
     assert "Ask for your money back" not in text(inside.get(f"/billing/orders/{order.pk}/"))
     refused = inside.post(
         f"/billing/orders/{order.pk}/refund/", {"nonce": "abcdefgh1234"}, follow=True
@@ -629,7 +629,7 @@ def test_wrong_terms_of_automatic_purchases_are_told(
 
 
 def spend(account: Account, credits: int) -> None:
-    books.settle(books.hold(account, credits * CREDIT), credits * CREDIT)
+    money.settle(money.hold(account, credits * CREDIT), credits * CREDIT)
 
 
 def low_of(account: Account) -> str:
@@ -646,7 +646,7 @@ def low_of(account: Account) -> str:
 
 def test_the_balance_is_low_below_a_fifth_of_what_came_in_last(account):
     assert low_of(account) == "empty"
-    books.grant(account, 1_000 * CREDIT)
+    money.grant(account, 1_000 * CREDIT)
     for _ in range(3):
         spend(account, 1)
     spend(account, 797)
@@ -656,7 +656,7 @@ def test_the_balance_is_low_below_a_fifth_of_what_came_in_last(account):
 
 
 def test_the_balance_is_as_good_as_empty_below_a_typical_message(account):
-    books.grant(account, 1_000 * CREDIT)
+    money.grant(account, 1_000 * CREDIT)
     for cost in (30, 30, 30, 895):
         spend(account, cost)
     found = balances.of_account(account.pk)
@@ -664,14 +664,14 @@ def test_the_balance_is_as_good_as_empty_below_a_typical_message(account):
 
 
 def test_a_hold_alone_does_not_make_the_balance_low(account):
-    books.grant(account, 100 * CREDIT)
-    books.hold(account, 95 * CREDIT)
+    money.grant(account, 100 * CREDIT)
+    money.hold(account, 95 * CREDIT)
     assert low_of(account) == ""
 
 
 def test_a_low_balance_is_told_once_per_crossing(account, settings):
     settings.SITE_URL = "https://chat.example.org"
-    books.grant(account, 100 * CREDIT)
+    money.grant(account, 100 * CREDIT)
     assert not low_balance_mail.tell_if_low(account.pk)
     spend(account, 85)
     assert low_balance_mail.tell_if_low(account.pk)
@@ -680,7 +680,7 @@ def test_a_low_balance_is_told_once_per_crossing(account, settings):
     assert told.to == [account.user.email]
     assert "15 credits left" in told.body
     assert "https://chat.example.org/billing/packages/" in told.body
-    books.grant(account, 100 * CREDIT)
+    money.grant(account, 100 * CREDIT)
     assert not low_balance_mail.tell_if_low(account.pk)
     spend(account, 115)
     assert low_balance_mail.tell_if_low(account.pk)
@@ -693,7 +693,7 @@ def test_nobody_is_told_of_credits_that_never_came(account):
 
 
 def test_a_mail_that_cannot_be_sent_is_sent_the_next_time(account, settings):
-    books.grant(account, 100 * CREDIT)
+    money.grant(account, 100 * CREDIT)
     spend(account, 100)
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
@@ -703,7 +703,7 @@ def test_a_mail_that_cannot_be_sent_is_sent_the_next_time(account, settings):
 
 
 def test_the_pages_warn_of_a_low_balance_with_a_way_out(inside, account):
-    books.grant(account, 100 * CREDIT)
+    money.grant(account, 100 * CREDIT)
     for _ in range(9):
         spend(account, 9)
     page = text(inside.get("/billing/"))

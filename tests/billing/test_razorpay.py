@@ -16,10 +16,10 @@ from billing.payments.providers.base import (
     RefundState,
     Standing,
 )
-from tests.billing import unsaved
-from tests.fakepay.postman import RAZORPAY_SECRET, razorpay_event
-from tests.fakepay.postman import sign_for_razorpay as sign
-from tests.fakepay.razorpay_side import KEY_ID, KEY_SECRET
+from tests.support.fakepay import unsaved
+from tests.support.fakepay.postman import RAZORPAY_SECRET, razorpay_event
+from tests.support.fakepay.postman import sign_for_razorpay as sign
+from tests.support.fakepay.razorpay_side import KEY_ID, KEY_SECRET
 
 razorpay = adapter.RazorpayProvider()
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from billing.models import Account, Order, Refund
 from billing.payments import receipts
-from tests.billing import books
+from tests.support import money
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,7 +34,7 @@ def bought(account: Account, **fields) -> Order:
         "bonus": 5 * CREDIT,
         "livemode": True,
     } | fields
-    return books.order(account, 100 * CREDIT, **fields)
+    return money.order(account, 100 * CREDIT, **fields)
 
 
 def words(pdf: bytes) -> str:
@@ -118,7 +118,7 @@ def test_the_receipt_is_the_owners_alone(account, client, valkey_url):
     order = bought(account)
     path = f"/billing/orders/{order.pk}/receipt.pdf"
     assert client.get(path)["Location"].startswith("/accounts/login/")
-    client.force_login(books.open_account().user)
+    client.force_login(money.open_account().user)
     assert client.get(path).status_code == 404
     client.force_login(account.user)
     response = client.get(path)

@@ -20,7 +20,7 @@ from billing.payments import checkout, poller, refunds
 from billing.payments.providers import sandbox as bank
 from billing.payments.refunds import RefundRefused
 from chatproject.lib.db import money_transaction
-from tests.billing import books, paying
+from tests.support import money, purchases
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sandbox")]
 
@@ -43,7 +43,7 @@ def request(of: Order, amount: int | None = None, **fields) -> Refund:
 
 
 def use(account: Account, amount: int) -> None:
-    books.settle(books.hold(account, amount), amount)
+    money.settle(money.hold(account, amount), amount)
 
 
 def of(order: Order) -> tuple[str, int]:
@@ -55,7 +55,7 @@ def of(order: Order) -> tuple[str, int]:
 
 
 def test_a_full_refund_takes_all_credits_and_sends_all_money(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     refund = request(order)
     assert (refund.status, refund.amount_minor, refund.credits, refund.debt) == (
         "succeeded",
@@ -64,41 +64,41 @@ def test_a_full_refund_takes_all_credits_and_sends_all_money(account):
         0,
     )
     assert of(order) == ("refunded", 500)
-    assert books.state(account) == (0, 0, 0)
-    assert paying.payment(order).refunded_minor == 500
-    paying.work()
+    assert money.state(account) == (0, 0, 0)
+    assert purchases.payment(order).refunded_minor == 500
+    purchases.work()
     [message] = [message for message in mail.outbox if "refund" in message.subject]
     assert "USD 5.00" in message.body
     assert "1,100 credits were taken" in message.body
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_a_refund_in_parts_takes_the_credits_of_each_part(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     request(order, 100)
     assert of(order) == ("partially_refunded", 100)
-    assert books.state(account) == (FULL * 4 // 5, 0, 0)
+    assert money.state(account) == (FULL * 4 // 5, 0, 0)
     request(order, 400)
     assert of(order) == ("refunded", 500)
-    assert books.state(account) == (0, 0, 0)
+    assert money.state(account) == (0, 0, 0)
     with pytest.raises(RefundRefused):
         request(order, 1)
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_parts_that_do_not_divide_add_up_to_everything(account):
-    package = paying.package(credits=100, bonus=0)  # micro-credits
+    package = purchases.package(credits=100, bonus=0)  # micro-credits
     package.prices.filter(currency="USD").update(amount_minor=3)
-    order = paying.paid(account, package)
+    order = purchases.paid(account, package)
     for left in (67, 34, 0):
         request(order, 1)
-        assert books.state(account) == (left, 0, 0)
+        assert money.state(account) == (left, 0, 0)
     assert of(order) == ("refunded", 3)
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_only_what_unused_credits_are_worth_is_refunded(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     use(account, 440 * MICRO)
     assert refunds.refundable_minor(order) == 300
     with pytest.raises(RefundRefused, match=r"USD 3\.00"):
@@ -106,39 +106,39 @@ def test_only_what_unused_credits_are_worth_is_refunded(account):
     with pytest.raises(RefundRefused):
         request(order, 0)
     assert request(order).amount_minor == 300
-    assert books.state(account) == (0, 0, 0)
+    assert money.state(account) == (0, 0, 0)
     assert refunds.refundable_minor(order) == 0
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_what_a_hold_needs_is_not_refunded(account):
-    order = paying.paid(account)
-    held = books.hold(account, 660 * MICRO)
+    order = purchases.paid(account)
+    held = money.hold(account, 660 * MICRO)
     assert request(order).amount_minor == 200
-    assert books.state(account) == (660 * MICRO, 660 * MICRO, 0)
-    books.settle(held, 660 * MICRO)
-    assert books.problems() == []
+    assert money.state(account) == (660 * MICRO, 660 * MICRO, 0)
+    money.settle(held, 660 * MICRO)
+    assert money.problems() == []
 
 
 def test_credits_of_elsewhere_are_not_what_a_purchase_gave(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     use(account, FULL)
-    books.grant(account, FULL)
+    money.grant(account, FULL)
     with pytest.raises(RefundRefused):
         request(order)
     assert not Refund.objects.exists()
 
 
 def test_a_double_click_refunds_once(account):
-    order = paying.paid(account)
-    made = paying.at_once(8, lambda: request(order, 100, nonce="the-same"))
+    order = purchases.paid(account)
+    made = purchases.at_once(8, lambda: request(order, 100, nonce="the-same"))
     assert len({refund.pk for refund in made}) == 1
-    assert paying.payment(order).refunded_minor == 100
-    assert books.state(account) == (FULL * 4 // 5, 0, 0)
+    assert purchases.payment(order).refunded_minor == 100
+    assert money.state(account) == (FULL * 4 // 5, 0, 0)
 
 
 def test_refunds_asked_for_at_once_never_exceed_the_price(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
 
     def attempt() -> int:
         try:
@@ -146,27 +146,27 @@ def test_refunds_asked_for_at_once_never_exceed_the_price(account):
         except RefundRefused:
             return 0
 
-    assert sorted(paying.at_once(8, attempt)) == [0] * 6 + [200, 200]
+    assert sorted(purchases.at_once(8, attempt)) == [0] * 6 + [200, 200]
     assert of(order) == ("partially_refunded", 400)
-    assert books.state(account) == (FULL // 5, 0, 0)
-    assert books.problems() == []
+    assert money.state(account) == (FULL // 5, 0, 0)
+    assert money.problems() == []
 
 
 def test_a_refund_and_a_run_that_want_the_same_credits_are_never_both_served(account):
     for _ in range(5):
-        order = paying.paid(account)
-        before = books.state(account)[0]
+        order = purchases.paid(account)
+        before = money.state(account)[0]
         calls: list[Callable[[], object]] = [
             partial(request, order),
-            partial(books.hold, account, before),
+            partial(money.hold, account, before),
         ]
-        results = paying.at_once(2, partial(attempt_one, calls))
+        results = purchases.at_once(2, partial(attempt_one, calls))
         assert sorted(results) == [False, True]
-        assert books.state(account)[2] == 0
-        if books.state(account)[1]:
+        assert money.state(account)[2] == 0
+        if money.state(account)[1]:
             [held] = account.holds.filter(status="active")
-            books.settle(held, before)
-    assert books.problems() == []
+            money.settle(held, before)
+    assert money.problems() == []
 
 
 def attempt_one(calls: list[Callable[[], object]]) -> bool:
@@ -178,45 +178,45 @@ def attempt_one(calls: list[Callable[[], object]]) -> bool:
 
 
 def test_a_provider_that_says_no_gives_the_credits_back(account):
-    order = paying.paid(account)
-    there = paying.payment(order)
+    order = purchases.paid(account)
+    there = purchases.payment(order)
     there.refunded_minor = 500  # it has sent everything back, it says
     there.save()
     refund = request(order)
     assert (refund.status, refund.error) == ("failed", "There is not so much to refund.")
     assert of(order) == ("paid", 0)
-    assert books.state(account) == (FULL, 0, 0)
-    assert books.problems() == []
+    assert money.state(account) == (FULL, 0, 0)
+    assert money.problems() == []
     there.refunded_minor = 0
     there.save()
     assert request(order).status == "succeeded"
-    assert books.state(account) == (0, 0, 0)
-    assert books.problems() == []
+    assert money.state(account) == (0, 0, 0)
+    assert money.problems() == []
 
 
 def test_while_the_fate_of_a_refund_is_unknown_the_credits_are_gone_and_the_poller_asks(account):
-    order = paying.paid(account)
-    there = paying.payment(order)
+    order = purchases.paid(account)
+    there = purchases.payment(order)
     SandboxPayment.objects.all().delete()  # the bank does not answer
     refund = request(order)
     assert refund.status == "pending"
     assert of(order) == ("paid", 0)
-    assert books.state(account) == (0, 0, 0)
+    assert money.state(account) == (0, 0, 0)
     there.save(force_insert=True)
     queue._queue().empty()
     poller.poll(timezone.now() + timedelta(minutes=1))
     assert queue._queue().count == 0
     poller.poll(timezone.now() + timedelta(minutes=3))
-    paying.work()
+    purchases.work()
     refund.refresh_from_db()
     assert (refund.status, refund.error) == ("succeeded", "")
     assert of(order) == ("refunded", 500)
-    assert paying.payment(order).refunded_minor == 500
-    assert books.problems() == []
+    assert purchases.payment(order).refunded_minor == 500
+    assert money.problems() == []
 
 
 def test_a_refund_whose_answer_was_lost_is_found_and_not_sent_again(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     refund = request(order, 200)
     # As after a crash between the provider's answer and our COMMIT.
     Refund.objects.update(status="requested", provider_refund_id=None)
@@ -224,30 +224,30 @@ def test_a_refund_whose_answer_was_lost_is_found_and_not_sent_again(account):
     jobs.ask_refund(str(refund.pk))
     refund.refresh_from_db()
     assert (refund.status, refund.credits) == ("succeeded", FULL * 2 // 5)
-    assert paying.payment(order).refunded_minor == 200
-    assert books.state(account) == (FULL * 3 // 5, 0, 0)
-    assert books.problems() == []
+    assert purchases.payment(order).refunded_minor == 200
+    assert money.state(account) == (FULL * 3 // 5, 0, 0)
+    assert money.problems() == []
 
 
 def test_a_refund_that_fails_at_the_bank_days_later_returns_the_credits(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     refund = request(order)
-    bank.change_refund(paying.there(order), str(refund.provider_refund_id), "failed")
+    bank.change_refund(purchases.there(order), str(refund.provider_refund_id), "failed")
     for _ in range(2):
         checkout.sync_order(order.pk)
     assert of(order) == ("paid", 0)
-    assert books.state(account) == (FULL, 0, 0)
-    bank.change_refund(paying.there(order), str(refund.provider_refund_id), "succeeded")
+    assert money.state(account) == (FULL, 0, 0)
+    bank.change_refund(purchases.there(order), str(refund.provider_refund_id), "succeeded")
     checkout.sync_order(order.pk)  # an older answer
     assert of(order) == ("paid", 0)
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 # --- By the buyer ------------------------------------------------------------------------------
 
 
 def test_a_buyer_takes_an_unused_purchase_back(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     use(account, FULL // 10)
     assert refunds.eligible(order) == ""
     refund = request(order, initiated_by=USER)
@@ -262,7 +262,7 @@ def test_a_buyer_takes_an_unused_purchase_back(account):
     ("change", "words"),
     [
         (lambda order, account, settings: use(account, FULL // 10 + 1), "More than 10 %"),
-        (lambda order, account, settings: books.hold(account, FULL // 2), "set aside"),
+        (lambda order, account, settings: money.hold(account, FULL // 2), "set aside"),
         (
             lambda order, account, settings: Order.objects.update(
                 paid_at=timezone.now() - timedelta(days=15)
@@ -279,7 +279,7 @@ def test_a_buyer_takes_an_unused_purchase_back(account):
         ),
         (
             lambda order, account, settings: (
-                bank.dispute(paying.there(order)),
+                bank.dispute(purchases.there(order)),
                 checkout.sync_order(order.pk),
             ),
             "bank",
@@ -287,7 +287,7 @@ def test_a_buyer_takes_an_unused_purchase_back(account):
     ],
 )
 def test_what_a_buyer_may_not_take_back_is_refused_in_words(account, settings, change, words):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     change(order, account, settings)
     order.refresh_from_db()
     with pytest.raises(RefundRefused, match=words):
@@ -295,7 +295,7 @@ def test_what_a_buyer_may_not_take_back_is_refused_in_words(account, settings, c
 
 
 def test_an_order_that_was_not_paid_is_not_refunded(account):
-    order = paying.begun(account)
+    order = purchases.begun(account)
     assert refunds.eligible(order)
     assert refunds.refundable_minor(order) == 0
     with pytest.raises(RefundRefused, match="Only a paid purchase"):
@@ -306,65 +306,65 @@ def test_an_order_that_was_not_paid_is_not_refunded(account):
 
 
 def test_a_refund_made_in_the_dashboard_takes_its_credits_once(account):
-    order = paying.paid(account)
-    bank.refund_there(paying.there(order), 200)
-    paying.at_once(10, lambda: checkout.sync_order(order.pk))
+    order = purchases.paid(account)
+    bank.refund_there(purchases.there(order), 200)
+    purchases.at_once(10, lambda: checkout.sync_order(order.pk))
     assert of(order) == ("partially_refunded", 200)
-    assert books.state(account) == (FULL * 3 // 5, 0, 0)
+    assert money.state(account) == (FULL * 3 // 5, 0, 0)
     [refund] = Refund.objects.all()
     assert (refund.initiated_by, refund.status) == ("provider", "succeeded")
     assert [m.subject for m in mail.outbox if m.to == ["staff@example.org"]] == [
         "Parley: A refund was made"
     ]
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_credits_that_were_spent_become_debt_which_the_next_purchase_pays(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     use(account, 1000 * MICRO)
-    bank.refund_there(paying.there(order), 500)
+    bank.refund_there(purchases.there(order), 500)
     checkout.sync_order(order.pk)
-    assert books.state(account) == (0, 0, 1000 * MICRO)
+    assert money.state(account) == (0, 0, 1000 * MICRO)
     with pytest.raises(postings.AccountInDebt):
-        books.hold(account, 1)
-    paying.paid(account)
-    assert books.state(account) == (100 * MICRO, 0, 0)
-    assert books.problems() == []
+        money.hold(account, 1)
+    purchases.paid(account)
+    assert money.state(account) == (100 * MICRO, 0, 0)
+    assert money.problems() == []
 
 
 def test_what_expired_unused_is_no_debt(account):
-    order = paying.paid(account, paying.package(valid_days=1))
+    order = purchases.paid(account, purchases.package(valid_days=1))
     use(account, 100 * MICRO)
     past = timezone.now() - timedelta(hours=1)
     CreditLot.objects.update(expires_at=past)
     Account.objects.update(next_expiry_at=past)
     money_transaction(postings.expire, account_id=account.pk)
-    bank.refund_there(paying.there(order), 500)
+    bank.refund_there(purchases.there(order), 500)
     checkout.sync_order(order.pk)
-    assert books.state(account) == (0, 0, 100 * MICRO)
-    assert books.problems() == []
+    assert money.state(account) == (0, 0, 100 * MICRO)
+    assert money.problems() == []
 
 
 def test_a_refund_that_failed_there_before_we_saw_it_takes_nothing(account):
-    order = paying.paid(account)
-    bank.refund_there(paying.there(order), 200, status="failed")
+    order = purchases.paid(account)
+    bank.refund_there(purchases.there(order), 200, status="failed")
     checkout.sync_order(order.pk)
     assert of(order) == ("paid", 0)
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
     assert not LedgerEntry.objects.filter(kind="refund").exists()
 
 
 def test_a_failed_refund_of_spent_credits_forgives_the_debt(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     use(account, 1000 * MICRO)
-    refund_id = bank.refund_there(paying.there(order), 500, status="pending")
+    refund_id = bank.refund_there(purchases.there(order), 500, status="pending")
     checkout.sync_order(order.pk)
-    assert books.state(account) == (0, 0, 1000 * MICRO)
-    bank.change_refund(paying.there(order), refund_id, "failed")
+    assert money.state(account) == (0, 0, 1000 * MICRO)
+    bank.change_refund(purchases.there(order), refund_id, "failed")
     checkout.sync_order(order.pk)
-    assert books.state(account) == (100 * MICRO, 0, 0)
+    assert money.state(account) == (100 * MICRO, 0, 0)
     assert of(order) == ("paid", 0)
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 @hypothesis_settings(
@@ -379,10 +379,10 @@ def test_a_failed_refund_of_spent_credits_forgives_the_debt(account):
 )
 def test_what_is_taken_follows_the_sum_of_the_money(sandbox, parts, looks, spent):
     """The target is cumulative: a share for each event would lose a part of a micro-credit."""
-    account = books.open_account()
-    before = books.state(account)[0]
-    package = paying.package(credits=777_777_777, bonus=11)
-    order = paying.paid(account, package)
+    account = money.open_account()
+    before = money.state(account)[0]
+    package = purchases.package(credits=777_777_777, bonus=11)
+    order = purchases.paid(account, package)
     total = order.credits + order.bonus
     spent = min(spent, total)
     if spent:
@@ -391,15 +391,15 @@ def test_what_is_taken_follows_the_sum_of_the_money(sandbox, parts, looks, spent
     for part, times in zip(parts, looks, strict=False):
         if sent + part > 500:
             break
-        bank.refund_there(paying.there(order), part)
+        bank.refund_there(purchases.there(order), part)
         sent += part
         for _ in range(times):
             checkout.sync_order(order.pk)
     checkout.sync_order(order.pk)
-    balance, held, debt = books.state(account)
+    balance, held, debt = money.state(account)
     assert (held, balance - debt) == (0, before + total - spent - total * sent // 500)
     assert min(balance, debt) == 0
-    assert books.problems(account) == []
+    assert money.problems(account) == []
 
 
 # --- The real adapters against fakepay ---------------------------------------------------------
@@ -407,16 +407,16 @@ def test_what_is_taken_follows_the_sum_of_the_money(sandbox, parts, looks, spent
 
 @pytest.fixture(params=["stripe", "razorpay"])
 def provider(request, fakepay) -> str:
-    fakepay.postman.receiver = paying.receive
+    fakepay.postman.receiver = purchases.receive
     return str(request.param)
 
 
 def paid_there(account: Account, fakepay, provider: str) -> Order:
     currency = "USD" if provider == "stripe" else "INR"
-    order = paying.begun(account, provider=provider, currency=currency)
+    order = purchases.begun(account, provider=provider, currency=currency)
     getattr(fakepay, provider).pay(order.provider_order_id)
     fakepay.postman.flush()
-    paying.work()
+    purchases.work()
     order.refresh_from_db()
     assert order.is_paid
     return order
@@ -429,10 +429,10 @@ def test_our_refund_and_its_webhooks_take_the_credits_once(account, fakepay, pro
     fakepay.postman.switches.copies = 3
     fakepay.postman.switches.shuffle = True
     fakepay.postman.flush()
-    paying.work()
-    assert books.state(account) == (FULL * 3 // 5, 0, 0)
+    purchases.work()
+    assert money.state(account) == (FULL * 3 // 5, 0, 0)
     assert Refund.objects.count() == 1
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_dashboard_refunds_with_doubled_and_shuffled_webhooks(account, fakepay, provider):
@@ -443,10 +443,10 @@ def test_dashboard_refunds_with_doubled_and_shuffled_webhooks(account, fakepay, 
     fakepay.postman.switches.copies = 3
     fakepay.postman.switches.shuffle = True
     assert set(fakepay.postman.flush()) == {200}
-    paying.work()
+    purchases.work()
     assert of(order) == ("partially_refunded", order.amount_minor * 3 // 5)
-    assert books.state(account) == (FULL * 2 // 5, 0, 0)
-    assert books.problems() == []
+    assert money.state(account) == (FULL * 2 // 5, 0, 0)
+    assert money.problems() == []
 
 
 def test_a_refund_that_the_provider_takes_back_returns_the_credits(account, fakepay, provider):
@@ -454,7 +454,7 @@ def test_a_refund_that_the_provider_takes_back_returns_the_credits(account, fake
     refund = request(order)
     getattr(fakepay, provider).fail_refund(refund.provider_refund_id)
     fakepay.postman.flush()
-    paying.work()
+    purchases.work()
     assert of(order) == ("paid", 0)
-    assert books.state(account) == (FULL, 0, 0)
-    assert books.problems() == []
+    assert money.state(account) == (FULL, 0, 0)
+    assert money.problems() == []

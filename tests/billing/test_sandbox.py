@@ -15,7 +15,7 @@ from billing.credits import MICRO
 from billing.models import Order, SandboxPayment
 from billing.payments import checkout, poller, providers
 from billing.payments.providers import sandbox as bank
-from tests.billing import books, paying
+from tests.support import money, purchases
 
 FULL = 1100 * MICRO
 
@@ -25,7 +25,7 @@ def site(sandbox, live_server, account) -> tuple[Client, Order]:
     """The buyer's browser, and an order of theirs at the bank of a site that really listens."""
     client = Client()
     client.force_login(account.user)
-    made = paying.order(account)
+    made = purchases.order(account)
     checkout.begin(
         made.pk,
         return_url=live_server.url + reverse("billing:order_return", args=[made.pk]),
@@ -52,7 +52,7 @@ class TestThePage:
         _, order = site
         stranger = Client()
         assert stranger.get(page(order)).status_code == 302
-        stranger.force_login(books.open_account().user)
+        stranger.force_login(money.open_account().user)
         assert stranger.get(page(order)).status_code == 404
         assert stranger.post(page(order), {"action": "pay"}).status_code == 404
 
@@ -68,13 +68,13 @@ class TestThePage:
         answer = client.post(page(order), {"action": "pay"})
         assert answer["Location"].endswith(reverse("billing:order_return", args=[order.pk]))
         # Two webhooks by real requests, their two events, and the receipt of the first.
-        assert paying.work() == 5
+        assert purchases.work() == 5
         order.refresh_from_db()
         assert order.status == "paid"
         assert order.events.count() == 2
-        assert books.state(account) == (FULL, 0, 0)
+        assert money.state(account) == (FULL, 0, 0)
         assert client.post(page(order), {"action": "pay"}).status_code == 302
-        assert paying.work() == 0
+        assert purchases.work() == 0
         assert "This is paid" in client.get(page(order)).content.decode()
 
     @pytest.mark.parametrize(
@@ -85,21 +85,21 @@ class TestThePage:
         client, order = site
         answer = client.post(page(order), {"action": action})
         assert answer["Location"].endswith(reverse(back, args=[order.pk]))
-        paying.work()
+        purchases.work()
         order.refresh_from_db()
         assert order.status == status
-        assert books.state(account) == (0, 0, 0)
+        assert money.state(account) == (0, 0, 0)
 
     def test_a_late_payment_arrives_after_the_buyer_has_left(self, site, account):
         client, order = site
         client.post(page(order), {"action": "later"})
-        assert paying.work() == 0
+        assert purchases.work() == 0
         assert checkout.sync_order(order.pk).status == "pending"
         poller.poll(timezone.now() + bank.LATE - timedelta(seconds=5))
-        assert paying.work() == 0
+        assert purchases.work() == 0
         poller.poll(timezone.now() + bank.LATE)
-        assert paying.work() == 5
-        assert books.state(account) == (FULL, 0, 0)
+        assert purchases.work() == 5
+        assert money.state(account) == (FULL, 0, 0)
 
     def test_another_button_is_not_found(self, site):
         client, order = site
@@ -137,8 +137,8 @@ def test_a_site_does_not_start_with_it_unless_debug_is_on(debug, sandbox, starts
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("sandbox")
 def test_saved_refunds_are_sent_once(account):
-    order = paying.paid(account)
+    order = purchases.paid(account)
     refund = order.refunds.create(amount_minor=100, initiated_by="staff")
     first = bank.SandboxProvider().refund(order, refund)
     assert bank.SandboxProvider().refund(order, refund) == first
-    assert paying.payment(order).refunded_minor == 100
+    assert purchases.payment(order).refunded_minor == 100

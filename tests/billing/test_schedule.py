@@ -16,7 +16,7 @@ from billing import jobs, queue, schedule
 from billing.ledger import postings
 from billing.models import Account, DailyUsage, Hold, LedgerCheck, Order, Plan
 from chatproject.lib.db import money_transaction
-from tests.billing import books
+from tests.support import money
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -61,11 +61,11 @@ def test_jobs_do_what_they_are_named_for(account):
     now = timezone.now()
     Plan.objects.create(slug="all", name="All", monthly_credits=9, is_default=True)
     jobs.run_task("monthly credits")
-    held = books.hold(account, 5, expires_at=now - timedelta(seconds=1))
+    held = money.hold(account, 5, expires_at=now - timedelta(seconds=1))
     jobs.run_task("expire holds")
     held.refresh_from_db()
     assert (held.status, held.resolved_by) == (Hold.Status.RELEASED, Hold.Resolver.EXPIRY)
-    assert books.state(account) == (9, 0, 0)
+    assert money.state(account) == (9, 0, 0)
     jobs.run_task("roll up usage")
     assert not DailyUsage.objects.exists()
 
@@ -120,8 +120,8 @@ def test_the_books_are_checked_once_a_night(checked, now, is_due):
 
 def test_wrong_books_freeze_the_account_and_call_staff(account, settings, caplog):
     settings.BILLING_ALERT_EMAIL = ["billing@example.org"]
-    books.grant(account, 100)
-    other = books.open_account(50)
+    money.grant(account, 100)
+    other = money.open_account(50)
     with connection.cursor() as cursor:
         # Past all the rules, as only a person with the right to alter tables can.
         cursor.execute(
@@ -140,8 +140,8 @@ def test_wrong_books_freeze_the_account_and_call_staff(account, settings, caplog
 
 
 def test_at_night_the_latest_payments_are_compared_with_the_providers(account):
-    old, new = books.order(account), books.order(account)
-    books.order(account)  # never came to a provider
+    old, new = money.order(account), money.order(account)
+    money.order(account)  # never came to a provider
     for order, name in ((old, "old"), (new, "new")):
         order.provider_order_id = name
         order.save()
@@ -152,10 +152,10 @@ def test_at_night_the_latest_payments_are_compared_with_the_providers(account):
 
 
 def test_low_balances_are_looked_at_after_a_change(account):
-    books.grant(account, 100 * CREDIT)
+    money.grant(account, 100 * CREDIT)
     for cost in itertools.repeat(30 * CREDIT, 3):
-        held = books.hold(account, cost)
-        books.settle(held, cost=cost)
+        held = money.hold(account, cost)
+        money.settle(held, cost=cost)
     jobs.run_task("tell of low balances")
     jobs.run_task("tell of low balances")
     assert [one.to for one in mail.outbox] == [[account.user.email]]
@@ -163,7 +163,7 @@ def test_low_balances_are_looked_at_after_a_change(account):
 
 def test_where_all_is_free_nobody_is_told_of_low_balances(account, settings):
     settings.BILLING = False
-    books.grant(account, 100 * CREDIT)
+    money.grant(account, 100 * CREDIT)
     money_transaction(
         postings.adjust,
         account_id=account.pk,

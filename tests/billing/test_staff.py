@@ -26,7 +26,7 @@ from billing.models import (
 from billing.models.usage import Purpose
 from billing.reports import staff_report
 from chatproject.lib.db import money_transaction
-from tests.billing import books
+from tests.support import money
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -49,7 +49,7 @@ def give(boss: User, account: Account, amount: int, **fields) -> staff_actions.C
 
 def test_two_gifts_at_once_do_not_pass_the_days_limit(account, boss, settings):
     settings.STAFF_DAILY_CREDITS = 10
-    other = books.open_account()
+    other = money.open_account()
     outcomes = at_once(lambda number: give(boss, account if number % 2 else other, 4), number_of=6)
     assert sorted(outcomes) == [*["StaffRefused"] * 4, "done", "done"]
     assert staff_actions.given_today(boss.pk) == 8
@@ -58,16 +58,16 @@ def test_two_gifts_at_once_do_not_pass_the_days_limit(account, boss, settings):
 def test_one_form_sent_six_times_at_once_counts_once(account, boss):
     outcomes = at_once(lambda _: give(boss, account, 4, nonce="same"), number_of=6)
     assert outcomes == ["done"] * 6
-    assert books.state(account) == (4, 0, 0)
+    assert money.state(account) == (4, 0, 0)
     assert AuditRecord.objects.count() == 1
 
 
 def test_a_gift_pays_debt_first(account, boss):
-    order = books.order(account, 100)
-    books.settle(books.hold(account, 100), cost=100)
-    books.refund(order, 100)
+    order = money.order(account, 100)
+    money.settle(money.hold(account, 100), cost=100)
+    money.refund(order, 100)
     give(boss, account, 130)
-    assert books.state(account) == (30, 0, 0)
+    assert money.state(account) == (30, 0, 0)
 
 
 @pytest.mark.parametrize(("amount", "reason"), [(0, "Why not"), (5, "  ")])
@@ -123,12 +123,12 @@ def test_the_figures_are_right(account, boss, settings):
     first = datetime(2026, 2, 28, 23, 30, tzinfo=UTC)
     inside = datetime(2026, 3, 20, tzinfo=UTC)
     after = datetime(2026, 3, 31, 22, 0, tzinfo=UTC)
-    bought = books.order(account, 1000 * CREDIT, paid_at=first, amount_minor=999)
+    bought = money.order(account, 1000 * CREDIT, paid_at=first, amount_minor=999)
     lot = account.lots.get()
     type(lot).objects.filter(pk=lot.pk).update(paid_minor=999, currency="USD")
-    books.order(account, 10 * CREDIT, paid_at=after, amount_minor=100)
-    books.order(account, 20 * CREDIT, paid_at=inside, amount_minor=800, currency="JPY")
-    books.order(account, 5 * CREDIT, status=Order.Status.REVIEW)
+    money.order(account, 10 * CREDIT, paid_at=after, amount_minor=100)
+    money.order(account, 20 * CREDIT, paid_at=inside, amount_minor=800, currency="JPY")
+    money.order(account, 5 * CREDIT, status=Order.Status.REVIEW)
     refund = Refund.objects.create(
         order=bought, amount_minor=99, status=Refund.Status.SUCCEEDED, initiated_by="staff"
     )
@@ -145,9 +145,9 @@ def test_the_figures_are_right(account, boss, settings):
         )
         Dispute.objects.filter(pk=dispute.pk).update(created_at=inside)
     give(boss, account, 30 * CREDIT)
-    books.settle(books.hold(account, 40 * CREDIT), cost=35 * CREDIT)
-    books.hold(account, 8 * CREDIT)
-    books.hold(account, 2 * CREDIT, expires_at=timezone.now() - timedelta(minutes=1))
+    money.settle(money.hold(account, 40 * CREDIT), cost=35 * CREDIT)
+    money.hold(account, 8 * CREDIT)
+    money.hold(account, 2 * CREDIT, expires_at=timezone.now() - timedelta(minutes=1))
     for number, event_status in enumerate(ProviderEvent.Status):
         ProviderEvent.objects.create(
             provider="sandbox", event_id=str(number), event_type="x", body=b"", status=event_status
@@ -213,9 +213,9 @@ def test_the_report_of_an_empty_system(client, boss):
 
 def test_the_report_takes_a_fixed_number_of_queries(client, boss, django_assert_max_num_queries):
     for _ in range(3):
-        account = books.open_account(100 * CREDIT)
-        books.order(account, paid_at=timezone.now())
-        books.hold(account, 5)
+        account = money.open_account(100 * CREDIT)
+        money.order(account, paid_at=timezone.now())
+        money.hold(account, 5)
     with django_assert_max_num_queries(25):
         assert client.get(reverse("billing_report")).status_code == 200
 
@@ -242,7 +242,7 @@ def test_the_report_is_for_who_may_see_it(client):
 
 
 def test_counter_accounts_hold_the_other_side_of_what_staff_took(account, boss):
-    books.grant(account, 50)
+    money.grant(account, 50)
     money_transaction(
         postings.adjust, account_id=account.pk, amount=-20, key="k", actor_id=boss.pk, note="n"
     )

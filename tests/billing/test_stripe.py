@@ -17,9 +17,9 @@ from billing.payments.providers.base import (
     RefundState,
     Standing,
 )
-from tests.billing import unsaved
-from tests.fakepay.postman import STRIPE_SECRET, stripe_event
-from tests.fakepay.stripe_side import nest
+from tests.support.fakepay import unsaved
+from tests.support.fakepay.postman import STRIPE_SECRET, stripe_event
+from tests.support.fakepay.stripe_side import nest
 
 stripe = adapter.StripeProvider()
 sign = library.WebhookSignature.generate_signature_header

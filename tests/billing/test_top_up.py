@@ -13,7 +13,7 @@ from billing.payments import auto_top_up, checkout, poller
 from billing.payments.auto_top_up import TopUpRefused
 from billing.payments.providers import sandbox as bank
 from billing.signals import balance_changed
-from tests.billing import books, paying
+from tests.support import money, purchases
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sandbox")]
 
@@ -23,7 +23,7 @@ THRESHOLD = 50 * MICRO
 
 @pytest.fixture
 def package() -> CreditPackage:
-    return paying.package()
+    return purchases.package()
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def consent(account, package, settings) -> AutoTopUp:
     """The user agreed to USD 15.00 a month at most, and has paid once by card since."""
     settings.AUTO_TOP_UP = True
     agree(account, package)
-    order = paying.paid(account, package)
-    books.settle(books.hold(account, FULL), FULL)
+    order = purchases.paid(account, package)
+    money.settle(money.hold(account, FULL), FULL)
     mail.outbox.clear()
     queue._queue().empty()
     assert order.kind == "manual"
@@ -54,7 +54,7 @@ def agree(account: Account, package: CreditPackage, **fields) -> AutoTopUp:
 
 def spend_all(account: Account) -> None:
     account.refresh_from_db()
-    books.settle(books.hold(account, account.available), account.available)
+    money.settle(money.hold(account, account.available), account.available)
 
 
 def cool_down() -> None:
@@ -112,7 +112,7 @@ def test_consent_keeps_the_card_of_the_next_purchase_and_withdrawing_forgets_it(
 
 def test_a_purchase_of_somebody_who_did_not_agree_keeps_no_card(account, package, settings):
     settings.AUTO_TOP_UP = True
-    paying.paid(account, package)
+    purchases.paid(account, package)
     assert not AutoTopUp.objects.exists()
 
 
@@ -134,26 +134,26 @@ def test_the_cap_is_not_lowered_below_what_was_charged(account, package, consent
 def test_a_low_balance_buys_the_package_with_the_saved_card(account, consent):
     order = auto_top_up.check(account.pk)
     assert (order.kind, order.status, order.amount_minor) == ("auto", "paid", 500)
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
     assert charged() == 500
-    paying.work()
+    purchases.work()
     assert [message.to for message in mail.outbox] == [[account.user.email]]
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_a_balance_that_is_not_low_buys_nothing(account, consent):
-    books.grant(account, THRESHOLD)
+    money.grant(account, THRESHOLD)
     assert auto_top_up.check(account.pk) is None
-    books.hold(account, 1)
+    money.hold(account, 1)
     assert auto_top_up.check(account.pk) is not None
 
 
 def test_fifty_at_once_buy_once(account, consent):
-    paying.at_once(50, lambda: auto_top_up.check(account.pk))
+    purchases.at_once(50, lambda: auto_top_up.check(account.pk))
     assert Order.objects.filter(kind="auto").count() == 1
     assert SandboxPayment.objects.count() == 2
     assert charged() == 500
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_within_an_hour_nothing_more_is_bought(account, consent):
@@ -200,7 +200,7 @@ def test_an_order_in_flight_keeps_a_second_one_out(account, consent):
 
 def test_a_frozen_account_is_not_topped_up(account, consent):
     order = Order.objects.get()
-    bank.dispute(paying.there(order))
+    bank.dispute(purchases.there(order))
     checkout.sync_order(order.pk)
     assert auto_top_up.check(account.pk) is None
 
@@ -208,12 +208,12 @@ def test_a_frozen_account_is_not_topped_up(account, consent):
 def test_spending_puts_the_check_into_the_queue(account, consent):
     balance_changed.connect(receivers.consider_top_up)
     try:
-        books.grant(account, 200 * MICRO)
+        money.grant(account, 200 * MICRO)
         assert queue._queue().count == 0
-        books.settle(books.hold(account, 160 * MICRO), 160 * MICRO)
+        money.settle(money.hold(account, 160 * MICRO), 160 * MICRO)
         assert queue._queue().count >= 1
-        paying.work()
-        assert books.state(account) == (FULL + 40 * MICRO, 0, 0)
+        purchases.work()
+        assert money.state(account) == (FULL + 40 * MICRO, 0, 0)
         assert Order.objects.filter(kind="auto").count() == 1
     finally:
         balance_changed.disconnect(receivers.consider_top_up)
@@ -236,7 +236,7 @@ def test_a_declining_card_is_tried_once_an_hour_and_three_times_in_all(account, 
     assert auto_top_up.check(account.pk) is None
     [message] = mail.outbox
     assert "until you turn it on again" in message.body
-    assert books.state(account) == (0, 0, 0)
+    assert money.state(account) == (0, 0, 0)
 
 
 def test_a_success_forgets_the_failures(account, consent):
@@ -267,11 +267,11 @@ def test_a_charge_of_unknown_fate_is_asked_about_and_charged_once(account, conse
     # As a day later.
     fakepay.stripe.replays.forget()
     poller.poll(timezone.now() + timedelta(minutes=3))
-    paying.work()
+    purchases.work()
     order.refresh_from_db()
     assert order.status == "paid"
     assert len(fakepay.stripe.intents) == 1
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
     assert charged() == 500
 
 

@@ -19,8 +19,8 @@ from billing.models import Account, LedgerEntry, Order, ProviderEvent, SandboxPa
 from billing.payments import checkout, poller, webhook_events
 from billing.payments.providers import sandbox as bank
 from chatproject.lib.redis import sync_client
-from tests.billing import books, paying
-from tests.fakepay.postman import RAZORPAY_SECRET, sign_for_razorpay
+from tests.support import money, purchases
+from tests.support.fakepay.postman import RAZORPAY_SECRET, sign_for_razorpay
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sandbox")]
 
@@ -30,13 +30,13 @@ FULL = 1100 * MICRO
 @pytest.fixture
 def paid_there(account) -> Order:
     """An order whose buyer has paid at the bank, of which we know nothing yet."""
-    made = paying.begun(account)
-    bank.pay(paying.there(made))
+    made = purchases.begun(account)
+    bank.pay(purchases.there(made))
     return made
 
 
 def webhook(of: Order, event_type: str = "payment.succeeded") -> tuple[bytes, dict[str, str]]:
-    return bank.make_webhook(paying.payment(of), event_type)
+    return bank.make_webhook(purchases.payment(of), event_type)
 
 
 def the_event() -> ProviderEvent:
@@ -48,14 +48,14 @@ def the_event() -> ProviderEvent:
 
 def test_an_event_is_stored_answered_and_then_processed(account, paid_there):
     body, headers = webhook(paid_there)
-    assert paying.post(body, headers).status_code == 200
+    assert purchases.post(body, headers).status_code == 200
     event = the_event()
     assert (event.status, bytes(event.body), event.headers) == ("received", body, headers)
-    assert books.state(account) == (0, 0, 0)
-    assert paying.work() == 2  # the event, and then the receipt
+    assert money.state(account) == (0, 0, 0)
+    assert purchases.work() == 2  # the event, and then the receipt
     event.refresh_from_db()
     assert (event.status, event.order, event.attempts) == ("processed", paid_there, 1)
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -73,37 +73,37 @@ def test_an_event_is_stored_answered_and_then_processed(account, paid_there):
 def test_a_bad_signature_is_refused_and_leaves_no_trace(paid_there, signature):
     body, _ = webhook(paid_there)
     headers = {"Sandbox-Signature": signature} if signature else {}
-    assert paying.post(body, headers).status_code == 400
+    assert purchases.post(body, headers).status_code == 400
     assert not ProviderEvent.objects.exists()
     assert not queue._queue().count
 
 
 def test_a_changed_body_an_old_one_and_garbage_are_refused(paid_there):
     body, headers = webhook(paid_there)
-    assert paying.post(body + b" ", headers).status_code == 400
+    assert purchases.post(body + b" ", headers).status_code == 400
     old = {"Sandbox-Signature": bank.sign(body, int(time.time()) - 301)}
-    assert paying.post(body, old).status_code == 400
+    assert purchases.post(body, old).status_code == 400
     for garbage in (b"", b"\xff\xfe", b"[]", b"{}", b'"x"', b"null", b'{"id": 1}'):
         signed = {"Sandbox-Signature": bank.sign(garbage, int(time.time()))}
-        assert paying.post(garbage, signed).status_code == 400
+        assert purchases.post(garbage, signed).status_code == 400
     assert not ProviderEvent.objects.exists()
 
 
 def test_a_body_that_is_too_long_is_refused_before_it_is_looked_at():
     body = b"x" * 512_001
     headers = {"Sandbox-Signature": bank.sign(body, int(time.time()))}
-    assert paying.post(body, headers).status_code == 413
-    assert paying.post(b"x" * 2_000_000, {}).status_code == 413
-    assert paying.post(b"x" * 512_000, {}).status_code == 400
+    assert purchases.post(body, headers).status_code == 413
+    assert purchases.post(b"x" * 2_000_000, {}).status_code == 413
+    assert purchases.post(b"x" * 512_000, {}).status_code == 400
 
 
 def test_only_posts_and_only_to_providers_that_are_configured(paid_there, settings):
     body, headers = webhook(paid_there)
     assert Client().get("/billing/webhooks/sandbox/").status_code == 405
-    assert paying.post(body, headers, provider="nobody").status_code == 404
-    assert paying.post(body, headers, provider="stripe").status_code == 404
+    assert purchases.post(body, headers, provider="nobody").status_code == 404
+    assert purchases.post(body, headers, provider="stripe").status_code == 404
     settings.PAYMENTS_SANDBOX = False
-    assert paying.post(body, headers).status_code == 404
+    assert purchases.post(body, headers).status_code == 404
 
 
 def test_our_failure_is_answered_as_such_so_that_the_provider_tries_again(
@@ -114,15 +114,15 @@ def test_our_failure_is_answered_as_such_so_that_the_provider_tries_again(
     real = connection.settings_dict["PORT"]
     try:
         reach(own_postgres.url.rpartition(":")[2].partition("/")[0])
-        answer = paying.post(body, headers)
+        answer = purchases.post(body, headers)
     finally:
         reach(real)
     assert answer.status_code == 503
     assert answer["Retry-After"]
     assert not ProviderEvent.objects.exists()
-    assert paying.post(body, headers).status_code == 200
-    paying.work()
-    assert books.state(account) == (FULL, 0, 0)
+    assert purchases.post(body, headers).status_code == 200
+    purchases.work()
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def reach(port: str) -> None:
@@ -139,17 +139,17 @@ def test_without_the_queue_the_event_is_taken_and_the_poller_finds_it(
     forget_clients()
     try:
         own_valkey.stop()
-        assert paying.deliver(paid_there, "payment.succeeded") == 200
+        assert purchases.deliver(paid_there, "payment.succeeded") == 200
         own_valkey.start()
         settings.REDIS_URL = own_valkey.url
         forget_clients()
         poller.poll(timezone.now() + timedelta(seconds=29))
-        assert paying.work() == 0
+        assert purchases.work() == 0
         poller.poll(timezone.now() + timedelta(seconds=31))
-        assert paying.work() == 2
+        assert purchases.work() == 2
     finally:
         forget_clients()
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def forget_clients() -> None:
@@ -162,75 +162,75 @@ def forget_clients() -> None:
 
 def test_a_duplicate_of_what_was_processed_does_nothing(account, paid_there):
     body, headers = webhook(paid_there)
-    paying.post(body, headers)
-    paying.work()
-    assert paying.post(body, headers).status_code == 200
-    assert paying.work() == 0
+    purchases.post(body, headers)
+    purchases.work()
+    assert purchases.post(body, headers).status_code == 200
+    assert purchases.work() == 0
     assert the_event().attempts == 1
 
 
 def test_a_duplicate_of_what_failed_is_processed_again_at_once(account, paid_there):
     body, headers = webhook(paid_there)
-    there = paying.payment(paid_there)
+    there = purchases.payment(paid_there)
     SandboxPayment.objects.all().delete()  # the bank does not answer for it
-    paying.post(body, headers)
-    paying.work()
+    purchases.post(body, headers)
+    purchases.work()
     event = the_event()
     assert (event.status, event.attempts) == ("failed", 1)
     assert "ProviderError" in event.error
     assert event.next_attempt_at > timezone.now()
     there.save(force_insert=True)
-    assert paying.post(body, headers).status_code == 200
-    paying.work()
+    assert purchases.post(body, headers).status_code == 200
+    purchases.work()
     event.refresh_from_db()
     assert (event.status, event.error) == ("processed", "")
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_the_same_webhook_fifty_times_at_once_credits_once(account, paid_there):
     body, headers = webhook(paid_there)
-    answers = paying.at_once(50, lambda: paying.post(body, headers).status_code)
+    answers = purchases.at_once(50, lambda: purchases.post(body, headers).status_code)
     assert set(answers) == {200}
     event = the_event()
-    paying.at_once(50, lambda: webhook_events.process(event.pk))
-    paying.work()
+    purchases.at_once(50, lambda: webhook_events.process(event.pk))
+    purchases.work()
     assert LedgerEntry.objects.count() == 2
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
     assert [message.subject for message in mail.outbox] == ["Parley: Receipt 000001"]
-    assert books.problems() == []
+    assert money.problems() == []
 
 
 def test_different_webhooks_of_one_payment_processed_at_once_credit_once(account, paid_there):
     for _ in range(10):
-        assert paying.deliver(paid_there, "checkout.completed") == 200
-        assert paying.deliver(paid_there, "payment.succeeded") == 200
+        assert purchases.deliver(paid_there, "checkout.completed") == 200
+        assert purchases.deliver(paid_there, "payment.succeeded") == 200
     waiting = iter(ProviderEvent.objects.values_list("pk", flat=True))
     ids = [next(waiting) for _ in range(20)]
-    paying.at_once(20, lambda: webhook_events.process(ids.pop()))
+    purchases.at_once(20, lambda: webhook_events.process(ids.pop()))
     assert LedgerEntry.objects.count() == 2
     assert set(ProviderEvent.objects.values_list("status", flat=True)) == {"processed"}
 
 
 def test_a_body_replayed_under_another_id_is_the_same_event(account, fakepay):
-    made = paying.begun(account, provider="razorpay", currency="INR")
+    made = purchases.begun(account, provider="razorpay", currency="INR")
     fakepay.razorpay.pay(made.provider_order_id)
-    fakepay.postman.flush(paying.receive)
-    paying.work()
+    fakepay.postman.flush(purchases.receive)
+    purchases.work()
     count = ProviderEvent.objects.count()
     for delivery in fakepay.postman.deliveries:
         headers = {
             "X-Razorpay-Signature": delivery.headers["X-Razorpay-Signature"],
             "X-Razorpay-Event-Id": uuid.uuid4().hex,
         }
-        assert paying.post(delivery.body, headers, provider="razorpay").status_code == 200
-    assert paying.work() == 0
+        assert purchases.post(delivery.body, headers, provider="razorpay").status_code == 200
+    assert purchases.work() == 0
     assert ProviderEvent.objects.count() == count
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_an_id_taken_by_a_replay_does_not_keep_the_real_event_out(account, fakepay):
-    first = paying.begun(account, provider="razorpay", currency="INR")
-    second = paying.begun(account, provider="razorpay", currency="INR")
+    first = purchases.begun(account, provider="razorpay", currency="INR")
+    second = purchases.begun(account, provider="razorpay", currency="INR")
     for made in (first, second):
         fakepay.razorpay.pay(made.provider_order_id)
     fakepay.postman.flush(lambda provider, body, headers: 200)  # on the way
@@ -240,10 +240,10 @@ def test_an_id_taken_by_a_replay_does_not_keep_the_real_event_out(account, fakep
             "X-Razorpay-Signature": sign_for_razorpay(body, RAZORPAY_SECRET),
             "X-Razorpay-Event-Id": "the-same-id",
         }
-        assert paying.post(body, headers, provider="razorpay").status_code == 200
-    paying.work()
+        assert purchases.post(body, headers, provider="razorpay").status_code == 200
+    purchases.work()
     assert ProviderEvent.objects.count() == 2
-    assert books.state(account) == (2 * FULL, 0, 0)
+    assert money.state(account) == (2 * FULL, 0, 0)
 
 
 @pytest.mark.parametrize("about", [{}, {"order_id": "no-uuid"}, {"order_id": str(uuid.uuid4())}])
@@ -251,17 +251,17 @@ def test_an_event_about_nothing_that_we_know_is_kept_and_ignored(about):
     event = {"id": "sbxev_1", "type": "payment.succeeded", "livemode": False, **about}
     body = json.dumps(event).encode()
     headers = {"Sandbox-Signature": bank.sign(body, int(time.time()))}
-    assert paying.post(body, headers).status_code == 200
-    paying.work()
+    assert purchases.post(body, headers).status_code == 200
+    purchases.work()
     assert (the_event().status, the_event().order) == ("ignored", None)
 
 
 def test_an_event_cannot_name_another_providers_order(account, fakepay):
-    made = paying.begun(account, provider="stripe")
+    made = purchases.begun(account, provider="stripe")
     event = {"id": "1", "type": "payment.succeeded", "livemode": False, "order_id": str(made.pk)}
     body = json.dumps(event).encode()
-    paying.post(body, {"Sandbox-Signature": bank.sign(body, int(time.time()))})
-    paying.work()
+    purchases.post(body, {"Sandbox-Signature": bank.sign(body, int(time.time()))})
+    purchases.work()
     assert the_event().status == "ignored"
 
 
@@ -270,10 +270,10 @@ def test_an_event_cannot_name_another_providers_order(account, fakepay):
 
 def test_what_fails_is_tried_again_ever_more_slowly_and_then_waits_for_staff(account, paid_there):
     body, headers = webhook(paid_there)
-    there = paying.payment(paid_there)
+    there = purchases.payment(paid_there)
     SandboxPayment.objects.all().delete()
-    paying.post(body, headers)
-    paying.work()
+    purchases.post(body, headers)
+    purchases.work()
     now = timezone.now()
     pauses = []
     while the_event().status == "failed":
@@ -281,7 +281,7 @@ def test_what_fails_is_tried_again_ever_more_slowly_and_then_waits_for_staff(acc
         pauses.append(round((before.next_attempt_at - timezone.now()).total_seconds()))
         ProviderEvent.objects.update(next_attempt_at=now)
         poller.poll(now)
-        assert paying.work() == 1
+        assert purchases.work() == 1
     event = the_event()
     assert (event.status, event.attempts, event.next_attempt_at) == ("review", 12, None)
     assert pauses == pytest.approx([10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600], abs=3)
@@ -293,27 +293,27 @@ def test_what_fails_is_tried_again_ever_more_slowly_and_then_waits_for_staff(acc
     there.save(force_insert=True)
     queue._queue().empty()
     webhook_events.retry(event.pk)
-    paying.work()
+    purchases.work()
     assert the_event().status == "processed"
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_a_job_that_died_is_followed_by_another(account, paid_there):
-    paying.deliver(paid_there, "payment.succeeded")
+    purchases.deliver(paid_there, "payment.succeeded")
     queue._queue().empty()
     event = the_event()
     assert webhook_events._claim(event.pk, 0)
     assert not webhook_events._claim(event.pk, 0)
     poller.poll(timezone.now() + timedelta(seconds=90))
-    assert paying.work() == 0
+    assert purchases.work() == 0
     poller.poll(timezone.now() + timedelta(minutes=4))
-    assert paying.work() >= 1
+    assert purchases.work() >= 1
     assert the_event().status == "processed"
-    assert books.state(account) == (FULL, 0, 0)
+    assert money.state(account) == (FULL, 0, 0)
 
 
 def test_the_poller_puts_an_event_into_the_queue_once(paid_there):
-    paying.deliver(paid_there, "payment.succeeded")
+    purchases.deliver(paid_there, "payment.succeeded")
     queue._queue().empty()
     now = timezone.now() + timedelta(minutes=1)
     for seconds in range(0, 45, 15):
@@ -340,10 +340,10 @@ TOLD = {
 @given(data=st.data(), spent=st.sampled_from([0, 500 * MICRO, FULL]))
 def test_the_end_depends_only_on_how_things_stand_at_the_provider(sandbox, data, spent):
     """Webhooks of {paid, succeeded, refund x2, dispute, won}: early, late, doubled, in any order."""
-    account = books.open_account()
+    account = money.open_account()
     account_before = Account.objects.get(pk=account.pk).balance
-    made = paying.begun(account)
-    payment_id = paying.there(made)
+    made = purchases.begun(account)
+    payment_id = purchases.there(made)
     waiting: list[str] = []
     dispute_id = ""
     is_spent = False
@@ -362,20 +362,20 @@ def test_the_end_depends_only_on_how_things_stand_at_the_provider(sandbox, data,
             event_type = waiting[data.draw(st.integers(0, len(waiting) - 1))]
             if data.draw(st.booleans()):
                 waiting.remove(event_type)
-            paying.deliver(made, event_type)
-            paying.work()
+            purchases.deliver(made, event_type)
+            purchases.work()
         made.refresh_from_db()
         if made.is_paid and spent and not is_spent:
             is_spent = True
             spend(account, spent)
     for event_type in data.draw(st.permutations(waiting)):
-        paying.deliver(made, event_type)
-    paying.work()
+        purchases.deliver(made, event_type)
+    purchases.work()
     # All hints may have come before the last steps: then the clock asks.
     checkout.sync_order(made.pk)
     made.refresh_from_db()
     assert (made.status, made.amount_refunded_minor) == ("partially_refunded", 200)
-    balance, held, debt = books.state(account)
+    balance, held, debt = money.state(account)
     assert held == 0
     used = -sum(
         LedgerEntry.objects.filter(account=account, kind="usage").values_list("amount", flat=True)
@@ -383,11 +383,11 @@ def test_the_end_depends_only_on_how_things_stand_at_the_provider(sandbox, data,
     # Two fifths of the credits went back with the money, whatever happened in between.
     assert balance - debt == account_before + FULL - FULL * 200 // 500 - used
     assert Account.objects.get(pk=account.pk).status == "active"
-    assert books.problems(account) == []
+    assert money.problems(account) == []
 
 
 def spend(account: Account, amount: int) -> None:
     account.refresh_from_db()
     least = min(amount, account.available)
     if least and not account.debt and account.status == "active":
-        books.settle(books.hold(account, least), least)
+        money.settle(money.hold(account, least), least)

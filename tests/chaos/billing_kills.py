@@ -60,13 +60,13 @@ def open_accounts() -> list[int]:
 
     from billing.ledger import postings
     from chatproject.lib.db import money_transaction
-    from tests.billing import books
+    from tests.support import money
 
     accounts = []
     for number in range(ACCOUNTS):
         user = get_user_model().objects.create_user(f"{number}@example.org")
         account = money_transaction(postings.open_account, user_id=user.pk)
-        books.order(account, CREDITS)
+        money.order(account, CREDITS)
         accounts.append(account.pk)
     connections.close_all()
     return accounts
@@ -115,7 +115,7 @@ def breed() -> None:
 
     django.setup()
     logging.disable()  # that Postgres is away is no news
-    from tests.billing import books  # noqa: F401 # so that no worker has to import it
+    from tests.support import money  # noqa: F401 # so that no worker has to import it
 
     folder, *accounts = sys.argv[1:]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
@@ -155,7 +155,7 @@ def operate(name: str, number: int, accounts: list[int]) -> int:
     from billing.ledger import postings
     from billing.models import Account, Order
     from chatproject.lib.db import money_transaction
-    from tests.billing import books
+    from tests.support import money
 
     key = f"{name}:{number}"
     chance = random.Random(key)
@@ -163,7 +163,7 @@ def operate(name: str, number: int, accounts: list[int]) -> int:
     amount = chance.randint(1, 1000)
     match chance.randrange(6):
         case 0:
-            return books.grant(account, amount, key=key).entry.amount
+            return money.grant(account, amount, key=key).entry.amount
         case 1:
             posted = money_transaction(
                 postings.adjust, account_id=account.pk, amount=-amount, key=key,
@@ -172,11 +172,11 @@ def operate(name: str, number: int, accounts: list[int]) -> int:
             return posted.entry.amount
         case 2:
             order = Order.objects.get(account=account)
-            return -books.refund(order, amount, key=key).credits
+            return -money.refund(order, amount, key=key).credits
         case _:
             later = timezone.now() + timedelta(hours=1)
-            held = books.hold(account, amount, key=key, expires_at=later)
-            return -books.settle(held, chance.choice([0, amount // 2, amount, amount * 2])).charged
+            held = money.hold(account, amount, key=key, expires_at=later)
+            return -money.settle(held, chance.choice([0, amount // 2, amount, amount * 2])).charged
 
 
 def verify(folder: Path, accounts: list[int]) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
-from tests.chat.conftest import assistant, owner, provider, provider_process, valkey_client
+from tests.support.fake_llm.fixture import provider, provider_process
+from tests.support.people import assistant, owner
 
-__all__ = ["assistant", "owner", "provider", "provider_process", "valkey_client"]
+__all__ = ["assistant", "owner", "provider", "provider_process"]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.stack import PROJECT
+from tests.support.stack import PROJECT
 
 
 @pytest.mark.timeout(120)

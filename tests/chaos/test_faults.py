@@ -23,10 +23,10 @@ from chat.models import LanguageModel, Run
 from chat.streaming import log as run_log
 from chatproject.lib import db
 from chatproject.local.servers import PostgresServer, ValkeyServer
-from tests.chat.sockets import session_key
-from tests.live import LiveTab
-from tests.stack import PROJECT, Stack
-from tests.stub import reply_text
+from tests.support.fake_llm import reply_text
+from tests.support.people import session_key
+from tests.support.reconnecting_client import LiveTab
+from tests.support.stack import PROJECT, Stack
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

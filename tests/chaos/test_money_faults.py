@@ -15,10 +15,10 @@ from billing.ledger import audit
 from billing.models import Account, Hold, LedgerEntry, UsageRecord
 from chat.models import Run
 from chatproject.lib import db
-from tests.chat.sockets import session_key
-from tests.live import LiveTab
-from tests.stack import Stack
-from tests.stub import reply_text
+from tests.support.fake_llm import reply_text
+from tests.support.people import session_key
+from tests.support.reconnecting_client import LiveTab
+from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -13,13 +13,13 @@ from uuid import UUID
 
 import pytest
 
-from bench.stub_llm import reply_pieces, reply_text
 from tests.chaos.rounds.asks import DONE, FAILED, STOPPED, Ask
-from tests.chaos.rounds.evidence import Called, Evidence, Price, RunRow, Seen, Used
+from tests.chaos.rounds.evidence import Evidence, Price, RunRow, Seen, Used
 from tests.chaos.rounds.faults import FAULTS, draw
 from tests.chaos.rounds.judge import judge
-from tests.live import FIRST_SEQS, LiveTab
-from tests.stack import PROJECT
+from tests.support.fake_llm import Call, reply_pieces, reply_text
+from tests.support.reconnecting_client import FIRST_SEQS, LiveTab
+from tests.support.stack import PROJECT
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -102,7 +102,7 @@ class Round:
     def call(self, run: RunRow, tokens: int, *, ended: str = "finished") -> None:
         text = next(ask.text for ask in self.evidence.asks if ask.client_id == run.client_id)
         told = usage(10, tokens) if ended == "finished" else None
-        self.evidence.calls.append(Called(text, 0, tokens, 0, ended, told))
+        self.evidence.calls.append(Call(text, 0, tokens, 0, ended, told))
 
 
 def _tokens(text: str) -> int:
@@ -176,7 +176,7 @@ def call_again(evidence: Evidence) -> None:
 
 
 def call_for_nobody(evidence: Evidence) -> None:
-    evidence.calls.append(Called("hello", 0, 1, 0, "finished", usage(1, 1)))
+    evidence.calls.append(Call("hello", 0, 1, 0, "finished", usage(1, 1)))
 
 
 def go_on_answering(evidence: Evidence) -> None:

@@ -21,9 +21,9 @@ from chat.streaming.leases import lease_key
 from chat.streaming.ticker import current_ticker
 from chatproject.lib import db, rq_asyncio
 from tests.chaos.test_money_faults import locked, wait_for_a_settlement_that_waits
-from tests.chat.helpers import send
 from tests.chat.test_generate import fresh, log, until
-from tests.stub import reasoning_text, reply_text
+from tests.support.conversations import send
+from tests.support.fake_llm import reasoning_text, reply_text
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

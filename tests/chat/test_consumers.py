@@ -17,9 +17,9 @@ from chat.streaming import log as run_log
 from chat.streaming.ticker import current_ticker
 from chat.web import run_follower
 from chatproject.lib import channel_layer, db
-from tests.chat.helpers import begin, send
-from tests.chat.sockets import Closed, open_tab
-from tests.stub import reply_text
+from tests.support.conversations import begin, send
+from tests.support.fake_llm import reply_text
+from tests.support.sockets import Closed, open_tab
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

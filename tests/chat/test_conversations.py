@@ -17,7 +17,7 @@ from chat.models import Assistant, Conversation, Run
 from chat.streaming import groups, user_channel
 from chatproject.lib import channel_layer
 from chatproject.local.servers import ValkeyServer
-from tests.chat.helpers import begin, send
+from tests.support.conversations import begin, send
 
 NOW = datetime(2026, 3, 18, 12, 0, tzinfo=UTC)
 TODAY = date(2026, 3, 18)

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 import redis
 
-from bench.stub_llm import reply_pieces
 from chat import protocol
 from chat.conversations import prompt_builder
 from chat.generation import generate
@@ -25,8 +24,8 @@ from chat.streaming.leases import RENEW_SECONDS, lease_key, request_stop, stop_k
 from chat.streaming.ticker import current_ticker
 from chat.streaming.writer import RunWriter
 from chatproject.lib import db, rq_asyncio
-from tests.chat.helpers import client_id, send
-from tests.stub import reasoning_text, reply_text
+from tests.support.conversations import client_id, send
+from tests.support.fake_llm import reasoning_text, reply_pieces, reply_text
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

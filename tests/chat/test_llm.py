@@ -41,11 +41,11 @@ from chat.llm.provider import (
     current_provider,
     retry_after,
 )
-from tests.stub import StubProvider, reasoning_text, reply_text
+from tests.support.fake_llm import FakeLLM, reasoning_text, reply_text
 
 
 @pytest.fixture
-def stub(provider_process: StubProvider) -> StubProvider:
+def stub(provider_process: FakeLLM) -> FakeLLM:
     provider_process.reset()
     return provider_process
 
@@ -54,7 +54,7 @@ Make = Callable[..., Provider]
 
 
 @pytest_asyncio.fixture
-async def make(stub: StubProvider) -> AsyncIterator[Make]:
+async def make(stub: FakeLLM) -> AsyncIterator[Make]:
     """Providers on the stub that hardly wait before a retry; closed after the test, and nothing
     may be left of them."""
     made = []
@@ -198,8 +198,7 @@ async def test_200_streams_at_once_are_all_exact(make, stub):
 
     for text, events in zip(texts, replies, strict=True):
         assert text_of(events) == reply_text(60, text)
-    assert stub.finished == 200
-    assert stub.active == stub.aborted == 0
+    assert stub.counts == {"active": 0, "finished": 200, "aborted": 0, "failed": 0, "held": 0}
 
 
 async def test_a_connection_is_used_again(make, stub):
@@ -683,7 +682,7 @@ async def test_a_watchdog_keeps_its_deadline_whatever_the_ones_before_were():
 
 
 async def test_neither_key_nor_prompt_is_logged(make, stub, caplog):
-    caplog.set_level(logging.DEBUG, logger="chat.llm.provider")
+    caplog.set_level(logging.DEBUG, logger="chat.llm")
     prompt = "[[status=500 echo=1]] My PIN is 4711, and do not tell anyone about the sea shells."
 
     _, error = await failure_of(make(), prompt)
@@ -694,7 +693,7 @@ async def test_neither_key_nor_prompt_is_logged(make, stub, caplog):
         assert "secret-key-1" not in said
         assert "4711" not in said
         assert "shells" not in said
-    assert "the stub was told to refuse" in error.detail
+    assert "told to refuse" in error.detail
     assert error.__cause__ is None, "the library's error would quote the answer in a traceback"
     assert error.__suppress_context__
 

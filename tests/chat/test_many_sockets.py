@@ -10,10 +10,10 @@ import pytest
 from accounts.models import User
 from chat.models import Message, Run
 from chatproject.lib import db
-from tests.chat.sockets import session_key
-from tests.live import LiveTab
-from tests.stack import Stack
-from tests.stub import reply_text
+from tests.support.fake_llm import reply_text
+from tests.support.people import session_key
+from tests.support.reconnecting_client import LiveTab
+from tests.support.stack import Stack
 
 SOCKETS = 200
 

@@ -24,9 +24,9 @@ from chat.runs import describe, finish, start
 from chat.runs.stop import stop_run
 from chatproject.lib import db
 from chatproject.lib.db import money_transaction
-from tests.chat.helpers import begin, client_id, send
-from tests.chat.sockets import open_tab
-from tests.stub import reply_text
+from tests.support.conversations import begin, client_id, send
+from tests.support.fake_llm import reply_text
+from tests.support.sockets import open_tab
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 

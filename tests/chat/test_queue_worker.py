@@ -15,9 +15,9 @@ from accounts.models import User
 from chat.models import Assistant, Run
 from chat.recovery.waiting_runs import UNPLACED
 from chat.runs import queue, queue_stats
-from tests.chat.helpers import begin, send
-from tests.stack import Stack
-from tests.stub import StubProvider
+from tests.support.conversations import begin, send
+from tests.support.fake_llm import FakeLLM
+from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -66,7 +66,7 @@ def test_one_message_does_not_wait_for_thirty_of_somebody_else(
     owner: User,
     stranger: User,
     assistant: Assistant,
-    provider: StubProvider,
+    provider: FakeLLM,
     server_folder: Path,
     valkey_client: redis.Redis,
 ):
@@ -92,7 +92,7 @@ def test_a_flush_while_runs_are_made_holds_nobody_up(
     settings,
     owner: User,
     assistant: Assistant,
-    provider: StubProvider,
+    provider: FakeLLM,
     server_folder: Path,
     valkey_client: redis.Redis,
 ):
@@ -120,7 +120,7 @@ def test_a_job_that_was_taken_and_never_claimed_is_made_in_time(
     settings,
     owner: User,
     assistant: Assistant,
-    provider: StubProvider,
+    provider: FakeLLM,
     server_folder: Path,
     valkey_client: redis.Redis,
 ):
@@ -142,7 +142,7 @@ def test_a_user_whose_only_slot_died_with_its_worker_goes_on_in_order(
     settings,
     owner: User,
     assistant: Assistant,
-    provider: StubProvider,
+    provider: FakeLLM,
     server_folder: Path,
     valkey_client: redis.Redis,
 ):
@@ -167,7 +167,7 @@ def test_a_job_that_two_take_is_made_once_and_leaves_no_slot_behind(
     settings,
     owner: User,
     assistant: Assistant,
-    provider: StubProvider,
+    provider: FakeLLM,
     server_folder: Path,
     valkey_client: redis.Redis,
 ):
@@ -187,7 +187,7 @@ def test_a_job_that_two_take_is_made_once_and_leaves_no_slot_behind(
 def test_staff_see_the_workers_and_the_pace(
     owner: User,
     assistant: Assistant,
-    provider: StubProvider,
+    provider: FakeLLM,
     server_folder: Path,
 ):
     send_many(owner, assistant, 1, SHORT)

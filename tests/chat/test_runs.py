@@ -16,7 +16,7 @@ from chat.models import Conversation, Message, Run
 from chat.runs import queue, start
 from chat.runs.stop import stop_run
 from chat.streaming.leases import stop_key
-from tests.chat.helpers import begin, client_id, send
+from tests.support.conversations import begin, client_id, send
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -42,7 +42,7 @@ def test_a_message_is_stored_with_an_empty_reply_and_a_queued_run(owner, convers
 def test_its_job_waits_in_the_queue_with_ids_only(owner, conversation):
     run = send(owner, conversation, "secret words")
     assert queue.length().queued == 1
-    assert queue.position(run).number == 1
+    assert queue.position(run).position == 1
     assert queue.position(run)
     job = queue._queue().fetch_job(queue.job_id(run.id, 1))
     assert job is not None

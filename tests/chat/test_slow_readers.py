@@ -23,9 +23,9 @@ from chat.models import Run
 from chat.streaming import groups
 from chat.streaming import log as run_log
 from chatproject.lib import channel_layer, db
-from tests.chat.helpers import send
-from tests.chat.sockets import session_key
-from tests.stack import Stack
+from tests.support.conversations import send
+from tests.support.people import session_key
+from tests.support.stack import Stack
 
 EVENTS = 20_000
 TEXT = "x" * 1_000  # of each event: 20 MB in all

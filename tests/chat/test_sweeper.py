@@ -17,8 +17,8 @@ from chat.streaming import leases
 from chat.streaming import log as run_log
 from chat.streaming.leases import lease_key
 from chatproject.lib import db
-from tests.chat.helpers import begin, send
-from tests.chat.sockets import open_tab
+from tests.support.conversations import begin, send
+from tests.support.sockets import open_tab
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 

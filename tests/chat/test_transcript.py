@@ -9,8 +9,7 @@ from accounts.models import User
 from chat.conversations import transcript
 from chat.models import Assistant, Conversation, Message, Run
 from chat.runs import start
-from tests.chat.helpers import begin, send
-from tests.chat.talk import talk
+from tests.support.conversations import begin, send, talk
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
 

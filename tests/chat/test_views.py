@@ -19,8 +19,7 @@ from chat.models import Assistant, Conversation, Message, Run
 from chat.runs import start
 from chat.web import answers
 from chatproject.local.servers import BASE_DIR
-from tests.chat.helpers import begin, send
-from tests.chat.talk import talk
+from tests.support.conversations import begin, send, talk
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
 

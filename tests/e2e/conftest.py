@@ -24,10 +24,10 @@ import redis
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from tests import plugin
 from tests.e2e.browser import Browser
-from tests.stack import PROJECT, Stack
-from tests.stub import StubProvider
+from tests.support import pytest_servers
+from tests.support.fake_llm import FakeLLM
+from tests.support.stack import PROJECT, Stack
 
 SCREENSHOTS = PROJECT / ".data" / "screenshots"
 
@@ -38,7 +38,7 @@ PHONE = (390, 844)
 class Site:
     """The running Parley: its address, its processes, its provider and its database."""
 
-    def __init__(self, stack: Stack, provider: StubProvider, database: str) -> None:
+    def __init__(self, stack: Stack, provider: FakeLLM, database: str) -> None:
         self.stack = stack
         self.provider = provider
         self.base = stack.base
@@ -84,7 +84,7 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
     database = urlsplit(server)._replace(path=f"/{name}").geturl()
     environment = {
         "DATABASE_URL": database,
-        "REDIS_URL": plugin.valkey.url,
+        "REDIS_URL": pytest_servers.valkey.url,
         # As in production: hashed names, also in the imports of modules.
         "DEBUG": "0",
         "STATIC_MANIFEST": "1",
@@ -102,7 +102,7 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
             stdout=subprocess.DEVNULL,
         )
     with (
-        StubProvider() as provider,
+        FakeLLM() as provider,
         Stack(folder, provider_url=provider.url, environment=environment) as stack,
     ):
         stack.start("web", "worker", "clock")
@@ -113,7 +113,7 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
 
 def second_redis() -> str:
     """A database in the same Valkey, so that the workers of a second site find their own queue."""
-    return urlsplit(plugin.valkey.url)._replace(path="/1").geturl()
+    return urlsplit(pytest_servers.valkey.url)._replace(path="/1").geturl()
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +167,7 @@ def email() -> str:
 
     All people of these tests come from one address, which may sign up 20 times a minute.
     """
-    for url in (plugin.valkey.url, second_redis()):
+    for url in (pytest_servers.valkey.url, second_redis()):
         with redis.from_url(url) as cache:
             for key in cache.scan_iter("cache:*allauth:rl:*"):
                 cache.delete(key)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.browser import Browser, wait_until
 from tests.e2e.conftest import Site
-from tests.stub import reasoning_text, reply_text
+from tests.support.fake_llm import reasoning_text, reply_text
 
 pytestmark = pytest.mark.e2e
 

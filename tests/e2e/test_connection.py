@@ -7,10 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench.stub_llm import reply_pieces
 from tests.e2e.browser import Browser, wait_until
 from tests.e2e.conftest import Site
-from tests.stub import reply_text
+from tests.support.fake_llm import reply_pieces, reply_text
 
 pytestmark = pytest.mark.e2e
 

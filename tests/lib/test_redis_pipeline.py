@@ -9,7 +9,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from chatproject.lib.redis_pipeline import Pipeline, bulk, head, pack
-from tests.processes import is_open
+from tests.support.programs import is_open
 
 
 @pytest_asyncio.fixture

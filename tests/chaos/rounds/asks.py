@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from bench.stub_llm import parse_directives, reasoning_text, reply_text
+from tests.support.fake_llm import parse_directives, reasoning_text, reply_text
 
 DONE = frozenset({"done"})
 FAILED = frozenset({"failed"})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from tests.chaos.rounds.asks import Ask
+from tests.support.fake_llm import Call
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class Seen:
     delivered: set[int] = field(default_factory=set)  # attempts of which text came
     restarts: list[tuple[str, str]] = field(default_factory=list)  # text before and after
     refusals: list[float] = field(default_factory=list)  # times since the epoch
-    wrong: list[tuple[str, str]] = field(default_factory=list)  # kind and detail, see tests.live
+    wrong: list[tuple[str, str]] = field(default_factory=list)  # kind and detail: LiveTab.wrong
 
 
 @dataclass(slots=True)
@@ -64,18 +64,6 @@ class Used:
 
 
 @dataclass(slots=True)
-class Called:
-    """What became of a call of the provider, see bench.stub_llm.Call."""
-
-    message: str
-    prefix: int
-    sent: int
-    reasoned: int
-    ended: str
-    usage: dict[str, Any] | None
-
-
-@dataclass(slots=True)
 class Price:
     """Micro-credits for a million tokens."""
 
@@ -92,7 +80,7 @@ class Evidence:
     seen: list[Seen]
     runs: list[RunRow]
     used: list[Used]
-    calls: list[Called]
+    calls: list[Call]
     holds: dict[UUID, tuple[str, int]]  # status and what was settled
     charges: dict[UUID, int]  # what the ledger took for a run
     price: Price

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from tests.chaos.rounds.stage import WEBS, WORKERS, Stage, patiently
-from tests.live import LiveTab
+from tests.support.reconnecting_client import LiveTab
 
 if TYPE_CHECKING:
     from uuid import UUID

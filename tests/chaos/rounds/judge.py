@@ -9,9 +9,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from bench.stub_llm import parse_directives, pieces_after, reply_pieces
 from tests.chaos.rounds.asks import Ask
-from tests.chaos.rounds.evidence import Called, Evidence, Problem, RunRow, Used
+from tests.chaos.rounds.evidence import Evidence, Problem, RunRow, Used
+from tests.support.fake_llm import Call, parse_directives, reply_pieces
+from tests.support.fake_llm.replies import pieces_after
 
 ACTIVE = {"queued", "running"}
 MILLION = 1_000_000
@@ -184,7 +185,7 @@ def _of_calls(evidence: Evidence) -> Iterator[Problem]:
         yield Problem(f"the provider was called for a message that nobody sent: {text}")
 
 
-def _of_calls_for(ask: Ask, run: RunRow, calls: list[Called], used: Used | None) -> Iterator[str]:
+def _of_calls_for(ask: Ask, run: RunRow, calls: list[Call], used: Used | None) -> Iterator[str]:
     ended = Counter(call.ended for call in calls)
     if ended["active"]:
         yield "the provider still answers"
@@ -203,13 +204,13 @@ def _of_calls_for(ask: Ask, run: RunRow, calls: list[Called], used: Used | None)
             yield f"charged for {charged}, but the provider told {usages}"
 
 
-def _of_broken_off(ask: Ask, run: RunRow, calls: list[Called]) -> Iterator[str]:
+def _of_broken_off(ask: Ask, run: RunRow, calls: list[Call]) -> Iterator[str]:
     """A provider that breaks off closes its connection in order: all that it sent arrives."""
     if len(run.text) < (sent := _characters_sent(ask, calls)):
         yield f"of {sent} characters {len(run.text)} are stored"
 
 
-def _characters_sent(ask: Ask, calls: list[Called]) -> int:
+def _characters_sent(ask: Ask, calls: list[Call]) -> int:
     """How far the call that came farthest reached into the reply."""
     whole = ask.whole
     pieces = reply_pieces(parse_directives(ask.text).tokens, ask.text)

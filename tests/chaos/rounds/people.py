@@ -16,7 +16,7 @@ from chat.models import Assistant, Conversation, LanguageModel
 from tests.chaos.rounds.asks import Ask
 from tests.chaos.rounds.evidence import Seen
 from tests.chaos.rounds.stage import WEBS, Stage
-from tests.live import LiveTab
+from tests.support.reconnecting_client import LiveTab
 
 CONTINUING = "continuing"  # the slug of the assistant whose model can go on where it stopped
 
@@ -69,8 +69,8 @@ class ChaosTab(LiveTab):
     """A tab that notes what is wrong instead of failing."""
 
     def __init__(self, stage: Stage, person: Person, ask: Ask, chance: random.Random) -> None:
-        doors = chance.sample(WEBS, len(WEBS))
-        super().__init__(stage.stack, person.session, doors=doors, chance=chance)
+        webs = chance.sample(WEBS, len(WEBS))
+        super().__init__(stage.stack, person.session, webs=webs, chance=chance)
         self.asked = ask
         self.end: dict[str, Any] = {}
         self.ended_at = 0.0

@@ -18,7 +18,7 @@ from django.conf import settings
 from chatproject.lib import db
 from tests.chaos.rounds import asks, faults, people, rows
 from tests.chaos.rounds.asks import Ask
-from tests.chaos.rounds.evidence import Called, Evidence, Problem
+from tests.chaos.rounds.evidence import Evidence, Problem
 from tests.chaos.rounds.faults import FAULTS, Scene
 from tests.chaos.rounds.judge import judge
 from tests.chaos.rounds.people import ChaosTab, Person
@@ -169,7 +169,7 @@ async def take_stock(
     return Evidence(
         asks=asked,
         seen=[tab.seen() for tab in tabs],
-        calls=[Called(**call) for call in calls],
+        calls=calls,
         most_attempts=settings.RUN_ATTEMPTS,
         lost_memory=not faults.LOSES_MEMORY.isdisjoint(names),
         broke_replies=not faults.BREAKS_REPLIES.isdisjoint(names),

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bench.database import ENVIRONMENT
 from chatproject.local.servers import PostgresServer, ValkeyServer
-from tests.stub import StubProvider
+from tests.support.fake_llm import FakeLLM
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from tests.stack import Stack
+    from tests.support.stack import Stack
 
 POSTGRES = {
     "max_connections": "300",
@@ -55,7 +55,7 @@ class Stage:
     folder: Path
     postgres: PostgresServer
     valkey: ValkeyServer
-    provider: StubProvider
+    provider: FakeLLM
     stack: Stack
     strange: list[str] = field(default_factory=list)
     _expected: set[str] = field(default_factory=set)
@@ -143,7 +143,7 @@ class Stage:
         ]
 
     def worker_id(self, name: str) -> str:
-        """How the rows of runs name a worker (chat.generation.generate.WORKER)."""
+        """How the rows of runs name a worker (chat.generate.WORKER)."""
         return f"{socket.gethostname()}:{self.stack.pid(name)}"
 
     async def runs_of(self, worker_id: str) -> dict[UUID, int]:
@@ -190,7 +190,7 @@ def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
         folder / "postgres", settings=POSTGRES, log_path=folder / "postgres.log"
     )
     valkey = ValkeyServer(folder / "valkey", log_path=folder / "valkey.log")
-    provider = StubProvider()
+    provider = FakeLLM()
     try:
         postgres.start()
         valkey.start()
@@ -211,7 +211,7 @@ def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
         from django.core.management import call_command
         from django.db import connections
 
-        from tests.stack import Stack
+        from tests.support.stack import Stack
 
         call_command("migrate", verbosity=0)
         call_command("create_catalogue", stdout=(folder / "catalogue.log").open("w"))

@@ -14,7 +14,7 @@ from rq import Queue
 from chatproject.lib.rq_asyncio import worker
 from tests.lib.rq_asyncio.jobs import Folder
 from tests.lib.rq_asyncio.workers import PROJECT, make_queue
-from tests.processes import Program
+from tests.support.programs import Program
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from rq.rate_limit import RateLimit, RateLimitRegistry
 from chatproject.lib.rq_asyncio.worker import REPEAT_SECONDS
 from tests.lib.rq_asyncio import jobs, workers
 from tests.lib.rq_asyncio.jobs import wait_until
-from tests.processes import Program
+from tests.support.programs import Program
 
 
 @pytest.fixture

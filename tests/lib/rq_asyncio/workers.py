@@ -25,7 +25,7 @@ from chatproject.lib.rq_asyncio import AsyncWorker
 from chatproject.lib.rq_asyncio import worker as worker_module
 from tests.lib.rq_asyncio import jobs
 from tests.lib.rq_asyncio.jobs import PATIENCE, Folder, wait_until
-from tests.processes import Program
+from tests.support.programs import Program
 
 PROJECT = Path(__file__).resolve().parents[3]
 

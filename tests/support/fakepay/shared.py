@@ -1,4 +1,4 @@
-"""What both sides share: ids, objects, answers kept under a key, and refusals."""
+"""Shared by both sides: ids, refusals, and answers kept by idempotency key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _numbers = itertools.count(1)
 
 
 def new_id(prefix: str) -> str:
-    """An id that no other fake of this process gave either."""
+    """An id that is unique in this process."""
     return f"{prefix}_{time.time_ns():x}{next(_numbers):04d}"
 
 
 class Refusal(Exception):
-    """The answer is an error, with this status and body."""
+    """The answer is an error with this status and body."""
 
     def __init__(self, status: int, body: Json) -> None:
         self.status, self.body = status, body
@@ -33,7 +33,7 @@ class Replays:
         self._kept: dict[str, tuple[str, int, Json]] = {}
 
     def find(self, key: str, request: Any) -> tuple[int, Json] | None:
-        """The answer kept. Raises ValueError when it answered another request."""
+        """Return the answer kept, or None. Raises ValueError when it answered another request."""
         if key not in self._kept:
             return None
         asked, status, body = self._kept[key]
@@ -42,10 +42,11 @@ class Replays:
         return status, copy.deepcopy(body)
 
     def keep(self, key: str, request: Any, status: int, body: Json) -> None:
+        """Keep an answer, to be given again for the same key."""
         self._kept[key] = (_print(request), status, copy.deepcopy(body))
 
     def forget(self) -> None:
-        """As a day later."""
+        """Forget all answers, as the providers do after a day."""
         self._kept.clear()
 
 

@@ -9,15 +9,15 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl
 
-from tests.fakepay.book import Json, Refusal, Replays, new_id
-from tests.fakepay.postman import Postman, razorpay_event, sign_for_razorpay
+from tests.support.fakepay.postman import Postman, razorpay_event, sign_for_razorpay
+from tests.support.fakepay.shared import Json, Refusal, Replays, new_id
 
 KEY_ID = "rzp_test_fakepay"
 KEY_SECRET = "secret-of-fakepay"
 
 
 class RazorpaySide:
-    """State is in plain dicts, which tests may change to make it contradict our orders."""
+    """The provider's state, in plain dicts: tests change them to contradict our orders."""
 
     def __init__(self, postman: Postman) -> None:
         self.replays = Replays()
@@ -26,7 +26,7 @@ class RazorpaySide:
         self.refunds: dict[str, Json] = {}
         self.disputes: dict[str, Json] = {}
         self.can_list_disputes = True
-        self.lists_lag = False  # those of refunds do not show yet what was just made
+        self.lists_lag = False  # lists of refunds lack the newest
         self._postman = postman
 
     # --- The API --------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ class RazorpaySide:
     def answer(
         self, method: str, path: str, text: str, headers: Any, fault: str
     ) -> tuple[int, Json]:
-        """The answer to a request; `text` is the query or the JSON."""
+        """Answer a request; `text` is the query or the JSON."""
         if fault == "500":
             return 500, _error(
                 "SERVER_ERROR", "We are facing some trouble completing your request."
@@ -93,30 +93,31 @@ class RazorpaySide:
     def _find_orders(self, params: Json) -> Json:
         return _page(_collection(self.orders, receipt=params["receipt"]), params)
 
-    # --- What a buyer does on the page ----------------------------------------------------------
+    # --- The buyer on the page ------------------------------------------------------------------
 
     def pay(self, order_id: str) -> str:
-        """Pay, and have it captured at once. Gives the payment's id."""
+        """Pay, captured at once. Returns the payment's id."""
         payment = self._attempt(order_id, "authorized")
         self._capture(payment)
         return str(payment["id"])
 
     def fail(self, order_id: str) -> str:
+        """Try a payment that the bank declines. Returns the payment's id."""
         payment = self._attempt(order_id, "failed")
         payment.update(
             error_code="BAD_REQUEST_ERROR",
             error_reason="payment_failed",
             error_description="Your payment was declined by the bank.",
         )
-        self._tell("payment.failed", payment=payment)
+        self._post("payment.failed", payment=payment)
         return str(payment["id"])
 
     def pay_late(self, order_id: str) -> str:
-        """The bank has not said whether; `settle_late` makes it good."""
+        """Pay, while the bank has not decided; `settle_late` completes it. Returns the payment's id."""
         return str(self._attempt(order_id, "authorized")["id"])
 
     def settle_late(self, order_id: str) -> None:
-        """The last attempt turns out to be paid, be it a failed one."""
+        """Capture the last attempt, even a failed one."""
         [*_, payment] = [item for item in self.payments.values() if item["order_id"] == order_id]
         payment.update(error_code=None, error_reason=None, error_description=None)
         self._capture(payment)
@@ -132,7 +133,7 @@ class RazorpaySide:
             ),
         }
 
-    # --- What staff do in the dashboard ---------------------------------------------------------
+    # --- Staff in the dashboard -----------------------------------------------------------------
 
     def refund(self, payment_id: str, amount: int | None = None) -> str:
         payment = self.payments[payment_id]
@@ -142,7 +143,7 @@ class RazorpaySide:
 
     def fail_refund(self, refund_id: str) -> None:
         self.refunds[refund_id]["status"] = "failed"
-        self._tell("refund.failed", refund=self.refunds[refund_id])
+        self._post("refund.failed", refund=self.refunds[refund_id])
 
     def open_dispute(
         self, payment_id: str, amount: int | None = None, *, inquiry: bool = False
@@ -161,25 +162,25 @@ class RazorpaySide:
             "reason_code": "chargeback",
             "status": "open",
         }
-        self._tell("payment.dispute.created", payment=payment, dispute=self.disputes[dispute_id])
+        self._post("payment.dispute.created", payment=payment, dispute=self.disputes[dispute_id])
         return dispute_id
 
     def withdraw(self, dispute_id: str) -> None:
         dispute = self.disputes[dispute_id]
         dispute["amount_deducted"] = dispute["amount"]
-        self._tell_of(dispute, "under_review")
+        self._post_dispute(dispute, "under_review")
 
     def win(self, dispute_id: str) -> None:
         dispute = self.disputes[dispute_id]
         dispute.update(status="won", amount_deducted=0)
-        self._tell_of(dispute, "won")
+        self._post_dispute(dispute, "won")
 
     def lose(self, dispute_id: str) -> None:
         dispute = self.disputes[dispute_id]
         dispute.update(status="lost", amount_deducted=dispute["amount"])
-        self._tell_of(dispute, "lost")
+        self._post_dispute(dispute, "lost")
 
-    # --- The parts of these ---------------------------------------------------------------------
+    # --- Parts of the above ---------------------------------------------------------------------
 
     def _attempt(self, order_id: str, status: str) -> Json:
         order = self.orders[order_id]
@@ -209,8 +210,8 @@ class RazorpaySide:
         order = self.orders[payment["order_id"]]
         payment.update(status="captured", captured=True)
         order.update(status="paid", amount_paid=order["amount"], amount_due=0)
-        self._tell("payment.captured", payment=payment)
-        self._tell("order.paid", payment=payment, order=order)
+        self._post("payment.captured", payment=payment)
+        self._post("order.paid", payment=payment, order=order)
 
     def _refund(self, payment: Json, amount: int, notes: Json, receipt: str | None) -> Json:
         left = payment["amount"] - payment["amount_refunded"]
@@ -235,14 +236,14 @@ class RazorpaySide:
             "receipt": receipt,
             "status": "processed",
         }
-        self._tell("refund.processed", refund=self.refunds[refund_id], payment=payment)
+        self._post("refund.processed", refund=self.refunds[refund_id], payment=payment)
         return self.refunds[refund_id]
 
-    def _tell_of(self, dispute: Json, what: str) -> None:
+    def _post_dispute(self, dispute: Json, what: str) -> None:
         payment = self.payments[dispute["payment_id"]]
-        self._tell(f"payment.dispute.{what}", payment=payment, dispute=dispute)
+        self._post(f"payment.dispute.{what}", payment=payment, dispute=dispute)
 
-    def _tell(self, kind: str, **entities: Json) -> None:
+    def _post(self, kind: str, **entities: Json) -> None:
         self._postman.post("razorpay", razorpay_event(kind, **entities))
 
 

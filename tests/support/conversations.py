@@ -1,13 +1,38 @@
+"""Conversations and their messages, for tests."""
+
 from __future__ import annotations
+
+import itertools
 
 from django.utils import timezone
 
 from accounts.models import User
-from chat.models import Conversation, Message, Run, new_id
+from chat.models import Assistant, Conversation, Message, Run, new_id
+from chat.runs import start
+
+_numbers = itertools.count(1)
+
+
+def client_id() -> str:
+    """An id that no message has yet."""
+    return f"test-{next(_numbers)}"
+
+
+def begin(owner: User, assistant: Assistant, **fields) -> Conversation:
+    """Create an empty conversation."""
+    return Conversation.objects.create(
+        owner=owner, assistant=assistant, updated_at=timezone.now(), **fields
+    )
+
+
+def send(user: User, conversation: Conversation, text: str = "Hello", **fields) -> Run:
+    """Send a message; returns its queued run."""
+    fields.setdefault("client_id", client_id())
+    return start.send(user=user, conversation_id=conversation.pk, text=text, **fields).run
 
 
 def talk(owner: User, conversation: Conversation, turns: int) -> list[Message]:
-    """A conversation of finished turns."""
+    """Add finished turns to an empty conversation; returns their messages, oldest first."""
     parent, made = None, []
     for number in range(turns):
         sent = Message.objects.create(

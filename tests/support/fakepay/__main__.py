@@ -1,4 +1,4 @@
-"""Both fake providers for trying by hand: python -m tests.fakepay --port 9100."""
+"""Both fake payment providers, by hand: python -m tests.support.fakepay --port 9100."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import threading
 from contextlib import suppress
 
-from tests.fakepay.postman import RAZORPAY_SECRET, STRIPE_SECRET
-from tests.fakepay.razorpay_side import KEY_ID, KEY_SECRET
-from tests.fakepay.server import FakePay
-from tests.fakepay.stripe_side import KEY
+from tests.support.fakepay.postman import RAZORPAY_SECRET, STRIPE_SECRET
+from tests.support.fakepay.razorpay_side import KEY_ID, KEY_SECRET
+from tests.support.fakepay.server import FakePay
+from tests.support.fakepay.stripe_side import KEY
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
         for provider in ("stripe", "razorpay"):
             pay.postman.urls[provider] = f"{options.site}/billing/webhooks/{provider}/"
         pay.postman.start()
-        print(  # noqa: T201 # what it is started for
+        print(  # noqa: T201 # for the shell that started it
             f"STRIPE_SECRET_KEY={KEY}\n"
             f"STRIPE_WEBHOOK_SECRETS={STRIPE_SECRET}\n"
             f"STRIPE_API_BASE={pay.url}\n"

@@ -1,4 +1,4 @@
-"""Short ways to the ledger, for tests: each call is a money transaction of its own."""
+"""The ledger's operations with defaults, for tests: each call is a money transaction of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 from django.utils import timezone
 
 from billing.ledger import audit
-from billing.ledger import postings as postings  # tests put a mutant in its place
+from billing.ledger import postings as postings  # tests replace it by a mutant
 from billing.metering import usage
 from billing.metering.pricing import Tokens
 from billing.models import Account, CreditPackage, Dispute, Hold, Order, Refund, UsageRecord
@@ -17,7 +17,7 @@ from chatproject.lib.db import money_transaction
 
 
 def open_account(credits: int = 0) -> Account:
-    """A new user's account with so many micro-credits."""
+    """Create a user's account with so many micro-credits."""
     user = get_user_model().objects.create_user(f"{uuid.uuid4().hex}@example.org")
     account = money_transaction(postings.open_account, user_id=user.pk)
     if credits:
@@ -37,7 +37,7 @@ def hold(account: Account, amount: int, **fields) -> Hold:
 
 
 def settle(held: Hold, cost: int) -> postings.Settlement:
-    """Settle a hold as chat does: with its usage record in the same transaction."""
+    """Settle a hold as chat does, with its usage record in the same transaction."""
     return money_transaction(settle_and_record, held, cost)
 
 
@@ -66,7 +66,7 @@ def record(held: Hold, done: postings.Settlement) -> None:
 
 
 def order(account: Account, credits: int = 1000, **fields) -> Order:
-    """An order that was paid, with its credits."""
+    """Create a paid order, with its credits."""
     bonus = fields.get("bonus", 0)
     package = CreditPackage.objects.get_or_create(
         slug="pack", defaults={"name": "Pack", "credits": 1000}
@@ -105,19 +105,19 @@ def give_back(of: Order, credits: int, debt: int, **fields) -> None:
 
 
 def state(account: Account) -> tuple[int, int, int]:
-    """Balance, held, debt."""
+    """The account's balance, held amount and debt."""
     account.refresh_from_db()
     return account.balance, account.held, account.debt
 
 
 def problems(account: Account | None = None, *, but: tuple[str, ...] = ()) -> list[str]:
-    """What the audit says, as "code: message"."""
+    """The problems that the audit finds, as "code: message"."""
     found = audit.check(account_id=account.pk if account else None)
     return [f"{one.code}: {one.message}" for one in found if one.code not in but]
 
 
 def claim(of: Order, kind: str) -> Refund | Dispute:
-    """A refund or dispute of an order, before anything was taken for it."""
+    """Create a refund or dispute of an order; no credits are taken for it yet."""
     if kind == "refund":
         return Refund.objects.create(order=of, amount_minor=1, initiated_by="staff")
     return Dispute.objects.create(
@@ -126,7 +126,7 @@ def claim(of: Order, kind: str) -> Refund | Dispute:
 
 
 def undo_claim(claim: Refund | Dispute) -> None:
-    """The refund failed, or the dispute was won."""
+    """Let the refund fail, or win the dispute."""
     if isinstance(claim, Refund):
         claim.status = Refund.Status.FAILED
     else:

@@ -1,8 +1,9 @@
-"""Gives the tests Postgres and Valkey before Django reads its settings.
+"""Start Postgres and Valkey for the tests, before Django reads its settings.
 
-Loaded by ``-p tests.plugin`` (pyproject.toml), because a conftest.py comes too late for that. One
-Postgres serves the whole session, with a database for each xdist worker by pytest-django; each
-worker has a Valkey of its own, since database numbers do not separate publish and subscribe.
+Loaded by ``-p tests.support.pytest_servers`` (pyproject.toml), because a conftest.py comes too late
+for that. One Postgres serves the whole session, with a database for each xdist worker by
+pytest-django; each worker has a Valkey of its own, since database numbers do not separate publish
+and subscribe.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ POSTGRES_SETTINGS = {
     "full_page_writes": "off",
 }
 
-# Whatever the developer's environment says, tests never touch a real service.
+# Tests never touch a real service, even if the developer's environment names one.
 ENVIRONMENT = {
     "SECRET_KEY": "only-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz",
     "DEBUG": "0",
     "HTTPS": "0",
-    "STATIC_MANIFEST": "0",  # nobody has collected the static files
+    "STATIC_MANIFEST": "0",  # the static files are not collected
     "ALLOWED_HOSTS": "localhost,127.0.0.1,[::1],testserver",
-    "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",  # nobody listens: a test names its own provider
+    "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",  # closed: a test names its own provider
     "OPENAI_API_KEY": "only-for-tests",
     "DEFAULT_MODEL": "stub-model",
-    "DB_POOL_SIZE": "48",  # many tests use as many threads as production has not
+    "DB_POOL_SIZE": "48",  # many tests use more threads than production
     "ENV_FILE": os.devnull,
 }
 
@@ -50,7 +51,7 @@ FOLDER_VARIABLE = "PARLEY_TEST_FOLDER"
 PREFIX = "parley-tests-"  # of the folders' names, before the process id of the session
 
 folder: Path
-"""This session's temporary folder: deleted at the end, whatever is in it."""
+"""This session's temporary folder, deleted with its content at the end."""
 
 valkey: ValkeyServer
 """The Valkey of this process."""
@@ -64,14 +65,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config, args: list[str]
 ) -> Generator[None, None, None]:
-    # A wrapper, because pytest-django reads the settings in the same hook and is asked earlier.
+    # A wrapper, because pytest-django reads the settings in the same hook and is called earlier.
     if not {"-h", "--help", "-V", "--version"} & set(args):
         _start_servers(early_config)
     yield
 
 
-# Empties what holds rows. Django's own TRUNCATE makes every file of every table anew, which takes
-# half a second here; and what it takes out of the first two tables is put back after each test.
+# Deletes the rows of tables that have some. Django's TRUNCATE creates every file of every table
+# anew, which takes half a second; and the rows of two tables are created again after each test.
 EMPTY = """
 DO $$
 DECLARE
@@ -92,7 +93,7 @@ KEPT = {"django_content_type", "auth_permission"}
 
 @pytest.fixture(autouse=True, scope="session")
 def empty_tables_quickly() -> Generator[None, None, None]:
-    """Let tests with transactions of their own clean up in milliseconds."""
+    """Let tests with their own transactions clean up in milliseconds."""
     from django.db.backends.postgresql.operations import DatabaseOperations
 
     django_way = DatabaseOperations.sql_flush
@@ -111,7 +112,7 @@ def empty_tables_quickly() -> Generator[None, None, None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def drop_the_database_in_any_case() -> Generator[None, None, None]:
-    """End what sessions are left: on a busy machine one may still be on its way out."""
+    """End the remaining sessions first: on a busy machine one may not have ended yet."""
     from django.db.backends.postgresql import creation
 
     found: Any = creation.DatabaseCreation
@@ -134,7 +135,7 @@ def drop_the_database_in_any_case() -> Generator[None, None, None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def hash_passwords_quickly() -> None:
-    """Half a second for each user with a password is for who guesses them, not for tests."""
+    """Hash passwords with MD5: a safe hash takes half a second for each user."""
     from django.conf import settings
 
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
@@ -176,7 +177,7 @@ def _delete_folders_of_the_killed() -> None:
 
 
 def _at_the_end(config: pytest.Config, action: Callable[[], None]) -> None:
-    # Once more at exit, for a start that failed before pytest would clean up; both are harmless
-    # when there is nothing left to do.
+    # Once more at exit, for a start that failed before pytest would clean up; a second call does
+    # nothing.
     config.add_cleanup(action)
     atexit.register(action)

@@ -1,4 +1,4 @@
-"""Buying, for tests: packages, orders at the test bank, webhooks as they come, the queue's work."""
+"""Purchases, for tests: packages, orders at the test bank, webhooks, and the billing queue's jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CANCEL_URL = "http://testserver/billing/away/"
 
 
 def package(**fields: Any) -> CreditPackage:
-    """1,000 credits with 100 on top for USD 5.00, EUR 5.00 or INR 500.00."""
+    """Create a package: 1,000 credits and a bonus of 100 for USD 5.00, EUR 5.00 or INR 500.00."""
     made = CreditPackage.objects.create(
         **{
             "slug": uuid.uuid4().hex,
@@ -40,7 +40,7 @@ def package(**fields: Any) -> CreditPackage:
 
 
 def order(account: Account, of: CreditPackage | None = None, **fields: Any) -> Order:
-    """An order that was just made."""
+    """Create an order."""
     return checkout.create_order(
         **{
             "user_id": account.user_id,
@@ -54,7 +54,7 @@ def order(account: Account, of: CreditPackage | None = None, **fields: Any) -> O
 
 
 def begun(account: Account, of: CreditPackage | None = None, **fields: Any) -> Order:
-    """An order whose buyer stands at the provider's page."""
+    """Create an order whose buyer is at the provider's page."""
     made = order(account, of, **fields)
     checkout.begin(made.pk, return_url=RETURN_URL, cancel_url=CANCEL_URL)
     made.refresh_from_db()
@@ -62,7 +62,7 @@ def begun(account: Account, of: CreditPackage | None = None, **fields: Any) -> O
 
 
 def paid(account: Account, of: CreditPackage | None = None, **fields: Any) -> Order:
-    """An order at the test bank that was paid and credited."""
+    """Create an order at the test bank that is paid and credited."""
     made = begun(account, of, **fields)
     bank.pay(there(made))
     return checkout.sync_order(made.pk)
@@ -75,12 +75,12 @@ def there(of: Order) -> str:
 
 
 def payment(of: Order) -> SandboxPayment:
-    """What the test bank knows of an order."""
+    """The test bank's payment for an order."""
     return SandboxPayment.objects.get(order_id=of.pk)
 
 
 def deliver(of: Order, event_type: str, client: Client | None = None) -> int:
-    """Have the bank's webhook arrive; gives the status of the answer."""
+    """Deliver the bank's webhook for an order; returns the status of the answer."""
     body, headers = bank.make_webhook(payment(of), event_type)
     status: int = post(body, headers, client=client).status_code
     return status
@@ -93,7 +93,7 @@ def post(
     provider: str = "sandbox",
     client: Client | None = None,
 ) -> Any:
-    """A webhook as a provider sends it: without session and token."""
+    """Post a webhook as a provider does: without session and token."""
     return (client or Client(enforce_csrf_checks=True)).post(
         f"/billing/webhooks/{provider}/",
         data=body,
@@ -103,14 +103,14 @@ def post(
 
 
 def receive(provider: str, body: bytes, headers: dict[str, str]) -> int:
-    """Takes the webhooks of fakepay's postman."""
+    """The receiver for fakepay's postman."""
     kept = {name: value for name, value in headers.items() if name != "Content-Type"}
     status: int = post(body, kept, provider=provider).status_code
     return status
 
 
 def work() -> int:
-    """Do all that is in the queue of billing, as a worker does; gives how many jobs that were."""
+    """Run all jobs in the queue of billing, as a worker does; returns their number."""
     waiting = queue._queue()
     done = 0
     while waiting.count:
@@ -124,7 +124,7 @@ def work() -> int:
 
 
 def at_once(times: int, call: Callable[[], T]) -> list[T]:
-    """Call something in so many threads that begin together; raises what one of them raised."""
+    """Call a function in so many threads that begin together. Raises an exception of one of them."""
     barrier = Barrier(times)
 
     def run() -> T:

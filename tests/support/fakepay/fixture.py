@@ -1,4 +1,4 @@
-"""The fixture `fakepay`; tests/billing/conftest.py gives it to all tests of billing."""
+"""The fixture `fakepay`, which tests/billing/conftest.py gives to all tests of billing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fakepay.postman import RAZORPAY_SECRET, STRIPE_SECRET
-from tests.fakepay.razorpay_side import KEY_ID, KEY_SECRET
-from tests.fakepay.server import FakePay
-from tests.fakepay.stripe_side import KEY
+from tests.support.fakepay.postman import RAZORPAY_SECRET, STRIPE_SECRET
+from tests.support.fakepay.razorpay_side import KEY_ID, KEY_SECRET
+from tests.support.fakepay.server import FakePay
+from tests.support.fakepay.stripe_side import KEY
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Sends webhooks, well or badly, signed with the libraries' own way of signing."""
+"""Webhooks: signed as the providers' libraries sign, delivered well or badly."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from urllib.error import HTTPError
 
 import stripe
 
-from tests.fakepay.book import Json, new_id
+from tests.support.fakepay.shared import Json, new_id
 
-# Gets the provider's name, the body and the headers; gives the HTTP status.
+# Takes the provider's name, the body and the headers; returns the HTTP status.
 Receiver = Callable[[str, bytes, dict[str, str]], int]
 
 STRIPE_SECRET = "whsec_fakepay"
@@ -28,7 +28,7 @@ RAZORPAY_SECRET = "chosen-for-fakepay"
 
 @dataclass
 class Switches:
-    """What goes wrong on the way. Lies are signed; a tampered body is changed after signing."""
+    """Faults of delivery. Lies are signed; a tampered body is changed after signing."""
 
     copies: int = 1
     shuffle: bool = False
@@ -46,7 +46,7 @@ class Switches:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One webhook as it was sent, and what came back."""
+    """One webhook as it was sent, and the status of its answer."""
 
     provider: str
     event_type: str
@@ -56,7 +56,7 @@ class Delivery:
 
 
 class Postman:
-    """Collects events. `flush` delivers them in the caller's thread, `start` as they come."""
+    """Collects events; `flush` delivers them in the caller's thread, after `start` a thread does."""
 
     def __init__(self) -> None:
         self.switches = Switches()
@@ -69,7 +69,7 @@ class Postman:
         self._is_stopping = False
 
     def post(self, provider: str, event: Json) -> None:
-        """Take an event for delivery, as it is now."""
+        """Take a copy of an event for delivery."""
         with self._changed:
             self._waiting.append((provider, copy.deepcopy(event)))
             self._changed.notify_all()
@@ -81,7 +81,7 @@ class Postman:
             return [event.get("type") or event["event"] for _, event in self._waiting]
 
     def flush(self, receiver: Receiver | None = None) -> list[int]:
-        """Deliver all that waits, with the switches as they are; gives the answers' status."""
+        """Deliver all waiting events, as the switches are now; returns the status of each answer."""
         with self._changed:
             batch, self._waiting = self._waiting, []
         if self.switches.drop:
@@ -92,12 +92,13 @@ class Postman:
         return [self._deliver(provider, event, receiver) for provider, event in batch]
 
     def start(self) -> None:
-        """Deliver from a thread as events come."""
+        """Deliver events as they come, from a thread of its own."""
         self._is_stopping = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
+        """End the thread of `start`."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
@@ -127,7 +128,7 @@ class Postman:
         return status
 
     def sign(self, provider: str, event: Json) -> tuple[bytes, dict[str, str]]:
-        """The body and headers of a delivery, spoilt as the switches say."""
+        """Return the body and headers of a delivery, with the faults of the switches."""
         event = self._with_lies(event)
         body = json.dumps(event, separators=(",", ":")).encode()
         if provider == "stripe":
@@ -136,7 +137,7 @@ class Postman:
             secret = "wrong" if self.switches.wrong_signature else RAZORPAY_SECRET
             headers = {
                 "X-Razorpay-Signature": sign_for_razorpay(body, secret),
-                # Stays the same in retries, which is how receivers are told to know them.
+                # The same in retries: receivers recognise these by it.
                 "X-Razorpay-Event-Id": hashlib.sha256(body).hexdigest()[:14],
             }
         if self.switches.tamper:
@@ -158,7 +159,7 @@ class Postman:
 
     def _send(self, provider: str, body: bytes, headers: dict[str, str]) -> int:
         if provider not in self.urls:
-            return 200  # nobody subscribed
+            return 200  # there is no subscription
         request = urllib.request.Request(self.urls[provider], data=body, headers=headers)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:

@@ -1,4 +1,4 @@
-"""A tab's socket for tests: the real application, spoken to as a browser does."""
+"""A tab's socket in this process: the real application, without a server around it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 from channels.testing import WebsocketCommunicator
-from django.test import Client
 
 from accounts.models import User
 from chatproject.asgi import application
 from chatproject.lib import db
+from tests.support.people import session_key
 
 PATIENCE = 10.0  # seconds
 
@@ -43,7 +43,7 @@ class Tab:
         await self._communicator.send_to(bytes_data=data)
 
     async def receive(self) -> dict[str, Any]:
-        """The next event. Raises Closed when there is none any more."""
+        """Return the next event. Raises Closed when the server has closed the socket."""
         output = await self._communicator.receive_output(PATIENCE)
         if output["type"] == "websocket.close":
             raise Closed(output["code"])
@@ -64,7 +64,7 @@ class Tab:
         return await self.until("run.done", "run.stopped", "run.failed")
 
     async def is_silent(self) -> bool:
-        """Whether what is under way is answered by a pong and nothing else."""
+        """Whether the next event is the answer to a ping, with nothing before it."""
         await self.send(type="ping")
         return bool((await self.receive())["type"] == "pong")
 
@@ -79,13 +79,13 @@ class Tab:
 
 @asynccontextmanager
 async def open_tab(user: User | None, **headers: bytes) -> AsyncIterator[Tab]:
-    """A socket that said `ready` (or, without a user, that is about to be closed)."""
+    """A socket after `ready`; without a user, one that is about to be closed."""
     sent = {b"origin": b"http://localhost"} | {
         name.encode(): value for name, value in headers.items()
     }
     if user is not None:
         sent[b"cookie"] = f"sessionid={await db.run(session_key, user)}".encode()
-    await db.tell_news()  # of what the test did before: it would come in between
+    await db.tell_news()  # events of earlier steps would come in between
     communicator = WebsocketCommunicator(application, "/ws/v1/", headers=list(sent.items()))
     connected, code = await communicator.connect(PATIENCE)
     if not connected:
@@ -98,10 +98,3 @@ async def open_tab(user: User | None, **headers: bytes) -> AsyncIterator[Tab]:
         yield tab
     finally:
         await communicator.disconnect(timeout=PATIENCE)
-
-
-def session_key(user: User) -> str:
-    """A new session of the user."""
-    client = Client()
-    client.force_login(user)
-    return client.cookies["sessionid"].value

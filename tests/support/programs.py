@@ -1,4 +1,4 @@
-"""Helpers for tests that start programs: reading what they print, and seeing that they are gone."""
+"""Programs that tests start: read their output line by line, and leave none behind."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Program:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # With its children: one that kept the pipe open would keep the reader waiting.
+        # With its children: one that kept the pipe open would block the reader.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -68,13 +68,13 @@ class Program:
         self.process.stdout.close()
 
     def wait_for(self, text: str, patience: float = PATIENCE) -> str:
-        """The next line that contains this text."""
+        """Read on to the next line that contains this text."""
         give_up_at = time.monotonic() + patience
         while True:
             try:
                 line = self._new.get(timeout=max(0.0, give_up_at - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"no {text!r} came in {patience} s:\n{self.text()}") from None
+                raise AssertionError(f"no {text!r} in {patience} s:\n{self.text()}") from None
             assert line is not None, f"it ended without {text!r}:\n{self.text()}"
             self.lines.append(line)
             if text in line:
@@ -91,7 +91,7 @@ class Program:
         self.process.send_signal(number)
 
     def wait(self, patience: float = PATIENCE) -> int:
-        """Its exit code; all that it printed is in ``lines`` then."""
+        """Wait for the end; returns the exit code. ``lines`` has the whole output then."""
         try:
             code = self.process.wait(patience)
         except subprocess.TimeoutExpired:
@@ -112,11 +112,11 @@ def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIE
 
 
 def is_open(port: int) -> bool:
-    """Whether somebody listens on this port of loopback."""
+    """Whether a program listens on this port of loopback."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process' environment, with changes."""
+    """The environment of this process, with changes."""
     return {**os.environ, **changes}

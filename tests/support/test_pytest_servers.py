@@ -8,28 +8,28 @@ from pathlib import Path
 import pytest
 
 from chatproject.local.servers import BASE_DIR, is_alive
-from tests.processes import Program, wait_until
+from tests.support.programs import Program, wait_until
 
-# What a test sees, one line for each xdist worker; then it either ends or waits to be ended.
+# A test that writes its servers, a line in each xdist worker; then it ends, or waits to be ended.
 LOOK = """
 from __future__ import annotations
 import os, time
 import psycopg, pytest, redis
-from tests import plugin
+from tests.support import pytest_servers
 
 @pytest.mark.parametrize("n", range(2))
 def test_look(n, valkey_url):
     with psycopg.connect(os.environ["DATABASE_URL"]) as session:
         postgres = session.execute("SELECT pg_backend_pid()").fetchone()
         directory = session.execute("SHOW data_directory").fetchone()[0]
-    assert valkey_url == os.environ["REDIS_URL"] == plugin.valkey.url
+    assert valkey_url == os.environ["REDIS_URL"] == pytest_servers.valkey.url
     assert "secret" not in " ".join(os.environ.values())
     with redis.from_url(valkey_url) as client:
         assert client.dbsize() == 0
         client.set("left", "behind")
     with open(f"{directory}/postmaster.pid") as file:
-        pids = [int(file.readline()), plugin.valkey.pid]
-    line = f"{plugin.folder}|{os.environ['DATABASE_URL']}|{valkey_url}|{pids[0]}|{pids[1]}"
+        pids = [int(file.readline()), pytest_servers.valkey.pid]
+    line = f"{pytest_servers.folder}|{os.environ['DATABASE_URL']}|{valkey_url}|{pids[0]}|{pids[1]}"
     with open(__file__ + ".seen", "a") as file:
         file.write(line + "\\n")
     time.sleep(float(os.environ["LOOK_FOR"]))
@@ -53,7 +53,7 @@ class Session(Program):
         super().__init__(
             [
                 *(sys.executable, "-m", "pytest", str(path), "-q", "-p", "no:cacheprovider"),
-                *("-p", "tests.conftest"),  # found by itself only from within its folder
+                *("-p", "tests.conftest"),  # found automatically only from within its folder
                 *("-c", str(BASE_DIR / "pyproject.toml"), "--rootdir", str(folder), *options),
             ],
             cwd=BASE_DIR,
@@ -75,7 +75,7 @@ class Session(Program):
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_session_has_its_servers_and_leaves_nothing_behind(tmp_path, processes):
+def test_session_has_its_servers_and_leaves_nothing(tmp_path, processes):
     with Session(tmp_path, "-n", str(processes)) as session:
         assert session.wait() == 0, session.text()
         folders, databases, valkeys, postgres, _ = map(set, zip(*session.looks(), strict=True))
@@ -87,14 +87,14 @@ def test_a_session_has_its_servers_and_leaves_nothing_behind(tmp_path, processes
 @pytest.mark.parametrize(
     ("processes", "number"), [(0, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGKILL)]
 )
-def test_an_interrupted_session_leaves_no_server_behind(tmp_path, processes, number):
+def test_interrupted_session_leaves_no_server(tmp_path, processes, number):
     with Session(tmp_path, "-n", str(processes), seconds=1000.0) as session:
         wait_until(lambda: session.has_begun(max(1, processes)), "the tests have begun")
         os.killpg(session.process.pid, number)
         session.process.wait()
         if number == signal.SIGINT:
             wait_until(lambda: not session.leftovers(), "nothing is left")
-        else:  # nobody was there to delete the folder
+        else:  # no process was left to delete the folder
             folder = session.looks()[0][0]
             wait_until(lambda: set(session.leftovers()) == {folder}, "no server is left")
             with Session(tmp_path) as successor:
@@ -102,7 +102,7 @@ def test_an_interrupted_session_leaves_no_server_behind(tmp_path, processes, num
             assert not Path(folder).exists(), "the next session deletes it"
 
 
-def test_asking_for_help_starts_no_server(tmp_path):
+def test_asking_for_the_version_starts_no_server(tmp_path):
     with Session(tmp_path, "--version") as session:
         assert session.wait() == 0
         assert not session.looks()

@@ -1,4 +1,4 @@
-"""A client over real sockets, as docs/protocol.md asks clients to be: it reconnects with its cursor."""
+"""A client over real sockets, which reconnects with its cursor as docs/protocol.md asks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import websockets
 from websockets.typing import Origin
 
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 END = {"run.done", "run.stopped", "run.failed"}
 FIRST_SEQS = 10_000_000  # how far apart the first numbers of two attempts are
@@ -23,7 +23,7 @@ PASSING = {"unavailable", "busy", "rate_limited"}  # errors after which a client
 # Seconds.
 FIRST_PAUSE = 0.1  # before the second try to connect; then twice as long each time
 LONGEST_PAUSE = 2.0
-RETRY = 1.0  # after an error that passes, when it does not say for how long
+RETRY = 1.0  # after a passing error without retry_after
 PING_AFTER = 25.0
 
 
@@ -34,15 +34,15 @@ class GaveUp(Exception):
 class LiveTab:
     """Sends one message and follows its reply, over as many connections as it takes.
 
-    `text` and `reasoning` are the reply as the events told it, `events` every event received,
-    `connections` how often it connected, `close_codes` how connections were lost (not those that
-    `drop` cut), `refusals` when its message was refused. What contradicts
-    the protocol fails the test (`wrong` decides). With several `doors` (web processes) each
-    connection takes another one.
+    `text` and `reasoning` are the reply so far by its events, `events` all events received,
+    `connections` the number of connections, `close_codes` the codes of lost connections (except by
+    `drop`), `refusals` the times at which its message was refused. An event that contradicts the
+    protocol fails the test, through `wrong`. With several web processes each connection takes the
+    next one.
     """
 
     def __init__(
-        self, stack: Stack, session: str, *, doors: Sequence[str] = ("web",), chance: Any = random
+        self, stack: Stack, session: str, *, webs: Sequence[str] = ("web",), chance: Any = random
     ) -> None:
         self.text = ""
         self.reasoning = ""
@@ -51,12 +51,12 @@ class LiveTab:
         self.close_codes: list[int | None] = []
         self.refusals: list[float] = []
         self.delivered: set[int] = set()
-        """The attempts of which it got text or reasoning."""
+        """The attempts from which text or reasoning came."""
         self.restarts: list[tuple[str, str]] = []
         """The text before and after each `run.restarted`."""
         self.run = ""
         self.attempt = 0
-        self._bases = [stack.address(door) for door in doors]
+        self._bases = [stack.address(web) for web in webs]
         self._session = session
         self._chance = chance
         self._seq = 0
@@ -89,7 +89,7 @@ class LiveTab:
         return await self._until_the_end()
 
     async def watch(self, run: str) -> dict[str, Any]:
-        """Follow a run that somebody else asked for; returns the event that ended it."""
+        """Follow a run of another client; returns the event that ended it."""
         self.run = run
         return await self._until_the_end()
 
@@ -99,7 +99,7 @@ class LiveTab:
         await self._send_stop()
 
     def drop(self) -> None:
-        """Lose the connection, as when the network goes."""
+        """Lose the connection, as when the network fails."""
         if self._socket is not None:
             self._socket.transport.abort()
 
@@ -113,7 +113,7 @@ class LiveTab:
             await self._changed.wait()
 
     def wrong(self, kind: str, detail: str) -> None:
-        """Something that contradicts the protocol."""
+        """Report a contradiction of the protocol."""
         raise AssertionError(f"{kind}: {detail}")
 
     async def _until_the_end(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class LiveTab:
             self._bases.append(self._bases.pop(0))
 
     def _pause(self, code: int | None) -> float:
-        """At once, but spread, when the server said that it restarts; else with growing pauses."""
+        """Seconds until the next try: short and random after a restart of the server, else growing."""
         self._failures += 1
         if code == RESTARTING and self._failures == 1:
             return float(self._chance.random())
@@ -148,7 +148,7 @@ class LiveTab:
         return float(self._chance.uniform(longest / 2, longest))
 
     async def _converse(self, socket: websockets.ClientConnection) -> dict[str, Any] | None:
-        """Send what is to be sent, and take what comes. None when the connection was lost."""
+        """Send and receive; returns the event that ended the run, or None when the connection was lost."""
         while True:
             try:
                 async with asyncio.timeout(PING_AFTER):
@@ -162,7 +162,7 @@ class LiveTab:
             event: dict[str, Any] = json.loads(message)
             self._note(event)
             if event["type"] == "ready":
-                await self._speak(socket)
+                await self._send_request(socket)
             elif event["type"] == "error":
                 await self._on_error(event, socket)
             elif event.get("run") and event["run"] == self.run:
@@ -181,7 +181,8 @@ class LiveTab:
             self._is_followed = True
             self._failures = 0
 
-    async def _speak(self, socket: websockets.ClientConnection) -> None:
+    async def _send_request(self, socket: websockets.ClientConnection) -> None:
+        """Send the message, or `resume` once its run is known."""
         if self.run:
             self._may_repeat = self._is_followed
             self._is_followed = True
@@ -209,10 +210,10 @@ class LiveTab:
         if not self.run:
             self.refusals.append(time.time())
         await asyncio.sleep(event.get("retry_after") or RETRY)
-        await self._speak(socket)
+        await self._send_request(socket)
 
     def take(self, event: dict[str, Any]) -> None:
-        """Take an event of the run, as the protocol says."""
+        """Apply an event of the run by the rules of the protocol."""
         if event["type"] in END:
             self._take_end(event)
         elif "seq" in event:
@@ -241,12 +242,12 @@ class LiveTab:
             self.delivered.add(attempt)
 
     def _take_end(self, event: dict[str, Any]) -> None:
-        """It tells the whole text, so that whoever was away misses nothing."""
-        told, last = event["text"], (event["attempt"], event["seq"])
+        """Take the last event, which has the whole text for clients that missed a part."""
+        whole, last = event["text"], (event["attempt"], event["seq"])
         if last <= (self.attempt, self._seq):
             self.wrong("end", f"attempt and seq {last} after {(self.attempt, self._seq)}")
-        elif last == (self.attempt, self._seq + 1) and told != self.text:
-            self.wrong("text", f"the deltas said {self.text!r}, the end {told!r}")
-        elif event["attempt"] == self.attempt and not told.startswith(self.text):
-            self.wrong("shrunk", f"the deltas said {self.text!r}, the end {told!r}")
-        self.text = told
+        elif last == (self.attempt, self._seq + 1) and whole != self.text:
+            self.wrong("text", f"the deltas make {self.text!r}, the end has {whole!r}")
+        elif event["attempt"] == self.attempt and not whole.startswith(self.text):
+            self.wrong("shrunk", f"the deltas make {self.text!r}, the end has {whole!r}")
+        self.text = whole

@@ -29,27 +29,27 @@ from billing.models import (
     SpendingLimit,
 )
 from billing.models.usage import Purpose
-from tests.billing import books
+from tests.support import money
 
 CREDIT = 1_000_000
 
 
 def make() -> Account:
-    """A user's account to which everything has happened that can happen."""
+    """Create an account with every kind of event, and rows in all other tables of billing."""
     now = timezone.now()
     Plan.objects.create(slug="school", name="School", monthly_credits=100 * CREDIT)
-    account = books.open_account()
-    order = books.order(
+    account = money.open_account()
+    order = money.order(
         account, 1000 * CREDIT, paid_at=now, invoice_no=1, provider_payment_id="pay_1"
     )
     PackagePrice.objects.create(package=order.package, currency="USD", amount_minor=500)
-    books.settle(books.hold(account, 5 * CREDIT, model="stub-model"), cost=2 * CREDIT)
-    books.hold(account, 7 * CREDIT, model="stub-model")
+    money.settle(money.hold(account, 5 * CREDIT, model="stub-model"), cost=2 * CREDIT)
+    money.hold(account, 7 * CREDIT, model="stub-model")
     refund = Refund.objects.create(
         order=order, amount_minor=100, status=Refund.Status.SUCCEEDED, initiated_by="staff"
     )
-    # More than is left: the rest is debt.
-    books.refund(order, 1200 * CREDIT, refund=refund)
+    # More than the balance: the rest becomes debt.
+    money.refund(order, 1200 * CREDIT, refund=refund)
     Dispute.objects.create(
         order=order, provider="sandbox", provider_dispute_id="dp_1", amount_minor=50
     )

@@ -11,16 +11,16 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.fakepay.book import Refusal
-from tests.fakepay.postman import Postman
-from tests.fakepay.razorpay_side import RazorpaySide
-from tests.fakepay.stripe_side import StripeSide
+from tests.support.fakepay.postman import Postman
+from tests.support.fakepay.razorpay_side import RazorpaySide
+from tests.support.fakepay.shared import Refusal
+from tests.support.fakepay.stripe_side import StripeSide
 
 BUTTONS = {"pay": "Pay", "fail": "Fail", "late": "Pay late", "close": "Close"}
 
 
 class FakePay:
-    """Both providers on one port. Use it as a context manager, or `start` and `stop` it."""
+    """Both providers on one port: a context manager, or `start` and `stop`."""
 
     url: str
 
@@ -29,11 +29,11 @@ class FakePay:
         self.stripe = StripeSide(self.postman)
         self.razorpay = RazorpaySide(self.postman)
         self.requests: list[tuple[str, str, str]] = []  # method, path, query or body
-        # What befalls the next requests, one each: 500, html, hang, cut (done, but not answered).
+        # Faults of the next requests, one each: 500, html, hang, cut (done, but not answered).
         self.faults: deque[str] = deque()
         self.settle_late_after = settle_late_after  # seconds; None: by hand
         self.lock = threading.RLock()
-        self.is_over = threading.Event()
+        self.stopped = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
         self._server.daemon_threads = True
         self._server.pay = self  # type: ignore[attr-defined] # handlers know their server only
@@ -44,7 +44,7 @@ class FakePay:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
-        self.is_over.set()
+        self.stopped.set()
         self.postman.stop()
         self._server.shutdown()
         self._server.server_close()
@@ -62,11 +62,11 @@ class FakePay:
         self.stop()
 
     def fault(self, *kinds: str) -> None:
-        """Let something happen to each of the next requests to an API."""
+        """Add faults, one for each of the next requests to an API; see `faults`."""
         self.faults.extend(kinds)
 
     def press(self, provider: str, order_id: str, button: str) -> str:
-        """What a button of the page does. Gives the payment's id, where there is one to show."""
+        """Press a button of the payment page. Returns the payment's id after `pay`, else an empty text."""
         side = self.stripe if provider == "stripe" else self.razorpay
         with self.lock:
             if button == "pay":
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             pay.requests.append((method, path, text))
             fault = pay.faults.popleft() if pay.faults else ""
         if fault == "hang":
-            pay.is_over.wait()
+            pay.stopped.wait()
             return
         if fault == "html":
             self._send(502, "<html><body><h1>502 Bad Gateway</h1></body></html>")

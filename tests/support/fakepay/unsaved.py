@@ -1,4 +1,4 @@
-"""Orders, refunds and top-ups that no database knows: all that a provider's adapter needs."""
+"""Orders, refunds and top-ups that are in no database: enough for a payment provider's adapter."""
 
 from __future__ import annotations
 

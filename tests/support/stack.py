@@ -1,4 +1,4 @@
-"""Parley's own processes as operators run them, for tests that go through all of them."""
+"""Parley's processes as operators run them: web, worker and clock, for tests through all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Self
 from django.conf import settings
 from django.db import connection
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parent.parent.parent
 
 PROCESSES = {
     "web": ["-m", "chatproject.serve"],
@@ -31,7 +31,7 @@ class Stack:
 
     A process is named like its command in PROCESSES, further ones of the same kind `web-2`,
     `worker-2` and so on. `base` is the address of the web process `web`, like
-    http://127.0.0.1:12345. What the processes wrote is in `log(name)`.
+    http://127.0.0.1:12345. `log(name)` is the output of a process.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Stack:
                 process.wait()
 
     def address(self, name: str) -> str:
-        """The address of a web process; it keeps it over restarts."""
+        """The address of a web process, the same after a restart."""
         return f"http://127.0.0.1:{self._ports[name]}"
 
     def start(self, *names: str) -> None:
@@ -108,7 +108,7 @@ class Stack:
         self._end(name, signal.SIGKILL)
 
     def pause(self, name: str) -> None:
-        """SIGSTOP: the process stands still until `go_on`."""
+        """SIGSTOP: the process is frozen until `go_on`."""
         self._processes[name].send_signal(signal.SIGSTOP)
 
     def go_on(self, name: str) -> None:
@@ -120,9 +120,9 @@ class Stack:
         self._end(name, signal.SIGTERM)
 
     def manage(self, *arguments: str) -> str:
-        """Run a command of manage.py in the same environment; returns what it printed.
+        """Run a command of manage.py in the same environment; returns its output.
 
-        Raises RuntimeError with that when the command fails.
+        Raises RuntimeError with the output when the command fails.
         """
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
@@ -137,7 +137,7 @@ class Stack:
         return done.stdout
 
     def log(self, name: str) -> str:
-        """What a process wrote so far."""
+        """The output of a process so far."""
         return self._log_path(name).read_text(errors="replace")
 
     def _end(self, name: str, number: signal.Signals) -> None:
@@ -166,7 +166,7 @@ class Stack:
 
 
 def kind_of(name: str) -> str:
-    """The kind of process that a name stands for: `worker` for `worker-2`."""
+    """The kind of a process by its name: `worker` for `worker-2`."""
     return name.partition("-")[0]
 
 

@@ -7,14 +7,14 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl
 
-from tests.fakepay.book import Json, Refusal, Replays, new_id
-from tests.fakepay.postman import Postman, stripe_event
+from tests.support.fakepay.postman import Postman, stripe_event
+from tests.support.fakepay.shared import Json, Refusal, Replays, new_id
 
 KEY = "sk_test_fakepay"
 
 
 class StripeSide:
-    """State is in plain dicts, which tests may change to make it contradict our orders."""
+    """The provider's state, in plain dicts: tests change them to contradict our orders."""
 
     def __init__(self, postman: Postman) -> None:
         self.url = ""  # of the server
@@ -27,7 +27,7 @@ class StripeSide:
         self.disputes: dict[str, Json] = {}
         self.declined_methods: dict[str, str] = {}  # payment method: decline code
         self.returns: dict[str, tuple[str, str]] = {}  # session: success and cancel URL
-        self.lists_lag = False  # they do not show yet what was just made
+        self.lists_lag = False  # lists lack the newest objects
         self._postman = postman
 
     # --- The API --------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ class StripeSide:
     def answer(
         self, method: str, path: str, text: str, headers: Any, fault: str
     ) -> tuple[int, Json]:
-        """The answer to a request; `text` is the query or the form."""
+        """Answer a request; `text` is the query or the form."""
         if headers.get("Authorization") != f"Bearer {KEY}":
             return 401, _error("invalid_request_error", "Invalid API Key provided.")
         params = nest(text)
@@ -129,14 +129,14 @@ class StripeSide:
         code = self.declined_methods.get(params["payment_method"])
         if code:
             self._decline(intent, code)
-            self._tell("payment_intent.payment_failed", intent)
+            self._post("payment_intent.payment_failed", intent)
             raise Refusal(
                 402,
                 _error("card_error", "Your card was declined.", code, payment_intent=intent),
             )
         intent["payment_method"] = params["payment_method"]
         self._succeed(intent)
-        self._tell("payment_intent.succeeded", intent)
+        self._post("payment_intent.succeeded", intent)
         return intent
 
     def _create_refund(self, params: Json) -> Json:
@@ -155,22 +155,22 @@ class StripeSide:
         ]
         return {"object": "list", "url": f"/v1/{name}", "has_more": False, "data": items}
 
-    # --- What a buyer does on the page ----------------------------------------------------------
+    # --- The buyer on the page ------------------------------------------------------------------
 
     def pay(self, session_id: str) -> str:
-        """Pay by card. Gives the payment's id."""
+        """Pay by card. Returns the payment's id."""
         session = self.sessions[session_id]
         intent = self._confirm(session)
         self._complete(session, intent)
-        self._tell("payment_intent.succeeded", intent)
-        self._tell("checkout.session.completed", self._notice_of(session))
+        self._post("payment_intent.succeeded", intent)
+        self._post("checkout.session.completed", self._notice_of(session))
         return str(intent["id"])
 
     def fail(self, session_id: str) -> None:
         """Try a card that is declined; the page stays open."""
         intent = self._confirm(self.sessions[session_id])
         self._decline(intent, "generic_decline")
-        self._tell("payment_intent.payment_failed", intent)
+        self._post("payment_intent.payment_failed", intent)
 
     def pay_late(self, session_id: str) -> None:
         """Pay by a method that takes days; `settle_late` or `fail_late` ends it."""
@@ -178,27 +178,27 @@ class StripeSide:
         intent = self._confirm(session)
         intent["status"] = "processing"
         session["status"] = "complete"
-        self._tell("checkout.session.completed", self._notice_of(session))
+        self._post("checkout.session.completed", self._notice_of(session))
 
     def settle_late(self, session_id: str) -> None:
         session = self.sessions[session_id]
         self._complete(session, self.intents[session["payment_intent"]])
-        self._tell("checkout.session.async_payment_succeeded", self._notice_of(session))
+        self._post("checkout.session.async_payment_succeeded", self._notice_of(session))
 
     def fail_late(self, session_id: str) -> None:
         session = self.sessions[session_id]
         self._decline(self.intents[session["payment_intent"]], "insufficient_funds")
-        self._tell("checkout.session.async_payment_failed", self._notice_of(session))
+        self._post("checkout.session.async_payment_failed", self._notice_of(session))
 
     def expire(self, session_id: str) -> None:
-        """Nobody came for a day."""
+        """Close the page, as Stripe does after a day without a payment."""
         self.sessions[session_id]["status"] = "expired"
-        self._tell("checkout.session.expired", self._notice_of(self.sessions[session_id]))
+        self._post("checkout.session.expired", self._notice_of(self.sessions[session_id]))
 
-    # --- What staff do in the dashboard ---------------------------------------------------------
+    # --- Staff in the dashboard -----------------------------------------------------------------
 
     def refund(self, payment_id: str, amount: int | None = None) -> str:
-        """Send back an amount in Stripe's units, or all that is left."""
+        """Send back an amount in Stripe's units, or the whole rest."""
         intent = self.intents[payment_id]
         left = intent["amount_received"] - self._refunded(payment_id)
         refund = self._refund(intent, left if amount is None else amount, {})
@@ -206,12 +206,12 @@ class StripeSide:
 
     def fail_refund(self, refund_id: str) -> None:
         self.refunds[refund_id]["status"] = "failed"
-        self._tell("refund.failed", self.refunds[refund_id])
+        self._post("refund.failed", self.refunds[refund_id])
 
     def open_dispute(
         self, payment_id: str, amount: int | None = None, *, inquiry: bool = False
     ) -> str:
-        """The buyer asks the bank to take the money back. An inquiry only asks us a question."""
+        """Let the buyer ask the bank for the money. An inquiry only asks us a question."""
         intent = self.intents[payment_id]
         dispute_id = new_id("du")
         self.disputes[dispute_id] = {
@@ -227,29 +227,29 @@ class StripeSide:
             "reason": "fraudulent",
             "status": "warning_needs_response" if inquiry else "needs_response",
         }
-        self._tell("charge.dispute.created", self.disputes[dispute_id])
+        self._post("charge.dispute.created", self.disputes[dispute_id])
         return dispute_id
 
     def withdraw(self, dispute_id: str) -> None:
         self._move(self.disputes[dispute_id], -1)
-        self._tell("charge.dispute.funds_withdrawn", self.disputes[dispute_id])
+        self._post("charge.dispute.funds_withdrawn", self.disputes[dispute_id])
 
     def win(self, dispute_id: str) -> None:
         dispute = self.disputes[dispute_id]
         dispute["status"] = "won"
-        self._tell("charge.dispute.closed", dispute)
+        self._post("charge.dispute.closed", dispute)
         if dispute["balance_transactions"]:
             self._move(dispute, 1)
-            self._tell("charge.dispute.funds_reinstated", dispute)
+            self._post("charge.dispute.funds_reinstated", dispute)
 
     def lose(self, dispute_id: str) -> None:
         self.disputes[dispute_id]["status"] = "lost"
-        self._tell("charge.dispute.closed", self.disputes[dispute_id])
+        self._post("charge.dispute.closed", self.disputes[dispute_id])
 
-    # --- The parts of these ---------------------------------------------------------------------
+    # --- Parts of the above ---------------------------------------------------------------------
 
     def _confirm(self, session: Json) -> Json:
-        """The session's payment, made when somebody first tries to pay."""
+        """Return the session's payment, which the first attempt to pay creates."""
         if session["status"] != "open":
             raise Refusal(400, _error("invalid_request_error", "The page is closed."))
         if not session["payment_intent"]:
@@ -328,8 +328,8 @@ class StripeSide:
             "payment_intent": intent["id"],
             "status": "succeeded",
         }
-        self._tell("refund.created", self.refunds[refund_id])
-        self._tell(
+        self._post("refund.created", self.refunds[refund_id])
+        self._post(
             "charge.refunded",
             {
                 "id": intent["latest_charge"]["id"],
@@ -353,13 +353,13 @@ class StripeSide:
         )
 
     def _notice_of(self, session: Json) -> Json:
-        """Webhooks carry what is not expanded."""
+        """The session as webhooks carry it, with nothing expanded."""
         return self._show_session(session) | {
             "payment_intent": session["payment_intent"],
             "invoice": session["invoice"],
         }
 
-    def _tell(self, kind: str, subject: Json) -> None:
+    def _post(self, kind: str, subject: Json) -> None:
         self._postman.post("stripe", stripe_event(kind, {"livemode": self.livemode} | subject))
 
 

@@ -1,0 +1,165 @@
+"""The text of replies, and their bytes in OpenAI's format."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, ClassVar
+
+import msgspec
+
+from tests.support.fake_llm.directives import Directives, Request
+from tests.support.fake_llm.stamps import BLANK, blank_token, stamped
+
+# Words as a tokenizer cuts them: with their leading space. The odd ones are deliberate: two, three
+# and four byte characters, a joined emoji, line breaks, and characters that JSON, HTML and Markdown
+# must escape.
+PIECES = (
+    " a", " the", " of", " to", " river", " quietly", " measured", " between", " lighthouse",
+    " afternoon", " paper", " boats", " remembered", " because", " seventeen", " and", " then",
+    " it", " was", " extraordinarily", " small", " windows", " north", " harbour", " I", " we",
+    " counted", " slowly", " again", ",", ".", ";", "!", "?", " naïve", " größer", " café",
+    " Привет", " 日本語", " 你好", " 🙂", " 👩‍🔬", " €5", ".\n\nThen", ":\n-", "\n", " \"so\"",
+    " back\\slash", " <b>", " a&b", " it's", " 3.14", "\tTab",
+)  # fmt: skip
+
+
+def reply_pieces(tokens: int, seed: str) -> list[str]:
+    """The reply of `tokens` tokens to the user message `seed` (its whole text, directives too).
+
+    The same in every process and on every machine.
+    """
+    chosen = random.Random(seed).choices(PIECES, k=tokens)
+    if chosen:
+        # No white space at either end: code that strips a reply is not what is tested.
+        chosen[0] = chosen[0].lstrip() or "Well"
+        chosen[-1] = chosen[-1].rstrip() or "."
+    return chosen
+
+
+def reply_text(tokens: int, seed: str) -> str:
+    """`reply_pieces` as the one text that a client must end up with."""
+    return "".join(reply_pieces(tokens, seed))
+
+
+def reasoning_text(tokens: int, seed: str) -> str:
+    """The reasoning that comes before the reply when `reasoning=N` was asked for."""
+    return reply_text(tokens, seed + "\nreasoning")
+
+
+def pieces_after(prefix: str, pieces: list[str]) -> list[str]:
+    """The rest of a reply after its beginning, which may end in the middle of a piece.
+
+    Raises ValueError when the prefix is not the beginning of the reply.
+    """
+    left = len(prefix)
+    if not "".join(pieces).startswith(prefix):
+        raise ValueError("the last message is the assistant's, but not the beginning of this reply")
+    for index, piece in enumerate(pieces):
+        if left < len(piece):
+            return [piece[left:], *pieces[index + 1 :]]
+        left -= len(piece)
+    return []
+
+
+# --- Bytes ------------------------------------------------------------------------------------
+
+
+def chunk(data: bytes) -> bytes:
+    """The data in HTTP's chunked transfer encoding."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Reply:
+    """One reply in OpenAI's format, with tokens numbered from 0; those of reasoning come first.
+
+    `size` is the number of tokens, `reasoning` of these the number of reasoning tokens, `prefix` the
+    text that the request brought along, `skipped` the tokens in it. Raises ValueError when that text
+    is not the beginning of this reply.
+    """
+
+    def __init__(self, request: Request, asked: Directives, message: str) -> None:
+        last = request.messages[-1]
+        self.prefix: str = last["content"] if last["role"] == "assistant" else ""
+        whole = reply_pieces(asked.tokens, message)
+        left = pieces_after(self.prefix, whole)
+        self.skipped = len(whole) - len(left)
+        # A reply that is cut to max_tokens is the beginning of the whole one.
+        self._pieces = left[: request.limit()]
+        self._finish = asked.finish if len(self._pieces) == len(left) else "length"
+        self._identity = {"id": "chatcmpl-fake", "created": 0, "model": request.model}
+        thoughts = [] if self.prefix else reply_pieces(asked.reasoning, message + "\nreasoning")
+        self.reasoning = len(thoughts)
+        self._tokens = [self.delta(reasoning_content=piece) for piece in thoughts]
+        encoded = {piece: self.delta(content=piece) for piece in {*self._pieces}}
+        self._tokens += [encoded[piece] for piece in self._pieces]
+        self.size = len(self._tokens)
+        self._prompt = sum(len(str(message.get("content")).split()) for message in request.messages)
+        includes_usage = bool((request.stream_options or {}).get("include_usage"))
+        self._includes_usage = includes_usage and not asked.nousage
+
+    def delta(self, finish: str | None = None, **fields: str) -> bytes:
+        """The event of a delta with these fields."""
+        return self._event([{"index": 0, "delta": fields, "finish_reason": finish}])
+
+    def _event(self, choices: list[Any], **fields: Any) -> bytes:
+        head = self._identity | {"object": "chat.completion.chunk", "choices": choices}
+        return chunk(b"data: %b\n\n" % msgspec.json.encode(head | fields))
+
+    def token(self, number: int) -> bytes:
+        """The event of one token."""
+        return self._tokens[number]
+
+    def usage(self, sent: int) -> dict[str, Any]:
+        """The usage after this many tokens."""
+        return {
+            "prompt_tokens": self._prompt,
+            "completion_tokens": sent,
+            "total_tokens": self._prompt + sent,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+        }
+
+    def streamed_usage(self, sent: int) -> dict[str, Any] | None:
+        """The same, or None when the stream must not have it."""
+        return self.usage(sent) if self._includes_usage else None
+
+    def ending(self, sent: int) -> bytes:
+        """The events after the last token."""
+        usage = self.streamed_usage(sent)
+        return (
+            self.delta(self._finish)
+            + (self._event([], usage=usage) if usage else b"")
+            + chunk(b"data: [DONE]\n\n")
+            + LAST_CHUNK
+        )
+
+    def whole(self) -> dict[str, Any]:
+        """The answer to a request that does not want a stream."""
+        message = {"role": "assistant", "content": "".join(self._pieces)}
+        choice = {"index": 0, "message": message, "finish_reason": self._finish}
+        return self._identity | {
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": self.usage(self.size),
+        }
+
+
+class StampedReply(Reply):
+    """A reply of stamped tokens, without reasoning; it is streamed, and cannot be continued."""
+
+    encoded: ClassVar[list[tuple[bytes, bytes]]] = []
+    """The bytes before and after the stamp of each token, the same in all replies."""
+
+    def __init__(self, request: Request, asked: Directives, message: str) -> None:
+        super().__init__(request, msgspec.structs.replace(asked, tokens=0, reasoning=0), message)
+        self.size = min(asked.tokens, request.limit())
+        for number in range(len(self.encoded), self.size):
+            before, _, after = self.delta(content=blank_token(number)).partition(BLANK)
+            self.encoded.append((before, after))
+
+    def token(self, number: int) -> bytes:
+        """The event of one token, stamped with the current time."""
+        return stamped(*self.encoded[number])
