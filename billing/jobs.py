@@ -22,7 +22,7 @@ from rq.job import Job, JobStatus
 from rq.queue import Queue
 
 from billing.models import Order, ProviderEvent, Refund
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ import redis
 
 from chat import ending, events, runlog
 from chatproject.lib import channel_layer, db, loop_monitor
-from chatproject.lib.redis import async_client
+from chatproject.lib.redis.clients import async_client
 
 # What may wait for one socket, of all the runs that it follows. Beyond it a follower forgets what
 # waits and reads the log when the client has caught up: a slow client costs no more memory.

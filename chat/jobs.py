@@ -31,7 +31,7 @@ from rq.rate_limit import RateLimit, RateLimitRegistry
 from chat import pace
 from chat.models import Run
 from chat.pace import Pace
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import msgspec
 
 from chat import events, runlog
 from chatproject.lib import channel_layer
-from chatproject.lib.redis_pipeline import bulk, head
+from chatproject.lib.redis.pipeline import bulk, head
 
 TIMED = 10  # one of so many events tells when it was written
 

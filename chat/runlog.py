@@ -21,7 +21,7 @@ from django.conf import settings
 
 from chat import events
 from chatproject.lib import channel_layer
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 
 LEASE_SECONDS = float(settings.RUN_LEASE_SECONDS)
 RENEW_SECONDS = LEASE_SECONDS / 3

@@ -33,8 +33,8 @@ from chat.models import Run
 from chat.run_writer import RunWriter
 from chat.tick_batch import Batch
 from chatproject.lib import channel_layer, db
-from chatproject.lib.redis import CONNECT_TIMEOUT, SOCKET_TIMEOUT
-from chatproject.lib.redis_pipeline import Pipeline, pack
+from chatproject.lib.redis.clients import CONNECT_TIMEOUT, SOCKET_TIMEOUT
+from chatproject.lib.redis.pipeline import Pipeline, pack
 
 __all__ = ["RunWriter", "Ticker", "shut", "ticker"]
 

@@ -1,6 +1,6 @@
 """What one tick writes: the commands for the news of several runs, and what their answers mean.
 
-All commands for a Redis host leave in one write (lib/redis_pipeline.py). Nothing is counted as
+All commands for a Redis host leave in one write (lib/redis/pipeline.py). Nothing is counted as
 written before Redis has said so; what was not is written again by the next tick.
 """
 
@@ -15,7 +15,7 @@ import redis
 
 from chat import runlog
 from chat.run_writer import RunWriter
-from chatproject.lib.redis_pipeline import Pipeline, bulk, head, pack
+from chatproject.lib.redis.pipeline import Pipeline, bulk, head, pack
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from django.template import loader
 
 from chat.events import ERRORS
 from chatproject.lib import db
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 
 UNREACHABLE = (redis.RedisError, *db.UNREACHABLE)
 

@@ -43,7 +43,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from chatproject.lib.redis_transport import open_transport
+from chatproject.lib.redis.connection import open_transport
 
 logger = logging.getLogger(__name__)
 

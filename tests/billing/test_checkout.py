@@ -17,7 +17,7 @@ from billing.models import Account, CreditLot, LedgerEntry, Order
 from billing.providers import sandbox as bank
 from billing.providers.base import ProviderError
 from chatproject.lib.db import money_transaction
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 from tests.billing import books, paying
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sandbox")]

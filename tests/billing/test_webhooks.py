@@ -17,7 +17,7 @@ from billing import checkout, events, jobs
 from billing.credits import MICRO
 from billing.models import Account, LedgerEntry, Order, ProviderEvent, SandboxPayment
 from billing.providers import sandbox as bank
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 from tests.billing import books, paying
 from tests.fakepay.postman import RAZORPAY_SECRET, sign_for_razorpay
 

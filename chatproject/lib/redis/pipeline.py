@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from chatproject.lib.redis_transport import open_transport
+from chatproject.lib.redis.connection import open_transport
 
 Argument = str | bytes | int
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from chatproject.lib.redis import async_client
+from chatproject.lib.redis.clients import async_client
 
 
 async def test_more_calls_at_once_than_connections_wait_for_their_turn(valkey_url, settings):

@@ -8,7 +8,7 @@ import pytest_asyncio
 import redis
 from redis.exceptions import ResponseError
 
-from chatproject.lib.redis_pipeline import Pipeline, bulk, head, pack
+from chatproject.lib.redis.pipeline import Pipeline, bulk, head, pack
 from tests.processes import is_open
 
 
