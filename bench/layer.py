@@ -26,7 +26,7 @@ import uvloop
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from chatproject.embedded import ValkeyServer
-from chatproject.lib.channel_layer import PubSubChannelLayer
+from chatproject.lib.pubsub.layer import PubSubChannelLayer
 
 GROUPS = 100
 ROUNDS = 60  # messages per group

@@ -7,7 +7,8 @@ from typing import Any
 
 from billing import balances, credits
 from chat import events
-from chatproject.lib import channel_layer, db
+from chatproject.lib import db
+from chatproject.lib.pubsub.layer import publish
 
 logger = logging.getLogger(__name__)
 
@@ -30,4 +31,4 @@ def announce(*, account_id: int, **kwargs: Any) -> None:
         shown=credits.show(found.available),
         low=found.low,
     )
-    channel_layer.publish(events.user_group(found.user_id), event.encode())
+    publish(events.user_group(found.user_id), event.encode())

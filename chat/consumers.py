@@ -25,7 +25,8 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from chat import events, pace, runs
 from chat.events import ChatError
 from chat.follow import Archive, Follower
-from chatproject.lib import channel_layer, db, web
+from chatproject.lib import db, web
+from chatproject.lib.pubsub.layer import Attachment, get_layer
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -74,7 +75,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         self._announced: dict[UUID, None] = {}
         self._pump: asyncio.Task[None] | None = None
         self._recheck: asyncio.TimerHandle | None = None
-        self._attachment: channel_layer.Attachment | None = None
+        self._attachment: Attachment | None = None
         self._text_frames: web.TextFrames | None = None
 
     async def dispatch(self, message: Any) -> None:
@@ -99,7 +100,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             return
         self.user = user
         try:
-            self._attachment = await channel_layer.get_layer().attach(
+            self._attachment = await get_layer().attach(
                 events.user_group(user.pk), self._receive_for_user
             )
         except redis.RedisError:

@@ -18,7 +18,7 @@ from billing import pricing
 from chat import access, events
 from chat.events import ChatError
 from chat.models import Assistant, Conversation, Run
-from chatproject.lib import channel_layer
+from chatproject.lib.pubsub.layer import publish
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -165,4 +165,4 @@ def announce(conversation: Conversation, *, active: bool = False, deleted: bool 
         active=active,
         deleted=deleted,
     )
-    channel_layer.publish(events.user_group(conversation.owner_id), event.encode())
+    publish(events.user_group(conversation.owner_id), event.encode())

@@ -19,7 +19,8 @@ from uuid import UUID
 import redis
 
 from chat import ending, events, runlog
-from chatproject.lib import channel_layer, db, loop_monitor
+from chatproject.lib import db, loop_monitor
+from chatproject.lib.pubsub.layer import Attachment, get_layer
 from chatproject.lib.redis.clients import async_client
 
 # What may wait for one socket, of all the runs that it follows. Beyond it a follower forgets what
@@ -96,12 +97,12 @@ class Follower:
         # asked only when the log, too, may be gone.
         self._asks_row = not is_new
         self._heard = False  # anything since the last `recheck`
-        self._attachment: channel_layer.Attachment | None = None
+        self._attachment: Attachment | None = None
         self._set_cursor(after)
 
     async def join(self) -> None:
         """Join the run's group; from here on nothing is missed."""
-        self._attachment = await channel_layer.get_layer().attach(
+        self._attachment = await get_layer().attach(
             events.run_group(self.run_id), self._receive, self.fall_behind
         )
         self._reader.serve_soon(self)

@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from chat import events, runlog
-from chatproject.lib import channel_layer
+from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.redis.pipeline import bulk, head
 
 TIMED = 10  # one of so many events tells when it was written
@@ -60,7 +60,7 @@ class RunWriter:
         self._pending: list[str] = []
         self._spoke = False
         # What is alike in all of its commands.
-        layer = channel_layer.get_layer()
+        layer = get_layer()
         channel = layer.raw_channel(events.run_group(run_id))
         self.host = layer.host_of(channel)
         self.publish_head = head(3, "PUBLISH", channel)

@@ -20,7 +20,7 @@ import redis.asyncio
 from django.conf import settings
 
 from chat import events
-from chatproject.lib import channel_layer
+from chatproject.lib.pubsub.layer import publish
 from chatproject.lib.redis.clients import sync_client
 
 LEASE_SECONDS = float(settings.RUN_LEASE_SECONDS)
@@ -145,4 +145,4 @@ def publish_end(event: events.RunEnd) -> None:
     pipeline.delete(lease_key(event.run))
     # Not raised for a log that has a higher number: the row, which is read first, is the truth.
     pipeline.execute(raise_on_error=False)
-    channel_layer.publish(events.run_group(event.run), data)
+    publish(events.run_group(event.run), data)

@@ -23,7 +23,8 @@ from billing import metering
 from chat import access, conversations, ending, events, jobs, pace, rendering, runlog, terms
 from chat.events import ChatError
 from chat.models import Conversation, Message, Run
-from chatproject.lib import channel_layer, db, rows
+from chatproject.lib import db, rows
+from chatproject.lib.pubsub.layer import publish
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -377,7 +378,7 @@ def _announce(started: Started) -> None:
     """Tell the user's tabs. They are right after a reload, so a Redis that is away only delays it."""
     run = started.run
     conversations.announce(run.conversation, active=True)
-    channel_layer.publish(events.user_group(run.conversation.owner_id), started.event.encode())
+    publish(events.user_group(run.conversation.owner_id), started.event.encode())
 
 
 def look(*, user: User, run_id: UUID) -> events.RunQueued | events.RunWaiting | None:

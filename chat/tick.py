@@ -32,7 +32,8 @@ from chat import runlog
 from chat.models import Run
 from chat.run_writer import RunWriter
 from chat.tick_batch import Batch
-from chatproject.lib import channel_layer, db
+from chatproject.lib import db
+from chatproject.lib.pubsub.layer import host_urls
 from chatproject.lib.redis.clients import CONNECT_TIMEOUT, SOCKET_TIMEOUT
 from chatproject.lib.redis.pipeline import Pipeline, pack
 
@@ -77,7 +78,7 @@ class Ticker:
         # Hosts of the channel layer that are not the Redis of the logs, by index.
         self._others: dict[int, Pipeline] = {
             index: _pipeline(url)
-            for index, url in enumerate(channel_layer.host_urls())
+            for index, url in enumerate(host_urls())
             if url != settings.REDIS_URL
         }
         # In order: what has news, what of it shall not wait, and whose reading waits for its part.

@@ -17,7 +17,8 @@ from django.db.models import Q
 from billing import metering
 from chat import events, jobs
 from chat.models import Run
-from chatproject.lib import channel_layer, db
+from chatproject.lib import db
+from chatproject.lib.pubsub.layer import publish_all
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Waiting:
 
 def _tell(runs: Sequence[Run], places: dict[UUID, jobs.Place]) -> None:
     """Tell the followers of each run its place, in one go."""
-    channel_layer.publish_all(
+    publish_all(
         (events.run_group(run.pk), _event(run, places[run.pk]).encode())
         for run in runs
         if run.pk in places

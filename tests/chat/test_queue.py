@@ -18,7 +18,7 @@ from chat.events import ChatError
 from chat.models import Conversation, Message, Run
 from chat.pace import Pace
 from chat.waiting import UNPLACED, Waiting
-from chatproject.lib.channel_layer import get_layer
+from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.redis.clients import sync_client
 from tests.chat.helpers import begin, send
 from tests.stack import free_port

@@ -20,7 +20,8 @@ from websockets.typing import Origin
 from accounts.models import User
 from chat import events, runlog
 from chat.models import Run
-from chatproject.lib import channel_layer, db
+from chatproject.lib import db
+from chatproject.lib.pubsub.layer import get_layer
 from tests.chat.helpers import send
 from tests.chat.sockets import session_key
 from tests.stack import Stack
@@ -68,7 +69,7 @@ async def test_who_does_not_read_what_is_for_the_user_is_sent_away(stack, owner,
     news = events.ConversationUpdated(
         conversation=UUID(int=0), title=TEXT, url="/", updated_at="now"
     ).encode()
-    command = channel_layer.raw_command(events.user_group(owner.pk), news)[1]
+    command = get_layer().raw_command(events.user_group(owner.pk), news)[1]
     async with connected(stack, owner) as client:
         before = memory(stack)
         for _ in range(EVENTS // 1_000):
@@ -104,7 +105,7 @@ def publish(client: Any, run: Run, first: int, end: int) -> None:
     for seq in range(first, min(end, EVENTS + 1)):
         data = events.TextDelta(run=run.pk, attempt=1, seq=seq, text=TEXT).encode()
         commands.append(("XADD", runlog.log_key(run.pk), f"{seq}-0", "e", data))
-        commands.append(channel_layer.raw_command(events.run_group(run.pk), data)[1])
+        commands.append(get_layer().raw_command(events.run_group(run.pk), data)[1])
     publish_all(client, commands)
 
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 import uvloop
 
-from chatproject.lib.channel_layer import Host, PubSubChannelLayer
+from chatproject.lib.pubsub.layer import Host, PubSubChannelLayer
 
 MakeLayer = Callable[..., PubSubChannelLayer]
 

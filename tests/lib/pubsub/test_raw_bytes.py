@@ -12,10 +12,10 @@ import redis.asyncio
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from chatproject.lib import channel_layer
-from chatproject.lib.channel_layer import PubSubChannelLayer
-from tests.lib.channel_layer.conftest import MakeLayer
-from tests.lib.channel_layer.helpers import Gate, Inbox, Server, until
+from chatproject.lib.pubsub import layer as channel_layer
+from chatproject.lib.pubsub.layer import PubSubChannelLayer
+from tests.lib.pubsub.conftest import MakeLayer
+from tests.lib.pubsub.helpers import Gate, Inbox, Server, until
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_synchronous_publishing_drops_and_counts_when_redis_is_away(
 
 # The project's layer
 
-BACKEND = "chatproject.lib.channel_layer.PubSubChannelLayer"
+BACKEND = "chatproject.lib.pubsub.layer.PubSubChannelLayer"
 
 
 def settings(hosts: list[object], backend: str = BACKEND) -> override_settings:

@@ -16,10 +16,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from chatproject.embedded import ValkeyServer, free_port
-from chatproject.lib import channel_layer
-from chatproject.lib.channel_layer import PubSubChannelLayer
-from tests.lib.channel_layer.conftest import MakeLayer
-from tests.lib.channel_layer.helpers import PATIENCE, Gate, Inbox, Server, until
+from chatproject.lib.pubsub import layer as channel_layer
+from chatproject.lib.pubsub.layer import PubSubChannelLayer
+from tests.lib.pubsub.conftest import MakeLayer
+from tests.lib.pubsub.helpers import PATIENCE, Gate, Inbox, Server, until
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.serializers import SerializerDoesNotExist
 from cryptography.fernet import InvalidToken
 
-from chatproject.lib.channel_layer import PubSubChannelLayer
-from tests.lib.channel_layer.conftest import MakeLayer
-from tests.lib.channel_layer.helpers import PATIENCE, Server, until
+from chatproject.lib.pubsub.layer import PubSubChannelLayer
+from tests.lib.pubsub.conftest import MakeLayer
+from tests.lib.pubsub.helpers import PATIENCE, Server, until
 
 
 async def take(layer: RedisPubSubChannelLayer, channel: str) -> Any:

@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chatproject.embedded import ValkeyServer, free_port, package_dir
-from chatproject.lib.channel_layer import Host, PubSubChannelLayer
+from chatproject.lib.pubsub.layer import Host, PubSubChannelLayer
 from chatproject.spawn import spawn
-from tests.lib.channel_layer.conftest import MakeLayer
-from tests.lib.channel_layer.helpers import PATIENCE, Gate, Inbox, Server, until
+from tests.lib.pubsub.conftest import MakeLayer
+from tests.lib.pubsub.helpers import PATIENCE, Gate, Inbox, Server, until
 
 
 async def check(layer: PubSubChannelLayer) -> None:
