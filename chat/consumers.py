@@ -26,7 +26,8 @@ from chat import events, pace, runs
 from chat.events import ChatError
 from chat.follow import Archive, Follower
 from chatproject.lib import db, web
-from chatproject.lib.pubsub.layer import Attachment, get_layer
+from chatproject.lib.pubsub.layer import get_layer
+from chatproject.lib.pubsub.raw import Attachment
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser

@@ -20,7 +20,8 @@ import redis
 
 from chat import ending, events, runlog
 from chatproject.lib import db, loop_monitor
-from chatproject.lib.pubsub.layer import Attachment, get_layer
+from chatproject.lib.pubsub.layer import get_layer
+from chatproject.lib.pubsub.raw import Attachment
 from chatproject.lib.redis.clients import async_client
 
 # What may wait for one socket, of all the runs that it follows. Beyond it a follower forgets what
