@@ -191,6 +191,27 @@ async def test_reconnect_is_reported_after_all_subscriptions(
     assert sorted(reconnects.items) == sorted([*range(50), *range(50)])
 
 
+async def test_reconnect_lost_at_once_is_reported_later(
+    layer: PubSubChannelLayer, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The connection ends between its last answer and the report, which comes too early then."""
+    server, reconnects = Server(valkey_url), Inbox()
+    was_lost_again = False
+    await layer.attach("run.1", Inbox(), lambda: reconnects(server.subscribers("asgi:raw:run.1")))
+    receive = connection.Connection.data_received
+
+    def receive_and_end(self: connection.Connection, data: bytes) -> None:
+        nonlocal was_lost_again
+        receive(self, data)
+        if b"pong" in data and not was_lost_again:
+            was_lost_again = True
+            self.end(RedisConnectionError("lost again"))
+
+    monkeypatch.setattr(connection.Connection, "data_received", receive_and_end)
+    server.kill_connections()
+    assert (await reconnects.wait(2))[-1] == 1
+
+
 async def test_failing_on_reconnect_is_logged_and_isolated(
     layer: PubSubChannelLayer, valkey_url: str, caplog: pytest.LogCaptureFixture
 ):
