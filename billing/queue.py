@@ -15,7 +15,7 @@ import django_rq
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 
 QUEUE = "billing"
 

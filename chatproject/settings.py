@@ -114,7 +114,7 @@ if not REDIS_URL:
 
 CHANNEL_LAYERS = {
     "default": {
-        "BACKEND": "chatproject.lib.channel_layer.PubSubChannelLayer",
+        "BACKEND": "chatproject.lib.pubsub.layer.PubSubChannelLayer",
         "CONFIG": {"hosts": env.words("CHANNEL_LAYER_URLS") or [REDIS_URL], "prefix": "parley"},
     },
 }

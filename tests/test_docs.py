@@ -18,7 +18,7 @@ from chat.streaming import log as run_log
 from chat.streaming.leases import lease_key, stop_key
 from chat.web import consumer
 from chatproject.lib import loop_monitor
-from chatproject.lib.channel_layer import get_layer
+from chatproject.lib.pubsub.layer import get_layer
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROTOCOL = (PROJECT / "docs" / "protocol.md").read_text()

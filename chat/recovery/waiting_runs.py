@@ -20,7 +20,8 @@ from chat.models import Run
 from chat.runs import queue
 from chat.runs.describe import waiting_event
 from chat.streaming import groups
-from chatproject.lib import channel_layer, db
+from chatproject.lib import db
+from chatproject.lib.pubsub.layer import publish_all
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Waiting:
             except db.MoneyBusy:
                 logger.warning("the hold of run %s is extended at a later sweep", run_id)
         positions = queue.positions(runs)
-        channel_layer.publish_all(
+        publish_all(
             (groups.run_group(run.pk), waiting_event(run, positions[run.pk]).encode())
             for run in runs
             if run.pk in positions

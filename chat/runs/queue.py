@@ -27,7 +27,7 @@ from rq.rate_limit import RateLimit, RateLimitRegistry
 from chat.models import Run
 from chat.runs import wait_estimate
 from chat.runs.wait_estimate import Throughput
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 
 QUEUE = "chat"
 

@@ -16,7 +16,7 @@ import redis
 from chat.streaming import log as run_log
 from chat.streaming.leases import KEY_SECONDS, LEASE, stop_key
 from chat.streaming.writer import RunWriter
-from chatproject.lib.redis_pipeline import Pipeline, bulk, head, pack
+from chatproject.lib.redis.pipeline import Pipeline, bulk, head, pack
 
 logger = logging.getLogger(__name__)
 

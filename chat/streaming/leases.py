@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.conf import settings
 
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 
 LEASE_SECONDS = float(settings.RUN_LEASE_SECONDS)
 RENEW_SECONDS = LEASE_SECONDS / 3

@@ -18,8 +18,8 @@ import redis.asyncio
 from chat import protocol
 from chat.streaming import groups
 from chat.streaming.leases import lease_key
-from chatproject.lib import channel_layer
-from chatproject.lib.redis import sync_client
+from chatproject.lib.pubsub.layer import publish
+from chatproject.lib.redis.clients import sync_client
 
 # After a run has ended its row answers; the log serves only followers that are reading it then.
 ENDED_LOG_SECONDS = 60
@@ -104,4 +104,4 @@ def publish_end(event: protocol.RunEnd) -> None:
     pipeline.delete(lease_key(event.run))
     # Not raised for a log that has a higher number: the row, which is read first, is the truth.
     pipeline.execute(raise_on_error=False)
-    channel_layer.publish(groups.run_group(event.run), data)
+    publish(groups.run_group(event.run), data)

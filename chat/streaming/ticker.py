@@ -32,9 +32,10 @@ from chat.models import Run
 from chat.streaming.batch import Batch
 from chat.streaming.leases import KEY_SECONDS, LEASE, LEASE_SECONDS, RENEW_SECONDS
 from chat.streaming.writer import RunWriter
-from chatproject.lib import channel_layer, db
-from chatproject.lib.redis import CONNECT_TIMEOUT, SOCKET_TIMEOUT
-from chatproject.lib.redis_pipeline import Pipeline, pack
+from chatproject.lib import db
+from chatproject.lib.pubsub.layer import host_urls
+from chatproject.lib.redis.clients import CONNECT_TIMEOUT, SOCKET_TIMEOUT
+from chatproject.lib.redis.pipeline import Pipeline, pack
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Ticker:
         # Hosts of the channel layer that are not the Redis of the logs, by index.
         self._others: dict[int, Pipeline] = {
             index: _pipeline(url)
-            for index, url in enumerate(channel_layer.host_urls())
+            for index, url in enumerate(host_urls())
             if url != settings.REDIS_URL
         }
         # In order: what has news, what of it shall not wait, and whose reading waits for its part.

@@ -14,7 +14,8 @@ from billing.reports import balances
 from chat import protocol
 from chat.models import Conversation, Run
 from chat.streaming import groups
-from chatproject.lib import channel_layer, db
+from chatproject.lib import db
+from chatproject.lib.pubsub.layer import publish
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def announce_balance(*, account_id: int, **kwargs: Any) -> None:
         shown=credits.show(found.available),
         low=found.low,
     )
-    channel_layer.publish(groups.user_group(found.user_id), event.encode())
+    publish(groups.user_group(found.user_id), event.encode())
 
 
 def announce_conversation(
@@ -51,10 +52,10 @@ def announce_conversation(
         active=active,
         deleted=deleted,
     )
-    channel_layer.publish(groups.user_group(conversation.owner_id), event.encode())
+    publish(groups.user_group(conversation.owner_id), event.encode())
 
 
 def announce_run(run: Run, event: protocol.RunQueued) -> None:
     """Publish a new run, and the conversation that it makes active, to its owner's pages."""
     announce_conversation(run.conversation, active=True)
-    channel_layer.publish(groups.user_group(run.conversation.owner_id), event.encode())
+    publish(groups.user_group(run.conversation.owner_id), event.encode())

@@ -16,8 +16,8 @@ from chat import protocol
 from chat.streaming import groups
 from chat.streaming import log as run_log
 from chat.streaming.leases import lease_key, stop_key
-from chatproject.lib import channel_layer
-from chatproject.lib.redis_pipeline import bulk, head
+from chatproject.lib.pubsub.layer import get_layer
+from chatproject.lib.redis.pipeline import bulk, head
 
 TIMED = 10  # one of so many events tells when it was written
 
@@ -63,7 +63,7 @@ class RunWriter:
         self._pending: list[str] = []
         self._spoke = False
         # What is alike in all of its commands.
-        layer = channel_layer.get_layer()
+        layer = get_layer()
         channel = layer.raw_channel(groups.run_group(run_id))
         self.host = layer.host_of(channel)
         self.publish_head = head(3, "PUBLISH", channel)

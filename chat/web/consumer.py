@@ -28,7 +28,9 @@ from chat.runs import describe, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.streaming import groups
 from chat.web.run_follower import Follower, ReplayReader
-from chatproject.lib import channel_layer, db, web
+from chatproject.lib import db, web
+from chatproject.lib.pubsub.layer import get_layer
+from chatproject.lib.pubsub.raw import Attachment
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -77,7 +79,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         self._announced: dict[UUID, None] = {}
         self._pump: asyncio.Task[None] | None = None
         self._recheck: asyncio.TimerHandle | None = None
-        self._attachment: channel_layer.Attachment | None = None
+        self._attachment: Attachment | None = None
         self._text_frames: web.TextFrames | None = None
 
     async def dispatch(self, message: Any) -> None:
@@ -102,7 +104,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             return
         self.user = user
         try:
-            self._attachment = await channel_layer.get_layer().attach(
+            self._attachment = await get_layer().attach(
                 groups.user_group(user.pk), self._receive_for_user
             )
         except redis.RedisError:

@@ -22,8 +22,10 @@ from chat import protocol
 from chat.runs import finish
 from chat.streaming import groups
 from chat.streaming import log as run_log
-from chatproject.lib import channel_layer, db, loop_monitor
-from chatproject.lib.redis import async_client
+from chatproject.lib import db, loop_monitor
+from chatproject.lib.pubsub.layer import get_layer
+from chatproject.lib.pubsub.raw import Attachment
+from chatproject.lib.redis.clients import async_client
 
 # What may wait for one socket, of all the runs that it follows. Beyond it a follower forgets what
 # waits and reads the log when the client has caught up: a slow client costs no more memory.
@@ -99,12 +101,12 @@ class Follower:
         # asked only when the log, too, may be gone.
         self._asks_row = not is_new
         self._heard = False  # anything since the last `recheck`
-        self._attachment: channel_layer.Attachment | None = None
+        self._attachment: Attachment | None = None
         self._set_cursor(after)
 
     async def join(self) -> None:
         """Join the run's group; from here on nothing is missed."""
-        self._attachment = await channel_layer.get_layer().attach(
+        self._attachment = await get_layer().attach(
             groups.run_group(self.run_id), self._receive, self.fall_behind
         )
         self._reader.serve_soon(self)

@@ -27,7 +27,7 @@ import msgspec
 import redis
 
 from chatproject.lib.metrics import DELIVERY, LOOP_BLOCKS, LOOP_LAG
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from chatproject.lib import db
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 
 UNREACHABLE = (redis.RedisError, *db.UNREACHABLE)
 

@@ -19,7 +19,7 @@ from billing.payments.checkout import CheckoutRefused
 from billing.payments.providers import sandbox as bank
 from billing.payments.providers.base import ProviderError
 from chatproject.lib.db import money_transaction
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 from tests.support import money, purchases
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sandbox")]

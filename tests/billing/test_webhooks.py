@@ -18,7 +18,7 @@ from billing.credits import MICRO
 from billing.models import Account, LedgerEntry, Order, ProviderEvent, SandboxPayment
 from billing.payments import checkout, poller, webhook_events
 from billing.payments.providers import sandbox as bank
-from chatproject.lib.redis import sync_client
+from chatproject.lib.redis.clients import sync_client
 from tests.support import money, purchases
 from tests.support.fakepay.postman import RAZORPAY_SECRET, sign_for_razorpay
 

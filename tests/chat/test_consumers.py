@@ -16,7 +16,8 @@ from chat.streaming import groups
 from chat.streaming import log as run_log
 from chat.streaming.ticker import current_ticker
 from chat.web import run_follower
-from chatproject.lib import channel_layer, db
+from chatproject.lib import db
+from chatproject.lib.pubsub.layer import publish
 from tests.support.conversations import begin, send
 from tests.support.fake_llm import reply_text
 from tests.support.sockets import Closed, open_tab
@@ -181,7 +182,7 @@ async def test_a_gap_is_filled_from_the_log(owner, conversation, valkey_client):
             valkey_client.xadd(run_log.log_key(run.pk), {"e": part}, id=f"{seq}-0")
         # Of five events the group brings one twice, one late, and the others never.
         for index in (0, 0, 4, 1):
-            await db.run(channel_layer.publish, groups.run_group(run.pk), parts[index])
+            await db.run(publish, groups.run_group(run.pk), parts[index])
         while len(tab.received) < 6:
             await tab.receive()
         assert await tab.is_silent()
@@ -199,13 +200,13 @@ async def test_events_of_a_lower_attempt_are_ignored(owner, conversation, valkey
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk), after=0)
         await tab.until("text.delta")
-        await db.run(channel_layer.publish, group, new)
+        await db.run(publish, group, new)
         await tab.until("run.started")
         late = protocol.TextDelta(run=run.pk, attempt=1, seq=2, text="late").encode()
-        await db.run(channel_layer.publish, group, late)
+        await db.run(publish, group, late)
         assert await tab.is_silent()
         more = protocol.TextDelta(run=run.pk, attempt=2, seq=first + 1, text="new").encode()
-        await db.run(channel_layer.publish, group, more)
+        await db.run(publish, group, more)
         await tab.until("text.delta")
     assert tab.text() == "oldnew"
 
@@ -273,15 +274,15 @@ async def test_how_the_line_moves_is_told_until_the_attempt_begins(
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk))
         assert await tab.is_silent()
-        await db.run(channel_layer.publish, group, waits_for(1))
+        await db.run(publish, group, waits_for(1))
         assert (await tab.until("run.waiting"))["eta"] == 1.5
         started = protocol.RunStarted(run=run.pk, attempt=1, seq=1).encode()
         valkey_client.xadd(run_log.log_key(run.pk), {"e": started}, id="1-0")
-        await db.run(channel_layer.publish, group, started)
+        await db.run(publish, group, started)
         await tab.until("run.started")
-        await db.run(channel_layer.publish, group, waits_for(1))
+        await db.run(publish, group, waits_for(1))
         assert await tab.is_silent()
-        await db.run(channel_layer.publish, group, waits_for(2))
+        await db.run(publish, group, waits_for(2))
         assert (await tab.until("run.waiting"))["attempt"] == 2
 
 

@@ -15,7 +15,7 @@ from chat.conversations import lifecycle, listing
 from chat.errors import ChatError
 from chat.models import Assistant, Conversation, Run
 from chat.streaming import groups, user_channel
-from chatproject.lib import channel_layer
+from chatproject.lib.pubsub.layer import get_layer
 from chatproject.local.servers import ValkeyServer
 from tests.support.conversations import begin, send
 
@@ -196,7 +196,7 @@ def test_strangers_can_neither_rename_nor_delete(stranger: User, conversation):
 def heard(client: redis.Redis, owner: User, action) -> dict[str, object]:
     """What is published for a user's pages while `action` runs."""
     listener = client.pubsub()
-    index, (_, channel, _) = channel_layer.raw_command(groups.user_group(owner.pk), b"")
+    index, (_, channel, _) = get_layer().raw_command(groups.user_group(owner.pk), b"")
     assert index == 0
     listener.subscribe(channel)
     assert listener.get_message(timeout=10)["type"] == "subscribe"

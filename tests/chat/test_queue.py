@@ -22,8 +22,8 @@ from chat.runs import describe, queue, queue_stats, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.runs.wait_estimate import Throughput
 from chat.streaming import groups
-from chatproject.lib.channel_layer import get_layer
-from chatproject.lib.redis import sync_client
+from chatproject.lib.pubsub.layer import get_layer
+from chatproject.lib.redis.clients import sync_client
 from tests.support.conversations import begin, send
 from tests.support.stack import free_port
 

@@ -22,7 +22,8 @@ from chat import protocol
 from chat.models import Run
 from chat.streaming import groups
 from chat.streaming import log as run_log
-from chatproject.lib import channel_layer, db
+from chatproject.lib import db
+from chatproject.lib.pubsub.layer import get_layer
 from tests.support.conversations import send
 from tests.support.people import session_key
 from tests.support.stack import Stack
@@ -70,7 +71,7 @@ async def test_who_does_not_read_what_is_for_the_user_is_sent_away(stack, owner,
     news = protocol.ConversationUpdated(
         conversation=UUID(int=0), title=TEXT, url="/", updated_at="now"
     ).encode()
-    command = channel_layer.raw_command(groups.user_group(owner.pk), news)[1]
+    command = get_layer().raw_command(groups.user_group(owner.pk), news)[1]
     async with connected(stack, owner) as client:
         before = memory(stack)
         for _ in range(EVENTS // 1_000):
@@ -106,7 +107,7 @@ def publish(client: Any, run: Run, first: int, end: int) -> None:
     for seq in range(first, min(end, EVENTS + 1)):
         data = protocol.TextDelta(run=run.pk, attempt=1, seq=seq, text=TEXT).encode()
         commands.append(("XADD", run_log.log_key(run.pk), f"{seq}-0", "e", data))
-        commands.append(channel_layer.raw_command(groups.run_group(run.pk), data)[1])
+        commands.append(get_layer().raw_command(groups.run_group(run.pk), data)[1])
     publish_all(client, commands)
 
 

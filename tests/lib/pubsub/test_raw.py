@@ -1,27 +1,22 @@
-"""attach and publish: ready-made bytes, and when they are delivered to whom."""
+"""attach and publish: bytes, their order, and the callbacks that receive them."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from contextvars import ContextVar
 
 import pytest
-import redis
-import redis.asyncio
-from django.core.exceptions import ImproperlyConfigured
-from django.test import override_settings
 
-from chatproject.lib import channel_layer
-from chatproject.lib.channel_layer import PubSubChannelLayer
-from tests.lib.channel_layer.conftest import MakeLayer
-from tests.lib.channel_layer.helpers import Gate, Inbox, Server, until
+from chatproject.lib.pubsub.layer import PubSubChannelLayer
+from chatproject.lib.pubsub.raw import DropCount
+from tests.lib.pubsub.conftest import MakeLayer
+from tests.lib.pubsub.helpers import Gate, Inbox, Server, until
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"\x00\xff\r\n$3\r\n", b'{"text":"caf\xc3\xa9"}', b"x" * 10**6]
 )
-async def test_the_bytes_arrive_as_they_were(
+async def test_bytes_arrive_unchanged(
     layer: PubSubChannelLayer, other_layer: PubSubChannelLayer, data: bytes
 ):
     inbox = Inbox()
@@ -31,7 +26,7 @@ async def test_the_bytes_arrive_as_they_were(
     assert await inbox.wait(2) == [data, data]
 
 
-async def test_everybody_attached_gets_the_bytes_in_order(
+async def test_every_callback_receives_the_bytes_in_order(
     layer: PubSubChannelLayer, other_layer: PubSubChannelLayer
 ):
     inboxes = [Inbox() for _ in range(4)]
@@ -44,7 +39,7 @@ async def test_everybody_attached_gets_the_bytes_in_order(
         assert await inbox.wait(100) == expected
 
 
-async def test_the_first_publish_of_a_process_waits_for_its_connection(
+async def test_first_publish_waits_for_its_connection(
     layer: PubSubChannelLayer, other_layer: PubSubChannelLayer
 ):
     inbox = Inbox()
@@ -54,16 +49,16 @@ async def test_the_first_publish_of_a_process_waits_for_its_connection(
     assert other_layer.dropped_publishes.total == 0
 
 
-async def test_publishes_of_one_turn_leave_together(layer: PubSubChannelLayer, valkey_url: str):
+async def test_publishes_of_one_turn_share_a_write(layer: PubSubChannelLayer, valkey_url: str):
     server = Server(valkey_url)
     inbox = Inbox()
     await layer.attach("run.1", inbox)
-    await layer.group_send("nobody", {})  # connects
+    layer.publish("run.1", b"connects")
+    await inbox.wait(1)
     before = server.info("total_reads_processed")
-    for number in range(500):
+    for number in range(1_000):
         layer.publish("run.1", b"%d" % number)
-    await asyncio.gather(*(layer.group_send("nobody", {}) for _ in range(500)))
-    await inbox.wait(500)
+    await inbox.wait(1_001)
     assert server.info("total_reads_processed") - before < 50
 
 
@@ -89,7 +84,7 @@ async def test_attachments_share_one_subscription(layer: PubSubChannelLayer, val
     await until(lambda: server.subscribers("asgi:raw:run.1") == 0)
 
 
-async def test_detaching_is_over_at_once_and_can_be_repeated(layer: PubSubChannelLayer):
+async def test_detach_works_at_once_and_can_be_repeated(layer: PubSubChannelLayer):
     gone, later = Inbox(), Inbox()
     attachment = await layer.attach("run.1", gone)
     await layer.attach("run.1", later)
@@ -100,7 +95,7 @@ async def test_detaching_is_over_at_once_and_can_be_repeated(layer: PubSubChanne
     assert gone.items == []
 
 
-async def test_a_group_can_be_attached_again_while_it_is_being_left(
+async def test_group_can_be_attached_again_while_being_left(
     layer: PubSubChannelLayer, valkey_url: str
 ):
     inbox = Inbox()
@@ -114,10 +109,8 @@ async def test_a_group_can_be_attached_again_while_it_is_being_left(
         await again.detach()
 
 
-async def test_attach_waits_for_the_answer_to_its_own_subscription(
-    make_layer: MakeLayer, valkey_url: str
-):
-    """Joined, left and joined again: Redis answers three times, and only the last one counts."""
+async def test_attach_waits_for_its_own_answer(make_layer: MakeLayer, valkey_url: str):
+    """Joined, left and joined again: of the three answers of Redis only the last one counts."""
     async with Gate(valkey_url) as gate:
         layer = make_layer([gate.url])
         probe, inbox = Inbox(), Inbox()
@@ -146,7 +139,7 @@ async def test_attach_waits_for_the_answer_to_its_own_subscription(
         await layer.flush()
 
 
-async def test_a_callback_that_fails_is_logged_and_disturbs_nobody(
+async def test_failing_callback_is_logged_and_isolated(
     layer: PubSubChannelLayer, caplog: pytest.LogCaptureFixture
 ):
     def fail(data: bytes) -> None:
@@ -162,17 +155,17 @@ async def test_a_callback_that_fails_is_logged_and_disturbs_nobody(
     assert layer.dropped_publishes.total == 0
 
 
-async def test_callbacks_do_not_run_in_the_context_of_whoever_connected(
+async def test_callbacks_do_not_run_in_the_callers_context(
     layer: PubSubChannelLayer, valkey_url: str
 ):
-    user: ContextVar[str] = ContextVar("user", default="nobody")
+    user: ContextVar[str] = ContextVar("user", default="none")
     seen, reconnects = Inbox(), Inbox()
     user.set("ann")
     await layer.attach("run.1", lambda data: seen(user.get()), lambda: reconnects(user.get()))
     layer.publish("run.1", b"data")
-    assert await seen.wait(1) == ["nobody"]
+    assert await seen.wait(1) == ["none"]
     Server(valkey_url).kill_connections()
-    assert await reconnects.wait(1) == ["nobody"]
+    assert await reconnects.wait(1) == ["none"]
 
 
 async def test_callbacks_may_attach_and_detach(layer: PubSubChannelLayer):
@@ -191,20 +184,7 @@ async def test_callbacks_may_attach_and_detach(layer: PubSubChannelLayer):
     assert len(attached) == 2
 
 
-async def test_raw_bytes_do_not_reach_channels_groups_of_the_same_name(
-    layer: PubSubChannelLayer,
-):
-    inbox = Inbox()
-    channel = await layer.new_channel()
-    await layer.group_add("run.1", channel)
-    await layer.attach("run.1", inbox)
-    layer.publish("run.1", b"\xc1 is no msgpack")
-    await layer.group_send("run.1", {"number": 1})
-    assert await layer.receive(channel) == {"number": 1}
-    assert await inbox.wait(1) == [b"\xc1 is no msgpack"]
-
-
-async def test_a_cancelled_attach_leaves_nothing(layer: PubSubChannelLayer, valkey_url: str):
+async def test_cancelled_attach_leaves_nothing(layer: PubSubChannelLayer, valkey_url: str):
     await layer.attach("keeps.connected", Inbox())
     attaching = [asyncio.create_task(layer.attach("run.1", Inbox())) for _ in range(2)]
     await asyncio.sleep(0)
@@ -215,7 +195,7 @@ async def test_a_cancelled_attach_leaves_nothing(layer: PubSubChannelLayer, valk
     assert Server(valkey_url).subscribers("asgi:raw:run.1") == 0
 
 
-async def test_a_cancelled_attach_does_not_disturb_the_others(layer: PubSubChannelLayer):
+async def test_cancelled_attach_does_not_disturb_the_others(layer: PubSubChannelLayer):
     inbox = Inbox()
     cancelled = asyncio.create_task(layer.attach("run.1", Inbox()))
     kept = asyncio.create_task(layer.attach("run.1", inbox))
@@ -226,7 +206,7 @@ async def test_a_cancelled_attach_does_not_disturb_the_others(layer: PubSubChann
     assert await inbox.wait(1) == [b"data"]
 
 
-async def test_a_flush_lets_leave_what_was_published(
+async def test_flush_writes_pending_publishes(
     layer: PubSubChannelLayer, other_layer: PubSubChannelLayer
 ):
     inbox = Inbox()
@@ -239,7 +219,7 @@ async def test_a_flush_lets_leave_what_was_published(
 
 
 @pytest.mark.parametrize("is_connected", [True, False])
-async def test_a_loop_that_ends_lets_leave_what_was_published(
+async def test_closing_loop_writes_pending_publishes(
     layer: PubSubChannelLayer, valkey_url: str, is_connected: bool
 ):
     server = Server(valkey_url)
@@ -249,20 +229,21 @@ async def test_a_loop_that_ends_lets_leave_what_was_published(
 
     async def publish_and_end() -> None:
         if is_connected:
-            await layer.send("nobody", {})
+            layer.publish("run.2", b"connects")
+            await until(lambda: not layer._get_layer().publishers[0].is_needed())
         layer.publish("run.1", b"last words")
 
     await asyncio.to_thread(asyncio.run, publish_and_end())
     assert await inbox.wait(1) == [b"last words"]
-    # The end of a loop interrupts connecting, which then starts again. (One asks for the number.)
+    # The end of a loop interrupts connecting, which then starts again. (`info` opens one.)
     most = 1 if is_connected else 2
     assert server.info("total_connections_received") - before <= most + 1
 
 
-async def test_cancelling_everything_does_not_cost_it_its_connections(
+async def test_cancelling_all_tasks_keeps_the_connections(
     layer: PubSubChannelLayer, valkey_url: str
 ):
-    """As the end of a loop does, before the layer is flushed."""
+    """The end of a loop cancels all tasks before it flushes the layer."""
     server = Server(valkey_url)
     first, second = Inbox(), Inbox()
     await layer.attach("run.1", first)
@@ -279,10 +260,10 @@ async def test_cancelling_everything_does_not_cost_it_its_connections(
     layer.publish("run.2", b"data")
     await second.wait(1)
     assert await first.wait(2) == [b"connects", b"data"]
-    assert server.info("total_connections_received") - before == 1  # asks for it
+    assert server.info("total_connections_received") - before == 1  # opened by `info`
 
 
-async def test_a_flush_forgets_attachments(layer: PubSubChannelLayer, valkey_url: str):
+async def test_flush_forgets_attachments(layer: PubSubChannelLayer, valkey_url: str):
     forgotten, inbox, reconnects = Inbox(), Inbox(), Inbox()
     attachment = await layer.attach("run.1", forgotten, forgotten)
     await layer.flush()
@@ -295,101 +276,13 @@ async def test_a_flush_forgets_attachments(layer: PubSubChannelLayer, valkey_url
     assert forgotten.items == []
 
 
-# From synchronous code
-
-
-async def test_threads_publish_over_few_connections(layer: PubSubChannelLayer, valkey_url: str):
-    server = Server(valkey_url)
-    inbox = Inbox()
-    await layer.attach("run.1", inbox)
-    before = server.info("total_connections_received")
-
-    def publish_many(name: bytes) -> None:
-        for number in range(25):
-            layer.publish_sync("run.1", b"%s %d" % (name, number))
-
-    threads = [threading.Thread(target=publish_many, args=(b"%d" % n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    received = await inbox.wait(100)
-    for thread in threads:
-        thread.join()
-    assert len(received) == len(set(received)) == 100
-    assert [data for data in received if data.startswith(b"0 ")] == [
-        b"0 %d" % number for number in range(25)
-    ]
-    assert server.info("total_connections_received") - before <= 4 + 1  # one asks for it
-
-
-async def test_synchronous_publishing_refuses_to_block_an_event_loop(layer: PubSubChannelLayer):
-    with pytest.raises(RuntimeError, match=r"get_layer\(\).publish\(\)"):
-        layer.publish_sync("run.1", b"data")
-
-
-def test_synchronous_publishing_drops_and_counts_when_redis_is_away(
-    caplog: pytest.LogCaptureFixture,
-):
-    layer = PubSubChannelLayer(hosts=["redis://127.0.0.1:1"])
-    for _ in range(5):
-        layer.publish_sync("run.1", b"data")
-    assert layer.dropped_publishes.total == 5
-    assert len([record for record in caplog.records if "Dropped" in record.message]) == 1
-
-
-# The project's layer
-
-BACKEND = "chatproject.lib.channel_layer.PubSubChannelLayer"
-
-
-def settings(hosts: list[object], backend: str = BACKEND) -> override_settings:
-    config = {"hosts": hosts} if backend == BACKEND else {}
-    return override_settings(CHANNEL_LAYERS={"default": {"BACKEND": backend, "CONFIG": config}})
-
-
-async def test_the_projects_layer_is_published_to_from_everywhere(valkey_url: str):
-    with settings([valkey_url]):
-        layer = channel_layer.get_layer()
-        assert layer is channel_layer.get_layer()
-        inbox = Inbox()
-        await layer.attach("run.1", inbox)
-        await asyncio.to_thread(channel_layer.publish, "run.1", b"from a thread")
-        await inbox.wait(1)
-
-        host, command = channel_layer.raw_command("run.1", b"from a pipeline")
-        url = channel_layer.host_urls()[host]
-        async with redis.asyncio.Redis.from_url(url) as client, client.pipeline() as pipeline:
-            pipeline.set("something", "else")
-            pipeline.execute_command(*command)
-            await pipeline.execute()
-        assert await inbox.wait(2) == [b"from a thread", b"from a pipeline"]
-        await layer.flush()
-
-
-def test_it_names_its_hosts_in_order():
-    with settings(["redis://one:1/0", ("two", 2), {"address": "rediss://three"}]):
-        assert channel_layer.host_urls() == ["redis://one:1/0", "redis://two:2", "rediss://three"]
-    with (
-        settings([{"sentinels": [("one", 1)], "master_name": "main"}]),
-        pytest.raises(ImproperlyConfigured, match="URL"),
-    ):
-        channel_layer.host_urls()
-
-
-def test_another_backend_is_a_wrong_setting():
-    with (
-        settings([], backend="channels.layers.InMemoryChannelLayer"),
-        pytest.raises(ImproperlyConfigured, match="PubSubChannelLayer"),
-    ):
-        channel_layer.get_layer()
-
-
-def test_drops_are_logged_once_a_second_with_their_number(caplog: pytest.LogCaptureFixture):
-    drops = channel_layer.DropCount("things")
+def test_drops_are_logged_once_a_second(caplog: pytest.LogCaptureFixture):
+    drops = DropCount()
     drops.add(1, "a reason")
     drops.add(2, "a reason")
-    drops._next_log = 0.0  # the second is over
+    drops._next_log = 0.0  # the second has passed
     drops.add(4, "another reason")
     assert [record.message for record in caplog.records] == [
-        "Dropped 1 things (1 in all): a reason",
-        "Dropped 6 things (7 in all): another reason",
+        "Dropped 1 published messages (1 in all): a reason",
+        "Dropped 6 published messages (7 in all): another reason",
     ]

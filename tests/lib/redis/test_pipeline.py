@@ -8,7 +8,7 @@ import pytest_asyncio
 import redis
 from redis.exceptions import ResponseError
 
-from chatproject.lib.redis_pipeline import Pipeline, bulk, head, pack
+from chatproject.lib.redis.pipeline import Pipeline, bulk, head, pack
 from tests.support.programs import is_open
 
 
@@ -19,13 +19,13 @@ async def pipeline(valkey_url: str) -> AsyncIterator[Pipeline]:
     await made.close()
 
 
-async def test_the_answers_come_in_the_order_of_the_commands(pipeline):
+async def test_answers_keep_the_order_of_commands(pipeline):
     commands = pack("SET", "a", 1) + pack("INCR", "a") + pack("GET", "missing") + pack("GET", "a")
 
     assert await pipeline.execute(commands, 4) == [b"OK", 2, None, b"2"]
 
 
-async def test_a_command_may_be_put_together(pipeline):
+async def test_command_of_head_and_bulk_is_valid(pipeline):
     data = "naïve\r\n".encode()
 
     await pipeline.execute(head(3, "SET", "key") + bulk(data), 1)
@@ -33,7 +33,7 @@ async def test_a_command_may_be_put_together(pipeline):
     assert await pipeline.command("GET", "key") == data
 
 
-async def test_batches_that_are_written_at_once_get_each_their_own_answers(pipeline):
+async def test_concurrent_batches_get_their_own_answers(pipeline):
     async def count(name: str, times: int) -> list[int]:
         return await pipeline.execute(pack("INCR", name) * times, times)  # type: ignore[no-any-return]
 
@@ -43,14 +43,14 @@ async def test_batches_that_are_written_at_once_get_each_their_own_answers(pipel
     assert answers == [[1, 2, 3, 4, 5, 6, 7]] * 50
 
 
-async def test_answers_that_come_in_pieces_are_put_together(pipeline):
+async def test_answers_in_pieces_are_joined(pipeline):
     big = b"x" * 3_000_000
     await pipeline.command("SET", "big", big)
 
     assert await pipeline.execute(pack("GET", "big") + pack("INCR", "n"), 2) == [big, 1]
 
 
-async def test_what_redis_refuses_is_in_its_place(pipeline):
+async def test_error_answers_keep_their_place(pipeline):
     answers = await pipeline.execute(pack("SET", "a", "x") + pack("INCR", "a") + pack("PING"), 3)
 
     assert answers[0] == b"OK"
@@ -60,7 +60,7 @@ async def test_what_redis_refuses_is_in_its_place(pipeline):
         await pipeline.command("INCR", "a")
 
 
-async def test_a_caller_that_gives_up_takes_nobodys_answers(pipeline):
+async def test_cancelled_caller_takes_no_other_answers(pipeline):
     await pipeline.command("PING")
     waiting = asyncio.create_task(pipeline.command("DEBUG", "SLEEP", "0"))
     await asyncio.sleep(0)
@@ -69,7 +69,7 @@ async def test_a_caller_that_gives_up_takes_nobodys_answers(pipeline):
     assert await pipeline.command("ECHO", "mine") == b"mine"
 
 
-async def test_a_lost_connection_is_replaced(pipeline, valkey_url):
+async def test_lost_connection_is_replaced(pipeline, valkey_url):
     await pipeline.command("SET", "a", 1)
     with redis.Redis.from_url(valkey_url) as client:
         own = client.client_id()
@@ -86,7 +86,7 @@ async def test_a_lost_connection_is_replaced(pipeline, valkey_url):
     assert await pipeline.command("GET", "a") == b"1"
 
 
-async def test_nobody_there_is_an_error_of_redis():
+async def test_unreachable_redis_raises_its_own_error():
     assert not is_open(9)
     pipeline = Pipeline("redis://127.0.0.1:9/0", connect_timeout=1, timeout=1)
 
@@ -95,8 +95,8 @@ async def test_nobody_there_is_an_error_of_redis():
     await pipeline.close()
 
 
-async def test_a_silent_redis_is_given_up_and_asked_anew(valkey_url):
-    """What answers late must not be taken for the answer to something else."""
+async def test_silent_redis_is_given_up_and_reconnected(valkey_url):
+    """A late answer must not be taken for the answer to another command."""
     pipeline = Pipeline(valkey_url, connect_timeout=5, timeout=0.5)
     await pipeline.command("PING")
     with redis.Redis.from_url(valkey_url) as client:

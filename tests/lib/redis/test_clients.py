@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import asyncio
 
-from chatproject.lib.redis import async_client
+from chatproject.lib.redis.clients import async_client
 
 
-async def test_more_calls_at_once_than_connections_wait_for_their_turn(valkey_url, settings):
+async def test_calls_wait_for_a_free_connection(valkey_url, settings):
     settings.REDIS_URL = valkey_url
     client = async_client(max_connections=2)
     try:

@@ -10,15 +10,15 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-# Seconds. A Redis on the same network answers within milliseconds; a call that takes longer is
-# better reported than waited for, as the caller is a person's message or the tick of all runs.
+# Seconds. A Redis on the same network answers within milliseconds. A call that takes longer had
+# better fail, since a user's message or the tick of all runs waits for it.
 CONNECT_TIMEOUT = 2.0
 SOCKET_TIMEOUT = 5.0
 
 
 @cache
 def sync_client() -> redis.Redis:
-    """The client of this process for synchronous code; safe in any thread."""
+    """Return this process's client for synchronous code; safe in any thread."""
     return redis.Redis.from_url(
         settings.REDIS_URL,
         socket_connect_timeout=CONNECT_TIMEOUT,
@@ -26,17 +26,17 @@ def sync_client() -> redis.Redis:
     )
 
 
-def async_client(url: str | None = None, *, max_connections: int = 32) -> redis.asyncio.Redis:
-    """A client for the running event loop; the caller closes it with `aclose()`.
+def async_client(*, max_connections: int = 32) -> redis.asyncio.Redis:
+    """Return a client for the running event loop; the caller closes it with `aclose()`.
 
-    A call waits for a free connection when all are busy: hundreds of sockets that read their logs in
-    the same moment (a restart, a reconnect) are no reason to fail.
+    A call waits for a free connection when all are busy: hundreds of sockets that read their logs
+    at the same time (after a restart or a reconnect) are no reason to fail.
 
-    It does not try again by itself: what is written here goes out in ticks, and the next tick
-    knows better than a blind repetition what is still to be written.
+    It never retries. The followers of runs are its callers; they read again from the cursor that
+    they have reached by then, which a blind repetition does not know.
     """
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url or settings.REDIS_URL,
+        settings.REDIS_URL,
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=SOCKET_TIMEOUT,
         max_connections=max_connections,

@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 import uvloop
 
-from chatproject.lib.channel_layer import Host, PubSubChannelLayer
+from chatproject.lib.pubsub.hosts import Host
+from chatproject.lib.pubsub.layer import PubSubChannelLayer
 
 MakeLayer = Callable[..., PubSubChannelLayer]
 
@@ -21,7 +22,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 @pytest_asyncio.fixture
 async def make_layer(valkey_url: str) -> AsyncIterator[MakeLayer]:
-    """Makes layers, on this process's Valkey if not told otherwise, and flushes them at the end."""
+    """Makes layers, by default on this process's Valkey, and flushes them at the end."""
     layers = []
 
     def make(hosts: Sequence[Host] | None = None, **options: Any) -> PubSubChannelLayer:
@@ -42,5 +43,5 @@ def layer(make_layer: MakeLayer) -> PubSubChannelLayer:
 
 @pytest.fixture
 def other_layer(make_layer: MakeLayer) -> PubSubChannelLayer:
-    """Another process's, as far as the layers can tell."""
+    """A second layer on the same Valkey, as another process has one."""
     return make_layer()

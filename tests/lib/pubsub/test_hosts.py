@@ -1,4 +1,4 @@
-"""Every way to name a host, several hosts, and hosts behind Sentinels."""
+"""Every form of a host, several hosts, and hosts behind Sentinels."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from typing import Any
 
 import pytest
 import redis
-from channels_redis.pubsub import RedisPubSubChannelLayer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from chatproject.lib.channel_layer import Host, PubSubChannelLayer
+from chatproject.lib.pubsub.hosts import Host
+from chatproject.lib.pubsub.layer import PubSubChannelLayer
 from chatproject.local.servers import ValkeyServer, free_port, package_dir
 from chatproject.local.spawn import spawn
-from tests.lib.channel_layer.conftest import MakeLayer
-from tests.lib.channel_layer.helpers import PATIENCE, Gate, Inbox, Server, until
+from tests.lib.pubsub.conftest import MakeLayer
+from tests.lib.pubsub.helpers import PATIENCE, Gate, Inbox, Server, until
 
 
 async def check(layer: PubSubChannelLayer) -> None:
-    """Everything that the layer does, once."""
+    """Attach, publish in both ways, and detach."""
     inbox = Inbox()
     attachment = await layer.attach("run.1", inbox)
     layer.publish("run.1", b"from the loop")
@@ -39,22 +39,17 @@ async def check(layer: PubSubChannelLayer) -> None:
     await asyncio.to_thread(layer.publish_sync, "run.1", b"from a thread")
     assert await inbox.wait(2) == [b"from the loop", b"from a thread"]
     await attachment.detach()
-
-    channel = await layer.new_channel()
-    await layer.group_add("test-group", channel)
-    await layer.group_send("test-group", {"number": 1})
-    assert await asyncio.wait_for(layer.receive(channel), PATIENCE) == {"number": 1}
     assert layer.dropped_publishes.total == 0
 
 
 @pytest.mark.parametrize(
     "suffix", ["", "?protocol=3", "?db=3", "?decode_responses=1&health_check_interval=1"]
 )
-async def test_it_takes_urls(make_layer: MakeLayer, valkey_url: str, suffix: str):
+async def test_hosts_may_be_urls(make_layer: MakeLayer, valkey_url: str, suffix: str):
     await check(make_layer([valkey_url + suffix]))
 
 
-async def test_it_takes_tuples_and_dicts(make_layer: MakeLayer, valkey_url: str):
+async def test_hosts_may_be_tuples_and_dicts(make_layer: MakeLayer, valkey_url: str):
     host, port = valkey_url.removeprefix("redis://").removesuffix("/0").split(":")
     await check(make_layer([(host, int(port))]))
     await check(make_layer([{"host": host, "port": int(port), "db": 2}]))
@@ -75,19 +70,19 @@ async def test_it_takes_tuples_and_dicts(make_layer: MakeLayer, valkey_url: str)
     ],
     ids=str,
 )
-def test_a_wrong_host_is_refused_at_the_start(host: Host, error: type[Exception]):
+def test_wrong_host_is_refused_at_the_start(host: Host, error: type[Exception]):
     with pytest.raises(error):
         PubSubChannelLayer(hosts=[host])
 
 
-async def test_it_signs_in(make_layer: MakeLayer, own_valkey: ValkeyServer):
+async def test_passwords_and_users_sign_in(make_layer: MakeLayer, own_valkey: ValkeyServer):
     Server(own_valkey.url).run("ACL", "SETUSER", "ann", "on", ">secret", "+@all", "&*")
     Server(own_valkey.url).run("CONFIG", "SET", "requirepass", "master")
     await check(make_layer([own_valkey.url.replace("redis://", "redis://:master@")]))
     await check(make_layer([own_valkey.url.replace("redis://", "redis://ann:secret@")]))
 
 
-async def test_it_uses_unix_sockets(make_layer: MakeLayer, server_folder: Path):
+async def test_unix_sockets_work(make_layer: MakeLayer, server_folder: Path):
     server = ValkeyServer(server_folder / "v", settings={"unixsocket": str(server_folder / "s")})
     server.start()
     try:
@@ -100,7 +95,7 @@ async def test_it_uses_unix_sockets(make_layer: MakeLayer, server_folder: Path):
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A self-signed one of 127.0.0.1, with its key in the same file."""
+    """A self-signed certificate of 127.0.0.1, with its key in the same file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
     now = datetime.datetime.now(datetime.UTC)
@@ -129,7 +124,7 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-async def test_it_speaks_tls(make_layer: MakeLayer, valkey_url: str, certificate: Path):
+async def test_tls_works(make_layer: MakeLayer, valkey_url: str, certificate: Path):
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
     async with Gate(valkey_url, tls) as gate:
@@ -146,12 +141,12 @@ async def test_it_speaks_tls(make_layer: MakeLayer, valkey_url: str, certificate
         await check(layer)
 
         with pytest.raises(RedisConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
-            await make_layer([gate.url]).send("name", {})
+            await make_layer([gate.url]).attach("run.1", Inbox())
         await layer.flush()
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
-async def test_a_host_that_hangs_up_after_its_greeting_is_no_host(
+async def test_host_hanging_up_after_greeting_is_unreachable(
     make_layer: MakeLayer, certificate: Path, scheme: str
 ):
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -169,9 +164,9 @@ async def test_a_host_that_hangs_up_after_its_greeting_is_no_host(
     layer = make_layer([{"address": f"{scheme}://127.0.0.1:{port}", **options}])
     for _ in range(3):
         with pytest.raises(RedisConnectionError):
-            await asyncio.wait_for(layer.send("name", {}), PATIENCE)
-        with pytest.raises(RedisConnectionError):
             await asyncio.wait_for(layer.attach("run.1", Inbox()), PATIENCE)
+        layer.publish("run.1", b"data")
+    await until(lambda: layer.dropped_publishes.total == 3)
     server.close()
     await server.wait_closed()
 
@@ -189,9 +184,7 @@ def valkeys(server_folder: Path) -> Iterator[list[ValkeyServer]]:
         yield servers
 
 
-async def test_groups_and_channels_are_spread_over_the_hosts(
-    make_layer: MakeLayer, valkeys: list[ValkeyServer]
-):
+async def test_groups_are_spread_over_the_hosts(make_layer: MakeLayer, valkeys: list[ValkeyServer]):
     hosts = [server.url for server in valkeys]
     layer, other = make_layer(hosts), make_layer(hosts)
     groups = [f"run.{number}" for number in range(30)]
@@ -214,23 +207,7 @@ async def test_groups_and_channels_are_spread_over_the_hosts(
         assert (await inbox.wait(3))[2] == b"from a thread"
 
 
-async def test_it_chooses_hosts_as_channels_redis_does(
-    make_layer: MakeLayer, valkeys: list[ValkeyServer]
-):
-    hosts = [server.url for server in valkeys]
-    layer, theirs = make_layer(hosts), RedisPubSubChannelLayer(hosts=hosts)
-    channel = await layer.new_channel()
-    for number in range(10):
-        await layer.group_add(f"group-{number}", channel)
-        await theirs.group_send(f"group-{number}", {"number": number})
-        message = await asyncio.wait_for(layer.receive(channel), PATIENCE)
-        assert message == {"number": number}
-    await theirs.send(channel, {"number": -1})
-    assert await asyncio.wait_for(layer.receive(channel), PATIENCE) == {"number": -1}
-    await theirs.flush()
-
-
-async def test_one_lost_host_does_not_disturb_the_others(
+async def test_lost_host_does_not_disturb_the_others(
     make_layer: MakeLayer, valkeys: list[ValkeyServer]
 ):
     layer = make_layer([server.url for server in valkeys])
@@ -264,7 +241,7 @@ async def test_one_lost_host_does_not_disturb_the_others(
 
 
 class Sentinel:
-    """Valkey's own, watching over a primary."""
+    """A Sentinel of Valkey's, watching over a primary."""
 
     def __init__(self, folder: Path, primary: ValkeyServer) -> None:
         self.port = free_port()
@@ -309,7 +286,7 @@ def replicated(server_folder: Path) -> Iterator[tuple[Sentinel, ValkeyServer, Va
         primary.stop()
 
 
-async def test_it_asks_sentinel_and_follows_a_failover(
+async def test_sentinel_failover_is_followed(
     make_layer: MakeLayer, replicated: tuple[Sentinel, ValkeyServer, ValkeyServer]
 ):
     sentinel, primary, replica = replicated
@@ -336,7 +313,7 @@ async def test_it_asks_sentinel_and_follows_a_failover(
     os.kill(primary.pid, signal.SIGKILL)
     await reconnects.wait(1)
     assert Server(replica.url).subscribers("asgi:raw:run.2") == 1
-    # Connections that publish come back when they are needed, and if Sentinel is sure by then.
+    # Publishing connections reopen when needed, provided that Sentinel has decided by then.
     while b"from the loop" not in inbox.items:
         layer.publish("run.2", b"from the loop")
         await asyncio.sleep(0.05)

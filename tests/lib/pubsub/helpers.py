@@ -1,4 +1,4 @@
-"""What the tests of the channel layer watch and disturb it with."""
+"""Callbacks, servers and proxies with which the tests watch and disturb the layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE = 20.0  # seconds; only a test that hangs ever waits this long
 
 
 class Inbox:
-    """A callback that keeps what it is called with."""
+    """A callback that stores its arguments."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []
@@ -26,7 +26,7 @@ class Inbox:
         self._changed.set()
 
     async def wait(self, count: int) -> list[Any]:
-        """Everything so far, once there are that many."""
+        """Return all items so far, once there are that many."""
         async with asyncio.timeout(PATIENCE):
             while len(self.items) < count:
                 await self._changed.wait()
@@ -35,14 +35,14 @@ class Inbox:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that only looking can tell, such as a server's state."""
+    """Poll until a condition holds, such as a server's state."""
     async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)
 
 
 class Server:
-    """Looks into a Valkey, and interferes."""
+    """Inspects a Valkey and interferes with its clients."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -52,7 +52,7 @@ class Server:
             return client.execute_command(*command)
 
     def publish(self, channel: str, data: bytes) -> int:
-        """How many connections got it."""
+        """Publish; returns the number of connections that received it."""
         return int(self.run("PUBLISH", channel, data))
 
     def subscribers(self, channel: str) -> int:
@@ -65,13 +65,13 @@ class Server:
         return self.run("INFO", "everything")[name]
 
     def kill_connections(self) -> None:
-        """Those that subscribe and those that publish."""
+        """Kill all connections, subscribing and publishing ones."""
         self.run("CLIENT", "KILL", "TYPE", "pubsub")
         self.run("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
 class Gate:
-    """A server in front of a Valkey that can hold its replies back, and can speak TLS."""
+    """A proxy in front of a Valkey that can hold its replies back, optionally with TLS."""
 
     def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url)
@@ -121,10 +121,10 @@ class Gate:
         writer.close()
 
     def let_through(self, size: int) -> None:
-        """The first bytes of what is held, to the connection that came last."""
+        """Send the first bytes held to the newest connection."""
         self.send(bytes(self.held[:size]))
         del self.held[:size]
 
     def send(self, data: bytes) -> None:
-        """Anything, to the connection that came last."""
+        """Send any bytes to the newest connection."""
         self._clients[-1].write(data)

@@ -1,0 +1,68 @@
+"""Private and undocumented behaviour of redis-py and hiredis that the product relies on.
+
+Both are pinned with ``==`` in requirements.in, so that an upgrade fails here and not in production.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+
+import hiredis
+import pytest
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.exceptions import ResponseError
+
+
+def test_connection_methods_take_our_arguments():
+    assert list(inspect.signature(ConnectionPool.make_connection).parameters) == ["self"]
+    inspect.signature(AbstractConnection.connect).bind(None)
+    inspect.signature(AbstractConnection.disconnect).bind(None, nowait=True)
+
+
+async def test_connection_can_be_robbed_of_its_streams(valkey_url: str):
+    """A connection opened by redis-py outlives `disconnect` once its streams were taken."""
+    connection = ConnectionPool.from_url(valkey_url).make_connection()
+    assert (connection._reader, connection._writer) == (None, None)
+    await connection.connect()
+    reader, writer = connection._reader, connection._writer
+    assert isinstance(reader, asyncio.StreamReader)
+    assert isinstance(writer, asyncio.StreamWriter)
+    connection._reader = connection._writer = None
+    await connection.disconnect(nowait=True)
+    writer.write(b"PING\r\n")
+    assert await reader.readline() == b"+PONG\r\n"
+    writer.transport.abort()
+
+
+def test_blocking_reads_have_no_default_timeout():
+    """redis-py 8 sets one of 5 s, which fails the reads of an idle channels-redis layer."""
+    assert inspect.signature(AbstractConnection).parameters["socket_timeout"].default is None
+
+
+def test_sentinel_pool_names_its_clients():
+    pool = SentinelConnectionPool("parley", Sentinel([("127.0.0.1", 1)]))
+    [client] = pool.sentinel_manager.sentinels
+    assert inspect.iscoroutinefunction(client.aclose)
+
+
+def test_hiredis_parses_errors_and_pieces():
+    incomplete = object()
+    reader = hiredis.Reader(replyError=ResponseError, notEnoughData=incomplete)
+    reader.feed(b"-ERR wrong\r\n*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nb")
+    assert isinstance(reader.gets(), ResponseError)
+    assert reader.gets() is incomplete
+    reader.feed(b"c\r\n>3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n!")
+    assert reader.gets() == [b"message", b"a", b"bc"]
+    pushed = reader.gets()  # of RESP3
+    assert isinstance(pushed, list)
+    assert pushed == [b"message", b"a", b"b"]
+    reader.feed(b"?\r\n")
+    with pytest.raises(hiredis.ProtocolError):
+        reader.gets()
+
+
+def test_hiredis_packs_text_bytes_and_numbers():
+    packed = hiredis.pack_command(("SET", b"\xff", 7))  # type: ignore[arg-type]
+    assert packed == b"*3\r\n$3\r\nSET\r\n$1\r\n\xff\r\n$1\r\n7\r\n"
