@@ -25,7 +25,8 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from chat import events, pace, runs
 from chat.events import ChatError
 from chat.follow import Archive, Follower
-from chatproject.lib import channel_layer, db, web
+from chatproject.lib import channel_layer, db
+from chatproject.lib.server.asgi_types import TEXT_FRAMES, TextFrames
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -75,7 +76,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         self._pump: asyncio.Task[None] | None = None
         self._recheck: asyncio.TimerHandle | None = None
         self._attachment: channel_layer.Attachment | None = None
-        self._text_frames: web.TextFrames | None = None
+        self._text_frames: TextFrames | None = None
 
     async def dispatch(self, message: Any) -> None:
         # Channels' own goes through a thread first, for each frame, to close the connections to the
@@ -92,7 +93,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
     async def connect(self) -> None:
         await self.accept()
         extensions = cast("dict[str, Any]", self.scope.get("extensions") or {})
-        self._text_frames = extensions.get(web.TEXT_FRAMES)
+        self._text_frames = extensions.get(TEXT_FRAMES)
         user = cast("User | AnonymousUser", self.scope["user"])
         if not user.is_authenticated:
             await self._send_away(NOT_SIGNED_IN, ChatError("not_signed_in"))

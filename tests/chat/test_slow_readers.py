@@ -1,4 +1,4 @@
-"""Clients that stop reading, against the real servers: what the server keeps for them is bounded."""
+"""Clients that stop reading, against the real server, which buffers a bounded amount for them."""
 
 from __future__ import annotations
 
@@ -32,22 +32,15 @@ MOST = 10_000_000  # bytes by which the process may grow meanwhile
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
 
 
-@pytest.fixture(params=["daphne", "uvicorn"])
-async def stack(
-    request: pytest.FixtureRequest, provider, valkey_url, server_folder: Path
-) -> AsyncIterator[Stack]:
-    """A web process alone: the tests speak for the worker."""
-    stack = Stack(
-        server_folder, provider_url=provider.url, environment={"WEB_SERVER": request.param}
-    )
-    with stack:
+@pytest.fixture
+async def stack(provider, valkey_url, server_folder: Path) -> AsyncIterator[Stack]:
+    """A web process alone: the tests publish in the worker's place."""
+    with Stack(server_folder, provider_url=provider.url) as stack:
         await asyncio.to_thread(stack.start, "web")
         yield stack
 
 
-async def test_who_stops_reading_in_a_long_reply_gets_all_of_it_later(
-    stack, owner, conversation, valkey_client
-):
+async def test_slow_reader_gets_a_long_reply_completely(stack, owner, conversation, valkey_client):
     run = await db.run(send, owner, conversation)
     await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
     async with connected(stack, owner) as client:
@@ -64,7 +57,7 @@ async def test_who_stops_reading_in_a_long_reply_gets_all_of_it_later(
         assert (await next_event(client))["type"] == "pong"
 
 
-async def test_who_does_not_read_what_is_for_the_user_is_sent_away(stack, owner, valkey_client):
+async def test_slow_socket_is_closed_with_1013(stack, owner, valkey_client):
     news = events.ConversationUpdated(
         conversation=UUID(int=0), title=TEXT, url="/", updated_at="now"
     ).encode()

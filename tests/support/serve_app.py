@@ -1,7 +1,7 @@
 """A small ASGI application for the tests of `chatproject.serve`.
 
-It counts what it does; `GET /state` tells the counts, and PING_INTERVAL and PING_TIMEOUT in the
-environment shorten the server's constants of that name.
+`GET /state` returns its counts. PING_INTERVAL and PING_TIMEOUT in the environment replace the
+server's constants of that name, as the server imports them after this module.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import time
 from typing import Any
 from urllib.parse import parse_qs
 
-from chatproject.lib import web
-from chatproject.lib.web import Receive, Scope, Send
+from chatproject.lib.server import limits
+from chatproject.lib.server.asgi_types import TEXT_FRAMES, Receive, Scope, Send, TextFrames
 
-web.PING_INTERVAL = float(os.environ.get("PING_INTERVAL", web.PING_INTERVAL))  # type: ignore[assignment]
-web.PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", web.PING_TIMEOUT))  # type: ignore[assignment]
+limits.PING_INTERVAL = float(os.environ.get("PING_INTERVAL", limits.PING_INTERVAL))  # type: ignore[assignment]
+limits.PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", limits.PING_TIMEOUT))  # type: ignore[assignment]
 
 state: dict[str, Any] = {"requests": 0, "sent": 0, "codes": []}
 socket_ended = asyncio.Event()
@@ -46,13 +46,13 @@ async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, b"not found", 404)
 
 
-async def tell_state(scope: Scope, receive: Receive, send: Send) -> None:
+async def send_state(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, json.dumps(state).encode())
 
 
-async def tell_scope(scope: Scope, receive: Receive, send: Send) -> None:
-    told = {name: scope[name] for name in ("client", "scheme", "root_path", "path")}
-    await answer(send, json.dumps(told).encode())
+async def send_scope(scope: Scope, receive: Receive, send: Send) -> None:
+    shown = {name: scope[name] for name in ("client", "scheme", "root_path", "path")}
+    await answer(send, json.dumps(shown).encode())
 
 
 async def count_body(scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +80,7 @@ async def download(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def hold(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer when the application has heard of the end of a socket; leave a task behind."""
+    """Answer when the end of a socket has been received; leave a task behind."""
     background.add(asyncio.create_task(run_for_ever()))
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
@@ -112,14 +112,14 @@ async def run_for_ever() -> None:
 
 
 async def hang(scope: Scope, receive: Receive, send: Send) -> None:
-    """Never end, whatever happens to the connection."""
+    """Never end, also when the connection has."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
     await asyncio.to_thread(time.sleep, 600)
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Send back what comes; a text that is a number closes with it as the code."""
+    """Send each message back; a text that is a number closes with it as the code."""
     await accept(receive, send)
     while (message := await receive())["type"] == "websocket.receive":
         text = message.get("text")
@@ -133,20 +133,20 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def flood(scope: Scope, receive: Receive, send: Send) -> None:
-    """Send `count` numbered messages of `size` characters as fast as they are taken."""
+    """Send `count` numbered messages of `size` characters as fast as `send` accepts them."""
     await accept(receive, send)
     for number in range(int(scope["options"]["count"])):
         await send_counted(send, {"type": "websocket.send", "text": part(number, scope)})
     note_end(await receive())
 
 
-# Around those at which the head of a frame becomes longer; in bytes, so that two make an "ü".
+# In bytes, around the sizes at which the head of a frame grows; even, as an "ü" takes two.
 SIZES = (0, 2, 124, 126, 65_534, 65_536, 100_000)
 
 
 async def sizes(scope: Scope, receive: Receive, send: Send) -> None:
     """Send encoded texts of SIZES, together and one by one, and close; then write once more."""
-    frames: web.TextFrames = scope["extensions"][web.TEXT_FRAMES]
+    frames: TextFrames = scope["extensions"][TEXT_FRAMES]
     texts = [("ü" * (size // 2)).encode() for size in SIZES]
     frames.write([b"before the socket is accepted"])
     await accept(receive, send)
@@ -162,8 +162,8 @@ async def sizes(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def frames(scope: Scope, receive: Receive, send: Send) -> None:
-    """As `flood`, by the extension of our servers for texts that are encoded."""
-    frames: web.TextFrames = scope["extensions"][web.TEXT_FRAMES]
+    """As `flood`, through the server's extension for encoded text."""
+    frames: TextFrames = scope["extensions"][TEXT_FRAMES]
     await accept(receive, send)
     for number in range(int(scope["options"]["count"])):
         frames.write([part(number, scope).encode()])
@@ -174,7 +174,7 @@ async def frames(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
-    """Take no message before `/wake` is asked for; then tell how many came, when `last` comes."""
+    """Receive nothing before a request for `/wake`; answer `last` with the number received."""
     await accept(receive, send)
     await woken.wait()
     received: list[int] = []
@@ -204,7 +204,7 @@ async def accept(receive: Receive, send: Send) -> None:
 
 def note_end(message: Any) -> None:
     state["codes"].append(message["code"])
-    print("the application heard of the end:", message["code"], flush=True)  # noqa: T201
+    print("the application received the end:", message["code"], flush=True)  # noqa: T201
     socket_ended.set()
 
 
@@ -219,8 +219,8 @@ async def send_counted(send: Send, message: dict[str, Any]) -> None:
 
 PAGES: dict[str, Any] = {
     "/health": health,
-    "/state": tell_state,
-    "/scope": tell_scope,
+    "/state": send_state,
+    "/scope": send_scope,
     "/count": count_body,
     "/download": download,
     "/hold": hold,
