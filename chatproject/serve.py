@@ -1,7 +1,7 @@
 """The web server: `python -m chatproject.serve`.
 
 Serves the ASGI application with Daphne under the limits of `chatproject.lib.server.limits`, and logs
-a line when it listens. SIGTERM or SIGINT stops it in order: it accepts no more connections, closes
+a line when it listens. SIGTERM or SIGINT stops it in order: it closes the listening socket, closes
 every WebSocket with 1012, gives requests in flight `WEB_DRAIN_SECONDS` to finish, and exits with 0;
 a second signal ends it at once. When it cannot start it prints one line and exits with 1.
 
