@@ -5,28 +5,30 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 import websockets
-from aiohttp import ClientSession, TCPConnector, web
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from bench import figures, load, plan, processes, report, results, websocket
 from bench.load import Reply
 from bench.parley import Tab
+from bench.peers.systems import Proxy, ProxyClient
 from bench.provider import delay, emitted
 from bench.provider_process import Provider
 from bench.results import Measurement, Results, Summary
-from bench.systems import ON_DEMAND, SYSTEMS, Client, System, WrongReply
+from bench.systems import ON_DEMAND, SYSTEMS, WrongReply
 from bench.tally import Tally
 from bench.targets import http as http_target
 from bench.targets import requests, statements
@@ -264,89 +266,48 @@ async def test_lost_connection_is_reported():
 
 
 async def test_frames_arrive_in_pieces_of_any_size():
-    texts = ["a", "b" * 200, "ä" * 40_000]
-    data = b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + b"".join(
-        unmasked_frame(text.encode()) for text in texts
-    )
+    texts = [b"a", b"b" * 200, b"\xc3\xa4" * 40_000]
+    sent = [websockets.Frame(websockets.Opcode.TEXT, text).serialize(mask=False) for text in texts]
+    data = b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + b"".join(sent)
     for cut in (1, 36, 37, 38, 39, 41, 243, 250, 30_000, len(data) - 1):
         received: list[bytes] = []
         closes: list[int] = []
         socket = websocket.Socket(b"", received.append, closes.append)
         socket.data_received(data[:cut])
         socket.data_received(data[cut:])
-        assert [text.decode() for text in received] == texts, cut
-        assert not closes
-
-
-def unmasked_frame(text: bytes) -> bytes:
-    """A text frame as servers send it."""
-    size = len(text)
-    if size < 126:
-        return bytes((0x81, size)) + text
-    length = bytes((126,)) + size.to_bytes(2) if size < 65_536 else bytes((127,)) + size.to_bytes(8)
-    return b"\x81" + length + text
+        assert (received, closes) == (texts, []), cut
 
 
 # --- A whole measurement ----------------------------------------------------------------------
 
 
-class Direct(System):
-    """Asks the provider directly; `spoil` may change the pieces of a reply."""
+class Spoiled(Proxy):
+    """The proxy, whose clients receive the token with the number 7 `times` times."""
 
-    name = "direct"
+    times: int
 
-    def start(self) -> None: ...
+    async def connect(self, user: int) -> ProxyClient:
+        client = await super().connect(user)
+        client.send = partial(self.spoil, client.send)  # type: ignore[method-assign]
+        return client
 
-    def stop(self) -> None: ...
-
-    def roles(self) -> Mapping[str, Sequence[int]]:
-        return {"web": [os.getpid()]}
-
-    async def connect(self, user: int) -> Client:
-        return DirectClient(self)
-
-    def spoil(self, piece: str) -> str:
-        return piece
+    async def spoil(self, send: Any, prompt: str) -> AsyncGenerator[str]:
+        async for piece in send(prompt):
+            yield re.sub(r" \w{6}\.7;", lambda token: token[0] * self.times, piece)
 
 
-class DirectClient(Client):
-    def __init__(self, system: Direct) -> None:
-        self._system = system
-        self._session = ClientSession(connector=TCPConnector(limit=1))
-
-    async def send(self, prompt: str) -> AsyncIterator[str]:
-        body = {"stream": True, "messages": [{"role": "user", "content": prompt}]}
-        decoder = StreamDecoder()
-        url = f"{self._system.provider_url}/chat/completions"
-        async with self._session.post(url, json=body) as answer:
-            async for chunk in answer.content.iter_any():
-                for event in decoder.feed(chunk):
-                    if isinstance(event, TextDelta):
-                        yield self._system.spoil(event.text)
-
-    async def close(self) -> None:
-        await self._session.close()
-
-
-class Losing(Direct):
-    def spoil(self, piece: str) -> str:
-        return "" if ".7;" in piece else piece
-
-
-class Doubling(Direct):
-    def spoil(self, piece: str) -> str:
-        return piece * 2 if ".7;" in piece else piece
-
-
-@pytest.mark.parametrize(
-    ("system", "lost", "doubled"), [(Direct, 0, 0), (Losing, 3, 0), (Doubling, 0, 3)]
-)
+@pytest.mark.parametrize(("times", "lost", "doubled"), [(1, 0, 0), (0, 3, 0), (2, 0, 3)])
 async def test_stream_finds_lost_and_doubled_tokens(
-    provider, tmp_path, monkeypatch, system, lost, doubled
+    provider, tmp_path, monkeypatch, times, lost, doubled
 ):
     monkeypatch.setattr(load, "SETTLE", 0.5)
-    place = system(provider_url=provider.url, folder=tmp_path, users=3)
-    found = await load.stream(place, provider, 3, seconds=0.5)
+    monkeypatch.setattr(Spoiled, "times", times, raising=False)
+    place = Spoiled(provider_url=provider.url, folder=tmp_path, users=3)
+    place.start()
+    try:
+        found = await load.stream(place, provider, 3, seconds=0.5)
+    finally:
+        place.stop()
     assert (found.figures["lost"], found.figures["doubled"]) == (lost, doubled)
     assert len(found.failures) == (3 if lost or doubled else 0)
     assert found.figures["tokens_per_s"] > 0
@@ -398,32 +359,23 @@ def test_statements_are_counted_without_transaction_control(tmp_path):
 # --- Requests ---------------------------------------------------------------------------------
 
 
-async def test_each_response_is_checked(aiohttp_base: str):
-    def problem(status: int, body: bytes) -> str:
-        return "" if (status, body) == (200, b"GET") else f"HTTP {status} {body.decode()}"
-
-    answers = http_target.Answers([], [])
-    async with ClientSession(aiohttp_base) as client:
-        await answers.ask(client, http_target.Request("/thing", problem))
-        await answers.ask(client, http_target.Request("/thing", problem, form=dict))
-        await answers.ask(client, http_target.Request("/nothing", problem))
-
-    assert len(answers.times) == 3
-    assert min(answers.times) > 0
-    assert answers.problems == ["/thing: HTTP 200 POST", "/nothing: HTTP 404 404: Not Found"]
-
-
-@pytest.fixture
-async def aiohttp_base() -> AsyncIterator[str]:
-    """A server that answers with the method of the request."""
-
+async def test_each_response_is_checked():
     async def answer(request: web.Request) -> web.Response:
         return web.Response(text=request.method)
 
+    def problem(status: int, body: bytes) -> str:
+        return "" if (status, body) == (200, b"GET") else f"HTTP {status} {body.decode()}"
+
     application = web.Application()
     application.router.add_route("*", "/thing", answer)
-    async with TestServer(application) as server:
-        yield str(server.make_url("/"))
+    answers = http_target.Answers([], [])
+    async with TestServer(application) as server, ClientSession(server.make_url("/")) as client:
+        await answers.ask(client, http_target.Request("/thing", problem))
+        await answers.ask(client, http_target.Request("/thing", problem, form=dict))
+        await answers.ask(client, http_target.Request("/nothing", problem))
+    assert len(answers.times) == 3
+    assert min(answers.times) > 0
+    assert answers.problems == ["/thing: HTTP 200 POST", "/nothing: HTTP 404 404: Not Found"]
 
 
 def test_json_response_is_compared_field_by_field():
@@ -619,20 +571,17 @@ def test_targets_systems_and_users_can_be_named():
     ]
 
 
-def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments],
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [("fairness --system proxy", 1, "nothing was measured"), ("steam", 2, "there is no steam")],
+)
+def test_bench_without_measurements_fails(arguments, code, reason):
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments.split()],
         cwd=report.PAGE.parent.parent,
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def test_bench_without_measurements_fails():
-    nothing = run_bench("fairness", "--system", "proxy")
-    assert nothing.returncode == 1
-    assert "nothing was measured" in nothing.stdout
-    misspelt = run_bench("steam")
-    assert misspelt.returncode == 2
-    assert "there is no steam" in misspelt.stderr
+    assert done.returncode == code
+    assert reason in done.stdout + done.stderr

@@ -1,6 +1,6 @@
-"""A small ASGI application for the tests of `chatproject.serve`.
+"""A small ASGI application for the tests of `chatproject.serve`: a path's last word names its function.
 
-`GET /state` returns its counts. PING_INTERVAL and PING_TIMEOUT in the environment replace the
+`GET /state` returns its counts, and the client as the scope describes it. PING_INTERVAL and PING_TIMEOUT in the environment replace the
 server's constants of that name, as the server imports them after this module.
 """
 
@@ -19,17 +19,16 @@ from chatproject.lib.server.asgi_types import TEXT_FRAMES, Receive, Scope, Send,
 limits.PING_INTERVAL = float(os.environ.get("PING_INTERVAL", limits.PING_INTERVAL))  # type: ignore[assignment]
 limits.PING_TIMEOUT = float(os.environ.get("PING_TIMEOUT", limits.PING_TIMEOUT))  # type: ignore[assignment]
 
-state: dict[str, Any] = {"requests": 0, "sent": 0, "codes": []}
+counts: dict[str, Any] = {"requests": 0, "sent": 0, "codes": []}
 socket_ended = asyncio.Event()
 woken = asyncio.Event()
 background: set[asyncio.Task[None]] = set()
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    options = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
-    page = PAGES.get(scope["path"], not_found)
-    scope["options"] = options
-    await page(scope, receive, send)
+    query = parse_qs(scope["query_string"].decode())
+    scope["options"] = {name: values[0] for name, values in query.items()}
+    await PAGES.get(scope["path"].rpartition("/")[2], missing)(scope, receive, send)
 
 
 async def answer(send: Send, body: bytes, status: int = 200) -> None:
@@ -38,70 +37,71 @@ async def answer(send: Send, body: bytes, status: int = 200) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+async def begin(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def accept(receive: Receive, send: Send, **fields: Any) -> None:
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept", **fields})
+
+
+def note_end(message: Any) -> None:
+    counts["codes"].append(message["code"])
+    print("the application received the end:", message["code"], flush=True)  # noqa: T201
+    socket_ended.set()
+
+
+def part(number: int, scope: Scope) -> str:
+    return f"{number} ".ljust(int(scope["options"]["size"]), "x")
+
+
+# --- Pages ----------------------------------------------------------------------------------------
+
+
+async def missing(scope: Scope, receive: Receive, send: Send) -> None:
+    await answer(send, b"not found", 404)
+
+
 async def health(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, b"ok")
 
 
-async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    await answer(send, b"not found", 404)
+async def state(scope: Scope, receive: Receive, send: Send) -> None:
+    client = {name: scope[name] for name in ("client", "scheme", "root_path")}
+    await answer(send, json.dumps(counts | client).encode())
 
 
-async def send_state(scope: Scope, receive: Receive, send: Send) -> None:
-    await answer(send, json.dumps(state).encode())
-
-
-async def send_scope(scope: Scope, receive: Receive, send: Send) -> None:
-    shown = {name: scope[name] for name in ("client", "scheme", "root_path", "path")}
-    await answer(send, json.dumps(shown).encode())
-
-
-async def count_body(scope: Scope, receive: Receive, send: Send) -> None:
+async def count(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the number of bytes in the request's body."""
-    state["requests"] += 1
-    count, more = 0, True
+    counts["requests"] += 1
+    size, more = 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             return
-        count += len(message["body"])
+        size += len(message["body"])
         more = message.get("more_body", False)
-    await answer(send, b"%d" % count)
+    await answer(send, b"%d" % size)
 
 
 async def download(scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a response of `count` numbered parts."""
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+    """Send a response of `count` numbered parts of `size` bytes."""
+    await begin(send, b"")
     for number in range(int(scope["options"]["count"])):
-        await send_counted(
-            send,
-            {"type": "http.response.body", "body": part(number, scope).encode(), "more_body": True},
-        )
+        body = part(number, scope).encode()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        counts["sent"] += 1
     await send({"type": "http.response.body", "body": b""})
 
 
 async def hold(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer when the end of a socket has been received; leave a task behind."""
     background.add(asyncio.create_task(run_for_ever()))
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
+    await begin(send, b"begun ")
     await socket_ended.wait()
     await send({"type": "http.response.body", "body": b"finished"})
-
-
-async def fail(scope: Scope, receive: Receive, send: Send) -> None:
-    """Fail before the first answer, or after the beginning of one."""
-    if scope["type"] == "websocket":
-        await receive()
-    if "begin" in scope["options"]:
-        if scope["type"] == "websocket":
-            await send(
-                {"type": "websocket.accept", "subprotocol": scope["options"].get("protocol")}
-            )
-            await send({"type": "websocket.send", "text": "begun"})
-        else:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"begun", "more_body": True})
-    raise RuntimeError("a mistake in the application")
 
 
 async def run_for_ever() -> None:
@@ -113,9 +113,27 @@ async def run_for_ever() -> None:
 
 async def hang(scope: Scope, receive: Receive, send: Send) -> None:
     """Never end, also when the connection has."""
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
+    await begin(send, b"begun ")
     await asyncio.to_thread(time.sleep, 600)
+
+
+async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+    """Fail before the first answer, or with `begin` after the beginning of one."""
+    begins = "begin" in scope["options"]
+    if scope["type"] == "websocket" and begins:
+        await accept(receive, send, subprotocol=scope["options"].get("protocol"))
+        await send({"type": "websocket.send", "text": "begun"})
+    elif begins:
+        await begin(send, b"begun")
+    raise RuntimeError("a mistake in the application")
+
+
+async def wake(scope: Scope, receive: Receive, send: Send) -> None:
+    woken.set()
+    await answer(send, b"awake")
+
+
+# --- Sockets --------------------------------------------------------------------------------------
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,18 +143,27 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         text = message.get("text")
         if text and text.isdigit():
             await send({"type": "websocket.close", "code": int(text)})
-        elif text:
-            await send({"type": "websocket.send", "text": text})
         else:
-            await send({"type": "websocket.send", "bytes": message["bytes"]})
+            await send({**message, "type": "websocket.send"})
     note_end(message)
 
 
 async def flood(scope: Scope, receive: Receive, send: Send) -> None:
-    """Send `count` numbered messages of `size` characters as fast as `send` accepts them."""
+    """Send `count` numbered messages of `size` characters as fast as `send` accepts them.
+
+    With `encoded`, through the server's extension for encoded text.
+    """
+    frames: TextFrames = scope["extensions"][TEXT_FRAMES]
     await accept(receive, send)
     for number in range(int(scope["options"]["count"])):
-        await send_counted(send, {"type": "websocket.send", "text": part(number, scope)})
+        text = part(number, scope)
+        if "encoded" in scope["options"]:
+            frames.write([text.encode()])
+            if frames.is_full:
+                await frames.drain()
+        else:
+            await send({"type": "websocket.send", "text": text})
+        counts["sent"] += 1
     note_end(await receive())
 
 
@@ -161,35 +188,16 @@ async def sizes(scope: Scope, receive: Receive, send: Send) -> None:
     frames.write([b"after the end"])
 
 
-async def frames(scope: Scope, receive: Receive, send: Send) -> None:
-    """As `flood`, through the server's extension for encoded text."""
-    frames: TextFrames = scope["extensions"][TEXT_FRAMES]
-    await accept(receive, send)
-    for number in range(int(scope["options"]["count"])):
-        frames.write([part(number, scope).encode()])
-        if frames.is_full:
-            await frames.drain()
-        state["sent"] += 1
-    note_end(await receive())
-
-
 async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
     """Receive nothing before a request for `/wake`; answer `last` with the number received."""
     await accept(receive, send)
     await woken.wait()
     received: list[int] = []
-    while (message := await receive())["type"] == "websocket.receive":
-        if message["text"] == "last":
-            in_order = received == sorted(received)
-            await send({"type": "websocket.send", "text": f"{len(received)} {in_order}"})
-        else:
-            received.append(int(message["text"].split()[0]))
-    note_end(message)
-
-
-async def wake(scope: Scope, receive: Receive, send: Send) -> None:
-    woken.set()
-    await answer(send, b"awake")
+    while (message := await receive())["text"] != "last":
+        received.append(int(message["text"].split()[0]))
+    in_order = received == sorted(received)
+    await send({"type": "websocket.send", "text": f"{len(received)} {in_order}"})
+    note_end(await receive())
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -197,41 +205,8 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": 4403})
 
 
-async def accept(receive: Receive, send: Send) -> None:
-    assert (await receive())["type"] == "websocket.connect"
-    await send({"type": "websocket.accept"})
-
-
-def note_end(message: Any) -> None:
-    state["codes"].append(message["code"])
-    print("the application received the end:", message["code"], flush=True)  # noqa: T201
-    socket_ended.set()
-
-
-def part(number: int, scope: Scope) -> str:
-    return f"{number} ".ljust(int(scope["options"]["size"]), "x")
-
-
-async def send_counted(send: Send, message: dict[str, Any]) -> None:
-    await send(message)
-    state["sent"] += 1
-
-
+SOCKETS = (echo, flood, sizes, deaf, refuse)
 PAGES: dict[str, Any] = {
-    "/health": health,
-    "/state": send_state,
-    "/scope": send_scope,
-    "/count": count_body,
-    "/download": download,
-    "/hold": hold,
-    "/hang": hang,
-    "/fail": fail,
-    "/ws/fail": fail,
-    "/wake": wake,
-    "/ws/echo": echo,
-    "/ws/flood": flood,
-    "/ws/frames": frames,
-    "/ws/sizes": sizes,
-    "/ws/deaf": deaf,
-    "/ws/refuse": refuse,
+    page.__name__: page
+    for page in (*SOCKETS, health, state, count, download, hold, hang, fail, wake)
 }

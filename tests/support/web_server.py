@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-PATIENCE = 30  # seconds; long enough for a busy machine: only a hang takes them
+from chatproject.embedded import BASE_DIR
+from tests.processes import PATIENCE, Program, environment
+
 APPLICATION = ("--application", "tests.support.serve_app:application")
 UPGRADE = (
     "GET /ws/echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -28,72 +28,25 @@ UPGRADE = (
 )
 
 
-class WebServer:
-    """The process, serving tests/support/serve_app.py, with its log in a file."""
+class WebServer(Program):
+    """The process, serving tests/support/serve_app.py on a free port."""
 
-    def __init__(self, log: Path, *arguments: str, **variables: str) -> None:
-        self.log = log
+    def __init__(self, *arguments: str, **variables: str) -> None:
         command = [sys.executable, "-m", "chatproject.serve", "--port", "0", *arguments]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [*command, *APPLICATION],
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **variables},
-            )
+        super().__init__([*command, *APPLICATION], cwd=BASE_DIR, env=environment(**variables))
         try:
-            url: str = self.wait_for_log(r"listening on http://(\S+)$")[1]
+            url = self.wait_for("listening on http://").partition("http://")[2]
         except BaseException:
-            self.stop()
+            self.__exit__(None, None, None)
             raise
         self.host, _, port = url.rpartition(":")
-        self.port = int(port)
-
-    def wait_for_log(self, pattern: str) -> re.Match[str]:
-        found: re.Match[str] | None = until(
-            lambda: re.search(pattern, self.log.read_text(), re.MULTILINE)
-        )
-        assert found, f"{pattern} is not in the log: {self.log.read_text()}"
-        return found
+        self.address = self.host.strip("[]"), int(port)
 
     def connect(self, path: str, **options: Any) -> connect:
-        return connect(f"ws://{self.host}:{self.port}{path}", **options)
-
-    def get(self, path: str, **headers: str) -> bytes:
-        status, body = self.request("GET", path, headers=headers)
-        assert status == 200
-        return body
-
-    def state(self) -> dict[str, Any]:
-        """The application's counts."""
-        state: dict[str, Any] = json.loads(self.get("/state"))
-        return state
-
-    def stalled_count(self) -> int:
-        """The number of parts that the application has sent, once it no longer grows."""
-        last, sent = -1, 0
-        while sent != last or sent == 0:
-            last, sent = sent, self.state()["sent"]
-            time.sleep(0.5)
-        return sent
-
-    def request(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
-        with contextlib.closing(self.http()) as connection:
-            connection.request(method, path, **options)
-            response = connection.getresponse()
-            return response.status, response.read()
-
-    def begin(self, path: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """Send a request; the response's head has arrived."""
-        connection = self.http()
-        connection.request("GET", path)
-        return connection, connection.getresponse()
-
-    def http(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.host.strip("[]"), self.port, timeout=PATIENCE)
+        return connect(f"ws://{self.host}:{self.address[1]}{path}", **options)
 
     def raw(self) -> socket.socket:
-        return socket.create_connection((self.host.strip("[]"), self.port), timeout=PATIENCE)
+        return socket.create_connection(self.address, timeout=PATIENCE)
 
     def upgraded(self, path: str = "/ws/echo") -> socket.socket:
         """A connection after the opening handshake, for frames that no client library sends."""
@@ -105,6 +58,40 @@ class WebServer:
         assert connection.recv(1_000).startswith(b"HTTP/1.1 101 ")
         return connection
 
+    def client(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(*self.address, timeout=PATIENCE)
+
+    @contextlib.contextmanager
+    def begun(self, path: str) -> Iterator[http.client.HTTPResponse]:
+        """A request, the head of whose response has arrived."""
+        with contextlib.closing(self.client()) as connection:
+            connection.request("GET", path)
+            yield connection.getresponse()
+
+    def request(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+        with contextlib.closing(self.client()) as connection:
+            connection.request(method, path, **options)
+            response = connection.getresponse()
+            return response.status, response.read()
+
+    def get(self, path: str, **headers: str) -> bytes:
+        status, body = self.request("GET", path, headers=headers)
+        assert status == 200
+        return body
+
+    def state(self, **headers: str) -> dict[str, Any]:
+        """The application's counts, and the client of this request in its eyes."""
+        state: dict[str, Any] = json.loads(self.get("/state", **headers))
+        return state
+
+    def stalled_count(self) -> int:
+        """The number of parts that the application has sent, once it no longer grows."""
+        last, sent = -1, 0
+        while sent != last or sent == 0:
+            last, sent = sent, self.state()["sent"]
+            time.sleep(0.5)
+        return sent
+
     def memory(self) -> int:
         """Resident memory in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -112,24 +99,8 @@ class WebServer:
 
     def terminate(self) -> None:
         """Send SIGTERM; returns when the server has begun to stop."""
-        self.process.send_signal(signal.SIGTERM)
-        self.wait_for_log("SIGTERM: closing connections")
-
-    def exit_code(self) -> int:
-        return self.process.wait(timeout=PATIENCE)
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """The condition's value as soon as it is true, or the last one after PATIENCE."""
-    end = time.monotonic() + PATIENCE
-    while not (value := condition()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return value
+        self.signal(signal.SIGTERM)
+        self.wait_for("SIGTERM: closing connections")
 
 
 async def close_code(connection: ClientConnection) -> int:

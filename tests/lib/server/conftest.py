@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,24 +11,18 @@ from tests.support.web_server import WebServer
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+def server() -> Iterator[WebServer]:
     """One server for all tests that leave it as it was."""
-    server = WebServer(tmp_path_factory.mktemp("serve") / "log")
-    yield server
-    server.stop()
-    # Nothing that a client sends is a server error.
-    assert "Traceback" not in server.log.read_text()
+    with WebServer() as server:
+        yield server
+        server.process.kill()
+        server.wait()
+        # Nothing that a client sends is a server error.
+        assert "Traceback" not in server.text()
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., WebServer]]:
+def start() -> Iterator[Callable[..., WebServer]]:
     """Starts servers of the test's own."""
-    started: list[WebServer] = []
-
-    def start_one(*arguments: str, **variables: str) -> WebServer:
-        started.append(WebServer(tmp_path / f"log{len(started)}", *arguments, **variables))
-        return started[-1]
-
-    yield start_one
-    for each in started:
-        each.stop()
+    with contextlib.ExitStack() as stack:
+        yield lambda *words, **variables: stack.enter_context(WebServer(*words, **variables))

@@ -12,105 +12,82 @@ from typing import Any
 
 import daphne.server
 import pytest
-from daphne.http_protocol import HTTPFactory, WebRequest
-from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
-from django.core.handlers.asgi import ASGIHandler
 from twisted.internet import tcp
 from twisted.protocols.basic import LineReceiver
 from twisted.web import http
 
-SIGNATURES: list[tuple[Any, str, str]] = [
-    (daphne.server.Server, "create_application", "self protocol scope"),
-    (daphne.server.Server, "handle_reply", "self protocol message"),
-    (daphne.server.Server, "application_checker", "self"),
-    (daphne.server.Server, "timeout_checker", "self"),
-    (HTTPFactory, "__init__", "self server"),
-    (HTTPFactory, "buildProtocol", "self addr"),
-    (HTTPFactory, "log", "self request"),
-    (http.Request, "__init__", "self channel queued parsePOSTFormSubmission"),
-    (WebRequest, "handleContentChunk", "self data"),
-    (WebRequest, "process", "self"),
-    (WebRequest, "handle_exception", "self exception"),
-    (http.HTTPChannel, "connectionMade", "self"),
-    (http.HTTPChannel, "connectionLost", "self reason"),
-    (http.HTTPChannel, "dataReceived", "self data"),
-    (http.HTTPChannel, "rawDataReceived", "self data"),
-    (http.HTTPChannel, "lineLengthExceeded", "self line"),
-    (http.HTTPChannel, "_respondToBadRequestAndDisconnect", "self"),
-    (http.HTTPChannel, "allHeadersReceived", "self"),
-    (http.HTTPChannel, "allContentReceived", "self"),
-    (http.HTTPChannel, "checkPersistence", "self request version"),
-    (http.HTTPChannel, "clearLineBuffer", "self"),
-    (http.HTTPChannel, "setTimeout", "self period"),
-    (http.HTTPChannel, "loseConnection", "self"),
-    (http.HTTPChannel, "registerProducer", "self producer streaming"),
-    (LineReceiver, "dataReceived", "self data"),
-    (WebSocketFactory, "__init__", "self server_class args kwargs"),
-    (WebSocketProtocol, "onConnect", "self request"),
-    (WebSocketProtocol, "onPing", "self payload"),
-    (WebSocketProtocol, "onClose", "self wasClean code reason"),
-    (WebSocketProtocol, "onMessageFrameBegin", "self length"),
-    (WebSocketProtocol, "_max_message_size_exceeded", "self msg_size max_msg_size reason"),
-    (WebSocketProtocol, "failHandshake", "self reason code responseHeaders"),
-    (WebSocketProtocol, "handle_exception", "self exception"),
-    (WebSocketProtocol, "sendCloseFrame", "self code reasonUtf8 isReply"),
-    (WebSocketProtocol, "sendData", "self data sync chopsize"),
-    (WebSocketProtocol, "serverClose", "self code"),
-    (WebSocketProtocol, "serverSend", "self content binary"),
-    (tcp.Port, "_fromListeningDescriptor", "reactor fd addressFamily factory"),
-    (tcp.Port, "startListening", "self"),
-    (tcp.Server, "writeSomeData", "self data"),
-    (ASGIHandler, "load_middleware", "self is_async"),
-    (ASGIHandler, "get_response_async", "self request"),
-    (ASGIHandler, "get_response", "self request"),
+from chatproject.lib.server import daphne as ours
+from chatproject.lib.server.one_thread_handler import OneThreadHandler
+
+OWN = {
+    "__init__", "refuse", "go_away", "is_full", "write", "drain", "serve", "close_everything",
+    "wait_for_applications",
+}  # fmt: skip
+EXTENDED: tuple[type, ...] = (
+    ours.Channel, ours.Request, ours.Socket, ours.HTTPFactory, ours.Server, OneThreadHandler,
+)  # fmt: skip
+OVERRIDES = [
+    pytest.param(extended, name, id=f"{extended.__name__}.{name}")
+    for extended in EXTENDED
+    for name, value in vars(extended).items()
+    if inspect.isfunction(value) and name not in OWN
 ]
-KEYWORDS: list[tuple[Any, str, str]] = [
-    (daphne.server.Server, "__init__", "endpoints ping_interval websocket_timeout server_name"),
-    (WebSocketProtocol, "sendFrame", "opcode payload"),
-    (
-        WebSocketFactory,
-        "setProtocolOptions",
-        "allowNullOrigin autoPingTimeout closeHandshakeTimeout failByDrop maxFramePayloadSize"
-        " maxMessagePayloadSize openHandshakeTimeout",
-    ),
+CALLS: list[tuple[Any, str, str]] = [
+    (ours.Channel, "clearLineBuffer", ""),
+    (ours.Channel, "loseConnection", ""),
+    (ours.Channel, "registerProducer", "producer streaming"),
+    (ours.Channel, "setTimeout", "period"),
+    (LineReceiver, "dataReceived", "data"),
+    (http.Request, "__init__", "channel queued parsePOSTFormSubmission"),
+    (ours.Socket, "_max_message_size_exceeded", "msg_size max_msg_size reason"),
+    (ours.Socket, "sendCloseFrame", "code"),
+    (ours.Socket, "sendFrame", "opcode payload"),
+    (ours.SocketFactory, "__init__", "server_class kwargs"),
+    (ours.SocketFactory, "setProtocolOptions", "autoPingTimeout allowNullOrigin failByDrop"),
+    (ours.SocketFactory, "setProtocolOptions", "closeHandshakeTimeout openHandshakeTimeout"),
+    (ours.SocketFactory, "setProtocolOptions", "maxFramePayloadSize maxMessagePayloadSize"),
+    (tcp.Server, "writeSomeData", "data"),
+    (ours.Port, "_fromListeningDescriptor", "reactor fd addressFamily factory"),
+    (ours.Port, "startListening", ""),
+    (daphne.server.Server, "__init__", "application endpoints ping_interval"),
+    (daphne.server.Server, "__init__", "websocket_timeout server_name"),
+    (ours.Server, "application_checker", ""),
+    (ours.Server, "timeout_checker", ""),
+    (OneThreadHandler, "get_response", "request"),
 ]
 ATTRIBUTES: list[tuple[Any, str]] = [
-    (daphne.server.Server, "application connections http_factory ws_factory"),
-    (daphne.server.Server, "websocket_connect_timeout"),
-    (HTTPFactory, "protocol server timeOut"),
-    (
-        WebRequest,
-        "_response_started requestHeaders responseHeaders server startedWriting transport",
-    ),
-    (http.HTTPChannel, "MAX_LENGTH maxHeaders totalHeadersSize"),
-    (http.HTTPChannel, "_handlingRequest length persistent requestFactory requests"),
-    (
-        WebSocketProtocol,
-        "CLOSE_STATUS_CODE_INTERNAL_ERROR CONFIG_ATTRS STATE_CONNECTING STATE_OPEN",
-    ),
-    (WebSocketProtocol, "failedByMe last_ping message_data server state"),
-    (WebSocketFactory, "protocol server_class"),
-    (tcp.Port, "numberAccepts"),
+    (ours.Channel, "MAX_LENGTH maxHeaders totalHeadersSize requestFactory"),
+    (ours.Channel, "_handlingRequest length persistent requests"),
+    (ours.Request, "_response_started requestHeaders responseHeaders startedWriting transport"),
+    (ours.Socket, "CLOSE_STATUS_CODE_INTERNAL_ERROR CONFIG_ATTRS STATE_CONNECTING STATE_OPEN"),
+    (ours.Socket, "failedByMe last_ping message_data state"),
+    (ours.HTTPFactory, "protocol server timeOut"),
+    (ours.SocketFactory, "protocol server_class"),
+    (ours.Port, "numberAccepts"),
     (tcp.Server, "_tempDataLen connected dataBuffer"),
+    (ours.Server, "application connections http_factory websocket_connect_timeout ws_factory"),
 ]
 
 
-@pytest.mark.parametrize(("owner", "name", "parameters"), SIGNATURES)
-def test_method_has_the_signature_relied_on(owner: Any, name: str, parameters: str):
-    assert " ".join(inspect.signature(getattr(owner, name)).parameters) == parameters
+@pytest.mark.parametrize(("extended", "name"), OVERRIDES)
+def test_override_has_the_signature_of_its_original(extended: Any, name: str):
+    original = getattr(super(extended, extended), name)
+    parameters = inspect.signature(original).parameters
+    assert [*parameters] == [*inspect.signature(getattr(extended, name)).parameters]
 
 
-@pytest.mark.parametrize(("owner", "name", "keywords"), KEYWORDS)
-def test_method_accepts_the_keywords_used(owner: Any, name: str, keywords: str):
-    assert {*keywords.split()} <= {*inspect.signature(getattr(owner, name)).parameters}
+@pytest.mark.parametrize(("owner", "name", "parameters"), CALLS)
+def test_called_method_accepts_the_parameters_used(owner: Any, name: str, parameters: str):
+    assert {*parameters.split()} <= {*inspect.signature(getattr(owner, name)).parameters}
 
 
 @pytest.mark.parametrize(("owner", "names"), ATTRIBUTES)
 def test_attributes_relied_on_exist(owner: Any, names: str):
-    source = "".join(inspect.getsource(each) for each in owner.__mro__ if each is not object)
+    theirs = [each for each in owner.__mro__ if not each.__module__.startswith("chatproject.")]
+    source = "".join(inspect.getsource(each) for each in theirs if each is not object)
     for name in names.split():
         is_assigned = re.search(rf"\bself\.{name}(: [^=]+)? = |\bself\.{name}, ", source)
-        assert hasattr(owner, name) or is_assigned, name
+        assert is_assigned or any(name in vars(each) for each in theirs), name
 
 
 def test_daphne_keeps_loop_and_applications_where_expected():

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from asgiref.testing import ApplicationCommunicator
 from django.http import HttpRequest, HttpResponse
+from django.test import AsyncRequestFactory
 from django.urls import path
 
 from chatproject.lib.server.one_thread_handler import OneThreadHandler
@@ -73,21 +73,8 @@ def handler(settings: Any) -> OneThreadHandler:
 
 
 async def ask(handler: OneThreadHandler, where: str) -> tuple[int, bytes]:
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "GET",
-        "path": where,
-        "raw_path": where.encode(),
-        "query_string": b"",
-        "headers": [(b"host", b"testserver")],
-    }
-    connection = ApplicationCommunicator(handler, scope)
-    await connection.send_input({"type": "http.request", "body": b""})
-    start = await connection.receive_output(10)
-    body = await connection.receive_output(10)
-    await connection.wait(10)
-    return start["status"], body["body"]
+    response: Any = await handler.get_response_async(AsyncRequestFactory().get(where))
+    return response.status_code, response.content
 
 
 async def test_page_runs_in_one_other_thread(handler: OneThreadHandler):

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import json
 import re
+import signal
 import time
 from collections.abc import Callable
 
 import pytest
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-from tests.support.web_server import PATIENCE, WebServer, close_code, receive_all
+from tests.processes import PATIENCE
+from tests.support.web_server import WebServer, close_code, receive_all
 
 Start = Callable[..., WebServer]
 CHUNKED = {"Transfer-Encoding": "chunked"}
 
 
 def test_one_connection_carries_several_requests(server: WebServer):
-    with contextlib.closing(server.http()) as connection:
+    with contextlib.closing(server.client()) as connection:
         for _ in range(3):
             connection.request("GET", "/health")
             assert connection.getresponse().read() == b"ok"
@@ -106,7 +107,7 @@ def test_request_that_arrives_too_slowly_is_dropped(start: Start, beginning: byt
 
 def test_dripping_second_request_is_dropped(start: Start):
     server = start(WEB_REQUEST_SECONDS="1")
-    with contextlib.closing(server.http()) as connection:
+    with contextlib.closing(server.client()) as connection:
         connection.request("GET", "/health")
         connection.getresponse().read()
         # The second request of a connection has no more time than the first.
@@ -121,8 +122,7 @@ def test_dripping_second_request_is_dropped(start: Start):
 def test_slow_download_blocks_its_sender(start: Start):
     server = start()
     before = server.memory()
-    connection, response = server.begin("/download?count=2000&size=50000")  # 100 MB
-    with contextlib.closing(connection):
+    with server.begun("/download?count=2000&size=50000") as response:  # 100 MB
         assert server.stalled_count() < 1_000
         assert server.memory() - before < 20_000_000
         body = response.read()
@@ -135,20 +135,16 @@ def test_slow_download_blocks_its_sender(start: Start):
 
 def test_client_cannot_choose_root_path_or_address(server: WebServer):
     headers = {"Daphne-Root-Path": "/x", "X-Forwarded-For": "9.9.9.9", "X-Forwarded-Proto": "https"}
-    scope = json.loads(server.get("/scope", **headers))
-    assert scope["root_path"] == ""
-    assert scope["client"][0] == "127.0.0.1"
-    assert scope["scheme"] == "http"
+    scope = server.state(**headers)
+    assert (scope["root_path"], scope["client"][0], scope["scheme"]) == ("", "127.0.0.1", "http")
 
 
 def test_trusted_proxy_sets_address_and_scheme(start: Start):
     server = start(TRUST_PROXY="1")
     headers = {"X-Forwarded-For": "6.6.6.6, 2001:db8::1", "X-Forwarded-Proto": "https"}
-    scope = json.loads(server.get("/scope", **headers))
-    assert scope["client"][0] == "2001:db8::1"
-    assert scope["scheme"] == "https"
-    scope = json.loads(server.get("/scope", **{"X-Forwarded-For": "nonsense"}))
-    assert scope["client"][0] == "127.0.0.1"
+    scope = server.state(**headers)
+    assert (scope["client"][0], scope["scheme"]) == ("2001:db8::1", "https")
+    assert server.state(**{"X-Forwarded-For": "nonsense"})["client"][0] == "127.0.0.1"
 
 
 # --- Applications that fail -----------------------------------------------------------------------
@@ -172,7 +168,7 @@ async def test_failing_application_ends_its_own_connection_only(start: Start):
             assert status == 500
         await bystander.send("still here")
         assert await bystander.recv() == "still here"
-    assert "a mistake in the application" in server.log.read_text()
+    await asyncio.to_thread(server.wait_for, "a mistake in the application")
 
 
 # --- The access log -------------------------------------------------------------------------------
@@ -185,14 +181,16 @@ async def test_access_log_has_no_query_and_no_cookie(start: Start):
     async with server.connect("/ws/echo?token=secret3") as connection:
         await connection.close(4000)
     server.request("GET", "/forged%0Aline")
+    server.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(server.wait) == 0
     for line in ("GET /state 200", "WS /ws/echo 4000", "GET /forged%0Aline 404"):
-        await asyncio.to_thread(server.wait_for_log, rf"chatproject\.access: {line} \d+ ms$")
-    assert "secret" not in server.log.read_text()
+        assert re.search(rf"chatproject\.access: {line} \d+ ms$", server.text(), re.MULTILINE)
+    assert "secret" not in server.text()
 
 
 def test_quiet_server_writes_no_access_log(start: Start):
     server = start("--quiet")
     server.get("/health")
-    server.terminate()
-    assert server.exit_code() == 0
-    assert "chatproject.access" not in server.log.read_text()
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert "chatproject.access" not in server.text()

@@ -8,11 +8,13 @@ import re
 import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from chatproject.lib.server.limits import MAX_FRAGMENTS, MAX_FRAME_BYTES
+from tests.processes import wait_until
 from tests.support.serve_app import SIZES
 from tests.support.web_server import (
     UPGRADE,
@@ -20,10 +22,10 @@ from tests.support.web_server import (
     close_code,
     read_close_code,
     receive_all,
-    until,
 )
 
 Start = Callable[..., WebServer]
+INVALID_UTF8 = b"\x81\x82" + bytes(4) + b"\xc3\x28"
 
 # --- Input ----------------------------------------------------------------------------------------
 
@@ -36,23 +38,23 @@ async def test_text_and_binary_frames_are_echoed(server: WebServer):
         assert await connection.recv() == b"\x00\xff"
 
 
-async def test_frame_above_the_limit_closes_with_1009(server: WebServer):
+@pytest.mark.parametrize("message", ["x" * MAX_FRAME_BYTES, ["x" * 1_000] * 65])
+async def test_message_at_the_limit_is_echoed(server: WebServer, message: Any):
     async with server.connect("/ws/echo") as connection:
-        await connection.send("x" * MAX_FRAME_BYTES)
-        assert await connection.recv() == "x" * MAX_FRAME_BYTES
-        await connection.send("x" * (MAX_FRAME_BYTES + 1))
+        await connection.send(message)
+        assert await connection.recv() == "".join(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["x" * (MAX_FRAME_BYTES + 1), "x" * 1_000_000, ["x" * 1_000] * 66, [""] * (MAX_FRAGMENTS + 1)],
+    ids=["frame", "large frame", "fragments", "empty fragments"],
+)
+async def test_message_above_the_limit_closes_with_1009(server: WebServer, message: Any):
+    async with server.connect("/ws/echo") as connection:
+        with contextlib.suppress(ConnectionClosed):
+            await connection.send(message)
         assert await close_code(connection) == 1009
-
-
-async def test_fragments_above_the_limit_close_with_1009(server: WebServer):
-    async with server.connect("/ws/echo") as connection:
-        await connection.send(["x" * 1_000] * 65)
-        assert await connection.recv() == "x" * 65_000
-    for message in (["x" * 1_000] * 66, [""] * (MAX_FRAGMENTS + 1), "x" * 1_000_000):
-        async with server.connect("/ws/echo") as connection:
-            with contextlib.suppress(ConnectionClosed):
-                await connection.send(message)
-            assert await close_code(connection) == 1009
 
 
 def test_oversized_frame_takes_no_memory(server: WebServer):
@@ -65,17 +67,15 @@ def test_oversized_frame_takes_no_memory(server: WebServer):
         assert read_close_code(connection) == 1009
 
 
-@pytest.mark.parametrize("times", [1, 3])
-def test_invalid_utf8_closes_with_1007(server: WebServer, times: int):
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [(INVALID_UTF8, 1007), (INVALID_UTF8 * 3, 1007), (b"\x81\x01a", 1002)],
+    ids=["invalid UTF-8", "three times", "not masked"],
+)
+def test_violation_closes_with_its_own_code(server: WebServer, frames: bytes, code: int):
     with server.upgraded() as connection:
-        connection.sendall((b"\x81\x82" + bytes(4) + b"\xc3\x28") * times)
-        assert read_close_code(connection) == 1007
-
-
-def test_unmasked_frame_closes_with_1002(server: WebServer):
-    with server.upgraded() as connection:
-        connection.sendall(b"\x81\x01a")
-        assert read_close_code(connection) == 1002
+        connection.sendall(frames)
+        assert read_close_code(connection) == code
 
 
 @pytest.mark.parametrize(
@@ -154,26 +154,27 @@ async def test_encoded_texts_arrive_unchanged_until_the_end(server: WebServer):
         assert await close_code(connection) == 4000
 
 
-@pytest.mark.parametrize("way", ["flood", "frames"])
+@pytest.mark.parametrize("way", ["", "&encoded=1"])
 async def test_slow_client_blocks_sender_and_receives_everything(start: Start, way: str):
     server = start()
     before = server.memory()
     count, size = 20_000, 5_000  # 100 MB
-    async with server.connect(f"/ws/{way}?count={count}&size={size}", max_queue=1) as connection:
+    path = f"/ws/flood?count={count}&size={size}{way}"
+    async with server.connect(path, max_queue=1) as connection:
         sent = await asyncio.to_thread(server.stalled_count)
         assert 0 < sent < count / 4
         assert server.memory() - before < 20_000_000
         for number in range(count):
             assert (await connection.recv()).split()[0] == str(number)
-    assert await asyncio.to_thread(until, lambda: server.state()["sent"]) == count
+    assert await asyncio.to_thread(server.stalled_count) == count
     assert server.memory() - before < 30_000_000
 
 
-@pytest.mark.parametrize("way", ["flood", "frames"])
+@pytest.mark.parametrize("way", ["", "&encoded=1"])
 def test_client_that_reads_nothing_is_dropped(start: Start, way: str):
     server = start(WEB_STALL_SECONDS="1")
-    with server.upgraded(f"/ws/{way}?count=1000&size=60000"):
-        assert until(lambda: server.state()["codes"])
+    with server.upgraded(f"/ws/flood?count=1000&size=60000{way}"):
+        wait_until(lambda: server.state()["codes"] != [], "the application received the end")
     assert server.state()["sent"] == 1_000  # most of them after the connection was lost
 
 
@@ -193,7 +194,7 @@ def test_client_that_answers_no_ping_is_dropped(start: Start):
     server = start(PING_INTERVAL="0.1", PING_TIMEOUT="0.5")
     with server.upgraded() as connection:
         assert b"\x89" in receive_all(connection)  # a ping
-    assert until(lambda: server.state()["codes"])
+    wait_until(lambda: server.state()["codes"] != [], "the application received the end")
 
 
 def test_unread_pongs_do_not_fill_the_memory(start: Start):
