@@ -53,7 +53,7 @@ bench: .venv/.dev $(if $(ARGS),,.venv-peers/.bench) ## Streaming, beside a proxy
 
 .PHONY: bench-short
 bench-short: .venv/.dev ## A short run of bench: nothing lost, nothing doubled, figures not judged
-	@$(PY) -m bench stream burst resume stop --users 20 --seconds 3 --system parley-daphne
+	@$(PY) -m bench stream burst resume stop --users 20 --seconds 3 --system parley
 
 .PHONY: bench-billing
 bench-billing: .venv/.dev ## The ledger's speed, alone and with a million entries

@@ -17,7 +17,7 @@ from chatproject.lib import db
 
 if TYPE_CHECKING:
     from accounts.models import User
-    from chatproject.lib.web import Application, Receive, Scope, Send
+    from chatproject.lib.server.asgi_types import Application, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 

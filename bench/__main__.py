@@ -1,16 +1,15 @@
 """Measures Parley, and its neighbours in the same run: `make bench`.
 
     python -m bench                                       everything, three rounds: half an hour
-    python -m bench stream --users 200 --seconds 15 --system parley-uvicorn
-    python -m bench stream ttft --rounds 3 --baseline bench/results/latest.json
+    python -m bench stream --users 200 --seconds 15 --system parley
+    python -m bench stream ttft --rounds 3 --baseline bench/results/summary.json
 
-Without targets the results are written to bench/results/latest.json, and with them
-bench/results/summary.json and the tables of docs/performance.md; those of `soak`, which is measured
-by itself, to bench/results/soak.json and the same page; those of other targets to --output alone. All
-processes are real ones, started and ended here. docs/performance.md says how figures are defined.
+A run without targets writes bench/results/summary.json and the tables of docs/performance.md; a run of
+`soak` alone writes bench/results/soak.json and the same page; other runs write --output only. All
+processes are real ones, started and ended here. docs/performance.md defines the figures.
 
-The exit code is 1 when a reply was not exactly what was asked for, when another answer was not what
-it must be, or when --baseline finds a figure worse by more than the noise between the rounds.
+The exit code is 1 when a reply or another response was not exactly as expected, or when --baseline
+finds a figure worse by more than the noise between the rounds.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from pathlib import Path
 import uvloop
 
 from bench import load, plan, processes, report, results, systems
-from bench.results import Results
+from bench.results import Results, Summary
 from bench.systems import NotInstalled, System, WrongReply
 from bench.targets.base import Place, Target
 from chatproject.local.servers import ServerError
@@ -45,14 +44,14 @@ OPEN_FILES = 8192  # a thousand sockets are as many files here and in a web proc
 
 def main() -> None:
     options = parse()
-    # Ended from outside, too, it ends what it started and leaves no folders behind.
+    # After SIGTERM, too, it ends the processes that it started and removes its folders.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     baseline = results.load(options.baseline) if options.baseline else None
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
-    found = measure(options)
-    for measurement in found.measurements:
-        print("\n".join(report.lines(measurement)) if measurement.rounds else measurement.name)
+    found = report.summary(measure(options))
+    for row in found.measurements:
+        print("\n".join(report.lines(row)))
     save(found, options)
     sys.exit(1 if judge(found, baseline) else 0)
 
@@ -94,7 +93,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> Results:
-    """All rounds; what goes wrong is in the results."""
+    """Measure all rounds; failures are part of the results."""
     began = time.monotonic()
     found = Results(machine=machine(), rounds=options.rounds)
     for number in range(options.rounds):
@@ -107,7 +106,6 @@ def measure(options: argparse.Namespace) -> Results:
             except NotInstalled as why:
                 found.absent[step.system] = str(why)
                 print(f"  is left out: {why}", flush=True)
-    found.measurements = [one for one in found.measurements if one.rounds or one.failures]
     found.minutes = round((time.monotonic() - began) / 60, 1)
     return found
 
@@ -137,7 +135,7 @@ def measure_step(step: plan.Step, found: Results, seconds: float | None) -> None
                     target, users, Place(system, provider, users, seconds or target.seconds), found
                 )
         except (RuntimeError, ServerError) as error:
-            # The others are measured nevertheless; the exit code tells.
+            # The other steps are measured nevertheless; the exit code shows the failure.
             first, users = step.measurements[0]
             found.get(first.name, step.system, users).failures.append(str(error))
         finally:
@@ -173,7 +171,7 @@ def measure_one(target: Target, users: int, place: Place, found: Results) -> Non
 
 async def warm_and_measure(target: Target, place: Place) -> load.Round:
     await load.warm_up(place.system, place.users)
-    # What garbage collection would do to the clients' clocks is no property of the server.
+    # Garbage collection in the clients would delay their clocks, not the measured server.
     gc.collect()
     gc.disable()
     try:
@@ -190,26 +188,21 @@ def died(system: System) -> list[str]:
 # --- Judging ----------------------------------------------------------------------------------
 
 
-def save(found: Results, options: argparse.Namespace) -> None:
+def save(found: Summary, options: argparse.Namespace) -> None:
     if options.output:
         results.save(found, options.output)
-    elif options.is_soak:
-        results.save(found, report.SOAK)
+    elif options.is_soak or not options.is_partial:
+        results.save(found, report.SOAK if options.is_soak else report.SUMMARY)
         report.write()
-    elif not options.is_partial:
-        results.save(found, report.LATEST)
-        report.write()
-        print(f"{report.SUMMARY}:")
-    if not options.is_partial:
-        for name, value in report.summary(found).items():
-            print(f"  {name:34}{value:12.3f}")
+    for name, value in found.figures.items():
+        print(f"{name:36}{value:12.3f}")
     print(f"{found.minutes} minutes, {found.rounds} rounds")
 
 
-def judge(found: Results, baseline: Results | None) -> bool:
-    """Print what is wrong; whether anything is."""
-    failures = found.failures
-    if not any(one.rounds for one in found.measurements):
+def judge(found: Summary, baseline: Summary | None) -> bool:
+    """Print each failure and each regression; return whether there is any."""
+    failures = [*found.failures]
+    if not found.measurements:
         failures.append("nothing was measured")
     if baseline is not None:
         try:

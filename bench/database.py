@@ -18,7 +18,7 @@ ENVIRONMENT = {
     "HTTPS": "0",
     "STATIC_MANIFEST": "0",
     "ALLOWED_HOSTS": "localhost,testserver",
-    "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",  # nobody listens there
+    "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",  # a closed port
     "OPENAI_API_KEY": "only-for-benches",
     "SIGNUP_CREDITS": "0",
     "DB_POOL_SIZE": "40",

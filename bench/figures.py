@@ -1,10 +1,10 @@
-"""Figures out of samples: percentiles, medians of rounds, and what counts as noise between them."""
+"""Figures of samples: percentiles, and medians over rounds."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 PERCENTILES = (50, 95, 99)
 
@@ -34,11 +34,3 @@ def spread(name: str, sample: Sequence[float]) -> dict[str, float]:
 
 def median(sample: Sequence[float]) -> float:
     return statistics.median(sample)
-
-
-def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The median over the rounds of each figure that every round has."""
-    if not rounds:
-        return {}
-    shared = [name for name in rounds[0] if all(name in each for each in rounds)]
-    return {name: statistics.median(each[name] for each in rounds) for name in shared}

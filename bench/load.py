@@ -1,9 +1,9 @@
-"""Users who all read a reply at the same time, and what that costs in a window in which all do.
+"""Load of users who all read a reply at the same time, and its cost in a window in which all do.
 
 **The window** is the same for every system: it begins SETTLE seconds after the last user got the
 first token and lasts `seconds`; the replies end only after it. CPU per token is the CPU time that a
 role used in the window, divided by the tokens that reached clients in it. CPU per message is the
-rest: what the whole run used, from before the first message was sent until after the last reply has
+rest: the CPU of the whole run, from before the first message was sent until after the last reply has
 ended, less CPU per token times all tokens, divided by the messages.
 """
 
@@ -25,7 +25,9 @@ RATE = 20.0  # tokens a second of each reply
 
 SETTLE = 2.0  # seconds from the last user's first token to the window
 STARTING = 8  # users who wait for their first token at a time, while a run begins
-STARTING_PATIENCE = 1.0  # seconds for which the next one waits for them: some systems never keep up
+STARTING_PATIENCE = (
+    1.0  # seconds after which the next one starts anyway: some systems never keep up
+)
 STARTING_SECONDS = 120.0  # in which all must have begun
 LONGEST = 4000  # tokens of a reply: below the cap that a new installation sets
 ENDING_GAP = 0.02  # seconds from one reply's end to the next one's
@@ -33,7 +35,7 @@ AFTER = 1.0  # seconds after the last reply in which its end may still cost some
 PATIENCE = 60.0  # seconds that a reply may take beyond the time in which the provider sends it
 CONNECTING = 20  # connections that are opened at a time
 
-# Roles whose CPU is a system's cost; others are shown beside it.
+# Roles whose CPU is a system's cost; that of others is shown beside it.
 COUNTED = ("web", "worker", "redis", "postgres")
 
 _groups = itertools.count(1)
@@ -41,7 +43,7 @@ _groups = itertools.count(1)
 
 @dataclass
 class Reply:
-    """How one message went; `failure` says why it got no reply that ended as it must."""
+    """The course of one message; `failure` has the reason if its reply did not end properly."""
 
     tally: Tally
     sent_at: float = 0.0  # time.monotonic()
@@ -51,13 +53,13 @@ class Reply:
 
     @property
     def ttft(self) -> float:
-        """Seconds from sending to the first token; the provider's own wait is among them."""
+        """Seconds from sending to the first token, the provider's own wait included."""
         return self.tally.first_at - self.sent_at
 
 
 @dataclass
 class Round:
-    """What one measurement found: figures by name, and why replies failed."""
+    """The result of one measurement: figures by name, and the reasons of failures."""
 
     figures: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -88,7 +90,7 @@ async def close(clients: Sequence[Client]) -> None:
 
 
 async def converse(client: Client, text: str, reply: Reply, *, patience: float) -> None:
-    """Send one message and read its reply into `reply`, with what went wrong."""
+    """Send one message and read its reply into `reply`, or the reason of its failure."""
     reply.sent_at = time.monotonic()
     feed = reply.tally.feed
     try:
@@ -106,7 +108,7 @@ async def converse(client: Client, text: str, reply: Reply, *, patience: float) 
 
 
 async def ask(clients: Sequence[Client], tokens: int, *, rate: float = RATE) -> list[Reply]:
-    """Have all of them send a message at once, and wait for the ends of their replies."""
+    """Have all clients send a message at once, and wait until their replies have ended."""
     replies = [Reply(Tally(tokens)) for _ in clients]
     patience = PATIENCE + (tokens / rate if rate else 0.0)
     await asyncio.gather(
@@ -119,9 +121,9 @@ async def ask(clients: Sequence[Client], tokens: int, *, rate: float = RATE) -> 
 
 
 async def warm_up(system: System, users: int) -> None:
-    """Have some messages answered, so that imports, pools and caches are not what is measured.
+    """Have some messages answered, so that imports and empty pools and caches are not measured.
 
-    Raises WrongReply when one is not answered as it must.
+    Raises WrongReply when an answer is wrong.
     """
     clients = await connect(system, range(min(users, 20)))
     for _ in range(2):
@@ -132,7 +134,7 @@ async def warm_up(system: System, users: int) -> None:
 
 
 def judge(replies: Sequence[Reply]) -> Round:
-    """Whether everything that was asked for arrived. Any fault is a failure."""
+    """Count the faults of replies that have ended; each reply with one is a failure."""
     failures = []
     for reply in replies:
         faults = [fault for fault in (reply.failure, reply.tally.faults()) if fault]
@@ -192,7 +194,7 @@ async def stream(system: System, provider: FakeLLM, users: int, *, seconds: floa
     calls = await asyncio.to_thread(lambda: provider.calls)
     sent = {call.key: call.sent for call in calls if call.group == group}
     for number, reply in enumerate(replies):
-        # Of one that the provider never heard of nothing is lost, but its failure is told.
+        # A message that never reached the provider has no lost tokens, but it is a failure.
         reply.tally.expected = sent.get(str(number), 0)
 
     found = judge(replies)
@@ -222,7 +224,7 @@ async def stream(system: System, provider: FakeLLM, users: int, *, seconds: floa
 async def _start_all(
     clients: Sequence[Client], replies: Sequence[Reply], group: str
 ) -> list[asyncio.Task[None]]:
-    """Have them all send, STARTING at a time; returns when each has its first token, or has failed."""
+    """Have all clients send, STARTING at a time; return when each has a first token, or has failed."""
     patience = STARTING_SECONDS + LONGEST / RATE + PATIENCE
     slots = asyncio.Semaphore(STARTING)
     tasks: list[asyncio.Task[None]] = []
@@ -248,7 +250,7 @@ async def _start_all(
 
 
 def _used(roles: processes.Roles) -> dict[str, float]:
-    # Not by its process id: the processes that are measured are children of this one.
+    # The load not by its process id: the measured processes are its children.
     return {**processes.cpu(roles), "load": time.process_time()}
 
 

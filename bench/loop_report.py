@@ -1,6 +1,6 @@
-"""What Parley's processes tell of their event loops (chatproject.lib.loop_monitor), read from Redis.
+"""Reports of Parley's event loops (chatproject.lib.loop_monitor), read from Redis.
 
-Read here by names and not by import: that module needs Django's settings, of which a bench has none.
+The names are repeated and not imported: that module needs Django's settings, which a bench has not.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import msgspec
 import redis
 
 LOOPS, BLOCKS = "loops", "loop:blocks"
-EVERY = 6.0  # seconds in which each process has told of itself at least once
+EVERY = 6.0  # seconds within which each process has reported at least once
 
 
 class Loop(msgspec.Struct):
@@ -25,13 +25,13 @@ class Block(msgspec.Struct):
 def blocks(url: str, since: float, until: float) -> dict[str, list[float]]:
     """Milliseconds of each block between two times, by role; empty lists for roles without one.
 
-    A role of which no process tells is left out: that nothing is known is not that nothing was.
+    A role of which no process reports is left out: no report does not mean no block.
     """
     with redis.from_url(url) as client:
         loops = [msgspec.json.decode(data, type=Loop) for data in client.hvals(LOOPS)]
-        told = [msgspec.json.decode(data, type=Block) for data in client.lrange(BLOCKS, 0, -1)]
+        reported = [msgspec.json.decode(data, type=Block) for data in client.lrange(BLOCKS, 0, -1)]
     found: dict[str, list[float]] = {loop.role: [] for loop in loops}
-    for block in told:
+    for block in reported:
         if since <= block.at <= until and block.role in found:
             found[block.role].append(block.milliseconds)
     return found

@@ -1,7 +1,7 @@
-"""Parley under load: its processes as operators run them, and a client that is a browser's tab.
+"""Parley under load: its processes as operators run them, and a client that acts as a browser's tab.
 
-Each start is a new installation: an empty Postgres and Valkey of its own with the settings that they
-have by themselves (each COMMIT waits for the disk), migrated, with signed-in users.
+Each start is a new installation: an empty Postgres and Valkey of its own with their default settings
+(each COMMIT waits for the disk), migrated, with signed-in users.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PROJECT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {
     "SECRET_KEY": "only-for-benches-0123456789-abcdefghijklmnopqrstuvwxyz",
     "HTTPS": "0",
-    "STATIC_MANIFEST": "0",  # nobody has collected the static files
+    "STATIC_MANIFEST": "0",  # without collectstatic
     "ALLOWED_HOSTS": "127.0.0.1,testserver",
     "OPENAI_API_KEY": "only-for-benches",
     "DEFAULT_MODEL": "bench",
     "SIGNUP_CREDITS": "1000000",
     "LOG_LEVEL": "WARNING",
-    # The users of a bench would be thousands; only the target `fairness` is about limits of one.
+    # A bench has few users for the load of thousands; the target `fairness` sets the real limits.
     "USER_CONCURRENCY": "1000",
     "USER_QUEUE_LIMIT": "10000",
     "ENV_FILE": os.devnull,
@@ -58,7 +58,7 @@ class Parley(System):
     database's administrator would.
     """
 
-    web_server: ClassVar[str]
+    name = "parley"
     webs: ClassVar[int] = 1
 
     def __init__(
@@ -118,7 +118,7 @@ class Parley(System):
         return {**found, "redis": [self._valkey.pid], "postgres": [self.postgres.pid]}
 
     async def loop_blocks(self, since: float, until: float) -> Mapping[str, Sequence[float]]:
-        # Each process tells of itself now and then.
+        # Each process reports at this interval.
         await asyncio.sleep(max(0.0, until + loop_report.EVERY - time.time()))
         return await asyncio.to_thread(loop_report.blocks, self._valkey.url, since, until)
 
@@ -128,7 +128,7 @@ class Parley(System):
         return tab
 
     def log(self, role: str, number: int = 0) -> str:
-        """What a process wrote so far."""
+        """The output of a process so far."""
         return self._log_path(role, number).read_text(errors="replace")
 
     def _environment(self, role: str, **more: str) -> dict[str, str]:
@@ -140,7 +140,6 @@ class Parley(System):
             "DATABASE_URL": self.postgres.url,
             "REDIS_URL": self._valkey.url,
             "OPENAI_BASE_URL": self.provider_url,
-            "WEB_SERVER": self.web_server,
             "PGAPPNAME": role,
             **more,
         }
@@ -189,20 +188,10 @@ class Parley(System):
         raise RuntimeError(f"a web process does not answer. Its log ends with:\n{said}")
 
 
-class ParleyUvicorn(Parley):
-    name = "parley-uvicorn"
-    web_server = "uvicorn"
+class ParleyTwoWebs(Parley):
+    """The same with a second web process, to measure how the web side scales."""
 
-
-class ParleyDaphne(Parley):
-    name = "parley-daphne"
-    web_server = "daphne"
-
-
-class ParleyTwoWebs(ParleyUvicorn):
-    """How it scales: the same with a second web process."""
-
-    name = "parley-uvicorn-2"
+    name = "parley-two-webs"
     webs = 2
 
 
@@ -228,9 +217,9 @@ DECODER = msgspec.json.Decoder(Frame)
 class Tab(Client):
     """A browser's tab: one socket, and one run at a time that it follows as docs/protocol.md says.
 
-    What is against the protocol is collected and raised as WrongReply when the reply has ended, so
-    that its pieces are all counted. `run`, `conversation` and `end` are of the run that was sent or
-    resumed last.
+    Violations of the protocol are collected and raised as WrongReply after the reply has ended, so
+    that all of its pieces are counted. `run`, `conversation` and `end` belong to the run that was
+    sent or resumed last.
     """
 
     made = 0
@@ -279,7 +268,7 @@ class Tab(Client):
             yield piece
 
     def stop(self) -> None:
-        """Ask for the run to be stopped; whoever follows it sees its end."""
+        """Ask for the run to be stopped; its followers receive the end."""
         self._socket.send(msgspec.json.encode({"type": "run.stop", "run": self.run}))
 
     async def close(self) -> None:
@@ -320,7 +309,7 @@ class Tab(Client):
         text = "".join(self._texts)
         return whole == text if self._is_whole else whole.endswith(text)
 
-    # --- What comes -----------------------------------------------------------------------------
+    # --- Input ----------------------------------------------------------------------------------
 
     def _on_text(self, data: bytes) -> None:
         frame = DECODER.decode(data)

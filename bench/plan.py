@@ -1,4 +1,4 @@
-"""What is measured in which order: rounds in turn, so that whatever the machine does meets everybody."""
+"""The order of measurements: rounds in turn, so that other load on the machine affects all systems."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ TARGETS = {
 
 
 # The order in which streams of so many users are measured for report.ratio: neighbours in turn.
-COMPARED = ("parley-uvicorn-2", "parley-uvicorn", "proxy", "parley-daphne", "chainlit")
+COMPARED = ("parley-two-webs", "parley", "proxy", "chainlit")
 COMPARED_USERS = 200
 
 
 @dataclass(frozen=True)
 class Step:
-    """One start of one system, and what is measured on it: targets with numbers of users."""
+    """One start of one system, and its measurements: targets with numbers of users."""
 
     system: str
     measurements: tuple[tuple[Target, int], ...]
 
     @property
     def users(self) -> int:
-        """How many users the system must know."""
+        """The number of users that the system must have."""
         # Idle sockets share users: a thousand of them are a few tabs each.
         return min(500, max(users for _, users in self.measurements))
 
@@ -40,9 +40,9 @@ def steps(
 ) -> Iterator[Step]:
     """The steps of one round: all targets of a system that share a setup share its start.
 
-    Ahead of them comes what is compared, on one system directly after the other: the speed of a
-    machine that others share changes within minutes. Without names all targets that are measured by
-    default; `systems` and `users` replace those that a target is for by itself.
+    The measurements of the ratios come first, on one system directly after the other: the speed of a
+    shared machine changes within minutes. Without names all targets that are measured by default;
+    `systems` and `users` replace a target's own.
     """
     wanted = [
         target

@@ -1,4 +1,4 @@
-"""What processes cost: CPU time and memory by role, read from /proc."""
+"""The cost of processes: CPU time and memory by role, read from /proc."""
 
 from __future__ import annotations
 
@@ -18,22 +18,31 @@ def cpu(roles: Roles) -> dict[str, float]:
     A descendant that has ended counts with the one that waited for it, so the figure never falls.
     """
     children = _children()
+    # The four fields are utime, stime, and both of the children that the process waited for.
     return {
-        role: TICK * sum(_ticks(pid) for pid in _with_descendants(pids, children))
+        role: TICK
+        * sum(
+            int(field) for pid in _with_descendants(pids, children) for field in _stat(pid)[11:15]
+        )
         for role, pids in roles.items()
     }
 
 
 def memory(roles: Roles) -> dict[str, float]:
-    """Megabytes (10^6 bytes) in memory by role; what several processes of it share counts once.
+    """Megabytes (10^6 bytes) in memory by role.
 
-    For a role of one process that is its RSS, as `ps` shows it.
+    For a role of one process that is its RSS, as `ps` shows it. For several it is the sum of their PSS,
+    in which memory that n processes share counts 1/n each.
     """
     children = _children()
     found = {}
     for role, pids in roles.items():
         family = _with_descendants(pids, children)
-        found[role] = (_rss(family[0]) if len(family) == 1 else sum(map(_pss, family))) / 1e6
+        if len(family) == 1:
+            size = _kilobytes(f"/proc/{family[0]}/status", "VmRSS")
+        else:
+            size = sum(_kilobytes(f"/proc/{pid}/smaps_rollup", "Pss") for pid in family)
+        found[role] = size * 1024 / 1e6
     return found
 
 
@@ -62,32 +71,17 @@ def _with_descendants(pids: Sequence[int], children: Mapping[int, list[int]]) ->
     return family
 
 
-def _ticks(pid: int) -> int:
-    fields = _stat(pid)
-    # utime, stime, and both of the children that it waited for.
-    return sum(int(field) for field in fields[11:15])
-
-
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on; none when there is no such process."""
+    """The fields of /proc/PID/stat from the state on; none when the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
 
 
-def _rss(pid: int) -> int:
-    return _kilobytes(Path(f"/proc/{pid}/status"), "VmRSS")
-
-
-def _pss(pid: int) -> int:
-    """Resident memory in which what is shared by n processes counts 1/n."""
-    return _kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss")
-
-
-def _kilobytes(path: Path, name: str) -> int:
+def _kilobytes(path: str, name: str) -> int:
     try:
-        found = re.search(rf"^{name}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
-    except OSError:  # it has ended
+        found = re.search(rf"^{name}:\s+(\d+) kB", Path(path).read_text(), re.MULTILINE)
+    except OSError:  # the process has ended
         return 0
-    return 1024 * int(found[1]) if found else 0
+    return int(found[1]) if found else 0

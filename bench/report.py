@@ -1,6 +1,6 @@
-"""Results for people: lines in the terminal, the summary, and the tables of docs/performance.md.
+"""Results for readers: lines in the terminal, the summary, and the tables of docs/performance.md.
 
-python -m bench.report            writes both again from bench/results/
+python -m bench.report            writes the tables again from bench/results/
 """
 
 from __future__ import annotations
@@ -10,87 +10,89 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from bench import results
 from bench.load import COUNTED
-from bench.results import Measurement, Results
+from bench.results import Measurement, Results, Row, Summary
 from bench.systems import SYSTEMS
 
-LATEST = results.FOLDER / "latest.json"
-SOAK = results.FOLDER / "soak.json"  # which is measured by itself
 SUMMARY = results.FOLDER / "summary.json"
+SOAK = results.FOLDER / "soak.json"  # measured in a run of its own
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
-BEGIN = "<!-- bench: what stands between these two lines is written by python -m bench.report -->"
+BEGIN = "<!-- bench: the text up to the next such line is written by python -m bench.report -->"
 END = "<!-- bench: end -->"
 
-FEWEST_ROUNDS = 3  # of which a median stands in the summary
+MIN_ROUNDS = 3  # of a median among the headline figures
 
-OURS = "parley-uvicorn"
+OURS = "parley"
+CPU = "cpu_us_per_token"
 
 # --- The summary ------------------------------------------------------------------------------
 
 
-def summary(found: Results) -> dict[str, float]:
-    """The figures of issue and release notes: medians over the rounds, each of a clean measurement.
+def summary(found: Results) -> Summary:
+    """The results as they are stored."""
+    return Summary(
+        figures=headline_figures(found),
+        machine=found.machine,
+        rounds=found.rounds,
+        minutes=found.minutes,
+        absent=found.absent,
+        failures=found.failures,
+        measurements=[one.row() for one in found.measurements if one.rounds],
+    )
 
-    What was not measured in FEWEST_ROUNDS clean rounds is left out. Ratios are Parley's figure by the
-    neighbour's, round by round. Of lost, doubled and out_of_order it is the worst round of all of
-    Parley's measurements together, which no median is above.
+
+def headline_figures(found: Results) -> dict[str, float]:
+    """The figures of issue and release notes: medians over the clean rounds of a measurement.
+
+    A figure with fewer than MIN_ROUNDS clean rounds is left out. Ratios are Parley's figure divided by
+    the neighbour's, round by round. For `lost`, `doubled` and `out_of_order` it is the worst round of all
+    of Parley's measurements together, which no median exceeds.
     """
+    at_10 = found.get("stream", OURS, 10)
     at_200 = found.get("stream", OURS, 200)
+    at_500 = found.get("stream", OURS, 500)
+    first = found.get("ttft", OURS, 10)
+    statements = found.get("statements", OURS, 10)
     wanted: dict[str, float | None] = {
-        "cpu_ratio_proxy_uvicorn": ratio(found, OURS, "proxy"),
-        "cpu_ratio_proxy_daphne": ratio(found, "parley-daphne", "proxy"),
-        "cpu_ratio_chainlit": ratio(found, OURS, "chainlit"),
-        "ttft_p50_ms_10": median(found.get("ttft", OURS, 10), "ttft_ms.p50"),
-        "ttft_p95_ms_10": median(found.get("ttft", OURS, 10), "ttft_ms.p95"),
-        "delay_p50_ms_10": median(found.get("stream", OURS, 10), "delay_ms.p50"),
+        "cpu_ratio_proxy": ratio(found, "proxy"),
+        "cpu_ratio_chainlit": ratio(found, "chainlit"),
+        "ttft_p50_ms_10": median(first, "ttft_ms.p50"),
+        "ttft_p95_ms_10": median(first, "ttft_ms.p95"),
+        "delay_p50_ms_10": median(at_10, "delay_ms.p50"),
         "delay_p99_ms_200": median(at_200, "delay_ms.p99"),
-        "delay_p99_ms_500": median(found.get("stream", OURS, 500), "delay_ms.p99"),
+        "delay_p99_ms_500": median(at_500, "delay_ms.p99"),
         **{name: worst(found, name) for name in ("lost", "doubled", "out_of_order")},
-        "db_statements_per_message": median(
-            found.get("statements", OURS, 10), "statements_per_message"
-        ),
-        "db_statements_per_token": median(
-            found.get("statements", OURS, 10), "statements_per_token"
-        ),
-        "worker_rss_mb_500": median(found.get("stream", OURS, 500), "rss_mb.worker"),
+        "db_statements_per_message": median(statements, "statements_per_message"),
+        "db_statements_per_token": median(statements, "statements_per_token"),
+        "worker_rss_mb_500": median(at_500, "rss_mb.worker"),
         "resume_ms_4000": median(found.get("resume", OURS, 1), "resume_ms.p50"),
         "loop_blocks_over_100ms_200": median(at_200, "loop_blocks.web", "loop_blocks.worker"),
     }
     return {name: round(value, 4) for name, value in wanted.items() if value is not None}
 
 
-def median(measurement: Measurement, *figures: str) -> float | None:
+def median(measurement: Measurement, *names: str) -> float | None:
     """The median over the clean rounds of a figure, or of the sum of several."""
     sums = [
-        sum(one[name] for name in figures)
+        sum(one[name] for name in names)
         for one in measurement.clean_rounds
-        if all(name in one for name in figures)
+        if all(name in one for name in names)
     ]
-    return statistics.median(sums) if len(sums) >= FEWEST_ROUNDS else None
+    return statistics.median(sums) if len(sums) >= MIN_ROUNDS else None
 
 
-def ratio(found: Results, ours: str, theirs: str) -> float | None:
-    """Our CPU per token at 200 users by theirs in the same round."""
-    figure = "cpu_us_per_token"
-    rounds = [
-        mine[figure] / other[figure]
+def ratio(found: Results, neighbour: str) -> float | None:
+    """Parley's CPU per token at 200 users, divided by the neighbour's in the same round."""
+    ours, theirs = (found.get("stream", system, 200) for system in (OURS, neighbour))
+    ratios = [
+        mine[CPU] / other[CPU]
         for mine, is_clean, other, other_is_clean in zip(
-            *(
-                column
-                for system in (ours, theirs)
-                for column in (
-                    found.get("stream", system, 200).rounds,
-                    found.get("stream", system, 200).clean,
-                )
-            ),
-            strict=False,
+            ours.rounds, ours.clean, theirs.rounds, theirs.clean, strict=False
         )
-        if is_clean and other_is_clean and figure in mine and figure in other
+        if is_clean and other_is_clean and CPU in mine and CPU in other
     ]
-    return statistics.median(rounds) if len(rounds) >= FEWEST_ROUNDS else None
+    return statistics.median(ratios) if len(ratios) >= MIN_ROUNDS else None
 
 
 def worst(found: Results, fault: str) -> float | None:
@@ -98,10 +100,10 @@ def worst(found: Results, fault: str) -> float | None:
     ours = [
         one.rounds
         for one in found.measurements
-        if one.system.startswith("parley") and any(fault in each for each in one.rounds)
+        if one.system.startswith(OURS) and any(fault in each for each in one.rounds)
     ]
     longest = max(map(len, ours), default=0)
-    if longest < FEWEST_ROUNDS:
+    if longest < MIN_ROUNDS:
         return None
     return max(
         sum(rounds[n].get(fault, 0) for rounds in ours if n < len(rounds)) for n in range(longest)
@@ -111,13 +113,12 @@ def worst(found: Results, fault: str) -> float | None:
 # --- The terminal -----------------------------------------------------------------------------
 
 
-def lines(measurement: Measurement) -> list[str]:
-    """A line for each figure: the median, and the range over the rounds."""
-    found = [f"{measurement.name}, {len(measurement.rounds)} rounds"]
-    for figure in measurement.rounds[0]:
-        values = [each[figure] for each in measurement.rounds if figure in each]
-        span = f"   {min(values):.2f} to {max(values):.2f}" if len(values) > 1 else ""
-        found.append(f"  {figure:34}{statistics.median(values):12.2f}{span}")
+def lines(row: Row) -> list[str]:
+    """A line for each stored figure: the median, and the range over the rounds."""
+    found = [f"{row.name}, {row.rounds} rounds"]
+    for name, value in row.figures.items():
+        span = f"   {value.min:.2f} to {value.max:.2f}" if value.min < value.max else ""
+        found.append(f"  {name:34}{value.median:12.2f}{span}")
     return found
 
 
@@ -148,10 +149,6 @@ def pair(first: str, second: str, digits: int = 0) -> Callable[[Mapping[str, flo
 
 def faults(figures: Mapping[str, float]) -> str:
     return " / ".join(number(name)(figures) for name in ("lost", "doubled", "out_of_order"))
-
-
-def at(measurement: Measurement) -> str:
-    return f"{measurement.users:,}"
 
 
 STREAM: tuple[Column, ...] = (
@@ -237,35 +234,35 @@ SECTIONS: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
 )  # fmt: skip
 
 
-def markdown(found: Results, soak: Results | None = None) -> str:
+def markdown(found: Summary, soak: Summary | None = None) -> str:
     """The tables: medians over the clean rounds of each measurement."""
     measurements = [*found.measurements, *(soak.measurements if soak else ())]
     machine = ", ".join(f"{name} {value}" for name, value in found.machine.items())
     parts = [
         f"Measured on {machine}; {found.rounds} rounds in turn, {found.minutes:.0f} minutes. Each"
         " figure is the median of the rounds.",
-        table(["figure", "median"], [[f"`{k}`", f"{v:g}"] for k, v in summary(found).items()]),
+        table(["figure", "median"], [[f"`{k}`", f"{v:g}"] for k, v in found.figures.items()]),
     ]
     for title, target, columns in SECTIONS:
         rows = [
-            [one.system, at(one), *(show(one.medians) for _, show in columns)]
-            for one in sorted(measurements, key=place)
-            if one.target == target and one.rounds
+            [one.system, f"{one.users:,}", *(show(one.medians) for _, show in columns)]
+            for one in sorted(measurements, key=order)
+            if one.target == target
         ]
         if rows:
             parts += [
                 f"### {title}",
                 table(["system", "users", *(name for name, _ in columns)], rows),
             ]
-    for name, why in found.absent.items():
-        parts.append(f"Not measured: {name}. {why}")
+    for name, reason in found.absent.items():
+        parts.append(f"Not measured: {name}. {reason}")
     if found.failures:
         parts.append(f"{len(found.failures)} failures; the first: {found.failures[0]}")
     return "\n\n".join(parts)
 
 
-def place(one: Measurement) -> tuple[int, int]:
-    """Where a measurement stands in its table."""
+def order(one: Row) -> tuple[int, int]:
+    """The order of measurements in a table: by system, then by users."""
     names = [*SYSTEMS]
     return names.index(one.system) if one.system in names else len(names), one.users
 
@@ -279,21 +276,19 @@ def in_page(page: str, tables: str) -> str:
     """The page with these tables between its two marks. Raises ValueError when it has none."""
     pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
     if not pattern.search(page):
-        raise ValueError("the page has lost the marks between which the tables stand")
+        raise ValueError("the page has lost the marks around its tables")
     return pattern.sub(lambda _: f"{BEGIN}\n\n{tables}\n\n{END}", page)
 
 
-def write() -> None:
-    """Write the summary, and the tables into the page, from what was measured last."""
-    found = results.load(LATEST)
-    SUMMARY.write_bytes(msgspec.json.format(msgspec.json.encode(summary(found)), indent=1) + b"\n")
-    PAGE.write_text(in_page(PAGE.read_text(), latest_tables()))
-
-
-def latest_tables() -> str:
-    """The tables of what was measured last."""
+def stored_tables() -> str:
+    """The tables of the stored results."""
     soak = results.load(SOAK) if SOAK.exists() else None
-    return markdown(results.load(LATEST), soak)
+    return markdown(results.load(SUMMARY), soak)
+
+
+def write() -> None:
+    """Write the tables of the stored results into the page."""
+    PAGE.write_text(in_page(PAGE.read_text(), stored_tables()))
 
 
 if __name__ == "__main__":

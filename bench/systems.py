@@ -1,7 +1,7 @@
-"""What the bench can put load on: systems of real processes, and clients that talk to them as users do.
+"""Systems under test: real processes, and clients that use them as people do.
 
-Each system is given the address of the same provider (bench/provider.py) and serves the same users;
-who measures knows nothing else about it.
+Each system is given the address of the same provider and serves the same users; the measurements
+depend on nothing else of it.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-# Where each system is, imported only when it is asked for: a neighbour needs packages of its own.
+# Imported only when measured: a neighbour needs packages of its own.
 SYSTEMS = {
-    "parley-uvicorn": "bench.parley:ParleyUvicorn",
-    "parley-daphne": "bench.parley:ParleyDaphne",
-    "parley-uvicorn-2": "bench.parley:ParleyTwoWebs",
+    "parley": "bench.parley:Parley",
+    "parley-two-webs": "bench.parley:ParleyTwoWebs",
     "proxy": "bench.peers.systems:Proxy",
     "chainlit": "bench.peers.systems:Chainlit",
 }
 
 # Measured only when they are named.
-ON_DEMAND = {"parley-uvicorn-2"}
+ON_DEMAND = {"parley-two-webs"}
 
 
 class WrongReply(Exception):
-    """A system answered, but not as it must; the message says what was wrong."""
+    """A system's answer was wrong; the message has the difference."""
 
 
 class NotInstalled(Exception):
-    """A system cannot run on this machine; the message says what it needs."""
+    """A system cannot run on this machine; the message names the missing part."""
 
 
 class Client(ABC):
@@ -40,8 +39,8 @@ class Client(ABC):
     def send(self, prompt: str) -> AsyncIterator[str]:
         """Send one message and yield the pieces of its reply as they arrive, until it is complete.
 
-        An async generator. Raises WrongReply when the system refuses, fails, or tells a whole text
-        at the end that differs from the pieces; ConnectionError when the connection is lost.
+        An async generator. Raises WrongReply when the system refuses, fails, or ends with a whole
+        text that differs from the pieces; ConnectionError when the connection is lost.
         """
 
     @abstractmethod
@@ -66,24 +65,24 @@ class System(ABC):
     def start(self) -> None:
         """Start every process; returns when users can connect.
 
-        Raises NotInstalled, or RuntimeError with the end of the log of what did not start.
+        Raises NotInstalled, or RuntimeError with the end of the log of a process that did not start.
         """
 
     @abstractmethod
     def stop(self) -> None:
-        """End every process that `start` started, also when that failed halfway."""
+        """End every process that `start` started, also after it failed halfway."""
 
     @abstractmethod
     def roles(self) -> Mapping[str, Sequence[int]]:
-        """The processes by role: web, worker, redis, postgres, clock; only those that there are.
+        """The running processes by role: web, worker, redis, postgres, clock.
 
         Their children count with them.
         """
 
     async def loop_blocks(self, since: float, until: float) -> Mapping[str, Sequence[float]]:
-        """The moments (milliseconds) in which event loops stood still, by role.
+        """Milliseconds of each block of an event loop between two `time.time()`, by role.
 
-        Between two `time.time()`. Only the roles that tell, of which a system may have none.
+        Roles that do not report blocks are left out; a system may have no other.
         """
         return {}
 
@@ -93,7 +92,7 @@ class System(ABC):
 
 
 def find(name: str) -> type[System]:
-    """The system of this name. Raises NotInstalled, with what to do, when it cannot be imported."""
+    """The system of this name. Raises NotInstalled, with the reason, when it cannot be imported."""
     module, _, attribute = SYSTEMS[name].partition(":")
     try:
         system: type[System] = getattr(importlib.import_module(module), attribute)

@@ -12,7 +12,7 @@ class Tally:
 
     Of the `expected` tokens, numbered from 0: `lost` never came, `doubled` came once more than they
     should, `out_of_order` came after a higher one, `garbled` pieces of text are no tokens. `delays` has
-    the microseconds from emission to arrival, token by token in the order of their arrival.
+    the microseconds from emission to arrival of each token, in the order of arrival.
     """
 
     def __init__(self, expected: int) -> None:
@@ -29,12 +29,12 @@ class Tally:
 
     @property
     def arrived(self) -> int:
-        """How many tokens came, doubled ones too."""
+        """The number of tokens that came, doubled ones included."""
         return len(self.delays)
 
     @property
     def lost(self) -> int:
-        """How many tokens have not come; meant for a reply that has ended."""
+        """The number of tokens that have not come; meant for a reply that has ended."""
         return max(0, self.expected - self._next) + len(self._missing)
 
     @property
@@ -43,7 +43,7 @@ class Tally:
         return not self.faults()
 
     def faults(self) -> str:
-        """What was wrong with a reply that has ended, in words; empty if nothing was."""
+        """The faults of a reply that has ended, in words; empty if it has none."""
         beyond_the_end = max(0, self._next - self.expected)
         counts = {
             "lost": self.lost,

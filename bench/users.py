@@ -2,7 +2,7 @@
 
     python -m bench.users 200
 
-Runs in the environment of the processes that are measured; prints their session keys, one a line.
+Runs in the environment of the measured processes; prints the users' session keys, one a line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A WebSocket client for load: text frames, pings and closes, for a few microseconds each.
 
-Clients share the machine with what is measured; the usual libraries' clients cost several times as
-much per frame as the servers that are looked at here.
+Clients share the machine with the measured processes; the usual libraries' clients cost several times
+as much per frame as the servers under test.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Socket(asyncio.Protocol):
         self._transport.write(frame(TEXT, text))
 
     def close(self) -> None:
-        """Say goodbye and close the connection."""
+        """Send a close frame and close the connection."""
         if not self.closed:
             self._transport.write(frame(CLOSE, (1000).to_bytes(2, "big")))
             self._end(1000)
@@ -78,7 +78,7 @@ class Socket(asyncio.Protocol):
         self._received = data[at:]
 
     def _take_frame(self, data: bytes, at: int) -> int:
-        """Handle the frame that begins there; where it ends, or 0 when it is not all there."""
+        """Handle the frame that begins at `at`; return its end, or 0 when it is not complete."""
         if len(data) < at + 2:
             return 0
         length = data[at + 1]  # servers do not mask, so the first bit is 0

@@ -1,12 +1,11 @@
 """The web server: `python -m chatproject.serve`.
 
-Serves the ASGI application with Daphne, or with Uvicorn when `WEB_SERVER=uvicorn`, under the same
-limits and with the same behaviour; `chatproject.lib.web` lists the limits. Prints one line when it
-listens. SIGTERM or SIGINT stops it in order: it accepts no more, closes every WebSocket with 1012,
-lets requests in flight finish for `WEB_DRAIN_SECONDS`, and exits with 0; a second signal ends it
-at once. It exits with 1 and one line when it cannot start.
+Serves the ASGI application with Daphne under the limits of `chatproject.lib.server.limits`, and logs
+a line when it listens. SIGTERM or SIGINT stops it in order: it closes the listening socket, closes
+every WebSocket with 1012, gives requests in flight `WEB_DRAIN_SECONDS` to finish, and exits with 0;
+a second signal ends it at once. When it cannot start it prints one line and exits with 1.
 
-Variables: HOST, PORT, WEB_SERVER (daphne, uvicorn), TRUST_PROXY, and those of `web.Limits`.
+Variables: HOST, PORT, TRUST_PROXY, and the four of `Limits.from_environment`.
 """
 
 from __future__ import annotations
@@ -27,13 +26,15 @@ import uvloop
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from chatproject.lib import env, loop_monitor, web
-from chatproject.lib.web import Application, Limits, Message, Receive, Scope, Send
+from chatproject.lib import env, loop_monitor
+from chatproject.lib.server.asgi_types import Application, Message, Receive, Scope, Send
+from chatproject.lib.server.limits import BACKLOG, KERNEL_BUFFER_BYTES, Limits
 
 logger = logging.getLogger("chatproject.serve")  # __name__ is __main__ here
 access = logging.getLogger("chatproject.access")
 
-SERVERS = ("daphne", "uvicorn")
+# It chose one of two servers. Read for a warning only, so .env.example no longer names it.
+REMOVED_VARIABLE = "WEB_SERVER"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,18 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         port = env.integer("PORT", 8000) if options.port is None else options.port
         if port > 65_535:
             raise ImproperlyConfigured(f"PORT={port}: write a number up to 65535.")
-        server = env.text("WEB_SERVER", "daphne")
-        if server not in SERVERS:
-            raise ImproperlyConfigured(f"WEB_SERVER={server!r}: write {' or '.join(SERVERS)}.")
         proxied = env.flag("TRUST_PROXY", default=False)
     except ImproperlyConfigured as error:
         fail(str(error))
     listener = bind(host, port, limits)
     configure_logging(quiet=options.quiet)
+    if env.text(REMOVED_VARIABLE) not in ("", "daphne"):
+        logger.warning("%s has no effect: Daphne serves. Remove the variable.", REMOVED_VARIABLE)
     application = log_access(application)
     if proxied:
         application = trust_proxy(application)
-    serve(server, application, listener, limits)
+    serve(application, listener, limits)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -86,28 +86,29 @@ def fail(reason: str) -> NoReturn:
 
 
 def bind(host: str, port: int, limits: Limits) -> socket.socket:
-    """A listening socket whose connections are dropped when a client stops reading."""
+    """Return a listening socket whose connections are dropped when a client stops reading."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
-        # A server that has just ended leaves connections behind that would hold the port.
+        # Connections that a server which has just ended left behind would keep the port taken.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(web.BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as error:
         fail(f"cannot listen on {host}, port {port}: {error.strerror}")
-    # Connections inherit both. Linux alone has the first: elsewhere only pings find such clients.
+    # Connections inherit both options. Only Linux has the first: elsewhere only pings detect such
+    # clients.
     stall = getattr(socket, "TCP_USER_TIMEOUT", None)
     if stall is not None:
         listener.setsockopt(socket.IPPROTO_TCP, stall, limits.stall_seconds * 1000)
     lowat = getattr(socket, "TCP_NOTSENT_LOWAT", None)
     if lowat is not None:
-        listener.setsockopt(socket.IPPROTO_TCP, lowat, web.KERNEL_BUFFER_BYTES)
+        listener.setsockopt(socket.IPPROTO_TCP, lowat, KERNEL_BUFFER_BYTES)
     return listener
 
 
 def configure_logging(*, quiet: bool) -> None:
-    """Log to stderr, where the application has not set up logging itself."""
+    """Log to stderr, unless the application has set up logging itself."""
     logging.basicConfig(
         level=logging.INFO, format="{asctime} {levelname} {name}: {message}", style="{"
     )
@@ -117,7 +118,7 @@ def configure_logging(*, quiet: bool) -> None:
 def log_access(application: Application) -> Application:
     """Log one line for each request, and for each socket when it ends.
 
-    It has method (`WS` for a socket), path, status or close code, and milliseconds; no query
+    The line has method (`WS` for a socket), path, status or close code, and milliseconds; no query
     string, header or address.
     """
 
@@ -157,10 +158,10 @@ def log_access(application: Application) -> Application:
 
 
 def trust_proxy(application: Application) -> Application:
-    """Take the client's address and the scheme from the headers of one proxy in front of us.
+    """Take the client's address and the scheme from the headers of one proxy in front.
 
-    It is the last address of X-Forwarded-For that the proxy has written; those before it come from
-    the client, who can write anything.
+    The proxy appends the address to X-Forwarded-For; the addresses before the last one come from the
+    client, which can write anything.
     """
 
     async def proxied(scope: Scope, receive: Receive, send: Send) -> None:
@@ -183,35 +184,24 @@ def is_address(text: str) -> bool:
     return True
 
 
-def serve(name: str, application: Application, listener: socket.socket, limits: Limits) -> None:
+def serve(application: Application, listener: socket.socket, limits: Limits) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def ready() -> None:
-        keep_for_good()
-        if settings.configured:  # a bare ASGI application has no Redis to tell
+        # Exempts all objects of the start from garbage collection: to traverse those of a Django
+        # project blocks the event loop for a tenth of a second each time.
+        gc.collect()
+        gc.freeze()
+        if settings.configured:  # a bare ASGI application has no Redis to report to
             loop_monitor.start("web")
         logger.info("listening on %s", url)
 
-    # Imported here: importing the one makes an event loop, and the other is not always wanted.
-    if name == "uvicorn":
-        from chatproject.lib import web_uvicorn
+    # Importing Daphne creates the event loop, which must be uvloop's.
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    from chatproject.lib.server import daphne
 
-        web_uvicorn.run(application, listener, limits, ready)
-    else:
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-        from chatproject.lib import web_daphne
-
-        web_daphne.run(application, listener, limits, ready)
-
-
-def keep_for_good() -> None:
-    """Spare the garbage collector what the start has made, which it would look through for ever.
-
-    With a Django project that holds the event loop for a tenth of a second each time.
-    """
-    gc.collect()
-    gc.freeze()
+    daphne.Server(application, limits).serve(listener, ready)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,33 @@
-"""The bench must be able to fail: wrong replies, worse figures and missing rounds are found."""
+"""The bench can fail: it finds wrong replies, worse figures and missing rounds."""
 
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 import websockets
-from aiohttp import ClientSession, TCPConnector, web
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from bench import figures, load, plan, processes, report, results, websocket
 from bench.load import Reply
 from bench.parley import Tab
-from bench.results import Measurement, Results
-from bench.systems import ON_DEMAND, SYSTEMS, Client, System, WrongReply
+from bench.peers.systems import Proxy, ProxyClient
+from bench.results import Measurement, Results, Summary
+from bench.systems import ON_DEMAND, SYSTEMS, WrongReply
 from bench.tally import Tally
 from bench.targets import http as http_target
 from bench.targets import requests, statements
-from chat.llm.decoder import StreamDecoder, TextDelta
 from tests.support.fake_llm import FakeLLM
 
 
@@ -64,20 +64,20 @@ def tally_of(*indexes: int, expected: int = 5) -> Tally:
         ((0, 1, 2, 3, 4, 5), "1 garbled"),
     ],
 )
-def test_what_is_wrong_with_a_reply_is_counted(indexes, faults):
+def test_tally_counts_each_kind_of_fault(indexes, faults):
     tally = tally_of(*indexes)
     assert tally.faults() == faults
     assert tally.is_clean == (not faults)
 
 
 @pytest.mark.parametrize("text", ["Sorry;", " 000036.x;", " 000036;", " 000036.0"])
-def test_text_that_is_no_token_is_garbled(text):
+def test_text_without_a_token_is_garbled(text):
     tally = Tally(0)
     tally.feed(text)
     assert not tally.is_clean
 
 
-def test_pieces_may_be_cut_anywhere():
+def test_tally_accepts_pieces_cut_anywhere():
     text = "".join(token(index) for index in range(5))
     for size in range(1, len(text)):
         tally = Tally(5)
@@ -87,7 +87,7 @@ def test_pieces_may_be_cut_anywhere():
         assert tally.arrived == 5
 
 
-def test_a_reply_that_is_not_right_is_a_failure_of_its_round():
+def test_wrong_reply_is_a_failure_of_its_round():
     broken = Reply(tally_of(0, 1, 2, 3, 4), failure="the socket was closed with 1011")
     found = load.judge([Reply(tally_of(0, 1, 2, 3, 4)), Reply(tally_of(0, 0, 3)), broken])
     assert found.figures == {
@@ -100,7 +100,7 @@ def test_a_reply_that_is_not_right_is_a_failure_of_its_round():
 
 
 @asynccontextmanager
-async def tab_that_hears(script: Sequence[Mapping[str, Any]]) -> AsyncIterator[Tab]:
+async def tab_that_receives(script: Sequence[Mapping[str, Any]]) -> AsyncIterator[Tab]:
     """A tab at a server that answers a message with these frames and closes the socket."""
 
     async def serve(connection: websockets.ServerConnection) -> None:
@@ -124,10 +124,10 @@ TWO = {"type": "text.delta", "seq": 3, "text": " two"}
 DONE = {"type": "run.done", "seq": 4, "text": "one two"}
 
 
-async def test_a_reply_as_the_protocol_says_is_read():
+async def test_reply_by_the_protocol_is_read():
     foreign = {"type": "text.delta", "run": "other", "seq": 9, "text": "no"}
     waiting = {"type": "run.waiting", "position": 1}
-    async with tab_that_hears([waiting, STARTED, ONE, foreign, TWO, DONE]) as tab:
+    async with tab_that_receives([waiting, STARTED, ONE, foreign, TWO, DONE]) as tab:
         assert [piece async for piece in tab.send("Hello")] == ["one", " two"]
 
 
@@ -145,104 +145,61 @@ async def test_a_reply_as_the_protocol_says_is_read():
         ([{"type": "error", "run": "", "code": "busy", "message": "Wait."}], "error busy: Wait."),
     ],
 )
-async def test_a_reply_that_is_against_the_protocol_is_told(script, reason):
-    async with tab_that_hears(script) as tab:
+async def test_violation_of_the_protocol_is_reported(script, reason):
+    async with tab_that_receives(script) as tab:
         with pytest.raises(WrongReply, match=reason):
             [piece async for piece in tab.send("Hello")]
 
 
-async def test_a_connection_that_ends_in_the_middle_is_told():
-    async with tab_that_hears([STARTED, ONE]) as tab:
+async def test_lost_connection_is_reported():
+    async with tab_that_receives([STARTED, ONE]) as tab:
         with pytest.raises(ConnectionError, match="1000"):
             [piece async for piece in tab.send("Hello")]
 
 
-async def test_frames_may_arrive_in_any_pieces():
-    long = "ä" * 40_000
-    texts = ["a", "b" * 200, long]
-    data = b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + b"".join(
-        bytes((0x81,)) + websocket_length(len(text.encode())) + text.encode() for text in texts
-    )
+async def test_frames_arrive_in_pieces_of_any_size():
+    texts = [b"a", b"b" * 200, b"\xc3\xa4" * 40_000]
+    sent = [websockets.Frame(websockets.Opcode.TEXT, text).serialize(mask=False) for text in texts]
+    data = b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + b"".join(sent)
     for cut in (1, 36, 37, 38, 39, 41, 243, 250, 30_000, len(data) - 1):
-        heard: list[bytes] = []
+        received: list[bytes] = []
         closes: list[int] = []
-        socket = websocket.Socket(b"", heard.append, closes.append)
+        socket = websocket.Socket(b"", received.append, closes.append)
         socket.data_received(data[:cut])
         socket.data_received(data[cut:])
-        assert [text.decode() for text in heard] == texts, cut
-        assert not closes
-
-
-def websocket_length(size: int) -> bytes:
-    if size < 126:
-        return bytes((size,))
-    return (
-        bytes((126,)) + size.to_bytes(2, "big")
-        if size < 65_536
-        else bytes((127,)) + size.to_bytes(8, "big")
-    )
+        assert (received, closes) == (texts, []), cut
 
 
 # --- A whole measurement ----------------------------------------------------------------------
 
 
-class Direct(System):
-    """Asks the provider without anything in between; `spoil` may change the pieces of a reply."""
+class Spoiled(Proxy):
+    """The proxy, whose clients receive the token with the number 7 `times` times."""
 
-    name = "direct"
+    times: int
 
-    def start(self) -> None: ...
+    async def connect(self, user: int) -> ProxyClient:
+        client = await super().connect(user)
+        client.send = partial(self.spoil, client.send)  # type: ignore[method-assign]
+        return client
 
-    def stop(self) -> None: ...
-
-    def roles(self) -> Mapping[str, Sequence[int]]:
-        return {"web": [os.getpid()]}
-
-    async def connect(self, user: int) -> Client:
-        return DirectClient(self)
-
-    def spoil(self, piece: str) -> str:
-        return piece
+    async def spoil(self, send: Any, prompt: str) -> AsyncGenerator[str]:
+        async for piece in send(prompt):
+            yield re.sub(r" \w{6}\.7;", lambda token: token[0] * self.times, piece)
 
 
-class DirectClient(Client):
-    def __init__(self, system: Direct) -> None:
-        self._system = system
-        self._session = ClientSession(connector=TCPConnector(limit=1))
-
-    async def send(self, prompt: str) -> AsyncIterator[str]:
-        body = {"stream": True, "messages": [{"role": "user", "content": prompt}]}
-        decoder = StreamDecoder()
-        url = f"{self._system.provider_url}/chat/completions"
-        async with self._session.post(url, json=body) as answer:
-            async for chunk in answer.content.iter_any():
-                for event in decoder.feed(chunk):
-                    if isinstance(event, TextDelta):
-                        yield self._system.spoil(event.text)
-
-    async def close(self) -> None:
-        await self._session.close()
-
-
-class Losing(Direct):
-    def spoil(self, piece: str) -> str:
-        return "" if ".7;" in piece else piece
-
-
-class Doubling(Direct):
-    def spoil(self, piece: str) -> str:
-        return piece * 2 if ".7;" in piece else piece
-
-
-@pytest.mark.parametrize(
-    ("system", "lost", "doubled"), [(Direct, 0, 0), (Losing, 3, 0), (Doubling, 0, 3)]
-)
-async def test_a_stream_of_a_system_that_loses_or_doubles_fails(
-    provider, tmp_path, monkeypatch, system, lost, doubled
+@pytest.mark.parametrize(("times", "lost", "doubled"), [(1, 0, 0), (0, 3, 0), (2, 0, 3)])
+async def test_stream_finds_lost_and_doubled_tokens(
+    provider, tmp_path, monkeypatch, times, lost, doubled
 ):
     monkeypatch.setattr(load, "SETTLE", 0.5)
-    place = system(provider_url=provider.url, folder=tmp_path, users=3)
-    found = await load.stream(place, provider, 3, seconds=0.5)
+    monkeypatch.setattr(Spoiled, "times", times, raising=False)
+    place = Spoiled(provider_url=provider.url, folder=tmp_path, users=3)
+    place.start()
+    try:
+        found = await load.stream(place, provider, 3, seconds=0.5)
+    finally:
+        place.stop()
     assert (found.figures["lost"], found.figures["doubled"]) == (lost, doubled)
     assert len(found.failures) == (3 if lost or doubled else 0)
     assert found.figures["tokens_per_s"] > 0
@@ -250,7 +207,7 @@ async def test_a_stream_of_a_system_that_loses_or_doubles_fails(
     assert "cpu_us_per_token.web" in found.figures
 
 
-def test_cpu_is_divided_into_a_share_of_tokens_and_one_of_messages():
+def test_cpu_is_divided_between_tokens_and_messages():
     readings = [{"web": 1.0, "clock": 0.0}, {"web": 3.0, "clock": 1.0}]
     readings += [{"web": 3.5, "clock": 1.2}, {"web": 6.0, "clock": 1.5}]
     cost = load.costs(readings, in_window=1000, in_all=4000, messages=10)
@@ -259,7 +216,7 @@ def test_cpu_is_divided_into_a_share_of_tokens_and_one_of_messages():
     assert cost["cpu_ms_per_message"] == pytest.approx(1000 * (5.0 - 4000 * 0.0005) / 10)
 
 
-def test_the_cost_of_a_process_has_that_of_its_ended_children():
+def test_cost_of_a_process_includes_ended_children():
     burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))']); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -275,7 +232,7 @@ def test_the_cost_of_a_process_has_that_of_its_ended_children():
     assert processes.alive(roles) == []
 
 
-def test_statements_are_counted_by_role_without_transaction_control(tmp_path):
+def test_statements_are_counted_without_transaction_control(tmp_path):
     log = tmp_path / "postgres.log"
     log.write_text("web|LOG:  statement: SELECT 1\n")
     start = log.stat().st_size
@@ -294,35 +251,26 @@ def test_statements_are_counted_by_role_without_transaction_control(tmp_path):
 # --- Requests ---------------------------------------------------------------------------------
 
 
-async def test_each_answer_to_a_request_is_looked_at(aiohttp_base: str):
+async def test_each_response_is_checked():
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=request.method)
+
     def problem(status: int, body: bytes) -> str:
         return "" if (status, body) == (200, b"GET") else f"HTTP {status} {body.decode()}"
 
+    application = web.Application()
+    application.router.add_route("*", "/thing", answer)
     answers = http_target.Answers([], [])
-    async with ClientSession(aiohttp_base) as client:
+    async with TestServer(application) as server, ClientSession(server.make_url("/")) as client:
         await answers.ask(client, http_target.Request("/thing", problem))
         await answers.ask(client, http_target.Request("/thing", problem, form=dict))
         await answers.ask(client, http_target.Request("/nothing", problem))
-
     assert len(answers.times) == 3
     assert min(answers.times) > 0
     assert answers.problems == ["/thing: HTTP 200 POST", "/nothing: HTTP 404 404: Not Found"]
 
 
-@pytest.fixture
-async def aiohttp_base() -> AsyncIterator[str]:
-    """A server that says how it was asked for its only thing."""
-
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(text=request.method)
-
-    application = web.Application()
-    application.router.add_route("*", "/thing", answer)
-    async with TestServer(application) as server:
-        yield str(server.make_url("/"))
-
-
-def test_what_a_program_is_told_must_be_what_was_asked_for():
+def test_json_response_is_compared_field_by_field():
     says = requests._says(202, status="queued", run=None)
     assert says(202, b'{"status": "queued", "run": null, "id": 1}') == ""
     assert "failed" in says(202, b'{"status": "failed", "run": null}')
@@ -334,23 +282,19 @@ def test_what_a_program_is_told_must_be_what_was_asked_for():
 
 def test_percentiles_are_values_of_the_sample():
     sample = [float(value) for value in range(1, 101)]
-    assert [figures.percentile(sample, part) for part in (0, 50, 95, 99, 100)] == [
-        1,
-        50,
-        95,
-        99,
-        100,
-    ]
+    found = [figures.percentile(sample, part) for part in (0, 50, 95, 99, 100)]
+    assert found == [1, 50, 95, 99, 100]
     assert figures.percentile([7.0], 99) == 7
     assert figures.spread("x", []) == {}
     with pytest.raises(ValueError, match="empty sample"):
         figures.percentile([], 50)
 
 
-def results_of(**values: list[float]) -> Results:
+def summary_of(**values: list[float]) -> Summary:
+    """The summary of one measurement whose figures had these values in its rounds."""
     rounds = [dict(zip(values, each, strict=True)) for each in zip(*values.values(), strict=True)]
-    clean = [True] * len(rounds)
-    return Results(measurements=[Measurement("stream", "proxy", 10, rounds, clean=clean)])
+    one = Measurement("stream", "proxy", 10, rounds, clean=[True] * len(rounds))
+    return report.summary(Results(measurements=[one]))
 
 
 @pytest.mark.parametrize(
@@ -366,72 +310,66 @@ def results_of(**values: list[float]) -> Results:
         ("cpu_us_per_token.load", [10, 10, 10], [20, 20, 20], False),
     ],
 )
-def test_only_what_is_worse_than_the_noise_is_a_regression(figure, before, now, is_worse):
+def test_regression_is_more_than_the_noise(tmp_path, figure, before, now, is_worse):
     always = [5.0, 5.0, 5.0]
-    old = results_of(**{figure: before, "rss_mb.web": always})
-    new = results_of(**{figure: now, "rss_mb.web": always})
-    assert bool(results.regressions(old, new)) == is_worse
+    path = tmp_path / "summary.json"
+    results.save(summary_of(**{figure: before, "rss_mb.web": always}), path)
+    new = summary_of(**{figure: now, "rss_mb.web": always})
+    assert bool(results.regressions(results.load(path), new)) == is_worse
 
 
-def test_a_comparison_that_could_not_fail_is_refused():
-    one = results_of(lost=[0.0])
-    with pytest.raises(ValueError, match="one round"):
+def test_comparison_that_could_not_fail_is_refused():
+    one = summary_of(lost=[0.0])
+    with pytest.raises(ValueError, match="fewer than two"):
         results.regressions(one, one)
-    other = Results(measurements=[Measurement("ttft", "proxy", 10, [{"lost": 0}] * 2)])
+    two = summary_of(lost=[0.0, 0.0])
+    other = msgspec.structs.replace(
+        two, measurements=[results.Row("ttft", "proxy", 10, 2, two.measurements[0].figures)]
+    )
     with pytest.raises(ValueError, match="no figure in common"):
-        results.regressions(results_of(lost=[0.0, 0.0]), other)
+        results.regressions(two, other)
+
+
+def test_row_spreads_clean_rounds_and_counts_faults():
+    one = Measurement(
+        "stream",
+        "proxy",
+        10,
+        [{"lost": 0, "x": 1.0}, {"lost": 2}, {"lost": 0, "x": 3.0, "x.min": 0.5}],
+        clean=[True, False, True],
+    )
+    assert one.row().rounds == 2
+    assert one.row().figures == {"lost": results.Spread(0, 0, 2), "x": results.Spread(1, 2, 3)}
 
 
 KEYS = [
-    "cpu_ratio_proxy_uvicorn",
-    "cpu_ratio_proxy_daphne",
-    "cpu_ratio_chainlit",
-    "ttft_p50_ms_10",
-    "ttft_p95_ms_10",
-    "delay_p50_ms_10",
-    "delay_p99_ms_200",
-    "delay_p99_ms_500",
-    "lost",
-    "doubled",
-    "out_of_order",
-    "db_statements_per_message",
-    "db_statements_per_token",
-    "worker_rss_mb_500",
-    "resume_ms_4000",
-    "loop_blocks_over_100ms_200",
-]
+    "cpu_ratio_proxy", "cpu_ratio_chainlit", "ttft_p50_ms_10", "ttft_p95_ms_10", "delay_p50_ms_10",
+    "delay_p99_ms_200", "delay_p99_ms_500", "lost", "doubled", "out_of_order", "db_statements_per_message",
+    "db_statements_per_token", "worker_rss_mb_500", "resume_ms_4000", "loop_blocks_over_100ms_200",
+]  # fmt: skip
+FIGURES = [
+    "cpu_us_per_token", "ttft_ms.p50", "ttft_ms.p95", "delay_ms.p50", "delay_ms.p99", "rss_mb.worker",
+    "resume_ms.p50", "statements_per_message", "statements_per_token", "loop_blocks.web", "loop_blocks.worker",
+]  # fmt: skip
 
 
 def complete_results(rounds: int = 3) -> Results:
     """Every measurement of a whole bench, with a figure that differs from round to round."""
-    names = [
-        "cpu_us_per_token",
-        "ttft_ms.p50",
-        "ttft_ms.p95",
-        "delay_ms.p50",
-        "delay_ms.p99",
-        "rss_mb.worker",
-        "resume_ms.p50",
-        "statements_per_message",
-        "statements_per_token",
-        "loop_blocks.web",
-        "loop_blocks.worker",
-    ]
     found = Results(rounds=rounds)
     for target in plan.TARGETS.values():
         for system, sizes in target.sizes.items():
             for users in sizes:
                 one = found.get(target.name, system, users)
                 factor = 2.0 if system.startswith("parley") else 1.0
+                faults = dict.fromkeys(("lost", "doubled", "out_of_order"), 0.0)
                 for number in range(rounds):
-                    faults = dict.fromkeys(("lost", "doubled", "out_of_order"), 0.0)
-                    one.rounds.append(dict.fromkeys(names, factor * (number + 1)) | faults)
+                    one.rounds.append(dict.fromkeys(FIGURES, factor * (number + 1)) | faults)
                     one.clean.append(True)
     return found
 
 
-def test_the_summary_has_the_medians_of_all_that_was_measured():
-    found = report.summary(complete_results())
+def test_headline_figures_are_medians_of_the_rounds():
+    found = report.headline_figures(complete_results())
     assert list(found) == KEYS
     assert found["cpu_ratio_chainlit"] == 2
     assert found["delay_p99_ms_500"] == 4
@@ -439,56 +377,53 @@ def test_the_summary_has_the_medians_of_all_that_was_measured():
     assert found["lost"] == 0
 
 
-def test_the_summary_leaves_out_what_was_not_measured_often_enough():
-    assert report.summary(complete_results(rounds=2)) == {}
+def test_headline_figures_need_three_clean_rounds():
+    assert report.headline_figures(complete_results(rounds=2)) == {}
     found = complete_results()
     found.get("stream", "chainlit", 200).rounds.clear()
-    found.get("ttft", "parley-uvicorn", 10).clean[1] = False
-    found.get("resume", "parley-uvicorn", 1).rounds[0].pop("resume_ms.p50")
-    missing = {*KEYS} - {*report.summary(found)}
+    found.get("ttft", "parley", 10).clean[1] = False
+    found.get("resume", "parley", 1).rounds[0].pop("resume_ms.p50")
+    missing = {*KEYS} - {*report.headline_figures(found)}
     assert missing == {"cpu_ratio_chainlit", "ttft_p50_ms_10", "ttft_p95_ms_10", "resume_ms_4000"}
 
 
-def test_one_lost_token_in_one_round_is_in_the_summary():
+def test_one_lost_token_is_in_the_headline():
     found = complete_results()
-    found.get("burst", "parley-daphne", 200).rounds[1]["lost"] = 1
-    found.get("burst", "parley-daphne", 200).clean[1] = False
-    assert report.summary(found)["lost"] == 1
+    found.get("burst", "parley", 200).rounds[1]["lost"] = 1
+    found.get("burst", "parley", 200).clean[1] = False
+    assert report.headline_figures(found)["lost"] == 1
 
 
-def test_results_are_the_same_after_saving(tmp_path):
-    found = complete_results()
-    results.save(found, tmp_path / "results.json")
-    assert results.load(tmp_path / "results.json") == found
-    (tmp_path / "other.json").write_text("{")
+def test_summary_is_the_same_after_saving(tmp_path):
+    found = report.summary(complete_results())
+    path = tmp_path / "summary.json"
+    results.save(found, path)
+    assert results.load(path) == found
+    assert len(path.read_text().splitlines()) < len(found.measurements) + 40
+    path.write_text("{")
     with pytest.raises(msgspec.DecodeError):
-        results.load(tmp_path / "other.json")
+        results.load(path)
 
 
-def test_the_tables_show_every_measurement():
-    text = report.markdown(complete_results())
+def test_tables_show_every_measurement():
+    text = report.markdown(report.summary(complete_results()))
     for target in plan.TARGETS.values():
         for system in target.sizes:
             assert f"| {system} |" in text
     assert "3 rounds" in text
 
 
-def test_the_soak_which_is_measured_by_itself_stands_with_the_others():
-    found = complete_results()
-    soak = Results(measurements=[one for one in found.measurements if one.target == "soak"])
+def test_soak_of_its_own_run_joins_the_tables():
+    found = report.summary(complete_results())
+    soak = Summary(measurements=[one for one in found.measurements if one.target == "soak"])
     found.measurements = [one for one in found.measurements if one.target != "soak"]
     assert "### Soak" not in report.markdown(found)
     assert "### Soak" in report.markdown(found, soak)
 
 
-def test_the_page_shows_what_was_measured_last():
+def test_page_shows_the_stored_results():
     page = report.PAGE.read_text()
-    if report.LATEST.exists():
-        found = results.load(report.LATEST)
-        assert report.in_page(page, report.latest_tables()) == page
-        assert json.loads(report.SUMMARY.read_text()) == report.summary(found)
-    else:
-        assert report.in_page(page, "") != ""
+    assert report.in_page(page, report.stored_tables()) == page
     with pytest.raises(ValueError, match="marks"):
         report.in_page("A page without them", "")
 
@@ -496,14 +431,9 @@ def test_the_page_shows_what_was_measured_last():
 # --- The plan ---------------------------------------------------------------------------------
 
 
-def test_a_round_measures_side_by_side_what_is_compared():
-    first = list(plan.steps([]))[:4]
-    assert [step.system for step in first] == [
-        "parley-uvicorn",
-        "proxy",
-        "parley-daphne",
-        "chainlit",
-    ]
+def test_compared_streams_are_measured_first():
+    first = list(plan.steps([]))[:3]
+    assert [step.system for step in first] == ["parley", "proxy", "chainlit"]
     for step in first:
         assert [(target.name, users) for target, users in step.measurements] == [("stream", 200)]
     assert {*plan.COMPARED} == {*SYSTEMS}
@@ -515,8 +445,8 @@ def test_a_round_measures_side_by_side_what_is_compared():
     assert len(measured) == len(set(measured))
 
 
-def test_a_round_starts_each_system_once_more_for_each_setup():
-    steps = list(plan.steps([]))[4:]
+def test_each_setup_starts_a_system_once():
+    steps = list(plan.steps([]))[3:]
     starts = [(step.system, str(step.measurements[0][0].setup)) for step in steps]
     assert len(starts) == len(set(starts))
     assert {step.system for step in steps} == {*SYSTEMS} - ON_DEMAND
@@ -533,20 +463,17 @@ def test_targets_systems_and_users_can_be_named():
     ]
 
 
-def run_bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments],
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [("fairness --system proxy", 1, "nothing was measured"), ("steam", 2, "there is no steam")],
+)
+def test_bench_without_measurements_fails(arguments, code, reason):
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments.split()],
         cwd=report.PAGE.parent.parent,
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def test_a_bench_that_measured_nothing_or_is_misspelt_fails(tmp_path):
-    nothing = run_bench(tmp_path, "fairness", "--system", "proxy")
-    assert nothing.returncode == 1
-    assert "nothing was measured" in nothing.stdout
-    misspelt = run_bench(tmp_path, "steam")
-    assert misspelt.returncode == 2
-    assert "there is no steam" in misspelt.stderr
+    assert done.returncode == code
+    assert reason in done.stdout + done.stderr

@@ -1,6 +1,6 @@
-"""The neighbours beside which Parley is measured do what is measured, and their clients notice all.
+"""The neighbours of the bench do the measured work, and their clients detect every fault.
 
-Chainlit itself is not installed where tests run: what its server said was recorded.
+Chainlit itself is not installed where tests run: its server's frames were recorded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import msgspec
@@ -26,7 +26,7 @@ from chatproject.local.servers import free_port
 from tests.support.fake_llm import FakeLLM, reply_text
 
 
-def test_the_bench_finds_both_by_name():
+def test_neighbours_are_found_by_name():
     assert registry.find("proxy") is Proxy
     assert registry.find("chainlit") is Chainlit
 
@@ -110,7 +110,7 @@ async def test_the_provider_stops_when_the_client_has_left(stub: FakeLLM, client
     await asyncio.to_thread(stub.wait, aborted=1, active=0)
 
 
-async def test_the_proxy_reports_a_provider_that_is_not_there(tmp_path: Path):
+async def test_proxy_reports_an_unreachable_provider(tmp_path: Path):
     system = Proxy(provider_url=f"http://127.0.0.1:{free_port()}/v1", folder=tmp_path, users=1)
     system.start()
     try:
@@ -137,7 +137,7 @@ class Broken(Proxy):
         return [sys.executable, "-c", "raise SystemExit('there is no such planet')"]
 
 
-def test_a_program_that_does_not_start_is_quoted(tmp_path: Path):
+def test_log_of_a_failed_start_is_quoted(tmp_path: Path):
     with pytest.raises(RuntimeError, match="no such planet"):
         Broken(provider_url="http://127.0.0.1:9/v1", folder=tmp_path, users=1).start()
 
@@ -148,7 +148,7 @@ async def whole(pieces: AsyncIterator[str]) -> str:
 
 # --- Chainlit -----------------------------------------------------------------------------------
 
-# As Chainlit 2.12.0 sent them; of the objects that describe steps, what nobody reads was taken out.
+# As Chainlit 2.12.0 sent them; unused parts of the objects that describe steps were removed.
 GREETING = r"""
 42["task_end",{}]
 42["clear_ask",{}]
@@ -182,29 +182,24 @@ FAILURE = r"""
     ("text", "kind", "data"),
     [
         ('0{"sid":"tdr9","pingInterval":25000}', "0", {"sid": "tdr9", "pingInterval": 25000}),
-        ('40{"sid":"nwNs"}', "40", {"sid": "nwNs"}),
         ('44{"message":"authentication failed"}', "44", {"message": "authentication failed"}),
         ("2", "2", None),
         ("41", "41", None),
         ('42["task_end",{}]', "42", ["task_end", {}]),
         ('4217["call_fn",{"name":"2"}]', "42", ["call_fn", {"name": "2"}]),
-        (
-            '42["stream_token",{"token":"größer\\n🙂"}]',
-            "42",
-            ["stream_token", {"token": "größer\n🙂"}],
-        ),
+        ('42["say",{"token":"größer\\n🙂"}]', "42", ["say", {"token": "größer\n🙂"}]),
     ],
 )
-def test_frames_are_told_apart(text: str, kind: str, data: object):
+def test_frames_are_distinguished(text: str, kind: str, data: object):
     assert frames.parse(text) == (kind, data)
 
 
-def test_a_frame_that_is_cut_off_is_no_frame():
+def test_cut_off_frame_is_refused():
     with pytest.raises(msgspec.DecodeError):
         frames.parse('42["stream_token",{"tok')
 
 
-def test_an_event_is_written_as_it_is_read():
+def test_event_is_written_as_it_is_read():
     assert frames.event("fetch_favorites") == '42["fetch_favorites"]'
     assert frames.parse(frames.event("say", {"a": "ü"})).data == ["say", {"a": "ü"}]
 
@@ -215,7 +210,7 @@ class Recording:
     def __init__(self, *answers: str, greeting: str = GREETING) -> None:
         self.greeting = greeting
         self.answers = list(answers)
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.changed = asyncio.Condition()
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
@@ -226,7 +221,7 @@ class Recording:
         async for message in connection:
             assert message.type is WSMsgType.TEXT
             async with self.changed:
-                self.heard.append(message.data)
+                self.received.append(message.data)
                 self.changed.notify_all()
             await self._answer(connection, message.data)
         return connection
@@ -242,9 +237,9 @@ class Recording:
             else:
                 await connection.close()
 
-    async def hears(self, text: str) -> None:
+    async def receives(self, text: str) -> None:
         async with self.changed:
-            await self.changed.wait_for(lambda: text in self.heard)
+            await self.changed.wait_for(lambda: text in self.received)
 
 
 async def play(connection: web.WebSocketResponse, recorded: str) -> None:
@@ -254,35 +249,32 @@ async def play(connection: web.WebSocketResponse, recorded: str) -> None:
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Callable[[Recording], Awaitable[ChainlitClient]]]:
-    servers: list[TestServer] = []
-    client = ChainlitClient()
+    async with AsyncExitStack() as stack:
 
-    async def to(recording: Recording) -> ChainlitClient:
-        app = web.Application()
-        app.router.add_get("/ws/socket.io/", recording.handle)
-        servers.append(TestServer(app))
-        await servers[0].start_server()
-        await client.open(str(servers[0].make_url("")).rstrip("/"))
-        return client
+        async def to(recording: Recording) -> ChainlitClient:
+            app = web.Application()
+            app.router.add_get("/ws/socket.io/", recording.handle)
+            server = await stack.enter_async_context(TestServer(app))
+            client = ChainlitClient()
+            stack.push_async_callback(client.close)
+            await client.open(str(server.make_url("")).rstrip("/"))
+            return client
 
-    yield to
-    await client.close()
-    for server in servers:
-        await server.close()
+        yield to
 
 
-async def test_a_recorded_reply_is_read_token_by_token_and_then_the_next(connect):
+async def test_recorded_replies_are_read_token_by_token(connect):
     recording = Recording(REPLY, REPLY.replace("between", "among"))
     client = await connect(recording)
     assert [piece async for piece in client.send("[[tokens=4]] hi")] == ["between", ".", "\n", ";"]
     assert await whole(client.send("once more")) == "among.\n;"
-    _, greeted, favorites, message, _ = recording.heard
+    _, greeted, favorites, message, _ = recording.received
     assert (greeted, favorites) == ('42["connection_successful"]', '42["fetch_favorites"]')
     [name, said] = json.loads(message[2:])
     assert (name, said["message"]["output"]) == ("client_message", "[[tokens=4]] hi")
 
 
-async def test_a_recorded_failure_is_reported(connect):
+async def test_recorded_failure_is_reported(connect):
     client = await connect(Recording(FAILURE, REPLY))
     with pytest.raises(WrongReply, match="told to refuse"):
         await whole(client.send("[[status=400]]"))
@@ -298,46 +290,34 @@ async def test_a_recorded_failure_is_reported(connect):
     ],
     ids=["another text", "no final message", "a token is lost"],
 )
-async def test_a_final_message_that_differs_from_its_tokens_is_reported(connect, changed):
+async def test_differing_final_message_is_reported(connect, changed):
     client = await connect(Recording(changed))
     with pytest.raises(WrongReply, match="missing or differs"):
         await whole(client.send("hi"))
 
 
-async def test_pings_are_answered_while_nobody_waits_for_a_reply(connect):
+async def test_pings_are_answered_without_a_reply(connect):
     recording = Recording(greeting=GREETING + "2\n")
     await connect(recording)
     async with asyncio.timeout(60):
-        await recording.hears("3")
+        await recording.receives("3")
 
 
-async def test_a_lost_connection_is_reported_and_stays_so(connect):
+async def test_lost_connection_stays_lost(connect):
     client = await connect(Recording())
     for _ in range(2):
         with pytest.raises(ConnectionError, match="closed the connection"):
             await whole(client.send("hi"))
 
 
-async def test_a_server_that_is_not_there_is_reported():
+async def test_unreachable_chainlit_is_reported():
     with pytest.raises(ConnectionError):
         await ChainlitClient().open(f"http://127.0.0.1:{free_port()}")
 
 
-def test_without_chainlit_it_says_how_to_install_it(
+def test_missing_chainlit_names_the_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(systems, "PROJECT", tmp_path)
     with pytest.raises(NotInstalled, match=r"make \.venv-peers/\.bench"):
         Chainlit(provider_url="http://127.0.0.1:9/v1", folder=tmp_path, users=1).start()
-
-
-def test_its_lock_pins_and_hashes_everything_and_names_no_index():
-    folder = Path(systems.__file__).parent
-    wanted = (folder / "requirements.in").read_text().split()
-    lock = (folder / "requirements.txt").read_text()
-    assert "://" not in lock
-    entries = re.split(r"^(?=[a-z0-9])", lock, flags=re.MULTILINE)[1:]
-    assert all(re.match(r"[a-z0-9-]+==\S+ ", entry) for entry in entries)
-    assert all("--hash=sha256:" in entry for entry in entries)
-    direct = [e.split("==")[0] for e in entries if "-r bench/peers/requirements.in" in e]
-    assert direct == wanted

@@ -1,8 +1,8 @@
 """Frames of Socket.IO 5 on Engine.IO 4 over a WebSocket, as far as one client needs them.
 
 A frame is text: Engine.IO's digit, for a message (4) Socket.IO's digit too, then JSON, before which
-an event that wants an acknowledgement has a number. Only the root namespace is known, and no binary
-attachments.
+an event that requests an acknowledgement has a number. Only the root namespace is supported, and no
+binary attachments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 OPEN = "0"  # the server's first frame, an object with sid, pingInterval and pingTimeout
 PING = "2"
 PONG = "3"
-CONNECT = "40"  # sent with what the server wants to know, answered with a sid
+CONNECT = "40"  # sent with the session's data, answered with a sid
 DISCONNECT = "41"
 EVENT = "42"
 

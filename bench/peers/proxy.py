@@ -1,9 +1,9 @@
-"""The floor: what it costs to pass a provider's stream on to a client, and nothing else.
+"""The floor of costs: passing a provider's stream on to a client, and nothing else.
 
     python -m bench.peers.proxy --provider http://127.0.0.1:8099/v1 --port 8000
 
 `POST /` with a prompt as its body asks the provider for a streamed completion and answers with the
-bytes of that stream, each chunk as soon as it is there. Nothing is read, changed, counted or kept.
+bytes of that stream, each chunk as soon as it arrives. Nothing is read, changed, counted or kept.
 `GET /` answers with nothing. The first line that it prints is its base URL; with port 0 it takes a
 free one.
 """
@@ -23,7 +23,7 @@ URL = web.AppKey("url", str)
 
 
 async def reply(request: web.Request) -> web.StreamResponse:
-    """Ask the provider, and pass on what it answers, errors too."""
+    """Ask the provider, and pass its response on, errors too."""
     prompt = await request.text()
     body = {
         "model": "bench",
@@ -44,7 +44,7 @@ async def reply(request: web.Request) -> web.StreamResponse:
 
 
 async def passed_on(request: web.Request, asked: ClientResponse) -> web.StreamResponse:
-    """The provider's answer, byte by byte; one that breaks off breaks off here too."""
+    """Pass the provider's response on, byte by byte; one that breaks off breaks off here too."""
     response = web.StreamResponse(
         status=asked.status, headers={"Content-Type": asked.headers.get("Content-Type", "")}
     )
@@ -53,7 +53,7 @@ async def passed_on(request: web.Request, asked: ClientResponse) -> web.StreamRe
         while chunk := await asked.content.readany():
             await response.write(chunk)
     except ClientError:
-        # Ended properly, the answer would look whole.
+        # With a proper end the response would look complete.
         if request.transport is not None:
             request.transport.abort()
     return response

@@ -41,12 +41,12 @@ START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 LOG_CHARACTERS = 2000  # of the end, shown when a program does not start
 
-# What a loopback run must not be asked to go through, and what would change how Chainlit works.
+# Parts of variables that would send loopback traffic through a proxy, or reconfigure Chainlit.
 LEFT_OUT = ("_PROXY", "CHAINLIT_", "UVICORN_", "OPENAI_", "LITERAL_")
 
 
 class Neighbour(System):
-    """A system of one process, which listens on a port of loopback that was free."""
+    """A system of one process, which listens on a free port of loopback."""
 
     def __init__(self, *, provider_url: str, folder: Path, users: int) -> None:
         super().__init__(provider_url=provider_url, folder=folder, users=users)
@@ -140,7 +140,7 @@ class ProxyClient(Client):
         )
 
     async def open(self) -> None:
-        """Connect, so that no message waits for it. Raises ConnectionError."""
+        """Connect ahead of the first message. Raises ConnectionError."""
         try:
             async with self._session.get("/") as answer:
                 await answer.read()
@@ -182,7 +182,7 @@ class Chainlit(Neighbour):
             raise NotInstalled(f"Chainlit is not installed. Install it: make {CHAINLIT_STAMP}")
         app = Path(__file__).with_name("chainlit_app.py")
         address = ["--host", "127.0.0.1", "--port", str(port)]
-        # The module, not the script: a script's first line cannot bear a space in the path.
+        # The module, not the script: a script's first line cannot contain a path with a space.
         return [CHAINLIT_PYTHON, "-m", "chainlit", "run", app, "--headless", *address]
 
     def environment(self) -> Mapping[str, str]:
@@ -290,7 +290,7 @@ class ChainlitClient(Client):
             raise ConnectionError(f"Chainlit answered {answer.data!r}, {kind!r} was expected")
 
     async def _read(self, connection: ClientWebSocketResponse) -> None:
-        """Hand on the events, and answer pings, also while nobody waits for a reply."""
+        """Queue the events, and answer pings, also while no reply is expected."""
         try:
             async for received in connection:
                 if received.type is not WSMsgType.TEXT:
@@ -304,7 +304,7 @@ class ChainlitClient(Client):
                 elif frame.kind == frames.DISCONNECT:
                     break
         except (ConnectionError, ClientError, msgspec.DecodeError):
-            await connection.close()  # who waits for an event is told below
+            await connection.close()  # the None below ends a waiting reader
         finally:
             self._events.put_nowait(None)
 

@@ -1,1 +1,1 @@
-"""What is measured: each module has one question, and `Target`s say with how many users it is asked."""
+"""Measurements: each module has one subject; its `Target`s have the numbers of users."""

@@ -1,4 +1,4 @@
-"""What every target is given and what it says of itself."""
+"""The interface of targets: the place that each measures, and its description."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.fake_llm import FakeLLM
 
 @dataclass(frozen=True)
 class Place:
-    """A running system, warmed up, and what is asked of it; `seconds` is the length of a window."""
+    """A running system, warmed up, with the load to put on it; `seconds` is the length of a window."""
 
     system: System
     provider: FakeLLM
@@ -25,9 +25,8 @@ class Place:
 class Target:
     """A measurement. `sizes` has the numbers of users for each system that it is for.
 
-    `setup` is given to the systems' constructors; targets of the same setup share a start. `users`
-    is how many users there must be when that is not the size. Those that are not `by_default` are
-    measured only when they are named.
+    `setup` is given to the systems' constructors; targets of the same setup share a start. A target
+    that is not `by_default` is measured only when it is named.
     """
 
     name: str

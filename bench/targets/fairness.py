@@ -1,4 +1,4 @@
-"""Whether somebody with a hundred requests makes others wait."""
+"""Fairness: the wait of one user beside another one with a hundred requests."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ REQUESTS = 100
 REQUEST_TOKENS = 20  # a second each
 SAMPLES = 8  # messages of the other user, alone and beside the hundred
 
-# As a new installation limits a user; and a worker that has hardly more room than that.
+# The limits of a user in a new installation, and a worker with hardly more slots than that.
 SETUP = {
     "variables": {"USER_CONCURRENCY": None, "USER_QUEUE_LIMIT": None, "WORKER_CONCURRENCY": "8"}
 }
 
 
 async def fairness(place: Place) -> Round:
-    """The first token's wait of a user with one request, alone and beside one with REQUESTS."""
+    """Measure a user's time to the first token, alone and beside a user with REQUESTS requests."""
     assert isinstance(place.system, Parley)
     [other] = await load.connect(place.system, [1])
     crowd = await load.connect(place.system, [0] * REQUESTS)
     replies: list[Reply] = []
     alone = await _wait_of(other, replies)
     hundred = asyncio.create_task(load.ask(crowd, REQUEST_TOKENS))
-    await asyncio.sleep(2.0)  # until they wait in line
+    await asyncio.sleep(2.0)  # until they are queued
     beside = await _wait_of(other, replies)
-    # Otherwise the other one was not beside them at all.
+    # Otherwise the samples were not taken beside them.
     were_waiting = not hundred.done()
     replies += await hundred
     await load.close([other, *crowd])
@@ -54,4 +54,4 @@ async def _wait_of(client: Client, replies: list[Reply]) -> list[float]:
     return waits
 
 
-TARGETS = (Target("fairness", fairness, {"parley-uvicorn": (2,)}, setup=SETUP),)
+TARGETS = (Target("fairness", fairness, {"parley": (2,)}, setup=SETUP),)

@@ -1,4 +1,4 @@
-"""Asks for the same thing again and again, as several readers at once, and looks at every answer."""
+"""Repeats a request, as several readers at once, and checks every response."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from aiohttp import ClientSession, TCPConnector
 
 from bench.parley import Parley
 
-# Django takes a token that stands in cookie and header alike.
+# Django accepts any token that cookie and header agree on.
 CSRF = "bench" * 6 + "00"
 
 
 @dataclass(frozen=True)
 class Request:
-    """A GET, or with `form` a POST of what that returns, anew each time.
+    """A GET, or a POST of the fields that `form` returns, called for each request.
 
-    `accept` is the kind of answer that is asked for, as in the header. `problem` says what is wrong with an answer by its status and body; nothing if it is right.
+    `accept` is the header of that name. `problem` describes what is wrong with a response, from its
+    status and body; it returns an empty text for a right one.
     """
 
     path: str
@@ -29,7 +30,7 @@ class Request:
 
 
 async def repeat(system: Parley, request: Request, readers: int, seconds: float) -> Answers:
-    """Let so many readers, all of them the first user, ask one time after the other for `seconds`."""
+    """Let so many readers, all of them the first user, repeat a request for `seconds`."""
     answers = Answers([], [])
     until = time.monotonic() + seconds
 
@@ -43,7 +44,7 @@ async def repeat(system: Parley, request: Request, readers: int, seconds: float)
 
 
 def session(system: Parley, number: int, *, user: int | None = 0) -> ClientSession:
-    """The browser of reader `number`, who is this user or a visitor, with one connection."""
+    """The browser of reader `number`, as this user or as a visitor, with one connection."""
     cookies = {"csrftoken": CSRF}
     if user is not None:
         cookies["sessionid"] = system.sessions[user]
@@ -57,13 +58,13 @@ def session(system: Parley, number: int, *, user: int | None = 0) -> ClientSessi
 
 @dataclass(frozen=True)
 class Answers:
-    """Milliseconds of each answer, and what was wrong with some."""
+    """Milliseconds of each response, and the problems of wrong ones."""
 
     times: list[float]
     problems: list[str]
 
     async def ask(self, client: ClientSession, request: Request) -> None:
-        """Ask once."""
+        """Send the request once."""
         began = time.monotonic()
         async with client.request(
             "POST" if request.form else "GET",

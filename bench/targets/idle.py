@@ -1,4 +1,4 @@
-"""What open sockets cost while nobody says anything."""
+"""The cost of open sockets without traffic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WAIT = 2.0  # seconds after the last one was opened
 
 
 async def idle(place: Place) -> Round:
-    """Memory of each socket and CPU of all of them; some tabs belong to the same user."""
+    """Measure the memory of each socket and the CPU of all; some tabs belong to the same user."""
     roles = place.system.roles()
     before = processes.memory(roles)
     users = [number % place.system.users for number in range(place.users)]
@@ -23,7 +23,7 @@ async def idle(place: Place) -> Round:
     after = processes.memory(roles)
     used = {role: seconds - used[role] for role, seconds in processes.cpu(roles).items()}
     found = Round()
-    # Each must still be there, and answer.
+    # They must still be open, and answer.
     replies = await load.ask(clients[: place.system.users][:20], 5)
     found = load.judge(replies)
     await load.close(clients)
@@ -35,4 +35,4 @@ async def idle(place: Place) -> Round:
     return found
 
 
-TARGETS = (Target("idle", idle, {"parley-uvicorn": (1000,), "parley-daphne": (1000,)}),)
+TARGETS = (Target("idle", idle, {"parley": (1000,)}),)

@@ -1,4 +1,4 @@
-"""How fast the page of a long conversation is, asked for by several readers at once."""
+"""The speed of a long conversation's page, requested by several readers at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MESSAGES = 200  # of the conversation: questions and replies
 SHOWN = 100  # of them on its page: chat.conversations.transcript.MESSAGES_SHOWN, which only Django can import
 REPLY_TOKENS = 40
 
-_pages: WeakKeyDictionary[Parley, str] = WeakKeyDictionary()  # the path, made once in each
+_pages: WeakKeyDictionary[Parley, str] = WeakKeyDictionary()  # the path, written once per system
 
 
 async def pages(place: Place) -> Round:
-    """Readers who ask for the page again and again; every answer is looked at."""
+    """Let readers request the page again and again; every response is checked."""
     system = place.system
     assert isinstance(system, Parley)
     if system not in _pages:
@@ -61,4 +61,4 @@ async def _write_conversation(system: Parley) -> str:
     return f"/c/{tab.conversation}/"
 
 
-TARGETS = (Target("pages", pages, {"parley-uvicorn": (1, 10, 50)}, seconds=4.0),)
+TARGETS = (Target("pages", pages, {"parley": (1, 10, 50)}, seconds=4.0),)

@@ -1,4 +1,4 @@
-"""How fast the other requests are that people and programs make, each validated."""
+"""The speed of the other requests that people and programs make; every response is checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _numbers = itertools.count(1)
 
 
 async def requests(place: Place) -> Round:
-    """Each kind of request for its share of the window; then some accounts."""
+    """Measure each kind of request for its share of the window; then some accounts."""
     system = place.system
     assert isinstance(system, Parley)
     tab = await _converse(system)
@@ -32,7 +32,7 @@ async def requests(place: Place) -> Round:
         "active_run": http.Request(
             f"/c/{tab.conversation}/active-run/", _says(run=None), accept=JSON
         ),
-        "create": http.Request("/c/new/", _says(202, status="queued"), form=_message, accept=JSON),
+        "create": http.Request("/c/new/", _says(202, status="queued"), form=message, accept=JSON),
     }
     found = Round({"failed": 0})
     for name, request in asked.items():
@@ -43,7 +43,7 @@ async def requests(place: Place) -> Round:
 
 
 async def _converse(system: Parley) -> Tab:
-    """A tab that has had a reply."""
+    """A tab with a conversation that has a reply."""
     tab = await system.connect(0)
     reply = Reply(Tally(1))
     await load.converse(tab, load.prompt(1), reply, patience=load.PATIENCE)
@@ -54,13 +54,13 @@ async def _converse(system: Parley) -> Tab:
     return tab
 
 
-def _message() -> dict[str, str]:
-    """One whose reply is short: what it costs is the matter of other targets."""
+def message() -> dict[str, str]:
+    """A message with a short reply: other targets measure the reply's cost."""
     return {"text": load.prompt(1, rate=0), "client_id": f"requests-{next(_numbers)}"}
 
 
 async def _accounts(system: Parley, found: Round) -> None:
-    """Sign up and sign in, each as a visitor who came for the first time."""
+    """Sign up and sign in, each as a new visitor."""
     numbers = [next(_numbers) for _ in range(ACCOUNTS)]
     for name, path, fields in (
         ("sign_up", "/accounts/signup/", ("email", "password1")),
@@ -70,7 +70,7 @@ async def _accounts(system: Parley, found: Round) -> None:
         for number in numbers:
             form = dict(zip(fields, (f"visitor{number}@example.org", PASSWORD), strict=True))
             async with http.session(system, number, user=None) as client:
-                await answers.ask(client, http.Request(path, _leads_on, form=form.copy))
+                await answers.ask(client, http.Request(path, redirects, form=form.copy))
         _note(found, name, answers)
 
 
@@ -98,8 +98,8 @@ def _says(wanted: int = 200, **fields: str | None) -> Callable[[int, bytes], str
     return problem
 
 
-def _leads_on(status: int, body: bytes) -> str:
+def redirects(status: int, body: bytes) -> str:
     return "" if status == 302 else f"HTTP {status}: {body[:200]!r}"
 
 
-TARGETS = (Target("requests", requests, {"parley-uvicorn": (10,)}, seconds=10.0),)
+TARGETS = (Target("requests", requests, {"parley": (10,)}, seconds=10.0),)

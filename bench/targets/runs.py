@@ -1,4 +1,4 @@
-"""What people do with a reply that is being made: come back to it, stop it."""
+"""Following a running reply from a new tab, and stopping it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 60.0
 
 
 async def resume(place: Place) -> Round:
-    """From the `resume` frame of a new tab to the full text so far of a running reply."""
+    """Measure from the `resume` frame of a new tab to the full text so far of a running reply."""
     found = Round({"lost": 0, "doubled": 0, "out_of_order": 0})
     times: list[float] = []
     [author] = await load.connect(place.system, [0])
@@ -58,7 +58,7 @@ async def resume(place: Place) -> Round:
 
 
 async def stop(place: Place) -> Round:
-    """From `run.stop` to `run.stopped`, and to the moment when the provider is left alone."""
+    """Measure from `run.stop` to `run.stopped`, and to the end of the provider's stream."""
     found = Round()
     tabs = await load.connect(place.system, range(place.users))
     speaking = await asyncio.gather(
@@ -82,7 +82,7 @@ async def stop(place: Place) -> Round:
 
 
 async def _stop(tab: Client, key: str, first: float, found: Round) -> tuple[str, int, int]:
-    """Stop a reply while it is written, or before its first token; its key and the two times."""
+    """Stop a reply while it is written, or before its first token; return its key and both times."""
     assert isinstance(tab, Tab)
     tally = Tally(load.LONGEST)
     chance = random.Random(key)
@@ -100,7 +100,7 @@ async def _stop(tab: Client, key: str, first: float, found: Round) -> tuple[str,
 
 
 async def _press_stop(tab: Tab, tally: Tally, first: float, after: float) -> int:
-    while not tab.run or not (tally.arrived or first):  # noqa: ASYNC110 # nobody tells of these
+    while not tab.run or not (tally.arrived or first):  # noqa: ASYNC110 # no event exists
         await asyncio.sleep(0.01)
     await asyncio.sleep(after)
     tab.stop()
@@ -123,6 +123,6 @@ async def _leavings(provider: FakeLLM, keys: set[str]) -> dict[str, int]:
 
 
 TARGETS = (
-    Target("resume", resume, {"parley-uvicorn": (1,), "parley-daphne": (1,)}),
-    Target("stop", stop, {"parley-uvicorn": (10,), "parley-daphne": (10,)}),
+    Target("resume", resume, {"parley": (1,)}),
+    Target("stop", stop, {"parley": (10,)}),
 )

@@ -1,4 +1,4 @@
-"""Whether memory stays flat: people who come, talk and go for half an hour."""
+"""Growth of memory while people come, talk and go for half an hour."""
 
 from __future__ import annotations
 
@@ -55,4 +55,4 @@ def second_and_last(samples: list[float]) -> tuple[float, float]:
     )
 
 
-TARGETS = (Target("soak", soak, {"parley-uvicorn": (50,)}, seconds=1800.0, by_default=False),)
+TARGETS = (Target("soak", soak, {"parley": (50,)}, seconds=1800.0, by_default=False),)

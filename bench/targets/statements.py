@@ -1,4 +1,4 @@
-"""How many database statements a message and a token cost, counted in the log of Postgres."""
+"""Database statements per message and per token, counted in the log of Postgres."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from bench.targets.base import Place, Target
 MESSAGES = 5  # of each user, in one conversation
 SHORT, LONG = 20, 420  # tokens
 RATE = 200.0  # so that a long reply takes hardly longer than a short one
-SETTLE = 2.0  # seconds until what follows a message has been done, and Postgres has logged it
+SETTLE = 2.0  # seconds until the work after a message is done, and Postgres has logged it
 
-# Web processes and workers are told from each other, and from the clock, by their names.
+# The log line's prefix is the application's name, which tells the processes apart.
 ROLES = ("web", "worker")
 SETUP = {"postgres_settings": {"log_statement": "all", "log_line_prefix": "%a|"}}
 
-# A statement may begin with an empty line; one of nothing else is none.
+# A statement may begin with an empty line; an empty statement does not count.
 LINE = re.compile(
     r"^(\w*)\|LOG:  (?:statement|execute [^:\n]*): (?:\n\t)?[ \t]*(\S.*)$", re.MULTILINE
 )
-# What brackets the work and is none; SET is what a new connection is told once.
+# Transaction control is not counted, nor is SET, which configures a new connection once.
 CONTROL = re.compile(r"(?i)(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET|START TRANSACTION)\b")
 
 
 async def statements(place: Place) -> Round:
-    """Statements for messages with short replies, and for as many with long ones."""
+    """Count statements for messages with short replies, and for as many with long ones."""
     assert isinstance(place.system, Parley)
     clients = await load.connect(place.system, range(place.users))
     replies: list[load.Reply] = []
@@ -72,4 +72,4 @@ def count(log: Path, start: int) -> Counter[str]:
     return found
 
 
-TARGETS = (Target("statements", statements, {"parley-uvicorn": (10,)}, setup=SETUP),)
+TARGETS = (Target("statements", statements, {"parley": (10,)}, setup=SETUP),)

@@ -17,12 +17,12 @@ BURST_TOKENS = 60
 
 
 async def stream(place: Place) -> Round:
-    """See bench.load."""
+    """Measure streams side by side; see bench.load."""
     return await load.stream(place.system, place.provider, place.users, seconds=place.seconds)
 
 
 async def burst(place: Place) -> Round:
-    """Everybody sends at the same moment."""
+    """Measure a message of every user, all sent at once."""
     clients = await load.connect(place.system, range(place.users))
     began = time.monotonic()
     replies = await load.ask(clients, BURST_TOKENS)
@@ -40,7 +40,7 @@ async def burst(place: Place) -> Round:
 
 
 async def ttft(place: Place) -> Round:
-    """The time from sending to the first token; the provider sends it at once."""
+    """Measure the time from sending to the first token, which the provider sends at once."""
     clients = await load.connect(place.system, range(place.users))
     replies: list[Reply] = []
 
@@ -61,7 +61,7 @@ async def ttft(place: Place) -> Round:
 
 
 def first_tokens(replies: list[Reply]) -> list[float]:
-    """Milliseconds to the first token of those that came."""
+    """Milliseconds to the first token, of replies that have one."""
     return [1000 * reply.ttft for reply in replies if reply.tally.arrived]
 
 
@@ -70,9 +70,8 @@ TARGETS = (
         "stream",
         stream,
         {
-            "parley-uvicorn": (10, 50, 100, 200, 500),
-            "parley-daphne": (10, 200, 500),
-            "parley-uvicorn-2": (500,),
+            "parley": (10, 50, 100, 200, 500),
+            "parley-two-webs": (500,),
             "proxy": (10, 50, 200, 500),
             "chainlit": (10, 200),
         },
@@ -80,7 +79,7 @@ TARGETS = (
     Target(
         "ttft",
         ttft,
-        {"parley-uvicorn": (10,), "parley-daphne": (10,), "proxy": (10,), "chainlit": (10,)},
+        {"parley": (10,), "proxy": (10,), "chainlit": (10,)},
     ),
-    Target("burst", burst, {"parley-uvicorn": (200,), "parley-daphne": (200,)}),
+    Target("burst", burst, {"parley": (200,)}),
 )

@@ -28,9 +28,10 @@ from chat.runs import describe, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.streaming import groups
 from chat.web.run_follower import Follower, ReplayReader
-from chatproject.lib import db, web
+from chatproject.lib import db
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.pubsub.raw import Attachment
+from chatproject.lib.server.asgi_types import TEXT_FRAMES, TextFrames
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -80,7 +81,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         self._pump: asyncio.Task[None] | None = None
         self._recheck: asyncio.TimerHandle | None = None
         self._attachment: Attachment | None = None
-        self._text_frames: web.TextFrames | None = None
+        self._text_frames: TextFrames | None = None
 
     async def dispatch(self, message: Any) -> None:
         # Channels' own goes through a thread first, for each frame, to close the connections to the
@@ -97,7 +98,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
     async def connect(self) -> None:
         await self.accept()
         extensions = cast("dict[str, Any]", self.scope.get("extensions") or {})
-        self._text_frames = extensions.get(web.TEXT_FRAMES)
+        self._text_frames = extensions.get(TEXT_FRAMES)
         user = cast("User | AnonymousUser", self.scope["user"])
         if not user.is_authenticated:
             await self._send_away(NOT_SIGNED_IN, ChatError("not_signed_in"))

@@ -1,15 +1,17 @@
-"""Daphne, with limits on what comes in, backpressure on what goes out, and an orderly end.
+"""Daphne with limits on input, backpressure on output, and an orderly shutdown.
 
-Daphne itself buffers without bound for a client that reads slowly or an application that does,
-drops a connection where the protocol has a close code for the reason, and leaves its clients
-without a word on SIGTERM. Its classes are extended here in those points:
+Plain Daphne buffers without bound for a client that reads slowly and for an application that does,
+drops connections where the protocol has a close code for the reason, and closes its sockets without
+a close frame on SIGTERM. The classes here extend it in these points:
 
-* `WriteGate` makes `send` of an application wait while a connection's write buffer is full;
-* `Inbox` stops reading from a socket whose application is behind;
+* `WriteGate` blocks an application's `send` while its connection's write buffer is full;
+* `Inbox` pauses reading from a socket whose application falls behind;
 * `Channel` and `Request` are a connection's HTTP side, `Socket` its WebSocket side;
-* `Server` holds them and stops.
+* `Server` owns them and shuts them down.
 
-Import it only after uvloop's event loop policy is set: importing Daphne makes the event loop.
+The private names of Daphne, Twisted and autobahn that this relies on are checked by
+tests/lib/server/test_contract.py. Import this module only after uvloop's event loop policy is set:
+importing Daphne creates the event loop.
 """
 
 # ruff: noqa: N802, N803, N815 - Twisted's own names are overridden here
@@ -19,10 +21,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import signal
 import socket
+import struct
+import threading
+import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from types import FrameType
 from typing import Any
 
 import daphne.server
@@ -37,26 +45,33 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web import http
 
-from chatproject.lib import web
-from chatproject.lib.web import Application, Limits, Message, Scope
+from chatproject.lib.server.asgi_types import TEXT_FRAMES, Application, Message, Scope
+from chatproject.lib.server.limits import (
+    AT_ONCE,
+    CANCEL_SECONDS,
+    CLOSE_TIMEOUT,
+    INBOX_MESSAGES,
+    KEEP_ALIVE_SECONDS,
+    LINGER_SECONDS,
+    MAX_FRAGMENTS,
+    MAX_FRAME_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    PING_INTERVAL,
+    PING_TIMEOUT,
+    SAME_STOP_SECONDS,
+    Limits,
+)
 
 logger = logging.getLogger(__name__)
 reactor: Any = untyped_reactor
 twisted_errors: Any = STDLibLogObserver(__name__)
 
-INBOX_MESSAGES = 16  # waiting for the application, before its socket is not read any more
-CANCEL_SECONDS = 2  # for cancelled applications to clean up at the end
-
-
-def run(
-    application: Application, listener: socket.socket, limits: Limits, ready: Callable[[], None]
-) -> None:
-    """Serve the application on a bound socket until SIGTERM or SIGINT; `ready` is called once."""
-    Server(application, limits).serve(listener, ready)
+RESTARTING = 1012  # close code after which clients connect again
 
 
 class WriteGate:
-    """Stands for a connection's senders towards its transport, as an IPushProducer of Twisted's.
+    """Blocks a connection's senders while its transport is full, as an IPushProducer of Twisted's.
 
     The transport closes the gate when more than 64 KiB wait to be written, and opens it when
     nothing does.
@@ -84,7 +99,7 @@ class WriteGate:
 
 
 class Inbox(asyncio.Queue[Message]):
-    """Messages for the application of one socket, which is not read while too many wait."""
+    """Messages for one socket's application; reading from the socket pauses while too many wait."""
 
     def __init__(self, transport: Any) -> None:
         super().__init__()
@@ -106,19 +121,19 @@ class Inbox(asyncio.Queue[Message]):
 
 
 class BodyTooLargeError(Exception):
-    """A request's body grew over the limit while it was read."""
+    """A request's body exceeded the limit while it was read."""
 
 
 class Channel(http.HTTPChannel):
-    """One connection while it speaks HTTP."""
+    """A connection's HTTP side."""
 
     transport: Any
-    maxHeaders = web.MAX_HEADERS
-    totalHeadersSize = web.MAX_HEADER_BYTES
-    MAX_LENGTH = web.MAX_HEADER_BYTES
+    maxHeaders = MAX_HEADERS
+    totalHeadersSize = MAX_HEADER_BYTES
+    MAX_LENGTH = MAX_HEADER_BYTES
 
     receiving = False  # between a request's first byte and its last
-    refused = False  # answered before it was read to its end
+    refused = False  # answered before its request was read to the end
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -133,7 +148,7 @@ class Channel(http.HTTPChannel):
         if not self.receiving and not self._handlingRequest:
             self.receiving = True
             self.setTimeout(self.server.limits.request_seconds)
-        # Not HTTPChannel's own method, which grants the time again with every byte that comes.
+        # Not HTTPChannel's own method, which restarts the timeout with every byte.
         LineReceiver.dataReceived(self, data)
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -161,22 +176,22 @@ class Channel(http.HTTPChannel):
 
     def allContentReceived(self) -> None:
         self.receiving = False
-        # What Twisted saves here is the time that the connection may idle after the response.
-        self.setTimeout(web.KEEP_ALIVE_SECONDS)
+        # Twisted saves this value as the idle time after the response.
+        self.setTimeout(KEEP_ALIVE_SECONDS)
         super().allContentReceived()
 
     def refuse(self, status: HTTPStatus) -> None:
-        """Answer a request that is not read to its end, and read past the rest of it for a while.
+        """Answer a request that is not read to the end, and discard its rest for a while.
 
         Closing at once would reset the connection while the client is still sending, and the
-        client would see that instead of the answer.
+        client would see the reset instead of the response.
         """
         logger.info("refused a request: %d %s", status, status.phrase)
         self.refused = True
         self.clearLineBuffer()
-        self.transport.write(web.refusal(status))
+        self.transport.write(refusal(status))
         self.transport.loseWriteConnection()
-        self.setTimeout(web.LINGER_SECONDS)
+        self.setTimeout(LINGER_SECONDS)
 
     def go_away(self) -> None:
         """Close the connection, after the response to a request that is being handled."""
@@ -194,13 +209,25 @@ class Channel(http.HTTPChannel):
         super().connectionLost(reason)
 
 
+def refusal(status: HTTPStatus) -> bytes:
+    """The whole response to a request that does not reach an application."""
+    body = f"{status.phrase}\n".encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        "Content-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
 class Request(http_protocol.WebRequest):
     """One HTTP request, with a bounded body; or the opening handshake of a WebSocket."""
 
     transport: Any
 
     def __init__(self, channel: Channel, queued: bool) -> None:
-        # Twisted's own form parser would read the whole body a second time for nothing.
+        # Without Twisted's form parser, which reads the whole body a second time for nothing.
         super().__init__(channel, queued, parsePOSTFormSubmission=False)
         self.gate = channel.gate
         self.body_bytes = 0
@@ -212,16 +239,16 @@ class Request(http_protocol.WebRequest):
         super().handleContentChunk(data)
 
     def process(self) -> Any:
-        # Daphne takes the root path of the application from this header, whoever sends it.
+        # Daphne trusts this header as the application's root path, also from any client.
         self.requestHeaders.removeHeader(b"Daphne-Root-Path")
         deferred = super().process()
-        if self.transport is None:  # a Socket has it now
+        if self.transport is None:  # it was handed to a Socket
             self.server.open.discard(self.channel)
         return deferred
 
     def handle_exception(self, exception: BaseException) -> None:
-        # Daphne's own method raises when a response has begun, which ends the loop that calls it,
-        # and with that all reaping of applications.
+        # Daphne's own method raises when a response has begun, which ends its caller: the periodic
+        # check that reaps all finished applications.
         if self._response_started:
             self.transport.abortConnection()
         else:
@@ -229,11 +256,11 @@ class Request(http_protocol.WebRequest):
 
 
 class Socket(ws_protocol.WebSocketProtocol):
-    """One connection while it speaks WebSocket."""
+    """A connection's WebSocket side, from the upgrade on; it implements `TextFrames`."""
 
     transport: Any
 
-    # Empty, as autobahn puts all of them into words for each socket, for a log that nobody reads.
+    # Empty for autobahn, which formats all of them for each socket, for a log that is discarded.
     CONFIG_ATTRS: list[str] = []
 
     def connectionMade(self) -> None:
@@ -250,35 +277,35 @@ class Socket(ws_protocol.WebSocketProtocol):
         if self.server.stopping:
             raise ConnectionDeny(HTTPStatus.SERVICE_UNAVAILABLE)
         handshake = super().onConnect(request)
-        # Sockets that came together, after a restart, are not to be pinged together for ever.
-        self.last_ping -= random.uniform(0, web.PING_INTERVAL)  # noqa: S311  not a secret
+        # Jitter, or sockets that connected together after a restart are pinged together for ever.
+        self.last_ping -= random.uniform(0, PING_INTERVAL)  # noqa: S311  not a secret
         return handshake
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
-        # Without the reason in the status line, which autobahn makes from what the client sent.
+        # Without autobahn's reason, which would put text of the client's into the status line.
         headers = [("Content-Length", "0"), ("Connection", "close"), *(responseHeaders or ())]
         super().failHandshake(HTTPStatus(code).phrase, code, headers)
 
     def onMessageFrameBegin(self, length: int) -> None:
         super().onMessageFrameBegin(length)
-        if len(self.message_data) >= web.MAX_FRAGMENTS and not self.failedByMe:
-            self._max_message_size_exceeded(length, web.MAX_FRAME_BYTES, "too many fragments")
+        if len(self.message_data) >= MAX_FRAGMENTS and not self.failedByMe:
+            self._max_message_size_exceeded(length, MAX_FRAME_BYTES, "too many fragments")
 
     def onPing(self, payload: bytes) -> None:
         # A client that pings and does not read must not fill the memory with pongs.
         if not self.gate.closed:
             super().onPing(payload)
 
-    # --- web.TextFrames -----------------------------------------------------------------------
+    # --- TextFrames ---------------------------------------------------------------------------
 
     @property
     def is_full(self) -> bool:
         return self.gate.closed
 
     def write(self, texts: Sequence[bytes]) -> None:
-        # Not sendFrame(), which costs as much as the rest of the way.
+        # Not sendFrame(), which takes as much CPU as everything else between here and the kernel.
         if self.state == self.STATE_OPEN:
-            self.sendData(b"".join(map(web.text_frame, texts)))
+            self.sendData(b"".join(map(text_frame, texts)))
 
     async def drain(self) -> None:
         await self.gate.wait()
@@ -286,8 +313,8 @@ class Socket(ws_protocol.WebSocketProtocol):
     # --- Daphne's and autobahn's own ----------------------------------------------------------
 
     def serverSend(self, content: str | bytes, binary: bool = False) -> None:
-        # Not sendMessage(), which raises when the client has just left, where the application will
-        # be told by its next message, and which holds the limit for incoming messages against ours.
+        # Not sendMessage(): it raises when the client has just left, of which the application's
+        # next message informs it anyway, and applies the limit for incoming messages to outgoing.
         if self.state == self.STATE_OPEN:
             payload = content if isinstance(content, bytes) else content.encode()
             self.sendFrame(opcode=2 if binary else 1, payload=payload)
@@ -297,7 +324,7 @@ class Socket(ws_protocol.WebSocketProtocol):
         self.sendCloseFrame(code=code or 1000)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        """Write to the network at once where nothing waits, which saves a turn of the loop."""
+        """Write to the network at once when the buffer is empty, which saves a turn of the loop."""
         transport = self.transport
         if transport.connected and not transport.dataBuffer and not transport._tempDataLen:
             sent = transport.writeSomeData(data)
@@ -305,33 +332,43 @@ class Socket(ws_protocol.WebSocketProtocol):
                 return
             if isinstance(sent, int):
                 data = data[sent:]
-        # Also after an error, which the transport meets again and handles.
+        # After an error too: the transport runs into it again and handles it.
         transport.write(data)
 
     def handle_exception(self, exception: BaseException) -> None:
-        # Not Daphne's own method, which may raise too: after a subprotocol that was not offered.
+        # Not Daphne's own method, which raises itself after a subprotocol that was not offered.
         if self.state == self.STATE_CONNECTING:
             self.failHandshake("", HTTPStatus.INTERNAL_SERVER_ERROR)
         else:
             self.sendCloseFrame(code=self.CLOSE_STATUS_CODE_INTERNAL_ERROR)
 
     def go_away(self) -> None:
-        """Ask the client to connect again, to whatever process then listens."""
+        """Ask the client to connect again, to any process that listens then."""
         if self.state == self.STATE_CONNECTING:
             self.failHandshake("", HTTPStatus.SERVICE_UNAVAILABLE)
         else:
-            self.sendCloseFrame(code=web.RESTARTING)
+            self.sendCloseFrame(code=RESTARTING)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        # A connection whose handshake was not valid is not known to Daphne's server.
+        # Daphne's server never registered a connection whose handshake was not valid.
         if self in self.server.connections:
-            # RFC 6455, 7.1.5: 1005 stands for a close frame without a code.
+            # RFC 6455, 7.1.5: 1005 means a close frame without a code.
             super().onClose(wasClean, 1005 if code is None else code, reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.server.open.discard(self)
         self.gate.stopProducing()
         super().connectionLost(reason)
+
+
+def text_frame(text: bytes) -> bytes:
+    """A text as a server's frame of RFC 6455: whole, not masked, not compressed."""
+    size = len(text)
+    if size < 126:
+        return b"\x81%c%b" % (size, text)
+    if size < 1 << 16:
+        return struct.pack("!BBH", 0x81, 126, size) + text
+    return struct.pack("!BBQ", 0x81, 127, size) + text
 
 
 class HTTPFactory(http_protocol.HTTPFactory):
@@ -343,7 +380,7 @@ class HTTPFactory(http_protocol.HTTPFactory):
         return protocol
 
     def log(self, request: Any) -> None:
-        """Nothing: chatproject.serve writes the access log."""
+        """Do nothing: chatproject.serve writes the access log."""
 
 
 class SocketFactory(ws_protocol.WebSocketFactory):
@@ -351,15 +388,15 @@ class SocketFactory(ws_protocol.WebSocketFactory):
 
 
 class Port(tcp.Port):
-    """A listening socket that accepts a few connections in a turn of the loop."""
+    """A listening socket that accepts AT_ONCE connections in a turn of the loop."""
 
     @property
     def numberAccepts(self) -> int:
-        return web.AT_ONCE
+        return AT_ONCE
 
     @numberAccepts.setter
     def numberAccepts(self, number: int) -> None:
-        """Twisted's own guess, up to hundreds."""
+        """Ignore Twisted's own estimate, which reaches hundreds."""
 
 
 class Server(daphne.server.Server):
@@ -369,7 +406,7 @@ class Server(daphne.server.Server):
         super().__init__(
             application,
             endpoints=["unused: serve() is given a socket"],
-            ping_interval=web.PING_INTERVAL,
+            ping_interval=PING_INTERVAL,
             websocket_timeout=-1,
             server_name="",
         )
@@ -379,23 +416,23 @@ class Server(daphne.server.Server):
         self.stopping = False
 
     def serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
-        """Serve until a signal; see the module's `run`."""
+        """Serve on a bound socket until SIGTERM or SIGINT; `ready` is called once, listening."""
         self.http_factory = HTTPFactory(self)
         self.http_factory.timeOut = self.limits.request_seconds
         self.ws_factory = SocketFactory(self, server="")
         self.ws_factory.setProtocolOptions(
-            autoPingTimeout=web.PING_TIMEOUT,
-            allowNullOrigin=True,  # who may connect from where is the application's decision
+            autoPingTimeout=PING_TIMEOUT,
+            allowNullOrigin=True,  # checking the origin is up to the application
             openHandshakeTimeout=self.websocket_connect_timeout,
-            closeHandshakeTimeout=web.CLOSE_TIMEOUT,
-            maxMessagePayloadSize=web.MAX_FRAME_BYTES,
-            maxFramePayloadSize=web.MAX_FRAME_BYTES,
-            failByDrop=False,  # close with the code that says why
+            closeHandshakeTimeout=CLOSE_TIMEOUT,
+            maxMessagePayloadSize=MAX_FRAME_BYTES,
+            maxFramePayloadSize=MAX_FRAME_BYTES,
+            failByDrop=False,  # but with the close code for the reason
         )
         log_errors_of_twisted()
         reactor.callLater(1, self.application_checker)
         reactor.callLater(2, self.timeout_checker)
-        # As reactor.adoptStreamPort() does it, with a class of ours.
+        # As reactor.adoptStreamPort() does, with the class Port of this module.
         self.port = Port._fromListeningDescriptor(
             reactor, listener.fileno(), listener.family, self.http_factory
         )
@@ -403,7 +440,7 @@ class Server(daphne.server.Server):
         listener.close()
         loop = daphne.server.twisted_loop
         asyncio.set_event_loop(loop)
-        web.on_stop_signal(loop, self.limits, self.stop)
+        on_stop_signal(loop, self.limits, self.stop)
         loop.call_soon(ready)
         reactor.run(installSignalHandlers=False)
 
@@ -414,7 +451,7 @@ class Server(daphne.server.Server):
         scope.setdefault("asgi", {"version": "3.0"})
         if isinstance(protocol, Socket):
             inbox: asyncio.Queue[Message] = Inbox(protocol.transport)
-            scope["extensions"] = {web.TEXT_FRAMES: protocol}
+            scope["extensions"] = {TEXT_FRAMES: protocol}
         else:
             inbox = asyncio.Queue()
 
@@ -433,18 +470,18 @@ class Server(daphne.server.Server):
             await protocol.gate.wait()
 
     def stop(self) -> None:
-        """Begin to stop; the reactor ends when everything is closed."""
+        """Begin to stop; the reactor stops when everything is closed."""
         self.stopping = True
         self.stopper = asyncio.ensure_future(self.close_everything())
 
     async def close_everything(self) -> None:
-        """Close all connections in order, wait for the applications, cancel what is left."""
+        """Close all connections in turn, wait for the applications, cancel the remaining tasks."""
         try:
             self.port.stopListening()
             for number, connection in enumerate(tuple(self.open), start=1):
                 if connection in self.open:
                     connection.go_away()
-                if number % web.AT_ONCE == 0:
+                if number % AT_ONCE == 0:
                     await asyncio.sleep(0)
             await self.wait_for_applications()
             await cancel_all_tasks()
@@ -454,15 +491,63 @@ class Server(daphne.server.Server):
     async def wait_for_applications(self) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + self.limits.drain_seconds
-        while self.open or not all(task.done() for task in self.applications()):
+        while self.open or any(
+            (task := details.get("application_instance")) is not None and not task.done()
+            for details in self.connections.values()
+        ):
             if loop.time() > end:
                 logger.warning("%d connections did not end in time", len(self.open))
                 return
             await asyncio.sleep(0.05)
 
-    def applications(self) -> list[asyncio.Future[None]]:
-        found = (details.get("application_instance") for details in self.connections.values())
-        return [task for task in found if task is not None]
+
+def log_errors_of_twisted() -> None:
+    """Send Twisted's errors to Python's log; its other messages only report what clients do."""
+    observers: Any = [observe]
+    globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
+
+
+def observe(event: LogEvent) -> None:
+    if event["log_level"] >= LogLevel.error:
+        twisted_errors(event)
+
+
+def on_stop_signal(
+    loop: asyncio.AbstractEventLoop, limits: Limits, stop: Callable[[], None]
+) -> None:
+    """Call `stop` in the loop on the first SIGTERM or SIGINT; a second one ends the process at once.
+
+    A view that hangs in its thread, or a loop that is stuck, cannot keep the process alive: some
+    seconds after the drain time it is ended with exit code 1.
+    """
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def first(number: signal.Signals) -> None:
+        began = time.monotonic()
+
+        def again(number: int, frame: FrameType | None) -> None:
+            if time.monotonic() - began > SAME_STOP_SECONDS:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+
+        for each in signals:
+            loop.remove_signal_handler(each)
+            signal.signal(each, again)
+        logger.info("%s: closing connections", number.name)
+        last_resort = threading.Timer(limits.drain_seconds + CLOSE_TIMEOUT, end_process)
+        last_resort.daemon = True
+        last_resort.start()
+        stop()
+
+    for number in signals:
+        loop.add_signal_handler(number, first, number)
+
+
+def end_process() -> None:
+    """End the process without waiting for anything in it."""
+    logger.error("something did not stop in time: leaving without it")
+    logging.shutdown()
+    os._exit(1)
 
 
 async def cancel_all_tasks() -> None:
@@ -471,14 +556,3 @@ async def cancel_all_tasks() -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
-
-
-def log_errors_of_twisted() -> None:
-    """Send Twisted's errors to Python's log; its lesser messages tell only what clients do."""
-    observers: Any = [observe]
-    globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
-
-
-def observe(event: LogEvent) -> None:
-    if event["log_level"] >= LogLevel.error:
-        twisted_errors(event)

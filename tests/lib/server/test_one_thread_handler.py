@@ -1,4 +1,4 @@
-"""A page is made in one thread, which is not the event loop's."""
+"""The middleware and the view of a page run in one thread, which is not the event loop's."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from asgiref.testing import ApplicationCommunicator
 from django.http import HttpRequest, HttpResponse
+from django.test import AsyncRequestFactory
 from django.urls import path
 
-from chatproject.lib.pages import PagesHandler
+from chatproject.lib.server.one_thread_handler import OneThreadHandler
 
 Respond = Callable[[HttpRequest], HttpResponse]
 
-seen: list[tuple[str, int]] = []  # who was asked, and in which thread
+seen: list[tuple[str, int]] = []  # each function that ran, and its thread
 
 
 class Outer:
-    """A middleware of the kind that Django would give its turn on the event loop."""
+    """A middleware of the kind that Django's own handler runs on the event loop."""
 
     sync_capable = async_capable = True
 
@@ -42,8 +42,8 @@ def inner(get_response: Respond) -> Respond:
     return respond
 
 
-def note(who: str) -> None:
-    seen.append((who, threading.get_ident()))
+def note(name: str) -> None:
+    seen.append((name, threading.get_ident()))
 
 
 def page(request: HttpRequest) -> HttpResponse:
@@ -64,40 +64,27 @@ handler404 = handler500 = failed
 
 
 @pytest.fixture
-def handler(settings: Any) -> PagesHandler:
+def handler(settings: Any) -> OneThreadHandler:
     seen.clear()
     settings.ROOT_URLCONF = __name__
     settings.MIDDLEWARE = [f"{__name__}.Outer", f"{__name__}.inner"]
     settings.DEBUG_PROPAGATE_EXCEPTIONS = False
-    return PagesHandler()
+    return OneThreadHandler()
 
 
-async def ask(handler: PagesHandler, where: str) -> tuple[int, bytes]:
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "GET",
-        "path": where,
-        "raw_path": where.encode(),
-        "query_string": b"",
-        "headers": [(b"host", b"testserver")],
-    }
-    connection = ApplicationCommunicator(handler, scope)
-    await connection.send_input({"type": "http.request", "body": b""})
-    start = await connection.receive_output(10)
-    body = await connection.receive_output(10)
-    await connection.wait(10)
-    return start["status"], body["body"]
+async def ask(handler: OneThreadHandler, where: str) -> tuple[int, bytes]:
+    response: Any = await handler.get_response_async(AsyncRequestFactory().get(where))
+    return response.status_code, response.content
 
 
-async def test_all_of_a_page_is_made_in_one_thread_that_is_not_the_loops(handler: PagesHandler):
+async def test_page_runs_in_one_other_thread(handler: OneThreadHandler):
     assert await ask(handler, "/page/") == (200, b"GET /page/")
-    assert [who for who, _ in seen] == ["outer", "inner", "process_view", "view"]
+    assert [name for name, _ in seen] == ["outer", "inner", "process_view", "view"]
     (thread,) = {thread for _, thread in seen}
     assert thread != threading.get_ident()
 
 
-async def test_what_is_not_there_and_what_breaks_is_answered(handler: PagesHandler):
+async def test_missing_and_failing_pages_are_answered(handler: OneThreadHandler):
     assert await ask(handler, "/nothing/") == (404, b"not here")
     assert await ask(handler, "/broken/") == (500, b"broken")
     assert await ask(handler, "/page/") == (200, b"GET /page/")
