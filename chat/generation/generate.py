@@ -214,7 +214,7 @@ FROM chat_assistant AS assistant, chat_languagemodel AS model
 WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s
   AND assistant.id = run.assistant_id AND model.id = run.model_id
 RETURNING {rows.columns(Run, "run")}, {rows.columns(Assistant, "assistant")},
-  {rows.columns(LanguageModel, "model")}, {settlement.HELD_UNTIL}, {prompt_builder.NEWEST}
+  {rows.columns(LanguageModel, "model")}, {settlement.HELD_UNTIL}, {prompt_builder.FIRST_CHUNK}
 """  # noqa: S608 # of names alone
 
 
