@@ -286,7 +286,7 @@ async def _consume(
     """Read the provider's stream to its end, in a task that the writer may interrupt."""
     request = _request(work, prompt)
     reading = asyncio.create_task(_read(request, writer, reply), name=f"run {work.id}")
-    writer.interrupt = reading.cancel  # type: ignore[assignment] # its answer is of no use
+    writer.interrupt = reading.cancel
     if writer.stop_requested or writer.lost:
         reading.cancel()
     try:
@@ -322,7 +322,7 @@ def _no_interrupt() -> None:
 
 
 async def _read(request: CompletionRequest, writer: RunWriter, reply: Reply) -> None:
-    async with aclosing(current_provider().stream(request, writer.hold)) as stream:
+    async with aclosing(current_provider().stream(request, writer.pause_reading)) as stream:
         async for batch in stream:
             for event in batch:
                 _take(event, writer, reply)

@@ -366,11 +366,11 @@ async def test_nul_bytes_of_a_model_do_not_lose_the_reply(owner, conversation, v
     assert reply.text == ["ab"]
 
 
-@pytest.mark.parametrize("worth_holding", [0.0, 1.0])
+@pytest.mark.parametrize("worth_pausing", [0.0, 1.0])
 async def test_many_runs_of_one_process_are_all_exact(
-    owner, assistant, provider, valkey_client, monkeypatch, worth_holding
+    owner, assistant, provider, valkey_client, monkeypatch, worth_pausing
 ):
-    monkeypatch.setattr(ticker, "WORTH_HOLDING", worth_holding)
+    monkeypatch.setattr(ticker, "WORTH_PAUSING", worth_pausing)
 
     def begin_all() -> list[tuple[Run, str]]:
         made = []
