@@ -14,6 +14,7 @@ from bench.stub_llm import reply_pieces
 from chat import protocol
 from chat.conversations import prompt_builder
 from chat.generation import generate
+from chat.generation.reply import Reply
 from chat.llm.decoder import TextDelta
 from chat.models import Conversation, Message, MessagePart, Run
 from chat.recovery import sweeper
@@ -358,9 +359,9 @@ async def test_a_fault_while_the_end_is_stored_leaves_the_run_to_the_sweeper(
 
 async def test_nul_bytes_of_a_model_do_not_lose_the_reply(owner, conversation, valkey_client):
     run = await db.run(send, owner, conversation)
-    reply = generate.Reply(prompt_tokens=0)
+    reply = Reply(prompt_tokens=0)
     writer = RunWriter(run.id, 1, lambda writer, urgent: None, lambda writer, resume: False)
-    generate._take(TextDelta("a\x00b"), writer, reply)
+    reply.add(TextDelta("a\x00b"), writer)
     writer.seal()
     assert protocol.header(writer.events[-1]).type == "text.delta"
     assert reply.text == ["ab"]
