@@ -1,4 +1,4 @@
-"""Beginning, renaming and deleting a conversation."""
+"""Operations on a whole conversation: default assistant, rename, delete, active run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ if TYPE_CHECKING:
 
 
 def default_assistant() -> Assistant | None:
-    """Whom a new conversation talks to; None when nobody is enabled whose model has a price."""
+    """Return the assistant of new conversations; None if no enabled one has a priced model."""
     offered = Assistant.objects.select_related("model").filter(enabled=True, model__enabled=True)
     if settings.BILLING:
         offered = offered.filter(model__provider_model__in=pricing.priced_models())
-    found: Assistant | None = offered.first()
-    return found
+    return offered.first()
 
 
 def rename(*, user: User, conversation_id: UUID, title: str) -> Conversation:
-    """Give a conversation another name and tell the user's pages.
+    """Set a conversation's title and announce it to the user's pages.
 
-    Raises ChatError `not_found` or `not_allowed`. `title` is checked by forms.TitleForm.
+    Raises ChatError `not_found` or `not_allowed`. `title` is validated by forms.TitleForm.
     """
     conversation = access.conversation(user, conversation_id, write=True)
     conversation.title = title
@@ -39,9 +38,9 @@ def rename(*, user: User, conversation_id: UUID, title: str) -> Conversation:
 
 
 def delete(*, user: User, conversation_id: UUID) -> Conversation:
-    """Take a conversation away; it stays in the database until it is purged.
+    """Mark a conversation as deleted; it stays in the database until it is purged.
 
-    A reply that is being written in it should be stopped first (`active_run`, `runs.stop`). Raises
+    A reply that is being generated should be stopped first (`active_run`, `runs.stop`). Raises
     ChatError `not_found` or `not_allowed`.
     """
     conversation = access.conversation(user, conversation_id, write=True)
@@ -52,6 +51,6 @@ def delete(*, user: User, conversation_id: UUID) -> Conversation:
 
 
 def active_run(conversation: Conversation) -> Run | None:
-    """The run that makes a reply in the conversation now, if there is one."""
+    """Return the run that generates a reply in the conversation, if there is one."""
     run: Run | None = conversation.runs.active().select_related("message").first()
     return run

@@ -1,4 +1,4 @@
-"""A user's conversations: newest first, by day, a page at a time."""
+"""Lists a user's conversations: newest first, by day, a page at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAGE_LENGTH = 50  # conversations of one page of the list
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """Conversations under one heading; `is_recent` when the heading is one single day."""
+    """Conversations under one heading; `is_recent` when the heading is today or yesterday."""
 
     label: str
     conversations: list[Conversation]
@@ -34,24 +34,24 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of the list; `next` is the cursor of the part after it, empty at the end."""
+    """A page of the list; `next` is the cursor of the page after it, empty at the end."""
 
     days: list[Day]
     next: str
 
 
 def sidebar(user: User) -> list[Day]:
-    """The newest SIDEBAR_LENGTH conversations by day, in one query.
+    """Return the newest SIDEBAR_LENGTH conversations by day, in one query.
 
-    Each has `active`: whether a reply is being written in it.
+    Each has `active`: whether a reply is being generated in it.
     """
     return by_day(_newest(user)[:SIDEBAR_LENGTH])
 
 
 def page(user: User, before: str = "") -> Page:
-    """PAGE_LENGTH conversations from the newest, or from the cursor `before`; one query.
+    """Return PAGE_LENGTH conversations from the newest, or from the cursor `before`; one query.
 
-    Raises ChatError `not_found` for a cursor that `page` did not make.
+    Raises ChatError `not_found` for an invalid cursor.
     """
     found = _newest(user)
     if before:
@@ -59,7 +59,9 @@ def page(user: User, before: str = "") -> Page:
         found = found.filter(Q(updated_at__lt=updated_at) | Q(updated_at=updated_at, id__lt=id))
     rows = list(found[: PAGE_LENGTH + 1])
     shown = rows[:PAGE_LENGTH]
-    return Page(days=by_day(shown), next=_cursor(shown[-1]) if len(rows) > PAGE_LENGTH else "")
+    has_more = len(rows) > PAGE_LENGTH
+    next = f"{shown[-1].updated_at.isoformat()}_{shown[-1].id}" if has_more else ""
+    return Page(days=by_day(shown), next=next)
 
 
 def _newest(user: User) -> QuerySet[Conversation]:
@@ -71,10 +73,6 @@ def _newest(user: User) -> QuerySet[Conversation]:
         .order_by("-updated_at", "-id")
     )
     return found
-
-
-def _cursor(conversation: Conversation) -> str:
-    return f"{conversation.updated_at.isoformat()}_{conversation.id}"
 
 
 def _read_cursor(text: str) -> tuple[datetime, UUID]:
@@ -89,7 +87,7 @@ def _read_cursor(text: str) -> tuple[datetime, UUID]:
 
 
 def by_day(conversations: Iterable[Conversation], *, today: date | None = None) -> list[Day]:
-    """Group conversations, newest first, as one speaks of days: today, yesterday, this week, months."""
+    """Group conversations, newest first: today, yesterday, the last 7 days, then by month."""
     day = today or timezone.localdate()
 
     def label(conversation: Conversation) -> tuple[str, bool]:

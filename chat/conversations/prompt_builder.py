@@ -1,35 +1,28 @@
-"""The prompt of a run: the path through the conversation's tree, cut to the context window."""
+"""Builds the prompt of a run: the path to its reply, cut to the model's context window."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from uuid import UUID
 
+from chat.conversations.path import path_to_root
 from chat.llm.tokens import count_tokens, token_upper_bound, typical_tokens
 from chat.models import Message, Run
 from chatproject.lib import rows
 
-CHUNK = 50  # messages of one walk for a prompt; most need no second
+CHUNK = 50  # messages of one walk for a prompt; most prompts need no second one
 
-# Walks from a message up to the root, the newest first, with what a prompt needs of each.
-TEXTS = """
-WITH RECURSIVE path AS (
-    SELECT id, parent_id, role, text, 0 AS depth FROM chat_message WHERE id = {first}
-    UNION ALL
-    SELECT m.id, m.parent_id, m.role, m.text, path.depth + 1
-    FROM chat_message m JOIN path ON m.id = path.parent_id
-    WHERE path.depth + 1 < {chunk}
-)
-"""
-TEXTS_SQL = f"""
-{TEXTS.format(first="%s", chunk=CHUNK)}
+NEXT_CHUNK = f"""
+{path_to_root("%s", CHUNK, "role", "text")}
 SELECT role, text, parent_id FROM path ORDER BY depth
 """  # noqa: S608 # of names alone
 
-# The first walk for the reply of `run`, a row of the statement that this is a part of.
-NEWEST = f"""
-({TEXTS.format(first="run.message_id", chunk=CHUNK)}
+# The first chunk, as a part of a statement that has a chat_run named `run`: saves a query.
+FIRST_CHUNK = f"""
+({path_to_root("run.message_id", CHUNK, "role", "text")}
   SELECT json_agg(json_build_array(role, text, parent_id) ORDER BY depth) FROM path)
 """  # noqa: S608 # of names alone
 
@@ -38,10 +31,9 @@ SMALLEST_REPLY = 16  # tokens
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What goes to the model.
+    """The messages sent to the model, and `max_tokens`, the reply's cap.
 
-    `tokens` is the estimate of its size, `token_upper_bound` a bound that it hardly exceeds, `max_tokens` the
-    reply's cap.
+    `tokens` is the estimated size of the prompt, which hardly exceeds `token_upper_bound`.
     """
 
     messages: list[dict[str, str]]
@@ -51,20 +43,18 @@ class Prompt:
 
 
 def build(run: Run, *, shrink: float = 1.0) -> Prompt:
-    """The prompt of a run: system prompt, then as many of the newest messages as the window holds.
+    """Return the prompt of a run: system prompt, then as many of the newest messages as fit.
 
-    The message that is answered is always in it. Built from the tree alone, so that nothing is in
-    it twice. `shrink` below 1 leaves more of the window free, for a provider that counts more
-    tokens than we do.
+    The message to be answered is always included. The prompt is built from the tree alone, so that
+    no message is in it twice. `shrink` below 1 leaves more of the window free, for a provider that
+    counts more tokens than this module.
     """
     model = run.model
     reply_tokens = min(model.max_output_tokens, model.context_tokens // 2)
     budget = int((model.context_tokens - reply_tokens) * shrink)
     turns: list[dict[str, str]] = []
     system = run.assistant.system_prompt.strip()
-    used = count_tokens(system) if system else 0
-    if run.prefix:
-        used += count_tokens(run.prefix)
+    used = sum(count_tokens(text) for text in (system, run.prefix) if text)
     for role, text in _turns(run):
         cost = count_tokens(text)
         if turns and used + cost > budget:
@@ -74,10 +64,10 @@ def build(run: Run, *, shrink: float = 1.0) -> Prompt:
     if system:
         turns.append({"role": "system", "content": system})
     turns.reverse()
-    room = model.context_tokens - used
+    free = model.context_tokens - used
     cap = min(model.max_output_tokens, run.max_tokens or model.max_output_tokens)
     if run.prefix:
-        # The reply has begun: the model goes on from there, and the cap counts what there is.
+        # The model continues this text, which counts against the cap.
         turns.append({"role": "assistant", "content": run.prefix})
         cap = max(SMALLEST_REPLY, cap - typical_tokens(run.prefix))
     texts = [turn["content"] for turn in turns]
@@ -85,36 +75,27 @@ def build(run: Run, *, shrink: float = 1.0) -> Prompt:
         messages=turns,
         tokens=sum(map(typical_tokens, texts)),
         token_upper_bound=sum(map(token_upper_bound, texts)),
-        max_tokens=min(cap, max(SMALLEST_REPLY, room)),
+        max_tokens=min(cap, max(SMALLEST_REPLY, free)),
     )
 
 
 def _turns(run: Run) -> Iterator[tuple[str, str]]:
-    """Role and text of what precedes the reply, newest first.
+    """Yield role and text of the messages before the reply, newest first.
 
-    Replies without text are left out, and what then stands side by side from the same role is
-    joined: many chat templates insist that the roles alternate.
+    Replies without text are left out, and adjacent messages of one role are then joined: many chat
+    templates insist that the roles alternate.
     """
-    joined: tuple[str, str] | None = None
-    for role, text in _ancestors(run):
-        if not text.strip():
-            continue
-        if joined is None:
-            joined = (role, text)
-        elif joined[0] == role:
-            joined = (role, f"{text}\n\n{joined[1]}")
-        else:
-            yield joined
-            joined = (role, text)
-    if joined is not None:
-        yield joined
+    messages = (message for message in _ancestors(run) if message[1].strip())
+    for role, adjacent in groupby(messages, key=itemgetter(0)):
+        texts = [text for _, text in adjacent]
+        yield role, "\n\n".join(reversed(texts))
 
 
 def _ancestors(run: Run) -> Iterator[tuple[str, str]]:
-    """Role and text of the messages before a reply, read no further than they are asked for.
+    """Yield role and text of the messages before the reply, reading chunks only as needed.
 
-    Neither the reply nor the one that it answers need be stored yet: then they are about to be, or
-    only imagined. The walk begins at a stored reply itself, which has no text yet.
+    Neither the reply nor the message that it answers need be stored: they may be about to be, or be
+    made up for an estimate. The walk begins at a stored reply itself, which has no text yet.
     """
     message_id: UUID | str | None = run.message_id
     reply: Message | None = run._state.fields_cache.get("message")
@@ -126,7 +107,7 @@ def _ancestors(run: Run) -> Iterator[tuple[str, str]]:
             message_id = asked.parent_id
     found = run.newest
     while message_id is not None:
-        for role, text, parent_id in found or rows.all(TEXTS_SQL, [message_id]):
+        for role, text, parent_id in found or rows.all(NEXT_CHUNK, [message_id]):
             yield role, text
             message_id = parent_id
         found = None

@@ -1,10 +1,11 @@
-"""The messages of a conversation as its page shows them: the end of the path, or a part before it."""
+"""The messages that a conversation's page shows: the end of the path, or an earlier part."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from uuid import UUID
 
+from chat.conversations.path import path_to_root
 from chat.models import Conversation, Message, MessagePart, Run
 from chatproject.lib import rows
 
@@ -12,22 +13,17 @@ MESSAGES_SHOWN = 100  # on one page
 
 RUN = Message._meta.get_field("run")
 
-# Walks from a message up to the root, the newest first: from `end`, else from the reply that is
-# being made, else from the conversation's leaf. One statement, so that what the page says of a run
-# and of its message is of one moment.
+# The last message: `end`, else the reply of the active run, else the conversation's leaf.
+LAST_SHOWN = """COALESCE(
+    %(end)s,
+    (SELECT message_id FROM chat_run
+     WHERE conversation_id = %(conversation)s AND status IN ('queued', 'running')),
+    (SELECT leaf_id FROM chat_conversation WHERE id = %(conversation)s)
+)"""
+
+# One statement, so that a run and its message are read from the same snapshot.
 PATH = f"""
-WITH RECURSIVE path AS (
-    SELECT id, parent_id, 0 AS depth FROM chat_message WHERE id = COALESCE(
-        %(end)s,
-        (SELECT message_id FROM chat_run
-         WHERE conversation_id = %(conversation)s AND status IN ('queued', 'running')),
-        (SELECT leaf_id FROM chat_conversation WHERE id = %(conversation)s)
-    )
-    UNION ALL
-    SELECT m.id, m.parent_id, path.depth + 1
-    FROM chat_message m JOIN path ON m.id = path.parent_id
-    WHERE path.depth + 1 < %(most)s
-)
+{path_to_root(LAST_SHOWN, "%(max)s")}
 SELECT {rows.columns(Message, "m")}, {rows.columns(Run, "run")},
   (SELECT json_agg(json_build_array(position, kind, data) ORDER BY position)
    FROM chat_messagepart WHERE message_id = m.id)
@@ -38,10 +34,10 @@ ORDER BY path.depth
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Messages in a row, oldest first: of a conversation's end, or (`is_past`) from before it.
+    """Successive messages, oldest first: the end of a conversation, or (`is_past`) an earlier part.
 
-    `earlier` is the message before which there are more; None at the beginning. `active_run` makes
-    the last message. Each reply has its `run` and parts at hand.
+    `earlier` is the message before which there are more; None at the beginning. `active_run`
+    generates the last message. The `run` and parts of each reply are already read.
     """
 
     messages: list[Message]
@@ -51,14 +47,14 @@ class Part:
 
 
 def part(conversation: Conversation, before: str = "") -> Part:
-    """The last MESSAGES_SHOWN messages, or those before the message with the id `before`.
+    """Return the last MESSAGES_SHOWN messages, or as many before the message with the id `before`.
 
-    An id that is none of the conversation's counts as none. While a reply is made in the place of
+    An id of no message of the conversation is ignored. While a reply is generated that replaces
     another one (regenerate, edit), the conversation ends with it. One query whatever the length,
     and one for `before`.
     """
     past = _message(conversation, before)
-    found = _path(conversation, past)
+    found = _newest_first(conversation, past)
     messages = found[:MESSAGES_SHOWN]
     messages.reverse()
     run = getattr(messages[-1], "run", None) if messages and not past else None
@@ -70,15 +66,12 @@ def part(conversation: Conversation, before: str = "") -> Part:
     )
 
 
-def _path(conversation: Conversation, past: Message | None) -> list[Message]:
-    """One more than a page shows, if there are so many; newest first."""
-    if past and not past.parent_id:
+def _newest_first(conversation: Conversation, past: Message | None) -> list[Message]:
+    """Return one message more than a page shows, if there are so many."""
+    end = past.parent_id if past else None
+    if past and not end:
         return []  # nothing precedes the first message
-    values = {
-        "conversation": conversation.pk,
-        "end": past and past.parent_id,
-        "most": MESSAGES_SHOWN + 1,
-    }
+    values = {"conversation": conversation.pk, "end": end, "max": MESSAGES_SHOWN + 1}
     messages: list[Message] = []
     for message, run, parts in rows.each(PATH, values, Message, Run):
         message.ordered_parts = [
@@ -86,15 +79,15 @@ def _path(conversation: Conversation, past: Message | None) -> list[Message]:
             for position, kind, data in parts or ()
         ]
         if run:
-            run.message = message  # and `message.run` is it
+            run.message = message  # sets `message.run` as well
         else:
-            RUN.set_cached_value(message, None)  # or the template would ask for it
+            RUN.set_cached_value(message, None)  # or the template would query it
         messages.append(message)
     return messages
 
 
 def own_message(conversation: Conversation, id: str) -> Message | None:
-    """A message of the conversation that its user wrote, by an id as it came in an address."""
+    """Return the user's own message with this id, unchecked text from a URL; None without one."""
     found = _message(conversation, id)
     return found if found and found.role == Message.Role.USER else None
 

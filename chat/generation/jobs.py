@@ -1,4 +1,4 @@
-"""Entry points of chat's jobs, which workers await."""
+"""Entry points of chat's RQ jobs: coroutine functions that a worker awaits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 async def generate(run_id: str, attempt: int) -> None:
-    """Generate the reply of a run; `attempt` is the number that the claim must find free."""
+    """Generate the reply of a run; `attempt` is the number of the attempt to claim."""
     handed_over = await generation.run(UUID(run_id), attempt)
     if handed_over is not None:
         try:
             await asyncio.to_thread(queue.enqueue, handed_over)
         except redis.RedisError:
-            logger.warning("run %s could not be queued yet", run_id)  # the sweeper will
+            # The sweeper will enqueue it.
+            logger.warning("run %s could not be enqueued yet", run_id)

@@ -1,8 +1,8 @@
-"""What a provider says: the bytes of its stream, decoded into events.
+"""Decodes the bytes of a provider's stream into events.
 
-The format is that of server-sent events (the WHATWG HTML standard, "Server-sent events") with one
-JSON object of OpenAI's chat completions in each, as providers really send it: tests/chat/streams/
-has an example of each, decoded at every possible split point.
+The format is server-sent events (WHATWG HTML standard, "Server-sent events") with one JSON object
+of OpenAI's chat completions in each, as providers actually send it: tests/chat/streams/ has an
+example of each provider, decoded at every possible split point.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from chat.llm.errors import (
     reason_of,
 )
 
-LINE_LIMIT = 1024 * 1024  # bytes of one event, of which no end has come yet
-TOKENS_LIMIT = 2**31 - 1  # of one reply; no real one comes near
+LINE_LIMIT = 1024 * 1024  # bytes of one event whose end has not arrived
+TOKENS_LIMIT = 2**31 - 1  # of one reply; no real reply comes near
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
+    """The next piece of the reply."""
+
     text: str
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
-    """What the model thinks before it answers; no part of the reply."""
+    """The next piece of the model's reasoning, which is no part of the reply."""
 
     text: str
 
@@ -46,14 +48,16 @@ class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
-    """The reply is complete: `stop`, `length`, `tool_calls`, `content_filter`, or the provider's
-    own word. Comes once at most (a mere [DONE] ends a reply as well); usage may follow."""
+    """The reply is complete: `stop`, `length`, `tool_calls`, `content_filter`, or another reason.
+
+    Occurs once at most (a mere [DONE] also ends a reply); usage may follow.
+    """
 
     reason: str
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens as the provider counts them; a later one replaces an earlier one.
+    """Tokens as counted by the provider; a later event replaces an earlier one.
 
     `cached_tokens` are part of `prompt_tokens`, `reasoning_tokens` part of `completion_tokens`.
     """
@@ -67,11 +71,11 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 Event: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage
 
 
-class Part(msgspec.Struct):
-    """Mistral's reasoning models send the content as parts."""
+class ContentPart(msgspec.Struct):
+    """A part of the content, as Mistral's reasoning models send it."""
 
     text: str | None = None
-    thinking: list[Part] | None = None
+    thinking: list[ContentPart] | None = None
 
 
 class Function(msgspec.Struct):
@@ -86,7 +90,7 @@ class ToolCall(msgspec.Struct):
 
 
 class Delta(msgspec.Struct):
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
     reasoning_content: str | None = None  # DeepSeek, llama.cpp, vLLM
     reasoning: str | None = None  # OpenRouter, Groq, Ollama, newer vLLM; some send both
     refusal: str | None = None
@@ -120,7 +124,7 @@ class Groq(msgspec.Struct):
 
 
 class Chunk(msgspec.Struct):
-    """What is read of a `chat.completion.chunk`; everything else is passed over unparsed."""
+    """The fields of a `chat.completion.chunk` that are read; msgspec skips the others."""
 
     choices: list[Choice] | None = None  # absent or empty in Azure's first and in usage chunks
     usage: UsageObject | None = None
@@ -138,30 +142,31 @@ IGNORED_FIELDS = (b":", b"event", b"id", b"retry")  # a line that begins with ":
 
 
 class StreamDecoder:
-    """Events out of the bytes of a `text/event-stream`, however the network cut them up.
+    """Decodes the bytes of a `text/event-stream`, however the network splits them.
 
-    Reads server-sent events as their specification says (html.spec.whatwg.org, 9.2), and on top of
-    it what providers do: a data line that is a whole JSON object counts at once, blank line or not;
-    `error:` lines report an error (older llama.cpp), and so may a line of bare JSON (proxies).
+    Reads server-sent events by their specification (html.spec.whatwg.org, 9.2), with extensions for
+    real providers: a data line with a whole JSON object counts at once, blank line or not; `error:`
+    lines report an error (older llama.cpp), and so may a line of bare JSON (proxies).
 
-    Never raises in the middle: what came before a fault must not be lost with it. `feed` returns
-    the events up to the fault and sets `over`; `close` raises.
+    `feed` never raises, so that the events before a fault are not lost with it: it returns them and
+    sets `ended`; `close` raises.
     """
 
     def __init__(self) -> None:
-        self.finished = False  # the reply is complete: a finish reason or [DONE] came
-        self.over = False  # nothing more will be read: [DONE] or a fault
+        self.finished = False  # the reply is complete: a finish reason or [DONE] arrived
+        self.ended = False  # nothing more will be read: [DONE] or a fault
         self._failure: ProviderError | None = None
-        self._rest = b""  # a line whose end has not come
+        self._rest = b""  # a line whose end has not arrived
         self._after_cr = False  # the last byte was CR: an LF now belongs to it
         self._first = True
-        self._pending = bytearray()  # data lines that are no whole JSON yet
+        self._pending = bytearray()  # data lines that are not yet a whole JSON object
         self._usage: Usage | None = None
 
     def feed(self, data: bytes) -> list[Event]:
+        """Return the events that these bytes complete."""
         events: list[Event] = []
         for line in self._lines(data):
-            if self.over:
+            if self.ended:
                 break
             if line:
                 self._line(line, events)
@@ -172,7 +177,7 @@ class StreamDecoder:
         return events
 
     def close(self) -> None:
-        """The stream has ended. Raises what went wrong; ProviderCut when the end is missing."""
+        """End the stream. Raises the fault, if any; ProviderCut when the end is missing."""
         if self._rest.strip() == b"data: [DONE]":
             self.finished = True
         if self._failure is not None:
@@ -212,22 +217,22 @@ class StreamDecoder:
             self._chunk(decode_chunk(data), events)
         except UNREADABLE as error:
             if data.strip() == b"[DONE]":
-                self.finished = self.over = True
+                self.finished = self.ended = True
             elif type(error) is msgspec.DecodeError:
-                # Not JSON: the first line of several, or garbage. The blank line will tell.
+                # Not JSON: the first line of several, or garbage; the blank line decides.
                 self._pending += data.strip()
             else:
                 self._fail(ProviderMalformed(f"not a chunk: {error}: {shown(data)}"))
 
     def _error(self, data: bytes) -> None:
-        """An `error:` line of an older llama.cpp: the error object itself, without a wrapping."""
+        """Handle an `error:` line of older llama.cpp: the error object itself, unwrapped."""
         try:
             self._fail(reported(msgspec.json.decode(data, type=dict[str, Any])))
         except UNREADABLE:
             self._fail(reported(data.decode(errors="replace").strip()))
 
     def _blank(self, events: list[Event]) -> None:
-        """The end of an event whose JSON took several lines."""
+        """Handle the end of an event whose JSON took several lines."""
         data, self._pending = bytes(self._pending), bytearray()
         try:
             self._chunk(decode_chunk(data), events)
@@ -237,7 +242,7 @@ class StreamDecoder:
     def _chunk(self, chunk: Chunk, events: list[Event]) -> None:
         for choice in chunk.choices or ():
             if choice.index:
-                continue  # a second answer was not asked for
+                continue  # a second choice was not requested
             if choice.delta is not None:
                 self._delta(choice.delta, events)
             if choice.finish_reason == "error":
@@ -272,52 +277,51 @@ class StreamDecoder:
     def _tool_calls(self, calls: list[ToolCall], events: list[Event]) -> None:
         for position, call in enumerate(calls):
             function = call.function or Function()
-            events.append(
-                ToolCallDelta(
-                    position if call.index is None else call.index,
-                    call.id or "",
-                    function.name or "",
-                    function.arguments or "",
-                )
-            )
+            index = position if call.index is None else call.index
+            name, arguments = function.name or "", function.arguments or ""
+            events.append(ToolCallDelta(index, call.id or "", name, arguments))
 
     def _count(self, usage: UsageObject, events: list[Event]) -> None:
-        prompt = usage.prompt_tokens_details
-        completion = usage.completion_tokens_details
+        prompt = usage.prompt_tokens_details or PromptDetails()
+        completion = usage.completion_tokens_details or CompletionDetails()
         counted = Usage(
             prompt_tokens=tokens(usage.prompt_tokens),
             completion_tokens=tokens(usage.completion_tokens),
-            cached_tokens=tokens(prompt.cached_tokens if prompt else None),
-            reasoning_tokens=tokens(completion.reasoning_tokens if completion else None),
+            cached_tokens=tokens(prompt.cached_tokens),
+            reasoning_tokens=tokens(completion.reasoning_tokens),
         )
         if counted != self._usage:  # some servers repeat it
             self._usage = counted
             events.append(counted)
 
     def _fail(self, failure: ProviderError) -> None:
-        # The first word of an error chunk may be its finish reason; the error object says more.
+        # An error chunk may begin with its finish reason; the error object that follows is clearer.
         if self._failure is None or isinstance(failure, ProviderReported):
             self._failure = failure
-        self.over = True
+        self.ended = True
 
 
 def tokens(count: float | None) -> int:
-    """A count that arithmetic on money and the database can bear, whatever the provider wrote."""
+    """Return a count within the range of money arithmetic and of the database, for any input."""
     return min(max(0, int(count or 0)), TOKENS_LIMIT)
 
 
 def reported(error: dict[str, Any] | str) -> ProviderReported:
-    """An error object in the stream. Its `code` is a number (OpenRouter, vLLM, llama.cpp), a word
-    (OpenAI), or null (Ollama); some proxies send a bare string."""
+    """Return the error for an error object in the stream.
+
+    Its `code` is a number (OpenRouter, vLLM, llama.cpp), a word (OpenAI), or null (Ollama); some
+    proxies send a bare string.
+    """
     if isinstance(error, str):
         error = {"message": error}
-    code, kind, said = (str(error.get(name) or "") for name in ("code", "type", "message"))
+    code, kind, message = (str(error.get(name) or "") for name in ("code", "type", "message"))
     status = int(code) if code.isdecimal() else 0
-    reason = reason_of(status, f"{code} {kind}", said)
+    reason = reason_of(status, f"{code} {kind}", message)
     if reason is None and 400 <= status < 500 and status not in {408, 429}:
         reason = "request"
-    return ProviderReported(f"reported in the stream: {code} {kind} {said}", reason=reason)
+    return ProviderReported(f"reported in the stream: {code} {kind} {message}", reason=reason)
 
 
 def shown(data: bytes) -> str:
+    """Return the beginning of the data, for the log."""
     return repr(data[:100])

@@ -1,4 +1,4 @@
-"""How a provider fails, in words for the user and in words for the log."""
+"""Errors of a model provider, with a message for the user and a detail for the log."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from typing import Literal, TypeAlias
 
 
 class ProviderError(Exception):
-    """Why there is no reply, or no more of it.
+    """The reason why a reply is missing or incomplete.
 
     ProviderError
     ├── ProviderUnreachable   no connection: refused, reset, unknown host, TLS, connect timeout
-    ├── ProviderTimeout       connected, but silent for longer than the limits above
-    ├── ProviderBusy          429 or 5xx: not now (`retry_after` seconds, if it said so)
-    ├── ProviderRefused       it will not answer this request (`reason`)
+    ├── ProviderTimeout       connected, but silent for longer than the limits of `Provider`
+    ├── ProviderBusy          429 or 5xx: not now (`retry_after` seconds, if sent)
+    ├── ProviderRefused       the request will not be answered (`reason`)
     ├── ProviderCut           the stream broke off in the middle
-    ├── ProviderMalformed     what came is not a stream of chat completions
+    ├── ProviderMalformed     the response is not a stream of chat completions
     └── ProviderReported      an error object in the stream (`reason`, if it is a refusal)
 
-    `code` is the wire protocol's error code and `message` the sentence for the user: what
-    happened and what to do. `detail` is for the log: status and the provider's words, shortened;
-    the key and the prompt are taken out of it before the error leaves `Provider.stream`.
-    `retryable` says whether the same request may well succeed later.
+    `code` is the wire protocol's error code. `message` is for the user: the problem, then a remedy.
+    `detail` is for the log: status and the provider's message, shortened; `Provider.stream` removes
+    the key and the prompt from it. `retryable`: the same request may well succeed later.
     """
 
     code = "provider_error"
-    message = "The model's provider failed. Try again in a moment."
+    message = "The model provider failed. Try again in a moment."
     retryable = True
 
     def __init__(self, detail: str) -> None:
@@ -34,20 +33,20 @@ class ProviderError(Exception):
 
 
 class ProviderUnreachable(ProviderError):
-    message = "The model's provider cannot be reached at the moment. Try again in a few minutes."
+    message = "The model provider cannot be reached right now. Try again in a few minutes."
 
     def __init__(self, detail: str, *, dropped: bool) -> None:
         super().__init__(detail)
-        self.dropped = dropped  # there was a connection, and the server broke it off
+        self.dropped = dropped  # the server closed an established connection
 
 
 class ProviderTimeout(ProviderError):
     code = "provider_timeout"
-    message = "The model's provider took too long to answer. Try again, or choose another model."
+    message = "The model provider took too long to answer. Try again, or choose another model."
 
 
 class ProviderBusy(ProviderError):
-    message = "The model's provider cannot answer at the moment. Try again in a minute."
+    message = "The model provider cannot answer right now. Try again in a minute."
 
     def __init__(self, detail: str, *, status: int, retry_after: float | None) -> None:
         super().__init__(detail)
@@ -56,41 +55,23 @@ class ProviderBusy(ProviderError):
 
 
 class ProviderCut(ProviderError):
-    message = "The connection to the model's provider broke off. Try again."
+    message = "The connection to the model provider was lost. Try again."
 
 
 class ProviderMalformed(ProviderError):
-    message = (
-        "The model's provider sent an answer that cannot be read. Try again; if it happens again, "
-        "tell the people who run this site."
-    )
+    message = "The model provider sent an invalid response. Try again; if it happens again, contact the site administrator."
     retryable = False
 
 
 Reason: TypeAlias = Literal["context", "key", "quota", "model", "content", "request"]
 
 REFUSALS: dict[Reason, str] = {
-    "context": (
-        "This conversation is too long for the model. "
-        "Start a new chat, or choose a model that takes more."
-    ),
-    "key": (
-        "The model's provider did not accept this site's key. "
-        "Tell the people who run this site; trying again will not help."
-    ),
-    "quota": (
-        "This site's account with the model's provider is used up. "
-        "Tell the people who run this site, or choose another model."
-    ),
-    "model": "The model's provider does not know this model. Choose another model.",
-    "content": (
-        "The model's provider refused this message because of its content rules. "
-        "Say it in another way, or choose another model."
-    ),
-    "request": (
-        "The model's provider refused this request. "
-        "Choose another model; if it happens again, tell the people who run this site."
-    ),
+    "context": "The conversation is too long for this model. Start a new chat, or choose a model with a larger context window.",
+    "key": "The model provider rejected this site's API key. Contact the site administrator; trying again will not help.",
+    "quota": "This site's quota with the model provider is used up. Contact the site administrator, or choose another model.",
+    "model": "The model provider does not offer this model. Choose another model.",
+    "content": "The model provider refused this message because of its content policy. Rephrase it, or choose another model.",
+    "request": "The model provider refused this request. Choose another model; if it happens again, contact the site administrator.",
 }
 
 
@@ -104,7 +85,7 @@ class ProviderRefused(ProviderError):
 
 
 class ProviderReported(ProviderError):
-    message = "The model's provider reported a fault while it was answering. Try again."
+    message = "The model provider reported an error while answering. Try again."
 
     def __init__(self, detail: str, *, reason: Reason | None) -> None:
         if reason is not None:
@@ -125,16 +106,16 @@ CONTENT_CODES = re.compile(r"content_filter|content_policy|moderation|Responsibl
 MODEL_CODES = re.compile(r"model_not_found|model_not_available|DeploymentNotFound")
 
 
-def reason_of(status: int, codes: str, said: str) -> Reason | None:
-    """What a refusal is about, by HTTP status (0: unknown), error codes and words.
+def reason_of(status: int, codes: str, message: str) -> Reason | None:
+    """Classify a refusal by its HTTP status (0: unknown), error codes and message.
 
-    None: nothing that would be the same next time. The codes are OpenAI's (platform.openai.com,
+    Returns None for an error that may be temporary. The codes are OpenAI's (platform.openai.com,
     "Error codes"), Azure's, llama.cpp's (`exceed_context_size_error`, in its first versions with
     status 500) and OpenRouter's.
     """
     if QUOTA_CODES.search(codes) or status == 402:
         return "quota"
-    if CONTEXT_CODES.search(codes) or (status != 429 and CONTEXT_WORDS.search(said)):
+    if CONTEXT_CODES.search(codes) or (status != 429 and CONTEXT_WORDS.search(message)):
         return "context"
     if CONTENT_CODES.search(codes):
         return "content"

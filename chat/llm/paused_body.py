@@ -1,8 +1,9 @@
-"""The body of a streamed response of httpx2, read from aiohttp's buffer and held back at will.
+"""The body of a streamed httpx2 response, read directly from aiohttp's buffer, with backpressure.
 
-Between openai's client and the bytes lie four asynchronous generators, which cost more than all else
-that is done with a token. `Body` reads the buffer itself. It can also `pause`: then the network's
-data gathers in the kernel, and what came meanwhile is one read, one parse and one wake-up.
+Four asynchronous generators between openai's client and the bytes cost more than all other work per
+token, so `Body` reads the buffer itself. It can also `pause`: the kernel then buffers the data, and
+all of it takes one read, one parse and one wake-up. The private names that this needs are checked
+by tests/chat/llm/test_contract.py.
 """
 
 from __future__ import annotations
@@ -16,71 +17,71 @@ import httpx2
 
 
 class Body:
-    """Reads the body of a response whose headers are there. The caller closes the response."""
+    """Reads the body of a response whose headers have arrived. The caller closes the response."""
 
     def __init__(self, response: httpx2.Response) -> None:
-        self._aiohttp = _aiohttp_response(response)
+        self._aiohttp = aiohttp_response(response)
         self._chunks: AsyncGenerator[bytes] | None = None
         self._paused: asyncio.ReadTransport | None = None
         if self._aiohttp is None or "content-encoding" in response.headers:
-            # What somebody compressed unasked is httpx2's to decompress.
+            # Compression that was not asked for is httpx2's to undo.
             self._aiohttp = None
             self._chunks = response.aiter_bytes()
 
     async def read(self) -> bytes:
-        """What has come since the last time; waits for it when that is nothing. Empty at the end.
+        """Return all bytes since the last read, after waiting for some; empty at the end.
 
         Raises aiohttp.ClientError or httpx2.HTTPError.
         """
-        if self._aiohttp is not None:
-            return await _read_any(self._aiohttp.content)
-        assert self._chunks is not None
-        return await anext(self._chunks, b"")
+        if self._aiohttp is None:
+            assert self._chunks is not None
+            return await anext(self._chunks, b"")
+        # As `content.readany()`, which wakes its parser once more for each chunk.
+        content = self._aiohttp.content
+        fault = content.exception()
+        if fault is not None:
+            raise fault
+        buffer = content._buffer
+        while not buffer and not content.is_eof():
+            await content._wait("read")
+        if len(buffer) > 1:
+            whole = b"".join(buffer)
+            buffer.clear()
+            buffer.append(whole)
+        return content.read_nowait()
+
+    async def drain(self) -> None:
+        """Read the rest of the body and drop it."""
+        while await self.read():
+            pass
 
     def pause(self) -> None:
-        """Let what comes in wait until `resume`, its end too. Only after `read`, which leaves nothing
-        in the buffer. Without effect at the end of the body, and for one that is decompressed."""
-        transport = self._transport()
-        if transport is not None:
+        """Leave arriving data, and the end, in the kernel until `resume`. Call it after `read`.
+
+        Without effect at the end of the body, and for a body that is decompressed.
+        """
+        # At the end of the body aiohttp detaches the connection, for the next request.
+        connection = self._aiohttp.connection if self._aiohttp is not None else None
+        transport = connection.transport if connection is not None else None
+        if transport is not None and not transport.is_closing():
             transport.pause_reading()
             self._paused = transport
 
     def resume(self) -> None:
         """Undo `pause`. Without effect when the response is closed or was not paused."""
         transport, self._paused = self._paused, None
-        # A body that is paused does not end, so that its connection is nobody else's yet.
+        # A paused body does not end, so its connection cannot serve another request yet.
         if transport is not None and not transport.is_closing():
             transport.resume_reading()
 
     async def close(self) -> None:
-        """Give up reading, before the response is closed."""
+        """Stop reading, before the response is closed."""
         if self._chunks is not None:
             await self._chunks.aclose()
 
-    def _transport(self) -> asyncio.ReadTransport | None:
-        # At the end of the body aiohttp takes the connection away, for the next request.
-        connection = self._aiohttp.connection if self._aiohttp is not None else None
-        transport = connection.transport if connection is not None else None
-        return None if transport is None or transport.is_closing() else transport
 
-
-async def _read_any(content: aiohttp.StreamReader) -> bytes:
-    """As `content.readany()`, which wakes its parser once more for each chunk of the answer."""
-    fault = content.exception()
-    if fault is not None:
-        raise fault
-    buffer = content._buffer
-    while not buffer and not content.is_eof():
-        await content._wait("read")
-    if len(buffer) > 1:
-        whole = b"".join(buffer)
-        buffer.clear()
-        buffer.append(whole)
-    return content.read_nowait()
-
-
-def _aiohttp_response(response: httpx2.Response) -> aiohttp.ClientResponse | None:
-    """What the transport of openai's DefaultAioHttpClient wraps; None for another transport.
+def aiohttp_response(response: httpx2.Response) -> aiohttp.ClientResponse | None:
+    """Return the response that openai's DefaultAioHttpClient wraps; None for another transport.
 
     Neither httpx2 nor that transport has a public way to it.
     """

@@ -1,32 +1,31 @@
-"""The model provider: any server that speaks OpenAI's chat completions.
+"""The model provider: any server with OpenAI's chat completions API.
 
-`provider().stream(request)` is the whole use of it: an asynchronous generator that yields what the
-model says as lists of events, one list per network read, and raises a `ProviderError` when it
-cannot. Closing the generator (`aclose()`, or `contextlib.aclosing`) or cancelling its task closes
+`current_provider().stream(request)` is the whole interface: an asynchronous generator that yields
+the model's output as lists of events, one list per network read, and raises a `ProviderError` on
+failure. Closing the generator (`aclose()`, or `contextlib.aclosing`) or cancelling its task closes
 the HTTP response at once, so that the provider stops working, and charging.
 
-Requests, connections and HTTP errors are the openai library's business, on its aiohttp transport;
-the bytes of the reply are decoded here (`StreamDecoder`), because the library's typed stream costs
+The openai library handles requests, connections and HTTP errors, on its aiohttp transport; the
+bytes of the reply are decoded here (`StreamDecoder`), because the library's typed stream costs
 several times the CPU (`python -m bench.decode` prints by how much).
 
 **Time limits.** Connecting (TCP and TLS) may take `connect_timeout`. After that two clocks run,
 and only while this module waits for the provider, never while its caller is busy:
 
 - silence: `first_token_timeout` without a single byte before the first event, `silence_timeout`
-  after it. Any byte is a sign of life, so keep-alive comments (OpenRouter sends them while a model
-  is queued) hold this clock back;
-- `wait_limit` without an event, whatever else arrives, so that keep-alives alone cannot hold a run
+  after it. Any byte resets this clock, keep-alive comments too (OpenRouter sends them while a model
+  is queued);
+- `wait_limit` without an event, whatever else arrives, so that keep-alives alone cannot block a run
   for ever.
 
-When the reply has ended (a finish reason came), `tail_timeout` is left for usage and [DONE], and
-their absence is no error.
+After the finish reason `tail_timeout` is left for usage and [DONE], whose absence is no error.
 
-**Retries** happen only before the first event was yielded, so that no text can come twice: after
-429 and 5xx (Retry-After is obeyed; one longer than `max_retry_after` is not waited for at all, as
-asking earlier would be useless and asking later too slow for someone who waits), after connection
-errors (a kept-alive connection that the server had dropped is one), and after a stream that broke
-or reported a passing error before it said anything. A silent provider is not asked again: it has
-used up the user's patience.
+**Retries** happen only before the first event was yielded, so that no text is repeated: after 429
+and 5xx (Retry-After is obeyed; one longer than `max_retry_after` means no retry, as an earlier one
+would be useless and a later one too slow for the user), after connection errors (such as a
+kept-alive connection that the server had dropped), and after a stream that broke or reported a
+temporary error before its first event. A silent provider is not retried: the user has already
+waited too long.
 """
 
 from __future__ import annotations
@@ -49,10 +48,7 @@ import openai
 from django.conf import settings
 from openai.types.chat import ChatCompletionChunk
 
-from chat.llm.decoder import (
-    Event,
-    StreamDecoder,
-)
+from chat.llm.decoder import Event, StreamDecoder
 from chat.llm.errors import (
     ProviderBusy,
     ProviderCut,
@@ -69,17 +65,17 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DRAIN_SECONDS = 0.1  # for the end of the body after [DONE]: without it no connection is used again
-KEEP_ALIVE_SECONDS = 30.0  # an unused connection is kept
-OVERLOAD_FACTOR = 4  # 503 and 529: it is overloaded or starting, so give it longer
+DRAIN_SECONDS = 0.1  # for the end of the body after [DONE]: without it connections are not reused
+KEEP_ALIVE_SECONDS = 30.0  # before an idle connection is closed
+OVERLOAD_FACTOR = 4  # longer delay after 503 and 529: the server is overloaded or starting
 DETAIL_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """What to ask: `messages` in OpenAI's format, `max_tokens` as the cap of the reply.
+    """A request: `messages` in OpenAI's format, `max_tokens` as the cap of the reply.
 
-    `extra` goes into the request's body as it is (tools, stop, reasoning_effort …).
+    `extra` is added to the request's body unchanged (tools, stop, reasoning_effort …).
     """
 
     model: str
@@ -89,11 +85,12 @@ class CompletionRequest:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-# Is offered a function that lets reading go on; answers whether it will call it.
-Hold: TypeAlias = Callable[[Callable[[], None]], bool]
+# Takes a function that resumes reading; returns whether reading pauses until it calls that.
+PauseReading: TypeAlias = Callable[[Callable[[], None]], bool]
 
 
-def never_hold(resume: Callable[[], None]) -> bool:
+def never_pause(resume: Callable[[], None]) -> bool:
+    """Read without pauses."""
     return False
 
 
@@ -101,18 +98,16 @@ _current: tuple[asyncio.AbstractEventLoop, Provider] | None = None
 
 
 def current_provider() -> Provider:
-    """The process's provider, built from the settings on first use in the running event loop.
+    """Return the process's provider, built from the settings on first use in the running loop.
 
-    Its connections belong to that loop: whoever ends the loop awaits `close()` first. In a new
-    loop a new provider is built.
+    Its connections belong to that event loop: await `close_provider()` before the loop ends. In a
+    new loop a new provider is built.
     """
     global _current
     loop = asyncio.get_running_loop()
     if _current is None or _current[0] is not loop:
-        _current = (
-            loop,
-            Provider(base_url=settings.OPENAI_BASE_URL, api_key=settings.OPENAI_API_KEY),
-        )
+        provider = Provider(base_url=settings.OPENAI_BASE_URL, api_key=settings.OPENAI_API_KEY)
+        _current = (loop, provider)
     return _current[1]
 
 
@@ -125,11 +120,10 @@ async def close_provider() -> None:
 
 
 class Provider:
-    """One provider and its connections; lives in one event loop.
+    """A provider and its connections; belongs to one event loop.
 
-    Times are in seconds; the module's docstring says what they limit. `max_retries` counts the
-    tries after the first; about `retry_delay` goes by before the second, twice that before the
-    third.
+    Times are in seconds; the module's docstring explains the limits. `max_retries` counts the tries
+    after the first; about `retry_delay` passes before the second, twice that before the third.
     """
 
     def __init__(
@@ -155,7 +149,7 @@ class Provider:
         self._retry_delay = retry_delay
         self._max_retry_after = max_retry_after
         self._cap = cap_field(base_url)
-        # The read timeout is ours: the transport's would be set anew at each read, at a price.
+        # No read timeout: the transport would set it anew at each read; `Watchdog` costs less.
         timeout = httpx2.Timeout(None, connect=connect_timeout)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
@@ -164,31 +158,31 @@ class Provider:
             timeout=timeout,
             http_client=openai.DefaultAioHttpClient(
                 timeout=timeout,
-                # No limit (aiohttp's 0): WORKER_CONCURRENCY bounds the streams. A pool's limit
-                # below it would be an invisible queue.
+                # No limit (aiohttp's 0): WORKER_CONCURRENCY bounds the streams, and a lower limit
+                # of the pool would be an invisible queue.
                 limits=httpx2.Limits(max_connections=0, keepalive_expiry=KEEP_ALIVE_SECONDS),
             ),
         )
 
     async def close(self) -> None:
-        """Close all connections; the provider is of no use afterwards."""
+        """Close all connections; the provider cannot be used afterwards."""
         await self._client.close()
 
     async def stream(
-        self, request: CompletionRequest, hold: Hold = never_hold
+        self, request: CompletionRequest, pause_reading: PauseReading = never_pause
     ) -> AsyncGenerator[list[Event]]:
-        """Yield the reply's events as they come, never an empty list.
+        """Yield the reply's events as they arrive, never an empty list.
 
-        `hold` is asked after the first events and each time that something was read. When it
-        answers yes, nothing is read until it calls the function that it was given: for callers
-        who pass on what comes in ticks. It may call it late or several times.
+        `pause_reading` is called after each read that returned events. If it returns True, nothing
+        is read until it calls its argument (late or several times does no harm): backpressure for
+        callers that pass the events on in ticks.
 
-        Raises ProviderError. After a normal end the reply is complete: the provider said so.
+        Raises ProviderError. A normal end means that the provider reported a complete reply.
         """
         started = False
         for retry in range(self._max_retries + 1):
             try:
-                async with aclosing(self._attempt(request, hold)) as batches:
+                async with aclosing(self._attempt(request, pause_reading)) as batches:
                     async for events in batches:
                         started = True
                         yield events
@@ -198,12 +192,9 @@ class Provider:
                 delay = None if started else self._delay(error, retry)
                 if delay is None:
                     raise
+                kind = type(error).__name__
                 logger.warning(
-                    "model provider: %s: %s; try %d follows in %.1f s",
-                    type(error).__name__,
-                    error.detail,
-                    retry + 2,
-                    delay,
+                    "%s: %s; try %d follows in %.1f s", kind, error.detail, retry + 2, delay
                 )
             await asyncio.sleep(delay)
 
@@ -211,21 +202,23 @@ class Provider:
         if retry == self._max_retries or not error.retryable or isinstance(error, ProviderTimeout):
             return None
         if isinstance(error, ProviderUnreachable) and error.dropped and retry == 0:
-            # Most likely a kept connection that the server was just giving up: llama.cpp does so
-            # after each reply, and the next request may be faster than its farewell.
+            # Most likely a kept-alive connection that the server was just closing: llama.cpp does
+            # so after each reply, and the next request may be sent before the close arrives.
             return 0.0
         delay = self._retry_delay * (1 << retry) * random.uniform(0.5, 1.5)  # noqa: S311
         if isinstance(error, ProviderBusy):
             if error.retry_after is not None:
                 if error.retry_after > self._max_retry_after:
                     return None
-                # The jitter is on top: many runs may have been told the same time.
+                # With jitter on top: many runs may have received the same time.
                 return error.retry_after + delay * 0.2
             if error.status in {503, 529}:
                 return delay * OVERLOAD_FACTOR
         return delay
 
-    async def _attempt(self, request: CompletionRequest, hold: Hold) -> AsyncGenerator[list[Event]]:
+    async def _attempt(
+        self, request: CompletionRequest, pause_reading: PauseReading
+    ) -> AsyncGenerator[list[Event]]:
         loop = asyncio.get_running_loop()
         watchdog = Watchdog(loop)
         decoder = StreamDecoder()
@@ -244,13 +237,13 @@ class Provider:
                         yield events
                         last_event = loop.time()
                         silence = self._silence_timeout
-                        if not decoder.finished and hold(body.resume):
+                        if not decoder.finished and pause_reading(body.resume):
                             body.pause()
-                    if decoder.over or not chunk:
+                    if decoder.ended or not chunk:
                         break
                 decoder.close()
                 with suppress(TimeoutError):
-                    await watchdog.wait(drained(body), loop.time() + DRAIN_SECONDS)
+                    await watchdog.wait(body.drain(), loop.time() + DRAIN_SECONDS)
         except TimeoutError:
             if not decoder.finished:
                 quiet = loop.time() - last_event
@@ -265,9 +258,9 @@ class Provider:
     async def _answer(
         self, request: CompletionRequest, watchdog: Watchdog, deadline: float
     ) -> AsyncIterator[Body]:
-        """The body of a response of status 200. It is closed at the end."""
-        # Not chat.completions.create(): it walks through the whole prompt to bring it into the form
-        # that it has already, which takes 13 ms of CPU for 60 messages instead of 1.
+        """Send the request; yield the body of a response of status 200, and close it at the end."""
+        # Not chat.completions.create(): it transforms the whole prompt into the form that it has
+        # already, which takes 13 ms of CPU for 60 messages instead of 1.
         call = self._client.post(
             "/chat/completions",
             cast_to=ChatCompletionChunk,
@@ -286,7 +279,7 @@ class Provider:
             dropped = isinstance(cause, aiohttp.ServerDisconnectedError | ConnectionResetError)
             raise ProviderUnreachable(described(cause), dropped=dropped) from None
         except aiohttp.ClientError as error:
-            # What the transport does not translate: an answer that is not HTTP.
+            # The transport does not translate this one: a response that is not HTTP.
             raise ProviderMalformed(described(error)) from None
         body = Body(answer.response)
         try:
@@ -310,40 +303,35 @@ class Provider:
 
 
 def cap_field(base_url: str) -> str:
-    """The name of the reply's cap: OpenAI's newer models refuse the old name, which is the one
-    that all other servers know."""
+    """Return the field for the reply's cap: the old `max_tokens`, which all other servers support,
+    is refused by OpenAI's newer models."""
     host = urlsplit(base_url).hostname or ""
-    if host.endswith((".openai.com", ".azure.com")):
-        return "max_completion_tokens"
-    return "max_tokens"
-
-
-async def drained(body: Body) -> None:
-    while await body.read():
-        pass
+    is_openai = host.endswith((".openai.com", ".azure.com"))
+    return "max_completion_tokens" if is_openai else "max_tokens"
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The innermost exception: the outer ones say only "Connection error."."""
+    """Return the innermost exception: the outer ones have only the text "Connection error."."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def described(error: BaseException) -> str:
+    """Return type and text of an exception, for the log."""
     return f"{type(error).__name__}: {error}"
 
 
 class Watchdog:
     """`asyncio.timeout` for many short waits of one task, with one timer that is moved lazily.
 
-    A stream waits once per token; a timer that is made and cancelled each time costs a tenth of
-    the whole reading. Here each wait only notes its deadline, and the timer looks at it when it
+    A stream waits once per token; creating and cancelling a timer each time takes a tenth of the
+    CPU time of reading. Here each wait only stores its deadline, which the timer checks when it
     fires.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Made by the task that will wait."""
+        """Must be called in the task that will wait."""
         self._loop = loop
         self._task = cast("asyncio.Task[Any]", asyncio.current_task(loop))
         self._is_waiting = False
@@ -353,7 +341,7 @@ class Watchdog:
         self._timer_at = float("inf")
 
     async def wait(self, awaitable: Awaitable[T], deadline: float) -> T:
-        """The awaitable's result; it is cancelled and TimeoutError raised at `deadline`."""
+        """Return the awaitable's result; at `deadline` cancel it and raise TimeoutError."""
         cancelling = self._task.cancelling()
         self._deadline = deadline
         self._is_waiting = True
@@ -362,7 +350,7 @@ class Watchdog:
         try:
             return await awaitable
         except asyncio.CancelledError:
-            # As in asyncio.timeout: ours to translate, unless someone else cancelled as well.
+            # As in asyncio.timeout: our own cancellation, unless the task was cancelled as well.
             if self._expired and self._task.uncancel() <= cancelling:
                 raise TimeoutError from None
             raise
@@ -370,18 +358,19 @@ class Watchdog:
             self._is_waiting = False
 
     def cancel(self) -> None:
+        """Cancel the timer, after the last wait."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _set_timer(self, when: float) -> None:
         self.cancel()
-        self._timer = self._loop.call_at(when, self._look)
+        self._timer = self._loop.call_at(when, self._check)
         self._timer_at = when
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer_at = float("inf")
         if not self._is_waiting:
-            return  # the next wait sets the timer
+            return  # the next wait sets the timer again
         if self._loop.time() < self._deadline:
             self._set_timer(self._deadline)
         else:
@@ -390,13 +379,13 @@ class Watchdog:
 
 
 def refusal(error: openai.APIStatusError) -> ProviderError:
-    """An answer that is not 200, in our words."""
+    """Return the error for a response whose status is not 200."""
     status = error.status_code
     body = error.body if isinstance(error.body, dict) else {}
     code, kind = str(body.get("code") or ""), str(body.get("type") or "")
-    said = str(body.get("message") or error.response.text)
-    detail = f"HTTP {status} {code or kind} {said} ({error.request_id or 'no request id'})"
-    reason = reason_of(status, f"{code} {kind}", said)
+    message = str(body.get("message") or error.response.text)
+    detail = f"HTTP {status} {code or kind} {message} ({error.request_id or 'no request id'})"
+    reason = reason_of(status, f"{code} {kind}", message)
     if reason is not None:
         return ProviderRefused(detail, reason=reason)
     if status == 429 or status >= 500:
@@ -405,8 +394,8 @@ def refusal(error: openai.APIStatusError) -> ProviderError:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by `retry-after-ms` (OpenAI, Azure) or Retry-After, in seconds or as a date
-    (RFC 9110, 10.2.3); None when absent or unreadable."""
+    """Return the seconds to wait, by `retry-after-ms` (OpenAI, Azure) or Retry-After, in seconds or
+    as a date (RFC 9110, 10.2.3); None when absent or unreadable."""
     with suppress(KeyError, ValueError):
         return max(0.0, float(headers["retry-after-ms"]) / 1000)
     value = headers.get("retry-after", "")
@@ -418,10 +407,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def clean(detail: str, messages: Iterable[dict[str, Any]], api_key: str) -> str:
-    """`detail` fit for a log: short, without the key and without what the prompt says.
+    """Make `detail` fit for a log: short, without the key and without text of the prompt.
 
-    Providers like to quote what they refuse. Every run of 20 characters that also stands in a
-    message is taken out, and shorter messages as a whole.
+    Providers often quote the message that they refuse. Every sequence of 20 characters that also
+    occurs in a message is removed, and shorter messages as a whole.
     """
     detail = " ".join(detail[: 10 * DETAIL_CHARACTERS].split())
     if api_key:
@@ -432,6 +421,7 @@ def clean(detail: str, messages: Iterable[dict[str, Any]], api_key: str) -> str:
 
 
 def texts(value: Any) -> Iterable[str]:
+    """Yield the texts of a request's messages, in any nesting."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -441,13 +431,14 @@ def texts(value: Any) -> Iterable[str]:
             yield from texts(part)
 
 
-def without(detail: str, text: str, run: int = 20) -> str:
-    run = min(run, len(text))
-    if run < 4:  # "yes" and the like: nothing to protect, and it would tear words apart
+def without(detail: str, text: str, length: int = 20) -> str:
+    """Replace every sequence of `length` characters of `text` in `detail` by "[…]"."""
+    length = min(length, len(text))
+    if length < 4:  # "yes" and the like: nothing to protect, and words would be cut up
         return detail
     kept, at = [], 0
     while at < len(detail):
-        end = at + run
+        end = at + length
         if end > len(detail) or detail[at:end] not in text:
             kept.append(detail[at])
             at += 1

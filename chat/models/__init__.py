@@ -1,4 +1,4 @@
-"""The tables of chat. Rules that must hold whatever the code does are constraints here."""
+"""The tables of chat. Rules that must hold whatever the code does are database constraints."""
 
 from __future__ import annotations
 

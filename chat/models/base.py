@@ -6,5 +6,5 @@ import uuid_utils.compat
 
 
 def new_id() -> UUID:
-    """Return a fresh UUID of version 7 (RFC 9562); such ids sort by time of creation."""
+    """Return a new UUID of version 7 (RFC 9562); such ids sort by time of creation."""
     return uuid_utils.compat.uuid7()

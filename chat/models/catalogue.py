@@ -1,19 +1,14 @@
-"""The catalogue: the models that providers serve, and the assistants that people talk to."""
+"""The catalogue: language models that a provider serves, and the assistants that use them."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
-if TYPE_CHECKING:
-    pass
-
 
 class Continuation(models.TextChoices):
-    """How a model is asked to go on from the beginning of a reply; empty when it cannot."""
+    """Request format that makes a model continue a partial reply; empty when it cannot."""
 
     PREFILL = "prefill", "The last message is the beginning (Anthropic, llama.cpp, OpenRouter)"
     PREFIX = "prefix", "The last message is marked as prefix (Mistral, DeepSeek)"
@@ -64,7 +59,7 @@ class LanguageModel(models.Model):
 
 
 class Assistant(models.Model):
-    """What a conversation talks to: a model with a system prompt."""
+    """A model with a system prompt; each conversation has one assistant."""
 
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=100)

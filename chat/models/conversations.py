@@ -1,35 +1,35 @@
 """A conversation: a tree of messages with a leaf.
 
-`leaf` names the message that the page ends with; the path from the root to the leaf is shown, and
-sent to the model.
+`leaf` is the last message that the page shows. The path from the root to the leaf is shown on the
+page and sent to the model.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
 
-if TYPE_CHECKING:
-    pass
 from chat.models.base import new_id
 from chat.models.catalogue import Assistant
 
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
     def kept(self) -> ConversationQuerySet:
-        """Without the deleted ones."""
+        """Exclude deleted conversations."""
         return self.filter(deleted_at=None)
 
     def with_lock(self) -> ConversationQuerySet:
-        """Locked until the COMMIT, with assistant and model, which are not."""
+        """Lock the rows until the COMMIT; assistant and model are read along, and not locked."""
         return self.select_related("assistant__model").select_for_update(no_key=True, of=("self",))
 
 
 class Conversation(models.Model):
+    """A conversation of one user with an assistant."""
+
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations"
@@ -39,7 +39,7 @@ class Conversation(models.Model):
     leaf = models.ForeignKey(
         "Message", null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
-    client_id = models.CharField(  # noqa: DJ001 # NULL, since two empty texts would not be unique
+    client_id = models.CharField(  # noqa: DJ001 # two empty texts would not be unique
         max_length=64,
         null=True,
         blank=True,

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from django.db import models
 from django.db.models import Q
 from django.utils.functional import cached_property
 
-if TYPE_CHECKING:
-    pass
 from chat.models.base import new_id
 from chat.models.conversations import Conversation
 
 
 class Message(models.Model):
+    """A message of the user or a reply; its text is filled in when the reply has ended."""
+
     class Role(models.TextChoices):
         USER = "user"
         ASSISTANT = "assistant"
 
     class Status(models.TextChoices):
-        """How the making of a message stands; a user's own message is always done."""
+        """State of a message; a message of the user is always done."""
 
         PENDING = "pending"
         DONE = "done"
@@ -62,12 +60,12 @@ class Message(models.Model):
 
     @cached_property
     def ordered_parts(self) -> list[MessagePart]:
-        """What it holds besides its text; whoever has that at hand sets it, and saves a query."""
+        """The parts, in order. Code that has already read them sets this, which saves a query."""
         return list(self.parts.all())
 
 
 class MessagePart(models.Model):
-    """What a reply holds besides its text, in order: reasoning, and later tables and charts."""
+    """Content of a reply besides its text, in order: reasoning, and later tables and charts."""
 
     class Kind(models.TextChoices):
         REASONING = "reasoning"

@@ -1,8 +1,9 @@
-"""Runs: each makes one reply."""
+"""Runs: each generates one reply."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
 
 from django.conf import settings
 from django.db import models
@@ -10,23 +11,28 @@ from django.db.models import Q
 
 from billing import credits
 from billing.models import ModelPrice
-
-if TYPE_CHECKING:
-    from billing.metering.settlement import Terms
 from chat.models.base import new_id
 from chat.models.catalogue import Assistant, LanguageModel
 from chat.models.conversations import Conversation
 from chat.models.messages import Message
 
+if TYPE_CHECKING:
+    from billing.metering.settlement import Terms
+
 
 class RunQuerySet(models.QuerySet["Run"]):
     def active(self) -> RunQuerySet:
-        """Those that have not ended."""
+        """Select the runs that have not ended."""
         return self.filter(status__in=Run.ACTIVE)
+
+    def running_at(self, attempts: dict[UUID, int]) -> set[UUID]:
+        """Return the ids of the runs that are running at the attempt given for each."""
+        rows = self.filter(pk__in=attempts, status=Run.Status.RUNNING)
+        return {pk for pk, attempt in rows.values_list("pk", "attempt") if attempts[pk] == attempt}
 
 
 class Run(models.Model):
-    """One making of one reply. Its row says whether it is over; see docs/architecture.md."""
+    """One generation of one reply. Its row decides whether it has ended (docs/architecture.md)."""
 
     class Status(models.TextChoices):
         QUEUED = "queued"
@@ -52,17 +58,17 @@ class Run(models.Model):
         default=0, help_text="Number of the last event; set when the run has ended."
     )
 
-    # What it was made with: the catalogue may change afterwards.
+    # Assistant and model at the time of the request: the catalogue may change afterwards.
     assistant = models.ForeignKey(Assistant, on_delete=models.PROTECT, related_name="+")
     model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="+")
     model_snapshot = models.JSONField(default=dict)
 
-    # What earlier attempts delivered and the next one goes on from: see chat.runs.handover.
-    # (Both defaults, here and below: while a new version is rolled out the old one still inserts.)
+    # The reply as earlier attempts left it, for the next one to continue: see chat.runs.handover.
+    # (Default and db_default: during a rolling upgrade the old version still inserts rows.)
     prefix = models.TextField(blank=True, default="", db_default="")
     prefix_reasoning = models.TextField(blank=True, default="", db_default="")
 
-    # Its terms, fixed when it was asked for. Amounts are micro-credits; see billing.metering.settlement.
+    # Price and limits, fixed at the request, in micro-credits; see billing.metering.settlement.
     price = models.ForeignKey(
         ModelPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
     )
@@ -103,10 +109,10 @@ class Run(models.Model):
 
     objects: ClassVar[Any] = RunQuerySet.as_manager()
 
-    # Role, text and parent of the newest messages before its reply, as read when it was claimed.
+    # Role, text and parent of the newest messages before the reply; read by the claim.
     newest: list[tuple[str, str, str | None]] | None = None
 
-    # What was agreed on for it, from its making to the end of that transaction.
+    # The quote that was applied to it; set only within the transaction that creates the run.
     terms: Terms | None = None
 
     class Meta:
@@ -150,19 +156,19 @@ class Run(models.Model):
 
     @property
     def bill(self) -> str:
-        """What the user paid for it, as the page says it; empty while, or where, nothing is known."""
+        """The amount that the user paid, for the page; empty before the end and without billing."""
         if self.charged is None:
             return ""
         return f"{credits.show(self.charged)} credits" if self.charged else "free"
 
     @property
     def bill_details(self) -> str:
-        """What the bill is for: tokens in and out, and who counted them."""
+        """The tokens behind the bill, for the page: in, out, and whether they are an estimate."""
         if self.prompt_tokens is None:
             return "Nothing was delivered."
-        cached = f", of them {self.cached_tokens:,} from the cache" if self.cached_tokens else ""
+        cached = f" ({self.cached_tokens:,} cached)" if self.cached_tokens else ""
         cap = f" of at most {self.max_tokens:,}" if self.status == self.Status.STOPPED else ""
-        counted = " Counted here, as the provider did not say." if self.usage_estimated else ""
+        counted = " Estimated: the provider reported no usage." if self.usage_estimated else ""
         return (
             f"{self.prompt_tokens:,} tokens in{cached}, "
             f"{self.completion_tokens or 0:,} tokens out{cap}.{counted}"

@@ -1,4 +1,4 @@
-"""The one template of a message: for pages, events and exports alike."""
+"""Renders a message, with one template for pages, events and exports."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TEMPLATE = "chat/_message.html"
 
 
 def message_html(message: Message, **context: Any) -> SafeString:
-    """Render a message. It needs no request, so that a worker's event carries the same HTML.
+    """Render a message as HTML, without a request: a worker's events carry the same HTML.
 
-    For a reply set `message.run` beforehand, or it costs a query; `message.run.model_snapshot`
-    names the model.
+    The template reads a reply's `message.run` for the model's name; set it beforehand to save a
+    query.
     """
     return render_to_string(TEMPLATE, {**context, "message": message})

@@ -1,7 +1,7 @@
-"""What one tick writes: the commands for the news of several runs, and what their answers mean.
+"""One tick's batch of Redis commands for the pending events of several runs, and their answers.
 
-All commands for a Redis host leave in one write (lib/redis_pipeline.py). Nothing is counted as
-written before Redis has said so; what was not is written again by the next tick.
+All commands for a Redis host leave in one write (lib/redis_pipeline.py). Events count as written
+only when Redis has confirmed them; the next tick writes the others again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import redis
 
 from chat.streaming import log as run_log
-from chat.streaming.leases import KEY_SECONDS, LEASE, stop_key
+from chat.streaming.leases import KEY_SECONDS, LEASE_MILLISECONDS, stop_key
 from chat.streaming.writer import RunWriter
 from chatproject.lib.redis.pipeline import Pipeline, bulk, head, pack
 
@@ -37,8 +37,8 @@ class _Commands:
 
 
 @dataclass(slots=True)
-class _News:
-    """A writer's events from these indices up to `end`, as they stood when the batch was made."""
+class _Pending:
+    """A writer's events to log and to publish: from these indices up to `end`."""
 
     writer: RunWriter
     logged: int
@@ -49,64 +49,54 @@ class _News:
 
 
 class Batch:
-    """The commands of one tick. `others` are the hosts of the channel layer beside the log's."""
+    """The commands of one tick. `others` are the channel layer's hosts apart from the log's."""
 
     def __init__(self, pipeline: Pipeline, others: dict[int, Pipeline]) -> None:
         self._pipeline = pipeline
         self._others = others
         self._main = _Commands()
         self._elsewhere: dict[int, _Commands] = {}
-        self._news: list[_News] = []
+        self._pending: list[_Pending] = []
         self._polled: list[RunWriter] = []
 
     def add(self, writer: RunWriter) -> None:
-        """Log and publish a writer's news."""
+        """Log and publish a writer's pending events, with its lease before the first ones."""
         writer.seal()
-        news = _News(
-            writer,
-            writer.logged,
-            writer.published,
-            len(writer.events),
-            not writer.is_leased,
-            writer.closed is not None,
-        )
-        self._news.append(news)
-        if news.leases:
-            self._command("SET", writer.lease_key, writer.attempt, "PX", LEASE)
-        self._log(news)
-        self._publish(news)
-        if news.closes:
+        end, leases, closes = len(writer.events), not writer.is_leased, writer.closed is not None
+        pending = _Pending(writer, writer.logged, writer.published, end, leases, closes)
+        self._pending.append(pending)
+        if pending.leases:
+            self._command("SET", writer.lease_key, writer.attempt, "PX", LEASE_MILLISECONDS)
+        self._log(pending)
+        self._publish(pending)
+        if pending.closes:
             self._command("EXPIRE", writer.log_key, run_log.ENDED_LOG_SECONDS)
             self._command("DEL", writer.lease_key, stop_key(writer.run_id))
 
-    def _log(self, news: _News) -> None:
-        writer, main = news.writer, self._main
-        for index in range(news.logged, news.end):
+    def _log(self, pending: _Pending) -> None:
+        writer, main = pending.writer, self._main
+        for index in range(pending.logged, pending.end):
             entry_id = run_log.entry_id(writer.seq_of(index))
             if index == 0:
                 self._command("XADD", writer.log_key, entry_id, run_log.FIELD, writer.events[0])
                 self._command("EXPIRE", writer.log_key, KEY_SECONDS)
             else:
-                main.parts += (
-                    writer.append_head,
-                    bulk(entry_id.encode()),
-                    _FIELD,
-                    bulk(writer.events[index]),
-                )
+                entry = bulk(entry_id.encode())
+                main.parts += (writer.append_head, entry, _FIELD, bulk(writer.events[index]))
                 main.count += 1
 
-    def _publish(self, news: _News) -> None:
-        writer, commands = news.writer, self._main
-        if news.published == news.end:
+    def _publish(self, pending: _Pending) -> None:
+        writer, commands = pending.writer, self._main
+        if pending.published == pending.end:
             return
         if writer.host in self._others:
             commands = self._elsewhere.setdefault(writer.host, _Commands())
-        for index in range(news.published, news.end):
+        for index in range(pending.published, pending.end):
             commands.parts += (writer.publish_head, bulk(writer.events[index]))
-        commands.count += news.end - news.published
+        commands.count += pending.end - pending.published
 
     def poll(self, writers: list[RunWriter]) -> None:
-        """Ask which runs should stop."""
+        """Read the stop flags of these runs. Call it last."""
         if not writers:
             return
         self._polled = writers
@@ -119,57 +109,57 @@ class Batch:
         self._main.count += 1
 
     async def execute(self) -> None:
-        """Send everything and take note of what was written. Raises redis.RedisError."""
+        """Send the commands and record which events were written. Raises redis.RedisError."""
         answers = iter(await self._main.execute(self._pipeline))
         fault: Exception | None = None
-        for news in self._news:
-            fault = self._note(news, answers) or fault
-        for flags in answers:  # of MGET, which is the last command if it is there
+        for pending in self._pending:
+            fault = self._record(pending, answers) or fault
+        for flags in answers:  # of MGET, the last command if there is one
             if isinstance(flags, Exception):
                 raise flags
-            self._note_flags(flags)
+            self._record_stops(flags)
         for host, commands in self._elsewhere.items():
             await self._publish_elsewhere(host, commands)
         if fault is not None:
             raise fault
 
-    def _note(self, news: _News, answers: Iterator[Any]) -> Exception | None:
-        """Take note of the answers that are a writer's; returns what Redis refused."""
-        writer = news.writer
+    def _record(self, pending: _Pending, answers: Iterator[Any]) -> Exception | None:
+        """Record a writer's answers; returns Redis's last refusal."""
+        writer = pending.writer
         fault = None
-        if news.leases:
+        if pending.leases:
             answer = next(answers)
             if isinstance(answer, Exception):
                 fault = answer
             else:
                 writer.is_leased = True
-        for index in range(news.logged, news.end):
+        for index in range(pending.logged, pending.end):
             answer = next(answers)
             if answer is None:
                 writer.logged = 0
             elif isinstance(answer, Exception) and "equal or smaller" not in str(answer):
                 fault = answer
             elif writer.logged == index:
-                # An id that is there already was written by a batch whose answer got lost.
+                # An id that exists already was written by a batch whose answer was lost.
                 writer.logged = index + 1
             if index == 0:
                 next(answers)
         if writer.host not in self._others:
-            for index in range(news.published, news.end):
+            for index in range(pending.published, pending.end):
                 answer = next(answers)
                 if isinstance(answer, Exception):
                     fault = answer
                 elif writer.published == index:
                     writer.published = index + 1
-        if news.closes:
+        if pending.closes:
             next(answers)
             next(answers)
-            is_written = fault is None and writer.logged >= news.end
+            is_written = fault is None and writer.logged >= pending.end
             if is_written and writer.closed is not None and not writer.closed.done():
                 writer.closed.set_result(None)
         return fault
 
-    def _note_flags(self, flags: list[bytes | None]) -> None:
+    def _record_stops(self, flags: list[bytes | None]) -> None:
         if flags.count(None) == len(flags):
             return
         for writer, flag in zip(self._polled, flags, strict=True):
@@ -184,8 +174,8 @@ class Batch:
             if refused is not None:
                 raise refused
         except redis.RedisError as error:
-            # Followers on that host re-read the log when they are connected again.
-            logger.warning("channel layer host %d does not take events: %s", host, error)
-        for news in self._news:
-            if news.writer.host == host:
-                news.writer.published = max(news.writer.published, news.end)
+            # Followers on that host read the log again when they have reconnected.
+            logger.warning("channel layer host %d did not accept events: %s", host, error)
+        for pending in self._pending:
+            if pending.writer.host == host:
+                pending.writer.published = max(pending.writer.published, pending.end)

@@ -1,17 +1,15 @@
-"""Names of the groups that live events are published to."""
+"""Names of the channel layer's groups, to which live events are published."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
-# --- Groups of the channel layer --------------------------------------------------------------
-
 
 def run_group(run_id: UUID | str) -> str:
-    """The group on which the events of a run are published."""
+    """Return the group of the followers of a run."""
     return f"run.{run_id}"
 
 
 def user_group(user_id: int) -> str:
-    """The group of all sockets of a user: what concerns the person, whatever page is open."""
+    """Return the group of all sockets of a user, whatever page is open."""
     return f"user.{user_id}"

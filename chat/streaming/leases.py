@@ -1,7 +1,7 @@
 """Lease and stop flag of a run in Redis. Both may be lost at any time.
 
 run:<id>:lease   the attempt whose worker is alive; expires LEASE_SECONDS after its last renewal
-run:<id>:stop    set when a user asked the run to stop
+run:<id>:stop    set when a user has asked to stop the run
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from chatproject.lib.redis.clients import sync_client
 
 LEASE_SECONDS = float(settings.RUN_LEASE_SECONDS)
 RENEW_SECONDS = LEASE_SECONDS / 3
-LEASE = int(LEASE_SECONDS * 1000)  # in milliseconds, as Redis wants it
+LEASE_MILLISECONDS = int(LEASE_SECONDS * 1000)
 
 # Log and stop flag of a running run outlive its time limit by an hour.
 KEY_SECONDS = settings.RUN_SECONDS + 3600
@@ -31,21 +31,21 @@ def stop_key(run_id: UUID) -> str:
 
 
 def request_stop(run_id: UUID) -> None:
-    """Ask the worker that has a run to stop it. Raises redis.RedisError."""
+    """Set the stop flag, which the worker of the run polls. Raises redis.RedisError."""
     sync_client().set(stop_key(run_id), 1, ex=KEY_SECONDS)
 
 
 def stop_requested(run_ids: Sequence[UUID]) -> set[UUID]:
-    """Which of the runs somebody asked to stop. Raises redis.RedisError."""
-    return _having(stop_key, run_ids)
+    """Return the runs whose stop flag is set. Raises redis.RedisError."""
+    return _with_key(stop_key, run_ids)
 
 
 def leased_runs(run_ids: Sequence[UUID]) -> set[UUID]:
-    """Which of the runs have a living worker. Raises redis.RedisError."""
-    return _having(lease_key, run_ids)
+    """Return the runs that have a live worker. Raises redis.RedisError."""
+    return _with_key(lease_key, run_ids)
 
 
-def _having(key: Callable[[UUID], str], run_ids: Sequence[UUID]) -> set[UUID]:
+def _with_key(key: Callable[[UUID], str], run_ids: Sequence[UUID]) -> set[UUID]:
     if not run_ids:
         return set()
     values: Any = sync_client().mget([key(run_id) for run_id in run_ids])

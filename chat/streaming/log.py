@@ -1,9 +1,9 @@
 """The log of a run in Redis, which may be lost at any time.
 
-    run:<id>:log     stream; entry <seq>-0 holds one event, as the bytes that go to the browser
+    run:<id>:log     stream; entry <seq>-0 holds one event, as the bytes sent to the browser
 
-The number of an event is its id in the stream. So the stream itself fences off a worker that was
-presumed dead: a later attempt's numbers are higher, and Redis refuses lower ones.
+The number of an event is its id in the stream, which therefore serves as a fencing token: a later
+attempt's numbers are higher, and Redis refuses the lower ones of a worker that was presumed dead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from chat.streaming.leases import lease_key
 from chatproject.lib.pubsub.layer import publish
 from chatproject.lib.redis.clients import sync_client
 
-# After a run has ended its row answers; the log serves only followers that are reading it then.
+# After a run has ended followers read its row; the log serves only those already reading it.
 ENDED_LOG_SECONDS = 60
 
 FIELD = b"e"
@@ -33,19 +33,19 @@ def log_key(run_id: UUID) -> str:
 
 
 def entry_id(seq: int) -> str:
-    """The id under which the stream keeps the event of this number."""
+    """Return the stream id of the event with this number."""
     return f"{seq}-0"
 
 
 async def read_after(client: redis.asyncio.Redis, run_id: UUID, after: int) -> list[bytes]:
-    """The logged events with a number above `after`, in order, at most PAGE of them."""
+    """Return the logged events with a number above `after`, in order, PAGE of them at most."""
     entries = await client.xrange(log_key(run_id), min=f"({entry_id(after)}", count=PAGE)
     return [fields[FIELD] for _, fields in entries]
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The reply as one attempt had it: text and reasoning, and the number of its last event."""
+    """The reply as one attempt left it: text, reasoning, and the number of its last event."""
 
     text: str
     reasoning: str
@@ -61,22 +61,22 @@ class _Delta(msgspec.Struct):
 
 
 def written(run_id: UUID, attempt: int) -> Written:
-    """What the log holds of an attempt; nothing of it is no error. Raises redis.RedisError."""
+    """Read an attempt's reply from the log; empty if the log is lost. Raises redis.RedisError."""
     return all_written([(run_id, attempt)])[0]
 
 
 def all_written(attempts: Iterable[tuple[UUID, int]]) -> list[Written]:
-    """The same of several runs at once, each with the number of its attempt."""
+    """Read the replies of several runs, each with the number of its attempt; see `written`."""
     firsts = []
     pipeline = sync_client().pipeline(transaction=False)
     for run_id, attempt in attempts:
         first, next_first = protocol.first_seq(attempt), protocol.first_seq(attempt + 1)
         firsts.append(first)
         pipeline.xrange(log_key(run_id), min=entry_id(first), max=entry_id(next_first - 1))
-    return [_written(first, log) for first, log in zip(firsts, pipeline.execute(), strict=True)]
+    return [_join(first, log) for first, log in zip(firsts, pipeline.execute(), strict=True)]
 
 
-def _written(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Written:
+def _join(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Written:
     text: list[str] = []
     reasoning: list[str] = []
     seq = first - 1
@@ -93,15 +93,15 @@ def _written(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Wri
 
 
 def publish_end(event: protocol.RunEnd) -> None:
-    """Tell the followers of a run that no worker has (any more) that it is over.
+    """Log and publish the end of a run that has no worker. Call it after the commit.
 
-    Call it after the commit. Raises redis.RedisError.
+    Raises redis.RedisError.
     """
     data = event.encode()
     pipeline = sync_client().pipeline(transaction=False)
     pipeline.xadd(log_key(event.run), {FIELD: data}, id=entry_id(event.seq))
     pipeline.expire(log_key(event.run), ENDED_LOG_SECONDS)
     pipeline.delete(lease_key(event.run))
-    # Not raised for a log that has a higher number: the row, which is read first, is the truth.
+    # A log with a higher number refuses the event, which is no error: the row is authoritative.
     pipeline.execute(raise_on_error=False)
     publish(groups.run_group(event.run), data)

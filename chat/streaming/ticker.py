@@ -1,21 +1,21 @@
-"""When the events of a worker's runs are written: together, in ticks.
+"""Writes the events of a worker's runs in batches, one per tick.
 
 Each run of the process has a `RunWriter`. The `Ticker` of the process writes for all of them: one
-write per Redis host and tick, which appends to the logs, publishes to the followers and asks for
+write per Redis host and tick, which appends to the logs, publishes to the followers and reads the
 stop flags. A tick lasts 10 ms while few runs are active and stretches to 100 ms under load. A run's
 first token and its end do not wait for it.
 
-A tick that is stretched has several parts, and each run its own among them, so that neither this
-loop nor those of the web processes have to do all the work at once. What a provider sends in
-between would wait for the tick anyway, so reading waits too (`RunWriter.hold`): the kernel collects
-it, and all of it is one read.
+A stretched tick has several parts, and each run belongs to one of them, which spreads the work of
+this loop and of the web processes' loops. A provider's output would wait for the tick anyway, so
+reading pauses until then (`RunWriter.pause_reading`): the kernel buffers the output, and one read
+returns all of it.
 
 Events are kept until their run ends, so that a log that Redis lost (a restart, FLUSHALL) is written
 again from here with the same numbers.
 
-The lease decides whether this worker may still speak for a run. It is renewed every RENEW_SECONDS by
-compare-and-set; one that ran out (this process stood still, Redis was away) is taken again only if
-the database says that nobody else took or ended the run. See docs/architecture.md.
+The lease decides whether this worker may still write for a run. It is renewed by compare-and-set
+every RENEW_SECONDS; an expired one (this process was suspended, Redis was unreachable) is taken
+again only if, by the database, no other process claimed or ended the run (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from uuid import UUID
 
 import redis
@@ -30,7 +31,7 @@ from django.conf import settings
 
 from chat.models import Run
 from chat.streaming.batch import Batch
-from chat.streaming.leases import KEY_SECONDS, LEASE, LEASE_SECONDS, RENEW_SECONDS
+from chat.streaming.leases import KEY_SECONDS, LEASE_MILLISECONDS, LEASE_SECONDS, RENEW_SECONDS
 from chat.streaming.writer import RunWriter
 from chatproject.lib import db
 from chatproject.lib.pubsub.layer import host_urls
@@ -44,12 +45,12 @@ SHORTEST_TICK = 0.010
 LONGEST_TICK = 0.100
 TICK_PER_RUN = 0.0005
 PART = 0.050  # of a stretched tick
-WORTH_HOLDING = 0.050  # a tick that is shorter seldom brings two tokens of a run
-POLL = 0.100  # how often stop flags are looked at, whether or not tokens flow
-PAUSE = 0.5  # after Redis or the database did not answer
-CLOSE_PATIENCE = 5.0  # how long a run's last event may wait for a Redis that is away
+WORTH_PAUSING = 0.050  # in a shorter tick two tokens of one run seldom arrive
+POLL = 0.100  # between two reads of the stop flags, whether or not tokens arrive
+PAUSE = 0.5  # after a failed write
+CLOSE_PATIENCE = 5.0  # how long a run's last event waits for an unreachable Redis
 
-# Renews each lease that still holds its attempt. Answers 1 (renewed), 0 (gone) or -1 (another's).
+# Renews each lease whose value is the attempt. Answers 1 (renewed), 0 (expired) or -1 (another's).
 RENEW = """
 local answers = {}
 for i, key in ipairs(KEYS) do
@@ -68,29 +69,30 @@ return answers
 
 
 class Ticker:
-    """Writes the events of all runs of this process; belongs to one event loop."""
+    """Writes the events of all runs of one event loop."""
 
     def __init__(self) -> None:
         self._writers: dict[UUID, RunWriter] = {}
-        self._redis = _pipeline(settings.REDIS_URL)
+        open_pipeline = partial(Pipeline, connect_timeout=CONNECT_TIMEOUT, timeout=SOCKET_TIMEOUT)
+        self._redis = open_pipeline(settings.REDIS_URL)
         # Hosts of the channel layer that are not the Redis of the logs, by index.
         self._others: dict[int, Pipeline] = {
-            index: _pipeline(url)
+            index: open_pipeline(url)
             for index, url in enumerate(host_urls())
             if url != settings.REDIS_URL
         }
-        # In order: what has news, what of it shall not wait, and whose reading waits for its part.
-        self._news: dict[RunWriter, None] = {}
+        # In order: writers with pending events, the urgent ones of them, and the paused ones.
+        self._pending: dict[RunWriter, None] = {}
         self._urgent: dict[RunWriter, None] = {}
-        self._held: dict[RunWriter, Callable[[], None]] = {}
+        self._paused: dict[RunWriter, Callable[[], None]] = {}
         self._opened = 0
         self._part = 0
         self._part_at = 0.0  # when the next part is due
         self._renewed_at = 0.0
         self._polled_at = 0.0
-        self._is_troubled = False  # the last write failed
-        self._bell: asyncio.Future[None] | None = None  # rings while the ticks rest
-        self._rounds: list[asyncio.Future[bool]] = []  # who waits for the end of a write
+        self._is_failing = False  # the last write failed
+        self._wakeup: asyncio.Future[None] | None = None  # while `_rest` waits
+        self._flushes: list[asyncio.Future[bool]] = []  # for the end of the next write
         self._task: asyncio.Task[None] | None = None
 
     def open(
@@ -98,12 +100,12 @@ class Ticker:
     ) -> RunWriter:
         """Begin to write the events of an attempt that was claimed `age` seconds ago.
 
-        `text` and `reasoning` are what a later attempt goes on from. The lease is written with the
-        first events; the sweeper counts on it from the claim on, for as long as a lease lasts.
+        A later attempt continues `text` and `reasoning`. The lease is written with the first
+        events; until then the sweeper treats a claim as a lease that began with it.
         """
         if run_id in self._writers:
-            self.forget(self._writers[run_id])  # of an attempt before
-        writer = RunWriter(run_id, attempt, self._wake, self._hold)
+            self.forget(self._writers[run_id])  # of an earlier attempt
+        writer = RunWriter(run_id, attempt, self._schedule, self._pause_reading)
         writer.part = self._opened
         self._opened += 1
         writer.lease_until = asyncio.get_running_loop().time() - age + LEASE_SECONDS
@@ -114,14 +116,14 @@ class Ticker:
         return writer
 
     async def close(self, writer: RunWriter) -> None:
-        """Write what is left of a run that is over, and forget it.
+        """Write the last events of a run that has ended, and forget it.
 
-        When Redis is away for longer than CLOSE_PATIENCE the last events are dropped: followers
-        learn the end from the row when they are connected again.
+        If Redis is unreachable for longer than CLOSE_PATIENCE they are dropped: followers read the
+        end from the row when they have reconnected.
         """
         if writer.is_open and not writer.lost:
             writer.closed = asyncio.get_running_loop().create_future()
-            self._wake(writer, True)
+            self._schedule(writer, True)
             try:
                 async with asyncio.timeout(CLOSE_PATIENCE):
                     await writer.closed
@@ -130,32 +132,31 @@ class Ticker:
         self.forget(writer)
 
     async def flush(self, writer: RunWriter) -> None:
-        """Write what waits for one run without waiting for the tick.
+        """Write a run's pending events without waiting for the tick.
 
-        What the tick writes at the same time counts once. While Redis is away it is only logged:
-        the writer keeps its events.
+        Returns also after a failed write, which is logged: the writer keeps its events.
         """
-        while writer.has_news and self._is_heard(writer):
+        while writer.has_pending_events and self._would_write(writer):
             written = asyncio.get_running_loop().create_future()
-            self._rounds.append(written)
-            self._wake(writer, True)
+            self._flushes.append(written)
+            self._schedule(writer, True)
             if not await written:
                 return
 
-    def _is_heard(self, writer: RunWriter) -> bool:
-        """Whether the next tick would write what this writer has."""
+    def _would_write(self, writer: RunWriter) -> bool:
+        """Return whether the next tick would write this writer's events."""
         is_ticking = self._task is not None and not self._task.done()
         is_leased = writer.lease_until > asyncio.get_running_loop().time()
         return is_ticking and is_leased and writer.is_open
 
     def forget(self, writer: RunWriter) -> None:
-        """Write nothing more for a run."""
+        """Stop writing for a run."""
         if writer.is_open:
             del self._writers[writer.run_id]
             writer.is_open = False
-        self._news.pop(writer, None)
+        self._pending.pop(writer, None)
         self._urgent.pop(writer, None)
-        self._release([writer])
+        self._resume_reading([writer])
 
     async def shut_down(self) -> None:
         """End the ticks and close the connections."""
@@ -165,32 +166,32 @@ class Ticker:
         for pipeline in (self._redis, *self._others.values()):
             await pipeline.close()
 
-    def _wake(self, writer: RunWriter, urgent: bool) -> None:
+    def _schedule(self, writer: RunWriter, urgent: bool) -> None:
         if not writer.is_open:
             return
-        is_first = not self._news
-        self._news[writer] = None
+        is_first = not self._pending
+        self._pending[writer] = None
         if urgent:
             self._urgent[writer] = None
         if urgent or is_first:
-            self._ring()
+            self._wake()
 
-    def _ring(self) -> None:
-        if self._bell is not None and not self._bell.done():
-            self._bell.set_result(None)
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
 
-    def _hold(self, writer: RunWriter, resume: Callable[[], None]) -> bool:
-        if self._is_troubled or self._interval() < WORTH_HOLDING or not writer.is_open:
+    def _pause_reading(self, writer: RunWriter, resume: Callable[[], None]) -> bool:
+        if self._is_failing or self._interval() < WORTH_PAUSING or not writer.is_open:
             return False
-        self._held[writer] = resume
+        self._paused[writer] = resume
         return True
 
-    def _release(self, writers: Iterable[RunWriter]) -> bool:
-        """Let the reading of these runs go on; returns whether any of them waited."""
-        waiting = [resume for writer in writers if (resume := self._held.pop(writer, None))]
-        for resume in waiting:
+    def _resume_reading(self, writers: Iterable[RunWriter]) -> bool:
+        """Resume the paused ones of these runs; returns whether there were any."""
+        paused = [resume for writer in writers if (resume := self._paused.pop(writer, None))]
+        for resume in paused:
             resume()
-        return bool(waiting)
+        return bool(paused)
 
     async def _tick(self) -> None:
         try:
@@ -198,53 +199,53 @@ class Ticker:
                 await self._rest()
                 await self._write_safely()
         finally:
-            self._end_round(written=False)
+            self._end_flushes(written=False)
 
     async def _rest(self) -> None:
-        """Wait until something is due."""
+        """Wait until a write is due."""
         loop = asyncio.get_running_loop()
         while not self._urgent:
-            is_idle = not self._news and not self._held
+            is_idle = not self._pending and not self._paused
             due = self._polled_at + POLL if is_idle else self._part_at
             if _is_due(due):
                 return
-            self._bell = loop.create_future()
-            timer = loop.call_at(due, self._ring)
+            self._wakeup = loop.create_future()
+            timer = loop.call_at(due, self._wake)
             try:
-                await self._bell
+                await self._wakeup
             finally:
                 timer.cancel()
-                self._bell = None
+                self._wakeup = None
 
     async def _write_safely(self) -> None:
         try:
             await self._write(await self._due())
         except (redis.RedisError, *db.UNREACHABLE) as error:
             # Nothing is lost: the writers keep their events, and the next tick tries again.
-            logger.warning("events wait: %s: %s", type(error).__name__, error)
+            logger.warning("events not written yet: %s: %s", type(error).__name__, error)
             await self._recover()
         except Exception:
-            # The ticks of all runs must outlive a fault in one of them.
+            # A bug in the handling of one run must not stop the ticks of all.
             logger.exception("a tick failed")
             await self._recover()
         else:
-            self._is_troubled = False
-            self._end_round(written=True)
+            self._is_failing = False
+            self._end_flushes(written=True)
 
     async def _recover(self) -> None:
-        self._is_troubled = True
-        self._end_round(written=False)
-        self._release(list(self._held))
+        self._is_failing = True
+        self._end_flushes(written=False)
+        self._resume_reading(list(self._paused))
         await asyncio.sleep(PAUSE)
 
-    def _end_round(self, *, written: bool) -> None:
-        rounds, self._rounds = self._rounds, []
-        for waiting in rounds:
-            if not waiting.done():
-                waiting.set_result(written)
+    def _end_flushes(self, *, written: bool) -> None:
+        flushes, self._flushes = self._flushes, []
+        for flush in flushes:
+            if not flush.done():
+                flush.set_result(written)
 
     async def _due(self) -> list[RunWriter]:
-        """The runs whose news are to be written now."""
+        """Return the runs to write now, once the paused ones among them have read their input."""
         due, self._urgent = self._urgent, {}
         if not _is_due(self._part_at):
             return list(due)
@@ -252,11 +253,11 @@ class Ticker:
         parts = max(1, round(interval / PART))
         self._part_at = asyncio.get_running_loop().time() + interval / parts
         self._part = (self._part + 1) % parts
-        if self._release([writer for writer in self._held if writer.part % parts == self._part]):
-            # One turn of the loop for the sockets, one for the tasks that read from them.
+        if self._resume_reading([w for w in self._paused if w.part % parts == self._part]):
+            # One iteration of the loop for the sockets, one for the tasks that read from them.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        due.update((writer, None) for writer in self._news if writer.part % parts == self._part)
+        due.update((writer, None) for writer in self._pending if writer.part % parts == self._part)
         return list(due)
 
     def _interval(self) -> float:
@@ -265,108 +266,86 @@ class Ticker:
     async def _write(self, due: list[RunWriter]) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if now - self._renewed_at >= RENEW_SECONDS or any(
-            writer.lease_until <= now for writer in self._writers.values()
-        ):
-            # A new one takes its lease with its first events; an earlier attempt's may be there yet.
-            await self._renew(
-                [w for w in self._writers.values() if w.is_leased or w.lease_until <= now]
-            )
+        writers = self._writers.values()
+        if now - self._renewed_at >= RENEW_SECONDS or any(w.lease_until <= now for w in writers):
+            # A new writer's lease comes with its first events; an earlier attempt's may exist.
+            await self._renew([w for w in writers if w.is_leased or w.lease_until <= now])
             now = loop.time()
         batch = Batch(self._redis, self._others)
         writing = [w for w in due if w.lease_until > now and w.is_open]
         for writer in writing:
             batch.add(writer)
         if _is_due(self._polled_at + POLL):
-            batch.poll([w for w in self._writers.values() if w.lease_until > now])
+            batch.poll([w for w in writers if w.lease_until > now])
             self._polled_at = now
         await batch.execute()
         for writer in writing:
             if writer.closed is not None and writer.closed.done():
-                self.forget(writer)  # its lease is given back, and not to be missed
-            elif not writer.has_news:
-                self._news.pop(writer, None)
+                self.forget(writer)  # its lease is deleted, and must not be renewed
+            elif not writer.has_pending_events:
+                self._pending.pop(writer, None)
             elif writer.logged < len(writer.events):
-                self._wake(writer, True)  # its log was lost: write it again at once
+                self._schedule(writer, True)  # its log was lost: write it again at once
 
     async def _renew(self, writers: list[RunWriter]) -> None:
         now = asyncio.get_running_loop().time()
         if not writers:
             self._renewed_at = now
             return
-        commands = [
-            pack(
-                "EVAL",
-                RENEW,
-                len(writers),
-                *[writer.lease_key for writer in writers],
-                *[writer.attempt for writer in writers],
-                LEASE,
-            )
-        ]
+        keys = [writer.lease_key for writer in writers]
+        attempts = [writer.attempt for writer in writers]
+        commands = [pack("EVAL", RENEW, len(keys), *keys, *attempts, LEASE_MILLISECONDS)]
         commands += [pack("EXPIRE", writer.log_key, KEY_SECONDS) for writer in writers]
         answers = (await self._redis.execute(b"".join(commands), len(commands)))[0]
         if isinstance(answers, Exception):
             raise answers
-        gone: list[RunWriter] = []
+        expired: list[RunWriter] = []
         for writer, answer in zip(writers, answers, strict=True):
             if answer == 1:
                 writer.lease_until = now + LEASE_SECONDS
             elif answer == 0:
-                gone.append(writer)
+                expired.append(writer)
             else:
-                self._lose(writer)
-        if gone:
-            await self._take_again(gone)
+                self._drop(writer)
+        if expired:
+            await self._retake(expired)
         self._renewed_at = now
 
-    async def _take_again(self, writers: list[RunWriter]) -> None:
-        """Take leases that ran out, of runs that are still this worker's by the database."""
-        ours = await db.run(_still_running, {writer.run_id: writer.attempt for writer in writers})
+    async def _retake(self, writers: list[RunWriter]) -> None:
+        """Take expired leases again where, by the database, this worker still has the run."""
+        attempts = {writer.run_id: writer.attempt for writer in writers}
+        ours = await db.run(Run.objects.running_at, attempts)
         now = asyncio.get_running_loop().time()
         for writer in writers:
-            if writer.run_id in ours and await self._redis.command(
-                "SET", writer.lease_key, writer.attempt, "PX", LEASE, "NX"
-            ):
+            is_taken = writer.run_id in ours and await self._redis.command(
+                "SET", writer.lease_key, writer.attempt, "PX", LEASE_MILLISECONDS, "NX"
+            )
+            # A closing writer's run was ended by this worker: only the last event is to be written.
+            if is_taken or writer.closed is not None:
                 writer.lease_until = now + LEASE_SECONDS
                 writer.is_leased = True
-            elif writer.is_ending and writer.closed is None:
-                continue  # over, perhaps by our own hand: until that is known it says nothing
-            elif writer.closed is None:
-                self._lose(writer)
-            else:
-                # It is over by our own hand; only its last event is still to be told.
-                writer.lease_until = now + LEASE_SECONDS
-                writer.is_leased = True
+            elif not writer.is_ending:
+                self._drop(writer)
+            # Else it has ended, perhaps by this worker: nothing is written until that is certain.
 
-    def _lose(self, writer: RunWriter) -> None:
-        logger.warning("run %s is no more attempt %d's", writer.run_id, writer.attempt)
+    def _drop(self, writer: RunWriter) -> None:
+        logger.warning("run %s no longer belongs to attempt %d", writer.run_id, writer.attempt)
         self.forget(writer)
         if writer.closed is not None and not writer.closed.done():
             writer.closed.set_result(None)
-        writer.lose()
-
-
-def _still_running(attempts: dict[UUID, int]) -> set[UUID]:
-    """Which of the runs are running in the attempt that is named with them."""
-    rows = Run.objects.filter(pk__in=attempts, status=Run.Status.RUNNING)
-    return {pk for pk, attempt in rows.values_list("pk", "attempt") if attempts[pk] == attempt}
+        writer.mark_lost()
 
 
 def _is_due(at: float) -> bool:
-    # uvloop counts whole milliseconds: less than one cannot be waited for.
+    # uvloop counts whole milliseconds: it cannot wait for less than one.
     return at - asyncio.get_running_loop().time() < 0.001
-
-
-def _pipeline(url: str) -> Pipeline:
-    return Pipeline(url, connect_timeout=CONNECT_TIMEOUT, timeout=SOCKET_TIMEOUT)
 
 
 _tickers: dict[asyncio.AbstractEventLoop, Ticker] = {}
 
 
 def current_ticker() -> Ticker:
-    """The ticker of the running event loop."""
+    """Return the ticker of the running event loop."""
     loop = asyncio.get_running_loop()
     if loop not in _tickers:
         _tickers[loop] = Ticker()

@@ -1,7 +1,7 @@
 """Announcements to all open pages of a user: balance, conversations, runs.
 
-A page is right again after its next reload, so while Redis is unreachable (`publish` logs it) an
-announcement is only late. Call these functions after the commit.
+A page is correct again after its next reload, so an announcement that is lost while Redis is
+unreachable (`publish` logs it) does no lasting harm. Call these functions after the commit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The events of one attempt of a run, encoded once, on their way to its log and its followers.
 
-generate.py puts into it what the model says; tick.py decides when it is written, tick_batch.py how.
+generation/generate.py adds the model's output, ticker.py decides when events are written, and
+batch.py writes them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -19,96 +21,95 @@ from chat.streaming.leases import lease_key, stop_key
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.redis.pipeline import bulk, head
 
-TIMED = 10  # one of so many events tells when it was written
+TIMED = 10  # one event in so many carries the time of its writing
 
 Delta = type[protocol.TextDelta | protocol.ReasoningDelta]
 
 _encode_text = msgspec.json.Encoder().encode
 
 
-class RunWriter:
-    """Collects the events of an attempt, and keeps them until the run ends: Redis may lose the log.
+def no_interrupt() -> None:
+    """The `interrupt` of a run that is not reading from its provider."""
 
-    `wake` is called when there is news; with True when it shall not wait for the tick. `hold` may
-    be given to `llm.Provider.stream`. `interrupt` is called once when the run should stop being
-    made: then `stop_requested` or `lost` (another worker has the run, or it is over) says why.
+
+class RunWriter:
+    """Collects the events of an attempt and keeps them until the run ends: Redis may lose the log.
+
+    `notify` is called when events are pending; with True if they must not wait for the tick.
+    `pause_reading` is the method of that name, which `llm.Provider.stream` takes. `interrupt` is
+    called once when generation should stop; `stop_requested` or `lost` (another worker has the
+    run, or it has ended) then gives the reason.
     """
 
     def __init__(
         self,
         run_id: UUID,
         attempt: int,
-        wake: Callable[[RunWriter, bool], None],
-        hold: Callable[[RunWriter, Callable[[], None]], bool],
+        notify: Callable[[RunWriter, bool], None],
+        pause_reading: Callable[[RunWriter, Callable[[], None]], bool],
     ) -> None:
         self.run_id = run_id
         self.attempt = attempt
         self.stop_requested = False
         self.lost = False
-        self.interrupt: Callable[[], None] = _do_nothing
+        self.interrupt: Callable[[], object] = no_interrupt
         self.lease_until = 0.0  # by the loop's clock
-        self.is_leased = False  # Redis has been told
+        self.is_leased = False  # the lease is in Redis
         self.is_open = True  # until the ticker forgets it
-        self.part = 0  # which of a tick's parts it is written in, by its remainder
+        self.part = 0  # modulo the number of a tick's parts: the part in which it is written
         self.events: list[bytes] = []
         self.logged = 0
         self.published = 0
-        self.is_ending = False  # its end is being stored: the row may say so before we know
+        self.is_ending = False  # the end is being stored: the row may have it before we know
         self.closed: asyncio.Future[None] | None = None
-        self._wake = wake
-        self._hold = hold
+        self._notify = notify
+        self._pause_reading = pause_reading
         self._first_seq = protocol.first_seq(attempt)
         self._kind: Delta = protocol.TextDelta
         self._heads: dict[Delta, bytes] = {}
         self._pending: list[str] = []
-        self._spoke = False
-        # What is alike in all of its commands.
+        self._has_begun = False
+        # Bytes that all of its commands share.
         layer = get_layer()
         channel = layer.raw_channel(groups.run_group(run_id))
         self.host = layer.host_of(channel)
         self.publish_head = head(3, "PUBLISH", channel)
         self.log_key = run_log.log_key(run_id)
-        # Without its first events a log must not come into being: its readers would take what is
-        # missing for lost. NOMKSTREAM then answers nil, and all is written again.
+        # A log must not be created without its first events: its readers would take the missing
+        # ones for lost. NOMKSTREAM makes Redis answer nil, and all events are written again.
         self.append_head = head(6, "XADD", self.log_key, "NOMKSTREAM")
         self.stop_key = bulk(stop_key(run_id).encode())
         self.lease_key = lease_key(run_id)
 
     @property
     def next_seq(self) -> int:
-        """The number that the next event will have."""
+        """The number of the next event."""
         return self._first_seq + len(self.events)
 
     def seq_of(self, index: int) -> int:
-        """The number of the event at an index of `events`."""
+        """Return the number of the event at an index of `events`."""
         return self._first_seq + index
 
     @property
-    def has_news(self) -> bool:
+    def has_pending_events(self) -> bool:
+        """Whether anything is not yet encoded, logged or published."""
         count = len(self.events)
         return bool(self._pending) or self.published < count or self.logged < count
 
     def start(self, text: str, reasoning: str) -> None:
-        """Tell the followers that a worker has the run, and what the reply of a later attempt is."""
+        """Add the attempt's first event; a later attempt's carries the reply that it continues."""
+        common: dict[str, Any] = {"run": self.run_id, "attempt": self.attempt, "seq": self.next_seq}
         if self.attempt == 1:
-            self.append(protocol.RunStarted(run=self.run_id, attempt=1, seq=self.next_seq))
-            return
-        self.append(
-            protocol.RunRestarted(
-                run=self.run_id,
-                attempt=self.attempt,
-                seq=self.next_seq,
-                text=text,
-                reasoning=reasoning,
-            )
-        )
+            self.append(protocol.RunStarted(**common))
+        else:
+            self.append(protocol.RunRestarted(**common, text=text, reasoning=reasoning))
 
     def text(self, text: str) -> None:
         """Add to the reply."""
         self._add(protocol.TextDelta, text)
 
     def reasoning(self, text: str) -> None:
-        """Add to what the model thinks aloud before it replies."""
+        """Add to the model's reasoning, which precedes the reply."""
         self._add(protocol.ReasoningDelta, text)
 
     def _add(self, kind: Delta, text: str) -> None:
@@ -117,26 +118,26 @@ class RunWriter:
             self._kind = kind
         self._pending.append(text)
         if len(self._pending) == 1:
-            self._wake(self, not self._spoke)
-            self._spoke = True
+            self._notify(self, not self._has_begun)
+            self._has_begun = True
 
-    def hold(self, resume: Callable[[], None]) -> bool:
-        """Whether reading may wait for the tick; then `resume` is called just before it."""
-        return self._hold(self, resume)
+    def pause_reading(self, resume: Callable[[], None]) -> bool:
+        """Return whether reading may wait for the tick; `resume` is then called just before it."""
+        return self._pause_reading(self, resume)
 
     def seal(self) -> None:
-        """Turn what was added since the last tick into an event."""
+        """Encode the text that was added since the last tick as one event."""
         if not self._pending:
             return
         text = self._pending[0] if len(self._pending) == 1 else "".join(self._pending)
         self._pending.clear()
         seq = self.next_seq
-        # A clock reading and its digits for each event would cost more than they tell.
+        # Reading the clock and formatting its digits for each event would cost too much.
         t = b',"t":%d' % int(time.time() * 1000) if seq % TIMED == 0 else b""
         self.events.append(b'%b%d,"text":%b%b}' % (self._head(), seq, _encode_text(text), t))
 
     def _head(self) -> bytes:
-        """A delta's bytes up to its number, as the event's own encoder writes them."""
+        """Return a delta's bytes up to its number, as the event's own encoder writes them."""
         found = self._heads.get(self._kind)
         if found is None:
             delta = self._kind(run=self.run_id, attempt=self.attempt, seq=0, text="")
@@ -146,13 +147,9 @@ class RunWriter:
     def append(self, event: protocol.RunEvent) -> None:
         """Add an event of any kind; its number must be `next_seq` after `seal`."""
         self.events.append(event.encode())
-        self._wake(self, True)
+        self._notify(self, True)
 
-    def lose(self) -> None:
-        """Stop speaking for the run: somebody else has it, or it is over."""
+    def mark_lost(self) -> None:
+        """Interrupt the run: another worker has it, or it has ended."""
         self.lost = True
         self.interrupt()
-
-
-def _do_nothing() -> None:
-    return None

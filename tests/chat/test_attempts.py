@@ -47,7 +47,7 @@ async def lose(run: Run, provider, valkey_client) -> str:
     writer = current_ticker()._writers[run.id]
     await until(lambda: bool(run_log.written(run.pk, writer.attempt).text))
     # As dead as a task can be: it neither ends the run nor hands it over.
-    writer.lose()
+    writer.mark_lost()
     current_ticker().forget(writer)
     await asyncio.wait_for(making, 10)
     valkey_client.delete(lease_key(run.pk))

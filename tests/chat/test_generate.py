@@ -13,6 +13,7 @@ import redis
 from chat import protocol
 from chat.conversations import prompt_builder
 from chat.generation import generate
+from chat.generation.reply import Reply
 from chat.llm.decoder import TextDelta
 from chat.models import Conversation, Message, MessagePart, Run
 from chat.recovery import sweeper
@@ -357,19 +358,19 @@ async def test_a_fault_while_the_end_is_stored_leaves_the_run_to_the_sweeper(
 
 async def test_nul_bytes_of_a_model_do_not_lose_the_reply(owner, conversation, valkey_client):
     run = await db.run(send, owner, conversation)
-    reply = generate.Reply(prompt_tokens=0)
+    reply = Reply(prompt_tokens=0)
     writer = RunWriter(run.id, 1, lambda writer, urgent: None, lambda writer, resume: False)
-    generate._take(TextDelta("a\x00b"), writer, reply)
+    reply.add(TextDelta("a\x00b"), writer)
     writer.seal()
     assert protocol.header(writer.events[-1]).type == "text.delta"
     assert reply.text == ["ab"]
 
 
-@pytest.mark.parametrize("worth_holding", [0.0, 1.0])
+@pytest.mark.parametrize("worth_pausing", [0.0, 1.0])
 async def test_many_runs_of_one_process_are_all_exact(
-    owner, assistant, provider, valkey_client, monkeypatch, worth_holding
+    owner, assistant, provider, valkey_client, monkeypatch, worth_pausing
 ):
-    monkeypatch.setattr(ticker, "WORTH_HOLDING", worth_holding)
+    monkeypatch.setattr(ticker, "WORTH_PAUSING", worth_pausing)
 
     def begin_all() -> list[tuple[Run, str]]:
         made = []

@@ -507,16 +507,16 @@ async def test_time_that_the_caller_takes_does_not_count(make, stub):
     assert text_of(events) == reply_text(4, text)
 
 
-# --- Holding ----------------------------------------------------------------------------------
+# --- Pausing ----------------------------------------------------------------------------------
 
 
 class Ticks:
-    """Holds reading back until the next `tick`."""
+    """Pauses reading until the next `tick`."""
 
     def __init__(self) -> None:
         self.held: list[Callable[[], None]] = []
 
-    def hold(self, resume: Callable[[], None]) -> bool:
+    def pause_reading(self, resume: Callable[[], None]) -> bool:
         self.held.append(resume)
         return True
 
@@ -534,7 +534,7 @@ class Ticks:
 async def test_a_held_stream_is_not_read_before_its_caller_says_so(make, stub):
     text = "[[tokens=20 rate=0 hold=1 key=held]]"
     ticks = Ticks()
-    async with aclosing(make().stream(ask(text), ticks.hold)) as stream:
+    async with aclosing(make().stream(ask(text), ticks.pause_reading)) as stream:
         events = await anext(stream)  # the first comes by itself
         reading = asyncio.create_task(anext(stream))
         while not ticks.held:
@@ -559,7 +559,7 @@ async def test_held_streams_are_exact_and_their_connections_are_used_again(make,
     going_on = asyncio.create_task(ticks.go_on())
 
     async def read(text: str) -> str:
-        async with aclosing(provider.stream(ask(text), ticks.hold)) as stream:
+        async with aclosing(provider.stream(ask(text), ticks.pause_reading)) as stream:
             return text_of([event async for events in stream for event in events])
 
     for turn in range(2):
@@ -576,7 +576,9 @@ async def test_a_held_stream_can_be_cancelled(make, stub):
     ticks = Ticks()
 
     async def read() -> None:
-        async with aclosing(make().stream(ask("[[tokens=900 rate=50]]"), ticks.hold)) as stream:
+        async with aclosing(
+            make().stream(ask("[[tokens=900 rate=50]]"), ticks.pause_reading)
+        ) as stream:
             async for _ in stream:
                 pass
 
@@ -595,7 +597,7 @@ async def test_a_stream_that_breaks_while_it_is_held_is_cut(make, stub):
 
     async def read() -> None:
         text = "[[tokens=20 rate=50 cut=5]]"
-        async with aclosing(make().stream(ask(text), ticks.hold)) as stream:
+        async with aclosing(make().stream(ask(text), ticks.pause_reading)) as stream:
             async for _ in stream:
                 pass
 
@@ -656,7 +658,7 @@ async def test_a_watchdog_that_barks_while_someone_else_cancels_gives_way():
     task = asyncio.create_task(read())
     await asyncio.sleep(0)
     made[0]._deadline = 0.0
-    made[0]._look()
+    made[0]._check()
     task.cancel()
 
     with pytest.raises(asyncio.CancelledError):

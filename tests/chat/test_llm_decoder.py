@@ -183,7 +183,7 @@ def test_garbage_is_malformed_and_keeps_what_came_before(garbage):
 def test_a_line_that_never_ends_is_malformed_before_it_fills_the_memory():
     decoder = StreamDecoder()
     sent = 0
-    while not decoder.over:
+    while not decoder.ended:
         assert sent <= LINE_LIMIT
         assert decoder.feed(b"data: " + b"x" * 16_000) == []
         sent += 16_006
@@ -194,7 +194,7 @@ def test_a_line_that_never_ends_is_malformed_before_it_fills_the_memory():
 def test_an_event_of_endless_data_lines_is_malformed_too():
     decoder = StreamDecoder()
     sent = 0
-    while not decoder.over:
+    while not decoder.ended:
         assert sent <= 2 * LINE_LIMIT
         assert decoder.feed(b'data: "' + b"x" * 16_000 + b"\n") == []
         sent += 16_008

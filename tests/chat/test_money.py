@@ -17,6 +17,7 @@ from billing.models import Account, Hold, ModelPrice, UsageRecord
 from chat import protocol
 from chat.errors import ChatError
 from chat.generation import generate
+from chat.generation.reply import Reply
 from chat.llm.decoder import Usage
 from chat.models import Conversation, Message, Run
 from chat.recovery import sweeper
@@ -373,7 +374,7 @@ async def test_a_socket_is_told_what_is_missing(owner, conversation, socket_loop
     ],
 )
 def test_zeros_of_a_gateway_are_not_taken_for_usage(said, counted):
-    reply = generate.Reply(prompt_tokens=20)
+    reply = Reply(prompt_tokens=20)
     reply.text.append("A reply")
     reply.first_token_at = timezone.now()
     reply.usage = Usage(**{"cached_tokens": 0, "reasoning_tokens": 0, **said})
