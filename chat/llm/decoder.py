@@ -1,7 +1,7 @@
 """Decodes the bytes of a provider's stream into events.
 
 The format is server-sent events (WHATWG HTML standard, "Server-sent events") with one JSON object
-of OpenAI's chat completions in each, as providers actually send it: tests/chat/streams/ has an
+of OpenAI's chat completions in each, as providers actually send it: tests/chat/llm/streams/ has an
 example of each provider, decoded at every possible split point.
 """
 

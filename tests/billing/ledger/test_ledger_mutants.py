@@ -16,8 +16,8 @@ from hypothesis import Phase
 from hypothesis.stateful import run_state_machine_as_test
 
 from billing.ledger import postings
-from tests.billing.ledger_machine import LedgerMachine
-from tests.billing.test_ledger_machine import machine_settings
+from tests.billing.ledger.ledger_machine import LedgerMachine
+from tests.billing.ledger.test_ledger_machine import machine_settings
 from tests.support import money
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]

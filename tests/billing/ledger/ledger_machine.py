@@ -16,7 +16,7 @@ from billing.ledger import audit
 from billing.models import Hold, Order
 from chatproject.lib import rows
 from chatproject.lib.db import money_transaction
-from tests.billing.ledger_model import Book, Lot, Refused
+from tests.billing.ledger.ledger_model import Book, Lot, Refused
 from tests.support import money
 
 AMOUNTS = st.integers(1, 12) | st.integers(1, 1000)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.billing.ledger_machine import LedgerMachine
+from tests.billing.ledger.ledger_machine import LedgerMachine
 
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "40"))
 

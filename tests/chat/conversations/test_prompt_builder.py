@@ -8,7 +8,7 @@ from chat.conversations import prompt_builder
 from chat.llm.tokens import count_tokens
 from chat.models import Message, Run
 from chat.runs import start
-from tests.chat.test_runs import ended
+from tests.chat.runs.test_start import ended
 from tests.support.conversations import client_id, send
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]

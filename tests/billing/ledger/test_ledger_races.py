@@ -18,7 +18,7 @@ from django.utils import timezone
 from billing.ledger import postings
 from billing.models import Hold, LedgerEntry
 from chatproject.lib import db, metrics
-from tests.billing.test_ledger_mutants import mutant
+from tests.billing.ledger.test_ledger_mutants import mutant
 from tests.support import money
 
 pytestmark = pytest.mark.django_db(transaction=True)

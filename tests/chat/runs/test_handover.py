@@ -21,7 +21,7 @@ from chat.streaming.leases import lease_key
 from chat.streaming.ticker import current_ticker
 from chatproject.lib import db, rq_asyncio
 from tests.chaos.test_money_faults import locked, wait_for_a_settlement_that_waits
-from tests.chat.test_generate import fresh, log, until
+from tests.chat.generation.test_generate import fresh, log, until
 from tests.support.conversations import send
 from tests.support.fake_llm import reasoning_text, reply_text
 
