@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -174,6 +175,13 @@ TAMPERED = [
     ("dispute", "UPDATE billing_dispute SET returned = FALSE"),
     ("dispute", "DELETE FROM billing_ledgerentry WHERE kind = 'dispute_won'"),
 ]
+
+
+def test_every_block_of_the_rules_is_read():
+    text = Path(audit.__file__).with_name("audit_rules.sql").read_text()
+    marked = [line for line in text.splitlines() if line.startswith(("-- rule:", "-- warning:"))]
+    assert len({rule.code for rule in audit.RULES}) == len(audit.RULES) == len(marked) == 28
+    assert all(rule.message and rule.query.startswith("SELECT ") for rule in audit.RULES)
 
 
 @pytest.mark.parametrize(
