@@ -212,10 +212,8 @@ def hold(
     """Hold micro-credits, under `hold_id` if the caller chose one.
 
     Make it the last call before the COMMIT: the account's row, which every other transaction of the
-    account needs, stays locked from here on.
-
-    A second call with the same key blocks until the first has committed and returns its hold as it
-    is: with the first amount, and possibly resolved. Raises InsufficientCredits, AccountFrozen and
+    account needs, stays locked from here on. A second call with the same key blocks until the first
+    has committed and returns its hold as it is: with the first amount, possibly resolved. Raises InsufficientCredits, AccountFrozen and
     AccountInDebt, after which the caller must roll back; KeyReused for a key of another account.
     """
     _require_money_transaction()
@@ -506,7 +504,7 @@ def give_back(
 
 
 def expire(*, account_id: int) -> int:
-    """Expire credits that are past their date and not needed by a hold; return how many micro-credits."""
+    """Expire micro-credits past their date that no hold needs; return how many."""
     _require_money_transaction()
     account = _lock(account_id)
     before = account.balance, account.next_expiry_at
