@@ -289,7 +289,7 @@ def check_ledger(*arguments: str) -> tuple[int, str]:
 
 
 def test_the_command_says_what_is_wrong_and_exits_with_1(lived_in):
-    assert check_ledger() == (0, "The books are right.\n")
+    assert check_ledger() == (0, "The ledger is consistent.\n")
     run("UPDATE billing_account SET held = held - 1")
     assert check_ledger() == (
         1,
