@@ -1,6 +1,7 @@
-"""Units. Credits are whole micro-credits everywhere; people see credits.
+"""Units of credits and money, and their formats.
 
-1 credit = 1,000,000 micro-credits. Money of a currency is in whole minor units.
+The code counts whole micro-credits and users see credits: 1 credit = 1,000,000 micro-credits. Money is
+counted in whole minor units of its currency.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ EXPONENTS = {
 
 
 def show(micro: int, *, signed: bool = False) -> str:
-    """Micro-credits as people read them: `1,234.5`, `0.31`, `<0.01` instead of a misleading zero."""
+    """Format micro-credits for users: `1,234.50`, `0.31`, and `<0.01` instead of a misleading zero."""
     sign = MINUS if micro < 0 else "+" if signed and micro > 0 else ""
     value = Decimal(abs(micro)) / MICRO
     if 0 < value < Decimal("0.01"):
@@ -30,16 +31,17 @@ def show(micro: int, *, signed: bool = False) -> str:
 
 
 def exact(micro: int) -> str:
-    """Micro-credits as a decimal number of credits without loss, for files: `-0.000125`."""
+    """Format micro-credits exactly, as a decimal number of credits for files: `-0.000125`."""
     sign = "-" if micro < 0 else ""
     whole, rest = divmod(abs(micro), MICRO)
     return f"{sign}{whole}.{rest:06d}".rstrip("0").rstrip(".")
 
 
 def parse(text: str) -> int:
-    """Credits as a person types them, in micro-credits.
+    """Parse a number of credits that a user typed; return micro-credits.
 
-    Raises ValueError for what is no number, has more than six decimals, or is beyond 9e12 credits.
+    Raises ValueError for text that is not a number, for more than six decimals and above 9e12
+    credits.
     """
     try:
         value = Decimal(text.strip().replace(",", "")) * MICRO
@@ -51,6 +53,6 @@ def parse(text: str) -> int:
 
 
 def show_money(minor: int, currency: str) -> str:
-    """An amount of money with its currency: `USD 5.00`, `JPY 500`."""
+    """Format an amount of money with its currency: `USD 5.00`, `JPY 500`."""
     places = EXPONENTS.get(currency, 2)
     return f"{currency} {Decimal(minor).scaleb(-places):,.{places}f}"

@@ -1,6 +1,6 @@
 """Entry points of billing's jobs, which workers call with ids.
 
-Redis stores the paths of these functions: a renamed one answers its old name for one release.
+Redis stores the paths of these functions: a renamed one must keep its old name for one release.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from billing.payments.providers import sandbox
 
 
 def process_event(event_id: int, attempt: int) -> None:
-    """Process a stored webhook, unless another job has begun that attempt."""
+    """Process a stored webhook, unless another job has begun this attempt."""
     webhook_events.process(event_id, attempt)
 
 
 def sync_order(order_id: str) -> None:
-    """Ask the provider for the state of an order; an automatic one may have to be charged first."""
+    """Sync an order with its provider; an automatic order that is not yet charged is charged first."""
     order = Order.objects.get(pk=order_id)
     if order.kind == Order.Kind.AUTO and order.provider_order_id is None:
         auto_top_up.charge(order.pk)
@@ -40,12 +40,12 @@ def send_receipt(order_id: str) -> None:
 
 
 def send_refunded(refund_id: str) -> None:
-    """Mail a buyer that money is on its way back."""
+    """Mail a buyer that a refund is under way."""
     mail.send_refunded(UUID(refund_id))
 
 
 def top_up(account_id: int) -> None:
-    """Buy credits for an account whose balance is low, if its owner agreed to that."""
+    """Buy credits for an account with a low balance, if its owner consented to automatic top-ups."""
     auto_top_up.check(account_id)
 
 
@@ -55,5 +55,5 @@ def run_task(name: str) -> None:
 
 
 def tell_of_sandbox(payment_id: str, event_type: str) -> None:
-    """Send a webhook of the sandbox's bank to this site."""
+    """Deliver a webhook of the sandbox's bank to this site."""
     sandbox.send_webhook(payment_id, event_type)

@@ -19,7 +19,7 @@ from chatproject.lib.redis.clients import sync_client
 
 QUEUE = "billing"
 
-TASK_SECONDS = 600  # time limit of a task of the clock
+TASK_SECONDS = 600  # time limit of a scheduled task
 
 
 def enqueue_event(event_id: int, attempt: int) -> None:
@@ -48,12 +48,12 @@ def enqueue_refunded(refund_id: UUID) -> None:
 
 
 def enqueue_top_up(account_id: int) -> None:
-    """Enqueue the check whether credits are to be bought automatically for an account."""
+    """Enqueue the check whether an account needs an automatic top-up."""
     _enqueue("top_up", account_id=account_id)
 
 
 def enqueue_sandbox(payment_id: str, event_type: str) -> None:
-    """Enqueue a webhook of the sandbox's bank."""
+    """Enqueue the delivery of a webhook by the sandbox's bank."""
     _enqueue("tell_of_sandbox", payment_id=payment_id, event_type=event_type)
 
 
@@ -66,14 +66,14 @@ def _enqueue(name: str, **arguments: str | int) -> None:
 
 
 def enqueue_task(name: str) -> None:
-    """Enqueue a task of billing.schedule, unless one is queued or running already."""
+    """Enqueue a task of billing.schedule, unless it is already queued or running."""
     queue = _queue()
     job_id = f"task-{name.replace(' ', '-')}"
     [found] = Job.fetch_many([job_id], connection=queue.connection, serializer=queue.serializer)
     if found is not None:
-        if _is_underway(found):
+        if is_underway(found):
             return
-        # The remains of the last time would otherwise be listed beside the new job.
+        # The previous job's record would otherwise be listed together with the new job.
         found.delete()
     queue.enqueue_call(
         func="billing.jobs.run_task",
@@ -84,13 +84,14 @@ def enqueue_task(name: str) -> None:
     )
 
 
-def _is_underway(job: Job) -> bool:
+def is_underway(job: Job) -> bool:
+    """Return whether a task's job is queued, or running on a worker that may still be alive."""
     status = job.get_status(refresh=False)
     if status == JobStatus.QUEUED:
-        # The job's own record may be stale: workers read the list alone.
+        # The job's own record may be stale: workers read only the queue's list.
         return _queue().get_job_position(job.id) is not None
     if status == JobStatus.STARTED:
-        # Its worker may have died; a living worker has stopped it at its timeout.
+        # A living worker stops a job at its timeout: an older job has lost its worker.
         started = job.started_at
         max_age = timedelta(seconds=TASK_SECONDS + 60)
         return started is not None and datetime.now(UTC) - started < max_age
@@ -99,5 +100,5 @@ def _is_underway(job: Job) -> bool:
 
 @cache
 def _queue() -> Queue:
-    # Enqueued at once: callers that have something to commit do it on commit themselves.
+    # "auto" enqueues at once: callers with a transaction call this module after their commit.
     return django_rq.get_queue(QUEUE, commit_mode="auto", connection=sync_client())

@@ -1,14 +1,15 @@
-"""What billing does by the clock.
+"""Billing's scheduled tasks.
 
-The clock runs its tasks one after the other, so everything that may take longer than a moment goes
-to a job of the queue "billing"; a task whose job waits there is not put into it a second time.
+The clock runs its tasks one after the other, so anything that may take longer than a moment becomes a
+job of the queue "billing". A task whose job is still queued or running is not enqueued again.
+
+Redis stores the names of tasks: a renamed one must keep its old name for one release.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import partial
 from typing import NamedTuple
 
 from django.conf import settings
@@ -21,18 +22,18 @@ from billing.models import Account, LedgerCheck, Order
 from billing.payments import mail, poller
 from billing.reports import low_balance_mail
 
-NIGHT = 3  # the hour, by the site's clock, from which the books are checked
+NIGHT = 3  # the hour, by the site's time zone, from which the ledger is checked
 
-# How old payments may be that every night are compared with the provider's: older ones are final
-# but for refunds and disputes, of which webhooks tell.
+# Orders up to this age are compared with the provider every night. Older ones are final, except for
+# refunds and disputes, which webhooks report.
 COMPARED = timedelta(days=3)
 
-# Longer than the pause between two looks at balances, so that no change is missed.
+# Longer than the time between two checks of low balances, so that no change is missed.
 RECENT = timedelta(minutes=15)
 
 
 class Scheduled(NamedTuple):
-    """A name, every how many seconds it is due, and what the clock calls with the time."""
+    """A task's name, its interval in seconds, and the function that the clock calls with the time."""
 
     name: str
     every: float
@@ -40,30 +41,25 @@ class Scheduled(NamedTuple):
 
 
 def tasks() -> list[Scheduled]:
-    """Everything of billing that happens by the clock."""
+    """Return all scheduled tasks of billing."""
+
+    def job(name: str, every: float) -> Scheduled:
+        return Scheduled(name, every, lambda now: queue.enqueue_task(name))
+
     return [
         Scheduled("poll payments", 30, poller.poll),
-        *(
-            Scheduled(name, every, partial(_enqueue, name))
-            for name, every in (
-                ("expire holds", 300),
-                ("expire credits", 300),
-                ("tell of expiry", 3600),
-                ("monthly credits", 300),
-                ("roll up usage", 3600),
-                ("tell of low balances", 300),
-            )
-        ),
-        Scheduled("nightly check", 600, _check_at_night),
+        job("expire holds", 300),
+        job("expire credits", 300),
+        job("tell of expiry", 3600),
+        job("monthly credits", 300),
+        job("roll up usage", 3600),
+        job("tell of low balances", 300),
+        Scheduled("nightly check", 600, enqueue_nightly_check),
     ]
 
 
-def _enqueue(name: str, now: datetime) -> None:
-    queue.enqueue_task(name)
-
-
-def _check_at_night(now: datetime) -> None:
-    """Have the books checked once a night, or at the next turn when the night was missed."""
+def enqueue_nightly_check(now: datetime) -> None:
+    """Enqueue the full check once a night, or as soon as possible if the night was missed."""
     newest = LedgerCheck.objects.filter(is_full=True).first()
     night = timezone.localtime(now).replace(hour=NIGHT, minute=0, second=0, microsecond=0)
     if night > now:
@@ -73,68 +69,53 @@ def _check_at_night(now: datetime) -> None:
 
 
 def run(name: str) -> None:
-    """Do a task now; called by its job. Raises KeyError for a name that is no task."""
+    """Run a task; called by its job. Raises KeyError for an unknown name."""
     JOBS[name](timezone.now())
 
 
-def _expire_holds(now: datetime) -> None:
-    expiry.release_holds(now)
-
-
-def _expire_credits(now: datetime) -> None:
-    expiry.expire_lots(now)
-
-
-def _tell_of_expiry(now: datetime) -> None:
-    expiry.tell(now)
-
-
-def _grant_month(now: datetime) -> None:
-    allowances.grant_month(now)
-
-
-def _tell_of_low_balances(now: datetime) -> None:
+def notify_low_balances(now: datetime) -> None:
+    """Mail the users whose balance has lately become low."""
     if not settings.BILLING:
         return  # everything is free
     changed = Account.objects.filter(updated_at__gte=now - RECENT, seq__gt=0).order_by("pk")
     for account_id in changed.values_list("pk", flat=True).iterator():
-        low_balance_mail.tell_if_low(account_id)
+        low_balance_mail.notify_if_low(account_id)
 
 
-def _check_all(now: datetime) -> None:
-    """Check the books, then compare the latest payments with what the providers know of them."""
-    _check_ledger(now)
+def check_all(now: datetime) -> None:
+    """Check the ledger, then compare the latest orders with the providers' records."""
+    check_ledger(now)
     orders = Order.objects.filter(created_at__gte=now - COMPARED, provider_order_id__isnull=False)
     for order_id in orders.order_by("pk").values_list("pk", flat=True).iterator():
         queue.enqueue_sync(order_id)
 
 
-def _check_ledger(now: datetime) -> None:
-    """Check all the books, freeze accounts that are wrong, and call staff."""
+def check_ledger(now: datetime) -> None:
+    """Check the whole ledger; on problems, freeze the accounts concerned and alert staff."""
     check = audit.run_and_store()
     if not check.problems:
         return
     problems = [audit.Problem(**problem) for problem in check.problems]
     frozen = audit.freeze(problems)
     mail.alert(
-        "The books are wrong",
+        "The ledger is inconsistent",
         "\n".join(
             [
-                f"{len(problems)} problems were found, and frozen were the accounts"
-                f" {', '.join(map(str, frozen)) or '(none)'}. See docs/operations.md.",
+                f"{len(problems)} problems were found. Frozen accounts:"
+                f" {', '.join(map(str, frozen)) or 'none'}. See docs/operations.md.",
                 *(f"{one.code}, {one.where}: {one.message}" for one in problems[:50]),
             ]
         ),
     )
 
 
-JOBS: dict[str, Callable[[datetime], None]] = {
-    "expire holds": _expire_holds,
-    "expire credits": _expire_credits,
-    "tell of expiry": _tell_of_expiry,
-    "monthly credits": _grant_month,
+JOBS: dict[str, Callable[[datetime], object]] = {
+    "expire holds": expiry.release_holds,
+    "expire credits": expiry.expire_lots,
+    "tell of expiry": expiry.notify,
+    "monthly credits": allowances.grant_month,
     "roll up usage": usage.roll_up,
-    "tell of low balances": _tell_of_low_balances,
-    "check ledger": _check_ledger,
-    "nightly check": _check_all,
+    "tell of low balances": notify_low_balances,
+    "check ledger": check_ledger,
+    "nightly check": check_all,
 }

@@ -1,8 +1,8 @@
-"""What billing tells to the parts above it, which it does not know."""
+"""Signals that billing sends to the layers above it, of which it imports nothing."""
 
 from __future__ import annotations
 
 from django.dispatch import Signal
 
-# Sent after the commit of whatever changed an account's balance, holds or debt, with `account_id`.
+# Sent with `account_id` after the commit of any change of an account's balance, holds or debt.
 balance_changed = Signal()

@@ -28,7 +28,7 @@ from billing.admin.base import (
     staff_id,
 )
 from billing.admin.fields import CreditsFormField
-from billing.ledger import staff_actions
+from billing.ledger import postings, staff_actions
 from billing.models import (
     Account,
     CreditLot,
@@ -286,7 +286,7 @@ class AccountAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(reverse("admin:billing_account_change", args=[account.pk]))
 
 
-def _told(change: staff_actions.Change, account: Account) -> str:
+def _told(change: postings.Posted, account: Account) -> str:
     entry = change.entry
     verb = "given to" if entry.amount > 0 else "taken from"
     figures = (

@@ -1,8 +1,8 @@
-"""What a plan gives to its accounts every month.
+"""Monthly allowances: the credits that a plan grants to its accounts.
 
-The credits are granted once per month and account, by the key of the entry, and expire when the
-month ends by the site's time zone. The first grant of a month counts: a plan that is changed in
-mid-month takes effect with the next month.
+The entry's idempotency key grants them once per month and account; they expire when the month ends
+by the site's time zone. The first grant of a month counts: a plan that is changed in mid-month takes
+effect with the next month.
 """
 
 from __future__ import annotations
@@ -23,47 +23,42 @@ from chatproject.lib.db import MoneyBusy, money_transaction
 logger = logging.getLogger(__name__)
 
 BATCH = 200  # accounts per query
-SECONDS = 60.0  # of one call; what is left is done by the next
+SECONDS = 60.0  # time limit of one call; the next call continues
 
 
 def plan_of(account: Account) -> Plan | None:
-    """The account's plan: its own, or the one for accounts that have none."""
+    """Return the account's own plan, or the default plan."""
     return account.plan or Plan.objects.filter(is_default=True).first()
 
 
 def grant_month(now: datetime) -> int:
-    """Give every account what its plan owes it for this month; returns how many got something.
+    """Grant all accounts their plan's credits for this month; return how many got some.
 
-    May be called at any time and by two at once. Frozen accounts wait until they are in use again.
+    May be called at any time and concurrently. Frozen accounts are skipped until they are active.
     """
-    month, ends_at = _month(now)
+    local = timezone.localtime(now)
+    month = f"{local:%Y-%m}"
+    year, index = divmod(local.year * 12 + local.month, 12)
+    ends_at = local.replace(
+        year=year, month=index + 1, day=1, hour=0, minute=0, second=0, microsecond=0
+    )
     deadline = time.monotonic() + SECONDS
-    given = last = 0
-    while batch := _without(month, after=last):
+    granted = last = 0
+    while batch := _accounts_without(month, after=last):
         last = batch[-1]
         for account_id in batch:
             if time.monotonic() > deadline:
-                return given
+                return granted
             try:
-                given += money_transaction(partial(_grant, account_id, month, ends_at))
+                granted += money_transaction(partial(_grant, account_id, month, ends_at))
             except MoneyBusy as error:
-                # The next call finds it again; the others need not wait for it.
+                # The next call finds it again; the other accounts need not wait for it.
                 logger.warning("account %d got no allowance yet: %s", account_id, error)
-    return given
+    return granted
 
 
-def _month(now: datetime) -> tuple[str, datetime]:
-    """The month by the site's clock, as in keys, and the moment at which it ends."""
-    local = timezone.localtime(now)
-    year, month = divmod(local.year * 12 + local.month, 12)
-    ends_at = local.replace(
-        year=year, month=month + 1, day=1, hour=0, minute=0, second=0, microsecond=0
-    )
-    return f"{local:%Y-%m}", ends_at
-
-
-def _without(month: str, *, after: int) -> list[int]:
-    """The next accounts, by id, whose plan gives credits that they did not get this month."""
+def _accounts_without(month: str, *, after: int) -> list[int]:
+    """Return the ids of the next accounts that have not got their plan's credits of a month."""
     key = Concat(Value("allowance:"), Cast(OuterRef("pk"), CharField()), Value(f":{month}"))
     due = Q(plan__monthly_credits__gt=0)
     if Plan.objects.filter(is_default=True, monthly_credits__gt=0).exists():
@@ -90,5 +85,5 @@ def _grant(account_id: int, month: str, ends_at: datetime) -> bool:
             note=f"{plan.name}, {month}",
         ).is_new
     except postings.KeyReused:
-        # Another call gave it a moment ago, by what the plan said then.
+        # A concurrent call granted another amount: the plan was changed in between.
         return False

@@ -1,14 +1,15 @@
-"""What ends by the clock: holds that nobody resolved, and credits past their date.
+"""Scheduled expiry: overdue holds, credits past their date, and the mails that announce it.
 
-Each account is dealt with in a transaction of its own, so that no reader waits for another one's.
-Every function may be called at any time and by two at once, and leaves to the next call what it
-has no time for.
+Each account is processed in a transaction of its own, so that no user waits for another account.
+Every function may be called at any time and concurrently, and leaves work beyond its time limit to
+the next call.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
@@ -18,7 +19,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.mail import send_mail
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models import Exists, F, OuterRef
 from django.template.loader import render_to_string
 from django.urls import reverse
 
@@ -30,17 +31,17 @@ from chatproject.lib.db import MoneyBusy, money_transaction
 logger = logging.getLogger(__name__)
 
 BATCH = 100  # rows per query
-SECONDS = 60.0  # of one call
+SECONDS = 60.0  # time limit of one call
 
-# Days before credits expire on which their owner is told.
+# Days before credits expire on which their owner is notified.
 NOTICES = (14, 3)
 
 
 def release_holds(now: datetime) -> int:
-    """Release holds past their end; returns how many.
+    """Release holds past their end; return how many.
 
-    There should be none: chat's sweeper settles what a dead worker left long before, and long runs
-    extend their hold. So each one is worth a warning.
+    There should be none: chat's sweeper settles the runs of dead workers long before, and long runs
+    extend their hold. So each one is logged as a warning.
     """
     deadline = time.monotonic() + SECONDS
     released = 0
@@ -57,7 +58,7 @@ def release_holds(now: datetime) -> int:
 
 
 def _release(hold_id: UUID, now: datetime) -> bool:
-    # Locked by somebody: they are settling or extending it at this moment.
+    # A locked hold is being settled or extended at this moment.
     hold = (
         Hold.objects.select_for_update(no_key=True, skip_locked=True)
         .filter(pk=hold_id, status=Hold.Status.ACTIVE, expires_at__lte=now)
@@ -76,10 +77,10 @@ def _release(hold_id: UUID, now: datetime) -> bool:
 
 
 def expire_lots(now: datetime) -> int:
-    """Take credits past their date; returns in how many accounts something was taken."""
+    """Expire credits past their date; return the number of accounts that lost some."""
     deadline = time.monotonic() + SECONDS
     taken = last = 0
-    # What is held is never taken, so that an account that is held in full has nothing to give.
+    # Held credits never expire, so an account that is held in full is skipped.
     due = Account.objects.filter(next_expiry_at__lte=now, balance__gt=F("held")).order_by("pk")
     while time.monotonic() < deadline:
         batch = list(due.filter(pk__gt=last).values_list("pk", flat=True)[:BATCH])
@@ -87,61 +88,56 @@ def expire_lots(now: datetime) -> int:
             break
         last = batch[-1]
         for account_id in batch:
-            taken += _attempt(partial(_expire, account_id), f"account {account_id}")
+            expire = partial(postings.expire, account_id=account_id)
+            taken += _attempt(expire, f"account {account_id}") > 0
     return taken
 
 
-def _expire(account_id: int) -> bool:
-    return postings.expire(account_id=account_id) > 0
-
-
-def _attempt(fn: partial[bool], what: str) -> bool:
-    """Run one transaction; one that is in others' way waits for the next call."""
+def _attempt(fn: Callable[[], int], what: str) -> int:
+    """Run one money transaction; 0 if it met locks too often, which leaves it to the next call."""
     try:
         return money_transaction(fn)
     except MoneyBusy as error:
-        logger.warning("%s waits for the next turn: %s", what, error)
-        return False
+        logger.warning("%s is left to the next run: %s", what, error)
+        return 0
 
 
-def tell(now: datetime) -> int:
-    """Mail owners of credits that expire soon, once per lot and number of days; returns how many.
+def notify(now: datetime) -> int:
+    """Mail the owners of credits that expire soon, once per lot and notice; return how many mails.
 
-    Not of a plan's monthly credits, which are replaced as they go, and not of credits that were
-    given for so few days anyway.
+    A plan's monthly credits are left out, as they are replaced when they expire, and so are credits
+    that were granted for fewer days than the notice.
     """
     deadline = time.monotonic() + SECONDS
-    told = 0
+    sent = 0
     for days in sorted(NOTICES):
-        lots = _untold(now, days).order_by("account_id", "expires_at", "pk")
+        # After the notice of three days, the one of fourteen is superfluous.
+        noted = ExpiryNotice.objects.filter(lot=OuterRef("pk"), days__lte=days)
+        lots = (
+            CreditLot.objects.filter(
+                remaining__gt=0,
+                expires_at__gt=now,
+                expires_at__lte=now + timedelta(days=days),
+                effective_at__lt=F("expires_at") - timedelta(days=days),
+                account__status=Account.Status.ACTIVE,
+                account__user__is_active=True,
+            )
+            .exclude(Exists(noted))
+            .exclude(source_key__startswith="allowance:")
+            .select_related("account__user")
+            .order_by("account_id", "expires_at", "pk")
+        )
         for _, group in groupby(list(lots[: BATCH * 10]), key=lambda lot: lot.account_id):
             if time.monotonic() > deadline:
-                return told
-            told += _tell(list(group), days)
-    return told
+                return sent
+            sent += _send_notice(list(group), days)
+    return sent
 
 
-def _untold(now: datetime, days: int) -> QuerySet[CreditLot]:
-    # Who was told of three days need not be told of fourteen.
-    known = ExpiryNotice.objects.filter(lot=OuterRef("pk"), days__lte=days)
-    return (
-        CreditLot.objects.filter(
-            remaining__gt=0,
-            expires_at__gt=now,
-            expires_at__lte=now + timedelta(days=days),
-            effective_at__lt=F("expires_at") - timedelta(days=days),
-            account__status=Account.Status.ACTIVE,
-            account__user__is_active=True,
-        )
-        .exclude(Exists(known))
-        .exclude(source_key__startswith="allowance:")
-        .select_related("account__user")
-    )
-
-
-def _tell(lots: list[CreditLot], days: int) -> bool:
-    # Noted first: a mail that was sent and not noted would be sent every five minutes.
-    ours = [lot for lot in lots if _note(lot, days)]
+def _send_notice(lots: list[CreditLot], days: int) -> bool:
+    # Noted before sending: a mail that was sent but not noted would be repeated in every run.
+    # Lots that a concurrent call has just noted are not ours.
+    ours = [lot for lot in lots if ExpiryNotice.objects.get_or_create(lot=lot, days=days)[1]]
     if not ours:
         return False
     user: Any = ours[0].account.user
@@ -153,20 +149,13 @@ def _tell(lots: list[CreditLot], days: int) -> bool:
         "site_name": settings.SITE_NAME,
     }
     subject = render_to_string("billing/email/credits_expire_subject.txt", context).strip()
+    body = render_to_string("billing/email/credits_expire_message.txt", context)
     try:
-        send_mail(
-            subject,
-            render_to_string("billing/email/credits_expire_message.txt", context),
-            None,
-            [user.email],
-        )
+        send_mail(subject, body, None, [user.email])
     except (SMTPException, OSError) as error:
         ExpiryNotice.objects.filter(lot__in=ours, days=days).delete()
-        logger.warning("account %d was not told of expiry: %s", ours[0].account_id, error)
+        logger.warning(
+            "the expiry notice of account %d was not sent: %s", ours[0].account_id, error
+        )
         return False
     return True
-
-
-def _note(lot: CreditLot, days: int) -> bool:
-    """Note that the owner is told, unless somebody else notes it now."""
-    return ExpiryNotice.objects.get_or_create(lot=lot, days=days)[1]

@@ -1,27 +1,31 @@
 """The only writer of credits: accounts, lots, holds and the ledger.
 
-Every function is keyword-only, must be called inside `lib.db.money_transaction`, and has one effect
-however often it is called with the same key. A user's account is one row, which is locked at most
-once per transaction and always before its lots; see docs/billing.md for the order of statements.
+Every function takes keywords only, must be called inside `lib.db.money_transaction`, and is
+idempotent: it has one effect however often it is called with the same key. A user's account is one
+row, which is locked at most once per transaction and always before its lots; docs/billing.md states
+the order of statements and of locks.
 
-The rules, which the database checks once more at every COMMIT:
+The invariants, which a deferred trigger checks again at every COMMIT:
 
-    balance = what the lots hold = balance after the last entry
+    balance = sum of the lots' remaining credits = balance after the last entry
     held    = sum of the active holds
     balance >= held >= 0
+
+The statements that each message needs are plain SQL: Django takes longer to build such a query than
+Postgres to answer it (chatproject.lib.rows).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Sum
 from django.utils import timezone
 
@@ -42,7 +46,7 @@ from chatproject.lib import db, metrics, rows
 Kind = LedgerEntry.Kind
 Counter = LedgerEntry.Counter
 
-# Where credits of each kind come from, and the lot that they become.
+# The counter-account that incoming credits of each kind come from, and the kind of their lot.
 INCOMING: dict[str, tuple[Counter, CreditLot.Kind]] = {
     Kind.PURCHASE: (Counter.PAYMENTS, CreditLot.Kind.PAID),
     Kind.BONUS: (Counter.GRANTS, CreditLot.Kind.BONUS),
@@ -59,7 +63,7 @@ class LedgerError(Exception):
 
 
 class InsufficientCredits(LedgerError):
-    """The account cannot cover a hold. All three are micro-credits; `available` is never negative."""
+    """The account cannot cover an amount. All three are micro-credits; `available` is never negative."""
 
     def __init__(self, *, required: int, available: int) -> None:
         self.required = required
@@ -69,11 +73,11 @@ class InsufficientCredits(LedgerError):
 
 
 class AccountFrozen(LedgerError):
-    """Staff or a dispute froze the account: nothing may be held."""
+    """The account is frozen by staff or a dispute: nothing may be held."""
 
 
 class AccountInDebt(LedgerError):
-    """The user took money back for credits that were spent; `debt` in micro-credits."""
+    """Money was returned to the user for credits already spent; `debt` is in micro-credits."""
 
     def __init__(self, debt: int) -> None:
         self.debt = debt
@@ -81,12 +85,12 @@ class AccountInDebt(LedgerError):
 
 
 class KeyReused(LedgerError):
-    """The key was used before for something else."""
+    """The key belongs to an earlier call with other arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """An entry of the ledger, and whether this call wrote it."""
+    """A ledger entry; `is_new` if this call wrote it."""
 
     entry: LedgerEntry
     is_new: bool
@@ -94,7 +98,10 @@ class Posted:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """How a hold was resolved: what was charged and what could not be; `is_new` if by this call."""
+    """The resolution of a hold, in micro-credits; `is_new` if this call resolved it.
+
+    `shortfall` is the part of the cost that could not be charged.
+    """
 
     charged: int
     shortfall: int
@@ -103,19 +110,25 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class TakenBack:
-    """What a refund or dispute took from the account, and what became debt as it was spent."""
+    """Micro-credits taken back by a refund or dispute; the part already spent became `debt`."""
 
     credits: int
     debt: int
 
 
 def open_account(*, user_id: int) -> Account:
-    """The user's account, opened with the sign-up credits if it is not there yet."""
-    _insist()
+    """Return the user's account, opening it with the sign-up credits if it does not exist."""
+    _require_money_transaction()
     account = Account.objects.filter(user_id=user_id).first()
     if account is not None:
         return account
-    is_new = _insert_account(user_id)
+    # A concurrent insert for the same user is waited for; then nothing is inserted here.
+    is_new = rows.change(
+        "INSERT INTO billing_account"
+        " (user_id, status, balance, held, debt, seq, created_at, updated_at)"
+        " VALUES (%s, 'active', 0, 0, 0, 0, now(), now()) ON CONFLICT (user_id) DO NOTHING",
+        [user_id],
+    )
     account = Account.objects.get(user_id=user_id)
     if is_new and settings.SIGNUP_CREDITS > 0:
         grant(
@@ -128,23 +141,11 @@ def open_account(*, user_id: int) -> Account:
     return account
 
 
-def _insert_account(user_id: int) -> bool:
-    """Insert an empty account, or wait for and yield to somebody who does the same."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO billing_account"
-            " (user_id, status, balance, held, debt, seq, created_at, updated_at)"
-            " VALUES (%s, 'active', 0, 0, 0, 0, now(), now()) ON CONFLICT (user_id) DO NOTHING",
-            [user_id],
-        )
-        return bool(cursor.rowcount)
-
-
 def account_of(user_id: int) -> Account:
-    """Return the account of a user, opening it if it does not exist yet.
+    """Return the account of a user, opening it if it does not exist.
 
-    Accounts are opened with the user (accounts.models). This is for users created another way, such
-    as a bulk import; do not call it inside a transaction in that case.
+    Accounts are opened together with the user (accounts.models). For users created another way, such
+    as by a bulk import, this function opens it in a transaction of its own: call it outside of any.
     """
     account: Account | None = Account.objects.filter(user_id=user_id).first()
     return account or db.money_transaction(open_account, user_id=user_id)
@@ -166,41 +167,33 @@ def grant(
     actor_id: int | None = None,
     note: str = "",
 ) -> Posted:
-    """Give credits as a new lot. Debt, if there is any, is paid from it at once.
+    """Grant credits (micro-credits) as a new lot, and pay any debt from free credits at once.
 
-    Raises KeyReused when the key gave another amount, was of another kind or of another account,
-    ValueError for an amount that is not positive.
+    Raises KeyReused if the key belongs to another amount, kind or account, and ValueError for an
+    amount that is not positive.
     """
-    _insist()
+    _require_money_transaction()
     if amount <= 0:
         raise ValueError("a grant is positive")
-    found = _found(key, account_id, kind, amount)
+    found = _posted_before(key, account_id, kind, amount)
     if found is not None:
         return found
     account = _lock(account_id)
-    found = _found(key, account_id, kind, amount)
+    found = _posted_before(key, account_id, kind, amount)
     if found is not None:
         return found
-    counter, lot_kind = INCOMING[kind]
-    lot = CreditLot.objects.create(
-        account=account,
-        kind=lot_kind,
-        granted=amount,
-        remaining=amount,
-        priority=priority,
-        expires_at=expires_at,
-        order=order,
-        paid_minor=paid_minor,
-        currency=currency,
-        source_key=key,
-    )
-    entry = _post(
-        account, kind, counter, amount, key, [(lot.pk, amount)],
-        order=order, refund=refund, dispute=dispute, actor_id=actor_id, note=note[:300],
+    lot = {
+        "priority": priority,
+        "expires_at": expires_at,
+        "paid_minor": paid_minor,
+        "currency": currency,
+    }
+    entry = _bring_in(
+        account, kind, amount, key, lot,
+        order=order, refund=refund, dispute=dispute, actor_id=actor_id, note=note,
     )  # fmt: skip
     if expires_at is not None:
         account.next_expiry_at = min(account.next_expiry_at or expires_at, expires_at)
-    _recover_debt(account, key)
     _save(account)
     return Posted(entry, is_new=True)
 
@@ -216,15 +209,14 @@ def hold(
     model: str = "",
     conversation: UUID | None = None,
 ) -> Hold:
-    """Set credits aside, under an id of the caller's if it has one.
+    """Hold micro-credits, under `hold_id` if the caller chose one.
 
-    Make it the last call before the COMMIT: it is what others wait for.
-
-    A second call with the same key waits for the first and then gets its hold as it is: for the
-    first amount, and perhaps resolved. Raises InsufficientCredits, AccountFrozen, AccountInDebt;
-    then the caller's transaction must end too.
+    Make it the last call before the COMMIT: the account's row, which every other transaction of the
+    account needs, stays locked from here on. A second call with the same key blocks until the first
+    has committed and returns its hold as it is: with the first amount, possibly resolved. Raises InsufficientCredits, AccountFrozen and
+    AccountInDebt, after which the caller must roll back; KeyReused for a key of another account.
     """
-    _insist()
+    _require_money_transaction()
     if amount <= 0:
         raise ValueError("a hold is positive")
     now = timezone.now()
@@ -246,9 +238,9 @@ def hold(
             raise KeyReused(key)
         return found
     if taken:
-        _announce(account_id)
+        _notify(account_id)
         return made
-    # Credits that are due expire first, or the account says why not.
+    # The conditional update refused: expire the credits that are due, then hold or raise the reason.
     account = _lock(account_id)
     _expire_due(account, now)
     refuse_hold(account, amount)
@@ -258,10 +250,10 @@ def hold(
 
 
 def _insert_hold(made: Hold, now: datetime) -> tuple[bool, bool]:
-    """Insert a hold, and take it from the account if nothing speaks against it: (is new, taken).
+    """Insert a hold and add it to the account if it is covered; return (is new, is covered).
 
-    One statement, so that the account's row is locked for no longer than the COMMIT needs. The
-    insert goes first and waits for another one with the same key; the account is not touched then.
+    One statement, so that the account's row is locked no longer than the COMMIT takes. The insert
+    comes first and waits for a concurrent one with the same key; then the account stays untouched.
     """
     [(is_new, taken)] = rows.all(
         """
@@ -297,7 +289,7 @@ def _insert_hold(made: Hold, now: datetime) -> tuple[bool, bool]:
 
 
 def refuse_hold(account: Account, amount: int) -> None:
-    """Raise what speaks against holding so much: AccountFrozen, AccountInDebt, InsufficientCredits."""
+    """Raise AccountFrozen, AccountInDebt or InsufficientCredits if the account cannot hold an amount."""
     if account.status != Account.Status.ACTIVE:
         raise AccountFrozen
     if account.debt:
@@ -307,23 +299,23 @@ def refuse_hold(account: Account, amount: int) -> None:
 
 
 def extend(*, hold_id: UUID, expires_at: datetime) -> bool:
-    """Keep an active hold until a later time; False when it is resolved already."""
-    _insist()
-    found = rows.change(
+    """Extend an active hold to a later time, never to an earlier one; False if it is resolved."""
+    _require_money_transaction()
+    extended = rows.change(
         "UPDATE billing_hold SET expires_at = greatest(expires_at, %s)"
         " WHERE id = %s AND status = 'active'",
         [expires_at, hold_id],
     )
-    return bool(found)
+    return bool(extended)
 
 
 def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER) -> Settlement:
-    """Resolve a hold by charging what the work cost, once.
+    """Resolve a hold exactly once, by charging the cost of the work in micro-credits.
 
-    Above the held amount only what is free is taken; the rest is the hold's shortfall. A cost of
-    nothing releases it. A hold that is resolved already stays as it is.
+    A cost above the held amount is covered by free credits; the rest is the hold's shortfall. A cost
+    of 0 releases the hold. A hold that is already resolved stays as it is.
     """
-    _insist()
+    _require_money_transaction()
     if cost < 0:
         raise ValueError("a cost is never negative")
     row = rows.first(LOCK_HOLD, [hold_id], Hold, Account)
@@ -360,7 +352,7 @@ def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER
     return Settlement(charged, shortfall, is_new=True)
 
 
-# One statement locks the hold's row and then the account's: that order, here and everywhere.
+# One statement locks the hold's row and then the account's: in that order here and everywhere.
 LOCK_HOLD = f"""
 SELECT {rows.columns(Hold, "hold")}, {rows.columns(Account, "account")}
 FROM billing_hold AS hold JOIN billing_account AS account ON account.id = hold.account_id
@@ -380,12 +372,12 @@ def release(*, hold_id: UUID, by: Hold.Resolver = Hold.Resolver.WORKER) -> Settl
 
 
 def adjust(*, account_id: int, amount: int, key: str, actor_id: int, note: str) -> Posted:
-    """A correction by staff, up or down, with who and why.
+    """Post a correction by staff, up or down, with its author and reason.
 
-    Raises InsufficientCredits when more would be taken than is free, KeyReused, and ValueError
-    without an amount or a reason.
+    Raises InsufficientCredits if the account has less free credits than are to be taken, KeyReused,
+    and ValueError without an amount or a reason.
     """
-    _insist()
+    _require_money_transaction()
     if amount == 0 or not note.strip():
         raise ValueError("a correction has an amount and a reason")
     if amount > 0:
@@ -393,11 +385,11 @@ def adjust(*, account_id: int, amount: int, key: str, actor_id: int, note: str) 
             account_id=account_id, amount=amount, key=key, kind=Kind.ADJUST_UP,
             actor_id=actor_id, note=note,
         )  # fmt: skip
-    found = _found(key, account_id, Kind.ADJUST_DOWN, amount)
+    found = _posted_before(key, account_id, Kind.ADJUST_DOWN, amount)
     if found is not None:
         return found
     account = _lock(account_id)
-    found = _found(key, account_id, Kind.ADJUST_DOWN, amount)
+    found = _posted_before(key, account_id, Kind.ADJUST_DOWN, amount)
     if found is not None:
         return found
     _expire_due(account, timezone.now())
@@ -405,18 +397,18 @@ def adjust(*, account_id: int, amount: int, key: str, actor_id: int, note: str) 
         raise InsufficientCredits(required=-amount, available=account.available)
     entry = _post(
         account, Kind.ADJUST_DOWN, Counter.ADJUSTMENTS, amount, key, _take(account, -amount),
-        actor_id=actor_id, note=note[:300],
+        actor_id=actor_id, note=note,
     )  # fmt: skip
     _save(account)
     return Posted(entry, is_new=True)
 
 
 def refundable(*, order_id: UUID) -> int:
-    """How many of an order's credits could be taken back now without debt, in micro-credits."""
+    """Return how many of an order's micro-credits could be taken back now without debt."""
     account = Account.objects.get(orders=order_id)
     lots = CreditLot.objects.filter(account=account, remaining__gt=0)
     past = lots.filter(expires_at__lte=timezone.now())
-    # What is past its date expires before anything is taken back.
+    # Lots past their date expire before anything is taken back.
     free = account.available - (past.aggregate(sum=Sum("remaining"))["sum"] or 0)
     unspent = lots.filter(order=order_id).difference(past)
     return max(0, min(sum(lot.remaining for lot in unspent), free))
@@ -432,13 +424,13 @@ def refund(
     actor_id: int | None = None,
     note: str = "",
 ) -> TakenBack:
-    """Take credits of an order back, for a refund or (with `dispute`) for a disputed charge.
+    """Take micro-credits of an order back, for a refund or (with `dispute`) for a disputed charge.
 
-    First from what is left of the order itself, then from other free credits; what is not there
-    becomes the account's debt. Never touches what is held. The same key again has no effect, and
-    answers with what the first call took.
+    The order's own lots come first, then other free credits; the rest becomes the account's debt.
+    Held credits are never touched. A repeated key has no effect and returns the first result; it
+    raises KeyReused for another order or amount.
     """
-    _insist()
+    _require_money_transaction()
     if credits <= 0:
         raise ValueError("a refund is positive")
     order = Order.objects.get(pk=order_id)
@@ -454,9 +446,9 @@ def refund(
     if taken:
         _post(
             account, kind, counter, -taken, key, _take(account, taken, first=order_id),
-            order=order, refund=refund, dispute=dispute, actor_id=actor_id, note=note[:300],
+            order=order, refund=refund, dispute=dispute, actor_id=actor_id, note=note,
         )  # fmt: skip
-    _owe(account, owed, key)
+    _change_debt(account, owed, key)
     _save(account)
     return TakenBack(taken, owed)
 
@@ -485,13 +477,13 @@ def give_back(
     dispute: Dispute | None = None,
     note: str = "",
 ) -> None:
-    """Undo a `refund` that failed, or a dispute that was won: the credits return, the debt goes.
+    """Reverse a `refund` that failed or a dispute that was won: credits return, debt is cancelled.
 
-    `credits` and `debt` are what `refund` took. The same key again has no effect.
+    `credits` and `debt` are the amounts that `refund` returned. A repeated key has no effect.
     """
-    _insist()
+    _require_money_transaction()
     if credits < 0 or debt < 0:
-        raise ValueError("what is given back is never negative")
+        raise ValueError("amounts given back are never negative")
     order = Order.objects.get(pk=order_id)
     account = _lock(order.account_id)
     if (
@@ -500,31 +492,20 @@ def give_back(
     ):
         return
     forgiven = min(debt, account.debt)
-    _owe(account, -forgiven, key)
+    _change_debt(account, -forgiven, key)
     # Debt that a later purchase has paid meanwhile comes back as credits.
     amount = credits + debt - forgiven
     if amount:
         kind = Kind.DISPUTE_WON if dispute else Kind.REFUND_REVERSAL
-        counter, lot_kind = INCOMING[kind]
-        lot = CreditLot.objects.create(
-            account=account,
-            kind=lot_kind,
-            granted=amount,
-            remaining=amount,
-            order=order,
-            source_key=key,
-        )
-        _post(
-            account, kind, counter, amount, key, [(lot.pk, amount)],
-            order=order, refund=refund, dispute=dispute, note=note[:300],
+        _bring_in(
+            account, kind, amount, key, {}, order=order, refund=refund, dispute=dispute, note=note
         )  # fmt: skip
-        _recover_debt(account, key)
     _save(account)
 
 
 def expire(*, account_id: int) -> int:
-    """Take what is past its date and not needed by a hold; returns how much that was."""
-    _insist()
+    """Expire micro-credits past their date that no hold needs; return how many."""
+    _require_money_transaction()
     account = _lock(account_id)
     before = account.balance, account.next_expiry_at
     _expire_due(account, timezone.now())
@@ -534,24 +515,24 @@ def expire(*, account_id: int) -> int:
 
 
 def set_status(*, account_id: int, status: Account.Status) -> None:
-    """Freeze an account (it keeps its credits, but nothing new is held) or let it be used again."""
-    _insist()
+    """Freeze an account (it keeps its credits, but nothing new is held) or activate it again."""
+    _require_money_transaction()
     _lock(account_id)
-    # Nothing else of the row is written, so that an account out of balance can be frozen too.
+    # No other column is written, so that an account out of balance can be frozen too.
     Account.objects.filter(pk=account_id).update(status=status, updated_at=timezone.now())
-    _announce(account_id)
+    _notify(account_id)
 
 
 # --- Under the account's lock -----------------------------------------------------------------
 
 
-def _insist() -> None:
+def _require_money_transaction() -> None:
     if not db.in_money_transaction():
         raise RuntimeError("the ledger is written inside lib.db.money_transaction only")
 
 
 def _lock(account_id: int) -> Account:
-    # No key: rows that merely name the account may be inserted by others meanwhile.
+    # NO KEY UPDATE: rows that merely reference the account may be inserted meanwhile.
     return _remember(Account.objects.select_for_update(no_key=True).get(pk=account_id))
 
 
@@ -560,7 +541,7 @@ def _remember(account: Account) -> Account:
     return account
 
 
-def _found(key: str, account_id: int, kind: Kind, amount: int) -> Posted | None:
+def _posted_before(key: str, account_id: int, kind: Kind, amount: int) -> Posted | None:
     entry = LedgerEntry.objects.filter(idempotency_key=key).first()
     if entry is None:
         return None
@@ -569,15 +550,30 @@ def _found(key: str, account_id: int, kind: Kind, amount: int) -> Posted | None:
     return Posted(entry, is_new=False)
 
 
-class Part(NamedTuple):
-    """What of a lot an entry takes, or (above zero) brings. Micro-credits."""
+def _bring_in(
+    account: Account, kind: Kind, amount: int, key: str, lot: dict[str, Any], **references: Any
+) -> LedgerEntry:
+    """Write incoming credits as a new lot with its entry, then pay debt from free credits.
 
-    lot_id: int
-    amount: int
+    `lot` has further columns of the lot, `references` further columns of the entry.
+    """
+    counter, lot_kind = INCOMING[kind]
+    made = CreditLot.objects.create(
+        account=account,
+        kind=lot_kind,
+        granted=amount,
+        remaining=amount,
+        order=references["order"],
+        source_key=key,
+        **lot,
+    )
+    entry = _post(account, kind, counter, amount, key, [(made.pk, amount)], **references)
+    _recover_debt(account, key)
+    return entry
 
 
 class Spendable(NamedTuple):
-    """A lot that is not used up."""
+    """A lot with remaining credits; `is_past` if it is past its date."""
 
     lot_id: int
     remaining: int
@@ -585,10 +581,10 @@ class Spendable(NamedTuple):
 
 
 def _spendable(account: Account, first: UUID | None = None) -> list[Spendable]:
-    """Lots in the order in which they are spent. The account's lock is theirs too.
+    """Return lots in spend order. The account's lock protects them too.
 
-    What is past its date (kept alive by a hold) goes first, then by priority, by date of expiry,
-    what was given before what was bought, the oldest first. `first` puts an order's lots in front.
+    Lots past their date (kept alive by a hold) come first; the others follow by priority, by date of
+    expiry, given before bought, oldest first. `first` moves an order's lots to the front.
     """
     found = rows.all(
         """
@@ -602,13 +598,13 @@ def _spendable(account: Account, first: UUID | None = None) -> list[Spendable]:
     return [Spendable(*row) for row in found]
 
 
-def _take(account: Account, amount: int, first: UUID | None = None) -> list[Part]:
-    """Which lots pay for an amount, and how much each."""
-    parts: list[Part] = []
+def _take(account: Account, amount: int, first: UUID | None = None) -> list[tuple[int, int]]:
+    """Split an amount over lots in spend order: pairs of a lot's id and its negative share."""
+    parts: list[tuple[int, int]] = []
     missing = amount
     for lot in _spendable(account, first):
         part = min(lot.remaining, missing)
-        parts.append(Part(lot.lot_id, -part))
+        parts.append((lot.lot_id, -part))
         missing -= part
         if not missing:
             return parts
@@ -621,7 +617,7 @@ def _post(
     counter: Counter,
     amount: int,
     key: str,
-    parts: Iterable[tuple[int, int]],
+    parts: Sequence[tuple[int, int]],
     *,
     hold: Hold | None = None,
     order: Order | None = None,
@@ -630,9 +626,9 @@ def _post(
     actor_id: int | None = None,
     note: str = "",
 ) -> LedgerEntry:
-    """Write one entry and what it moves of lots, in one statement.
+    """Write one entry and its lot moves in one statement; `parts` pairs lots' ids with amounts.
 
-    The account in memory follows; `_save` stores it. A lot that comes in was inserted full.
+    The account is updated in memory, and stored by `_save`. An incoming lot was inserted full.
     """
     account.seq += 1
     entry = LedgerEntry(
@@ -649,58 +645,58 @@ def _post(
         refund=refund,
         dispute=dispute,
         actor_id=actor_id,
-        note=note,
+        note=note[:300],
         created_at=timezone.now(),
     )
-    lot_ids, amounts = zip(*parts, strict=True)
-    [(entry.pk,)] = rows.all(
-        """
-        WITH entry AS (
-          INSERT INTO billing_ledgerentry (account_id, seq, kind, counter_account, amount,
-            balance_before, balance_after, idempotency_key, hold_id, order_id, refund_id,
-            dispute_id, actor_id, note, created_at)
-          VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id
-        ), part AS (
-          SELECT * FROM unnest(%s::bigint[], %s::bigint[]) AS part (lot_id, amount)
-        ), lot AS (
-          UPDATE billing_creditlot SET remaining = remaining + part.amount
-          FROM part WHERE id = part.lot_id AND part.amount < 0
-        ), move AS (
-          INSERT INTO billing_lotmove (entry_id, lot_id, amount)
-          SELECT entry.id, part.lot_id, part.amount FROM entry, part
-        )
-        SELECT id FROM entry
-        """,
-        [
-            account.pk, entry.seq, kind, counter, amount, entry.balance_before,
-            entry.balance_after, key, entry.hold_id, entry.order_id, entry.refund_id,
-            entry.dispute_id, actor_id, note, entry.created_at, list(lot_ids), list(amounts),
-        ],
-    )  # fmt: skip
+    values = [
+        account.pk, entry.seq, kind, counter, amount, entry.balance_before, entry.balance_after,
+        key, entry.hold_id, entry.order_id, entry.refund_id, entry.dispute_id, actor_id,
+        entry.note, entry.created_at, [lot_id for lot_id, _ in parts], [part for _, part in parts],
+    ]  # fmt: skip
+    [(entry.pk,)] = rows.all(INSERT_ENTRY, values)
     entry._state.adding = False
     account.balance += amount
     return entry
 
 
+INSERT_ENTRY = """
+WITH entry AS (
+  INSERT INTO billing_ledgerentry (account_id, seq, kind, counter_account, amount,
+    balance_before, balance_after, idempotency_key, hold_id, order_id, refund_id,
+    dispute_id, actor_id, note, created_at)
+  VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id
+), part AS (
+  SELECT * FROM unnest(%s::bigint[], %s::bigint[]) AS part (lot_id, amount)
+), lot AS (
+  UPDATE billing_creditlot SET remaining = remaining + part.amount
+  FROM part WHERE id = part.lot_id AND part.amount < 0
+), move AS (
+  INSERT INTO billing_lotmove (entry_id, lot_id, amount)
+  SELECT entry.id, part.lot_id, part.amount FROM entry, part
+)
+SELECT id FROM entry
+"""
+
+
 def _recover_debt(account: Account, key: str) -> None:
-    """Pay debt from what is free: who owes has nothing free after any call of this module."""
+    """Pay debt from free credits: after any call of this module an account in debt has none."""
     paid = min(account.debt, account.available)
     if paid:
-        _owe(account, -paid, f"debt:{key}")
+        _change_debt(account, -paid, f"debt:{key}")
         _post(
             account, Kind.DEBT_RECOVERY, Counter.DEBT, -paid, f"debt:{key}", _take(account, paid)
         )  # fmt: skip
 
 
-def _owe(account: Account, amount: int, key: str) -> None:
-    """Raise (or, below zero, lower) the debt."""
+def _change_debt(account: Account, amount: int, key: str) -> None:
+    """Raise the debt, or lower it by a negative amount."""
     if amount:
         DebtEntry.objects.create(account=account, amount=amount, idempotency_key=key)
         account.debt += amount
 
 
 def _expire_due(account: Account, now: datetime) -> None:
-    """Let credits past their date go, but never those that a hold still needs."""
+    """Expire credits past their date, but never those that a hold still needs."""
     if account.next_expiry_at is None or account.next_expiry_at > now:
         return
     for lot in _spendable(account):
@@ -719,9 +715,10 @@ def _expire_due(account: Account, now: datetime) -> None:
 
 
 def _save(account: Account) -> None:
-    """Store the account as it stands in memory, if it still is what `_lock` read.
+    """Store the account in memory by compare-and-set on the `seq` that `_lock` read.
 
-    It always is under the lock: the comparison is the net below, as is the trigger at the COMMIT.
+    Under the lock the comparison always holds: like the trigger at the COMMIT, it is a second line
+    of defence.
     """
     values = {
         "id": account.pk,
@@ -735,7 +732,7 @@ def _save(account: Account) -> None:
     }
     if rows.change(SAVE, values) != 1:
         raise AssertionError(f"account {account.pk} changed under our lock")
-    _announce(account.pk)
+    _notify(account.pk)
 
 
 SAVE = """
@@ -745,6 +742,6 @@ WHERE id = %(id)s AND seq = %(read_seq)s
 """
 
 
-def _announce(account_id: int) -> None:
-    # Whoever pays for a message waits for its reply, not for this.
+def _notify(account_id: int) -> None:
+    # A moment after the response: the sender of a message waits for its reply, not for receivers.
     db.after_commit(db.after_answer, balance_changed.send, Account, account_id=account_id)

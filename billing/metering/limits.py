@@ -1,14 +1,14 @@
-"""Limits on spending: users set their own, staff set them for one account or for everybody.
+"""Spending limits, set by users for themselves and by staff for one account or all, and message quotas.
 
-Also the number of messages a month that a plan allows. All are checked with every hold, exactly:
-what concurrent runs have reserved counts as spent, and the account's lock keeps them in order.
+A quota is the number of messages a month that a plan allows. Both are enforced exactly with every
+hold: credits reserved by concurrent runs count as spent, and the account's lock serializes the checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Q, Sum
@@ -21,14 +21,14 @@ from chatproject.lib import db, rows
 Period = SpendingLimit.Period
 SetBy = SpendingLimit.SetBy
 
-MESSAGES = "messages"  # stands where a limit's period does, for the messages a month of a plan
+MESSAGES = "messages"  # in place of a limit's period: the messages a month of a plan
 
 
 class LimitReached(Exception):
     """A limit forbids a hold; nothing was written.
 
-    `message` is for the user. `limit` and `used` (without the hold that was refused) are
-    micro-credits, or messages when `period` is MESSAGES.
+    `message` is for the user. `limit` and `used` (without the refused hold) are micro-credits, or
+    messages when `period` is MESSAGES.
     """
 
     def __init__(self, message: str, *, limit: int, used: int, period: str) -> None:
@@ -48,35 +48,51 @@ class _Limit:
 
     @property
     def column(self) -> str:
-        """Limits of the same scope share their sum."""
+        """The name of the limit's sum, which all limits of the same scope share."""
         return f"{self.period}_{'model' if self.model else 'all'}"
 
 
 def enforce(
     *, account_id: int, user_id: int, model: str, conversation: UUID | None, amount: int
 ) -> None:
-    """Raise LimitReached if a hold of so many micro-credits would pass one of the account's limits.
+    """Raise LimitReached if a hold of `amount` micro-credits would exceed a limit of the account.
 
-    Call it inside `lib.db.money_transaction`, right before `ledger.hold`. When nothing limits the
-    account (ANY says so beforehand), that is one query and no lock; otherwise the account's row is
-    locked until the COMMIT, so that of two runs at once the second sees the hold of the first.
+    Call it inside `lib.db.money_transaction`, right before `postings.hold`. Without any limit (see
+    ANY) it costs one query and takes no lock. Otherwise the account's row is locked until the
+    COMMIT, so that the second of two concurrent runs sees the hold of the first.
     """
     if not db.in_money_transaction():
         raise RuntimeError("limits are enforced inside lib.db.money_transaction only")
-    found = _limits(account_id, model, conversation)
+    found = [_Limit(*row) for row in rows.all(LIMITS, {"account": account_id, "model": model})]
+    if conversation is None:
+        found = [limit for limit in found if limit.period != Period.CONVERSATION]
     if not found:
         return
     account = Account.objects.select_for_update(no_key=True).get(pk=account_id)
-    # From here on: the holds and records of this account only change under the lock that we have.
+    # From here on, holds and records of this account only change under the lock that we own.
+    found.sort(key=lambda limit: (limit.amount, limit.period))
     limits = [limit for limit in found if limit.period != MESSAGES]
-    if limits:
-        _enforce_amounts(limits, account_id, user_id, model, conversation, amount)
+    used = _used(limits, account, user_id, model, conversation) if limits else {}
+    for limit in limits:
+        if used[limit.column] + amount > limit.amount:
+            raise LimitReached(
+                _sentence(limit, used[limit.column], amount),
+                limit=limit.amount,
+                used=used[limit.column],
+                period=limit.period,
+            )
     for quota in found:
-        if quota.period == MESSAGES:
-            _enforce_messages(quota.amount, account)
+        if quota.period == MESSAGES and (sent := messages_this_month(account)) >= quota.amount:
+            raise LimitReached(
+                f"Your plan has {quota.amount:,} messages a month, and all are used. Wait until next"
+                " month or ask the staff for another plan.",
+                limit=quota.amount,
+                used=sent,
+                period=MESSAGES,
+            )
 
 
-# All limits of `account`, which is a row of the statement that this is a part of.
+# All limits of `account`, which is a row of the enclosing statement.
 OF_ACCOUNT = f"""
 SELECT period, set_by, model, amount FROM billing_spendinglimit
 WHERE (account_id = account.id OR account_id IS NULL) AND model IN ('', %(model)s)
@@ -87,7 +103,7 @@ WHERE monthly_messages IS NOT NULL AND id = coalesce(
 )
 """  # noqa: S608 # of a name alone
 
-# Whether there is any.
+# Whether the account has any limit.
 ANY = f"EXISTS ({OF_ACCOUNT})"
 
 LIMITS = f"""
@@ -96,78 +112,31 @@ WHERE account.id = %(account)s
 """  # noqa: S608 # of names alone
 
 
-def _limits(account_id: int, model: str, conversation: UUID | None) -> list[_Limit]:
-    """All limits that a run is under, the plan's number of messages among them."""
-    values = {"account": account_id, "model": model}
-    found = [_Limit(*row) for row in rows.all(LIMITS, values)]
-    if conversation is None:
-        found = [limit for limit in found if limit.period != Period.CONVERSATION]
-    return sorted(found, key=lambda limit: (limit.amount, limit.period))
-
-
-def _enforce_amounts(
-    limits: list[_Limit],
-    account_id: int,
-    user_id: int,
-    model: str,
-    conversation: UUID | None,
-    amount: int,
-) -> None:
-    spent = _spent(limits, user_id, model, conversation)
-    reserved = _reserved(limits, account_id, model, conversation)
-    for limit in limits:
-        used = spent[limit.column] + reserved[limit.column]
-        if used + amount > limit.amount:
-            raise LimitReached(
-                _sentence(limit, used, amount), limit=limit.amount, used=used, period=limit.period
-            )
-
-
-def _spent(
-    limits: Iterable[_Limit], user_id: int, model: str, conversation: UUID | None
+def _used(
+    limits: Iterable[_Limit], account: Account, user_id: int, model: str, conversation: UUID | None
 ) -> dict[str, int]:
-    """What was charged in the scope of each limit, by its `column`; one query."""
-    starts = {Period.DAY.value: _day_start(), Period.MONTH.value: _month_start()}
-    scopes: dict[str, Q] = {}
+    """Return the micro-credits charged and held in each limit's scope, by `column`; two queries."""
+    today = usage.today()
+    starts = {
+        Period.DAY.value: usage.start_of(today),
+        Period.MONTH.value: usage.start_of(today.replace(day=1)),
+    }
+    charged: dict[str, Sum] = {}
+    held: dict[str, Sum] = {}
     reach = Q()
     for limit in limits:
+        of_model = Q(model=model) if limit.model else Q()
         if limit.period == Period.CONVERSATION:
-            within = Q(conversation=conversation)
+            recorded = active = Q(conversation=conversation)
         else:
-            within = Q(created_at__gte=starts[limit.period])
-        reach |= within
-        scopes[limit.column] = within & _of_model(limit, model)
-    records = UsageRecord.objects.filter(reach, user_id=user_id)
-    return records.aggregate(**_sums("charged", scopes))
-
-
-def _reserved(
-    limits: Iterable[_Limit], account_id: int, model: str, conversation: UUID | None
-) -> dict[str, int]:
-    """What active holds set aside in the scope of each limit, by its `column`; one query."""
-    scopes: dict[str, Q] = {}
-    for limit in limits:
-        within = Q(conversation=conversation) if limit.period == Period.CONVERSATION else Q()
-        # Never empty: a condition is needed to sum by.
-        scopes[limit.column] = Q(amount__gt=0) & within & _of_model(limit, model)
-    holds = Hold.objects.filter(account_id=account_id, status=Hold.Status.ACTIVE)
-    return holds.aggregate(**_sums("amount", scopes))
-
-
-def _of_model(limit: _Limit, model: str) -> Q:
-    return Q(model=model) if limit.model else Q()
-
-
-def _sums(field: str, scopes: dict[str, Q]) -> dict[str, Sum]:
-    return {column: Sum(field, filter=scope, default=0) for column, scope in scopes.items()}
-
-
-def _day_start() -> datetime:
-    return usage.start_of(usage.today())
-
-
-def _month_start() -> datetime:
-    return usage.start_of(usage.today().replace(day=1))
+            recorded = Q(created_at__gte=starts[limit.period])
+            active = Q(amount__gt=0)  # true of all holds: a sum's filter must not be empty
+        reach |= recorded
+        charged[limit.column] = Sum("charged", filter=recorded & of_model, default=0)
+        held[limit.column] = Sum("amount", filter=active & of_model, default=0)
+    spent = UsageRecord.objects.filter(reach, user_id=user_id).aggregate(**charged)
+    holds = Hold.objects.filter(account=account, status=Hold.Status.ACTIVE).aggregate(**held)
+    return {column: spent[column] + holds[column] for column in spent}
 
 
 def _sentence(limit: _Limit, used: int, amount: int) -> str:
@@ -176,44 +145,26 @@ def _sentence(limit: _Limit, used: int, amount: int) -> str:
     later = {
         Period.DAY: "wait until tomorrow",
         Period.MONTH: "wait until next month",
-        Period.CONVERSATION: "begin a new chat",
+        Period.CONVERSATION: "start a new chat",
     }
     period = Period(limit.period)
     who = "You have" if by_user else "The staff have"
     of_model = f" with {limit.model}" if limit.model else ""
     first = f"{who} set a limit of {show(limit.amount)} credits {span[period]}{of_model};"
     if amount > limit.amount:
-        way_out = "raise the limit" if by_user else "ask the staff to raise it"
+        way_out = "Raise the limit" if by_user else "Ask the staff to raise it"
         other = "" if limit.model else " or choose a cheaper model"
-        return (
-            f"{first} this message alone may cost up to {show(amount)}. {_upper(way_out)}{other}."
-        )
-    way_out = "raise the limit" if by_user else "ask the staff"
+        return f"{first} this message alone may cost up to {show(amount)}. {way_out}{other}."
+    way_out = "Raise the limit" if by_user else "Ask the staff"
     return (
         f"{first} {show(used)} are used or reserved, and this message may cost up to"
-        f" {show(amount)}. {_upper(way_out)} or {later[period]}."
+        f" {show(amount)}. {way_out} or {later[period]}."
     )
 
 
-def _upper(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]
-
-
-def _enforce_messages(quota: int, account: Account) -> None:
-    used = _messages(account)
-    if used >= quota:
-        raise LimitReached(
-            f"Your plan has {quota:,} messages a month, and all are used. Wait until next month or"
-            " ask the staff for another plan.",
-            limit=quota,
-            used=used,
-            period=MESSAGES,
-        )
-
-
-def _messages(account: Account) -> int:
-    """How many messages count for this month."""
-    start = _month_start()
+def messages_this_month(account: Account) -> int:
+    """Return the number of messages that count for this month's quota."""
+    start = usage.start_of(usage.today().replace(day=1))
     if account.messages_from is not None:
         start = max(start, account.messages_from)
     holds = Hold.objects.filter(account=account, created_at__gte=start, key__startswith="run:")
@@ -222,22 +173,22 @@ def _messages(account: Account) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """The messages a month that a plan allows, and how many of them are used."""
+    """The messages a month that a plan allows, and the number used of them."""
 
     limit: int
     used: int
 
 
 def quota(account: Account) -> Quota | None:
-    """An account's number of messages a month; None when its plan has none."""
+    """Return an account's quota of messages a month; None if its plan has none."""
     plan = account.plan or Plan.objects.filter(is_default=True).first()
     if plan is None or plan.monthly_messages is None:
         return None
-    return Quota(plan.monthly_messages, _messages(account))
+    return Quota(plan.monthly_messages, messages_this_month(account))
 
 
 def of_staff(account_id: int) -> list[SpendingLimit]:
-    """The limits that staff have set for an account, or for everybody."""
+    """Return the limits that staff have set for an account or for all accounts."""
     return list(
         SpendingLimit.objects.filter(
             Q(account_id=account_id) | Q(account=None), set_by=SetBy.STAFF
@@ -246,7 +197,7 @@ def of_staff(account_id: int) -> list[SpendingLimit]:
 
 
 def own(account_id: int) -> list[SpendingLimit]:
-    """The limits that the user has set, one per period at most."""
+    """Return the limits that the user has set, at most one per period."""
     return list(
         SpendingLimit.objects.filter(account_id=account_id, set_by=SetBy.USER, model="").order_by(
             "period"
@@ -261,15 +212,13 @@ def set_own(*, account_id: int, period: SpendingLimit.Period, amount: int | None
     """
     if amount is not None and amount < 0:
         raise ValueError("a limit is not negative")
+    scope: dict[str, Any] = {
+        "account_id": account_id,
+        "set_by": SetBy.USER,
+        "period": period,
+        "model": "",
+    }
     if amount is None:
-        SpendingLimit.objects.filter(
-            account_id=account_id, set_by=SetBy.USER, period=period, model=""
-        ).delete()
+        SpendingLimit.objects.filter(**scope).delete()
     else:
-        SpendingLimit.objects.update_or_create(
-            account_id=account_id,
-            set_by=SetBy.USER,
-            period=period,
-            model="",
-            defaults={"amount": amount},
-        )
+        SpendingLimit.objects.update_or_create(**scope, defaults={"amount": amount})

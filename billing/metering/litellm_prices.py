@@ -1,6 +1,6 @@
-"""Reading a public list of prices, in the format that LiteLLM publishes.
+"""Reader of a public list of prices in the format of LiteLLM's.
 
-A JSON object of models, with US dollars per token; what of it is not needed here is passed over.
+The list is a JSON object of models with US dollars per token; fields not needed here are ignored.
 Dollars become micro-credits per million tokens without floating point, rounded up.
 """
 
@@ -22,13 +22,13 @@ from billing.credits import MICRO
 from billing.metering import pricing
 from billing.models import ModelPrice
 
-SAMPLE = "sample_spec"  # a key of the list that explains the others
+SAMPLE = "sample_spec"  # the key of an entry that explains the others
 
-# Modes that are paid by the token. Chat models are what the service offers.
+# Modes that are paid by the token. The service offers chat models.
 CHAT_MODES = frozenset({"chat", "completion", "responses"})
 TOKEN_MODES = CHAT_MODES | {"embedding"}
 
-# Figures of the list are whole multiples of this; what is beyond is the noise of floating point.
+# Figures of the list are whole multiples of this; smaller digits are floating-point noise.
 STEP = Decimal("1e-12")  # US dollars per token
 
 RATES = {
@@ -38,40 +38,44 @@ RATES = {
     "reasoning_per_m": "output_cost_per_reasoning_token",
 }
 FIELD_OF = {name: field for field, name in RATES.items()}
-# What costs as much as the rest of the input or the output where the list says nothing.
+# Parts of the input or the output, which cost as much as the whole where the list has no price.
 PARTS = {"cached_in_per_m": "in_per_m", "reasoning_per_m": "out_per_m"}
 TIER = re.compile(rf"({'|'.join(RATES.values())})_above_(\d{{1,6}})k_tokens")
 FIELDS = (*RATES, "request_fee", "tiers")
 
 
 class Unreadable(Exception):
-    """The file is no list of prices; the message says why."""
+    """The file is not a list of prices; the message gives the reason."""
 
 
 class Refused(Exception):
-    """A model has no price in the list that could be used; the message says why."""
+    """The list has no usable price for a model; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How dollars become credits: what a credit is worth, and what is put on top, in per cent."""
+    """The exchange rate: US dollars per credit, and a markup in per cent."""
 
     credit_usd: Decimal
     markup: Decimal = Decimal(0)
 
     def micro(self, usd: Decimal, times: int) -> int:
-        """Micro-credits for so many times so many dollars, rounded up."""
+        """Return micro-credits for `times` times `usd` dollars, rounded up."""
         worth = Fraction(usd) * times / Fraction(self.credit_usd)
         return ceil(worth * (1 + Fraction(self.markup) / 100) * MICRO)
 
 
 class PriceList:
-    """A list that has been read."""
+    """The prices of a file."""
 
     def __init__(self, text: str) -> None:
-        """Raises Unreadable."""
+        """Parse the file's text. Raises Unreadable."""
+
+        def refuse(constant: str) -> None:
+            raise ValueError(f"{constant} is not a number")
+
         try:
-            found = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+            found = json.loads(text, parse_float=Decimal, parse_constant=refuse)
         except (ValueError, ArithmeticError, RecursionError) as error:
             raise Unreadable(f"it is not JSON: {error}") from error
         if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
@@ -80,20 +84,20 @@ class PriceList:
         self._entries: dict[str, dict[str, Any]] = found
         self._by_tail: dict[str, list[str]] = defaultdict(list)
         for key in found:
-            self._by_tail[_tail(key)].append(key)
+            self._by_tail[key.rpartition("/")[2]].append(key)
 
     def chat_models(self) -> list[str]:
-        """The keys of all models that chat, as they are in the list."""
-        return [key for key, entry in self._entries.items() if _mode(entry) in CHAT_MODES]
+        """Return the keys of all chat models."""
+        return [key for key, entry in self._entries.items() if mode_of(entry) in CHAT_MODES]
 
     def find(self, name: str) -> str:
-        """The key of a model: its name, or else the only one that ends alike after the last slash.
+        """Return the key of a model: its name, or the only key with the same last path segment.
 
-        Raises Refused when there is none, or more than one.
+        Raises Refused if there is none, or more than one.
         """
         if name in self._entries:
             return name
-        alike = self._by_tail.get(_tail(name), [])
+        alike = self._by_tail.get(name.rpartition("/")[2], [])
         if not alike:
             raise Refused("it is not in the list")
         if len(alike) > 1:
@@ -102,23 +106,32 @@ class PriceList:
         return alike[0]
 
     def price(self, key: str, rate: Rate, *, model: str, effective_from: datetime) -> ModelPrice:
-        """The price that the list has under a key, for one of our models; not saved.
+        """Build (without saving) one of our models' price from the entry under a key.
 
-        Raises Refused for a price that is missing, negative, absurd, not by the token, or not
-        allowed to begin then.
+        Raises Refused for a price that is missing, negative, absurd, not per token, or not allowed
+        to begin at `effective_from`.
         """
         entry = self._entries[key]
-        mode = _mode(entry)
+        mode = mode_of(entry)
         if mode not in TOKEN_MODES:
             raise Refused(f"models of mode {mode} are not paid by the token")
         if entry.get("tiered_pricing"):
             raise Refused("its prices are in tiered_pricing, which is not read: enter them by hand")
         fee = _usd(entry, "input_cost_per_request")
+        (_, base), *tiers = [
+            (above, {field: rate.micro(usd, pricing.MILLION) for field, usd in level.items()})
+            for above, level in _levels(entry)
+        ]
+        levels = [base, *(level for _, level in tiers)]
+        if all(level["reasoning_per_m"] == level["out_per_m"] for level in levels):
+            for level in levels:
+                del level["reasoning_per_m"]
         price = ModelPrice(
             model=model,
             effective_from=effective_from,
             request_fee=0 if fee is None else rate.micro(fee, 1),
-            **_per_million(_levels(entry), rate),
+            tiers=[{"above": above} | level for above, level in tiers],
+            **base,
         )
         try:
             price.clean_fields()
@@ -129,24 +142,17 @@ class PriceList:
 
 
 def same(one: ModelPrice, other: ModelPrice) -> bool:
-    """Whether two prices charge the same."""
+    """Return whether two prices charge the same."""
     return all(getattr(one, field) == getattr(other, field) for field in FIELDS)
 
 
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
-
-
-def _mode(entry: dict[str, Any]) -> str:
+def mode_of(entry: dict[str, Any]) -> str:
+    """Return the kind of a model; an entry without one is a chat model."""
     return str(entry.get("mode", "chat"))
 
 
-def _tail(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
 def _levels(entry: dict[str, Any]) -> list[tuple[int, dict[str, Decimal]]]:
-    """Dollars per token by the prompt tokens above which they count, from 0 on, each complete."""
+    """Return complete tables of dollars per token, by the prompt tokens above which each applies."""
     base: dict[str, Decimal] = {}
     for field, name in RATES.items():
         usd = _usd(entry, name)
@@ -166,7 +172,7 @@ def _levels(entry: dict[str, Any]) -> list[tuple[int, dict[str, Decimal]]]:
         lower = levels[-1][1]
         level = lower | stated[above]
         for part, whole in PARTS.items():
-            # What cost as much as the rest of its kind still does, unless the list says otherwise.
+            # A part that cost as much as its whole still does, unless the list names its price.
             if part not in stated[above] and lower[part] == lower[whole]:
                 level[part] = level[whole]
         levels.append((above, level))
@@ -174,7 +180,7 @@ def _levels(entry: dict[str, Any]) -> list[tuple[int, dict[str, Decimal]]]:
 
 
 def _usd(entry: dict[str, Any], name: str) -> Decimal | None:
-    """Dollars, without the noise of floating point."""
+    """Return a figure in dollars without floating-point noise; None without one."""
     value = entry.get(name)
     if value is None:
         return None
@@ -189,15 +195,3 @@ def _usd(entry: dict[str, Any], name: str) -> Decimal | None:
     if value and not rounded:
         raise Refused(f"its {name} is too small to be right: {value} dollars")
     return rounded
-
-
-def _per_million(levels: list[tuple[int, dict[str, Decimal]]], rate: Rate) -> dict[str, Any]:
-    """The levels as fields of a ModelPrice."""
-    (_, base), *tiers = [
-        (above, {field: rate.micro(usd, pricing.MILLION) for field, usd in level.items()})
-        for above, level in levels
-    ]
-    if all(level["reasoning_per_m"] == level["out_per_m"] for _, level in [(0, base), *tiers]):
-        for _, level in [(0, base), *tiers]:
-            del level["reasoning_per_m"]
-    return base | {"tiers": [{"above": above} | level for above, level in tiers]}

@@ -1,7 +1,8 @@
-"""What a run costs: a quote before it begins, a hold while it runs, a charge when it has ended.
+"""The money of a run: a quote before it begins, a hold while it runs, a charge when it has ended.
 
-Chat calls nothing else of billing on a message's way. A quote only reads. `hold` and `charge` write,
-inside the caller's money transaction, together with the rows that they belong to.
+A quote only reads. `hold` and `charge` write inside the caller's money transaction, together with the
+rows that they belong to. Chat imports nothing of the ledger: its refusals and `account_of` are
+offered here.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from django.conf import settings
@@ -16,26 +18,30 @@ from django.core.exceptions import ObjectDoesNotExist
 from django.utils import timezone
 
 from billing.ledger import postings
-from billing.ledger.postings import InsufficientCredits
+from billing.ledger.postings import AccountFrozen as AccountFrozen
+from billing.ledger.postings import AccountInDebt as AccountInDebt
+from billing.ledger.postings import InsufficientCredits as InsufficientCredits
+from billing.ledger.postings import account_of as account_of
 from billing.metering import limits, pricing, usage
 from billing.metering.pricing import Tokens
 from billing.models import Account, Hold, ModelPrice, UsageRecord
 from chatproject.lib import db, rows
 
-# A hold outlives the run that it is for, and whoever runs it renews it: see `keep`.
+# A hold outlives its run; `extend` renews it while the run is queued and when it is claimed.
 HOLD_TIME = timedelta(seconds=settings.RUN_SECONDS) + timedelta(hours=1)
-# By so much less a hold still outlives a run that begins now: it need not be written at each claim.
-YOUNG = timedelta(minutes=30)
+# A hold with this much less left still outlives a run that begins now, so that most claims need not
+# write it.
+SPARE_TIME = timedelta(minutes=30)
 
 
 class NotPriced(Exception):
-    """The model has no price in force, so it is not offered."""
+    """The model has no price in force and is not offered."""
 
 
 class BalanceChanged(InsufficientCredits):
-    """The credits that the quote counted on are gone: taken meanwhile, or past their date.
+    """Credits that the quote counted on were spent meanwhile or are past their date.
 
-    Let what is due expire (`expire_due`), and quote again.
+    Call `expire_due`, then quote again.
     """
 
     def __init__(self, account_id: int, error: InsufficientCredits) -> None:
@@ -45,11 +51,11 @@ class BalanceChanged(InsufficientCredits):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a run is made under.
+    """The terms of a run: its price, the cap of its reply and the most that it may cost.
 
-    `max_tokens` is the reply's cap, `shortened` tells that the balance lowered it, `amount` what the
-    run may cost at most, in micro-credits; nothing is held when that is 0. `price_id` is None where
-    billing is switched off. `is_limited` tells that limits or quotas are to be looked at.
+    `max_tokens` is the cap, `shortened` if the balance lowered it. `amount` is the maximum cost in
+    micro-credits; nothing is held for 0. `price_id` is None where billing is switched off.
+    `is_limited` if limits or quotas must be enforced.
     """
 
     max_tokens: int
@@ -63,22 +69,26 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a run cost and what the user paid of it, in micro-credits."""
+    """The cost of a run, and the part that the user paid, in micro-credits."""
 
     cost: int
     charged: int
 
 
 def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee: int = 0) -> Terms:
-    """The terms of a run whose prompt has at most so many tokens.
+    """Quote the terms of a run whose prompt has at most `prompt_tokens` tokens.
 
-    The cap is lowered to what the user's credits pay for. A user without an account gets one: that
-    needs a money transaction. Raises NotPriced, AccountFrozen, AccountInDebt, and
-    InsufficientCredits when not even MIN_REPLY_TOKENS can be paid.
+    The cap is lowered to fit the user's credits. A user without an account gets one, which needs a
+    money transaction. Raises NotPriced, AccountFrozen, AccountInDebt, and InsufficientCredits
+    if not even MIN_REPLY_TOKENS are covered.
     """
     if not settings.BILLING:
         return Terms(max_tokens=max_tokens)
-    price, account, is_staff, is_limited = _conditions(user_id, model)
+    values = {"user": user_id, "model": model, "at": timezone.now()}
+    row = rows.first(CONDITIONS, values, ModelPrice, Account)
+    if row is None:
+        raise ObjectDoesNotExist(f"there is no user {user_id}")
+    price, account, is_staff, is_limited = row
     if price is None:
         raise NotPriced(model)
     if account is None:
@@ -90,19 +100,8 @@ def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee:
     return replace(terms, is_limited=is_limited)
 
 
-def _conditions(user_id: int, model: str) -> tuple[ModelPrice | None, Account | None, bool, bool]:
-    """The price now, the user's account, whether they are of the staff, whether anything limits them.
-
-    In one statement of plain SQL, since it is asked with each message: see lib.rows.
-    """
-    values = {"user": user_id, "model": model, "at": timezone.now()}
-    row = rows.first(CONDITIONS, values, ModelPrice, Account)
-    if row is None:
-        raise ObjectDoesNotExist(f"there is no user {user_id}")
-    price, account, is_staff, is_limited = row
-    return price, account, is_staff, is_limited
-
-
+# The price now, the user's account, whether the user is staff and whether any limit applies. One
+# statement of plain SQL, since each message needs it: see lib.rows.
 CONDITIONS = f"""
 SELECT {rows.columns(ModelPrice, "price")}, {rows.columns(Account, "account")}, payer.is_staff,
   {limits.ANY}
@@ -113,26 +112,25 @@ WHERE payer.id = %(user)s
 
 
 def is_free(*, is_staff: bool) -> bool:
-    """Whether the operator pays for a user's runs: for staff, unless STAFF_PAY."""
+    """Return whether the operator pays for a user's runs: for staff, unless STAFF_PAY."""
     return is_staff and not settings.STAFF_PAY
 
 
 def _terms(
     account: Account, price: ModelPrice, prompt_tokens: int, max_tokens: int, fee: int
 ) -> Terms:
-    def most(tokens: int) -> int:
-        return pricing.most(price, prompt_tokens=prompt_tokens, max_tokens=tokens, fee=fee)
-
-    if not (amount := most(max_tokens)):
+    """Return the terms for a user who pays: the reply's cap fits the available credits."""
+    max_cost = partial(pricing.max_cost, price, prompt_tokens=prompt_tokens, fee=fee)
+    if not (amount := max_cost(max_tokens=max_tokens)):
         return Terms(max_tokens=max_tokens, price_id=price.pk, account_id=account.pk)
     cap = max_tokens
     available = account.available
     if amount > available:
         cap = pricing.affordable(price, prompt_tokens=prompt_tokens, credits=available, fee=fee)
-        least = min(settings.MIN_REPLY_TOKENS, max_tokens)
-        postings.refuse_hold(account, most(least))
-        cap = max(cap, least)
-        amount = most(cap)
+        min_tokens = min(settings.MIN_REPLY_TOKENS, max_tokens)
+        postings.refuse_hold(account, max_cost(max_tokens=min_tokens))
+        cap = max(cap, min_tokens)
+        amount = max_cost(max_tokens=cap)
     else:
         postings.refuse_hold(account, amount)
     return Terms(
@@ -146,15 +144,15 @@ def _terms(
 
 
 def hold(terms: Terms, *, user_id: int, run_id: UUID, model: str, conversation: UUID) -> None:
-    """Hold what a run may cost, under the run's own id; the last call before the COMMIT.
+    """Hold a run's maximum cost under the run's own id; the last call before the COMMIT.
 
-    Raises LimitReached, AccountFrozen, AccountInDebt, and BalanceChanged when a new quote could
-    still find enough.
+    Raises LimitReached, AccountFrozen, AccountInDebt, and BalanceChanged if a new quote may still
+    succeed.
     """
     if terms.account_id is None:
         return
     if terms.is_limited:
-        # Quotas and limits count messages that cost nothing too.
+        # Quotas and limits also apply to messages that cost nothing.
         limits.enforce(
             account_id=terms.account_id,
             user_id=user_id,
@@ -180,26 +178,26 @@ def hold(terms: Terms, *, user_id: int, run_id: UUID, model: str, conversation: 
 
 
 def expire_due(account_id: int) -> None:
-    """Let credits past their date go, in a money transaction of its own."""
+    """Expire an account's credits past their date, in a money transaction of its own."""
     db.money_transaction(postings.expire, account_id=account_id)
 
 
-# Until when the hold of `run` lasts, a row of the statement that this is a part of; NULL without one.
+# The end of the active hold of `run`, which is a row of the enclosing statement; NULL without one.
 HELD_UNTIL = "(SELECT expires_at FROM billing_hold WHERE id = run.id AND status = 'active')"
 
 
 def lasts(held_until: datetime | None, now: datetime) -> bool:
-    """Whether a hold lasts for as long as a run that begins now may take."""
-    return held_until is not None and held_until >= now + HOLD_TIME - YOUNG
+    """Return whether a hold outlives a run that begins now."""
+    return held_until is not None and held_until >= now + HOLD_TIME - SPARE_TIME
 
 
 def extend(run_id: UUID, now: datetime) -> bool:
-    """Keep the hold of a run for another HOLD_TIME; False when there is none any more."""
+    """Extend a run's hold to HOLD_TIME from now; False if it has no active hold."""
     return postings.extend(hold_id=run_id, expires_at=now + HOLD_TIME)
 
 
 def expiring(run_ids: Iterable[UUID], now: datetime) -> list[UUID]:
-    """Which of the runs have a hold that has outlived half of its time: those are to be kept."""
+    """Return the runs whose hold has used up half of its time and must be extended."""
     holds = Hold.objects.filter(
         pk__in=[*run_ids], status=Hold.Status.ACTIVE, expires_at__lt=now + HOLD_TIME / 2
     )
@@ -208,10 +206,10 @@ def expiring(run_ids: Iterable[UUID], now: datetime) -> list[UUID]:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Whose call of a provider it was, for what, and by which price.
+    """One billable provider call: user, conversation, model and price.
 
-    `fee` is the assistant's, in micro-credits; `is_held` tells that the run has a hold. Without a
-    `price` nothing is charged or recorded.
+    `fee` is the assistant's, in micro-credits; `is_held` if the run has a hold. Without a `price`
+    nothing is charged or recorded.
     """
 
     run_id: UUID
@@ -226,9 +224,9 @@ class Call:
 
 
 def write_off(call: Call, *, tokens: Tokens, source: UsageRecord.Source) -> None:
-    """Record what an attempt cost whose worker was lost: the operator bears it.
+    """Record the cost of an attempt whose worker was lost, at the operator's expense.
 
-    The hold stays for the attempt that ends the run.
+    The hold stays active for the attempt that ends the run.
     """
     if call.price is None:
         return
@@ -244,11 +242,11 @@ def charge(
     finish: UsageRecord.Finish,
     by: Hold.Resolver,
 ) -> Charge | None:
-    """Settle a run's hold, if it has one, for what was delivered, and record it.
+    """Settle a run's hold, if it has one, for the delivered tokens, and record the call.
 
-    `tokens` None: nothing was delivered. What failed on our side after its first word is charged
-    only with BILL_FAILED_PARTIAL; what is not charged by intent is recorded as absorbed. None when
-    there is no price to charge by.
+    With `tokens` None nothing was delivered, and the hold is released. A run that failed on our side
+    after its first word is charged only with BILL_FAILED_PARTIAL; amounts not charged on purpose are
+    recorded as absorbed. Returns None without a price to charge by.
     """
     if call.price is None:
         return None
@@ -276,7 +274,7 @@ def _record(
     shortfall: int = 0,
     finish: UsageRecord.Finish,
 ) -> None:
-    """Write a call down; what was neither charged nor short is absorbed."""
+    """Write a call's usage record; the cost neither charged nor short is absorbed."""
     usage.record(
         run_id=call.run_id,
         attempt=call.attempt,

@@ -1,10 +1,10 @@
-"""The tables of billing. Rules that must hold whatever the code does are constraints and triggers.
+"""The tables of billing. Invariants that must not depend on code are constraints and triggers.
 
 Amounts of credits are whole micro-credits (see billing.credits), amounts of money whole minor units
-of their currency. The rules that Django cannot declare (append-only tables, holds that resolve once,
-an account that equals its lots, entries and holds at every COMMIT) are SQL in migration 0002.
+of their currency. Migration 0002 has the rules that Django cannot declare as SQL: append-only tables,
+holds that resolve once, and an account that equals its lots, entries and holds at every COMMIT.
 
-Billing knows nothing of chats: a run, a conversation and a model are an id or a name here.
+Billing does not depend on chat: runs, conversations and models are ids or names here.
 """
 
 from __future__ import annotations

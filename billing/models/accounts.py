@@ -1,4 +1,4 @@
-"""Accounts, the ledger, lots and holds. Only billing.ledger.postings writes them."""
+"""Accounts, ledger entries, lots and holds. Only billing.ledger.postings writes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from billing.models.prices import ModelPrice
 
 
 class Plan(models.Model):
-    """What an account gets every month, and how many messages it may send in one."""
+    """A plan: the credits granted to an account every month, and its quota of messages a month."""
 
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=100)
@@ -39,10 +39,10 @@ class Plan(models.Model):
 
 
 class Account(models.Model):
-    """A user's credits. One small row, the only one that concurrent payments and runs contend for.
+    """A user's credits: one small row, the only one that concurrent payments and runs contend for.
 
-    What may be spent is `balance` less `held`. `debt` is money that a user took back after the
-    credits were spent; while there is any, nothing new may be held.
+    The credits available for spending are `balance` less `held`. `debt` is money returned to the user
+    for credits already spent; while it is not zero, nothing new may be held.
     """
 
     class Status(models.TextChoices):
@@ -98,12 +98,12 @@ class Account(models.Model):
 
     @property
     def available(self) -> int:
-        """What may be held or taken now."""
+        """The micro-credits that may be held or taken now."""
         return self.balance - self.held
 
 
 class CreditLot(models.Model):
-    """Credits that came in together, with their date of expiry and their place in the spend order."""
+    """Credits granted or bought together, with their date of expiry and priority of spending."""
 
     class Kind(models.TextChoices):
         PAID = "paid"
@@ -151,7 +151,7 @@ class CreditLot(models.Model):
 
 
 class ExpiryNotice(models.Model):
-    """The owner of a lot was told so many days before that it expires."""
+    """A notice to the owner of a lot, `days` before it expires."""
 
     lot = models.ForeignKey(CreditLot, on_delete=models.PROTECT, related_name="notices")
     days = models.PositiveSmallIntegerField()
@@ -168,7 +168,7 @@ class ExpiryNotice(models.Model):
 
 
 class Hold(models.Model):
-    """Credits set aside before work begins. It is resolved exactly once: settled or released."""
+    """Credits reserved before work begins, and resolved exactly once: settled or released."""
 
     class Status(models.TextChoices):
         ACTIVE = "active"
@@ -227,8 +227,8 @@ class Hold(models.Model):
 class LedgerEntry(models.Model):
     """One movement of credits between a user's account and a counter-account; never changed.
 
-    Each row names both sides, so that double entry holds row by row. What the system's side holds
-    is the negative sum of the rows that name it, computed for reports and never stored.
+    Each row names both sides, so that double entry holds row by row. The balance of a counter-account
+    is the negative sum of its rows, computed for reports and never stored: it would be one hot row.
     """
 
     class Kind(models.TextChoices):
@@ -245,24 +245,6 @@ class LedgerEntry(models.Model):
         REFUND = "refund"
         DISPUTE = "dispute"
         DEBT_RECOVERY = "debt_recovery"
-
-    INCOMING = (
-        Kind.PURCHASE,
-        Kind.BONUS,
-        Kind.GRANT,
-        Kind.PROMO,
-        Kind.ADJUST_UP,
-        Kind.REFUND_REVERSAL,
-        Kind.DISPUTE_WON,
-    )
-    OUTGOING = (
-        Kind.USAGE,
-        Kind.EXPIRE,
-        Kind.ADJUST_DOWN,
-        Kind.REFUND,
-        Kind.DISPUTE,
-        Kind.DEBT_RECOVERY,
-    )
 
     class Counter(models.TextChoices):
         """The system's side of an entry."""
@@ -341,7 +323,7 @@ class LedgerEntry(models.Model):
 
 
 class DebtEntry(models.Model):
-    """One change of an account's debt, which is the sum of these; never changed."""
+    """One change of an account's debt, which is the sum of its debt entries; never changed."""
 
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="debt_entries")
     amount = CreditsField(help_text="Positive when credits that were taken back had been spent.")
@@ -360,7 +342,7 @@ class DebtEntry(models.Model):
 
 
 class LotMove(models.Model):
-    """How much of an entry went into or out of a lot; never changed."""
+    """The part of an entry that went into or out of a lot; never changed."""
 
     entry = models.ForeignKey(LedgerEntry, on_delete=models.PROTECT, related_name="moves")
     lot = models.ForeignKey(CreditLot, on_delete=models.PROTECT, related_name="moves")

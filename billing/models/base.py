@@ -1,4 +1,4 @@
-"""What the tables of billing share."""
+"""Parts that the tables of billing share."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from django.db.models import Q
 
 
 def new_id() -> UUID:
-    """A fresh UUID of version 7 (RFC 9562): such keys sort by time of making."""
+    """Return a new UUID of version 7 (RFC 9562): such keys sort by creation time."""
     return uuid_utils.compat.uuid7()
 
 
 def known(field: str, values: str, name: str) -> models.CheckConstraint:
-    """The database refuses what is not one of the values, which are separated by spaces.
+    """Return a constraint that a field has one of the values, which are separated by spaces.
 
-    Spelled out where it is used: a `Meta` does not see the choices of the class around it.
+    The values are spelled out, since a `Meta` class cannot access the choices of its model's class.
     """
     return models.CheckConstraint(condition=Q(**{f"{field}__in": values.split()}), name=name)
 
 
-def at_least(least: int, *fields: str) -> Q:
-    """All of the fields are at least so much."""
+def at_least(minimum: int, *fields: str) -> Q:
+    """Return the condition that all of the fields are at least `minimum`."""
     condition = Q()
     for field in fields:
-        condition &= Q(**{f"{field}__gte": least})
+        condition &= Q(**{f"{field}__gte": minimum})
     return condition
 
 

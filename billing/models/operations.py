@@ -1,4 +1,4 @@
-"""What operators look at: who did what, what the last audit found, the numbers of invoices."""
+"""Records for operators: audited actions of staff, results of ledger checks, invoice numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.db import models
 
 
 class AuditRecord(models.Model):
-    """Something that staff did with money; never changed."""
+    """An audited action of staff on money; never changed."""
 
     actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     action = models.CharField(max_length=40)
@@ -26,7 +26,7 @@ class AuditRecord(models.Model):
 
 
 class LedgerCheck(models.Model):
-    """The result of one `check_ledger`; the newest stands on the staff's page."""
+    """The result of one `check_ledger`; the staff report shows the newest."""
 
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(auto_now_add=True)
@@ -42,7 +42,7 @@ class LedgerCheck(models.Model):
 
 
 class InvoiceCounter(models.Model):
-    """The last number that an invoice got. Numbers have no gaps: it is raised under its lock."""
+    """The last invoice number of a series. Numbers have no gaps: it is increased under its lock."""
 
     series = models.CharField(max_length=20, primary_key=True)
     last = models.PositiveBigIntegerField(default=0)

@@ -1,4 +1,4 @@
-"""Packages, orders, and what payment providers told us about them."""
+"""Packages, orders, and the reports of payment providers about them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CreditPackage(models.Model):
 
 
 class PackagePrice(models.Model):
-    """What a package costs in a currency, in its minor units (cents; yen have none)."""
+    """The price of a package in minor units of a currency (cents; yen have none)."""
 
     package = models.ForeignKey(CreditPackage, on_delete=models.CASCADE, related_name="prices")
     currency = models.CharField(max_length=3, help_text="ISO 4217, for example USD.")
@@ -63,7 +63,7 @@ class PackagePrice(models.Model):
 
 
 class Order(models.Model):
-    """A purchase of credits. Its status only moves forward; billing.payments.checkout moves it."""
+    """A purchase of credits. billing.payments.checkout changes its status, which only moves forward."""
 
     class Status(models.TextChoices):
         CREATED = "created"
@@ -93,7 +93,7 @@ class Order(models.Model):
         max_length=64, help_text="Named by the client, so that a double click makes one order."
     )
 
-    # What was bought: the package may change afterwards.
+    # A copy of the package as it was bought: it may change afterwards.
     package = models.ForeignKey(CreditPackage, on_delete=models.PROTECT, related_name="orders")
     package_name = models.CharField(max_length=100)
     credits = CreditsField()
@@ -166,15 +166,15 @@ class Order(models.Model):
 
     @property
     def is_paid(self) -> bool:
-        """Whether its credits were given (some may have been taken back since)."""
+        """Whether its credits were granted (some may have been taken back since)."""
         return self.status in self.SETTLED
 
 
 class ProviderEvent(models.Model):
-    """A webhook as it was received: stored first, answered, and processed by a job.
+    """A webhook as received: it is stored, then acknowledged, and processed by a job.
 
-    `event_id` is unique per provider. Razorpay signs only the body, so that a body replayed under
-    another id must be found by `body_sha256`; for Stripe the hash stays empty.
+    `event_id` is unique per provider. Razorpay signs only the body, so a body that is replayed under
+    another id must be recognized by `body_sha256`; for Stripe the hash stays empty.
     """
 
     class Status(models.TextChoices):
@@ -227,10 +227,10 @@ class ProviderEvent(models.Model):
 
 
 class Refund(models.Model):
-    """Money on its way back to the buyer. The credits were taken first.
+    """A refund to the buyer; the credits are taken back before the money is sent.
 
-    One that was made in the provider's dashboard is found there and stored with `initiated_by`
-    provider. `credits` is what was taken from the account, `debt` what could not be taken.
+    A refund made in the provider's dashboard is found there and stored with `initiated_by` provider.
+    `credits` are the micro-credits taken from the account, `debt` those already spent.
     """
 
     class Status(models.TextChoices):
@@ -277,7 +277,7 @@ class Refund(models.Model):
 
 
 class Dispute(models.Model):
-    """A charge that the buyer's bank took back. The credits are taken, the account is frozen."""
+    """A charge that the buyer's bank took back: its credits are taken and the account is frozen."""
 
     class Status(models.TextChoices):
         OPEN = "open"
@@ -314,10 +314,10 @@ class Dispute(models.Model):
 
 
 class AutoTopUp(models.Model):
-    """Buys a package by itself when the balance falls below a threshold; off unless consented to.
+    """An automatic purchase of a package when the balance falls below a threshold; off by default.
 
     The monthly cap is a guarantee: the claim of a charge adds to `charged_this_month_minor` before
-    the provider is called, and the claim stays when the charge fails.
+    the provider is called, and the claim stays if the charge fails.
     """
 
     user = models.OneToOneField(
@@ -353,7 +353,7 @@ class AutoTopUp(models.Model):
 
 
 class SandboxPayment(models.Model):
-    """What the bank of the sandbox provider knows of an order. Development only."""
+    """An order's payment at the bank of the sandbox provider. For development only."""
 
     class Status(models.TextChoices):
         OPEN = "open"

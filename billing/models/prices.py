@@ -12,25 +12,25 @@ from django.utils import timezone
 
 from billing.models.base import CreditsField, at_least
 
-# Micro-credits per million tokens: 1,000,000 credits, at the usual worth of a credit ten thousand
-# dollars. What is above is a slip of the keyboard or of a unit.
+# Micro-credits per million tokens: 1,000,000 credits, usually worth ten thousand dollars. A higher
+# price is a typing error or has the wrong unit.
 HIGHEST_PRICE = 1_000_000 * 1_000_000
 
-# A form that was opened a moment ago may still be sent.
+# A form that was opened a moment ago may still be submitted.
 LATENESS = timedelta(minutes=1)
 
 TIER_PRICES = ("in_per_m", "cached_in_per_m", "out_per_m", "reasoning_per_m")
 
 
 class ModelPrice(models.Model):
-    """What a model costs from a moment on, until a later row takes over; never changed.
+    """The price of a model from `effective_from` until a later row takes effect; never changed.
 
-    `model` is the name that the provider knows the model by. All `*_per_m` are micro-credits per
-    million tokens. `tiers` raises prices for long prompts: a list of
-    `{"above": tokens, "in_per_m": …, "cached_in_per_m": …, "out_per_m": …}`, the highest `above`
-    that the prompt exceeds counts for all of its tokens, and for the reply's; what it leaves out
-    (`reasoning_per_m` too) stays as in the row. A model without a row is not offered; a free one
-    has a row of zeros.
+    `model` is the provider's name of the model. All `*_per_m` are micro-credits per million tokens.
+    `tiers` changes prices for long prompts: in a list of
+    `{"above": tokens, "in_per_m": …, "cached_in_per_m": …, "out_per_m": …}` the highest `above` that
+    the prompt exceeds applies to all tokens of the prompt and the reply; prices that the tier leaves
+    out (also `reasoning_per_m`) stay as in the row. A model without a row is not offered; a
+    free model has a row of zeros.
     """
 
     model = models.CharField(
@@ -80,29 +80,30 @@ class ModelPrice(models.Model):
     def clean(self) -> None:
         """Raise ValidationError, by field, for a price that must not be published.
 
-        Such a price is negative or absurdly high, changes the past of a model that has a price
-        already, or has malformed tiers. A form refuses fields that are None itself.
+        Such a price is negative or absurdly high, changes the past of a model that already has a
+        price, or has malformed tiers. Fields that are None are left to the form's own validation.
         """
         errors: dict[str, str] = {}
         for field in (*TIER_PRICES, "request_fee"):
             value = getattr(self, field)
-            wrong = None if value is None else _wrong_price(value)
-            if wrong:
-                errors[field] = wrong
-        if _is_too_late(self):
+            if value is not None and (problem := price_problem(value)):
+                errors[field] = problem
+        moment: Any = self.effective_from  # None if a form could not parse it
+        others = ModelPrice.objects.filter(model=self.model).exclude(pk=self.pk)
+        if moment is not None and moment < timezone.now() - LATENESS and others.exists():
             errors["effective_from"] = (
-                "This model has a price already, and what was charged by it stays: choose a time that "
+                "This model already has a price, and past charges stay as they are: choose a time that "
                 "has not passed."
             )
-        wrong = _wrong_tiers(self.tiers)
-        if wrong:
-            errors["tiers"] = wrong
+        if problem := tiers_problem(self.tiers):
+            errors["tiers"] = problem
         if errors:
             raise ValidationError(errors)
 
 
-def _wrong_price(value: Any) -> str:
-    # JSON knows true and 1.5, and Python takes the first for a number.
+def price_problem(value: Any) -> str:
+    """Return a sentence on why a value is not a price; empty for a valid price."""
+    # JSON has true and 1.5, and for Python true is an integer.
     if not isinstance(value, int) or isinstance(value, bool):
         return "A price is a whole number of micro-credits."
     if value < 0:
@@ -112,32 +113,22 @@ def _wrong_price(value: Any) -> str:
     return ""
 
 
-def _is_too_late(price: ModelPrice) -> bool:
-    moment: Any = price.effective_from  # None when a form could not read it
-    if moment is None or moment >= timezone.now() - LATENESS:
-        return False
-    return ModelPrice.objects.filter(model=price.model).exclude(pk=price.pk).exists()
-
-
-def _wrong_tiers(tiers: Any) -> str:
+def tiers_problem(tiers: Any) -> str:
+    """Return a sentence on why a value is not a list of tiers; empty for valid tiers."""
     if not isinstance(tiers, list):
         return 'Tiers are a list: [{"above": 200000, "in_per_m": 1, "out_per_m": 2}].'
     for tier in tiers:
-        if not isinstance(tier, dict) or not _is_whole(tier.get("above")):
-            return 'Each tier names the prompt tokens above which it counts: {"above": 200000, …}.'
+        above = tier.get("above") if isinstance(tier, dict) else None
+        if not isinstance(above, int) or isinstance(above, bool) or above <= 0:
+            return 'Each tier names the prompt tokens above which it applies: {"above": 200000, …}.'
         unknown = set(tier) - {"above", *TIER_PRICES}
         if unknown:
-            return f"A tier has no {min(unknown)!r}: it knows above, {', '.join(TIER_PRICES)}."
+            return f"A tier has no {min(unknown)!r}, only above, {', '.join(TIER_PRICES)}."
         if len(tier) == 1:
             return "Each tier names at least one price."
         for name in TIER_PRICES:
-            wrong = _wrong_price(tier[name]) if name in tier else ""
-            if wrong:
-                return f"{name} above {tier['above']} tokens: {wrong}"
+            if name in tier and (problem := price_problem(tier[name])):
+                return f"{name} above {above} tokens: {problem}"
     if any(lower["above"] >= higher["above"] for lower, higher in pairwise(tiers)):
-        return "Tiers stand in the order of the tokens above which they count, each once."
+        return "Tiers are sorted by the tokens above which they apply, each of them once."
     return ""
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -9,7 +9,7 @@ from billing.models.base import CreditsField
 
 
 class PromoCode(models.Model):
-    """A word that gives credits to who types it."""
+    """A promo code, which grants credits to users who enter it."""
 
     code = models.CharField(max_length=40, unique=True, help_text="Kept in capital letters.")
     credits = CreditsField(help_text="Micro-credits per redemption.")

@@ -1,4 +1,4 @@
-"""What was used: one row per call of a provider, and what the pages read of them by day."""
+"""Usage records, one per provider call, their sums by day, and spending limits."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Purpose(models.TextChoices):
 class UsageRecord(models.Model):
     """Tokens and cost of one step of one attempt of a run; never changed.
 
-    `charged` is what the user paid, `shortfall` what could not be collected, `absorbed` what the
-    operator pays by intent (titles, lost attempts, failures of ours, users who are not charged).
+    The cost is split into `charged` (paid by the user), `shortfall` (could not be collected) and
+    `absorbed` (paid by the operator on purpose: titles, lost attempts, server errors, free users).
     """
 
     class Source(models.TextChoices):
@@ -94,7 +94,7 @@ class UsageRecord(models.Model):
 
 
 class DailyUsage(models.Model):
-    """The usage records of a day, added up: what pages and reports read for days that are over."""
+    """The sums of a day's usage records, which pages and reports read for ended days."""
 
     day = models.DateField(help_text="By the site's time zone.")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
@@ -126,10 +126,10 @@ class DailyUsage(models.Model):
 
 
 class SpendingLimit(models.Model):
-    """The most that may be spent in a day, in a month, or in one conversation.
+    """A maximum of spending per day, per month or per conversation.
 
-    Set by the user, or by staff for one account or (without an account) for everybody; `model`
-    narrows it to one model. Checked with every hold, under the account's lock.
+    Set by the user, or by staff for one account or (without an account) for all; `model` restricts it
+    to one model. Enforced with every hold, under the account's lock.
     """
 
     class Period(models.TextChoices):

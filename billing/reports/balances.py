@@ -1,4 +1,4 @@
-"""How an account stands, in one query: for the chip in the bar, the pages, and the low-balance mail."""
+"""Balances of accounts, in one query each: for the header, the pages and the low-balance mail."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from billing.metering import settlement
 from billing.models import Account, CreditLot
 from chatproject.lib import rows
 
-LOW_SHARE = 5  # low below a fifth of what came in last
-TYPICAL_OF = 20  # replies whose median cost is what a message costs typically
+LOW_SHARE = 5  # a balance is low below a fifth of the last lot
+TYPICAL_OF = 20  # replies whose median cost is the typical cost of a message
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Amounts in micro-credits. `low` is empty, "low" or "empty" (less than a typical message)."""
+    """The balance of an account; amounts are micro-credits."""
 
     account: Account
-    is_staff: bool  # whose account it is
-    expiring: int  # what goes first, at `expires_at`
-    last_lot: int  # how much came in last
-    typical: int  # what a message costs typically; 0 when nobody knows yet
+    is_staff: bool  # of the account's user
+    expiring: int  # remaining credits of the lot that expires first, at `expires_at`
+    last_lot: int  # credits granted by the newest lot
+    typical: int  # typical cost of a message; 0 without replies
 
     @property
     def available(self) -> int:
@@ -53,7 +53,7 @@ class Balance:
 
     @property
     def expires_on(self) -> str:
-        """The day on which the first credits expire: `3 Dec`, with the year if it is another."""
+        """The day on which the first credits expire: `3 Dec`, or `3 Dec 2030` in another year."""
         if self.expires_at is None:
             return ""
         day = timezone.localtime(self.expires_at)
@@ -61,13 +61,14 @@ class Balance:
 
     @property
     def low(self) -> str:
-        return _low(self.balance, self.last_lot, self.typical, is_staff=self.is_staff)
+        return warning_level(self.balance, self.last_lot, self.typical, is_staff=self.is_staff)
 
 
-def _low(balance: int, last_lot: int, typical: int, *, is_staff: bool) -> str:
+def warning_level(balance: int, last_lot: int, typical: int, *, is_staff: bool) -> str:
+    """Return "empty" if a typical message is not covered, "low" if few credits are left, else ""."""
     if settlement.is_free(is_staff=is_staff):
         return ""
-    # Credits that a reply under way holds mostly come back: they are no reason to warn.
+    # Credits held for a running reply mostly come back: they are no reason to warn.
     if balance <= 0 or balance < typical:
         return "empty"
     if balance * LOW_SHARE < last_lot:
@@ -77,12 +78,12 @@ def _low(balance: int, last_lot: int, typical: int, *, is_staff: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """What is told of an account whenever it changed. Amounts in micro-credits; `low` as above."""
+    """The part of a balance that is published after each change; amounts are micro-credits."""
 
     user_id: int
     balance: int
     held: int
-    low: str
+    low: str  # a `warning_level`
 
     @property
     def available(self) -> int:
@@ -90,19 +91,19 @@ class Brief:
 
 
 def brief(account_id: int) -> Brief:
-    """What to tell of an account that changed. Raises Account.DoesNotExist.
+    """Return the balance to publish after a change. Raises Account.DoesNotExist.
 
-    It is asked twice for each message.
+    Each message calls it twice.
     """
     row = rows.first(BRIEF, {"id": account_id, "typical_of": TYPICAL_OF})
     if row is None:
         raise Account.DoesNotExist(f"no account {account_id}")
     user_id, is_staff, balance, held, last_lot, typical = row
-    low = _low(balance, last_lot, typical, is_staff=is_staff)
+    low = warning_level(balance, last_lot, typical, is_staff=is_staff)
     return Brief(user_id, balance, held, low)
 
 
-# What came in last, and what a reply typically costs: of account `a`, micro-credits, 0 for nothing.
+# The credits of the newest lot and the typical cost of a reply of account `a`, in micro-credits or 0.
 LAST_LOT_AND_TYPICAL = """
   COALESCE((SELECT granted FROM billing_creditlot
     WHERE account_id = a.id ORDER BY id DESC LIMIT 1), 0),
@@ -120,7 +121,7 @@ SELECT a.user_id, u.is_staff, a.balance, a.held, {LAST_LOT_AND_TYPICAL} WHERE a.
 
 
 def of_user(user_id: int) -> Balance:
-    """The balance of a user, whose account is opened if need be. Not inside a transaction."""
+    """Return the balance of a user, opening the account if necessary. Not inside a transaction."""
     found = _read("a.user_id", user_id)
     if found is None:
         return of_account(postings.account_of(user_id).pk)
@@ -128,14 +129,14 @@ def of_user(user_id: int) -> Balance:
 
 
 def of_account(account_id: int) -> Balance:
-    """The balance of an account. Raises Account.DoesNotExist."""
+    """Return the balance of an account. Raises Account.DoesNotExist."""
     found = _read("a.id", account_id)
     if found is None:
         raise Account.DoesNotExist(f"no account {account_id}")
     return found
 
 
-# Each page asks it: in plain SQL, which takes a third of the time.
+# Each page needs it: plain SQL takes a third of the ORM's time.
 BALANCE = f"""
 SELECT {rows.columns(Account, "a")}, u.is_staff,
   COALESCE((SELECT remaining FROM billing_creditlot
@@ -153,7 +154,7 @@ def _read(column: str, id: int) -> Balance | None:
 
 @dataclass(frozen=True, slots=True)
 class Lot:
-    """Credits that came in together, in words."""
+    """A lot as pages show it; amounts are micro-credits."""
 
     title: str
     remaining: int
@@ -169,12 +170,12 @@ LOT_TITLES = {
 }
 
 
-def lots(account: Account, most: int) -> list[Lot]:
-    """What the balance is made of, at most so many lots: what expires first stands first."""
+def lots(account: Account, limit: int) -> list[Lot]:
+    """Return at most `limit` lots with remaining credits, those that expire first at the front."""
     found = CreditLot.objects.filter(account=account, remaining__gt=0).order_by(
         F("expires_at").asc(nulls_last=True), "id"
     )
     return [
         Lot(LOT_TITLES[CreditLot.Kind(lot.kind)], lot.remaining, lot.granted, lot.expires_at)
-        for lot in found[:most]
+        for lot in found[:limit]
     ]

@@ -1,7 +1,7 @@
-"""Bars by day, stacked by model, as numbers that a template draws as SVG.
+"""Bar charts by day, stacked by model, as numbers that a template draws as SVG.
 
-Widths are percentages, heights pixels: the drawing is as wide as its place, its letters stay as
-large as those of the page. Colours are classes, since the pages allow no inline styles.
+Widths are percentages and heights pixels: the chart fills the width of the page, while its text keeps
+the size of the page's. Colours are classes, since the pages allow no inline styles.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from datetime import date, timedelta
 from billing.credits import MICRO, show
 
 HEIGHT = 200  # of the bars, in pixels
-PARTS = 6  # colours that there are; the last is for all others together
+COLOURS = 6  # the last one is shared by all other models
 OTHERS = "All others"
 MARK_EVERY = 7  # days between dates below the bars
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of a bar."""
+class BarPart:
+    """The share of one model in a bar; `y` and `height` are pixels."""
 
-    colour: int  # 1 to PARTS
+    colour: int  # 1 to COLOURS
     y: float
     height: float
     text: str
@@ -30,19 +30,19 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A day. `x`, `width` and `middle` in percent; `mark` is its date where one is written."""
+    """The bar of a day. `x`, `width` and `middle` in per cent; `mark` is its date below, or empty."""
 
     x: float
     width: float
     middle: float
     text: str
     mark: str
-    parts: list[Part] = field(default_factory=list)
+    parts: list[BarPart] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What there is to draw; `scale` from the top to nothing, `legend` as (colour, model)."""
+    """The chart to draw: `scale` from the top to zero, `legend` as (colour, model)."""
 
     bars: list[Bar]
     scale: list[str]
@@ -51,7 +51,7 @@ class Chart:
 
 
 def by_day(amounts: Iterable[tuple[date, str, int]], *, first: date, last: date) -> Chart | None:
-    """A chart of (day, model, micro-credits); None when there is nothing to draw."""
+    """Return a chart of (day, model, micro-credits); None without any credits."""
     days: dict[date, dict[str, int]] = {}
     models: dict[str, int] = {}
     for day, model, amount in amounts:
@@ -62,20 +62,25 @@ def by_day(amounts: Iterable[tuple[date, str, int]], *, first: date, last: date)
     if not highest:
         return None
     top = _round_up(highest)
-    colours = _colours(models)
+    # The costliest models get colours of their own, which are the same in all bars.
+    ranked = sorted(models, key=lambda model: (-models[model], model))
+    colours = {model: min(rank, COLOURS) for rank, model in enumerate(ranked, start=1)}
+    legend = [(colour, model) for model, colour in colours.items() if colour < COLOURS]
+    if others := ranked[COLOURS - 1 :]:
+        legend.append((COLOURS, others[0] if len(others) == 1 else OTHERS))
     count = (last - first).days + 1
     return Chart(
         bars=[
-            _bar(first + timedelta(days=place), place, count, days, colours, top)
-            for place in range(count)
+            _bar(first + timedelta(days=index), index, count, days, colours, top)
+            for index in range(count)
         ],
         scale=[show(top), show(top // 2), "0"],
-        legend=_legend(colours),
+        legend=legend,
     )
 
 
 def _round_up(amount: int) -> int:
-    """A round figure not below an amount, and not far above it; its half is one too."""
+    """Return a round figure slightly above an amount, whose half is round too."""
     step = MICRO // 100
     while True:
         for factor in (2, 3, 4, 6, 8, 10):
@@ -84,23 +89,9 @@ def _round_up(amount: int) -> int:
         step *= 10
 
 
-def _colours(models: Mapping[str, int]) -> dict[str, int]:
-    """The dearest models get colours of their own, and the same one in the whole chart."""
-    ranked = sorted(models, key=lambda model: (-models[model], model))
-    return {model: min(place, PARTS) for place, model in enumerate(ranked, start=1)}
-
-
-def _legend(colours: Mapping[str, int]) -> list[tuple[int, str]]:
-    legend = [(colour, model) for model, colour in colours.items() if colour < PARTS]
-    others = [model for model, colour in colours.items() if colour == PARTS]
-    if others:
-        legend.append((PARTS, others[0] if len(others) == 1 else OTHERS))
-    return legend
-
-
 def _bar(
     day: date,
-    place: int,
+    index: int,
     count: int,
     days: Mapping[date, Mapping[str, int]],
     colours: Mapping[str, int],
@@ -109,18 +100,18 @@ def _bar(
     slot = 100 / count
     of_day = days.get(day, {})
     bar = Bar(
-        x=round(slot * (place + 0.15), 3),
+        x=round(slot * (index + 0.15), 3),
         width=round(slot * 0.7, 3),
-        middle=round(slot * (place + 0.5), 3),
+        middle=round(slot * (index + 0.5), 3),
         text=f"{day:%-d %B}: {show(sum(of_day.values()))} credits",
-        mark=f"{day:%-d %b}" if place % MARK_EVERY == 0 and count - place > 2 else "",
+        mark=f"{day:%-d %b}" if index % MARK_EVERY == 0 and count - index > 2 else "",
     )
     y = float(HEIGHT)
     for model in sorted(of_day, key=lambda model: (colours[model], model)):
         height = of_day[model] / top * HEIGHT
         y -= height
         bar.parts.append(
-            Part(
+            BarPart(
                 colour=colours[model],
                 y=round(y, 2),
                 height=round(height, 2),

@@ -1,4 +1,4 @@
-"""The mail that says that credits run out, once for each time that they do."""
+"""The low-balance mail, sent once each time that a balance becomes low."""
 
 from __future__ import annotations
 
@@ -12,50 +12,41 @@ from django.utils import timezone
 
 from billing.models import Account
 from billing.reports import balances
-from billing.reports.balances import Balance
 
 logger = logging.getLogger(__name__)
 
 
-def tell_if_low(account_id: int) -> bool:
-    """Write to the user if the balance has become low; returns whether a mail was sent.
+def notify_if_low(account_id: int) -> bool:
+    """Mail the user if the balance has become low; return whether a mail was sent.
 
-    Once per crossing: the next mail comes after the balance was above the mark. It may be called at
-    any time and by several processes at once, but not inside a transaction, as it talks to the
-    mail server. Raises Account.DoesNotExist.
+    Sent once per crossing: the next mail follows only after the balance was above the mark again.
+    May be called at any time and concurrently, but not inside a transaction, since it connects to
+    the mail server. Raises Account.DoesNotExist.
     """
     balance = balances.of_account(account_id)
     if not balance.low:
         Account.objects.filter(pk=account_id, low_told_at__isnull=False).update(low_told_at=None)
         return False
     if not balance.last_lot or not balance.account.user.is_active:
-        return False  # nothing ever came in: there is nothing that runs out
-    # Who writes the time sends the mail.
-    claimed = Account.objects.filter(pk=account_id, low_told_at=None).update(
-        low_told_at=timezone.now()
-    )
-    if not claimed:
+        return False  # without any lot there were never credits to run out of
+    # The call whose update writes the time sends the mail.
+    unsent = Account.objects.filter(pk=account_id, low_told_at=None)
+    if not unsent.update(low_told_at=timezone.now()):
         return False
-    try:
-        _send(balance)
-    except OSError as error:
-        # The mail server is away (its own errors are OSErrors too): the next call tries again.
-        Account.objects.filter(pk=account_id).update(low_told_at=None)
-        logger.warning("the low-balance mail of account %d waits: %s", account_id, error)
-        return False
-    return True
-
-
-def _send(balance: Balance) -> None:
     context = {
         "balance": balance,
         "site_name": settings.SITE_NAME,
         "link": f"{settings.SITE_URL}{reverse('billing:packages')}" if settings.SITE_URL else "",
     }
-    subject = "You have no credits left" if balance.balance <= 0 else "Your credits run out"
-    send_mail(
-        f"{settings.SITE_NAME}: {subject}",
-        render_to_string("billing/email/low_balance.txt", context),
-        None,
-        [balance.account.user.email],
-    )
+    words = "You have no credits left" if balance.balance <= 0 else "You're running low on credits"
+    subject = f"{settings.SITE_NAME}: {words}"
+    body = render_to_string("billing/email/low_balance.txt", context)
+    try:
+        send_mail(subject, body, None, [balance.account.user.email])
+    except OSError as error:
+        # The mail server is unreachable or refused (its own errors are OSErrors too): the next call
+        # tries again.
+        Account.objects.filter(pk=account_id).update(low_told_at=None)
+        logger.warning("the low-balance mail of account %d was not sent: %s", account_id, error)
+        return False
+    return True

@@ -1,6 +1,6 @@
-"""The figures that staff run the business by: a month's flows, and how things stand now.
+"""The staff report: the money flows of a month, and the present state of accounts and payments.
 
-Each part is one set-based query; what was spent comes from the sums by day.
+Each part is one set-based query; the usage comes from the sums by day.
 """
 
 from __future__ import annotations
@@ -9,20 +9,10 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
-from django.db.models import (
-    Count,
-    DecimalField,
-    F,
-    Min,
-    Q,
-    QuerySet,
-    Sum,
-)
+from django.db.models import Count, DecimalField, F, Min, Q, QuerySet, Sum
 from django.db.models.functions import Cast, Floor, TruncMonth
 from django.utils import timezone
 
-from billing.metering import usage
-from billing.metering.usage import ModelRow, Sums
 from billing.models import (
     Account,
     CreditLot,
@@ -34,13 +24,15 @@ from billing.models import (
     ProviderEvent,
     Refund,
 )
+from billing.reports import usage_report
+from billing.reports.usage_report import ModelRow, Sums
 
-MONTHS = 12  # of revenue, the chosen one last
+MONTHS = 12  # of revenue, up to the month of the report
 
 
 @dataclass(frozen=True, slots=True)
 class Revenue:
-    """Money of one month and currency, in minor units. `kept` is what was not given back."""
+    """Money of one month and currency, in minor units; `kept` is the rest after all returns."""
 
     month: date
     currency: str
@@ -56,7 +48,7 @@ class Revenue:
 
 @dataclass(frozen=True, slots=True)
 class Liability:
-    """Credits that are still to be used up; `worth` is what was paid for them, in minor units."""
+    """Unspent credits of one kind; `worth` is the price paid for them, in minor units."""
 
     kind: str
     currency: str
@@ -66,7 +58,7 @@ class Liability:
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """Credits set aside now. Those `overdue` are past their end and should have been resolved."""
+    """Active holds; the `overdue` ones are past their end and should have been resolved."""
 
     count: int
     amount: int
@@ -76,7 +68,7 @@ class Holds:
 
 @dataclass(frozen=True, slots=True)
 class CounterAccount:
-    """The system's side of the ledger: what came to it in the month, and what it holds in all."""
+    """The system's side of the ledger: credits received in the month, and in total."""
 
     name: str
     month: int
@@ -84,8 +76,8 @@ class CounterAccount:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All of the page's figures. Credits are micro-credits."""
+class StaffReport:
+    """All figures of the page. Credits are micro-credits."""
 
     month: date
     revenue: list[Revenue]
@@ -105,12 +97,12 @@ class Report:
 
     @property
     def shortfall_share(self) -> float:
-        """Per cent of what was used up that could not be collected."""
+        """The uncollected share of the cost of usage, in per cent."""
         return 100 * self.spent.shortfall / self.spent.cost if self.spent.cost else 0.0
 
 
 def month_of(text: str) -> date:
-    """The month of `2026-11`; this one for anything else."""
+    """Return the first day of a month like `2026-11`, or of this month for any other text."""
     try:
         return datetime.strptime(text, "%Y-%m").date()  # noqa: DTZ007 # a month has no zone
     except ValueError:
@@ -118,14 +110,14 @@ def month_of(text: str) -> date:
 
 
 def later(month: date, months: int) -> date:
-    """The first day of the month so many months later, or earlier below zero."""
+    """Return the first day of the month `months` later; a negative number goes back."""
     year, index = divmod(month.year * 12 + month.month - 1 + months, 12)
     return date(year, index + 1, 1)
 
 
-def make(month: date) -> Report:
-    """The report of a month, given by its first day."""
-    models = usage.by_model(month, later(month, 1) - timedelta(days=1))
+def make(month: date) -> StaffReport:
+    """Make the report of a month, given by its first day."""
+    models = usage_report.by_model(month, later(month, 1) - timedelta(days=1))
     totals = Account.objects.aggregate(balance=Sum("balance"), debt=Sum("debt"))
     events = ProviderEvent.objects.exclude(
         status__in=[ProviderEvent.Status.PROCESSED, ProviderEvent.Status.IGNORED]
@@ -133,48 +125,33 @@ def make(month: date) -> Report:
         review=Count("pk", filter=Q(status=ProviderEvent.Status.REVIEW)),
         failed=Count("pk", filter=Q(status=ProviderEvent.Status.FAILED)),
     )
-    return Report(
+    return StaffReport(
         month=month,
-        revenue=_revenue(month),
-        liabilities=_liabilities(),
+        revenue=revenue(month),
+        liabilities=liabilities(),
         balance=totals["balance"] or 0,
         debt=totals["debt"] or 0,
         models=models,
         spent=sum((row.sums for row in models), Sums()),
-        holds=_holds(),
+        holds=active_holds(),
         orders_in_review=Order.objects.filter(status=Order.Status.REVIEW).count(),
         events_in_review=events["review"],
         events_failed=events["failed"],
         refunds_open=Refund.objects.filter(status__in=Refund.OPEN).count(),
         disputes_open=Dispute.objects.filter(status=Dispute.Status.OPEN).count(),
         last_check=LedgerCheck.objects.first(),
-        counter_accounts=_counter_accounts(month),
+        counter_accounts=counter_accounts(month),
     )
 
 
-def _bounds(first: date, end: date) -> tuple[datetime, datetime]:
-    """From midnight to midnight by the site's time zone, the second not included."""
-    return (
-        timezone.make_aware(datetime.combine(first, time.min)),
-        timezone.make_aware(datetime.combine(end, time.min)),
-    )
-
-
-def _revenue(month: date) -> list[Revenue]:
+def revenue(month: date) -> list[Revenue]:
+    """Return the revenue of the last MONTHS up to a month, the newest first."""
     span = _bounds(later(month, 1 - MONTHS), later(month, 1))
     paid = _by_month(Order.objects.filter(status__in=Order.SETTLED), "paid_at", "currency", span)
-    refunded = _by_month(
-        Refund.objects.filter(status=Refund.Status.SUCCEEDED),
-        "created_at",
-        "order__currency",
-        span,
-    )
-    disputed = _by_month(
-        Dispute.objects.filter(funds_withdrawn=True).exclude(status=Dispute.Status.WON),
-        "created_at",
-        "order__currency",
-        span,
-    )
+    refunds = Refund.objects.filter(status=Refund.Status.SUCCEEDED)
+    refunded = _by_month(refunds, "created_at", "order__currency", span)
+    disputes = Dispute.objects.filter(funds_withdrawn=True).exclude(status=Dispute.Status.WON)
+    disputed = _by_month(disputes, "created_at", "order__currency", span)
     keys = sorted({*paid, *refunded, *disputed}, key=lambda key: (-key[0].toordinal(), key[1]))
     nothing = (0, 0)
     return [
@@ -190,10 +167,18 @@ def _revenue(month: date) -> list[Revenue]:
     ]
 
 
+def _bounds(first: date, end: date) -> tuple[datetime, datetime]:
+    """Return the midnights of two days by the site's time zone."""
+    return (
+        timezone.make_aware(datetime.combine(first, time.min)),
+        timezone.make_aware(datetime.combine(end, time.min)),
+    )
+
+
 def _by_month(
     rows: QuerySet[Any], moment: str, currency: str, span: tuple[datetime, datetime]
 ) -> dict[tuple[date, str], tuple[int, int]]:
-    """How many rows, and their amount, by month and currency."""
+    """Return the number of rows and the sum of their amounts, by month and currency."""
     found = (
         rows.filter(**{f"{moment}__gte": span[0], f"{moment}__lt": span[1]})
         .order_by()
@@ -206,7 +191,8 @@ def _by_month(
     }
 
 
-def _liabilities() -> list[Liability]:
+def liabilities() -> list[Liability]:
+    """Return the unspent credits by kind and currency."""
     part = Cast("paid_minor", DecimalField(max_digits=40, decimal_places=10))
     found = (
         CreditLot.objects.filter(remaining__gt=0)
@@ -222,7 +208,8 @@ def _liabilities() -> list[Liability]:
     return sorted(rows, key=lambda row: (order.index(CreditLot.Kind(row.kind)), row.currency))
 
 
-def _holds() -> Holds:
+def active_holds() -> Holds:
+    """Return the sums of all active holds."""
     found = Hold.objects.filter(status=Hold.Status.ACTIVE).aggregate(
         count=Count("pk"),
         amount=Sum("amount"),
@@ -232,7 +219,8 @@ def _holds() -> Holds:
     return Holds(found["count"], found["amount"] or 0, found["oldest"], found["overdue"])
 
 
-def _counter_accounts(month: date) -> list[CounterAccount]:
+def counter_accounts(month: date) -> list[CounterAccount]:
+    """Return the counter-accounts with any entry, in the order of their declaration."""
     first, end = _bounds(month, later(month, 1))
     found = {
         name: CounterAccount(name, -int(in_month or 0), -int(total))

@@ -1,7 +1,7 @@
-"""An account's statement: its ledger as its owner reads it, a page or a file at a time.
+"""Account statements: an account's ledger as its owner sees it, page by page or as a CSV file.
 
-Read by keyset of the entries' numbers (`seq`), which are in order of time and have no gaps, so that
-the thousandth page costs what the first does.
+Keyset pagination over the entries' numbers (`seq`), which are in order of time and have no gaps, makes
+the thousandth page cost as much as the first.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from billing.models import Account, DailyUsage, Hold, LedgerEntry, UsageRecord
 Kind = LedgerEntry.Kind
 
 PAGE = 50  # lines of a page
-PART = 2_000  # lines of a file that are read at once
+PART = 2_000  # lines of a file per query
 PENDING = 20  # holds that a page shows
 
-# What moved the credits, in words. One word may stand for several kinds of entries.
+# The kinds of lines that users choose from, each with its title and its kinds of entries.
 KINDS: dict[str, tuple[str, tuple[Kind, ...]]] = {
     "usage": ("Replies", (Kind.USAGE,)),
     "purchase": ("Purchases", (Kind.PURCHASE, Kind.BONUS)),
@@ -56,7 +56,7 @@ TITLES = {
 }
 
 # Entries whose note was written for the user.
-TOLD = {Kind.GRANT, Kind.PROMO, Kind.ADJUST_UP, Kind.ADJUST_DOWN}
+WITH_NOTE = {Kind.GRANT, Kind.PROMO, Kind.ADJUST_UP, Kind.ADJUST_DOWN}
 
 FINISHES = {
     UsageRecord.Finish.STOPPED: "stopped",
@@ -66,7 +66,7 @@ FINISHES = {
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which lines are wanted: a key of KINDS, a model's name, days of the site's time zone."""
+    """A choice of lines: a key of KINDS, a model's name, days of the site's time zone."""
 
     kind: str = ""
     model: str = ""
@@ -75,7 +75,7 @@ class Filter:
 
     @property
     def leaves_out(self) -> bool:
-        """Whether lines between others are left out, so that balances do not follow each other."""
+        """Whether lines between others are left out, so that the balances are not consecutive."""
         return bool(self.kind or self.model)
 
 
@@ -83,7 +83,7 @@ EVERYTHING = Filter()
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class StatementLine:
     """One entry of the ledger in words; amounts in micro-credits."""
 
     seq: int
@@ -101,19 +101,72 @@ class Line:
     cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
-    is_counted: bool = False  # by us, as the provider did not tell
+    is_counted: bool = False  # by us, as the provider reported no usage
     finish: str = ""
+
+    @classmethod
+    def of(cls, entry: LedgerEntry, used: dict[str, Any]) -> StatementLine:
+        """Describe an entry; `used` has the sums of its usage records, if it has any."""
+        kind = Kind(entry.kind)
+        finish = ""
+        if used.get("stopped"):
+            finish = FINISHES[UsageRecord.Finish.STOPPED]
+        elif used.get("failed"):
+            finish = FINISHES[UsageRecord.Finish.FAILED]
+        title = TITLES[kind]
+        if entry.order and kind in (Kind.PURCHASE, Kind.BONUS):
+            title = f"{title}: {entry.order.package_name}"
+        return cls(
+            seq=entry.seq,
+            at=entry.created_at,
+            kind=kind,
+            title=title,
+            amount=entry.amount,
+            balance_before=entry.balance_before,
+            balance_after=entry.balance_after,
+            note=entry.note if kind in WITH_NOTE else "",
+            order_id=entry.order_id,
+            model=entry.hold.model if entry.hold else "",
+            conversation=entry.hold.conversation if entry.hold else None,
+            input_tokens=used.get("input", 0),
+            cached_tokens=used.get("cached", 0),
+            output_tokens=used.get("output", 0),
+            reasoning_tokens=used.get("reasoning", 0),
+            is_counted=bool(used.get("counted")),
+            finish=finish,
+        )
 
     @property
     def has_tokens(self) -> bool:
         return bool(self.input_tokens or self.output_tokens)
 
+    @property
+    def cells(self) -> list[object]:
+        """The line's values for the COLUMNS of the file."""
+        tokens = self.input_tokens, self.cached_tokens, self.output_tokens, self.reasoning_tokens
+        return [
+            self.seq,
+            timezone.localtime(self.at).isoformat(timespec="seconds"),
+            self.title,
+            self.model,
+            *(tokens if self.has_tokens else ("",) * 4),
+            self.conversation or "",
+            self.order_id or "",
+            self.note,
+            Amount(exact(self.amount)),
+            Amount(exact(self.balance_after)),
+        ]
+
+
+class Amount(str):
+    """A number that this module has formatted: its minus sign does not begin a formula."""
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A page of lines, the newest first. `older` is the number to go on before, None at the end."""
+    """A page of lines, the newest first. `older` is the `before_seq` of the next page, if any."""
 
-    lines: list[Line]
+    lines: list[StatementLine]
     older: int | None
     pending: list[Hold] = field(default_factory=list)
 
@@ -131,7 +184,7 @@ class Statement:
 def history(
     account: Account, *, before_seq: int | None = None, wanted: Filter = EVERYTHING
 ) -> Statement:
-    """A page of an account's statement: in three queries at most."""
+    """Return a page of an account's statement, in three queries at most."""
     entries = _entries(account.pk, wanted).order_by("-seq")
     if before_seq is not None:
         entries = entries.filter(seq__lt=before_seq)
@@ -139,11 +192,8 @@ def history(
     page = found[:PAGE]
     pending = []
     if before_seq is None and wanted == EVERYTHING and account.held:
-        pending = list(
-            Hold.objects.filter(account=account, status=Hold.Status.ACTIVE).order_by("-created_at")[
-                :PENDING
-            ]
-        )
+        active = Hold.objects.filter(account=account, status=Hold.Status.ACTIVE)
+        pending = list(active.order_by("-created_at")[:PENDING])
     return Statement(
         lines=_lines(page),
         older=page[-1].seq if len(found) > PAGE else None,
@@ -152,7 +202,7 @@ def history(
 
 
 def models_of(user_id: int) -> list[str]:
-    """The models that a user has used, by name: of past days, and of those not added up yet."""
+    """Return the names of the models that a user has used, on rolled-up days and lately."""
     lately = timezone.now() - timedelta(days=2)
     names = DailyUsage.objects.filter(user=user_id).values_list("model")
     fresh = UsageRecord.objects.filter(user=user_id, created_at__gte=lately).values_list("model")
@@ -172,7 +222,7 @@ def _entries(account_id: int, wanted: Filter) -> QuerySet[LedgerEntry]:
     return entries
 
 
-def _lines(entries: list[LedgerEntry]) -> list[Line]:
+def _lines(entries: list[LedgerEntry]) -> list[StatementLine]:
     used: dict[UUID | None, dict[str, Any]] = {
         row["hold_id"]: dict(row)
         for row in UsageRecord.objects.filter(
@@ -190,38 +240,7 @@ def _lines(entries: list[LedgerEntry]) -> list[Line]:
         )
         .order_by()
     }
-    return [_line(entry, used.get(entry.hold_id, {})) for entry in entries]
-
-
-def _line(entry: LedgerEntry, used: dict[str, Any]) -> Line:
-    kind = Kind(entry.kind)
-    finish = ""
-    if used.get("stopped"):
-        finish = FINISHES[UsageRecord.Finish.STOPPED]
-    elif used.get("failed"):
-        finish = FINISHES[UsageRecord.Finish.FAILED]
-    title = TITLES[kind]
-    if entry.order and kind in (Kind.PURCHASE, Kind.BONUS):
-        title = f"{title}: {entry.order.package_name}"
-    return Line(
-        seq=entry.seq,
-        at=entry.created_at,
-        kind=kind,
-        title=title,
-        amount=entry.amount,
-        balance_before=entry.balance_before,
-        balance_after=entry.balance_after,
-        note=entry.note if kind in TOLD else "",
-        order_id=entry.order_id,
-        model=entry.hold.model if entry.hold else "",
-        conversation=entry.hold.conversation if entry.hold else None,
-        input_tokens=used.get("input", 0),
-        cached_tokens=used.get("cached", 0),
-        output_tokens=used.get("output", 0),
-        reasoning_tokens=used.get("reasoning", 0),
-        is_counted=bool(used.get("counted")),
-        finish=finish,
-    )
+    return [StatementLine.of(entry, used.get(entry.hold_id, {})) for entry in entries]
 
 
 # --- The file ---------------------------------------------------------------------------------
@@ -235,11 +254,11 @@ COLUMNS = (
 def csv_part(
     account_id: int, *, after_seq: int, until_seq: int, wanted: Filter = EVERYTHING
 ) -> tuple[str, int | None]:
-    """A part of the statement as CSV, the oldest line first, and the number to go on after.
+    """Return a part of the statement as CSV, oldest line first, and the `after_seq` of the next part.
 
-    The part after 0 begins with the names of the columns. Entries never change, so that the parts
-    until one number are a whole, whatever is written meanwhile. Amounts are exact: with no filter
-    they add up to the balance after `until_seq`.
+    The part after 0 begins with the names of the columns; None follows the last part. Entries never
+    change, so that all parts up to `until_seq` are consistent, whatever is written meanwhile. Amounts
+    are exact: without a filter they add up to the balance after `until_seq`.
     """
     found = list(
         _entries(account_id, wanted)
@@ -247,44 +266,29 @@ def csv_part(
         .order_by("seq")[:PART]
     )
     rows: list[Iterable[object]] = [] if after_seq else [COLUMNS]
-    rows += [_row(line) for line in _lines(found)]
+    rows += [line.cells for line in _lines(found)]
     return to_csv(rows), found[-1].seq if len(found) == PART else None
 
 
-def _row(line: Line) -> Iterable[object]:
-    return (
-        line.seq,
-        timezone.localtime(line.at).isoformat(timespec="seconds"),
-        line.title,
-        line.model,
-        *(
-            (line.input_tokens, line.cached_tokens, line.output_tokens, line.reasoning_tokens)
-            if line.has_tokens
-            else ("", "", "", "")
-        ),
-        line.conversation or "",
-        line.order_id or "",
-        line.note,
-        Amount(exact(line.amount)),
-        Amount(exact(line.balance_after)),
-    )
-
-
-class Amount(str):
-    """A number that we have written ourselves: its minus sign begins no formula."""
+# First characters that make spreadsheets evaluate a cell.
+FORMULA_STARTS = (
+    "=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}",
+    "\N{FULLWIDTH HYPHEN-MINUS}", "\N{FULLWIDTH COMMERCIAL AT}",
+)  # fmt: skip
 
 
 def to_csv(rows: Iterable[Iterable[object]]) -> str:
-    """Rows as CSV. Text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    """Format rows as CSV. Text that a spreadsheet would take for a formula gets an apostrophe first."""
     text = io.StringIO()
-    csv.writer(text).writerows([_cell(cell) for cell in row] for row in rows)
+    csv.writer(text).writerows(
+        [
+            f"'{cell}"
+            if isinstance(cell, str)
+            and not isinstance(cell, Amount)
+            and cell.lstrip().startswith(FORMULA_STARTS)
+            else cell
+            for cell in row
+        ]
+        for row in rows
+    )
     return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, str) and not isinstance(value, Amount) and value.lstrip()[:1] in (
-        "=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}",
-        "\N{FULLWIDTH HYPHEN-MINUS}", "\N{FULLWIDTH COMMERCIAL AT}",
-    ) and value.strip():  # fmt: skip
-        return f"'{value}"
-    return value

@@ -1,4 +1,4 @@
-"""Amounts as people read them."""
+"""Template filters that format amounts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ def credits(micro: int) -> str:
 
 
 @register.filter
-def in_column(micro: int) -> str:
-    """Micro-credits below others: always with two decimals, `100.00`."""
-    return _padded(show(micro))
+def in_column(micro: int, *, signed: bool = False) -> str:
+    """Micro-credits in a column of figures, always with two decimals: `100.00`."""
+    text = show(micro, signed=signed)
+    return text if "." in text else f"{text}.00"
 
 
 @register.filter
 def movement_in_column(micro: int) -> str:
-    """The same with its sign: `+100.00`."""
-    return _padded(show(micro, signed=True))
-
-
-def _padded(text: str) -> str:
-    return text if "." in text else f"{text}.00"
+    """Micro-credits in a column of figures, with their sign: `+100.00`."""
+    return in_column(micro, signed=True)
 
 
 @register.filter

@@ -25,11 +25,11 @@ from billing.credits import exact, show
 from billing.ledger import postings, promo_codes
 from billing.ledger.promo_codes import PromoRefused
 from billing.metering import limits
-from billing.metering import usage as usage_reports
-from billing.metering.usage import ModelRow, Report, Sums
+from billing.metering.usage import today
 from billing.models import SpendingLimit
 from billing.payments import packages
-from billing.reports import balances, charts, statements
+from billing.reports import balances, charts, statements, usage_report
+from billing.reports.usage_report import ModelRow, Report, Sums
 from billing.web.forms import HistoryForm, LimitsForm
 from chatproject.lib import streaming
 from chatproject.lib.db import MoneyBusy
@@ -202,10 +202,10 @@ def _file(response: HttpResponseBase, name: str) -> HttpResponseBase:
 @never_cache
 def usage(request: Request) -> HttpResponse:
     """Credits and tokens of a month, by day, model and assistant."""
-    this_month = usage_reports.today().replace(day=1)
+    this_month = today().replace(day=1)
     month = _month(request) or this_month
     last = _next(month) - timedelta(days=1)
-    report = usage_reports.report(request.user.pk, first=month, last=last)
+    report = usage_report.report(request.user.pk, first=month, last=last)
     return render(
         request,
         "billing/usage.html",
@@ -244,11 +244,11 @@ NO_MONTH = "Give a month as year and month, for example 2026-03. This is the cur
 @never_cache
 def usage_csv(request: Request) -> HttpResponseBase:
     """The usage of a month as a file."""
-    month = _month(request) or usage_reports.today().replace(day=1)
-    report = usage_reports.report(
+    month = _month(request) or today().replace(day=1)
+    report = usage_report.report(
         request.user.pk, first=month, last=_next(month) - timedelta(days=1)
     )
-    text = statements.to_csv(usage_reports.csv_rows(report))
+    text = statements.to_csv(usage_report.csv_rows(report))
     return _file(HttpResponse(text), f"usage-{month:%Y-%m}.csv")
 
 

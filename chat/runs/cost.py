@@ -13,9 +13,8 @@ from uuid import UUID
 from django.conf import settings
 
 from billing import credits
-from billing.ledger import postings
-from billing.ledger.postings import AccountFrozen, AccountInDebt, InsufficientCredits
 from billing.metering import limits, pricing, settlement, usage
+from billing.metering.settlement import AccountFrozen, AccountInDebt, InsufficientCredits
 from chat import access
 from chat.conversations import lifecycle, prompt_builder
 from chat.errors import ChatError, Missing
@@ -118,7 +117,7 @@ def _estimate(
         return None
     if settlement.is_free(is_staff=user.is_staff):
         return None
-    postings.account_of(user.pk)  # opens it, which `quote` could not outside a money transaction
+    settlement.account_of(user.pk)  # opens it, which `quote` could not outside a money transaction
     prompt = prompt_builder.build(_imagined(user, assistant, parent, text))
     try:
         agreed = settlement.quote(

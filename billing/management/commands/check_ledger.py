@@ -18,18 +18,18 @@ from billing.models import Account
 
 class Command(BaseCommand):
     help = (
-        "Checks the books: every rule of the ledger, from the rows alone. Prints what is wrong and "
-        "then exits with 1. Changes nothing, except that --freeze freezes the accounts concerned."
+        "Checks every rule of the ledger from its rows alone. Prints the problems and then exits "
+        "with 1. Changes nothing, except that --freeze freezes the accounts concerned."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--since", type=moment, help="only accounts written to since then: 2026-01-31T12:00"
+            "--since", type=moment, help="only accounts written to since: 2026-01-31T12:00"
         )
-        parser.add_argument("--account", help="only this one: its number or its user's address")
+        parser.add_argument("--account", help="only this account: its number or its user's address")
         parser.add_argument("--json", action="store_true", help="print a JSON list")
         parser.add_argument(
-            "--freeze", action="store_true", help="freeze the accounts whose books are wrong"
+            "--freeze", action="store_true", help="freeze the accounts that break a rule"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -44,13 +44,13 @@ class Command(BaseCommand):
             for number in frozen:
                 self.stdout.write(f"account {number}: frozen.")
             count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}."
-            self.stdout.write(count if problems else "The books are right.")
+            self.stdout.write(count if problems else "The ledger is consistent.")
         if problems:
             sys.exit(1)
 
 
 def moment(text: str) -> datetime:
-    """A date or a time in ISO 8601, by the site's time zone if it names none."""
+    """Parse a date or a time in ISO 8601, by default in the site's time zone."""
     found = parse_datetime(text)
     if found is None and (day := parse_date(text)):
         found = datetime(day.year, day.month, day.day)  # noqa: DTZ001 # its zone comes next
@@ -60,7 +60,7 @@ def moment(text: str) -> datetime:
 
 
 def account_of(text: str) -> int:
-    """The number of the account that a number or an address names. Raises CommandError."""
+    """Return the id of an account, given by its number or its user's address. Raises CommandError."""
     if text.isdecimal():
         found = Account.objects.filter(pk=int(text)).first()
     else:

@@ -20,7 +20,7 @@ from billing.models import ModelPrice
 
 
 def moment(text: str) -> datetime:
-    """A date and time in ISO 8601, of the site's time zone unless it says otherwise."""
+    """Parse a date and time in ISO 8601, by default in the site's time zone."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
@@ -31,6 +31,7 @@ def moment(text: str) -> datetime:
 
 
 def percentage(text: str) -> Decimal:
+    """Parse a number between 0 and 10,000."""
     try:
         found = Decimal(text)
     except InvalidOperation as error:
@@ -42,7 +43,7 @@ def percentage(text: str) -> Decimal:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is done about one model: its price so far, the one in the list, or why there is none."""
+    """The import of one model: its present price, the new one, or why the new one was refused."""
 
     model: str
     old: ModelPrice | None
@@ -60,9 +61,9 @@ class Step:
 
 class Command(BaseCommand):
     help = (
-        "Reads what models cost from a JSON file in the format of LiteLLM's list, for the models "
-        "of the catalogue. A price that changed is added and the old one stays for what was used "
-        "until then. Look at it with --dry-run first."
+        "Imports the prices of the catalogue's models from a JSON file in the format of LiteLLM's "
+        "list. A changed price is added, and the old one stays for earlier usage. Try it with "
+        "--dry-run first."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -70,18 +71,20 @@ class Command(BaseCommand):
         which = parser.add_mutually_exclusive_group()
         which.add_argument(
             "--model", nargs="+", action="extend", metavar="NAME",
-            help="These models, by the provider's name, instead of those of the catalogue.",
+            help="These models, by the provider's name, instead of the catalogue's.",
         )  # fmt: skip
         which.add_argument("--all", action="store_true", help="Every chat model of the list.")
         parser.add_argument(
             "--from", dest="begin", type=moment, metavar="ISO-DATETIME",
-            help="When the prices begin; now by default.",
+            help="When the prices take effect; now by default.",
         )  # fmt: skip
         parser.add_argument(
             "--markup", type=percentage, default=Decimal(0), metavar="PERCENT",
-            help="What to add to the provider's prices.",
+            help="Percentage to add to the provider's prices.",
         )  # fmt: skip
-        parser.add_argument("--dry-run", action="store_true", help="Show it, write nothing.")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Show the changes and write nothing."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         path: Path = options["file"]
@@ -112,7 +115,7 @@ class Command(BaseCommand):
 
 
 def catalogue() -> list[str]:
-    """The provider's names of all models that the service knows."""
+    """Return the provider's names of all models in the catalogue."""
     models = apps.get_model("chat", "LanguageModel")
     return list(models._default_manager.values_list("provider_model", flat=True))
 
@@ -120,7 +123,7 @@ def catalogue() -> list[str]:
 def plan(
     prices: PriceList, names: list[str], rate: Rate, begin: datetime, source: str
 ) -> Iterator[Step]:
-    """What to do about each model; nothing is written."""
+    """Yield the import of each model; nothing is written."""
     so_far = {
         price.model: price
         for price in ModelPrice.objects.filter(model__in=names, effective_from__lte=begin)
@@ -142,7 +145,7 @@ def plan(
 
 
 def table(steps: list[Step]) -> str:
-    """What is done, a line per model, in credits per million tokens."""
+    """Format the import as a line per model, in credits per million tokens."""
     head = ["MODEL", "PRICE", "INPUT", "CACHED", "OUTPUT", "REASONING", "PER CALL", "LONG PROMPTS"]
     rows = [head, *([step.model, step.word, *figures(step)] for step in steps)]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
@@ -154,7 +157,7 @@ def table(steps: list[Step]) -> str:
 
 
 def figures(step: Step) -> Iterator[str]:
-    """The figures of a price; where they change, the old and the new."""
+    """Yield the figures of a price; of a changed figure, the old and the new value."""
     olds, news = described(step.old), described(step.new)
     for old, new in zip(olds, news, strict=True):
         if step.old is None or step.new is None or old == new:
@@ -164,6 +167,7 @@ def figures(step: Step) -> Iterator[str]:
 
 
 def described(price: ModelPrice | None) -> list[str]:
+    """Return a price's figures as texts; empty texts without a price."""
     if price is None:
         return [""] * 6
     reasoning = price.out_per_m if price.reasoning_per_m is None else price.reasoning_per_m
@@ -173,10 +177,10 @@ def described(price: ModelPrice | None) -> list[str]:
         exact(price.out_per_m),
         exact(reasoning),
         exact(price.request_fee),
-        "; ".join(tier_described(tier) for tier in price.tiers) or "-",
+        "; ".join(
+            f"above {tier['above']:,}: "
+            + "/".join(exact(tier[name]) for name in tier if name != "above")
+            for tier in price.tiers
+        )
+        or "-",
     ]
-
-
-def tier_described(tier: dict[str, int]) -> str:
-    rates = "/".join(exact(tier[name]) for name in tier if name != "above")
-    return f"above {tier['above']:,}: {rates}"

@@ -13,8 +13,8 @@ from billing.payments.providers.base import ProviderError
 
 class Command(BaseCommand):
     help = (
-        "Asks the providers about orders of the last days and brings them to where they stand there, "
-        "also when no webhook ever came. Harmless at any time."
+        "Syncs the orders of the last days with their providers, also if no webhook ever arrived. "
+        "Safe to run at any time."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -22,7 +22,9 @@ class Command(BaseCommand):
             "--days", type=int, default=3, help="how far to look back (%(default)s)"
         )
         parser.add_argument(
-            "--all", action="store_true", help="paid orders too: finds their refunds and disputes"
+            "--all",
+            action="store_true",
+            help="also paid orders, to find their refunds and disputes",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -30,9 +32,9 @@ class Command(BaseCommand):
         orders = Order.objects.filter(created_at__gte=since, provider_order_id__isnull=False)
         if not options["all"]:
             orders = orders.exclude(status__in=Order.SETTLED)
-        asked = changed = failed = 0
+        checked = changed = failed = 0
         for order in orders.order_by("pk").iterator():
-            asked += 1
+            checked += 1
             try:
                 after = checkout.sync_order(order.pk)
             except ProviderError as error:
@@ -42,6 +44,6 @@ class Command(BaseCommand):
             if after.status != order.status:
                 changed += 1
                 self.stdout.write(f"{order.pk}: {order.status} is now {after.status}")
-        self.stdout.write(f"{asked} orders asked about, {changed} changed, {failed} not answered.")
+        self.stdout.write(f"{checked} orders checked, {changed} changed, {failed} failed.")
         if failed:
             raise CommandError("Some providers did not answer. Run this again later.")

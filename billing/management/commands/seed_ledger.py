@@ -14,10 +14,10 @@ from django.utils import timezone
 from billing.metering import usage
 from billing.models import Order
 
-ROWS = 100_000  # entries per transaction, about
+ROWS = 100_000  # approximate number of entries per transaction
 
-# An account's history: a grant, and then usage of different size over the past 400 days. Written
-# past the ledger, which is no faster than a person chats; check_ledger finds nothing wrong in it.
+# An account's history: a grant, then usage of varying size over the past 400 days. It bypasses the
+# ledger's functions, which write one entry at a time; check_ledger finds no problem in it.
 SEED = """
 WITH account AS (
   INSERT INTO billing_account (user_id, status, balance, held, debt, seq, created_at, updated_at)
@@ -66,7 +66,7 @@ SELECT entry.id, lot.id, entry.amount FROM entry JOIN lot USING (account_id)
 
 
 class Command(BaseCommand):
-    help = "Fills the ledger with users' made-up histories, for measuring. Never in production."
+    help = "Fills the ledger with made-up histories of users, for benchmarks. Never in production."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--entries", type=int, default=100_000)
@@ -78,11 +78,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         each, accounts = options["entries"] // options["accounts"], options["accounts"]
         if each < 2:
-            raise CommandError("Each account gets two entries at least: ask for more of them.")
+            raise CommandError("Each account needs at least two entries: ask for more of them.")
         if not options["yes"] and (not settings.DEBUG or Order.objects.exists()):
             raise CommandError(
                 "This writes made-up accounts into a database that may be a real one."
-                " If it is not, say --yes."
+                " If it is not, pass --yes."
             )
         at_once = max(1, ROWS // each)
         for done in range(0, accounts, at_once):
@@ -96,7 +96,7 @@ class Command(BaseCommand):
 
 
 def seed(accounts: int, each: int) -> None:
-    """Add users, each with an account that has so many entries."""
+    """Add users, each with an account that has `each` entries."""
     model, password = get_user_model(), make_password(None)
     name = model.USERNAME_FIELD
     users = model.objects.bulk_create(
@@ -106,7 +106,7 @@ def seed(accounts: int, each: int) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
         if cursor.fetchone()[0]:
-            # Millions of foreign keys that are right by the making.
+            # Skips checking millions of foreign keys that are correct by construction.
             cursor.execute("SET LOCAL session_replication_role = replica")
         values: dict[str, Any] = {
             "users": [user.pk for user in users],

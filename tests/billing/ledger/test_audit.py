@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -176,6 +177,13 @@ TAMPERED = [
 ]
 
 
+def test_every_block_of_the_rules_is_read():
+    text = Path(audit.__file__).with_name("audit_rules.sql").read_text()
+    marked = [line for line in text.splitlines() if line.startswith(("-- rule:", "-- warning:"))]
+    assert len({rule.code for rule in audit.RULES}) == len(audit.RULES) == len(marked) == 28
+    assert all(rule.message and rule.query.startswith("SELECT ") for rule in audit.RULES)
+
+
 @pytest.mark.parametrize(
     ("code", "query"), TAMPERED, ids=[f"{n}-{one[0]}" for n, one in enumerate(TAMPERED)]
 )
@@ -281,7 +289,7 @@ def check_ledger(*arguments: str) -> tuple[int, str]:
 
 
 def test_the_command_says_what_is_wrong_and_exits_with_1(lived_in):
-    assert check_ledger() == (0, "The books are right.\n")
+    assert check_ledger() == (0, "The ledger is consistent.\n")
     run("UPDATE billing_account SET held = held - 1")
     assert check_ledger() == (
         1,

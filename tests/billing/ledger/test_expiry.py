@@ -141,16 +141,16 @@ def test_the_owner_is_told_fourteen_and_three_days_before(account):
     grant(account, 12 * CREDIT, expires_at=now + timedelta(days=20))
     grant(account, 3 * CREDIT, expires_at=now + timedelta(days=21))
     grant(account, 100 * CREDIT)
-    assert expiry.tell(now) == 0
+    assert expiry.notify(now) == 0
     fortnight = now + timedelta(days=8)
-    assert expiry.tell(fortnight) == 1
-    assert expiry.tell(fortnight) == 0
+    assert expiry.notify(fortnight) == 1
+    assert expiry.notify(fortnight) == 0
     [first] = mail.outbox
     assert first.to == ["reader@example.org"]
     assert first.subject == "Parley: 15 credits expire within 14 days"
     assert "12 credits on " in first.body
     assert "3 credits on " in first.body
-    assert expiry.tell(now + timedelta(days=18)) == 1
+    assert expiry.notify(now + timedelta(days=18)) == 1
     assert mail.outbox[1].subject == "Parley: 15 credits expire within 3 days"
     assert ExpiryNotice.objects.count() == 4
 
@@ -158,7 +158,7 @@ def test_the_owner_is_told_fourteen_and_three_days_before(account):
 def test_who_is_told_late_is_told_once(account):
     now = timezone.now()
     grant(account, CREDIT, expires_at=now + timedelta(days=20))
-    assert expiry.tell(now + timedelta(days=18)) == 1
+    assert expiry.notify(now + timedelta(days=18)) == 1
     assert [one.subject for one in mail.outbox] == ["Parley: 1 credits expire within 3 days"]
 
 
@@ -173,7 +173,7 @@ def test_nobody_is_told_of_what_was_given_for_a_few_days_or_comes_every_month(ac
         expires_at=now + timedelta(days=20),
     )
     for day in range(21):
-        assert expiry.tell(now + timedelta(days=day)) == 0
+        assert expiry.notify(now + timedelta(days=day)) == 0
 
 
 def test_spent_credits_and_users_who_left_are_passed_over(account):
@@ -184,7 +184,7 @@ def test_spent_credits_and_users_who_left_are_passed_over(account):
     gone = make_account("gone")
     grant(gone, CREDIT, expires_at=now + timedelta(days=20))
     User.objects.filter(email="gone@example.org").update(is_active=False)
-    assert expiry.tell(now + timedelta(days=10)) == 0
+    assert expiry.notify(now + timedelta(days=10)) == 0
 
 
 def test_a_mail_that_was_not_sent_is_sent_later(account, monkeypatch, caplog):
@@ -196,7 +196,7 @@ def test_a_mail_that_was_not_sent_is_sent_later(account, monkeypatch, caplog):
 
     with monkeypatch.context() as patch:
         patch.setattr("django.core.mail.EmailMessage.send", refuse)
-        assert expiry.tell(now + timedelta(days=10)) == 0
-    assert "was not told of expiry" in caplog.text
+        assert expiry.notify(now + timedelta(days=10)) == 0
+    assert "expiry notice of account" in caplog.text
     assert not transaction.get_connection().in_atomic_block
-    assert expiry.tell(now + timedelta(days=10)) == 1
+    assert expiry.notify(now + timedelta(days=10)) == 1

@@ -66,10 +66,10 @@ def test_an_unknown_code_is_refused(user, typed):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"active": False}, "no longer given out"),
+        ({"active": False}, "no longer valid"),
         ({"valid_from": timezone.now() + timedelta(days=1)}, "is valid from"),
         ({"valid_to": timezone.now() - timedelta(days=1)}, "was valid until"),
-        ({"max_redemptions": 2, "redeemed": 2}, "has been used as often as it may be"),
+        ({"max_redemptions": 2, "redeemed": 2}, "has been used up"),
     ],
 )
 def test_a_code_that_cannot_be_used_says_why(user, fields, words):
@@ -99,7 +99,7 @@ def test_twenty_at_once_on_a_code_for_five(user):
     people = [User.objects.create_user(f"reader{number}@example.org") for number in range(20)]
     outcomes = at_once([person.pk for person in people])
     assert outcomes.count("given") == 5
-    assert outcomes.count("The code WELCOME has been used as often as it may be.") == 15
+    assert outcomes.count("The code WELCOME has been used up.") == 15
     assert PromoCode.objects.get().redeemed == 5
     assert LedgerEntry.objects.count() == PromoRedemption.objects.count() == 5
 

@@ -40,7 +40,7 @@ def boss(client) -> User:
     return user
 
 
-def give(boss: User, account: Account, amount: int, **fields) -> staff_actions.Change:
+def give(boss: User, account: Account, amount: int, **fields) -> postings.Posted:
     fields = {"reason": "Why not", "nonce": uuid.uuid4().hex, "ip": None} | fields
     return staff_actions.give_or_take(
         actor_id=boss.pk, account_id=account.pk, amount=amount, **fields

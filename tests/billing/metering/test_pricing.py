@@ -108,7 +108,7 @@ def test_more_tokens_never_cost_less(price, tokens, more):
 @given(prices(), counts, counts, fees, st.data())
 def test_a_hold_covers_whatever_is_used_within_its_bounds(price, prompt, cap, fee, data):
     tokens = data.draw(usages(st.integers(0, prompt), st.integers(0, cap)))
-    held = pricing.most(price, prompt_tokens=prompt, max_tokens=cap, fee=fee)
+    held = pricing.max_cost(price, prompt_tokens=prompt, max_tokens=cap, fee=fee)
     assert held >= pricing.cost(price, tokens, fee=fee)
 
 
@@ -118,14 +118,14 @@ def test_what_is_affordable_fits_and_one_token_more_does_not(price, prompt, fee,
     tokens = pricing.affordable(price, prompt_tokens=prompt, credits=credits, fee=fee)
 
     def most(max_tokens):
-        return pricing.most(price, prompt_tokens=prompt, max_tokens=max_tokens, fee=fee)
+        return pricing.max_cost(price, prompt_tokens=prompt, max_tokens=max_tokens, fee=fee)
 
     assert tokens >= 0
     if most(0) > credits:
         assert tokens == 0
     else:
         assert most(tokens) <= credits
-        assert tokens == pricing.MOST_TOKENS or most(tokens + 1) > credits
+        assert tokens == pricing.MAX_TOKENS or most(tokens + 1) > credits
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_tier_counts_for_prompts_above_its_edge_and_for_all_their_tokens(promp
         ],
     )
     assert pricing.cost(price, Tokens(prompt)) == prompt * per_token
-    assert pricing.most(price, prompt_tokens=prompt, max_tokens=0) == prompt * per_token
+    assert pricing.max_cost(price, prompt_tokens=prompt, max_tokens=0) == prompt * per_token
 
 
 def test_a_tier_that_is_cheaper_leaves_the_hold_large_enough_for_a_shorter_prompt():
@@ -151,7 +151,7 @@ def test_a_tier_that_is_cheaper_leaves_the_hold_large_enough_for_a_shorter_promp
         in_per_m=1_000_000, cached_in_per_m=0, out_per_m=0, tiers=[{"above": 100, "in_per_m": 0}]
     )
     assert pricing.cost(price, Tokens(101)) == 0
-    assert pricing.most(price, prompt_tokens=101, max_tokens=0) == 100
+    assert pricing.max_cost(price, prompt_tokens=101, max_tokens=0) == 100
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_impossible_tokens_are_refused_but_a_providers_report_is_brought_within_
         Tokens(*numbers)
     input, cached, output, reasoning = numbers
     Tokens.reported(input=input, cached=cached, output=output, reasoning=reasoning)
-    assert Tokens.reported(input=10**30).input == pricing.MOST_TOKENS
+    assert Tokens.reported(input=10**30).input == pricing.MAX_TOKENS
 
 
 def priced(model="m", hours=0.0, **fields) -> ModelPrice:

@@ -21,7 +21,7 @@ from billing.metering import usage
 from billing.metering.pricing import Tokens
 from billing.models import DailyUsage, UsageRecord
 from billing.models.usage import Purpose
-from billing.reports import statements
+from billing.reports import statements, usage_report
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -45,11 +45,11 @@ def record(user: User, at: datetime = NOON, **fields) -> None:
         usage.record(**defaults | fields)
 
 
-def report(user: User, first: date = TODAY - 40 * DAY, last: date = TODAY) -> usage.Report:
-    return usage.report(user.pk, first=first, last=last)
+def report(user: User, first: date = TODAY - 40 * DAY, last: date = TODAY) -> usage_report.Report:
+    return usage_report.report(user.pk, first=first, last=last)
 
 
-def calls(found: usage.Report) -> dict[tuple[date, str], int]:
+def calls(found: usage_report.Report) -> dict[tuple[date, str], int]:
     return {(row.day, row.model): row.sums.calls for row in found.rows}
 
 
@@ -78,13 +78,13 @@ def test_a_report_says_the_same_before_and_after_a_day_is_rolled_up(user):
     for back in (0, 1, 1, 2, 4, 30):
         record(user, NOON - back * DAY)
         record(user, NOON - back * DAY, model="other", assistant="", purpose=Purpose.TITLE)
-    before, models = report(user), usage.by_model(TODAY - 40 * DAY, TODAY)
-    assert before.total == usage.Sums(12, 120, 48, 60, 24, 84, 48, 24, 12)
+    before, models = report(user), usage_report.by_model(TODAY - 40 * DAY, TODAY)
+    assert before.total == usage_report.Sums(12, 120, 48, 60, 24, 84, 48, 24, 12)
     assert calls(before)[TODAY - DAY, "m"] == 2
     for now in (NOON - 3 * DAY, NOON - DAY, NOON, NOON + DAY):
         usage.roll_up(now)
         assert report(user) == before
-        assert usage.by_model(TODAY - 40 * DAY, TODAY) == models
+        assert usage_report.by_model(TODAY - 40 * DAY, TODAY) == models
         usage.roll_up(now)
         assert report(user) == before
     assert DailyUsage.objects.count() == 10
@@ -98,7 +98,9 @@ def test_rolled_days_are_read_from_their_sums_and_later_ones_from_the_records(us
     assert calls(report(user)) == {(TODAY - DAY, "m"): 100, (TODAY, "m"): 1}
     assert calls(report(user, first=TODAY)) == {(TODAY, "m"): 1}
     assert calls(report(user, last=TODAY - DAY)) == {(TODAY - DAY, "m"): 100}
-    assert report(user, first=TODAY, last=TODAY - DAY) == usage.Report([], [], usage.Sums())
+    assert report(user, first=TODAY, last=TODAY - DAY) == usage_report.Report(
+        [], [], usage_report.Sums()
+    )
 
 
 def test_days_without_usage_leave_no_gap(user):
@@ -208,7 +210,7 @@ def test_a_report_is_of_one_user_and_by_assistant_the_dearest_first(user):
         ("dear", 9), ("cheap", 1), ("", 0),
     ]  # fmt: skip
     assert found.total.calls == 3
-    (row,) = usage.by_model(TODAY, TODAY)
+    (row,) = usage_report.by_model(TODAY, TODAY)
     assert (row.model, row.sums.calls, row.sums.cost) == ("m", 4, 17)
 
 
@@ -221,13 +223,13 @@ def test_a_report_takes_three_queries(user, django_assert_num_queries, rolled):
     with django_assert_num_queries(3):
         report(user)
     with django_assert_num_queries(3):
-        usage.by_model(TODAY - 40 * DAY, TODAY)
+        usage_report.by_model(TODAY - 40 * DAY, TODAY)
 
 
 def test_the_csv_file_has_a_line_per_day_and_model_in_credits(user):
     record(user, cost=1_500_000, charged=1_500_000, shortfall=0, absorbed=0)
     record(user, NOON - DAY, model="=evil()")
-    assert statements.to_csv(usage.csv_rows(report(user))).splitlines() == [
+    assert statements.to_csv(usage_report.csv_rows(report(user))).splitlines() == [
         "day,model,calls,input tokens,cached input tokens,output tokens,reasoning tokens,credits",
         "2026-03-09,'=evil(),1,10,4,5,2,0.000004",
         "2026-03-10,m,1,10,4,5,2,1.5",

@@ -382,7 +382,7 @@ def test_reconcile_payments_credits_what_no_webhook_told(account, capsys):
     call_command("reconcile_payments")
     assert capsys.readouterr().out.splitlines() == [
         f"{made.pk}: pending is now paid",
-        "2 orders asked about, 1 changed, 0 not answered.",
+        "2 orders checked, 1 changed, 0 failed.",
     ]
     Order.objects.filter(pk=other.pk).update(provider_order_id="sbx_unknown")
     with pytest.raises(CommandError):

@@ -125,7 +125,7 @@ def test_pages_follow_each_other_without_gap_or_repetition(account, monkeypatch)
     for amount in range(1, 8):
         give(account, amount)
     account.refresh_from_db()
-    found: list[statements.Line] = []
+    found: list[statements.StatementLine] = []
     before: int | None = None
     while True:
         page = statements.history(account, before_seq=before)

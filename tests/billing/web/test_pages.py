@@ -672,23 +672,23 @@ def test_a_hold_alone_does_not_make_the_balance_low(account):
 def test_a_low_balance_is_told_once_per_crossing(account, settings):
     settings.SITE_URL = "https://chat.example.org"
     money.grant(account, 100 * CREDIT)
-    assert not low_balance_mail.tell_if_low(account.pk)
+    assert not low_balance_mail.notify_if_low(account.pk)
     spend(account, 85)
-    assert low_balance_mail.tell_if_low(account.pk)
-    assert not low_balance_mail.tell_if_low(account.pk)
+    assert low_balance_mail.notify_if_low(account.pk)
+    assert not low_balance_mail.notify_if_low(account.pk)
     [told] = mail.outbox
     assert told.to == [account.user.email]
     assert "15 credits left" in told.body
     assert "https://chat.example.org/billing/packages/" in told.body
     money.grant(account, 100 * CREDIT)
-    assert not low_balance_mail.tell_if_low(account.pk)
+    assert not low_balance_mail.notify_if_low(account.pk)
     spend(account, 115)
-    assert low_balance_mail.tell_if_low(account.pk)
+    assert low_balance_mail.notify_if_low(account.pk)
     assert "You have no credits left" in mail.outbox[-1].subject
 
 
 def test_nobody_is_told_of_credits_that_never_came(account):
-    assert not low_balance_mail.tell_if_low(account.pk)
+    assert not low_balance_mail.notify_if_low(account.pk)
     assert mail.outbox == []
 
 
@@ -697,9 +697,9 @@ def test_a_mail_that_cannot_be_sent_is_sent_the_next_time(account, settings):
     spend(account, 100)
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
-    assert not low_balance_mail.tell_if_low(account.pk)
+    assert not low_balance_mail.notify_if_low(account.pk)
     settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
-    assert low_balance_mail.tell_if_low(account.pk)
+    assert low_balance_mail.notify_if_low(account.pk)
 
 
 def test_the_pages_warn_of_a_low_balance_with_a_way_out(inside, account):
