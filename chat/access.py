@@ -12,7 +12,7 @@ from uuid import UUID
 
 from chat.errors import ChatError
 from chat.models import Assistant, Conversation, LanguageModel, Message, Run
-from chatproject.lib import rows
+from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -54,10 +54,10 @@ def conversation(
     return found
 
 
-# In plain SQL, since each message asks it: see lib.rows.
+# In plain SQL, since each message asks it: see lib.db.prepared.
 LOCK = f"""
-SELECT {rows.columns(Conversation, "conversation")}, {rows.columns(Assistant, "assistant")},
-  {rows.columns(LanguageModel, "model")}
+SELECT {prepared.columns(Conversation, "conversation")}, {prepared.columns(Assistant, "assistant")},
+  {prepared.columns(LanguageModel, "model")}
 FROM chat_conversation AS conversation
 JOIN chat_assistant AS assistant ON assistant.id = conversation.assistant_id
 JOIN chat_languagemodel AS model ON model.id = assistant.model_id
@@ -66,7 +66,7 @@ WHERE conversation.id = %s FOR NO KEY UPDATE OF conversation
 
 
 def _locked(conversation_id: UUID) -> Conversation | None:
-    row = rows.first(LOCK, [conversation_id], Conversation, Assistant, LanguageModel)
+    row = prepared.first(LOCK, [conversation_id], Conversation, Assistant, LanguageModel)
     if row is None:
         return None
     found: Conversation

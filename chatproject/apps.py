@@ -10,6 +10,6 @@ class ChatprojectConfig(AppConfig):
 
     def ready(self) -> None:
         from chatproject import checks  # noqa: F401 # registers them
-        from chatproject.lib import db_pool
+        from chatproject.lib.db import pool
 
-        db_pool.set_up()
+        pool.set_up()

@@ -97,7 +97,7 @@ DATABASES["default"]["OPTIONS"]["pool"] = {
 }
 # A server that went away must be noticed when a connection is taken from the pool.
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
-# The statements of lib.rows are prepared at their first use in a connection.
+# The statements of lib.db.prepared are prepared at their first use in a connection.
 DB_PREPARE = env.flag("DB_PREPARE", default=True)
 DATABASES["default"]["OPTIONS"]["prepare_threshold"] = 0 if DB_PREPARE else None
 

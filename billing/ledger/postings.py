@@ -12,7 +12,7 @@ The invariants, which a deferred trigger checks again at every COMMIT:
     balance >= held >= 0
 
 The statements that each message needs are plain SQL: Django takes longer to build such a query than
-Postgres to answer it (chatproject.lib.rows).
+Postgres to answer it (chatproject.lib.db.prepared).
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from billing.models import (
 )
 from billing.models.base import new_id
 from billing.signals import balance_changed
-from chatproject.lib import db, metrics, rows
+from chatproject.lib import db, metrics
+from chatproject.lib.db import prepared
 
 Kind = LedgerEntry.Kind
 Counter = LedgerEntry.Counter
@@ -123,7 +124,7 @@ def open_account(*, user_id: int) -> Account:
     if account is not None:
         return account
     # A concurrent insert for the same user is waited for; then nothing is inserted here.
-    is_new = rows.change(
+    is_new = prepared.change(
         "INSERT INTO billing_account"
         " (user_id, status, balance, held, debt, seq, created_at, updated_at)"
         " VALUES (%s, 'active', 0, 0, 0, 0, now(), now()) ON CONFLICT (user_id) DO NOTHING",
@@ -255,7 +256,7 @@ def _insert_hold(made: Hold, now: datetime) -> tuple[bool, bool]:
     One statement, so that the account's row is locked no longer than the COMMIT takes. The insert
     comes first and waits for a concurrent one with the same key; then the account stays untouched.
     """
-    [(is_new, taken)] = rows.all(
+    [(is_new, taken)] = prepared.all(
         """
         WITH made AS (
           INSERT INTO billing_hold (id, account_id, key, amount, status, shortfall, price_id,
@@ -301,7 +302,7 @@ def refuse_hold(account: Account, amount: int) -> None:
 def extend(*, hold_id: UUID, expires_at: datetime) -> bool:
     """Extend an active hold to a later time, never to an earlier one; False if it is resolved."""
     _require_money_transaction()
-    extended = rows.change(
+    extended = prepared.change(
         "UPDATE billing_hold SET expires_at = greatest(expires_at, %s)"
         " WHERE id = %s AND status = 'active'",
         [expires_at, hold_id],
@@ -318,7 +319,7 @@ def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER
     _require_money_transaction()
     if cost < 0:
         raise ValueError("a cost is never negative")
-    row = rows.first(LOCK_HOLD, [hold_id], Hold, Account)
+    row = prepared.first(LOCK_HOLD, [hold_id], Hold, Account)
     if row is None:
         raise Hold.DoesNotExist(f"no hold {hold_id}")
     found, found.account = row
@@ -342,7 +343,7 @@ def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER
         "now": now,
         "by": by,
     }
-    if rows.change(RESOLVE, resolution) != 1:
+    if prepared.change(RESOLVE, resolution) != 1:
         raise AssertionError(f"hold {hold_id} was resolved under our lock")
     _expire_due(account, now)
     _recover_debt(account, key)
@@ -354,7 +355,7 @@ def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER
 
 # One statement locks the hold's row and then the account's: in that order here and everywhere.
 LOCK_HOLD = f"""
-SELECT {rows.columns(Hold, "hold")}, {rows.columns(Account, "account")}
+SELECT {prepared.columns(Hold, "hold")}, {prepared.columns(Account, "account")}
 FROM billing_hold AS hold JOIN billing_account AS account ON account.id = hold.account_id
 WHERE hold.id = %s FOR NO KEY UPDATE OF hold, account
 """  # noqa: S608 # of names alone
@@ -586,7 +587,7 @@ def _spendable(account: Account, first: UUID | None = None) -> list[Spendable]:
     Lots past their date (kept alive by a hold) come first; the others follow by priority, by date of
     expiry, given before bought, oldest first. `first` moves an order's lots to the front.
     """
-    found = rows.all(
+    found = prepared.all(
         """
         SELECT id, remaining, (expires_at <= %s) IS TRUE AS is_past
         FROM billing_creditlot WHERE account_id = %s AND remaining > 0
@@ -653,7 +654,7 @@ def _post(
         key, entry.hold_id, entry.order_id, entry.refund_id, entry.dispute_id, actor_id,
         entry.note, entry.created_at, [lot_id for lot_id, _ in parts], [part for _, part in parts],
     ]  # fmt: skip
-    [(entry.pk,)] = rows.all(INSERT_ENTRY, values)
+    [(entry.pk,)] = prepared.all(INSERT_ENTRY, values)
     entry._state.adding = False
     account.balance += amount
     return entry
@@ -730,7 +731,7 @@ def _save(account: Account) -> None:
         "next_expiry_at": account.next_expiry_at,
         "now": timezone.now(),
     }
-    if rows.change(SAVE, values) != 1:
+    if prepared.change(SAVE, values) != 1:
         raise AssertionError(f"account {account.pk} changed under our lock")
     _notify(account.pk)
 
@@ -744,4 +745,4 @@ WHERE id = %(id)s AND seq = %(read_seq)s
 
 def _notify(account_id: int) -> None:
     # A moment after the response: the sender of a message waits for its reply, not for receivers.
-    db.after_commit(db.after_answer, balance_changed.send, Account, account_id=account_id)
+    db.after_commit(db.after_response, balance_changed.send, Account, account_id=account_id)

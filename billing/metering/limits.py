@@ -16,7 +16,8 @@ from django.db.models import Q, Sum
 from billing.credits import show
 from billing.metering import usage
 from billing.models import Account, Hold, Plan, SpendingLimit, UsageRecord
-from chatproject.lib import db, rows
+from chatproject.lib import db
+from chatproject.lib.db import prepared
 
 Period = SpendingLimit.Period
 SetBy = SpendingLimit.SetBy
@@ -63,7 +64,7 @@ def enforce(
     """
     if not db.in_money_transaction():
         raise RuntimeError("limits are enforced inside lib.db.money_transaction only")
-    found = [_Limit(*row) for row in rows.all(LIMITS, {"account": account_id, "model": model})]
+    found = [_Limit(*row) for row in prepared.all(LIMITS, {"account": account_id, "model": model})]
     if conversation is None:
         found = [limit for limit in found if limit.period != Period.CONVERSATION]
     if not found:

@@ -12,7 +12,7 @@ from datetime import datetime
 from django.utils import timezone
 
 from billing.models import ModelPrice
-from chatproject.lib import rows
+from chatproject.lib.db import prepared
 
 MILLION = 1_000_000
 
@@ -57,14 +57,14 @@ def in_force(model: str, at: datetime | None = None) -> ModelPrice | None:
 
     None: the model is not offered.
     """
-    row = rows.first(IN_FORCE, {"model": model, "at": at or timezone.now()}, ModelPrice)
+    row = prepared.first(IN_FORCE, {"model": model, "at": at or timezone.now()}, ModelPrice)
     found: ModelPrice | None = None if row is None else row[0]
     return found
 
 
-# Plain SQL, since each message needs it: see lib.rows.
+# Plain SQL, since each message needs it: see lib.db.prepared.
 IN_FORCE = f"""
-SELECT {rows.columns(ModelPrice, "price")} FROM billing_modelprice AS price
+SELECT {prepared.columns(ModelPrice, "price")} FROM billing_modelprice AS price
 WHERE model = %(model)s AND effective_from <= %(at)s ORDER BY effective_from DESC LIMIT 1
 """  # noqa: S608 # of names alone
 

@@ -25,7 +25,8 @@ from billing.ledger.postings import account_of as account_of
 from billing.metering import limits, pricing, usage
 from billing.metering.pricing import Tokens
 from billing.models import Account, Hold, ModelPrice, UsageRecord
-from chatproject.lib import db, rows
+from chatproject.lib import db
+from chatproject.lib.db import prepared
 
 # A hold outlives its run; `extend` renews it while the run is queued and when it is claimed.
 HOLD_TIME = timedelta(seconds=settings.RUN_SECONDS) + timedelta(hours=1)
@@ -85,7 +86,7 @@ def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee:
     if not settings.BILLING:
         return Terms(max_tokens=max_tokens)
     values = {"user": user_id, "model": model, "at": timezone.now()}
-    row = rows.first(CONDITIONS, values, ModelPrice, Account)
+    row = prepared.first(CONDITIONS, values, ModelPrice, Account)
     if row is None:
         raise ObjectDoesNotExist(f"there is no user {user_id}")
     price, account, is_staff, is_limited = row
@@ -101,9 +102,9 @@ def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee:
 
 
 # The price now, the user's account, whether the user is staff and whether any limit applies. One
-# statement of plain SQL, since each message needs it: see lib.rows.
+# statement of plain SQL, since each message needs it: see lib.db.prepared.
 CONDITIONS = f"""
-SELECT {rows.columns(ModelPrice, "price")}, {rows.columns(Account, "account")}, payer.is_staff,
+SELECT {prepared.columns(ModelPrice, "price")}, {prepared.columns(Account, "account")}, payer.is_staff,
   {limits.ANY}
 FROM accounts_user AS payer LEFT JOIN billing_account AS account ON account.user_id = payer.id
 LEFT JOIN LATERAL ({pricing.IN_FORCE}) AS price ON true

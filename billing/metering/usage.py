@@ -16,7 +16,7 @@ from django.utils import timezone
 from billing.metering.pricing import Tokens
 from billing.models import DailyUsage, UsageRecord
 from billing.models.usage import Purpose
-from chatproject.lib import rows
+from chatproject.lib.db import prepared
 
 DAY = timedelta(days=1)
 
@@ -88,10 +88,10 @@ def record(
         "finish": finish,
         "now": timezone.now(),
     }
-    rows.change(RECORD, values)
+    prepared.change(RECORD, values)
 
 
-# Plain SQL, since each message needs it: see lib.rows.
+# Plain SQL, since each message needs it: see lib.db.prepared.
 RECORD = """
 INSERT INTO billing_usagerecord (run_id, attempt, step, purpose, user_id, hold_id, price_id, model,
   assistant, conversation, input_tokens, cached_tokens, output_tokens, reasoning_tokens, source,
@@ -109,7 +109,7 @@ def typical_output(user_id: int, model: str) -> int:
     a rarely used model.
     """
     values = {"user": user_id, "model": model, "chat": Purpose.CHAT, "ends": list(ENDED_WELL)}
-    [(mean,)] = rows.all(REPLIES, values)
+    [(mean,)] = prepared.all(REPLIES, values)
     return TYPICAL_OUTPUT if mean is None else round(mean)
 
 
@@ -135,7 +135,7 @@ def roll_up(now: datetime) -> None:
     end = timezone.localdate(now - COMMIT_DELAY, timezone.get_default_timezone())
     rolled = last_rolled_day()
     first = None if rolled is None else start_of(rolled - RECOUNTED_DAYS + DAY)
-    rows.change(ROLL_UP, {"zone": settings.TIME_ZONE, "first": first, "end": start_of(end)})
+    prepared.change(ROLL_UP, {"zone": settings.TIME_ZONE, "first": first, "end": start_of(end)})
 
 
 def last_rolled_day() -> date | None:

@@ -11,7 +11,7 @@ from django.utils import timezone
 from billing.ledger import postings
 from billing.metering import settlement
 from billing.models import Account, CreditLot
-from chatproject.lib import rows
+from chatproject.lib.db import prepared
 
 LOW_SHARE = 5  # a balance is low below a fifth of the last lot
 TYPICAL_OF = 20  # replies whose median cost is the typical cost of a message
@@ -95,7 +95,7 @@ def brief(account_id: int) -> Brief:
 
     Each message calls it twice.
     """
-    row = rows.first(BRIEF, {"id": account_id, "typical_of": TYPICAL_OF})
+    row = prepared.first(BRIEF, {"id": account_id, "typical_of": TYPICAL_OF})
     if row is None:
         raise Account.DoesNotExist(f"no account {account_id}")
     user_id, is_staff, balance, held, last_lot, typical = row
@@ -138,7 +138,7 @@ def of_account(account_id: int) -> Balance:
 
 # Each page needs it: plain SQL takes a third of the ORM's time.
 BALANCE = f"""
-SELECT {rows.columns(Account, "a")}, u.is_staff,
+SELECT {prepared.columns(Account, "a")}, u.is_staff,
   COALESCE((SELECT remaining FROM billing_creditlot
     WHERE account_id = a.id AND remaining > 0 AND expires_at IS NOT NULL
     ORDER BY expires_at, id LIMIT 1), 0),
@@ -148,7 +148,7 @@ SELECT {rows.columns(Account, "a")}, u.is_staff,
 
 def _read(column: str, id: int) -> Balance | None:
     values = {"id": id, "typical_of": TYPICAL_OF}
-    row = rows.first(f"{BALANCE} WHERE {column} = %(id)s", values, Account)
+    row = prepared.first(f"{BALANCE} WHERE {column} = %(id)s", values, Account)
     return Balance(*row) if row else None
 
 

@@ -31,8 +31,7 @@ from billing.payments import packages
 from billing.reports import balances, charts, statements, usage_report
 from billing.reports.usage_report import ModelRow, Report, Sums
 from billing.web.forms import HistoryForm, LimitsForm
-from chatproject.lib import streaming
-from chatproject.lib.db import MoneyBusy
+from chatproject.lib.db import MoneyBusy, streamed_response
 
 if TYPE_CHECKING:
     from chatproject.lib.http import Request
@@ -162,7 +161,7 @@ def history_csv(request: Request) -> HttpResponseBase:
     account = postings.account_of(request.user.pk)
     part = partial(_history_part, account_id=account.pk, until_seq=account.seq, wanted=form.wanted)
     return _file(
-        StreamingHttpResponse(streaming.in_parts(part, 0)),
+        StreamingHttpResponse(streamed_response.in_parts(part, 0)),
         "credits.csv",
     )
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from chat.conversations.path import path_to_root
 from chat.llm.tokens import count_tokens, token_upper_bound, typical_tokens
 from chat.models import Message, Run
-from chatproject.lib import rows
+from chatproject.lib.db import prepared
 
 CHUNK = 50  # messages of one walk for a prompt; most prompts need no second one
 
@@ -107,7 +107,7 @@ def _ancestors(run: Run) -> Iterator[tuple[str, str]]:
             message_id = asked.parent_id
     found = run.newest
     while message_id is not None:
-        for role, text, parent_id in found or rows.all(NEXT_CHUNK, [message_id]):
+        for role, text, parent_id in found or prepared.all(NEXT_CHUNK, [message_id]):
             yield role, text
             message_id = parent_id
         found = None

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from chat.conversations.path import path_to_root
 from chat.models import Conversation, Message, MessagePart, Run
-from chatproject.lib import rows
+from chatproject.lib.db import prepared
 
 MESSAGES_SHOWN = 100  # on one page
 
@@ -24,7 +24,7 @@ LAST_SHOWN = """COALESCE(
 # One statement, so that a run and its message are read from the same snapshot.
 PATH = f"""
 {path_to_root(LAST_SHOWN, "%(max)s")}
-SELECT {rows.columns(Message, "m")}, {rows.columns(Run, "run")},
+SELECT {prepared.columns(Message, "m")}, {prepared.columns(Run, "run")},
   (SELECT json_agg(json_build_array(position, kind, data) ORDER BY position)
    FROM chat_messagepart WHERE message_id = m.id)
 FROM path JOIN chat_message m ON m.id = path.id LEFT JOIN chat_run run ON run.message_id = m.id
@@ -73,7 +73,7 @@ def _newest_first(conversation: Conversation, past: Message | None) -> list[Mess
         return []  # nothing precedes the first message
     values = {"conversation": conversation.pk, "end": end, "max": MESSAGES_SHOWN + 1}
     messages: list[Message] = []
-    for message, run, parts in rows.each(PATH, values, Message, Run):
+    for message, run, parts in prepared.each(PATH, values, Message, Run):
         message.ordered_parts = [
             MessagePart(message=message, position=position, kind=kind, data=data)
             for position, kind, data in parts or ()

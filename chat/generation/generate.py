@@ -31,7 +31,8 @@ from chat.runs import finish, handover
 from chat.streaming import log as run_log
 from chat.streaming.ticker import Ticker, close_ticker, current_ticker
 from chat.streaming.writer import RunWriter, no_interrupt
-from chatproject.lib import db, metrics, rows, rq_asyncio
+from chatproject.lib import db, metrics, rq_asyncio
+from chatproject.lib.db import prepared
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
     the queue fails.
     """
     now = timezone.now()
-    claimed = rows.first(
+    claimed = prepared.first(
         CLAIM, [attempt, now, WORKER, run_id, attempt - 1], Run, Assistant, LanguageModel
     )
     if claimed is None:
@@ -143,14 +144,14 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
     return None
 
 
-# Plain SQL (see lib.rows): one query for all that the reply is generated from, as a user waits.
+# Plain SQL (see lib.db.prepared): one query for all that the reply is generated from, as a user waits.
 CLAIM = f"""
 UPDATE chat_run AS run SET status = 'running', attempt = %s, started_at = %s, worker = %s
 FROM chat_assistant AS assistant, chat_languagemodel AS model
 WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s
   AND assistant.id = run.assistant_id AND model.id = run.model_id
-RETURNING {rows.columns(Run, "run")}, {rows.columns(Assistant, "assistant")},
-  {rows.columns(LanguageModel, "model")}, {settlement.HELD_UNTIL}, {prompt_builder.FIRST_CHUNK}
+RETURNING {prepared.columns(Run, "run")}, {prepared.columns(Assistant, "assistant")},
+  {prepared.columns(LanguageModel, "model")}, {settlement.HELD_UNTIL}, {prompt_builder.FIRST_CHUNK}
 """  # noqa: S608 # of names alone
 
 
@@ -328,7 +329,7 @@ async def open_shared() -> None:
 
 async def close_shared() -> None:
     """Close the ticker and provider of this process, after its last announcements."""
-    await db.tell_news()
+    await db.run_deferred()
     await close_ticker()
     await close_provider()
 

@@ -24,7 +24,8 @@ from chat.models import Conversation, Message, MessagePart, Run
 from chat.rendering import markdown
 from chat.rendering.message import message_html
 from chat.streaming import user_channel
-from chatproject.lib import db, rows
+from chatproject.lib import db
+from chatproject.lib.db import prepared
 
 FINISH = {
     Run.Status.DONE: UsageRecord.Finish.COMPLETE,
@@ -83,9 +84,9 @@ def end(
     return event(run)
 
 
-# In plain SQL, as are the other statements here, since each run ends once: see lib.rows.
+# In plain SQL, as are the other statements here, since each run ends once: see lib.db.prepared.
 LOCK = f"""
-SELECT {rows.columns(Run, "run")}, {rows.columns(ModelPrice, "price")}
+SELECT {prepared.columns(Run, "run")}, {prepared.columns(ModelPrice, "price")}
 FROM chat_run AS run LEFT JOIN billing_modelprice AS price ON price.id = run.price_id
 WHERE run.id = %s AND run.attempt = %s AND run.status = %s FOR NO KEY UPDATE OF run
 """  # noqa: S608 # of names alone
@@ -94,7 +95,7 @@ WHERE run.id = %s AND run.attempt = %s AND run.status = %s FOR NO KEY UPDATE OF 
 def _end(
     run_id: UUID, attempt: int, status: Run.Status, seq: int, outcome: Outcome, html: str
 ) -> Run | None:
-    row = rows.first(LOCK, [run_id, attempt, status], Run, ModelPrice)
+    row = prepared.first(LOCK, [run_id, attempt, status], Run, ModelPrice)
     if row is None:
         return None
     run: Run
@@ -121,7 +122,7 @@ def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
         html=html,
         status=outcome.status,
     )
-    rows.change(STORE_MESSAGE, [outcome.text, html, outcome.status, run.message_id])
+    prepared.change(STORE_MESSAGE, [outcome.text, html, outcome.status, run.message_id])
     message.ordered_parts = []
     if outcome.reasoning:
         reasoning = MessagePart.objects.create(
@@ -137,7 +138,7 @@ def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
 MOVE_LEAF = f"""
 UPDATE chat_conversation SET leaf_id = %(reply)s, updated_at = %(now)s
 WHERE id = %(id)s AND (leaf_id = %(reply)s OR NOT %(failed)s)
-RETURNING {rows.columns(Conversation, "chat_conversation")}
+RETURNING {prepared.columns(Conversation, "chat_conversation")}
 """  # noqa: S608 # of names alone
 
 
@@ -149,7 +150,7 @@ def _move_leaf(run: Run, status: Run.Status, now: datetime) -> Conversation:
         "now": now,
         "failed": status == Run.Status.FAILED,
     }
-    moved = rows.first(MOVE_LEAF, values, Conversation)
+    moved = prepared.first(MOVE_LEAF, values, Conversation)
     return run.conversation if moved is None else moved[0]
 
 
@@ -236,7 +237,7 @@ def _store(
     }
     for name, value in values.items():
         setattr(run, name, value)
-    rows.change(STORE, {**values, "id": run.pk})
+    prepared.change(STORE, {**values, "id": run.pk})
 
 
 def read(run_id: UUID) -> protocol.RunEnd | None:

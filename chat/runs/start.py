@@ -25,7 +25,8 @@ from chat.models import Conversation, Message, Run
 from chat.runs import admission, cost, queue, wait_estimate
 from chat.runs.describe import Started, describe, describe_stored, whole_runs
 from chat.streaming import user_channel
-from chatproject.lib import db, rows
+from chatproject.lib import db
+from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -143,7 +144,7 @@ def _start(ask: Ask) -> Started:
         logger.warning("run %s could not be queued yet", run.id, exc_info=True)
         position = None
     started = describe(run, position, is_new=True)
-    db.after_answer(user_channel.announce_run, run, started.event)
+    db.after_response(user_channel.announce_run, run, started.event)
     return started
 
 
@@ -223,7 +224,7 @@ def _others(conversation: Conversation, client_id: str) -> dict[str, UUID]:
     Plain SQL, as each message needs it: Django takes longer to write the query than Postgres to
     answer it.
     """
-    found = rows.all(
+    found = prepared.all(
         "SELECT client_id, id FROM chat_run WHERE conversation_id = %s"
         " AND (client_id = %s OR status IN ('queued', 'running'))",
         [conversation.pk, client_id],
@@ -268,7 +269,7 @@ def _insert(run: Run) -> None:
     assert prompt is not None
     if not prompt._state.adding:
         # The leaf moves when the new reply is finished: a failure must not take the old one away.
-        rows.write(reply, run)
+        prepared.write(reply, run)
         return
     conversation.leaf = reply
     conversation.updated_at = timezone.now()
@@ -277,10 +278,10 @@ def _insert(run: Run) -> None:
         textwrap.shorten(first_line, TITLE_CHARACTERS, placeholder="…") or "…"
     )
     if conversation._state.adding:
-        shown: Conversation | rows.Change = conversation
+        shown: Conversation | prepared.Change = conversation
     else:
-        shown = rows.Change(
+        shown = prepared.Change(
             "UPDATE chat_conversation SET leaf_id = %s, updated_at = %s, title = %s WHERE id = %s",
             [reply.pk, conversation.updated_at, conversation.title, conversation.pk],
         )
-    rows.write(prompt, reply, run, shown)
+    prepared.write(prompt, reply, run, shown)

@@ -85,7 +85,7 @@ async def open_tab(user: User | None, **headers: bytes) -> AsyncIterator[Tab]:
     }
     if user is not None:
         sent[b"cookie"] = f"sessionid={await db.run(session_key, user)}".encode()
-    await db.tell_news()  # events of earlier steps would come in between
+    await db.run_deferred()  # events of earlier steps would come in between
     communicator = WebsocketCommunicator(application, "/ws/v1/", headers=list(sent.items()))
     connected, code = await communicator.connect(PATIENCE)
     if not connected:

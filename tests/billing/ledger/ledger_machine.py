@@ -14,8 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from billing.ledger import audit
 from billing.models import Hold, Order
-from chatproject.lib import rows
-from chatproject.lib.db import money_transaction
+from chatproject.lib.db import money_transaction, prepared
 from tests.billing.ledger.ledger_model import Book, Lot, Refused
 from tests.support import money
 
@@ -279,7 +278,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def books_are_right(self):
         values = {"account": self.account.pk, "overdue": self.now() - audit.OVERDUE}
-        assert rows.all(AUDIT, values) == []
+        assert prepared.all(AUDIT, values) == []
 
     def refused(self, error, fn, *args, **call):
         """It raises exactly that, and nothing is written (which the invariants see)."""

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from chatproject.lib import db
+from chatproject.lib.db import threads
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -22,7 +23,7 @@ async def test_news_are_told_after_the_answer():
         loop.call_soon_threadsafe(told.set_result, "news")
 
     def work() -> str:
-        db.after_answer(tell)
+        db.after_response(tell)
         return "answer"
 
     # Were the answer to wait for the news, it would come too late to let them go.
@@ -37,8 +38,8 @@ async def test_news_that_fail_do_not_keep_others_back(caplog):
     told = loop.create_future()
 
     def work() -> None:
-        db.after_answer(lambda: 1 / 0)
-        db.after_answer(lambda: loop.call_soon_threadsafe(told.set_result, "news"))
+        db.after_response(lambda: 1 / 0)
+        db.after_response(lambda: loop.call_soon_threadsafe(told.set_result, "news"))
 
     await db.run(work)
     assert await asyncio.wait_for(told, 10) == "news"
@@ -47,15 +48,15 @@ async def test_news_that_fail_do_not_keep_others_back(caplog):
 
 async def test_news_are_not_lost_when_the_loop_ends():
     told: list[str] = []
-    await db.run(lambda: db.after_answer(told.append, "news"))
+    await db.run(lambda: db.after_response(told.append, "news"))
     await asyncio.sleep(0)  # the loop hears of it
-    await db.tell_news()
+    await db.run_deferred()
     assert told == ["news"]
-    await asyncio.sleep(2 * db.NEWS_AFTER)
+    await asyncio.sleep(2 * threads.DEFERRED_AFTER)
     assert told == ["news"]
 
 
 def test_outside_of_run_they_are_told_at_once():
     told: list[str] = []
-    db.after_answer(told.append, "news")
+    db.after_response(told.append, "news")
     assert told == ["news"]

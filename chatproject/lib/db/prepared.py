@@ -1,9 +1,10 @@
-"""Plain SQL and models from it, for the few statements that each message needs.
+"""Plain, prepared SQL for the few statements of each message, and model objects from its rows.
 
-Django takes longer to write such a query than Postgres to answer it, and its `raw` takes nearly as
-long to find out which column is which. Here the statement names them: `columns` in the SELECT or
-RETURNING, and the same models in the same order for `first` and `each`. And Postgres takes longer to
-plan such a statement than to execute it, so each connection prepares it once (setting DB_PREPARE).
+Django takes longer to write such a query than Postgres to answer it, and its `raw` nearly as long to
+map the columns. Here the statement names them: `columns` in the SELECT or RETURNING, and the same
+models in the same order for `first` and `each`. Postgres takes longer to plan such a statement than
+to execute it, so each connection prepares it once (setting DB_PREPARE). `python -m bench statements`
+prints the statements and CPU of a message.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ Params = Sequence[Any] | Mapping[str, Any]
 
 
 def columns(model: type[Model], table: str) -> str:
-    """All columns of a model for a list of a statement; `table` is its name in that statement."""
+    """Return the columns of a model, comma-separated; `table` is its alias in the statement."""
     return ", ".join(f"{table}.{field.column}" for field in model._meta.concrete_fields)
 
 
 def first(sql: str, params: Params, *models: type[Model]) -> tuple[Any, ...] | None:
-    """The first row as one object per model, or None without a row.
+    """Return the first row as one object per model, or None without a row.
 
-    Instead of an object there is None where an outer join found nothing. What the statement tells
-    after the models' columns follows as it is.
+    An outer join without a match gives None instead of an object. Columns after the models' follow
+    unchanged.
     """
     with _cursor() as cursor:
         cursor.execute(sql, params)
@@ -41,12 +42,12 @@ def first(sql: str, params: Params, *models: type[Model]) -> tuple[Any, ...] | N
 
 
 def each(sql: str, params: Params, *models: type[Model]) -> list[tuple[Any, ...]]:
-    """All rows, each as `first` gives the one."""
+    """Return all rows, each as `first` returns one."""
     return [_objects(row, models) for row in all(sql, params)]
 
 
 def all(sql: str, params: Params) -> list[tuple[Any, ...]]:
-    """All rows as they are."""
+    """Return all rows unchanged."""
     with _cursor() as cursor:
         cursor.execute(sql, params)
         return list(cursor.fetchall())
@@ -54,17 +55,17 @@ def all(sql: str, params: Params) -> list[tuple[Any, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A statement that `write` sends with others."""
+    """A statement that `write` sends together with others."""
 
     sql: str
     params: Sequence[Any]
 
 
 def write(*what: Model | Change) -> None:
-    """Insert new objects and make changes, all in one statement.
+    """Insert new objects and apply changes, all in one statement.
 
-    Objects of one model stand side by side. Their references may be to each other: the database
-    looks at them at the COMMIT. No signals. What is changed must be there before.
+    Give objects of one model side by side. They may refer to each other: the database checks
+    references at the COMMIT. Sends no signals. A change sees only rows that existed before.
     """
     statements: list[str] = []
     params: list[Any] = []
@@ -88,7 +89,7 @@ def _inserting(model: type[Model], objects: Sequence[Any]) -> Change:
     params: list[Any] = []
     for made in objects:
         row = [_stored(field, made) for field in model._meta.concrete_fields]
-        # Nulls stand in the statement: psycopg parses one of more than 50 values each time anew.
+        # NULLs are written into the statement: psycopg parses one of over 50 values anew each time.
         values.append(f"({', '.join('NULL' if value is None else '%s' for value in row)})")
         params += [value for value in row if value is not None]
         made._state.adding = False
@@ -103,21 +104,21 @@ def _stored(field: Any, made: Model) -> Any:
 
 
 def change(sql: str, params: Params) -> int:
-    """Write something; returns how many rows that were."""
+    """Execute a statement that writes; return the number of rows."""
     with _cursor() as cursor:
         cursor.execute(sql, params)
         return int(cursor.rowcount)
 
 
 def _cursor() -> CursorWrapper:
-    """A cursor of Django's whose statements are prepared; the usual ones write values into them.
+    """Return a cursor of Django's whose statements are prepared; its default one inlines values.
 
-    Where statements are logged it is a usual one: only those know what they have sent.
+    Where statements are logged it is a default one: only those record what they have sent.
     """
     if not settings.DB_PREPARE or connection.queries_logged:
         return connection.cursor()
     connection.ensure_connection()
-    # As `connection.cursor()` does it, which knows only one kind of them for a connection.
+    # As `connection.cursor()` does it, which has only one kind of cursor for a connection.
     cursor = ServerBindingCursor(connection.connection)  # type: ignore[call-arg] # psycopg's
     made: CursorWrapper = connection._prepare_cursor(cursor)  # type: ignore[attr-defined]
     return made
@@ -143,7 +144,7 @@ def _objects(row: Sequence[Any], models: Sequence[type[Model]]) -> tuple[Any, ..
 
 @cache
 def _shape(model: type[Model]) -> tuple[list[str], list[tuple[int, Callable[[Any], Any]]]]:
-    """The names of the attributes, and how the values of some are read."""
+    """Return the names of the attributes, and the converters of some values by index."""
     fields = model._meta.concrete_fields
     converters = [
         (index, _converter(field, convert))

@@ -18,15 +18,15 @@ from prometheus_client import REGISTRY
 
 from accounts.models import User
 from chatproject.lib import db
-from chatproject.lib.db import MoneyBusy, money_transaction
+from chatproject.lib.db import MoneyBusy, money_transaction, transactions
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(db, "MONEY_PAUSE", 0.001)
-    monkeypatch.setattr(db, "MONEY_SETTINGS", "SET LOCAL lock_timeout = '50ms'")
+    monkeypatch.setattr(transactions, "MONEY_PAUSE", 0.001)
+    monkeypatch.setattr(transactions, "MONEY_SETTINGS", "SET LOCAL lock_timeout = '50ms'")
 
 
 def counted(name: str, **labels: str) -> float:
@@ -94,7 +94,7 @@ def test_who_meets_locks_each_time_gives_up(user):
 
     with Locked(user), pytest.raises(MoneyBusy):
         money_transaction(change)
-    assert len(turns) == db.MONEY_TRIES
+    assert len(turns) == transactions.MONEY_TRIES
     assert counted("parley_money_busy_total") == before + 1
     assert User.objects.count() == 1
 
@@ -157,8 +157,10 @@ def test_a_real_deadlock_is_tried_again():
         money_transaction(change, first)
         connections.close_all()
 
-    db_settings = db.MONEY_SETTINGS
-    db.MONEY_SETTINGS = "SET LOCAL lock_timeout = '20s'; SET LOCAL deadlock_timeout = '50ms'"
+    db_settings = transactions.MONEY_SETTINGS
+    transactions.MONEY_SETTINGS = (
+        "SET LOCAL lock_timeout = '20s'; SET LOCAL deadlock_timeout = '50ms'"
+    )
     try:
         threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
         for thread in threads:
@@ -166,7 +168,7 @@ def test_a_real_deadlock_is_tried_again():
         for thread in threads:
             thread.join()
     finally:
-        db.MONEY_SETTINGS = db_settings
+        transactions.MONEY_SETTINGS = db_settings
     assert len(turns) == 3
     assert counted("parley_money_retries_total", sqlstate="40P01") == before + 1
     names = User.objects.order_by("pk").values_list("first_name", "last_name")
