@@ -14,7 +14,7 @@ from billing.models import ModelPrice
 from chat.llm.provider import close_provider
 from chat.models import Assistant, Conversation, LanguageModel
 from chat.streaming.ticker import close_ticker
-from chat.web import consumer
+from chat.web import run_follower
 from tests.chat.helpers import begin
 from tests.stub import StubProvider
 
@@ -79,7 +79,7 @@ async def worker_loop(valkey_url: str, provider: StubProvider) -> AsyncIterator[
 async def socket_loop(valkey_url: str) -> AsyncIterator[None]:
     """Lets the test's event loop serve sockets, and closes what they shared."""
     yield
-    await consumer.close_clients()
+    await run_follower.close_clients()
 
 
 @pytest.fixture
