@@ -1,7 +1,7 @@
-"""The only door to a conversation and what belongs to it.
+"""Access control: the only entry point to conversations, messages and runs.
 
-Pages, sockets and programs ask here. Access is denied unless a rule below grants it, and what one
-may not see is reported as not there, so that ids tell nothing.
+Pages, sockets and programs open them here. Access is denied unless a rule below grants it, and an
+object that the user may not read is reported as not found, so that ids reveal nothing.
 """
 
 from __future__ import annotations
@@ -26,35 +26,7 @@ class Access(enum.IntEnum):
     WRITE = 2
 
 
-def level(user: User | AnonymousUser, conversation: Conversation) -> Access:
-    """What a user may do with a conversation. A deleted one is there for nobody."""
-    if not user.is_authenticated or not user.is_active or conversation.deleted_at is not None:
-        return Access.NONE
-    if conversation.owner_id == user.pk:
-        return Access.WRITE
-    return Access.NONE
-
-
-def conversation(
-    user: User | AnonymousUser, conversation_id: UUID, *, write: bool = False, lock: bool = False
-) -> Conversation:
-    """The conversation, if the user may read it (or write in it).
-
-    `lock` locks its row until the COMMIT; then its assistant and model come with it. Raises
-    ChatError `not_found`, or `not_allowed` when it may be read but not written.
-    """
-    found: Conversation | None = (
-        _locked(conversation_id)
-        if lock
-        else Conversation.objects.filter(pk=conversation_id).first()
-    )
-    if found is None:
-        raise ChatError("not_found")
-    _require(user, found, write=write)
-    return found
-
-
-# In plain SQL, since each message asks it: see lib.db.prepared.
+# In plain SQL, as each message needs it: see lib.db.prepared.
 LOCK = f"""
 SELECT {prepared.columns(Conversation, "conversation")}, {prepared.columns(Assistant, "assistant")},
   {prepared.columns(LanguageModel, "model")}
@@ -65,37 +37,54 @@ WHERE conversation.id = %s FOR NO KEY UPDATE OF conversation
 """  # noqa: S608 # of names alone
 
 
-def _locked(conversation_id: UUID) -> Conversation | None:
-    row = prepared.first(LOCK, [conversation_id], Conversation, Assistant, LanguageModel)
-    if row is None:
-        return None
-    found: Conversation
-    found, found.assistant, found.assistant.model = row
+def conversation(
+    user: User | AnonymousUser, conversation_id: UUID, *, write: bool = False, lock: bool = False
+) -> Conversation:
+    """Return the conversation, if the user may read it (or write in it).
+
+    `lock` locks its row until the COMMIT, and reads its assistant and model with it. Raises ChatError
+    `not_found`, or `not_allowed` when it may be read but not written.
+    """
+    found: Conversation | None
+    if not lock:
+        found = Conversation.objects.filter(pk=conversation_id).first()
+    elif row := prepared.first(LOCK, [conversation_id], Conversation, Assistant, LanguageModel):
+        found, found.assistant, found.assistant.model = row
+    else:
+        found = None
+    if found is None:
+        raise ChatError("not_found")
+    require(user, found, write=write)
     return found
 
 
 def message(user: User | AnonymousUser, message_id: UUID, *, write: bool = False) -> Message:
-    """A message of a conversation that the user may read or write; raises like `conversation`."""
+    """Return a message whose conversation the user may read or write; raises like `conversation`."""
     found = Message.objects.select_related("conversation").filter(pk=message_id).first()
     if found is None:
         raise ChatError("not_found")
-    _require(user, found.conversation, write=write)
+    require(user, found.conversation, write=write)
     return found
 
 
 def run(user: User | AnonymousUser, run_id: UUID, *, write: bool = False) -> Run:
-    """A run of a conversation that the user may read or write; raises like `conversation`."""
+    """Return a run whose conversation the user may read or write; raises like `conversation`."""
     found: Run | None = (
         Run.objects.select_related("conversation", "message").filter(pk=run_id).first()
     )
     if found is None:
         raise ChatError("not_found")
-    _require(user, found.conversation, write=write)
+    require(user, found.conversation, write=write)
     return found
 
 
-def _require(user: User | AnonymousUser, conversation: Conversation, *, write: bool) -> None:
-    granted = level(user, conversation)
+def require(user: User | AnonymousUser, conversation: Conversation, *, write: bool) -> None:
+    """Raise ChatError unless the user may read the conversation (or write in it).
+
+    A deleted conversation is found by no user.
+    """
+    is_usable = user.is_authenticated and user.is_active and conversation.deleted_at is None
+    granted = Access.WRITE if is_usable and conversation.owner_id == user.pk else Access.NONE
     if granted < Access.READ:
         raise ChatError("not_found")
     if write and granted < Access.WRITE:

@@ -1,7 +1,7 @@
-"""The job paths of the previous release, which Redis stores, and which are still enqueued.
+"""Job paths of the previous release: Redis stores them, and this release still enqueues them.
 
 Processes of both releases run side by side during an update. The next release enqueues
-`chat.generation.jobs.generate`, and the one after it removes this module.
+`chat.generation.jobs.generate`, and the release after that removes this module.
 """
 
 from __future__ import annotations

@@ -5,13 +5,12 @@ refuses others, so that a misspelt field is reported instead of ignored. docs/pr
 reference for readers; a test keeps the two in step.
 
 The events of a run carry `run`, `attempt` and `seq`. `seq` grows by one from event to event; a new
-attempt goes on at `first_seq(attempt)`, so that a number never comes back within a run.
+attempt begins at `first_seq(attempt)`, so a number never repeats within a run.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 from uuid import UUID
 
 import msgspec
@@ -21,25 +20,27 @@ from chat.errors import ERRORS, ChatError, Missing
 
 MAX_FRAME_BYTES = 64 * 1024
 
-# Events that one attempt can number. At 100 events a second it lasts for 27 hours.
+# Numbers of one attempt's events. At 100 events a second they last for 27 hours.
 SEQS_PER_ATTEMPT = 10_000_000
+
+# Close codes. 1003, 1009, 1011 and 1013 are registered (RFC 6455 and IANA), 44xx are the application's.
+UNSUPPORTED_DATA = 1003
+TOO_BIG = 1009
+INTERNAL_ERROR = 1011
+TRY_AGAIN_LATER = 1013
+NOT_SIGNED_IN = 4401
+UNKNOWN_PATH = 4404
 
 
 # --- From the client --------------------------------------------------------------------------
 
-# A name that a client gives to what it does, so that doing it again has one effect.
+# The client's idempotency key: a repeated action has one effect.
 CLIENT_ID = r"^[A-Za-z0-9._:-]{1,64}\Z"
 ClientId = Annotated[str, Meta(pattern=CLIENT_ID)]
 
 
-def check_client_id(client_id: str) -> None:
-    """Raise ChatError `bad_json` for a name that `decode` would have refused."""
-    if not re.match(CLIENT_ID, client_id):
-        raise ChatError("bad_json")
-
-
 class ClientEvent(Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of what clients send; `ref` is how an error names it."""
+    """Base of the client's frames; `ref` names the frame in an error."""
 
     @property
     def ref(self) -> str | None:
@@ -47,7 +48,7 @@ class ClientEvent(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClientAction(ClientEvent, frozen=True, kw_only=True):
-    """Base of what starts a run."""
+    """Base of the frames that start a run."""
 
     client_id: ClientId
 
@@ -57,9 +58,9 @@ class ClientAction(ClientEvent, frozen=True, kw_only=True):
 
 
 class ChatSend(ClientAction, frozen=True, tag="chat.send", kw_only=True):
-    """A message in a conversation; without one it begins a new conversation.
+    """A message in a conversation; without `conversation` it begins a new one.
 
-    `parent` is the message that it follows; left out, it follows the end of the conversation.
+    It follows the message `parent`, by default the end of the conversation.
     """
 
     text: str
@@ -68,19 +69,21 @@ class ChatSend(ClientAction, frozen=True, tag="chat.send", kw_only=True):
 
 
 class RunRegenerate(ClientAction, frozen=True, tag="run.regenerate", kw_only=True):
-    """Another reply in the place of `message`, which is kept as a branch."""
+    """Another reply in place of the reply `message`, which is kept as a branch."""
 
     message: UUID
 
 
 class MessageEdit(ClientAction, frozen=True, tag="message.edit", kw_only=True):
-    """Another text in the place of the user's own `message`, which is kept as a branch."""
+    """Another text in place of the user's own `message`, which is kept as a branch."""
 
     message: UUID
     text: str
 
 
-class RunStop(ClientEvent, frozen=True, tag="run.stop"):
+class RunAction(ClientEvent, frozen=True):
+    """Base of the frames about an existing run."""
+
     run: UUID
 
     @property
@@ -88,15 +91,14 @@ class RunStop(ClientEvent, frozen=True, tag="run.stop"):
         return str(self.run)
 
 
-class Resume(ClientEvent, frozen=True, tag="resume"):
+class RunStop(RunAction, frozen=True, tag="run.stop"):
+    pass
+
+
+class Resume(RunAction, frozen=True, tag="resume"):
     """Follow a run from the event after number `after` (0: from its beginning)."""
 
-    run: UUID
     after: Annotated[int, Meta(ge=0, le=2**53)] = 0
-
-    @property
-    def ref(self) -> str | None:
-        return str(self.run)
 
 
 class Ping(ClientEvent, frozen=True, tag="ping"):
@@ -114,10 +116,10 @@ class NotJSON(ValueError):
 
 
 def decode(frame: str) -> ClientEvent:
-    """Read a frame of a client.
+    """Decode a client's frame.
 
-    Raises NotJSON when it is not JSON, and ChatError with `unknown_type`, `unknown_field` or
-    `bad_json` (a field that is missing or of the wrong form) when it is not one of CLIENT_EVENTS.
+    Raises NotJSON, and ChatError `unknown_type`, `unknown_field` or `bad_json` (a field is missing or
+    malformed) for a frame that is not one of CLIENT_EVENTS.
     """
     try:
         data = msgspec.json.decode(frame)
@@ -139,7 +141,7 @@ def decode(frame: str) -> ClientEvent:
 
 
 def ref_of(frame: str) -> str | None:
-    """How to name a frame that `decode` refused, if it says: its `client_id` or `run`."""
+    """Return the `client_id` or `run` of a frame that `decode` refused, if it has one."""
     try:
         data = msgspec.json.decode(frame)
     except (msgspec.DecodeError, UnicodeEncodeError):
@@ -151,25 +153,20 @@ def ref_of(frame: str) -> str | None:
 # --- From the server --------------------------------------------------------------------------
 
 
-def _plain(value: object) -> object:
-    """Django's templates render to a subclass of str, which the encoder does not know."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    raise TypeError(f"{type(value).__name__} does not go over the wire")
-
-
 class ServerEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of what the server sends."""
+    """Base of the server's frames."""
 
-    encoder: ClassVar[msgspec.json.Encoder] = msgspec.json.Encoder(enc_hook=_plain)
+    # Django's templates render to a subclass of str, which the encoder refuses without the hook. The
+    # hook raises TypeError for every other type.
+    encoder: ClassVar[msgspec.json.Encoder] = msgspec.json.Encoder(enc_hook=str.__str__)
 
     def encode(self) -> bytes:
-        """The frame as it goes to the browser, into the log and over Redis."""
+        """Return the bytes that the browser, the log and Redis receive."""
         return self.encoder.encode(self)
 
 
 class Ready(ServerEvent, frozen=True, tag="ready", kw_only=True):
-    """The socket is signed in and hears what concerns its user."""
+    """The socket is signed in and receives the events of its user."""
 
     user: int
 
@@ -179,13 +176,24 @@ class Pong(ServerEvent, frozen=True, tag="pong"):
 
 
 class Error(ServerEvent, frozen=True, tag="error", kw_only=True):
-    """An answer to one frame of the client, which `ref` names; nothing was changed by it."""
+    """The refusal of one frame, which `ref` names; the frame changed nothing."""
 
     code: str
     message: str
     ref: str | None = None
     credits: Missing | None = None
     retry_after: float | None = None
+
+    @classmethod
+    def of(cls, error: ChatError, ref: str | None = None) -> Error:
+        """Return the event for an exception."""
+        return cls(
+            code=error.code,
+            message=error.message,
+            ref=ref,
+            credits=error.credits,
+            retry_after=error.retry_after,
+        )
 
 
 class Rendered(Struct, frozen=True):
@@ -196,13 +204,13 @@ class Rendered(Struct, frozen=True):
 
 
 class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
-    """A run waits for a worker.
+    """A run is queued.
 
     `sent` is the user's new message, `reply` the empty one that the run will fill; both follow
-    `parent`. `position` is the place in line (1: the next), `eta` the expected wait in seconds. A
-    run that is `held` back waits for others of its user, and `position` is its place among these.
-    `most` is what it may cost at most, in micro-credits; `shortened` tells that the balance lowered
-    the reply's cap to `max_tokens`.
+    `parent`. `position` is the queue position (1: the next), `eta` the expected wait in seconds. A
+    throttled (`held`) run waits for other runs of its user, and `position` counts among the user's
+    throttled runs. `most` is the maximum cost in micro-credits; `shortened`: the balance lowered the
+    reply's cap to `max_tokens`.
     """
 
     run: UUID
@@ -220,10 +228,9 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
 
 
 class RunWaiting(ServerEvent, frozen=True, tag="run.waiting", kw_only=True):
-    """How the line moves for a run that waits; has no number, as it is of the moment.
+    """The present queue position of a run; without a number, as it is never replayed.
 
-    `attempt` is the one that the run waits for. `position`, `eta` and `held` are as in
-    RunQueued.
+    `attempt` is the attempt that the run waits for. `position`, `eta` and `held` are as in RunQueued.
     """
 
     run: UUID
@@ -242,13 +249,13 @@ class RunEvent(ServerEvent, frozen=True, kw_only=True):
 
 
 class RunStarted(RunEvent, frozen=True, tag="run.started"):
-    """A worker has the run."""
+    """A worker has claimed the run."""
 
 
 class RunRestarted(RunEvent, frozen=True, tag="run.restarted", kw_only=True):
-    """Another worker has the run: its reply so far is exactly `text`, its reasoning `reasoning`.
+    """Another worker has claimed the run: the reply so far is exactly `text`, its reasoning `reasoning`.
 
-    They are empty for a model that begins anew, and what there was for one that can continue.
+    A model that can continue goes on from them; for any other they are empty, and it begins again.
     """
 
     text: str = ""
@@ -256,10 +263,10 @@ class RunRestarted(RunEvent, frozen=True, tag="run.restarted", kw_only=True):
 
 
 class Delta(RunEvent, frozen=True, kw_only=True):
-    """Base of what grows a reply.
+    """Base of the events that add to a reply.
 
-    `t`, on some of them, is when the worker wrote it, in milliseconds since 1970: the web process
-    measures by it how long deliveries take.
+    `t`, on some of them, is the time at which the worker wrote the event, in milliseconds since 1970:
+    the web process measures delivery times with it.
     """
 
     text: str
@@ -271,11 +278,11 @@ class TextDelta(Delta, frozen=True, tag="text.delta"):
 
 
 class ReasoningDelta(Delta, frozen=True, tag="reasoning.delta"):
-    """More of what the model thinks aloud."""
+    """More of the model's reasoning."""
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Tokens of a run. `estimated`: counted here, as the provider sent none."""
+    """Tokens of a run. `estimated`: counted here, as the provider sent no usage."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -287,7 +294,7 @@ class Usage(Struct, frozen=True, kw_only=True):
 class RunEnd(RunEvent, frozen=True, kw_only=True):
     """Base of the three ends of a run. `text` is the whole reply, `html` its rendered message.
 
-    `cost` is what the user paid, in micro-credits; left out where billing is switched off.
+    `cost` is the charge to the user in micro-credits; left out where billing is switched off.
     """
 
     conversation: UUID
@@ -312,7 +319,7 @@ class RunFailed(RunEnd, frozen=True, tag="run.failed", kw_only=True):
 
 
 class ConversationUpdated(ServerEvent, frozen=True, tag="conversation.updated", kw_only=True):
-    """A conversation of the user changed: it is new, was renamed, moved up or was deleted."""
+    """A conversation of the user is new, was renamed, moved up in the list, or was deleted."""
 
     conversation: UUID
     title: str
@@ -323,9 +330,9 @@ class ConversationUpdated(ServerEvent, frozen=True, tag="conversation.updated", 
 
 
 class Balance(ServerEvent, frozen=True, tag="balance", kw_only=True):
-    """The user's credits changed. Amounts are micro-credits; `shown` is how pages write `available`.
+    """The user's credits changed. Amounts are micro-credits; `shown` is `available` as pages write it.
 
-    `low` is empty, or `low`, or `empty` when not even a typical message can be paid.
+    `low` is "", "low", or "empty" when the balance does not even cover a typical message.
     """
 
     balance: int
@@ -336,7 +343,7 @@ class Balance(ServerEvent, frozen=True, tag="balance", kw_only=True):
 
 
 class Header(Struct, frozen=True):
-    """The part of an event by which followers sort it, without decoding the rest."""
+    """The fields by which followers order an event, without decoding the rest."""
 
     type: str
     run: UUID | None = None
@@ -351,22 +358,10 @@ TERMINAL_TYPES = frozenset({"run.done", "run.stopped", "run.failed"})
 
 
 def header(data: bytes) -> Header:
-    """Read the header of an encoded event."""
+    """Decode the header of an encoded event."""
     return _header.decode(data)
 
 
 def first_seq(attempt: int) -> int:
-    """The number of the first event of an attempt (attempts count from 1)."""
+    """Return the number of the first event of an attempt (attempts count from 1)."""
     return (attempt - 1) * SEQS_PER_ATTEMPT + 1
-
-
-def server_events() -> dict[str, type[ServerEvent]]:
-    """All events of the server by type."""
-    found: dict[str, type[ServerEvent]] = {}
-    waiting: list[Any] = [ServerEvent]
-    while waiting:
-        event = waiting.pop()
-        waiting += event.__subclasses__()
-        if event.__struct_config__.tag:
-            found[str(event.__struct_config__.tag)] = event
-    return found

@@ -87,12 +87,10 @@ def test_a_user_who_is_no_staff_gets_no_admin(client, owner):
     assert client.get("/admin/django_rq/dashboard/stats.json").status_code in (401, 403)
 
 
-# --- The live page ----------------------------------------------------------------------------
+# --- The live queue ---------------------------------------------------------------------------
 
 
-def test_the_live_page_shows_the_queue_and_whether_loops_keep_up(
-    staff, owner, conversation, valkey_client
-):
+def test_live_queue_shows_queue_workers_and_blocks(staff, owner, conversation, valkey_client):
     send(owner, conversation)
     block = loop_monitor.Block(
         process="host:1",
@@ -103,21 +101,21 @@ def test_the_live_page_shows_the_queue_and_whether_loops_keep_up(
         where="chat/streaming/ticker.py:1 slow",
     )
     valkey_client.lpush(loop_monitor.BLOCKS, msgspec.json.encode(block))
-    page = staff.get(reverse("chat_live")).content.decode()
+    page = staff.get(reverse("chat_live_queue")).content.decode()
     assert "owner@example.org" in page
-    assert "No worker is there" in page
+    assert "No worker is running" in page
     assert "chat/streaming/ticker.py:1 slow" in page
     assert "250 ms" in page
-    assert reverse("chat_live") in staff.get("/admin/chat/").content.decode()
+    assert reverse("chat_live_queue") in staff.get("/admin/chat/").content.decode()
 
 
-def test_the_live_page_says_when_redis_is_away(staff, monkeypatch):
+def test_live_queue_reports_an_unreachable_redis(staff, monkeypatch):
     monkeypatch.setattr(loop_monitor, "sync_client", lambda: redis.Redis(port=9))
-    page = staff.get(reverse("chat_live"))
+    page = staff.get(reverse("chat_live_queue"))
     assert page.status_code == 200
-    assert "Redis does not answer" in page.content.decode()
+    assert "Redis is unreachable" in page.content.decode()
 
 
-def test_the_live_page_is_for_staff_who_may_see_runs(client):
+def test_live_queue_requires_permission_to_view_runs(client):
     client.force_login(User.objects.create_user("some@example.org", is_staff=True))
-    assert client.get(reverse("chat_live")).status_code == 403
+    assert client.get(reverse("chat_live_queue")).status_code == 403

@@ -18,6 +18,7 @@ MAY_BE_ASYNC = (
     "chat/llm/",
     "chat/streaming/",
     "chat/web/consumer.py",
+    "chat/web/outgoing.py",
     "chat/web/run_follower.py",
     "chatproject/lib/",
     "chatproject/ops/",

@@ -42,7 +42,7 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="price, in / out")
     def price_now(self, model: LanguageModel) -> str:
-        """Credits per million tokens now; without a price it is not offered."""
+        """Return the present price in credits per million tokens; an unpriced model is not offered."""
         price = pricing.in_force(model.provider_model)
         if price is None:
             return "no price: not offered"

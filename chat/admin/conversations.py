@@ -67,7 +67,7 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.display(description="seconds")
     def seconds(self, run: Run) -> str:
-        """From the queue to the end."""
+        """Return the time from queueing to the end."""
         if run.ended_at is None:
             return ""
         return f"{(run.ended_at - run.queued_at).total_seconds():.1f}"

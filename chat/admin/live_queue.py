@@ -1,4 +1,4 @@
-"""The staff's page of this moment: who waits, who works, and whether the event loops keep up."""
+"""The live queue: a staff page with the present queue, the workers and the lag of the event loops."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path
+from django.urls import path
 from django.utils import timezone
 
 from chat.runs.queue_stats import queue_figures
 from chatproject.lib import loop_monitor
 
-# Who may see the runs may see how they are doing.
-VIEW = "chat.view_run"
+PERMISSION = "chat.view_run"
 RELOAD_SECONDS = 5
 
 
-def show(request: HttpRequest) -> HttpResponse:
-    """The queue, the workers and the loops; reloads itself. While Redis is away it says so."""
-    if not request.user.has_perm(VIEW):
+def live_queue(request: HttpRequest) -> HttpResponse:
+    """Show the queue, the workers and the loops, or that Redis is unreachable; the page reloads."""
+    if not request.user.has_perm(PERMISSION):
         raise PermissionDenied
     context = {
         **admin.site.each_context(request),
-        "title": "Live",
+        "title": "Live queue",
         "now": timezone.now(),
         "reload_seconds": RELOAD_SECONDS,
     }
@@ -38,8 +37,8 @@ def show(request: HttpRequest) -> HttpResponse:
             (datetime.fromtimestamp(block.at, tz=UTC), block) for block in report.blocks
         ]
     except redis.RedisError:
-        context["is_away"] = True
-    return TemplateResponse(request, "admin/chat/live.html", context)
+        context["is_unreachable"] = True
+    return TemplateResponse(request, "admin/chat/live_queue.html", context)
 
 
-urlpatterns: list[URLPattern] = [path("", admin.site.admin_view(show), name="chat_live")]
+urlpatterns = [path("", admin.site.admin_view(live_queue), name="chat_live_queue")]

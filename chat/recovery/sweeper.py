@@ -1,15 +1,15 @@
-"""Finds the runs that nobody makes any more, so that no conversation is ever stuck.
+"""The sweeper: recovers runs whose worker died, so that no conversation is ever stuck.
 
-The clock calls `Sweeper.sweep` every second. A running run whose worker died has no lease: it gets another
-attempt, or ends as failed when its attempts are used up, with what its log holds as the partial text,
-which is what it is charged for. A run that ended in the moment in which its worker died has a lease still:
-its followers are told the end that the worker could not tell. Those that wait are waiting.py's.
+The clock calls `Sweeper.sweep` every second. A running run whose worker died has no lease: it gets
+another attempt or, when its attempts are used up, ends as failed with the text that its log holds,
+which is charged. A run whose worker died just after storing its end still has a lease: its last event is
+published here. Queued runs are the subject of waiting_runs.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from django.conf import settings
 from billing.models import Hold
 from chat import errors, protocol
 from chat.models import Run
-from chat.recovery.waiting_runs import Waiting
+from chat.recovery.waiting_runs import WaitingRuns
 from chat.runs import finish, handover, queue
 from chat.streaming import log as run_log
 from chat.streaming.leases import LEASE_SECONDS, RENEW_SECONDS, leased_runs, stop_requested
@@ -29,35 +29,35 @@ logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=LEASE_SECONDS)
 
-# How long a lease must have been gone before its run is taken from its worker. A living worker takes a
-# lease that Redis lost again within RENEW_SECONDS, so that a flush of Redis ends no run.
+# How long a lease must be missing before its run is taken from its worker. A living worker writes a
+# lease that Redis lost again within RENEW_SECONDS, so a flush of Redis ends no run.
 MISSING = timedelta(seconds=1.5 * RENEW_SECONDS)
 
-# A worker tells the end of a run and gives its lease away, at once after the row says that it is over.
-UNTOLD = timedelta(seconds=1.5)
+# A worker publishes the end of a run and deletes its lease at once after the COMMIT that ends the run.
+PUBLISH_TIME = timedelta(seconds=1.5)
 
-LINE_EVERY = timedelta(seconds=1.9)  # how often those that wait are looked at: every second sweep
+WAITING_EVERY = timedelta(seconds=1.9)  # how often queued runs are processed: every second sweep
 
 BATCH = 100  # runs of one transaction
 
 
 class Sweeper:
-    """Remembers between sweeps since when leases are missing and since when Redis answers."""
+    """Stores between sweeps since when leases are missing and since when Redis answers."""
 
     def __init__(self) -> None:
-        self._waiting = Waiting()
-        self._line_at: datetime | None = None
+        self._waiting = WaitingRuns()
+        self._waiting_at: datetime | None = None
         self._missing: dict[UUID, datetime] = {}
-        # Just started, it cannot know whether Redis was away: like after an outage, it waits.
+        # Redis may have been unreachable before the start: as after an outage, workers get a lease's time.
         self._redis_since: datetime | None = None
 
     def sweep(self, now: datetime) -> None:
-        """Look at all active runs once. Raises redis.RedisError when Redis does not answer."""
+        """Check all active runs once. Raises redis.RedisError while Redis is unreachable."""
         try:
             self._sweep_running(now)
             publish_ends(now)
-            if self._line_at is None or now - self._line_at >= LINE_EVERY:
-                self._line_at = now
+            if self._waiting_at is None or now - self._waiting_at >= WAITING_EVERY:
+                self._waiting_at = now
                 self._waiting.sweep(now)
         except redis.RedisError:
             self._redis_since = None
@@ -73,28 +73,25 @@ class Sweeper:
         if self._redis_since is None:
             self._redis_since = now
         self._missing = {pk: self._missing.get(pk, now) for pk in running if pk not in leased}
-        # After an outage the workers come first: they have one lease's time to take theirs again.
+        # After an outage the workers have one lease's time to write their leases again.
         if now - self._redis_since >= LEASE:
             lost = [pk for pk, since in self._missing.items() if now - since >= MISSING]
             recover([(pk, running[pk]) for pk in lost])
 
 
 def recover(lost: Sequence[tuple[UUID, int]]) -> None:
-    """Give runs whose worker is gone another attempt, or end them. Raises redis.RedisError.
+    """Give runs whose worker died another attempt, or end them. Raises redis.RedisError.
 
-    `lost` names each with the attempt that it lost. It ends when its attempts are used up, or when
-    somebody has asked it to stop meanwhile. What another one has in work is left to the next sweep.
+    `lost` has the id of each run and its lost attempt. A run ends when its attempts are used up, or when
+    a user has asked it to stop meanwhile. A run that another transaction has locked is left to the next
+    sweep.
     """
-    for some in _batches(lost):
-        try:
-            _recover(some)
-        except db.MoneyBusy:
-            logger.warning("%d runs are looked at again at the next sweep", len(some))
-
-
-def _batches(lost: Sequence[tuple[UUID, int]]) -> Iterator[Sequence[tuple[UUID, int]]]:
     for first in range(0, len(lost), BATCH):
-        yield lost[first : first + BATCH]
+        batch = lost[first : first + BATCH]
+        try:
+            _recover(batch)
+        except db.MoneyBusy:
+            logger.warning("%d runs are left to the next sweep", len(batch))
 
 
 def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
@@ -113,11 +110,11 @@ def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
 
 
 def _end(run_id: UUID, attempt: int, written: run_log.Written, *, is_stopped: bool) -> None:
-    """End a run whose worker is gone, with the text that its log holds."""
+    """End a run whose worker died, with the text that its log holds."""
     run = Run.objects.only("user_id", "prompt_estimate", "prefix", "prefix_reasoning").get(
         pk=run_id
     )
-    # A log that Redis lost does not even have what the attempt began from.
+    # A log that Redis lost does not even have the prefix that the attempt began from.
     text = written.text or run.prefix
     reasoning = written.reasoning or run.prefix_reasoning
     if is_stopped:
@@ -132,25 +129,27 @@ def _end(run_id: UUID, attempt: int, written: run_log.Written, *, is_stopped: bo
         run_id=run_id,
         attempt=attempt,
         status=Run.Status.RUNNING,
-        # Above all that its worker can have told, also when Redis has lost (some of) the log.
+        # Above all numbers that its worker can have published, also when Redis lost (some of) the log.
         seq=protocol.first_seq(attempt + 1),
         outcome=outcome,
     )
     if event is None:
-        return  # its worker was quicker after all
+        return  # its worker ended it first
     logger.warning("run %s lost its worker and was ended as %s", run_id, outcome.status)
     queue.release(run.user_id, run_id, attempt)
     run_log.publish_end(event)
 
 
 def publish_ends(now: datetime) -> None:
-    """Tell the ends of runs whose worker died between storing and telling it.
+    """Publish the ends of runs whose worker died between storing and publishing them.
 
-    A lease outlives its worker for some seconds, and nobody but the worker gives it away.
+    A lease outlives its worker for some seconds, and only the worker deletes it.
     """
-    ended = Run.objects.filter(ended_at__gt=now - LEASE - UNTOLD, ended_at__lt=now - UNTOLD)
+    ended = Run.objects.filter(
+        ended_at__gt=now - LEASE - PUBLISH_TIME, ended_at__lt=now - PUBLISH_TIME
+    )
     for run_id in leased_runs([*ended.values_list("pk", flat=True)]):
         event = finish.read(run_id)
         if event is not None:
-            logger.warning("run %s ended with its worker; its followers are told now", run_id)
+            logger.warning("run %s ended with its worker; its last event is published now", run_id)
             run_log.publish_end(event)

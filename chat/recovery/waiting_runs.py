@@ -1,6 +1,6 @@
 """Queued runs: requeues those whose job was lost, and publishes queue positions.
 
-The sweeper calls `Waiting.sweep` every two seconds. The hold of a run is extended while it waits. A
+The sweeper calls `WaitingRuns.sweep` every two seconds. The hold of a run is extended while it waits. A
 run without a queue position is enqueued again: Redis lost its data or was unreachable when the run
 was stored, or a worker died between taking the job and claiming the run. The followers of all other
 runs receive their position.
@@ -30,18 +30,18 @@ MIN_AGE = timedelta(seconds=1)
 
 # How long a run may lack a position: while it is being stored, or between a worker's taking the job
 # and its claim. A run enqueued again although a worker is taking it is still claimed once.
-UNPLACED = timedelta(seconds=6)
+REQUEUE_AFTER = timedelta(seconds=6)
 
-BATCH = 1_000  # runs of one sweep; with more of them waiting it takes several to see each
+BATCH = 1_000  # runs of one sweep; a longer queue takes several sweeps
 
 
-class Waiting:
+class WaitingRuns:
     """A round over all queued runs, BATCH at a time, with the times since when runs lack a position."""
 
     def __init__(self) -> None:
-        self._after: tuple[datetime, UUID] | None = None  # where the next sweep goes on
-        self._unplaced: dict[UUID, datetime] = {}
-        self._unplaced_before: dict[UUID, datetime] = {}  # as the last round left it
+        self._after: tuple[datetime, UUID] | None = None  # where the next sweep continues
+        self._missing: dict[UUID, datetime] = {}
+        self._missing_before: dict[UUID, datetime] = {}  # at the end of the last round
 
     def sweep(self, now: datetime) -> None:
         """Process the next BATCH of queued runs. Raises redis.RedisError."""
@@ -59,12 +59,12 @@ class Waiting:
             for run in runs
             if run.pk in positions
         )
-        self._queue_again([run for run in runs if run.pk not in positions], now)
+        self._requeue([run for run in runs if run.pk not in positions], now)
 
     def _next(self, now: datetime) -> list[Run]:
         queued = Run.objects.filter(status=Run.Status.QUEUED, queued_at__lt=now - MIN_AGE)
         if self._after is None:
-            self._unplaced_before, self._unplaced = self._unplaced, {}
+            self._missing_before, self._missing = self._missing, {}
         else:
             moment, run_id = self._after
             queued = queued.filter(Q(queued_at__gt=moment) | Q(queued_at=moment, pk__gt=run_id))
@@ -74,15 +74,16 @@ class Waiting:
         self._after = (runs[-1].queued_at, runs[-1].pk) if len(runs) == BATCH else None
         return runs
 
-    def _queue_again(self, unplaced: Sequence[Run], now: datetime) -> None:
+    def _requeue(self, missing: Sequence[Run], now: datetime) -> None:
         overdue = []
-        for run in unplaced:
-            since = self._unplaced_before.get(run.pk, now)
-            if now - since >= UNPLACED:
+        for run in missing:
+            since = self._missing_before.get(run.pk, now)
+            if now - since >= REQUEUE_AFTER:
                 overdue.append(run)
             else:
-                self._unplaced[run.pk] = since
-        # A job that a worker had taken was the next; without any, the queue itself was lost.
+                self._missing[run.pk] = since
+        # A run whose job still exists was taken by a worker, so it was the next. Without a job the
+        # queue itself was lost.
         taken = queue.known(overdue)
         for run in overdue:
             logger.warning("run %s had no queue position and is enqueued again", run.pk)

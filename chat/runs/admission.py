@@ -12,8 +12,8 @@ from chat.runs import queue, wait_estimate
 def admit(user_id: int) -> None:
     """Refuse a message while the queue is full or unreachable: before anything is stored or held.
 
-    Messages that arrive at the same time may all find the last place: a few too many do no harm,
-    and a lock for every message would. Raises ChatError `rate_limited`, `busy` or `unavailable`,
+    Messages that arrive at the same time may all find the last free position: a few too many do no
+    harm, and a lock for every message would. Raises ChatError `rate_limited`, `busy` or `unavailable`,
     each with `retry_after`.
     """
     try:

@@ -1,7 +1,7 @@
-"""The terms on which a run is made: what it may cost, and how long its reply may be.
+"""Quotes and holds for runs: the maximum cost of a reply, and its maximum length.
 
-Between a run and billing.metering.settlement stand only these few translations: of a prompt into tokens, and
-of the ledger's refusals into words for the user.
+This module only translates between runs and billing.metering.settlement: a prompt into tokens, and the
+ledger's refusals into sentences for the user.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.conf import settings
+from msgspec.structs import asdict
 
 from billing import credits
 from billing.metering import limits, pricing, settlement, usage
@@ -31,9 +32,9 @@ REFUSALS = (
     settlement.NotPriced,
 )
 
-NOT_PRICED = "This model has no price yet and cannot be used. Tell the staff."
-FROZEN = "Your account is frozen, so nothing can be sent. Ask the staff why."
-IN_DEBT = "You owe {debt} credits for a payment that was taken back. Buy credits to go on."
+NOT_PRICED = "This model has no price yet and cannot be used. Contact the staff."
+FROZEN = "Your account is frozen, so you cannot send messages. Contact the staff."
+IN_DEBT = "You owe {debt} credits for a payment that was reversed. Buy credits to continue."
 SHORTENED = "Your balance allows a reply of {tokens:,} tokens."
 TOO_LITTLE = (
     "This message may cost {required} credits and you have {available}. "
@@ -42,31 +43,34 @@ TOO_LITTLE = (
 
 
 def apply_quote(run: Run) -> None:
-    """Fix the terms of a run that is not stored yet.
+    """Fix the price, cap and maximum cost of a run that is not stored yet.
 
-    Raises one of REFUSALS. Call it inside the money transaction that stores the run.
+    Call it inside the money transaction that stores the run. Raises one of REFUSALS.
     """
     prompt = prompt_builder.build(run)
-    agreed = settlement.quote(
+    quoted = settlement.quote(
         user_id=run.user_id,
         model=run.model.provider_model,
         prompt_tokens=prompt.token_upper_bound,
         max_tokens=prompt.max_tokens,
         fee=run.assistant.message_fee,
     )
-    run.price_id = agreed.price_id
-    run.fee = agreed.fee
+    run.price_id = quoted.price_id
+    run.fee = quoted.fee
     run.prompt_estimate = prompt.tokens
-    run.max_tokens = agreed.max_tokens
-    run.shortened = agreed.shortened
-    run.most = agreed.amount
-    run.terms = agreed
+    run.max_tokens = quoted.max_tokens
+    run.shortened = quoted.shortened
+    run.most = quoted.amount
+    run.terms = quoted
 
 
 def hold(run: Run) -> None:
-    """Hold what a run may cost: the last statement before the COMMIT. Raises one of REFUSALS."""
+    """Hold the maximum cost of a run: the last statement before the COMMIT.
+
+    Raises one of REFUSALS, or settlement.BalanceChanged when a new quote could still be paid.
+    """
     if run.terms is None:
-        raise ValueError("the run has no terms: agree on them first")
+        raise ValueError("the run has no quote yet")
     settlement.hold(
         run.terms,
         user_id=run.user_id,
@@ -78,13 +82,13 @@ def hold(run: Run) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a message would cost, in micro-credits: usually, and at most.
+    """The usual and the maximum cost of a message, in micro-credits.
 
-    `problem` says in words why it could not be sent; `note` that its reply would be shortened.
+    `problem` is a sentence when it could not be sent, `note` one when its reply would be shortened.
     """
 
-    usual: int
-    most: int
+    usual: int = 0
+    most: int = 0
     problem: str = ""
     note: str = ""
 
@@ -96,7 +100,7 @@ class Estimate:
 
 
 def estimate(*, user: User, text: str, conversation_id: UUID | None = None) -> Estimate | None:
-    """What a message would cost before it is sent; None where nothing costs anything.
+    """Estimate the cost of a message before it is sent; None where messages are free.
 
     Raises ChatError `not_found`.
     """
@@ -105,68 +109,47 @@ def estimate(*, user: User, text: str, conversation_id: UUID | None = None) -> E
     else:
         conversation = access.conversation(user, conversation_id)
         assistant, parent = conversation.assistant, conversation.leaf
-    if assistant is None:
-        return None
     return _estimate(user, assistant, parent, text)
 
 
-def _estimate(
-    user: User, assistant: Assistant, parent: Message | None, text: str
-) -> Estimate | None:
-    if not settings.BILLING:
-        return None
-    if settlement.is_free(is_staff=user.is_staff):
-        return None
-    settlement.account_of(user.pk)  # opens it, which `quote` could not outside a money transaction
-    prompt = prompt_builder.build(_imagined(user, assistant, parent, text))
-    try:
-        agreed = settlement.quote(
-            user_id=user.pk,
-            model=assistant.model.provider_model,
-            prompt_tokens=prompt.token_upper_bound,
-            max_tokens=prompt.max_tokens,
-            fee=assistant.message_fee,
-        )
-    except REFUSALS as error:
-        return Estimate(0, 0, problem=refusal(error).message)
-    price = pricing.in_force(assistant.model.provider_model)
-    if price is None or not agreed.amount:
-        return None
-    output = min(usage.typical_output(user.pk, assistant.model.provider_model), agreed.max_tokens)
-    tokens = pricing.Tokens(input=prompt.tokens, output=output)
-    note = SHORTENED.format(tokens=agreed.max_tokens) if agreed.shortened else ""
-    return Estimate(
-        usual=pricing.cost(price, tokens, fee=assistant.message_fee), most=agreed.amount, note=note
-    )
-
-
 def usual_cost(*, user: User, assistant: Assistant | None) -> str:
-    """What one of an assistant's suggestions usually costs, as pages say it; empty if nothing."""
+    """Return the usual cost of one of an assistant's suggestions as pages write it; "" if free."""
     if assistant is None or not assistant.suggestions:
         return ""
     found = _estimate(user, assistant, None, str(assistant.suggestions[0]))
     return credits.show(found.usual) if found and found.usual else ""
 
 
-def _imagined(user: User, assistant: Assistant, parent: Message | None, text: str) -> Run:
-    """A run as it would be for a text, of which nothing is stored."""
+def _estimate(
+    user: User, assistant: Assistant | None, parent: Message | None, text: str
+) -> Estimate | None:
+    if assistant is None or not settings.BILLING or settlement.is_free(is_staff=user.is_staff):
+        return None
+    settlement.account_of(user.pk)  # opens it, which `quote` could not outside a money transaction
+    # The run as it would be; none of it is stored.
     sent = Message(parent=parent, role=Message.Role.USER, text=text)
     reply = Message(parent=sent, role=Message.Role.ASSISTANT)
-    return Run(message=reply, user=user, assistant=assistant, model=assistant.model)
+    run = Run(message=reply, user=user, assistant=assistant, model=assistant.model)
+    try:
+        apply_quote(run)
+    except REFUSALS as error:
+        return Estimate(problem=refusal(error).message)
+    model = assistant.model.provider_model
+    price = pricing.in_force(model)
+    if price is None or not run.most:
+        return None
+    output = min(usage.typical_output(user.pk, model), run.max_tokens or 0)
+    tokens = pricing.Tokens(input=run.prompt_estimate, output=output)
+    note = SHORTENED.format(tokens=run.max_tokens) if run.shortened else ""
+    return Estimate(pricing.cost(price, tokens, fee=assistant.message_fee), run.most, note=note)
 
 
 def refusal(error: Exception) -> ChatError:
-    """One of REFUSALS in words for the user."""
+    """Return the error that the user sees for one of REFUSALS."""
     if isinstance(error, InsufficientCredits):
-        return ChatError(
-            "insufficient_credits",
-            TOO_LITTLE.format(
-                required=credits.show(error.required),
-                available=credits.show(error.available),
-                missing=credits.show(error.missing),
-            ),
-            credits=Missing(error.required, error.available, error.missing),
-        )
+        figures = Missing(error.required, error.available, error.missing)
+        shown = {name: credits.show(amount) for name, amount in asdict(figures).items()}
+        return ChatError("insufficient_credits", TOO_LITTLE.format(**shown), credits=figures)
     if isinstance(error, AccountInDebt):
         return ChatError("insufficient_credits", IN_DEBT.format(debt=credits.show(error.debt)))
     if isinstance(error, AccountFrozen):

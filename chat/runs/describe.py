@@ -1,4 +1,4 @@
-"""A run as its user sees it when it is asked for, found again, or waited for."""
+"""Events that describe a queued run to its user: when it is stored, found again, or still queued."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import redis
 from django.db.models import QuerySet
 
 from chat import access, protocol
-from chat.models import Message, Run
+from chat.models import Run
 from chat.rendering.message import message_html
 from chat.runs import queue
 
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 class Started:
     """A run, new or (`is_new` false) found again by its client_id.
 
-    `sent` is the user's message that it answers; `event` describes the run to its followers.
+    `event` describes it to its followers.
     """
 
     run: Run
-    sent: Message | None
     is_new: bool
     event: protocol.RunQueued
 
@@ -36,13 +35,8 @@ def whole_runs() -> QuerySet[Run]:
     return Run.objects.select_related("conversation__assistant", "message__parent", "model")
 
 
-def describe_stored(run: Run) -> Started:
-    """Describe a run that was stored by an earlier request."""
-    return describe(run, _position(run), is_new=False)
-
-
-def _position(run: Run) -> queue.Position | None:
-    """Return where a run waits; None when it does not wait, or while Redis is unreachable."""
+def stored_position(run: Run) -> queue.Position | None:
+    """Return the position of a run; None when it is not queued, or while Redis is unreachable."""
     if run.status != Run.Status.QUEUED:
         return None
     try:
@@ -57,7 +51,6 @@ def describe(run: Run, position: queue.Position | None, *, is_new: bool) -> Star
     reply.run = run
     return Started(
         run=run,
-        sent=sent,
         is_new=is_new,
         event=protocol.RunQueued(
             run=run.id,
@@ -77,17 +70,18 @@ def describe(run: Run, position: queue.Position | None, *, is_new: bool) -> Star
 
 
 def queue_status(*, user: User, run_id: UUID) -> protocol.RunQueued | protocol.RunWaiting | None:
-    """Return the event that a client needs which begins to follow a queued run; None for others.
+    """Return the first event for a new follower of a queued run; None for a run in another state.
 
-    A run that waits for a further attempt was described at its first: only its position is sent.
-    Raises ChatError `not_found`.
+    A run that is queued for a further attempt was described at its first: the event then has its
+    position alone. Raises ChatError `not_found`.
     """
     run = access.run(user, run_id)
     if run.status != Run.Status.QUEUED:
         return None
     if run.attempt == 0:
-        return describe_stored(whole_runs().get(pk=run_id)).event
-    return waiting_event(run, _position(run))
+        run = whole_runs().get(pk=run_id)
+        return describe(run, stored_position(run), is_new=False).event
+    return waiting_event(run, stored_position(run))
 
 
 def waiting_event(run: Run, position: queue.Position | None) -> protocol.RunWaiting:

@@ -1,9 +1,9 @@
-"""The end of a run: one transaction, and the event that tells of it.
+"""Ending a run: one money transaction, and the run's last event.
 
-Three come here: the worker that made the reply, somebody who stops a run that no worker has yet,
-and the sweeper. Whoever's conditional update finds the run as it expects ends it; the others do
-nothing. The event is made from the row, so that it is the same for who follows live and for who
-comes back a day later.
+Three callers end runs: the worker that generated the reply, a user's stop of a run that no worker has
+yet, and the sweeper. The conditional lock is a compare-and-set: the caller that finds the run in the
+expected status and attempt ends it, and the others change nothing. The event is built from the row, so
+live and late followers receive identical bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FINISH = {
 
 @dataclass(slots=True)
 class Outcome:
-    """How a run ended; `code` and `message` only for a failed one."""
+    """The result of a run; `code` and `message` are set for a failed run only."""
 
     status: Run.Status
     text: str = ""
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def counted_usage(prompt_tokens: int, text: str, reasoning: str) -> protocol.Usage:
-    """The usage of a run whose provider told none, counted from what was delivered."""
+    """Return the usage of a run whose provider sent none, counted from the delivered text."""
     reasoning_tokens = typical_tokens(reasoning)
     return protocol.Usage(
         prompt_tokens=prompt_tokens,
@@ -61,7 +61,7 @@ def counted_usage(prompt_tokens: int, text: str, reasoning: str) -> protocol.Usa
 
 
 def failed(code: str, message: str = "", *, text: str = "") -> Outcome:
-    """The outcome of a run that failed, with the words of ERRORS where none are given."""
+    """Return the outcome of a failed run; `message` is by default the sentence of ERRORS."""
     return Outcome(
         status=Run.Status.FAILED, code=code, message=message or errors.ERRORS[code], text=text
     )
@@ -72,9 +72,9 @@ def end(
 ) -> protocol.RunEnd | None:
     """End a run that is in `status` at `attempt`; `seq` becomes the number of its last event.
 
-    Returns the event to publish, or None when the run is not (or no more) as expected: then
-    somebody else ended it or has it, and nothing was changed. The reply and what it costs are
-    stored together. Raises db.MoneyBusy, and may then be called again.
+    The reply and its charge are stored together. Returns the event to publish, or None when the run is
+    not in the expected state: then another process has it or has ended it, and nothing was changed.
+    Raises db.MoneyBusy, after which the call may be repeated.
     """
     html = markdown.to_html(outcome.text) if outcome.text else ""
     run = db.money_transaction(_end, run_id, attempt, status, seq, outcome, html)
@@ -91,6 +91,13 @@ FROM chat_run AS run LEFT JOIN billing_modelprice AS price ON price.id = run.pri
 WHERE run.id = %s AND run.attempt = %s AND run.status = %s FOR NO KEY UPDATE OF run
 """  # noqa: S608 # of names alone
 
+# Shows the new reply, unless it failed and replaces another one.
+MOVE_LEAF = f"""
+UPDATE chat_conversation SET leaf_id = %(reply)s, updated_at = %(now)s
+WHERE id = %(id)s AND (leaf_id = %(reply)s OR NOT %(failed)s)
+RETURNING {prepared.columns(Conversation, "chat_conversation")}
+"""  # noqa: S608 # of names alone
+
 
 def _end(
     run_id: UUID, attempt: int, status: Run.Status, seq: int, outcome: Outcome, html: str
@@ -102,9 +109,26 @@ def _end(
     run, run.price = row
     now = timezone.now()
     run.message = _store_message(run, outcome, html)
-    run.conversation = _move_leaf(run, outcome.status, now)
+    leaf = {
+        "id": run.conversation_id,
+        "reply": run.message_id,
+        "now": now,
+        "failed": outcome.status == Run.Status.FAILED,
+    }
+    moved = prepared.first(MOVE_LEAF, leaf, Conversation)
+    run.conversation = moved[0] if moved else run.conversation
+    # A run that was stopped or failed before its first word is free, whatever the provider counted.
+    is_free = not (outcome.text or outcome.reasoning) and outcome.status != Run.Status.DONE
+    usage = None if is_free else outcome.usage
+    is_counted = usage is not None and usage.estimated
     # Late, since others wait for the account's row (lock order: run, message, hold, account, lots).
-    charge = _charge(run, outcome)
+    charge = settlement.charge(
+        call_of(run),
+        tokens=tokens(usage) if usage else None,
+        source=UsageRecord.Source.COUNTED if is_counted else UsageRecord.Source.PROVIDER,
+        finish=FINISH[outcome.status],
+        by=outcome.by,
+    )
     _store(run, outcome, charge, seq, now)
     return run
 
@@ -113,7 +137,7 @@ STORE_MESSAGE = "UPDATE chat_message SET text = %s, html = %s, status = %s WHERE
 
 
 def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
-    """Write the reply into its message; returns that as far as the last event shows it."""
+    """Write the reply into its message; return the message as far as the last event shows it."""
     message = Message(
         id=run.message_id,
         conversation_id=run.conversation_id,
@@ -135,42 +159,8 @@ def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
     return message
 
 
-MOVE_LEAF = f"""
-UPDATE chat_conversation SET leaf_id = %(reply)s, updated_at = %(now)s
-WHERE id = %(id)s AND (leaf_id = %(reply)s OR NOT %(failed)s)
-RETURNING {prepared.columns(Conversation, "chat_conversation")}
-"""  # noqa: S608 # of names alone
-
-
-def _move_leaf(run: Run, status: Run.Status, now: datetime) -> Conversation:
-    """Show the new reply, unless it failed while another one stands in its place."""
-    values = {
-        "id": run.conversation_id,
-        "reply": run.message_id,
-        "now": now,
-        "failed": status == Run.Status.FAILED,
-    }
-    moved = prepared.first(MOVE_LEAF, values, Conversation)
-    return run.conversation if moved is None else moved[0]
-
-
-def _charge(run: Run, outcome: Outcome) -> settlement.Charge | None:
-    """Settle what the run holds for what it delivered; None where billing is switched off."""
-    is_empty = not outcome.text and not outcome.reasoning
-    # Who stopped, or was failed, before the first word pays nothing, whatever the provider counted.
-    nothing = is_empty and outcome.status != Run.Status.DONE
-    usage = None if nothing else outcome.usage
-    return settlement.charge(
-        call_of(run),
-        tokens=tokens(usage) if usage else None,
-        source=source(usage),
-        finish=FINISH[outcome.status],
-        by=outcome.by,
-    )
-
-
 def call_of(run: Run) -> settlement.Call:
-    """A run's present attempt as billing takes it; the run's price must be read with it."""
+    """Return a run's present attempt as billing records it; the run must have its price loaded."""
     return settlement.Call(
         run_id=run.pk,
         attempt=run.attempt,
@@ -185,32 +175,13 @@ def call_of(run: Run) -> settlement.Call:
 
 
 def tokens(usage: protocol.Usage) -> Tokens:
-    """The tokens of a run as billing takes them."""
+    """Return the tokens of a run as billing records them."""
     return Tokens(
         input=usage.prompt_tokens,
         cached=usage.cached_tokens,
         output=usage.completion_tokens,
         reasoning=usage.reasoning_tokens,
     )
-
-
-def source(usage: protocol.Usage | None) -> UsageRecord.Source:
-    """Who counted them."""
-    if usage is not None and usage.estimated:
-        return UsageRecord.Source.COUNTED
-    return UsageRecord.Source.PROVIDER
-
-
-STORE = """
-UPDATE chat_run SET status = %(status)s, seq = %(seq)s, prefix = %(prefix)s,
-  prefix_reasoning = %(prefix_reasoning)s, ended_at = %(ended_at)s,
-  first_token_at = %(first_token_at)s, finish_reason = %(finish_reason)s,
-  error_code = %(error_code)s, error_message = %(error_message)s,
-  prompt_tokens = %(prompt_tokens)s, completion_tokens = %(completion_tokens)s,
-  cached_tokens = %(cached_tokens)s, reasoning_tokens = %(reasoning_tokens)s,
-  usage_estimated = %(usage_estimated)s, cost = %(cost)s, charged = %(charged)s
-WHERE id = %(id)s
-"""
 
 
 def _store(
@@ -220,7 +191,7 @@ def _store(
     values: dict[str, Any] = {
         "status": outcome.status,
         "seq": seq,
-        "prefix": "",  # it is in the message now
+        "prefix": "",  # now in the message
         "prefix_reasoning": "",
         "ended_at": now,
         "first_token_at": outcome.first_token_at,
@@ -237,13 +208,15 @@ def _store(
     }
     for name, value in values.items():
         setattr(run, name, value)
-    prepared.change(STORE, {**values, "id": run.pk})
+    columns = ", ".join(f"{name} = %({name})s" for name in values)
+    prepared.change(f"UPDATE chat_run SET {columns} WHERE id = %(id)s", {**values, "id": run.pk})  # noqa: S608 # of names alone
 
 
 def read(run_id: UUID) -> protocol.RunEnd | None:
-    """The last event of a run that is over, from its row; None while it is not.
+    """Return the last event of a run that has ended, from its row; None for an active run.
 
-    Most who ask have just begun to follow it, so the rest of the row is read only when it is over.
+    Most callers have just begun to follow an active run, so the rest of the row is read only when the
+    run has ended.
     """
     if Run.objects.active().filter(pk=run_id).exists():
         return None
@@ -251,10 +224,19 @@ def read(run_id: UUID) -> protocol.RunEnd | None:
 
 
 def event(run: Run) -> protocol.RunEnd:
-    """The event that tells how a run ended."""
+    """Return the last event of a run that has ended."""
     message: Message = run.message
-    # The page shows the run below the message: hand it over instead of asking the database again.
+    # The page shows the run below the message: set here, it costs no query.
     message.run = run
+    usage = None
+    if run.prompt_tokens is not None:
+        usage = protocol.Usage(
+            prompt_tokens=run.prompt_tokens,
+            completion_tokens=run.completion_tokens or 0,
+            cached_tokens=run.cached_tokens or 0,
+            reasoning_tokens=run.reasoning_tokens or 0,
+            estimated=run.usage_estimated,
+        )
     common: dict[str, Any] = {
         "run": run.id,
         "attempt": run.attempt,
@@ -263,7 +245,7 @@ def event(run: Run) -> protocol.RunEnd:
         "reply": message.id,
         "text": message.text,
         "html": message_html(message),
-        "usage": _usage(run),
+        "usage": usage,
         "cost": run.charged,
     }
     if run.status == Run.Status.DONE:
@@ -271,15 +253,3 @@ def event(run: Run) -> protocol.RunEnd:
     if run.status == Run.Status.STOPPED:
         return protocol.RunStopped(**common)
     return protocol.RunFailed(**common, code=run.error_code, message=run.error_message)
-
-
-def _usage(run: Run) -> protocol.Usage | None:
-    if run.prompt_tokens is None:
-        return None
-    return protocol.Usage(
-        prompt_tokens=run.prompt_tokens,
-        completion_tokens=run.completion_tokens or 0,
-        cached_tokens=run.cached_tokens or 0,
-        reasoning_tokens=run.reasoning_tokens or 0,
-        estimated=run.usage_estimated,
-    )

@@ -1,8 +1,9 @@
-"""What becomes of a run whose worker cannot go on: another attempt, by whatever worker is there.
+"""Handing a run over: requeues a run whose worker cannot continue, for another attempt.
 
-Two hand a run over: a worker that has to end before its replies are finished, and the sweeper, for
-a worker that is gone. Whoever finds the run as it expects, under its lock, does it. What the
-attempt delivered is the operator's cost; the user pays for the attempt that ends the run.
+Two callers hand runs over: a worker that has to end before its replies are finished, and the sweeper,
+for a worker that died. The row lock and the attempt's number fence each other: the caller that finds
+the run running at that attempt requeues it. The operator pays for the text of a lost attempt; the user
+pays for the attempt that ends the run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from billing.metering import settlement
-from chat import protocol
+from billing.models import UsageRecord
 from chat.llm.tokens import typical_tokens
 from chat.models import Run
 from chat.runs import finish
@@ -21,9 +22,9 @@ from chatproject.lib import db
 
 @dataclass(frozen=True, slots=True)
 class LostAttempt:
-    """An attempt that its worker cannot finish, and the reply as it had it.
+    """An attempt that its worker cannot finish, and the reply so far.
 
-    `text` and `reasoning` include what the attempt began from.
+    `text` and `reasoning` include the prefix that the attempt began from.
     """
 
     run_id: UUID
@@ -33,11 +34,11 @@ class LostAttempt:
 
 
 def hand_over(lost: Sequence[LostAttempt]) -> list[Run]:
-    """Put running runs back among the queued ones; the caller then puts their next jobs in line.
+    """Requeue running runs; the caller then enqueues their next jobs.
 
-    A model that can continue will go on from the text. Returns the runs that were handed over:
-    without those that are not (or no more) running in the attempt that is named, and without those
-    that somebody else is just ending. In those nothing was changed.
+    A model that can continue will go on from the text. Returns the requeued runs. Runs that are no
+    longer running at this attempt, or that another transaction has locked, are skipped unchanged.
+    Raises db.MoneyBusy.
     """
     return db.money_transaction(_hand_over, {one.run_id: one for one in lost})
 
@@ -51,28 +52,23 @@ def _hand_over(lost: Mapping[UUID, LostAttempt]) -> list[Run]:
     )
     runs = [run for run in running if run.attempt == lost[run.pk].attempt]
     for run in runs:
-        _requeue(run, lost[run.pk])
+        _write_off(run, lost[run.pk])
+        run.status = Run.Status.QUEUED
+        # Without a text there is nothing to continue from: the prefix of the attempt before, if any,
+        # stays.
+        if run.model.continuation and lost[run.pk].text:
+            run.prefix, run.prefix_reasoning = lost[run.pk].text, lost[run.pk].reasoning
     Run.objects.bulk_update(runs, ["status", "prefix", "prefix_reasoning"])
     return runs
 
 
-def _requeue(run: Run, lost: LostAttempt) -> None:
-    usage = _delivered(run, lost.text, lost.reasoning)
-    if usage is not None:
+def _write_off(run: Run, lost: LostAttempt) -> None:
+    """Record the usage of a lost attempt, counted from the text that it added to its prefix."""
+    text = lost.text.removeprefix(run.prefix)
+    reasoning = lost.reasoning.removeprefix(run.prefix_reasoning)
+    if text or reasoning:
+        prompt_tokens = run.prompt_estimate + typical_tokens(run.prefix)
+        usage = finish.counted_usage(prompt_tokens, text, reasoning)
         settlement.write_off(
-            finish.call_of(run), tokens=finish.tokens(usage), source=finish.source(usage)
+            finish.call_of(run), tokens=finish.tokens(usage), source=UsageRecord.Source.COUNTED
         )
-    run.status = Run.Status.QUEUED
-    # Without a text there is nothing to go on from: the one of the attempt before, if any, stays.
-    if run.model.continuation and lost.text:
-        run.prefix, run.prefix_reasoning = lost.text, lost.reasoning
-
-
-def _delivered(run: Run, text: str, reasoning: str) -> protocol.Usage | None:
-    """The usage of an attempt, counted from what it added to what it began from."""
-    added = text.removeprefix(run.prefix)
-    thought = reasoning.removeprefix(run.prefix_reasoning)
-    if not added and not thought:
-        return None
-    prompt_tokens = run.prompt_estimate + typical_tokens(run.prefix)
-    return finish.counted_usage(prompt_tokens, added, thought)

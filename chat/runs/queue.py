@@ -5,7 +5,7 @@ Ids, never objects, travel in a job. Functions raise redis.RedisError while Redi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
@@ -62,9 +62,10 @@ def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
     of the one before it, so that no other run of the user comes between. A repetition does no harm:
     the job is queued once, and the first worker to claim the run generates it.
     """
-    queue = _queue()
+    queue = rq_queue()
     attempt = run.attempt + 1
     name = job_id(run.id, attempt)
+    limits = _limits(run.user_id)
     job = queue.create_job(
         GENERATE,
         kwargs={"run_id": str(run.id), "attempt": attempt},
@@ -72,15 +73,17 @@ def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
         description=f"run {run.id}, attempt {attempt}",
         result_ttl=FINISHED_JOB_TTL,
         status=JobStatus.RATE_LIMITED,
-        rate_limit=RateLimit(_limit_key(run.user_id), settings.USER_CONCURRENCY),
+        rate_limit=RateLimit(limits.key, settings.USER_CONCURRENCY),
     )
     job.origin = queue.name
     job.enqueue_at_front = at_front or attempt > 1
-    limits = _limits(run.user_id)
 
-    # RQ's own way takes four round trips, knows no order but its own, and leaves the slots of dead
-    # jobs occupied: the next job would wait for RQ's clean-up, about 300 seconds.
-    def fill(pipeline: Pipeline) -> None:
+    # RQ's own way takes four round trips, keeps no order but its own, and leaves the slots of dead
+    # jobs occupied: the next job would wait for RQ's clean-up, about 300 seconds. And redis-py asks
+    # Redis first whether it has the scripts, one round trip for each message. Here a Redis that was
+    # restarted answers NOSCRIPT, and the second turn loads them; the commands bear repetition.
+    for has_scripts in (True, False):
+        pipeline = queue.connection.pipeline()
         pipeline.sadd(queue.redis_queues_keys, queue.key)
         pipeline.zrem(limits.allowed_key, name, job_id(run.id, run.attempt))
         pipeline.lrem(queue.key, 0, name)
@@ -91,24 +94,15 @@ def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
         limits.add_to_rate_limited(name, pipeline, timestamp=run.queued_at.timestamp())
         limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
         _read_position(pipeline, run.user_id, name)
-
-    return _parse_position(*_execute(fill)[-4:])
-
-
-def _execute(fill: Callable[[Pipeline], None]) -> list[Any]:
-    """Fill a pipeline and execute it; its commands must be harmless when repeated.
-
-    redis-py asks Redis first whether it has the scripts, one round trip for each message. Here a
-    Redis that was restarted answers NOSCRIPT, and the scripts are loaded then.
-    """
-    pipeline = _queue().connection.pipeline()
-    fill(pipeline)
-    pipeline.scripts.clear()
-    try:
-        return list(pipeline.execute())
-    except NoScriptError:
-        fill(pipeline)
-        return list(pipeline.execute())
+        if has_scripts:
+            pipeline.scripts.clear()
+        try:
+            answers = pipeline.execute()
+            break
+        except NoScriptError:
+            if not has_scripts:
+                raise
+    return _parse_position(*answers[-4:])
 
 
 def release(user_id: int, run_id: UUID, attempt: int) -> None:
@@ -117,7 +111,7 @@ def release(user_id: int, run_id: UUID, attempt: int) -> None:
     Only for a run that has ended: `enqueue` passes the slot on to the run's own next attempt.
     """
     limits = _limits(user_id)
-    pipeline = _queue().connection.pipeline()
+    pipeline = rq_queue().connection.pipeline()
     pipeline.zrem(limits.allowed_key, job_id(run_id, attempt))
     limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
     pipeline.execute()
@@ -126,9 +120,9 @@ def release(user_id: int, run_id: UUID, attempt: int) -> None:
 def withdraw(user_id: int, run_id: UUID, attempt: int) -> None:
     """Remove the job of a run that ended while it waited.
 
-    A worker that is taking the job at that time finds nothing to claim.
+    A worker that is taking the job at that time finds no run to claim.
     """
-    queue, limits, name = _queue(), _limits(user_id), job_id(run_id, attempt)
+    queue, limits, name = rq_queue(), _limits(user_id), job_id(run_id, attempt)
     pipeline = queue.connection.pipeline()
     pipeline.lrem(queue.key, 0, name)
     pipeline.zrem(limits.rate_limited_key, name)
@@ -150,7 +144,7 @@ class UserLoad:
 
 def load_of(user_id: int) -> UserLoad:
     """Read what admission control decides on, in one round trip."""
-    queue, limits = _queue(), _limits(user_id)
+    queue, limits = rq_queue(), _limits(user_id)
     pipeline = queue.connection.pipeline(transaction=False)
     pipeline.llen(queue.key)
     pipeline.zcard(limits.allowed_key)
@@ -162,13 +156,13 @@ def load_of(user_id: int) -> UserLoad:
 
 def position(run: Run) -> Position | None:
     """Return a queued run's position; None while a worker is taking it, or when its job was lost."""
-    pipeline = _queue().connection.pipeline(transaction=False)
+    pipeline = rq_queue().connection.pipeline(transaction=False)
     _read_position(pipeline, run.user_id, job_id(run.id, run.attempt + 1))
     return _parse_position(*pipeline.execute())
 
 
 def _read_position(pipeline: Pipeline, user_id: int, name: str) -> None:
-    queue = _queue()
+    queue = rq_queue()
     pipeline.lpos(queue.key, name, rank=-1)  # from the end, where it most likely is
     pipeline.zrank(_limits(user_id).rate_limited_key, name)
     pipeline.llen(queue.key)
@@ -189,7 +183,7 @@ def _parse_position(
 
 def positions(runs: Sequence[Run]) -> dict[UUID, Position]:
     """Return the positions of many queued runs, in two round trips; runs without one are left out."""
-    queue = _queue()
+    queue = rq_queue()
     names = {job_id(run.id, run.attempt + 1): run for run in runs}
     pipeline = queue.connection.pipeline(transaction=False)
     pipeline.lrange(queue.key, 0, -1)
@@ -210,7 +204,7 @@ def positions(runs: Sequence[Run]) -> dict[UUID, Position]:
 
 def known(runs: Sequence[Run]) -> set[UUID]:
     """Return which of the queued runs have a job that Redis still has."""
-    pipeline = _queue().connection.pipeline(transaction=False)
+    pipeline = rq_queue().connection.pipeline(transaction=False)
     for run in runs:
         pipeline.exists(Job.key_for(job_id(run.id, run.attempt + 1)))
     return {run.id for run, exists in zip(runs, pipeline.execute(), strict=True) if exists}
@@ -227,7 +221,7 @@ class QueueLength:
 
 def length() -> QueueLength:
     """Return the length of the queue."""
-    queue = _queue()
+    queue = rq_queue()
     pipeline = queue.connection.pipeline(transaction=False)
     pipeline.llen(queue.key)
     pipeline.get(wait_estimate.KEY)
@@ -239,7 +233,7 @@ def length() -> QueueLength:
 
 def throttled(user_ids: Sequence[int]) -> list[int]:
     """Return how many runs of each of the users are throttled."""
-    pipeline = _queue().connection.pipeline(transaction=False)
+    pipeline = rq_queue().connection.pipeline(transaction=False)
     for user_id in user_ids:
         pipeline.zcard(_limits(user_id).rate_limited_key)
     return list(pipeline.execute())
@@ -257,7 +251,7 @@ class Worker:
 
 def workers(now: datetime) -> list[Worker]:
     """Return the workers of this queue, by name. A dead one is listed for some minutes more."""
-    queue = _queue()
+    queue = rq_queue()
     keys = sorted(worker_registration.get_keys(queue))
     names = [key.removeprefix(f"{RQ_KEY_PREFIX}:worker:") for key in keys]
     pipeline = queue.connection.pipeline(transaction=False)
@@ -280,7 +274,7 @@ def publish_throughput(now: datetime) -> None:
     measured = wait_estimate.measure(capacity=taking * settings.WORKER_CONCURRENCY)
     if measured is not None:
         encoded = msgspec.json.encode(measured)
-        _queue().connection.set(wait_estimate.KEY, encoded, ex=wait_estimate.TTL)
+        rq_queue().connection.set(wait_estimate.KEY, encoded, ex=wait_estimate.TTL)
 
 
 def job_id(run_id: UUID, attempt: int) -> str:
@@ -290,14 +284,11 @@ def job_id(run_id: UUID, attempt: int) -> str:
 
 @lru_cache(maxsize=1_000)  # making one takes longer than using it: it hashes RQ's scripts
 def _limits(user_id: int) -> RateLimitRegistry:
-    return RateLimitRegistry(_limit_key(user_id), _queue().connection)
-
-
-def _limit_key(user_id: int) -> str:
-    return f"user:{user_id}"
+    return RateLimitRegistry(f"user:{user_id}", rq_queue().connection)
 
 
 @cache
-def _queue() -> Queue:
+def rq_queue() -> Queue:
+    """Return the queue of this process."""
     # Our client instead of a new one per call, which would open a connection for each message.
     return django_rq.get_queue(QUEUE, connection=sync_client())

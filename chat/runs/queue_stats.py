@@ -10,12 +10,12 @@ from django.db.models import Count, Min, Q
 from chat.models import Run
 from chat.runs import queue
 
-TOP = 20  # users that are listed
+TOP = 20  # listed users
 
 
 @dataclass(frozen=True, slots=True)
 class UserFigures:
-    """The active runs of one user: running, queued, and throttled behind the user's own."""
+    """The active runs of one user: running, queued, and throttled behind the user's other runs."""
 
     user_id: int
     email: str
@@ -45,10 +45,16 @@ class QueueFigures:
 
 def queue_figures(now: datetime) -> QueueFigures:
     """Count queued, throttled and running runs. Raises redis.RedisError."""
-    totals = Run.objects.active().aggregate(
-        running=Count("pk", filter=Q(status=Run.Status.RUNNING)),
-        oldest=Min("queued_at", filter=Q(status=Run.Status.QUEUED)),
+    active, is_queued = Run.objects.active(), Q(status=Run.Status.QUEUED)
+    totals = active.aggregate(
+        running=Count("pk", filter=~is_queued), oldest=Min("queued_at", filter=is_queued)
     )
+    users = list(
+        active.values("user_id", "user__email")
+        .annotate(queued=Count("pk", filter=is_queued), running=Count("pk", filter=~is_queued))
+        .order_by("-queued", "-running", "user_id")[:TOP]
+    )
+    throttled = queue.throttled([user["user_id"] for user in users])
     length = queue.length()
     throughput = length.throughput
     return QueueFigures(
@@ -58,29 +64,15 @@ def queue_figures(now: datetime) -> QueueFigures:
         oldest_wait=(now - totals["oldest"]).total_seconds() if totals["oldest"] else None,
         service_time=throughput.service if throughput else None,
         expected_wait=throughput.wait(length.queued + 1) if throughput else None,
-        users=_users(),
+        users=[
+            UserFigures(
+                user_id=user["user_id"],
+                email=user["user__email"],
+                running=user["running"],
+                queued=max(0, user["queued"] - behind),
+                throttled=behind,
+            )
+            for user, behind in zip(users, throttled, strict=True)
+        ],
         workers=queue.workers(now),
     )
-
-
-def _users() -> list[UserFigures]:
-    is_queued = Q(status=Run.Status.QUEUED)
-    counts = (
-        Run.objects.active()
-        .values("user_id", "user__email")
-        .annotate(queued=Count("pk", filter=is_queued), running=Count("pk", filter=~is_queued))
-        .order_by("-queued", "-running", "user_id")[:TOP]
-    )
-    users = list(counts)
-    return [
-        UserFigures(
-            user_id=user["user_id"],
-            email=user["user__email"],
-            running=user["running"],
-            queued=max(0, user["queued"] - throttled),
-            throttled=throttled,
-        )
-        for user, throttled in zip(
-            users, queue.throttled([user["user_id"] for user in users]), strict=True
-        )
-    ]

@@ -1,4 +1,4 @@
-"""Stopping a run: the worker is asked to, or a run that no worker has ends at once."""
+"""Stopping a run: requests it of the worker, or ends a run that no worker has at once."""
 
 from __future__ import annotations
 
@@ -30,12 +30,20 @@ def stop_run(*, user: User, run_id: UUID) -> None:
     run = access.run(user, run_id, write=True)
     if run.has_ended:
         return
+    text, reasoning = run.prefix, run.prefix_reasoning
+    if run.attempt:
+        try:
+            written = run_log.written(run.id, run.attempt)
+        except redis.RedisError:
+            logger.warning("the log of run %s could not be read", run.id, exc_info=True)
+        else:
+            text, reasoning = written.text or text, written.reasoning or reasoning
     ended = finish.end(
         run_id=run.id,
         attempt=run.attempt,
-        status=Run.Status.QUEUED,  # no worker has it yet: then it ends at once
+        status=Run.Status.QUEUED,  # no worker has it: then it ends at once, with its earlier text
         seq=protocol.first_seq(run.attempt + 1),
-        outcome=_stopped(run),
+        outcome=finish.Outcome(status=Run.Status.STOPPED, text=text, reasoning=reasoning),
     )
     try:
         if ended is None:
@@ -47,16 +55,3 @@ def stop_run(*, user: User, run_id: UUID) -> None:
         if ended is None:
             raise ChatError("unavailable", retry_after=wait_estimate.RETRY_AFTER) from error
         logger.warning("the stop of run %s could not be announced", run.id, exc_info=True)
-
-
-def _stopped(run: Run) -> finish.Outcome:
-    """Return the outcome of a stopped run that no worker has: the text of its earlier attempts."""
-    text, reasoning = run.prefix, run.prefix_reasoning
-    if run.attempt:
-        try:
-            written = run_log.written(run.id, run.attempt)
-        except redis.RedisError:
-            logger.warning("the log of run %s could not be read", run.id, exc_info=True)
-        else:
-            text, reasoning = written.text or text, written.reasoning or reasoning
-    return finish.Outcome(status=Run.Status.STOPPED, text=text, reasoning=reasoning)

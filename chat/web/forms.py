@@ -1,6 +1,6 @@
-from __future__ import annotations
+"""Forms of the chat pages, and the idempotency key that they carry."""
 
-from typing import Any
+from __future__ import annotations
 
 from django import forms
 from django.conf import settings
@@ -9,7 +9,7 @@ from chat.models import Conversation, new_id
 
 
 class MessageForm(forms.Form):
-    """What one writes. Whether it can be sent is for runs to say, with the same words everywhere."""
+    """A message being written. `runs.start` validates it, with the same errors at every entry point."""
 
     text = forms.CharField(
         required=False,
@@ -24,13 +24,13 @@ class MessageForm(forms.Form):
             }
         ),
     )
-    # A form that is sent twice (a double click, a reload) has one effect.
+    # The idempotency key: a form that is posted twice (a double click, a reload) has one effect.
     client_id = forms.CharField(required=False, widget=forms.HiddenInput)
 
-    most = settings.TEXT_MAX_CHARACTERS
+    max_characters = settings.TEXT_MAX_CHARACTERS
 
     def clean_text(self) -> str:
-        # Browsers post line ends as CR LF, whatever was typed.
+        # Browsers post line ends as CR LF.
         text: str = self.cleaned_data["text"]
         return text.replace("\r\n", "\n")
 
@@ -38,19 +38,16 @@ class MessageForm(forms.Form):
         return self.cleaned_data["client_id"] or new_client_id()
 
 
-class TitleForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
-    class Meta:
-        model = Conversation
-        fields = ["title"]
+class TitleForm(forms.Form):
+    """The new title of a conversation."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["title"].required = True
+    title = forms.CharField(max_length=Conversation._meta.get_field("title").max_length)
 
     def clean_title(self) -> str:
-        return " ".join(self.cleaned_data["title"].split())
+        title: str = self.cleaned_data["title"]
+        return " ".join(title.split())
 
 
 def new_client_id() -> str:
-    """A name for what one form or program does, so that doing it again has one effect."""
+    """Return a new idempotency key for a form or a program."""
     return str(new_id())

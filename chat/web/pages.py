@@ -1,4 +1,4 @@
-"""The page of a chat, new or stored, as views and refused forms return it."""
+"""The page of a chat, new or stored; views return it, and refused forms return it with an error."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from chat.conversations import lifecycle, listing, transcript
 from chat.errors import ChatError
 from chat.models import Conversation
 from chat.runs import cost, describe
-from chat.web.answers import http_status, raise_unless_page, run_json, wants_json, with_retry_after
 from chat.web.forms import MessageForm, new_client_id
+from chat.web.responses import raise_unless_page, run_json, wants_json, with_status
 from chatproject.lib.http import Request
 
-# Stands in addresses of what does not exist yet when a page is rendered; the script puts the id in
-# its place.
+# Placeholder in addresses of objects that do not exist yet when a page is rendered; the script
+# replaces it with the id.
 NO_ID = UUID(int=0)
 
-# What static/js/app.js imports, so that a browser fetches it all at once.
+# The modules that static/js/app.js imports, so that a browser fetches all of them at once.
 MODULES = sorted(
     path.relative_to(folder).as_posix()
     for folder in map(Path, settings.STATICFILES_DIRS)
@@ -36,24 +36,17 @@ MODULES = sorted(
 def new_page(
     request: Request, *, form: MessageForm | None = None, error: ChatError | None = None
 ) -> HttpResponse:
+    """Return the page of a new chat."""
     assistant = lifecycle.default_assistant()
-    response = render(
-        request,
-        "chat/conversation.html",
-        page_context(request)
-        | {
-            "conversation": None,
-            "conversation_id": NO_ID,
-            "assistant": assistant,
-            "usual_cost": cost.usual_cost(user=request.user, assistant=assistant),
-            "form": form or blank_form(),
-            "form_action": reverse("chat:create"),
-            "error": error.message if error else "",
-            "error_code": error.code if error else "",
-        },
-        status=http_status(error) if error else 200,
-    )
-    return with_retry_after(response, error)
+    context = {
+        "conversation": None,
+        "conversation_id": NO_ID,
+        "assistant": assistant,
+        "usual_cost": cost.usual_cost(user=request.user, assistant=assistant),
+        "form": form or new_form(),
+        "form_action": reverse("chat:create"),
+    }
+    return chat_page(request, context, error)
 
 
 def conversation_page(
@@ -65,34 +58,39 @@ def conversation_page(
     form: MessageForm | None = None,
     error: ChatError | None = None,
 ) -> HttpResponse:
+    """Return the page of a conversation, up to the message `before`; `editing` is edited on it."""
     part = transcript.part(conversation, before)
     edited = transcript.own_message(conversation, editing)
-    action = (
-        reverse("chat:edit", args=[edited.id])
-        if edited
-        else reverse("chat:send", args=[conversation.id])
-    )
-    response = render(
-        request,
-        "chat/conversation.html",
-        page_context(request)
-        | {
-            "conversation": conversation,
-            "conversation_id": conversation.id,
-            "part": part,
-            "active_run": part.active_run,
-            "editing": edited,
-            "form": form or blank_form(edited.text if edited else ""),
-            "form_action": action,
-            "error": error.message if error else "",
-            "error_code": error.code if error else "",
-        },
-        status=http_status(error) if error else 200,
-    )
-    return with_retry_after(response, error)
+    context = {
+        "conversation": conversation,
+        "conversation_id": conversation.id,
+        "part": part,
+        "active_run": part.active_run,
+        "editing": edited,
+        "form": form or new_form(edited.text if edited else ""),
+        "form_action": (
+            reverse("chat:edit", args=[edited.id])
+            if edited
+            else reverse("chat:send", args=[conversation.id])
+        ),
+    }
+    return chat_page(request, context, error)
+
+
+def chat_page(
+    request: Request, context: dict[str, Any], error: ChatError | None = None
+) -> HttpResponse:
+    """Render a chat, with the error's sentence and status if there is one."""
+    context |= {
+        "error": error.message if error else "",
+        "error_code": error.code if error else "",
+    }
+    response = render(request, "chat/conversation.html", page_context(request) | context)
+    return with_status(response, error) if error else response
 
 
 def page_context(request: Request) -> dict[str, Any]:
+    """Return the context of every page with a sidebar."""
     return {
         "sidebar": listing.sidebar(request.user),
         "modules": MODULES,
@@ -100,19 +98,16 @@ def page_context(request: Request) -> dict[str, Any]:
     }
 
 
-def blank_form(text: str = "") -> MessageForm:
+def new_form(text: str = "") -> MessageForm:
+    """Return a form with a new client_id, also for the text of a refused form, as it was not sent."""
     return MessageForm(initial={"text": text, "client_id": new_client_id()})
 
 
 def posted_form(request: Request) -> MessageForm:
+    """Return the form as posted, with `cleaned_data`."""
     form = MessageForm(request.POST)
     form.full_clean()
     return form
-
-
-def refilled_form(form: MessageForm) -> MessageForm:
-    """The form with what was typed, under a new name: what failed was not sent."""
-    return blank_form(form.cleaned_data["text"])
 
 
 def refused_page(
@@ -122,23 +117,25 @@ def refused_page(
     form: MessageForm | None = None,
     editing: str = "",
 ) -> HttpResponse:
-    """The page as it was, with the error and the text on it."""
+    """Return the page of a refused form, with the error and the text on it."""
     raise_unless_page(request, error)
     return conversation_page(
         request,
         access.conversation(request.user, conversation_id),
         editing=editing,
-        form=refilled_form(form) if form else None,
+        form=new_form(form.cleaned_data["text"]) if form else None,
         error=error,
     )
 
 
-def started_answer(request: Request, started: describe.Started) -> HttpResponse:
+def started_response(request: Request, started: describe.Started) -> HttpResponse:
+    """Return a run that was just asked for: JSON for programs, a redirect for people."""
     if wants_json(request):
         return JsonResponse(run_json(started.run), status=202)
     return redirect_to_end(started.run.conversation)
 
 
 def redirect_to_end(conversation: Conversation) -> HttpResponse:
-    # The script takes this anchor as the sign that what was typed has arrived.
+    """Redirect to the end of a conversation."""
+    # The script takes this anchor as the sign that the typed text has arrived.
     return redirect(f"{conversation.get_absolute_url()}#end")

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from chat.llm.provider import close_provider
 from chat.streaming.ticker import close_ticker
-from chat.web import consumer
+from chat.web import run_follower
 from tests.support.fake_llm import FakeLLM
 from tests.support.fake_llm.fixture import provider, provider_process
 from tests.support.people import assistant, conversation, owner, stranger
@@ -28,4 +28,4 @@ async def worker_loop(valkey_url: str, provider: FakeLLM) -> AsyncIterator[None]
 async def socket_loop(valkey_url: str) -> AsyncIterator[None]:
     """Let the test's event loop serve sockets, and close the clients that they shared."""
     yield
-    await consumer.close_clients()
+    await run_follower.close_clients()

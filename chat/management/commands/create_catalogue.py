@@ -17,7 +17,7 @@ SUGGESTIONS = [
     "Give me five ideas for a rainy Sunday afternoon.",
 ]
 
-# Slug, name, credits, credits on top, price in US cents: a credit is worth a cent, see CREDIT_USD.
+# Slug, name, credits, bonus credits, price in US cents: a credit is worth a cent, see CREDIT_USD.
 PACKAGES = [
     ("small", "Small", 500, 0, 500),
     ("medium", "Medium", 2_000, 100, 2_000),
@@ -28,7 +28,7 @@ PACKAGES = [
 class Command(BaseCommand):
     help = (
         "Adds the model that DEFAULT_MODEL names, its price, an assistant that uses it, and "
-        "packages of credits. What is there already stays as the staff left it."
+        "packages of credits. Existing rows are left as they are."
     )
 
     @transaction.atomic
@@ -64,19 +64,15 @@ class Command(BaseCommand):
             # DEFAULT_MODEL was changed: the default assistant follows, once.
             assistant.model = model
             assistant.save(update_fields=["model"])
-        if not CreditPackage.objects.exists():
-            _create_packages()
+        packages = [] if CreditPackage.objects.exists() else PACKAGES
+        for position, (slug, name, credits, bonus, cents) in enumerate(packages):
+            package = CreditPackage.objects.create(
+                slug=slug,
+                name=name,
+                credits=credits * MICRO,
+                bonus=bonus * MICRO,
+                popular=slug == "medium",
+                position=position,
+            )
+            PackagePrice.objects.create(package=package, currency="USD", amount_minor=cents)
         self.stdout.write(f"{assistant.name} answers with {assistant.model.name}.")
-
-
-def _create_packages() -> None:
-    for position, (slug, name, credits, bonus, cents) in enumerate(PACKAGES):
-        package = CreditPackage.objects.create(
-            slug=slug,
-            name=name,
-            credits=credits * MICRO,
-            bonus=bonus * MICRO,
-            popular=slug == "medium",
-            position=position,
-        )
-        PackagePrice.objects.create(package=package, currency="USD", amount_minor=cents)

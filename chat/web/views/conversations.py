@@ -1,7 +1,7 @@
 """Pages of conversations, and the forms that create, rename and delete them.
 
-A view opens what it needs through access, makes one call into the domain, and returns a page, or
-JSON to programs. Errors of the domain become pages or JSON in `answers`.
+A view opens its objects through `access`, makes one call into the domain, and returns a page, or JSON
+to programs. `handles_chat_errors` turns ChatError into pages or JSON.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from chat.conversations import lifecycle, listing
 from chat.errors import ChatError
 from chat.runs import start
 from chat.runs.stop import stop_run
-from chat.web.answers import answers, error_json, raise_unless_page, run_json
 from chat.web.forms import TitleForm
 from chat.web.pages import (
     conversation_page,
+    new_form,
     new_page,
     page_context,
     posted_form,
-    refilled_form,
     refused_page,
-    started_answer,
+    started_response,
 )
+from chat.web.responses import error_json, handles_chat_errors, raise_unless_page, run_json
 from chatproject.lib.http import Request
 
 # --- Pages ------------------------------------------------------------------------------------
@@ -38,29 +38,25 @@ from chatproject.lib.http import Request
 @require_GET
 @never_cache
 def new(request: Request) -> HttpResponse:
-    """A new chat, which begins to exist with its first message."""
+    """Show a new chat, which is stored with its first message."""
     return new_page(request)
 
 
 @require_GET
 @never_cache
-@answers
+@handles_chat_errors
 def conversation(request: Request, conversation_id: UUID) -> HttpResponse:
-    """A conversation from its end, or (?before=ID) from an earlier message; ?edit=ID edits one."""
+    """Show the end of a conversation, or the part up to ?before=ID; ?edit=ID edits a message."""
     found = access.conversation(request.user, conversation_id)
-    return conversation_page(
-        request,
-        found,
-        before=request.GET.get("before", ""),
-        editing=request.GET.get("edit", ""),
-    )
+    before, editing = request.GET.get("before", ""), request.GET.get("edit", "")
+    return conversation_page(request, found, before=before, editing=editing)
 
 
 @require_GET
 @never_cache
-@answers
+@handles_chat_errors
 def chats(request: Request) -> HttpResponse:
-    """All conversations by day, a part at a time."""
+    """List all conversations by day, one page at a time."""
     before = request.GET.get("before", "")
     page = listing.page(request.user, before)
     return render(
@@ -75,31 +71,28 @@ def chats(request: Request) -> HttpResponse:
 
 
 @require_http_methods(["GET", "POST"])
-@answers
+@handles_chat_errors
 def create(request: Request) -> HttpResponse:
     """Begin a conversation with its first message."""
     if request.method == "GET":
-        return redirect("chat:new")  # a reload of the page that an error was told on
+        return redirect("chat:new")  # a reload of the page that showed an error
     form = posted_form(request)
     try:
         started = start.send(user=request.user, **form.cleaned_data)
     except ChatError as error:
         raise_unless_page(request, error)
-        return new_page(request, form=refilled_form(form), error=error)
-    return started_answer(request, started)
+        return new_page(request, form=new_form(form.cleaned_data["text"]), error=error)
+    return started_response(request, started)
 
 
 @require_POST
-@answers
+@handles_chat_errors
 def rename(request: Request, conversation_id: UUID) -> HttpResponse:
     """Give a conversation another name."""
     form = TitleForm(request.POST)
     if form.is_valid():
-        lifecycle.rename(
-            user=request.user,
-            conversation_id=conversation_id,
-            title=form.cleaned_data["title"],
-        )
+        title = form.cleaned_data["title"]
+        lifecycle.rename(user=request.user, conversation_id=conversation_id, title=title)
     else:
         messages.error(request, "A chat needs a name of 1 to 100 characters. It was not renamed.")
     if request.POST.get("from") == "list":
@@ -108,9 +101,9 @@ def rename(request: Request, conversation_id: UUID) -> HttpResponse:
 
 
 @require_POST
-@answers
+@handles_chat_errors
 def delete(request: Request, conversation_id: UUID) -> HttpResponse:
-    """Take a conversation away, and stop what is being written in it."""
+    """Delete a conversation, and stop its active run."""
     found = access.conversation(request.user, conversation_id, write=True)
     active = lifecycle.active_run(found)
     if active is not None:
@@ -126,7 +119,7 @@ def delete(request: Request, conversation_id: UUID) -> HttpResponse:
 @require_GET
 @never_cache
 def active_run(request: Request, conversation_id: UUID) -> HttpResponse:
-    """The run that is under way in a conversation, and the message that its page ends with."""
+    """Return the active run of a conversation, and the message that its page ends with."""
     try:
         found = access.conversation(request.user, conversation_id)
     except ChatError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from uuid import UUID
 
 from django.conf import settings
@@ -12,14 +13,14 @@ from django.views.decorators.http import require_http_methods, require_POST
 from chat import access
 from chat.errors import ChatError
 from chat.runs import cost, start
-from chat.web.answers import answers
 from chat.web.forms import new_client_id
-from chat.web.pages import posted_form, refused_page, started_answer
+from chat.web.pages import posted_form, refused_page, started_response
+from chat.web.responses import handles_chat_errors
 from chatproject.lib.http import Request
 
 
 @require_http_methods(["GET", "POST"])
-@answers
+@handles_chat_errors
 def send(request: Request, conversation_id: UUID) -> HttpResponse:
     """Send a message in a conversation."""
     if request.method == "GET":
@@ -31,13 +32,13 @@ def send(request: Request, conversation_id: UUID) -> HttpResponse:
         )
     except ChatError as error:
         return refused_page(request, error, conversation_id, form)
-    return started_answer(request, started)
+    return started_response(request, started)
 
 
 @require_POST
-@answers
+@handles_chat_errors
 def estimate(request: Request) -> HttpResponse:
-    """What a text would cost as a message of `conversation`, or as the first of a new one."""
+    """Estimate the cost of a text as a message of `conversation`, or as the first of a new one."""
     text = request.POST.get("text", "")[: settings.TEXT_MAX_CHARACTERS]
     conversation = request.POST.get("conversation", "")
     try:
@@ -45,26 +46,14 @@ def estimate(request: Request) -> HttpResponse:
     except ValueError as error:
         raise ChatError("not_found") from error
     found = cost.estimate(user=request.user, text=text, conversation_id=conversation_id)
-    if found is None:
-        return JsonResponse({"shown": "", "usual": 0, "most": 0, "problem": "", "note": ""})
-    return JsonResponse(
-        {
-            "shown": found.shown,
-            "usual": found.usual,
-            "most": found.most,
-            "problem": found.problem,
-            "note": found.note,
-        }
-    )
-
-
-# --- Actions on messages and runs -------------------------------------------------------------
+    found = found or cost.Estimate()
+    return JsonResponse({"shown": found.shown, **asdict(found)})
 
 
 @require_http_methods(["GET", "POST"])
-@answers
+@handles_chat_errors
 def regenerate(request: Request, message_id: UUID) -> HttpResponse:
-    """Ask for another reply in the place of one."""
+    """Ask for another reply in place of one."""
     reply = access.message(request.user, message_id)
     if request.method == "GET":
         return redirect("chat:conversation", reply.conversation_id)
@@ -73,13 +62,13 @@ def regenerate(request: Request, message_id: UUID) -> HttpResponse:
         started = start.regenerate(user=request.user, message_id=message_id, client_id=client_id)
     except ChatError as error:
         return refused_page(request, error, reply.conversation_id)
-    return started_answer(request, started)
+    return started_response(request, started)
 
 
 @require_http_methods(["GET", "POST"])
-@answers
+@handles_chat_errors
 def edit(request: Request, message_id: UUID) -> HttpResponse:
-    """Send another text in the place of one's own message."""
+    """Send another text in place of the user's own message."""
     edited = access.message(request.user, message_id)
     if request.method == "GET":
         return redirect("chat:conversation", edited.conversation_id)
@@ -88,4 +77,4 @@ def edit(request: Request, message_id: UUID) -> HttpResponse:
         started = start.edit(user=request.user, message_id=message_id, **form.cleaned_data)
     except ChatError as error:
         return refused_page(request, error, edited.conversation_id, form, editing=str(message_id))
-    return started_answer(request, started)
+    return started_response(request, started)

@@ -12,13 +12,13 @@ from django.views.decorators.http import require_GET, require_http_methods
 from chat import access
 from chat.errors import ChatError
 from chat.runs.stop import stop_run
-from chat.web.answers import answers, error_json, run_json, wants_json
 from chat.web.pages import redirect_to_end, refused_page
+from chat.web.responses import error_json, handles_chat_errors, run_json, wants_json
 from chatproject.lib.http import Request
 
 
 @require_http_methods(["GET", "POST"])
-@answers
+@handles_chat_errors
 def stop(request: Request, run_id: UUID) -> HttpResponse:
     """Ask a run to stop."""
     found = access.run(request.user, run_id)
@@ -36,7 +36,7 @@ def stop(request: Request, run_id: UUID) -> HttpResponse:
 @require_GET
 @never_cache
 def run(request: Request, run_id: UUID) -> HttpResponse:
-    """How a run stands, for programs; `text` is there when it is over."""
+    """Return the state of a run, for programs; it has `text` when the run has ended."""
     try:
         return JsonResponse(run_json(access.run(request.user, run_id)))
     except ChatError as error:

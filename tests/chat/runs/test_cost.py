@@ -234,7 +234,7 @@ def test_a_model_without_a_price_is_not_offered(owner, conversation, assistant):
     assistant.model.save()
     with pytest.raises(ChatError, match="no price"):
         send(owner, conversation)
-    with pytest.raises(ChatError, match="no model to talk to"):
+    with pytest.raises(ChatError, match="No model is available"):
         start.send(user=owner, text="Hello", client_id="a")
 
 

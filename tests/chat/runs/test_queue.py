@@ -17,7 +17,7 @@ from chat import errors, protocol
 from chat.errors import ChatError
 from chat.models import Conversation, Message, Run
 from chat.recovery import waiting_runs
-from chat.recovery.waiting_runs import UNPLACED, Waiting
+from chat.recovery.waiting_runs import REQUEUE_AFTER, WaitingRuns
 from chat.runs import describe, queue, queue_stats, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.runs.wait_estimate import Throughput
@@ -50,7 +50,7 @@ def redis_away(settings) -> Iterator[None]:
 
 def _forget_clients() -> None:
     sync_client.cache_clear()
-    queue._queue.cache_clear()
+    queue.rq_queue.cache_clear()
 
 
 def send_many(user, assistant, count: int) -> list[Run]:
@@ -73,7 +73,7 @@ def take(client: redis.Redis, run: Run) -> None:
     assert client.lmove(LINE, INTERMEDIATE, "LEFT", "RIGHT") == name.encode()
 
 
-def sweep(sweeper: Waiting, *seconds: float) -> None:
+def sweep(sweeper: WaitingRuns, *seconds: float) -> None:
     """Sweep at these seconds from now."""
     now = timezone.now()
     for moment in seconds:
@@ -329,7 +329,7 @@ def test_those_who_wait_hear_how_the_line_moves(
     first, second, third = send_many(owner, assistant, 3)
     (other,) = send_many(stranger, assistant, 1)
     ear = Ear(valkey_client, first, second, third, other)
-    sweeper = Waiting()
+    sweeper = WaitingRuns()
     sweep(sweeper, 0)
     assert ear.is_silent()  # all of them have just been told
     sweep(sweeper, 2)
@@ -355,7 +355,7 @@ def test_a_run_that_lost_its_worker_hears_of_its_next_attempt(owner, conversatio
     run.refresh_from_db()
     queue.enqueue(run)
     ear = Ear(valkey_client, run)
-    sweep(Waiting(), 2)
+    sweep(WaitingRuns(), 2)
     assert ear.heard(1) == [(str(run.pk), 2, "1")]
 
 
@@ -368,10 +368,10 @@ def test_a_job_that_a_dead_worker_took_is_queued_again_at_the_front(
     taken, held = send_many(owner, assistant, 3)[::2]
     (other,) = send_many(stranger, assistant, 1)
     take(valkey_client, taken)
-    sweeper = Waiting()
+    sweeper = WaitingRuns()
     sweep(sweeper, 2, 4, 6)
     assert positions(taken, held) == [None, "held 1"]  # it may be being claimed
-    sweep(sweeper, 2 + UNPLACED.total_seconds())
+    sweep(sweeper, 2 + REQUEUE_AFTER.total_seconds())
     assert positions(taken, held, other) == [1, "held 1", 3]
     assert valkey_client.llen(INTERMEDIATE) == 0
 
@@ -380,7 +380,7 @@ def test_a_user_whose_only_slot_a_dead_job_holds_goes_on(settings, owner, assist
     settings.USER_CONCURRENCY = 1
     taken, held = send_many(owner, assistant, 2)
     take(valkey_client, taken)
-    sweep(Waiting(), *range(2, 12, 2))
+    sweep(WaitingRuns(), *range(2, 12, 2))
     assert positions(taken, held) == [1, "held 1"]
 
 
@@ -389,7 +389,7 @@ def test_after_a_flush_all_get_in_line_again_in_their_order(
 ):
     sent = [*send_many(owner, assistant, 3), *send_many(stranger, assistant, 1)]
     valkey_client.flushall()
-    sweeper = Waiting()
+    sweeper = WaitingRuns()
     sweep(sweeper, 2)
     new = send(stranger, begin(stranger, assistant))
     sweep(sweeper, 4, 6, 8)
@@ -402,7 +402,7 @@ def test_of_more_runs_than_one_sweep_sees_each_has_its_turn(
     monkeypatch.setattr(waiting_runs, "BATCH", 2)
     sent = [*send_many(owner, assistant, 4), *send_many(stranger, assistant, 1)]
     ear = Ear(valkey_client, *sent)
-    sweeper = Waiting()
+    sweeper = WaitingRuns()
     sweep(sweeper, 2, 4, 6)
     assert {run for run, _, _ in ear.heard(5)} == {str(run.pk) for run in sent}
     valkey_client.flushall()

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from chat.models import Assistant, Run
-from chat.recovery.waiting_runs import UNPLACED
+from chat.recovery.waiting_runs import REQUEUE_AFTER
 from chat.runs import queue, queue_stats
 from tests.support.conversations import begin, send
 from tests.support.fake_llm import FakeLLM
@@ -134,7 +134,7 @@ def test_a_job_that_was_taken_and_never_claimed_is_made_in_time(
         until(lambda: count("done", owner) == 2)
     lost.refresh_from_db()
     held.refresh_from_db()
-    assert lost.started_at - lost.queued_at > UNPLACED
+    assert lost.started_at - lost.queued_at > REQUEUE_AFTER
     assert lost.ended_at <= held.started_at
 
 

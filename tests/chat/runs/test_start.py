@@ -44,7 +44,7 @@ def test_its_job_waits_in_the_queue_with_ids_only(owner, conversation):
     assert queue.length().queued == 1
     assert queue.position(run).position == 1
     assert queue.position(run)
-    job = queue._queue().fetch_job(queue.job_id(run.id, 1))
+    job = queue.rq_queue().fetch_job(queue.job_id(run.id, 1))
     assert job is not None
     assert job.kwargs == {"run_id": str(run.id), "attempt": 1}
     record: Any = job.connection.hgetall(job.key)

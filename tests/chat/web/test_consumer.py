@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -15,7 +15,7 @@ from chat.models import Conversation, Message, Run
 from chat.streaming import groups
 from chat.streaming import log as run_log
 from chat.streaming.ticker import current_ticker
-from chat.web import run_follower
+from chat.web import outgoing, run_follower
 from chatproject.lib import db
 from chatproject.lib.pubsub.layer import publish
 from tests.support.conversations import begin, send
@@ -211,36 +211,40 @@ async def test_events_of_a_lower_attempt_are_ignored(owner, conversation, valkey
     assert tab.text() == "oldnew"
 
 
-class StuckSocket:
-    """A socket that takes nothing before its followers are told to serve it."""
+class FullFrames:
+    """The frames of a socket whose client reads slowly: nothing is written directly."""
+
+    is_full = True
 
     def __init__(self) -> None:
-        self.queued_bytes = 0
         self.texts: list[bytes] = []
 
-    def serve_soon(self, follower: run_follower.Follower) -> None:
+    def write(self, texts: Sequence[bytes]) -> None:
+        self.texts += texts
+
+    async def drain(self) -> None:
         pass
 
-    def send_now(self, text: bytes) -> bool:
-        return False
 
-    async def send(self, texts: Sequence[bytes]) -> None:
-        self.texts += texts
+async def unused_send(message: object) -> None:
+    raise AssertionError("the frames are used instead")
 
 
 async def test_a_client_that_is_slow_costs_no_memory_and_misses_nothing(
     owner, conversation, valkey_client, monkeypatch
 ):
-    """The runs of one socket share what may wait for it."""
-    monkeypatch.setattr(run_follower, "QUEUE_BYTES", 500)
-    socket, archive = StuckSocket(), run_follower.ReplayReader()
+    """The runs of one socket share its budget of buffered bytes."""
+    monkeypatch.setattr(outgoing, "QUEUE_BYTES", 500)
+    frames = FullFrames()
+    socket = outgoing.Outgoing(unused_send, frames)  # not open: the test serves the followers
+    followed: dict[UUID, run_follower.Follower] = {}
     made = []
     for _ in range(3):
         run = await db.run(send, owner, await db.run(begin, owner, conversation.assistant))
         await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
-        follower = run_follower.Follower(run.pk, 0, archive=archive, reader=socket)
+        follower = run_follower.Follower(run.pk, 0, followed=followed, outgoing=socket)
         await follower.join()
-        await follower.serve(socket.send)
+        await follower.serve()
         made.append((run, follower))
     for seq in range(1, 101):
         for run, follower in made:
@@ -248,17 +252,17 @@ async def test_a_client_that_is_slow_costs_no_memory_and_misses_nothing(
             valkey_client.xadd(run_log.log_key(run.pk), {"e": part}, id=f"{seq}-0")
             follower._receive(part)
         waiting = sum(len(part) for _, follower in made for part in follower._queue)
-        assert socket.queued_bytes == waiting < 500 + 2 * len(part)
+        assert socket._queued_bytes == waiting < 500 + 2 * len(part)
+    assert followed == {run.pk: follower for run, follower in made}
     for run, follower in made:
-        socket.texts.clear()
-        await follower.serve(socket.send)
+        frames.texts.clear()
+        await follower.serve()
         await follower.leave()
-        headers = [protocol.header(data) for data in socket.texts]
+        headers = [protocol.header(data) for data in frames.texts]
         assert [(header.run, header.seq) for header in headers] == [
             (run.pk, seq) for seq in range(1, 101)
         ]
-    await archive.close()
-    assert socket.queued_bytes == 0
+    assert (socket._queued_bytes, followed) == (0, {})
 
 
 async def test_how_the_line_moves_is_told_until_the_attempt_begins(

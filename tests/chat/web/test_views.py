@@ -17,7 +17,7 @@ from chat.conversations import transcript
 from chat.errors import ERRORS
 from chat.models import Assistant, Conversation, Message, Run
 from chat.runs import start
-from chat.web import answers
+from chat.web import responses
 from chatproject.local.servers import BASE_DIR
 from tests.support.conversations import begin, send, talk
 
@@ -436,7 +436,7 @@ def test_programs_are_told_errors_by_code(
 
 
 def test_every_status_belongs_to_a_code_that_exists():
-    assert answers.STATUS.keys() <= ERRORS.keys()
+    assert responses.STATUS.keys() <= ERRORS.keys()
 
 
 # --- What is not there, and what is not one's own ---------------------------------------------

@@ -43,7 +43,7 @@ async def test_news_that_fail_do_not_keep_others_back(caplog):
 
     await db.run(work)
     assert await asyncio.wait_for(told, 10) == "news"
-    assert "what was left for later failed" in caplog.text
+    assert "a deferred call failed" in caplog.text
 
 
 async def test_news_are_not_lost_when_the_loop_ends():

@@ -1,6 +1,6 @@
-"""Answers of the views: errors of the domain as JSON or pages, and runs as JSON.
+"""Responses of the views: ChatError as JSON or a page, and runs as JSON.
 
-Programs ask for JSON alone (`Accept`); everybody else is answered with a page.
+A program asks for JSON alone (`Accept`); every other client gets a page.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ STATUS = {
 }
 
 
-def answers(view: View[P]) -> View[P]:
-    """Let a view raise ChatError: JSON for programs, the pages of 403 and 404 for people."""
+def handles_chat_errors(view: View[P]) -> View[P]:
+    """Turn a view's ChatError into JSON for programs, and into the pages of 403 and 404 for people."""
 
     @wraps(view)
-    def answer(request: Request, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+    def respond(request: Request, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
         try:
             return view(request, *args, **kwargs)
         except ChatError as error:
@@ -52,40 +52,40 @@ def answers(view: View[P]) -> View[P]:
                 raise PermissionDenied(error.message) from error
             raise
 
-    return answer
+    return respond
 
 
 def wants_json(request: HttpRequest) -> bool:
+    """Whether a program sent the request."""
     return request.accepts("application/json") and not request.accepts("text/html")
 
 
 def error_json(error: ChatError) -> HttpResponse:
+    """Return an error as JSON."""
     body: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.credits is not None:
         body["credits"] = msgspec.structs.asdict(error.credits)
     if error.retry_after is not None:
         body["retry_after"] = error.retry_after
-    return with_retry_after(JsonResponse(body, status=http_status(error)), error)
+    return with_status(JsonResponse(body), error)
 
 
-def with_retry_after(response: HttpResponse, error: ChatError | None) -> HttpResponse:
-    """Say in the header, too, when trying again may help."""
-    if error is not None and error.retry_after is not None:
+def with_status(response: HttpResponse, error: ChatError) -> HttpResponse:
+    """Set an error's HTTP status and, where trying again may help, the header Retry-After."""
+    response.status_code = STATUS.get(error.code, 400)
+    if error.retry_after is not None:
         response["Retry-After"] = str(math.ceil(error.retry_after))
     return response
 
 
-def http_status(error: ChatError) -> int:
-    return STATUS.get(error.code, 400)
-
-
 def raise_unless_page(request: Request, error: ChatError) -> None:
-    """Raise an error that the page at hand cannot tell: `answers` knows what to do with it."""
+    """Raise an error that the present page cannot show, for `handles_chat_errors`."""
     if wants_json(request) or error.code in {"not_found", "not_allowed"}:
         raise error
 
 
 def run_json(run: Run) -> dict[str, Any]:
+    """Return the state of a run for programs."""
     return {
         "id": run.id,
         "conversation": run.conversation_id,

@@ -1,0 +1,155 @@
+"""The sending side of a socket: direct writes, the outbox of user-level events, the budget, the pump.
+
+An event is written in the callback that brings it, as long as nothing waits for the socket. Events
+that have to wait, for a client that reads slowly or for a log to be read, are sent by one task, the
+pump, which runs until nothing waits: user-level events first, then the followed runs. So order is kept
+without locks, and a slow client delays only its own pump.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import redis
+
+from chat import protocol
+from chat.errors import ChatError
+from chatproject.lib import db
+from chatproject.lib.server.asgi_types import Send, TextFrames
+
+logger = logging.getLogger(__name__)
+
+# Limits on the user-level events buffered for a slow client; beyond them the socket is closed with
+# TRY_AGAIN_LATER.
+MAX_OUTBOX = 500  # frames
+MAX_OUTBOX_BYTES = 1024 * 1024
+
+# Budget for the events that the followers of one socket buffer together. Beyond it a follower drops
+# its events and reads the log when the client has caught up, so the memory of a slow client is bounded.
+QUEUE_BYTES = 256 * 1024
+
+UNREACHABLE = (redis.RedisError, *db.UNREACHABLE, OSError)
+
+Serve = Callable[[], Awaitable[None]]
+"""Sends the pending events of one source. May raise one of UNREACHABLE: the source then asks again."""
+
+
+class Outgoing:
+    """Sends the events of one socket, in order and without locks.
+
+    `asgi_send` takes ASGI messages; `frames` writes encoded text past it, where the server has that
+    extension. Until `open` is called, and once the socket is being closed, nothing is written directly
+    and the pump does not start.
+    """
+
+    def __init__(self, asgi_send: Send, frames: TextFrames | None) -> None:
+        self.is_open = False
+        self._asgi_send = asgi_send
+        self._frames = frames
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._is_too_slow = False
+        self._queued_bytes = 0
+        self._due: dict[Serve, None] = {}  # in order
+        self._pump: asyncio.Task[None] | None = None
+
+    def open(self, ready: bytes) -> None:
+        """Begin to send: first `ready`, then the events that arrived before it."""
+        self._outbox.appendleft(ready)
+        self.is_open = True
+        self._start_pump()
+
+    def put(self, data: bytes) -> None:
+        """Send a user-level event, now or as soon as the socket takes it."""
+        if self._is_too_slow or self.write_now(data):
+            return
+        self._outbox.append(data)
+        self._outbox_bytes += len(data)
+        if len(self._outbox) > MAX_OUTBOX or self._outbox_bytes > MAX_OUTBOX_BYTES:
+            self._is_too_slow = True
+            self._outbox.clear()
+        self._start_pump()
+
+    def write_now(self, data: bytes) -> bool:
+        """Write at once if nothing at all waits for the socket; False when something does."""
+        frames = self._frames
+        if not self.is_open or frames is None or self._pump is not None or frames.is_full:
+            return False
+        frames.write((data,))
+        return True
+
+    def reserve(self, size: int) -> bool:
+        """Take bytes from the followers' budget; False when it is used up."""
+        if self._queued_bytes > QUEUE_BYTES:
+            return False
+        self._queued_bytes += size
+        return True
+
+    def release(self, size: int) -> None:
+        """Return bytes to the followers' budget."""
+        self._queued_bytes -= size
+
+    def serve_soon(self, serve: Serve) -> None:
+        """Have the pump call `serve` once when the socket takes something."""
+        self._due[serve] = None
+        self._start_pump()
+
+    def _start_pump(self) -> None:
+        if self._pump is None and self.is_open:
+            self._pump = asyncio.create_task(self._run_pump())
+
+    async def _run_pump(self) -> None:
+        while self.is_open and (self._is_too_slow or self._outbox or self._due):
+            try:
+                if self._is_too_slow:
+                    await self.close(protocol.TRY_AGAIN_LATER)
+                    break
+                await self._flush()
+                if self._due:
+                    serve = next(iter(self._due))
+                    del self._due[serve]
+                    await serve()
+            except UNREACHABLE as error:
+                logger.warning("a socket waits for Redis or the database: %s", error)
+                await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311  not a secret
+            except Exception:
+                logger.exception("a socket's pump failed")
+                await self.close(protocol.INTERNAL_ERROR)
+        self._pump = None
+
+    async def _flush(self) -> None:
+        while self._outbox:
+            texts = tuple(self._outbox)
+            self._outbox.clear()
+            self._outbox_bytes = 0
+            await self.send(texts)
+
+    async def send(self, texts: Sequence[bytes]) -> None:
+        """Send each text in a frame of its own; return when the socket takes more."""
+        if self._frames is None:
+            for text in texts:
+                await self._asgi_send({"type": "websocket.send", "text": text.decode()})
+        else:
+            self._frames.write(texts)
+            if self._frames.is_full:
+                await self._frames.drain()
+
+    async def close(self, code: int, error: ChatError | None = None) -> None:
+        """Close the socket; `error` is its last frame."""
+        self.is_open = False
+        if error is not None:
+            self.put(protocol.Error.of(error).encode())
+            await self._flush()
+        await self._asgi_send({"type": "websocket.close", "code": code})
+
+    async def stop(self) -> None:
+        """End the pump, and drop what waits: the socket is closed."""
+        self.is_open = False
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.wait([self._pump])
+        self._due.clear()
