@@ -1,4 +1,4 @@
-// What the signed-in pages run. Parts first: the app looks for them when it begins.
+// Entry point of the signed-in pages. chat-app is defined last: it looks up the other elements.
 
 import { ChatApp } from "./elements/chat_app.js";
 import { ChatComposer } from "./elements/chat_composer.js";

@@ -1,4 +1,4 @@
-// What the pages with one card run.
+// Entry point of the pages with one card: sign-in, account, errors.
 
 import { PasswordField } from "./elements/password_field.js";
 

@@ -340,4 +340,4 @@ def test_pages_of_errors_need_neither_database_nor_request(name: str, django_ass
 def test_what_is_not_there_is_told_in_words(inside: Client):
     response = inside.get("/nowhere/")
     assert response.status_code == 404
-    assert "This is not there" in response.content.decode()
+    assert "Page not found" in response.content.decode()

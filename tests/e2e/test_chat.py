@@ -101,12 +101,12 @@ def test_thoughts_come_before_the_reply_and_fold_away(browser: Browser, email: s
     message = "[[tokens=30 rate=30 reasoning=30]] Think"
     browser.sign_up(email)
     browser.send(message)
-    browser.wait_for_text(".progress", "Thinking it through")
+    browser.wait_for_text(".progress", "Thinking…")
     browser.click(".reasoning summary")
     wait_until(lambda: "".join(browser.texts(".reasoning-text")), "the thoughts are there to read")
     browser.wait_for_status("done")
     assert words(browser.texts(".reasoning-text")[0]) == words(reasoning_text(30, message))
-    assert browser.texts(".reasoning summary") == ["What it thought first"]
+    assert browser.texts(".reasoning summary") == ["Reasoning"]
 
 
 # --- Stop -------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def test_stop_keeps_what_was_written(site: Site, browser: Browser, email: str):
     assert text
     assert reply_text(2000, message).startswith(text)
     assert browser.texts(".reply .notice p") == [
-        "You stopped this reply. What was written is kept."
+        "You stopped this reply. The text so far is saved."
     ]
     assert browser.shown("[data-send-button]")
     assert not browser.shown("[data-stop]")
@@ -138,7 +138,7 @@ def test_stop_works_before_the_first_word(site: Site, browser: Browser, email: s
     browser.click("[data-stop]")
     browser.wait_for_status("stopped")
     assert site.reply(browser.conversation) == ("", "stopped")
-    browser.wait_for_text(".reply .notice p", "before its first word")
+    browser.wait_for_text(".reply .notice p", "before it started")
 
 
 def test_a_stopped_reply_can_be_asked_for_again(site: Site, browser: Browser, email: str):
@@ -199,7 +199,7 @@ def test_a_better_reply_that_fails_brings_the_old_one_back(
         browser.conversation,
     )
     browser.click("[data-regenerate]")
-    browser.wait_for_text("[data-error-text]", "The earlier reply is back.")
+    browser.wait_for_text("[data-error-text]", "The previous reply is restored.")
     assert browser.reply == before
     browser.driver.refresh()
     assert browser.reply == before

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.e2e
 
 USER_CONCURRENCY = 5  # as it is by default
 
-RESTARTED = "The reply was interrupted and starts again."
+INTERRUPTED = "Reply interrupted. Resuming…"
+RESTARTED = "Reply interrupted. Starting over."
 
 # Keeps in `seen` each state of the newest reply that was ever on the screen, and in `said` what was
 # read out.
@@ -172,12 +173,12 @@ def test_a_killed_workers_reply_begins_again_and_is_clean_at_the_end(
     browser.send(message)
     wait_for_half(browser, message)
     with without(site, "worker"):
-        browser.wait_for_text(".progress", "The reply was interrupted and is taken up again.")
+        browser.wait_for_text(".progress", INTERRUPTED)
         assert written(browser) == half(message)
         first = browser.tab
         second = browser.new_tab(browser.path)
         wait_for_half(browser, message)
-        browser.wait_for_text(".progress", "The reply was interrupted and is taken up again.")
+        browser.wait_for_text(".progress", INTERRUPTED)
         browser.go_to_tab(first)
     browser.wait_for_text("[data-restarted]", RESTARTED)
     wait_for_half(browser, message)
@@ -212,7 +213,7 @@ def test_a_model_that_can_continue_goes_on_from_what_is_shown(
         browser.send(message)
         wait_for_half(browser, message)
         with without(site, "worker"):
-            browser.wait_for_text(".progress", "The reply was interrupted and is taken up again.")
+            browser.wait_for_text(".progress", INTERRUPTED)
         site.provider.release(email)
         browser.wait_for_status("done")
     finally:
@@ -233,7 +234,7 @@ def test_without_a_worker_a_message_says_where_it_stands_then_warns_and_can_be_s
     browser.sign_up(email)
     with without(site, "worker"):
         browser.send("[[tokens=5 rate=0]] Anybody?")
-        browser.wait_for_text(".progress", "Next in line")
+        browser.wait_for_text(".progress", "Queued, next in line")
         assert not browser.shown("[data-no-worker]")
         site.execute(
             "UPDATE chat_run SET queued_at = now() - interval '2 minutes'"
@@ -241,8 +242,8 @@ def test_without_a_worker_a_message_says_where_it_stands_then_warns_and_can_be_s
             browser.conversation,
         )
         browser.driver.refresh()
-        browser.wait_for_text("[data-no-worker]", "No worker has taken this message for a minute.")
-        browser.wait_for_text(".progress", "Next in line")
+        browser.wait_for_text("[data-no-worker]", "This is taking longer than usual.")
+        browser.wait_for_text(".progress", "Queued, next in line")
         browser.click("[data-stop]")
         browser.wait_for_status("stopped")
     assert not browser.shown("[data-no-worker]")
@@ -257,11 +258,11 @@ def test_a_message_that_waits_for_ones_own_others_says_so_and_does_not_warn(
         for number in range(USER_CONCURRENCY):
             browser.open("/")
             browser.send(f"[[tokens=5 rate=0]] In line {number}")
-            browser.wait_for_text(".progress", "in line" if number == 0 else "before you")
-        for others in ("", "1 of your messages is before this one"):
+            browser.wait_for_text(".progress", "next in line" if number == 0 else "in line")
+        for others in ("", "1 message ahead"):
             browser.open("/")
             browser.send("[[tokens=5 rate=0]] Held back")
-            browser.wait_for_text(".progress", "Waiting for your other replies")
+            browser.wait_for_text(".progress", "Queued behind your other replies")
             browser.wait_for_text(".progress", others)
         site.execute(
             "UPDATE chat_run SET queued_at = now() - interval '2 minutes'"
@@ -269,7 +270,7 @@ def test_a_message_that_waits_for_ones_own_others_says_so_and_does_not_warn(
             browser.conversation,
         )
         browser.driver.refresh()
-        browser.wait_for_text(".progress", "Waiting for your other replies")
+        browser.wait_for_text(".progress", "Queued behind your other replies")
         assert not browser.shown("[data-no-worker]")
     browser.wait_for_status("done")
 
@@ -297,7 +298,7 @@ def test_a_refusal_that_passes_keeps_the_text_and_offers_to_send_it_again_in_tim
     assert browser.draft == "[[tokens=3 rate=0]] Not now"
     assert browser.own_messages == []
     assert browser.shown("[data-send-button]")
-    button = browser.find("[data-again]")
+    button = browser.find("[data-retry]")
     assert button.text.startswith("Try again")
     wait_until(lambda: button.is_enabled() and button.text == "Try again", "its time has come")
     button.click()

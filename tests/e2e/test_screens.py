@@ -115,7 +115,7 @@ def test_the_whole_page_can_be_used_with_the_keyboard(browser: Browser, email: s
         assert ring == "solid", [*seen, name, focused.tag_name]
         seen.append(name)
         focused.send_keys(Keys.TAB)
-    assert seen[:4] == ["Skip to the page", "Parley", "New chat", "All chats"]
+    assert seen[:4] == ["Skip to content", "Parley", "New chat", "All chats"]
     assert seen[-1] == "Send"
 
 

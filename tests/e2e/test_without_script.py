@@ -29,7 +29,7 @@ def test_sending_shows_a_page_that_reloads_itself_until_the_reply_is_there(
     assert browser.find(".message.reply").get_attribute("data-status") == "pending"
     assert browser.shown("[data-stop]")
     assert not browser.shown("textarea")
-    assert "reloads itself" in browser.texts("chat-composer noscript")[0]
+    assert "reloads automatically" in browser.texts("chat-composer noscript")[0]
 
     wait_until(
         lambda: browser.find(".message.reply").get_attribute("data-status") == "done",

@@ -107,7 +107,7 @@ def test_a_text_that_is_too_long_stays_in_the_field_and_says_so(
         "field.dispatchEvent(new Event('input', {bubbles: true}))",
         FIELD,
     )
-    assert browser.texts("[data-count]") == ["3 characters too many"]
+    assert browser.texts("[data-count]") == ["3 characters over the limit"]
     browser.find(FIELD).send_keys(Keys.ENTER)
     browser.wait_for_text("[data-error-text]", "3 characters too long")
     assert browser.own_messages == []
@@ -143,7 +143,7 @@ def test_what_the_server_refuses_comes_back_into_the_field(
         "UPDATE chat_conversation SET deleted_at = now() WHERE id = %s", browser.conversation
     )
     browser.send("Into nowhere")
-    browser.wait_for_text("[data-error-text]", "This is not there")
+    browser.wait_for_text("[data-error-text]", "Not found, or you do not have access.")
     assert browser.draft == "Into nowhere"
     assert browser.own_messages == ["[[tokens=3 rate=0]] First"]
 
@@ -157,7 +157,7 @@ def test_an_edit_that_is_refused_stays_an_edit(site: Site, browser: Browser, ema
     wait_until(lambda: "edit=" in browser.path, "the page to edit opens")
     site.execute("UPDATE chat_conversation SET deleted_at = now() WHERE id = %s", conversation)
     browser.send(" and more")
-    browser.wait_for_text("[data-error-text]", "This is not there")
+    browser.wait_for_text("[data-error-text]", "Not found, or you do not have access.")
     assert browser.draft == "[[tokens=3 rate=0]] First and more"
     assert browser.shown("[data-editing]")
 

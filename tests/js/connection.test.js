@@ -27,14 +27,14 @@ class FakeSocket {
 }
 
 let sockets;
-let heard;
+let fired;
 let connection;
 
 beforeEach(() => {
   mock.timers.reset();
   mock.timers.enable({ apis: ["setTimeout", "setInterval", "Date"], now: 1_000_000 });
   sockets = [];
-  heard = [];
+  fired = [];
   connection = new Connection(
     () => {
       sockets.push(new FakeSocket());
@@ -43,7 +43,7 @@ beforeEach(() => {
     () => 1,
   );
   for (const name of ["message", "open", "lost", "ended"]) {
-    connection.addEventListener(name, ({ detail }) => heard.push([name, detail]));
+    connection.addEventListener(name, ({ detail }) => fired.push([name, detail]));
   }
   connection.start();
 });
@@ -52,32 +52,32 @@ function open() {
   sockets.at(-1).receive(READY);
 }
 
-test("it is open when the server has said ready, not before", () => {
+test("it is open when the server has sent ready, not before", () => {
   assert.equal(connection.isOpen, false);
   assert.equal(connection.send({ type: "ping" }), false);
   open();
   assert.equal(connection.isOpen, true);
-  assert.deepEqual(heard, [["open", { again: false }]]);
+  assert.deepEqual(fired, [["open", { isReconnect: false }]]);
 });
 
-test("it passes on what the server sends, but not the answers to its own pings", () => {
+test("it passes on the server's events, but not the answers to its own pings", () => {
   open();
   sockets[0].receive({ type: "pong" });
   sockets[0].receive({ type: "text.delta", text: "a" });
-  assert.deepEqual(heard.slice(1), [["message", { type: "text.delta", text: "a" }]]);
+  assert.deepEqual(fired.slice(1), [["message", { type: "text.delta", text: "a" }]]);
 });
 
-test("it connects again after a loss, and says that it is not the first time", () => {
+test("it reconnects after a loss, and reports that it is a reconnect", () => {
   open();
   sockets[0].lose(1006);
   assert.equal(sockets.length, 1);
   mock.timers.tick(1_000);
   assert.equal(sockets.length, 2);
   open();
-  assert.deepEqual(heard.at(-1), ["open", { again: true }]);
+  assert.deepEqual(fired.at(-1), ["open", { isReconnect: true }]);
 });
 
-test("it waits longer from attempt to attempt, half a minute at most", () => {
+test("it waits longer before each attempt, up to half a minute", () => {
   const waits = [];
   for (let attempt = 0; attempt < 8; attempt += 1) {
     const before = sockets.length;
@@ -92,7 +92,7 @@ test("it waits longer from attempt to attempt, half a minute at most", () => {
   assert.deepEqual(waits, [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
 });
 
-test("who is sent away by a server that restarts comes back within three seconds", () => {
+test("it reconnects to a restarting server within three seconds", () => {
   open();
   sockets[0].lose(1012);
   mock.timers.tick(2_999);
@@ -101,7 +101,7 @@ test("who is sent away by a server that restarts comes back within three seconds
   assert.equal(sockets.length, 2);
 });
 
-test("a connection that is refused right after it opened still waits longer each time", () => {
+test("it waits longer each time when it is refused right after opening", () => {
   for (const wait of [1_000, 2_000, 4_000]) {
     open();
     sockets.at(-1).lose(4429);
@@ -113,7 +113,7 @@ test("a connection that is refused right after it opened still waits longer each
   }
 });
 
-test("the waiting begins anew after a connection that lived", () => {
+test("a connection that lasted resets the backoff", () => {
   sockets.at(-1).lose(1006);
   mock.timers.tick(1_000);
   sockets.at(-1).lose(1006);
@@ -127,17 +127,17 @@ test("the waiting begins anew after a connection that lived", () => {
 });
 
 for (const code of [4401, 4403, 4404]) {
-  test(`it does not come back after ${code}`, () => {
+  test(`it does not reconnect after ${code}`, () => {
     open();
     sockets[0].lose(code);
     mock.timers.tick(120_000);
     connection.wake();
     assert.equal(sockets.length, 1);
-    assert.deepEqual(heard.at(-1), ["ended", code]);
+    assert.deepEqual(fired.at(-1), ["ended", code]);
   });
 }
 
-test("those whom a restarting server sends away do not come back in the same moment", () => {
+test("the clients of a restarting server do not reconnect all at once", () => {
   const waits = [0, 0.25, 0.5, 1].map((chance) => {
     const made = [];
     const one = new Connection(
@@ -160,7 +160,7 @@ test("those whom a restarting server sends away do not come back in the same mom
   assert.deepEqual(waits, [50, 750, 1_500, 3_000]);
 });
 
-test("a server that restarts over and over is tried less and less often", () => {
+test("it waits longer for a server that restarts again", () => {
   open();
   sockets[0].lose(1012);
   mock.timers.tick(3_000);
@@ -172,7 +172,7 @@ test("a server that restarts over and over is tried less and less often", () => 
   assert.equal(sockets.length, 3);
 });
 
-test("it pings after 25 seconds of silence, not while it hears something", () => {
+test("it pings after 25 seconds without any frame, not before", () => {
   open();
   for (let second = 0; second < 60; second += 5) {
     mock.timers.tick(5_000);
@@ -186,7 +186,7 @@ test("it pings after 25 seconds of silence, not while it hears something", () =>
   assert.deepEqual(sockets[0].sent, [{ type: "ping" }, { type: "ping" }]);
 });
 
-test("a connection that does not answer a ping for ten seconds is dead", () => {
+test("a connection without an answer to a ping for ten seconds is dead", () => {
   open();
   for (let second = 0; second < 30; second += 5) mock.timers.tick(5_000);
   assert.deepEqual(sockets[0].sent, [{ type: "ping" }]);
@@ -198,26 +198,26 @@ test("a connection that does not answer a ping for ten seconds is dead", () => {
   assert.equal(sockets.length, 2);
 });
 
-test("an attempt that gets no answer is given up after ten seconds", () => {
+test("an attempt without an answer is given up after ten seconds", () => {
   mock.timers.tick(10_000);
   assert.equal(sockets[0].isClosed, true);
   mock.timers.tick(1_000);
   assert.equal(sockets.length, 2);
 });
 
-test("what a given up socket still says is not heard", () => {
+test("frames of an abandoned socket are ignored", () => {
   open();
   const old = sockets[0];
   const late = old.onmessage;
   old.lose(1006);
   mock.timers.tick(1_000);
   open();
-  const before = heard.length;
+  const before = fired.length;
   late({ data: JSON.stringify({ type: "text.delta", text: "late" }) });
-  assert.equal(heard.length, before);
+  assert.equal(fired.length, before);
 });
 
-test("it is silent while paused, and back at once when it is woken", () => {
+test("it is closed while paused, and connects at once on wake", () => {
   open();
   connection.pause();
   assert.equal(sockets[0].isClosed, true);
@@ -227,7 +227,7 @@ test("it is silent while paused, and back at once when it is woken", () => {
   assert.equal(sockets.length, 2);
 });
 
-test("waking does not wait for the end of the waiting time", () => {
+test("waking does not wait for the end of the backoff", () => {
   open();
   sockets[0].lose(1006);
   connection.wake();
@@ -236,7 +236,7 @@ test("waking does not wait for the end of the waiting time", () => {
   assert.equal(sockets.length, 2);
 });
 
-test("waking after a sleep of the machine notices that the connection is dead", () => {
+test("waking after a sleep of the machine finds the connection dead", () => {
   open();
   mock.timers.setTime(1_000_000 + 3_600_000);
   connection.wake();
@@ -245,7 +245,7 @@ test("waking after a sleep of the machine notices that the connection is dead", 
   assert.equal(sockets.length, 2);
 });
 
-test("waking asks whether the connection is still alive, and does not wait long for the answer", () => {
+test("waking pings the connection, with a short timeout", () => {
   open();
   mock.timers.tick(10_000);
   connection.wake();
@@ -261,7 +261,7 @@ test("waking asks whether the connection is still alive, and does not wait long 
   assert.equal(sockets.length, 2);
 });
 
-test("waking gives up an attempt from before the network was back, but not a fresh one", () => {
+test("waking replaces an old attempt, but not a fresh one", () => {
   mock.timers.tick(1_999);
   connection.wake();
   assert.equal(sockets.length, 1);
@@ -271,15 +271,15 @@ test("waking gives up an attempt from before the network was back, but not a fre
   assert.equal(sockets[0].isClosed, true);
 });
 
-test("it takes what is to be sent while its first attempt is young, and once it was open", () => {
-  assert.equal(connection.isPromising, true);
+test("it is usable while its first attempt is young, and once it was open", () => {
+  assert.equal(connection.isUsable, true);
   mock.timers.tick(3_000);
-  assert.equal(connection.isPromising, false);
+  assert.equal(connection.isUsable, false);
   open();
-  assert.equal(connection.isPromising, true);
+  assert.equal(connection.isUsable, true);
   sockets[0].lose(1006);
-  assert.equal(connection.isPromising, true);
+  assert.equal(connection.isUsable, true);
   mock.timers.tick(1_000);
   sockets.at(-1).lose(4401);
-  assert.equal(connection.isPromising, false);
+  assert.equal(connection.isUsable, false);
 });

@@ -4,42 +4,45 @@ import { mock, test } from "node:test";
 import { newClientId } from "../../static/js/helpers/ids.js";
 import { Paragraphs } from "../../static/js/helpers/paragraphs.js";
 import { backoff, countDown, debounce } from "../../static/js/helpers/timing.js";
-import { about, again, inLine, remaining } from "../../static/js/helpers/words.js";
+import { about, queueStatus, remaining, retryLabel } from "../../static/js/helpers/words.js";
 
-test("waits are said with their unit, and no more exactly than they are known", () => {
+test("a wait is shown with its unit, rounded to five seconds or a minute", () => {
   assert.deepEqual([0.2, 4.4, 8, 22, 57, 58, 89, 91, 200].map(about), [
-    "about 5 seconds",
-    "about 5 seconds",
-    "about 10 seconds",
-    "about 20 seconds",
-    "about 55 seconds",
-    "about a minute",
-    "about a minute",
-    "about 2 minutes",
-    "about 3 minutes",
+    "about 5 s",
+    "about 5 s",
+    "about 10 s",
+    "about 20 s",
+    "about 55 s",
+    "about 1 min",
+    "about 1 min",
+    "about 2 min",
+    "about 3 min",
   ]);
 });
 
-test("a waiting run tells its place and how long it takes, as far as known", () => {
-  assert.equal(inLine(0), "Starting the reply");
-  assert.equal(inLine(0, 12), "Starting the reply");
-  assert.equal(inLine(1), "Next in line");
-  assert.equal(inLine(2), "1 other is before you");
-  assert.equal(inLine(4, 21.3), "3 others are before you, about 20 seconds");
-  assert.equal(inLine(1_235), "1,234 others are before you");
-  assert.equal(inLine(1, 9, true), "Waiting for your other replies, about 10 seconds");
+test("the status of a queued run has its queue position and, if known, the wait", () => {
+  assert.equal(queueStatus(0), "Starting…");
+  assert.equal(queueStatus(0, 12), "Starting…");
+  assert.equal(queueStatus(1), "Queued, next in line");
+  assert.equal(queueStatus(2), "Queued, 2nd in line");
+  assert.equal(queueStatus(3, 4), "Queued, 3rd in line, about 5 s");
+  assert.equal(queueStatus(4, 21.3), "Queued, 4th in line, about 20 s");
+  assert.equal(queueStatus(11), "Queued, 11th in line");
+  assert.equal(queueStatus(21), "Queued, 21st in line");
+  assert.equal(queueStatus(1_235), "Queued, 1,235th in line");
+  assert.equal(queueStatus(1, 9, true), "Queued behind your other replies, about 10 s");
   assert.equal(
-    inLine(2, null, true),
-    "Waiting for your other replies; 1 of your messages is before this one",
+    queueStatus(2, null, true),
+    "Queued behind your other replies, 1 message ahead",
   );
   assert.equal(
-    inLine(3, null, true),
-    "Waiting for your other replies; 2 of your messages are before this one",
+    queueStatus(3, 9, true),
+    "Queued behind your other replies, 2 messages ahead, about 10 s",
   );
 });
 
-test("a button that waits says for how long", () => {
-  assert.deepEqual([5, 119, 120, 0].map(again), [
+test("a disabled retry button shows the remaining time", () => {
+  assert.deepEqual([5, 119, 120, 0].map(retryLabel), [
     "Try again in 5 s",
     "Try again in 119 s",
     "Try again in 2 min",
@@ -47,38 +50,38 @@ test("a button that waits says for how long", () => {
   ]);
 });
 
-test("a countdown tells each second once, the last with 0", () => {
+test("a countdown shows each second once, and 0 last", () => {
   mock.timers.enable({ apis: ["setTimeout", "Date"] });
-  const told = [];
-  countDown(2.5, (left) => told.push(left));
+  const seconds = [];
+  countDown(2.5, (left) => seconds.push(left));
   for (let second = 0; second < 9; second += 1) mock.timers.tick(1_000);
-  assert.deepEqual(told, [3, 2, 1, 0]);
+  assert.deepEqual(seconds, [3, 2, 1, 0]);
   mock.timers.reset();
 });
 
-test("a countdown that is cancelled tells nothing more", () => {
+test("a cancelled countdown stops", () => {
   mock.timers.enable({ apis: ["setTimeout", "Date"] });
-  const told = [];
-  countDown(5, (left) => told.push(left)).cancel();
+  const seconds = [];
+  countDown(5, (left) => seconds.push(left)).cancel();
   mock.timers.tick(10_000);
-  assert.deepEqual(told, [5]);
+  assert.deepEqual(seconds, [5]);
   mock.timers.reset();
 });
 
-test("the count is told only near the longest message", () => {
+test("the count of characters is shown only near the maximum", () => {
   assert.equal(remaining(17_999, 20_000), "");
   assert.equal(remaining(18_500, 20_000), "1,500 characters left");
   assert.equal(remaining(20_000, 20_000), "0 characters left");
-  assert.equal(remaining(21_234, 20_000), "1,234 characters too many");
+  assert.equal(remaining(21_234, 20_000), "1,234 characters over the limit");
 });
 
-test("waiting times are spread between half and the whole", () => {
+test("backoff is spread between half of the delay and all of it", () => {
   assert.equal(backoff(0, () => 0), 500);
   assert.equal(backoff(0, () => 1), 1_000);
   assert.equal(backoff(50, () => 1), 30_000);
 });
 
-test("a debounced action runs once, late, and at once when flushed", () => {
+test("a debounced action runs once after the delay, or at once when flushed", () => {
   mock.timers.enable({ apis: ["setTimeout"] });
   let runs = 0;
   const action = debounce(() => {
@@ -101,13 +104,13 @@ test("a debounced action runs once, late, and at once when flushed", () => {
   mock.timers.reset();
 });
 
-test("client ids are such as the server takes, and differ", () => {
+test("client ids have the form that the server accepts, and differ", () => {
   const id = newClientId();
   assert.match(id, /^[A-Za-z0-9._:-]{1,64}$/);
   assert.notEqual(id, newClientId());
 });
 
-/** What a page shows after these pieces: paragraphs, with what each holds. */
+/** The paragraphs that a page shows after these pieces. */
 function shown(...pieces) {
   const paragraphs = new Paragraphs();
   const page = [];
@@ -120,7 +123,7 @@ function shown(...pieces) {
   return page;
 }
 
-test("text is cut at blank lines", () => {
+test("text is split at blank lines", () => {
   assert.deepEqual(shown("one\n\ntwo\nstill two\n\n\n\nthree"), [
     "one",
     "two\nstill two",
@@ -128,7 +131,7 @@ test("text is cut at blank lines", () => {
   ]);
 });
 
-test("paragraphs do not depend on how the text was cut into pieces", () => {
+test("paragraphs do not depend on the cuts between pieces", () => {
   const text = "\n\none\n\ntwo\nstill two \n\n\nthree\n";
   const whole = shown(text);
   for (let cut = 0; cut <= text.length; cut += 1) {
@@ -140,7 +143,7 @@ test("paragraphs do not depend on how the text was cut into pieces", () => {
   assert.deepEqual(shown(...text), whole);
 });
 
-test("nothing of the text is lost but the blank lines between paragraphs", () => {
+test("no text is lost except the blank lines between paragraphs", () => {
   const text = "a\n b\n\nc\td\n\n\ne  f";
   assert.equal(shown(...text).join("\n\n"), text.replace(/\n{3,}/g, "\n\n"));
 });

@@ -35,12 +35,12 @@ beforeEach(() => {
 
 const FRAME = { type: "chat.send", client_id: "a", conversation: null, text: "Hello" };
 
-test("the outbox keeps a frame until it is taken, also over a reload", () => {
+test("the outbox keeps a frame until it is removed, also over a reload", () => {
   new Outbox(storage).put(FRAME);
   const after = new Outbox(storage);
-  assert.deepEqual(after.waiting(), [FRAME]);
-  assert.deepEqual(after.take("a"), FRAME);
-  assert.equal(after.take("a"), undefined);
+  assert.deepEqual(after.pending(), [FRAME]);
+  assert.deepEqual(after.remove("a"), FRAME);
+  assert.equal(after.remove("a"), undefined);
   assert.equal(storage.size, 0);
 });
 
@@ -49,18 +49,18 @@ test("the outbox keeps the order", () => {
   outbox.put(FRAME);
   outbox.put({ ...FRAME, client_id: "b" });
   assert.deepEqual(
-    outbox.waiting().map((frame) => frame.client_id),
+    outbox.pending().map((frame) => frame.client_id),
     ["a", "b"],
   );
 });
 
-test("a tab that is opened again much later sends nothing by itself", () => {
+test("a tab that is restored much later sends nothing automatically", () => {
   const outbox = new Outbox(storage);
   outbox.put(FRAME, 0);
   outbox.put({ ...FRAME, client_id: "b" }, 600_000);
-  assert.deepEqual(outbox.takeOld(600_000), [FRAME]);
+  assert.deepEqual(outbox.removeExpired(600_000), [FRAME]);
   assert.deepEqual(
-    outbox.waiting(600_000).map((frame) => frame.client_id),
+    outbox.pending(600_000).map((frame) => frame.client_id),
     ["b"],
   );
 });
@@ -71,14 +71,14 @@ test("a draft belongs to its page", () => {
   assert.equal(new Draft(storage, "two").text, "");
 });
 
-test("a draft of white space is none", () => {
+test("a blank draft is not stored", () => {
   const draft = new Draft(storage, "one");
   draft.text = "text";
   draft.text = " \n";
   assert.equal(storage.size, 0);
 });
 
-test("a draft that went out as a form is forgotten when the server has it, and only then", () => {
+test("a draft that was submitted as a form is discarded when the server has it", () => {
   const draft = new Draft(storage, "new");
   draft.text = "typed";
   draft.submitted();
@@ -87,7 +87,7 @@ test("a draft that went out as a form is forgotten when the server has it, and o
   assert.equal(storage.size, 0);
 });
 
-test("who signs in next in the same tab finds nothing of the one before", () => {
+test("the next user of a tab does not find the drafts of the previous one", () => {
   new Draft(storageOf("1", storage), "new").text = "mine";
   assert.equal(new Draft(storageOf("2", storage), "new").text, "");
   assert.equal(new Draft(storageOf("1", storage), "new").text, "mine");
@@ -97,7 +97,7 @@ function view(scrollTop, scrollHeight = 1000, clientHeight = 400) {
   return { scrollTop, scrollHeight, clientHeight };
 }
 
-test("the page follows what grows when one is at its end", () => {
+test("the page follows a growing reply when the reader is at its end", () => {
   const page = view(600);
   new ScrollManager(page).follow(() => {
     page.scrollHeight = 1200;
@@ -105,7 +105,7 @@ test("the page follows what grows when one is at its end", () => {
   assert.equal(page.scrollTop, 1200);
 });
 
-test("the page stays where it is when one has scrolled up", () => {
+test("the page does not move when the reader has scrolled up", () => {
   const page = view(500);
   new ScrollManager(page).follow(() => {
     page.scrollHeight = 1200;
@@ -113,56 +113,59 @@ test("the page stays where it is when one has scrolled up", () => {
   assert.equal(page.scrollTop, 500);
 });
 
-test("one's own message is always brought into sight", () => {
+test("the user's own message always scrolls into view", () => {
   const page = view(0);
   new ScrollManager(page).follow(() => {}, { always: true });
   assert.equal(page.scrollTop, 1000);
 });
 
-test("what comes in above does not move what is seen", () => {
+test("messages that are added above do not move the visible part", () => {
   const page = view(100);
-  new ScrollManager(page).hold(() => {
+  new ScrollManager(page).keepPosition(() => {
     page.scrollHeight = 1500;
   });
   assert.equal(page.scrollTop, 600);
 });
 
-test("who waits is told the place, and warned when nothing moved for a minute", () => {
+test("a wait shows the queue position, and warns when nothing moved for a minute", () => {
   const wait = new Wait(1, 1_000);
-  assert.equal(wait.words, "Starting the reply");
-  wait.take({ position: 4, eta: 20 }, 2_000);
-  assert.equal(wait.words, "3 others are before you, about 20 seconds");
-  assert.equal(wait.warnAt, 61_000); // to have a place is no step forward
-  wait.take({ position: 4 }, 30_000);
+  assert.equal(wait.status, "Starting…");
+  wait.update({ position: 4, eta: 20 }, 2_000);
+  assert.equal(wait.status, "Queued, 4th in line, about 20 s");
+  assert.equal(wait.warnAt, 61_000); // the first position is not a step forward
+  wait.update({ position: 4 }, 30_000);
   assert.equal(wait.warnAt, 61_000);
-  wait.take({ position: 3 }, 40_000);
-  assert.equal(wait.words, "2 others are before you");
+  wait.update({ position: 3 }, 40_000);
+  assert.equal(wait.status, "Queued, 3rd in line");
   assert.equal(wait.warnAt, 100_000);
 });
 
-test("to fall back in line is no step, to come forward again is one", () => {
+test("a higher queue position is no step forward, a lower one after it is", () => {
   const wait = new Wait(1, 0);
-  wait.take({ position: 1 }, 1_000);
-  wait.take({ position: 5 }, 2_000);
+  wait.update({ position: 1 }, 1_000);
+  wait.update({ position: 5 }, 2_000);
   assert.equal(wait.warnAt, 60_000);
-  wait.take({ position: 4 }, 3_000);
+  wait.update({ position: 4 }, 3_000);
   assert.equal(wait.warnAt, 63_000);
 });
 
-test("to be held back no longer is a step, even to the end of the line", () => {
+test("the end of throttling is a step forward, even to the end of the queue", () => {
   const wait = new Wait(1, 0);
-  wait.take({ position: 2, held: true }, 1_000);
-  wait.take({ position: 9 }, 2_000);
-  assert.equal(wait.words, "8 others are before you");
+  wait.update({ position: 2, held: true }, 1_000);
+  wait.update({ position: 9 }, 2_000);
+  assert.equal(wait.status, "Queued, 9th in line");
   assert.equal(wait.warnAt, 62_000);
-  wait.take({ position: 1, held: true }, 3_000);
-  assert.equal(wait.warnAt, null, "its own replies take as long as they take");
-  wait.take({ position: 9 }, 4_000);
+  wait.update({ position: 1, held: true }, 3_000);
+  assert.equal(wait.warnAt, null, "the user's own replies may take any time");
+  wait.update({ position: 9 }, 4_000);
   assert.equal(wait.warnAt, 64_000);
 });
 
-test("who waits for a second worker is told what happened, too", () => {
+test("the wait for a second worker also shows the interruption", () => {
   const wait = new Wait(2, 0);
-  wait.take({ position: 1 }, 0);
-  assert.equal(wait.words, "The reply was interrupted and is taken up again. Next in line");
+  assert.equal(wait.status, "Reply interrupted. Resuming…");
+  wait.update({ position: 1 }, 0);
+  assert.equal(wait.status, "Reply interrupted. Resuming… Queued, next in line");
+  wait.update({ position: 0 }, 0);
+  assert.equal(wait.status, "Reply interrupted. Resuming…");
 });

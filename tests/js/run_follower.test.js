@@ -19,10 +19,10 @@ function event(type, seq, attempt = 1, run = "r") {
 
 function follow(...events) {
   const follower = new RunFollower("r");
-  return [follower, events.map((each) => follower.take(each))];
+  return [follower, events.map((each) => follower.receive(each))];
 }
 
-test("it takes the events of a run in order", () => {
+test("it applies the events of a run in order", () => {
   const [follower, verdicts] = follow(
     event("run.started", 1),
     event("text.delta", 2),
@@ -30,7 +30,7 @@ test("it takes the events of a run in order", () => {
     event("run.done", 4),
   );
   assert.deepEqual(verdicts, [APPLY, APPLY, APPLY, END]);
-  assert.equal(follower.isOver, true);
+  assert.equal(follower.hasEnded, true);
 });
 
 test("it ignores other runs", () => {
@@ -38,7 +38,7 @@ test("it ignores other runs", () => {
   assert.deepEqual(verdicts, [IGNORE]);
 });
 
-test("it takes nothing twice, so that live and replay may overlap", () => {
+test("it applies no event twice, so that live and replayed events may overlap", () => {
   const [follower, verdicts] = follow(
     event("run.started", 1),
     event("text.delta", 2),
@@ -50,7 +50,7 @@ test("it takes nothing twice, so that live and replay may overlap", () => {
   assert.equal(follower.last, 3);
 });
 
-test("it reports a gap and stays before it", () => {
+test("it reports a gap and does not move past it", () => {
   const [follower, verdicts] = follow(
     event("run.started", 1),
     event("text.delta", 4),
@@ -60,13 +60,13 @@ test("it reports a gap and stays before it", () => {
   assert.equal(follower.last, 2);
 });
 
-test("a delta without the beginning of the run is a gap", () => {
+test("a delta without the start of the run is a gap", () => {
   const [follower, verdicts] = follow(event("text.delta", 2));
   assert.deepEqual(verdicts, [GAP]);
   assert.equal(follower.last, 0);
 });
 
-test("a new attempt says what the reply is now, and the old one is heard no more", () => {
+test("a new attempt replaces the reply, and events of the old one are ignored", () => {
   const [follower, verdicts] = follow(
     event("run.started", 1),
     event("text.delta", 2),
@@ -78,7 +78,7 @@ test("a new attempt says what the reply is now, and the old one is heard no more
   assert.equal(follower.last, SECOND + 1);
 });
 
-test("a new attempt whose beginning is missing is a gap", () => {
+test("a new attempt whose first event is missing is a gap", () => {
   const [, verdicts] = follow(
     event("run.started", 1),
     event("text.delta", SECOND + 1, 2),
@@ -87,7 +87,7 @@ test("a new attempt whose beginning is missing is a gap", () => {
   assert.deepEqual(verdicts, [APPLY, GAP, RESTART]);
 });
 
-test("who comes late may begin with a later attempt", () => {
+test("a late follower may start with a later attempt", () => {
   const [, verdicts] = follow(
     event("run.restarted", SECOND, 2),
     event("text.delta", SECOND + 1, 2),
@@ -95,7 +95,7 @@ test("who comes late may begin with a later attempt", () => {
   assert.deepEqual(verdicts, [RESTART, APPLY]);
 });
 
-test("what the lost attempt still had to say is not missed: the restart replaces it", () => {
+test("missing events of a lost attempt are no gap, since the restart replaces them", () => {
   const [follower, verdicts] = follow(
     event("run.started", 1),
     event("text.delta", 2),
@@ -105,7 +105,7 @@ test("what the lost attempt still had to say is not missed: the restart replaces
   assert.equal(follower.last, SECOND);
 });
 
-test("a gap right after a restart is asked for from the restart on", () => {
+test("a gap after a restart is reported from the restart on", () => {
   const [follower, verdicts] = follow(
     event("run.started", 1),
     event("run.restarted", SECOND, 2),
@@ -118,12 +118,12 @@ test("a gap right after a restart is asked for from the restart on", () => {
   assert.equal(follower.last, SECOND + 2);
 });
 
-test("a restart may be missed as a whole when a still later one comes", () => {
+test("a restart may be missing when a later one arrives", () => {
   const [, verdicts] = follow(event("run.started", 1), event("run.restarted", 20_000_001, 3));
   assert.deepEqual(verdicts, [APPLY, RESTART]);
 });
 
-test("waiting is for who has not seen that attempt begin, and moves no cursor", () => {
+test("run.waiting counts only before its attempt starts, and moves no cursor", () => {
   const waiting = (attempt) => ({ type: "run.waiting", run: "r", attempt, position: 1 });
   const [follower, verdicts] = follow(
     waiting(1),
@@ -140,15 +140,15 @@ test("waiting is for who has not seen that attempt begin, and moves no cursor", 
   assert.equal(follower.last, SECOND);
 });
 
-test("it has begun when a worker had it", () => {
+test("it has started when a worker has started the run", () => {
   const [follower] = follow({ type: "run.waiting", run: "r", attempt: 1, position: 1 });
-  assert.equal(follower.hasBegun, false);
-  follower.take(event("run.started", 1));
-  assert.equal(follower.hasBegun, true);
+  assert.equal(follower.hasStarted, false);
+  follower.receive(event("run.started", 1));
+  assert.equal(follower.hasStarted, true);
 });
 
 for (const type of ["run.done", "run.stopped", "run.failed"]) {
-  test(`${type} counts whatever is missing before it, once`, () => {
+  test(`${type} ends the run once, also after a gap`, () => {
     const [follower, verdicts] = follow(
       event("run.started", 1),
       event(type, 9),
@@ -156,6 +156,6 @@ for (const type of ["run.done", "run.stopped", "run.failed"]) {
       event("text.delta", 2),
     );
     assert.deepEqual(verdicts, [APPLY, END, IGNORE, IGNORE]);
-    assert.equal(follower.isOver, true);
+    assert.equal(follower.hasEnded, true);
   });
 }

@@ -3,7 +3,7 @@ import { after, before, beforeEach, test } from "node:test";
 
 import { StreamWriter } from "../../static/js/models/stream_writer.js";
 
-/** As much of an element as the writer uses. */
+/** The part of an element that the writer uses. */
 class FakeElement {
   children = [];
 
@@ -55,64 +55,64 @@ beforeEach(() => {
 
 const shown = () => stream.children.map((paragraph) => paragraph.textContent);
 
-test("what is written is in the page after a flush, in paragraphs", () => {
+test("written text is in the page after a flush, in paragraphs", () => {
   writer.write("one\n");
   writer.write("\ntwo");
-  writer.think("hm");
+  writer.writeReasoning("hm");
   assert.deepEqual(shown(), []);
   writer.flush();
   assert.deepEqual(shown(), ["one", "two"]);
   assert.equal(reasoning.textContent, "hm");
   assert.equal(writer.hasText, true);
-  assert.equal(writer.hasThoughts, true);
+  assert.equal(writer.hasReasoning, true);
 });
 
-test("becoming what it is changes nothing, whether it is in the page or still queued", () => {
+test("replacing the reply by the same text changes nothing, flushed or not", () => {
   writer.write("one\n\ntwo");
   writer.flush();
   const [first, second] = stream.children;
   writer.write(" and more");
-  assert.equal(writer.become("one\n\ntwo and more", ""), false);
+  assert.equal(writer.replaceWith("one\n\ntwo and more", ""), false);
   writer.flush();
   assert.deepEqual(shown(), ["one", "two and more"]);
   assert.deepEqual(stream.children, [first, second]);
 });
 
-test("becoming nothing takes away what is in the page and what is queued", () => {
+test("replacing the reply by nothing clears the page and the pending pieces", () => {
   writer.write("one\n\ntwo");
-  writer.think("hm");
+  writer.writeReasoning("hm");
   writer.flush();
   writer.write(" queued");
-  writer.think(" queued");
-  assert.equal(writer.become("", ""), true);
+  writer.writeReasoning(" queued");
+  assert.equal(writer.replaceWith("", ""), true);
   assert.deepEqual(shown(), []);
   writer.flush();
   assert.deepEqual(shown(), []);
   assert.equal(writer.hasText, false);
-  assert.equal(writer.hasThoughts, false);
+  assert.equal(writer.hasReasoning, false);
 
   writer.write("\n\nanew");
   writer.flush();
   assert.deepEqual(shown(), ["anew"]);
 });
 
-test("becoming more adds what is new", () => {
+test("replacing the reply by a longer one adds the rest", () => {
   writer.write("one");
   writer.flush();
   const [first] = stream.children;
-  assert.equal(writer.become("one two\n\nthree", "hm"), false);
+  assert.equal(writer.replaceWith("one two\n\nthree", "hm"), false);
   writer.flush();
   assert.deepEqual(shown(), ["one two", "three"]);
   assert.equal(stream.children[0], first);
   assert.equal(reasoning.textContent, "hm");
 });
 
-test("becoming less, or something else, shows exactly that", () => {
+test("replacing the reply by a shorter or different one shows exactly that", () => {
   writer.write("one two three");
-  writer.think("hm");
+  writer.writeReasoning("hm");
   writer.flush();
   writer.write(" four");
-  assert.equal(writer.become("one two", "hm"), true);
+  assert.equal(writer.replaceWith("one two", "hm"), true);
   writer.flush();
   assert.deepEqual(shown(), ["one two"]);
   assert.equal(reasoning.textContent, "hm");
@@ -122,9 +122,9 @@ test("becoming less, or something else, shows exactly that", () => {
   assert.deepEqual(shown(), ["one two and on"]);
 });
 
-test("becoming nothing from nothing takes nothing away", () => {
-  assert.equal(writer.become("", ""), false);
-  assert.equal(writer.become("partial", ""), false);
+test("replacing an empty reply clears nothing", () => {
+  assert.equal(writer.replaceWith("", ""), false);
+  assert.equal(writer.replaceWith("partial", ""), false);
   writer.flush();
   assert.deepEqual(shown(), ["partial"]);
 });

@@ -5,20 +5,20 @@ import { Connection, NOT_SIGNED_IN, REFUSED, RESTARTING } from "../models/connec
 import { Draft } from "../models/draft.js";
 import { Outbox } from "../models/outbox.js";
 
-const MOST_BYTES = 64 * 1024; // of a frame; the server hangs up on a larger one
-const NOTICE_AFTER = 1_500; // milliseconds; most losses are over before
-const RESTART_NOTICE_AFTER = 5_000; // a server that restarts tells so, and is back soon
-const PAUSE_AFTER = 60_000; // that a tab is hidden
-const RESUME_AFTER = 2; // seconds, when the server could not look into a run and does not say
-const CATCH_UP_WITHIN = 2_000; // so that not all tabs of a restarted server ask at once
+const MAX_FRAME_BYTES = 64 * 1024; // the server closes the socket on a larger frame
+const NOTICE_AFTER = 1_500; // milliseconds; most sockets are open again before that
+const RESTART_NOTICE_AFTER = 5_000; // after close code 1012 the server is usually back soon
+const PAUSE_AFTER = 60_000; // of a hidden tab
+const RESUME_AFTER = 2; // seconds, when the server could not look up a run and named no time
+const CATCH_UP_WITHIN = 2_000; // spread, so that the tabs of a restarted server do not reload at once
 
-/** A page of a signed-in person: one socket, and the parts of the page that live by it. */
+/** A signed-in page: one socket, and the elements of the page that depend on it. */
 export class ChatApp extends HTMLElement {
   connection = new Connection(() => new WebSocket(this.#socketUrl));
   #outbox;
   #notice = null;
   #pause = null;
-  #stopping = null; // the run that was asked to stop
+  #stopping = null; // id of the run that the user asked to stop
   #everOpen = false;
   #isStale = false;
 
@@ -27,7 +27,7 @@ export class ChatApp extends HTMLElement {
     this.#listenToParts();
     this.#listenToConnection();
     this.#listenToPage();
-    if (this.#transcript !== null) this.#begin();
+    if (this.#transcript !== null) this.#restore();
     this.connection.start();
   }
 
@@ -37,8 +37,8 @@ export class ChatApp extends HTMLElement {
     this.addEventListener("chat:send", (event) => this.#send(event));
     this.addEventListener("chat:run", ({ detail }) => this.#runChanged(detail));
     this.addEventListener("chat:resume", ({ detail }) => this.#resume(detail));
-    this.addEventListener("chat:say", ({ detail }) => this.#say(detail));
-    this.addEventListener("chat:tell", ({ detail }) => this.#complain(detail));
+    this.addEventListener("chat:announce", ({ detail }) => this.#announce(detail));
+    this.addEventListener("chat:error", ({ detail }) => this.#showError(detail));
     this.addEventListener("chat:stale", () => this.#catchUp());
     this.addEventListener("chat:scrolled", () => this.#scrolled());
     this.addEventListener("submit", (event) => this.#submitted(event));
@@ -58,10 +58,10 @@ export class ChatApp extends HTMLElement {
     document.addEventListener("visibilitychange", () => this.#visibilityChanged());
   }
 
-  #begin() {
+  #restore() {
     this.#sidebar.current = this.#transcript.conversation;
-    for (const frame of this.#outbox.takeOld()) this.#giveBack(frame);
-    for (const frame of this.#outbox.waiting()) {
+    for (const frame of this.#outbox.removeExpired()) this.#returnToDraft(frame);
+    for (const frame of this.#outbox.pending()) {
       if (this.#belongsHere(frame)) this.#transcript.showSending(frame.client_id, frame.text);
     }
     if (!this.#transcript.isPast) this.#transcript.followRendered();
@@ -106,24 +106,24 @@ export class ChatApp extends HTMLElement {
           conversation: this.#transcript.conversation || null,
           text,
         };
-    if (!this.#dispatch(frame)) return; // the form goes by itself
+    if (!this.#dispatch(frame)) return; // the browser submits the form
     event.preventDefault();
-    if (edit) return; // it stays what is edited until the server has taken it
+    if (edit) return; // the text stays in the composer until the server has accepted it
     this.#transcript.showSending(clientId, text);
-    this.#leaveStart();
+    this.#removeGreeting();
     this.#composer.clear();
   }
 
-  /** Send a frame that must arrive, now or as soon as the connection is there. */
+  /** Send a frame that must arrive, now or as soon as the connection is open. */
   #dispatch(frame) {
-    if (!this.connection.isPromising) return false;
-    if (new TextEncoder().encode(JSON.stringify(frame)).length > MOST_BYTES) return false;
+    if (!this.connection.isUsable) return false;
+    if (new TextEncoder().encode(JSON.stringify(frame)).length > MAX_FRAME_BYTES) return false;
     this.#outbox.put(frame);
     if (!this.connection.send(frame)) this.connection.wake();
     return true;
   }
 
-  /** Forms whose button says what it does; without a connection they go by themselves. */
+  /** Forms whose button names the action. Without a connection the browser submits them. */
   #submitted(event) {
     const button = event.submitter;
     if (button?.dataset.regenerate) this.#regenerate(event, button.dataset.regenerate);
@@ -135,14 +135,14 @@ export class ChatApp extends HTMLElement {
     const frame = { type: "run.regenerate", client_id: newClientId(), message };
     if (!this.#dispatch(frame)) return;
     event.preventDefault();
-    this.#composer.tell("");
+    this.#composer.showError("");
   }
 
   #stop(event, button) {
     this.#stopping = button.dataset.stop;
     if (!this.connection.send({ type: "run.stop", run: this.#stopping })) {
       if (!this.#everOpen) return;
-      this.connection.wake(); // and then it is sent
+      this.connection.wake(); // `#opened` sends it
     }
     event.preventDefault();
     button.disabled = true;
@@ -161,8 +161,8 @@ export class ChatApp extends HTMLElement {
     );
   }
 
-  /** A frame that was not taken: its text goes back to where it was typed. */
-  #giveBack(frame) {
+  /** Put the text of a frame that was not accepted back where it was typed. */
+  #returnToDraft(frame) {
     if (frame.type === "message.edit") {
       new Draft(this.#storage, `edit:${frame.message}`).text = frame.text;
     } else if (frame.type === "chat.send" && this.#belongsHere(frame)) {
@@ -190,12 +190,12 @@ export class ChatApp extends HTMLElement {
         this.#showBalance(event);
         return;
       default:
-        this.#transcript?.take(event);
+        this.#transcript?.receive(event);
     }
   }
 
   #queued(event) {
-    const frame = this.#outbox.take(event.client_id);
+    const frame = this.#outbox.remove(event.client_id);
     const transcript = this.#transcript;
     if (transcript === null || transcript.isPast) return;
     if (frame !== undefined && this.#belongsHere(frame) && !transcript.conversation) {
@@ -205,12 +205,12 @@ export class ChatApp extends HTMLElement {
     if (frame?.type === "message.edit") this.#composer.clear();
     const followed = transcript.cursor?.run;
     transcript.queue(event, { own: frame !== undefined });
-    // The server lets the socket that asked follow by itself; this one has only heard of it.
+    // The server subscribes the socket that asked to the run; every other tab has to resume it.
     const cursor = transcript.cursor;
     if (frame === undefined && cursor !== null && cursor.run !== followed) this.#resume(cursor);
   }
 
-  /** The new chat of this page exists now: the page becomes its page, without being loaded again. */
+  /** Turn the page of a new chat into the page of the chat just created, without a reload. */
   #adopt(id) {
     this.#transcript.dataset.conversation = id;
     nameConversation(this, id);
@@ -218,12 +218,12 @@ export class ChatApp extends HTMLElement {
     this.#composer.moved(id);
     this.#sidebar.current = id;
     this.querySelector("[data-chat-menu]").hidden = false;
-    // The news of its name may have come before that of its first message.
+    // `conversation.updated` may have arrived before `run.queued`.
     this.#rename(this.#sidebar.title(id) ?? "New chat");
   }
 
-  /** What stood on the page for who had not written yet. */
-  #leaveStart() {
+  /** Remove the greeting of a new chat, and the notices above it. */
+  #removeGreeting() {
     this.querySelector("[data-start]")?.remove();
     this.querySelector(".notices")?.remove();
   }
@@ -255,11 +255,11 @@ export class ChatApp extends HTMLElement {
 
   #refused(event) {
     const lacksCredits = event.code === "insufficient_credits";
-    const frame = event.ref ? this.#outbox.take(event.ref) : undefined;
+    const frame = event.ref ? this.#outbox.remove(event.ref) : undefined;
     if (frame !== undefined) {
-      this.#giveBack(frame);
+      this.#returnToDraft(frame);
       const retryAfter = frame.type === "run.regenerate" ? null : event.retry_after;
-      this.#complain(event.message, { lacksCredits, retryAfter });
+      this.#showError(event.message, { lacksCredits, retryAfter });
       return;
     }
     if (event.ref && event.ref === this.#transcript?.cursor?.run) {
@@ -267,16 +267,16 @@ export class ChatApp extends HTMLElement {
       setTimeout(() => this.#resumeIfFollowed(event.ref), 1_000 * seconds);
       if (event.ref !== this.#stopping) return;
       this.#stopping = null;
-      this.#composer.run = event.ref; // Stop may be pressed again
+      this.#composer.run = event.ref; // enables Stop again
     }
-    // Who is turned away at the door hears of it by the notice, which goes when the door is open.
-    if (this.connection.isOpen) this.#complain(event.message);
+    // A socket that is refused before `ready` has the connection notice, which goes once it is open.
+    if (this.connection.isOpen) this.#showError(event.message);
   }
 
-  /** Say what went wrong where one writes, without covering the end of the page. */
-  #complain(message, offers = {}) {
+  /** Show an error at the composer, without covering the end of the page. */
+  #showError(message, offers = {}) {
     const isAtEnd = this.#transcript?.isAtEnd ?? false;
-    this.#composer?.tell(message, offers);
+    this.#composer?.showError(message, offers);
     if (isAtEnd) this.#transcript.toEnd();
   }
 
@@ -297,26 +297,26 @@ export class ChatApp extends HTMLElement {
 
   // --- The connection
 
-  #opened({ again }) {
+  #opened({ isReconnect }) {
     this.#everOpen = true;
     this.#hideNotice();
-    for (const frame of this.#outbox.waiting()) this.connection.send(frame);
+    for (const frame of this.#outbox.pending()) this.connection.send(frame);
     const cursor = this.#transcript?.cursor ?? null;
     if (cursor !== null) this.#resume(cursor);
     if (this.#stopping !== null) this.connection.send({ type: "run.stop", run: this.#stopping });
-    if (again) setTimeout(() => this.#catchUp(), CATCH_UP_WITHIN * Math.random());
-    else if (cursor === null) this.#compare();
+    if (isReconnect) setTimeout(() => this.#catchUp(), CATCH_UP_WITHIN * Math.random());
+    else if (cursor === null) this.#catchUpIfStale();
   }
 
-  /** What happened between the rendering of the page and the opening of its socket? */
-  async #compare() {
+  /** Check for messages that came between the rendering of the page and the opening of its socket. */
+  async #catchUpIfStale() {
     if (!this.#transcript?.conversation || this.#transcript.isPast) return;
-    const stands = await fetchJSON(this.#transcript.dataset.activeRun);
-    if (stands === null || this.#transcript.cursor !== null) return;
-    if (stands.leaf !== this.#transcript.lastMessage) this.#catchUp();
+    const current = await fetchJSON(this.#transcript.dataset.activeRun);
+    if (current === null || this.#transcript.cursor !== null) return;
+    if (current.leaf !== this.#transcript.lastMessage) this.#catchUp();
   }
 
-  /** Fetch the page and take over what this one has missed. */
+  /** Fetch the page again and show what this tab has missed. */
   async #catchUp() {
     this.#isStale = true;
     const transcript = this.#transcript;
@@ -328,52 +328,52 @@ export class ChatApp extends HTMLElement {
       this.#isStale = false;
       return;
     }
-    if (transcript.cursor !== null) return; // once more when the reply is finished
+    if (transcript.cursor !== null) return; // repeated when the reply has ended
     this.#isStale = false;
     transcript.sync(page);
     this.#rename(page.querySelector("[data-title]").textContent);
   }
 
   #lost(code) {
-    if (REFUSED.has(code)) this.#takeBack();
-    else if (!this.#everOpen && navigator.onLine) this.#postWhatWaits();
+    if (REFUSED.has(code)) this.#returnAll();
+    else if (!this.#everOpen && navigator.onLine) this.#postPending();
     this.#noticeSoon(code === RESTARTING ? RESTART_NOTICE_AFTER : NOTICE_AFTER);
   }
 
   #noticeSoon(delay) {
-    this.#notice ??= setTimeout(() => this.#tellOfLoss(), delay);
+    this.#notice ??= setTimeout(() => this.#noticeLoss(), delay);
   }
 
   #online() {
     this.connection.wake();
-    // It may have outlived the moment without a network.
+    // The socket may have survived the time without a network.
     if (this.connection.isOpen) this.#hideNotice();
   }
 
-  #takeBack() {
-    for (const frame of this.#outbox.waiting()) {
-      this.#outbox.take(frame.client_id);
-      this.#giveBack(frame);
+  #returnAll() {
+    for (const frame of this.#outbox.pending()) {
+      this.#outbox.remove(frame.client_id);
+      this.#returnToDraft(frame);
     }
-    this.#complain("The server could not take this message. Shorten it or send it in parts.");
+    this.#showError("The server rejected this message. Shorten it or send it in parts.");
   }
 
-  /** No socket to be had at all: what was given to it goes as a form. */
-  #postWhatWaits() {
-    for (const frame of this.#outbox.waiting()) {
+  /** Submit the pending message as a form, since no socket can be opened at all. */
+  #postPending() {
+    for (const frame of this.#outbox.pending()) {
       if (this.#composer === null || !this.#belongsHere(frame)) continue;
-      this.#outbox.take(frame.client_id);
+      this.#outbox.remove(frame.client_id);
       this.#composer.post(frame.text, frame.client_id);
       return;
     }
   }
 
-  #tellOfLoss() {
+  #noticeLoss() {
     if (document.hidden) return;
     this.#showNotice(
       navigator.onLine
         ? "Connection lost. Reconnecting…"
-        : "You are offline. What you write is kept here.",
+        : "You are offline. Your text is saved here.",
     );
   }
 
@@ -382,20 +382,20 @@ export class ChatApp extends HTMLElement {
       location.assign(`${this.dataset.signIn}?next=${encodeURIComponent(location.pathname)}`);
       return;
     }
-    this.#showNotice("This page has lost its connection for good. Reload it.");
+    this.#showNotice("Connection lost. Reload the page.");
   }
 
-  #showNotice(words) {
-    this.querySelector("[data-connection-text]").textContent = words;
+  #showNotice(sentence) {
+    this.querySelector("[data-connection-text]").textContent = sentence;
     this.querySelector("[data-connection]").hidden = false;
-    this.#say(words);
+    this.#announce(sentence);
   }
 
   #hideNotice() {
     clearTimeout(this.#notice);
     this.#notice = null;
     const notice = this.querySelector("[data-connection]");
-    if (!notice.hidden) this.#say("Connected again");
+    if (!notice.hidden) this.#announce("Reconnected");
     notice.hidden = true;
   }
 
@@ -407,10 +407,10 @@ export class ChatApp extends HTMLElement {
     else this.connection.wake();
   }
 
-  /** Hang up while nobody looks, but not while a reply is under way or something is unsent. */
+  /** Close the socket of a hidden tab, but not during a reply or with an unsent message. */
   #pauseSoon() {
     this.#pause = setTimeout(() => {
-      const isIdle = !this.#transcript?.cursor && this.#outbox.waiting().length === 0;
+      const isIdle = !this.#transcript?.cursor && this.#outbox.pending().length === 0;
       if (isIdle) this.connection.pause();
       else this.#pauseSoon();
     }, PAUSE_AFTER);
@@ -425,12 +425,12 @@ export class ChatApp extends HTMLElement {
     this.#scrolled();
   }
 
-  #say(words) {
-    // The same words again are only read when they are taken away first.
+  #announce(sentence) {
+    // Screen readers read the same sentence again only if it was removed first.
     const announcer = this.querySelector("[data-announcer]");
     announcer.textContent = "";
     setTimeout(() => {
-      announcer.textContent = words;
+      announcer.textContent = sentence;
     }, 50);
   }
 }

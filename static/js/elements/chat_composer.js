@@ -2,17 +2,17 @@ import { isTouch, postForm } from "../helpers/dom.js";
 import { NO_ID, newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
 import { countDown, debounce } from "../helpers/timing.js";
-import { again, remaining } from "../helpers/words.js";
+import { remaining, retryLabel } from "../helpers/words.js";
 import { Draft } from "../models/draft.js";
 
 const STILL_WRITING = "A reply is still being written. Wait for it, or stop it first.";
-const OFFLINE = "You are offline. Your text is kept here: send it when you are back.";
+const OFFLINE = "You are offline. Your text is saved here. Send it when you are back online.";
 
 /**
- * Where one writes. What is typed is never lost: it is kept in the tab until the server has it.
+ * The message field. Typed text is never lost: it stays in the tab's storage until the server has it.
  *
- * Fires "chat:send" ({text, clientId, edit}). Who takes it calls preventDefault; otherwise the form
- * goes to the server by itself.
+ * Fires "chat:send" ({text, clientId, edit}). A listener that sends the text calls preventDefault;
+ * otherwise the browser submits the form.
  */
 export class ChatComposer extends HTMLElement {
   #draft;
@@ -23,21 +23,21 @@ export class ChatComposer extends HTMLElement {
   connectedCallback() {
     const storage = storageOf(this.closest("chat-app").dataset.user);
     if (location.hash === "#end") {
-      // The server sends us here when it has taken a form.
+      // The server redirects here when it has accepted a form.
       Draft.arrived(storage);
       history.replaceState(history.state, "", location.pathname + location.search);
     }
     this.#draft = new Draft(storage, this.#page);
-    // What the server put into the field is at best what is in the draft already.
+    // The draft is at least as new as the text that the server put into the field.
     if (this.#draft.text !== "") this.#field.value = this.#draft.text;
     this.#field.addEventListener("input", () => this.#typed());
     this.#field.addEventListener("keydown", (event) => this.#key(event));
     this.#form.addEventListener("submit", (event) => this.#submit(event));
-    this.querySelector("[data-cancel]")?.addEventListener("click", () => this.#forget());
+    this.querySelector("[data-cancel]")?.addEventListener("click", () => this.#discardDraft());
     addEventListener("pagehide", () => this.#saveSoon.flush());
     this.#fit();
     this.#estimateSoon();
-    // Not away from where somebody is already; on a phone a keyboard would cover the page.
+    // Never take the focus from another element; on a phone the keyboard would cover the page.
     if (!isTouch() && document.activeElement === document.body) this.#focusAtEnd();
   }
 
@@ -45,7 +45,7 @@ export class ChatComposer extends HTMLElement {
     return this.hasAttribute("data-busy");
   }
 
-  /** A reply is being written: Stop stands in the place of Send. */
+  /** The id of the run in progress, or null. While there is one, Stop replaces Send. */
   set run(id) {
     const isLosingFocus = (id === null ? this.#stop : this.#send) === document.activeElement;
     this.toggleAttribute("data-busy", id !== null);
@@ -59,27 +59,27 @@ export class ChatComposer extends HTMLElement {
     if (isLosingFocus && !isTouch()) this.#field.focus();
   }
 
-  /** The chat has got its address: forms and drafts go there from now on. */
+  /** Point the form and the draft of a new chat to the chat just created. */
   moved(id) {
-    this.#forget();
+    this.#discardDraft();
     this.dataset.conversation = id;
     this.#draft.page = id;
     this.#save();
     this.#form.action = this.dataset.send;
   }
 
-  /** What was to be sent is on its way: make room for the next. */
+  /** Empty the field for the next message. */
   clear() {
     this.#field.value = "";
-    this.#forget();
+    this.#discardDraft();
     this.#form.elements.client_id.value = newClientId();
-    this.tell("");
+    this.showError("");
     this.#fit();
     this.#showCost("");
     if (this.dataset.edit) this.#stopEditing();
   }
 
-  /** Put back what could not be sent, before whatever was typed meanwhile. */
+  /** Put back a text that could not be sent, before any text typed meanwhile. */
   restore(text) {
     const typed = this.#field.value;
     this.#field.value = typed.trim() ? `${text}\n\n${typed}` : text;
@@ -88,7 +88,7 @@ export class ChatComposer extends HTMLElement {
     this.#focusAtEnd();
   }
 
-  /** Send the form without the script's help. */
+  /** Let the browser submit the form. */
   post(text, clientId) {
     this.#field.value = text;
     this.#form.elements.client_id.value = clientId;
@@ -98,16 +98,16 @@ export class ChatComposer extends HTMLElement {
   }
 
   /**
-   * Say what went wrong; nothing with an empty text. `lacksCredits` offers to buy some, `retryAfter`
-   * (seconds) to send the text again by then.
+   * Show an error, or hide it with an empty text. `lacksCredits` offers to buy credits, `retryAfter`
+   * (seconds) offers to send the text again after that time.
    */
-  tell(message, { lacksCredits = false, retryAfter = null } = {}) {
+  showError(message, { lacksCredits = false, retryAfter = null } = {}) {
     this.querySelector("[data-error-text]").textContent = message;
     if (message !== "") this.#showCost(""); // one sentence at a time
     const buy = this.querySelector("[data-buy]");
     buy.hidden = !lacksCredits;
     buy.search = new URLSearchParams({ next: location.pathname });
-    this.#offerAgain(retryAfter);
+    this.#offerRetry(retryAfter);
     this.querySelector("[data-error]").hidden = message === "";
   }
 
@@ -117,14 +117,14 @@ export class ChatComposer extends HTMLElement {
 
   // --- Internal
 
-  #offerAgain(seconds) {
-    const button = this.querySelector("[data-again]");
+  #offerRetry(seconds) {
+    const button = this.querySelector("[data-retry]");
     this.#countdown?.cancel();
     button.hidden = seconds === null;
     if (seconds === null) return;
     this.#countdown = countDown(seconds, (left) => {
       button.disabled = left > 0;
-      button.textContent = again(left);
+      button.textContent = retryLabel(left);
     });
   }
 
@@ -150,39 +150,39 @@ export class ChatComposer extends HTMLElement {
   }
 
   #typed() {
-    this.tell("");
+    this.showError("");
     this.#fit();
     this.#saveSoon();
     this.#estimateSoon();
   }
 
-  /** Ask what the text would cost. A newer text makes the answer worthless. */
+  /** Request the cost of the text. The answer is dropped when the text has changed meanwhile. */
   async #estimate() {
     const text = this.#field.value;
     if (!text.trim()) {
       this.#showCost("");
       return;
     }
-    const found = await postForm(this.dataset.estimate, {
+    const estimate = await postForm(this.dataset.estimate, {
       csrfmiddlewaretoken: this.#form.elements.csrfmiddlewaretoken.value,
       conversation: this.dataset.conversation,
       text,
     });
-    const isTold = !this.querySelector("[data-error]").hidden;
-    if (found === null || isTold || text !== this.#field.value) return;
-    this.#showCost(found.problem || [found.shown, found.note].filter(Boolean).join(". "));
+    const hasError = !this.querySelector("[data-error]").hidden;
+    if (estimate === null || hasError || text !== this.#field.value) return;
+    this.#showCost(estimate.problem || [estimate.shown, estimate.note].filter(Boolean).join(". "));
   }
 
-  #showCost(words) {
+  #showCost(sentence) {
     const cost = this.querySelector("[data-cost]");
-    cost.textContent = words;
-    cost.hidden = words === "";
+    cost.textContent = sentence;
+    cost.hidden = sentence === "";
   }
 
   #key(event) {
     if (event.key !== "Enter" || event.shiftKey || isTouch()) return;
-    // While a word is composed (Japanese, Chinese, Korean), Enter chooses it. Safari ends the
-    // composing before it tells of the key, and marks that with the code 229.
+    // In an input method (Japanese, Chinese, Korean) Enter accepts the word. Safari ends the
+    // composition before it fires the key event, and marks that event with the code 229.
     if (event.isComposing || event.keyCode === 229) return;
     event.preventDefault();
     this.#form.requestSubmit();
@@ -190,10 +190,10 @@ export class ChatComposer extends HTMLElement {
 
   #submit(event) {
     const text = this.#field.value;
-    const wrong = this.#wrong(text);
-    if (wrong !== null) {
+    const problem = this.#problem(text);
+    if (problem !== null) {
       event.preventDefault();
-      this.tell(wrong);
+      this.showError(problem);
       this.#field.focus();
       return;
     }
@@ -211,12 +211,12 @@ export class ChatComposer extends HTMLElement {
     this.#draft.submitted();
   }
 
-  /** Why a text cannot be sent now; empty for one that says nothing, null when it can. */
-  #wrong(text) {
+  /** Why a text cannot be sent now: a sentence, "" for a blank text, null if it can be sent. */
+  #problem(text) {
     if (!text.trim()) return "";
     if (this.isBusy) return STILL_WRITING;
     if (!navigator.onLine) return OFFLINE;
-    const over = length(text) - Number(this.dataset.most);
+    const over = length(text) - Number(this.dataset.maxCharacters);
     if (over > 0) return `The message is ${over.toLocaleString("en")} characters too long. Shorten it or send it in parts.`;
     return null;
   }
@@ -225,7 +225,7 @@ export class ChatComposer extends HTMLElement {
     this.#draft.text = this.#field.value;
   }
 
-  #forget() {
+  #discardDraft() {
     this.#saveSoon.cancel();
     this.#draft.text = "";
   }
@@ -237,11 +237,11 @@ export class ChatComposer extends HTMLElement {
       field.style.height = `${field.scrollHeight}px`;
     }
     const count = this.querySelector("[data-count]");
-    const most = Number(this.dataset.most);
-    const words = remaining(length(field.value), most);
-    count.hidden = words === "";
-    count.textContent = words;
-    count.toggleAttribute("data-over", length(field.value) > most);
+    const maxCharacters = Number(this.dataset.maxCharacters);
+    const left = remaining(length(field.value), maxCharacters);
+    count.hidden = left === "";
+    count.textContent = left;
+    count.toggleAttribute("data-over", length(field.value) > maxCharacters);
   }
 
   #focusAtEnd() {
@@ -258,7 +258,7 @@ export class ChatComposer extends HTMLElement {
   }
 }
 
-// The server counts characters; JavaScript counts some of them (emoji) twice.
+// The server counts characters; JavaScript counts some (emoji) twice.
 function length(text) {
   return text.length < 10_000 ? text.length : Array.from(text).length;
 }

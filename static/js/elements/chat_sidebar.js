@@ -1,6 +1,6 @@
 import { fromTemplate } from "../helpers/dom.js";
 
-/** The list of chats: kept as it is in every tab, and on a phone a sheet that closes by itself. */
+/** The list of chats, kept current in every tab; on a phone a sheet that closes without the focus. */
 export class ChatSidebar extends HTMLElement {
   #current = "";
 
@@ -9,18 +9,18 @@ export class ChatSidebar extends HTMLElement {
     matchMedia("(max-width: 48rem)").addEventListener("change", () => this.#close());
   }
 
-  /** The chat that the page shows. */
+  /** The id of the chat that the page shows. */
   set current(id) {
     this.#current = id;
     for (const item of this.querySelectorAll("[data-id]")) this.#markCurrent(item);
   }
 
-  /** The name of a chat, if it is in the list. */
+  /** The name of a chat, or undefined if it is not in the list. */
   title(id) {
     return this.querySelector(`[data-id="${id}"] .sidebar-title`)?.textContent;
   }
 
-  /** Show a conversation as a `conversation.updated` event tells of it. */
+  /** Show a conversation as a `conversation.updated` event describes it. */
   update(event) {
     let item = this.querySelector(`[data-id="${event.conversation}"]`);
     if (event.deleted) {
@@ -36,14 +36,14 @@ export class ChatSidebar extends HTMLElement {
     link.querySelector(".sidebar-title").textContent = event.title;
     this.#markActive(link, event.active ?? false);
     this.#markCurrent(item);
-    // A new name leaves a chat where it is; a new message brings it to the top.
+    // A new name leaves a chat in its row; a new message moves it to the top.
     if (isNew || Date.parse(event.updated_at) !== Date.parse(item.dataset.updated)) {
       item.dataset.updated = event.updated_at;
       this.#putFirst(item);
     }
   }
 
-  /** Take over the list of a page that was fetched. */
+  /** Replace the list by that of a fetched page. */
   replaceWith(page) {
     const list = page.querySelector("chat-sidebar [data-list]");
     if (list === null) return;
@@ -77,7 +77,7 @@ export class ChatSidebar extends HTMLElement {
     this.#tidy();
   }
 
-  /** Take away the headings under which nothing stands any more. */
+  /** Remove headings whose list is empty. */
   #tidy() {
     for (const list of this.querySelectorAll("[data-list] ul")) {
       if (list.childElementCount > 0) continue;
@@ -87,7 +87,7 @@ export class ChatSidebar extends HTMLElement {
   }
 
   #closeWhenLeft(event) {
-    // Focus that went nowhere (a click into the sheet, another window) does not leave it.
+    // Without a related target (a click into the sheet, another window) the focus has not left it.
     if (event.relatedTarget !== null && !this.contains(event.relatedTarget)) this.#close();
   }
 

@@ -6,31 +6,32 @@ import { ScrollManager } from "../models/scroll_manager.js";
 import { StreamWriter } from "../models/stream_writer.js";
 import { Wait } from "../models/wait.js";
 
-const ASK_AGAIN_AFTER = 2_000; // milliseconds between two questions for the same missing events
-const COPIED_FOR = 2_000;
-const READING = "Reading your message";
+const RESUME_AGAIN_AFTER = 2_000; // milliseconds between two requests for the same missing events
+const COPIED_FOR = 2_000; // milliseconds
+const READING = "Reading your message…";
+const THINKING = "Thinking…";
 
 /**
- * The messages of the page. Follows one run at a time and writes its reply as it comes.
+ * The messages of the page. Follows one run at a time and shows its reply as it streams in.
  *
  * Fires "chat:run" (detail: the id of the run that is followed, or null), "chat:resume" ({run,
- * after}), "chat:say" (a sentence for the live region), "chat:tell" (a sentence for the composer),
- * "chat:stale" (the page must be fetched again) and "chat:scrolled".
+ * after}), "chat:announce" (a sentence for the live region), "chat:error" (a sentence for the
+ * composer), "chat:stale" (the page must be fetched again) and "chat:scrolled".
  */
 export class ChatTranscript extends HTMLElement {
   #scroll = new ScrollManager(document.scrollingElement);
   #follower = null;
   #writer = null;
   #frame = null;
-  #wait = null; // for a worker
+  #wait = null; // the wait for a worker
   #warning = null;
-  #replaced = null; // what a new reply took the place of: {run, after, items}
-  #asked = { last: -1, at: 0 };
+  #replaced = null; // the messages that a new reply replaced: {run, after, items}
+  #resumed = { last: -1, at: 0 };
 
   connectedCallback() {
     history.scrollRestoration = "manual";
     this.addEventListener("click", (event) => this.#clicked(event));
-    addEventListener("scroll", () => this.#tell("chat:scrolled"), { passive: true });
+    addEventListener("scroll", () => this.#fire("chat:scrolled"), { passive: true });
     this.#addCodeButtons(this);
     if (!this.isPast && !location.hash.startsWith("#m-")) this.#scroll.toEnd();
   }
@@ -39,7 +40,7 @@ export class ChatTranscript extends HTMLElement {
     return this.dataset.conversation;
   }
 
-  /** Whether it shows an earlier part of the conversation, where nothing new arrives. */
+  /** Whether the page shows an earlier part of the conversation, where nothing new arrives. */
   get isPast() {
     return this.hasAttribute("data-past");
   }
@@ -67,7 +68,7 @@ export class ChatTranscript extends HTMLElement {
     if (this.dataset.run) this.#follow(this.dataset.run, this.#items.at(-1));
   }
 
-  /** Show a message of one's own before the server has it. */
+  /** Show the user's message before the server has it. */
   showSending(clientId, text) {
     if (this.#sending(clientId)) return;
     const item = fromTemplate(document.getElementById("own-message"));
@@ -76,7 +77,7 @@ export class ChatTranscript extends HTMLElement {
     this.#scroll.follow(() => this.#list.append(item), { always: true });
   }
 
-  /** Take back what `showSending` showed. */
+  /** Remove the message that `showSending` showed. */
   unsend(clientId) {
     this.#sending(clientId)?.remove();
   }
@@ -85,7 +86,7 @@ export class ChatTranscript extends HTMLElement {
   queue(event, { own }) {
     const shown = this.#find(event.reply.id);
     if (this.#follower?.run === event.run) {
-      if (!this.#follower.hasBegun) this.#showWait(event, 1);
+      if (!this.#follower.hasStarted) this.#showWait(event, 1);
       return;
     }
     if (shown !== null && shown.dataset.status !== "pending") {
@@ -105,14 +106,14 @@ export class ChatTranscript extends HTMLElement {
     this.#showWait(event, 1);
   }
 
-  /** Show an event of the run that is followed; others do nothing. */
-  take(event) {
+  /** Show an event of the run that is followed; events of other runs do nothing. */
+  receive(event) {
     if (this.#follower === null) return;
-    switch (this.#follower.take(event)) {
+    switch (this.#follower.receive(event)) {
       case IGNORE:
         return;
       case GAP:
-        this.#askForMissing();
+        this.#requestMissing();
         return;
       case WAIT:
         this.#showWait(event, event.attempt);
@@ -128,7 +129,7 @@ export class ChatTranscript extends HTMLElement {
     }
   }
 
-  /** Take over the messages of a page that was fetched, where they differ from what is here. */
+  /** Replace the messages by those of a fetched page, if they differ. */
   sync(page) {
     const fresh = page.querySelector("chat-transcript");
     if (fresh === null || this.isPast) return;
@@ -142,7 +143,7 @@ export class ChatTranscript extends HTMLElement {
     this.#addCodeButtons(this);
     if (run !== null) {
       this.#follow(run, items.at(-1));
-      this.#tell("chat:resume", this.cursor);
+      this.#fire("chat:resume", this.cursor);
     }
   }
 
@@ -174,8 +175,8 @@ export class ChatTranscript extends HTMLElement {
     const sent = event.sent ? this.#find(event.sent.id) : null;
     const parent = event.parent ? this.#find(event.parent) : null;
     if (sent === null && event.parent && parent === null) {
-      // It follows something that this page does not show.
-      this.#tell("chat:stale");
+      // The reply follows a message that this page does not show.
+      this.#fire("chat:stale");
       return;
     }
     const before = sent ?? parent;
@@ -199,7 +200,7 @@ export class ChatTranscript extends HTMLElement {
       reply.querySelector(".reasoning-text"),
     );
     this.#list.setAttribute("data-busy", "");
-    this.#tell("chat:run", run);
+    this.#fire("chat:run", run);
   }
 
   #unfollow() {
@@ -210,29 +211,29 @@ export class ChatTranscript extends HTMLElement {
     this.#follower = null;
     this.#writer = null;
     this.#list.removeAttribute("data-busy");
-    this.#tell("chat:run", null);
+    this.#fire("chat:run", null);
   }
 
   get #reply() {
     return this.#list.querySelector(`[data-run="${this.#follower.run}"]`);
   }
 
-  #askForMissing() {
+  #requestMissing() {
     const { last } = this.#follower;
     const now = Date.now();
-    if (this.#asked.last === last && now - this.#asked.at < ASK_AGAIN_AFTER) return;
-    this.#asked = { last, at: now };
-    this.#tell("chat:resume", this.cursor);
+    if (this.#resumed.last === last && now - this.#resumed.at < RESUME_AGAIN_AFTER) return;
+    this.#resumed = { last, at: now };
+    this.#fire("chat:resume", this.cursor);
   }
 
-  /** Say how the run stands in line, and warn when the line stands still. */
-  #showWait(place, attempt) {
+  /** Show the queue position of the run, and a warning when it stops moving. */
+  #showWait(queued, attempt) {
     const reply = this.#reply;
     if (this.#wait?.attempt !== attempt) {
       this.#wait = new Wait(attempt, attempt === 1 ? queuedAt(reply) : Date.now());
     }
-    this.#wait.take(place);
-    this.#progress(reply, this.#wait.words);
+    this.#wait.update(queued);
+    this.#showProgress(reply, this.#wait.status);
     clearTimeout(this.#warning);
     const { warnAt } = this.#wait;
     if (warnAt !== null) this.#warning = setTimeout(() => this.#warn(), warnAt - Date.now());
@@ -244,11 +245,11 @@ export class ChatTranscript extends HTMLElement {
     this.#scroll.follow(() => {
       notice.hidden = false;
     });
-    this.#tell("chat:say", notice.textContent.trim());
+    this.#fire("chat:announce", notice.textContent.trim());
   }
 
-  #begin(attempt) {
-    // What the log brings may be of an attempt whose worker is lost, and the next one is awaited.
+  #started(attempt) {
+    // A replayed start may belong to a lost attempt, while the run waits for the next one.
     const isLost = this.#wait !== null && this.#wait.attempt > attempt;
     if (!isLost) this.#endWait(this.#reply);
   }
@@ -257,18 +258,18 @@ export class ChatTranscript extends HTMLElement {
     clearTimeout(this.#warning);
     this.#wait = null;
     reply.querySelector("[data-no-worker]").hidden = true;
-    this.#progress(reply, READING);
+    this.#showProgress(reply, READING);
   }
 
-  /** Another worker has the run: show what the reply is now, and tell when something was taken away. */
+  /** Show the reply as its next attempt begins with it, with a note if it starts over from nothing. */
   #restart({ text = "", reasoning = "" }) {
     const reply = this.#reply;
     this.#endWait(reply);
-    const isTakenAway = this.#writer.become(text, reasoning);
-    if (isTakenAway && text === "") {
+    const wasCleared = this.#writer.replaceWith(text, reasoning);
+    if (wasCleared && text === "") {
       const note = reply.querySelector("[data-restarted]");
       note.hidden = false;
-      this.#tell("chat:say", note.textContent);
+      this.#fire("chat:announce", note.textContent);
     }
     this.#drawSoon();
   }
@@ -276,10 +277,10 @@ export class ChatTranscript extends HTMLElement {
   #apply(event) {
     switch (event.type) {
       case "run.started":
-        this.#begin(event.attempt);
+        this.#started(event.attempt);
         return;
       case "reasoning.delta":
-        this.#writer.think(event.text);
+        this.#writer.writeReasoning(event.text);
         break;
       case "text.delta":
         this.#writer.write(event.text);
@@ -298,18 +299,18 @@ export class ChatTranscript extends HTMLElement {
       this.#writer.flush();
       const progress = reply.querySelector(".progress");
       progress.hidden = this.#writer.hasText && this.#wait === null;
-      const thoughts = reply.querySelector(".reasoning");
-      const isThinking = thoughts.hidden && this.#writer.hasThoughts;
-      if (isThinking && this.#wait === null) progress.textContent = "Thinking it through";
-      thoughts.hidden = !this.#writer.hasThoughts;
+      const reasoning = reply.querySelector(".reasoning");
+      const isNew = reasoning.hidden && this.#writer.hasReasoning;
+      if (isNew && this.#wait === null) progress.textContent = THINKING;
+      reasoning.hidden = !this.#writer.hasReasoning;
     });
-    this.#tell("chat:scrolled");
+    this.#fire("chat:scrolled");
   }
 
-  #progress(reply, words) {
+  #showProgress(reply, status) {
     const progress = reply.querySelector(".progress");
     progress.hidden = false;
-    if (progress.textContent !== words) progress.textContent = words;
+    if (progress.textContent !== status) progress.textContent = status;
   }
 
   #end(event) {
@@ -321,19 +322,19 @@ export class ChatTranscript extends HTMLElement {
         reply?.remove();
         replaced.after.after(...replaced.items);
       });
-      this.#tell("chat:tell", `${event.message} The earlier reply is back.`);
+      this.#fire("chat:error", `${event.message} The previous reply is restored.`);
     } else {
       this.#scroll.follow(() => this.#finish(reply, event));
-      this.#tell("chat:say", ending(event));
+      this.#fire("chat:announce", ending(event));
     }
     this.#unfollow();
-    this.#tell("chat:scrolled");
+    this.#fire("chat:scrolled");
   }
 
   #finish(reply, event) {
     const finished = fromHTML(event.html);
-    const thoughts = finished.querySelector(".reasoning");
-    if (thoughts !== null) thoughts.open = reply?.querySelector(".reasoning")?.open ?? false;
+    const reasoning = finished.querySelector(".reasoning");
+    if (reasoning !== null) reasoning.open = reply?.querySelector(".reasoning")?.open ?? false;
     const hadFocus = reply?.contains(document.activeElement) ?? false;
     if (reply === null) this.#list.append(finished);
     else reply.replaceWith(finished);
@@ -341,7 +342,7 @@ export class ChatTranscript extends HTMLElement {
     if (hadFocus) finished.focus({ preventScroll: true });
   }
 
-  // --- Internal: what one can do with a message
+  // --- Internal: actions on a message
 
   #addCodeButtons(root) {
     for (const code of root.querySelectorAll(".code:not(:has(> .action))")) {
@@ -365,16 +366,16 @@ export class ChatTranscript extends HTMLElement {
       await copy(() => this.#textFor(button));
     } catch (error) {
       console.warn("Copying failed", error);
-      this.#tell("chat:tell", "The browser did not let us copy. Select the text and copy it by hand.");
+      this.#fire("chat:error", "The browser blocked copying. Select the text and copy it by hand.");
       return;
     }
     const use = button.querySelector("use");
     use.setAttribute("href", "#i-check");
     setTimeout(() => use.setAttribute("href", "#i-copy"), COPIED_FOR);
-    this.#tell("chat:say", "Copied");
+    this.#fire("chat:announce", "Copied");
   }
 
-  /** What a copy button stands for: a code block, or a reply as the model wrote it, in Markdown. */
+  /** The text that a button copies: a code block, or a reply as the model wrote it, in Markdown. */
   async #textFor(button) {
     if (button.matches("[data-copy-code]")) return button.closest(".code").querySelector("pre").innerText;
     const reply = button.closest(".message");
@@ -391,29 +392,29 @@ export class ChatTranscript extends HTMLElement {
     }
     const items = [...page.querySelectorAll(".messages > li")];
     const next = page.querySelector("[data-earlier]");
-    this.#scroll.hold(() => {
+    this.#scroll.keepPosition(() => {
       this.#list.prepend(...items);
       this.#addCodeButtons(this);
       if (next === null) link.parentElement.remove();
       else link.href = next.href;
     });
     items.at(-1)?.focus({ preventScroll: true });
-    this.#tell("chat:say", `${items.length} earlier messages`);
+    this.#fire("chat:announce", `${items.length} earlier messages loaded`);
   }
 
-  #tell(name, detail = null) {
+  #fire(name, detail = null) {
     this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true }));
   }
 }
 
-/** When the run of a reply that was just rendered was queued, by the clock of this machine. */
+/** The time at which the run of a freshly rendered reply was queued, by the clock of this machine. */
 function queuedAt(reply) {
-  const { queued, rendered } = reply.dataset; // by the server's, in seconds
+  const { queued, rendered } = reply.dataset; // by the server's clock, in seconds
   return Date.now() - 1_000 * (queued ? rendered - queued : 0);
 }
 
 function ending(event) {
   if (event.type === "run.done") return "Reply finished";
   if (event.type === "run.stopped") return "Reply stopped";
-  return `The reply failed. ${event.message}`;
+  return `Reply failed. ${event.message}`;
 }

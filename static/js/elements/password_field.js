@@ -1,8 +1,8 @@
-/** A password that one can look at. */
+/** A password field whose text can be shown. */
 export class PasswordField extends HTMLElement {
   connectedCallback() {
     this.querySelector("button").addEventListener("click", (event) => this.#toggle(event.currentTarget));
-    // What is remembered or autofilled by type must find a password when the form goes out.
+    // Password managers and autofill go by the type: it must be password when the form is submitted.
     this.closest("form").addEventListener("submit", () => this.#show(false));
   }
 

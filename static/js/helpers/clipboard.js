@@ -1,6 +1,6 @@
 /**
- * Put the text that `read()` brings into the clipboard; rejects when the browser does not let us.
- * The promise goes into the clipboard item, since a browser may forget the click while we wait.
+ * Copy the text that `read()` resolves to; rejects when the browser blocks it. The clipboard item
+ * gets the promise, since a browser may no longer allow copying when the text has arrived.
  */
 export async function copy(read) {
   if (navigator.clipboard?.write && window.ClipboardItem) {
@@ -11,7 +11,7 @@ export async function copy(read) {
   copyBySelection(await read());
 }
 
-// Pages without TLS have no clipboard but this one.
+// Pages without TLS have no `navigator.clipboard`.
 function copyBySelection(text) {
   const field = document.createElement("textarea");
   field.className = "visually-hidden";
@@ -20,5 +20,5 @@ function copyBySelection(text) {
   field.select();
   const copied = document.execCommand("copy");
   field.remove();
-  if (!copied) throw new Error("The browser did not allow it.");
+  if (!copied) throw new Error("The browser blocked copying.");
 }

@@ -1,30 +1,30 @@
 import { NO_ID } from "./ids.js";
 
-/** The element of a piece of HTML that our own server rendered. */
+/** The element of a piece of HTML. Trusts it: only for HTML that the server rendered. */
 export function fromHTML(html) {
   const template = document.createElement("template");
   template.innerHTML = html;
   return template.content.firstElementChild;
 }
 
-/** A copy of what a <template> holds. */
+/** A copy of the element in a <template>. */
 export function fromTemplate(template) {
   return template.content.firstElementChild.cloneNode(true);
 }
 
-/** A page of ours as a document; null when it is not to be had. */
+/** Fetch a page of this site as a document; null if the request fails. */
 export async function fetchPage(url) {
   const text = await fetchText(url, "text/html");
   return text === null ? null : new DOMParser().parseFromString(text, "text/html");
 }
 
-/** What an address of ours answers to programs; null when it is not to be had. */
+/** Fetch JSON from this site; null if the request fails. */
 export async function fetchJSON(url) {
   const text = await fetchText(url, "application/json");
   return text === null ? null : JSON.parse(text);
 }
 
-/** What an address of ours answers to the fields of a form; null when it is not to be had. */
+/** Post the fields of a form to this site, and return the JSON answer; null if the request fails. */
 export async function postForm(url, fields) {
   const text = await fetchText(url, "application/json", { method: "POST", body: new URLSearchParams(fields) });
   return text === null ? null : JSON.parse(text);
@@ -35,12 +35,12 @@ async function fetchText(url, type, options = {}) {
     const response = await fetch(url, { ...options, headers: { Accept: type } });
     return response.ok && !response.redirected ? await response.text() : null;
   } catch (error) {
-    console.warn("Not reachable", url, error); // it is told on the page, and tried again
+    console.warn("Request failed", url, error); // the caller shows it or tries again
     return null;
   }
 }
 
-/** Put the id of a conversation into the addresses of a page that was there before it. */
+/** Put the id of a new conversation into the addresses of a page that was rendered without it. */
 export function nameConversation(root, id) {
   for (const name of ["action", "href", "data-send", "data-active-run"]) {
     for (const element of root.querySelectorAll(`[${name}*="${NO_ID}"]`)) {
@@ -49,7 +49,7 @@ export function nameConversation(root, id) {
   }
 }
 
-/** A device that is touched, where a keyboard on the screen covers half of it. */
+/** Whether this is a touch device, whose on-screen keyboard covers half of the page. */
 export function isTouch() {
   return matchMedia("(hover: none) and (pointer: coarse)").matches;
 }

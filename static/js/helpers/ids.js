@@ -1,8 +1,8 @@
-/** A fresh name for what this page asks for. (crypto.randomUUID is there only under TLS.) */
+/** A new idempotency key for a request of this page. (crypto.randomUUID exists only under TLS.) */
 export function newClientId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Stands for an id in addresses that the page was rendered with before there was one. */
+/** Placeholder in the addresses of a page that was rendered before its conversation had an id. */
 export const NO_ID = "00000000-0000-0000-0000-000000000000";

@@ -1,4 +1,4 @@
-/** Let menus (<details class="menu">) close as one expects: by Escape and by a click elsewhere. */
+/** Close menus (<details class="menu">) by Escape and by a click outside. */
 export function closeMenus(root) {
   const open = () => root.querySelectorAll("details.menu[open]");
 

@@ -1,7 +1,8 @@
 /**
- * Cuts streaming text at blank lines, wherever its pieces were cut: what each piece adds to the last
- * paragraph, and which paragraphs it begins. So the page lays out one paragraph again, not the
- * whole reply, and a finished reply stands where the streaming one stood.
+ * Splits streaming text into paragraphs at blank lines, however the stream was cut into pieces. For
+ * each piece it returns the text to add and where a new paragraph begins, so that the browser lays
+ * out one paragraph again, not the whole reply. The text does not move when the finished reply
+ * replaces it.
  */
 export class Paragraphs {
   #newlines = "";

@@ -1,6 +1,6 @@
 /**
- * What this tab keeps for one person: who signs in after them in the same tab finds nothing of it.
- * Has the three methods of Storage that are used here.
+ * The storage of this tab for one user: the next user of the same tab cannot read it. Has the three
+ * methods of Storage that are used here.
  */
 export function storageOf(user, storage = sessionStorage) {
   const name = (key) => `parley:${user}:${key}`;

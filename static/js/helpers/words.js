@@ -1,43 +1,46 @@
-// Sentences that depend on numbers.
+// Sentences with numbers in them.
 
-/** A wait as one speaks of it, no more exact than it can be known: "about 5 seconds". */
+const ORDINALS = new Intl.PluralRules("en", { type: "ordinal" });
+const SUFFIXES = { one: "st", two: "nd", few: "rd", other: "th" };
+
+/** A duration, no more exact than an estimate can be: "about 5 s". */
 export function about(seconds) {
   const fives = 5 * Math.max(1, Math.round(seconds / 5));
-  if (fives < 60) return `about ${fives} seconds`;
-  const minutes = Math.round(seconds / 60);
-  return minutes <= 1 ? "about a minute" : `about ${minutes} minutes`;
+  if (fives < 60) return `about ${fives} s`;
+  return `about ${Math.round(seconds / 60)} min`;
 }
 
 /**
- * Where a waiting run stands. `position` is its place in line (1: the next), 0 when a worker takes it;
- * of one that is `held` back, its place among the messages of this user that are.
+ * The status of a queued run. `position` is its queue position (1: the next; 0: a worker is taking
+ * it), or its position among this user's throttled runs if it is one of them; `eta` is in seconds.
  */
-export function inLine(position, eta = null, held = false) {
-  if (position < 1) return "Starting the reply";
-  const place = held ? behindOwn(position - 1) : position === 1 ? "Next in line" : before(position - 1);
+export function queueStatus(position, eta = null, throttled = false) {
+  if (position < 1) return "Starting…";
+  const place = throttled ? behindOwn(position - 1) : `Queued, ${inLine(position)}`;
   return eta ? `${place}, ${about(eta)}` : place;
 }
 
-function before(others) {
-  return others === 1 ? "1 other is before you" : `${others.toLocaleString("en")} others are before you`;
+function inLine(position) {
+  if (position === 1) return "next in line";
+  return `${position.toLocaleString("en")}${SUFFIXES[ORDINALS.select(position)]} in line`;
 }
 
-function behindOwn(others) {
-  if (others === 0) return "Waiting for your other replies";
-  const messages = others === 1 ? "1 of your messages is" : `${others.toLocaleString("en")} of your messages are`;
-  return `Waiting for your other replies; ${messages} before this one`;
+function behindOwn(ahead) {
+  const place = "Queued behind your other replies";
+  if (ahead === 0) return place;
+  return `${place}, ${ahead.toLocaleString("en")} ${ahead === 1 ? "message" : "messages"} ahead`;
 }
 
-/** What a button says that may be used again in so many seconds. */
-export function again(seconds) {
+/** The label of a retry button that is disabled for so many more seconds. */
+export function retryLabel(seconds) {
   if (seconds <= 0) return "Try again";
   return seconds < 120 ? `Try again in ${seconds} s` : `Try again in ${Math.ceil(seconds / 60)} min`;
 }
 
-/** What is left of the longest message; empty while there is plenty. */
-export function remaining(length, most) {
-  const left = most - length;
-  if (left > most / 10) return "";
-  if (left < 0) return `${(-left).toLocaleString("en")} characters too many`;
+/** The number of characters left; empty while more than a tenth of the maximum is left. */
+export function remaining(length, max) {
+  const left = max - length;
+  if (left > max / 10) return "";
+  if (left < 0) return `${(-left).toLocaleString("en")} characters over the limit`;
   return `${left.toLocaleString("en")} characters left`;
 }

@@ -1,27 +1,28 @@
-// The socket of this tab: opened again whenever it is lost, silent while the tab is hidden.
+// The socket of this tab: opened again whenever it is lost, closed while the page is paused.
 
 import { backoff } from "../helpers/timing.js";
 
 const PING_AFTER = 25_000; // milliseconds without any frame
-const DEAD_AFTER = 60_000; // the same, when it was not possible to ask meanwhile
-const PONG_WITHIN = 10_000; // or the connection is dead
-const PROBE_WITHIN = 4_000; // the same, while somebody looks at the page again
-const OPEN_WITHIN = 10_000; // or the attempt is given up
-const STALE_AFTER = 2_000; // an attempt that began so long before the network was back
-const STEADY_AFTER = 10_000; // a connection that lived so long begins the waiting times anew
+const DEAD_AFTER = 60_000; // without any frame, when no ping could be sent (the machine slept)
+const PONG_WITHIN = 10_000; // otherwise the connection is dead
+const PROBE_WITHIN = 4_000; // the same, when the user has just returned to the page
+const OPEN_WITHIN = 10_000; // otherwise the attempt is given up
+const STALE_AFTER = 2_000; // an older attempt is replaced when the network returns
+const STEADY_AFTER = 10_000; // a connection that lasted so long resets the backoff
 const CHECK_EVERY = 5_000;
-const SPREAD = 3_000; // so that not all pages of a restarting server come back at once
+const RESTART_SPREAD = 3_000; // so that the pages of a restarting server do not return all at once
 
-/** The server restarts. */
+/** The server is restarting. */
 export const RESTARTING = 1012;
-/** The server could not take what was sent: sending it again would end the next connection, too. */
+/** The server rejected a frame: sending it again would close the next connection, too. */
 export const REFUSED = new Set([1003, 1009]);
 export const NOT_SIGNED_IN = 4401;
 const FINAL = new Set([NOT_SIGNED_IN, 4403, 4404]);
 
 /**
- * Events: "message" (detail: what the server sent), "open" (it said ready; detail.again: not for
- * the first time), "lost" (detail.code), "ended" (detail: the close code; it will not be opened again).
+ * Events: "message" (detail: an event of the server), "open" (the server sent `ready`;
+ * detail.isReconnect: not for the first time), "lost" (detail.code), "ended" (detail: the close
+ * code; the socket is not opened again).
  */
 export class Connection extends EventTarget {
   #create;
@@ -29,12 +30,12 @@ export class Connection extends EventTarget {
   #socket = null;
   #state = "idle"; // connecting, open, waiting, paused, ended
   #attempt = 0;
-  #opens = 0;
+  #openCount = 0;
   #startedAt = 0;
-  #triedAt = 0;
+  #attemptedAt = 0;
   #openedAt = 0;
-  #heardAt = 0;
-  #askedAt = null; // when an unanswered ping was sent
+  #receivedAt = 0;
+  #pingedAt = null; // the time of an unanswered ping
   #timer = null;
   #checks = null;
 
@@ -49,10 +50,10 @@ export class Connection extends EventTarget {
     return this.#state === "open";
   }
 
-  /** What is given to it now will be sent: it was open before, or is so young that it may open. */
-  get isPromising() {
+  /** Whether to rely on it for a frame that must arrive: it was open, or may still open soon. */
+  get isUsable() {
     if (this.#state === "ended") return false;
-    return this.#opens > 0 || Date.now() - this.#startedAt < 3_000;
+    return this.#openCount > 0 || Date.now() - this.#startedAt < 3_000;
   }
 
   start() {
@@ -60,23 +61,23 @@ export class Connection extends EventTarget {
     this.#connect();
   }
 
-  /** Send an event; false when there is no connection to send it on. */
+  /** Send an event; returns false when the socket is not open. */
   send(event) {
     if (!this.isOpen) return false;
     this.#socket.send(JSON.stringify(event));
     return true;
   }
 
-  /** See to it that there is a connection: the tab is seen again, the network is back. */
+  /** Connect now, or check that the connection is alive: the tab is visible or the network back. */
   wake() {
     const now = Date.now();
     if (this.#state === "waiting" || this.#state === "paused") this.#connect();
-    else if (this.#state === "connecting" && now - this.#triedAt >= STALE_AFTER) this.#connect();
-    else if (this.isOpen && now - this.#heardAt >= DEAD_AFTER) this.#closed(this.#socket, null, 0);
+    else if (this.#state === "connecting" && now - this.#attemptedAt >= STALE_AFTER) this.#connect();
+    else if (this.isOpen && now - this.#receivedAt >= DEAD_AFTER) this.#closed(this.#socket, null, 0);
     else if (this.isOpen) this.#probe();
   }
 
-  /** Hang up until `wake`. */
+  /** Close the socket until `wake`. */
   pause() {
     if (this.#state === "ended") return;
     this.#drop();
@@ -88,7 +89,7 @@ export class Connection extends EventTarget {
   #connect() {
     this.#drop();
     this.#state = "connecting";
-    this.#triedAt = Date.now();
+    this.#attemptedAt = Date.now();
     const socket = this.#create();
     this.#socket = socket;
     socket.onmessage = (message) => this.#receive(socket, message);
@@ -98,42 +99,42 @@ export class Connection extends EventTarget {
 
   #receive(socket, message) {
     if (socket !== this.#socket) return;
-    this.#heardAt = Date.now();
-    this.#askedAt = null;
+    this.#receivedAt = Date.now();
+    this.#pingedAt = null;
     const event = JSON.parse(message.data);
     if (event.type === "ready") this.#opened();
-    else if (event.type !== "pong") this.#tell("message", event);
+    else if (event.type !== "pong") this.#fire("message", event);
   }
 
   #opened() {
     clearTimeout(this.#timer);
     this.#state = "open";
     this.#openedAt = Date.now();
-    this.#opens += 1;
+    this.#openCount += 1;
     clearInterval(this.#checks);
     this.#checks = setInterval(() => this.#check(), CHECK_EVERY);
-    this.#tell("open", { again: this.#opens > 1 });
+    this.#fire("open", { isReconnect: this.#openCount > 1 });
   }
 
   #check() {
     const now = Date.now();
-    if (this.#askedAt !== null) {
-      if (now - this.#askedAt >= PONG_WITHIN) this.#closed(this.#socket, null);
-    } else if (now - this.#heardAt >= PING_AFTER) this.#ask();
+    if (this.#pingedAt !== null) {
+      if (now - this.#pingedAt >= PONG_WITHIN) this.#closed(this.#socket, null);
+    } else if (now - this.#receivedAt >= PING_AFTER) this.#ping();
   }
 
-  #ask() {
-    this.#askedAt = Date.now();
+  #ping() {
+    this.#pingedAt = Date.now();
     this.send({ type: "ping" });
   }
 
-  /** Ask whether it is alive, with less patience: after a sleep or in another network it is not. */
+  /** Ping with a short timeout: after a sleep or in another network the connection is often dead. */
   #probe() {
     const socket = this.#socket;
-    this.#ask();
+    this.#ping();
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      if (this.#askedAt !== null) this.#closed(socket, null, 0);
+      if (this.#pingedAt !== null) this.#closed(socket, null, 0);
     }, PROBE_WITHIN);
   }
 
@@ -143,24 +144,24 @@ export class Connection extends EventTarget {
     this.#drop();
     if (FINAL.has(code)) {
       this.#state = "ended";
-      this.#tell("ended", code);
+      this.#fire("ended", code);
       return;
     }
     this.#state = "waiting";
     this.#timer = setTimeout(() => this.#connect(), delay ?? this.#pauseAfter(code));
     this.#attempt += 1;
-    this.#tell("lost", { code });
+    this.#fire("lost", { code });
   }
 
   #pauseAfter(code) {
-    if (code === RESTARTING && this.#attempt === 0) return SPREAD * this.#random();
+    if (code === RESTARTING && this.#attempt === 0) return RESTART_SPREAD * this.#random();
     return backoff(this.#attempt, this.#random);
   }
 
   #drop() {
     clearTimeout(this.#timer);
     clearInterval(this.#checks);
-    this.#askedAt = null;
+    this.#pingedAt = null;
     const socket = this.#socket;
     this.#socket = null;
     if (socket === null) return;
@@ -169,7 +170,7 @@ export class Connection extends EventTarget {
     socket.close();
   }
 
-  #tell(name, detail) {
+  #fire(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 }

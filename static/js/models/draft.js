@@ -1,4 +1,4 @@
-// What is typed and not sent, per page, in the tab's storage.
+// The text that is typed and not sent, per page, in the tab's storage.
 
 export class Draft {
   #storage;
@@ -9,7 +9,7 @@ export class Draft {
     this.page = page;
   }
 
-  /** Where the draft belongs; a new chat's draft moves when the chat gets its address. */
+  /** The page of the draft; a new chat's draft moves when the chat gets its address. */
   set page(page) {
     this.#key = `draft:${page}`;
   }
@@ -23,12 +23,12 @@ export class Draft {
     else this.#storage.removeItem(this.#key);
   }
 
-  /** The form goes to the server by itself: remember which draft it carries. */
+  /** The browser submits the form: remember the draft that it carries. */
   submitted() {
     this.#storage.setItem(SUBMITTED, this.#key);
   }
 
-  /** The server has taken what `submitted` told of: that draft has served. */
+  /** The server has accepted the form of `submitted`: discard its draft. */
   static arrived(storage) {
     const key = storage.getItem(SUBMITTED);
     if (key !== null) storage.removeItem(key);

@@ -1,8 +1,8 @@
-// What was sent and not yet acknowledged. It is in the tab's storage, so that a reload in the very
-// moment loses nothing: a frame that is sent again under the same client_id has one effect.
+// Frames that are not yet acknowledged. They are in the tab's storage, so that a reload loses nothing:
+// a frame that is sent again with the same client_id has one effect (idempotency key).
 
 const KEY = "outbox";
-const TOO_OLD = 10 * 60_000; // milliseconds; a tab that is opened again days later sends nothing
+const EXPIRES_AFTER = 10 * 60_000; // milliseconds; a tab that is restored days later sends nothing
 
 export class Outbox {
   #storage;
@@ -11,32 +11,32 @@ export class Outbox {
     this.#storage = storage;
   }
 
-  /** Keep a frame until `take` is called with its client_id. */
+  /** Keep a frame until `remove` is called with its client_id. */
   put(frame, now = Date.now()) {
     this.#write([...this.#read(), { frame, at: now }]);
   }
 
-  /** Forget a frame and return it; undefined when it is not there. */
-  take(clientId) {
+  /** Remove a frame and return it; undefined if there is none with this client_id. */
+  remove(clientId) {
     const all = this.#read();
     const found = all.find(({ frame }) => frame.client_id === clientId);
     if (found) this.#write(all.filter((entry) => entry !== found));
     return found?.frame;
   }
 
-  /** The frames that wait, oldest first. */
-  waiting(now = Date.now()) {
+  /** The frames to send, oldest first. */
+  pending(now = Date.now()) {
     return this.#read()
-      .filter(({ at }) => now - at < TOO_OLD)
+      .filter(({ at }) => now - at < EXPIRES_AFTER)
       .map(({ frame }) => frame);
   }
 
-  /** Take out the frames that are too old to be sent without being asked for. */
-  takeOld(now = Date.now()) {
+  /** Remove and return the frames that are too old to be sent without asking the user. */
+  removeExpired(now = Date.now()) {
     const all = this.#read();
-    const old = all.filter(({ at }) => now - at >= TOO_OLD);
-    if (old.length) this.#write(all.filter((entry) => !old.includes(entry)));
-    return old.map(({ frame }) => frame);
+    const expired = all.filter(({ at }) => now - at >= EXPIRES_AFTER);
+    if (expired.length) this.#write(all.filter((entry) => !expired.includes(entry)));
+    return expired.map(({ frame }) => frame);
   }
 
   #read() {

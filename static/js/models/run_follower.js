@@ -1,11 +1,11 @@
-// Where a page stands in the events of a run. The rules are those of docs/protocol.md.
+// The position of a page in the events of a run. The rules are those of docs/protocol.md.
 
 export const APPLY = "apply"; // the next event: show it
-export const WAIT = "wait"; // no worker has the run at the moment: say how it stands in line
-export const RESTART = "restart"; // another worker has it: the reply so far is what the event says
-export const IGNORE = "ignore"; // seen already, or of an attempt that is over
-export const GAP = "gap"; // something is missing: resume after `last`
-export const END = "end"; // the last event, which says everything
+export const WAIT = "wait"; // no worker has the run: show its queue position
+export const RESTART = "restart"; // another worker has it: the event replaces the reply so far
+export const IGNORE = "ignore"; // a repetition, or from an attempt that has ended
+export const GAP = "gap"; // an event is missing: resume after `last`
+export const END = "end"; // the terminal event, which carries the whole reply
 
 const ENDS = new Set(["run.done", "run.stopped", "run.failed"]);
 const SEQS_PER_ATTEMPT = 10_000_000;
@@ -13,32 +13,32 @@ const SEQS_PER_ATTEMPT = 10_000_000;
 export class RunFollower {
   #attempt = 0;
   #last = 0;
-  #isOver = false;
+  #hasEnded = false;
 
   constructor(run) {
     this.run = run;
   }
 
-  /** The number of the last event that was taken. */
+  /** The number of the last event that was applied. */
   get last() {
     return this.#last;
   }
 
-  /** Whether a worker had the run already. */
-  get hasBegun() {
+  /** Whether a worker has started the run. */
+  get hasStarted() {
     return this.#attempt > 0;
   }
 
-  get isOver() {
-    return this.#isOver;
+  get hasEnded() {
+    return this.#hasEnded;
   }
 
-  /** Take an event of the run, and say what is to be done with it. */
-  take(event) {
-    if (this.#isOver || event.run !== this.run) return IGNORE;
+  /** Receive an event and return what to do with it: one of the constants above. */
+  receive(event) {
+    if (this.#hasEnded || event.run !== this.run) return IGNORE;
     if (ENDS.has(event.type)) {
-      // Also out of order: the end of a run holds the whole reply.
-      this.#isOver = true;
+      // Also out of order: the terminal event carries the whole reply.
+      this.#hasEnded = true;
       return END;
     }
     if (event.type === "run.waiting") return event.attempt > this.#attempt ? WAIT : IGNORE;

@@ -1,6 +1,6 @@
-// Keeps the end of the page in sight, but only for who is there already.
+// Keeps the end of the page in view, but only for a reader who is already there.
 
-const NEAR = 48; // pixels from the end that still count as being there
+const NEAR = 48; // pixels from the end that still count as the end
 
 export class ScrollManager {
   #view;
@@ -15,15 +15,15 @@ export class ScrollManager {
     return scrollHeight - clientHeight - scrollTop <= NEAR;
   }
 
-  /** Change the page with `render`, and stay at its end if it was there before (or always). */
+  /** Change the page with `render`, and scroll to its end if it was there before (or always). */
   follow(render, { always = false } = {}) {
     const stay = always || this.isAtEnd;
     render();
     if (stay) this.toEnd();
   }
 
-  /** Put something above what is seen, without moving that. */
-  hold(render) {
+  /** Change the page above the visible part with `render`, without moving that part. */
+  keepPosition(render) {
     const before = this.#view.scrollHeight - this.#view.scrollTop;
     render();
     this.#view.scrollTop = this.#view.scrollHeight - before;

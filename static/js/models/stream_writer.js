@@ -1,22 +1,22 @@
-// Writes a reply's text as it comes: text nodes only, one change of the page per frame, and work
-// for what is new, not for what is there.
+// Writes the text of a reply as it streams in: text nodes only, one change of the page per frame, and
+// work in proportion to the new text, not to the whole reply.
 
 import { Paragraphs } from "../helpers/paragraphs.js";
 
 export class StreamWriter {
   #stream;
-  #reasoning;
+  #reasoningElement;
   #paragraphs = new Paragraphs();
-  #text = []; // what `flush` has not put into the page yet
-  #thoughts = [];
-  #wholeText = ""; // what there is, in the page or not
-  #wholeThoughts = "";
+  #text = []; // pieces that `flush` has not put into the page yet
+  #reasoning = [];
+  #wholeText = ""; // all text, in the page or not
+  #wholeReasoning = "";
   #last = null;
 
-  /** `stream` gets paragraphs of text, `reasoning` (an element) the thoughts. */
+  /** `stream` gets paragraphs of text, `reasoning` (an element) the reasoning. */
   constructor(stream, reasoning) {
     this.#stream = stream;
-    this.#reasoning = reasoning;
+    this.#reasoningElement = reasoning;
   }
 
   write(text) {
@@ -24,37 +24,37 @@ export class StreamWriter {
     this.#wholeText += text;
   }
 
-  think(text) {
-    this.#thoughts.push(text);
-    this.#wholeThoughts += text;
+  writeReasoning(text) {
+    this.#reasoning.push(text);
+    this.#wholeReasoning += text;
   }
 
   /**
-   * Let the reply be exactly this. What is in the page stays as far as it goes on from there;
-   * otherwise it is taken away at once. Returns whether it was.
+   * Replace the reply. If it continues the text so far, only the rest is added; otherwise the page is
+   * cleared at once. Returns whether it was cleared.
    */
-  become(text, thoughts) {
-    const goesOn = text.startsWith(this.#wholeText) && thoughts.startsWith(this.#wholeThoughts);
-    if (!goesOn) this.#clear();
+  replaceWith(text, reasoning) {
+    const isLonger = text.startsWith(this.#wholeText) && reasoning.startsWith(this.#wholeReasoning);
+    if (!isLonger) this.#clear();
     this.write(text.slice(this.#wholeText.length));
-    this.think(thoughts.slice(this.#wholeThoughts.length));
-    return !goesOn;
+    this.writeReasoning(reasoning.slice(this.#wholeReasoning.length));
+    return !isLonger;
   }
 
-  /** Whether there is text of the reply itself. */
+  /** Whether the page shows text of the reply. */
   get hasText() {
     return this.#last !== null;
   }
 
-  get hasThoughts() {
-    return this.#reasoning.hasChildNodes();
+  get hasReasoning() {
+    return this.#reasoningElement.hasChildNodes();
   }
 
-  /** Put what was written into the page. */
+  /** Put the pending pieces into the page. */
   flush() {
-    const thoughts = this.#thoughts.join("");
-    if (thoughts) this.#reasoning.append(thoughts);
-    this.#thoughts = [];
+    const reasoning = this.#reasoning.join("");
+    if (reasoning) this.#reasoningElement.append(reasoning);
+    this.#reasoning = [];
     if (!this.#text.length) return;
     for (const { text, begins } of this.#paragraphs.push(this.#text.join(""))) {
       if (begins) {
@@ -70,12 +70,12 @@ export class StreamWriter {
 
   #clear() {
     this.#stream.replaceChildren();
-    this.#reasoning.replaceChildren();
+    this.#reasoningElement.replaceChildren();
     this.#paragraphs = new Paragraphs();
     this.#text = [];
-    this.#thoughts = [];
+    this.#reasoning = [];
     this.#wholeText = "";
-    this.#wholeThoughts = "";
+    this.#wholeReasoning = "";
     this.#last = null;
   }
 }

@@ -1,38 +1,39 @@
-// How a run waits for a worker: what to say of it, and whether the line stands still.
+// The wait of a run for a worker: its status for the page, and whether the queue has stopped moving.
 
-import { inLine } from "../helpers/words.js";
+import { queueStatus } from "../helpers/words.js";
 
-const STANDS_STILL = 60_000; // milliseconds without a step forward
-const INTERRUPTED = "The reply was interrupted and is taken up again.";
+const STALLED_AFTER = 60_000; // milliseconds without a step forward
+const INTERRUPTED = "Reply interrupted. Resuming…";
 
 export class Wait {
-  #words = inLine(0);
+  #status = queueStatus(0);
   #position = null;
-  #held = false;
+  #throttled = false;
   #movedAt;
 
-  /** `since`: when it began to wait for this attempt, in milliseconds like Date.now(). */
+  /** `since`: when the wait for this attempt began, in milliseconds like Date.now(). */
   constructor(attempt, since) {
     this.attempt = attempt;
     this.#movedAt = since;
   }
 
-  /** Take a place in line, as `run.queued` and `run.waiting` tell it. */
-  take({ position, eta, held = false }, now = Date.now()) {
-    const isForward = held === this.#held ? position < this.#position : this.#held;
+  /** Store a queue position, as `run.queued` and `run.waiting` carry it. */
+  update({ position, eta, held = false }, now = Date.now()) {
+    const isForward = held === this.#throttled ? position < this.#position : this.#throttled;
     if (this.#position !== null && isForward) this.#movedAt = now;
     this.#position = position;
-    this.#held = held;
-    this.#words = inLine(position, eta, held);
+    this.#throttled = held;
+    this.#status = queueStatus(position, eta, held);
   }
 
-  /** What the page says meanwhile. */
-  get words() {
-    return this.attempt === 1 ? this.#words : `${INTERRUPTED} ${this.#words}`;
+  /** The sentence that the page shows during the wait. */
+  get status() {
+    if (this.attempt === 1) return this.#status;
+    return this.#position > 0 ? `${INTERRUPTED} ${this.#status}` : INTERRUPTED;
   }
 
-  /** When it will be time to warn, if nothing moves until then; null for who waits for own replies. */
+  /** When to warn if nothing moves until then; null while the user's other replies come first. */
   get warnAt() {
-    return this.#held ? null : this.#movedAt + STANDS_STILL;
+    return this.#throttled ? null : this.#movedAt + STALLED_AFTER;
   }
 }

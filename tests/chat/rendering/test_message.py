@@ -78,7 +78,7 @@ def test_what_a_user_wrote_is_shown_as_it_was_typed(sent: Message):
 
 def test_one_can_edit_what_one_wrote(sent: Message):
     assert f'form="edit" name="edit" value="{sent.id}"' in message_html(sent)
-    assert read(sent).buttons == ["Edit and send again"]
+    assert read(sent).buttons == ["Edit message"]
 
 
 def test_a_reply_that_is_waited_for_has_room_for_text_and_thoughts(reply: Message):
@@ -87,19 +87,19 @@ def test_a_reply_that_is_waited_for_has_room_for_text_and_thoughts(reply: Messag
     assert 'data-status="pending"' in html
     assert '<div class="stream"></div>' in html
     assert '<div class="reasoning-text"></div>' in html
-    assert "Waiting in line" in html
+    assert "Queued" in html
     assert Reader(html).buttons == []
 
 
 def test_a_reply_that_a_worker_has_says_so(reply: Message):
     reply.run.status = Run.Status.RUNNING
-    assert "Reading your message" in message_html(reply)
+    assert "Reading your message…" in message_html(reply)
 
 
 def test_a_finished_reply_can_be_copied_and_asked_for_again_and_names_its_model(reply: Message):
     html = message_html(finish(reply, "done", "It is *so*."))
     assert '<div class="prose"><p>It is <em>so</em>.</p>\n</div>' in html
-    assert Reader(html).buttons == ["Copy the reply", "Write another reply"]
+    assert Reader(html).buttons == ["Copy reply", "Regenerate"]
     assert '<span class="action-model">Stub</span>' in html
     assert "notice" not in html
 
@@ -132,8 +132,8 @@ def test_a_failed_reply_without_text_has_nothing_to_copy(reply: Message):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("Half a", "You stopped this reply. What was written is kept."),
-        ("", "You stopped this reply before its first word."),
+        ("Half a", "You stopped this reply. The text so far is saved."),
+        ("", "You stopped this reply before it started."),
     ],
 )
 def test_a_stopped_reply_says_what_became_of_it(reply: Message, text: str, words: str):
@@ -142,7 +142,7 @@ def test_a_stopped_reply_says_what_became_of_it(reply: Message, text: str, words
 
 def test_a_reply_that_reached_its_limit_says_so(reply: Message):
     finish(reply, "done", "One", finish_reason="length")
-    assert "The reply reached its longest length and ends here." in read(reply).words
+    assert "The reply reached its maximum length." in read(reply).words
 
 
 def test_thoughts_are_folded_away_and_escaped(reply: Message):
@@ -150,7 +150,7 @@ def test_thoughts_are_folded_away_and_escaped(reply: Message):
         message=reply, position=0, kind="reasoning", data={"text": "<b>hm</b>\n so"}
     )
     html = message_html(finish(reply, "done", "Yes"))
-    assert "What it thought first" in html
+    assert "Reasoning" in html
     assert '<div class="reasoning-text">&lt;b&gt;hm&lt;/b&gt;\n so</div>' in html
     assert '<details class="reasoning">' in html  # not open
 

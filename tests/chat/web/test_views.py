@@ -61,8 +61,8 @@ def test_a_new_chat_offers_three_prompts(page: Client, assistant: Assistant):
     assistant.save()
     html = page.get("/").content.decode()
     assert re.findall(r'name="text" value="([^"]*)"', html) == ["One?", "Two &amp; three", "Four"]
-    assert "You are writing to Parley." in html
-    assert "Your chats will stand here, the newest first." in html
+    assert "You are chatting with Parley." in html
+    assert "Your chats appear here, newest first." in html
 
 
 def test_a_new_chat_opens_also_when_there_is_nobody_to_talk_to(page: Client, assistant: Assistant):
@@ -362,7 +362,7 @@ def test_the_list_goes_back_part_by_part(page: Client, owner: User, assistant: A
 
 
 def test_an_empty_list_says_what_will_stand_there(page: Client):
-    assert "Your chats will stand here by day" in page.get("/chats/").content.decode()
+    assert "Your chats appear here by day" in page.get("/chats/").content.decode()
 
 
 # --- For programs -----------------------------------------------------------------------------
@@ -517,7 +517,7 @@ def test_a_form_without_its_token_is_refused_in_words(owner: User, conversation:
     client.force_login(owner)
     response = client.post(f"{conversation.get_absolute_url()}send/", {"text": "Hello"})
     assert response.status_code == 403
-    assert "This page was open for too long" in response.content.decode()
+    assert "Page expired" in response.content.decode()
     assert Run.objects.count() == 0
 
 
