@@ -102,7 +102,7 @@ def check_ledger(now: datetime) -> None:
         "\n".join(
             [
                 f"{len(problems)} problems were found. Frozen accounts:"
-                f" {', '.join(map(str, frozen)) or 'none'}. See docs/operations.md.",
+                f" {', '.join(map(str, frozen)) or 'none'}. See docs/operations/money.md.",
                 *(f"{one.code}, {one.where}: {one.message}" for one in problems[:50]),
             ]
         ),

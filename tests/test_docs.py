@@ -80,9 +80,11 @@ def test_every_event_of_the_server_has_its_counterpart_in_ag_ui():
     assert set(SERVER_EVENTS) <= mapped
 
 
-@pytest.mark.parametrize("path", ["README.md", *sorted((PROJECT / "docs").glob("*.md"))], ids=str)
+DOCUMENTS = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_between_documents_lead_somewhere(path):
-    path = PROJECT / path
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), f"{path.name}: {target}"
 

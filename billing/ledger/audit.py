@@ -2,7 +2,7 @@
 
 Each rule of audit_rules.sql is one set-based query for the rows that break it, and relies on nothing
 that the ledger's code computes. All rules read one snapshot, so that a check may run at any time.
-The audit never corrects anything: docs/operations.md explains what to do about a problem.
+The audit never corrects anything: docs/operations/money.md explains what to do about a problem.
 """
 
 from __future__ import annotations
