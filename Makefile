@@ -1,77 +1,77 @@
-# Paths are relative and recipes run programs as `python -m`: the folder's own path may hold spaces,
-# which neither make's targets nor the first lines of installed scripts can bear.
+# Paths are relative and recipes run programs as `python -m`: the path of this folder may contain
+# spaces, which break make's targets and the shebang lines of installed scripts.
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 PY := .venv/bin/python
-# The first interpreter that is new enough; PYTHON=… names another.
+# The first interpreter that is new enough; PYTHON=… selects another.
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
-# Parallel test processes: three for two cores, as many tests wait; two at least and twelve at most.
+# Parallel test processes: three per two cores, since many tests wait; at least two, at most twelve.
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); n=$$((n + n / 2)); \
 	[ $$n -lt 2 ] && n=2; [ $$n -gt 12 ] && n=12; echo $$n)
 ARGS ?=
 
-# What checks need to read the settings: values as in production, of services that nobody asks.
+# Settings for the checks: values as in production, of services that are never contacted.
 CHECK_ENV := SECRET_KEY=a2f8c19b7e5d4036-this-is-only-for-checks-9d3b6e1f7a5c2048 DEBUG=0 HTTPS=1 \
 	ALLOWED_HOSTS=chat.example.org ENV_FILE=/dev/null OPENAI_API_KEY=only-for-checks \
 	DATABASE_URL=postgres://parley@127.0.0.1:9/parley REDIS_URL=redis://127.0.0.1:9/0
 
 .PHONY: help
-help: ## This list
+help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 .PHONY: run
-run: .venv/.run ## Everything on this machine, until Ctrl-C (PORT=8000)
+run: .venv/.run ## Run everything on this machine, until Ctrl-C (PORT=8000)
 	@$(PY) -m chatproject.local run
 
 .PHONY: staff
-staff: .venv/.run ## Make a staff user, while `make run` runs in another terminal
+staff: .venv/.run ## Create a staff user, while `make run` runs in another terminal
 	@$(PY) -m chatproject.local manage createsuperuser
 
 .PHONY: manage
-manage: .venv/.run ## Any manage.py command beside `make run`: make manage ARGS="shell"
+manage: .venv/.run ## Run a manage.py command beside `make run`: make manage ARGS="shell"
 	@$(PY) -m chatproject.local manage $(ARGS)
 
 .PHONY: test
-test: .venv/.dev ## The tests, in parallel: make test ARGS="tests/lib -x"
+test: .venv/.dev ## Run the tests in parallel: make test ARGS="tests/lib -x"
 	@$(PY) -m pytest -n $(JOBS) $(ARGS)
 
 .PHONY: chaos
-chaos: .venv/.dev ## Faults amid a hundred replies: make chaos ROUNDS=50 ARGS="--seed 7"
+chaos: .venv/.dev ## Inject faults during a hundred replies: make chaos ROUNDS=50 ARGS="--seed 7"
 	@$(PY) -m tests.chaos.rounds --rounds $(or $(ROUNDS),50) $(ARGS)
 
 .PHONY: chaos-billing
-chaos-billing: .venv/.dev ## Kill processes and Postgres amid money transactions (ROUNDS=100)
+chaos-billing: .venv/.dev ## Kill processes and Postgres during money transactions (ROUNDS=100)
 	@$(PY) -m tests.chaos.billing_kills --rounds $(or $(ROUNDS),100) $(ARGS)
 
 .PHONY: bench
-bench: .venv/.dev $(if $(ARGS),,.venv-peers/.bench) ## Streaming, beside a proxy and Chainlit: half an hour (ARGS="stream --users 200")
+bench: .venv/.dev $(if $(ARGS),,.venv-peers/.bench) ## Measure streaming beside a proxy and Chainlit: half an hour (ARGS="stream --users 200")
 	@$(PY) -m bench $(ARGS)
 
 .PHONY: bench-short
-bench-short: .venv/.dev ## A short run of bench: nothing lost, nothing doubled, figures not judged
+bench-short: .venv/.dev ## Run a short bench: nothing lost, nothing doubled, figures not judged
 	@$(PY) -m bench stream burst resume stop --users 20 --seconds 3 --system parley
 
 .PHONY: bench-billing
-bench-billing: .venv/.dev ## The ledger's speed, alone and with a million entries
+bench-billing: .venv/.dev ## Measure the ledger, alone and with a million entries
 	@$(PY) -m bench.billing $(ARGS)
 
 .PHONY: books
-books: .venv/.dev ## A short run of bench-billing, which ends with check_ledger
+books: .venv/.dev ## Run a short bench-billing, which ends with check_ledger
 	@$(PY) -m bench.billing --seconds 0.3 --operations 1000 --entries 5000 --unjudged
 
 .PHONY: e2e
-e2e: .venv/.dev ## The tests that drive a real Chromium
+e2e: .venv/.dev ## Run the tests in a real Chromium
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
 		echo "chromium or chromedriver is missing. On Debian: apt-get install chromium chromium-driver"; \
 		exit 1; }
 	@$(PY) -m pytest -n $(JOBS) -m e2e $(ARGS)
 
 .PHONY: lint
-lint: .venv/.dev ## Formatting, types, layers, templates, settings
+lint: .venv/.dev ## Check formatting, types, layers, templates, settings
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(CHECK_ENV) $(PY) -m mypy .
@@ -81,7 +81,7 @@ lint: .venv/.dev ## Formatting, types, layers, templates, settings
 	$(CHECK_ENV) $(PY) manage.py check --deploy --fail-level WARNING
 
 .PHONY: format
-format: .venv/.dev ## Put code and templates into their form
+format: .venv/.dev ## Format code and templates
 	$(PY) -m ruff check --fix --quiet . || true
 	$(PY) -m ruff format .
 	find templates -name '*.html' -exec .venv/bin/djade --target-version 5.2 {} +
@@ -89,14 +89,14 @@ format: .venv/.dev ## Put code and templates into their form
 LOCK := $(PY) -m uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url \
 	--python-version 3.11
 .PHONY: lock
-lock: .venv/.dev ## Pin and hash the requirements again (ARGS=--upgrade for newer versions)
+lock: .venv/.dev ## Pin and hash the requirements again (ARGS=--upgrade: newer versions)
 	$(LOCK) $(ARGS) requirements.in -o requirements.txt
 	$(LOCK) $(ARGS) --no-deps requirements-embedded.in -o requirements-embedded.txt
 	$(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
 	$(LOCK) $(ARGS) bench/peers/requirements.in -o bench/peers/requirements.txt
 
 .PHONY: ci
-ci: ## lint, test, books, bench-short and e2e, each to its end, and a summary
+ci: ## Run lint, test, books, bench-short and e2e, each to its end, and print a summary
 	@failed=; for step in lint test books bench-short e2e; do \
 		echo "=== make $$step"; start=$$(date +%s); \
 		if $(MAKE) $$step; then verdict=passed; else verdict=FAILED; failed=1; fi; \
@@ -105,7 +105,7 @@ ci: ## lint, test, books, bench-short and e2e, each to its end, and a summary
 	echo "=== summary"; printf '%s' "$$summary" | tr '|' '\n'; [ -z "$$failed" ]
 
 .PHONY: clean
-clean: ## Remove what can be made again; .data/ stays
+clean: ## Remove all generated files; .data/ stays
 	rm -rf .venv .venv-peers staticfiles .hypothesis .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -116,18 +116,18 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .venv/bin/python:
 	@[ -n "$(PYTHON)" ] || { \
-		echo "Parley needs Python 3.11 or newer. Install it, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; \
+		echo "Parley needs Python 3.11 or newer. Install it, or give its path: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; \
 		exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
-		echo "This Python cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv"; \
+		echo "This Python cannot create virtual environments. On Debian and Ubuntu: apt-get install python3-venv"; \
 		exit 1; }
-	@echo "Making the virtual environment .venv …"
+	@echo "Creating the virtual environment .venv …"
 	@$(PYTHON) -m venv .venv
 
 .venv/.run: requirements.txt requirements-embedded.txt | .venv/bin/python
 	@echo "Installing the requirements; the first time this takes a minute or two …"
 	@$(PIP) -r requirements.txt
-	@# No dependencies: those wheels name packages that we use no part of.
+	@# Without dependencies: these wheels require packages that are not used here.
 	@$(PIP) --no-deps -r requirements-embedded.txt
 	@touch $@
 
@@ -136,9 +136,9 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
-# Chainlit, for `make bench`, in an environment of its own: it wants other versions than we do.
+# Chainlit, for `make bench`, in its own environment: it needs other versions of shared packages.
 .venv-peers/.bench: bench/peers/requirements.txt | .venv/bin/python
-	@echo "Installing Chainlit, beside which Parley is measured; this takes a minute …"
+	@echo "Installing Chainlit, with which Parley is compared; this takes a minute …"
 	@$(PY) -m venv --clear .venv-peers
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
