@@ -22,6 +22,7 @@ from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
+from accounts.sockets import TRY_AGAIN_LATER
 from chat import protocol
 from chat.errors import ChatError
 from chat.runs import describe, start, wait_estimate
@@ -42,7 +43,6 @@ UNSUPPORTED_DATA = 1003
 TOO_BIG = 1009
 NOT_SIGNED_IN = 4401
 NOT_THERE = 4404
-TRY_AGAIN_LATER = 1013
 INTERNAL_ERROR = 1011
 
 MAX_FOLLOWED = 100  # runs that one socket follows at a time
