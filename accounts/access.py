@@ -1,4 +1,4 @@
-"""Who may open a page at all: everybody signed in, and nobody else but on the pages named here."""
+"""Access to pages: all of them require a signed-in user, except the views named here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from django.contrib.auth.middleware import LoginRequiredMiddleware as DjangoMiddleware
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
 
-# Names of the views that answer without a session. A view that is not here is closed, also when
-# a library marked it as public.
+# Names of the views that answer without a session. All others require one, even when a library
+# marks them as public.
 PUBLIC_VIEWS = frozenset(
     {
         "account_login",
@@ -34,7 +34,7 @@ NOT_SIGNED_IN = "You are not signed in. Sign in and try again."
 
 
 class LoginRequiredMiddleware(DjangoMiddleware):
-    """Sends visitors without a session to the sign-in page, programs a 401 in JSON."""
+    """Redirects requests without a session to the sign-in page; API clients get a 401 in JSON."""
 
     def process_view(
         self,

@@ -1,3 +1,5 @@
+"""Admin of users."""
+
 from __future__ import annotations
 
 from django.contrib import admin
@@ -29,7 +31,7 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg] # not generic at run
 
     @admin.display(description="credits")
     def credits(self, user: User) -> str:
-        """What the user can spend, with the way to the account."""
+        """Return the available credits, as a link to the account."""
         account = getattr(user, "account", None)
         if account is None:
             return ""

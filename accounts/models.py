@@ -1,3 +1,5 @@
+"""The user model: people sign in with their e-mail address."""
+
 from __future__ import annotations
 
 from typing import Any, ClassVar
@@ -12,10 +14,10 @@ from chatproject.lib.db import after_commit
 
 
 class UserManager(BaseUserManager["User"]):
-    """Makes users by e-mail address; addresses are kept in lower case."""
+    """Makes users by e-mail address; addresses are stored in lower case."""
 
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> User:
-        """Make a user; without a password nobody can sign in as them until it is reset."""
+        """Make a user; one without a password cannot sign in until it is reset."""
         if not email:
             raise ValueError("A user needs an e-mail address.")
         user = self.model(email=email.lower(), **fields)
@@ -24,16 +26,16 @@ class UserManager(BaseUserManager["User"]):
         return user
 
     def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> User:
-        """Make a member of staff who may do everything."""
+        """Make a member of staff with all permissions."""
         return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
 
     def get_by_natural_key(self, username: str | None) -> User:
-        """The user of an address, in whatever case it was typed."""
+        """Return the user of an address, in any case."""
         return self.get(email=(username or "").lower())
 
 
 class User(AbstractUser):
-    """Somebody with an account. Signs in with the e-mail address; there are no user names."""
+    """A user. The e-mail address is used to sign in; there are no user names."""
 
     username = None  # type: ignore[assignment] # taken out of Django's base
     email = models.EmailField("e-mail address", unique=True)
@@ -44,14 +46,12 @@ class User(AbstractUser):
     objects: ClassVar[UserManager] = UserManager()  # type: ignore[assignment] # by e-mail, not by name
 
     class Meta:
-        constraints = [
-            models.UniqueConstraint(Lower("email"), name="user_email_any_case"),
-        ]
+        constraints = [models.UniqueConstraint(Lower("email"), name="user_email_any_case")]
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Store the user; a new one gets an account with the sign-up credits.
 
-        If that fails the user is there nevertheless: whoever needs the account next opens it.
+        If opening the account fails the user still exists: the next code that needs it opens it.
         """
         is_new = self._state.adding
         super().save(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Who opened a socket: the user of the session that its cookie names."""
+"""Authentication of sockets: the user of the session in the cookie."""
 
 from __future__ import annotations
 
@@ -21,37 +21,38 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRY_AGAIN_LATER = 1013
+TRY_AGAIN_LATER = 1013  # the close code after which clients connect again
 
-# Seconds that a socket waits for its user while the database is away. Who waits longer goes out of
-# the line for a thread, so that those who come after the outage find none.
+# Seconds that a socket waits for its user while the database is unreachable. Longer waits leave the
+# queue for a database thread, so that sockets that connect after the outage find it empty.
 PATIENCE = 5.0
 
-# What a session's key looks like. Postgres is not asked for anything else.
+# The form of a session's key. Postgres is not asked for anything else.
 SESSION_KEY = re.compile(r"[a-z0-9]{8,40}")
 
 _session_store: Any = import_module(settings.SESSION_ENGINE).SessionStore
 
 
 class _Session(dict[str, Any]):
-    """What a session holds. A socket can set no cookie, and so must not change the session itself.
+    """The values of a session. A socket cannot set cookies, and so must not change the session.
 
-    The next page does: it takes away what is not valid any more, and signs what has an old secret.
+    The next page does: it deletes sessions that are no longer valid, and signs those of an old
+    secret again.
     """
 
     def flush(self) -> None:
-        """Leave it as it is."""
+        """Do nothing."""
 
     def cycle_key(self) -> None:
-        """Leave it as it is."""
+        """Do nothing."""
 
 
 def with_user(sockets: Application) -> Application:
-    """Put who is signed in, or an AnonymousUser, into `scope["user"]` of a socket.
+    """Put the signed-in user, or an AnonymousUser, into `scope["user"]` of a socket.
 
-    While the database, which knows, is away the socket is closed with 1013, after which clients try
-    again. Channels' own stack would ask through one thread for all sockets of the process, in which
-    each waits for the database after the other.
+    While the database is unreachable the socket is closed with 1013, after which clients connect
+    again. Channels' own stack would query through one thread for all sockets of the process, one
+    after the other.
     """
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +60,7 @@ def with_user(sockets: Application) -> Application:
             async with asyncio.timeout(PATIENCE):
                 user = await _user(scope)
         except (TimeoutError, *db.UNREACHABLE) as error:
-            logger.warning("a socket was turned away: %r", error)
+            logger.warning("a socket was closed with %d: %r", TRY_AGAIN_LATER, error)
             await send({"type": "websocket.accept"})  # without it a close is a 403, which is final
             await send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
             return
@@ -73,11 +74,12 @@ async def _user(scope: Scope) -> User | AnonymousUser:
     key = parse_cookie(header.decode("latin1")).get(settings.SESSION_COOKIE_NAME, "")
     if not SESSION_KEY.fullmatch(key):
         return AnonymousUser()
-    return await db.run(_user_of, key)
+    return await db.run(session_user, key)
 
 
-def _user_of(session_key: str) -> User | AnonymousUser:
+def session_user(session_key: str) -> User | AnonymousUser:
+    """Return the user of a session; an AnonymousUser when it is not a valid one."""
     request = HttpRequest()
-    request.session = _Session(_session_store(session_key).load())  # type: ignore[assignment] # all that get_user asks for
+    request.session = _Session(_session_store(session_key).load())  # type: ignore[assignment] # all that get_user uses
     user: User | AnonymousUser = get_user(request)
     return user

@@ -1,4 +1,4 @@
-"""Units of credits and money, and their formats.
+"""Units. Credits are whole micro-credits everywhere; people see and type credits.
 
 The code counts whole micro-credits and users see credits: 1 credit = 1,000,000 micro-credits. Money is
 counted in whole minor units of its currency.
@@ -7,6 +7,9 @@ counted in whole minor units of its currency.
 from __future__ import annotations
 
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
+from typing import Any
+
+from django import forms
 
 MICRO = 1_000_000
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus in tabular figures
@@ -56,3 +59,39 @@ def show_money(minor: int, currency: str) -> str:
     """Format an amount of money with its currency: `USD 5.00`, `JPY 500`."""
     places = EXPONENTS.get(currency, 2)
     return f"{currency} {Decimal(minor).scaleb(-places):,.{places}f}"
+
+
+class CreditsFormField(forms.Field):
+    """Credits as a person types them; the value is whole micro-credits, or None when empty."""
+
+    widget = forms.TextInput(attrs={"inputmode": "decimal", "class": "vTextField", "size": "20"})
+    default_error_messages = {
+        "invalid": "Enter a number of credits with at most six decimals, for example 12.5.",
+        "min_value": "Enter at least %(limit)s.",
+    }
+
+    def __init__(self, *, min_value: int | None = 0, help_text: str = "", **options: Any) -> None:
+        self.min_value = min_value
+        # Help texts of models count micro-credits.
+        super().__init__(help_text=help_text.replace("Micro-credits", "Credits"), **options)
+
+    def to_python(self, value: Any) -> int | None:
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        try:
+            micro = parse(str(value).replace(MINUS, "-"))
+        except ValueError as error:
+            raise forms.ValidationError(self.error_messages["invalid"]) from error
+        if self.min_value is not None and micro < self.min_value:
+            limit = exact(self.min_value)
+            raise forms.ValidationError(self.error_messages["min_value"], params={"limit": limit})
+        return micro
+
+    def prepare_value(self, value: Any) -> Any:
+        return exact(value) if isinstance(value, int) else value
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return bool(self.to_python(data) != initial)
+        except forms.ValidationError:
+            return True

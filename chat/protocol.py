@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
+from accounts.sockets import TRY_AGAIN_LATER as TRY_AGAIN_LATER
 from chat.errors import ERRORS, ChatError, Missing
 
 MAX_FRAME_BYTES = 64 * 1024
@@ -27,7 +28,6 @@ SEQS_PER_ATTEMPT = 10_000_000
 UNSUPPORTED_DATA = 1003
 TOO_BIG = 1009
 INTERNAL_ERROR = 1011
-TRY_AGAIN_LATER = 1013
 NOT_SIGNED_IN = 4401
 UNKNOWN_PATH = 4404
 

@@ -1,4 +1,4 @@
-"""Accounts and their ledger: found, read, and given to or taken from with a reason."""
+"""Admin of accounts and their ledger: search, read, and give or take credits with a reason."""
 
 from __future__ import annotations
 
@@ -17,18 +17,9 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
 from billing import credits
-from billing.admin.base import (
-    AuditedAdmin,
-    ReadOnlyAdmin,
-    address,
-    amount,
-    insist,
-    money,
-    owner,
-    staff_id,
-)
-from billing.admin.fields import CreditsFormField
-from billing.ledger import postings, staff_actions
+from billing.admin.base import AuditedAdmin, RecordAdmin, amount, money, owner
+from billing.credits import CreditsFormField
+from billing.ledger import staff_actions
 from billing.models import (
     Account,
     CreditLot,
@@ -39,29 +30,34 @@ from billing.models import (
     LotMove,
     Plan,
 )
+from chatproject.lib.admin import client_ip, require_permission, staff_id
 
 CHANGE = "billing.change_account"
 
+STATUS_VERBS = {Account.Status.FROZEN: "Freeze", Account.Status.ACTIVE: "Unfreeze"}
+
 
 class ReasonForm(forms.Form):
-    """Why something is done, for the audit."""
+    """The reason of an action, for the audit."""
 
     reason = forms.CharField(
         max_length=300,
         widget=forms.TextInput(attrs={"class": "vTextField"}),
-        help_text="Stands in the audit record with your name.",
+        help_text="Shown in the audit record with your name.",
     )
 
 
 class GiveOrTakeForm(ReasonForm):
-    """Credits for an account, or away from it; the nonce makes a double click one gift."""
+    """Credits to give to an account or take from it; the nonce makes a double click one action."""
 
-    amount = CreditsFormField(label="Credits", help_text="For example 50 to give, or -50 to take.")
+    amount = CreditsFormField(
+        label="Credits", min_value=None, help_text="For example 50 to give, or -50 to take."
+    )
     expires_on = forms.DateField(
         required=False,
         label="Last day",
         widget=AdminDateWidget(),
-        help_text="Of gifts only: what is left after this day expires. Empty: never.",
+        help_text="For gifts only: the rest expires after this day. Empty: never.",
     )
     nonce = forms.UUIDField(widget=forms.HiddenInput())
 
@@ -70,7 +66,7 @@ class GiveOrTakeForm(ReasonForm):
     def clean_amount(self) -> int:
         amount: int = self.cleaned_data["amount"]
         if amount == 0:
-            raise forms.ValidationError("Write an amount other than zero.")
+            raise forms.ValidationError("Enter an amount other than zero.")
         return amount
 
     def clean(self) -> dict[str, Any] | None:
@@ -79,11 +75,13 @@ class GiveOrTakeForm(ReasonForm):
             if day < timezone.localdate():
                 self.add_error("expires_on", "This day has passed.")
             if (self.cleaned_data.get("amount") or 1) < 0:
-                self.add_error("expires_on", "What is taken does not expire: leave this empty.")
+                self.add_error(
+                    "expires_on", "Credits that are taken do not expire: leave this empty."
+                )
         return super().clean()
 
     def expires_at(self) -> datetime | None:
-        """The end of the last day by the site's time zone."""
+        """Return the end of the last day by the site's time zone."""
         day = self.cleaned_data["expires_on"]
         if day is None:
             return None
@@ -91,28 +89,21 @@ class GiveOrTakeForm(ReasonForm):
 
 
 class PlanForm(ReasonForm):
-    """Another plan for an account."""
+    """A new plan for an account."""
 
     plan = forms.ModelChoiceField(
         Plan.objects.all(),
         required=False,
         empty_label="The default plan",
-        help_text="Takes effect with the next month's credits: a month's first grant counts.",
+        help_text="Takes effect with the next month's credits: only a month's first grant counts.",
     )
 
     field_order = ("plan", "reason")
 
 
 @admin.register(Account)
-class AccountAdmin(ReadOnlyAdmin):
-    list_display = [
-        "user",
-        "status",
-        amount("balance"),
-        amount("held"),
-        amount("debt"),
-        "plan",
-    ]
+class AccountAdmin(RecordAdmin):
+    list_display = ["user", "status", amount("balance"), amount("held"), amount("debt"), "plan"]
     list_filter = ["status", "plan"]
     list_select_related = ["user", "plan"]
     search_fields = ["user__email"]
@@ -121,7 +112,7 @@ class AccountAdmin(ReadOnlyAdmin):
     actions = ["freeze", "unfreeze"]
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
-        """Whether somebody may change accounts, by billing.ledger.staff_actions."""
+        """Return whether the member of staff may change accounts, by billing.ledger.staff_actions."""
         return request.user.has_perm(CHANGE)
 
     def get_urls(self) -> list[URLPattern]:
@@ -154,18 +145,26 @@ class AccountAdmin(ReadOnlyAdmin):
                     amount=form.cleaned_data["amount"],
                     reason=form.cleaned_data["reason"],
                     nonce=str(form.cleaned_data["nonce"]),
-                    ip=address(request),
+                    ip=client_ip(request),
                     expires_at=form.expires_at(),
                 )
             except staff_actions.StaffRefused as refused:
                 form.add_error(None, refused.message)
             else:
-                messages.success(request, _told(change, account))
+                entry = change.entry
+                verb = "given to" if entry.amount > 0 else "taken from"
+                once = "" if change.is_new else "The form was sent twice and counted once. "
+                messages.success(
+                    request,
+                    f"{once}{credits.show(abs(entry.amount))} credits were {verb} {account.user}: "
+                    f"{credits.show(entry.balance_before)} before, "
+                    f"{credits.show(entry.balance_after)} after.",
+                )
                 return self._to(account)
         return self._page(request, account, form, "Give or take credits", "Give or take")
 
     def plan_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
-        """Put the account on another plan."""
+        """Change the plan of an account."""
         account = self._account(request, account_id)
         form = PlanForm(request.POST or None, initial={"plan": account.plan_id})
         if request.method == "POST" and form.is_valid():
@@ -175,16 +174,17 @@ class AccountAdmin(ReadOnlyAdmin):
                 account_id=account.pk,
                 plan_id=plan.pk if plan else None,
                 reason=form.cleaned_data["reason"],
-                ip=address(request),
+                ip=client_ip(request),
             )
             messages.success(
-                request, "The plan was changed." if changed else "The account was on it already."
+                request,
+                "The plan was changed." if changed else "The account has this plan already.",
             )
             return self._to(account)
         return self._page(request, account, form, "Change the plan", "Change")
 
     def messages_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
-        """Let the messages of the month count from now on."""
+        """Restart the count of the month's messages."""
         account = self._account(request, account_id)
         form = ReasonForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
@@ -192,18 +192,18 @@ class AccountAdmin(ReadOnlyAdmin):
                 actor_id=staff_id(request),
                 account_id=account.pk,
                 reason=form.cleaned_data["reason"],
-                ip=address(request),
+                ip=client_ip(request),
             )
             messages.success(request, "This month's messages count from now on.")
             return self._to(account)
         return self._page(request, account, form, "Count messages from now on", "Count from now")
 
     def freeze_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
-        """Let nothing new be spent from the account."""
+        """Freeze an account: nothing new can be spent from it."""
         return self._status_page(request, account_id, Account.Status.FROZEN)
 
     def unfreeze_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
-        """Let the account be used again."""
+        """Unfreeze an account."""
         return self._status_page(request, account_id, Account.Status.ACTIVE)
 
     def _status_page(
@@ -214,8 +214,8 @@ class AccountAdmin(ReadOnlyAdmin):
         if request.method == "POST" and form.is_valid():
             self._set_status(request, [account], status, form.cleaned_data["reason"])
             return self._to(account)
-        word = _word(status)
-        return self._page(request, account, form, f"{word} the account", word)
+        verb = STATUS_VERBS[status]
+        return self._page(request, account, form, f"{verb} the account", verb)
 
     @admin.action(description="Freeze the selected accounts", permissions=["manage"])
     def freeze(self, request: HttpRequest, chosen: QuerySet[Account]) -> HttpResponse | None:
@@ -224,7 +224,7 @@ class AccountAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Unfreeze the selected accounts", permissions=["manage"])
     def unfreeze(self, request: HttpRequest, chosen: QuerySet[Account]) -> HttpResponse | None:
-        """Ask for a reason, then let them be used again."""
+        """Ask for a reason, then unfreeze."""
         return self._status_action(request, chosen, Account.Status.ACTIVE)
 
     def _status_action(
@@ -234,15 +234,15 @@ class AccountAdmin(ReadOnlyAdmin):
         if form.is_valid():
             self._set_status(request, list(chosen), status, form.cleaned_data["reason"])
             return None
-        word = _word(status)
+        verb = STATUS_VERBS[status]
         context = {
             **self.admin_site.each_context(request),
-            "title": f"{word} {chosen.count()} accounts",
+            "title": f"{verb} {chosen.count()} accounts",
             "opts": self.opts,
             "form": form,
             "accounts": chosen.select_related("user"),
-            "action": "freeze" if status == Account.Status.FROZEN else "unfreeze",
-            "button": word,
+            "action": verb.lower(),
+            "button": verb,
         }
         return TemplateResponse(request, "admin/billing/account/status.html", context)
 
@@ -256,15 +256,13 @@ class AccountAdmin(ReadOnlyAdmin):
                 account_id=account.pk,
                 status=status,
                 reason=reason,
-                ip=address(request),
+                ip=client_ip(request),
             )
-        done = "frozen" if status == Account.Status.FROZEN else "in use again"
-        messages.success(
-            request, f"{changed} account{'' if changed == 1 else 's'} {done} by you just now."
-        )
+        done = "frozen" if status == Account.Status.FROZEN else "unfrozen"
+        messages.success(request, f"{changed} account{'' if changed == 1 else 's'} {done}.")
 
     def _account(self, request: HttpRequest, account_id: int) -> Account:
-        insist(request, CHANGE)
+        require_permission(request, CHANGE)
         return get_object_or_404(Account.objects.select_related("user", "plan"), pk=account_id)
 
     def _page(
@@ -286,30 +284,16 @@ class AccountAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(reverse("admin:billing_account_change", args=[account.pk]))
 
 
-def _told(change: postings.Posted, account: Account) -> str:
-    entry = change.entry
-    verb = "given to" if entry.amount > 0 else "taken from"
-    figures = (
-        f"{credits.show(abs(entry.amount))} credits were {verb} {account.user}: "
-        f"{credits.show(entry.balance_before)} before, {credits.show(entry.balance_after)} after."
-    )
-    return figures if change.is_new else f"The form was sent twice and counted once. {figures}"
-
-
-def _word(status: Account.Status) -> str:
-    return "Freeze" if status == Account.Status.FROZEN else "Unfreeze"
-
-
 @admin.register(Plan)
 class PlanAdmin(AuditedAdmin):
     list_display = ["name", "slug", amount("monthly_credits"), "monthly_messages", "is_default"]
     search_fields = ["name", "slug"]
     prepopulated_fields = {"slug": ["name"]}
-    credit_fields = ("monthly_credits",)
+    form_fields = {"monthly_credits": CreditsFormField}
 
 
 @admin.register(LedgerEntry)
-class LedgerEntryAdmin(ReadOnlyAdmin):
+class LedgerEntryAdmin(RecordAdmin):
     list_display = [
         "created_at",
         "kind",
@@ -327,7 +311,7 @@ class LedgerEntryAdmin(ReadOnlyAdmin):
 
 
 @admin.register(CreditLot)
-class CreditLotAdmin(ReadOnlyAdmin):
+class CreditLotAdmin(RecordAdmin):
     list_display = [
         "effective_at",
         "kind",
@@ -346,7 +330,7 @@ class CreditLotAdmin(ReadOnlyAdmin):
 
 
 @admin.register(LotMove)
-class LotMoveAdmin(ReadOnlyAdmin):
+class LotMoveAdmin(RecordAdmin):
     list_display = ["entry", "lot", amount("amount", signed=True)]
     list_select_related = ["entry", "lot"]
     search_fields = ["entry__idempotency_key__exact", "lot__source_key__exact"]
@@ -354,7 +338,7 @@ class LotMoveAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Hold)
-class HoldAdmin(ReadOnlyAdmin):
+class HoldAdmin(RecordAdmin):
     list_display = [
         "created_at",
         "status",
@@ -373,7 +357,7 @@ class HoldAdmin(ReadOnlyAdmin):
 
 
 @admin.register(DebtEntry)
-class DebtEntryAdmin(ReadOnlyAdmin):
+class DebtEntryAdmin(RecordAdmin):
     list_display = ["created_at", amount("amount", signed=True), owner, "idempotency_key"]
     list_select_related = ["account__user"]
     search_fields = ["account__user__email", "idempotency_key__exact"]
@@ -381,12 +365,12 @@ class DebtEntryAdmin(ReadOnlyAdmin):
 
 
 @admin.register(ExpiryNotice)
-class ExpiryNoticeAdmin(ReadOnlyAdmin):
+class ExpiryNoticeAdmin(RecordAdmin):
     list_display = ["created_at", "days", "lot", "whose"]
     list_select_related = ["lot__account__user"]
     search_fields = ["lot__account__user__email"]
 
     @admin.display(description="user")
     def whose(self, notice: ExpiryNotice) -> str:
-        """Whose credits expire."""
+        """Return the user whose credits expire."""
         return owner(notice.lot)

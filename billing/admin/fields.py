@@ -1,4 +1,4 @@
-"""How staff type amounts: credits instead of micro-credits, money with its decimals."""
+"""Form fields and conversions of amounts that staff type: tiers of prices, money with its decimals."""
 
 from __future__ import annotations
 
@@ -9,45 +9,13 @@ from django import forms
 
 from billing import credits
 
-# What a line of tiers calls each price, in its order.
+# The name of each price in a line of tiers, in order.
 TIER_WORDS = {
     "input": "in_per_m",
     "cached": "cached_in_per_m",
     "output": "out_per_m",
     "reasoning": "reasoning_per_m",
 }
-
-
-class CreditsFormField(forms.Field):
-    """Credits with up to six decimals; its value is whole micro-credits, or None when empty."""
-
-    widget = forms.TextInput(attrs={"inputmode": "decimal", "class": "vTextField", "size": "20"})
-
-    def __init__(self, *, least: int | None = None, **options: Any) -> None:
-        self.least = least
-        super().__init__(**options)
-
-    def to_python(self, value: Any) -> int | None:
-        if value is None or (isinstance(value, str) and not value.strip()):
-            return None
-        try:
-            micro = credits.parse(str(value).replace(credits.MINUS, "-"))
-        except ValueError as error:
-            raise forms.ValidationError(
-                "Write a number of credits with at most six decimals, for example 12.5."
-            ) from error
-        if self.least is not None and micro < self.least:
-            raise forms.ValidationError(f"Write at least {credits.exact(self.least)}.")
-        return micro
-
-    def prepare_value(self, value: Any) -> Any:
-        return credits.exact(value) if isinstance(value, int) else value
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        try:
-            return bool(self.to_python(data) != initial)
-        except forms.ValidationError:
-            return True
 
 
 class TiersFormField(forms.Field):
@@ -68,7 +36,7 @@ class TiersFormField(forms.Field):
                 tier[TIER_WORDS[word.lower()]] = credits.parse(amount)
         except (ValueError, KeyError) as error:
             raise forms.ValidationError(
-                f"“{line.strip()}” cannot be read. Write for example 200000: input 2.5, output 15."
+                f"“{line.strip()}” cannot be read. Enter for example 200000: input 2.5, output 15."
             ) from error
         return tier
 
@@ -77,7 +45,7 @@ class TiersFormField(forms.Field):
 
 
 def show_tiers(tiers: list[dict[str, int]]) -> str:
-    """Tiers as they are typed, one a line."""
+    """Return tiers as they are typed, one a line."""
     lines = []
     for tier in tiers:
         prices = [
@@ -90,13 +58,13 @@ def show_tiers(tiers: list[dict[str, int]]) -> str:
 
 
 def minor(amount: Decimal, currency: str) -> int:
-    """An amount of money in minor units. Raises ValidationError when it has too many decimals."""
+    """Return an amount of money in minor units. Raises ValidationError for too many decimals."""
     value = amount.scaleb(credits.EXPONENTS.get(currency, 2))
     if value != value.to_integral_value():
-        raise forms.ValidationError(f"{currency} has no such fraction: write fewer decimals.")
+        raise forms.ValidationError(f"{currency} does not have that many decimals.")
     return int(value)
 
 
 def major(minor_units: int, currency: str) -> Decimal:
-    """An amount in minor units as the number that people write."""
+    """Return an amount in minor units as the decimal number that people write."""
     return Decimal(minor_units).scaleb(-credits.EXPONENTS.get(currency, 2))

@@ -1,15 +1,15 @@
-"""What operators look at: deeds of staff, checks of the books, numbers of receipts."""
+"""Admin for operators: audit records, checks of the ledger, numbers of receipts."""
 
 from __future__ import annotations
 
 from django.contrib import admin
 
-from billing.admin.base import ReadOnlyAdmin
+from billing.admin.base import RecordAdmin
 from billing.models import AuditRecord, InvoiceCounter, LedgerCheck
 
 
 @admin.register(AuditRecord)
-class AuditRecordAdmin(ReadOnlyAdmin):
+class AuditRecordAdmin(RecordAdmin):
     list_display = ["created_at", "actor", "action", "target", "reason", "ip"]
     list_filter = ["action", "created_at"]
     list_select_related = ["actor"]
@@ -17,21 +17,21 @@ class AuditRecordAdmin(ReadOnlyAdmin):
 
 
 @admin.register(LedgerCheck)
-class LedgerCheckAdmin(ReadOnlyAdmin):
+class LedgerCheckAdmin(RecordAdmin):
     list_display = ["started_at", "seconds", "is_full", "entries", "found"]
     list_filter = ["is_full", "started_at"]
 
     @admin.display(description="seconds")
     def seconds(self, check: LedgerCheck) -> str:
-        """How long it took."""
+        """Return the duration of the check."""
         return f"{(check.ended_at - check.started_at).total_seconds():.1f}"
 
     @admin.display(description="problems")
     def found(self, check: LedgerCheck) -> int:
-        """How many problems it found."""
+        """Return the number of problems that the check found."""
         return len(check.problems)
 
 
 @admin.register(InvoiceCounter)
-class InvoiceCounterAdmin(ReadOnlyAdmin):
+class InvoiceCounterAdmin(RecordAdmin):
     list_display = ["series", "last"]

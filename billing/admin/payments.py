@@ -1,4 +1,4 @@
-"""Orders and what providers say of them: read, asked again, processed again, refunded."""
+"""Admin of orders, webhooks, refunds and disputes: read, synced, processed again, refunded."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.html import format_html
 
 from billing import credits, queue
 from billing.admin.accounts import ReasonForm
-from billing.admin.base import ReadOnlyAdmin, address, amount, insist, money, staff_id
-from billing.admin.fields import major, minor
+from billing.admin.base import RecordAdmin, amount, money
+from billing.admin.fields import minor
 from billing.ledger import staff_actions
 from billing.models import AutoTopUp, Dispute, Order, ProviderEvent, Refund, SandboxPayment
 from billing.payments import checkout, refunds, webhook_events
 from billing.payments.providers.base import ProviderError
+from chatproject.lib.admin import client_ip, require_permission, staff_id
 
 CHANGE_ORDER = "billing.change_order"
-AT_ONCE = 5  # orders asked about while one waits; more go through the queue
+AT_ONCE = 5  # orders synced within the request; more are enqueued
 
 
 class RefundForm(ReasonForm):
-    """How much money goes back; the nonce makes a double click one refund."""
+    """The amount to refund; the nonce makes a double click one refund."""
 
     amount = forms.DecimalField(
         required=False,
         min_value=Decimal(0),
         max_digits=15,
-        help_text="Empty: all that the unused credits are worth.",
+        help_text="Empty: the full worth of the unused credits.",
     )
     nonce = forms.UUIDField(widget=forms.HiddenInput())
 
@@ -51,18 +52,18 @@ class RefundForm(ReasonForm):
         self.fields["amount"].label = f"Amount in {currency}"
 
     def clean_amount(self) -> int | None:
-        """In minor units."""
+        """Return the amount in minor units; None for all."""
         amount = self.cleaned_data["amount"]
         if amount is None:
             return None
         minor_units = minor(amount, self.currency)
         if minor_units == 0:
-            raise ValidationError("Write an amount above zero, or leave it empty for all.")
+            raise ValidationError("Enter an amount above zero, or leave it empty for all.")
         return minor_units
 
 
 @admin.register(Order)
-class OrderAdmin(ReadOnlyAdmin):
+class OrderAdmin(RecordAdmin):
     list_display = [
         "created_at",
         "status",
@@ -89,7 +90,7 @@ class OrderAdmin(ReadOnlyAdmin):
     actions = ["ask_again"]
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
-        """Whether somebody may ask providers and refund."""
+        """Return whether the member of staff may sync and refund orders."""
         return request.user.has_perm(CHANGE_ORDER)
 
     def get_urls(self) -> list[URLPattern]:
@@ -107,9 +108,9 @@ class OrderAdmin(ReadOnlyAdmin):
             *super().get_urls(),
         ]
 
-    @admin.action(description="Ask the provider again", permissions=["manage"])
+    @admin.action(description="Sync with provider", permissions=["manage"])
     def ask_again(self, request: HttpRequest, chosen: QuerySet[Order]) -> None:
-        """Find out how the orders stand: a few at once, many through the queue."""
+        """Sync the orders with their providers: a few at once, many through the queue."""
         ids = list(chosen.values_list("pk", flat=True))
         if len(ids) <= AT_ONCE:
             for order_id in ids:
@@ -119,21 +120,21 @@ class OrderAdmin(ReadOnlyAdmin):
             for order_id in ids:
                 queue.enqueue_sync(order_id)
         except redis.RedisError:
-            messages.error(request, "The queue does not answer just now. Try again in a minute.")
+            messages.error(request, "The queue is not responding. Try again in a minute.")
         else:
             messages.success(request, f"The provider is being asked about {len(ids)} orders.")
 
     def ask_view(self, request: HttpRequest, order_id: UUID) -> HttpResponse:
-        """Ask the provider how an order stands; by POST only."""
-        insist(request, CHANGE_ORDER)
+        """Sync an order with its provider; by POST only."""
+        require_permission(request, CHANGE_ORDER)
         order = get_object_or_404(Order, pk=order_id)
         if request.method == "POST":
             _ask(request, order.pk)
-        return _to(order)
+        return redirect("admin:billing_order_change", order.pk)
 
     def refund_view(self, request: HttpRequest, order_id: UUID) -> HttpResponse:
-        """Send money back for unused credits."""
-        insist(request, CHANGE_ORDER)
+        """Refund unused credits of an order."""
+        require_permission(request, CHANGE_ORDER)
         order = get_object_or_404(Order.objects.select_related("user"), pk=order_id)
         form = RefundForm(request.POST or None, initial={"nonce": uuid4()}, currency=order.currency)
         if request.method == "POST" and form.is_valid():
@@ -156,11 +157,11 @@ class OrderAdmin(ReadOnlyAdmin):
                     before={"refunded": order.amount_refunded_minor},
                     after={"refund": str(refund.pk), "amount": refund.amount_minor},
                     reason=form.cleaned_data["reason"],
-                    ip=address(request),
+                    ip=client_ip(request),
                 )
-                _tell_refund(request, refund, order)
-                return _to(order)
-        most = refunds.refundable_minor(order)
+                _report_refund(request, refund, order)
+                return redirect("admin:billing_order_change", order.pk)
+        refundable = refunds.refundable_minor(order)
         context = {
             **self.admin_site.each_context(request),
             "title": "Refund a purchase",
@@ -168,9 +169,8 @@ class OrderAdmin(ReadOnlyAdmin):
             "opts": self.opts,
             "order": order,
             "form": form,
-            "most": credits.show_money(most, order.currency),
-            "most_number": str(major(most, order.currency)),
-            "is_possible": most > 0,
+            "refundable": credits.show_money(refundable, order.currency),
+            "is_possible": refundable > 0,
             "media": self.media,
         }
         return TemplateResponse(request, "admin/billing/order/refund.html", context)
@@ -181,7 +181,7 @@ def _ask(request: HttpRequest, order_id: UUID) -> None:
     try:
         order = checkout.sync_order(order_id)
     except ProviderError as error:
-        messages.error(request, f"The provider could not be asked about order {order_id}: {error}")
+        messages.error(request, f"Order {order_id} could not be synced: {error}")
         return
     staff_actions.record(
         actor_id=staff_id(request),
@@ -189,7 +189,7 @@ def _ask(request: HttpRequest, order_id: UUID) -> None:
         target=str(order),
         before={"status": before},
         after={"status": order.status},
-        ip=address(request),
+        ip=client_ip(request),
     )
     level = messages.WARNING if order.status == Order.Status.REVIEW else messages.SUCCESS
     problem = f" {order.problem}" if order.problem else ""
@@ -197,28 +197,24 @@ def _ask(request: HttpRequest, order_id: UUID) -> None:
     messages.add_message(request, level, f"Order {order_id} is {status}.{problem}")
 
 
-def _tell_refund(request: HttpRequest, refund: Refund, order: Order) -> None:
+def _report_refund(request: HttpRequest, refund: Refund, order: Order) -> None:
     money_back = credits.show_money(refund.amount_minor, order.currency)
     if refund.status == Refund.Status.FAILED:
         messages.error(
             request,
-            f"The provider refused to send {money_back} back, so the credits were given back: "
-            f"{refund.error or 'it named no reason'}.",
+            f"The provider refused to send {money_back} back, so the credits were returned: "
+            f"{refund.error or 'it gave no reason'}.",
         )
     elif refund.status == Refund.Status.SUCCEEDED:
         messages.success(request, f"{money_back} were sent back.")
     else:
         messages.success(
-            request, f"{money_back} are on their way back. The provider is asked by and by."
+            request, f"{money_back} are on their way back. The status is checked regularly."
         )
 
 
-def _to(order: Order) -> HttpResponseRedirect:
-    return HttpResponseRedirect(reverse("admin:billing_order_change", args=[order.pk]))
-
-
 @admin.register(ProviderEvent)
-class ProviderEventAdmin(ReadOnlyAdmin):
+class ProviderEventAdmin(RecordAdmin):
     list_display = [
         "received_at",
         "provider",
@@ -236,22 +232,22 @@ class ProviderEventAdmin(ReadOnlyAdmin):
     actions = ["process_again"]
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
-        """Whether somebody may have events processed."""
+        """Return whether the member of staff may have events processed."""
         return request.user.has_perm("billing.change_providerevent")
 
     @admin.action(description="Process again", permissions=["manage"])
     def process_again(self, request: HttpRequest, chosen: QuerySet[ProviderEvent]) -> None:
-        """Have events processed once more, however they ended."""
+        """Enqueue events once more, whatever their status."""
         ids = list(chosen.values_list("pk", flat=True))
         for event_id in ids:
-            # Without the queue the poller finds it: it is due at once.
+            # While Redis is unreachable the poller enqueues it: it is due at once.
             with suppress(redis.RedisError):
                 webhook_events.retry(event_id)
             staff_actions.record(
                 actor_id=staff_id(request),
                 action="process event",
                 target=f"event {event_id}",
-                ip=address(request),
+                ip=client_ip(request),
             )
         messages.success(
             request,
@@ -261,20 +257,20 @@ class ProviderEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="error")
     def short_error(self, event: ProviderEvent) -> str:
-        """The beginning of what went wrong."""
+        """Return the beginning of the error."""
         return event.error[:100]
 
     @admin.display(description="body")
     def raw_body(self, event: ProviderEvent) -> str:
-        """The webhook as text, indented if it is JSON."""
+        """Return the webhook as text, indented if it is JSON."""
         text = bytes(event.body).decode("utf-8", errors="replace")
-        with suppress(ValueError):  # what is no JSON is shown as it came
+        with suppress(ValueError):  # other text is shown unchanged
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
         return format_html('<pre class="billing-body">{}</pre>', text)
 
 
 @admin.register(Refund)
-class RefundAdmin(ReadOnlyAdmin):
+class RefundAdmin(RecordAdmin):
     list_display = [
         "created_at",
         "order",
@@ -300,7 +296,7 @@ class RefundAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Dispute)
-class DisputeAdmin(ReadOnlyAdmin):
+class DisputeAdmin(RecordAdmin):
     list_display = [
         "created_at",
         "order",
@@ -319,7 +315,7 @@ class DisputeAdmin(ReadOnlyAdmin):
 
 
 @admin.register(AutoTopUp)
-class AutoTopUpAdmin(ReadOnlyAdmin):
+class AutoTopUpAdmin(RecordAdmin):
     list_display = [
         "user",
         "enabled",
@@ -338,7 +334,7 @@ class AutoTopUpAdmin(ReadOnlyAdmin):
 
 
 @admin.register(SandboxPayment)
-class SandboxPaymentAdmin(ReadOnlyAdmin):
+class SandboxPaymentAdmin(RecordAdmin):
     list_display = ["created_at", "id", money("amount_minor"), "status", money("refunded_minor")]
     money_fields = {"amount_minor": "currency", "refunded_minor": "currency"}
     list_filter = ["status"]

@@ -1,4 +1,4 @@
-"""Prices of models, which are added and never changed, and packages of credits."""
+"""Admin of model prices, which are added and never changed, and of credit packages."""
 
 from __future__ import annotations
 
@@ -11,36 +11,29 @@ from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 
 from billing import credits
-from billing.admin.base import (
-    AuditedAdmin,
-    BillingAdmin,
-    ReadOnlyAdmin,
-    address,
-    amount,
-    exactly,
-    money,
-    staff_id,
-)
-from billing.admin.fields import CreditsFormField, TiersFormField, major, minor, show_tiers
+from billing.admin.base import AuditedAdmin, RecordAdmin, amount, money
+from billing.admin.fields import TiersFormField, major, minor, show_tiers
+from billing.credits import CreditsFormField
 from billing.ledger import staff_actions
 from billing.metering import pricing
 from billing.models import CreditPackage, ModelPrice, PackagePrice
+from chatproject.lib.admin import BaseAdmin, client_ip, column, staff_id
 
 RATES = ("in_per_m", "cached_in_per_m", "out_per_m", "reasoning_per_m", "request_fee")
 PER_MILLION = "Credits per million tokens."
 
 
 class PriceForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
-    """A new price, in credits. Where it takes another one's place, staff say so on purpose."""
+    """A new price, in credits. Staff confirm the replacement of another one by a tick."""
 
-    in_per_m = CreditsFormField(label="Input", least=0, help_text=PER_MILLION)
-    cached_in_per_m = CreditsFormField(label="Cached input", least=0, help_text=PER_MILLION)
-    out_per_m = CreditsFormField(label="Output", least=0, help_text=PER_MILLION)
+    in_per_m = CreditsFormField(label="Input", help_text=PER_MILLION)
+    cached_in_per_m = CreditsFormField(label="Cached input", help_text=PER_MILLION)
+    out_per_m = CreditsFormField(label="Output", help_text=PER_MILLION)
     reasoning_per_m = CreditsFormField(
-        label="Reasoning", least=0, required=False, help_text=f"{PER_MILLION} Empty: as output."
+        label="Reasoning", required=False, help_text=f"{PER_MILLION} Empty: as output."
     )
     request_fee = CreditsFormField(
-        label="Request fee", least=0, initial=0, help_text="Credits per call of the provider."
+        label="Request fee", initial=0, help_text="Credits per call of the provider."
     )
     tiers = TiersFormField(
         required=False,
@@ -66,14 +59,14 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run
         if replaced is not None and not self.cleaned_data.get("replace"):
             self.add_error(
                 "replace",
-                f"This takes the place of {model} at {in_words(replaced)}. "
+                f"This replaces the price of {model}: {in_words(replaced)}. "
                 "Compare the figures, then tick this box.",
             )
         return cleaned
 
 
 def in_words(price: ModelPrice) -> str:
-    """A price in one line, in credits per million tokens."""
+    """Return a price in one line, in credits per million tokens."""
     figures = [
         f"{word} {credits.exact(getattr(price, field))}"
         for word, field in (
@@ -88,7 +81,7 @@ def in_words(price: ModelPrice) -> str:
 
 
 @admin.register(ModelPrice)
-class ModelPriceAdmin(BillingAdmin):
+class ModelPriceAdmin(BaseAdmin):
     form = PriceForm
     list_display = [
         "model",
@@ -109,9 +102,14 @@ class ModelPriceAdmin(BillingAdmin):
         if obj is None:
             return ["model", "effective_from", *RATES, "tiers", "source", "replace"]
         return [
-            "model", "effective_from", *map(exactly, RATES), "long_prompts", "source",
-            "created_by", "created_at",
-        ]  # fmt: skip
+            "model",
+            "effective_from",
+            *(column(field, credits.exact) for field in RATES),
+            "long_prompts",
+            "source",
+            "created_by",
+            "created_at",
+        ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[Any]:
         return [] if obj is None else self.get_fields(request, obj)
@@ -125,12 +123,12 @@ class ModelPriceAdmin(BillingAdmin):
             target=str(obj),
             after={field: getattr(obj, field) for field in (*RATES, "tiers")},
             reason=obj.source,
-            ip=address(request),
+            ip=client_ip(request),
         )
 
     @admin.display(description="long prompts")
     def long_prompts(self, price: ModelPrice) -> str:
-        """The tiers as they are typed."""
+        """Return the tiers as they are typed."""
         return show_tiers(price.tiers) or "the same"
 
 
@@ -138,7 +136,7 @@ class PackagePriceForm(forms.ModelForm):  # type: ignore[type-arg]
     """A price with its decimals, stored in minor units."""
 
     price = forms.DecimalField(
-        min_value=Decimal(0), max_digits=15, help_text="As people write it, for example 5.00."
+        min_value=Decimal(0), max_digits=15, help_text="With decimals, for example 5.00."
     )
 
     class Meta:
@@ -163,7 +161,7 @@ class PackagePriceForm(forms.ModelForm):  # type: ignore[type-arg]
                 self.add_error("price", error)
             else:
                 if self.instance.amount_minor == 0:
-                    self.add_error("price", "A package is not given away: write a price above 0.")
+                    self.add_error("price", "A package cannot be free: enter a price above 0.")
         return cleaned
 
 
@@ -189,7 +187,7 @@ class CreditPackageAdmin(AuditedAdmin):
     list_filter = ["active"]
     search_fields = ["name", "slug"]
     prepopulated_fields = {"slug": ["name"]}
-    credit_fields = ("credits", "bonus")
+    form_fields = dict.fromkeys(("credits", "bonus"), CreditsFormField)
     inlines = [PackagePriceInline]
 
     def get_queryset(self, request: HttpRequest) -> Any:
@@ -204,7 +202,7 @@ class CreditPackageAdmin(AuditedAdmin):
 
     @admin.display(description="prices")
     def prices_shown(self, package: CreditPackage) -> str:
-        """The price in each currency."""
+        """Return the price in each currency."""
         return ", ".join(
             credits.show_money(price.amount_minor, price.currency) for price in package.prices.all()
         )
@@ -216,8 +214,8 @@ def _prices(package: CreditPackage) -> dict[str, int]:
 
 
 @admin.register(PackagePrice)
-class PackagePriceAdmin(ReadOnlyAdmin):
-    """For links alone: prices are changed with their package."""
+class PackagePriceAdmin(RecordAdmin):
+    """The target of links: prices are changed with their package."""
 
     list_display = ["package", "currency", money("amount_minor", "price")]
     money_fields = {"amount_minor": "currency"}

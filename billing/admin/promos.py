@@ -1,3 +1,5 @@
+"""Admin of promo codes and their redemptions."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -5,12 +7,13 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 
-from billing.admin.base import AuditedAdmin, ReadOnlyAdmin, amount
+from billing.admin.base import AuditedAdmin, RecordAdmin, amount
+from billing.credits import CreditsFormField
 from billing.models import PromoCode, PromoRedemption
 
 
 class CodeForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
-    """A code is kept in capital letters, however it is typed."""
+    """A promo code, stored in capital letters however it is typed."""
 
     class Meta:
         model = PromoCode
@@ -20,17 +23,17 @@ class CodeForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run 
         return str(self.cleaned_data["code"]).strip().upper()
 
     def clean_max_redemptions(self) -> int:
-        most: int = self.cleaned_data["max_redemptions"]
-        if most < self.instance.redeemed:
+        limit: int = self.cleaned_data["max_redemptions"]
+        if limit < self.instance.redeemed:
             raise forms.ValidationError(
-                f"It was used {self.instance.redeemed} times already: make it inactive instead."
+                f"It has been used {self.instance.redeemed} times already: make it inactive instead."
             )
-        return most
+        return limit
 
     def clean(self) -> dict[str, Any] | None:
         begins, ends = self.cleaned_data.get("valid_from"), self.cleaned_data.get("valid_to")
         if begins and ends and ends <= begins:
-            self.add_error("valid_to", "It would end before it begins.")
+            self.add_error("valid_to", "The end is not after the beginning.")
         return super().clean()
 
 
@@ -50,13 +53,13 @@ class PromoCodeAdmin(AuditedAdmin):
     list_filter = ["active"]
     search_fields = ["code", "note"]
     readonly_fields = ["redeemed"]
-    credit_fields = ("credits",)
-    # Redemptions go on while somebody has the form open.
+    form_fields = {"credits": CreditsFormField}
+    # Redemptions continue while a form is open.
     counted_elsewhere = ("redeemed",)
 
 
 @admin.register(PromoRedemption)
-class PromoRedemptionAdmin(ReadOnlyAdmin):
+class PromoRedemptionAdmin(RecordAdmin):
     list_display = ["created_at", "code", "user", "number", "entry"]
     list_select_related = ["code", "user", "entry"]
     search_fields = ["user__email", "code__code"]

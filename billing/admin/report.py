@@ -1,8 +1,6 @@
-"""The report page of the staff, and its button that has the books checked now."""
+"""The billing report for staff, and its button that starts a check of the ledger."""
 
 from __future__ import annotations
-
-from datetime import date
 
 import redis
 from django.contrib import admin, messages
@@ -13,49 +11,47 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from billing import queue
-from billing.admin.base import address, insist, staff_id
 from billing.ledger import staff_actions
 from billing.reports import staff_report
+from chatproject.lib.admin import client_ip, require_permission, staff_id
 
-# Who may see the checks of the books may see the figures.
+# The permission to see checks of the ledger includes the report.
 VIEW = "billing.view_ledgercheck"
-MONTHS = 24  # that can be chosen
+MONTHS = 24  # in the list to choose from
 
 
 def show(request: HttpRequest) -> HttpResponse:
-    """A month's flows, and how things stand now."""
-    insist(request, VIEW)
+    """Show a month's flows, and the present balances and problems."""
+    require_permission(request, VIEW)
     month = staff_report.month_of(request.GET.get("month", ""))
+    newest = timezone.localdate().replace(day=1)
+    months = {month, *(staff_report.later(newest, -number) for number in range(MONTHS))}
     context = {
         **admin.site.each_context(request),
         "title": "Billing report",
         "report": staff_report.make(month),
-        "months": _months(month),
+        "months": sorted(months, reverse=True),
         "now": timezone.now(),
     }
     return TemplateResponse(request, "admin/billing/report.html", context)
 
 
-def _months(chosen: date) -> list[date]:
-    """The months to choose from, the newest first."""
-    newest = timezone.localdate().replace(day=1)
-    months = {staff_report.later(newest, -number) for number in range(MONTHS)}
-    return sorted({*months, chosen}, reverse=True)
-
-
 @require_POST
 def check(request: HttpRequest) -> HttpResponse:
-    """Have the books checked by a job."""
-    insist(request, VIEW)
+    """Enqueue a check of the ledger."""
+    require_permission(request, VIEW)
     try:
         queue.enqueue_task("check ledger")
     except redis.RedisError:
-        messages.error(request, "The queue does not answer just now. Try again in a minute.")
+        messages.error(request, "The queue is not responding. Try again in a minute.")
     else:
         staff_actions.record(
-            actor_id=staff_id(request), action="check ledger", target="ledger", ip=address(request)
+            actor_id=staff_id(request),
+            action="check ledger",
+            target="ledger",
+            ip=client_ip(request),
         )
-        messages.success(request, "The books are being checked. Reload this page in a moment.")
+        messages.success(request, "The ledger is being checked. Reload this page in a moment.")
     return HttpResponseRedirect(reverse("billing_report"))
 
 

@@ -1,4 +1,4 @@
-"""What was used, and the limits that staff set."""
+"""Admin of usage, and of spending limits set by staff."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from billing.admin.base import AuditedAdmin, ReadOnlyAdmin, amount
+from billing.admin.base import AuditedAdmin, RecordAdmin, amount
+from billing.credits import CreditsFormField
 from billing.models import DailyUsage, SpendingLimit, UsageRecord
 
 AMOUNTS = ("cost", "charged", "shortfall", "absorbed")
 
 
 @admin.register(UsageRecord)
-class UsageRecordAdmin(ReadOnlyAdmin):
+class UsageRecordAdmin(RecordAdmin):
     list_display = [
         "created_at",
         "user",
@@ -34,7 +35,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
 
 @admin.register(DailyUsage)
-class DailyUsageAdmin(ReadOnlyAdmin):
+class DailyUsageAdmin(RecordAdmin):
     list_display = ["day", "user", "model", "purpose", "calls", *map(amount, AMOUNTS)]
     list_filter = ["purpose", "day"]
     list_select_related = ["user"]
@@ -49,21 +50,21 @@ class SpendingLimitAdmin(AuditedAdmin):
     list_select_related = ["account__user"]
     search_fields = ["account__user__email", "model"]
     autocomplete_fields = ["account"]
-    # Who sets it here is staff: users set their own on their page.
+    # Limits set here are of staff; users set their own on their page.
     exclude = ["set_by"]
-    credit_fields = ("amount",)
+    form_fields = {"amount": CreditsFormField}
+
+    def is_by_staff(self, limit: SpendingLimit | None) -> bool:
+        """Return whether a limit was set here and not by its user; None stands for any limit."""
+        return limit is None or limit.set_by == SpendingLimit.SetBy.STAFF
 
     def has_change_permission(self, request: HttpRequest, obj: SpendingLimit | None = None) -> bool:
-        return _is_ours(obj) and super().has_change_permission(request, obj)
+        return self.is_by_staff(obj) and super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: SpendingLimit | None = None) -> bool:
-        return _is_ours(obj) and super().has_delete_permission(request, obj)
+        return self.is_by_staff(obj) and super().has_delete_permission(request, obj)
 
     @admin.display(description="account", ordering="account")
     def whom(self, limit: SpendingLimit) -> Any:
-        """The user, or everybody."""
+        """Return the user of a limit, or "everybody" for one of the whole site."""
         return limit.account.user if limit.account else "everybody"
-
-
-def _is_ours(limit: SpendingLimit | None) -> bool:
-    return limit is None or limit.set_by == SpendingLimit.SetBy.STAFF

@@ -1,14 +1,14 @@
-"""Buying a package by itself when the balance is low; behind the setting AUTO_TOP_UP.
+"""Automatic purchases of a package when the balance is low; behind the setting AUTO_TOP_UP.
 
-Somebody agrees once to a package, a threshold and a cap per month. A charge is claimed by one
+The user agrees once to a package, a threshold and a cap per month. A charge is claimed by one
 conditional update before the provider is called, and the claim stays when the charge fails: the cap
-is a guarantee, and a card that declines is not tried again for an hour.
+is a guarantee, and a declined card is not charged again for an hour.
 """
 
 from __future__ import annotations
 
 import logging
-from datetime import date, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from django.conf import settings
@@ -21,18 +21,19 @@ from billing.models import Account, AutoTopUp, CreditPackage, Order, PackagePric
 from billing.models.base import new_id
 from billing.payments import checkout, mail, providers, saved_methods
 from billing.payments.checkout import CheckoutRefused
+from billing.payments.packages import lock_order
 from billing.payments.providers.base import ProviderDeclined, ProviderError
 from chatproject.lib.db import after_commit, money_transaction
 
 logger = logging.getLogger(__name__)
 
-COOLDOWN = timedelta(hours=1)  # between two charges, whatever became of the first
-# Providers forget which requests they have had after a day. What is unknown by then is for staff.
-ASKED_AGAIN = timedelta(hours=20)
+COOLDOWN = timedelta(hours=1)  # between two charges, whatever the first one's outcome
+# Providers forget idempotency keys after a day. A charge still unknown at this age is left to staff.
+RETRY_PERIOD = timedelta(hours=20)
 
 
 class TopUpRefused(Exception):
-    """Automatic purchases cannot be set up so; `message` tells the user why."""
+    """Automatic purchases cannot be set up like this; `message` gives the user the reason."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -45,10 +46,10 @@ class TopUpRefused(Exception):
 def consent(
     *, user_id: int, package_id: int, currency: str, threshold: int, monthly_cap_minor: int
 ) -> AutoTopUp:
-    """Agree to automatic purchases, or to other terms of them. `threshold` in micro-credits.
+    """Agree to automatic purchases, or change their terms. `threshold` in micro-credits.
 
-    The payment method is that of the user's next purchase when none is known. What was charged this
-    month counts on. Raises TopUpRefused.
+    Without a saved payment method, that of the user's next purchase is saved. Charges already made
+    this month still count towards the cap. Raises TopUpRefused.
     """
     if not settings.AUTO_TOP_UP:
         raise TopUpRefused("Automatic purchases are not offered here.")
@@ -56,23 +57,23 @@ def consent(
         package_id=package_id, package__active=True, currency=currency
     ).first()
     if price is None or currency not in settings.CURRENCIES:
-        raise TopUpRefused("This package is not sold any more. Choose another one.")
+        raise TopUpRefused("This package is no longer available. Choose another one.")
     if threshold <= 0:
-        raise TopUpRefused("Choose a balance above zero at which credits are bought.")
+        raise TopUpRefused("Choose a balance above zero.")
     if monthly_cap_minor < price.amount_minor:
-        raise TopUpRefused("The limit per month is lower than the price of one package. Raise it.")
+        raise TopUpRefused("The monthly limit is lower than the price of one package. Raise it.")
     package = CreditPackage.objects.get(pk=package_id)
     if threshold >= package.credits:
         raise TopUpRefused(
-            "One package would not lift the balance above this threshold. Choose a lower one."
+            "One package would not raise the balance above this threshold. Choose a lower one."
         )
     with transaction.atomic():
         top_up = AutoTopUp.objects.select_for_update().filter(user_id=user_id).first()
         if top_up is None:
             top_up = AutoTopUp(user_id=user_id)
         elif monthly_cap_minor < top_up.charged_this_month_minor:
-            if top_up.month == _month():
-                raise TopUpRefused("More than this was charged this month already.")
+            if top_up.month == timezone.localdate().replace(day=1):
+                raise TopUpRefused("More than this has already been charged this month.")
             top_up.charged_this_month_minor = 0
         top_up.package = package
         top_up.currency = currency
@@ -87,7 +88,7 @@ def consent(
 
 
 def withdraw(user_id: int) -> None:
-    """Turn automatic purchases off and forget the payment method. A charge under way still ends."""
+    """Turn automatic purchases off and forget the payment method. A charge in progress completes."""
     AutoTopUp.objects.filter(user_id=user_id).update(
         enabled=False,
         consented_at=None,
@@ -102,7 +103,7 @@ def withdraw(user_id: int) -> None:
 
 
 def after_spend(account_id: int) -> None:
-    """Have a purchase considered when the balance is below the threshold. One query."""
+    """Enqueue a purchase check when the balance is below the threshold. One query."""
     account = Account.objects.filter(
         pk=account_id,
         user__auto_top_up__enabled=True,
@@ -113,7 +114,7 @@ def after_spend(account_id: int) -> None:
 
 
 def check(account_id: int) -> Order | None:
-    """Buy the package if the balance is low, the cap allows it and nothing was bought just now."""
+    """Buy the package if the balance is low, the cap allows it and the cooldown has passed."""
     if not settings.AUTO_TOP_UP:
         return None
     try:
@@ -125,11 +126,11 @@ def check(account_id: int) -> Order | None:
 
 
 def _claim(account_id: int) -> Order | None:
-    """Take a charge from the month's cap and make its order: all of it, or nothing."""
+    """Claim a charge against the month's cap and make its order, both or neither."""
     account = Account.objects.select_for_update(no_key=True).get(pk=account_id)
     top_up = (
-        AutoTopUp.objects.select_for_update()
-        .filter(user_id=account.user_id, enabled=True, consented_at__isnull=False)
+        saved_methods.consents(account.user_id)
+        .select_for_update()
         .exclude(payment_method_ref="")
         .first()
     )
@@ -150,7 +151,7 @@ def _claim(account_id: int) -> Order | None:
     )
     order.kind = Order.Kind.AUTO
     now = timezone.now()
-    month = _month()
+    month = timezone.localdate().replace(day=1)
     charged = Case(
         When(month=month, then=F("charged_this_month_minor")),
         default=Value(0),
@@ -173,36 +174,30 @@ def _claim(account_id: int) -> Order | None:
     return order
 
 
-def _month() -> date:
-    return timezone.localdate().replace(day=1)
-
-
 def charge(order_id: UUID) -> Order:
-    """Charge the saved method for an automatic order. Asked again, the provider charges once."""
+    """Charge the saved method for an automatic order. Safe to repeat: the provider charges once."""
     order = Order.objects.get(pk=order_id)
     if order.status not in Order.OPEN or order.provider_order_id is not None:
         return order
     top_up = AutoTopUp.objects.get(user_id=order.user_id)
-    if order.created_at < timezone.now() - ASKED_AGAIN or not top_up.payment_method_ref:
+    if order.created_at < timezone.now() - RETRY_PERIOD or not top_up.payment_method_ref:
         return money_transaction(_give_up, order_id)
     try:
         state = providers.get(order.provider).charge_saved(order, top_up)
     except ProviderDeclined as error:
         return money_transaction(_fail, order_id, str(error), error.code)
-    except (ProviderError, LookupError) as error:
-        # Unknown: the poller asks again, under the same key.
-        logger.warning("what became of the charge for %s is unknown: %s", order, error)
+    except ProviderError as error:
+        # Unknown: the poller charges again, under the same key.
+        logger.warning("the outcome of the charge for %s is unknown: %s", order, error)
         return order
-    return checkout.follow(order_id, state)
+    return money_transaction(checkout.apply_state, order_id, state)
 
 
 def _give_up(order_id: UUID) -> Order:
-    order = checkout.lock(order_id)
+    order = lock_order(order_id)
     if order.status in Order.OPEN and order.provider_order_id is None:
         order.status = Order.Status.REVIEW
-        order.problem = (
-            "Whether the saved method was charged is unknown. Look at the provider's page."
-        )
+        order.problem = "Unknown whether the saved method was charged. Check at the provider."
         order.save()
         text = f"Order {order.pk} ({order.provider}): {order.problem}"
         after_commit(mail.alert, "An automatic purchase is unclear", text)
@@ -210,7 +205,7 @@ def _give_up(order_id: UUID) -> Order:
 
 
 def _fail(order_id: UUID, problem: str, code: str) -> Order:
-    order = checkout.lock(order_id)
+    order = lock_order(order_id)
     if order.status in Order.OPEN:
         order.status = Order.Status.FAILED
         order.problem = problem[:300]

@@ -1,4 +1,4 @@
-"""Buying credits: an order is made, the provider is asked how it stands, the credits are given once.
+"""Purchases of credits: an order is made, the provider is asked for its state, credits are added once.
 
 `sync_order` is the only judge. The webhook, the return page, the poller and staff all call it, at
 any time and as often as they like: it asks the provider, compares, and moves the order forward only.
@@ -17,20 +17,15 @@ from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from billing.ledger import postings
-from billing.models import (
-    Account,
-    CreditPackage,
-    LedgerEntry,
-    Order,
-    PackagePrice,
-)
+from billing.models import Account, CreditPackage, LedgerEntry, Order, PackagePrice
 from billing.payments import disputes, mail, providers, refunds, saved_methods
+from billing.payments.packages import lock_order
 from billing.payments.providers.base import (
     Checkout,
     OrderState,
-    Provider,
     ProviderDeclined,
     ProviderError,
+    ProviderNotConfigured,
     Standing,
 )
 from chatproject.lib.db import after_commit, money_transaction
@@ -39,20 +34,20 @@ logger = logging.getLogger(__name__)
 
 INVOICES = "invoice"  # the series of receipt numbers
 
-# An order that nobody has paid by then is given up; should money come after all, it counts.
+# An order unpaid at this age is canceled; a payment that arrives later still counts.
 ABANDONED = timedelta(hours=72)
 
-ALREADY_PAID = "This purchase is paid already. The credits are on your account."
+ALREADY_PAID = "This purchase is paid already. The credits are in your account."
 
-OVER = {
+CLOSED_WORDS = {
     Order.Status.CANCELED: "was canceled",
     Order.Status.FAILED: "did not go through",
-    Order.Status.REVIEW: "is being looked at by our staff",
+    Order.Status.REVIEW: "is in review by our staff",
 }
 
 
 class CheckoutRefused(Exception):
-    """A purchase cannot go on; `message` tells the buyer why, and what to do."""
+    """A purchase cannot continue; `message` gives the buyer the reason and what to do."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -71,78 +66,61 @@ def create_order(
     client_key: str,
     return_to: str = "",
 ) -> Order:
-    """A new order, or the one that the same user made with the same `client_key` before.
+    """Make an order, or find the one that the same user made with the same `client_key` before.
 
     Amount and credits come from the database. `return_to` is a path of this site; anything else is
     dropped. Raises CheckoutRefused.
     """
     if not 1 <= len(client_key) <= 64:
         raise CheckoutRefused("This form is out of date. Reload the page and try again.")
-    return money_transaction(
-        _create_order,
-        user_id=user_id,
-        package_id=package_id,
-        currency=currency.upper(),
-        provider=provider,
-        client_key=client_key,
-        return_to=_own_path(return_to),
-    )
+
+    def create() -> Order:
+        # The account's row makes a double click wait, so that the second finds the first one's order.
+        account = postings.open_account(user_id=user_id)
+        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        found = Order.objects.filter(user_id=user_id, client_key=client_key).first()
+        if found is not None:
+            return found
+        if account.status == Account.Status.FROZEN:
+            raise CheckoutRefused("Your account is frozen, so you cannot buy credits. Contact us.")
+        order = draft(
+            account=account,
+            package_id=package_id,
+            currency=currency.upper(),
+            provider=provider,
+            client_key=client_key,
+        )
+        order.return_to = own_path(return_to)
+        order.save(force_insert=True)
+        return order
+
+    return money_transaction(create)
 
 
-def _own_path(path: str) -> str:
+def own_path(path: str) -> str:
+    """Return the path if it is one of this site and fits into an order; else an empty string."""
     is_own = path.startswith("/") and url_has_allowed_host_and_scheme(path, allowed_hosts=None)
     return path if is_own and len(path) <= 500 else ""
-
-
-def _create_order(
-    *,
-    user_id: int,
-    package_id: int,
-    currency: str,
-    provider: str,
-    client_key: str,
-    return_to: str,
-) -> Order:
-    # The account's row makes a double click wait, so that the second finds the first one's order.
-    account = postings.open_account(user_id=user_id)
-    Account.objects.select_for_update(no_key=True).get(pk=account.pk)
-    found = Order.objects.filter(user_id=user_id, client_key=client_key).first()
-    if found is not None:
-        return found
-    if account.status == Account.Status.FROZEN:
-        raise CheckoutRefused(
-            "Your account is frozen, so nothing can be bought for it. Write to us to have it looked at."
-        )
-    order = draft(
-        account=account,
-        package_id=package_id,
-        currency=currency,
-        provider=provider,
-        client_key=client_key,
-    )
-    order.return_to = return_to
-    order.save(force_insert=True)
-    return order
 
 
 def draft(
     *, account: Account, package_id: int, currency: str, provider: str, client_key: str
 ) -> Order:
-    """An order that is not saved yet, for what the package holds and costs now.
+    """Return an unsaved order with the package's present contents and price.
 
-    Raises CheckoutRefused when that is not for sale.
+    Raises CheckoutRefused when the package, the currency or the provider is not on offer.
     """
     package = CreditPackage.objects.filter(pk=package_id, active=True).first()
     if package is None:
-        raise CheckoutRefused("This package is not sold any more. Choose another one.")
+        raise CheckoutRefused("This package is no longer available. Choose another one.")
     price = PackagePrice.objects.filter(package=package, currency=currency).first()
     if price is None or currency not in settings.CURRENCIES:
         raise CheckoutRefused(
-            f"This package is not sold in {currency[:3]}. Choose another currency."
+            f"This package is not available in {currency[:3]}. Choose another currency."
         )
     adapter = next((known for known in providers.enabled() if known.name == provider), None)
     if adapter is None:
-        raise CheckoutRefused("This way to pay is not offered. Choose another one.")
+        raise CheckoutRefused("This payment method is not available. Choose another one.")
     return Order(
         user_id=account.user_id,
         account=account,
@@ -160,7 +138,7 @@ def draft(
 
 
 def begin(order_id: UUID, *, return_url: str, cancel_url: str) -> Checkout:
-    """Make the provider's side of an order, and say where to send the buyer.
+    """Make the provider's side of an order, and return the page to send the buyer to.
 
     Both addresses are absolute. May be called again while the order is open. Raises
     CheckoutRefused.
@@ -169,56 +147,38 @@ def begin(order_id: UUID, *, return_url: str, cancel_url: str) -> Checkout:
     if order.is_paid:
         raise CheckoutRefused(ALREADY_PAID)
     if order.status not in Order.OPEN:
-        raise CheckoutRefused(f"This purchase {OVER[Order.Status(order.status)]}. Begin a new one.")
-    try:
-        provider = _provider(order)
-    except ProviderError as error:
         raise CheckoutRefused(
-            "This way to pay is not offered any more. Begin a new purchase."
-        ) from error
+            f"This purchase {CLOSED_WORDS[Order.Status(order.status)]}. Start a new one."
+        )
     try:
+        provider = providers.get(order.provider)
         checkout = provider.create_checkout(
             order,
             return_url=return_url,
             cancel_url=cancel_url,
             save_method=saved_methods.is_wanted(order.user_id),
         )
+    except ProviderNotConfigured as error:
+        raise CheckoutRefused(
+            "This payment method is no longer available. Start a new purchase."
+        ) from error
     except ProviderDeclined as error:
         logger.warning("%s declined %s: %s", order.provider, order, error)
         _close_unless_paid(order, str(error))
         raise CheckoutRefused(
-            f"{provider.label} does not take this purchase. Nothing was charged. Choose another way to pay."
+            f"{provider.label} declined this purchase. Nothing was charged. Choose another payment method."
         ) from error
     except ProviderError as error:
         logger.warning("%s did not answer for %s: %s", order.provider, order, error)
         raise CheckoutRefused(
-            f"{provider.label} does not answer just now. Nothing was charged. Try again in a minute."
+            f"{provider.label} is not responding. Nothing was charged. Try again in a minute."
         ) from error
     money_transaction(_remember, order_id, checkout)
     return checkout
 
 
-def _provider(order: Order) -> Provider:
-    try:
-        return providers.get(order.provider)
-    except LookupError as error:
-        raise ProviderError(f"{order.provider} is not configured any more") from error
-
-
-def _remember(order_id: UUID, checkout: Checkout) -> None:
-    order = lock(order_id)
-    if order.provider_order_id not in (None, checkout.provider_order_id):
-        # Never forget the first one: it may have been paid.
-        raise CheckoutRefused("This purchase has grown old. Nothing was charged. Begin a new one.")
-    order.provider_order_id = checkout.provider_order_id
-    order.checkout_url = checkout.url
-    if order.status == Order.Status.CREATED:
-        order.status = Order.Status.PENDING
-    order.save()
-
-
 def _close_unless_paid(order: Order, problem: str) -> None:
-    """The provider takes this order no more; perhaps because it was paid in another window."""
+    """Close an order that the provider refuses, perhaps because it was paid in another window."""
     if order.provider_order_id is not None:
         try:
             if sync_order(order.pk).is_paid:
@@ -226,44 +186,47 @@ def _close_unless_paid(order: Order, problem: str) -> None:
         except ProviderError as error:
             logger.warning("%s did not answer for %s: %s", order.provider, order, error)
             return
-    money_transaction(_close, order.pk, problem)
+
+    def close() -> None:
+        found = lock_order(order.pk)
+        if found.status in Order.OPEN:
+            found.status = Order.Status.FAILED
+            found.problem = problem[:300]
+            found.save()
+
+    money_transaction(close)
 
 
-def _close(order_id: UUID, problem: str) -> None:
-    order = lock(order_id)
-    if order.status in Order.OPEN:
-        order.status = Order.Status.FAILED
-        order.problem = problem[:300]
-        order.save()
+def _remember(order_id: UUID, checkout: Checkout) -> None:
+    order = lock_order(order_id)
+    if order.provider_order_id not in (None, checkout.provider_order_id):
+        # Never forget the first one: it may have been paid.
+        raise CheckoutRefused("This purchase is out of date. Nothing was charged. Start a new one.")
+    order.provider_order_id = checkout.provider_order_id
+    order.checkout_url = checkout.url
+    if order.status == Order.Status.CREATED:
+        order.status = Order.Status.PENDING
+    order.save()
 
 
-def lock(order_id: UUID) -> Order:
-    """An order under its lock, which comes before the account's."""
-    return Order.objects.select_for_update(no_key=True).get(pk=order_id)
-
-
-# --- Finding out how it stands -----------------------------------------------------------------
+# --- Applying the provider's state -------------------------------------------------------------
 
 
 def sync_order(order_id: UUID, *, provider_order_id: str = "") -> Order:
-    """Ask the provider about an order and follow it: credits, refunds, disputes, each once.
+    """Fetch an order's state from the provider and apply it: credits, refunds, disputes, each once.
 
-    `provider_order_id` is for an order that lost the answer to its making. Raises ProviderError
-    when the provider cannot be asked.
+    `provider_order_id` is for an order whose first answer from the provider was lost. Raises
+    ProviderError when the provider cannot be asked.
     """
     order = Order.objects.get(pk=order_id)
     order.provider_order_id = order.provider_order_id or provider_order_id or None
-    state = _provider(order).fetch(order)
-    return follow(order_id, state)
+    state = providers.get(order.provider).fetch(order)
+    return money_transaction(apply_state, order_id, state)
 
 
-def follow(order_id: UUID, state: OrderState) -> Order:
-    """Bring an order to where the provider says it stands."""
-    return money_transaction(_follow, order_id, state)
-
-
-def _follow(order_id: UUID, state: OrderState) -> Order:
-    order = lock(order_id)
+def apply_state(order_id: UUID, state: OrderState) -> Order:
+    """Bring an order to its state at the provider. Called inside `money_transaction`."""
+    order = lock_order(order_id)
     now = timezone.now()
     order.asked_at = now
     problem = _mismatch(order, state)
@@ -278,16 +241,16 @@ def _follow(order_id: UUID, state: OrderState) -> Order:
         _credit(order, now)
         saved_methods.note_paid(order, state)
     elif not order.is_paid:
-        _follow_unpaid(order, state, now)
+        _apply_unpaid(order, state, now)
     if order.is_paid:
-        refunds.follow(order, state.refunds)
-        disputes.follow(order, state.disputes)
+        refunds.apply_state(order, state.refunds)
+        disputes.apply_state(order, state.disputes)
     order.save()
     return order
 
 
 def _mismatch(order: Order, state: OrderState) -> str:
-    """What the provider says otherwise than we do, in words for staff; empty when all agrees."""
+    """Return a sentence for staff on the first difference to our order; empty when there is none."""
     pairs = [
         ("its number", order.provider_order_id or state.provider_order_id, state.provider_order_id),
         ("the amount", order.amount_minor, state.amount_minor),
@@ -313,7 +276,7 @@ def _mismatch(order: Order, state: OrderState) -> str:
 
 
 def _stop_for_review(order: Order, problem: str) -> None:
-    """Credit nothing and call staff, once for each problem."""
+    """Add no credits and alert staff, once for each problem."""
     is_new = order.problem != problem[:300]
     order.problem = problem[:300]
     if not order.is_paid:
@@ -321,12 +284,14 @@ def _stop_for_review(order: Order, problem: str) -> None:
         order.status = Order.Status.REVIEW
     order.save()
     if is_new:
-        text = f"Order {order.pk} ({order.provider}) needs a look, nothing was credited. {problem}"
+        text = (
+            f"Order {order.pk} ({order.provider}) needs a review, nothing was credited. {problem}"
+        )
         after_commit(mail.alert, "A payment does not match", text)
 
 
 def _credit(order: Order, now: datetime) -> None:
-    """Give what was bought. The keys make it once, whatever the status says."""
+    """Add the credits. The idempotency keys make it once, whatever the order's status is."""
     order.status = Order.Status.PAID
     order.paid_at = now
     order.problem = ""
@@ -358,9 +323,9 @@ def _credit(order: Order, now: datetime) -> None:
 
 
 def _next_invoice_no() -> int:
-    """The next number without a gap: its row stays locked until this transaction is over.
+    """Return the next number, without gaps: its row stays locked until this transaction ends.
 
-    The last lock that is taken, as all purchases of the site wait for it.
+    It is the last lock of the transaction, as all purchases of the site wait for it.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -372,7 +337,7 @@ def _next_invoice_no() -> int:
         return int(number)
 
 
-def _follow_unpaid(order: Order, state: OrderState, now: datetime) -> None:
+def _apply_unpaid(order: Order, state: OrderState, now: datetime) -> None:
     if state.standing is Standing.FAILED:
         is_new = order.status != Order.Status.FAILED
         order.status = Order.Status.FAILED
@@ -383,7 +348,7 @@ def _follow_unpaid(order: Order, state: OrderState, now: datetime) -> None:
         order.status = Order.Status.CANCELED
         order.problem = ""
     elif order.status == Order.Status.REVIEW:
-        # What did not match does now.
+        # The mismatch no longer exists.
         order.status = Order.Status.PENDING
         order.problem = ""
     elif order.status in Order.OPEN:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def deliver_receipt(order_id: UUID) -> None:
-    """Mail a receipt through the queue, or directly while the queue is unreachable: nothing repeats it."""
+    """Mail a receipt through the queue, or directly while Redis is unreachable: nothing repeats it."""
     try:
         queue.enqueue_receipt(order_id)
     except redis.RedisError as error:
@@ -30,7 +30,7 @@ def deliver_receipt(order_id: UUID) -> None:
 
 
 def deliver_refunded(refund_id: UUID) -> None:
-    """Mail about a refund through the queue, or directly while the queue is unreachable."""
+    """Mail about a refund through the queue, or directly while Redis is unreachable."""
     try:
         queue.enqueue_refunded(refund_id)
     except redis.RedisError as error:
@@ -39,20 +39,20 @@ def deliver_refunded(refund_id: UUID) -> None:
 
 
 def send_receipt(order_id: UUID) -> None:
-    """Tell a buyer what was bought and where the receipt is."""
+    """Mail a buyer the purchase and the link to its receipt."""
     order = Order.objects.select_related("user").get(pk=order_id)
     _send("receipt", f"Receipt {order.invoice_no:06d}", order.user.email, order=order)
 
 
 def send_refunded(refund_id: UUID) -> None:
-    """Tell a buyer that money is on its way back."""
+    """Mail a buyer that money is on its way back."""
     refund = Refund.objects.select_related("order__user").get(pk=refund_id)
     order = refund.order
     _send("refunded", "Your refund", order.user.email, order=order, refund=refund)
 
 
 def send_top_up_failed(order_id: UUID, *, to_be_confirmed: bool) -> None:
-    """Tell a user that credits could not be bought by themselves, and what to do about it."""
+    """Mail a user that an automatic purchase failed, and what to do about it."""
     order = Order.objects.select_related("user").get(pk=order_id)
     top_up = AutoTopUp.objects.get(user=order.user)
     _send(
@@ -65,33 +65,25 @@ def send_top_up_failed(order_id: UUID, *, to_be_confirmed: bool) -> None:
     )
 
 
-def alert(subject: str, text: str) -> None:
-    """Call staff: something about money is wrong and waits for a person."""
-    logger.error("%s: %s", subject, text)
-    _to_staff(subject, text)
-
-
-def notify_staff(subject: str, text: str) -> None:
-    """Tell staff something that they want to know, but that is in order."""
-    logger.warning("%s: %s", subject, text)
-    _to_staff(subject, text)
-
-
-def _to_staff(subject: str, text: str) -> None:
-    if settings.BILLING_ALERT_EMAIL:
-        send_mail(f"{settings.SITE_NAME}: {subject}", text, None, settings.BILLING_ALERT_EMAIL)
-
-
 def _send(template: str, subject: str, to: str, *, order: Order, **context: object) -> None:
+    site = settings.SITE_URL
     context |= {
         "order": order,
         "site_name": settings.SITE_NAME,
-        "link": _link("billing:order", order.pk),
-        "shop_link": _link("billing:packages"),
+        "link": site and site + reverse("billing:order", args=[order.pk]),
+        "shop_link": site and site + reverse("billing:packages"),
     }
     text = render_to_string(f"billing/email/{template}.txt", context)
     send_mail(f"{settings.SITE_NAME}: {subject}", text, None, [to])
 
 
-def _link(name: str, *arguments: object) -> str:
-    return f"{settings.SITE_URL}{reverse(name, args=arguments)}" if settings.SITE_URL else ""
+def alert(subject: str, text: str) -> None:
+    """Mail staff about an error with money that needs a person."""
+    notify_staff(subject, text, level=logging.ERROR)
+
+
+def notify_staff(subject: str, text: str, *, level: int = logging.WARNING) -> None:
+    """Mail staff about an event that is in order but worth knowing."""
+    logger.log(level, "%s: %s", subject, text)
+    if settings.BILLING_ALERT_EMAIL:
+        send_mail(f"{settings.SITE_NAME}: {subject}", text, None, settings.BILLING_ALERT_EMAIL)

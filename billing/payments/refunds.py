@@ -1,9 +1,9 @@
-"""Giving money back. The credits go first, so that they are not spent while the money travels.
+"""Refunds. The credits are deducted first, so that they are not spent while the money travels.
 
-Refunds of ours (staff, buyers) take the credits, ask the provider, and give the credits back when
-it says no for good. Refunds made in the provider's dashboard are found by `follow`. What is taken
-follows one target for the whole order, not one amount for each refund, so that duplicates and the
-order of events make no difference.
+Our own refunds (by staff or buyers) deduct the credits, ask the provider, and return the credits
+when it refuses for good. Refunds made in the provider's dashboard are found by `apply_state`. The
+deductions follow one target for the whole order, not one amount for each refund, so that duplicates
+and the order of events make no difference.
 
 Rows of Refund are written under their order's lock only.
 """
@@ -23,6 +23,7 @@ from billing import credits
 from billing.ledger import postings
 from billing.models import Account, Dispute, LedgerEntry, LotMove, Order, Refund
 from billing.payments import mail, providers
+from billing.payments.packages import lock_order
 from billing.payments.providers.base import ProviderDeclined, ProviderError, RefundState
 from chatproject.lib.db import after_commit, money_transaction
 
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class RefundRefused(Exception):
-    """A refund was not begun, and nothing was taken; `message` says why."""
+    """A refund was not begun, and no credits were deducted; `message` gives the reason."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -38,42 +39,42 @@ class RefundRefused(Exception):
 
 
 def eligible(order: Order) -> str:
-    """Why a buyer may not take a purchase back by themselves; empty when they may."""
+    """Return the reason why a buyer may not request a refund of an order; empty when they may."""
     if not settings.REFUND_DAYS:
-        return "Purchases are refunded by our staff only. Write to us."
+        return "Refunds are made by our staff only. Contact us."
     if order.status == Order.Status.REFUNDED:
-        return "This purchase was refunded already."
+        return "This purchase has already been refunded."
     if order.status != Order.Status.PAID or order.paid_at is None:
         return "Only a paid purchase can be refunded."
     if order.refunds.exclude(status=Refund.Status.FAILED).exists():
-        return "A refund of this purchase is under way."
+        return "A refund of this purchase is in progress."
     if order.disputes.exclude(status=Dispute.Status.WON).exists():
-        return "Your bank is dealing with this payment already."
+        return "This payment is disputed at your bank."
     if order.paid_at < timezone.now() - timedelta(days=settings.REFUND_DAYS):
-        return f"Purchases can be refunded for {settings.REFUND_DAYS} days. Write to us."
+        return f"Purchases can be refunded for {settings.REFUND_DAYS} days. Contact us."
     account = Account.objects.get(pk=order.account_id)
     if account.status == Account.Status.FROZEN or account.debt:
-        return "Your account has to be looked at by our staff first. Write to us."
+        return "Our staff must review your account first. Contact us."
     unused = postings.refundable(order_id=order.pk)
-    if unused * 100 < _total(order) * settings.REFUND_UNUSED_PERCENT:
+    if unused * 100 < (order.credits + order.bonus) * settings.REFUND_UNUSED_PERCENT:
         return (
-            f"More than {100 - settings.REFUND_UNUSED_PERCENT} % of these credits are used or set"
-            " aside. Write to us."
+            f"More than {100 - settings.REFUND_UNUSED_PERCENT} % of these credits are used or"
+            " reserved. Contact us."
         )
     return ""
 
 
 def refundable_minor(order: Order) -> int:
-    """The most money that can be sent back for the order's unused credits, in minor units."""
+    """Return the largest amount that can be refunded for the order's unused credits, in minor units."""
     if not order.is_paid:
         return 0
-    alive = _alive(order)
+    valid = order.refunds.exclude(status=Refund.Status.FAILED)
     unused = postings.refundable(order_id=order.pk)
-    # The largest amount whose share of the credits is covered by what was taken and what is unused.
-    covered = sum(row.credits + row.debt for row in alive) + unused
-    most = ((covered + 1) * order.amount_minor - 1) // _total(order)
-    refunded = sum(row.amount_minor for row in alive)
-    return max(0, min(most, order.amount_minor) - refunded) if unused else 0
+    # The largest amount whose share of the credits is covered by deducted and unused ones.
+    covered = sum(row.credits + row.debt for row in valid) + unused
+    max_amount = ((covered + 1) * order.amount_minor - 1) // (order.credits + order.bonus)
+    refunded = sum(row.amount_minor for row in valid)
+    return max(0, min(max_amount, order.amount_minor) - refunded) if unused else 0
 
 
 def request_refund(
@@ -85,26 +86,19 @@ def request_refund(
     initiated_by: Refund.Initiator,
     nonce: str,
 ) -> Refund:
-    """Send money back for unused credits of an order; no amount means all that they are worth.
+    """Refund unused credits of an order; no amount means all that they are worth.
 
-    The same `nonce` again finds the first call's refund. The refund that comes back succeeded,
-    failed, or is pending: then the provider is asked again by and by. Raises RefundRefused.
+    A call with the same `nonce` finds the first call's refund. The returned refund succeeded, failed,
+    or is pending; the poller asks the provider about a pending one. Raises RefundRefused.
     """
+    refund_id = uuid5(order_id, nonce)  # so that the primary key makes it one refund
     refund = money_transaction(
-        _request,
-        # Made of the nonce, so that the table's key makes it one.
-        refund_id=uuid5(order_id, nonce),
-        order_id=order_id,
-        amount_minor=amount_minor,
-        actor_id=actor_id,
-        reason=reason,
-        initiated_by=initiated_by,
+        _request, refund_id, order_id, amount_minor, actor_id, reason, initiated_by
     )
     return send(refund.pk)
 
 
 def _request(
-    *,
     refund_id: UUID,
     order_id: UUID,
     amount_minor: int | None,
@@ -112,7 +106,7 @@ def _request(
     reason: str,
     initiated_by: Refund.Initiator,
 ) -> Refund:
-    order = _lock(order_id)
+    order = lock_order(order_id)
     found = Refund.objects.filter(pk=refund_id, order=order).first()
     if found is not None:
         return found
@@ -122,12 +116,12 @@ def _request(
         problem = eligible(order)
         if problem:
             raise RefundRefused(problem)
-    most = refundable_minor(order)
-    amount = most if amount_minor is None else amount_minor
-    if amount <= 0 or amount > most:
+    max_amount = refundable_minor(order)
+    amount = max_amount if amount_minor is None else amount_minor
+    if not 0 < amount <= max_amount:
         raise RefundRefused(
-            f"The unused credits of this purchase are worth {credits.show_money(most, order.currency)};"
-            " no more than that can be refunded."
+            "The unused credits of this purchase are worth"
+            f" {credits.show_money(max_amount, order.currency)}; no more than that can be refunded."
         )
     refund = Refund.objects.create(
         pk=refund_id,
@@ -137,75 +131,55 @@ def _request(
         actor_id=actor_id,
         reason=reason[:300],
     )
-    _take(order, refund)
+    _deduct(order, refund)
     if refund.debt:
-        # A hold was faster. The transaction ends with this exception, so nothing was taken.
+        # A hold was faster. This exception rolls the transaction back, so nothing is deducted.
         raise RefundRefused(
-            "Some of these credits were used at this very moment. Look at the amount and try again."
+            "Some of these credits have just been used. Check the amount and try again."
         )
     refund.save()
     return refund
 
 
 def send(refund_id: UUID) -> Refund:
-    """Ask the provider for a refund, and follow its answer. Harmless when it was asked before."""
+    """Request a refund from the provider, and store its answer. Safe to repeat."""
     refund = Refund.objects.select_related("order").get(pk=refund_id)
     if refund.status not in Refund.OPEN or refund.provider_refund_id is not None:
         return refund
-    order = refund.order
+    answer: RefundState | ProviderError
     try:
-        state = providers.get(order.provider).refund(order, refund)
-    except ProviderDeclined as error:
-        logger.warning("%s declined %s: %s", order.provider, refund, error)
-        return money_transaction(_fail, refund_id, str(error))
-    except (ProviderError, LookupError) as error:
-        logger.warning("what became of %s is unknown: %s", refund, error)
-        return money_transaction(_wait, refund_id, str(error))
-    return money_transaction(_store, refund_id, state)
+        answer = providers.get(refund.order.provider).refund(refund.order, refund)
+    except ProviderError as error:
+        logger.warning("%s did not make %s: %s", refund.order.provider, refund, error)
+        answer = error
+    return money_transaction(_store, refund_id, answer)
 
 
-def _fail(refund_id: UUID, error: str) -> Refund:
-    order, refund = _lock_refund(refund_id)
-    if refund.status in Refund.OPEN and refund.provider_refund_id is None:
-        refund.error = error[:300]
-        _move(order, refund, Refund.Status.FAILED)
-        _add_up(order)
+def _store(refund_id: UUID, answer: RefundState | ProviderError) -> Refund:
+    """Store the provider's answer. A refusal returns the credits; an unknown outcome is pending."""
+    order = lock_order(Refund.objects.values_list("order_id", flat=True).get(pk=refund_id))
+    refund = Refund.objects.get(pk=refund_id)
+    if isinstance(answer, RefundState):
+        if refund.status != Refund.Status.FAILED:
+            refund.provider_refund_id = answer.id
+            _move(order, refund, answer.status)
+            _add_up(order)
+    elif refund.status in Refund.OPEN:
+        refund.error = str(answer)[:300]
+        if not isinstance(answer, ProviderDeclined):
+            refund.status = Refund.Status.PENDING
+            refund.save()
+        elif refund.provider_refund_id is None:
+            _move(order, refund, Refund.Status.FAILED)
+            _add_up(order)
     return refund
 
 
-def _wait(refund_id: UUID, error: str) -> Refund:
-    _, refund = _lock_refund(refund_id)
-    if refund.status in Refund.OPEN:
-        refund.status = Refund.Status.PENDING
-        refund.error = error[:300]
-        refund.save()
-    return refund
+# --- Applying the provider's state -------------------------------------------------------------
 
 
-def _store(refund_id: UUID, state: RefundState) -> Refund:
-    order, refund = _lock_refund(refund_id)
-    if refund.status != Refund.Status.FAILED:
-        refund.provider_refund_id = state.id
-        _move(order, refund, state.status)
-        _add_up(order)
-    return refund
-
-
-def _lock(order_id: UUID) -> Order:
-    return Order.objects.select_for_update(no_key=True).get(pk=order_id)
-
-
-def _lock_refund(refund_id: UUID) -> tuple[Order, Refund]:
-    order_id = Refund.objects.values_list("order_id", flat=True).get(pk=refund_id)
-    order = _lock(order_id)
-    return order, Refund.objects.get(pk=refund_id)
-
-
-# --- What the provider knows -------------------------------------------------------------------
-
-
-def follow(order: Order, states: Iterable[RefundState]) -> None:
-    """Bring an order's refunds to where the provider says they stand.
+def apply_state(order: Order, states: Iterable[RefundState]) -> None:
+    """Bring an order's refunds to their states at the provider.
 
     Under the order's lock, inside `money_transaction`; the caller saves the order.
     """
@@ -222,9 +196,13 @@ def follow(order: Order, states: Iterable[RefundState]) -> None:
             )
             refund.save(force_insert=True)
             known.append(refund)
-            _tell_staff(order, refund)
+            text = (
+                f"{credits.show_money(refund.amount_minor, order.currency)} of order {order.pk} were"
+                f" refunded at {order.provider}. The credits are taken back."
+            )
+            after_commit(mail.notify_staff, "A refund was made", text)
         if refund.status == Refund.Status.FAILED:
-            # That is final: another answer is an older one.
+            # A failure is final: another state is outdated.
             continue
         refund.provider_refund_id = state.id
         _move(order, refund, state.status)
@@ -232,41 +210,49 @@ def follow(order: Order, states: Iterable[RefundState]) -> None:
 
 
 def _find(known: list[Refund], state: RefundState) -> Refund | None:
-    """Our row of a refund at the provider: by its id there, by ours, or as the one that waits."""
+    """Return our row of a refund at the provider: by its id there, by ours, or by its amount."""
     for refund in known:
         if refund.provider_refund_id == state.id:
             return refund
-    # One that failed without ever having an id has its credits back already: what is found at the
-    # provider after all is another one.
+    # A refund that failed without ever having an id has had its credits returned: a refund that the
+    # provider reports after all counts as another one.
     waiting = [row for row in known if row.provider_refund_id is None and row.status in Refund.OPEN]
     for refund in waiting:
         if state.reference and str(refund.pk) == state.reference:
             return refund
     for refund in waiting:
-        # A provider that does not repeat our id: taking the credits twice would be worse.
+        # A provider that does not repeat our id. Deducting the credits twice would be worse.
         if not state.reference and refund.amount_minor == state.amount_minor:
             return refund
     return None
 
 
 def _move(order: Order, refund: Refund, status: Refund.Status) -> None:
-    """Change the status of a refund that has not failed: its credits are taken, or returned."""
+    """Change the status of a refund that has not failed, and deduct or return its credits."""
     is_new = refund.status != status
-    if status == Refund.Status.FAILED:
-        _give_back(order, refund)
-    elif not refund.credits + refund.debt:
-        _take(order, refund)
-    refund.status = status
+    has_deducted = bool(refund.credits + refund.debt)
     if status != Refund.Status.FAILED:
         refund.error = ""
+        if not has_deducted:
+            _deduct(order, refund)
+    elif has_deducted:
+        postings.give_back(
+            order_id=order.pk,
+            credits=refund.credits,
+            debt=refund.debt,
+            key=f"refund:{refund.pk}:returned",
+            refund=refund,
+            note="The refund failed",
+        )
+    refund.status = status
     refund.save()
     if is_new and status == Refund.Status.SUCCEEDED:
         after_commit(mail.deliver_refunded, refund.pk)
 
 
-def _take(order: Order, refund: Refund) -> None:
-    """Take the credits that the order's refunds, this one among them, have not taken yet."""
-    others = [row for row in _alive(order) if row.pk != refund.pk]
+def _deduct(order: Order, refund: Refund) -> None:
+    """Deduct the credits that the order's refunds, this one included, have not deducted yet."""
+    others = order.refunds.exclude(status=Refund.Status.FAILED).exclude(pk=refund.pk)
     money = sum(row.amount_minor for row in others) + refund.amount_minor
     due = share(order, money) - sum(row.credits + row.debt for row in others)
     refund.credits = refund.debt = 0
@@ -283,24 +269,12 @@ def _take(order: Order, refund: Refund) -> None:
         refund.debt = taken.debt
 
 
-def _give_back(order: Order, refund: Refund) -> None:
-    if refund.credits + refund.debt:
-        postings.give_back(
-            order_id=order.pk,
-            credits=refund.credits,
-            debt=refund.debt,
-            key=f"refund:{refund.pk}:returned",
-            refund=refund,
-            note="The refund failed",
-        )
-
-
 def share(order: Order, money: int) -> int:
-    """The credits that so much of the order's money stands for, in micro-credits.
+    """Return the credits that an amount of the order's money stands for, in micro-credits.
 
-    All of them for all of the money; what has expired unused is owed by nobody.
+    The whole amount stands for all of them. Credits that expired unused are not counted.
     """
-    total = _total(order)
+    total = order.credits + order.bonus
     part = total if money >= order.amount_minor else total * money // order.amount_minor
     expired = LotMove.objects.filter(
         lot__order=order, entry__kind=LedgerEntry.Kind.EXPIRE
@@ -308,16 +282,8 @@ def share(order: Order, money: int) -> int:
     return min(part, total + (expired or 0))
 
 
-def _total(order: Order) -> int:
-    return order.credits + order.bonus
-
-
-def _alive(order: Order) -> list[Refund]:
-    return list(Refund.objects.filter(order=order).exclude(status=Refund.Status.FAILED))
-
-
 def _add_up(order: Order, *, save: bool = True) -> None:
-    """The order's sum and status follow from its refunds."""
+    """Set the order's refunded sum and status from its refunds."""
     refunded = sum(
         Refund.objects.filter(order=order, status=Refund.Status.SUCCEEDED).values_list(
             "amount_minor", flat=True
@@ -335,11 +301,3 @@ def _add_up(order: Order, *, save: bool = True) -> None:
         order.status = Order.Status.REFUNDED
     if save:
         order.save()
-
-
-def _tell_staff(order: Order, refund: Refund) -> None:
-    text = (
-        f"{credits.show_money(refund.amount_minor, order.currency)} of order {order.pk} were refunded"
-        f" at {order.provider}. The credits are taken back."
-    )
-    after_commit(mail.notify_staff, "A refund was made", text)

@@ -1,3 +1,5 @@
+"""Variables that every template may use."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -11,9 +13,9 @@ from billing.reports.balances import Balance
 
 
 def balance(request: HttpRequest) -> dict[str, Any]:
-    """The signed-in user's balance, which is read when a template asks for it, once a page.
+    """Add the signed-in user's balance, which is read at its first use in a page.
 
-    None for visitors and where billing is switched off.
+    It is None for visitors, and where billing is switched off.
     """
 
     def read() -> Balance | None:

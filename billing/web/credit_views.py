@@ -1,14 +1,12 @@
-"""The pages about credits: what one has, what happened to it, and how much of it may be used.
+"""Pages about credits: balance, promo codes, history, usage and limits.
 
-Buying is in order_views. Each page makes a small, fixed number of queries.
+Purchases are in order_views. Each page makes a small, fixed number of queries.
 """
 
 from __future__ import annotations
 
 from datetime import date, timedelta
-from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 import redis
 from django.conf import settings
@@ -37,27 +35,30 @@ if TYPE_CHECKING:
     from chatproject.lib.http import Request
 
 
-LOTS = 20  # that the overview shows
+LOTS = 20  # on the overview
 ORDERS = 5
 
-PROMO_TRIES = 10  # of codes, by one user in an hour
+PROMO_TRIES = 10  # of one user in an hour
 HOUR = 60 * 60
 
+CSV = "text/csv; charset=utf-8"
+INVALID_MONTH = "Enter a month as year and month, for example 2026-03. This is the current one."
 
-# --- What one has -----------------------------------------------------------------------------
+
+# --- Balance ----------------------------------------------------------------------------------
 
 
 @require_GET
 @never_cache
 def overview(request: Request) -> HttpResponse:
-    """The balance, what it is made of, the last orders."""
+    """Show the balance, its lots and the last orders."""
     return _overview(request)
 
 
 @require_GET
 @never_cache
 def balance(request: Request) -> HttpResponse:
-    """The balance for programs, in credits: decimal numbers as text, as floats would not be exact."""
+    """Return the balance as JSON, in credits: decimal numbers as text, as floats are not exact."""
     found = balances.of_user(request.user.pk)
     return JsonResponse(
         {
@@ -74,7 +75,7 @@ def balance(request: Request) -> HttpResponse:
 def redeem(request: Request) -> HttpResponse:
     """Redeem a promo code."""
     if request.method == "GET":
-        return redirect("billing:overview")  # a reload of the page that an error was told on
+        return redirect("billing:overview")  # a reload of the page after an error
     code = request.POST.get("code", "")[:100]
     refusal = _too_many_tries(request.user.pk)
     if not refusal:
@@ -83,23 +84,23 @@ def redeem(request: Request) -> HttpResponse:
         except PromoRefused as error:
             refusal = error.message
         except MoneyBusy:
-            refusal = "Too many people use this code right now. Try again in a moment."
+            refusal = "This code is in high demand right now. Try again in a moment."
         else:
-            messages.success(request, f"You got {show(entry.amount)} credits.")
+            messages.success(request, f"{show(entry.amount)} credits were added.")
             return redirect("billing:overview")
     return _overview(request, code=code, promo_error=refusal)
 
 
 def _too_many_tries(user_id: int) -> str:
-    """Count a try at a code; a sentence when there were too many, as codes are not to be guessed."""
+    """Count a try at a code, and return a refusal beyond the limit: codes must not be guessed."""
     key = f"promo-tries:{user_id}"
     try:
         cache.add(key, 0, HOUR)
         tries = cache.incr(key)
     except ValueError:
-        tries = 1  # its hour ended between the two calls
+        tries = 1  # the key expired between the two calls
     except redis.RedisError:
-        return "Codes cannot be checked at the moment. Try again in a minute."
+        return "Codes cannot be checked right now. Try again in a minute."
     if tries > PROMO_TRIES:
         return f"You have tried {PROMO_TRIES} codes within an hour. Try again later."
     return ""
@@ -124,14 +125,15 @@ def _overview(request: Request, *, code: str = "", promo_error: str = "") -> Htt
     )
 
 
-# --- What happened ----------------------------------------------------------------------------
+# --- History ----------------------------------------------------------------------------------
 
 
 @require_GET
 @never_cache
 def history(request: Request) -> HttpResponse:
-    """The statement, a page at a time."""
-    form = _history_form(request)
+    """Show a page of the statement."""
+    form = HistoryForm(request.GET, models=statements.models_of(request.user.pk))
+    form.full_clean()
     before = form.cleaned_data.get("before")
     statement = statements.history(
         postings.account_of(request.user.pk), before_seq=before, wanted=form.wanted
@@ -143,7 +145,7 @@ def history(request: Request) -> HttpResponse:
             "page": "history",
             "form": form,
             "wanted": form.wanted,
-            "query": _query(form.wanted),
+            "query": form.query,
             "statement": statement,
             "is_newest": before is None,
         },
@@ -153,57 +155,38 @@ def history(request: Request) -> HttpResponse:
 @require_GET
 @never_cache
 def history_csv(request: Request) -> HttpResponseBase:
-    """The statement as a file, the oldest line first; unfiltered its amounts add up to the balance."""
-    form = _history_form(request)
+    """Return the statement as a file, the oldest line first; unfiltered it adds up to the balance."""
+    form = HistoryForm(request.GET, models=statements.models_of(request.user.pk))
     if not form.is_valid():
-        # A file would hide that something else was asked for.
+        # A file would not show that the filter was ignored.
         return redirect(f"{reverse('billing:history')}?{request.GET.urlencode()}")
     account = postings.account_of(request.user.pk)
-    part = partial(_history_part, account_id=account.pk, until_seq=account.seq, wanted=form.wanted)
-    return _file(
-        StreamingHttpResponse(streamed_response.in_parts(part, 0)),
-        "credits.csv",
+    wanted = form.wanted
+
+    def part(after_seq: int) -> tuple[str, int | None]:
+        return statements.csv_part(
+            account.pk, after_seq=after_seq, until_seq=account.seq, wanted=wanted
+        )
+
+    return StreamingHttpResponse(
+        streamed_response.in_parts(part, 0),
+        content_type=CSV,
+        headers={"Content-Disposition": 'attachment; filename="credits.csv"'},
     )
 
 
-def _history_part(
-    after_seq: int, *, account_id: int, until_seq: int, wanted: statements.Filter
-) -> tuple[str, int | None]:
-    return statements.csv_part(account_id, after_seq=after_seq, until_seq=until_seq, wanted=wanted)
-
-
-def _history_form(request: Request) -> HistoryForm:
-    form = HistoryForm(request.GET, models=statements.models_of(request.user.pk))
-    form.full_clean()
-    return form
-
-
-def _query(wanted: statements.Filter) -> str:
-    given = {
-        "kind": wanted.kind,
-        "model": wanted.model,
-        "first": wanted.first or "",
-        "last": wanted.last or "",
-    }
-    return urlencode({name: value for name, value in given.items() if value})
-
-
-def _file(response: HttpResponseBase, name: str) -> HttpResponseBase:
-    response["Content-Type"] = "text/csv; charset=utf-8"
-    response["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
-
-
-# --- How much was used ------------------------------------------------------------------------
+# --- Usage ------------------------------------------------------------------------------------
 
 
 @require_GET
 @never_cache
 def usage(request: Request) -> HttpResponse:
-    """Credits and tokens of a month, by day, model and assistant."""
+    """Show the credits and tokens of a month, by day, model and assistant."""
     this_month = today().replace(day=1)
-    month = _month(request) or this_month
-    last = _next(month) - timedelta(days=1)
+    asked = _month(request)
+    month = asked or this_month
+    later = (month + timedelta(days=31)).replace(day=1)
+    last = later - timedelta(days=1)
     report = usage_report.report(request.user.pk, first=month, last=last)
     return render(
         request,
@@ -212,8 +195,8 @@ def usage(request: Request) -> HttpResponse:
             "page": "usage",
             "month": month,
             "earlier": (month - timedelta(days=1)).replace(day=1),
-            "later": _next(month) if month < this_month else None,
-            "error": NO_MONTH if "month" in request.GET and not _month(request) else "",
+            "later": later if month < this_month else None,
+            "error": INVALID_MONTH if "month" in request.GET and asked is None else "",
             "rows": report.rows[::-1],
             "total": report.total,
             "models": _by_model(report),
@@ -228,7 +211,7 @@ def usage(request: Request) -> HttpResponse:
 
 
 def _by_model(report: Report) -> list[ModelRow]:
-    """The sums of each model, the dearest first."""
+    """Return the sums of each model, the most expensive first."""
     sums: dict[str, Sums] = {}
     for row in report.rows:
         sums[row.model] = sums.get(row.model, Sums()) + row.sums
@@ -236,23 +219,22 @@ def _by_model(report: Report) -> list[ModelRow]:
     return sorted(rows, key=lambda row: (-row.sums.charged, row.model))
 
 
-NO_MONTH = "Give a month as year and month, for example 2026-03. This is the current one."
-
-
 @require_GET
 @never_cache
-def usage_csv(request: Request) -> HttpResponseBase:
-    """The usage of a month as a file."""
+def usage_csv(request: Request) -> HttpResponse:
+    """Return the usage of a month as a file."""
     month = _month(request) or today().replace(day=1)
-    report = usage_report.report(
-        request.user.pk, first=month, last=_next(month) - timedelta(days=1)
+    last = (month + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+    report = usage_report.report(request.user.pk, first=month, last=last)
+    return HttpResponse(
+        statements.to_csv(usage_report.csv_rows(report)),
+        content_type=CSV,
+        headers={"Content-Disposition": f'attachment; filename="usage-{month:%Y-%m}.csv"'},
     )
-    text = statements.to_csv(usage_report.csv_rows(report))
-    return _file(HttpResponse(text), f"usage-{month:%Y-%m}.csv")
 
 
 def _month(request: Request) -> date | None:
-    """The first day of the month that is asked for, if it is one that a calendar shows."""
+    """Return the first day of the requested month; None when it is not valid or out of range."""
     try:
         found = date.fromisoformat(f"{request.GET.get('month', '')}-01")
     except ValueError:
@@ -260,17 +242,13 @@ def _month(request: Request) -> date | None:
     return found if 2000 <= found.year < 2200 else None
 
 
-def _next(month: date) -> date:
-    return (month + timedelta(days=31)).replace(day=1)
-
-
-# --- How much may be used ---------------------------------------------------------------------
+# --- Limits -----------------------------------------------------------------------------------
 
 
 @require_http_methods(["GET", "POST"])
 @never_cache
 def limits_page(request: Request) -> HttpResponse:
-    """One's own limits on spending."""
+    """Show and save the user's own spending limits."""
     account = postings.account_of(request.user.pk)
     if request.method == "POST":
         form = LimitsForm(request.POST)
@@ -279,10 +257,11 @@ def limits_page(request: Request) -> HttpResponse:
                 limits.set_own(
                     account_id=account.pk, period=period, amount=form.cleaned_data[period]
                 )
-            messages.success(request, "Your limits are saved.")
+            messages.success(request, "Your limits have been saved.")
             return redirect("billing:limits")
     else:
-        form = LimitsForm(initial=LimitsForm.initial_of(limits.own(account.pk)))
+        own = {limit.period: limit.amount for limit in limits.own(account.pk)}
+        form = LimitsForm(initial=own)
     return render(
         request,
         "billing/limits.html",

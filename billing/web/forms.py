@@ -1,22 +1,24 @@
+"""Forms of the pages about credits and purchases."""
+
 from __future__ import annotations
 
 from datetime import date
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
 
 from billing import credits
-from billing.models import AutoTopUp, SpendingLimit
+from billing.credits import CreditsFormField
+from billing.models import AutoTopUp
 from billing.payments.packages import Offer
 from billing.reports import statements
 
-Period = SpendingLimit.Period
-
-# What a time zone cannot push out of the calendar.
+# Any time zone leaves these days within the calendar.
 DAYS = [MinValueValidator(date(2000, 1, 1)), MaxValueValidator(date(2199, 12, 31))]
-NOT_A_DATE = "Give a date as year, month and day, for example 2026-03-31."
+NOT_A_DATE = "Enter a date as year, month and day, for example 2026-03-31."
 
 
 class DayField(forms.DateField):
@@ -34,18 +36,20 @@ class DayField(forms.DateField):
 
 
 class HistoryForm(forms.Form):
-    """Which lines of the statement are wanted. What is not valid is told, and does not filter."""
+    """The filter of the statement. Values that are not valid are reported, and do not filter."""
 
     kind = forms.ChoiceField(
         required=False,
         choices=[("", "Everything"), *((key, name) for key, (name, _) in statements.KINDS.items())],
         widget=forms.Select(attrs={"class": "input"}),
-        error_messages={"invalid_choice": "There is no such kind of line. Choose one of the list."},
+        error_messages={"invalid_choice": "This type does not exist. Choose one from the list."},
     )
     model = forms.ChoiceField(
         required=False,
         widget=forms.Select(attrs={"class": "input"}),
-        error_messages={"invalid_choice": "You have not used that model. Choose one of the list."},
+        error_messages={
+            "invalid_choice": "You have not used this model. Choose one from the list."
+        },
     )
     first = DayField(label="From")
     last = DayField(label="To")
@@ -56,7 +60,7 @@ class HistoryForm(forms.Form):
         widget=forms.HiddenInput,
         error_messages=dict.fromkeys(
             ("invalid", "min_value", "max_value"),
-            "That link leads nowhere. These are the newest lines.",
+            "That link is not valid. These are the newest entries.",
         ),
     )
 
@@ -71,13 +75,13 @@ class HistoryForm(forms.Form):
         first, last = cleaned.get("first"), cleaned.get("last")
         if first and last and first > last:
             raise forms.ValidationError(
-                "The first day is after the last one, so no line can be between them."
+                "The first day is after the last one, so there are no entries between them."
             )
         return cleaned
 
     @property
     def wanted(self) -> statements.Filter:
-        """What was asked for in a valid way."""
+        """The filter made of the valid values."""
         given = self.cleaned_data
         return statements.Filter(
             kind=given.get("kind", ""),
@@ -86,45 +90,40 @@ class HistoryForm(forms.Form):
             last=given.get("last"),
         )
 
+    @property
+    def query(self) -> str:
+        """The filter as a query string, for links."""
+        wanted = self.wanted
+        given = {
+            "kind": wanted.kind,
+            "model": wanted.model,
+            "first": wanted.first or "",
+            "last": wanted.last or "",
+        }
+        return urlencode({name: value for name, value in given.items() if value})
 
-class CreditsField(forms.CharField):
-    """Credits as a person types them; its value is micro-credits, None when it is empty."""
+
+class CreditsInput(CreditsFormField):
+    """Credits as a user types them."""
 
     widget = forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"})
-
-    def to_python(self, value: Any) -> Any:
-        text = str(value or "").strip()
-        if not text:
-            return None
-        try:
-            amount = credits.parse(text)
-        except ValueError as error:
-            raise forms.ValidationError("Write a number of credits, for example 250.") from error
-        if amount < 0:
-            raise forms.ValidationError(
-                "Write a number of credits that is not negative, for example 250."
-            )
-        return amount
-
-    def clean(self, value: Any) -> Any:
-        return self.to_python(value)
+    default_error_messages = {
+        "required": "Enter a number of credits, for example 100.",
+        "invalid": "Enter a number of credits, for example 250.",
+        "min_value": "Enter a number of credits that is not negative, for example 250.",
+    }
 
 
 class LimitsForm(forms.Form):
-    """One's own limits, by period."""
+    """A user's own spending limits, by period."""
 
-    day = CreditsField(required=False, label="Credits a day")
-    month = CreditsField(required=False, label="Credits a month")
-    conversation = CreditsField(required=False, label="Credits for one chat")
-
-    @staticmethod
-    def initial_of(limits: list[SpendingLimit]) -> dict[str, str]:
-        """What the fields show for limits that are set."""
-        return {limit.period: credits.exact(limit.amount) for limit in limits}
+    day = CreditsInput(required=False, label="Credits per day")
+    month = CreditsInput(required=False, label="Credits per month")
+    conversation = CreditsInput(required=False, label="Credits per chat")
 
 
 class BuyForm(forms.Form):
-    """What the button of a package sends."""
+    """The values that the button of a package sends."""
 
     package = forms.IntegerField(min_value=1, max_value=2**63 - 1)
     currency = forms.RegexField(r"^[A-Z]{3}\Z")
@@ -134,7 +133,7 @@ class BuyForm(forms.Form):
 
     @property
     def client_key(self) -> str:
-        """The same for a second click on the same button of the same page."""
+        """A key that a second click on the same button of the same page repeats."""
         given = self.cleaned_data
         return "-".join(
             (given["nonce"], str(given["package"]), given["currency"], given["provider"])
@@ -147,20 +146,22 @@ class TopUpForm(forms.Form):
     offer = forms.ChoiceField(
         label="Buy",
         widget=forms.Select(attrs={"class": "input"}),
-        error_messages={"invalid_choice": "This package is not sold any more. Choose another one."},
+        error_messages={
+            "invalid_choice": "This package is no longer available. Choose another one."
+        },
     )
-    threshold = CreditsField(label="When fewer credits are left than")
+    threshold = CreditsInput(label="When the balance falls below")
     cap = forms.DecimalField(
-        label="Spend a month at most",
+        label="Monthly limit",
         min_value=0,
         max_digits=12,
         widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
-        help_text="In the currency of the package. It is never passed.",
-        error_messages={"invalid": "Write an amount of money, for example 50."},
+        help_text="In the currency of the package. It is never exceeded.",
+        error_messages={"invalid": "Enter an amount of money, for example 50."},
     )
     consent = forms.BooleanField(
-        error_messages={"required": "Nothing is bought by itself unless you agree to it."},
-        label="I agree that this is charged to the method I pay with next, at most once an hour, until I turn it off here.",
+        error_messages={"required": "Automatic purchases need your consent."},
+        label="I agree that my next payment method is saved and charged automatically, at most once per hour, until I turn this off here.",
     )
 
     def __init__(self, *arguments: Any, offers: list[Offer], **options: Any) -> None:
@@ -176,15 +177,9 @@ class TopUpForm(forms.Form):
             for offer in offers
         ]
 
-    def clean_threshold(self) -> int:
-        threshold: int | None = self.cleaned_data["threshold"]
-        if threshold is None:
-            raise forms.ValidationError("Write a number of credits, for example 100.")
-        return threshold
-
     @property
     def terms(self) -> dict[str, Any]:
-        """What `top_up.consent` takes."""
+        """The arguments of `auto_top_up.consent`."""
         given = self.cleaned_data
         package, _, currency = given["offer"].partition("-")
         places = credits.EXPONENTS.get(currency, 2)
@@ -197,12 +192,12 @@ class TopUpForm(forms.Form):
 
     @staticmethod
     def initial_of(top_up: AutoTopUp | None) -> dict[str, Any]:
-        """What the fields show for terms that were agreed to before."""
+        """Return the initial values for terms that were agreed to before."""
         if top_up is None:
             return {}
         places = credits.EXPONENTS.get(top_up.currency, 2)
         return {
             "offer": f"{top_up.package_id}-{top_up.currency}",
-            "threshold": credits.exact(top_up.threshold),
+            "threshold": top_up.threshold,
             "cap": Decimal(top_up.monthly_cap_minor).scaleb(-places),
         }

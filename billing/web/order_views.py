@@ -1,4 +1,4 @@
-"""The pages about buying: what is for sale, one order from its button to its receipt."""
+"""Pages about purchases: packages, an order from its button to its receipt, automatic top-up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -39,16 +38,16 @@ P = ParamSpec("P")
 
 logger = logging.getLogger(__name__)
 
-BUSY = "Something else happens on your account right now. Try again in a moment."
+BUSY = "Your account is busy with another request. Try again in a moment."
 
-# How often an open order's page looks again: often at first, not for ever.
-REFRESH = ((120, 4), (900, 15), (7200, 60))  # until so many seconds of its age, every so many
+# Reloads of an open order's page: frequent at first, and none in the end.
+REFRESH = ((120, 4), (900, 15), (7200, 60))  # (up to this age, every so many), in seconds
 
 
 def of_owner(
     view: Callable[Concatenate[Request, Order, P], HttpResponse],
 ) -> Callable[Concatenate[Request, UUID, P], HttpResponse]:
-    """Open an order for its owner; for everybody else there is none."""
+    """Pass the order of a URL to a view; a 404 for everyone but its owner."""
 
     @wraps(view)
     def open_order(
@@ -57,19 +56,19 @@ def of_owner(
         try:
             found = packages.order(request.user.pk, order_id)
         except Order.DoesNotExist as error:
-            raise Http404("There is no such order.") from error
+            raise Http404("Order not found.") from error
         return view(request, found, *args, **kwargs)
 
     return open_order  # type: ignore[return-value] # wraps() forgets that it is called by position
 
 
-# --- What is for sale -------------------------------------------------------------------------
+# --- Packages ---------------------------------------------------------------------------------
 
 
 @require_GET
 @never_cache
 def packages_page(request: Request) -> HttpResponse:
-    """The packages in one currency; ?next= is the page to come back to afterwards."""
+    """Show the packages in one currency; ?next= is the page to return to afterwards."""
     if request.accepts("application/json") and not request.accepts("text/html"):
         return packages_json(request)
     offers = packages.offers()
@@ -85,7 +84,7 @@ def packages_page(request: Request) -> HttpResponse:
             "currency": currency,
             "offers": [offer for offer in offers if offer.currency == currency],
             "providers": providers.enabled(),
-            "return_to": _own_path(request, request.GET.get("next", "")),
+            "return_to": checkout.own_path(request.GET.get("next", "")),
             "nonce": secrets.token_urlsafe(9),
         },
     )
@@ -94,7 +93,7 @@ def packages_page(request: Request) -> HttpResponse:
 @require_GET
 @cache_control(public=True, max_age=60)
 def packages_json(request: HttpRequest) -> JsonResponse:
-    """What is for sale, for everybody; credits are decimal numbers as text."""
+    """Return the packages as JSON, without signing in; credits are decimal numbers as text."""
     return JsonResponse(
         {
             "packages": [
@@ -116,14 +115,6 @@ def packages_json(request: HttpRequest) -> JsonResponse:
     )
 
 
-def _own_path(request: HttpRequest, path: str) -> str:
-    """A path of this site, or nothing."""
-    is_own = path.startswith("/") and url_has_allowed_host_and_scheme(
-        path, allowed_hosts={request.get_host()}, require_https=request.is_secure()
-    )
-    return path if is_own and len(path) <= 500 else ""
-
-
 # --- One order --------------------------------------------------------------------------------
 
 
@@ -135,7 +126,9 @@ def buy(request: Request) -> HttpResponse:
         return redirect("billing:packages")
     form = BuyForm(request.POST)
     if not form.is_valid():
-        messages.error(request, "That order was not complete. Nothing was bought. Choose again.")
+        messages.error(
+            request, "The order was incomplete. Nothing was bought. Choose a package again."
+        )
         return redirect("billing:packages")
     given = form.cleaned_data
     try:
@@ -145,7 +138,7 @@ def buy(request: Request) -> HttpResponse:
             currency=given["currency"],
             provider=given["provider"],
             client_key=form.client_key,
-            return_to=_own_path(request, given["next"]),
+            return_to=given["next"],
         )
     except CheckoutRefused as error:
         messages.error(request, error.message)
@@ -160,7 +153,7 @@ def buy(request: Request) -> HttpResponse:
 @never_cache
 @of_owner
 def pay(request: Request, order: Order) -> HttpResponse:
-    """Go on to pay an order that is open."""
+    """Send the buyer of an open order to the provider."""
     return _to_provider(request, order)
 
 
@@ -189,21 +182,21 @@ def _to_provider(request: Request, order: Order) -> HttpResponse:
                     "order": order,
                     "checkout": begun,
                     "fields": begun.fields.items(),
-                    "provider_label": _label(order),
+                    "provider_label": providers.label(order.provider),
                 },
             )
     return redirect("billing:order", order.pk)
 
 
-# The provider's page may come back with a POST: from another site, so without our token and without
-# the session's cookie. Such a request is sent on to sign in, as anybody without a session, and comes
-# back from there with a GET that has the cookie. What it posts is not read: the provider is asked.
+# The provider's page may return with a POST: from another site, so without our token and without the
+# session's cookie. Such a request is redirected to the sign-in page, as any without a session, and
+# returns from there by a GET with the cookie. The posted data are not read: the provider is asked.
 @csrf_exempt
 @require_http_methods(["GET", "POST"])
 @never_cache
 @of_owner
 def order_return(request: Request, order: Order) -> HttpResponse:
-    """Where the provider sends the buyer back to: ask how the order stands, and show it."""
+    """Sync the order of a buyer who returns from the provider, and show it."""
     if not order.is_paid:
         try:
             checkout.sync_order(order.pk)
@@ -211,19 +204,19 @@ def order_return(request: Request, order: Order) -> HttpResponse:
             logger.warning("%s could not be asked about %s: %s", order.provider, order, error)
             messages.warning(
                 request,
-                f"{_label(order)} does not answer just now. Your order goes on by itself when it does.",
+                f"{providers.label(order.provider)} is not responding. Your order will update automatically.",
             )
         except MoneyBusy:
             messages.warning(request, BUSY)
     return redirect("billing:order", order.pk)
 
 
-@csrf_exempt  # as above: a canceled payment may come back with a POST
+@csrf_exempt  # as above: a canceled payment may return with a POST
 @require_http_methods(["GET", "POST"])
 @never_cache
 @of_owner
 def order(request: Request, order: Order) -> HttpResponse:
-    """An order: how it stands and what can be done; it looks again by itself while it is open."""
+    """Show an order's state and next steps; the page reloads automatically while it is open."""
     if request.method == "POST":
         return redirect("billing:order", order.pk)
     why_not = refunds.eligible(order) if order.is_paid else ""
@@ -235,7 +228,7 @@ def order(request: Request, order: Order) -> HttpResponse:
             "order": order,
             "status_words": packages.STATUS_WORDS[Order.Status(order.status)],
             "sentence": packages.sentence(order),
-            "provider_label": _label(order),
+            "provider_label": providers.label(order.provider),
             "invoice": receipts.number(order),
             "is_open": order.status in Order.OPEN,
             "refresh": _refresh(order),
@@ -250,14 +243,8 @@ def order(request: Request, order: Order) -> HttpResponse:
     )
 
 
-def _label(order: Order) -> str:
-    """The provider as buyers read it, also one that is no longer configured."""
-    labels = {provider.name: provider.label for provider in providers.enabled()}
-    return labels.get(order.provider, order.provider.capitalize())
-
-
 def _refresh(order: Order) -> int:
-    """Seconds until the page looks again; 0: it does not."""
+    """Return the seconds until the page reloads; 0 for never."""
     if order.status not in Order.OPEN:
         return 0
     age = (timezone.now() - order.updated_at).total_seconds()
@@ -268,25 +255,27 @@ def _refresh(order: Order) -> int:
 @never_cache
 @of_owner
 def receipt(request: Request, order: Order) -> HttpResponse:
-    """The receipt as a PDF."""
+    """Return the receipt as a PDF."""
     try:
         content = receipts.pdf(order)
     except NotPaid as error:
-        raise Http404("There is no receipt, as nothing was paid.") from error
-    response = HttpResponse(content, content_type="application/pdf")
+        raise Http404("An unpaid order has no receipt.") from error
     name = f"invoice-{receipts.number(order)}.pdf"
-    response["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
+    return HttpResponse(
+        content,
+        content_type="application/pdf",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
 
 
 @require_POST
 @never_cache
 @of_owner
 def refund(request: Request, order: Order) -> HttpResponse:
-    """Take a purchase back, as far as its buyer may."""
+    """Request a refund of a purchase for its buyer."""
     nonce = request.POST.get("nonce", "")
     if not 8 <= len(nonce) <= 64:
-        messages.error(request, "This form is out of date. Nothing was taken back. Try again.")
+        messages.error(request, "This form is out of date. Nothing was refunded. Try again.")
         return redirect("billing:order", order.pk)
     try:
         made = refunds.request_refund(
@@ -305,36 +294,41 @@ def refund(request: Request, order: Order) -> HttpResponse:
         if made.status == Refund.Status.FAILED:
             messages.error(
                 request,
-                f"{_label(order)} did not take the refund. Your credits are back. Write to us.",
+                f"{providers.label(order.provider)} declined the refund. Your credits were returned. Contact us.",
             )
         else:
             amount = credits.show_money(made.amount_minor, order.currency)
             messages.success(
-                request, f"{amount} are on their way back to you. Banks take some days."
+                request, f"{amount} are on their way back to you. Banks take a few days."
             )
     return redirect("billing:order", order.pk)
 
 
-# --- Buying by itself -------------------------------------------------------------------------
+# --- Automatic top-up -------------------------------------------------------------------------
 
 
 @require_http_methods(["GET", "POST"])
 @never_cache
 def top_up_page(request: Request) -> HttpResponse:
-    """Agree to automatic purchases, see how they go, or turn them off."""
+    """Show automatic purchases, and let the user agree to them, change them or turn them off."""
     if not settings.AUTO_TOP_UP:
         raise Http404("Automatic purchases are not offered here.")
     if "withdraw" in request.POST:
         auto_top_up.withdraw(request.user.pk)
-        messages.success(request, "Nothing is bought by itself any more.")
+        messages.success(request, "Automatic top-up is off.")
         return redirect("billing:top_up")
     found = AutoTopUp.objects.filter(user=request.user.pk).first()
     offers = packages.offers()
     if request.method == "POST":
         form = TopUpForm(request.POST, offers=offers)
-        if form.is_valid() and _consent(request, form):
-            messages.success(request, "From now on credits are bought by themselves.")
-            return redirect("billing:top_up")
+        if form.is_valid():
+            try:
+                auto_top_up.consent(user_id=request.user.pk, **form.terms)
+            except TopUpRefused as error:
+                form.add_error(None, error.message)
+            else:
+                messages.success(request, "Automatic top-up is on.")
+                return redirect("billing:top_up")
     else:
         form = TopUpForm(offers=offers, initial=TopUpForm.initial_of(found))
     return render(
@@ -343,12 +337,3 @@ def top_up_page(request: Request) -> HttpResponse:
         {"page": "limits", "form": form, "top_up": found},
         status=400 if form.is_bound else 200,
     )
-
-
-def _consent(request: Request, form: TopUpForm) -> bool:
-    try:
-        auto_top_up.consent(user_id=request.user.pk, **form.terms)
-    except TopUpRefused as error:
-        form.add_error(None, error.message)
-        return False
-    return True

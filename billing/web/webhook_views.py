@@ -1,6 +1,6 @@
-"""Where payment providers report: verified, stored, answered, and only then processed by a job.
+"""Webhooks of payment providers: verified, stored, answered, and only then processed by a job.
 
-400 is what a forger gets, 5xx says that it is us and that the provider shall try again.
+A forged webhook gets a 400. A 5xx is a server error here, after which the provider retries.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from django.views.decorators.http import require_POST
 from billing import queue
 from billing.models import ProviderEvent
 from billing.payments import providers
-from billing.payments.providers.base import BadSignature, Notice
+from billing.payments.providers.base import BadSignature, Notice, ProviderNotConfigured
 from chatproject.lib import db
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 512_000
-BUSY_SECONDS = "30"  # Retry-After while we cannot store anything
+MAX_BYTES = 512_000
+RETRY_SECONDS = "30"  # Retry-After while the database is unreachable
 
-# What is kept of a request beside its body.
-KEPT_HEADERS = (
+# The headers of a request that are stored beside its body.
+STORED_HEADERS = (
     "Stripe-Signature",
     "X-Razorpay-Signature",
     "X-Razorpay-Event-Id",
@@ -39,10 +39,10 @@ KEPT_HEADERS = (
 @csrf_exempt
 @require_POST
 def webhook(request: HttpRequest, provider: str) -> HttpResponse:
-    """Take an event of a provider: 200 once it is stored, also when we have had it before."""
+    """Store an event of a provider: 200 once it is stored, also for a repeated one."""
     try:
         adapter = providers.get(provider)
-    except LookupError:
+    except ProviderNotConfigured:
         return HttpResponse(status=404)
     body = _body(request)
     if body is None:
@@ -56,33 +56,38 @@ def webhook(request: HttpRequest, provider: str) -> HttpResponse:
         event = _store(provider, notice, body, request.headers)
     except db.UNREACHABLE as error:
         logger.warning("a webhook of %s could not be stored: %s", provider, error)
-        return HttpResponse(status=503, headers={"Retry-After": BUSY_SECONDS})
+        return HttpResponse(status=503, headers={"Retry-After": RETRY_SECONDS})
     if event.status in ProviderEvent.UNDONE:
-        _enqueue(event)
+        try:
+            queue.enqueue_event(event.pk, event.attempts)
+        except redis.RedisError as error:
+            # It is stored, and the poller enqueues it.
+            logger.warning("%s waits for the queue: %s", event, error)
     return HttpResponse(status=200)
 
 
 def _body(request: HttpRequest) -> bytes | None:
-    """The body as it was sent; None when it is too long, which is seen before it is read."""
+    """Return the body as it was sent; None when it is too long, which is checked before reading."""
     length = request.headers.get("Content-Length") or "0"
-    if not length.isdecimal() or int(length) > MOST_BYTES:
+    if not length.isdecimal() or int(length) > MAX_BYTES:
         return None
     try:
         body = request.body
     except RequestDataTooBig:
         return None
-    return body if len(body) <= MOST_BYTES else None
+    return body if len(body) <= MAX_BYTES else None
 
 
 def _store(provider: str, notice: Notice, body: bytes, headers: Mapping[str, str]) -> ProviderEvent:
-    """The event's row: a new one, or the one that it repeats."""
+    """Return the event's row: a new one, or the one that it repeats."""
     found = _find(provider, notice)
     if found is not None:
         return found
     event_id = notice.event_id[:255]
-    is_unsigned = notice.body_sha256 is not None  # the id: only the body is signed
-    if is_unsigned and ProviderEvent.objects.filter(provider=provider, event_id=event_id).exists():
-        # Somebody may have replayed another body under it. The real event must get in.
+    is_id_unsigned = notice.body_sha256 is not None
+    same_id = ProviderEvent.objects.filter(provider=provider, event_id=event_id)
+    if is_id_unsigned and same_id.exists():
+        # Another body may have been replayed under this id. The real event must be stored too.
         event_id = f"{event_id[:190]}:{notice.body_sha256}"
     try:
         with transaction.atomic():
@@ -93,7 +98,7 @@ def _store(provider: str, notice: Notice, body: bytes, headers: Mapping[str, str
                 livemode=notice.livemode,
                 body=body,
                 body_sha256=notice.body_sha256,
-                headers={name: headers[name] for name in KEPT_HEADERS if name in headers},
+                headers={name: headers[name] for name in STORED_HEADERS if name in headers},
                 about={
                     "order_id": notice.order_id,
                     "provider_order_id": notice.provider_order_id,
@@ -114,11 +119,3 @@ def _find(provider: str, notice: Notice) -> ProviderEvent | None:
         else Q(body_sha256=notice.body_sha256)
     )
     return ProviderEvent.objects.filter(same, provider=provider).first()
-
-
-def _enqueue(event: ProviderEvent) -> None:
-    try:
-        queue.enqueue_event(event.pk, event.attempts)
-    except redis.RedisError as error:
-        # It is stored; the poller takes it.
-        logger.warning("%s waits for the queue: %s", event, error)

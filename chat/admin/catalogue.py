@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.contrib import admin
-from django.http import HttpRequest
 
 from billing import credits
-from billing.admin.base import BillingAdmin
+from billing.credits import CreditsFormField
 from billing.metering import pricing
 from chat.models import Assistant, LanguageModel
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
-    """Shows rows that only the program writes."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+from chatproject.lib.admin import BaseAdmin
 
 
 @admin.register(LanguageModel)
-class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
     list_display = [
         "name",
         "provider_model",
@@ -50,8 +35,8 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Assistant)
-class AssistantAdmin(BillingAdmin):
-    credit_fields = ("message_fee",)
+class AssistantAdmin(BaseAdmin):
+    form_fields = {"message_fee": CreditsFormField}
     list_display = ["name", "model", "position", "enabled"]
     list_filter = ["enabled", "model"]
     search_fields = ["name", "slug"]

@@ -6,9 +6,9 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from billing.admin.base import amount
-from chat.admin.catalogue import ReadOnlyAdmin
+from billing import credits
 from chat.models import Conversation, Message, MessagePart, Run
+from chatproject.lib.admin import ReadOnlyAdmin, column
 
 
 @admin.register(Conversation)
@@ -55,7 +55,7 @@ class RunAdmin(ReadOnlyAdmin):
         "seconds",
         "prompt_tokens",
         "completion_tokens",
-        amount("charged", "credits"),
+        column("charged", credits.show, "credits"),
         "error_code",
     ]
     list_filter = ["status", "error_code", "model", "queued_at"]

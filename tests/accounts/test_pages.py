@@ -88,11 +88,11 @@ def test_where_addresses_are_confirmed_only_its_owner_learns_that_one_is_taken(
         "/accounts/signup/", {"email": "new@example.org", "password1": PASSWORD}, follow=True
     )
     assert taken.redirect_chain == free.redirect_chain
-    assert "Look into your mail" in taken.content.decode()
+    assert "Check your inbox" in taken.content.decode()
     assert User.objects.count() == 2
     assert [(message.to, message.subject) for message in mail.outbox] == [
-        ([EMAIL], "Parley: You have an account already"),
-        (["new@example.org"], "Parley: Confirm your address"),
+        ([EMAIL], "Parley: You already have an account"),
+        (["new@example.org"], "Parley: Confirm your e-mail address"),
     ]
 
 
@@ -158,7 +158,7 @@ def test_signing_out_asks_first_and_then_does_it(inside: Client):
 
 def test_a_forgotten_password_is_replaced_by_a_link_from_a_mail(client: Client, reader: User):
     response = client.post("/accounts/password/reset/", {"email": EMAIL}, follow=True)
-    assert "Look into your mail" in response.content.decode()
+    assert "Check your inbox" in response.content.decode()
     [message] = mail.outbox
     assert message.subject == "Parley: Choose a new password"
     [link] = re.findall(r"http://testserver(/\S+)", str(message.body))
@@ -176,7 +176,7 @@ def test_a_forgotten_password_is_replaced_by_a_link_from_a_mail(client: Client, 
     assert is_signed_in(client)
 
     again = Client().get(link, follow=True)
-    assert "This link does not work any more" in again.content.decode()
+    assert "This link is no longer valid" in again.content.decode()
 
 
 def test_a_link_that_is_older_than_an_hour_does_not_work(
@@ -188,7 +188,7 @@ def test_a_link_that_is_older_than_an_hour_does_not_work(
     time_machine.move_to("2026-03-18T12:59:00Z", tick=False)
     assert "Choose a new password" in client.get(link, follow=True).content.decode()
     time_machine.move_to("2026-03-18T13:01:00Z", tick=False)
-    assert "This link does not work any more" in Client().get(link, follow=True).content.decode()
+    assert "This link is no longer valid" in Client().get(link, follow=True).content.decode()
 
 
 def test_an_address_without_an_account_is_told_by_mail_and_not_on_the_page(
@@ -207,7 +207,7 @@ def test_the_password_can_be_changed_and_one_stays_signed_in(inside: Client, rea
     done = inside.post(
         address, {"oldpassword": PASSWORD, "password1": OTHER, "password2": OTHER}, follow=True
     )
-    assert "Your password is changed." in done.content.decode()
+    assert "Your password has been changed." in done.content.decode()
     reader.refresh_from_db()
     assert reader.check_password(OTHER)
     assert is_signed_in(inside)
@@ -221,7 +221,7 @@ def test_an_address_is_confirmed_by_a_link_from_a_mail(client: Client):
     page = client.get("/accounts/email/").content.decode()
     assert "Not confirmed yet" in page
     [message] = mail.outbox
-    assert message.subject == "Parley: Confirm your address"
+    assert message.subject == "Parley: Confirm your e-mail address"
     [link] = re.findall(r"http://testserver(/\S+)", str(message.body))
     assert EMAIL in client.get(link).content.decode()
     client.post(link)
@@ -230,7 +230,7 @@ def test_an_address_is_confirmed_by_a_link_from_a_mail(client: Client):
 
 def test_a_wrong_link_to_confirm_says_so(client: Client):
     html = client.get("/accounts/confirm-email/nonsense/").content.decode()
-    assert "This link does not work any more" in html
+    assert "This link is no longer valid" in html
 
 
 def test_another_address_can_be_added_and_removed(inside: Client):
@@ -241,7 +241,7 @@ def test_another_address_can_be_added_and_removed(inside: Client):
     gone = inside.post(
         "/accounts/email/", {"email": "second@example.org", "action_remove": ""}, follow=True
     )
-    assert "second@example.org is removed." in gone.content.decode()
+    assert "second@example.org has been removed." in gone.content.decode()
 
 
 # --- Closed doors -----------------------------------------------------------------------------

@@ -202,13 +202,13 @@ def test_credits_are_taken_as_far_as_they_are_free(client, boss):
         ({"reason": " "}, "This field is required"),
         ({"amount": ""}, "This field is required"),
         ({"amount": "0"}, "other than zero"),
-        ({"amount": "ten"}, "Write a number of credits"),
+        ({"amount": "ten"}, "Enter a number of credits"),
         ({"amount": "0.0000001"}, "at most six decimals"),
-        ({"amount": "1e30"}, "Write a number of credits"),
-        ({"amount": "nan"}, "Write a number of credits"),
+        ({"amount": "1e30"}, "Enter a number of credits"),
+        ({"amount": "nan"}, "Enter a number of credits"),
         ({"expires_on": "2020-01-01"}, "This day has passed"),
-        ({"amount": "-1", "expires_on": "2999-01-01"}, "does not expire"),
-        ({"nonce": "again"}, "Correct what is marked"),
+        ({"amount": "-1", "expires_on": "2999-01-01"}, "do not expire"),
+        ({"nonce": "again"}, "Correct the errors below"),
     ],
 )
 def test_what_cannot_be_given_is_said_in_words(client, boss, fields, words):
@@ -387,7 +387,7 @@ def test_a_price_replaces_another_one_on_purpose_only(client, boss):
     billing_rows.make()
     response = add_price(client, model="stub-model")
     assert response.status_code == 200
-    assert "takes the place of stub-model at input 15, cached 7.5, output 60" in response.text
+    assert "replaces the price of stub-model: input 15, cached 7.5, output 60" in response.text
     assert add_price(client, model="stub-model", replace="on").status_code == 302
     assert ModelPrice.objects.filter(model="stub-model").count() == 2
 
@@ -395,7 +395,7 @@ def test_a_price_replaces_another_one_on_purpose_only(client, boss):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"in_per_m": "-1"}, "Write at least 0"),
+        ({"in_per_m": "-1"}, "Enter at least 0"),
         ({"out_per_m": "1000001"}, "A price above 1,000,000 credits"),
         ({"tiers": "200000 input 3"}, "cannot be read"),
         ({"tiers": "200000: tea 3"}, "cannot be read"),
@@ -452,7 +452,7 @@ def test_a_package_is_made_with_its_prices(client, boss):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"prices-1-price": "1500.5"}, "JPY has no such fraction"),
+        ({"prices-1-price": "1500.5"}, "JPY does not have that many decimals"),
         ({"prices-0-price": "0"}, "above 0"),
         ({"prices-0-currency": "US1"}, "three capital letters"),
         ({"prices-1-currency": "USD"}, "duplicate"),
@@ -529,7 +529,7 @@ def test_a_provider_that_is_not_configured_is_said_so(client, boss, settings):
     order.provider_order_id = "sb_1"
     order.save()
     response = client.post(reverse("admin:billing_order_ask", args=[order.pk]))
-    assert "could not be asked" in said(response)
+    assert "could not be synced" in said(response)
 
 
 def test_a_page_that_was_only_opened_asks_nobody(client, boss):
@@ -550,7 +550,7 @@ def test_a_refund_is_no_more_than_unused_credits_are_worth(client, boss):
     response = client.post(url, {"amount": "0.51", "reason": "Asked", "nonce": uuid.uuid4()})
     assert "are worth USD 0.50" in response.text
     response = client.post(url, {"amount": "0.505", "reason": "Asked", "nonce": uuid.uuid4()})
-    assert "USD has no such fraction" in response.text
+    assert "USD does not have that many decimals" in response.text
     response = client.post(url, {"amount": "0", "reason": "Asked", "nonce": uuid.uuid4()})
     assert "above zero" in response.text
     assert not Refund.objects.exists()

@@ -133,7 +133,7 @@ def test_a_promo_code_is_redeemed_once(open_shop: Callable[..., Browser], email:
     browser.sign_up(email)
     browser.click("[data-balance]")
     browser.find("#code").send_keys("hello\n")
-    browser.wait_for_text(".notice-success", "You got 50 credits.")
+    browser.wait_for_text(".notice-success", "50 credits were added.")
     assert browser.texts(".sum strong") == ["150"]
     browser.find("#code").send_keys("HELLO\n")
     browser.wait_for_text("#code-error", "You have used the code HELLO already.")

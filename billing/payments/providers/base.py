@@ -1,7 +1,8 @@
-"""What billing asks of a payment provider, in words of its own.
+"""The interface of payment providers, in billing's own terms.
 
-A provider is asked for facts and never decides anything: `fetch` tells how things stand there, and
-billing.payments.checkout draws the conclusions. No database transaction is open while a provider is called.
+A provider reports facts and decides nothing: `fetch` returns the state of an order at the provider,
+and billing.payments.checkout draws the conclusions. No database transaction is open while a provider
+is called.
 """
 
 from __future__ import annotations
@@ -15,23 +16,27 @@ from billing.models import AutoTopUp, Order, Refund
 
 
 class ProviderError(Exception):
-    """The provider could not be asked, or gave no usable answer: what it did is unknown. Ask again."""
+    """The provider was unreachable or sent no usable answer. The outcome is unknown: ask again."""
 
 
 class ProviderDeclined(ProviderError):
-    """The provider said no for good; `code` is its own word for why."""
+    """The provider refused for good; `code` is its own word for the reason."""
 
     def __init__(self, message: str, *, code: str = "") -> None:
         self.code = code
         super().__init__(message)
 
 
+class ProviderNotConfigured(ProviderError, LookupError):
+    """No provider of this name is configured, perhaps not any longer."""
+
+
 class BadSignature(Exception):
-    """A webhook is not from the provider, or not whole, or too old, or of the other mode."""
+    """A webhook is not from the provider, not complete, too old, or of the other mode."""
 
 
 class Standing(enum.Enum):
-    """How a payment stands with the provider."""
+    """The state of a payment at the provider."""
 
     OPEN = "open"
     PAID = "paid"
@@ -41,7 +46,7 @@ class Standing(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """Where to send the buyer: a link, or (with `fields`) a form to post there."""
+    """The page to send the buyer to: a link, or (with `fields`) a form to post there."""
 
     provider_order_id: str
     url: str
@@ -50,7 +55,7 @@ class Checkout:
 
 @dataclass(frozen=True, slots=True)
 class RefundState:
-    """A refund as the provider has it. `reference` is our refund's id, where it knows it."""
+    """A refund as the provider has it. `reference` is our refund's id, where the provider has it."""
 
     id: str
     amount_minor: int
@@ -60,7 +65,7 @@ class RefundState:
 
 @dataclass(frozen=True, slots=True)
 class DisputeState:
-    """A disputed charge. `funds_withdrawn`: the money is gone (an inquiry alone takes none)."""
+    """A disputed charge. `funds_withdrawn`: the bank took the money (an inquiry alone takes none)."""
 
     id: str
     amount_minor: int
@@ -70,7 +75,7 @@ class DisputeState:
 
 @dataclass(frozen=True, slots=True)
 class OrderState:
-    """All that a provider knows of one of our orders."""
+    """The state of one of our orders at the provider, with its refunds and disputes."""
 
     standing: Standing
     provider_order_id: str
@@ -82,7 +87,7 @@ class OrderState:
     payment_id: str | None = None
     tax_minor: int = 0
     receipt_url: str = ""
-    problem: str = ""  # in words for the buyer, when it failed
+    problem: str = ""  # a sentence for the buyer, when it failed
     refunds: tuple[RefundState, ...] = ()
     disputes: tuple[DisputeState, ...] = ()
     customer_ref: str = ""
@@ -91,7 +96,7 @@ class OrderState:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A verified webhook: which event it is, and which order it seems to be about."""
+    """A verified webhook: the event's identity, and the order it seems to be about."""
 
     event_id: str
     event_type: str
@@ -99,19 +104,19 @@ class Notice:
     order_id: str = ""
     provider_order_id: str = ""
     payment_id: str = ""
-    # Where the signature covers neither id nor time: what a replay under another id has in common.
+    # Identifies a replay under another event id, where the signature covers neither id nor time.
     body_sha256: str | None = None
 
 
-class Provider(Protocol):
-    """One payment provider. All calls block for some seconds at most, and may be repeated."""
+class PaymentProvider(Protocol):
+    """One payment provider. Every call blocks for a few seconds at most, and may be repeated."""
 
     name: str
     label: str  # as buyers read it
 
     @property
     def livemode(self) -> bool:
-        """Whether money moves for real."""
+        """Whether real money moves."""
         ...
 
     def create_checkout(
@@ -125,7 +130,7 @@ class Provider(Protocol):
         ...
 
     def fetch(self, order: Order) -> OrderState:
-        """How an order stands, with its refunds and disputes."""
+        """Return the state of an order, with its refunds and disputes."""
         ...
 
     def verify(self, body: bytes, headers: Mapping[str, str]) -> Notice:
@@ -133,9 +138,30 @@ class Provider(Protocol):
         ...
 
     def refund(self, order: Order, refund: Refund) -> RefundState:
-        """Send money back, once however often it is called. ProviderDeclined: it was not and will not be."""
+        """Send money back, once however often it is called.
+
+        Raises ProviderDeclined when it was not sent and never will be.
+        """
         ...
 
     def charge_saved(self, order: Order, top_up: AutoTopUp) -> OrderState:
         """Charge a saved method for an order without the buyer, once however often it is called."""
         ...
+
+
+def metadata(order: Order) -> dict[str, str]:
+    """Return our ids, which are attached to the provider's objects and come back in states."""
+    return {"order_id": str(order.pk), "user_id": str(order.user_id)}
+
+
+def unknown_order(order: Order, *, livemode: bool) -> OrderState:
+    """Return the state of an order that the provider has no record of: open and unpaid."""
+    return OrderState(
+        standing=Standing.OPEN,
+        provider_order_id="",
+        amount_minor=order.amount_minor,
+        currency=order.currency,
+        livemode=livemode,
+        order_id=str(order.pk),
+        user_id=str(order.user_id),
+    )

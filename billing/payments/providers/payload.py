@@ -1,4 +1,4 @@
-"""Reading webhooks without ever failing in another way than by BadSignature."""
+"""Readers of webhooks and answers that fail in no other way than by BadSignature."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from billing.payments.providers.base import BadSignature
 
-# Not an identifier of a provider's, and Postgres would refuse it.
+# No provider's identifier contains it, and Postgres would refuse it.
 NUL = "\0"
 
 
 def header(headers: Mapping[str, str], name: str) -> str:
-    """The header of that name in any case; empty when it is missing."""
+    """Return the header of that name in any case; empty when it is missing."""
     for key, value in headers.items():
         if key.lower() == name.lower() and isinstance(value, str):
             return value
@@ -21,7 +21,7 @@ def header(headers: Mapping[str, str], name: str) -> str:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The body as an object of JSON. Raises BadSignature for anything else."""
+    """Return the body as a JSON object. Raises BadSignature for anything else."""
     try:
         value = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -32,7 +32,7 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def part(value: Any, *names: str) -> dict[str, Any]:
-    """The object found by following the names; empty where there is none.
+    """Return the object found by following the names; empty when there is none.
 
     Providers send null, and even an empty list, where an object has no fields.
     """
@@ -42,12 +42,12 @@ def part(value: Any, *names: str) -> dict[str, Any]:
 
 
 def word(value: Any, limit: int = 255) -> str:
-    """An identifier as it is stored; empty when the value is none."""
+    """Return an identifier as it is stored; empty when the value is not a usable one."""
     if isinstance(value, str) and len(value) <= limit and NUL not in value:
         return value
     return ""
 
 
 def reference(value: Any) -> str:
-    """The identifier of an object that may be given whole or by its id."""
+    """Return the identifier of an object that is given whole or by its id."""
     return word(value.get("id") if isinstance(value, dict) else value)

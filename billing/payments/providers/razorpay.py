@@ -1,8 +1,8 @@
 """Razorpay: an order there for each of ours, paid on Razorpay's hosted page.
 
-The page is reached by a form of ours and answers by one of its own: the buyer's browser posts to the
-return URL, from another site, so without a session cookie and without our CSRF token. What it posts
-is not even read: the return page asks `fetch`.
+Our form leads to the page, and a form of its own leads back: the buyer's browser posts to the return
+URL from another site, so without a session cookie and without our CSRF token. The posted data are
+not even read: the return page calls `fetch`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from billing.payments.providers.base import (
     ProviderError,
     RefundState,
     Standing,
+    metadata,
+    unknown_order,
 )
 from billing.payments.providers.payload import header, json_object, part, word
 
@@ -35,12 +37,14 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT = (3, 15)  # seconds to connect, and between two bytes
 PAGE = 100
-# Not a no: the same request may succeed later.
+# Not final: the same request may succeed later.
 TRANSIENT = {401, 408, 409, 425, 429}
+
+REFUND_STATUSES = {"processed": Refund.Status.SUCCEEDED, "failed": Refund.Status.FAILED}
 
 
 class RazorpayProvider:
-    """See base.Provider."""
+    """See base.PaymentProvider."""
 
     name = "razorpay"
     label = "Razorpay"
@@ -48,17 +52,17 @@ class RazorpayProvider:
     @property
     def livemode(self) -> bool:
         """Whether the key is of the live mode."""
-        return _is_live()
+        return is_live()
 
     def create_checkout(
         self, order: Order, *, return_url: str, cancel_url: str, save_method: bool = False
     ) -> Checkout:
-        """Make an order there, or find ours by its receipt: Razorpay has no key for repeating this.
+        """Make an order there, or find ours by its receipt: Razorpay has no idempotency key for this.
 
-        `return_url` must take a POST without session and token; an order that is paid already leads
-        there by itself. `save_method` has no effect.
+        `return_url` must accept a POST without session and token; an order that is paid already
+        leads there directly. `save_method` has no effect.
         """
-        with _asking() as client:
+        with _client() as client:
             known = order.provider_order_id or _find_order(client, order)
             theirs = client.order.fetch(known) if known else client.order.create(_order_of(order))
             provider_order_id, is_paid = theirs["id"], theirs["status"] == "paid"
@@ -80,20 +84,20 @@ class RazorpayProvider:
         )
 
     def fetch(self, order: Order) -> OrderState:
-        """How the order stands. Razorpay's orders never expire: one nobody pays stays open."""
-        with _asking() as client:
+        """Return the order's state. Razorpay's orders never expire: an unpaid one stays open."""
+        with _client() as client:
             provider_order_id = order.provider_order_id or _find_order(client, order)
             if not provider_order_id:
-                return _unknown(order)
+                return unknown_order(order, livemode=is_live())
             theirs = client.order.fetch(provider_order_id)
             payments = client.order.payments(provider_order_id)["items"]
-            return _state(client, order, theirs, payments)
+            return _state_of_order(client, order, theirs, payments)
 
     def verify(self, body: bytes, headers: Mapping[str, str]) -> Notice:
         """Read a webhook that was signed with one of our secrets.
 
-        The signature covers neither a time nor the event's id, which comes in a header: whoever saw
-        one webhook can send it again under another id, so the body's hash must be unique too.
+        The signature covers neither a time nor the event's id, which comes in a header: a captured
+        webhook can be replayed under another id, so the body's hash must be unique too.
         """
         signature = header(headers, "X-Razorpay-Signature")
         if not any(_is_signed(body, signature, key) for key in settings.RAZORPAY_WEBHOOK_SECRETS):
@@ -109,7 +113,7 @@ class RazorpayProvider:
         payment = order.provider_payment_id
         if not payment:
             raise ProviderDeclined("The order has no payment.", code="no_payment")
-        with _asking() as client:
+        with _client() as client:
             for known in _refunds(client, payment):
                 if known.reference == str(refund.id):
                     return known
@@ -119,24 +123,24 @@ class RazorpayProvider:
                     "amount": refund.amount_minor,
                     "speed": "normal",
                     "receipt": str(refund.id),
-                    "notes": {"refund_id": str(refund.id), **_notes(order)},
+                    "notes": {"refund_id": str(refund.id), **metadata(order)},
                 },
                 headers={"X-Refund-Idempotency": f"refund-{refund.id}"},
             )
             return _state_of_refund(made)
 
     def charge_saved(self, order: Order, top_up: AutoTopUp) -> OrderState:
-        """Not offered: Razorpay asks for a mandate with limits of its own for every such charge."""
+        """Refuse: Razorpay requires a mandate with limits of its own for every such charge."""
         raise ProviderDeclined(
             "Automatic top-ups are not possible with Razorpay.", code="not_offered"
         )
 
 
 class _Session(requests.Session):
-    """A session that speaks our errors.
+    """An HTTP session that raises our errors.
 
-    The library would wait for ever, prints every error of its own, and stumbles over answers that
-    are not JSON. It does not look at errors that are not of its libraries.
+    The library has no timeout, prints every error of its own, and fails on answers that are not
+    JSON. It passes on exceptions of other libraries, such as ours.
     """
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
@@ -152,23 +156,22 @@ class _Session(requests.Session):
             raise ProviderError(f"Razorpay: {type(error).__name__}, no answer.") from error
         if response.ok and isinstance(answer, dict):
             return response
-        raise _refusal(response.status_code, part(answer, "error"))
-
-
-def _refusal(status: int, error: dict[str, Any]) -> ProviderError:
-    if status in TRANSIENT or not 400 <= status < 500:
-        return ProviderError(f"Razorpay: HTTP {status}.")
-    reason = error.get("reason")
-    code = reason if reason and reason != "NA" else error.get("code")
-    return ProviderDeclined(str(error.get("description") or "Razorpay refused."), code=code or "")
+        status, problem = response.status_code, part(answer, "error")
+        if status in TRANSIENT or not 400 <= status < 500:
+            raise ProviderError(f"Razorpay: HTTP {status}.")
+        reason = problem.get("reason")
+        code = reason if reason and reason != "NA" else problem.get("code")
+        raise ProviderDeclined(
+            str(problem.get("description") or "Razorpay refused."), code=code or ""
+        )
 
 
 @contextmanager
-def _asking() -> Iterator[razorpay.Client]:
-    """A client for one piece of work, on one connection."""
+def _client() -> Iterator[razorpay.Client]:
+    """Give a client on one connection, and turn its errors into ours."""
     with _Session() as session:
         try:
-            # Its enable_retry() stays off: it repeats orders and refunds without any key.
+            # Its enable_retry() stays off: it repeats orders and refunds without an idempotency key.
             yield razorpay.Client(
                 session=session,
                 auth=(settings.RAZORPAY_KEY_ID, settings.RAZORPAY_KEY_SECRET),
@@ -183,17 +186,13 @@ def _order_of(order: Order) -> dict[str, Any]:
         "amount": order.amount_minor,
         "currency": order.currency,
         "receipt": str(order.id),
-        "notes": _notes(order),
-        # What is only authorized is given back to the buyer after some days.
+        "notes": metadata(order),
+        # A payment that is only authorized is returned to the buyer after some days.
         "payment": {
             "capture": "automatic",
             "capture_options": {"automatic_expiry_period": 7200, "refund_speed": "normal"},
         },
     }
-
-
-def _notes(order: Order) -> dict[str, str]:
-    return {"order_id": str(order.id), "user_id": str(order.user_id)}
 
 
 def _find_order(client: razorpay.Client, order: Order) -> str:
@@ -203,28 +202,18 @@ def _find_order(client: razorpay.Client, order: Order) -> str:
     return ""
 
 
-def _is_live() -> bool:
-    """Neither orders nor webhooks tell their mode; only what the key can see is there at all."""
+def is_live() -> bool:
+    """Return whether the key is of the live mode: neither orders nor webhooks contain theirs."""
     return settings.RAZORPAY_KEY_ID.startswith("rzp_live_")
 
 
-def _unknown(order: Order) -> OrderState:
-    return OrderState(
-        standing=Standing.OPEN,
-        provider_order_id="",
-        amount_minor=order.amount_minor,
-        currency=order.currency,
-        livemode=_is_live(),
-        order_id=str(order.id),
-        user_id=str(order.user_id),
-    )
-
-
-def _state(
+def _state_of_order(
     client: razorpay.Client, order: Order, theirs: dict[str, Any], payments: list[dict[str, Any]]
 ) -> OrderState:
     captured = _captured(order, payments)
-    standing = Standing.PAID if captured else _standing_unpaid(payments)
+    # A failed payment may still succeed: banks answer for days. So all of them must have failed.
+    has_failed = bool(payments) and all(payment["status"] == "failed" for payment in payments)
+    unpaid = Standing.FAILED if has_failed else Standing.OPEN
     last = max(payments, key=lambda payment: payment["created_at"], default={})
     amount, currency = theirs["amount"], theirs["currency"]
     if captured:
@@ -232,11 +221,11 @@ def _state(
         amount = theirs["amount_paid"] if theirs["status"] == "paid" else captured["amount"]
         currency = captured["currency"]
     return OrderState(
-        standing=standing,
+        standing=Standing.PAID if captured else unpaid,
         provider_order_id=theirs["id"],
         amount_minor=amount,
         currency=currency,
-        livemode=_is_live(),
+        livemode=is_live(),
         order_id=word(part(theirs, "notes").get("order_id")),
         user_id=word(part(theirs, "notes").get("user_id")),
         payment_id=captured["id"] if captured else None,
@@ -247,7 +236,7 @@ def _state(
 
 
 def _captured(order: Order, payments: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The payment that counts: the one we know already, else the first one."""
+    """Return the payment that counts: the stored one, else the first one."""
     captured = [payment for payment in payments if payment["status"] in ("captured", "refunded")]
     captured.sort(key=lambda payment: payment["created_at"])
     for payment in captured:
@@ -256,43 +245,31 @@ def _captured(order: Order, payments: list[dict[str, Any]]) -> dict[str, Any] | 
     return captured[0] if captured else None
 
 
-def _standing_unpaid(payments: list[dict[str, Any]]) -> Standing:
-    # A failed payment may still become a good one: banks are asked again for days.
-    if payments and all(payment["status"] == "failed" for payment in payments):
-        return Standing.FAILED
-    return Standing.OPEN
-
-
 def _refunds(client: razorpay.Client, payment: str) -> tuple[RefundState, ...]:
     found = client.payment.fetch_multiple_refund(payment, {"count": PAGE})
     return tuple(_state_of_refund(refund) for refund in found["items"])
 
 
 def _state_of_refund(refund: dict[str, Any]) -> RefundState:
-    status = {
-        "processed": Refund.Status.SUCCEEDED,
-        "failed": Refund.Status.FAILED,
-    }.get(refund["status"], Refund.Status.PENDING)
     return RefundState(
         id=refund["id"],
         amount_minor=refund["amount"],
-        status=status,
+        status=REFUND_STATUSES.get(refund["status"], Refund.Status.PENDING),
         reference=word(part(refund, "notes").get("refund_id")),
     )
 
 
 def _disputes(client: razorpay.Client, payment: dict[str, Any]) -> tuple[DisputeState, ...]:
-    """The disputes of a payment, among all since it was made: they cannot be asked for by payment."""
+    """Return the disputes of a payment, out of all since it was made: the API has no other filter."""
+    since = payment["created_at"]
     found: list[DisputeState] = []
     skip = 0
     while True:
         try:
-            page = client.dispute.all({"from": payment["created_at"], "count": PAGE, "skip": skip})[
-                "items"
-            ]
+            page = client.dispute.all({"from": since, "count": PAGE, "skip": skip})["items"]
         except ProviderDeclined:
-            # Not every account may list them, and none would then get its credits.
-            logger.exception("Razorpay does not tell which payments are disputed.")
+            # Some accounts may not list disputes. Failing here would keep all credits from their buyers.
+            logger.exception("Razorpay refuses to list disputes, so they are not followed.")
             return ()
         found += [
             _state_of_dispute(dispute) for dispute in page if dispute["payment_id"] == payment["id"]
@@ -303,8 +280,7 @@ def _disputes(client: razorpay.Client, payment: dict[str, Any]) -> tuple[Dispute
 
 
 def _state_of_dispute(dispute: dict[str, Any]) -> DisputeState:
-    deducted = dispute["amount_deducted"]
-    status = dispute["status"]
+    deducted, status = dispute["amount_deducted"], dispute["status"]
     if status == "closed":
         status = "lost" if deducted else "won"
     return DisputeState(
@@ -317,7 +293,7 @@ def _state_of_dispute(dispute: dict[str, Any]) -> DisputeState:
 
 def _is_signed(body: bytes, signature: str, secret: str) -> bool:
     try:
-        # It wants text, and gives a TypeError for a signature that is not ASCII.
+        # It takes text, and raises TypeError for a signature that is not ASCII.
         return bool(
             razorpay.Utility().verify_webhook_signature(body.decode("utf-8"), signature, secret)
         )
@@ -336,18 +312,13 @@ def _notice(event: dict[str, Any], event_id: str, digest: str) -> Notice:
     payment_id = word(entities["payment"].get("id"))
     for name in ("refund", "dispute"):
         payment_id = payment_id or word(entities[name].get("payment_id"))
+    notes = (part(entities[name], "notes") for name in ("order", "payment", "refund"))
+    order_ids = (word(note.get("order_id")) for note in notes)
     return Notice(
         event_id=event_id,
         event_type=event_type,
-        livemode=_is_live(),
-        order_id=next(
-            (
-                found
-                for name in ("order", "payment", "refund")
-                if (found := word(part(entities[name], "notes").get("order_id")))
-            ),
-            "",
-        ),
+        livemode=is_live(),
+        order_id=next(filter(None, order_ids), ""),
         provider_order_id=word(entities["order"].get("id"))
         or word(entities["payment"].get("order_id")),
         payment_id=payment_id,

@@ -1,7 +1,7 @@
 """A payment provider for development: its bank is a page of ours, and no real money moves.
 
 It is as awkward as the others on purpose: webhooks come by HTTP, signed, twice for one payment,
-and some payments arrive late. SandboxPayment is the bank's memory. Refused unless DEBUG is on.
+and some payments arrive late. SandboxPayment stores the bank's side. Refused unless DEBUG is on.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ from billing.payments.providers.base import (
     ProviderError,
     RefundState,
     Standing,
+    unknown_order,
 )
 
 Status = SandboxPayment.Status
 
 SIGNATURE = "Sandbox-Signature"
-TOLERANCE = 300  # seconds that a signature is good for
-TIMEOUT = 10.0  # seconds for our own site to take a webhook
+TOLERANCE = 300  # seconds that a signature is valid
+TIMEOUT = 10.0  # seconds for our own site to accept a webhook
 LATE = timedelta(seconds=20)  # how much later a late payment arrives
 
-# Saved methods that do not work, to see what happens then.
+# Saved methods: one that works, and two that do not, to try what happens then.
 CARD = "sandbox-card"
 DECLINED_CARD = "sandbox-card-declined"
 ASKING_CARD = "sandbox-card-asks"
@@ -55,16 +56,9 @@ STANDINGS = {
     Status.CLOSED: Standing.CANCELED,
 }
 
-PAID_EVENTS = ("checkout.completed", "payment.succeeded")
-DECLINED_EVENTS = ("payment.failed",)
-CLOSED_EVENTS = ("checkout.closed",)
-REFUND_EVENTS = ("refund.created",)
-DISPUTE_EVENTS = ("dispute.funds_withdrawn",)
-DECIDED_EVENTS = ("dispute.closed",)
-
 
 class SandboxProvider:
-    """The sandbox as billing sees it. Raises ImproperlyConfigured when DEBUG is off."""
+    """See base.PaymentProvider. Raises ImproperlyConfigured when DEBUG is off."""
 
     name = "sandbox"
     label = "Test bank"
@@ -84,18 +78,25 @@ class SandboxProvider:
         )
 
     def fetch(self, order: Order) -> OrderState:
-        """What the bank knows of an order."""
+        """Return the state of an order at the bank."""
         if order.provider_order_id:
             payment = SandboxPayment.objects.filter(pk=order.provider_order_id).first()
             if payment is None:
-                raise ProviderError(f"the test bank knows no payment {order.provider_order_id}")
+                raise ProviderError(f"the test bank has no payment {order.provider_order_id}")
             return _state(payment)
         payment = SandboxPayment.objects.filter(idempotency_key=f"order:{order.pk}").first()
-        return _state(payment) if payment else _unknown(order)
+        return _state(payment) if payment else unknown_order(order, livemode=False)
 
     def verify(self, body: bytes, headers: Mapping[str, str]) -> Notice:
         """Read a webhook of the bank."""
-        _check_signature(body, headers.get(SIGNATURE, ""))
+        signature = headers.get(SIGNATURE, "")
+        timestamp = signature.removeprefix("t=").partition(",")[0]
+        if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) < 12):
+            raise BadSignature("there is no signature")
+        if not hmac.compare_digest(signature.encode(), sign(body, int(timestamp)).encode()):
+            raise BadSignature("the signature is wrong")
+        if abs(time.time() - int(timestamp)) > TOLERANCE:
+            raise BadSignature("the signature is old")
         try:
             event = json.loads(body)
             return Notice(
@@ -165,18 +166,6 @@ def _state(payment: SandboxPayment) -> OrderState:
     )
 
 
-def _unknown(order: Order) -> OrderState:
-    return OrderState(
-        standing=Standing.OPEN,
-        provider_order_id="",
-        amount_minor=order.amount_minor,
-        currency=order.currency,
-        livemode=False,
-        order_id=str(order.pk),
-        user_id=str(order.user_id),
-    )
-
-
 def _refund_state(refund: Mapping[str, Any]) -> RefundState:
     return RefundState(
         id=refund["id"],
@@ -186,7 +175,7 @@ def _refund_state(refund: Mapping[str, Any]) -> RefundState:
     )
 
 
-# --- What happens at the bank. Each returns the types of the events that it tells of ------------
+# --- Events at the bank. Each returns the types of the webhooks to send -------------------------
 
 
 def pay(payment_id: str) -> tuple[str, ...]:
@@ -199,30 +188,30 @@ def pay(payment_id: str) -> tuple[str, ...]:
         payment.payment_id = f"sbxpay_{secrets.token_hex(10)}"
         payment.pay_at = None
         payment.save()
-    return PAID_EVENTS
+    return ("checkout.completed", "payment.succeeded")
 
 
 def pay_later(payment_id: str) -> None:
-    """The buyer leaves, and the money arrives LATE afterwards (see `collect_late`)."""
+    """The buyer leaves, and the money arrives after LATE (see `collect_late`)."""
     SandboxPayment.objects.filter(pk=payment_id).exclude(status=Status.PAID).update(
         pay_at=timezone.now() + LATE
     )
 
 
 def collect_late(now: datetime) -> list[tuple[str, tuple[str, ...]]]:
-    """Let the late payments arrive whose time has come: their ids and events."""
+    """Let the late payments arrive that are due. Returns their ids and webhooks."""
     due = SandboxPayment.objects.filter(pay_at__lte=now).values_list("pk", flat=True)
     return [(payment_id, pay(payment_id)) for payment_id in due]
 
 
 def decline(payment_id: str) -> tuple[str, ...]:
     """The bank declines."""
-    return _end(payment_id, Status.FAILED, DECLINED_EVENTS)
+    return _end(payment_id, Status.FAILED, ("payment.failed",))
 
 
 def close(payment_id: str) -> tuple[str, ...]:
     """The buyer leaves without paying."""
-    return _end(payment_id, Status.CLOSED, CLOSED_EVENTS)
+    return _end(payment_id, Status.CLOSED, ("checkout.closed",))
 
 
 def _end(payment_id: str, status: Status, events: tuple[str, ...]) -> tuple[str, ...]:
@@ -233,13 +222,13 @@ def _end(payment_id: str, status: Status, events: tuple[str, ...]) -> tuple[str,
 
 
 def refund_there(payment_id: str, amount_minor: int, *, status: str = "succeeded") -> str:
-    """Somebody refunds at the bank, without us. Returns the refund's id there."""
+    """Refund at the bank, without us. Returns the refund's id there."""
     with transaction.atomic():
         return str(_add_refund(_lock(payment_id), amount_minor, "", status)["id"])
 
 
 def change_refund(payment_id: str, refund_id: str, status: str) -> None:
-    """A refund at the bank gets another status."""
+    """Give a refund at the bank another status."""
     with transaction.atomic():
         payment = _lock(payment_id)
         for refund in payment.refunds:
@@ -257,7 +246,7 @@ def _add_refund(
         payment.status != Status.PAID
         or payment.refunded_minor + amount_minor > payment.amount_minor
     ):
-        raise ProviderDeclined("There is not so much to refund.", code="amount_too_large")
+        raise ProviderDeclined("The amount is more than can be refunded.", code="amount_too_large")
     refund = {
         "id": f"sbxre_{secrets.token_hex(10)}",
         "amount_minor": amount_minor,
@@ -301,7 +290,7 @@ def decide(payment_id: str, dispute_id: str, *, is_won: bool) -> None:
 def _lock(payment_id: str) -> SandboxPayment:
     payment = SandboxPayment.objects.select_for_update().filter(pk=payment_id).first()
     if payment is None:
-        raise ProviderError(f"the test bank knows no payment {payment_id}")
+        raise ProviderError(f"the test bank has no payment {payment_id}")
     return payment
 
 
@@ -309,7 +298,7 @@ def _lock(payment_id: str) -> SandboxPayment:
 
 
 def make_webhook(payment: SandboxPayment, event_type: str) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of an event, signed now.
+    """Return body and headers of an event, signed now.
 
     As with real providers, an event about a refund or a dispute names the payment only.
     """
@@ -327,7 +316,7 @@ def make_webhook(payment: SandboxPayment, event_type: str) -> tuple[bytes, dict[
 
 
 def sign(body: bytes, timestamp: int) -> str:
-    """The header that proves that a body is the bank's, and when it was sent."""
+    """Return the header that proves a body's origin and time of sending."""
     key = hashlib.sha256(
         b"billing.payments.providers.sandbox" + settings.SECRET_KEY.encode()
     ).digest()
@@ -335,22 +324,12 @@ def sign(body: bytes, timestamp: int) -> str:
     return f"t={timestamp},v1={digest}"
 
 
-def _check_signature(body: bytes, header: str) -> None:
-    timestamp = header.removeprefix("t=").partition(",")[0]
-    if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) < 12):
-        raise BadSignature("there is no signature")
-    if not hmac.compare_digest(header.encode(), sign(body, int(timestamp)).encode()):
-        raise BadSignature("the signature is wrong")
-    if abs(time.time() - int(timestamp)) > TOLERANCE:
-        raise BadSignature("the signature is old")
-
-
 def send_webhook(payment_id: str, event_type: str) -> None:
-    """Report an event to our own site by HTTP. Raises ProviderError when it is not taken."""
+    """Report an event to our own site by HTTP. Raises ProviderError when it is not accepted."""
     payment = SandboxPayment.objects.get(pk=payment_id)
     address = urlsplit(urljoin(payment.return_url, reverse("billing:webhook", args=["sandbox"])))
     if not address.hostname:
-        return  # a charge without a buyer, whose answer said it all
+        return  # a charge without a buyer: the answer to the call was enough
     is_secure = address.scheme == "https"
     kind = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
     connection = kind(address.hostname, address.port, timeout=TIMEOUT)

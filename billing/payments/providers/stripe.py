@@ -25,28 +25,43 @@ from billing.payments.providers.base import (
     ProviderError,
     RefundState,
     Standing,
+    metadata,
+    unknown_order,
 )
 from billing.payments.providers.payload import header, json_object, part, reference, word
 
-# What the answers below are shaped like. Raise it together with the library, after reading Stripe's
-# changelog; webhooks keep the version of their endpoint, of which only ids are read.
+# The shape of the answers read below. Raise it together with the library, after reading Stripe's
+# changelog; webhooks keep the version of their endpoint, and only ids are read from them.
 API_VERSION = "2026-10-28.endive"
 TIMEOUT = (3, 15)  # seconds to connect, and between two bytes
 RETRIES = 2  # under the same idempotency key
 TOLERANCE = 300  # seconds that a webhook's signature may be old
 PAGE = 100
+WITH_CHARGE: Any = {"expand": ["latest_charge"]}
 
 # Stripe counts hundredths of these, which have none.
 HUNDREDFOLD = {"ISK", "UGX"}
 # And counts whole ariary, where the currency has a hundredth on paper.
 UNSUPPORTED = {"MGA"}
 
-# It writes an id into the home directory and tells Stripe about this machine.
+REFUND_STATUSES = {
+    "succeeded": Refund.Status.SUCCEEDED,
+    "failed": Refund.Status.FAILED,
+    "canceled": Refund.Status.FAILED,
+}
+DISPUTE_STATUSES = {
+    "won": "won",
+    "warning_closed": "won",  # an inquiry that came to nothing
+    "prevented": "won",
+    "lost": "lost",
+}
+
+# It writes an id into the home directory and sends Stripe data about this machine.
 stripe.enable_telemetry = False
 
 
 class StripeProvider:
-    """See base.Provider."""
+    """See base.PaymentProvider."""
 
     name = "stripe"
     label = "Stripe"
@@ -60,7 +75,7 @@ class StripeProvider:
         self, order: Order, *, return_url: str, cancel_url: str, save_method: bool = False
     ) -> Checkout:
         """Make a Checkout Session, or find the one that the order has."""
-        with _asking() as client:
+        with _client() as client:
             if order.provider_order_id:
                 session = client.v1.checkout.sessions.retrieve(order.provider_order_id)
             else:
@@ -70,21 +85,21 @@ class StripeProvider:
                 )
             if session.status == "expired":
                 raise ProviderDeclined(
-                    "The payment page is closed. Please buy anew.", code="closed"
+                    "The payment page is closed. Start a new purchase.", code="closed"
                 )
-            # A page that was paid on has no address any more; the return page will know.
+            # A page that was paid on no longer has an address; the return page shows the result.
             return Checkout(provider_order_id=session.id, url=session.url or return_url)
 
     def fetch(self, order: Order) -> OrderState:
-        """How the order stands. One that Stripe never heard of is open."""
+        """Return the order's state; open when Stripe has no record of it."""
         if not order.provider_order_id:
-            return _unknown(order)
-        with _asking() as client:
+            return unknown_order(order, livemode=settings.STRIPE_LIVEMODE)
+        with _client() as client:
             if order.provider_order_id.startswith("pi_"):
-                return _state_of_intent(client, _intent(client, order.provider_order_id))
+                intent = client.v1.payment_intents.retrieve(order.provider_order_id, WITH_CHARGE)
+                return _state_of_intent(client, intent.to_dict())
             session = client.v1.checkout.sessions.retrieve(
-                order.provider_order_id,
-                {"expand": ["payment_intent.latest_charge", "invoice"]},
+                order.provider_order_id, {"expand": ["payment_intent.latest_charge", "invoice"]}
             ).to_dict()
             return _state_of_session(client, session)
 
@@ -98,44 +113,59 @@ class StripeProvider:
             raise BadSignature("The webhook is signed, but is not an event.")
         if event.get("livemode") is not settings.STRIPE_LIVEMODE:
             raise BadSignature("The webhook is of Stripe's other mode (test or live).")
-        return _notice(event)
+        event_id, event_type = word(event.get("id")), word(event.get("type"), 100)
+        if not event_id or not event_type:
+            raise BadSignature("The webhook is signed, but names no event.")
+        subject = part(event, "data", "object")
+        kind = subject.get("object")
+        return Notice(
+            event_id=event_id,
+            event_type=event_type,
+            livemode=settings.STRIPE_LIVEMODE,
+            order_id=word(part(subject, "metadata").get("order_id"))
+            or word(subject.get("client_reference_id")),
+            provider_order_id=word(subject.get("id")) if kind == "checkout.session" else "",
+            payment_id=reference(
+                subject if kind == "payment_intent" else subject.get("payment_intent")
+            ),
+        )
 
     def refund(self, order: Order, refund: Refund) -> RefundState:
         """Send money back. Stripe forgets idempotency keys after a day, so look first."""
         payment = order.provider_payment_id
         if not payment:
             raise ProviderDeclined("The order has no payment.", code="no_payment")
-        with _asking() as client:
+        with _client() as client:
             for known in _refunds(client, payment, order.currency):
                 if known.reference == str(refund.id):
                     return known
             made = client.v1.refunds.create(
                 {
                     "payment_intent": payment,
-                    "amount": _to_stripe(refund.amount_minor, order.currency),
-                    "metadata": {"refund_id": str(refund.id), **_metadata(order)},
+                    "amount": to_stripe(refund.amount_minor, order.currency),
+                    "metadata": {"refund_id": str(refund.id), **metadata(order)},
                 },
                 {"idempotency_key": f"refund:{refund.id}"},
             )
             return _state_of_refund(made.to_dict(), order.currency)
 
     def charge_saved(self, order: Order, top_up: AutoTopUp) -> OrderState:
-        """Charge the saved card. Raises ProviderDeclined with the bank's word for why not."""
+        """Charge the saved card. Raises ProviderDeclined with the bank's reason."""
         if not (top_up.customer_ref and top_up.payment_method_ref):
             raise ProviderDeclined("No card is saved.", code="no_payment_method")
-        with _asking() as client:
-            intent = _intent_of_order(client, order, top_up.customer_ref)
+        with _client() as client:
+            intent = _find_intent(client, order, top_up.customer_ref)
             if intent is None:
                 made = client.v1.payment_intents.create(
                     {
-                        "amount": _to_stripe(order.amount_minor, order.currency),
+                        "amount": to_stripe(order.amount_minor, order.currency),
                         "currency": order.currency.lower(),
                         "customer": top_up.customer_ref,
                         "payment_method": top_up.payment_method_ref,
                         "off_session": True,
                         "confirm": True,
                         "description": order.package_name,
-                        "metadata": _metadata(order),
+                        "metadata": metadata(order),
                         "expand": ["latest_charge"],
                     },
                     {"idempotency_key": f"order:{order.id}"},
@@ -145,17 +175,16 @@ class StripeProvider:
             if state.standing in (Standing.FAILED, Standing.CANCELED):
                 failure = part(intent, "last_payment_error")
                 raise ProviderDeclined(
-                    state.problem,
-                    code=failure.get("decline_code") or failure.get("code") or "",
+                    state.problem, code=failure.get("decline_code") or failure.get("code") or ""
                 )
             return state
 
 
 @contextmanager
-def _asking() -> Iterator[stripe.StripeClient]:
-    """A client, with its errors in our words."""
+def _client() -> Iterator[stripe.StripeClient]:
+    """Give a client, and turn its errors into ours."""
     try:
-        yield _client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE, TIMEOUT, RETRIES)
+        yield _shared_client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE, TIMEOUT, RETRIES)
     except (stripe.CardError, stripe.InvalidRequestError) as error:
         code = getattr(error.error, "decline_code", None) or error.code or ""
         raise ProviderDeclined(error.user_message or "Stripe refused.", code=code) from error
@@ -168,23 +197,25 @@ def _asking() -> Iterator[stripe.StripeClient]:
 
 
 @lru_cache(maxsize=4)
-def _client(key: str, base: str, timeout: tuple[float, float], retries: int) -> stripe.StripeClient:
-    """A client, which any number of threads may use."""
+def _shared_client(
+    key: str, base: str, timeout: tuple[float, float], retries: int
+) -> stripe.StripeClient:
+    """Make a client, which any number of threads may share."""
     return stripe.StripeClient(
         key,
         stripe_version=API_VERSION,
         base_addresses={"api": base},
-        # Left to itself it would wait for 80 seconds and not repeat anything.
+        # The library's own defaults are a timeout of 80 seconds and no retries.
         http_client=stripe.RequestsClient(timeout=timeout),
         max_network_retries=retries,
     )
 
 
 def _session_of(order: Order, return_url: str, cancel_url: str, save_method: bool) -> Any:
-    """What a new session is asked for. Depends on its arguments only: Stripe compares retries."""
+    """Return a new session's parameters. They depend on the arguments only: Stripe compares retries."""
     price: dict[str, Any] = {
         "currency": order.currency.lower(),
-        "unit_amount": _to_stripe(order.amount_minor, order.currency),
+        "unit_amount": to_stripe(order.amount_minor, order.currency),
         "product_data": {"name": order.package_name},
     }
     session: dict[str, Any] = {
@@ -192,8 +223,8 @@ def _session_of(order: Order, return_url: str, cancel_url: str, save_method: boo
         "success_url": return_url,
         "cancel_url": cancel_url,
         "client_reference_id": str(order.id),
-        "metadata": _metadata(order),
-        "payment_intent_data": {"metadata": _metadata(order)},
+        "metadata": metadata(order),
+        "payment_intent_data": {"metadata": metadata(order)},
         "line_items": [{"quantity": 1, "price_data": price}],
         # Without it a payment has no invoice, and its buyer no receipt.
         "invoice_creation": {"enabled": True},
@@ -201,7 +232,7 @@ def _session_of(order: Order, return_url: str, cancel_url: str, save_method: boo
         "adaptive_pricing": {"enabled": False},
     }
     if settings.STRIPE_TAX:
-        # Our prices contain the tax: the amount stays ours, and Stripe says how much of it is tax.
+        # Our prices contain the tax: the amount stays ours, and Stripe computes how much of it is tax.
         session["automatic_tax"] = {"enabled": True}
         price["tax_behavior"] = "inclusive"
     if save_method:
@@ -210,42 +241,34 @@ def _session_of(order: Order, return_url: str, cancel_url: str, save_method: boo
     return session
 
 
-def _metadata(order: Order) -> dict[str, str]:
-    return {"order_id": str(order.id), "user_id": str(order.user_id)}
-
-
-def _unknown(order: Order) -> OrderState:
-    return OrderState(
-        standing=Standing.OPEN,
-        provider_order_id="",
-        amount_minor=order.amount_minor,
-        currency=order.currency,
-        livemode=settings.STRIPE_LIVEMODE,
-        order_id=str(order.id),
-        user_id=str(order.user_id),
-    )
-
-
 def _state_of_session(client: stripe.StripeClient, session: dict[str, Any]) -> OrderState:
     intent = part(session, "payment_intent")
-    standing = _standing_of_session(session, intent)
+    if session["payment_status"] in ("paid", "no_payment_required"):
+        # The latter is a price of nothing: the amount then shows that it is not our order's.
+        standing = Standing.PAID
+    elif session["status"] == "expired":
+        standing = Standing.CANCELED
+    elif session["status"] == "complete":
+        standing = _standing_of_intent(intent)  # paid by a method that takes days
+    else:
+        standing = Standing.OPEN  # after a declined card too: the page takes another one
     payment = word(intent.get("id"))
     currency = session["currency"].upper()
     is_paid = standing is Standing.PAID and bool(payment)
     return OrderState(
         standing=standing,
         provider_order_id=session["id"],
-        amount_minor=_from_stripe(session["amount_total"], currency),
+        amount_minor=from_stripe(session["amount_total"], currency),
         currency=currency,
         livemode=session["livemode"],
         order_id=word(part(session, "metadata").get("order_id")),
         user_id=word(part(session, "metadata").get("user_id")),
         payment_id=payment or None,
-        tax_minor=_from_stripe(part(session, "total_details").get("amount_tax") or 0, currency),
+        tax_minor=from_stripe(part(session, "total_details").get("amount_tax") or 0, currency),
         receipt_url=part(session, "invoice").get("hosted_invoice_url")
         or part(intent, "latest_charge").get("receipt_url")
         or "",
-        problem=_problem(intent),
+        problem=problem_of(intent),
         refunds=_refunds(client, payment, currency) if is_paid else (),
         disputes=_disputes(client, payment, currency) if is_paid else (),
         customer_ref=reference(session.get("customer")),
@@ -256,17 +279,6 @@ def _state_of_session(client: stripe.StripeClient, session: dict[str, Any]) -> O
     )
 
 
-def _standing_of_session(session: dict[str, Any], intent: dict[str, Any]) -> Standing:
-    # "no_payment_required" is a price of nothing: the amount then tells that it is not our order's.
-    if session["payment_status"] in ("paid", "no_payment_required"):
-        return Standing.PAID
-    if session["status"] == "expired":
-        return Standing.CANCELED
-    if session["status"] == "complete":
-        return _standing_of_intent(intent)  # paid by a method that takes days
-    return Standing.OPEN  # after a declined card too: the page takes another one
-
-
 def _state_of_intent(client: stripe.StripeClient, intent: dict[str, Any]) -> OrderState:
     standing = _standing_of_intent(intent)
     currency = intent["currency"].upper()
@@ -275,14 +287,14 @@ def _state_of_intent(client: stripe.StripeClient, intent: dict[str, Any]) -> Ord
     return OrderState(
         standing=standing,
         provider_order_id=intent["id"],
-        amount_minor=_from_stripe(amount, currency),
+        amount_minor=from_stripe(amount, currency),
         currency=currency,
         livemode=intent["livemode"],
         order_id=word(part(intent, "metadata").get("order_id")),
         user_id=word(part(intent, "metadata").get("user_id")),
         payment_id=intent["id"],
         receipt_url=part(intent, "latest_charge").get("receipt_url") or "",
-        problem=_problem(intent),
+        problem=problem_of(intent),
         refunds=_refunds(client, intent["id"], currency) if is_paid else (),
         disputes=_disputes(client, intent["id"], currency) if is_paid else (),
         customer_ref=reference(intent.get("customer")),
@@ -297,26 +309,20 @@ def _standing_of_intent(intent: dict[str, Any]) -> Standing:
     if status == "canceled":
         return Standing.CANCELED
     if status in ("requires_payment_method", "requires_action"):
-        # Nobody is there any more to name another card or to confirm this one.
+        # The buyer is not present to name another card or to confirm this one.
         return Standing.FAILED
     return Standing.OPEN
 
 
-def _problem(intent: dict[str, Any]) -> str:
+def problem_of(intent: dict[str, Any]) -> str:
+    """Return the bank's sentence about the last attempt to pay; empty after a success."""
     if intent.get("status") == "succeeded":
         return ""
     return str(part(intent, "last_payment_error").get("message") or "")
 
 
-def _intent(client: stripe.StripeClient, intent_id: str) -> dict[str, Any]:
-    intent = client.v1.payment_intents.retrieve(intent_id, {"expand": ["latest_charge"]})
-    return intent.to_dict()
-
-
-def _intent_of_order(
-    client: stripe.StripeClient, order: Order, customer: str
-) -> dict[str, Any] | None:
-    """The charge that was already made for an order, even after Stripe forgot the key."""
+def _find_intent(client: stripe.StripeClient, order: Order, customer: str) -> dict[str, Any] | None:
+    """Return the charge that was already made for an order, even after Stripe forgot the key."""
     found = client.v1.payment_intents.list(
         {
             "customer": customer,
@@ -326,7 +332,7 @@ def _intent_of_order(
     )
     for intent in found.auto_paging_iter():
         if part(intent.to_dict(), "metadata").get("order_id") == str(order.id):
-            return _intent(client, intent.id)
+            return client.v1.payment_intents.retrieve(intent.id, WITH_CHARGE).to_dict()
     return None
 
 
@@ -338,52 +344,40 @@ def _refunds(client: stripe.StripeClient, payment: str, currency: str) -> tuple[
 
 
 def _state_of_refund(refund: dict[str, Any], currency: str) -> RefundState:
-    status = {
-        "succeeded": Refund.Status.SUCCEEDED,
-        "failed": Refund.Status.FAILED,
-        "canceled": Refund.Status.FAILED,
-    }.get(refund["status"], Refund.Status.PENDING)
     return RefundState(
         id=refund["id"],
-        amount_minor=_from_stripe(refund["amount"], currency),
-        status=status,
+        amount_minor=from_stripe(refund["amount"], currency),
+        status=REFUND_STATUSES.get(refund["status"], Refund.Status.PENDING),
         reference=word(part(refund, "metadata").get("refund_id")),
     )
 
 
 def _disputes(client: stripe.StripeClient, payment: str, currency: str) -> tuple[DisputeState, ...]:
     found = client.v1.disputes.list({"payment_intent": payment, "limit": PAGE})
-    return tuple(
-        _state_of_dispute(dispute.to_dict(), currency) for dispute in found.auto_paging_iter()
-    )
+    states = []
+    for dispute in (known.to_dict() for known in found.auto_paging_iter()):
+        # One entry takes the money, a second one may bring it back; an inquiry has none.
+        moved = sum(entry["amount"] for entry in dispute["balance_transactions"])
+        states.append(
+            DisputeState(
+                id=dispute["id"],
+                amount_minor=from_stripe(dispute["amount"], currency),
+                status=DISPUTE_STATUSES.get(dispute["status"], "open"),
+                funds_withdrawn=moved < 0,
+            )
+        )
+    return tuple(states)
 
 
-def _state_of_dispute(dispute: dict[str, Any], currency: str) -> DisputeState:
-    status = {
-        "won": "won",
-        "warning_closed": "won",  # an inquiry that came to nothing
-        "prevented": "won",
-        "lost": "lost",
-    }.get(dispute["status"], "open")
-    # One entry takes the money, a second one may bring it back; an inquiry has none.
-    moved = sum(entry["amount"] for entry in dispute["balance_transactions"])
-    return DisputeState(
-        id=dispute["id"],
-        amount_minor=_from_stripe(dispute["amount"], currency),
-        status=status,
-        funds_withdrawn=moved < 0,
-    )
-
-
-def _to_stripe(minor: int, currency: str) -> int:
-    """An amount as Stripe counts it. Raises ProviderDeclined for what it cannot count."""
+def to_stripe(minor: int, currency: str) -> int:
+    """Return minor units as Stripe counts them. Raises ProviderDeclined for unsupported currencies."""
     if currency in UNSUPPORTED:
         raise ProviderDeclined(f"{currency} cannot be paid with Stripe here.", code="currency")
     return minor * 100 if currency in HUNDREDFOLD else minor
 
 
-def _from_stripe(amount: int, currency: str) -> int:
-    """Stripe's amount in minor units. Raises ValueError when it is not a whole number of them."""
+def from_stripe(amount: int, currency: str) -> int:
+    """Return Stripe's amount in minor units. Raises ValueError when it is not a whole number."""
     if currency not in HUNDREDFOLD:
         return amount
     minor, rest = divmod(amount, 100)
@@ -395,27 +389,9 @@ def _from_stripe(amount: int, currency: str) -> int:
 def _is_signed(body: bytes, signature: str, secret: str) -> bool:
     try:
         return bool(
-            # Without a tolerance the library takes signatures of any age.
+            # Without a tolerance the library accepts signatures of any age.
             stripe.WebhookSignature.verify_header(body, signature, secret, tolerance=TOLERANCE)
         )
     except (stripe.SignatureVerificationError, TypeError, ValueError):
         # TypeError: a signature that is not ASCII. ValueError: a body that is not UTF-8.
         return False
-
-
-def _notice(event: dict[str, Any]) -> Notice:
-    event_id, event_type = word(event.get("id")), word(event.get("type"), 100)
-    if not event_id or not event_type:
-        raise BadSignature("The webhook is signed, but names no event.")
-    subject = part(event, "data", "object")
-    kind = subject.get("object")
-    is_session, is_intent = kind == "checkout.session", kind == "payment_intent"
-    return Notice(
-        event_id=event_id,
-        event_type=event_type,
-        livemode=settings.STRIPE_LIVEMODE,
-        order_id=word(part(subject, "metadata").get("order_id"))
-        or word(subject.get("client_reference_id")),
-        provider_order_id=word(subject.get("id")) if is_session else "",
-        payment_id=reference(subject if is_intent else subject.get("payment_intent")),
-    )

@@ -88,11 +88,11 @@ def test_nothing_is_bought_without_the_flag_without_consent_or_without_a_card(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"monthly_cap_minor": 499}, "limit per month"),
+        ({"monthly_cap_minor": 499}, "monthly limit"),
         ({"threshold": 0}, "above zero"),
         ({"threshold": 1000 * MICRO}, "lower one"),
-        ({"currency": "JPY"}, "not sold"),
-        ({"package_id": 0}, "not sold"),
+        ({"currency": "JPY"}, "no longer available"),
+        ({"package_id": 0}, "no longer available"),
     ],
 )
 def test_terms_that_make_no_sense_are_refused(account, package, settings, fields, words):
@@ -254,7 +254,7 @@ def test_a_bank_that_wants_to_be_asked_sends_the_user_a_link(account, consent):
     [message] = mail.outbox
     assert message.to == [account.user.email]
     assert "https://parley.example.org/billing/packages/" in message.body
-    assert "confirm the payment yourself" in message.body
+    assert "requires you to confirm the payment" in message.body
 
 
 def test_a_charge_of_unknown_fate_is_asked_about_and_charged_once(account, consent, fakepay):

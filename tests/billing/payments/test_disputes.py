@@ -125,7 +125,7 @@ def test_an_older_answer_does_not_undo_a_victory(account, order):
     older = bank.SandboxProvider().fetch(order)
     bank.decide(purchases.there(order), dispute, is_won=True)
     look(order)
-    checkout.follow(order.pk, older)
+    money_transaction(checkout.apply_state, order.pk, older)
     assert money.state(account) == (FULL, 0, 0)
     assert status(account) == "active"
 

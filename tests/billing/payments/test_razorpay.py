@@ -275,7 +275,7 @@ def test_our_disputes_are_found_among_many(fakepay, order, monkeypatch):
 def test_an_account_that_may_not_list_disputes_still_sells(fakepay, order, caplog):
     fakepay.razorpay.can_list_disputes = False
     assert razorpay.fetch(paid(fakepay, order)).standing is Standing.PAID
-    assert "disputed" in caplog.text
+    assert "list disputes" in caplog.text
 
 
 def test_nothing_is_charged_without_the_buyer(fakepay, order):

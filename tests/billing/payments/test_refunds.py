@@ -69,7 +69,7 @@ def test_a_full_refund_takes_all_credits_and_sends_all_money(account):
     purchases.work()
     [message] = [message for message in mail.outbox if "refund" in message.subject]
     assert "USD 5.00" in message.body
-    assert "1,100 credits were taken" in message.body
+    assert "1,100 credits were removed" in message.body
     assert money.problems() == []
 
 
@@ -183,7 +183,7 @@ def test_a_provider_that_says_no_gives_the_credits_back(account):
     there.refunded_minor = 500  # it has sent everything back, it says
     there.save()
     refund = request(order)
-    assert (refund.status, refund.error) == ("failed", "There is not so much to refund.")
+    assert (refund.status, refund.error) == ("failed", "The amount is more than can be refunded.")
     assert of(order) == ("paid", 0)
     assert money.state(account) == (FULL, 0, 0)
     assert money.problems() == []
@@ -262,7 +262,7 @@ def test_a_buyer_takes_an_unused_purchase_back(account):
     ("change", "words"),
     [
         (lambda order, account, settings: use(account, FULL // 10 + 1), "More than 10 %"),
-        (lambda order, account, settings: money.hold(account, FULL // 2), "set aside"),
+        (lambda order, account, settings: money.hold(account, FULL // 2), "reserved"),
         (
             lambda order, account, settings: Order.objects.update(
                 paid_at=timezone.now() - timedelta(days=15)
@@ -275,7 +275,7 @@ def test_a_buyer_takes_an_unused_purchase_back(account):
             lambda order, account, settings: money_transaction(
                 postings.set_status, account_id=account.pk, status=Account.Status.FROZEN
             ),
-            "staff first",
+            "review your account",
         ),
         (
             lambda order, account, settings: (

@@ -75,7 +75,7 @@ class TestThePage:
         assert money.state(account) == (FULL, 0, 0)
         assert client.post(page(order), {"action": "pay"}).status_code == 302
         assert purchases.work() == 0
-        assert "This is paid" in client.get(page(order)).content.decode()
+        assert "This payment is complete" in client.get(page(order)).content.decode()
 
     @pytest.mark.parametrize(
         ("action", "status", "back"),

@@ -302,8 +302,8 @@ def test_a_job_that_died_is_followed_by_another(account, paid_there):
     purchases.deliver(paid_there, "payment.succeeded")
     queue._queue().empty()
     event = the_event()
-    assert webhook_events._claim(event.pk, 0)
-    assert not webhook_events._claim(event.pk, 0)
+    assert webhook_events.claim(event.pk, 0)
+    assert not webhook_events.claim(event.pk, 0)
     poller.poll(timezone.now() + timedelta(seconds=90))
     assert purchases.work() == 0
     poller.poll(timezone.now() + timedelta(minutes=4))
