@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -88,7 +88,10 @@ def _inserting(model: type[Model], objects: Sequence[Any]) -> Change:
     values = []
     params: list[Any] = []
     for made in objects:
-        row = [_stored(field, made) for field in model._meta.concrete_fields]
+        row = [
+            field.get_db_prep_save(field.pre_save(made, add=True), connection)
+            for field in model._meta.concrete_fields
+        ]
         # NULLs are written into the statement: psycopg parses one of over 50 values anew each time.
         values.append(f"({', '.join('NULL' if value is None else '%s' for value in row)})")
         params += [value for value in row if value is not None]
@@ -97,10 +100,6 @@ def _inserting(model: type[Model], objects: Sequence[Any]) -> Change:
     names = ", ".join(str(field.column) for field in model._meta.concrete_fields)
     table = model._meta.db_table
     return Change(f"INSERT INTO {table} ({names}) VALUES {', '.join(values)}", params)  # noqa: S608 # of names alone
-
-
-def _stored(field: Any, made: Model) -> Any:
-    return field.get_db_prep_save(field.pre_save(made, add=True), connection)
 
 
 def change(sql: str, params: Params) -> int:
@@ -146,14 +145,12 @@ def _objects(row: Sequence[Any], models: Sequence[type[Model]]) -> tuple[Any, ..
 def _shape(model: type[Model]) -> tuple[list[str], list[tuple[int, Callable[[Any], Any]]]]:
     """Return the names of the attributes, and the converters of some values by index."""
     fields = model._meta.concrete_fields
-    converters = [
-        (index, _converter(field, convert))
+    converters: list[tuple[int, Callable[[Any], Any]]] = [
+        (
+            index,
+            partial(convert, expression=field.get_col(model._meta.db_table), connection=connection),
+        )
         for index, field in enumerate(fields)
         for convert in field.get_db_converters(connection)
     ]
     return [field.attname for field in fields], converters
-
-
-def _converter(field: Any, convert: Any) -> Callable[[Any], Any]:
-    column = field.get_col(field.model._meta.db_table)
-    return lambda value: convert(value, column, connection)

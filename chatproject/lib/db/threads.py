@@ -1,8 +1,8 @@
 """The only way from an event loop to the database: `run`, in one of DB_THREADS threads.
 
-A call's connection returns to psycopg's pool when the call ends, so a process holds no more
-connections than it has calls under way. Channels' own helper would put all calls of a process
-through one thread (docs/architecture.md).
+A call's connection returns to psycopg's pool when the call ends, so a process holds at most one
+connection per running call. Channels' own helper would put all calls of a process through one thread
+(docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _threads() -> ThreadPoolExecutor:
 def after_response(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
     """Call a function just after the response of the enclosing `run`; at once outside of one.
 
-    For work that no caller waits for: until then the processor belongs to those that wait. An
+    For work that no caller waits for: until then the processor is left to waiting callers. An
     exception is logged and goes no further.
     """
     deferred = _deferred.get()
