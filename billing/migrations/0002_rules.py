@@ -2,7 +2,7 @@
 
 Only row triggers: Django's test runner empties tables with TRUNCATE, which they leave alone. In
 production take UPDATE, DELETE and TRUNCATE on the append-only tables from the application's role
-as well (docs/operations/money.md).
+as well (docs/operations.md).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def test_a_message_is_stored_with_an_empty_reply_and_a_queued_run(owner, convers
 def test_its_job_waits_in_the_queue_with_ids_only(owner, conversation):
     run = send(owner, conversation, "secret words")
     assert queue.length().queued == 1
-    assert queue.position(run).position == 1
+    assert queue.position(run).number == 1
     assert queue.position(run)
     job = queue.rq_queue().fetch_job(queue.job_id(run.id, 1))
     assert job is not None
