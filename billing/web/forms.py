@@ -40,7 +40,8 @@ class HistoryForm(forms.Form):
 
     kind = forms.ChoiceField(
         required=False,
-        choices=[("", "Everything"), *((key, name) for key, (name, _) in statements.KINDS.items())],
+        label="Type",
+        choices=[("", "All types"), *((key, name) for key, (name, _) in statements.KINDS.items())],
         widget=forms.Select(attrs={"class": "input"}),
         error_messages={"invalid_choice": "This type does not exist. Choose one from the list."},
     )

@@ -12,11 +12,11 @@ pytestmark = pytest.mark.e2e
 
 TAKE_ALL_BUT = """
 from accounts.models import User
-from billing import ledger
+from billing.ledger import postings
 from chatproject.lib.db import money_transaction
 user = User.objects.get(email={email!r})
 money_transaction(
-    ledger.adjust, account_id=user.account.pk, amount={left} - user.account.balance,
+    postings.adjust, account_id=user.account.pk, amount={left} - user.account.balance,
     key=user.email, actor_id=user.pk, note="for a test",
 )
 """
