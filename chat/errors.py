@@ -22,13 +22,13 @@ ERRORS: dict[str, str] = {
     "unavailable": "The service is unavailable right now. Nothing was lost. Try again in a moment.",
     "provider_error": "The model could not answer. Try again.",
     "provider_timeout": "The model did not answer in time. Try again.",
-    "limit_reached": "The reply reached its time limit. What was written is kept.",
+    "limit_reached": "The reply reached its time limit. The text so far is saved.",
     "internal": "Something went wrong on our side. It has been logged. Try again.",
 }
 
 
 # The text of `unavailable` when all workers that began a reply ended before it was finished.
-INTERRUPTED = "The reply was interrupted on our side. What was written is kept. Try again."
+INTERRUPTED = "The reply was interrupted on our side. The text so far is saved. Try again."
 
 # The same when a message was queued for so long that its hold was released.
 HOLD_EXPIRED = "The message was queued for too long. Nothing was charged. Try again."
