@@ -9,7 +9,7 @@ from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.db import models
 from django.db.models.functions import Lower
 
-from billing.ledger import postings
+from billing.ledger import signup
 from chatproject.lib.db import after_commit
 
 
@@ -56,7 +56,7 @@ class User(AbstractUser):
         is_new = self._state.adding
         super().save(*args, **kwargs)
         if is_new and settings.BILLING:
-            after_commit(postings.account_of, self.pk)
+            after_commit(signup.account_of, self.pk)
 
     def __str__(self) -> str:
         return self.email

@@ -24,7 +24,6 @@ from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import Sum
 from django.utils import timezone
@@ -117,39 +116,18 @@ class TakenBack:
     debt: int
 
 
-def open_account(*, user_id: int) -> Account:
-    """Return the user's account, opening it with the sign-up credits if it does not exist."""
+def insert_account(user_id: int) -> bool:
+    """Insert an empty account for a user; False if the user has one."""
     _require_money_transaction()
-    account = Account.objects.filter(user_id=user_id).first()
-    if account is not None:
-        return account
     # A concurrent insert for the same user is waited for; then nothing is inserted here.
-    is_new = prepared.change(
-        "INSERT INTO billing_account"
-        " (user_id, status, balance, held, debt, seq, created_at, updated_at)"
-        " VALUES (%s, 'active', 0, 0, 0, 0, now(), now()) ON CONFLICT (user_id) DO NOTHING",
-        [user_id],
-    )
-    account = Account.objects.get(user_id=user_id)
-    if is_new and settings.SIGNUP_CREDITS > 0:
-        grant(
-            account_id=account.pk,
-            amount=settings.SIGNUP_CREDITS,
-            key=f"signup:{user_id}",
-            note="Welcome",
+    return bool(
+        prepared.change(
+            "INSERT INTO billing_account"
+            " (user_id, status, balance, held, debt, seq, created_at, updated_at)"
+            " VALUES (%s, 'active', 0, 0, 0, 0, now(), now()) ON CONFLICT (user_id) DO NOTHING",
+            [user_id],
         )
-        account.refresh_from_db()
-    return account
-
-
-def account_of(user_id: int) -> Account:
-    """Return the account of a user, opening it if it does not exist.
-
-    Accounts are opened together with the user (accounts.models). For users created another way, such
-    as by a bulk import, this function opens it in a transaction of its own: call it outside of any.
-    """
-    account: Account | None = Account.objects.filter(user_id=user_id).first()
-    return account or db.money_transaction(open_account, user_id=user_id)
+    )
 
 
 def grant(

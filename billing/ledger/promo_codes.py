@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from django.db.models import F, Q
 from django.utils import timezone
 
-from billing.ledger import postings
+from billing.ledger import postings, signup
 from billing.models import LedgerEntry, PromoCode, PromoRedemption
 from chatproject.lib.db import money_transaction
 
@@ -54,7 +54,7 @@ def _redeem(user_id: int, code: str) -> LedgerEntry:
         raise PromoRefused(f"You have used the code {code} already.")
     if not taken:
         raise PromoRefused(_reason(promo, now))
-    account = postings.open_account(user_id=user_id)
+    account = signup.open_account(user_id=user_id)
     entry = postings.grant(
         account_id=account.pk,
         amount=promo.credits,

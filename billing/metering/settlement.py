@@ -17,11 +17,11 @@ from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
 from django.utils import timezone
 
-from billing.ledger import postings
+from billing.ledger import postings, signup
 from billing.ledger.postings import AccountFrozen as AccountFrozen
 from billing.ledger.postings import AccountInDebt as AccountInDebt
 from billing.ledger.postings import InsufficientCredits as InsufficientCredits
-from billing.ledger.postings import account_of as account_of
+from billing.ledger.signup import account_of as account_of
 from billing.metering import limits, pricing, usage
 from billing.metering.pricing import Tokens
 from billing.models import Account, Hold, ModelPrice, UsageRecord
@@ -93,7 +93,7 @@ def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee:
     if price is None:
         raise NotPriced(model)
     if account is None:
-        account = postings.open_account(user_id=user_id)
+        account = signup.open_account(user_id=user_id)
     if is_free(is_staff=is_staff):
         terms = Terms(max_tokens=max_tokens, price_id=price.pk, fee=fee, account_id=account.pk)
     else:

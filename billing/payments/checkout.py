@@ -16,7 +16,7 @@ from django.db import connection
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from billing.ledger import postings
+from billing.ledger import postings, signup
 from billing.models import Account, CreditPackage, LedgerEntry, Order, PackagePrice
 from billing.payments import disputes, mail, providers, refunds, saved_methods
 from billing.payments.packages import lock_order
@@ -76,7 +76,7 @@ def create_order(
 
     def create() -> Order:
         # The account's row makes a double click wait, so that the second finds the first one's order.
-        account = postings.open_account(user_id=user_id)
+        account = signup.open_account(user_id=user_id)
         Account.objects.select_for_update(no_key=True).get(pk=account.pk)
         found = Order.objects.filter(user_id=user_id, client_key=client_key).first()
         if found is not None:

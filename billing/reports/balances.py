@@ -8,7 +8,7 @@ from datetime import datetime
 from django.db.models import F
 from django.utils import timezone
 
-from billing.ledger import postings
+from billing.ledger import signup
 from billing.metering import settlement
 from billing.models import Account, CreditLot
 from chatproject.lib.db import prepared
@@ -124,7 +124,7 @@ def of_user(user_id: int) -> Balance:
     """Return the balance of a user, opening the account if necessary. Not inside a transaction."""
     found = _read("a.user_id", user_id)
     if found is None:
-        return of_account(postings.account_of(user_id).pk)
+        return of_account(signup.account_of(user_id).pk)
     return found
 
 

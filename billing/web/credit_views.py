@@ -20,7 +20,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from billing.credits import exact, show
-from billing.ledger import postings, promo_codes
+from billing.ledger import promo_codes, signup
 from billing.ledger.promo_codes import PromoRefused
 from billing.metering import limits
 from billing.metering.usage import today
@@ -136,7 +136,7 @@ def history(request: Request) -> HttpResponse:
     form.full_clean()
     before = form.cleaned_data.get("before")
     statement = statements.history(
-        postings.account_of(request.user.pk), before_seq=before, wanted=form.wanted
+        signup.account_of(request.user.pk), before_seq=before, wanted=form.wanted
     )
     return render(
         request,
@@ -160,7 +160,7 @@ def history_csv(request: Request) -> HttpResponseBase:
     if not form.is_valid():
         # A file would not show that the filter was ignored.
         return redirect(f"{reverse('billing:history')}?{request.GET.urlencode()}")
-    account = postings.account_of(request.user.pk)
+    account = signup.account_of(request.user.pk)
     wanted = form.wanted
 
     def part(after_seq: int) -> tuple[str, int | None]:
@@ -249,7 +249,7 @@ def _month(request: Request) -> date | None:
 @never_cache
 def limits_page(request: Request) -> HttpResponse:
     """Show and save the user's own spending limits."""
-    account = postings.account_of(request.user.pk)
+    account = signup.account_of(request.user.pk)
     if request.method == "POST":
         form = LimitsForm(request.POST)
         if form.is_valid():

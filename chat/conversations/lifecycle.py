@@ -1,7 +1,8 @@
-"""Operations on a whole conversation: default assistant, rename, delete, active run."""
+"""A whole conversation: its default assistant, first title, renaming, deletion, active run."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -16,6 +17,8 @@ from chat.streaming.user_channel import announce_conversation
 if TYPE_CHECKING:
     from accounts.models import User
 
+TITLE_CHARACTERS = 50
+
 
 def default_assistant() -> Assistant | None:
     """Return the assistant of new conversations; None if no enabled one has a priced model."""
@@ -23,6 +26,11 @@ def default_assistant() -> Assistant | None:
     if settings.BILLING:
         offered = offered.filter(model__provider_model__in=pricing.priced_models())
     return offered.first()
+
+
+def first_title(text: str) -> str:
+    """Return the title of a conversation that begins with a text: the first line, cut at a word."""
+    return textwrap.shorten(text.splitlines()[0], TITLE_CHARACTERS, placeholder="…") or "…"
 
 
 def rename(*, user: User, conversation_id: UUID, title: str) -> Conversation:

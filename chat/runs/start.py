@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TITLE_CHARACTERS = 50
 STORE_TRIES = 4
 NO_ASSISTANT = "No model is available. Ask the staff to add one."
 
@@ -261,10 +259,7 @@ def _insert(run: Run) -> None:
         return
     conversation.leaf = reply
     conversation.updated_at = timezone.now()
-    first_line = prompt.text.splitlines()[0]
-    conversation.title = conversation.title or (
-        textwrap.shorten(first_line, TITLE_CHARACTERS, placeholder="…") or "…"
-    )
+    conversation.title = conversation.title or lifecycle.first_title(prompt.text)
     if conversation._state.adding:
         shown: Conversation | prepared.Change = conversation
     else:

@@ -13,9 +13,8 @@ returns all of it.
 Events are kept until their run ends, so that a log that Redis lost (a restart, FLUSHALL) is written
 again from here with the same numbers.
 
-The lease decides whether this worker may still write for a run. It is renewed by compare-and-set
-every RENEW_SECONDS; an expired one (this process was suspended, Redis was unreachable) is taken
-again only if, by the database, no other process claimed or ended the run (docs/architecture.md).
+The lease decides whether this worker may still write for a run; every RENEW_SECONDS the ticker has
+`lease_renewal` renew it.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from uuid import UUID
 import redis
 from django.conf import settings
 
-from chat.models import Run
+from chat.streaming import lease_renewal
 from chat.streaming.batch import Batch
-from chat.streaming.leases import KEY_SECONDS, LEASE_MILLISECONDS, LEASE_SECONDS, RENEW_SECONDS
+from chat.streaming.leases import LEASE_SECONDS, RENEW_SECONDS
 from chat.streaming.writer import RunWriter
 from chatproject.lib import db
 from chatproject.lib.pubsub.layer import host_urls
 from chatproject.lib.redis.clients import CONNECT_TIMEOUT, SOCKET_TIMEOUT
-from chatproject.lib.redis.pipeline import Pipeline, pack
+from chatproject.lib.redis.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -49,23 +48,6 @@ WORTH_PAUSING = 0.050  # in a shorter tick two tokens of one run seldom arrive
 POLL = 0.100  # between two reads of the stop flags, whether or not tokens arrive
 PAUSE = 0.5  # after a failed write
 CLOSE_PATIENCE = 5.0  # how long a run's last event waits for an unreachable Redis
-
-# Renews each lease whose value is the attempt. Answers 1 (renewed), 0 (expired) or -1 (another's).
-RENEW = """
-local answers = {}
-for i, key in ipairs(KEYS) do
-  local held = redis.call('GET', key)
-  if held == ARGV[i] then
-    redis.call('PEXPIRE', key, ARGV[#ARGV])
-    answers[i] = 1
-  elseif held then
-    answers[i] = -1
-  else
-    answers[i] = 0
-  end
-end
-return answers
-"""
 
 
 class Ticker:
@@ -269,7 +251,10 @@ class Ticker:
         writers = self._writers.values()
         if now - self._renewed_at >= RENEW_SECONDS or any(w.lease_until <= now for w in writers):
             # A new writer's lease comes with its first events; an earlier attempt's may exist.
-            await self._renew([w for w in writers if w.is_leased or w.lease_until <= now])
+            leased = [w for w in writers if w.is_leased or w.lease_until <= now]
+            if leased:
+                await lease_renewal.renew(self._redis, leased, self._drop)
+            self._renewed_at = now
             now = loop.time()
         batch = Batch(self._redis, self._others)
         writing = [w for w in due if w.lease_until > now and w.is_open]
@@ -286,47 +271,6 @@ class Ticker:
                 self._pending.pop(writer, None)
             elif writer.logged < len(writer.events):
                 self._schedule(writer, True)  # its log was lost: write it again at once
-
-    async def _renew(self, writers: list[RunWriter]) -> None:
-        now = asyncio.get_running_loop().time()
-        if not writers:
-            self._renewed_at = now
-            return
-        keys = [writer.lease_key for writer in writers]
-        attempts = [writer.attempt for writer in writers]
-        commands = [pack("EVAL", RENEW, len(keys), *keys, *attempts, LEASE_MILLISECONDS)]
-        commands += [pack("EXPIRE", writer.log_key, KEY_SECONDS) for writer in writers]
-        answers = (await self._redis.execute(b"".join(commands), len(commands)))[0]
-        if isinstance(answers, Exception):
-            raise answers
-        expired: list[RunWriter] = []
-        for writer, answer in zip(writers, answers, strict=True):
-            if answer == 1:
-                writer.lease_until = now + LEASE_SECONDS
-            elif answer == 0:
-                expired.append(writer)
-            else:
-                self._drop(writer)
-        if expired:
-            await self._retake(expired)
-        self._renewed_at = now
-
-    async def _retake(self, writers: list[RunWriter]) -> None:
-        """Take expired leases again where, by the database, this worker still has the run."""
-        attempts = {writer.run_id: writer.attempt for writer in writers}
-        ours = await db.run(Run.objects.running_at, attempts)
-        now = asyncio.get_running_loop().time()
-        for writer in writers:
-            is_taken = writer.run_id in ours and await self._redis.command(
-                "SET", writer.lease_key, writer.attempt, "PX", LEASE_MILLISECONDS, "NX"
-            )
-            # A closing writer's run was ended by this worker: only the last event is to be written.
-            if is_taken or writer.closed is not None:
-                writer.lease_until = now + LEASE_SECONDS
-                writer.is_leased = True
-            elif not writer.is_ending:
-                self._drop(writer)
-            # Else it has ended, perhaps by this worker: nothing is written until that is certain.
 
     def _drop(self, writer: RunWriter) -> None:
         logger.warning("run %s no longer belongs to attempt %d", writer.run_id, writer.attempt)

@@ -58,14 +58,14 @@ def open_accounts() -> list[int]:
     from django.contrib.auth import get_user_model
     from django.db import connections
 
-    from billing.ledger import postings
+    from billing.ledger import signup
     from chatproject.lib.db import money_transaction
     from tests.support import money
 
     accounts = []
     for number in range(ACCOUNTS):
         user = get_user_model().objects.create_user(f"{number}@example.org")
-        account = money_transaction(postings.open_account, user_id=user.pk)
+        account = money_transaction(signup.open_account, user_id=user.pk)
         money.order(account, CREDITS)
         accounts.append(account.pk)
     connections.close_all()

@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.contrib.auth import get_user_model
 from django.utils import timezone
 
-from billing.ledger import audit
+from billing.ledger import audit, signup
 from billing.ledger import postings as postings  # tests replace it by a mutant
 from billing.metering import usage
 from billing.metering.pricing import Tokens
@@ -19,7 +19,7 @@ from chatproject.lib.db import money_transaction
 def open_account(credits: int = 0) -> Account:
     """Create a user's account with so many micro-credits."""
     user = get_user_model().objects.create_user(f"{uuid.uuid4().hex}@example.org")
-    account = money_transaction(postings.open_account, user_id=user.pk)
+    account = money_transaction(signup.open_account, user_id=user.pk)
     if credits:
         grant(account, credits)
     return account

@@ -9,7 +9,7 @@ import pytest
 from django.db import connections
 
 from accounts.models import User
-from billing.ledger import allowances, postings
+from billing.ledger import allowances, postings, signup
 from billing.models import Account, CreditLot, LedgerEntry, Plan
 from chatproject.lib.db import money_transaction
 
@@ -26,7 +26,7 @@ def no_signup_credits(settings) -> None:
 
 def make_account(name: str = "reader", plan: Plan | None = None) -> Account:
     user = User.objects.create_user(f"{name}@example.org")
-    account = money_transaction(postings.open_account, user_id=user.pk)
+    account = money_transaction(signup.open_account, user_id=user.pk)
     Account.objects.filter(pk=account.pk).update(plan=plan)
     return account
 

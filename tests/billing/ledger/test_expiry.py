@@ -14,7 +14,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from accounts.models import User
-from billing.ledger import expiry, postings
+from billing.ledger import expiry, postings, signup
 from billing.models import Account, CreditLot, ExpiryNotice, Hold
 from chatproject.lib.db import money_transaction
 
@@ -31,7 +31,7 @@ def account(settings) -> Account:
 
 def make_account(name: str = "reader") -> Account:
     user = User.objects.create_user(f"{name}@example.org")
-    return money_transaction(postings.open_account, user_id=user.pk)
+    return money_transaction(signup.open_account, user_id=user.pk)
 
 
 def grant(account: Account, amount: int, *, expires_at: datetime | None = None) -> CreditLot:

@@ -15,7 +15,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from billing.ledger import postings
+from billing.ledger import postings, signup
 from billing.models import Hold, LedgerEntry
 from chatproject.lib import db, metrics
 from tests.billing.ledger.test_ledger_mutants import mutant
@@ -106,7 +106,7 @@ def test_equal_refunds_take_once(account):
 def test_accounts_are_opened_once(account, settings):
     settings.SIGNUP_CREDITS = 7
     user = type(account.user).objects.create_user("fresh@example.org")
-    open_it = lambda: db.money_transaction(postings.open_account, user_id=user.pk)  # noqa: E731
+    open_it = lambda: db.money_transaction(signup.open_account, user_id=user.pk)  # noqa: E731
     assert len({one.pk for one in race([open_it] * 32)}) == 1
     assert user.account.balance == 7
 

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
-from billing.ledger import postings, staff_actions
+from billing.ledger import postings, signup, staff_actions
 from billing.metering import limits, usage
 from billing.metering.limits import LimitReached
 from billing.metering.pricing import Tokens
@@ -28,7 +28,7 @@ OTHER_CHAT = uuid.UUID(int=2)
 
 def open_account(name: str = "somebody") -> Account:
     user = User.objects.create_user(f"{name}@example.org")
-    account = money_transaction(postings.open_account, user_id=user.pk)
+    account = money_transaction(signup.open_account, user_id=user.pk)
     money_transaction(postings.grant, account_id=account.pk, amount=1_000 * CREDIT, key=name)
     return account
 

@@ -12,7 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from accounts.models import User
-from billing.ledger import audit, postings
+from billing.ledger import audit, postings, signup
 from billing.models import Account, Hold, ModelPrice, UsageRecord
 from chat import protocol
 from chat.errors import ChatError
@@ -42,7 +42,7 @@ def account_of(user: User) -> Account:
 
 def set_available(user: User, credits: int) -> Account:
     """Bring what a user may spend to an amount of micro-credits, through the ledger."""
-    account = postings.account_of(user.pk)
+    account = signup.account_of(user.pk)
     difference = credits - account.available
     if difference:
         money_transaction(
