@@ -223,7 +223,7 @@ class PostgresServer(DataServer):
     stop_signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
 
     _account: Account | None = None
-    # Inside the data folder, so that the two are kept, moved and deleted together.
+    # The password is stored in the data folder: both are kept, moved and deleted together.
     _superuser_file = "superuser-password"
     # Without PGDATA, PGPORT, LC_MESSAGES and other variables of the calling process.
     _env: Mapping[str, str] = {"PATH": os.defpath, "LC_ALL": "C"}
@@ -240,8 +240,8 @@ class PostgresServer(DataServer):
             is_new = not (self.data_dir / "PG_VERSION").exists()
         except PermissionError as error:
             raise ServerError(
-                f"{self.data_dir} belongs to another user: it was made by a run as root or as a"
-                " third user. Run as that user again, or hand it over with chown -R."
+                f"{self.data_dir} belongs to another user, such as root, who started Postgres before."
+                " Start as that user again, or hand the folder over with chown -R."
             ) from error
         if os.geteuid() == 0:
             self._account = account = self._choose_account(is_new)
@@ -257,7 +257,7 @@ class PostgresServer(DataServer):
         self._end_predecessor()
 
     def _choose_account(self, is_new: bool) -> Account:
-        """Return the owner of the data folder, but for root's own folders an unprivileged user."""
+        """Return the owner of the data folder; a folder of root's is given to an unprivileged user."""
         owner = self.data_dir.stat() if self.data_dir.exists() else None
         if owner is not None and owner.st_uid != 0:
             uid, gid = owner.st_uid, owner.st_gid
