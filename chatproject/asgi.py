@@ -12,19 +12,19 @@ from django.urls import get_resolver
 from chatproject.lib.server.one_thread_handler import OneThreadHandler
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
-# Before the imports that need the app registry.
+# Before the following imports, which need the app registry.
 setup(set_prefix=False)
 
 from accounts.sockets import with_user  # noqa: E402
 from chat.web.routing import websocket_urlpatterns  # noqa: E402
 
-# Imports all pages now: within the first request that would block the event loop.
+# Imports all views now: in the first request the import would block the event loop.
 get_resolver().url_patterns  # noqa: B018
 
 application = ProtocolTypeRouter(
     {
         "http": OneThreadHandler(),
-        # A page of another site must not open a socket with a visitor's cookie of this one.
+        # A page of another site must not open a socket with the visitor's cookie for this site.
         "websocket": AllowedHostsOriginValidator(
             with_user(URLRouter(websocket_urlpatterns))  # type: ignore[arg-type] # see chat.web.routing
         ),

@@ -1,4 +1,4 @@
-"""What is checked at start beyond the form of each variable: combinations that cannot work."""
+"""System checks for combinations of settings that cannot work."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from django.core.checks import CheckMessage, Error, Warning, register
 
 @register()
 def check_provider(**kwargs: Any) -> list[CheckMessage]:
-    """A provider that wants a key needs one, and a model must be named."""
+    """Check that OpenAI has a key and that a default model is named."""
     found: list[CheckMessage] = []
     host = urlsplit(settings.OPENAI_BASE_URL).hostname or ""
     if host == "api.openai.com" and not settings.OPENAI_API_KEY:
         found.append(
             Warning(
-                "OPENAI_API_KEY is not set, so that every reply will fail.",
-                hint="Set OPENAI_API_KEY, or point OPENAI_BASE_URL at a server of your own.",
+                "OPENAI_API_KEY is not set, so every reply will fail.",
+                hint="Set OPENAI_API_KEY, or set OPENAI_BASE_URL to a server of your own.",
                 id="parley.W001",
             )
         )
@@ -35,13 +35,13 @@ def check_provider(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_pool(**kwargs: Any) -> list[CheckMessage]:
-    """The threads of lib.db must each get a connection, beside those of the pages."""
+    """Check that the threads of lib.db leave connections in the pool for synchronous views."""
     size = settings.DATABASES["default"]["OPTIONS"]["pool"]["max_size"]
     if size > settings.DB_THREADS:
         return []
     return [
         Error(
-            f"DB_POOL_SIZE={size} leaves no connection beside the {settings.DB_THREADS} threads of DB_THREADS.",
+            f"DB_POOL_SIZE={size} leaves no connection besides those of the DB_THREADS={settings.DB_THREADS} threads.",
             hint="Set DB_POOL_SIZE to at least twice DB_THREADS.",
             id="parley.E002",
         )

@@ -1,7 +1,7 @@
-"""What happens by the clock: `manage.py clock`, one process that outlives outages.
+"""The clock: `manage.py clock`, one process that runs the periodic tasks and survives outages.
 
-It sweeps runs itself, because a sweep that waits in a queue behind a full worker would be of no
-use. Of several clocks one works, by an advisory lock in Postgres, and the others stand by.
+It sweeps runs itself: a sweep queued behind a full worker would come too late. Of several clocks one
+works (leader election by an advisory lock in Postgres), and the others stand by.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from billing import schedule as billing_schedule
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
 from chatproject.lib import db
+from chatproject.lib.db import prepared
 
 logger = logging.getLogger(__name__)
 
-# Any number will do, as long as nothing else in this database takes the same one.
+# Any number serves that no other advisory lock of this database uses.
 LOCK = 4_705_118_221
 
-TURN = 0.5  # seconds between looks at the schedule
-STANDBY = 2.0  # seconds between tries to become the clock that works
+TURN = 0.5  # seconds between checks of the schedule
+STANDBY = 2.0  # seconds between attempts to become the clock that works
 
 
 @dataclass(slots=True)
 class Task:
-    """Something that is due every `every` seconds; `run` gets the time of the turn."""
+    """A periodic task: `run` is due every `every` seconds and receives the time of the turn."""
 
     name: str
     every: float
@@ -41,10 +42,10 @@ class Task:
 
 
 def schedule() -> list[Task]:
-    """Everything that happens by the clock."""
+    """Return all periodic tasks."""
     return [
         Task("sweep runs", 1.0, Sweeper().sweep),
-        Task("measure the pace", wait_estimate.EVERY, queue.publish_throughput),
+        Task("measure the throughput", wait_estimate.EVERY, queue.publish_throughput),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),
     ]
 
@@ -60,12 +61,14 @@ class Clock:
         """Work, or stand by for another clock, until `stop` is set."""
         while not self.stop.is_set():
             try:
-                if _take_lock():
+                [(is_leader,)] = prepared.all("SELECT pg_try_advisory_lock(%s)", [LOCK])
+                if is_leader:
                     logger.info("the clock runs")
                     try:
                         self._work()
                     finally:
-                        _drop_lock()
+                        # The connection returns to a pool, which would keep the lock along with it.
+                        prepared.all("SELECT pg_advisory_unlock(%s)", [LOCK])
                 else:
                     self.stop.wait(STANDBY)
             except db.UNREACHABLE as error:
@@ -81,7 +84,13 @@ class Clock:
                 if task.due <= now:
                     task.due = now + timedelta(seconds=task.every)
                     self._run(task, now)
-            if not _holds_lock():
+            # Django may have replaced a broken connection: the lock was lost with its session.
+            [(has_lock,)] = prepared.all(
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted"
+                " AND pid = pg_backend_pid() AND classid = %s AND objid = %s)",
+                [LOCK >> 32, LOCK & 0xFFFFFFFF],
+            )
+            if not has_lock:
                 logger.warning("the clock lost its lock and stands by")
                 return
             self.stop.wait(TURN)
@@ -92,32 +101,7 @@ class Clock:
         except redis.RedisError as error:
             logger.warning("%s waits for Redis: %s", task.name, error)
         except db.UNREACHABLE:
-            raise  # with the connection goes the lock
+            raise  # the lock is lost with the connection
         except Exception:
-            # One task's fault must not stop the others, nor itself at its next turn.
+            # A bug in one task must stop neither the other tasks nor its own next turn.
             logger.exception("%s failed", task.name)
-
-
-def _take_lock() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
-        row = cursor.fetchone()
-    return bool(row and row[0])
-
-
-def _drop_lock() -> None:
-    """Give the lock back: the connection goes back to a pool, and would take the lock with it."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
-
-
-def _holds_lock() -> bool:
-    """Whether this session still has the lock: a connection that was replaced has not."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted"
-            " AND pid = pg_backend_pid() AND classid = %s AND objid = %s)",
-            [LOCK >> 32, LOCK & 0xFFFFFFFF],
-        )
-        row = cursor.fetchone()
-    return bool(row and row[0])

@@ -3,7 +3,7 @@
 Serves the ASGI application with Daphne under the limits of `chatproject.lib.server.limits`, and logs
 a line when it listens. SIGTERM or SIGINT stops it in order: it closes the listening socket, closes
 every WebSocket with 1012, gives requests in flight `WEB_DRAIN_SECONDS` to finish, and exits with 0;
-a second signal ends it at once. When it cannot start it prints one line and exits with 1.
+a second signal ends it at once. If it cannot start, it prints one line and exits with 1.
 
 Variables: HOST, PORT, TRUST_PROXY, and the four of `Limits.from_environment`.
 """
@@ -33,7 +33,7 @@ from chatproject.lib.server.limits import BACKLOG, KERNEL_BUFFER_BYTES, Limits
 logger = logging.getLogger("chatproject.serve")  # __name__ is __main__ here
 access = logging.getLogger("chatproject.access")
 
-# It chose one of two servers. Read for a warning only, so .env.example no longer names it.
+# It chose between two servers. Read only for a warning, so .env.example no longer names it.
 REMOVED_VARIABLE = "WEB_SERVER"
 
 
@@ -90,14 +90,14 @@ def bind(host: str, port: int, limits: Limits) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
-        # Connections that a server which has just ended left behind would keep the port taken.
+        # Connections left behind by a server that has just ended would keep the port taken.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
         fail(f"cannot listen on {host}, port {port}: {error.strerror}")
-    # Connections inherit both options. Only Linux has the first: elsewhere only pings detect such
-    # clients.
+    # Connections inherit both options. Only Linux has the first; on other systems only pings detect
+    # such clients.
     stall = getattr(socket, "TCP_USER_TIMEOUT", None)
     if stall is not None:
         listener.setsockopt(socket.IPPROTO_TCP, stall, limits.stall_seconds * 1000)
@@ -189,7 +189,7 @@ def serve(application: Application, listener: socket.socket, limits: Limits) -> 
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def ready() -> None:
-        # Exempts all objects of the start from garbage collection: to traverse those of a Django
+        # Exempts the objects of the start from garbage collection: traversing those of a Django
         # project blocks the event loop for a tenth of a second each time.
         gc.collect()
         gc.freeze()

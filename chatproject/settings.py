@@ -1,4 +1,4 @@
-"""Django's settings. Every variable is documented in .env.example and read through lib.env."""
+"""Django's settings. All variables are documented in .env.example and read through lib.env."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SECRET_KEY = env.secret("SECRET_KEY")
 if not SECRET_KEY:
     raise ImproperlyConfigured(
         "SECRET_KEY is not set. Write 50 random characters, for example from "
-        "`python -c 'import secrets; print(secrets.token_urlsafe(50))'`. `make run` makes one by itself."
+        "`python -c 'import secrets; print(secrets.token_urlsafe(50))'`. `make run` generates its own."
     )
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 HTTPS = env.flag("HTTPS", default=not DEBUG)
 TRUST_PROXY = env.flag("TRUST_PROXY", default=False)
 SITE_NAME = env.text("SITE_NAME", "Parley")
-# For links in mails that no page was asked for. Empty: such mails say where to look instead.
-SITE_URL = env.url("SITE_URL", "", schemes=("http", "https")).rstrip("/")
+# For links in mails that are sent outside a request. Empty: they name the page instead of a link.
+SITE_URL = env.url("SITE_URL", "").rstrip("/")
 
 ROOT_URLCONF = "chatproject.urls"
 ASGI_APPLICATION = "chatproject.asgi.application"
@@ -48,6 +48,7 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "django_rq",
+    "django.forms",
 ]
 
 MIDDLEWARE = [
@@ -57,7 +58,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    # Everything is closed unless a view is marked public: see accounts.access.
+    # Every view requires a signed-in user unless accounts.access exempts it.
     "accounts.access.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -82,26 +83,26 @@ TEMPLATES = [
     },
 ]
 FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
-INSTALLED_APPS.append("django.forms")
 
-# --- Postgres, the only truth -----------------------------------------------------------------
+# --- Postgres, the only source of truth -------------------------------------------------------
 
 DATABASES: dict[str, dict[str, Any]] = {"default": env.database("DATABASE_URL")}
 DATABASES["default"]["OPTIONS"]["pool"] = {
     "min_size": 0,
     "max_size": env.integer("DB_POOL_SIZE", 16, least=2),
-    "timeout": 5,  # seconds to wait for a free connection, and for a Postgres that is away
-    # Seconds for which the pool tries to connect, after growing pauses, before the next who asks makes
-    # it begin anew: with its five minutes it would find Postgres back after as long as that was away.
+    "timeout": 5,  # seconds to wait for a free connection, and for an unreachable Postgres
+    # Seconds of connection attempts, with exponential backoff, before the pool gives up until the
+    # next caller. With the default of five minutes the pauses would grow to as long as Postgres was
+    # unreachable, and the recovery would take as long again.
     "reconnect_timeout": 5,
 }
-# A server that went away must be noticed when a connection is taken from the pool.
+# A call must not get a connection from the pool whose server has hung up.
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
-# The statements of lib.db.prepared are prepared at their first use in a connection.
+# Statements of lib.db.prepared are prepared at their first use in a connection.
 DB_PREPARE = env.flag("DB_PREPARE", default=True)
 DATABASES["default"]["OPTIONS"]["prepare_threshold"] = 0 if DB_PREPARE else None
 
-# Threads through which asynchronous code reaches the database, per process: see lib.db.
+# Threads per process in which asynchronous code uses the database: see lib.db.
 DB_THREADS = env.integer("DB_THREADS", 8, least=1)
 
 # --- Redis: queue, run logs, channel layer, cache ---------------------------------------------
@@ -109,7 +110,7 @@ DB_THREADS = env.integer("DB_THREADS", 8, least=1)
 REDIS_URL = env.url("REDIS_URL", "", schemes=("redis", "rediss", "unix"))
 if not REDIS_URL:
     raise ImproperlyConfigured(
-        "REDIS_URL is not set. Write redis://host:6379/0, or use `make run`, which brings its own Valkey."
+        "REDIS_URL is not set. Write redis://host:6379/0, or use `make run`, which starts its own Valkey."
     )
 
 CHANNEL_LAYERS = {
@@ -128,22 +129,21 @@ CACHES = {
 }
 
 RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run
-# A worker that dies takes its runs with it to others: so many attempts has a run in all. It is taken
-# for dead when it has not renewed its runs' leases, which it does three times in this time.
+# Max attempts at a run: the runs of a dead worker are handed over to other workers.
 RUN_ATTEMPTS = env.integer("RUN_ATTEMPTS", 3, least=1)
+# A worker that renews no lease for this long counts as dead; it renews them three times in that time.
 RUN_LEASE_SECONDS = env.integer("RUN_LEASE_SECONDS", 6, least=3)
-JOB_DAY = 24 * 60 * 60  # seconds that a failed job stays visible to staff
 RQ_QUEUES = {
     name: {
         "URL": REDIS_URL,
         "DEFAULT_TIMEOUT": timeout,
         "DEFAULT_RESULT_TTL": 600,
-        # RQ's own default keeps failed jobs for a year.
-        "DEFAULT_FAILURE_TTL": JOB_DAY,
+        # Seconds that staff can see a failed job: a day. RQ's own default is a year.
+        "DEFAULT_FAILURE_TTL": 24 * 60 * 60,
         "SERIALIZER": "rq.serializers.JSONSerializer",
     }
     for name, timeout in {
-        # The run ends itself at RUN_SECONDS, with words for the user; RQ's limit is the net below.
+        # The worker ends a run at RUN_SECONDS with an error for the user; RQ's limit is a safety net.
         "chat": RUN_SECONDS + 60,
         "billing": 120,
         "insights": 600,
@@ -156,17 +156,17 @@ RQ = {
     "COMMIT_MODE": "on_db_commit",
 }
 WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", 500, least=1)
-# Imported by workers before their first job; the provider's library takes most of a second.
+# Imported by workers before their first job; importing the provider's library takes up to a second.
 WORKER_IMPORTS = ["chat.generation.generate"]
 WORKER_MAX_MB = env.integer("WORKER_MAX_MB", 0)
 WORKER_DRAIN_SECONDS = env.integer("WORKER_DRAIN_SECONDS", 25)
 
 # --- The model provider -----------------------------------------------------------------------
 
-OPENAI_BASE_URL = env.url("OPENAI_BASE_URL", "https://api.openai.com/v1", schemes=("http", "https"))
+OPENAI_BASE_URL = env.url("OPENAI_BASE_URL", "https://api.openai.com/v1")
 OPENAI_API_KEY = env.secret("OPENAI_API_KEY")
 DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini")
-# Micro-credits per million tokens in, cached in and out.
+# Micro-credits per million tokens: input, cached input, output.
 DEFAULT_MODEL_PRICE = tuple(
     int(price * 1_000_000) for price in env.decimals("DEFAULT_MODEL_PRICE", "15 7.5 60", count=3)
 )
@@ -174,47 +174,41 @@ DEFAULT_MODEL_CONTEXT = env.integer("DEFAULT_MODEL_CONTEXT", 128_000, least=512)
 
 # --- Money ------------------------------------------------------------------------------------
 
-# Off: everything is free and nothing is recorded. For development; when it is on, what has no
-# price or no credit is refused.
+# Off, for development: everything is free and nothing is recorded. On: a message to a model without
+# a price, or from a user without credits, is refused.
 BILLING = env.flag("BILLING", default=True)
 SIGNUP_CREDITS = int(env.decimal("SIGNUP_CREDITS", "100") * 1_000_000)  # micro-credits
-MIN_REPLY_TOKENS = env.integer("MIN_REPLY_TOKENS", 256, least=1)  # what must be affordable at least
-# Whether runs that fail on our side are charged for what they delivered before.
+MIN_REPLY_TOKENS = env.integer("MIN_REPLY_TOKENS", 256, least=1)  # the balance must cover them
+# Whether runs that fail on our side are charged for the text delivered before.
 BILL_FAILED_PARTIAL = env.flag("BILL_FAILED_PARTIAL", default=True)
-STAFF_PAY = env.flag("STAFF_PAY", default=False)  # otherwise their runs are the operator's cost
-# What one member of staff may give away in a day, in micro-credits; 0: as much as they like.
+STAFF_PAY = env.flag("STAFF_PAY", default=False)  # off: their runs are the operator's cost
+# Max micro-credits that one member of staff may give to users per day; 0: no limit.
 STAFF_DAILY_CREDITS = int(env.decimal("STAFF_DAILY_CREDITS", "0") * 1_000_000)
-CREDIT_USD = env.decimal("CREDIT_USD", "0.01", above=0)  # what a credit is worth, to import prices
+CREDIT_USD = env.decimal("CREDIT_USD", "0.01", above=0)  # value of a credit, to import prices
 
-# --- Payment providers: each is on when its key is set, see docs/payments.md -------------------
+# --- Payment providers: each is enabled by its key, see docs/payments.md -----------------------
 
-CURRENCIES = [word.upper() for word in env.words("CURRENCIES", "USD")]  # packages are sold in
+CURRENCIES = [word.upper() for word in env.words("CURRENCIES", "USD")]  # of packages
 if not all(len(word) == 3 and word.isalpha() for word in CURRENCIES):
     raise ImproperlyConfigured("CURRENCIES: write codes of three letters, for example USD,EUR.")
 STRIPE_SECRET_KEY = env.secret("STRIPE_SECRET_KEY")
-# Several while one is replaced by another: deliveries under way are signed with the old one.
+# Several while one is being replaced: deliveries in flight are signed with the old one.
 STRIPE_WEBHOOK_SECRETS = env.secret("STRIPE_WEBHOOK_SECRETS").replace(",", " ").split()
 STRIPE_LIVEMODE = env.flag(
     "STRIPE_LIVEMODE", default=STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
 )
 STRIPE_TAX = env.flag("STRIPE_TAX", default=False)
-STRIPE_API_BASE = env.url(
-    "STRIPE_API_BASE", "https://api.stripe.com", schemes=("http", "https")
-).rstrip("/")
-STRIPE_CHECKOUT_ORIGIN = env.url(
-    "STRIPE_CHECKOUT_ORIGIN", "https://checkout.stripe.com", schemes=("http", "https")
-).rstrip("/")
+STRIPE_API_BASE = env.url("STRIPE_API_BASE", "https://api.stripe.com").rstrip("/")
+STRIPE_CHECKOUT_ORIGIN = env.url("STRIPE_CHECKOUT_ORIGIN", "https://checkout.stripe.com")
 RAZORPAY_KEY_ID = env.text("RAZORPAY_KEY_ID")
 RAZORPAY_KEY_SECRET = env.secret("RAZORPAY_KEY_SECRET")
 RAZORPAY_WEBHOOK_SECRETS = env.secret("RAZORPAY_WEBHOOK_SECRETS").replace(",", " ").split()
-RAZORPAY_API_BASE = env.url(
-    "RAZORPAY_API_BASE", "https://api.razorpay.com", schemes=("http", "https")
-).rstrip("/")
+RAZORPAY_API_BASE = env.url("RAZORPAY_API_BASE", "https://api.razorpay.com").rstrip("/")
 if bool(RAZORPAY_KEY_ID) != bool(RAZORPAY_KEY_SECRET):
     raise ImproperlyConfigured("Set both RAZORPAY_KEY_ID and RAZORPAY_KEY_SECRET, or neither.")
-# Where our forms may lead: browsers also follow a form's redirect only to a host named here.
+# Allowed targets of our forms, by the CSP: browsers apply it to a form's redirects as well.
 PAYMENT_ORIGINS = [
-    origin
+    origin.rstrip("/")
     for origin, is_on in (
         (STRIPE_CHECKOUT_ORIGIN, STRIPE_SECRET_KEY),
         (RAZORPAY_API_BASE, RAZORPAY_KEY_ID),
@@ -222,24 +216,24 @@ PAYMENT_ORIGINS = [
     if is_on
 ]
 
-# The bank that is played by a page of ours. With it anybody buys anything for nothing.
+# The sandbox bank, a page of this site, with which every user can buy credits for free.
 PAYMENTS_SANDBOX = env.flag("PAYMENTS_SANDBOX", default=DEBUG)
 if PAYMENTS_SANDBOX and not DEBUG:
     raise ImproperlyConfigured(
-        "PAYMENTS_SANDBOX is for development: whoever buys from it pays nothing. Take it out, or"
-        " set DEBUG=1 as well on a machine that nobody else reaches."
+        "PAYMENTS_SANDBOX is for development: its users buy credits for free. Remove it, or also set"
+        " DEBUG=1 on a machine that others cannot reach."
     )
 
-# Refunds that buyers may ask for themselves: within so many days (0: never), while so many percent
-# of the purchase are unused.
+# Buyers may request a refund within so many days (0: never), while at least so many percent of the
+# purchase are unused.
 REFUND_DAYS = env.integer("REFUND_DAYS", 14)
 REFUND_UNUSED_PERCENT = env.integer("REFUND_UNUSED_PERCENT", 90, least=1)
-# Whether users may have a package bought by itself when their balance runs low.
+# Whether users may enable automatic purchases of a package when their balance is low.
 AUTO_TOP_UP = env.flag("AUTO_TOP_UP", default=False)
-# Who is told of payments that do not match, disputes and refunds; empty: nobody, the log has it.
+# Recipients of alerts about payments that do not match, disputes and refunds; empty: only the log.
 BILLING_ALERT_EMAIL = env.words("BILLING_ALERT_EMAIL")
 
-# Who sells, as it stands on receipts; lines of the address are separated by commas.
+# The seller on receipts; lines of the address are separated by commas.
 SELLER_NAME = env.text("SELLER_NAME", SITE_NAME)
 SELLER_ADDRESS = env.words("SELLER_ADDRESS")
 SELLER_TAX_ID = env.text("SELLER_TAX_ID")
@@ -247,11 +241,11 @@ SELLER_TAX_ID = env.text("SELLER_TAX_ID")
 # --- Limits -----------------------------------------------------------------------------------
 
 TEXT_MAX_CHARACTERS = 20_000  # of one message
-# Replies of one user that are in line or being made at once; further ones are held back until one of
-# these ends, and messages that would make more than USER_QUEUE_LIMIT wait so are refused.
+# Max replies of one user that are queued or being made. Further ones are throttled until one of them
+# ends, at most USER_QUEUE_LIMIT; beyond that the user's messages are refused.
 USER_CONCURRENCY = env.integer("USER_CONCURRENCY", 5, least=1)
 USER_QUEUE_LIMIT = env.integer("USER_QUEUE_LIMIT", 100)
-QUEUE_LIMIT = env.integer("QUEUE_LIMIT", 2_000, least=1)  # runs in line; above it sends are refused
+QUEUE_LIMIT = env.integer("QUEUE_LIMIT", 2_000, least=1)  # queued runs before messages are refused
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes of a form
 
 # --- Accounts ---------------------------------------------------------------------------------
@@ -290,14 +284,14 @@ SERVER_EMAIL = DEFAULT_FROM_EMAIL
 
 # --- Sessions and headers ---------------------------------------------------------------------
 
-# In Postgres: a Redis that lost its memory must not sign everybody out.
+# In Postgres: a Redis that lost its data must not sign out all users.
 SESSION_ENGINE = "django.contrib.sessions.backends.db"
 SESSION_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_AGE = 60 * 60 * 24 * 30
 CSRF_COOKIE_SECURE = HTTPS
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
 SECURE_SSL_REDIRECT = HTTPS
-# The health pages are asked by the machine itself, without TLS.
+# The health pages are requested on the machine itself, without TLS.
 SECURE_REDIRECT_EXEMPT = [r"^health"]
 SECURE_HSTS_SECONDS = 60 * 60 * 24 * 365 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
@@ -327,7 +321,7 @@ CONTENT_SECURITY_POLICY = {
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.text("STATIC_ROOT") or BASE_DIR / "staticfiles")
 STATICFILES_DIRS = [BASE_DIR / "static"]
-# Hashed names, which browsers may keep for ever; needs `manage.py collectstatic` before the start.
+# Hashed names, which browsers may cache for ever; requires `manage.py collectstatic` before a start.
 STATIC_MANIFEST = env.flag("STATIC_MANIFEST", default=not DEBUG)
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
@@ -352,7 +346,7 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env.text("LOG_LEVEL", "INFO").upper()},
     "loggers": {
-        # A line for each job and each request to the provider would drown the rest.
+        # One line per job and per request to a provider would hide the rest.
         "rq": {"level": "WARNING"},
         "httpx2": {"level": "WARNING"},
         "stripe": {"level": "WARNING"},

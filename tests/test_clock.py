@@ -43,7 +43,7 @@ def running(*tasks: Task) -> Iterator[Clock]:
 def test_what_happens_by_the_clock():
     tasks = {task.name: task.every for task in clock.schedule()}
     assert tasks["sweep runs"] == 1.0
-    assert tasks["measure the pace"] == 4.0
+    assert tasks["measure the throughput"] == 4.0
     assert tasks["poll payments"] == 30
     assert tasks["nightly check"] == 600
 

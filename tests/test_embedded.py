@@ -235,7 +235,7 @@ class TestPostgres:
         script = """
             import os, sys, psycopg
             from pathlib import Path
-            from chatproject.embedded import PostgresServer, ValkeyServer
+            from chatproject.local.servers import PostgresServer, ValkeyServer
             assert os.geteuid() == 65534
             postgres = PostgresServer(Path(sys.argv[1]) / "post gres", password=True)
             valkey = ValkeyServer(Path(sys.argv[1]) / "val key")
@@ -378,7 +378,7 @@ class TestLifeAndDeath:
         script = """
             import sys, threading
             from pathlib import Path
-            from chatproject.embedded import PostgresServer, ValkeyServer
+            from chatproject.local.servers import PostgresServer, ValkeyServer
             folder = Path(sys.argv[1])
             servers = [PostgresServer(folder / "post gres"), ValkeyServer(folder / "val key")]
             for server in servers:

@@ -274,7 +274,7 @@ def test_the_env_file_can_be_read_back_whatever_the_values_are(tmp_path, monkeyp
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("OPENAI_API_KEY_FILE", "/a path/key")
     monkeypatch.setattr(run, "ENV_PATH", tmp_path / "env")
-    run._write_env_file()
+    run.write_env_file()
     read = dict(env.parse_file(tmp_path / "env"))
     assert {name: read[name] for name in values} == values
     assert read["OPENAI_API_KEY_FILE"] == "/a path/key"
@@ -286,5 +286,5 @@ def test_the_next_free_port_is_taken_also_when_only_ipv6_is_occupied(monkeypatch
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
         taken = other.getsockname()[1]
         monkeypatch.setenv("PORT", str(taken))
-        assert run._choose_port() != taken
+        assert run.choose_port() != taken
     assert f"Port {taken} is taken" in capsys.readouterr().out

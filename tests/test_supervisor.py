@@ -33,7 +33,7 @@ class Supervised(Program):
         procfile.write_text("\n".join(lines))
         super().__init__(
             [
-                *(sys.executable, "-m", "chatproject.supervisor"),
+                *(sys.executable, "-m", "chatproject.local.supervisor"),
                 *(str(procfile), "--stop-timeout", str(stop_timeout)),
             ],
             cwd=BASE_DIR,

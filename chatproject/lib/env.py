@@ -1,9 +1,9 @@
-"""The one place that reads the environment.
+"""The only module that reads the environment.
 
-Every reader takes the variable's name and a default, and raises `ImproperlyConfigured` with a
+Each function takes the name of a variable and a default, and raises `ImproperlyConfigured` with a
 sentence that says what to write instead. A secret may also come from a file: when `NAME_FILE` is
-set, `secret("NAME")` reads that file (the convention of container secrets). Variables may stand in
-a file `.env` beside manage.py (or where `ENV_FILE` points); what the environment already has wins.
+set, `secret("NAME")` reads that file (the convention of container secrets). The file `.env` beside
+manage.py, or the one that `ENV_FILE` names, may set variables; the environment takes precedence.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FALSE = {"0", "false", "no", "off", ""}
 
 
 def load_file(path: Path) -> None:
-    """Put the `NAME=value` lines of a file into the environment, where they are not there yet.
+    """Set the variables of a file with `NAME=value` lines that the environment does not have yet.
 
-    Blank lines and lines that begin with `#` are passed over; one pair of quotes around a value is
-    taken off. A missing file is no error. Raises ImproperlyConfigured for any other line.
+    Blank lines and lines that begin with `#` are skipped; one pair of quotes around a value is
+    removed. A missing file is no error. Raises ImproperlyConfigured for any other line.
     """
     if not path.is_file():
         return
@@ -34,7 +34,7 @@ def load_file(path: Path) -> None:
 
 
 def parse_file(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of a file in `.env` form; see `load_file`."""
+    """Yield the names and values of a file in `.env` form; see `load_file`."""
     for number, raw in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         line = raw.strip().removeprefix("export ")
         if not line or line.startswith("#"):
@@ -49,12 +49,12 @@ def parse_file(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def text(name: str, default: str = "") -> str:
-    """The variable as text, without surrounding space."""
+    """Return the variable as text, without surrounding space."""
     return os.environ.get(name, default).strip()
 
 
 def secret(name: str, default: str = "") -> str:
-    """The variable as text, or the content of the file that `NAME_FILE` names."""
+    """Return the variable as text, or the content of the file that `NAME_FILE` names."""
     path = text(f"{name}_FILE")
     if not path:
         return text(name, default)
@@ -67,7 +67,7 @@ def secret(name: str, default: str = "") -> str:
 
 
 def flag(name: str, *, default: bool) -> bool:
-    """The variable as a boolean: 1/true/yes/on or 0/false/no/off."""
+    """Return the variable as a boolean: 1/true/yes/on or 0/false/no/off."""
     value = os.environ.get(name)
     if value is None:
         return default
@@ -78,7 +78,7 @@ def flag(name: str, *, default: bool) -> bool:
 
 
 def integer(name: str, default: int, *, least: int = 0) -> int:
-    """The variable as a whole number of at least `least`."""
+    """Return the variable as a whole number of at least `least`."""
     value = text(name)
     if not value:
         return default
@@ -90,43 +90,39 @@ def integer(name: str, default: int, *, least: int = 0) -> int:
 
 
 def decimal(name: str, default: str, *, above: int | None = None) -> Decimal:
-    """The variable as a decimal number, not below 0, or above `above`."""
-    value = os.environ.get(name, default).strip()
-    number = _number(value)
-    if number is None or (above is not None and number <= above):
+    """Return the variable as a decimal number of at least 0, or above `above`."""
+    [number] = decimals(name, default, count=1)
+    if above is not None and number <= above:
         raise ImproperlyConfigured(
-            f"{name}={value!r} is not a number that will do. Write for example {default}."
+            f"{name}={number}: write a number above {above}, for example {default}."
         )
     return number
 
 
 def decimals(name: str, default: str, *, count: int) -> list[Decimal]:
-    """The variable as so many decimal numbers, none below 0, separated by spaces."""
+    """Return the variable as `count` decimal numbers of at least 0, separated by spaces."""
     value = os.environ.get(name, default).strip()
-    numbers = [number for number in map(_number, value.split()) if number is not None]
-    if len(numbers) != count or len(value.split()) != count:
+    try:
+        numbers = [Decimal(word) for word in value.split()]
+    except InvalidOperation:
+        numbers = []
+    if len(numbers) != count or not all(n.is_finite() and n >= 0 for n in numbers):
         raise ImproperlyConfigured(
-            f"{name}={value!r} is not {count} numbers with spaces between them. "
-            f"Write for example {default}."
+            f"{name}={value!r}: write numbers of at least 0, for example {default}."
         )
     return numbers
 
 
-def _number(text: str) -> Decimal | None:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() and number >= 0 else None
-
-
 def words(name: str, default: str = "") -> list[str]:
-    """The variable as a list, separated by commas."""
+    """Return the variable as a list, separated by commas."""
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
 
 
-def url(name: str, default: str, *, schemes: tuple[str, ...]) -> str:
-    """The variable as a URL with one of the schemes; empty when it is not set and has no default."""
+def url(name: str, default: str, *, schemes: tuple[str, ...] = ("http", "https")) -> str:
+    """Return the variable as a URL with one of the schemes; it may be empty.
+
+    Like a secret it may come from a file, since it may contain a password.
+    """
     value = secret(name, default)
     if value and urlsplit(value).scheme not in schemes:
         raise ImproperlyConfigured(
@@ -137,15 +133,15 @@ def url(name: str, default: str, *, schemes: tuple[str, ...]) -> str:
 
 
 def database(name: str) -> dict[str, Any]:
-    """A Django database entry from a `postgres://user:password@host:port/name?option=value` URL.
+    """Return a Django database entry from a `postgres://user:password@host:port/name?option=value` URL.
 
-    An empty host means the local socket. Options go to libpq as they are (`sslmode=require`).
+    An empty host means the local socket. Options are passed to libpq (`sslmode=require`).
     """
     value = url(name, "", schemes=("postgres", "postgresql"))
     if not value:
         raise ImproperlyConfigured(
             f"{name} is not set. Write postgres://user:password@host:5432/parley, "
-            "or use `make run`, which brings its own Postgres."
+            "or use `make run`, which starts its own Postgres."
         )
     parts = urlsplit(value)
     try:
@@ -167,7 +163,7 @@ def database(name: str) -> dict[str, Any]:
 
 
 def mail(name: str) -> dict[str, Any]:
-    """Django's mail settings from `smtp://user:password@host:587?tls=1` or `console://`.
+    """Return Django's mail settings from `smtp://user:password@host:587?tls=1` or `console://`.
 
     `tls=1` is STARTTLS; the scheme `smtps` is TLS from the first byte.
     """

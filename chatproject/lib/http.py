@@ -1,4 +1,4 @@
-"""Types of requests."""
+"""The type of a signed-in user's request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from django.http import HttpRequest
 
 if TYPE_CHECKING:
-    # For the type checker alone: lib is a layer below accounts.
+    # For the type checker only: lib is a layer below accounts.
     from accounts.models import User
 
 

@@ -1,4 +1,4 @@
-"""Figures of this process, in the default registry of prometheus_client."""
+"""Metrics of this process, in the default registry of prometheus_client."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ from prometheus_client import Counter, Histogram
 
 MONEY_RETRIES = Counter(
     "parley_money_retries_total",
-    "Money transactions that were begun again after a lock error.",
+    "Money transactions that were retried after a lock error.",
     ["sqlstate"],
 )
 MONEY_BUSY = Counter(
-    "parley_money_busy_total", "Money transactions that were given up after all their tries."
+    "parley_money_busy_total", "Money transactions that failed after all their tries."
 )
 MONEY_SHORTFALL = Counter(
     "parley_money_shortfall_microcredits_total",
-    "What runs cost beyond all that could be charged for them.",
+    "Cost of runs that could not be charged.",
 )
 LOOP_LAG = Histogram(
     "parley_loop_lag_seconds",
-    "By how much the event loop's beat came too late.",
+    "Lag of the event loop's beat.",
     ["role"],
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )
-LOOP_BLOCKS = Counter(
-    "parley_loop_blocks_total", "Moments in which the event loop stood still too long.", ["role"]
-)
-SLOW_RUNS = Counter("parley_slow_runs_total", "Runs that came near their time limit.")
+LOOP_BLOCKS = Counter("parley_loop_blocks_total", "Blocks of the event loop.", ["role"])
+SLOW_RUNS = Counter("parley_slow_runs_total", "Runs that came close to their time limit.")
 DELIVERY = Histogram(
     "parley_delivery_seconds",
-    "From the worker's tick to the reader's socket, of a sample of the events.",
+    "Time from the worker's tick to the follower's socket, for a sample of the events.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )

@@ -1,4 +1,4 @@
-"""Storage of the static files: hashed names, also inside ES modules."""
+"""Storage of the static files: hashed names, inside ES modules too."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ class ManifestStorage(CompressedManifestStaticFilesStorage):
     """
 
     support_js_module_import_aggregation = True
-    # A file that is only there in development must not end a page with an error 500.
+    # A file that exists only in development must not turn a page into an error 500.
     manifest_strict = False

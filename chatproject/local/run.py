@@ -1,10 +1,10 @@
 """``make run``: the whole service on a bare machine, until Ctrl-C.
 
     python -m chatproject.local run           everything: servers, database, Procfile
-    python -m chatproject.local manage …      manage.py with the environment of the running one
+    python -m chatproject.local manage …      manage.py with the environment of that instance
 
-What is to be kept lies in ``.data/``: the data of Postgres and Valkey, the secret key, logs, and
-while it runs the environment of its processes (``.data/env``).
+``.data/`` holds the data of Postgres and Valkey, the secret key, the logs, and during a run the
+environment of its processes (``.data/env``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import IO, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
@@ -48,16 +47,15 @@ DATA_DIR = BASE_DIR / ".data"
 ENV_PATH = DATA_DIR / "env"
 LOCK_PATH = DATA_DIR / "lock"
 
-NAME = "parley"  # before our own lines
+NAME = "parley"  # prefix of the lines of `make run` itself
 PORT = 8000
-PORTS_TO_TRY = 20  # from PORT on, before any other will do
-STARTING = "is starting"
+PORTS_TO_TRY = 20  # from PORT on; then any free one
 WATCH_INTERVAL = 0.5  # seconds
-CLEAR_UP_SECONDS = 10  # beyond the time that processes may take to drain
+CLEAR_UP_SECONDS = 10  # beyond the longest drain, before SIGKILL
 
 
 class RunError(Exception):
-    """Why not, in a sentence for the user."""
+    """A command cannot go on; the message is a sentence for the user."""
 
 
 def run() -> None:
@@ -66,60 +64,56 @@ def run() -> None:
     Raises RunError, ServerError or ImproperlyConfigured with a sentence for the user.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    # Root's Postgres runs as another user, who has to pass through.
+        signal.signal(number, lambda received, frame: sys.exit(128 + received))
+    # Postgres, started by root, runs as another user and must be able to pass through the folder.
     DATA_DIR.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, exist_ok=True)
     with contextlib.ExitStack() as cleanup:
-        note = cleanup.enter_context(_only_one())
+        lock = cleanup.enter_context(_only_one())
         env.load_file(BASE_DIR / env.text("ENV_FILE", ".env"))
-        os.environ.update(_site_settings())
+        _set_up_site()
         address = f"http://localhost:{os.environ['PORT']}"
         servers = []
-        for server in _wanted_servers():
+        for server in _missing_servers():
             _say(f"Starting {server.name} …")
             cleanup.callback(server.stop)
             server.start()
             os.environ[server.variable] = server.url
             servers.append(server)
-        _prepare_database()
+        _say("Preparing the database and the static files …")
+        for command in ("migrate --noinput", "collectstatic --noinput", "create_catalogue"):
+            _run_manage(*command.split())
         cleanup.callback(ENV_PATH.unlink, missing_ok=True)
-        _write_env_file()
+        write_env_file()
 
         commands = read_procfile(BASE_DIR / "Procfile")
         console = Console([NAME, *commands])
         watch = Watch(servers, console=console, address=address)
         cleanup.callback(watch.finish)
         watch.start()
-        _note(note, f"runs at {address}")
+        _note(lock, f"runs at {address}")
+        drain = max(env.integer("WORKER_DRAIN_SECONDS", 25), env.integer("WEB_DRAIN_SECONDS", 10))
+        stop_timeout = drain + CLEAR_UP_SECONDS
         Supervisor(
-            commands,
-            cwd=BASE_DIR,
-            stop_timeout=_drain_seconds() + CLEAR_UP_SECONDS,
-            console=console,
-            name=NAME,
+            commands, cwd=BASE_DIR, stop_timeout=stop_timeout, console=console, name=NAME
         ).run()
-        # Stopping the servers takes a moment, and nobody is helped by half of it.
+        # Stopping the servers takes a moment, and an interrupted stop helps no one.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
-
-
 @contextlib.contextmanager
 def _only_one() -> Iterator[IO[str]]:
-    """Hold the lock of this folder; in it stands what the holder does."""
+    """Hold the lock of the project's folder; the locked file names the holder and its state."""
     with LOCK_PATH.open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             raise RunError(
-                f"Parley {lock.read().strip()} already, from this folder. Ctrl-C in its terminal"
-                " stops it."
+                f"Parley {lock.read().strip()} from this folder already."
+                " Stop it with Ctrl-C in its terminal."
             ) from None
-        _note(lock, STARTING)
+        _note(lock, "is starting")
         yield lock
 
 
@@ -129,33 +123,32 @@ def _note(lock: IO[str], state: str) -> None:
     lock.flush()
 
 
-def _site_settings() -> dict[str, str]:
-    """What settings.py needs for a site on loopback, where the user has not said otherwise."""
-    settings = {"PORT": str(_choose_port())}
+def _set_up_site() -> None:
+    """Set the variables that settings.py needs for a site on loopback, unless the user did."""
+    os.environ["PORT"] = str(choose_port())
     if not env.secret("SECRET_KEY"):
-        settings["SECRET_KEY"] = kept_secret(DATA_DIR / "secret-key")
-    if "HTTPS" not in os.environ:
-        settings["HTTPS"] = "0"
+        os.environ["SECRET_KEY"] = kept_secret(DATA_DIR / "secret-key")
+    os.environ.setdefault("HTTPS", "0")
     if not env.text("ALLOWED_HOSTS"):
-        settings["ALLOWED_HOSTS"] = "localhost,127.0.0.1,[::1]"
-    return settings
+        os.environ["ALLOWED_HOSTS"] = "localhost,127.0.0.1,[::1]"
 
 
-def _choose_port() -> int:
+def choose_port() -> int:
+    """Return PORT, or the next port that is free in IPv4 and IPv6; print a line when it differs."""
     wanted = env.integer("PORT", PORT, least=1)
     for port in range(wanted, min(wanted + PORTS_TO_TRY, 65536)):
-        # A browser that looks up "localhost" may try either.
+        # A browser may resolve "localhost" to either address.
         if is_free(port, HOST) and is_free(port, "::1"):
             break
     else:
         port = free_port()
     if port != wanted:
-        _say(f"Port {wanted} is taken, so this is on {port}")
+        _say(f"Port {wanted} is taken; using {port}")
     return port
 
 
-def _wanted_servers() -> Iterator[EmbeddedServer]:
-    """One for each service that the environment does not name."""
+def _missing_servers() -> Iterator[EmbeddedServer]:
+    """Yield a server for each service that the environment does not name."""
     logs = DATA_DIR / "logs"
     if not env.secret("DATABASE_URL"):
         yield PostgresServer(
@@ -174,20 +167,13 @@ def _wanted_servers() -> Iterator[EmbeddedServer]:
     if not env.secret("OPENAI_BASE_URL"):
         if env.secret("OPENAI_API_KEY"):
             _say(
-                "OPENAI_API_KEY is not used, as OPENAI_BASE_URL is not set"
-                " (OpenAI's own is https://api.openai.com/v1)"
+                "OPENAI_API_KEY is ignored because OPENAI_BASE_URL is not set"
+                " (OpenAI's is https://api.openai.com/v1)"
             )
-        os.environ["OPENAI_API_KEY"] = "none"  # that server asks for no key
+        os.environ["OPENAI_API_KEY"] = "none"  # the embedded model needs no key
         os.environ["DEFAULT_MODEL"] = MODEL_NAME
         os.environ["DEFAULT_MODEL_CONTEXT"] = str(MODEL_CONTEXT)
         yield ModelServer(log_path=logs / "model.log")
-
-
-def _prepare_database() -> None:
-    _say("Preparing the database and the static files …")
-    _run_manage("migrate", "--noinput")
-    _run_manage("collectstatic", "--noinput")
-    _run_manage("create_catalogue")
 
 
 def _run_manage(*arguments: str) -> None:
@@ -205,13 +191,10 @@ def _run_manage(*arguments: str) -> None:
             )
 
 
-def _drain_seconds() -> int:
-    return max(env.integer("WORKER_DRAIN_SECONDS", 25), env.integer("WEB_DRAIN_SECONDS", 10))
-
-
-def _write_env_file() -> None:
+def write_env_file() -> None:
+    """Write all documented variables that are set to ENV_PATH, which `manage` reads."""
     names = {name for known in documented_variables() for name in (known, f"{known}_FILE")}
-    names.remove("ENV_FILE")  # for its readers this file is that one
+    names.remove("ENV_FILE")  # its readers use this file in that one's place
     lines = [f'{name}="{os.environ[name]}"\n' for name in sorted(names & os.environ.keys())]
     ENV_PATH.unlink(missing_ok=True)
     ENV_PATH.touch(mode=0o600)
@@ -219,19 +202,19 @@ def _write_env_file() -> None:
 
 
 def documented_variables() -> list[str]:
-    """The names of all environment variables that Parley knows, from .env.example."""
+    """Return the names of all environment variables of Parley, from .env.example."""
     example = (BASE_DIR / ".env.example").read_text(encoding="utf-8")
     return re.findall(r"^# ?([A-Z_]+)=", example, re.MULTILINE)
 
 
 class Watch(threading.Thread):
-    """Starts embedded servers again when they end, and tells when the site can be used."""
+    """Restarts embedded servers that end, and prints the address as soon as the site answers."""
 
     def __init__(
         self, servers: Sequence[EmbeddedServer], *, console: Console, address: str
     ) -> None:
         super().__init__(name="watch", daemon=True)
-        self._servers = {server: Backoff() for server in servers}
+        self._backoffs = {server: Backoff() for server in servers}
         self._started_at = dict.fromkeys(servers, time.monotonic())
         self._start_at = dict.fromkeys(servers, float("inf"))
         self._console = console
@@ -239,24 +222,24 @@ class Watch(threading.Thread):
         self._ending = threading.Event()
 
     def run(self) -> None:
-        announced = False
+        is_announced = False
         while not self._ending.wait(WATCH_INTERVAL):
-            for server, backoff in self._servers.items():
+            for server in self._backoffs:
                 if not server.is_running:
-                    self._revive(server, backoff)
-            if not announced and self._site_answers():
-                announced = True
+                    self._restart(server)
+            if not is_announced and self._site_answers():
+                is_announced = True
                 self._announce()
 
     def finish(self) -> None:
-        """Return when no server will be started any more."""
+        """Stop the thread; after it returns no server is restarted."""
         self._ending.set()
         self.join()
 
-    def _revive(self, server: EmbeddedServer, backoff: Backoff) -> None:
+    def _restart(self, server: EmbeddedServer) -> None:
         now = time.monotonic()
         if self._start_at[server] == float("inf"):
-            pause = backoff.after(now - self._started_at[server])
+            pause = self._backoffs[server].after(now - self._started_at[server])
             self._say(f"{server.name.capitalize()} has ended; again in {pause:g} s")
             self._start_at[server] = now + pause
         elif now >= self._start_at[server]:
@@ -280,9 +263,11 @@ class Watch(threading.Thread):
 
     def _announce(self) -> None:
         self._say(f"Parley runs at {self._address}")
-        self._say(f"For a staff user: make staff, in another terminal; then {self._address}/admin/")
+        self._say(
+            f"For a staff user, run make staff in another terminal; then {self._address}/admin/"
+        )
         if not env.flag("DEBUG", default=False):
-            self._say("To try buying credits: DEBUG=1 make run brings a bank for tests")
+            self._say("To try buying credits, start with DEBUG=1 make run: it adds a sandbox bank")
         self._say("Ctrl-C stops everything; the data stays in .data/")
 
     def _say(self, line: str) -> None:
@@ -290,11 +275,11 @@ class Watch(threading.Thread):
 
 
 def manage(arguments: Sequence[str]) -> NoReturn:
-    """Become manage.py, with the environment of the running instance. Raises RunError."""
+    """Replace this process with manage.py in the environment of `run`. Raises RunError without one."""
     try:
         running = dict(env.parse_file(ENV_PATH))
     except FileNotFoundError:
-        raise RunError("Parley does not run here: start it with make run first.") from None
+        raise RunError("Parley is not running: start it with make run first.") from None
     os.environ.update(running)
     os.chdir(BASE_DIR)
     os.execv(sys.executable, [sys.executable, "manage.py", *arguments])  # noqa: S606
@@ -308,7 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m chatproject.local")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="start everything")
-    manager = commands.add_parser("manage", help="manage.py beside a running one")
+    manager = commands.add_parser("manage", help="manage.py with the environment of `run`")
     manager.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     try:

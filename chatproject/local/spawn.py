@@ -1,8 +1,8 @@
 """Starts processes that cannot outlive the one that started them.
 
-This file is also the program in between: it is run by its path, prepares what a process can only
-change about itself (user, capabilities, parent-death signal) and replaces itself with the command.
-It imports little, because every start pays for it.
+This file is also the program in between: run by its path, it sets what a process can only change for
+itself (user, capabilities, parent-death signal) and replaces itself with the command. It imports
+little, because every start pays for the imports.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 
-CANNOT_EXECUTE = 126  # exit code, as shells use it
+CANNOT_EXECUTE = 126  # exit code, as in shells
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     """The unprivileged user that a process started by root runs as.
 
-    ``reads_everything`` lets it pass folders that only root may enter (a project under a home
-    of mode 0700): it keeps one capability, which gives it no right to write.
+    ``reads_everything`` lets it pass folders that only root may enter (a project below a home of
+    mode 0700): the process keeps one capability, CAP_DAC_READ_SEARCH, which gives no right to write.
     """
 
     uid: int
@@ -58,15 +58,15 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, with stdout and stderr going to ``output``.
 
-    On Linux it receives ``death_signal`` when this process ends for whatever reason, SIGKILL
-    included; elsewhere it would stay. A command that cannot be executed ends with exit code 126
-    and its reason in ``output``.
+    On Linux it receives ``death_signal`` when this process ends for any reason, SIGKILL included;
+    on other systems it would live on. A command that cannot be executed ends with exit code 126,
+    with the reason in ``output``.
     """
     words = [str(word) for word in command]
     if sys.platform == "linux":
-        who = f"{account.uid}:{account.gid}:{account.reads_everything:d}" if account else ""
+        user = f"{account.uid}:{account.gid}:{account.reads_everything:d}" if account else ""
         shim = [sys.executable, "-I", "-S", __file__]
-        words = [*shim, str(os.getpid()), str(int(death_signal)), who, *words]
+        words = [*shim, str(os.getpid()), str(int(death_signal)), user, *words]
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603  the callers' own commands, never a shell
@@ -81,24 +81,8 @@ def spawn(
 
     if threading.current_thread() is threading.main_thread():
         return start()
-    return _in_lasting_thread(start)
-
-
-# Linux sends the death signal when the *thread* that started the child ends: started from a
-# short-lived thread, the child would be killed at once. So one thread, which lives as long as the
-# process does, starts the children of all threads but the main one.
-_Answer = queue.SimpleQueue["subprocess.Popen[bytes] | OSError"]
-_requests: queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], _Answer]]
-_requests = queue.SimpleQueue()
-_lasting_thread: threading.Thread | None = None
-_lasting_thread_lock = threading.Lock()
-
-
-def _in_lasting_thread(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    global _lasting_thread
-    with _lasting_thread_lock:
-        if _lasting_thread is None:
-            _lasting_thread = threading.Thread(target=_serve_requests, name="spawn", daemon=True)
+    with _lock:
+        if _lasting_thread.ident is None:
             _lasting_thread.start()
     answer: _Answer = queue.SimpleQueue()
     _requests.put((start, answer))
@@ -117,17 +101,27 @@ def _serve_requests() -> None:
             answer.put(error)
 
 
-def become(parent: int, death_signal: int, who: str, command: Sequence[str]) -> NoReturn:
+# Linux sends the death signal when the *thread* that started the child ends: the child of a
+# short-lived thread would be killed at once. Therefore one thread, which lives as long as the
+# process, starts the children of all threads but the main one.
+_Answer = queue.SimpleQueue["subprocess.Popen[bytes] | OSError"]
+_requests: queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], _Answer]]
+_requests = queue.SimpleQueue()
+_lasting_thread = threading.Thread(target=_serve_requests, name="spawn", daemon=True)
+_lock = threading.Lock()
+
+
+def become(parent: int, death_signal: int, user: str, command: Sequence[str]) -> NoReturn:
     """Replace this process with ``command``; see :func:`spawn`, which runs this file for it."""
     libc = ctypes.CDLL(None, use_errno=True)
     try:
-        if who:
-            uid, gid, reads_everything = map(int, who.split(":"))
+        if user:
+            uid, gid, reads_everything = map(int, user.split(":"))
             _drop_root(libc, Account(uid, gid, bool(reads_everything)))
-        # After the change of user, which clears it.
+        # After the change of user, which resets it.
         _check(libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0), "set the parent-death signal")
         if os.getppid() != parent:
-            sys.exit("The process that wanted this one has ended.")
+            sys.exit("The process that started this one has ended.")
         os.execvp(command[0], list(command))  # noqa: S606  no shell is the point
     except OSError as error:
         print(f"Cannot start {command[0]}: {error}", file=sys.stderr)  # noqa: T201
@@ -136,34 +130,28 @@ def become(parent: int, death_signal: int, who: str, command: Sequence[str]) -> 
 
 def _drop_root(libc: ctypes.CDLL, account: Account) -> None:
     if account.reads_everything:
-        # Without this bit access(2), which Postgres asks about its own files, ignores the
-        # capabilities of a process whose real user is not root.
-        _check(
-            libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0),
-            "keep the right to enter every folder (CAP_SETPCAP is missing)",
-        )
+        # Without this bit access(2), which Postgres uses on its own files, ignores the capabilities
+        # of a process whose real user is not root.
+        action = "keep the right to enter every folder (CAP_SETPCAP is missing)"
+        _check(libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0), action)
     os.setgroups([])
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
     if account.reads_everything:
-        _keep_only(libc, _reading_capability(libc))
+        _keep_reading(libc)
 
 
-def _reading_capability(libc: ctypes.CDLL) -> int:
-    """CAP_DAC_READ_SEARCH, or what containers usually grant in its place."""
+def _keep_reading(libc: ctypes.CDLL) -> None:
+    """Keep one capability: CAP_DAC_READ_SEARCH, or the one that containers usually have instead."""
     header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
     data = ctypes.create_string_buffer(struct.calcsize("=6I"))
     _check(libc.capget(header, data), "read its capabilities")
     permitted = struct.unpack("=6I", data.raw)[1]
-    return CAP_DAC_READ_SEARCH if permitted & 1 << CAP_DAC_READ_SEARCH else CAP_DAC_OVERRIDE
-
-
-def _keep_only(libc: ctypes.CDLL, capability: int) -> None:
-    action = "keep the right to enter every folder"
-    mask = 1 << capability
-    header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
+    can_search = permitted & 1 << CAP_DAC_READ_SEARCH
+    capability = CAP_DAC_READ_SEARCH if can_search else CAP_DAC_OVERRIDE
+    action, mask = "keep the right to enter every folder", 1 << capability
     _check(libc.capset(header, struct.pack("=6I", mask, mask, mask, 0, 0, 0)), action)
-    # Ambient: what a program without privileges of its own keeps over exec.
+    # A program without privileges of its own keeps only ambient capabilities over exec.
     _check(libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0), action)
 
 

@@ -1,10 +1,10 @@
-"""Keeps the processes of a Procfile running: for ``make run``, and for whoever likes it.
+"""Keeps the processes of a Procfile running: for ``make run``, or alone.
 
     python -m chatproject.local.supervisor Procfile
 
-A process that ends is started again after a pause that grows while it keeps ending. SIGINT,
-SIGTERM or SIGHUP ends all of them in order; a second signal at once. Production hosts have systemd
-or a container platform for this.
+A process that ends is restarted after an exponential backoff. SIGINT, SIGTERM or SIGHUP stops all
+processes in order; a second signal kills them. Production hosts have systemd or a container platform
+for this.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from chatproject.local.spawn import spawn
@@ -29,18 +28,18 @@ from chatproject.local.spawn import spawn
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT = 35.0  # seconds from SIGTERM to SIGKILL
 # A terminal, make and timeout(1) may each deliver the same Ctrl-C or SIGTERM.
-ONE_SIGNAL = 0.5  # seconds in which further signals are echoes of the first
+ONE_SIGNAL = 0.5  # seconds in which further signals count as echoes of the first
 
 FIRST_PAUSE = 0.5  # seconds before the first restart
-LONGEST_PAUSE = 30.0
+MAX_PAUSE = 30.0
 CALM = 60.0  # seconds of life after which a process counts as healthy again
 
-LONGEST_LINE = 64 * 1024  # bytes; a longer one is printed in pieces
-COLOURS = (36, 32, 35, 33, 34, 31)  # ANSI: one after the other
+MAX_LINE = 64 * 1024  # bytes; a longer line is printed in pieces
+COLOURS = (36, 32, 35, 33, 34, 31)  # ANSI codes, one per process
 
 
 class Console:
-    """Prints lines of several processes, each with its name before it; from any thread."""
+    """Prints lines of several processes, each after the process's name; safe in any thread."""
 
     def __init__(self, names: Sequence[str], *, output: IO[bytes] | None = None) -> None:
         self._output = output or sys.stdout.buffer
@@ -54,10 +53,10 @@ class Console:
             for index, name in enumerate(names)
         }
         self.is_broken = False
-        """Whether the reader is gone (a closed terminal or pipe)."""
+        """Whether the terminal or pipe was closed."""
 
     def print(self, name: str, line: str | bytes) -> None:
-        """One line without its end."""
+        """Print one line, given without its line break."""
         line = line.encode(errors="replace") if isinstance(line, str) else line
         with self._lock:
             try:
@@ -68,15 +67,15 @@ class Console:
 
 
 class Backoff:
-    """The pauses between restarts: doubling to ``LONGEST_PAUSE``, forgotten after ``CALM``."""
+    """Exponential backoff between restarts: doubles to ``MAX_PAUSE``, starts over after ``CALM``."""
 
     def __init__(self) -> None:
         self._next = FIRST_PAUSE
 
     def after(self, lived: float) -> float:
-        """Seconds to wait before the next start of a process that lived so many seconds."""
+        """Return the seconds to wait before restarting a process that lived ``lived`` seconds."""
         pause = FIRST_PAUSE if lived >= CALM else self._next
-        self._next = min(2 * pause, LONGEST_PAUSE)
+        self._next = min(2 * pause, MAX_PAUSE)
         return pause
 
 
@@ -88,9 +87,9 @@ class Service:
         self.command = command
         self.process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
-        self.start_at = 0.0  # when it is to be started, while it does not run
+        self.start_at = 0.0  # time of the next start, while it does not run
         self.backoff = Backoff()
-        self.rest = b""  # of a line whose end has not come yet
+        self.rest = b""  # start of a line whose end has not arrived
 
     @property
     def output(self) -> IO[bytes]:
@@ -100,9 +99,9 @@ class Service:
 
 
 class Supervisor:
-    """Runs commands, by name, until a signal ends it; then nothing of them is left.
+    """Runs commands, by name, until a signal comes, and ends all of their processes.
 
-    A command's first word ``python`` means this interpreter. ``stop_timeout`` is the time in
+    The first word ``python`` of a command means this interpreter. ``stop_timeout`` is the time in
     seconds from SIGTERM to SIGKILL.
     """
 
@@ -127,19 +126,19 @@ class Supervisor:
         self._kill_at = float("inf")
 
     def run(self) -> None:
-        """Start everything, and return when a signal came and all of it has ended.
+        """Start everything; return after a signal, when all processes have ended.
 
-        Only from the main thread, because of the signals.
+        Call it from the main thread only, since it handles signals.
         """
         with self._selector, _signals((*STOP_SIGNALS, signal.SIGCHLD)) as arrivals:
             self._selector.register(
                 arrivals, selectors.EVENT_READ, lambda: self._on_signals(os.read(arrivals, 4096))
             )
             try:
-                while not self._is_done():
-                    self._start_what_is_due()
+                while self._stopping_since is None or self._running():
+                    self._start_due()
                     self._handle_events()
-                    self._look_after_the_dead()
+                    self._reap()
                     if self._console.is_broken and self._stopping_since is None:
                         self._begin_to_stop()
                     if time.monotonic() >= self._kill_at:
@@ -147,13 +146,10 @@ class Supervisor:
             finally:
                 self._kill_all()
 
-    def _is_done(self) -> bool:
-        return self._stopping_since is not None and not self._running()
+    def _running(self) -> list[tuple[Service, subprocess.Popen[bytes]]]:
+        return [(each, each.process) for each in self._services if each.process is not None]
 
-    def _running(self) -> list[Service]:
-        return [service for service in self._services if service.process is not None]
-
-    def _start_what_is_due(self) -> None:
+    def _start_due(self) -> None:
         if self._stopping_since is not None:
             return
         for service in self._services:
@@ -188,72 +184,62 @@ class Supervisor:
     def _on_signals(self, numbers: bytes) -> None:
         for number in numbers:
             if number not in STOP_SIGNALS:
-                continue  # SIGCHLD, which is only here to wake the loop up
+                continue  # SIGCHLD: it only wakes the loop up
             if self._stopping_since is None:
                 self._begin_to_stop()
             elif time.monotonic() - self._stopping_since > ONE_SIGNAL:
                 self._kill_at = 0.0
 
     def _begin_to_stop(self) -> None:
-        self._say("Stopping. Ctrl-C once more ends everything at once.")
+        self._say("Stopping. Press Ctrl-C again to end everything at once.")
         self._stopping_since = time.monotonic()
         self._kill_at = self._stopping_since + self._stop_timeout
-        for service in self._running():
-            assert service.process is not None
-            service.process.terminate()
+        for _, process in self._running():
+            process.terminate()
 
     def _on_output(self, service: Service) -> bool:
-        """Print the lines that have come; False when there is nothing to read now."""
+        """Print the pending lines; return whether there may be more to read."""
         try:
-            chunk = os.read(service.output.fileno(), LONGEST_LINE)
+            chunk = os.read(service.output.fileno(), MAX_LINE)
         except BlockingIOError:
             return False
         *lines, service.rest = (service.rest + chunk).split(b"\n")
-        if service.rest and (not chunk or len(service.rest) >= LONGEST_LINE):
+        if service.rest and (not chunk or len(service.rest) >= MAX_LINE):
             lines.append(service.rest)
             service.rest = b""
         for line in lines:
             self._console.print(service.name, line)
-        if not chunk:
-            self._stop_listening(service)
+        if not chunk and service.output in self._selector.get_map():
+            self._selector.unregister(service.output)
         return bool(chunk)
 
-    def _stop_listening(self, service: Service) -> None:
-        if service.output in self._selector.get_map():
-            self._selector.unregister(service.output)
-
-    def _look_after_the_dead(self) -> None:
-        for service in self._running():
-            assert service.process is not None
-            if (code := service.process.poll()) is None:
-                continue
-            self._clear_away(service)
-            if self._stopping_since is None:
-                self._start_later(service, describe_exit(code))
+    def _reap(self) -> None:
+        for service, process in self._running():
+            if (code := process.poll()) is not None:
+                self._end(service, process)
+                if self._stopping_since is None:
+                    self._start_later(service, describe_exit(code))
 
     def _start_later(self, service: Service, reason: str) -> None:
         pause = service.backoff.after(time.monotonic() - service.started_at)
         service.start_at = time.monotonic() + pause
         self._say(f"{service.name} {reason}; again in {pause:g} s")
 
-    def _clear_away(self, service: Service) -> None:
-        assert service.process is not None
-        # What it started itself may live on, and hold on to its port.
+    def _end(self, service: Service, process: subprocess.Popen[bytes]) -> None:
+        # The whole group: a child of an ended process may live on and keep its port.
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(service.process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         while self._on_output(service):
             pass
-        self._stop_listening(service)
+        if service.output in self._selector.get_map():
+            self._selector.unregister(service.output)
         service.output.close()
         service.process = None
 
     def _kill_all(self) -> None:
-        for service in self._running():
-            assert service.process is not None
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(service.process.pid, signal.SIGKILL)
-            service.process.wait()
-            self._clear_away(service)
+        for service, process in self._running():
+            self._end(service, process)
 
     def _say(self, line: str) -> None:
         self._console.print(self._name, line)
@@ -261,11 +247,12 @@ class Supervisor:
 
 @contextlib.contextmanager
 def _signals(numbers: Sequence[signal.Signals]) -> Iterator[int]:
-    """A file descriptor that gives a byte, the number, for each of these signals that arrives."""
+    """Yield a file descriptor from which each arriving signal is read as one byte, its number."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     old_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    old_handlers = {number: signal.signal(number, _ignore) for number in numbers}
+    # A handler of its own: with SIG_IGN no byte would be written.
+    old_handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}
     try:
         yield reading
     finally:
@@ -276,19 +263,15 @@ def _signals(numbers: Sequence[signal.Signals]) -> Iterator[int]:
         os.close(writing)
 
 
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """The byte in the pipe is all that is wanted; SIG_IGN would not write one."""
-
-
 def describe_exit(code: int) -> str:
-    """A process' exit code, negative for a signal, in words."""
+    """Return a process' exit code, negative for a signal, in words."""
     if code >= 0:
         return f"ended with exit code {code}"
     return f"was ended by {signal.Signals(-code).name}"
 
 
 def read_procfile(path: Path) -> dict[str, list[str]]:
-    """The commands of a Procfile by name. Raises ValueError with the line that is none."""
+    """Return the commands of a Procfile by name. Raises ValueError that names a malformed line."""
     commands = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):

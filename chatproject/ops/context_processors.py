@@ -5,5 +5,5 @@ from django.http import HttpRequest
 
 
 def site(request: HttpRequest) -> dict[str, str]:
-    """What every page knows of the installation."""
+    """Add the name of the installation to the context of every page."""
     return {"site_name": settings.SITE_NAME}

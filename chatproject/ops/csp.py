@@ -6,18 +6,18 @@ from csp.constants import SELF, UNSAFE_INLINE
 from csp.middleware import CSPMiddleware as StrictMiddleware
 from django.http import HttpRequest, HttpResponseBase
 
-# django-rq's admin pages carry inline scripts and styles that are not ours to change.
+# Django-RQ's admin pages contain inline scripts and styles, which a setting cannot turn off.
 INLINE_PATHS = ("/admin/django_rq/",)
 
 
 class CSPMiddleware(StrictMiddleware):
-    """Sends CONTENT_SECURITY_POLICY with every page; INLINE_PATHS alone may run inline scripts."""
+    """Sends CONTENT_SECURITY_POLICY with every page; only INLINE_PATHS may run inline scripts."""
 
     def process_response(
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
         if request.path.startswith(INLINE_PATHS):
-            response._csp_update = {  # type: ignore[attr-defined] # how django-csp's decorator says it
+            response._csp_update = {  # type: ignore[attr-defined] # as django-csp's decorator sets it
                 "script-src": [SELF, UNSAFE_INLINE],
                 "style-src": [SELF, UNSAFE_INLINE],
             }

@@ -12,7 +12,7 @@ from chatproject.ops.health import UNREACHABLE
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """The page of an exception that no view expected: 503 while Postgres or Redis is away, else 500.
+    """Return the page of an exception that no view caught: 503 for an unreachable service, else 500.
 
     Django calls it while the exception is being handled.
     """

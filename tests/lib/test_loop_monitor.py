@@ -44,7 +44,7 @@ async def test_a_block_is_told_with_task_and_place(monitor, caplog):
     await asyncio.create_task(careless(), name="careless")
     await asyncio.sleep(0.05)
     assert monitor.blocks >= 1
-    monitor._tell()
+    monitor._report()
     report = loop_monitor.report()
     block = next(block for block in report.blocks if block.task == "careless")
     assert block.milliseconds > 100
@@ -53,7 +53,7 @@ async def test_a_block_is_told_with_task_and_place(monitor, caplog):
     mine = next(loop for loop in report.loops if loop.process == monitor.process)
     assert (mine.role, mine.blocks) == ("test", monitor.blocks)
     assert mine.worst >= block.milliseconds > 0
-    assert "stood still" in caplog.text
+    assert "was blocked" in caplog.text
 
 
 async def test_a_loop_that_only_waits_is_not_blocked(monitor):
@@ -65,14 +65,14 @@ async def test_a_loop_that_only_waits_is_not_blocked(monitor):
 
 
 async def test_its_keys_do_not_stay_for_ever(monitor, valkey_client):
-    monitor._note(0.2)
-    monitor._tell()
+    monitor._record_block(0.2)
+    monitor._report()
     for key in (loop_monitor.LOOPS, loop_monitor.BLOCKS):
         assert valkey_client.ttl(key) > 0
 
 
 async def test_a_process_that_says_nothing_more_leaves_the_report(monitor, valkey_client):
-    monitor._tell()
+    monitor._report()
     gone = loop_monitor.Loop(
         process="gone:1", role="web", at=1.0, blocks=0, worst=0.0, lag_p50=0.0, lag_max=0.0
     )
@@ -84,7 +84,7 @@ async def test_a_process_that_says_nothing_more_leaves_the_report(monitor, valke
 async def test_delivery_times_are_part_of_the_report(monitor):
     for milliseconds in (10, 20, 400):
         loop_monitor.note_delivery(int(time.time() * 1000) - milliseconds)
-    monitor._tell()
+    monitor._report()
     (mine,) = loop_monitor.report().loops
     assert mine.delivery_p50 is not None
     assert mine.delivery_p99 is not None

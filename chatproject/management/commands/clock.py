@@ -9,7 +9,7 @@ from chatproject.clock import Clock
 
 
 class Command(BaseCommand):
-    help = "Runs what is due by the clock, until SIGTERM or SIGINT."
+    help = "Runs the periodic tasks until SIGTERM or SIGINT."
 
     def handle(self, *args: Any, **options: Any) -> None:
         clock = Clock()
