@@ -51,8 +51,8 @@ class BalanceChanged(InsufficientCredits):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """The terms of a run: its price, the cap of its reply and the most that it may cost.
+class Quote:
+    """The quote of a run: its price, the cap of its reply and the most that it may cost.
 
     `max_tokens` is the cap, `shortened` if the balance lowered it. `amount` is the maximum cost in
     micro-credits; nothing is held for 0. `price_id` is None where billing is switched off.
@@ -76,15 +76,15 @@ class Charge:
     charged: int
 
 
-def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee: int = 0) -> Terms:
-    """Quote the terms of a run whose prompt has at most `prompt_tokens` tokens.
+def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee: int = 0) -> Quote:
+    """Quote a run whose prompt has at most `prompt_tokens` tokens.
 
     The cap is lowered to fit the user's credits. A user without an account gets one, which needs a
     money transaction. Raises NotPriced, AccountFrozen, AccountInDebt, and InsufficientCredits
     if not even MIN_REPLY_TOKENS are covered.
     """
     if not settings.BILLING:
-        return Terms(max_tokens=max_tokens)
+        return Quote(max_tokens=max_tokens)
     values = {"user": user_id, "model": model, "at": timezone.now()}
     row = prepared.first(CONDITIONS, values, ModelPrice, Account)
     if row is None:
@@ -95,10 +95,10 @@ def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee:
     if account is None:
         account = signup.open_account(user_id=user_id)
     if is_free(is_staff=is_staff):
-        terms = Terms(max_tokens=max_tokens, price_id=price.pk, fee=fee, account_id=account.pk)
+        quoted = Quote(max_tokens=max_tokens, price_id=price.pk, fee=fee, account_id=account.pk)
     else:
-        terms = _terms(account, price, prompt_tokens, max_tokens, fee)
-    return replace(terms, is_limited=is_limited)
+        quoted = _quote_for_payer(account, price, prompt_tokens, max_tokens, fee)
+    return replace(quoted, is_limited=is_limited)
 
 
 # The price now, the user's account, whether the user is staff and whether any limit applies. One
@@ -117,13 +117,13 @@ def is_free(*, is_staff: bool) -> bool:
     return is_staff and not settings.STAFF_PAY
 
 
-def _terms(
+def _quote_for_payer(
     account: Account, price: ModelPrice, prompt_tokens: int, max_tokens: int, fee: int
-) -> Terms:
-    """Return the terms for a user who pays: the reply's cap fits the available credits."""
+) -> Quote:
+    """Return the quote for a user who pays: the reply's cap fits the available credits."""
     max_cost = partial(pricing.max_cost, price, prompt_tokens=prompt_tokens, fee=fee)
     if not (amount := max_cost(max_tokens=max_tokens)):
-        return Terms(max_tokens=max_tokens, price_id=price.pk, account_id=account.pk)
+        return Quote(max_tokens=max_tokens, price_id=price.pk, account_id=account.pk)
     cap = max_tokens
     available = account.available
     if amount > available:
@@ -134,7 +134,7 @@ def _terms(
         amount = max_cost(max_tokens=cap)
     else:
         postings.refuse_hold(account, amount)
-    return Terms(
+    return Quote(
         max_tokens=cap,
         price_id=price.pk,
         fee=fee,
@@ -144,38 +144,38 @@ def _terms(
     )
 
 
-def hold(terms: Terms, *, user_id: int, run_id: UUID, model: str, conversation: UUID) -> None:
+def hold(quoted: Quote, *, user_id: int, run_id: UUID, model: str, conversation: UUID) -> None:
     """Hold a run's maximum cost under the run's own id; the last call before the COMMIT.
 
     Raises LimitReached, AccountFrozen, AccountInDebt, and BalanceChanged if a new quote may still
     succeed.
     """
-    if terms.account_id is None:
+    if quoted.account_id is None:
         return
-    if terms.is_limited:
+    if quoted.is_limited:
         # Quotas and limits also apply to messages that cost nothing.
         limits.enforce(
-            account_id=terms.account_id,
+            account_id=quoted.account_id,
             user_id=user_id,
             model=model,
             conversation=conversation,
-            amount=terms.amount,
+            amount=quoted.amount,
         )
-    if not terms.amount:
+    if not quoted.amount:
         return
     try:
         postings.hold(
-            account_id=terms.account_id,
-            amount=terms.amount,
+            account_id=quoted.account_id,
+            amount=quoted.amount,
             key=f"run:{run_id}",
             hold_id=run_id,
-            price_id=terms.price_id,
+            price_id=quoted.price_id,
             model=model,
             conversation=conversation,
             expires_at=timezone.now() + HOLD_TIME,
         )
     except InsufficientCredits as error:
-        raise BalanceChanged(terms.account_id, error) from error
+        raise BalanceChanged(quoted.account_id, error) from error
 
 
 def expire_due(account_id: int) -> None:

@@ -70,7 +70,7 @@ class AssistantRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class UsageReport:
     """A user's usage: by day and model (oldest day first), by assistant (costliest first), in all."""
 
     rows: list[DayRow]
@@ -78,7 +78,7 @@ class Report:
     total: Sums
 
 
-def report(user_id: int, *, first: date, last: date) -> Report:
+def report(user_id: int, *, first: date, last: date) -> UsageReport:
     """Return a user's usage from the first to the last day, both included."""
     by_day: dict[tuple[date, str], Sums] = {}
     by_assistant: dict[str, Sums] = {}
@@ -87,7 +87,7 @@ def report(user_id: int, *, first: date, last: date) -> Report:
         by_day[day, model] = by_day.get((day, model), Sums()) + sums
         by_assistant[assistant] = by_assistant.get(assistant, Sums()) + sums
         total += sums
-    return Report(
+    return UsageReport(
         rows=[DayRow(*key, by_day[key]) for key in sorted(by_day)],
         by_assistant=[AssistantRow(*item) for item in _costliest_first(by_assistant)],
         total=total,
@@ -102,7 +102,7 @@ def by_model(first: date, last: date) -> list[ModelRow]:
     return [ModelRow(*item) for item in _costliest_first(models)]
 
 
-def csv_rows(found: Report) -> Iterator[list[str]]:
+def csv_rows(found: UsageReport) -> Iterator[list[str]]:
     """Yield a report as rows for `statements.to_csv`, with the names of the columns first.
 
     Amounts are credits. Names are not escaped: a spreadsheet may take one for a formula.

@@ -27,7 +27,7 @@ from billing.metering.usage import today
 from billing.models import SpendingLimit
 from billing.payments import packages
 from billing.reports import balances, charts, statements, usage_report
-from billing.reports.usage_report import ModelRow, Report, Sums
+from billing.reports.usage_report import ModelRow, Sums, UsageReport
 from billing.web.forms import HistoryForm, LimitsForm
 from chatproject.lib.db import MoneyBusy, streamed_response
 
@@ -210,7 +210,7 @@ def usage(request: Request) -> HttpResponse:
     )
 
 
-def _by_model(report: Report) -> list[ModelRow]:
+def _by_model(report: UsageReport) -> list[ModelRow]:
     """Return the sums of each model, the most expensive first."""
     sums: dict[str, Sums] = {}
     for row in report.rows:

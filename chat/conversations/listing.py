@@ -67,7 +67,7 @@ def page(user: User, before: str = "") -> Page:
 def _newest(user: User) -> QuerySet[Conversation]:
     active = Run.objects.active().filter(conversation=OuterRef("pk"))
     found: QuerySet[Conversation] = (
-        Conversation.objects.kept()
+        Conversation.objects.not_deleted()
         .filter(owner=user)
         .annotate(active=Exists(active))
         .order_by("-updated_at", "-id")

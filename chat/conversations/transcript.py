@@ -33,7 +33,7 @@ ORDER BY path.depth
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Excerpt:
     """Successive messages, oldest first: the end of a conversation, or (`is_past`) an earlier part.
 
     `earlier` is the message before which there are more; None at the beginning. `active_run`
@@ -46,7 +46,7 @@ class Part:
     active_run: Run | None
 
 
-def part(conversation: Conversation, before: str = "") -> Part:
+def excerpt(conversation: Conversation, before: str = "") -> Excerpt:
     """Return the last MESSAGES_SHOWN messages, or as many before the message with the id `before`.
 
     An id of no message of the conversation is ignored. While a reply is generated that replaces
@@ -58,7 +58,7 @@ def part(conversation: Conversation, before: str = "") -> Part:
     messages = found[:MESSAGES_SHOWN]
     messages.reverse()
     run = getattr(messages[-1], "run", None) if messages and not past else None
-    return Part(
+    return Excerpt(
         messages=messages,
         earlier=messages[0].pk if len(found) > len(messages) else None,
         is_past=past is not None,

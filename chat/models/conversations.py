@@ -18,7 +18,7 @@ from chat.models.catalogue import Assistant
 
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
-    def kept(self) -> ConversationQuerySet:
+    def not_deleted(self) -> ConversationQuerySet:
         """Exclude deleted conversations."""
         return self.filter(deleted_at=None)
 

@@ -17,7 +17,7 @@ from chat.models.conversations import Conversation
 from chat.models.messages import Message
 
 if TYPE_CHECKING:
-    from billing.metering.settlement import Terms
+    from billing.metering.settlement import Quote
 
 
 class RunQuerySet(models.QuerySet["Run"]):
@@ -113,7 +113,7 @@ class Run(models.Model):
     newest: list[tuple[str, str, str | None]] | None = None
 
     # The quote that was applied to it; set only within the transaction that creates the run.
-    terms: Terms | None = None
+    quote: Quote | None = None
 
     class Meta:
         ordering = ["-id"]

@@ -97,7 +97,7 @@ def recover(lost: Sequence[tuple[UUID, int]]) -> None:
 def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
     stopped = stop_requested([run_id for run_id, _ in lost])
     again = []
-    for (run_id, attempt), written in zip(lost, run_log.all_written(lost), strict=True):
+    for (run_id, attempt), written in zip(lost, run_log.read_replies(lost), strict=True):
         if run_id in stopped or attempt >= settings.RUN_ATTEMPTS:
             _end(run_id, attempt, written, is_stopped=run_id in stopped)
         else:
@@ -109,7 +109,7 @@ def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
         queue.enqueue(run)
 
 
-def _end(run_id: UUID, attempt: int, written: run_log.Written, *, is_stopped: bool) -> None:
+def _end(run_id: UUID, attempt: int, written: run_log.LoggedReply, *, is_stopped: bool) -> None:
     """End a run whose worker died, with the text that its log holds."""
     run = Run.objects.only("user_id", "prompt_estimate", "prefix", "prefix_reasoning").get(
         pk=run_id

@@ -61,7 +61,7 @@ def apply_quote(run: Run) -> None:
     run.max_tokens = quoted.max_tokens
     run.shortened = quoted.shortened
     run.most = quoted.amount
-    run.terms = quoted
+    run.quote = quoted
 
 
 def hold(run: Run) -> None:
@@ -69,10 +69,10 @@ def hold(run: Run) -> None:
 
     Raises one of REFUSALS, or settlement.BalanceChanged when a new quote could still be paid.
     """
-    if run.terms is None:
+    if run.quote is None:
         raise ValueError("the run has no quote yet")
     settlement.hold(
-        run.terms,
+        run.quote,
         user_id=run.user_id,
         run_id=run.pk,
         model=run.model.provider_model,

@@ -208,7 +208,10 @@ def _begin(user: User, client_id: str) -> Conversation:
     The caller inserts a new one with its run.
     """
     begun: Conversation | None = (
-        Conversation.objects.kept().with_lock().filter(owner=user, client_id=client_id).first()
+        Conversation.objects.not_deleted()
+        .with_lock()
+        .filter(owner=user, client_id=client_id)
+        .first()
     )
     if begun is not None:
         return begun

@@ -33,7 +33,7 @@ def stop_run(*, user: User, run_id: UUID) -> None:
     text, reasoning = run.prefix, run.prefix_reasoning
     if run.attempt:
         try:
-            written = run_log.written(run.id, run.attempt)
+            written = run_log.read_reply(run.id, run.attempt)
         except redis.RedisError:
             logger.warning("the log of run %s could not be read", run.id, exc_info=True)
         else:

@@ -44,7 +44,7 @@ async def read_after(client: redis.asyncio.Redis, run_id: UUID, after: int) -> l
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class LoggedReply:
     """The reply as one attempt left it: text, reasoning, and the number of its last event."""
 
     text: str
@@ -60,12 +60,12 @@ class _Delta(msgspec.Struct):
     reasoning: str = ""
 
 
-def written(run_id: UUID, attempt: int) -> Written:
+def read_reply(run_id: UUID, attempt: int) -> LoggedReply:
     """Read an attempt's reply from the log; empty if the log is lost. Raises redis.RedisError."""
-    return all_written([(run_id, attempt)])[0]
+    return read_replies([(run_id, attempt)])[0]
 
 
-def all_written(attempts: Iterable[tuple[UUID, int]]) -> list[Written]:
+def read_replies(attempts: Iterable[tuple[UUID, int]]) -> list[LoggedReply]:
     """Read the replies of several runs, each with the number of its attempt; see `written`."""
     firsts = []
     pipeline = sync_client().pipeline(transaction=False)
@@ -76,7 +76,7 @@ def all_written(attempts: Iterable[tuple[UUID, int]]) -> list[Written]:
     return [_join(first, log) for first, log in zip(firsts, pipeline.execute(), strict=True)]
 
 
-def _join(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Written:
+def _join(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> LoggedReply:
     text: list[str] = []
     reasoning: list[str] = []
     seq = first - 1
@@ -89,7 +89,7 @@ def _join(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Writte
             text.append(delta.text)
         elif delta.type == "reasoning.delta":
             reasoning.append(delta.text)
-    return Written(text="".join(text), reasoning="".join(reasoning), seq=seq)
+    return LoggedReply(text="".join(text), reasoning="".join(reasoning), seq=seq)
 
 
 def publish_end(event: protocol.RunEnd) -> None:

@@ -59,7 +59,7 @@ def conversation_page(
     error: ChatError | None = None,
 ) -> HttpResponse:
     """Return the page of a conversation, up to the message `before`; `editing` is edited on it."""
-    part = transcript.part(conversation, before)
+    part = transcript.excerpt(conversation, before)
     edited = transcript.own_message(conversation, editing)
     context = {
         "conversation": conversation,

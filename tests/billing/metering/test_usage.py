@@ -45,11 +45,13 @@ def record(user: User, at: datetime = NOON, **fields) -> None:
         usage.record(**defaults | fields)
 
 
-def report(user: User, first: date = TODAY - 40 * DAY, last: date = TODAY) -> usage_report.Report:
+def report(
+    user: User, first: date = TODAY - 40 * DAY, last: date = TODAY
+) -> usage_report.UsageReport:
     return usage_report.report(user.pk, first=first, last=last)
 
 
-def calls(found: usage_report.Report) -> dict[tuple[date, str], int]:
+def calls(found: usage_report.UsageReport) -> dict[tuple[date, str], int]:
     return {(row.day, row.model): row.sums.calls for row in found.rows}
 
 
@@ -98,7 +100,7 @@ def test_rolled_days_are_read_from_their_sums_and_later_ones_from_the_records(us
     assert calls(report(user)) == {(TODAY - DAY, "m"): 100, (TODAY, "m"): 1}
     assert calls(report(user, first=TODAY)) == {(TODAY, "m"): 1}
     assert calls(report(user, last=TODAY - DAY)) == {(TODAY - DAY, "m"): 100}
-    assert report(user, first=TODAY, last=TODAY - DAY) == usage_report.Report(
+    assert report(user, first=TODAY, last=TODAY - DAY) == usage_report.UsageReport(
         [], [], usage_report.Sums()
     )
 

@@ -14,19 +14,19 @@ from tests.support.conversations import begin, send, talk
 pytestmark = pytest.mark.usefixtures("valkey_url")
 
 
-def texts(part: transcript.Part) -> list[str]:
+def texts(part: transcript.Excerpt) -> list[str]:
     return [message.text for message in part.messages]
 
 
 def test_an_empty_conversation_has_no_messages(conversation: Conversation):
-    assert transcript.part(conversation) == transcript.Part(
+    assert transcript.excerpt(conversation) == transcript.Excerpt(
         messages=[], earlier=None, is_past=False, active_run=None
     )
 
 
 def test_a_part_is_the_end_of_the_path_oldest_first(owner: User, conversation: Conversation):
     talk(owner, conversation, 2)
-    part = transcript.part(conversation)
+    part = transcript.excerpt(conversation)
     assert texts(part) == ["Question 0", "Answer 0", "Question 1", "Answer 1"]
     assert (part.earlier, part.is_past, part.active_run) == (None, False, None)
 
@@ -36,11 +36,11 @@ def test_parts_meet_without_a_gap_or_an_overlap(
 ):
     monkeypatch.setattr(transcript, "MESSAGES_SHOWN", 4)
     made = talk(owner, conversation, 5)
-    part = transcript.part(conversation)
+    part = transcript.excerpt(conversation)
     seen = list(part.messages)
     sizes = [len(seen)]
     while part.earlier:
-        part = transcript.part(conversation, str(part.earlier))
+        part = transcript.excerpt(conversation, str(part.earlier))
         assert part.is_past
         seen = [*part.messages, *seen]
         sizes.append(len(part.messages))
@@ -53,13 +53,13 @@ def test_a_path_that_just_fits_has_nothing_earlier(
 ):
     monkeypatch.setattr(transcript, "MESSAGES_SHOWN", 4)
     talk(owner, conversation, 2)
-    assert transcript.part(conversation).earlier is None
+    assert transcript.excerpt(conversation).earlier is None
 
 
 def test_a_reply_that_is_being_made_is_the_end(owner: User, conversation: Conversation):
     made = talk(owner, conversation, 1)
     run = start.regenerate(user=owner, message_id=made[1].pk, client_id="a").run
-    part = transcript.part(conversation)
+    part = transcript.excerpt(conversation)
     assert [message.pk for message in part.messages] == [made[0].pk, run.message_id]
     assert part.active_run == run
     assert part.messages[-1].run == run
@@ -69,10 +69,10 @@ def test_a_part_is_of_the_moment_it_is_read_in(owner: User, conversation: Conver
     talk(owner, conversation, 1)
     read_before = Conversation.objects.get(pk=conversation.pk)
     run = send(owner, conversation)
-    assert transcript.part(read_before).active_run == run
+    assert transcript.excerpt(read_before).active_run == run
     made = talk(owner, conversation, 1)  # in the meantime it is another path, and nothing runs
     Run.objects.filter(pk=run.pk).update(status=Run.Status.DONE, ended_at=timezone.now())
-    part = transcript.part(read_before)
+    part = transcript.excerpt(read_before)
     assert (part.messages, part.active_run) == (made, None)
 
 
@@ -82,7 +82,7 @@ def test_an_id_of_another_conversation_counts_as_none(
     talk(owner, conversation, 1)
     [sent, _] = talk(owner, begin(owner, assistant), 1)
     for before in (str(sent.pk), str(uuid4()), "x", ""):
-        part = transcript.part(conversation, before)
+        part = transcript.excerpt(conversation, before)
         assert texts(part) == ["Question 0", "Answer 0"]
         assert not part.is_past
         assert transcript.own_message(conversation, before) is None
@@ -100,7 +100,7 @@ def test_a_part_is_one_query_whatever_its_length_and_replies_have_all_at_hand(
     for turns in (2, 10):
         talk(owner, conversation, turns)
         with django_assert_num_queries(1):
-            part = transcript.part(conversation)
+            part = transcript.excerpt(conversation)
         with django_assert_num_queries(0):
             for message in part.messages:
                 if message.role == Message.Role.ASSISTANT:
@@ -108,8 +108,8 @@ def test_a_part_is_one_query_whatever_its_length_and_replies_have_all_at_hand(
                     assert message.ordered_parts == []
     Run.objects.all().delete()
     with django_assert_num_queries(1):
-        part = transcript.part(conversation)
+        part = transcript.excerpt(conversation)
         assert not any(hasattr(message, "run") for message in part.messages)
     send(owner, conversation)
     with django_assert_num_queries(1):
-        transcript.part(conversation)
+        transcript.excerpt(conversation)

@@ -273,7 +273,7 @@ async def test_a_lease_of_another_attempt_silences_this_one(
     making = asyncio.create_task(generate.run(run.id, 1))
     await asyncio.to_thread(provider.wait, held=1)
     delivered = "".join(reply_pieces(40, text)[:5])
-    await until(lambda: run_log.written(run.pk, 1).text == delivered)
+    await until(lambda: run_log.read_reply(run.pk, 1).text == delivered)
     told = log(valkey_client, run.pk)
     valkey_client.set(lease_key(run.pk), 2)
     await asyncio.wait_for(making, 10)

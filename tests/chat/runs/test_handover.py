@@ -45,14 +45,14 @@ async def lose(run: Run, provider, valkey_client) -> str:
     making = asyncio.create_task(generate.run(run.id, run.attempt + 1))
     await asyncio.to_thread(provider.wait, held=1)
     writer = current_ticker()._writers[run.id]
-    await until(lambda: bool(run_log.written(run.pk, writer.attempt).text))
+    await until(lambda: bool(run_log.read_reply(run.pk, writer.attempt).text))
     # As dead as a task can be: it neither ends the run nor hands it over.
     writer.mark_lost()
     current_ticker().forget(writer)
     await asyncio.wait_for(making, 10)
     valkey_client.delete(lease_key(run.pk))
     await asyncio.to_thread(provider.release, "first")
-    return run_log.written(run.pk, writer.attempt).text
+    return run_log.read_reply(run.pk, writer.attempt).text
 
 
 async def test_another_attempt_ends_a_lost_run_with_the_whole_reply(
@@ -151,7 +151,7 @@ async def test_a_drained_worker_hands_its_run_over_and_tells_nothing(
     run = await db.run(send, owner, conversation, text)
     making = asyncio.create_task(jobs.generate(str(run.id), 1))
     await asyncio.to_thread(provider.wait, held=1)
-    await until(lambda: bool(run_log.written(run.pk, 1).text))
+    await until(lambda: bool(run_log.read_reply(run.pk, 1).text))
     making.cancel(rq_asyncio.DRAINED)
     await asyncio.wait_for(making, 10)
     await asyncio.to_thread(provider.wait, active=0)
@@ -233,7 +233,7 @@ async def test_a_worker_that_wakes_after_its_run_was_handed_over_changes_nothing
     run = await db.run(send, owner, conversation, TEXT)
     making = asyncio.create_task(generate.run(run.id, 1))
     await asyncio.to_thread(provider.wait, held=1)
-    await until(lambda: bool(run_log.written(run.pk, 1).text))
+    await until(lambda: bool(run_log.read_reply(run.pk, 1).text))
     told = log(valkey_client, run.pk)
     # The sweeper takes it for dead while it only waits for the provider.
     valkey_client.delete(lease_key(run.pk))
