@@ -35,7 +35,7 @@ REFUSALS = (
 NOT_PRICED = "This model has no price yet and cannot be used. Contact the staff."
 FROZEN = "Your account is frozen, so you cannot send messages. Contact the staff."
 IN_DEBT = "You owe {debt} credits for a payment that was reversed. Buy credits to continue."
-SHORTENED = "Your balance allows a reply of {tokens:,} tokens."
+SHORTENED = "Your balance covers a reply of up to {tokens:,} tokens."
 TOO_LITTLE = (
     "This message may cost {required} credits and you have {available}. "
     "Buy {missing} more, or send less."

@@ -186,7 +186,7 @@ def test_a_small_balance_shortens_the_reply_and_says_so(owner, conversation):
     assert 256 <= run.max_tokens < 750
     assert run.most <= 60_000
     assert (
-        "Your balance allows a reply of"
+        "Your balance covers a reply of"
         in describe.queue_status(user=owner, run_id=run.pk).reply.html
     )
 
