@@ -59,8 +59,8 @@ bench-short: .venv/.dev ## Run a short bench: nothing lost, nothing doubled, fig
 bench-billing: .venv/.dev ## Measure the ledger, alone and with a million entries
 	@$(PY) -m bench.billing $(ARGS)
 
-.PHONY: books
-books: .venv/.dev ## Run a short bench-billing, which ends with check_ledger
+.PHONY: ledger-short
+ledger-short: .venv/.dev ## Run a short bench-billing, which ends with check_ledger
 	@$(PY) -m bench.billing --seconds 0.3 --operations 1000 --entries 5000 --unjudged
 
 .PHONY: e2e
@@ -96,13 +96,19 @@ lock: .venv/.dev ## Pin and hash the requirements again (ARGS=--upgrade: newer v
 	$(LOCK) $(ARGS) bench/peers/requirements.in -o bench/peers/requirements.txt
 
 .PHONY: ci
-ci: ## Run lint, test, books, bench-short and e2e, each to its end, and print a summary
-	@failed=; for step in lint test books bench-short e2e; do \
+ci: ## Run lint, test, ledger-short, bench-short and e2e, each to its end, and print a summary
+	@failed=; for step in lint test ledger-short bench-short e2e; do \
 		echo "=== make $$step"; start=$$(date +%s); \
 		if $(MAKE) $$step; then verdict=passed; else verdict=FAILED; failed=1; fi; \
-		summary="$$summary$$(printf '%-11s %s in %s s' $$step $$verdict $$(($$(date +%s) - start)))|"; \
+		summary="$$summary$$(printf '%-12s %s in %s s' $$step $$verdict $$(($$(date +%s) - start)))|"; \
 	done; \
 	echo "=== summary"; printf '%s' "$$summary" | tr '|' '\n'; [ -z "$$failed" ]
+
+.PHONY: ci-long
+ci-long: .venv/.dev ## Run what make ci leaves out: chaos rounds, all ledger mutants, kills amid money
+	@$(MAKE) chaos ROUNDS=$(or $(ROUNDS),20)
+	@$(MAKE) chaos-billing ROUNDS=$(or $(ROUNDS),20)
+	@LEDGER_MUTANTS=all $(MAKE) test ARGS=tests/billing/ledger/test_ledger_mutants.py
 
 .PHONY: clean
 clean: ## Remove all generated files; .data/ stays
