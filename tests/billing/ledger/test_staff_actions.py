@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
+from billing.credits import MICRO
 from billing.ledger import postings, staff_actions
 from billing.models import (
     Account,
@@ -28,8 +29,6 @@ from tests.support import money
 from tests.support.threads import race
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
-
-CREDIT = 1_000_000
 
 
 def give(boss: User, account: Account, amount: int, **fields) -> postings.Posted:
@@ -92,12 +91,12 @@ def test_report_figures_are_right(account, boss, settings):
     first = datetime(2026, 2, 28, 23, 30, tzinfo=UTC)
     inside = datetime(2026, 3, 20, tzinfo=UTC)
     after = datetime(2026, 3, 31, 22, 0, tzinfo=UTC)
-    bought = money.order(account, 1000 * CREDIT, paid_at=first, amount_minor=999)
+    bought = money.order(account, 1000 * MICRO, paid_at=first, amount_minor=999)
     lot = account.lots.get()
     type(lot).objects.filter(pk=lot.pk).update(paid_minor=999, currency="USD")
-    money.order(account, 10 * CREDIT, paid_at=after, amount_minor=100)
-    money.order(account, 20 * CREDIT, paid_at=inside, amount_minor=800, currency="JPY")
-    money.order(account, 5 * CREDIT, status=Order.Status.REVIEW)
+    money.order(account, 10 * MICRO, paid_at=after, amount_minor=100)
+    money.order(account, 20 * MICRO, paid_at=inside, amount_minor=800, currency="JPY")
+    money.order(account, 5 * MICRO, status=Order.Status.REVIEW)
     refund = Refund.objects.create(
         order=bought, amount_minor=99, status=Refund.Status.SUCCEEDED, initiated_by="staff"
     )
@@ -109,10 +108,10 @@ def test_report_figures_are_right(account, boss, settings):
             status=status, funds_withdrawn=True,
         )  # fmt: skip
         Dispute.objects.filter(pk=dispute.pk).update(created_at=inside)
-    give(boss, account, 30 * CREDIT)
-    money.settle(money.hold(account, 40 * CREDIT), cost=35 * CREDIT)
-    money.hold(account, 8 * CREDIT)
-    money.hold(account, 2 * CREDIT, expires_at=timezone.now() - timedelta(minutes=1))
+    give(boss, account, 30 * MICRO)
+    money.settle(money.hold(account, 40 * MICRO), cost=35 * MICRO)
+    money.hold(account, 8 * MICRO)
+    money.hold(account, 2 * MICRO, expires_at=timezone.now() - timedelta(minutes=1))
     for number, event_status in enumerate(ProviderEvent.Status):
         ProviderEvent.objects.create(
             provider="sandbox", event_id=str(number), event_type="x", body=b"", status=event_status
@@ -134,10 +133,10 @@ def test_report_figures_are_right(account, boss, settings):
     ] == [(month, "JPY", 1, 800, 0, 0, 800), (month, "USD", 1, 999, 99, 50, 850)]
     # The granted credits were spent first, then 5 of the bought ones.
     assert [(row.kind, row.currency, row.credits, row.worth) for row in found.liabilities] == [
-        ("paid", "", 30 * CREDIT, 0),
-        ("paid", "USD", 995 * CREDIT, 994),
+        ("paid", "", 30 * MICRO, 0),
+        ("paid", "USD", 995 * MICRO, 994),
     ]
-    assert found.balance == 1025 * CREDIT
+    assert found.balance == 1025 * MICRO
     assert found.debt == 0
     assert [(row.model, row.sums.cost, row.sums.calls) for row in found.models] == [
         ("large", 40, 1),
@@ -145,15 +144,15 @@ def test_report_figures_are_right(account, boss, settings):
     ]
     spent = found.spent
     assert (spent.cost, spent.charged, spent.shortfall, spent.absorbed) == (51, 42, 3, 6)
-    assert (found.holds.count, found.holds.amount, found.holds.overdue) == (2, 10 * CREDIT, 1)
+    assert (found.holds.count, found.holds.amount, found.holds.overdue) == (2, 10 * MICRO, 1)
     assert found.holds.oldest is not None
     assert (found.orders_in_review, found.events_in_review, found.events_failed) == (1, 1, 1)
     assert (found.refunds_open, found.disputes_open) == (1, 1)
     assert found.last_check == check
     assert {row.name: row.total for row in found.counter_accounts} == {
-        "payments": -1030 * CREDIT,
-        "grants": -30 * CREDIT,
-        "revenue": 35 * CREDIT,
+        "payments": -1030 * MICRO,
+        "grants": -30 * MICRO,
+        "revenue": 35 * MICRO,
     }
     assert sum(row.total for row in found.counter_accounts) + found.balance == 0
 
@@ -167,7 +166,7 @@ def test_report_of_an_empty_system_opens(client, boss):
 
 def test_report_takes_a_fixed_number_of_queries(client, boss, django_assert_max_num_queries):
     for _ in range(3):
-        account = money.open_account(100 * CREDIT)
+        account = money.open_account(100 * MICRO)
         money.order(account, paid_at=timezone.now())
         money.hold(account, 5)
     with django_assert_max_num_queries(25):
