@@ -1,11 +1,13 @@
-"""How fast money moves, whether it stays right, and how fast pages read a long ledger.
+"""The ledger's throughput and consistency under load, and how fast pages read a long ledger.
 
     python -m bench.billing [--seconds 5] [--operations 10000] [--entries 1000000] [--unjudged]
 
-Starts a Postgres of its own, with the settings that Postgres has by itself (each COMMIT waits for
-the disk). Prints figures; the exit code is 1 when check_ledger finds anything, when an answer is
-not what it should be, or when the pages' p95 is above 50 ms.
+Starts its own Postgres with default settings (each COMMIT waits for the disk). Prints figures; the
+exit code is 1 when check_ledger finds a problem, when a result is wrong, or when a page's p95 is
+above 50 ms.
 """
+
+# Modules that need Django are imported inside functions: `own_database` sets it up first.
 
 from __future__ import annotations
 
@@ -13,15 +15,15 @@ import argparse
 import os
 import random
 import sys
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from bench.database import own_database
+from tests.support.threads import race
 
 PAGE_LIMIT = 0.050  # seconds, the p95 of a page
 HOT = 16  # threads
@@ -29,19 +31,19 @@ HOT = 16  # threads
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each throughput")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each throughput measurement")
     parser.add_argument("--operations", type=int, default=10_000)
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument(
-        "--unjudged", action="store_true", help="print times, and fail for wrong books alone"
+        "--unjudged", action="store_true", help="judge the ledger alone, not the times"
     )
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
     with own_database({"shared_buffers": "256MB", "max_connections": "100"}):
-        with unannounced():
+        with unpublished():
             throughput(options.seconds)
-        announced = "hold + settle, one account, balances announced"
-        report(announced, hold_and_settle, open_accounts(1), 1, options.seconds)
+        published = "hold + settle, one account, balances published"
+        report(published, hold_and_settle, open_accounts(1), 1, options.seconds)
         failed = at_random(options.operations)
         failed += long_ledger(options.entries, judge=not options.unjudged)
     sys.exit(1 if failed else 0)
@@ -51,8 +53,8 @@ def main() -> None:
 
 
 @contextmanager
-def unannounced() -> Iterator[None]:
-    """The ledger alone: nobody is told of changed balances, which costs a query and a message each."""
+def unpublished() -> Iterator[None]:
+    """Measure the ledger alone: publishing a changed balance costs a query and a message each."""
     from billing.signals import balance_changed
 
     receivers = balance_changed.receivers
@@ -117,38 +119,22 @@ def report(
 
 
 def in_threads(work: Callable[[int], None], threads: int) -> None:
-    """Run it so often at once; the first error ends the bench."""
-    from django.db import connections
-
-    errors: list[BaseException] = []
-
-    def one(number: int) -> None:
-        try:
-            work(number)
-        except BaseException as error:  # noqa: BLE001 # raised below
-            errors.append(error)
-        finally:
-            connections.close_all()
-
-    workers = [threading.Thread(target=one, args=(number,)) for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    for error in errors:
-        raise error
+    """Call `work` with each thread's number, in threads that begin together; raises an error of one."""
+    for error in race([partial(work, number) for number in range(threads)], threads):
+        if error is not None:
+            raise error
 
 
 def percentile(times: list[float], part: int) -> float:
-    """In milliseconds."""
+    """Return a percentile in milliseconds of times in seconds."""
     return 1000 * sorted(times)[min(len(times) - 1, len(times) * part // 100)]
 
 
-# --- Anything, at once --------------------------------------------------------------------------
+# --- Random concurrent operations ---------------------------------------------------------------
 
 
 def at_random(operations: int) -> int:
-    """Random operations on a few accounts in HOT threads, and what check_ledger says then."""
+    """Run random operations on a few accounts in HOT threads; returns the problems that are found."""
     from chatproject.lib import metrics
 
     accounts = open_accounts(5)
@@ -170,7 +156,7 @@ def at_random(operations: int) -> int:
     )
     print(
         f"{operations} random operations, {HOT} threads, 5 accounts: {operations / took:.0f}/s,"
-        f" {retries:.0f} tried again after a lock error"
+        f" {retries:.0f} retried after a lock error"
     )
     return mismatches()
 
@@ -179,7 +165,6 @@ def operate(chance: random.Random, accounts: list[Any]) -> None:
     from django.utils import timezone
 
     from billing.ledger import postings
-    from chatproject.lib.db import money_transaction
     from tests.support import money
 
     account = chance.choice(accounts)
@@ -190,12 +175,9 @@ def operate(chance: random.Random, accounts: list[Any]) -> None:
                 soon = timezone.now() + timedelta(seconds=chance.uniform(0, 2))
                 money.grant(account, amount, expires_at=chance.choice([None, soon]))
             case 1:
-                money_transaction(
-                    postings.adjust, account_id=account.pk, amount=-amount, key=uuid.uuid4().hex,
-                    actor_id=account.user_id, note="a correction",
-                )  # fmt: skip
+                money.adjust(account, -amount)
             case 2:
-                money_transaction(postings.expire, account_id=account.pk)
+                money.expire(account)
             case _:
                 held = money.hold(account, amount)
                 for _ in range(chance.randint(1, 2)):  # some twice
@@ -208,14 +190,12 @@ def mismatches() -> int:
     from billing.ledger import audit
 
     began = time.monotonic()
-    found = audit.check()
+    # Throughput is measured without usage records.
+    found = [problem for problem in audit.check() if problem.code != "hold_without_usage"]
     for problem in found:
-        # Throughput is measured without usage records.
-        if problem.code != "hold_without_usage":
-            print(f"{problem.where}: {problem.message}")
-    count = sum(problem.code != "hold_without_usage" for problem in found)
-    print(f"check_ledger: {count} mismatches, {time.monotonic() - began:.1f} s", flush=True)
-    return count
+        print(f"{problem.where}: {problem.message}")
+    print(f"check_ledger: {len(found)} mismatches, {time.monotonic() - began:.1f} s", flush=True)
+    return len(found)
 
 
 # --- A long ledger ------------------------------------------------------------------------------
@@ -239,7 +219,7 @@ def long_ledger(entries: int, *, judge: bool) -> int:
 
 
 def pages(each: int) -> int:
-    """The p95 of the pages over many users and places; how many are too slow."""
+    """Print the p95 of the pages over many users and positions; returns how many are too slow."""
     from django.test import Client
 
     from billing.models import Account
@@ -261,10 +241,10 @@ def pages(each: int) -> int:
             client.force_login(account.user)
             url = address.format(before=chance.randint(2, each))
             began = time.perf_counter()
-            answer = client.get(url)
+            response = client.get(url)
             times.append(time.perf_counter() - began)
-            if answer.status_code != 200 or b"seeded-" not in answer.content:
-                sys.exit(f"{url} answered {answer.status_code} and not what it should")
+            if response.status_code != 200 or b"seeded-" not in response.content:
+                sys.exit(f"{url} returned {response.status_code}, or not the entries expected")
         p95 = percentile(times, 95)
         slow += p95 > 1000 * PAGE_LIMIT
         print(f"{address} ({what}): p50 {percentile(times, 50):.0f} ms, p95 {p95:.0f} ms")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from django.test import Client
 
+from accounts.models import User
 from billing.models import Account
 from tests.support import money
 from tests.support.fakepay.fixture import fakepay
@@ -11,11 +13,24 @@ from tests.support.fakepay.fixture import fakepay
 __all__ = ["fakepay"]
 
 
-@pytest.fixture
-def account(settings) -> Account:
-    """The account of a new user, with nothing in it."""
+@pytest.fixture(autouse=True)
+def no_signup_credits(settings) -> None:
+    """New accounts are empty."""
     settings.SIGNUP_CREDITS = 0
+
+
+@pytest.fixture
+def account() -> Account:
+    """The empty account of a new user."""
     return money.open_account()
+
+
+@pytest.fixture
+def boss(client: Client) -> User:
+    """A superuser, signed in on `client`."""
+    user = User.objects.create_superuser("boss@example.org", "correct horse battery")
+    client.force_login(user)
+    return user
 
 
 @pytest.fixture

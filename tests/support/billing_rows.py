@@ -1,4 +1,4 @@
-"""One row of every table of billing, so that no page of the admin is empty."""
+"""At least one row in every table of billing, so that no page of the admin is empty."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
+from billing.credits import MICRO
 from billing.ledger import promo_codes, staff_actions
 from billing.models import (
     Account,
@@ -31,25 +32,23 @@ from billing.models import (
 from billing.models.usage import Purpose
 from tests.support import money
 
-CREDIT = 1_000_000
-
 
 def make() -> Account:
     """Create an account with every kind of event, and rows in all other tables of billing."""
     now = timezone.now()
-    Plan.objects.create(slug="school", name="School", monthly_credits=100 * CREDIT)
+    Plan.objects.create(slug="school", name="School", monthly_credits=100 * MICRO)
     account = money.open_account()
     order = money.order(
-        account, 1000 * CREDIT, paid_at=now, invoice_no=1, provider_payment_id="pay_1"
+        account, 1000 * MICRO, paid_at=now, invoice_no=1, provider_payment_id="pay_1"
     )
     PackagePrice.objects.create(package=order.package, currency="USD", amount_minor=500)
-    money.settle(money.hold(account, 5 * CREDIT, model="stub-model"), cost=2 * CREDIT)
-    money.hold(account, 7 * CREDIT, model="stub-model")
+    money.settle(money.hold(account, 5 * MICRO, model="stub-model"), cost=2 * MICRO)
+    money.hold(account, 7 * MICRO, model="stub-model")
     refund = Refund.objects.create(
         order=order, amount_minor=100, status=Refund.Status.SUCCEEDED, initiated_by="staff"
     )
     # More than the balance: the rest becomes debt.
-    money.refund(order, 1200 * CREDIT, refund=refund)
+    money.refund(order, 1200 * MICRO, refund=refund)
     Dispute.objects.create(
         order=order, provider="sandbox", provider_dispute_id="dp_1", amount_minor=50
     )
@@ -62,13 +61,13 @@ def make() -> Account:
         order=order,
         error="It did not answer.",
     )
-    PromoCode.objects.create(code="WELCOME", credits=300 * CREDIT, max_redemptions=5)
+    PromoCode.objects.create(code="WELCOME", credits=300 * MICRO, max_redemptions=5)
     promo_codes.redeem(user_id=account.user_id, code="WELCOME")
     ExpiryNotice.objects.create(lot=CreditLot.objects.get(kind="promo"), days=14)
     staff_actions.give_or_take(
         actor_id=account.user_id,
         account_id=account.pk,
-        amount=5 * CREDIT,
+        amount=5 * MICRO,
         reason="For the outage",
         nonce=str(uuid.uuid4()),
         ip="127.0.0.1",
@@ -76,20 +75,20 @@ def make() -> Account:
     ModelPrice.objects.create(
         model="stub-model",
         effective_from=now - timedelta(days=1),
-        in_per_m=15 * CREDIT,
+        in_per_m=15 * MICRO,
         cached_in_per_m=7_500_000,
-        out_per_m=60 * CREDIT,
-        tiers=[{"above": 200_000, "in_per_m": 30 * CREDIT, "out_per_m": 90 * CREDIT}],
+        out_per_m=60 * MICRO,
+        tiers=[{"above": 200_000, "in_per_m": 30 * MICRO, "out_per_m": 90 * MICRO}],
     )
     DailyUsage.objects.create(
         day=timezone.localdate() - timedelta(days=1), user_id=account.user_id, model="stub-model",
         purpose=Purpose.CHAT, calls=1, input_tokens=10, cached_tokens=0, output_tokens=5,
-        reasoning_tokens=0, cost=CREDIT, charged=CREDIT, shortfall=0, absorbed=0,
+        reasoning_tokens=0, cost=MICRO, charged=MICRO, shortfall=0, absorbed=0,
     )  # fmt: skip
-    SpendingLimit.objects.create(account=account, period="day", amount=50 * CREDIT)
+    SpendingLimit.objects.create(account=account, period="day", amount=50 * MICRO)
     AutoTopUp.objects.create(
         user_id=account.user_id,
-        threshold=10 * CREDIT,
+        threshold=10 * MICRO,
         package=CreditPackage.objects.get(),
         currency="USD",
         monthly_cap_minor=2000,

@@ -1,15 +1,17 @@
-"""The ledger's operations with defaults, for tests: each call is a money transaction of its own."""
+"""The ledger's operations with defaults, for tests: each call is a separate money transaction."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import timedelta
+from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.db import connection
 from django.utils import timezone
 
 from billing.ledger import audit, signup
-from billing.ledger import postings as postings  # tests replace it by a mutant
+from billing.ledger import postings as postings  # mutation tests replace it
 from billing.metering import usage
 from billing.metering.pricing import Tokens
 from billing.models import Account, CreditPackage, Dispute, Hold, Order, Refund, UsageRecord
@@ -17,7 +19,7 @@ from chatproject.lib.db import money_transaction
 
 
 def open_account(credits: int = 0) -> Account:
-    """Create a user's account with so many micro-credits."""
+    """Create a user with an account that has a number of micro-credits."""
     user = get_user_model().objects.create_user(f"{uuid.uuid4().hex}@example.org")
     account = money_transaction(signup.open_account, user_id=user.pk)
     if credits:
@@ -36,33 +38,57 @@ def hold(account: Account, amount: int, **fields) -> Hold:
     return money_transaction(postings.hold, account_id=account.pk, amount=amount, **fields)
 
 
-def settle(held: Hold, cost: int) -> postings.Settlement:
+def settle(held: Hold, cost: int, **usage_fields) -> postings.Settlement:
     """Settle a hold as chat does, with its usage record in the same transaction."""
-    return money_transaction(settle_and_record, held, cost)
+    return money_transaction(settle_and_record, held, cost, **usage_fields)
 
 
-def settle_and_record(held: Hold, cost: int) -> postings.Settlement:
+def settle_and_record(held: Hold, cost: int, **usage_fields) -> postings.Settlement:
     done = postings.settle(hold_id=held.pk, cost=cost)
     if done.is_new and cost:
-        record(held, done)
+        record(held, charged=done.charged, shortfall=done.shortfall, **usage_fields)
     return done
 
 
-def record(held: Hold, done: postings.Settlement) -> None:
-    usage.record(
-        run_id=uuid.uuid4(),
-        attempt=1,
-        user_id=held.account.user_id,
-        model="stub-model",
-        tokens=Tokens(input=10, output=5),
-        source=UsageRecord.Source.PROVIDER,
-        cost=done.charged + done.shortfall,
-        charged=done.charged,
-        shortfall=done.shortfall,
-        absorbed=0,
-        finish=UsageRecord.Finish.COMPLETE,
-        hold_id=held.pk,
-    )
+def record(held: Hold, *, charged: int = 0, shortfall: int = 0, **fields) -> None:
+    """Record the usage that a hold paid for."""
+    defaults: dict[str, Any] = {
+        "run_id": uuid.uuid4(),
+        "attempt": 1,
+        "user_id": held.account.user_id,
+        "model": held.model or "stub-model",
+        "conversation": held.conversation,
+        "tokens": Tokens(input=10, output=5),
+        "source": UsageRecord.Source.PROVIDER,
+        "finish": UsageRecord.Finish.COMPLETE,
+        "hold_id": held.pk,
+        "cost": charged + shortfall,
+        "absorbed": 0,
+    }
+    usage.record(charged=charged, shortfall=shortfall, **defaults | fields)
+
+
+def spend(account: Account, amount: int, **fields) -> Hold:
+    """Hold an amount and settle it in full, as a reply does."""
+    held = hold(account, amount, **fields)
+    settle(held, amount)
+    return held
+
+
+def release(held: Hold) -> None:
+    money_transaction(postings.release, hold_id=held.pk)
+
+
+def expire(account: Account) -> int:
+    return money_transaction(postings.expire, account_id=account.pk)
+
+
+def adjust(account: Account, amount: int, **fields) -> postings.Posted:
+    """Post a correction, by default by the account's own user."""
+    fields.setdefault("key", uuid.uuid4().hex)
+    fields.setdefault("actor_id", account.user_id)
+    fields.setdefault("note", "a correction")
+    return money_transaction(postings.adjust, account_id=account.pk, amount=amount, **fields)
 
 
 def order(account: Account, credits: int = 1000, **fields) -> Order:
@@ -110,10 +136,21 @@ def state(account: Account) -> tuple[int, int, int]:
     return account.balance, account.held, account.debt
 
 
-def problems(account: Account | None = None, *, but: tuple[str, ...] = ()) -> list[str]:
+def problems(account: Account | None = None) -> list[str]:
     """The problems that the audit finds, as "code: message"."""
     found = audit.check(account_id=account.pk if account else None)
-    return [f"{one.code}: {one.message}" for one in found if one.code not in but]
+    return [f"{one.code}: {one.message}" for one in found]
+
+
+def tamper(query: str, *values: Any) -> None:
+    """Change rows with all triggers off, even those of foreign keys; CHECK and UNIQUE stay."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET session_replication_role = replica")
+        try:
+            cursor.execute(query, values)
+            assert cursor.rowcount
+        finally:
+            cursor.execute("SET session_replication_role = DEFAULT")
 
 
 def claim(of: Order, kind: str) -> Refund | Dispute:

@@ -1,4 +1,4 @@
-"""What the ledger should do, in plain Python and in memory: one account, nothing concurrent."""
+"""A model of the ledger in plain Python and in memory: one account, nothing concurrent."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from dataclasses import dataclass, field
 
 
 class Refused(Exception):
-    """The model would not do it; nothing has changed."""
+    """The model refused; nothing has changed."""
 
 
 @dataclass
 class Lot:
     remaining: int
     is_paid: bool = False
-    expires: int | None = None  # hours after the beginning
+    expires: int | None = None  # hours after the start
     priority: int = 50
     order: int | None = None
 
 
 @dataclass
-class HoldOf:
+class ModelHold:
     amount: int
     settled: int | None = None
     shortfall: int = 0
 
 
 @dataclass
-class Book:
-    """An account: its lots in the order of their making, its holds, its entries (kind, amount)."""
+class ModelAccount:
+    """An account: its lots in order of creation, its holds, its entries (kind, amount)."""
 
     now: int = 0
     lots: list[Lot] = field(default_factory=list)
-    holds: list[HoldOf] = field(default_factory=list)
+    holds: list[ModelHold] = field(default_factory=list)
     entries: list[tuple[str, int]] = field(default_factory=list)
     debt: int = 0
     is_frozen: bool = False
@@ -60,7 +60,7 @@ class Book:
         if self.is_frozen or self.debt or after.available < amount:
             raise Refused
         self.expire()
-        self.holds.append(HoldOf(amount))
+        self.holds.append(ModelHold(amount))
 
     def settle(self, number: int, cost: int) -> bool:
         hold = self.holds[number]

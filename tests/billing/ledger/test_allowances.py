@@ -1,17 +1,17 @@
-"""The credits of a plan: once a month, to every account, gone at the month's end."""
+"""The monthly credits of a plan: one lot per account, expiring at the end of the month."""
 
 from __future__ import annotations
 
-import threading
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
-from django.db import connections
 
-from accounts.models import User
-from billing.ledger import allowances, postings, signup
+from billing.ledger import allowances, postings
 from billing.models import Account, CreditLot, LedgerEntry, Plan
 from chatproject.lib.db import money_transaction
+from tests.support import money
+from tests.support.threads import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -19,14 +19,8 @@ MONTH = datetime(2099, 3, 10, 12, tzinfo=UTC)
 NEXT_MONTH = datetime(2099, 4, 1, 0, 0, 1, tzinfo=UTC)
 
 
-@pytest.fixture(autouse=True)
-def no_signup_credits(settings) -> None:
-    settings.SIGNUP_CREDITS = 0
-
-
-def make_account(name: str = "reader", plan: Plan | None = None) -> Account:
-    user = User.objects.create_user(f"{name}@example.org")
-    account = money_transaction(signup.open_account, user_id=user.pk)
+def open_account(plan: Plan | None = None) -> Account:
+    account = money.open_account()
     Account.objects.filter(pk=account.pk).update(plan=plan)
     return account
 
@@ -35,8 +29,8 @@ def make_plan(slug: str = "school", credits: int = 100, **fields) -> Plan:
     return Plan.objects.create(slug=slug, name=slug.title(), monthly_credits=credits, **fields)
 
 
-def test_a_plan_gives_its_credits_once_a_month():
-    account = make_account(plan=make_plan())
+def test_plan_grants_its_credits_once_a_month():
+    account = open_account(make_plan())
     assert allowances.grant_month(MONTH) == 1
     assert allowances.grant_month(MONTH) == 0
     assert allowances.grant_month(NEXT_MONTH) == 1
@@ -50,7 +44,7 @@ def test_a_plan_gives_its_credits_once_a_month():
     [
         ("UTC", datetime(2099, 3, 10, tzinfo=UTC), datetime(2099, 4, 1, tzinfo=UTC)),
         ("UTC", datetime(2099, 12, 31, 23, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)),
-        # Where it is April already, and summer time.
+        # Where April, and summer time, have begun already.
         (
             "Europe/Berlin",
             datetime(2026, 3, 31, 22, 30, tzinfo=UTC),
@@ -63,86 +57,66 @@ def test_a_plan_gives_its_credits_once_a_month():
         ),
     ],
 )
-def test_they_end_with_the_month_by_the_sites_time_zone(settings, zone, now, ends):
+def test_credits_expire_with_the_sites_month(settings, zone, now, ends):
     settings.TIME_ZONE = zone
-    make_account(plan=make_plan())
+    open_account(make_plan())
     allowances.grant_month(now)
     assert CreditLot.objects.get().expires_at == ends
 
 
-def test_accounts_without_a_plan_have_the_default_one():
-    own = make_account("own", plan=make_plan("own", 7))
-    without = make_account("without")
+def test_accounts_without_plan_have_the_default():
+    own = open_account(make_plan("own", 7))
+    without = open_account()
     make_plan("everybody", 3, is_default=True)
     assert allowances.grant_month(MONTH) == 2
-    own.refresh_from_db()
-    without.refresh_from_db()
-    assert (own.balance, without.balance) == (7, 3)
+    assert (money.state(own)[0], money.state(without)[0]) == (7, 3)
 
 
-def test_without_credits_in_a_plan_nothing_is_given():
-    make_account("own", plan=make_plan("own", 0))
-    make_account("without")
+def test_plan_without_credits_grants_nothing():
+    open_account(make_plan("own", 0))
+    open_account()
     assert allowances.grant_month(MONTH) == 0
     make_plan("everybody", 0, is_default=True)
     assert allowances.grant_month(MONTH) == 0
 
 
-def test_the_first_grant_of_a_month_counts():
-    plan = make_plan()
-    account = make_account(plan=plan)
+def test_first_grant_of_a_month_counts():
+    account = open_account(make_plan())
     allowances.grant_month(MONTH)
     Account.objects.filter(pk=account.pk).update(plan=make_plan("more", 900))
     assert allowances.grant_month(MONTH) == 0
-    account.refresh_from_db()
-    assert account.balance == 100
+    assert money.state(account)[0] == 100
 
 
-def test_a_frozen_account_gets_it_when_it_is_in_use_again():
-    account = make_account(plan=make_plan())
-    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
-    assert allowances.grant_month(MONTH) == 0
-    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.ACTIVE)
-    assert allowances.grant_month(MONTH) == 1
+def test_frozen_account_is_granted_once_active_again():
+    account = open_account(make_plan())
+    for status, granted in ((Account.Status.FROZEN, 0), (Account.Status.ACTIVE, 1)):
+        money_transaction(postings.set_status, account_id=account.pk, status=status)
+        assert allowances.grant_month(MONTH) == granted
 
 
-def test_more_accounts_than_one_batch_and_a_new_one_later(monkeypatch):
+def test_grants_span_batches_and_later_accounts(monkeypatch):
     monkeypatch.setattr(allowances, "BATCH", 2)
     make_plan(is_default=True)
-    for number in range(5):
-        make_account(f"reader{number}")
+    for _ in range(5):
+        open_account()
     assert allowances.grant_month(MONTH) == 5
-    make_account("late")
+    open_account()
     assert allowances.grant_month(MONTH) == 1
 
 
-def test_what_one_call_has_no_time_for_is_done_by_the_next(monkeypatch):
-    make_plan(is_default=True)
-    make_account()
+def test_grants_beyond_the_time_limit_come_next(monkeypatch):
+    open_account(make_plan())
     with monkeypatch.context() as patch:
         patch.setattr(allowances, "SECONDS", -1.0)
         assert allowances.grant_month(MONTH) == 0
     assert allowances.grant_month(MONTH) == 1
 
 
-def test_two_at_once_give_it_once():
+def test_concurrent_calls_grant_once():
     make_plan(is_default=True)
-    for number in range(6):
-        make_account(f"reader{number}")
-    start = threading.Barrier(3)
-    given: list[int] = []
-
-    def grant() -> None:
-        start.wait(30)
-        try:
-            given.append(allowances.grant_month(MONTH))
-        finally:
-            connections.close_all()
-
-    threads = [threading.Thread(target=grant) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert sum(given) == LedgerEntry.objects.count() == 6
+    for _ in range(6):
+        open_account()
+    granted = race([partial(allowances.grant_month, MONTH)] * 3)
+    assert sum(granted) == LedgerEntry.objects.count() == 6
     assert set(Account.objects.values_list("balance", flat=True)) == {100}

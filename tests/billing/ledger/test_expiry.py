@@ -1,74 +1,41 @@
-"""Holds that nobody resolved, credits past their date, and the mails that come before."""
+"""Unresolved holds, credits past their date, and the mails that announce it."""
 
 from __future__ import annotations
 
 import threading
-import time
-import uuid
-from datetime import datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from smtplib import SMTPException
 
 import pytest
 from django.core import mail
-from django.db import connections, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User
-from billing.ledger import expiry, postings, signup
-from billing.models import Account, CreditLot, ExpiryNotice, Hold
+from billing.credits import MICRO
+from billing.ledger import expiry, postings
+from billing.models import ExpiryNotice, Hold
 from chatproject.lib.db import money_transaction
+from tests.support import money
+from tests.support.threads import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-CREDIT = 1_000_000
+
+def overdue_hold(account, amount: int) -> Hold:
+    return money.hold(account, amount, expires_at=timezone.now() - timedelta(seconds=1))
 
 
-@pytest.fixture
-def account(settings) -> Account:
-    settings.SIGNUP_CREDITS = 0
-    return make_account()
-
-
-def make_account(name: str = "reader") -> Account:
-    user = User.objects.create_user(f"{name}@example.org")
-    return money_transaction(signup.open_account, user_id=user.pk)
-
-
-def grant(account: Account, amount: int, *, expires_at: datetime | None = None) -> CreditLot:
-    posted = money_transaction(
-        postings.grant,
-        account_id=account.pk,
-        amount=amount,
-        key=uuid.uuid4().hex,
-        expires_at=expires_at,
-    )
-    return CreditLot.objects.get(moves__entry=posted.entry)
-
-
-def hold(account: Account, amount: int, expires_at: datetime) -> Hold:
-    return money_transaction(
-        postings.hold,
-        account_id=account.pk,
-        amount=amount,
-        key=f"run:{uuid.uuid4()}",
-        expires_at=expires_at,
-    )
-
-
-def soon() -> datetime:
-    return timezone.now() + timedelta(minutes=10)
-
-
-def test_only_holds_past_their_end_are_released(account, caplog, monkeypatch):
+def test_only_overdue_holds_are_released(account, caplog, monkeypatch):
     monkeypatch.setattr(expiry, "BATCH", 2)
-    grant(account, 100)
+    money.grant(account, 100)
+    overdue = [overdue_hold(account, 10) for _ in range(5)]
+    running = money.hold(account, 20)
     now = timezone.now()
-    overdue = [hold(account, 10, now - timedelta(seconds=1)) for _ in range(5)]
-    running = hold(account, 20, soon())
     assert expiry.release_holds(now) == 5
     assert expiry.release_holds(now) == 0
-    account.refresh_from_db()
-    assert (account.balance, account.held) == (100, 20)
+    assert money.state(account) == (100, 20, 0)
     for one in overdue:
         one.refresh_from_db()
         assert (one.status, one.resolved_by, one.settled) == ("released", "expiry", 0)
@@ -77,76 +44,64 @@ def test_only_holds_past_their_end_are_released(account, caplog, monkeypatch):
     assert running.status == Hold.Status.ACTIVE
 
 
-def test_a_hold_that_somebody_settles_now_is_left_to_them(account):
-    grant(account, 100)
-    held = hold(account, 40, timezone.now() - timedelta(seconds=1))
-    other = hold(account, 10, timezone.now() - timedelta(seconds=1))
-    locked, looked = threading.Event(), threading.Event()
+def test_hold_being_settled_is_not_released(account):
+    money.grant(account, 100)
+    held, other = overdue_hold(account, 40), overdue_hold(account, 10)
+    locked, released = threading.Event(), threading.Event()
 
     def settle() -> None:
-        def slowly() -> None:
-            Hold.objects.select_for_update(no_key=True).get(pk=held.pk)
-            locked.set()
-            assert looked.wait(30)
-            postings.settle(hold_id=held.pk, cost=25)
+        Hold.objects.select_for_update(no_key=True).get(pk=held.pk)
+        locked.set()
+        assert released.wait(30)
+        postings.settle(hold_id=held.pk, cost=25)
 
-        try:
-            money_transaction(slowly)
-        finally:
-            connections.close_all()
+    def release() -> int:
+        assert locked.wait(30)
+        count = expiry.release_holds(timezone.now())
+        released.set()
+        return count
 
-    thread = threading.Thread(target=settle)
-    thread.start()
-    assert locked.wait(30)
-    assert expiry.release_holds(timezone.now()) == 1
-    looked.set()
-    thread.join(30)
+    assert race([partial(money_transaction, settle), release]) == [None, 1]
     held.refresh_from_db()
     other.refresh_from_db()
     assert (held.status, held.settled) == ("settled", 25)
     assert other.status == "released"
 
 
-def test_a_hold_that_was_extended_meanwhile_stays(account):
-    grant(account, 100)
-    held = hold(account, 40, timezone.now() - timedelta(seconds=1))
-    money_transaction(postings.extend, hold_id=held.pk, expires_at=soon())
+def test_extended_hold_is_not_released(account):
+    money.grant(account, 100)
+    held = overdue_hold(account, 40)
+    later = timezone.now() + timedelta(minutes=10)
+    money_transaction(postings.extend, hold_id=held.pk, expires_at=later)
     assert expiry.release_holds(timezone.now()) == 0
 
 
-def test_credits_past_their_date_go_and_what_is_held_stays(account, monkeypatch):
+def test_credits_past_their_date_expire_unless_held(account, monkeypatch):
     monkeypatch.setattr(expiry, "BATCH", 1)
-    date = timezone.now() + timedelta(milliseconds=300)
-    other, later = make_account("other"), make_account("later")
-    for one in (account, other):
-        grant(one, 100, expires_at=date)
-    grant(later, 100, expires_at=soon())
-    held = hold(account, 60, soon())
-    while timezone.now() <= date:
-        time.sleep(0.01)
-    assert expiry.expire_lots(timezone.now()) == 2
-    assert expiry.expire_lots(timezone.now()) == 0
-    assert balances() == {"reader": 60, "other": 0, "later": 100}
-    money_transaction(postings.release, hold_id=held.pk)
-    assert balances()["reader"] == 0
+    date = timezone.now() + timedelta(minutes=10)
+    other, later = money.open_account(), money.open_account()
+    for one, expires_at in ((account, date), (other, date), (later, date + timedelta(minutes=10))):
+        money.grant(one, 100, expires_at=expires_at)
+    held = money.hold(account, 60)
+    monkeypatch.setattr(timezone, "now", lambda: date)
+    assert expiry.expire_lots(date) == 2
+    assert expiry.expire_lots(date) == 0
+    assert [money.state(one)[0] for one in (account, other, later)] == [60, 0, 100]
+    money.release(held)
+    assert money.state(account) == (0, 0, 0)
 
 
-def balances() -> dict[str, int]:
-    accounts = Account.objects.select_related("user")
-    return {account.user.email.partition("@")[0]: account.balance for account in accounts}
-
-
-def test_the_owner_is_told_fourteen_and_three_days_before(account):
+def test_owner_is_notified_14_and_3_days_before(account):
     now = timezone.now()
-    grant(account, 12 * CREDIT, expires_at=now + timedelta(days=20))
-    grant(account, 3 * CREDIT, expires_at=now + timedelta(days=21))
-    grant(account, 100 * CREDIT)
+    money.grant(account, 12 * MICRO, expires_at=now + timedelta(days=20))
+    money.grant(account, 3 * MICRO, expires_at=now + timedelta(days=21))
+    money.grant(account, 100 * MICRO)
     assert expiry.notify(now) == 0
     fortnight = now + timedelta(days=8)
     assert expiry.notify(fortnight) == 1
     assert expiry.notify(fortnight) == 0
     [first] = mail.outbox
-    assert first.to == ["reader@example.org"]
+    assert first.to == [account.user.email]
     assert first.subject == "Parley: 15 credits expire within 14 days"
     assert "12 credits on " in first.body
     assert "3 credits on " in first.body
@@ -155,41 +110,35 @@ def test_the_owner_is_told_fourteen_and_three_days_before(account):
     assert ExpiryNotice.objects.count() == 4
 
 
-def test_who_is_told_late_is_told_once(account):
+def test_late_notice_is_sent_once(account):
     now = timezone.now()
-    grant(account, CREDIT, expires_at=now + timedelta(days=20))
+    money.grant(account, MICRO, expires_at=now + timedelta(days=20))
     assert expiry.notify(now + timedelta(days=18)) == 1
     assert [one.subject for one in mail.outbox] == ["Parley: 1 credits expire within 3 days"]
 
 
-def test_nobody_is_told_of_what_was_given_for_a_few_days_or_comes_every_month(account):
+def test_short_lived_and_monthly_credits_get_no_notice(account):
     now = timezone.now()
-    grant(account, CREDIT, expires_at=now + timedelta(days=3))
-    money_transaction(
-        postings.grant,
-        account_id=account.pk,
-        amount=CREDIT,
-        key=f"allowance:{account.pk}:2099-01",
-        expires_at=now + timedelta(days=20),
-    )
+    money.grant(account, MICRO, expires_at=now + timedelta(days=3))
+    key = f"allowance:{account.pk}:2099-01"
+    money.grant(account, MICRO, key=key, expires_at=now + timedelta(days=20))
     for day in range(21):
         assert expiry.notify(now + timedelta(days=day)) == 0
 
 
-def test_spent_credits_and_users_who_left_are_passed_over(account):
+def test_spent_credits_and_inactive_users_get_no_notice(account):
     now = timezone.now()
-    grant(account, CREDIT, expires_at=now + timedelta(days=20))
-    held = hold(account, CREDIT, soon())
-    money_transaction(postings.settle, hold_id=held.pk, cost=CREDIT)
-    gone = make_account("gone")
-    grant(gone, CREDIT, expires_at=now + timedelta(days=20))
-    User.objects.filter(email="gone@example.org").update(is_active=False)
+    money.grant(account, MICRO, expires_at=now + timedelta(days=20))
+    money.spend(account, MICRO)
+    inactive = money.open_account()
+    money.grant(inactive, MICRO, expires_at=now + timedelta(days=20))
+    User.objects.filter(pk=inactive.user_id).update(is_active=False)
     assert expiry.notify(now + timedelta(days=10)) == 0
 
 
-def test_a_mail_that_was_not_sent_is_sent_later(account, monkeypatch, caplog):
+def test_failed_notice_is_sent_later(account, monkeypatch, caplog):
     now = timezone.now()
-    grant(account, CREDIT, expires_at=now + timedelta(days=20))
+    money.grant(account, MICRO, expires_at=now + timedelta(days=20))
 
     def refuse(*_: object) -> None:
         raise SMTPException("no")

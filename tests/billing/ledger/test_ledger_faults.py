@@ -1,4 +1,4 @@
-"""A fault before each statement, at the COMMIT and after it: called again, nothing is different."""
+"""Faults before each statement, at the COMMIT and after it: a repeated call has the same effect."""
 
 from __future__ import annotations
 
@@ -37,50 +37,34 @@ class Faults:
         return execute(*rest)
 
 
-def lived_in() -> tuple[Account, dict[str, Any]]:
-    """An account with lots, debt to come, and something due, the same each time."""
+def make_case(call: str) -> tuple[Account, Callable[[], object]]:
+    """A call, and its account with lots, a hold and something due: the same each time."""
     account = money.open_account()
     order = money.order(account, 1000)
     held = money.hold(account, 500)
-    money.grant(account, 30, expires_at=timezone.now() - timedelta(seconds=1))
-    return account, {"account": account, "order": order, "held": held}
-
-
-def granting(account: Account, **_: object) -> Callable[[], object]:
-    return partial(postings.grant, account_id=account.pk, amount=7, key=f"g{account.pk}")
-
-
-def holding(account: Account, **_: object) -> Callable[[], object]:
-    later = timezone.now() + timedelta(hours=1)
-    return partial(
-        postings.hold, account_id=account.pk, amount=7, key=f"n{account.pk}", expires_at=later
-    )
-
-
-def settling(held: Hold, **_: object) -> Callable[[], object]:
-    return partial(money.settle_and_record, held, 700)
-
-
-def refunding(order: Any, **_: object) -> Callable[[], object]:
-    return partial(postings.refund, order_id=order.pk, credits=900, key=f"r{order.pk}")
-
-
-def giving_back(order: Any, account: Account, **_: object) -> Callable[[], object]:
+    now = timezone.now()
+    money.grant(account, 30, expires_at=now - timedelta(seconds=1))
+    own: dict[str, Any] = {"account_id": account.pk, "key": f"key of {account.pk}"}
+    match call:
+        case "grant":
+            return account, partial(postings.grant, **own, amount=7)
+        case "hold":
+            later = now + timedelta(hours=1)
+            return account, partial(postings.hold, **own, amount=7, expires_at=later)
+        case "settle":
+            return account, partial(money.settle_and_record, held, 700)
+        case "adjust":
+            own |= {"actor_id": account.user_id, "note": "a correction"}
+            return account, partial(postings.adjust, **own, amount=-7)
+    of_order = {"order_id": order.pk, "key": own["key"]}
+    if call == "refund":
+        return account, partial(postings.refund, **of_order, credits=900)
     money.refund(order, 900)
     owed = money.state(account)[2]
-    return partial(
-        postings.give_back, order_id=order.pk, credits=500, debt=owed, key=f"b{order.pk}"
-    )
+    return account, partial(postings.give_back, **of_order, credits=500, debt=owed)
 
 
-def adjusting(account: Account, **_: object) -> Callable[[], object]:
-    return partial(
-        postings.adjust, account_id=account.pk, amount=-7, key=f"a{account.pk}",
-        actor_id=account.user_id, note="a correction",
-    )  # fmt: skip
-
-
-CALLS = [granting, holding, settling, refunding, giving_back, adjusting]
+CALLS = ["grant", "hold", "settle", "adjust", "refund", "give back"]
 
 
 def end_state(account: Account) -> list[Any]:
@@ -105,20 +89,18 @@ def end_state(account: Account) -> list[Any]:
 def with_faults(fn: Callable[[], object], faults: Faults) -> None:
     with connection.execute_wrapper(faults):
         fn()
+    faults(lambda: None)  # stands for the COMMIT, which no wrapper sees
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_fault_at_any_statement_leaves_no_trace(call, settings):
-    settings.SIGNUP_CREDITS = 0
-    account, given = lived_in()
-    fn = call(**given)
+def test_fault_up_to_the_commit_leaves_no_trace(call):
+    account, fn = make_case(call)
     counter = Faults(at=0)
     money_transaction(with_faults, fn, counter)
     right = end_state(account)
-    assert counter.seen > 2
+    assert counter.seen > 3
     for number in range(1, counter.seen + 1):
-        account, given = lived_in()
-        fn = call(**given)
+        account, fn = make_case(call)
         before = end_state(account)
         with pytest.raises(Fault):
             money_transaction(with_faults, fn, Faults(at=number))
@@ -128,37 +110,18 @@ def test_a_fault_at_any_statement_leaves_no_trace(call, settings):
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_fault_just_before_the_commit_leaves_no_trace(call, settings):
-    settings.SIGNUP_CREDITS = 0
-    account, given = lived_in()
-    fn = call(**given)
-    before = end_state(account)
+def test_repeat_after_a_lost_commit_changes_nothing(call):
+    account, fn = make_case(call)
 
-    def dies() -> None:
-        fn()
+    def fail() -> None:
         raise Fault
 
-    with pytest.raises(Fault):
-        money_transaction(dies)
-    assert end_state(account) == before
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_who_did_not_hear_of_the_commit_calls_again(call, settings):
-    settings.SIGNUP_CREDITS = 0
-    account, given = lived_in()
-    fn = call(**given)
-
-    def dies_after() -> None:
+    def commit_and_fail() -> None:
         fn()
-        transaction.on_commit(partial(raise_fault))
+        transaction.on_commit(fail)
 
     with pytest.raises(Fault):
-        money_transaction(dies_after)
+        money_transaction(commit_and_fail)
     done = end_state(account)
     money_transaction(fn)
     assert end_state(account) == done
-
-
-def raise_fault() -> None:
-    raise Fault

@@ -1,7 +1,7 @@
-"""Faults that were made on purpose, each of which the machine of test_ledger_machine must find.
+"""Mutation tests: deliberate faults, each of which the machine of test_ledger_machine must find.
 
-A mutant is the ledger's own source with one place changed. When that place is rewritten, the test
-says so: then write the mutant anew.
+A mutant is the ledger's source with one place changed. When that place is rewritten a test fails:
+then write the mutant again.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ MUTANTS = {
 }
 
 
-# Those that the design names and one of each other kind; LEDGER_MUTANTS=all takes minutes.
+# The mutants that the design names, and one of each other kind; LEDGER_MUTANTS=all takes minutes.
 USUAL = [
     "expiry ignores holds",
     "nothing expires",
@@ -106,27 +106,26 @@ USUAL = [
 NAMES = list(MUTANTS) if os.environ.get("LEDGER_MUTANTS") == "all" else USUAL
 
 
-def test_every_mutant_changes_the_ledger_as_it_stands():
+def test_every_mutant_matches_the_ledgers_source():
     source = Path(postings.__file__).read_text()
     assert [name for name, (old, _) in MUTANTS.items() if old not in source] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_machine_finds(name, settings, monkeypatch):
-    settings.SIGNUP_CREDITS = 0
+def test_machine_finds_the_mutant(name, monkeypatch):
     monkeypatch.setattr(money, "postings", mutant(*MUTANTS[name]))
-    # The same examples each time, and no effort for a short one: that it fails is enough.
+    # The same examples each time, and no shrinking: that it fails is enough.
     machine = machine_settings(
         400, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False
     )
-    with pytest.raises(Exception):  # noqa: B017, PT011 # of whatever kind: the database's, the model's
+    with pytest.raises(Exception):  # noqa: B017, PT011 # the database's or the model's, of any kind
         run_state_machine_as_test(LedgerMachine, settings=machine)
 
 
 def mutant(old: str, new: str) -> ModuleType:
-    """A second ledger, which no other module knows of."""
+    """A second ledger, which no other module imports."""
     source = Path(postings.__file__).read_text()
-    assert old in source, "the ledger was rewritten here: write this mutant anew"
+    assert old in source, "the ledger was rewritten here: write this mutant again"
     module = ModuleType("billing.ledger_mutant")
     sys.modules[module.__name__] = module  # dataclasses look there
     exec(compile(source.replace(old, new), postings.__file__, "exec"), module.__dict__)  # noqa: S102

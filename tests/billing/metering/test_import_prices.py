@@ -1,3 +1,5 @@
+"""The import of model prices from a LiteLLM price list."""
+
 from __future__ import annotations
 
 import io
@@ -27,14 +29,14 @@ def credit_of_a_cent(settings):
 
 
 def run(*arguments: object, file: Path = SAMPLE) -> str:
-    """What the command prints; raises CommandError when it refuses something."""
+    """Run the command and return its output; raises CommandError when it refuses something."""
     out = io.StringIO()
     call_command("import_prices", str(file), *map(str, arguments), stdout=out)
     return out.getvalue()
 
 
 def refused(*arguments: object, file: Path = SAMPLE) -> str:
-    """What the command says on the standard error when it refuses something."""
+    """Run the command, which must refuse something, and return its errors."""
     err = io.StringIO()
     with pytest.raises(CommandError) as failure:
         call_command(
@@ -48,7 +50,7 @@ def price(model: str) -> ModelPrice:
     return ModelPrice.objects.get(model=model)
 
 
-def test_dollars_per_token_become_micro_credits_per_million(settings):
+def test_dollars_per_token_become_micro_credits_per_million():
     run("--model", "plain", "full")
     plain = price("plain")
     # 0.15 dollars per million tokens are 15 credits.
@@ -71,21 +73,21 @@ def test_dollars_per_token_become_micro_credits_per_million(settings):
     assert pricing.cost(plain, Tokens(1_000_000, output=1_000_000)) == 75_000_000
 
 
-def test_a_tier_keeps_what_it_does_not_name():
+def test_tier_inherits_unnamed_prices():
     run("--model", "two-steps")
     lower, higher = price("two-steps").tiers
     assert lower == {
         "above": 128_000, "in_per_m": 100_000_000, "cached_in_per_m": 100_000_000,
         "out_per_m": 400_000_000,
     }  # fmt: skip
-    # Without a price of its own, what is cached costs what other input costs, there too.
+    # In a tier too, cached input without a price costs as much as other input.
     assert higher == {
         "above": 256_000, "in_per_m": 300_000_000, "cached_in_per_m": 300_000_000,
         "out_per_m": 400_000_000,
     }  # fmt: skip
 
 
-def test_the_noise_of_floating_point_is_dropped_and_the_rest_rounded_up(settings):
+def test_floating_point_noise_is_dropped_before_rounding_up(settings):
     run("--model", "noise", "uneven")
     assert price("noise").in_per_m == 20_000_000
     assert price("noise").out_per_m == 100_000_000
@@ -97,19 +99,19 @@ def test_the_noise_of_floating_point_is_dropped_and_the_rest_rounded_up(settings
     assert pricing.in_force("uneven").out_per_m == 18_229_167  # of 18,229,166.67
 
 
-def test_a_markup_is_added_before_rounding():
+def test_markup_is_added_before_rounding():
     run("--model", "uneven", "--markup", "12.5")
     assert price("uneven").in_per_m == 113  # of 112.5
     assert price("uneven").out_per_m == 61_523_438  # of 61,523,437.5
 
 
-def test_a_free_model_gets_a_price_of_nothing():
+def test_free_model_gets_a_price_of_zero():
     run("--model", "free")
     assert price("free").out_per_m == 0
     assert "free" in pricing.priced_models()
 
 
-def test_by_default_it_is_the_models_of_the_catalogue():
+def test_catalogue_models_are_imported_by_default():
     LanguageModel.objects.create(name="Plain", provider_model="plain")
     LanguageModel.objects.create(name="Plain, long", provider_model="plain")
     LanguageModel.objects.create(name="Full", provider_model="elsewhere/full")
@@ -118,18 +120,18 @@ def test_by_default_it_is_the_models_of_the_catalogue():
     assert "2 written" in output
 
 
-def test_an_empty_catalogue_is_said():
+def test_empty_catalogue_is_refused():
     assert "no models" in refused()
 
 
-def test_all_chat_models_of_the_list_are_imported_by_their_keys_and_the_bad_ones_refused():
-    said = refused("--all")
+def test_all_imports_every_good_chat_model():
+    errors = refused("--all")
     assert set(ModelPrice.objects.values_list("model", flat=True)) == {
         "plain", "maker/full", "maker/two-steps", "noise", "uneven", "free", "one/double",
         "another/double",
     }  # fmt: skip
-    assert "7 of 15 models were refused" in said
-    assert "pictures" not in said
+    assert "7 of 15 models were refused" in errors
+    assert "pictures" not in errors
 
 
 @pytest.mark.parametrize(
@@ -148,21 +150,21 @@ def test_all_chat_models_of_the_list_are_imported_by_their_keys_and_the_bad_ones
         ("m" * 201, "not in the list"),
     ],
 )
-def test_a_model_that_is_refused_does_not_stop_the_others(name, why):
-    said = refused("--model", name, "plain", "vectors")
-    assert f"{name}: " in said
-    assert why in said
-    assert "1 of 3 models were refused" in said
+def test_refused_model_does_not_stop_the_others(name, why):
+    errors = refused("--model", name, "plain", "vectors")
+    assert f"{name}: " in errors
+    assert why in errors
+    assert "1 of 3 models were refused" in errors
     assert set(ModelPrice.objects.values_list("model", flat=True)) == {"plain", "vectors"}
 
 
-def test_a_name_in_full_is_not_taken_for_another_makers():
+def test_full_name_selects_one_maker():
     run("--model", "one/double", "another/double")
     assert price("one/double").in_per_m == 100_000_000
     assert price("another/double").in_per_m == 200_000_000
 
 
-def test_the_same_prices_again_write_nothing():
+def test_unchanged_prices_write_nothing():
     run("--model", "plain", "full")
     output = run("--model", "plain", "full")
     assert output.count("unchanged") == 2
@@ -170,14 +172,11 @@ def test_the_same_prices_again_write_nothing():
     assert ModelPrice.objects.count() == 2
 
 
-def test_a_change_shows_the_old_price_and_the_new_one_and_keeps_both():
+def test_changed_price_is_shown_and_both_kept():
     ModelPrice.objects.create(
-        model="plain",
-        effective_from=timezone.now() - timedelta(days=1),
-        in_per_m=14_000_000,
-        cached_in_per_m=15_000_000,
-        out_per_m=60_000_000,
-    )
+        model="plain", effective_from=timezone.now() - timedelta(days=1), in_per_m=14_000_000,
+        cached_in_per_m=15_000_000, out_per_m=60_000_000,
+    )  # fmt: skip
     output = run("--model", "plain")
     (line,) = [line for line in output.splitlines() if line.startswith("plain")]
     assert line.split() == ["plain", "changed", "14", "->", "15", "15", "60", "60", "0", "-"]
@@ -185,14 +184,14 @@ def test_a_change_shows_the_old_price_and_the_new_one_and_keeps_both():
     assert pricing.in_force("plain").in_per_m == 15_000_000
 
 
-def test_a_dry_run_shows_all_and_writes_nothing():
+def test_dry_run_shows_prices_and_writes_nothing():
     output = run("--model", "plain", "--dry-run")
     assert "1 would be written" in output
     assert "plain  new" in output
     assert not ModelPrice.objects.exists()
 
 
-def test_prices_may_begin_later_by_the_sites_time_zone(settings):
+def test_prices_begin_later_by_the_sites_zone(settings):
     settings.TIME_ZONE = "Asia/Kolkata"
     run("--model", "plain", "--from", "2100-01-01T00:00")
     assert price("plain").effective_from == datetime(2099, 12, 31, 18, 30, tzinfo=UTC)
@@ -204,10 +203,10 @@ def test_prices_may_begin_later_by_the_sites_time_zone(settings):
     )
 
 
-def test_the_past_of_a_price_is_not_changed():
+def test_past_prices_are_not_changed():
     run("--model", "plain", "--from", "2020-01-01")  # its first: nothing was charged by another
-    said = refused("--model", "plain", "--from", "2021-01-01", "--markup", 1)
-    assert "choose a time that has not passed" in said
+    errors = refused("--model", "plain", "--from", "2021-01-01", "--markup", 1)
+    assert "choose a time that has not passed" in errors
     assert ModelPrice.objects.count() == 1
 
 
@@ -215,7 +214,7 @@ def test_the_past_of_a_price_is_not_changed():
     ("option", "value"),
     [("--from", "tomorrow"), ("--markup", "-1"), ("--markup", "much"), ("--markup", "NaN")],
 )
-def test_an_option_that_makes_no_sense_is_refused(option, value):
+def test_nonsensical_option_is_refused(option, value):
     with pytest.raises(CommandError):
         run("--model", "plain", f"{option}={value}")
 
@@ -233,7 +232,7 @@ def test_an_option_that_makes_no_sense_is_refused(option, value):
         b"[" * 100_000,
     ],
 )
-def test_a_file_that_is_no_list_is_refused(tmp_path, content):
+def test_unreadable_file_is_refused(tmp_path, content):
     file = tmp_path / "list.json"
     file.write_bytes(content)
     assert "cannot be read" in refused("--all", file=file)
@@ -241,13 +240,13 @@ def test_a_file_that_is_no_list_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize("usd", ["1e400", "9" * 400, "true", "[1]", "1e-400", "-1e-13"])
-def test_a_figure_that_makes_no_sense_is_refused(usd):
+def test_nonsensical_figure_is_refused(usd):
     found = PriceList(f'{{"m": {{"input_cost_per_token": {usd}, "output_cost_per_token": 0}}}}')
     with pytest.raises(Refused):
         found.price("m", Rate(Decimal(1)), model="m", effective_from=timezone.now())
 
 
-def test_a_mode_of_another_type_is_refused():
+def test_mode_of_another_type_is_refused():
     found = PriceList(json.dumps({"m": {"mode": ["chat"]}}))
     assert found.chat_models() == []
     with pytest.raises(Refused):

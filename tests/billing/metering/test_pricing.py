@@ -1,7 +1,10 @@
+"""Costs by price and tokens, and the prices in force."""
+
 from __future__ import annotations
 
 from datetime import timedelta
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
@@ -27,13 +30,8 @@ fees = st.sampled_from([0, 0, 1, 12_345])
 @st.composite
 def prices(draw) -> ModelPrice:
     edges = sorted(draw(st.sets(st.sampled_from(TIER_EDGES), max_size=3)))
-    tiers = [
-        {
-            "above": edge,
-            **draw(st.dictionaries(st.sampled_from(PRICES), per_m, min_size=1)),
-        }
-        for edge in edges
-    ]
+    named = st.dictionaries(st.sampled_from(PRICES), per_m, min_size=1)
+    tiers = [{"above": edge, **draw(named)} for edge in edges]
     return ModelPrice(
         model="m",
         in_per_m=draw(per_m),
@@ -46,9 +44,9 @@ def prices(draw) -> ModelPrice:
 
 
 @st.composite
-def usages(draw, most_input=counts, most_output=counts) -> Tokens:
-    input = draw(most_input)
-    output = draw(most_output)
+def usages(draw, inputs=counts, outputs=counts) -> Tokens:
+    input = draw(inputs)
+    output = draw(outputs)
     return Tokens(
         input=input,
         cached=draw(st.integers(0, input)),
@@ -61,11 +59,11 @@ thorough = settings(max_examples=300, derandomize=True, deadline=None, database=
 
 
 def by_fractions(price: ModelPrice, tokens: Tokens, fee: int) -> int:
-    """The same, as one would write it on paper."""
+    """The cost in exact arithmetic, term by term."""
     rates = {name: getattr(price, name) for name in PRICES}
-    passed = [tier for tier in price.tiers if tokens.input > tier["above"]]
-    if passed:
-        rates |= max(passed, key=lambda tier: tier["above"])
+    reached = [tier for tier in price.tiers if tokens.input > tier["above"]]
+    if reached:
+        rates |= max(reached, key=lambda tier: tier["above"])
     if rates["reasoning_per_m"] is None:
         rates["reasoning_per_m"] = rates["out_per_m"]
     exact = (
@@ -81,7 +79,7 @@ def by_fractions(price: ModelPrice, tokens: Tokens, fee: int) -> int:
 
 @thorough
 @given(prices(), usages(), fees)
-def test_a_cost_is_the_exact_sum_rounded_up_and_never_negative(price, tokens, fee):
+def test_cost_is_the_exact_sum_rounded_up(price, tokens, fee):
     cost = pricing.cost(price, tokens, fee=fee)
     assert cost == by_fractions(price, tokens, fee)
     assert cost >= 0
@@ -95,7 +93,7 @@ def test_more_tokens_never_cost_less(price, tokens, more):
     thought = Tokens(tokens.input, tokens.cached, tokens.output + more, tokens.reasoning + more)
     assert pricing.cost(price, visible) >= cost
     assert pricing.cost(price, thought) >= cost
-    # Input only within a tier: nothing forbids one that is cheaper for long prompts.
+    # For input only without tiers: a tier may make long prompts cheaper.
     price.tiers = []
     cost = pricing.cost(price, tokens)
     fresh = Tokens(tokens.input + more, tokens.cached, tokens.output, tokens.reasoning)
@@ -106,7 +104,7 @@ def test_more_tokens_never_cost_less(price, tokens, more):
 
 @thorough
 @given(prices(), counts, counts, fees, st.data())
-def test_a_hold_covers_whatever_is_used_within_its_bounds(price, prompt, cap, fee, data):
+def test_hold_covers_any_usage_within_its_bounds(price, prompt, cap, fee, data):
     tokens = data.draw(usages(st.integers(0, prompt), st.integers(0, cap)))
     held = pricing.max_cost(price, prompt_tokens=prompt, max_tokens=cap, fee=fee)
     assert held >= pricing.cost(price, tokens, fee=fee)
@@ -114,39 +112,32 @@ def test_a_hold_covers_whatever_is_used_within_its_bounds(price, prompt, cap, fe
 
 @thorough
 @given(prices(), counts, fees, st.integers(0, 10**9) | st.integers(0, 10**15))
-def test_what_is_affordable_fits_and_one_token_more_does_not(price, prompt, fee, credits):
+def test_affordable_tokens_are_the_maximum_that_fits(price, prompt, fee, credits):
     tokens = pricing.affordable(price, prompt_tokens=prompt, credits=credits, fee=fee)
 
-    def most(max_tokens):
+    def max_cost(max_tokens):
         return pricing.max_cost(price, prompt_tokens=prompt, max_tokens=max_tokens, fee=fee)
 
     assert tokens >= 0
-    if most(0) > credits:
+    if max_cost(0) > credits:
         assert tokens == 0
     else:
-        assert most(tokens) <= credits
-        assert tokens == pricing.MAX_TOKENS or most(tokens + 1) > credits
+        assert max_cost(tokens) <= credits
+        assert tokens == pricing.MAX_TOKENS or max_cost(tokens + 1) > credits
 
 
 @pytest.mark.parametrize(
     ("prompt", "per_token"),
     [(199_999, 1), (200_000, 1), (200_001, 2), (499_999, 2), (500_000, 2), (500_001, 3)],
 )
-def test_a_tier_counts_for_prompts_above_its_edge_and_for_all_their_tokens(prompt, per_token):
-    price = ModelPrice(
-        in_per_m=1_000_000,
-        cached_in_per_m=0,
-        out_per_m=0,
-        tiers=[
-            {"above": 500_000, "in_per_m": 3_000_000},
-            {"above": 200_000, "in_per_m": 2_000_000},
-        ],
-    )
+def test_tier_prices_all_tokens_above_its_edge(prompt, per_token):
+    tiers = [{"above": 500_000, "in_per_m": 3_000_000}, {"above": 200_000, "in_per_m": 2_000_000}]
+    price = ModelPrice(in_per_m=1_000_000, cached_in_per_m=0, out_per_m=0, tiers=tiers)
     assert pricing.cost(price, Tokens(prompt)) == prompt * per_token
     assert pricing.max_cost(price, prompt_tokens=prompt, max_tokens=0) == prompt * per_token
 
 
-def test_a_tier_that_is_cheaper_leaves_the_hold_large_enough_for_a_shorter_prompt():
+def test_hold_covers_prompts_below_a_cheaper_tier():
     price = ModelPrice(
         in_per_m=1_000_000, cached_in_per_m=0, out_per_m=0, tiers=[{"above": 100, "in_per_m": 0}]
     )
@@ -157,7 +148,7 @@ def test_a_tier_that_is_cheaper_leaves_the_hold_large_enough_for_a_shorter_promp
 @pytest.mark.parametrize(
     "numbers", [(-1, 0, 0, 0), (1, 2, 0, 0), (1, -1, 0, 0), (0, 0, -1, 0), (0, 0, 1, 2), (0, 0, 1, -1)]
 )  # fmt: skip
-def test_impossible_tokens_are_refused_but_a_providers_report_is_brought_within_bounds(numbers):
+def test_impossible_tokens_are_refused_but_reported_ones_clamped(numbers):
     with pytest.raises(ValueError, match="impossible"):
         Tokens(*numbers)
     input, cached, output, reasoning = numbers
@@ -165,16 +156,16 @@ def test_impossible_tokens_are_refused_but_a_providers_report_is_brought_within_
     assert Tokens.reported(input=10**30).input == pricing.MAX_TOKENS
 
 
-def priced(model="m", hours=0.0, **fields) -> ModelPrice:
-    return ModelPrice.objects.create(
-        model=model,
-        effective_from=timezone.now() + timedelta(hours=hours),
-        **{"in_per_m": 1, "cached_in_per_m": 1, "out_per_m": 1} | fields,
-    )
+ONE_EACH = {"in_per_m": 1, "cached_in_per_m": 1, "out_per_m": 1}
+
+
+def priced(model="m", hours=0.0) -> ModelPrice:
+    begins = timezone.now() + timedelta(hours=hours)
+    return ModelPrice.objects.create(model=model, effective_from=begins, **ONE_EACH)
 
 
 @pytest.mark.django_db
-def test_the_newest_price_that_has_begun_is_in_force():
+def test_newest_begun_price_is_in_force():
     first = priced(hours=-2)
     second = priced(hours=-1)
     third = priced(hours=1)
@@ -191,7 +182,7 @@ def test_the_newest_price_that_has_begun_is_in_force():
 
 
 @pytest.mark.django_db
-def test_prices_are_looked_up_with_one_query_each(django_assert_num_queries):
+def test_price_lookups_take_one_query_each(django_assert_num_queries):
     priced()
     with django_assert_num_queries(1):
         pricing.in_force("m")
@@ -200,9 +191,9 @@ def test_prices_are_looked_up_with_one_query_each(django_assert_num_queries):
 
 
 @pytest.mark.django_db
-def test_the_past_of_a_model_that_has_a_price_is_not_changed():
+def test_past_of_a_priced_model_is_not_changed():
     late = timezone.now() - timedelta(minutes=2)
-    fields = {"model": "m", "in_per_m": 1, "cached_in_per_m": 1, "out_per_m": 1}
+    fields: dict[str, Any] = {"model": "m", **ONE_EACH}
     ModelPrice(**fields, effective_from=late).full_clean()  # its first price
     priced(hours=-1)
     with pytest.raises(ValidationError) as refused:
@@ -214,10 +205,9 @@ def test_the_past_of_a_model_that_has_a_price_is_not_changed():
 @pytest.mark.django_db
 @pytest.mark.parametrize("field", [*PRICES, "request_fee"])
 @pytest.mark.parametrize("value", [-1, HIGHEST_PRICE + 1])
-def test_a_negative_or_absurd_price_is_refused(field, value):
-    fields = {"in_per_m": 1, "cached_in_per_m": 1, "out_per_m": 1} | {field: value}
+def test_negative_or_absurd_price_is_refused(field, value):
     with pytest.raises(ValidationError) as refused:
-        ModelPrice(model="m", **fields).clean()
+        ModelPrice(model="m", **ONE_EACH | {field: value}).clean()
     assert set(refused.value.message_dict) == {field}
 
 
@@ -241,16 +231,13 @@ def test_a_negative_or_absurd_price_is_refused(field, value):
         [{"above": 1, "in_per_m": 1}, {"above": 1, "in_per_m": 2}],
     ],
 )
-def test_tiers_that_cannot_be_read_are_refused(tiers):
-    price = ModelPrice(model="m", in_per_m=1, cached_in_per_m=1, out_per_m=1, tiers=tiers)
+def test_unreadable_tiers_are_refused(tiers):
     with pytest.raises(ValidationError) as refused:
-        price.clean()
+        ModelPrice(model="m", tiers=tiers, **ONE_EACH).clean()
     assert set(refused.value.message_dict) == {"tiers"}
 
 
 @pytest.mark.django_db
-def test_tiers_as_they_should_be_pass():
+def test_readable_tiers_are_accepted():
     tiers = [{"above": 1, "in_per_m": 0}, {"above": 2, "cached_in_per_m": 1, "out_per_m": 1}]
-    ModelPrice(
-        model="m", in_per_m=1, cached_in_per_m=1, out_per_m=1, tiers=tiers
-    ).full_clean()  # fmt: skip
+    ModelPrice(model="m", tiers=tiers, **ONE_EACH).full_clean()

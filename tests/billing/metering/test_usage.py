@@ -1,15 +1,16 @@
+"""Usage records, their sums by day, and the reports that read both."""
+
 from __future__ import annotations
 
-import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 import pytest
-from django.db import IntegrityError, connection, connections
+from django.db import IntegrityError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import given
@@ -22,6 +23,7 @@ from billing.metering.pricing import Tokens
 from billing.models import DailyUsage, UsageRecord
 from billing.models.usage import Purpose
 from billing.reports import statements, usage_report
+from tests.support.threads import race
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -34,7 +36,7 @@ def user(db) -> User:
 
 
 def record(user: User, at: datetime = NOON, **fields) -> None:
-    """Usage of 10 + 5 tokens that cost 7, unless said otherwise, at a time."""
+    """Record usage at a time: by default 10 + 5 tokens that cost 7."""
     defaults: dict[str, Any] = {
         "run_id": uuid.uuid4(), "attempt": 1, "user_id": user.pk, "model": "m",
         "tokens": Tokens(10, cached=4, output=5, reasoning=2), "assistant": "parley",
@@ -55,7 +57,7 @@ def calls(found: usage_report.UsageReport) -> dict[tuple[date, str], int]:
     return {(row.day, row.model): row.sums.calls for row in found.rows}
 
 
-def test_a_call_is_recorded_once_with_one_statement(user):
+def test_call_is_recorded_once_by_one_statement(user):
     run_id, conversation = uuid.uuid4(), uuid.uuid4()
     with CaptureQueriesContext(connection) as captured:
         record(user, run_id=run_id, conversation=conversation, step=2, purpose=Purpose.TOOL)
@@ -71,12 +73,12 @@ def test_a_call_is_recorded_once_with_one_statement(user):
         record(user, run_id=run_id, step=2)
 
 
-def test_amounts_that_do_not_add_up_are_refused(user):
+def test_inconsistent_amounts_are_refused(user):
     with pytest.raises(IntegrityError, match="usage_adds_up"):
         record(user, cost=8)
 
 
-def test_a_report_says_the_same_before_and_after_a_day_is_rolled_up(user):
+def test_report_is_unchanged_by_roll_ups(user):
     for back in (0, 1, 1, 2, 4, 30):
         record(user, NOON - back * DAY)
         record(user, NOON - back * DAY, model="other", assistant="", purpose=Purpose.TITLE)
@@ -92,7 +94,7 @@ def test_a_report_says_the_same_before_and_after_a_day_is_rolled_up(user):
     assert DailyUsage.objects.count() == 10
 
 
-def test_rolled_days_are_read_from_their_sums_and_later_ones_from_the_records(user):
+def test_rolled_days_are_read_from_their_sums(user):
     record(user, NOON - DAY)
     record(user, NOON)
     usage.roll_up(NOON)
@@ -116,7 +118,7 @@ def test_days_without_usage_leave_no_gap(user):
     assert DailyUsage.objects.count() == 2
 
 
-def test_a_day_is_rolled_up_when_its_last_transactions_have_ended(user):
+def test_day_is_rolled_up_after_its_last_commit(user):
     record(user, NOON - DAY)
     midnight = datetime(2026, 3, 10, tzinfo=UTC)
     usage.roll_up(midnight + timedelta(minutes=14))
@@ -125,7 +127,7 @@ def test_a_day_is_rolled_up_when_its_last_transactions_have_ended(user):
     assert DailyUsage.objects.get().day == TODAY - DAY
 
 
-def test_a_record_that_comes_late_is_counted_with_the_next_roll_up(user):
+def test_late_record_counts_in_the_next_roll_up(user):
     record(user, NOON - DAY)
     record(user, NOON - 3 * DAY)
     usage.roll_up(NOON)
@@ -140,9 +142,9 @@ def test_a_record_that_comes_late_is_counted_with_the_next_roll_up(user):
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/New_York", "Asia/Beirut"])
 @pytest.mark.parametrize("rolled", [False, True])
-def test_a_day_is_the_sites_whatever_zone_a_request_has_activated(user, settings, zone, rolled):
+def test_days_are_the_sites_in_any_active_zone(user, settings, zone, rolled):
     settings.TIME_ZONE = zone
-    # In Beirut the clocks skip from midnight to one o'clock on this day, in New York later.
+    # Summer time begins: in Beirut on the 29th at midnight, in New York on the 8th at two.
     days = (date(2026, 3, 8), date(2026, 3, 29), date(2026, 3, 30))
     for day in days:
         first = usage.start_of(day).astimezone(UTC)
@@ -163,9 +165,9 @@ days = st.integers(0, 12)
 @pytest.mark.django_db
 @hypothesis_settings(max_examples=40, derandomize=True, deadline=None, database=None)
 @given(st.lists(st.sampled_from(["a", "b", "roll up"]), max_size=16), days, days)
-def test_no_day_is_doubled_or_missing_whenever_it_is_rolled_up(steps, first, last):
-    """Every 17 hours a model is used or the days are rolled up."""
-    DailyUsage.objects.all().delete()  # of the example before
+def test_no_roll_up_doubles_or_loses_a_day(steps, first, last):
+    """Every 17 hours a model is used, or the days are rolled up."""
+    DailyUsage.objects.all().delete()  # of the previous example
     user = User.objects.create_user(f"{uuid.uuid4()}@example.org")
     now = NOON
     expected: dict[tuple[date, str], int] = {}
@@ -181,31 +183,20 @@ def test_no_day_is_doubled_or_missing_whenever_it_is_rolled_up(steps, first, las
 
 
 @pytest.mark.django_db(transaction=True)
-def test_it_may_be_rolled_up_many_times_at_once():
+def test_concurrent_roll_ups_count_once():
     users = [User.objects.create_user(f"{number}@example.org") for number in range(5)]
     for user in users:
         for back in range(1, 6):
             record(user, NOON - back * DAY)
     usage.roll_up(NOON - 3 * DAY)
-    barrier = threading.Barrier(8)
-
-    def one(_):
-        try:
-            barrier.wait(timeout=10)
-            usage.roll_up(NOON)
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(one, range(8)))
+    assert race([partial(usage.roll_up, NOON)] * 8) == [None] * 8
     assert DailyUsage.objects.count() == 25
     assert {report(user).total.calls for user in users} == {5}
 
 
-def test_a_report_is_of_one_user_and_by_assistant_the_dearest_first(user):
-    record(user, cost=1, charged=1, shortfall=0, absorbed=0, assistant="cheap")
-    record(user, cost=9, charged=9, shortfall=0, absorbed=0, assistant="dear")
-    record(user, cost=0, charged=0, shortfall=0, absorbed=0, assistant="")
+def test_report_is_of_one_user_dearest_assistant_first(user):
+    for cost, assistant in ((1, "cheap"), (9, "dear"), (0, "")):
+        record(user, cost=cost, charged=cost, shortfall=0, absorbed=0, assistant=assistant)
     record(User.objects.create_user("other@example.org"))
     found = report(user)
     assert [(row.assistant, row.sums.charged) for row in found.by_assistant] == [
@@ -217,7 +208,7 @@ def test_a_report_is_of_one_user_and_by_assistant_the_dearest_first(user):
 
 
 @pytest.mark.parametrize("rolled", [False, True])
-def test_a_report_takes_three_queries(user, django_assert_num_queries, rolled):
+def test_report_takes_three_queries(user, django_assert_num_queries, rolled):
     for back in range(20):
         record(user, NOON - back * DAY, model=f"m{back % 3}")
     if rolled:
@@ -228,7 +219,7 @@ def test_a_report_takes_three_queries(user, django_assert_num_queries, rolled):
         usage_report.by_model(TODAY - 40 * DAY, TODAY)
 
 
-def test_the_csv_file_has_a_line_per_day_and_model_in_credits(user):
+def test_csv_has_a_line_per_day_and_model(user):
     record(user, cost=1_500_000, charged=1_500_000, shortfall=0, absorbed=0)
     record(user, NOON - DAY, model="=evil()")
     assert statements.to_csv(usage_report.csv_rows(report(user))).splitlines() == [
@@ -238,9 +229,7 @@ def test_the_csv_file_has_a_line_per_day_and_model_in_credits(user):
     ]
 
 
-def test_a_reply_is_typically_as_long_as_the_last_twenty_of_that_model(
-    user, django_assert_num_queries
-):
+def test_typical_output_averages_twenty_replies(user, django_assert_num_queries):
     assert usage.typical_output(user.pk, "m") == 300
     record(user, NOON - DAY, tokens=Tokens(1, output=100_000))
     for turn in range(20):

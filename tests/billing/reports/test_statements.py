@@ -1,4 +1,4 @@
-"""The statement as its owner reads it, and the file of it."""
+"""The statement of an account, and its CSV file."""
 
 from __future__ import annotations
 
@@ -14,113 +14,58 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from accounts.models import User
+from billing.credits import MICRO
 from billing.ledger import postings
 from billing.metering import usage
 from billing.metering.pricing import Tokens
-from billing.models import Account, Hold, UsageRecord
+from billing.models import Account, Hold
 from billing.reports import statements
 from billing.reports.statements import Filter
-from chatproject.lib.db import money_transaction
+from tests.support import money
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-CREDIT = 1_000_000
-
 
 def give(account: Account, credits: int, **fields) -> None:
-    money_transaction(
-        postings.grant,
-        account_id=account.pk,
-        amount=credits * CREDIT,
-        key=uuid.uuid4().hex,
-        **fields,
-    )
+    money.grant(account, credits * MICRO, **fields)
 
 
-def hold(account: Account, amount: int, model: str = "small", **fields) -> Hold:
-    return money_transaction(
-        postings.hold,
-        account_id=account.pk,
-        amount=amount,
-        key=f"run:{uuid.uuid4()}",
-        model=model,
-        conversation=uuid.uuid4(),
-        expires_at=timezone.now() + timedelta(hours=1),
-        **fields,
-    )
-
-
-def use(account: Account, amount: int, model: str = "small", *, attempts: int = 1) -> Hold:
-    """A reply that was paid for; its tokens are spread over so many attempts."""
-    held = hold(account, amount, model)
-
-    def settle() -> None:
-        postings.settle(hold_id=held.pk, cost=amount)
-        for attempt in range(1, attempts + 1):
-            cost = amount if attempt == attempts else 0
-            usage.record(
-                run_id=held.pk,
-                attempt=attempt,
-                user_id=account.user_id,
-                model=model,
-                tokens=Tokens(input=100, cached=40, output=10),
-                source=UsageRecord.Source.PROVIDER,
-                cost=cost,
-                charged=cost,
-                shortfall=0,
-                absorbed=0,
-                finish=UsageRecord.Finish.COMPLETE,
-                hold_id=held.pk,
-            )
-
-    money_transaction(settle)
+def use(account: Account, amount: int, model: str = "small") -> Hold:
+    """Pay for a reply."""
+    held = money.hold(account, amount, model=model, conversation=uuid.uuid4())
+    money.settle(held, amount, tokens=Tokens(input=100, cached=40, output=10))
     return held
 
 
-def date_entries(account: Account, ages: dict[int, int]) -> None:
-    """Let entries (by number) be so many days old, which the ledger itself would refuse."""
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE billing_ledgerentry DISABLE TRIGGER USER")
-        for seq, age in ages.items():
-            cursor.execute(
-                "UPDATE billing_ledgerentry SET created_at = %s WHERE account_id = %s AND seq = %s",
-                [timezone.now() - timedelta(days=age), account.pk, seq],
-            )
-        cursor.execute("ALTER TABLE billing_ledgerentry ENABLE TRIGGER USER")
-
-
-def test_an_account_without_entries_has_an_empty_statement(account):
+def test_account_without_entries_has_an_empty_statement(account):
     statement = statements.history(account)
     assert (statement.lines, statement.older, statement.pending) == ([], None, [])
     assert (statement.opening, statement.closing) == (0, 0)
 
 
-def test_lines_say_what_happened_with_the_balance_after_each(account):
+def test_lines_describe_entries_with_their_balance(account):
     give(account, 10, note="Welcome")
-    held = use(account, 3 * CREDIT, attempts=2)
+    held = use(account, 3 * MICRO)
+    money.record(held, attempt=2, tokens=Tokens(input=20, cached=10, output=5))
     account.refresh_from_db()
     reply, welcome = statements.history(account).lines
-    assert (welcome.title, welcome.note, welcome.amount) == (
-        "Credits given",
-        "Welcome",
-        10 * CREDIT,
-    )
+    granted = (welcome.title, welcome.note, welcome.amount)
+    assert granted == ("Credits given", "Welcome", 10 * MICRO)
     assert (reply.title, reply.model, reply.conversation) == ("Reply", "small", held.conversation)
-    assert (reply.amount, reply.balance_after) == (-3 * CREDIT, 7 * CREDIT)
-    assert (reply.input_tokens, reply.cached_tokens, reply.output_tokens) == (200, 80, 20)
+    assert (reply.amount, reply.balance_after) == (-3 * MICRO, 7 * MICRO)
+    assert (reply.input_tokens, reply.cached_tokens, reply.output_tokens) == (120, 50, 15)
 
 
-def test_holds_stand_on_the_first_page_only_and_not_between_filtered_lines(account):
+def test_holds_appear_on_the_unfiltered_first_page(account):
     give(account, 10)
-    held = hold(account, CREDIT)
+    held = money.hold(account, MICRO)
     account.refresh_from_db()
     assert statements.history(account).pending == [held]
     assert statements.history(account, before_seq=2).pending == []
     assert statements.history(account, wanted=Filter(kind="usage")).pending == []
 
 
-def test_pages_follow_each_other_without_gap_or_repetition(account, monkeypatch):
+def test_pages_join_without_gap_or_repetition(account, monkeypatch):
     monkeypatch.setattr(statements, "PAGE", 3)
     for amount in range(1, 8):
         give(account, amount)
@@ -139,32 +84,32 @@ def test_pages_follow_each_other_without_gap_or_repetition(account, monkeypatch)
     assert found[-1].balance_before == 0
 
 
-def test_a_page_costs_the_same_number_of_queries_however_long_it_is(account):
+def test_page_takes_a_fixed_number_of_queries(account):
     def queries() -> int:
         account.refresh_from_db()
-        with CaptureQueriesContext(
-            connection,
-        ) as captured:
+        with CaptureQueriesContext(connection) as captured:
             statements.history(account)
         return len(captured)
 
     give(account, 100)
-    use(account, CREDIT)
+    use(account, MICRO)
     few = queries()
     for _ in range(5):
-        use(account, CREDIT, "large")
+        use(account, MICRO, "large")
         give(account, 1)
-    hold(account, CREDIT)
+    money.hold(account, MICRO)
     assert few == 2
     assert queries() == 3
 
 
-def test_filters_by_kind_model_and_days(account):
+def test_statement_filters_by_kind_model_and_days(account):
     give(account, 10)
-    use(account, CREDIT, "small")
-    use(account, CREDIT, "large")
+    use(account, MICRO, "small")
+    use(account, MICRO, "large")
     give(account, 5)
-    date_entries(account, {1: 40, 2: 30, 3: 20})
+    for seq, age in {1: 40, 2: 30, 3: 20}.items():
+        moved = "UPDATE billing_ledgerentry SET created_at = %s WHERE seq = %s"
+        money.tamper(moved, timezone.now() - timedelta(days=age), seq)
 
     def numbers(**wanted) -> list[int]:
         return [line.seq for line in statements.history(account, wanted=Filter(**wanted)).lines]
@@ -181,19 +126,18 @@ def test_filters_by_kind_model_and_days(account):
     assert numbers(kind="expire") == []
 
 
-def test_every_kind_of_entry_has_a_title_and_can_be_filtered_for():
+def test_every_kind_has_a_title_and_a_filter():
     kinds = set(postings.Kind)
     assert set(statements.TITLES) == kinds
     assert {kind for _, found in statements.KINDS.values() for kind in found} == kinds
 
 
-def test_the_models_of_a_user_come_from_past_days_and_from_today(account):
+def test_models_include_those_used_today(account):
     give(account, 10)
-    use(account, CREDIT, "small")
-    use(account, CREDIT, "large")
+    use(account, MICRO, "small")
+    use(account, MICRO, "large")
     assert statements.models_of(account.user_id) == ["large", "small"]
-    stranger = User.objects.create_user("stranger@example.org")
-    assert statements.models_of(stranger.pk) == []
+    assert statements.models_of(money.open_account().user_id) == []
 
 
 def whole_file(account: Account, **wanted) -> list[dict[str, str]]:
@@ -208,7 +152,7 @@ def whole_file(account: Account, **wanted) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_the_amounts_of_the_file_add_up_to_the_balance_exactly(account, monkeypatch):
+def test_amounts_of_the_file_sum_to_the_balance(account, monkeypatch):
     monkeypatch.setattr(statements, "PART", 4)
     give(account, 100)
     for amount in (1, 333_333, 1_000_001, 7):
@@ -216,14 +160,14 @@ def test_the_amounts_of_the_file_add_up_to_the_balance_exactly(account, monkeypa
         give(account, 1)
     rows = whole_file(account)
     assert [int(row["number"]) for row in rows] == list(range(1, account.seq + 1))
-    assert sum(Decimal(row["amount"]) for row in rows) * CREDIT == account.balance
-    assert Decimal(rows[-1]["balance"]) * CREDIT == account.balance
+    assert sum(Decimal(row["amount"]) for row in rows) * MICRO == account.balance
+    assert Decimal(rows[-1]["balance"]) * MICRO == account.balance
     assert rows[1]["amount"] == "-0.000001"
     assert rows[1]["input_tokens"] == "100"
     assert rows[0]["input_tokens"] == ""
 
 
-def test_what_is_written_after_the_file_has_begun_is_not_in_it(account):
+def test_later_entries_are_not_in_the_file(account):
     give(account, 1)
     account.refresh_from_db()
     give(account, 2)
@@ -241,7 +185,7 @@ def test_no_text_of_the_file_is_a_formula(account, note):
     assert row["note"].startswith("'")
 
 
-def test_dates_of_the_file_are_iso_dates_with_their_zone(account):
+def test_dates_of_the_file_are_zoned_iso_dates(account):
     give(account, 1)
     [row] = whole_file(account)
     at = datetime.fromisoformat(row["date"])
@@ -249,7 +193,7 @@ def test_dates_of_the_file_are_iso_dates_with_their_zone(account):
     assert abs(at - timezone.now()) < timedelta(minutes=5)
 
 
-def test_the_file_is_sent_in_parts(account, client, monkeypatch, valkey_url):
+def test_file_is_sent_in_parts(account, client, monkeypatch, valkey_url):
     monkeypatch.setattr(statements, "PART", 1)
     give(account, 1)
     give(account, 2, note="Grüße, 你好")
