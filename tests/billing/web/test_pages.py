@@ -275,7 +275,7 @@ def test_a_wrong_filter_is_told_and_hides_nothing(inside, account, query, words)
 
 
 def test_filters_stay_in_the_links_to_older_lines_and_to_the_file(inside, account, monkeypatch):
-    monkeypatch.setattr("billing.statements.PAGE", 2)
+    monkeypatch.setattr("billing.reports.statements.PAGE", 2)
     for _ in range(4):
         money.grant(account, CREDIT)
     page = text(inside.get("/billing/history/?kind=given"))
@@ -287,7 +287,7 @@ def test_filters_stay_in_the_links_to_older_lines_and_to_the_file(inside, accoun
 
 
 def test_a_page_of_the_history_carries_on_from_the_balance_before(inside, account, monkeypatch):
-    monkeypatch.setattr("billing.statements.PAGE", 2)
+    monkeypatch.setattr("billing.reports.statements.PAGE", 2)
     for _ in range(4):
         money.grant(account, CREDIT)
     first = inside.get("/billing/history/").context["statement"]
