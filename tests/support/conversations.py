@@ -14,7 +14,7 @@ _numbers = itertools.count(1)
 
 
 def client_id() -> str:
-    """An id that no message has yet."""
+    """Return a client_id that is not in use."""
     return f"test-{next(_numbers)}"
 
 
@@ -26,13 +26,13 @@ def begin(owner: User, assistant: Assistant, **fields) -> Conversation:
 
 
 def send(user: User, conversation: Conversation, text: str = "Hello", **fields) -> Run:
-    """Send a message; returns its queued run."""
+    """Send a message; return its queued run."""
     fields.setdefault("client_id", client_id())
     return start.send(user=user, conversation_id=conversation.pk, text=text, **fields).run
 
 
-def talk(owner: User, conversation: Conversation, turns: int) -> list[Message]:
-    """Add finished turns to an empty conversation; returns their messages, oldest first."""
+def add_turns(owner: User, conversation: Conversation, turns: int) -> list[Message]:
+    """Add finished turns to an empty conversation; return their messages, oldest first."""
     parent, made = None, []
     for number in range(turns):
         sent = Message.objects.create(

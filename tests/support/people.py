@@ -1,4 +1,4 @@
-"""The people of chat tests, as fixtures: an owner with a conversation, a stranger, an assistant."""
+"""Fixtures of chat tests: an owner with a conversation, a stranger, an assistant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client over real sockets, which reconnects with its cursor as docs/protocol.md asks."""
+"""A client over real sockets that reconnects with its cursor, as docs/protocol.md requires."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ END = {"run.done", "run.stopped", "run.failed"}
 FIRST_SEQS = 10_000_000  # how far apart the first numbers of two attempts are
 
 RESTARTING = 1012
-PASSING = {"unavailable", "busy", "rate_limited"}  # errors after which a client tries again
+TEMPORARY = {"unavailable", "busy", "rate_limited"}  # errors after which a client tries again
 
 # Seconds.
 FIRST_PAUSE = 0.1  # before the second try to connect; then twice as long each time
 LONGEST_PAUSE = 2.0
-RETRY = 1.0  # after a passing error without retry_after
+RETRY = 1.0  # after a temporary error without retry_after
 PING_AFTER = 25.0
 
 
 class GaveUp(Exception):
-    """The server refused something for good."""
+    """The server refused something permanently."""
 
 
 class LiveTab:
     """Sends one message and follows its reply, over as many connections as it takes.
 
-    `text` and `reasoning` are the reply so far by its events, `events` all events received,
-    `connections` the number of connections, `close_codes` the codes of lost connections (except by
-    `drop`), `refusals` the times at which its message was refused. An event that contradicts the
-    protocol fails the test, through `wrong`. With several web processes each connection takes the
-    next one.
+    `text` and `reasoning` are the reply so far, built from the events; `events` are all events
+    received, `connections` is the number of connections, `close_codes` are the codes of lost
+    connections (except by `drop`), `refusals` the times at which the message was refused. An event
+    that contradicts the protocol fails the test, through `wrong`. With several web processes each
+    connection goes to the next one.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LiveTab:
         self.close_codes: list[int | None] = []
         self.refusals: list[float] = []
         self.delivered: set[int] = set()
-        """The attempts from which text or reasoning came."""
+        """The attempts that sent text or reasoning."""
         self.restarts: list[tuple[str, str]] = []
         """The text before and after each `run.restarted`."""
         self.run = ""
@@ -89,12 +89,12 @@ class LiveTab:
         return await self._until_the_end()
 
     async def watch(self, run: str) -> dict[str, Any]:
-        """Follow a run of another client; returns the event that ended it."""
+        """Follow a run of another client and return the event that ended it."""
         self.run = run
         return await self._until_the_end()
 
     async def stop(self) -> None:
-        """Ask for the run to be stopped, now and after each reconnection."""
+        """Request that the run be stopped, now and after each reconnection."""
         self._wants_stop = True
         await self._send_stop()
 
@@ -104,7 +104,7 @@ class LiveTab:
             self._socket.transport.abort()
 
     async def until(self, type: str, **fields: Any) -> dict[str, Any]:
-        """Wait until an event with these fields has been received."""
+        """Wait until an event with these fields has been received, and return it."""
         while True:
             for event in self.events:
                 if event["type"] == type and fields.items() <= event.items():
@@ -140,7 +140,7 @@ class LiveTab:
             self._bases.append(self._bases.pop(0))
 
     def _pause(self, code: int | None) -> float:
-        """Seconds until the next try: short and random after a restart of the server, else growing."""
+        """Return the seconds until the next try: random up to 1 after a restart, else growing."""
         self._failures += 1
         if code == RESTARTING and self._failures == 1:
             return float(self._chance.random())
@@ -148,7 +148,7 @@ class LiveTab:
         return float(self._chance.uniform(longest / 2, longest))
 
     async def _converse(self, socket: websockets.ClientConnection) -> dict[str, Any] | None:
-        """Send and receive; returns the event that ended the run, or None when the connection was lost."""
+        """Send and receive; return the event that ended the run, None if the connection was lost."""
         while True:
             try:
                 async with asyncio.timeout(PING_AFTER):
@@ -202,7 +202,7 @@ class LiveTab:
                 return  # it is sent again on the next connection
 
     async def _on_error(self, event: dict[str, Any], socket: websockets.ClientConnection) -> None:
-        if event["code"] not in PASSING:
+        if event["code"] not in TEMPORARY:
             self.wrong("error", f"{event['code']}: {event['message']}")
             raise GaveUp
         if event.get("ref") is None:
@@ -242,7 +242,7 @@ class LiveTab:
             self.delivered.add(attempt)
 
     def _take_end(self, event: dict[str, Any]) -> None:
-        """Take the last event, which has the whole text for clients that missed a part."""
+        """Apply the last event, which has the whole text for clients that missed a part."""
         whole, last = event["text"], (event["attempt"], event["seq"])
         if last <= (self.attempt, self._seq):
             self.wrong("end", f"attempt and seq {last} after {(self.attempt, self._seq)}")

@@ -1,4 +1,4 @@
-"""A tab's socket in this process: the real application, without a server around it."""
+"""The socket of a tab: the real application in this process, without a server around it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Closed(Exception):
 
 
 class Tab:
-    """One connected socket; everything it received is in `received`, in order."""
+    """A connected socket; all events that it received are in `received`, in order."""
 
     def __init__(self, communicator: WebsocketCommunicator) -> None:
         self._communicator = communicator
@@ -51,8 +51,16 @@ class Tab:
         self.received.append(event)
         return event
 
+    async def close_code(self) -> int | str | None:
+        """Return the code with which the server closes the socket, before any further event."""
+        try:
+            event = await self.receive()
+        except Closed as closed:
+            return closed.code
+        raise AssertionError(f"not closed, but {event}")
+
     async def until(self, *types: str) -> dict[str, Any]:
-        """Read on to the next event of one of the types."""
+        """Return the next event of one of the types, past all others."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 event = await self.receive()
@@ -60,32 +68,32 @@ class Tab:
                     return event
 
     async def end(self) -> dict[str, Any]:
-        """Read on to the end of a run."""
+        """Return the event that ends a run, past all others."""
         return await self.until("run.done", "run.stopped", "run.failed")
 
     async def is_silent(self) -> bool:
-        """Whether the next event is the answer to a ping, with nothing before it."""
+        """Return whether the answer to a ping is the next event: none was pending."""
         await self.send(type="ping")
         return bool((await self.receive())["type"] == "pong")
 
     def text(self) -> str:
-        """The text of all deltas received so far."""
+        """Return the text of all deltas received so far."""
         return "".join(event["text"] for event in self.received if event["type"] == "text.delta")
 
     def seqs(self) -> list[int]:
-        """The numbers of all numbered events received so far."""
+        """Return the numbers of all numbered events received so far."""
         return [event["seq"] for event in self.received if "seq" in event]
 
 
 @asynccontextmanager
 async def open_tab(user: User | None, **headers: bytes) -> AsyncIterator[Tab]:
-    """A socket after `ready`; without a user, one that is about to be closed."""
+    """Open a socket and read its `ready`; without a user, the server is about to close it."""
     sent = {b"origin": b"http://localhost"} | {
         name.encode(): value for name, value in headers.items()
     }
     if user is not None:
         sent[b"cookie"] = f"sessionid={await db.run(session_key, user)}".encode()
-    await db.run_deferred()  # events of earlier steps would come in between
+    await db.run_deferred()  # events of earlier steps would arrive in between
     communicator = WebsocketCommunicator(application, "/ws/v1/", headers=list(sent.items()))
     connected, code = await communicator.connect(PATIENCE)
     if not connected:

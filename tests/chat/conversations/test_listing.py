@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 import redis
@@ -24,7 +26,7 @@ TODAY = date(2026, 3, 18)
 
 
 def make(owner: User, assistant: Assistant, count: int, **fields) -> list[Conversation]:
-    """Conversations of one owner, the newest first, a minute apart."""
+    """Create conversations of one owner, the newest first, a minute apart."""
     now = timezone.now()
     return Conversation.objects.bulk_create(
         Conversation(
@@ -58,12 +60,12 @@ def listed(days: list[listing.Day]) -> list[Conversation]:
         (timedelta(days=30), "February 2026", False),
     ],
 )
-def test_days_are_named_as_one_speaks_of_them(ago: timedelta, label: str, is_recent: bool):
+def test_days_have_usual_names(ago, label, is_recent):
     [day] = listing.by_day([Conversation(updated_at=NOW - ago)], today=TODAY)
     assert (day.label, day.is_recent) == (label, is_recent)
 
 
-def test_days_are_those_of_the_time_zone(settings):
+def test_days_follow_time_zone(settings):
     settings.TIME_ZONE = "Pacific/Auckland"
     late = datetime(2026, 3, 17, 11, 30, tzinfo=UTC)  # half past midnight there
     with timezone.override("Pacific/Auckland"):
@@ -71,7 +73,7 @@ def test_days_are_those_of_the_time_zone(settings):
     assert day.label == "Today"
 
 
-def test_by_day_keeps_the_order_and_makes_one_group_of_each_day():
+def test_by_day_groups_in_order():
     hours = [0, 3, 13, 14, 50]
     found = [Conversation(title=str(ago), updated_at=NOW - timedelta(hours=ago)) for ago in hours]
     assert [
@@ -83,18 +85,14 @@ def test_by_day_keeps_the_order_and_makes_one_group_of_each_day():
 # --- Lists ------------------------------------------------------------------------------------
 
 
-def test_the_sidebar_has_the_newest_of_ones_own_that_are_kept(
-    owner: User, stranger: User, assistant: Assistant
-):
+def test_sidebar_has_newest_own_conversations(owner, stranger, assistant):
     make(stranger, assistant, 1)
     make(owner, assistant, 1, deleted_at=timezone.now())
     mine = make(owner, assistant, listing.SIDEBAR_LENGTH + 3)
     assert listed(listing.sidebar(owner)) == mine[: listing.SIDEBAR_LENGTH]
 
 
-def test_the_sidebar_marks_where_a_reply_is_being_written(
-    valkey_url: str, owner: User, assistant: Assistant
-):
+def test_sidebar_marks_active_runs(valkey_url, owner, assistant):
     quiet, busy = make(owner, assistant, 2)
     run = send(owner, busy)
     marks = {each.pk: each.active for each in listed(listing.sidebar(owner))}  # type: ignore[attr-defined] # annotated
@@ -103,26 +101,22 @@ def test_the_sidebar_marks_where_a_reply_is_being_written(
     assert not any(each.active for each in listed(listing.sidebar(owner)))  # type: ignore[attr-defined] # annotated
 
 
-def test_the_pages_of_the_list_have_every_conversation_once(owner: User, assistant: Assistant):
+def test_list_pages_have_every_conversation_once(owner, assistant):
     moment = timezone.now()
-    # Many of the same moment: the cursor must tell them apart.
+    # All have the same time: the cursor must distinguish them.
     Conversation.objects.bulk_create(
         Conversation(owner=owner, assistant=assistant, updated_at=moment) for _ in range(120)
     )
-    seen: list[Conversation] = []
-    before, sizes = "", []
-    while True:
-        page = listing.page(owner, before)
-        seen += listed(page.days)
-        sizes.append(len(listed(page.days)))
-        before = page.next
-        if not before:
-            break
-    assert sizes == [50, 50, 20]
-    assert len({each.pk for each in seen}) == 120
+    page = listing.page(owner, "")
+    pages = [listed(page.days)]
+    while page.next:
+        page = listing.page(owner, page.next)
+        pages.append(listed(page.days))
+    assert [len(part) for part in pages] == [50, 50, 20]
+    assert len({each.pk for part in pages for each in part}) == 120
 
 
-def test_the_last_page_is_the_last_also_when_it_is_full(owner: User, assistant: Assistant):
+def test_full_last_page_has_no_next(owner, assistant):
     make(owner, assistant, listing.PAGE_LENGTH)
     assert listing.page(owner).next == ""
 
@@ -130,14 +124,12 @@ def test_the_last_page_is_the_last_also_when_it_is_full(owner: User, assistant: 
 @pytest.mark.parametrize(
     "cursor", ["x", "_", "2026-01-01_x", "2026-01-01T00:00:00_01890a5d-ac96-774b-bcce-b302099a8057"]
 )
-def test_a_cursor_that_is_none_is_not_there(owner: User, cursor: str):
+def test_invalid_cursor_is_not_found(owner, cursor):
     with pytest.raises(ChatError, match="not_found"):
         listing.page(owner, cursor)
 
 
-def test_lists_ask_one_query_however_long_they_are(
-    owner: User, assistant: Assistant, django_assert_num_queries
-):
+def test_lists_take_one_query_at_any_length(owner, assistant, django_assert_num_queries):
     for count in (5, 10):
         make(owner, assistant, count)
         with django_assert_num_queries(1):
@@ -149,13 +141,11 @@ def test_lists_ask_one_query_however_long_they_are(
 # --- The default assistant --------------------------------------------------------------------
 
 
-def test_a_new_chat_talks_to_the_first_assistant_that_is_enabled(assistant: Assistant):
+def test_default_assistant_is_first_enabled(assistant):
     Assistant.objects.create(slug="second", name="Second", model=assistant.model, position=1)
     assert lifecycle.default_assistant() == assistant
     Assistant.objects.filter(pk=assistant.pk).update(enabled=False)
-    second = lifecycle.default_assistant()
-    assert second is not None
-    assert second.name == "Second"
+    assert lifecycle.default_assistant().name == "Second"
     assistant.model.enabled = False
     assistant.model.save()
     assert lifecycle.default_assistant() is None
@@ -164,16 +154,14 @@ def test_a_new_chat_talks_to_the_first_assistant_that_is_enabled(assistant: Assi
 # --- Renaming and deleting --------------------------------------------------------------------
 
 
-def test_renaming_keeps_the_place_in_the_list(valkey_url: str, owner: User, conversation):
+def test_rename_keeps_order_of_list(valkey_url, owner, conversation):
     before = conversation.updated_at
     lifecycle.rename(user=owner, conversation_id=conversation.pk, title="Boats")
     conversation.refresh_from_db()
     assert (conversation.title, conversation.updated_at) == ("Boats", before)
 
 
-def test_a_deleted_conversation_is_there_for_nobody_but_the_database(
-    valkey_url: str, owner: User, conversation
-):
+def test_deleted_conversation_stays_in_database_alone(valkey_url, owner, conversation):
     lifecycle.delete(user=owner, conversation_id=conversation.pk)
     assert listing.sidebar(owner) == []
     with pytest.raises(ChatError, match="not_found"):
@@ -181,7 +169,7 @@ def test_a_deleted_conversation_is_there_for_nobody_but_the_database(
     assert Conversation.objects.get(pk=conversation.pk).deleted_at is not None
 
 
-def test_strangers_can_neither_rename_nor_delete(stranger: User, conversation):
+def test_other_users_cannot_rename_or_delete(stranger, conversation):
     with pytest.raises(ChatError, match="not_found"):
         lifecycle.rename(user=stranger, conversation_id=conversation.pk, title="Mine")
     with pytest.raises(ChatError, match="not_found"):
@@ -193,65 +181,48 @@ def test_strangers_can_neither_rename_nor_delete(stranger: User, conversation):
 # --- Announcing -------------------------------------------------------------------------------
 
 
-def heard(client: redis.Redis, owner: User, action) -> dict[str, object]:
-    """What is published for a user's pages while `action` runs."""
-    listener = client.pubsub()
-    index, (_, channel, _) = get_layer().raw_command(groups.user_group(owner.pk), b"")
-    assert index == 0
-    listener.subscribe(channel)
-    assert listener.get_message(timeout=10)["type"] == "subscribe"
-    action()
-    message = listener.get_message(timeout=10)
-    listener.close()
-    found: dict[str, object] = json.loads(message["data"])
-    return found
+@pytest.fixture
+def published(valkey_client: redis.Redis, owner: User) -> Callable[..., dict[str, Any]]:
+    """Calls a function and returns the event that it publishes for the pages of `owner`."""
+
+    def call(action: Callable[..., object], **fields: Any) -> dict[str, Any]:
+        with valkey_client.pubsub(ignore_subscribe_messages=True) as listener:
+            listener.subscribe(get_layer().raw_channel(groups.user_group(owner.pk)))
+            listener.get_message(timeout=10)
+            action(**fields)
+            event: dict[str, Any] = json.loads(listener.get_message(timeout=10)["data"])
+            return event
+
+    return call
 
 
-def test_the_owners_pages_hear_of_what_changes(
-    valkey_client: redis.Redis, owner: User, assistant: Assistant
-):
+def test_changes_are_published_to_owners_pages(published, owner, assistant):
     conversation = begin(owner, assistant, title="Tides")
-    told = {
+    event = {
         "type": "conversation.updated",
         "conversation": str(conversation.pk),
         "title": "Tides",
         "url": f"/c/{conversation.pk}/",
         "updated_at": conversation.updated_at.isoformat(),
     }
-    assert (
-        heard(valkey_client, owner, lambda: user_channel.announce_conversation(conversation))
-        == told
-    )
-    assert heard(
-        valkey_client, owner, lambda: user_channel.announce_conversation(conversation, active=True)
-    ) == {**told, "active": True}
-    assert heard(
-        valkey_client,
-        owner,
-        lambda: lifecycle.rename(user=owner, conversation_id=conversation.pk, title="Ebb"),
-    ) == {**told, "title": "Ebb"}
-    assert heard(
-        valkey_client,
-        owner,
-        lambda: lifecycle.delete(user=owner, conversation_id=conversation.pk),
-    ) == {**told, "title": "Ebb", "deleted": True}
+    announce = partial(user_channel.announce_conversation, conversation)
+    assert published(announce) == event
+    assert published(announce, active=True) == {**event, "active": True}
+    mine = {"user": owner, "conversation_id": conversation.pk}
+    assert published(lifecycle.rename, **mine, title="Ebb") == {**event, "title": "Ebb"}
+    deleted = {**event, "title": "Ebb", "deleted": True}
+    assert published(lifecycle.delete, **mine) == deleted
 
 
-def test_a_rename_says_that_a_reply_is_still_being_written(
-    valkey_client: redis.Redis, owner: User, conversation
-):
+def test_rename_announces_active_run(published, owner, conversation):
     send(owner, conversation)
-    event = heard(
-        valkey_client,
-        owner,
-        lambda: lifecycle.rename(user=owner, conversation_id=conversation.pk, title="Ebb"),
-    )
+    event = published(lifecycle.rename, user=owner, conversation_id=conversation.pk, title="Ebb")
     assert event["active"] is True
 
 
 @contextmanager
 def layer_on(server: ValkeyServer, settings) -> Iterator[None]:
-    """The channel layer on another Valkey."""
+    """Use the channel layer of another Valkey."""
     settings.CHANNEL_LAYERS = {
         "default": {
             **settings.CHANNEL_LAYERS["default"],
@@ -265,9 +236,7 @@ def layer_on(server: ValkeyServer, settings) -> Iterator[None]:
         channel_layers.backends = before
 
 
-def test_renaming_works_while_redis_is_away(
-    owner: User, conversation, own_valkey: ValkeyServer, settings, caplog
-):
+def test_rename_works_without_redis(owner, conversation, own_valkey, settings, caplog):
     own_valkey.stop()
     with layer_on(own_valkey, settings):
         lifecycle.rename(user=owner, conversation_id=conversation.pk, title="Boats")

@@ -1,24 +1,24 @@
-"""What the model is told, from the tree of messages."""
+"""The prompt of a run, built from the tree of messages."""
 
 from __future__ import annotations
 
 import pytest
 
+from accounts.models import User
 from chat.conversations import prompt_builder
 from chat.llm.tokens import count_tokens
-from chat.models import Message, Run
+from chat.models import Conversation, LanguageModel, Run
 from chat.runs import start
-from tests.chat.runs.test_start import ended
 from tests.support.conversations import client_id, send
+from tests.support.runs import mark_done
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
 
-def answer(run: Run, text: str) -> Run:
-    """End a run with a text."""
-    ended(run)
-    Message.objects.filter(pk=run.message_id).update(text=text)
-    run.conversation.refresh_from_db()
+def add_turn(owner: User, conversation: Conversation, question: str, reply: str) -> Run:
+    """Send a message and end its run with a reply."""
+    run = mark_done(send(owner, conversation, question), reply)
+    conversation.refresh_from_db()
     return run
 
 
@@ -28,15 +28,14 @@ def build(run: Run, **options) -> prompt_builder.Prompt:
     )
 
 
-def told(run: Run, **options) -> list[tuple[str, str]]:
+def contents(run: Run, **options) -> list[tuple[str, str]]:
     return [(m["role"], m["content"]) for m in build(run, **options).messages]
 
 
-def test_the_model_is_told_the_path_to_the_message_it_answers(owner, conversation):
-    answer(send(owner, conversation, "One"), "Two")
-    conversation.refresh_from_db()
+def test_prompt_is_path_to_message(owner, conversation):
+    add_turn(owner, conversation, "One", "Two")
     run = send(owner, conversation, "Three")
-    assert told(run) == [
+    assert contents(run) == [
         ("system", "Be brief."),
         ("user", "One"),
         ("assistant", "Two"),
@@ -45,53 +44,52 @@ def test_the_model_is_told_the_path_to_the_message_it_answers(owner, conversatio
 
 
 def test_other_branches_are_left_out(owner, conversation):
-    first = answer(send(owner, conversation, "Old"), "Old reply")
-    asked = first.message.parent
+    asked = add_turn(owner, conversation, "Old", "Old reply").message.parent
     run = start.edit(user=owner, message_id=asked.pk, text="New", client_id=client_id()).run
-    assert told(run) == [("system", "Be brief."), ("user", "New")]
+    assert contents(run) == [("system", "Be brief."), ("user", "New")]
 
 
-def test_a_reply_made_again_does_not_see_the_first_one(owner, conversation):
-    first = answer(send(owner, conversation, "Ask"), "First reply")
+def test_regenerated_reply_does_not_see_first(owner, conversation):
+    first = add_turn(owner, conversation, "Ask", "First reply")
     run = start.regenerate(user=owner, message_id=first.message_id, client_id=client_id()).run
-    assert told(run) == [("system", "Be brief."), ("user", "Ask")]
+    assert contents(run) == [("system", "Be brief."), ("user", "Ask")]
 
 
-def test_empty_replies_are_left_out_and_roles_alternate(owner, conversation):
-    answer(send(owner, conversation, "One"), "")
-    conversation.refresh_from_db()
+def test_messages_around_empty_reply_are_joined(owner, conversation):
+    add_turn(owner, conversation, "One", "")
     run = send(owner, conversation, "Two")
-    assert told(run) == [("system", "Be brief."), ("user", "One\n\nTwo")]
+    assert contents(run) == [("system", "Be brief."), ("user", "One\n\nTwo")]
 
 
-def test_the_newest_messages_are_kept_when_the_window_is_small(owner, conversation, assistant):
-    assistant.model.context_tokens, assistant.model.max_output_tokens = 600, 200
-    assistant.model.save()
+@pytest.fixture
+def small_window(assistant) -> None:
+    """Let the model have room for a few messages only."""
+    LanguageModel.objects.update(context_tokens=600, max_output_tokens=200)
+    assistant.model.refresh_from_db()
+
+
+@pytest.mark.usefixtures("small_window")
+def test_small_window_keeps_newest_messages(owner, conversation):
     for number in range(10):
-        answer(send(owner, conversation, f"Question {number} " + "x" * 100), "Reply " + "y" * 100)
-        conversation.refresh_from_db()
+        add_turn(owner, conversation, f"Question {number} " + "x" * 100, "Reply " + "y" * 100)
     run = send(owner, conversation, "Last")
     prompt = build(run)
-    contents = [message["content"] for message in prompt.messages]
-    assert contents[0] == "Be brief."
-    assert contents[-1] == "Last"
-    assert "Question 9" in contents[-3]
-    assert not any("Question 0" in content for content in contents)
+    texts = [message["content"] for message in prompt.messages]
+    assert texts[0] == "Be brief."
+    assert texts[-1] == "Last"
+    assert "Question 9" in texts[-3]
+    assert not any("Question 0" in text for text in texts)
     assert prompt.tokens + prompt.max_tokens <= 600
-    assert len(told(run, shrink=0.3)) < len(contents)
+    assert len(contents(run, shrink=0.3)) < len(texts)
 
 
-def test_the_message_that_is_answered_is_told_even_if_it_is_too_long(
-    owner, conversation, assistant
-):
-    assistant.model.context_tokens, assistant.model.max_output_tokens = 600, 200
-    assistant.model.save()
-    run = send(owner, conversation, "z" * 5_000)
-    prompt = build(run)
+@pytest.mark.usefixtures("small_window")
+def test_new_message_is_kept_whatever_its_length(owner, conversation):
+    prompt = build(send(owner, conversation, "z" * 5_000))
     assert prompt.messages[-1]["content"] == "z" * 5_000
     assert prompt.max_tokens == prompt_builder.SMALLEST_REPLY
 
 
 @pytest.mark.parametrize(("text", "least"), [("", 1), ("word " * 100, 100), ("日本語" * 10, 30)])
-def test_tokens_are_counted_rather_too_high(text, least):
+def test_token_counts_are_upper_bounds(text, least):
     assert count_tokens(text) >= least

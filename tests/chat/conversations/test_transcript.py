@@ -5,11 +5,10 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from accounts.models import User
 from chat.conversations import transcript
-from chat.models import Assistant, Conversation, Message, Run
+from chat.models import Conversation, Message, Run
 from chat.runs import start
-from tests.support.conversations import begin, send, talk
+from tests.support.conversations import add_turns, begin, send
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
 
@@ -18,24 +17,22 @@ def texts(part: transcript.Excerpt) -> list[str]:
     return [message.text for message in part.messages]
 
 
-def test_an_empty_conversation_has_no_messages(conversation: Conversation):
+def test_empty_conversation_has_no_messages(conversation):
     assert transcript.excerpt(conversation) == transcript.Excerpt(
         messages=[], earlier=None, is_past=False, active_run=None
     )
 
 
-def test_a_part_is_the_end_of_the_path_oldest_first(owner: User, conversation: Conversation):
-    talk(owner, conversation, 2)
+def test_part_is_end_of_path_oldest_first(owner, conversation):
+    add_turns(owner, conversation, 2)
     part = transcript.excerpt(conversation)
     assert texts(part) == ["Question 0", "Answer 0", "Question 1", "Answer 1"]
     assert (part.earlier, part.is_past, part.active_run) == (None, False, None)
 
 
-def test_parts_meet_without_a_gap_or_an_overlap(
-    owner: User, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
-):
+def test_parts_join_without_gap_or_overlap(owner, conversation, monkeypatch):
     monkeypatch.setattr(transcript, "MESSAGES_SHOWN", 4)
-    made = talk(owner, conversation, 5)
+    made = add_turns(owner, conversation, 5)
     part = transcript.excerpt(conversation)
     seen = list(part.messages)
     sizes = [len(seen)]
@@ -48,16 +45,14 @@ def test_parts_meet_without_a_gap_or_an_overlap(
     assert sizes == [4, 4, 2]
 
 
-def test_a_path_that_just_fits_has_nothing_earlier(
-    owner: User, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
-):
+def test_path_that_just_fits_has_nothing_earlier(owner, conversation, monkeypatch):
     monkeypatch.setattr(transcript, "MESSAGES_SHOWN", 4)
-    talk(owner, conversation, 2)
+    add_turns(owner, conversation, 2)
     assert transcript.excerpt(conversation).earlier is None
 
 
-def test_a_reply_that_is_being_made_is_the_end(owner: User, conversation: Conversation):
-    made = talk(owner, conversation, 1)
+def test_active_reply_is_last_message(owner, conversation):
+    made = add_turns(owner, conversation, 1)
     run = start.regenerate(user=owner, message_id=made[1].pk, client_id="a").run
     part = transcript.excerpt(conversation)
     assert [message.pk for message in part.messages] == [made[0].pk, run.message_id]
@@ -65,22 +60,20 @@ def test_a_reply_that_is_being_made_is_the_end(owner: User, conversation: Conver
     assert part.messages[-1].run == run
 
 
-def test_a_part_is_of_the_moment_it_is_read_in(owner: User, conversation: Conversation):
-    talk(owner, conversation, 1)
+def test_part_is_read_from_current_rows(owner, conversation):
+    add_turns(owner, conversation, 1)
     read_before = Conversation.objects.get(pk=conversation.pk)
     run = send(owner, conversation)
     assert transcript.excerpt(read_before).active_run == run
-    made = talk(owner, conversation, 1)  # in the meantime it is another path, and nothing runs
+    made = add_turns(owner, conversation, 1)  # the path changes, and no run is active
     Run.objects.filter(pk=run.pk).update(status=Run.Status.DONE, ended_at=timezone.now())
     part = transcript.excerpt(read_before)
     assert (part.messages, part.active_run) == (made, None)
 
 
-def test_an_id_of_another_conversation_counts_as_none(
-    owner: User, assistant: Assistant, conversation: Conversation
-):
-    talk(owner, conversation, 1)
-    [sent, _] = talk(owner, begin(owner, assistant), 1)
+def test_id_of_another_conversation_is_ignored(owner, assistant, conversation):
+    add_turns(owner, conversation, 1)
+    [sent, _] = add_turns(owner, begin(owner, assistant), 1)
     for before in (str(sent.pk), str(uuid4()), "x", ""):
         part = transcript.excerpt(conversation, before)
         assert texts(part) == ["Question 0", "Answer 0"]
@@ -88,17 +81,15 @@ def test_an_id_of_another_conversation_counts_as_none(
         assert transcript.own_message(conversation, before) is None
 
 
-def test_ones_own_messages_are_those_that_one_wrote(owner: User, conversation: Conversation):
-    [sent, reply] = talk(owner, conversation, 1)
+def test_own_message_is_one_the_user_wrote(owner, conversation):
+    [sent, reply] = add_turns(owner, conversation, 1)
     assert transcript.own_message(conversation, str(sent.pk)) == sent
     assert transcript.own_message(conversation, str(reply.pk)) is None
 
 
-def test_a_part_is_one_query_whatever_its_length_and_replies_have_all_at_hand(
-    owner: User, conversation: Conversation, django_assert_num_queries
-):
+def test_part_is_one_query_with_runs_and_parts(owner, conversation, django_assert_num_queries):
     for turns in (2, 10):
-        talk(owner, conversation, turns)
+        add_turns(owner, conversation, turns)
         with django_assert_num_queries(1):
             part = transcript.excerpt(conversation)
         with django_assert_num_queries(0):

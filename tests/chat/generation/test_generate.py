@@ -1,4 +1,4 @@
-"""A worker makes a reply, against the stub provider, on the real Postgres and Valkey."""
+"""A worker generates replies, with the fake provider and the real Postgres and Valkey."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-import msgspec
 import pytest
-import redis
 
 from chat import protocol
 from chat.conversations import prompt_builder
@@ -27,6 +25,7 @@ from chat.streaming.writer import RunWriter
 from chatproject.lib import db, rq_asyncio
 from tests.support.conversations import client_id, send
 from tests.support.fake_llm import reasoning_text, reply_pieces, reply_text
+from tests.support.runs import fresh, generate_until_hold, held_text, logged, until
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -35,22 +34,13 @@ pytestmark = [
 
 
 async def make(owner, conversation, text="[[tokens=30 rate=0]]") -> Run:
-    """Send a message and make its reply here; returns the run as it ended."""
+    """Send a message and generate its reply in this process; returns the run as it ended."""
     run = await db.run(send, owner, conversation, text)
     await generate.run(run.id, 1)
     return await db.run(fresh, run.pk)
 
 
-def fresh(pk) -> Run:
-    return Run.objects.select_related("message", "conversation").get(pk=pk)
-
-
-def log(client: redis.Redis, run_id) -> list[dict[str, Any]]:
-    entries: Any = client.xrange(run_log.log_key(run_id))
-    return [msgspec.json.decode(fields[b"e"]) for _, fields in entries]
-
-
-async def test_a_reply_is_stored_whole(owner, conversation, provider):
+async def test_reply_is_stored_whole(owner, conversation):
     run = await make(owner, conversation)
     assert run.status == "done"
     assert run.message.text == reply_text(30, "[[tokens=30 rate=0]]")
@@ -62,44 +52,44 @@ async def test_a_reply_is_stored_whole(owner, conversation, provider):
     assert run.started_at <= run.first_token_at <= run.ended_at
 
 
-async def test_the_log_tells_it_in_order_and_ends_with_the_end(owner, conversation, valkey_client):
+async def test_log_has_numbered_events_up_to_end(owner, conversation, valkey_client):
     run = await make(owner, conversation, "[[tokens=40 rate=200]]")
-    told = log(valkey_client, run.pk)
-    assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
-    assert told[0]["type"] == "run.started"
-    assert told[-1]["type"] == "run.done"
-    assert run.seq == told[-1]["seq"]
-    deltas = [event["text"] for event in told if event["type"] == "text.delta"]
+    events = logged(valkey_client, run.pk)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert events[0]["type"] == "run.started"
+    assert events[-1]["type"] == "run.done"
+    assert run.seq == events[-1]["seq"]
+    deltas = [event["text"] for event in events if event["type"] == "text.delta"]
     assert len(deltas) > 1
-    assert "".join(deltas) == run.message.text == told[-1]["text"]
+    assert "".join(deltas) == run.message.text == events[-1]["text"]
 
 
-async def test_some_events_tell_when_they_were_written(owner, conversation, valkey_client):
+async def test_every_tenth_event_carries_its_time(owner, conversation, valkey_client):
     began = time.time() * 1000
     run = await make(owner, conversation, "[[tokens=60 rate=100]]")
-    timed = {e["seq"]: e["t"] for e in log(valkey_client, run.pk) if "t" in e}
+    timed = {e["seq"]: e["t"] for e in logged(valkey_client, run.pk) if "t" in e}
     assert timed
     assert all(seq % 10 == 0 for seq in timed)
     assert all(began - 1 <= t <= time.time() * 1000 for t in timed.values())
 
 
-async def test_no_key_of_a_run_stays_for_ever(owner, conversation, valkey_client):
+async def test_redis_keys_of_ended_run_expire(owner, conversation, valkey_client):
     run = await make(owner, conversation)
     assert 0 < valkey_client.ttl(run_log.log_key(run.pk)) <= run_log.ENDED_LOG_SECONDS
     assert not valkey_client.exists(lease_key(run.pk), stop_key(run.pk))
 
 
-async def test_reasoning_is_kept_apart_from_the_text(owner, conversation, valkey_client):
+async def test_reasoning_is_stored_apart_from_text(owner, conversation, valkey_client):
     text = "[[tokens=10 rate=0 reasoning=5]]"
     run = await make(owner, conversation, text)
     part = await db.run(MessagePart.objects.get, message=run.message)
     assert part.data["text"] == reasoning_text(5, text)
     assert run.message.text == reply_text(10, text)
-    kinds = [event["type"] for event in log(valkey_client, run.pk)]
+    kinds = [event["type"] for event in logged(valkey_client, run.pk)]
     assert kinds.index("reasoning.delta") < kinds.index("text.delta")
 
 
-async def test_the_provider_is_told_the_path_and_nothing_twice(owner, conversation, provider):
+async def test_provider_receives_each_message_once(owner, conversation, provider):
     await make(owner, conversation, "First [[tokens=3 rate=0]]")
     await db.run(conversation.refresh_from_db)
     await make(owner, conversation, "Second [[tokens=3 rate=0]]")
@@ -110,7 +100,7 @@ async def test_the_provider_is_told_the_path_and_nothing_twice(owner, conversati
     assert messages[3]["content"].startswith("Second")
 
 
-async def test_usage_is_counted_here_when_the_provider_sends_none(owner, conversation):
+async def test_missing_usage_is_estimated(owner, conversation):
     run = await make(owner, conversation, "[[tokens=10 rate=0 nousage=1]]")
     assert run.usage_estimated
     assert run.completion_tokens > 0
@@ -120,14 +110,14 @@ async def test_usage_is_counted_here_when_the_provider_sends_none(owner, convers
 # --- Claim ------------------------------------------------------------------------------------
 
 
-async def test_of_two_jobs_for_an_attempt_one_makes_the_reply(owner, conversation, provider):
+async def test_two_jobs_of_attempt_generate_once(owner, conversation, provider):
     run = await db.run(send, owner, conversation, "[[tokens=10 rate=0]]")
     await asyncio.gather(generate.run(run.id, 1), generate.run(run.id, 1))
     assert len(provider.requests) == 1
     assert (await db.run(fresh, run.pk)).attempt == 1
 
 
-async def test_a_run_that_was_stopped_in_the_queue_is_not_made(owner, conversation, provider):
+async def test_run_stopped_in_queue_is_not_generated(owner, conversation, provider):
     run = await db.run(send, owner, conversation)
     await db.run(stop_run, user=owner, run_id=run.pk)
     await generate.run(run.id, 1)
@@ -141,20 +131,18 @@ async def test_a_run_that_was_stopped_in_the_queue_is_not_made(owner, conversati
 @pytest.mark.parametrize(
     "text", ["[[tokens=50 hold=0 key=stop]]", "[[tokens=50 rate=0 hold=5 key=stop]]"]
 )
-async def test_a_run_stops_before_and_after_its_first_token(owner, conversation, provider, text):
+async def test_run_stops_before_and_after_first_token(owner, conversation, provider, text):
     run = await db.run(send, owner, conversation, text)
-    making = asyncio.create_task(generate.run(run.id, 1))
-    await asyncio.to_thread(provider.wait, held=1)
+    generating = await generate_until_hold(run, provider)
     await db.run(stop_run, user=owner, run_id=run.pk)
-    await asyncio.wait_for(making, 5)
+    await asyncio.wait_for(generating, 5)
     await asyncio.to_thread(provider.wait, active=0, aborted=1)
     run = await db.run(fresh, run.pk)
     assert run.status == run.message.status == "stopped"
-    assert reply_text(50, text).startswith(run.message.text)
-    assert bool(run.message.text) == ("hold=5" in text)
+    assert run.message.text == held_text(text)
 
 
-async def test_a_flag_that_is_older_than_the_worker_counts(owner, conversation, provider):
+async def test_stop_flag_set_before_claim_counts(owner, conversation):
     run = await db.run(send, owner, conversation, "[[tokens=50 hold=0 key=old]]")
     await asyncio.to_thread(request_stop, run.pk)
     await asyncio.wait_for(generate.run(run.id, 1), 5)
@@ -165,35 +153,31 @@ async def test_a_flag_that_is_older_than_the_worker_counts(owner, conversation, 
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "delivered"),
-    [
-        ("[[tokens=20 rate=0 status=400]]", "provider_error", 0),
-        ("[[tokens=20 rate=0 cut=5]]", "provider_error", 5),
-        ("[[tokens=20 rate=0 garbage=5]]", "provider_error", 5),
-        ("[[tokens=20 rate=0 error=5]]", "provider_error", 5),
-    ],
+    ("fault", "delivered"), [("status=400", 0), ("cut=5", 5), ("garbage=5", 5), ("error=5", 5)]
 )
-async def test_a_fault_ends_the_run_with_words_and_keeps_the_text(
-    owner, conversation, valkey_client, text, code, delivered
+async def test_provider_fault_keeps_delivered_text(
+    owner, conversation, valkey_client, fault, delivered
 ):
+    text = f"[[tokens=20 rate=0 {fault}]]"
     run = await make(owner, conversation, text)
-    assert (run.status, run.error_code) == ("failed", code)
+    assert (run.status, run.error_code) == ("failed", "provider_error")
     assert run.message.status == "failed"
     assert run.message.text == "".join(reply_pieces(20, text)[:delivered])
     assert run.error_message.endswith(".")
-    end = log(valkey_client, run.pk)[-1]
-    assert (end["type"], end["code"], end["message"]) == ("run.failed", code, run.error_message)
+    end = logged(valkey_client, run.pk)[-1]
+    assert (end["type"], end["code"]) == ("run.failed", "provider_error")
+    assert end["message"] == run.error_message
     # The conversation is free for another try.
     await db.run(start.regenerate, user=owner, message_id=run.message_id, client_id=client_id())
 
 
-async def test_a_provider_that_is_not_there_ends_the_run(owner, conversation, settings):
+async def test_unreachable_provider_fails_run(owner, conversation, settings):
     settings.OPENAI_BASE_URL = "http://127.0.0.1:9/v1"
     run = await make(owner, conversation)
     assert (run.status, run.error_code) == ("failed", "provider_error")
 
 
-async def test_a_run_that_takes_too_long_keeps_its_text(owner, conversation, provider, settings):
+async def test_run_over_time_limit_keeps_text(owner, conversation, settings):
     settings.RUN_SECONDS = 1
     text = "[[tokens=50 rate=0 silent=4]]"
     run = await make(owner, conversation, text)
@@ -201,88 +185,66 @@ async def test_a_run_that_takes_too_long_keeps_its_text(owner, conversation, pro
     assert run.message.text == "".join(reply_pieces(50, text)[:4])
 
 
-async def test_a_failed_second_try_leaves_the_first_reply_in_place(owner, conversation, provider):
-    text = "[[tokens=5 rate=0 key=twice]]"
-    first = await make(owner, conversation, text)
-    await db.run(Message.objects.filter(children=first.message).update, text="[[status=400]]")
-    again = (
-        await db.run(
-            start.regenerate, user=owner, message_id=first.message_id, client_id=client_id()
-        )
-    ).run
-    await generate.run(again.id, 1)
-    assert (await db.run(fresh, again.pk)).status == "failed"
-    await db.run(conversation.refresh_from_db)
-    assert conversation.leaf_id == first.message_id
-
-
-async def test_a_second_try_takes_the_place_of_the_first(owner, conversation, provider):
-    first = await make(owner, conversation, "[[tokens=5 rate=0]]")
+@pytest.mark.parametrize(
+    ("question", "status"), [("[[tokens=5 rate=0]]", "done"), ("[[status=400]]", "failed")]
+)
+async def test_regenerated_reply_becomes_leaf_unless_failed(owner, conversation, question, status):
+    first = await make(owner, conversation)
+    await db.run(Message.objects.filter(children=first.message).update, text=question)
     started = await db.run(
         start.regenerate, user=owner, message_id=first.message_id, client_id=client_id()
     )
     await generate.run(started.run.id, 1)
+    second = await db.run(fresh, started.run.pk)
+    assert second.status == status
     await db.run(conversation.refresh_from_db)
-    assert conversation.leaf_id == started.run.message_id
+    assert conversation.leaf_id == (second if status == "done" else first).message_id
 
 
-# --- Faults of our own side -------------------------------------------------------------------
+# --- Faults of this side ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("reason", "status"), [(rq_asyncio.STOPPED, "stopped"), ("", "failed")])
-async def test_a_cancelled_job_ends_its_run_with_the_text(
-    owner, conversation, provider, reason, status
-):
+async def test_cancelled_job_ends_run_with_its_text(owner, conversation, provider, reason, status):
     text = "[[tokens=50 rate=0 hold=5 key=cancel]]"
     run = await db.run(send, owner, conversation, text)
-    making = asyncio.create_task(generate.run(run.id, 1))
-    await asyncio.to_thread(provider.wait, held=1)
-    await until(lambda: current_ticker()._writers[run.id].published >= 2)
-    making.cancel(reason)
-    await asyncio.wait([making], timeout=5)
+    generating = await generate_until_hold(run, provider)
+    generating.cancel(reason)
+    await asyncio.wait([generating], timeout=5)
     run = await db.run(fresh, run.pk)
     assert run.status == status
-    assert run.message.text == "".join(reply_pieces(50, text)[:5])
+    assert run.message.text == held_text(text)
     await asyncio.to_thread(provider.wait, active=0)
 
 
-async def test_a_flushed_redis_gets_its_log_again_with_the_same_numbers(
-    owner, conversation, provider, valkey_client
-):
+async def test_lost_log_is_written_again_identically(owner, conversation, provider, valkey_client):
     text = "[[tokens=40 rate=0 hold=20 key=flush]]"
     run = await db.run(send, owner, conversation, text)
-    making = asyncio.create_task(generate.run(run.id, 1))
-    await asyncio.to_thread(provider.wait, held=1)
-    await until(lambda: current_ticker()._writers[run.id].published >= 2)
-    before = log(valkey_client, run.pk)
+    generating = await generate_until_hold(run, provider)
+    before = logged(valkey_client, run.pk)
     valkey_client.flushall()
     await asyncio.to_thread(provider.release, "flush")
-    await asyncio.wait_for(making, 10)
-    told = log(valkey_client, run.pk)
-    assert told[: len(before)] == before
-    assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
-    assert told[-1]["type"] == "run.done"
+    await asyncio.wait_for(generating, 10)
+    events = logged(valkey_client, run.pk)
+    assert events[: len(before)] == before
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert events[-1]["type"] == "run.done"
     assert (await db.run(fresh, run.pk)).message.text == reply_text(40, text)
 
 
-async def test_a_lease_of_another_attempt_silences_this_one(
-    owner, conversation, provider, valkey_client
-):
-    text = "[[tokens=40 rate=0 hold=5 key=lease]]"
-    run = await db.run(send, owner, conversation, text)
-    making = asyncio.create_task(generate.run(run.id, 1))
-    await asyncio.to_thread(provider.wait, held=1)
-    delivered = "".join(reply_pieces(40, text)[:5])
-    await until(lambda: run_log.read_reply(run.pk, 1).text == delivered)
-    told = log(valkey_client, run.pk)
+async def test_lease_of_another_attempt_stops_writing(owner, conversation, provider, valkey_client):
+    run = await db.run(send, owner, conversation, "[[tokens=40 rate=0 hold=5 key=lease]]")
+    generating = await generate_until_hold(run, provider)
+    events = logged(valkey_client, run.pk)
     valkey_client.set(lease_key(run.pk), 2)
-    await asyncio.wait_for(making, 10)
+    await asyncio.wait_for(generating, 10)
     await asyncio.to_thread(provider.wait, active=0, aborted=1)
-    assert log(valkey_client, run.pk) == told
+    assert logged(valkey_client, run.pk) == events
     assert (await db.run(fresh, run.pk)).status == "running"
 
 
-async def test_a_worker_that_stood_still_changes_nothing_in_the_database(owner, conversation):
+async def test_late_end_changes_no_row(owner, conversation):
+    """A worker that was suspended until its run had ended changes nothing in the database."""
     run = await make(owner, conversation)
     late = finish.Outcome(status=Run.Status.FAILED, text="late", code="internal", message="x")
     event = await db.run(
@@ -292,26 +254,23 @@ async def test_a_worker_that_stood_still_changes_nothing_in_the_database(owner, 
     assert (await db.run(fresh, run.pk)).message.text == run.message.text
 
 
-async def test_a_lease_that_ran_out_is_taken_again_if_the_run_is_still_ours(
+async def test_expired_lease_of_running_run_is_retaken(
     owner, conversation, provider, valkey_client
 ):
-    text = "[[tokens=10 rate=0 hold=5 key=again]]"
-    run = await db.run(send, owner, conversation, text)
-    making = asyncio.create_task(generate.run(run.id, 1))
-    await asyncio.to_thread(provider.wait, held=1)
+    run = await db.run(send, owner, conversation, "[[tokens=10 rate=0 hold=5 key=again]]")
+    generating = await generate_until_hold(run, provider)
     valkey_client.delete(lease_key(run.pk))
     await until(lambda: valkey_client.get(lease_key(run.pk)) == b"1")
     await asyncio.to_thread(provider.release, "again")
-    await asyncio.wait_for(making, 10)
+    await asyncio.wait_for(generating, 10)
     assert (await db.run(fresh, run.pk)).status == "done"
 
 
-async def test_a_fault_while_the_prompt_is_built_ends_the_run_with_words(
-    owner, conversation, monkeypatch
-):
-    def fail(*arguments: Any, **options: Any) -> None:
-        raise ValueError("on purpose")
+def fail(*arguments: Any, **options: Any) -> None:
+    raise ValueError("on purpose")
 
+
+async def test_error_in_prompt_fails_run_free(owner, conversation, monkeypatch):
     run = await db.run(send, owner, conversation)
     monkeypatch.setattr(prompt_builder, "build", fail)
     await generate.run(run.id, 1)
@@ -319,8 +278,8 @@ async def test_a_fault_while_the_prompt_is_built_ends_the_run_with_words(
     assert (run.status, run.error_code, run.charged) == ("failed", "internal", 0)
 
 
-async def test_a_lease_lost_while_the_end_is_stored_does_not_swallow_the_last_event(
-    owner, conversation, provider, valkey_client, monkeypatch
+async def test_last_event_survives_lease_lost_while_storing(
+    owner, conversation, valkey_client, monkeypatch
 ):
     run = await db.run(send, owner, conversation, "[[tokens=3 rate=0]]")
     stored = finish.end
@@ -328,22 +287,17 @@ async def test_a_lease_lost_while_the_end_is_stored_does_not_swallow_the_last_ev
     def end_and_wait(**fields: Any) -> protocol.RunEnd | None:
         event = stored(**fields)
         valkey_client.flushall()
-        time.sleep(2 * RENEW_SECONDS)  # the row says that it is over, and the lease is gone
+        time.sleep(2 * RENEW_SECONDS)  # the row has the end, and the lease is lost
         return event
 
     monkeypatch.setattr(finish, "end", end_and_wait)
     await asyncio.wait_for(generate.run(run.id, 1), 20)
-    told = log(valkey_client, run.pk)
-    assert [event["type"] for event in told][-1] == "run.done"
-    assert told[-1]["text"] == reply_text(3, "[[tokens=3 rate=0]]")
+    end = logged(valkey_client, run.pk)[-1]
+    assert end["type"] == "run.done"
+    assert end["text"] == reply_text(3, "[[tokens=3 rate=0]]")
 
 
-async def test_a_fault_while_the_end_is_stored_leaves_the_run_to_the_sweeper(
-    owner, conversation, valkey_client, monkeypatch
-):
-    def fail(**fields):
-        raise ValueError("on purpose")
-
+async def test_sweeper_recovers_run_whose_storing_failed(owner, conversation, monkeypatch):
     run = await db.run(send, owner, conversation, "[[tokens=3 rate=0]]")
     with monkeypatch.context() as patch:
         patch.setattr(finish, "end", fail)
@@ -356,7 +310,7 @@ async def test_a_fault_while_the_end_is_stored_leaves_the_run_to_the_sweeper(
     assert (run.status, run.message.text) == ("done", reply_text(3, "[[tokens=3 rate=0]]"))
 
 
-async def test_nul_bytes_of_a_model_do_not_lose_the_reply(owner, conversation, valkey_client):
+async def test_nul_bytes_are_dropped_from_reply(owner, conversation):
     run = await db.run(send, owner, conversation)
     reply = Reply(prompt_tokens=0)
     writer = RunWriter(run.id, 1, lambda writer, urgent: None, lambda writer, resume: False)
@@ -367,30 +321,23 @@ async def test_nul_bytes_of_a_model_do_not_lose_the_reply(owner, conversation, v
 
 
 @pytest.mark.parametrize("worth_pausing", [0.0, 1.0])
-async def test_many_runs_of_one_process_are_all_exact(
-    owner, assistant, provider, valkey_client, monkeypatch, worth_pausing
+async def test_concurrent_runs_of_process_are_exact(
+    owner, assistant, valkey_client, monkeypatch, worth_pausing
 ):
     monkeypatch.setattr(ticker, "WORTH_PAUSING", worth_pausing)
+    texts = [f"[[tokens=40 rate=100]] number {number}" for number in range(50)]
 
-    def begin_all() -> list[tuple[Run, str]]:
-        made = []
-        for number in range(50):
-            text = f"[[tokens=40 rate=100]] number {number}"
-            made.append((start.send(user=owner, text=text, client_id=f"n{number}").run, text))
-        return made
+    def send_all() -> list[Run]:
+        return [
+            start.send(user=owner, text=text, client_id=f"n{number}").run
+            for number, text in enumerate(texts)
+        ]
 
-    made = await db.run(begin_all)
-    await asyncio.gather(*[generate.run(run.id, 1) for run, _ in made])
-    for run, text in made:
-        run = await db.run(fresh, run.pk)
-        assert run.message.text == reply_text(40, text)
-        told = log(valkey_client, run.pk)
-        assert "".join(e["text"] for e in told if e["type"] == "text.delta") == run.message.text
+    runs = await db.run(send_all)
+    await asyncio.gather(*[generate.run(run.id, 1) for run in runs])
+    for run, text in zip(runs, texts, strict=True):
+        reply = (await db.run(fresh, run.pk)).message.text
+        assert reply == reply_text(40, text)
+        events = logged(valkey_client, run.pk)
+        assert "".join(e["text"] for e in events if e["type"] == "text.delta") == reply
     assert await db.run(Conversation.objects.count) == 50
-
-
-async def until(condition, *, seconds=10.0):
-    """Wait until something is so; failing that, fail."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)

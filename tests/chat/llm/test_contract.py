@@ -1,6 +1,6 @@
 """Names of openai, aiohttp and httpx2 that chat.llm relies on, private ones among them.
 
-An upgrade that moves one of them fails here. In production it would go unnoticed: `Body` then reads
+An upgrade that moves one of them fails here. In production nothing would fail: `Body` would read
 through httpx2, slower and without pauses.
 """
 

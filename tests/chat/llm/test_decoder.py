@@ -1,4 +1,4 @@
-"""The bytes of a reply, without a network: see streams/README.md."""
+"""The decoder of a reply's bytes, without a network: see streams/README.md."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
 
 
 def decode(*pieces: bytes) -> tuple[list[Event], ProviderError | None]:
-    """All events, and how the stream ended."""
+    """Return all events, and the error with which the stream ended."""
     decoder = StreamDecoder()
     events = [event for piece in pieces for event in decoder.feed(piece)]
     try:
@@ -46,7 +46,7 @@ def decode(*pieces: bytes) -> tuple[list[Event], ProviderError | None]:
 
 
 def merged(events: list[Event]) -> list[dict[str, Any]]:
-    """Events in the form of the .json files."""
+    """Return events in the form of the .json files."""
     return [form for _, group in groupby(events, kind) for form in joined(list(group))]
 
 
@@ -84,7 +84,7 @@ def ending(error: ProviderError | None) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_reads_each_provider(name):
+def test_stream_of_each_provider_is_decoded(name):
     expected = json.loads((STREAMS / f"{name}.json").read_text(encoding="utf-8"))
 
     events, error = decode((STREAMS / f"{name}.sse").read_bytes())
@@ -102,11 +102,11 @@ def test_it_reads_each_provider(name):
 
 @pytest.mark.parametrize("line_end", LINE_ENDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_it_reads_the_same_wherever_the_bytes_are_split(name, line_end):
+def test_split_bytes_give_same_events(name, line_end):
     plain = (STREAMS / f"{name}.sse").read_bytes()
     assert b"\r" not in plain
     events, error = decode(plain)
-    assert events or error, "need a stream that says something"
+    assert events or error, "need a stream with an event or error"
 
     data = plain.replace(b"\n", LINE_ENDS[line_end])
     splits = [(data[:at], data[at:]) for at in range(len(data) + 1)]
@@ -117,7 +117,7 @@ def test_it_reads_the_same_wherever_the_bytes_are_split(name, line_end):
         assert ending(error_again) == ending(error)
 
 
-def test_it_gives_each_event_in_the_read_that_completes_its_line():
+def test_event_is_decoded_when_its_line_ends():
     decoder = StreamDecoder()
     line = 'data: {"choices":[{"delta":{"content":"ж"}}]}\n'.encode()
 
@@ -125,10 +125,18 @@ def test_it_gives_each_event_in_the_read_that_completes_its_line():
     assert decoder.feed(line[-1:] + b"\n" + line * 2) == [TextDelta("ж")] * 3
 
 
-def test_a_stream_without_an_end_is_cut():
-    events, error = decode(b'data: {"choices":[{"delta":{"content":"so far"}}]}\n\n')
+@pytest.mark.parametrize(
+    ("data", "texts"),
+    [
+        (b'data: {"choices":[{"delta":{"content":"so far"}}]}\n\n', ["so far"]),
+        (b'data: {"choices":[{"delta":{"cont', []),
+        (b"", []),
+    ],
+)
+def test_stream_without_end_is_cut(data, texts):
+    events, error = decode(data)
 
-    assert events == [TextDelta("so far")]
+    assert events == [TextDelta(text) for text in texts]
     assert isinstance(error, ProviderCut)
 
 
@@ -140,20 +148,10 @@ def test_a_stream_without_an_end_is_cut():
         b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n',
     ],
 )
-def test_done_or_a_finish_reason_is_an_end(end):
+def test_done_or_finish_reason_is_end(end):
     _, error = decode(b'data: {"choices":[{"delta":{"content":"all"}}]}\n\n' + end)
 
     assert error is None
-
-
-def test_an_empty_stream_is_cut():
-    assert isinstance(decode(b"")[1], ProviderCut)
-
-
-def test_half_an_event_at_the_end_is_cut_not_malformed():
-    _, error = decode(b'data: {"choices":[{"delta":{"cont')
-
-    assert isinstance(error, ProviderCut)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +166,7 @@ def test_half_an_event_at_the_end_is_cut_not_malformed():
         b"\x00\x01\x02\n",
     ],
 )
-def test_garbage_is_malformed_and_keeps_what_came_before(garbage):
+def test_garbage_ends_stream_after_earlier_events(garbage):
     events, error = decode(
         b'data: {"choices":[{"delta":{"content":"before"}}]}\n\n'
         + garbage
@@ -180,29 +178,27 @@ def test_garbage_is_malformed_and_keeps_what_came_before(garbage):
     assert len(error.detail) < 300
 
 
-def test_a_line_that_never_ends_is_malformed_before_it_fills_the_memory():
+@pytest.mark.parametrize(
+    ("piece", "limit"),
+    [
+        (b"data: " + b"x" * 16_000, LINE_LIMIT),
+        (b'data: "' + b"x" * 16_000 + b"\n", 2 * LINE_LIMIT),
+    ],
+    ids=["one line", "data lines"],
+)
+def test_endless_event_is_malformed(piece, limit):
+    """The stream ends before the event fills the memory."""
     decoder = StreamDecoder()
     sent = 0
     while not decoder.ended:
-        assert sent <= LINE_LIMIT
-        assert decoder.feed(b"data: " + b"x" * 16_000) == []
-        sent += 16_006
+        assert sent <= limit
+        assert decoder.feed(piece) == []
+        sent += len(piece)
     with pytest.raises(ProviderMalformed):
         decoder.close()
 
 
-def test_an_event_of_endless_data_lines_is_malformed_too():
-    decoder = StreamDecoder()
-    sent = 0
-    while not decoder.ended:
-        assert sent <= 2 * LINE_LIMIT
-        assert decoder.feed(b'data: "' + b"x" * 16_000 + b"\n") == []
-        sent += 16_008
-    with pytest.raises(ProviderMalformed):
-        decoder.close()
-
-
-def test_a_long_event_within_the_limit_is_read():
+def test_long_event_within_limit_is_decoded():
     text = "€" * 200_000
     line = b'data: {"choices":[{"delta":{"content":"' + text.encode() + b'"}}]}\n'
 
@@ -228,7 +224,7 @@ def test_a_long_event_within_the_limit_is_read():
         ("overloaded", None, True),
     ],
 )
-def test_it_knows_what_a_reported_error_is_about(error, reason, retryable):
+def test_reported_error_has_reason(error, reason, retryable):
     _, failure = decode(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
 
     assert isinstance(failure, ProviderReported)
@@ -237,7 +233,7 @@ def test_it_knows_what_a_reported_error_is_about(error, reason, retryable):
     assert failure.message == (REFUSALS[reason] if reason else ProviderReported.message)
 
 
-def test_finish_reason_error_alone_is_a_reported_error():
+def test_finish_reason_error_is_reported():
     events, error = decode(b'data: {"choices":[{"delta":{},"finish_reason":"error"}]}\n\n')
 
     assert events == []
@@ -254,7 +250,7 @@ def test_finish_reason_error_alone_is_a_reported_error():
         ({"completion_tokens_details": {"reasoning_tokens": 4}}, (0, 0, 0, 4)),
     ],
 )
-def test_token_counts_are_whole_and_within_bounds(usage, expected):
+def test_token_counts_are_bounded_integers(usage, expected):
     events, _ = decode(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
 
     assert events == [Usage(*expected)]

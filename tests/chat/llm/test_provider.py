@@ -1,4 +1,4 @@
-"""The provider over a real connection: to the stub, and to servers that misbehave on purpose."""
+"""The provider over real connections: to the fake one, and to servers that misbehave on purpose."""
 
 from __future__ import annotations
 
@@ -33,15 +33,18 @@ from chat.llm.errors import (
 from chat.llm.provider import (
     DETAIL_CHARACTERS,
     CompletionRequest,
+    PauseReading,
     Provider,
     Watchdog,
     cap_field,
     clean,
     close_provider,
     current_provider,
+    never_pause,
     retry_after,
 )
 from tests.support.fake_llm import FakeLLM, reasoning_text, reply_text
+from tests.support.stack import free_port
 
 
 @pytest.fixture
@@ -55,8 +58,7 @@ Make = Callable[..., Provider]
 
 @pytest_asyncio.fixture
 async def make(stub: FakeLLM) -> AsyncIterator[Make]:
-    """Providers on the stub that hardly wait before a retry; closed after the test, and nothing
-    may be left of them."""
+    """Builds providers that hardly wait before a retry; closes them and checks that nothing is left."""
     made = []
 
     def build(**options: Any) -> Provider:
@@ -77,24 +79,24 @@ def ask(text: str, **options: Any) -> CompletionRequest:
     return CompletionRequest(model="stub", messages=messages, **({"max_tokens": 5_000} | options))
 
 
-async def events_of(provider: Provider, text: str, **options: Any) -> list[Event]:
-    async with aclosing(provider.stream(ask(text, **options))) as stream:
+async def events_of(
+    provider: Provider, text: str, pause_reading: PauseReading = never_pause, **options: Any
+) -> list[Event]:
+    async with aclosing(provider.stream(ask(text, **options), pause_reading)) as stream:
         return [event async for events in stream for event in events]
 
 
 async def failure_of(provider: Provider, text: str) -> tuple[list[Event], ProviderError]:
-    """What came before the failure, and the failure."""
+    """Return the events before the failure, and the failure."""
     events: list[Event] = []
-
-    async def read() -> None:
+    try:
         async with aclosing(provider.stream(ask(text))) as stream:
             async for batch in stream:
                 assert batch, "no empty lists"
                 events.extend(batch)
-
-    with pytest.raises(ProviderError) as caught:
-        await read()
-    return events, caught.value
+    except ProviderError as error:
+        return events, error
+    raise AssertionError("it did not fail")
 
 
 def text_of(events: list[Event]) -> str:
@@ -104,7 +106,7 @@ def text_of(events: list[Event]) -> str:
 # --- A reply ----------------------------------------------------------------------------------
 
 
-async def test_it_streams_the_exact_text_then_finish_and_usage(make, stub):
+async def test_stream_is_text_finish_usage(make, stub):
     text = "[[tokens=80 rate=0]] hello"
 
     events = await events_of(make(), text)
@@ -116,7 +118,7 @@ async def test_it_streams_the_exact_text_then_finish_and_usage(make, stub):
     ]
 
 
-async def test_it_sends_the_request_as_it_is(make, stub):
+async def test_request_is_sent_unchanged(make, stub):
     await events_of(
         make(), "[[tokens=1]] hi", max_tokens=7, temperature=0.25, extra={"stop": ["\n"]}
     )
@@ -138,7 +140,7 @@ async def test_it_sends_the_request_as_it_is(make, stub):
     assert stub.headers[0]["Authorization"] == "Bearer secret-key-1"
 
 
-async def test_a_server_without_keys_needs_none(make, stub):
+async def test_server_without_keys_needs_none(make, stub):
     assert text_of(await events_of(make(api_key=""), "[[tokens=3]]"))
 
 
@@ -152,11 +154,11 @@ async def test_a_server_without_keys_needs_none(make, stub):
         ("https://notopenai.com/v1", "max_tokens"),
     ],
 )
-def test_the_cap_has_the_name_that_the_server_knows(base_url, field):
+def test_cap_field_depends_on_server(base_url, field):
     assert cap_field(base_url) == field
 
 
-async def test_reasoning_comes_apart_from_the_text(make, stub):
+async def test_reasoning_is_separate_from_text(make, stub):
     text = "[[reasoning=5 tokens=6 rate=0]] why?"
 
     events = await events_of(make(), text)
@@ -166,7 +168,7 @@ async def test_reasoning_comes_apart_from_the_text(make, stub):
     assert text_of(events) == reply_text(6, text)
 
 
-async def test_a_capped_reply_says_so(make, stub):
+async def test_capped_reply_ends_with_length(make, stub):
     text = "[[tokens=10 rate=0]]"
 
     events = await events_of(make(), text, max_tokens=4)
@@ -181,13 +183,13 @@ async def test_tiny_network_writes_change_nothing(make, stub):
     assert text_of(await events_of(make(), text)) == reply_text(10, text)
 
 
-async def test_without_usage_the_reply_is_complete_all_the_same(make, stub):
+async def test_reply_without_usage_is_complete(make, stub):
     events = await events_of(make(), "[[tokens=2 nousage=1]]")
 
     assert events[-1] == Finish("stop")
 
 
-async def test_200_streams_at_once_are_all_exact(make, stub):
+async def test_200_concurrent_streams_are_exact(make, stub):
     provider = make()
     texts = [f"[[tokens=60 rate=40 hold=0 key=crowd]] {number}" for number in range(200)]
 
@@ -201,7 +203,7 @@ async def test_200_streams_at_once_are_all_exact(make, stub):
     assert stub.counts == {"active": 0, "finished": 200, "aborted": 0, "failed": 0, "held": 0}
 
 
-async def test_a_connection_is_used_again(make, stub):
+async def test_connection_is_reused(make, stub):
     provider = make()
     for number in range(5):
         await events_of(provider, f"[[tokens=2 rate=0]] {number}")
@@ -212,27 +214,22 @@ async def test_a_connection_is_used_again(make, stub):
 # --- Retries ----------------------------------------------------------------------------------
 
 
-async def test_429_is_retried_when_retry_after_is_over(make, stub):
-    text = "[[status=429 retry_after=1 fail=1 tokens=5]]"
+@pytest.mark.parametrize(
+    ("directive", "seconds"),
+    [("retry_after=1", 1.0), ("retry_date=2", 0.9)],  # a date has whole seconds
+)
+async def test_429_is_retried_after_retry_after(make, stub, directive, seconds):
+    text = f"[[status=429 {directive} fail=1 tokens=5]]"
     began = time.monotonic()
 
     events = await events_of(make(), text)
 
-    assert time.monotonic() - began >= 1
+    assert time.monotonic() - began >= seconds
     assert text_of(events) == reply_text(5, text)
     assert len(stub.requests) == 2
 
 
-async def test_retry_after_may_be_a_date(make, stub):
-    began = time.monotonic()
-
-    await events_of(make(), "[[status=429 retry_date=2 fail=1 tokens=1]]")
-
-    assert time.monotonic() - began >= 0.9  # a date has whole seconds
-    assert len(stub.requests) == 2
-
-
-async def test_a_retry_after_that_is_too_long_is_not_waited_for(make, stub):
+async def test_too_long_retry_after_is_not_waited_for(make, stub):
     _, error = await failure_of(make(max_retry_after=5), "[[status=429 retry_after=6]]")
 
     assert isinstance(error, ProviderBusy)
@@ -241,15 +238,21 @@ async def test_a_retry_after_that_is_too_long_is_not_waited_for(make, stub):
     assert len(stub.requests) == 1
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 529])
-async def test_5xx_is_retried(make, stub, status):
-    text = f"[[status={status} fail=2 tokens=5]]"
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *("status=500", "status=502", "status=503", "status=504", "status=529"),
+        *("reset=1", "cut=0", "short=0", "error=0"),
+    ],
+)
+async def test_fault_before_first_event_is_retried(make, stub, fault):
+    text = f"[[{fault} fail=2 tokens=5]]"
 
     assert text_of(await events_of(make(), text)) == reply_text(5, text)
     assert len(stub.requests) == 3
 
 
-async def test_it_gives_up_after_the_last_retry(make, stub):
+async def test_last_failed_retry_is_raised(make, stub):
     _, error = await failure_of(make(), "[[status=500]]")
 
     assert isinstance(error, ProviderBusy)
@@ -258,41 +261,22 @@ async def test_it_gives_up_after_the_last_retry(make, stub):
     assert len(stub.requests) == 3
 
 
-def test_an_overloaded_server_is_given_longer():
-    def delays(status: int) -> list[Any]:
-        provider = Provider(base_url="http://127.0.0.1:1/v1", api_key="")
-        busy = ProviderBusy("", status=status, retry_after=None)
-        return [provider._delay(busy, retry) for retry in range(3)]
+@pytest.mark.parametrize(("status", "factor"), [(500, 1), (503, 4)])
+def test_overloaded_server_gets_longer_delay(status, factor):
+    provider = Provider(base_url="http://127.0.0.1:1/v1", api_key="")
+    busy = ProviderBusy("", status=status, retry_after=None)
 
-    first, second, none = delays(500)
-    assert 0.25 <= first <= 0.75
-    assert 0.5 <= second <= 1.5
-    assert none is None
-    first, second, none = delays(503)
-    assert 1 <= first <= 3
-    assert 2 <= second <= 6
+    first, second, none = [provider._delay(busy, retry) for retry in range(3)]
+
+    assert 0.25 * factor <= first <= 0.75 * factor
+    assert 0.5 * factor <= second <= 1.5 * factor
     assert none is None
 
 
-async def test_a_connection_reset_before_the_first_byte_is_retried(make, stub):
-    text = "[[reset=1 fail=2 tokens=5]]"
-
-    assert text_of(await events_of(make(), text)) == reply_text(5, text)
-    assert len(stub.requests) == 3
-
-
-async def test_the_first_such_retry_does_not_wait(make, stub):
+async def test_first_retry_after_reset_is_immediate(make, stub):
     async with asyncio.timeout(30):
         await events_of(make(retry_delay=600), "[[reset=1 fail=1 tokens=1]]")
 
-    assert len(stub.requests) == 2
-
-
-@pytest.mark.parametrize("fault", ["cut=0", "short=0", "error=0"])
-async def test_a_stream_that_breaks_before_its_first_event_is_retried(make, stub, fault):
-    text = f"[[{fault} fail=1 tokens=5]]"
-
-    assert text_of(await events_of(make(), text)) == reply_text(5, text)
     assert len(stub.requests) == 2
 
 
@@ -312,7 +296,7 @@ async def test_a_stream_that_breaks_before_its_first_event_is_retried(make, stub
         (422, "", "request"),
     ],
 )
-async def test_a_refusal_is_not_retried_and_says_why(make, stub, status, code, reason):
+async def test_refusal_is_not_retried_and_has_reason(make, stub, status, code, reason):
     _, error = await failure_of(make(), f"[[status={status} code={code}]]")
 
     assert isinstance(error, ProviderRefused)
@@ -323,7 +307,7 @@ async def test_a_refusal_is_not_retried_and_says_why(make, stub, status, code, r
 
 
 @pytest.mark.parametrize(
-    ("status", "codes", "said", "reason"),
+    ("status", "codes", "message", "reason"),
     [
         # llama.cpp, recorded from the embedded server
         (
@@ -342,7 +326,7 @@ async def test_a_refusal_is_not_retried_and_says_why(make, stub, status, code, r
         (404, "404 NotFoundError", "The model `x` does not exist.", "model"),
         # Ollama
         (404, " not_found_error", 'model "x" not found, try pulling it first', "model"),
-        # Groq's limit of tokens a minute is none of the context
+        # Groq's limit of tokens a minute does not concern the context
         (429, "rate_limit_exceeded tokens", "Rate limit reached; context window 8k", None),
         # Azure
         (400, "content_filter ", "The response was filtered", "content"),
@@ -350,47 +334,34 @@ async def test_a_refusal_is_not_retried_and_says_why(make, stub, status, code, r
         (500, "", "out of memory", None),
     ],
 )
-def test_it_reads_refusals_of_several_providers(status, codes, said, reason):
-    assert reason_of(status, codes, said) == reason
+def test_refusals_of_several_providers_are_classified(status, codes, message, reason):
+    assert reason_of(status, codes, message) == reason
 
 
 @pytest.mark.parametrize(
-    ("headers", "least", "most"),
+    ("headers", "seconds"),
     [
-        ({}, None, None),
-        ({"retry-after": "soon"}, None, None),
-        ({"retry-after": ""}, None, None),
-        ({"retry-after": "7"}, 7, 7),
-        ({"retry-after": "0.5"}, 0.5, 0.5),
-        ({"retry-after": "-3"}, 0, 0),
-        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5, 1.5),
-        ({"retry-after-ms": "x", "retry-after": "2"}, 2, 2),
-        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0, 0),
+        ({}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": ""}, None),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after-ms": "x", "retry-after": "2"}, 2),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
     ],
 )
-def test_it_reads_retry_after(headers, least, most):
-    seconds = retry_after(headers)
-
-    if least is None:
-        assert seconds is None
-    else:
-        assert seconds is not None
-        assert least <= seconds <= most
+def test_retry_after_is_parsed(headers, seconds):
+    assert retry_after(headers) == seconds
 
 
-def test_it_reads_retry_after_as_a_date():
-    seconds = retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)})
-
-    assert seconds is not None
-    assert 30 < seconds <= 60
+def test_retry_after_may_be_a_date():
+    assert 30 < retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)}) <= 60
 
 
-async def test_nobody_there_is_unreachable(make):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-
-    _, error = await failure_of(make(base_url=f"http://127.0.0.1:{port}/v1"), "hello")
+async def test_closed_port_is_unreachable(make):
+    _, error = await failure_of(make(base_url=f"http://127.0.0.1:{free_port()}/v1"), "hello")
 
     assert isinstance(error, ProviderUnreachable)
     assert not error.dropped
@@ -398,13 +369,13 @@ async def test_nobody_there_is_unreachable(make):
     assert "Connect call failed" in error.detail
 
 
-async def test_a_host_that_takes_no_connection_is_unreachable(make):
+async def test_host_that_drops_connections_is_unreachable(make):
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         port = full.getsockname()[1]
         fillers = [socket.socket() for _ in range(3)]
-        for filler in fillers:  # the kernel now drops what comes after them
+        for filler in fillers:  # the kernel drops the connections after them
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
         try:
@@ -423,52 +394,49 @@ async def test_a_host_that_takes_no_connection_is_unreachable(make):
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind"),
+    ("fault", "kind", "count"),
     [
-        ("cut", ProviderCut),
-        ("short", ProviderCut),
-        ("error", ProviderReported),
-        ("garbage", ProviderMalformed),
+        ("cut=3", ProviderCut, 3),
+        ("short=3", ProviderCut, 3),
+        ("error=3", ProviderReported, 3),
+        ("garbage=3", ProviderMalformed, 3),
+        ("garbage=0", ProviderMalformed, 0),
     ],
 )
-async def test_after_the_first_token_nothing_is_retried(make, stub, fault, kind):
-    text = f"[[{fault}=3 tokens=9 rate=100]]"
+async def test_fault_after_token_is_not_retried(make, stub, fault, kind, count):
+    """Nor is garbage at the beginning."""
+    text = f"[[{fault} tokens=9 rate=100]]"
 
     events, error = await failure_of(make(), text)
 
     assert type(error) is kind
     assert error.code == "provider_error"
     assert reply_text(9, text).startswith(text_of(events))
-    assert len(events) == 3
+    assert len(events) == count
     assert len(stub.requests) == 1
 
 
-async def test_garbage_before_the_first_token_is_not_retried(make, stub):
-    _, error = await failure_of(make(), "[[garbage=0]]")
+@pytest.mark.parametrize(
+    ("limits", "text", "count"),
+    [
+        ({"silence_timeout": 1}, "[[silent=4 tokens=9 rate=0]]", 4),
+        ({"first_token_timeout": 1}, "[[headers=60]]", 0),
+        ({"first_token_timeout": 1}, "[[first=60]]", 0),
+        ({"first_token_timeout": 30, "wait_limit": 1}, "[[first=60 ping=0.1]]", 0),
+    ],
+    ids=["silence", "no headers", "no first token", "keep-alives alone"],
+)
+async def test_silence_is_timeout_and_ends_call(make, stub, limits, text, count):
+    events, error = await failure_of(make(**limits), text)
 
-    assert isinstance(error, ProviderMalformed)
-    assert len(stub.requests) == 1
-
-
-async def test_silence_in_the_middle_is_a_timeout_and_ends_the_call(make, stub):
-    events, error = await failure_of(make(silence_timeout=1), "[[silent=4 tokens=9 rate=0]]")
-
-    assert len(events) == 4
+    assert len(events) == count
     assert isinstance(error, ProviderTimeout)
     assert error.code == "provider_timeout"
     await asyncio.to_thread(stub.wait, active=0, aborted=1)
+    assert len(stub.requests) == 1, "the user has waited long enough"
 
 
-@pytest.mark.parametrize("where", ["headers", "first"])
-async def test_a_first_token_that_does_not_come_is_a_timeout(make, stub, where):
-    _, error = await failure_of(make(first_token_timeout=0.3), f"[[{where}=60]]")
-
-    assert isinstance(error, ProviderTimeout)
-    await asyncio.to_thread(stub.wait, active=0, aborted=1)
-    assert len(stub.requests) == 1, "it has used up the user's patience"
-
-
-async def test_keep_alives_hold_the_clock_of_silence_back(make, stub):
+async def test_keep_alives_reset_silence_clock(make, stub):
     text = "[[first=2.5 ping=0.1 tokens=2]]"
 
     events = await events_of(make(first_token_timeout=1.5), text)
@@ -476,16 +444,7 @@ async def test_keep_alives_hold_the_clock_of_silence_back(make, stub):
     assert text_of(events) == reply_text(2, text)
 
 
-async def test_keep_alives_alone_do_not_last_for_ever(make, stub):
-    _, error = await failure_of(
-        make(first_token_timeout=30, wait_limit=0.5), "[[first=60 ping=0.1]]"
-    )
-
-    assert isinstance(error, ProviderTimeout)
-    await asyncio.to_thread(stub.wait, active=0, aborted=1)
-
-
-async def test_a_long_reply_may_take_longer_than_every_limit(make, stub):
+async def test_long_reply_may_exceed_every_limit(make, stub):
     provider = make(first_token_timeout=1, silence_timeout=1, wait_limit=1, tail_timeout=1)
     text = "[[tokens=40 rate=20]]"
 
@@ -495,7 +454,7 @@ async def test_a_long_reply_may_take_longer_than_every_limit(make, stub):
     assert isinstance(events[-1], Usage)
 
 
-async def test_time_that_the_caller_takes_does_not_count(make, stub):
+async def test_time_of_caller_does_not_count(make, stub):
     provider = make(first_token_timeout=1, silence_timeout=1, wait_limit=1)
     text = "[[tokens=4 rate=20]]"
     async with aclosing(provider.stream(ask(text))) as stream:
@@ -514,31 +473,45 @@ class Ticks:
     """Pauses reading until the next `tick`."""
 
     def __init__(self) -> None:
-        self.held: list[Callable[[], None]] = []
+        self.paused: list[Callable[[], None]] = []
 
     def pause_reading(self, resume: Callable[[], None]) -> bool:
-        self.held.append(resume)
+        self.paused.append(resume)
         return True
 
+    async def until_paused(self) -> None:
+        while not self.paused:
+            await asyncio.sleep(0.01)
+
     def tick(self) -> None:
-        held, self.held = self.held, []
-        for resume in held:
+        paused, self.paused = self.paused, []
+        for resume in paused:
             resume()
 
-    async def go_on(self) -> None:
-        while True:
-            await asyncio.sleep(0.02)
-            self.tick()
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Tick every 20 ms, until the block ends."""
+
+        async def tick_on() -> None:
+            while True:
+                await asyncio.sleep(0.02)
+                self.tick()
+
+        ticking = asyncio.create_task(tick_on())
+        try:
+            yield
+        finally:
+            ticking.cancel()
+            await asyncio.wait([ticking])
 
 
-async def test_a_held_stream_is_not_read_before_its_caller_says_so(make, stub):
+async def test_paused_stream_is_read_at_tick(make, stub):
     text = "[[tokens=20 rate=0 hold=1 key=held]]"
     ticks = Ticks()
     async with aclosing(make().stream(ask(text), ticks.pause_reading)) as stream:
-        events = await anext(stream)  # the first comes by itself
+        events = await anext(stream)  # the first does not wait
         reading = asyncio.create_task(anext(stream))
-        while not ticks.held:
-            await asyncio.sleep(0.01)
+        await ticks.until_paused()
         stub.release("held")
         await asyncio.to_thread(stub.wait, finished=1)
         await asyncio.sleep(0.05)
@@ -546,45 +519,30 @@ async def test_a_held_stream_is_not_read_before_its_caller_says_so(make, stub):
 
         ticks.tick()
         events += await reading
-        going_on = asyncio.create_task(ticks.go_on())
-        events += [event async for batch in stream for event in batch]
-        going_on.cancel()
-        await asyncio.wait([going_on])
+        async with ticks.running():
+            events += [event async for batch in stream for event in batch]
 
     assert text_of(events) == reply_text(20, text)
 
 
-async def test_held_streams_are_exact_and_their_connections_are_used_again(make, stub):
+async def test_paused_streams_are_exact_and_reuse_connections(make, stub):
     provider, ticks = make(), Ticks()
-    going_on = asyncio.create_task(ticks.go_on())
-
-    async def read(text: str) -> str:
-        async with aclosing(provider.stream(ask(text), ticks.pause_reading)) as stream:
-            return text_of([event async for events in stream for event in events])
-
-    for turn in range(2):
-        texts = [f"[[tokens=40 rate=200]] {turn} {number}" for number in range(20)]
-        replies = await asyncio.gather(*[read(text) for text in texts])
-        assert replies == [reply_text(40, text) for text in texts]
-    going_on.cancel()
-    await asyncio.wait([going_on])
+    async with ticks.running():
+        for turn in range(2):
+            texts = [f"[[tokens=40 rate=200]] {turn} {number}" for number in range(20)]
+            replies = await asyncio.gather(
+                *(events_of(provider, text, ticks.pause_reading) for text in texts)
+            )
+            assert [text_of(events) for events in replies] == [reply_text(40, t) for t in texts]
 
     assert stub.connections == 20
 
 
-async def test_a_held_stream_can_be_cancelled(make, stub):
+async def test_paused_stream_can_be_cancelled(make, stub):
     ticks = Ticks()
-
-    async def read() -> None:
-        async with aclosing(
-            make().stream(ask("[[tokens=900 rate=50]]"), ticks.pause_reading)
-        ) as stream:
-            async for _ in stream:
-                pass
-
-    reading = asyncio.create_task(read())
-    while not ticks.held:
-        await asyncio.sleep(0.01)
+    text = "[[tokens=900 rate=50]]"
+    reading = asyncio.create_task(events_of(make(), text, ticks.pause_reading))
+    await ticks.until_paused()
     reading.cancel()
     await asyncio.wait([reading])
     await asyncio.to_thread(stub.wait, active=0, aborted=1)
@@ -592,26 +550,17 @@ async def test_a_held_stream_can_be_cancelled(make, stub):
     ticks.tick()  # too late, and harmless
 
 
-async def test_a_stream_that_breaks_while_it_is_held_is_cut(make, stub):
+async def test_paused_stream_that_breaks_is_cut(make, stub):
     ticks = Ticks()
-
-    async def read() -> None:
-        text = "[[tokens=20 rate=50 cut=5]]"
-        async with aclosing(make().stream(ask(text), ticks.pause_reading)) as stream:
-            async for _ in stream:
-                pass
-
-    going_on = asyncio.create_task(ticks.go_on())
-    with pytest.raises(ProviderCut):
-        await read()
-    going_on.cancel()
-    await asyncio.wait([going_on])
+    async with ticks.running():
+        with pytest.raises(ProviderCut):
+            await events_of(make(), "[[tokens=20 rate=50 cut=5]]", ticks.pause_reading)
 
 
 # --- Stopping ---------------------------------------------------------------------------------
 
 
-async def test_closing_the_stream_ends_the_call(make, stub):
+async def test_closing_stream_ends_call(make, stub):
     stream = make().stream(ask("[[hold=3 tokens=9 rate=0]]"))
     events: list[Event] = []
     while len(events) < 3:
@@ -623,31 +572,28 @@ async def test_closing_the_stream_ends_the_call(make, stub):
 
 
 @pytest.mark.parametrize(
-    "moment", ["[[headers=60]]", "[[first=60]]", "[[silent=2]]"], ids=["headers", "first", "later"]
+    ("text", "before", "after"),
+    [
+        ("[[headers=60]]", {"active": 1}, {"active": 0, "aborted": 1}),
+        ("[[first=60]]", {"active": 1}, {"active": 0, "aborted": 1}),
+        ("[[silent=2]]", {"active": 1}, {"active": 0, "aborted": 1}),
+        ("[[status=429 retry_after=20]]", {"failed": 1}, {"failed": 1}),
+    ],
+    ids=["headers", "first token", "later", "retry"],
 )
-async def test_cancelling_the_reader_ends_the_call(make, stub, moment):
-    task = asyncio.create_task(events_of(make(), moment))
-    await asyncio.to_thread(stub.wait, active=1)
+async def test_cancelling_reader_ends_call(make, stub, text, before, after):
+    task = asyncio.create_task(events_of(make(), text))
+    await asyncio.to_thread(stub.wait, **before)
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    await asyncio.to_thread(stub.wait, active=0, aborted=1)
-
-
-async def test_cancelling_while_it_waits_to_retry_ends_the_waiting(make, stub):
-    task = asyncio.create_task(events_of(make(), "[[status=429 retry_after=20]]"))
-    await asyncio.to_thread(stub.wait, failed=1)
-
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
+    await asyncio.to_thread(stub.wait, **after)
     assert len(stub.requests) == 1
 
 
-async def test_a_watchdog_that_barks_while_someone_else_cancels_gives_way():
+async def test_other_cancellation_has_priority_over_watchdog():
     loop = asyncio.get_running_loop()
     made: list[Watchdog] = []
 
@@ -666,7 +612,7 @@ async def test_a_watchdog_that_barks_while_someone_else_cancels_gives_way():
     made[0].cancel()
 
 
-async def test_a_watchdog_keeps_its_deadline_whatever_the_ones_before_were():
+async def test_watchdog_keeps_deadline_after_longer_ones():
     loop = asyncio.get_running_loop()
     watchdog = Watchdog(loop)
     await watchdog.wait(asyncio.sleep(0), loop.time() + 60)
@@ -680,10 +626,10 @@ async def test_a_watchdog_keeps_its_deadline_whatever_the_ones_before_were():
     watchdog.cancel()
 
 
-# --- What the log may say ---------------------------------------------------------------------
+# --- Logging ----------------------------------------------------------------------------------
 
 
-async def test_neither_key_nor_prompt_is_logged(make, stub, caplog):
+async def test_key_and_prompt_are_not_logged(make, stub, caplog):
     caplog.set_level(logging.DEBUG, logger="chat.llm")
     prompt = "[[status=500 echo=1]] My PIN is 4711, and do not tell anyone about the sea shells."
 
@@ -691,10 +637,10 @@ async def test_neither_key_nor_prompt_is_logged(make, stub, caplog):
 
     assert len(stub.requests) == 3
     assert len(caplog.records) == 2, "need the retries in the log for this test to mean anything"
-    for said in (error.detail, str(error), caplog.text):
-        assert "secret-key-1" not in said
-        assert "4711" not in said
-        assert "shells" not in said
+    for logged in (error.detail, str(error), caplog.text):
+        assert "secret-key-1" not in logged
+        assert "4711" not in logged
+        assert "shells" not in logged
     assert "told to refuse" in error.detail
     assert error.__cause__ is None, "the library's error would quote the answer in a traceback"
     assert error.__suppress_context__
@@ -715,7 +661,7 @@ async def test_neither_key_nor_prompt_is_logged(make, stub, caplog):
         ("x" * 5_000, [], "x" * DETAIL_CHARACTERS),
     ],
 )
-def test_a_detail_is_made_fit_for_the_log(detail, messages, expected):
+def test_detail_is_cleaned_for_log(detail, messages, expected):
     sent = [{"role": "user", "content": [{"type": "text", "text": text}]} for text in messages]
 
     assert clean(detail, sent, "sk-1") == expected
@@ -732,7 +678,7 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def server(answer: Answer) -> AsyncIterator[str]:
-    """A server that reads a request and lets `answer` do the rest; yields its base URL."""
+    """Run a server that reads a request and calls `answer` for the rest; yields its base URL."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -758,43 +704,52 @@ async def read_request(reader: asyncio.StreamReader) -> None:
     await reader.readexactly(length)
 
 
-async def test_an_answer_that_is_not_http_is_malformed(make):
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"\x00\x01 220 welcome\r\n\r\n")
+def sends(data: bytes) -> Answer:
+    """Return an answer of these bytes, whatever the request."""
 
-    async with server(answer) as url:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\x01 220 welcome\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n<html>\n</html>",
+    ],
+    ids=["not HTTP", "a page"],
+)
+async def test_answer_without_stream_is_malformed(make, data):
+    async with server(sends(data)) as url:
         _, error = await failure_of(make(base_url=url), "hello")
 
     assert isinstance(error, ProviderMalformed)
 
 
-async def test_a_page_instead_of_a_stream_is_malformed(make):
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n<html>\n</html>")
-
-    async with server(answer) as url:
-        _, error = await failure_of(make(base_url=url), "hello")
-
-    assert isinstance(error, ProviderMalformed)
-
-
-async def test_a_compressed_stream_is_read_though_it_was_not_asked_for(make):
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(CHUNK + END))
-
-    async with server(answer) as url:
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(CHUNK + END),
+        b"Content-Length: 999\r\n\r\n" + CHUNK + END,
+    ],
+    ids=["compressed unasked", "broken after the end"],
+)
+async def test_careless_stream_is_read(make, body):
+    async with server(sends(HEAD + body)) as url:
         events = await events_of(make(base_url=url), "hello")
 
     assert events == [TextDelta("Hi."), Finish("stop")]
 
 
 @pytest.mark.parametrize("tail", [b"", b"data: [DONE]\n\n"], ids=["no-done", "done"])
-async def test_a_connection_left_open_after_the_end_is_not_waited_for(make, tail):
+async def test_connection_left_open_is_not_waited_for(make, tail):
     closed = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + b"\r\n" + CHUNK + END + tail)
-        await reader.read()  # until the client hangs up
+        await reader.read()  # until the client closes the connection
         closed.set()
 
     async with server(answer) as url, asyncio.timeout(30):
@@ -804,25 +759,14 @@ async def test_a_connection_left_open_after_the_end_is_not_waited_for(make, tail
     assert events == [TextDelta("Hi."), Finish("stop")]
 
 
-async def test_a_connection_that_breaks_after_the_end_is_no_error(make):
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        length = len(CHUNK + END) + 100  # promised, and never sent
-        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % length + CHUNK + END)
-
-    async with server(answer) as url:
-        events = await events_of(make(base_url=url), "hello")
-
-    assert events == [TextDelta("Hi."), Finish("stop")]
-
-
-async def test_a_kept_connection_that_the_server_drops_is_replaced(make):
+async def test_kept_connection_is_replaced_when_dropped(make):
     connections = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(writer)
         body = CHUNK + END + b"data: [DONE]\n\n"
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        await reader.readexactly(1)  # the next request is on its way: now hang up
+        await reader.readexactly(1)  # the next request is on its way: close now
         writer.transport.abort()
 
     async with server(answer) as url:
@@ -835,8 +779,11 @@ async def test_a_kept_connection_that_the_server_drops_is_replaced(make):
     assert len(connections) == 2
 
 
-async def test_a_connection_whose_end_comes_after_done_is_used_again(make):
+async def test_connection_whose_end_follows_done_is_reused(make, monkeypatch):
+    """Some servers close their generators between [DONE] and the end of the body."""
+    monkeypatch.setattr("chat.llm.provider.DRAIN_SECONDS", 30.0)
     connections = []
+    received = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(writer)
@@ -844,14 +791,17 @@ async def test_a_connection_whose_end_comes_after_done_is_used_again(make):
             body = CHUNK + END + b"data: [DONE]\n\n"
             chunk = b"%x\r\n%b\r\n" % (len(body), body)
             writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
-            await asyncio.sleep(0.02)  # as servers do that close their generators first
+            await received.wait()
+            received.clear()
             writer.write(b"0\r\n\r\n")
             await read_request(reader)
 
     async with server(answer) as url:
         provider = make(base_url=url)
-        await events_of(provider, "hello")
-        await events_of(provider, "hello")
+        for _ in range(2):
+            async with aclosing(provider.stream(ask("hello"))) as stream:
+                async for _ in stream:
+                    received.set()
         await provider.close()
 
     assert len(connections) == 1
@@ -860,7 +810,7 @@ async def test_a_connection_whose_end_comes_after_done_is_used_again(make):
 # --- The process's provider -------------------------------------------------------------------
 
 
-async def test_the_process_has_one_provider_with_the_sites_settings(stub):
+async def test_process_has_one_provider_from_settings(stub):
     with override_settings(OPENAI_BASE_URL=stub.url, OPENAI_API_KEY="the-sites-key"):
         provider = current_provider()
         assert current_provider() is provider
@@ -875,7 +825,7 @@ async def test_the_process_has_one_provider_with_the_sites_settings(stub):
         await close_provider()
 
 
-def test_each_event_loop_gets_a_provider_of_its_own(stub):
+def test_each_event_loop_gets_its_own_provider(stub):
     async def use() -> Provider:
         provider = current_provider()
         await events_of(provider, "[[tokens=1]]")

@@ -1,4 +1,4 @@
-"""The template of a message, as pages and events use it."""
+"""The template of a message, which pages and events share."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from chat.rendering.message import message_html
 
 
 class Reader(HTMLParser):
-    """What stands in a piece of HTML: its buttons' names, and the text that is not markup."""
+    """Reads a piece of HTML: the labels of its buttons and links, and the text without markup."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.buttons: list[str] = []
         self.words = ""
-        self.open: list[str] = []
         self.feed(html)
         self.close()
 
@@ -66,7 +65,7 @@ def finish(reply: Message, status: str, text: str, **run: object) -> Message:
     return reply
 
 
-def test_what_a_user_wrote_is_shown_as_it_was_typed(sent: Message):
+def test_user_text_is_shown_as_typed(sent):
     sent.text = "<script>alert(1)</script>\n  {{ two }} & *three*"
     html = message_html(sent)
     assert (
@@ -76,12 +75,12 @@ def test_what_a_user_wrote_is_shown_as_it_was_typed(sent: Message):
     assert f'data-id="{sent.id}"' in html
 
 
-def test_one_can_edit_what_one_wrote(sent: Message):
+def test_own_message_has_edit_button(sent):
     assert f'form="edit" name="edit" value="{sent.id}"' in message_html(sent)
     assert read(sent).buttons == ["Edit message"]
 
 
-def test_a_reply_that_is_waited_for_has_room_for_text_and_thoughts(reply: Message):
+def test_queued_reply_has_containers_for_stream(reply):
     html = message_html(reply)
     assert f'data-run="{reply.run.id}"' in html
     assert 'data-status="pending"' in html
@@ -91,12 +90,12 @@ def test_a_reply_that_is_waited_for_has_room_for_text_and_thoughts(reply: Messag
     assert Reader(html).buttons == []
 
 
-def test_a_reply_that_a_worker_has_says_so(reply: Message):
+def test_running_reply_shows_progress(reply):
     reply.run.status = Run.Status.RUNNING
     assert "Reading your message…" in message_html(reply)
 
 
-def test_a_finished_reply_can_be_copied_and_asked_for_again_and_names_its_model(reply: Message):
+def test_finished_reply_has_actions_and_model(reply):
     html = message_html(finish(reply, "done", "It is *so*."))
     assert '<div class="prose"><p>It is <em>so</em>.</p>\n</div>' in html
     assert Reader(html).buttons == ["Copy reply", "Regenerate"]
@@ -104,48 +103,36 @@ def test_a_finished_reply_can_be_copied_and_asked_for_again_and_names_its_model(
     assert "notice" not in html
 
 
-def test_a_failed_reply_keeps_its_text_says_what_happened_and_has_one_button_to_try_again(
-    reply: Message,
-):
-    finish(
-        reply,
-        "failed",
-        "Half a",
-        error_code="provider_timeout",
-        error_message="The model did not answer in time. Try again.",
-    )
+def test_failed_reply_has_text_error_and_retry(reply):
+    error = "The model did not answer in time. Try again."
+    finish(reply, "failed", "Half a", error_code="provider_timeout", error_message=error)
     found = read(reply)
     assert "Half a" in found.words
-    assert "The model did not answer in time. Try again." in found.words
+    assert error in found.words
     assert "provider_timeout" in found.words
-    html = message_html(reply)
-    assert html.count("data-regenerate") == 1
+    assert message_html(reply).count("data-regenerate") == 1
     assert found.words.count("Try again") == 2  # in the sentence, on the button
 
 
-def test_a_failed_reply_without_text_has_nothing_to_copy(reply: Message):
+def test_failed_reply_without_text_has_no_copy_button(reply):
     finish(reply, "failed", "", error_code="internal", error_message="It broke.")
     assert read(reply).buttons == [""]
     assert "prose" not in message_html(reply)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("status", "text", "reason", "words"),
     [
-        ("Half a", "You stopped this reply. The text so far is saved."),
-        ("", "You stopped this reply before it started."),
+        ("stopped", "Half a", "", "You stopped this reply. The text so far is saved."),
+        ("stopped", "", "", "You stopped this reply before it started."),
+        ("done", "One", "length", "The reply reached its maximum length."),
     ],
 )
-def test_a_stopped_reply_says_what_became_of_it(reply: Message, text: str, words: str):
-    assert words in read(finish(reply, "stopped", text)).words
+def test_incomplete_reply_is_marked(reply, status, text, reason, words):
+    assert words in read(finish(reply, status, text, finish_reason=reason)).words
 
 
-def test_a_reply_that_reached_its_limit_says_so(reply: Message):
-    finish(reply, "done", "One", finish_reason="length")
-    assert "The reply reached its maximum length." in read(reply).words
-
-
-def test_thoughts_are_folded_away_and_escaped(reply: Message):
+def test_reasoning_is_collapsed_and_escaped(reply):
     MessagePart.objects.create(
         message=reply, position=0, kind="reasoning", data={"text": "<b>hm</b>\n so"}
     )
@@ -155,22 +142,14 @@ def test_thoughts_are_folded_away_and_escaped(reply: Message):
     assert '<details class="reasoning">' in html  # not open
 
 
-def test_a_reply_whose_run_is_gone_is_still_shown(reply: Message):
+def test_reply_without_run_is_shown(reply):
     Run.objects.all().delete()
-    gone = Message.objects.get(pk=reply.pk)
-    html = message_html(finish_without_run(gone))
+    html = message_html(finish(Message.objects.get(pk=reply.pk), "done", "Kept"))
     assert "Kept" in html
     assert "data-run" not in html
 
 
-def finish_without_run(reply: Message) -> Message:
-    reply.status, reply.text, reply.html = "done", "Kept", "<p>Kept</p>"
-    return reply
-
-
-def test_rendering_with_its_run_at_hand_asks_the_database_only_for_parts(
-    reply: Message, django_assert_num_queries
-):
+def test_rendering_queries_only_parts(reply, django_assert_num_queries):
     finish(reply, "done", "Yes")
     with django_assert_num_queries(1):
         message_html(reply)

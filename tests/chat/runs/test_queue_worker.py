@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from chat.models import Assistant, Run
 from chat.recovery.waiting_runs import REQUEUE_AFTER
 from chat.runs import queue, queue_stats
 from tests.support.conversations import begin, send
-from tests.support.fake_llm import FakeLLM
 from tests.support.stack import Stack
 
 pytestmark = [
@@ -63,12 +61,12 @@ def slots(client: redis.Redis, user: User) -> set[bytes]:
 
 def test_one_message_does_not_wait_for_thirty_of_somebody_else(
     settings,
-    owner: User,
-    stranger: User,
-    assistant: Assistant,
-    provider: FakeLLM,
-    server_folder: Path,
-    valkey_client: redis.Redis,
+    owner,
+    stranger,
+    assistant,
+    provider,
+    server_folder,
+    valkey_client,
 ):
     settings.USER_CONCURRENCY = 5
     many = send_many(owner, assistant, 30, HELD)
@@ -90,11 +88,11 @@ def test_one_message_does_not_wait_for_thirty_of_somebody_else(
 
 def test_a_flush_while_runs_are_made_holds_nobody_up(
     settings,
-    owner: User,
-    assistant: Assistant,
-    provider: FakeLLM,
-    server_folder: Path,
-    valkey_client: redis.Redis,
+    owner,
+    assistant,
+    provider,
+    server_folder,
+    valkey_client,
 ):
     settings.USER_CONCURRENCY = 2
     before = send_many(owner, assistant, 4, HELD)
@@ -118,11 +116,11 @@ def test_a_flush_while_runs_are_made_holds_nobody_up(
 
 def test_a_job_that_was_taken_and_never_claimed_is_made_in_time(
     settings,
-    owner: User,
-    assistant: Assistant,
-    provider: FakeLLM,
-    server_folder: Path,
-    valkey_client: redis.Redis,
+    owner,
+    assistant,
+    provider,
+    server_folder,
+    valkey_client,
 ):
     settings.USER_CONCURRENCY = 1
     lost, held = send_many(owner, assistant, 2, SHORT)
@@ -140,11 +138,11 @@ def test_a_job_that_was_taken_and_never_claimed_is_made_in_time(
 
 def test_a_user_whose_only_slot_died_with_its_worker_goes_on_in_order(
     settings,
-    owner: User,
-    assistant: Assistant,
-    provider: FakeLLM,
-    server_folder: Path,
-    valkey_client: redis.Redis,
+    owner,
+    assistant,
+    provider,
+    server_folder,
+    valkey_client,
 ):
     settings.USER_CONCURRENCY = 1
     lost, held = send_many(owner, assistant, 2, HELD)
@@ -165,11 +163,11 @@ def test_a_user_whose_only_slot_died_with_its_worker_goes_on_in_order(
 
 def test_a_job_that_two_take_is_made_once_and_leaves_no_slot_behind(
     settings,
-    owner: User,
-    assistant: Assistant,
-    provider: FakeLLM,
-    server_folder: Path,
-    valkey_client: redis.Redis,
+    owner,
+    assistant,
+    provider,
+    server_folder,
+    valkey_client,
 ):
     settings.USER_CONCURRENCY = 1
     twice, _ = send_many(owner, assistant, 2, HELD)
@@ -185,10 +183,10 @@ def test_a_job_that_two_take_is_made_once_and_leaves_no_slot_behind(
 
 
 def test_staff_see_the_workers_and_the_pace(
-    owner: User,
-    assistant: Assistant,
-    provider: FakeLLM,
-    server_folder: Path,
+    owner,
+    assistant,
+    provider,
+    server_folder,
 ):
     send_many(owner, assistant, 1, SHORT)
     with Stack(server_folder, provider_url=provider.url) as stack:

@@ -1,4 +1,4 @@
-"""What a message costs the database: a fixed number of statements, and none per token."""
+"""The database statements of a message: a fixed number, and none per token."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from chat import protocol
 from chat.conversations import prompt_builder
 from chat.generation import generate
 from chat.models import Run
-from chat.runs import finish, start
+from chat.runs import finish
+from tests.support.conversations import send
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
 CONTROL = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE SAVEPOINT", "SET LOCAL")
 
 
-def test_a_message_with_its_money_costs_at_most_26_statements(owner, conversation):
-    with CaptureQueriesContext(
-        connection,
-    ) as captured:
-        run = start.send(
-            user=owner, conversation_id=conversation.pk, text="Hello", client_id="a"
-        ).run
+def test_message_takes_at_most_26_statements(owner, conversation):
+    with CaptureQueriesContext(connection) as captured:
+        run = send(owner, conversation)
         work = generate.claim(run.pk, 1)
         assert work is not None
         prompt_builder.build(work)

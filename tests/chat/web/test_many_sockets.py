@@ -1,4 +1,4 @@
-"""200 tabs at once through one web and one worker process: everybody gets exactly the full text."""
+"""200 tabs at once through one web and one worker process: each gets exactly its full text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_200_sockets_get_exactly_the_full_text(
 
 
 async def chat(stack: Stack, session: str, text: str) -> str:
-    """Send one message and follow its reply; returns the text as it came in deltas."""
+    """Send a message and follow its reply; returns the text of the deltas."""
     tab = LiveTab(stack, session)
     end = await tab.chat(text)
     assert end["type"] == "run.done"
@@ -50,7 +50,7 @@ async def chat(stack: Stack, session: str, text: str) -> str:
 
 
 def sign_in(count: int) -> list[str]:
-    """Sessions of so many new users."""
+    """Return the sessions of new users."""
     users = User.objects.bulk_create(
         User(email=f"user{number}@example.org") for number in range(count)
     )

@@ -1,4 +1,4 @@
-"""Any ASGI server serves the application, without the extensions of `chatproject.lib.server`."""
+"""The application under another ASGI server, without the extensions of `chatproject.lib.server`."""
 
 from __future__ import annotations
 

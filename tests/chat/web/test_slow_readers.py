@@ -1,4 +1,4 @@
-"""Clients that stop reading, against the real server, which buffers a bounded amount for them."""
+"""Clients that stop reading: the real server buffers a bounded amount for each."""
 
 from __future__ import annotations
 
@@ -21,31 +21,30 @@ from accounts.models import User
 from chat import protocol
 from chat.models import Run
 from chat.streaming import groups
-from chat.streaming import log as run_log
+from chat.streaming.log import entry_id, log_key
 from chatproject.lib import db
 from chatproject.lib.pubsub.layer import get_layer
-from tests.support.conversations import send
 from tests.support.people import session_key
+from tests.support.runs import delta, send_running
 from tests.support.stack import Stack
 
 EVENTS = 20_000
 TEXT = "x" * 1_000  # of each event: 20 MB in all
-MOST = 10_000_000  # bytes by which the process may grow meanwhile
+MAX_GROWTH = 10_000_000  # bytes by which the process may grow meanwhile
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
 
 
 @pytest.fixture
 async def stack(provider, valkey_url, server_folder: Path) -> AsyncIterator[Stack]:
-    """A web process alone: the tests publish in the worker's place."""
+    """A web process alone: the tests publish what a worker would."""
     with Stack(server_folder, provider_url=provider.url) as stack:
         await asyncio.to_thread(stack.start, "web")
         yield stack
 
 
-async def test_slow_reader_gets_a_long_reply_completely(stack, owner, conversation, valkey_client):
-    run = await db.run(send, owner, conversation)
-    await db.run(Run.objects.filter(pk=run.pk).update, status="running", attempt=1)
+async def test_slow_reader_gets_long_reply_completely(stack, owner, conversation, valkey_client):
+    run = await db.run(send_running, owner, conversation)
     async with connected(stack, owner) as client:
         await client.send(json.dumps({"type": "resume", "run": str(run.pk)}))
         await asyncio.to_thread(publish, valkey_client, run, 1, 2)
@@ -53,23 +52,23 @@ async def test_slow_reader_gets_a_long_reply_completely(stack, owner, conversati
         before = memory(stack)
         for first in range(2, EVENTS, 1_000):
             await asyncio.to_thread(publish, valkey_client, run, first, first + 1_000)
-            assert memory(stack) - before < MOST
+            assert memory(stack) - before < MAX_GROWTH
         assert await numbers(client, until=EVENTS) == list(range(2, EVENTS + 1))
-        assert memory(stack) - before < MOST
+        assert memory(stack) - before < MAX_GROWTH
         await client.send(json.dumps({"type": "ping"}))
         assert (await next_event(client))["type"] == "pong"
 
 
 async def test_slow_socket_is_closed_with_1013(stack, owner, valkey_client):
-    news = protocol.ConversationUpdated(
+    event = protocol.ConversationUpdated(
         conversation=UUID(int=0), title=TEXT, url="/", updated_at="now"
-    ).encode()
-    command = get_layer().raw_command(groups.user_group(owner.pk), news)[1]
+    )
+    command = get_layer().raw_command(groups.user_group(owner.pk), event.encode())[1]
     async with connected(stack, owner) as client:
         before = memory(stack)
         for _ in range(EVENTS // 1_000):
             await asyncio.to_thread(publish_all, valkey_client, [command] * 1_000)
-            assert memory(stack) - before < MOST
+            assert memory(stack) - before < MAX_GROWTH
         with contextlib.suppress(websockets.ConnectionClosed):
             async for message in client:
                 assert json.loads(message)["title"] == TEXT
@@ -78,7 +77,7 @@ async def test_slow_socket_is_closed_with_1013(stack, owner, valkey_client):
 
 @contextlib.asynccontextmanager
 async def connected(stack: Stack, user: User) -> AsyncIterator[ClientConnection]:
-    """A socket whose client takes little before it stops reading."""
+    """Connect with a small receive buffer, which is full soon after the client stops reading."""
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     narrow.connect(("127.0.0.1", stack.port))
@@ -95,11 +94,11 @@ async def connected(stack: Stack, user: User) -> AsyncIterator[ClientConnection]
 
 
 def publish(client: Any, run: Run, first: int, end: int) -> None:
-    """Write events into the log and to the followers, as a worker does."""
+    """Append events to the log and publish them to the followers, as a worker does."""
     commands: list[tuple[Any, ...]] = []
     for seq in range(first, min(end, EVENTS + 1)):
-        data = protocol.TextDelta(run=run.pk, attempt=1, seq=seq, text=TEXT).encode()
-        commands.append(("XADD", run_log.log_key(run.pk), f"{seq}-0", "e", data))
+        data = delta(run, seq, TEXT).encode()
+        commands.append(("XADD", log_key(run.pk), entry_id(seq), "e", data))
         commands.append(get_layer().raw_command(groups.run_group(run.pk), data)[1])
     publish_all(client, commands)
 
@@ -112,7 +111,7 @@ def publish_all(client: Any, commands: list[tuple[Any, ...]]) -> None:
 
 
 async def numbers(client: ClientConnection, *, until: int) -> list[int]:
-    """The numbers of the events that come, up to this one; each has the text that was sent."""
+    """Return the numbers of the next events, up to this one; each has the text that was sent."""
     found = [0]
     async with asyncio.timeout(60):
         while found[-1] != until:
@@ -123,7 +122,7 @@ async def numbers(client: ClientConnection, *, until: int) -> list[int]:
 
 
 async def next_event(client: ClientConnection) -> dict[str, Any]:
-    """The next event, past those that `send` announces to the user, some time after it."""
+    """Return the next event, past those for all tabs of the user, which may arrive late."""
     while True:
         event: dict[str, Any] = json.loads(await client.recv())
         if event["type"] not in ("run.queued", "balance", "conversation.updated"):
@@ -131,6 +130,6 @@ async def next_event(client: ClientConnection) -> dict[str, Any]:
 
 
 def memory(stack: Stack) -> int:
-    """Resident memory of the web process in bytes."""
+    """Return the resident memory of the web process, in bytes."""
     status = Path(f"/proc/{stack.pid('web')}/status").read_text()
     return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024

@@ -19,7 +19,8 @@ from chat.models import Assistant, Conversation, Message, Run
 from chat.runs import start
 from chat.web import responses
 from chatproject.local.servers import BASE_DIR
-from tests.support.conversations import begin, send, talk
+from tests.support.conversations import add_turns, begin, send
+from tests.support.runs import send_many
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
 
@@ -40,14 +41,20 @@ def strange_page(stranger: User) -> Client:
     return client
 
 
+@pytest.fixture
+def address(conversation: Conversation) -> str:
+    """The path of `conversation`."""
+    return conversation.get_absolute_url()
+
+
 def typed(html: bytes) -> str:
-    """What stands in the composer."""
+    """Return the text in the composer."""
     [found] = re.findall(rb"<textarea[^>]*>\r?\n(.*?)</textarea>", html, re.DOTALL)
     return unescape(found.decode())
 
 
 def field(html: bytes, name: str) -> str:
-    """The value of a hidden field of the composer."""
+    """Return the value of a hidden field of the composer."""
     found: str
     [found] = re.findall(rf'<input type="hidden" name="{name}" value="([^"]+)" id=', html.decode())
     return found
@@ -56,7 +63,7 @@ def field(html: bytes, name: str) -> str:
 # --- A new chat -------------------------------------------------------------------------------
 
 
-def test_a_new_chat_offers_three_prompts(page: Client, assistant: Assistant):
+def test_new_chat_offers_three_prompts(page, assistant):
     assistant.suggestions = ["One?", "Two & three", "Four", "Five"]
     assistant.save()
     html = page.get("/").content.decode()
@@ -65,7 +72,7 @@ def test_a_new_chat_offers_three_prompts(page: Client, assistant: Assistant):
     assert "Your chats appear here, newest first." in html
 
 
-def test_a_new_chat_opens_also_when_there_is_nobody_to_talk_to(page: Client, assistant: Assistant):
+def test_new_chat_opens_without_assistant(page, assistant):
     assistant.enabled = False
     assistant.save()
     response = page.get("/")
@@ -73,7 +80,7 @@ def test_a_new_chat_opens_also_when_there_is_nobody_to_talk_to(page: Client, ass
     assert b"data-prompts" not in response.content
 
 
-def test_the_first_message_begins_a_conversation(page: Client, owner: User):
+def test_first_message_begins_conversation(page, owner):
     response = page.post("/c/new/", {"text": "On tides\r\nand ebbs", "client_id": "a"})
     conversation = Conversation.objects.get()
     assert (response.status_code, response["Location"]) == (302, f"/c/{conversation.pk}/#end")
@@ -84,14 +91,14 @@ def test_the_first_message_begins_a_conversation(page: Client, owner: User):
     assert Run.objects.get().client_id == "a"
 
 
-def test_the_same_form_twice_has_one_effect(page: Client):
+def test_repeated_form_has_one_effect(page):
     first = page.post("/c/new/", {"text": "Once", "client_id": "a"})
     second = page.post("/c/new/", {"text": "Once", "client_id": "a"})
     assert first["Location"] == second["Location"]
     assert Run.objects.count() == 1
 
 
-def test_a_form_without_a_client_id_is_taken(page: Client):
+def test_form_without_client_id_is_accepted(page):
     assert page.post("/c/new/", {"text": "Hello"}).status_code == 302
     assert Run.objects.count() == 1
 
@@ -104,9 +111,7 @@ def test_a_form_without_a_client_id_is_taken(page: Client):
         ("x" * 20_001, 413, "longer than 20,000 characters"),
     ],
 )
-def test_what_cannot_be_sent_comes_back_with_the_reason(
-    page: Client, text: str, status: int, words: str
-):
+def test_refused_text_is_returned_with_reason(page, text, status, words):
     response = page.post("/c/new/", {"text": text, "client_id": "a"})
     assert response.status_code == status
     assert words in response.content.decode()
@@ -115,14 +120,14 @@ def test_what_cannot_be_sent_comes_back_with_the_reason(
     assert Conversation.objects.count() == 0
 
 
-def test_a_text_of_just_the_longest_length_is_taken_however_browsers_end_lines(page: Client):
+def test_crlf_counts_as_one_character(page):
     text = ("x" * 99 + "\n") * 200
     response = page.post("/c/new/", {"text": text.replace("\n", "\r\n"), "client_id": "a"})
     assert response.status_code == 302
     assert Message.objects.get(role="user").text == text.strip()
 
 
-def test_while_nobody_can_answer_the_text_is_kept(page: Client, assistant: Assistant):
+def test_text_is_kept_without_assistant(page, assistant):
     assistant.enabled = False
     assistant.save()
     response = page.post("/c/new/", {"text": "Hello?", "client_id": "a"})
@@ -131,21 +136,13 @@ def test_while_nobody_can_answer_the_text_is_kept(page: Client, assistant: Assis
     assert typed(response.content) == "Hello?"
 
 
-def test_reloading_a_page_with_an_error_leads_back(page: Client, conversation: Conversation):
-    assert page.get("/c/new/")["Location"] == "/"
-    address = conversation.get_absolute_url()
-    assert page.get(f"{address}send/")["Location"] == address
-
-
 # --- A conversation ---------------------------------------------------------------------------
 
 
-def test_a_conversation_shows_its_path_and_its_name(
-    page: Client, owner: User, conversation: Conversation
-):
+def test_conversation_shows_path_and_title(page, owner, conversation, address):
     conversation.title = "Tides & <ebbs>"
-    talk(owner, conversation, 2)
-    html = page.get(conversation.get_absolute_url()).content.decode()
+    add_turns(owner, conversation, 2)
+    html = page.get(address).content.decode()
     assert re.findall(r'<div class="own-text">(.+?)</div>', html) == ["Question 0", "Question 1"]
     assert re.findall(r'<div class="prose"><p>(.*?)</p></div>', html) == ["Answer 0", "Answer 1"]
     assert "<title>Tides &amp; &lt;ebbs&gt; · Parley</title>" in html
@@ -153,53 +150,36 @@ def test_a_conversation_shows_its_path_and_its_name(
     assert "data-run=" not in html.split("<ol")[0]
 
 
-def test_an_active_run_is_named_for_the_script_and_reloads_without_one(
-    page: Client, owner: User, conversation: Conversation
-):
+def test_active_run_is_followed_with_or_without_script(page, owner, conversation, address):
     run = send(owner, conversation)
-    html = page.get(conversation.get_absolute_url()).content.decode()
+    html = page.get(address).content.decode()
     transcript = re.search(r"<chat-transcript[^>]*>", html)
     assert transcript is not None
     assert f'data-run="{run.pk}"' in transcript[0]
-    assert (
-        f'<noscript><meta http-equiv="refresh" content="3; url={conversation.get_absolute_url()}">'
-        "</noscript>"
-    ) in html
-    assert re.search(r"data-send-button hidden", html)
+    assert f'<noscript><meta http-equiv="refresh" content="3; url={address}"></noscript>' in html
+    assert "data-send-button hidden" in html
     assert f'formaction="/runs/{run.pk}/stop/"' in html
 
 
-def test_messages_go_to_the_end_of_the_conversation(
-    page: Client, owner: User, conversation: Conversation
-):
-    talk(owner, conversation, 1)
-    address = conversation.get_absolute_url()
+def test_message_follows_leaf_of_conversation(page, owner, conversation, address):
+    add_turns(owner, conversation, 1)
     response = page.post(f"{address}send/", {"text": "More", "client_id": "a"})
     assert response["Location"] == f"{address}#end"
     conversation.refresh_from_db()
-    assert conversation.leaf is not None
-    assert conversation.leaf.parent is not None
     assert conversation.leaf.parent.text == "More"
 
 
-def test_a_second_message_while_a_reply_is_written_comes_back_with_its_text(
-    page: Client, owner: User, conversation: Conversation
-):
+def test_message_during_active_run_keeps_its_text(page, owner, conversation, address):
     send(owner, conversation)
-    response = page.post(
-        f"{conversation.get_absolute_url()}send/", {"text": "Too early", "client_id": "b"}
-    )
+    response = page.post(f"{address}send/", {"text": "Too early", "client_id": "b"})
     assert response.status_code == 409
     assert "A reply is still being written." in response.content.decode()
     assert typed(response.content) == "Too early"
     assert Run.objects.count() == 1
 
 
-def test_a_long_conversation_is_shown_in_parts(
-    page: Client, owner: User, conversation: Conversation
-):
-    made = talk(owner, conversation, 120)
-    address = conversation.get_absolute_url()
+def test_long_conversation_is_shown_in_parts(page, owner, conversation, address):
+    made = add_turns(owner, conversation, 120)
 
     end = page.get(address).content.decode()
     assert end.count(' id="m-') == transcript.MESSAGES_SHOWN
@@ -213,83 +193,71 @@ def test_a_long_conversation_is_shown_in_parts(
     assert "<chat-composer" not in middle
     assert "data-past" in middle
 
-    begin_ = page.get(f"{address}?before={made[40].id}").content.decode()
-    assert begin_.count(' id="m-') == 40
-    assert "?before=" not in begin_
+    first = page.get(f"{address}?before={made[40].id}").content.decode()
+    assert first.count(' id="m-') == 40
+    assert "?before=" not in first
 
 
-def test_an_unknown_message_to_begin_before_is_the_end(
-    page: Client, owner: User, conversation: Conversation
-):
-    [_, last] = talk(owner, conversation, 1)
+def test_unknown_before_shows_end(page, owner, conversation, address):
+    [_, last] = add_turns(owner, conversation, 1)
     for before in (uuid4(), "x"):
-        html = page.get(f"{conversation.get_absolute_url()}?before={before}").content.decode()
+        html = page.get(f"{address}?before={before}").content.decode()
         assert f'id="m-{last.id}"' in html
         assert "<chat-composer" in html
 
 
-def test_queries_do_not_grow_with_messages_or_conversations(
-    page: Client, owner: User, assistant: Assistant, conversation: Conversation
-):
-    def count(address: str) -> int:
-        with CaptureQueriesContext(
-            connection,
-        ) as queries:
-            assert page.get(address).status_code == 200
-        return len(queries)
+def test_queries_do_not_grow_with_rows(page, owner, assistant, conversation, address):
+    def count() -> list[int]:
+        counts = []
+        for path in ("/", "/chats/", address):
+            with CaptureQueriesContext(connection) as queries:
+                assert page.get(path).status_code == 200
+            counts.append(len(queries))
+        return counts
 
-    addresses = ("/", "/chats/", conversation.get_absolute_url())
-    talk(owner, conversation, 2)
+    add_turns(owner, conversation, 2)
     begin(owner, assistant)
-    few = [count(address) for address in addresses]
-    talk(owner, conversation, 10)
-    for _ in range(10):
-        send(owner, begin(owner, assistant))
-    many = [count(address) for address in addresses]
-    assert few == many
-    assert max(many) <= 9
+    few = count()
+    add_turns(owner, conversation, 10)
+    send_many(owner, assistant, 10)
+    assert count() == few
+    assert max(few) <= 9
 
 
 # --- Editing, regenerating, stopping ----------------------------------------------------------
 
 
-def test_editing_fills_the_composer_with_ones_own_message(
-    page: Client, owner: User, conversation: Conversation
-):
-    sent, reply = talk(owner, conversation, 1)
-    response = page.get(f"{conversation.get_absolute_url()}?edit={sent.id}")
+def test_edit_fills_composer_with_own_message(page, owner, conversation, address):
+    sent, reply = add_turns(owner, conversation, 1)
+    response = page.get(f"{address}?edit={sent.id}")
     assert typed(response.content) == "Question 0"
     assert f'action="/messages/{sent.id}/edit/"' in response.content.decode()
     for other in (reply.id, uuid4(), "x"):
-        response = page.get(f"{conversation.get_absolute_url()}?edit={other}")
+        response = page.get(f"{address}?edit={other}")
         assert typed(response.content) == ""
 
 
-def test_an_edit_is_another_branch(page: Client, owner: User, conversation: Conversation):
-    sent, _ = talk(owner, conversation, 1)
+def test_edit_begins_another_branch(page, owner, conversation, address):
+    sent, _ = add_turns(owner, conversation, 1)
     response = page.post(f"/messages/{sent.id}/edit/", {"text": "Better", "client_id": "a"})
-    assert response["Location"] == f"{conversation.get_absolute_url()}#end"
-    html = page.get(conversation.get_absolute_url()).content.decode()
+    assert response["Location"] == f"{address}#end"
+    html = page.get(address).content.decode()
     assert re.findall(r'<div class="own-text">(.+?)</div>', html) == ["Better"]
     assert Message.objects.filter(pk=sent.pk).exists()
 
 
-def test_an_edit_that_is_refused_stays_an_edit(
-    page: Client, owner: User, conversation: Conversation
-):
-    sent, _ = talk(owner, conversation, 1)
+def test_refused_edit_stays_an_edit(page, owner, conversation):
+    sent, _ = add_turns(owner, conversation, 1)
     response = page.post(f"/messages/{sent.id}/edit/", {"text": " ", "client_id": "a"})
     assert response.status_code == 400
     assert f'action="/messages/{sent.id}/edit/"' in response.content.decode()
 
 
-def test_another_reply_takes_the_place_of_one(
-    page: Client, owner: User, conversation: Conversation
-):
-    _, reply = talk(owner, conversation, 1)
+def test_regenerated_reply_replaces_old_one(page, owner, conversation, address):
+    _, reply = add_turns(owner, conversation, 1)
     response = page.post(f"/messages/{reply.id}/regenerate/", {"client_id": "a"})
-    assert response["Location"] == f"{conversation.get_absolute_url()}#end"
-    html = page.get(conversation.get_absolute_url()).content.decode()
+    assert response["Location"] == f"{address}#end"
+    html = page.get(address).content.decode()
     assert f'id="m-{reply.id}"' not in html
     assert html.count('data-status="pending"') == 1
     refused = page.post(f"/messages/{reply.id}/regenerate/", {"client_id": "b"})
@@ -297,31 +265,31 @@ def test_another_reply_takes_the_place_of_one(
     assert "A reply is still being written." in refused.content.decode()
 
 
-def test_stopping_a_waiting_reply(page: Client, owner: User, conversation: Conversation):
+def test_stop_form_stops_queued_run(page, owner, conversation, address):
     run = send(owner, conversation)
     response = page.post(f"/runs/{run.pk}/stop/")
-    assert response["Location"] == f"{conversation.get_absolute_url()}#end"
+    assert response["Location"] == f"{address}#end"
     run.refresh_from_db()
     assert run.status == "stopped"
 
 
-def test_a_reload_after_an_action_leads_to_the_conversation(
-    page: Client, owner: User, conversation: Conversation
-):
-    sent, reply = talk(owner, conversation, 1)
-    for address in (
+def test_reload_after_action_leads_to_conversation(page, owner, conversation, address):
+    """Browsers that reload a page with an error ask for the address of the action."""
+    assert page.get("/c/new/")["Location"] == "/"
+    sent, reply = add_turns(owner, conversation, 1)
+    for path in (
+        f"{address}send/",
         f"/messages/{sent.id}/edit/",
         f"/messages/{reply.id}/regenerate/",
         f"/runs/{reply.run.pk}/stop/",
     ):
-        assert page.get(address)["Location"] == conversation.get_absolute_url()
+        assert page.get(path)["Location"] == address
 
 
 # --- Renaming, deleting, the list -------------------------------------------------------------
 
 
-def test_renaming(page: Client, conversation: Conversation):
-    address = conversation.get_absolute_url()
+def test_rename_normalizes_title(page, conversation, address):
     assert page.post(f"{address}rename/", {"title": " Two \n words "})["Location"] == address
     conversation.refresh_from_db()
     assert conversation.title == "Two words"
@@ -330,26 +298,24 @@ def test_renaming(page: Client, conversation: Conversation):
 
 
 @pytest.mark.parametrize("title", ["", "  ", "x" * 101])
-def test_a_name_that_is_none_is_refused(page: Client, conversation: Conversation, title: str):
-    response = page.post(f"{conversation.get_absolute_url()}rename/", {"title": title}, follow=True)
+def test_invalid_title_is_refused(page, conversation, title, address):
+    response = page.post(f"{address}rename/", {"title": title}, follow=True)
     assert "It was not renamed." in response.content.decode()
     conversation.refresh_from_db()
     assert conversation.title == ""
 
 
-def test_deleting_stops_what_is_being_written(
-    page: Client, owner: User, conversation: Conversation
-):
+def test_delete_stops_active_run(page, owner, conversation, address):
     run = send(owner, conversation, "On tides")
-    response = page.post(f"{conversation.get_absolute_url()}delete/", follow=True)
+    response = page.post(f"{address}delete/", follow=True)
     assert response.redirect_chain == [("/chats/", 302)]
     assert "“On tides” is deleted." in response.content.decode()
     run.refresh_from_db()
     assert run.status == "stopped"
-    assert page.get(conversation.get_absolute_url()).status_code == 404
+    assert page.get(address).status_code == 404
 
 
-def test_the_list_goes_back_part_by_part(page: Client, owner: User, assistant: Assistant):
+def test_list_is_paged(page, owner, assistant):
     for _ in range(60):
         begin(owner, assistant)
     first = page.get("/chats/").content.decode()
@@ -361,14 +327,14 @@ def test_the_list_goes_back_part_by_part(page: Client, owner: User, assistant: A
     assert page.get("/chats/?before=nonsense").status_code == 404
 
 
-def test_an_empty_list_says_what_will_stand_there(page: Client):
+def test_empty_list_explains_itself(page):
     assert "Your chats appear here by day" in page.get("/chats/").content.decode()
 
 
 # --- For programs -----------------------------------------------------------------------------
 
 
-def test_a_run_can_be_asked_for(page: Client, owner: User, conversation: Conversation):
+def test_run_is_returned_as_json(page, owner, conversation):
     run = send(owner, conversation)
     assert page.get(f"/runs/{run.pk}/").json() == {
         "id": str(run.pk),
@@ -383,27 +349,21 @@ def test_a_run_can_be_asked_for(page: Client, owner: User, conversation: Convers
         status="failed", ended_at=timezone.now(), error_code="internal", error_message="It broke."
     )
     found = page.get(f"/runs/{run.pk}/").json()
-    assert (found["status"], found["error"]) == (
-        "failed",
-        {"code": "internal", "message": "It broke."},
-    )
+    assert found["status"] == "failed"
+    assert found["error"] == {"code": "internal", "message": "It broke."}
 
 
-def test_the_active_run_and_the_end_of_the_page_can_be_asked_for(
-    page: Client, owner: User, conversation: Conversation
-):
-    address = f"{conversation.get_absolute_url()}active-run/"
-    assert page.get(address).json() == {"run": None, "leaf": None}
-    [_, reply] = talk(owner, conversation, 1)
-    assert page.get(address).json() == {"run": None, "leaf": str(reply.pk)}
+def test_active_run_and_leaf_are_returned(page, owner, conversation, address):
+    path = f"{address}active-run/"
+    assert page.get(path).json() == {"run": None, "leaf": None}
+    [_, reply] = add_turns(owner, conversation, 1)
+    assert page.get(path).json() == {"run": None, "leaf": str(reply.pk)}
     run = start.regenerate(user=owner, message_id=reply.pk, client_id="a").run
-    found = page.get(address).json()
+    found = page.get(path).json()
     assert (found["run"]["id"], found["leaf"]) == (str(run.pk), str(run.message_id))
 
 
-def test_programs_may_send_stop_and_ask_again(
-    page: Client, owner: User, conversation: Conversation
-):
+def test_programs_send_stop_and_regenerate(page, owner, conversation):
     response = page.post("/c/new/", {"text": "Hello", "client_id": "a"}, headers=JSON)
     assert response.status_code == 202
     run = response.json()
@@ -423,11 +383,9 @@ def test_programs_may_send_stop_and_ask_again(
         ({"text": "Hello", "client_id": "a"}, 409, "run_active"),
     ],
 )
-def test_programs_are_told_errors_by_code(
-    page: Client, owner: User, conversation: Conversation, data, status: int, code: str
-):
+def test_programs_get_errors_by_code(page, owner, conversation, data, status, code, address):
     send(owner, conversation)
-    response = page.post(f"{conversation.get_absolute_url()}send/", data, headers=JSON)
+    response = page.post(f"{address}send/", data, headers=JSON)
     assert response.status_code == status
     found = response.json()
     assert found.keys() == {"code", "message"}
@@ -435,16 +393,16 @@ def test_programs_are_told_errors_by_code(
     assert found["message"].endswith((".", ")"))
 
 
-def test_every_status_belongs_to_a_code_that_exists():
+def test_every_status_belongs_to_known_code():
     assert responses.STATUS.keys() <= ERRORS.keys()
 
 
-# --- What is not there, and what is not one's own ---------------------------------------------
+# --- Access -----------------------------------------------------------------------------------
 
 
 def actions(owner: User, conversation: Conversation) -> list[tuple[str, str]]:
-    """Method and path of everything that one can do with a conversation."""
-    sent, reply = talk(owner, conversation, 1)
+    """Return method and path of each possible action on a conversation."""
+    sent, reply = add_turns(owner, conversation, 1)
     address = conversation.get_absolute_url()
     return [
         ("get", address),
@@ -470,9 +428,7 @@ def outcomes(
     }
 
 
-def test_for_a_stranger_nothing_of_it_is_there(
-    strange_page: Client, owner: User, conversation: Conversation
-):
+def test_other_users_conversation_is_not_found(strange_page, owner, conversation):
     everything = actions(owner, conversation)
     before = Message.objects.count(), Run.objects.count()
     assert outcomes(strange_page, everything) == {404}
@@ -482,46 +438,41 @@ def test_for_a_stranger_nothing_of_it_is_there(
     assert (conversation.title, conversation.deleted_at) == ("", None)
 
 
-def test_a_deleted_conversation_is_there_for_nobody(
-    page: Client, owner: User, conversation: Conversation
-):
+def test_deleted_conversation_is_not_found(page, owner, conversation):
     everything = actions(owner, conversation)
     conversation.deleted_at = timezone.now()
     conversation.save()
     assert outcomes(page, everything) == {404}
 
 
-def test_ids_that_nothing_has_are_not_there(page: Client):
-    nothing = uuid4()
+def test_unknown_ids_are_not_found(page):
+    unknown = uuid4()
     wanted = [
-        ("get", f"/c/{nothing}/"),
-        ("get", f"/runs/{nothing}/"),
-        ("post", f"/c/{nothing}/send/"),
-        ("post", f"/messages/{nothing}/edit/"),
+        ("get", f"/c/{unknown}/"),
+        ("get", f"/runs/{unknown}/"),
+        ("post", f"/c/{unknown}/send/"),
+        ("post", f"/messages/{unknown}/edit/"),
         ("get", "/c/not-an-id/"),
     ]
     assert outcomes(page, wanted) == {404}
 
 
-def test_what_changes_something_is_not_done_by_a_link(
-    page: Client, owner: User, conversation: Conversation
-):
-    address = conversation.get_absolute_url()
+def test_changes_require_post(page, address):
     assert page.get(f"{address}rename/").status_code == 405
     assert page.get(f"{address}delete/").status_code == 405
     assert page.post(address).status_code == 405
 
 
-def test_a_form_without_its_token_is_refused_in_words(owner: User, conversation: Conversation):
+def test_form_without_csrf_token_is_refused(owner, address):
     client = Client(enforce_csrf_checks=True)
     client.force_login(owner)
-    response = client.post(f"{conversation.get_absolute_url()}send/", {"text": "Hello"})
+    response = client.post(f"{address}send/", {"text": "Hello"})
     assert response.status_code == 403
     assert "Page expired" in response.content.decode()
     assert Run.objects.count() == 0
 
 
-def test_a_form_of_a_megabyte_is_refused_in_words(page: Client):
+def test_form_of_a_megabyte_is_refused(page):
     page.raise_request_exception = False
     response = page.post("/c/new/", {"text": "x" * 1_100_000})
     assert response.status_code == 400
@@ -531,25 +482,21 @@ def test_a_form_of_a_megabyte_is_refused_in_words(page: Client):
 # --- All pages --------------------------------------------------------------------------------
 
 
-def test_pages_are_kept_by_no_cache(page: Client, conversation: Conversation):
-    for address in ("/", "/chats/", conversation.get_absolute_url()):
-        assert "no-store" in page.get(address)["Cache-Control"]
-
-
-def test_pages_run_no_inline_script_or_style(page: Client, owner: User, conversation: Conversation):
-    talk(owner, conversation, 1)
+def test_pages_are_uncached_without_inline_code(page, owner, conversation, address):
+    add_turns(owner, conversation, 1)
     send(owner, conversation)
-    for address in ("/", "/chats/", conversation.get_absolute_url()):
-        response = page.get(address)
+    for path in ("/", "/chats/", address):
+        response = page.get(path)
         html = response.content.decode()
-        assert not re.search(r"<script(?![^>]*\bsrc=)", html), address
-        assert not re.search(r"\son\w+=|\sstyle=|<style", html), address
+        assert "no-store" in response["Cache-Control"]
+        assert not re.search(r"<script(?![^>]*\bsrc=)", html), path
+        assert not re.search(r"\son\w+=|\sstyle=|<style", html), path
         policy = response["Content-Security-Policy"]
         assert "script-src 'self'" in policy
         assert "unsafe" not in policy
 
 
-def test_every_module_of_the_app_is_fetched_in_advance(page: Client):
+def test_every_script_module_is_preloaded(page):
     html = page.get("/").content.decode()
     wanted: set[Path] = set()
     waiting = [BASE_DIR / "static/js/app.js"]
@@ -566,7 +513,7 @@ def test_every_module_of_the_app_is_fetched_in_advance(page: Client):
     }
 
 
-def test_the_colour_of_the_browsers_bar_is_the_pages(page: Client):
+def test_theme_colours_equal_page_background(page):
     html = page.get("/").content.decode()
     tokens = (BASE_DIR / "static/css/tokens.css").read_text()
     named = re.findall(r'name="theme-color" content="(#\w+)"', html)
@@ -575,7 +522,7 @@ def test_the_colour_of_the_browsers_bar_is_the_pages(page: Client):
     assert manifest["background_color"] == named[0]
 
 
-def test_colours_are_named_in_the_tokens_and_nowhere_else():
+def test_colours_are_defined_in_tokens_alone():
     for path in (BASE_DIR / "static/css").glob("*.css"):
         if path.name != "tokens.css":
             assert not re.search(r"#[0-9a-fA-F]{3,8}\b|rgba?\(|hsla?\(", path.read_text()), path

@@ -1,6 +1,6 @@
 """Records llamacpp.sse from the embedded model server; see README.md.
 
-Only when the server's format changes: the recording differs in ids and times each time.
+Run it only when the server's format changes: each recording has other ids and times.
 """
 
 from __future__ import annotations
@@ -41,4 +41,4 @@ def record() -> bytes:
 
 if __name__ == "__main__":
     Path(__file__).with_name("llamacpp.sse").write_bytes(record())
-    sys.stdout.write("recorded; now look whether llamacpp.json still says what is in it\n")
+    sys.stdout.write("recorded; now compare llamacpp.json with its content\n")
