@@ -1,0 +1,42 @@
+"""The catalogue that `create_catalogue` makes for a new installation."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.management import call_command
+
+from billing.models import CreditPackage, ModelPrice
+from chat.models import Assistant, LanguageModel
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_the_catalogue_has_one_assistant_and_one_model_however_often_it_is_made(settings):
+    settings.DEFAULT_MODEL, settings.DEFAULT_MODEL_CONTEXT = "small", 2048
+    call_command("create_catalogue")
+    call_command("create_catalogue")
+    assistant = Assistant.objects.get()
+    assert assistant.model == LanguageModel.objects.get()
+    assert (assistant.model.provider_model, assistant.model.max_output_tokens) == ("small", 512)
+    assert len(assistant.suggestions) == 3
+    assert ModelPrice.objects.get().model == "small"
+    assert [
+        (found.slug, found.prices.get().amount_minor) for found in CreditPackage.objects.all()
+    ] == [
+        ("small", 500),
+        ("medium", 2_000),
+        ("large", 5_000),
+    ]
+
+
+def test_the_catalogue_follows_a_new_default_and_leaves_what_staff_chose(settings):
+    settings.DEFAULT_MODEL = "first"
+    call_command("create_catalogue")
+    settings.DEFAULT_MODEL = "second"
+    call_command("create_catalogue")
+    assistant = Assistant.objects.get()
+    assert assistant.model.name == "second"
+    Assistant.objects.update(model=LanguageModel.objects.get(name="first"))
+    call_command("create_catalogue")
+    assistant.refresh_from_db()
+    assert assistant.model.name == "first"
