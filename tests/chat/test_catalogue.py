@@ -11,7 +11,7 @@ from chat.models import Assistant, LanguageModel
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_the_catalogue_has_one_assistant_and_one_model_however_often_it_is_made(settings):
+def test_catalogue_is_made_once(settings):
     settings.DEFAULT_MODEL, settings.DEFAULT_MODEL_CONTEXT = "small", 2048
     call_command("create_catalogue")
     call_command("create_catalogue")
@@ -20,16 +20,12 @@ def test_the_catalogue_has_one_assistant_and_one_model_however_often_it_is_made(
     assert (assistant.model.provider_model, assistant.model.max_output_tokens) == ("small", 512)
     assert len(assistant.suggestions) == 3
     assert ModelPrice.objects.get().model == "small"
-    assert [
-        (found.slug, found.prices.get().amount_minor) for found in CreditPackage.objects.all()
-    ] == [
-        ("small", 500),
-        ("medium", 2_000),
-        ("large", 5_000),
-    ]
+    packages = [(one.slug, one.prices.get().amount_minor) for one in CreditPackage.objects.all()]
+    assert packages == [("small", 500), ("medium", 2_000), ("large", 5_000)]
 
 
-def test_the_catalogue_follows_a_new_default_and_leaves_what_staff_chose(settings):
+def test_new_default_model_replaces_only_the_old_default(settings):
+    """A model that staff chose afterwards stays."""
     settings.DEFAULT_MODEL = "first"
     call_command("create_catalogue")
     settings.DEFAULT_MODEL = "second"

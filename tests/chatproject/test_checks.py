@@ -1,11 +1,11 @@
-"""Checks at the start of every command: settings that cannot work together."""
+"""System checks: settings that cannot work together are reported at the start."""
 
 from __future__ import annotations
 
 from chatproject import checks
 
 
-def test_a_key_that_is_missing_is_told_at_start(settings):
+def test_missing_key_and_model_are_reported(settings):
     settings.OPENAI_BASE_URL = "https://api.openai.com/v1"
     settings.OPENAI_API_KEY = ""
     assert [found.id for found in checks.check_provider()] == ["parley.W001"]
@@ -15,7 +15,7 @@ def test_a_key_that_is_missing_is_told_at_start(settings):
     assert [found.id for found in checks.check_provider()] == ["parley.E001"]
 
 
-def test_a_pool_that_is_too_small_is_told_at_start(settings):
+def test_pool_smaller_than_its_threads_is_reported(settings):
     assert checks.check_pool() == []
     settings.DB_THREADS = settings.DATABASES["default"]["OPTIONS"]["pool"]["max_size"]
     assert [found.id for found in checks.check_pool()] == ["parley.E002"]

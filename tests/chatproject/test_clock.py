@@ -1,9 +1,8 @@
-"""The clock: one works, the others stand by, and it outlives what it depends on."""
+"""The clock: one of several works, the others stand by, and it outlives its dependencies."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,13 +13,20 @@ from django.utils import timezone
 
 from chatproject import clock
 from chatproject.clock import Clock, Task
+from tests.support.programs import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.fixture(autouse=True)
+def quick_turns(monkeypatch):
+    monkeypatch.setattr(clock, "TURN", 0.01)
+    monkeypatch.setattr(clock, "STANDBY", 0.01)
+
+
 @contextmanager
 def running(*tasks: Task) -> Iterator[Clock]:
-    """A clock with these tasks in a thread of its own."""
+    """A clock with these tasks, in its own thread."""
     made = Clock()
     made._tasks = list(tasks)
 
@@ -40,7 +46,7 @@ def running(*tasks: Task) -> Iterator[Clock]:
     assert not thread.is_alive()
 
 
-def test_what_happens_by_the_clock():
+def test_schedule_has_the_documented_intervals():
     tasks = {task.name: task.every for task in clock.schedule()}
     assert tasks["sweep runs"] == 1.0
     assert tasks["measure the throughput"] == 4.0
@@ -48,62 +54,49 @@ def test_what_happens_by_the_clock():
     assert tasks["nightly check"] == 600
 
 
-def test_a_task_runs_at_its_turn_and_a_failing_one_does_not_stop_it(monkeypatch, caplog):
-    monkeypatch.setattr(clock, "TURN", 0.01)
-    turns = threading.Semaphore(0)
+def test_failing_task_does_not_stop_the_clock(caplog):
+    """Each task gets the time of its turn."""
+    times: list[object] = []
 
     def fail(now: object) -> None:
         raise ValueError("on purpose")
 
-    def wait_for_redis(now: object) -> None:
+    def lose_redis(now: object) -> None:
         raise redis.ConnectionError("on purpose")
 
-    def count(now: object) -> None:
-        turns.release()
-
-    with running(
-        Task("bad", 0.01, fail), Task("away", 0.01, wait_for_redis), Task("good", 0.01, count)
-    ):
-        for _ in range(3):
-            assert turns.acquire(timeout=10)
+    before = timezone.now()
+    tasks = (
+        Task("bad", 0.01, fail),
+        Task("away", 0.01, lose_redis),
+        Task("good", 0.01, times.append),
+    )
+    with running(*tasks):
+        wait_until(lambda: len(times) >= 3, "the good task has run three times")
+    assert before <= times[0] <= timezone.now()
     assert "bad failed" in caplog.text
     assert "away waits for Redis" in caplog.text
 
 
-def test_of_two_clocks_one_works_and_the_other_takes_over(monkeypatch):
-    monkeypatch.setattr(clock, "TURN", 0.01)
-    monkeypatch.setattr(clock, "STANDBY", 0.01)
+def test_second_clock_takes_over_after_the_first():
     worked: list[str] = []
-    second = threading.Event()
 
     def work(name: str) -> Task:
-        def run(now: object) -> None:
-            worked.append(name)
-            if name == "second":
-                second.set()
-
-        return Task(name, 0.01, run)
+        return Task(name, 0.01, lambda now: worked.append(name))
 
     with running(work("first")) as first:
-        wait_until(lambda: worked)
+        wait_until(lambda: bool(worked), "the first clock works")
         with running(work("second")):
             seen = len(worked)
-            wait_until(lambda: len(worked) > seen + 3)
+            wait_until(lambda: len(worked) > seen + 3, "the first clock goes on")
             assert set(worked) == {"first"}
             first.stop.set()
-            assert second.wait(10)
+            wait_until(lambda: "second" in worked, "the second clock works")
 
 
-def test_it_goes_on_after_its_connection_was_cut(monkeypatch):
-    monkeypatch.setattr(clock, "TURN", 0.01)
-    monkeypatch.setattr(clock, "STANDBY", 0.01)
-    turns = threading.Semaphore(0)
-
-    def count(now: object) -> None:
-        turns.release()
-
-    with running(Task("count", 0.01, count)):
-        assert turns.acquire(timeout=10)
+def test_clock_continues_after_its_connection_is_cut():
+    turns: list[object] = []
+    with running(Task("count", 0.01, turns.append)):
+        wait_until(lambda: bool(turns), "the clock works")
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
@@ -112,22 +105,5 @@ def test_it_goes_on_after_its_connection_was_cut(monkeypatch):
                 [clock.LOCK & 0xFFFFFFFF],
             )
             assert cursor.rowcount == 1
-        while turns.acquire(blocking=False):
-            pass
-        assert turns.acquire(timeout=10)
-
-
-def test_the_time_of_a_turn_is_handed_to_the_task(monkeypatch):
-    monkeypatch.setattr(clock, "TURN", 0.01)
-    times: list[object] = []
-    before = timezone.now()
-    with running(Task("time", 0.01, times.append)):
-        wait_until(lambda: times)
-    assert before <= times[0] <= timezone.now()
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        turns.clear()
+        wait_until(lambda: bool(turns), "the clock works again")

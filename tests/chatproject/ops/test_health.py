@@ -13,43 +13,39 @@ from chatproject.ops import health
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_health_answers_without_a_session(client):
+def test_health_needs_no_session(client):
     response = client.get("/health")
     assert (response.status_code, response.content) == (200, b"ok\n")
 
 
-def test_ready_when_everything_answers(client):
+def test_ready_reports_database_and_redis(client, monkeypatch):
     response = client.get("/health/ready")
-    assert response.json() == {"database": True, "redis": True}
-    assert response.status_code == 200
-
-
-def test_not_ready_while_redis_is_away(client, monkeypatch):
+    assert (response.status_code, response.json()) == (200, {"database": True, "redis": True})
     monkeypatch.setattr(health, "sync_client", lambda: redis.Redis(port=9))
     response = client.get("/health/ready")
-    assert response.json() == {"database": True, "redis": False}
-    assert response.status_code == 503
+    assert (response.status_code, response.json()) == (503, {"database": True, "redis": False})
 
 
 @pytest.mark.parametrize(
-    ("fault", "status", "code"),
+    ("error", "status", "code"),
     [
         (OperationalError("on purpose"), 503, "unavailable"),
         (redis.ConnectionError("on purpose"), 503, "unavailable"),
         (ValueError("on purpose"), 500, "internal"),
     ],
 )
-def test_a_fault_gets_a_page_in_words_and_programs_a_code(client, monkeypatch, fault, status, code):
+def test_exception_becomes_a_page_or_a_code(client, monkeypatch, error, status, code):
+    """People get a page in words, programs a JSON object with an error code."""
+
     def fail(*args: object, **options: object) -> None:
-        raise fault
+        raise error
 
     client.raise_request_exception = False
     client.force_login(User.objects.create_user("owner@example.org"))
     monkeypatch.setattr(listing, "sidebar", fail)
-    response = client.get("/")
-    assert response.status_code == status
-    assert "<h1>" in response.text
-    assert "on purpose" not in response.text
-    response = client.get("/", headers={"accept": "application/json"})
-    assert response.status_code == status
-    assert response.json()["code"] == code
+    page = client.get("/")
+    assert page.status_code == status
+    assert "<h1>" in page.text
+    assert "on purpose" not in page.text
+    answer = client.get("/", headers={"accept": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
