@@ -16,7 +16,7 @@ from tests.support import pytest_servers
 
 @pytest.fixture
 def valkey_url() -> str:
-    """The Valkey that all tests of this process share, emptied."""
+    """The URL of the Valkey that all tests of this process share, emptied."""
     with redis.from_url(pytest_servers.valkey.url) as client:
         client.flushall()
     return pytest_servers.valkey.url

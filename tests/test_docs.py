@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ SERVER_EVENTS = dict(server_events())
 TYPES = {**protocol.CLIENT_EVENTS, **SERVER_EVENTS}
 
 
-def test_every_type_on_the_wire_is_documented_and_no_other():
+def test_documented_types_are_those_on_the_wire():
     assert DOCUMENTED.keys() == TYPES.keys()
 
 
 @pytest.mark.parametrize("type", sorted(TYPES))
-def test_the_fields_of_a_type_are_documented(type):
+def test_fields_of_each_type_are_documented(type):
     fields = {field.encode_name for field in msgspec.structs.fields(TYPES[type])}
     assert DOCUMENTED[type] == fields
 
 
-def test_the_error_codes_are_documented():
+def test_error_codes_are_documented():
     section = PROTOCOL.split("## Error codes")[1].split("## Close codes")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(errors.ERRORS)
 
 
-def test_the_close_codes_are_documented():
+def test_close_codes_are_documented():
     section = PROTOCOL.split("## Close codes")[1].split("## As AG-UI")[0]
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
     used = {
@@ -74,7 +74,7 @@ def test_the_close_codes_are_documented():
     assert used <= documented
 
 
-def test_every_event_of_the_server_has_its_counterpart_in_ag_ui():
+def test_server_events_have_counterparts_in_ag_ui():
     section = PROTOCOL.split("## As AG-UI events")[1]
     mapped = set(re.findall(r"`([a-z]+(?:\.[a-z]+)?)`(?=[^|]*\| )", section))
     assert set(SERVER_EVENTS) <= mapped
@@ -84,7 +84,7 @@ DOCUMENTS = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").rglob("*.
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_links_between_documents_lead_somewhere(path):
+def test_links_between_documents_have_targets(path):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), f"{path.name}: {target}"
 

@@ -1,4 +1,4 @@
-"""What must agree between the project's files."""
+"""Files of the project that must agree: variables, migrations, locks, targets of make."""
 
 from __future__ import annotations
 
@@ -18,13 +18,10 @@ PACKAGES = ("chatproject", "accounts", "billing", "chat")
 READ = re.compile(r"""env\.[a-z]+\(\s*"([A-Z_]+)\"""")
 
 
-def variables_that_the_code_reads() -> set[str]:
+def test_documented_variables_are_those_read():
     sources = (path for package in PACKAGES for path in (BASE_DIR / package).rglob("*.py"))
-    return {name for source in sources for name in READ.findall(source.read_text())}
-
-
-def test_every_variable_that_is_read_is_documented_and_the_other_way_round():
-    assert sorted(documented_variables()) == sorted(variables_that_the_code_reads())
+    read = {name for source in sources for name in READ.findall(source.read_text())}
+    assert sorted(documented_variables()) == sorted(read)
 
 
 @pytest.mark.django_db
@@ -40,7 +37,7 @@ def wanted(name: str) -> dict[str, Requirement]:
 
 
 def pinned(name: str) -> Iterator[tuple[str, str, str]]:
-    """Package, version and the comments (who wants it) for each entry of a .txt file."""
+    """Package, version and the whole text of each entry of a .txt file."""
     text = (BASE_DIR / f"{name}.txt").read_text()
     for entry in re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]:
         found = re.match(r"([a-z0-9-]+)(?:\[.*\])?==(\S+)", entry)
@@ -53,7 +50,7 @@ LOCKS = ["requirements", "requirements-embedded", "requirements-dev", "bench/pee
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock_agrees_with_its_source(name):
-    # `make lock` makes them agree again. No resolver is asked: that would need the network.
+    # `make lock` makes them agree again. There is no resolver here, which would need the network.
     assert "://" not in (BASE_DIR / f"{name}.txt").read_text()
     assert all("--hash=sha256:" in entry for *_, entry in pinned(name))
     direct = {package: version for package, version, why in pinned(name) if f"-r {name}.in" in why}
@@ -64,17 +61,15 @@ def test_lock_agrees_with_its_source(name):
 
 def test_locks_of_one_environment_agree_on_versions():
     versions: dict[str, set[str]] = {}
-    for name in LOCKS[:3]:  # the last one's is .venv-peers
+    for name in LOCKS[:3]:  # the last one belongs to .venv-peers
         for package, version, entry in pinned(name):
             if " ; " not in entry.partition("\n")[0]:
                 versions.setdefault(package, set()).add(version)
     assert not {package: found for package, found in versions.items() if len(found) > 1}
 
 
-def test_make_without_a_target_lists_all_targets_with_a_word_on_each():
-    listed = subprocess.run(
-        ["make"], cwd=BASE_DIR, capture_output=True, text=True, check=True
-    ).stdout
+def test_make_describes_all_targets():
+    listed = subprocess.check_output(["make"], cwd=BASE_DIR, text=True)
     makefile = (BASE_DIR / "Makefile").read_text()
     targets = re.findall(r"^\.PHONY: (\S+)$", makefile, re.MULTILINE)
     assert len(targets) == 17
