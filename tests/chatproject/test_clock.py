@@ -84,7 +84,7 @@ def test_second_clock_takes_over_after_the_first():
         return Task(name, 0.01, lambda now: worked.append(name))
 
     with running(work("first")) as first:
-        wait_until(lambda: bool(worked), "the first clock works")
+        wait_until(lambda: worked, "the first clock works")
         with running(work("second")):
             seen = len(worked)
             wait_until(lambda: len(worked) > seen + 3, "the first clock goes on")
@@ -96,7 +96,7 @@ def test_second_clock_takes_over_after_the_first():
 def test_clock_continues_after_its_connection_is_cut():
     turns: list[object] = []
     with running(Task("count", 0.01, turns.append)):
-        wait_until(lambda: bool(turns), "the clock works")
+        wait_until(lambda: turns, "the clock works")
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
@@ -106,4 +106,4 @@ def test_clock_continues_after_its_connection_is_cut():
             )
             assert cursor.rowcount == 1
         turns.clear()
-        wait_until(lambda: bool(turns), "the clock works again")
+        wait_until(lambda: turns, "the clock works again")

@@ -1,8 +1,9 @@
-"""Programs that tests start: read their output line by line, and leave none behind."""
+"""Programs that tests start: their output is read line by line, and none outlives its test."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import queue
 import signal
@@ -12,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 PATIENCE = 60.0  # seconds: only so that a hang fails
@@ -53,12 +53,7 @@ class Program:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # With its children: one that kept the pipe open would block the reader.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -68,7 +63,7 @@ class Program:
         self.process.stdout.close()
 
     def wait_for(self, text: str, patience: float = PATIENCE) -> str:
-        """Read on to the next line that contains this text."""
+        """Return the next line that contains this text, past all lines before it."""
         give_up_at = time.monotonic() + patience
         while True:
             try:
@@ -81,7 +76,7 @@ class Program:
                 return line
 
     def stop_reading(self) -> None:
-        """Close our end of the pipe, while the program runs."""
+        """Close the reading end of the pipe while the program runs."""
         assert self.process.stdout is not None
         self._wanted = False
         self._reader.join(PATIENCE)
@@ -104,7 +99,7 @@ class Program:
         return "\n".join(self.lines)
 
 
-def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     give_up_at = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < give_up_at, f"not in {patience} s: {what}"
@@ -115,6 +110,15 @@ def is_open(port: int) -> bool:
     """Whether a program listens on this port of loopback."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def is_healthy(port: int) -> bool:
+    """Whether a web process on this port of loopback answers `GET /health` with 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    with contextlib.closing(connection), contextlib.suppress(OSError):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    return False
 
 
 def environment(**changes: str) -> dict[str, str]:

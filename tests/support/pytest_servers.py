@@ -1,7 +1,7 @@
 """Start Postgres and Valkey for the tests, before Django reads its settings.
 
-Loaded by ``-p tests.support.pytest_servers`` (pyproject.toml), because a conftest.py comes too late
-for that. One Postgres serves the whole session, with a database for each xdist worker by
+Loaded by ``-p tests.support.pytest_servers`` (pyproject.toml): a conftest.py is imported after the
+settings. One Postgres serves the whole session, with a database for each xdist worker by
 pytest-django; each worker has a Valkey of its own, since database numbers do not separate publish
 and subscribe.
 """
@@ -65,14 +65,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config, args: list[str]
 ) -> Generator[None, None, None]:
-    # A wrapper, because pytest-django reads the settings in the same hook and is called earlier.
+    # A wrapper: pytest-django reads the settings in the same hook, and is called earlier.
     if not {"-h", "--help", "-V", "--version"} & set(args):
         _start_servers(early_config)
     yield
 
 
-# Deletes the rows of tables that have some. Django's TRUNCATE creates every file of every table
-# anew, which takes half a second; and the rows of two tables are created again after each test.
+# Deletes the rows of tables that have rows. Django's TRUNCATE creates every file of every table
+# anew, which takes half a second, and makes it insert the rows of two tables after each test.
 EMPTY = """
 DO $$
 DECLARE
@@ -88,7 +88,7 @@ BEGIN
   END LOOP;
 END $$
 """
-KEPT = {"django_content_type", "auth_permission"}
+KEPT = {"django_content_type", "auth_permission"}  # the same rows in every test
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -111,12 +111,12 @@ def empty_tables_quickly() -> Generator[None, None, None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def drop_the_database_in_any_case() -> Generator[None, None, None]:
-    """End the remaining sessions first: on a busy machine one may not have ended yet."""
+def drop_database_despite_sessions() -> Generator[None, None, None]:
+    """End the remaining sessions first, which a busy machine may end late."""
     from django.db.backends.postgresql import creation
 
-    found: Any = creation.DatabaseCreation
-    django_way = found._destroy_test_db
+    creation_class: Any = creation.DatabaseCreation
+    django_way = creation_class._destroy_test_db
 
     def destroy(self: Any, name: str, verbosity: int) -> None:
         self.connection.close_pool()
@@ -129,7 +129,7 @@ def drop_the_database_in_any_case() -> Generator[None, None, None]:
         django_way(self, name, verbosity)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(found, "_destroy_test_db", destroy)
+        patch.setattr(creation_class, "_destroy_test_db", destroy)
         yield
 
 
@@ -148,14 +148,16 @@ def _start_servers(config: pytest.Config) -> None:
         for name in documented_variables():
             os.environ.pop(name, None)
         os.environ.update(ENVIRONMENT)
-        _delete_folders_of_the_killed()
+        for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}[0-9]*-*"):
+            if not is_alive(int(path.name.removeprefix(PREFIX).partition("-")[0])):
+                shutil.rmtree(path, ignore_errors=True)  # that session was killed
         folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         os.environ[FOLDER_VARIABLE] = str(folder)
-        _at_the_end(config, functools.partial(shutil.rmtree, folder, ignore_errors=True))
+        _at_end(config, functools.partial(shutil.rmtree, folder, ignore_errors=True))
         # The folder is root's when root runs the tests, and Postgres then runs as another user.
         folder.chmod(0o711)
         postgres = PostgresServer(folder / "postgres", settings=POSTGRES_SETTINGS)
-        _at_the_end(config, postgres.stop)
+        _at_end(config, postgres.stop)
         postgres.start()
         os.environ["DATABASE_URL"] = postgres.url
     else:
@@ -165,19 +167,12 @@ def _start_servers(config: pytest.Config) -> None:
     (folder / "static").mkdir(exist_ok=True)
 
     valkey = ValkeyServer(folder / f"valkey-{worker or 'main'}")
-    _at_the_end(config, valkey.stop)
+    _at_end(config, valkey.stop)
     valkey.start()
     os.environ["REDIS_URL"] = valkey.url
 
 
-def _delete_folders_of_the_killed() -> None:
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}[0-9]*-*"):
-        if not is_alive(int(path.name.removeprefix(PREFIX).partition("-")[0])):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _at_the_end(config: pytest.Config, action: Callable[[], None]) -> None:
-    # Once more at exit, for a start that failed before pytest would clean up; a second call does
-    # nothing.
+def _at_end(config: pytest.Config, action: Callable[[], None]) -> None:
+    # Again at exit, for a start that failed before pytest would clean up; a second call is harmless.
     config.add_cleanup(action)
     atexit.register(action)

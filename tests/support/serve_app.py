@@ -1,7 +1,8 @@
-"""A small ASGI application for the tests of `chatproject.serve`: a path's last word names its function.
+"""An ASGI application for tests of `chatproject.serve`: a path's last word names its function.
 
-`GET /state` returns its counts, and the client as the scope describes it. PING_INTERVAL and PING_TIMEOUT in the environment replace the
-server's constants of that name, as the server imports them after this module.
+`GET /state` returns its counts, and the client as the scope describes it. The environment's
+PING_INTERVAL and PING_TIMEOUT replace the server's constants of these names, which the server imports
+after this module.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ async def download(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def hold(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer when the end of a socket has been received; leave a task behind."""
+    """Answer once a socket has ended; leave a task in the background."""
     background.add(asyncio.create_task(run_for_ever()))
     await begin(send, b"begun ")
     await socket_ended.wait()
@@ -112,13 +113,13 @@ async def run_for_ever() -> None:
 
 
 async def hang(scope: Scope, receive: Receive, send: Send) -> None:
-    """Never end, also when the connection has."""
+    """Never end, not even after the connection."""
     await begin(send, b"begun ")
     await asyncio.to_thread(time.sleep, 600)
 
 
 async def fail(scope: Scope, receive: Receive, send: Send) -> None:
-    """Fail before the first answer, or with `begin` after the beginning of one."""
+    """Fail before the response begins, or with `begin` in the middle of it."""
     begins = "begin" in scope["options"]
     if scope["type"] == "websocket" and begins:
         await accept(receive, send, subprotocol=scope["options"].get("protocol"))
@@ -137,7 +138,7 @@ async def wake(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Send each message back; a text that is a number closes with it as the code."""
+    """Send each message back; a text of digits closes the socket with that code."""
     await accept(receive, send)
     while (message := await receive())["type"] == "websocket.receive":
         text = message.get("text")
@@ -151,7 +152,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 async def flood(scope: Scope, receive: Receive, send: Send) -> None:
     """Send `count` numbered messages of `size` characters as fast as `send` accepts them.
 
-    With `encoded`, through the server's extension for encoded text.
+    With `encoded` in the query, through the server's extension for encoded text.
     """
     frames: TextFrames = scope["extensions"][TEXT_FRAMES]
     await accept(receive, send)
@@ -189,7 +190,7 @@ async def sizes(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
-    """Receive nothing before a request for `/wake`; answer `last` with the number received."""
+    """Receive nothing until `GET /wake`; answer `last` with the number received and their order."""
     await accept(receive, send)
     await woken.wait()
     received: list[int] = []

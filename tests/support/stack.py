@@ -1,11 +1,9 @@
-"""Parley's processes as operators run them: web, worker and clock, for tests through all of them."""
+"""Parley's processes as operators run them (web, worker, clock), for tests that need all."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,9 @@ from typing import Self
 from django.conf import settings
 from django.db import connection
 
+from chatproject.local.servers import free_port
+from tests.support.programs import is_healthy
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 PROCESSES = {
@@ -27,11 +28,11 @@ PROCESSES = {
 
 
 class Stack:
-    """Starts processes against this test's database, Valkey and provider, and ends them.
+    """Processes on this test's database, Valkey and provider, which end with the `with`.
 
-    A process is named like its command in PROCESSES, further ones of the same kind `web-2`,
+    A process has the name of its command in PROCESSES; further ones of the same kind are `web-2`,
     `worker-2` and so on. `base` is the address of the web process `web`, like
-    http://127.0.0.1:12345. `log(name)` is the output of a process.
+    http://127.0.0.1:12345.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Stack:
         return f"http://127.0.0.1:{self._ports[name]}"
 
     def start(self, *names: str) -> None:
-        """Start processes; returns when the web processes among them answer."""
+        """Start processes; return when the web processes among them answer."""
         for name in names:
             self.launch(name)
         for name in names:
@@ -81,7 +82,7 @@ class Stack:
                 self._wait_for_web(name)
 
     def launch(self, name: str) -> None:
-        """Start a process, without waiting for anything."""
+        """Start a process without waiting for it."""
         environment = self._environment
         if kind_of(name) == "web":
             environment = {**environment, "PORT": str(self._ports[name])}
@@ -104,7 +105,7 @@ class Stack:
         return self._processes[name].poll()
 
     def kill(self, name: str) -> None:
-        """SIGKILL: the process has no chance to clean up."""
+        """SIGKILL: the process cannot clean up."""
         self._end(name, signal.SIGKILL)
 
     def pause(self, name: str) -> None:
@@ -153,15 +154,9 @@ class Stack:
         while time.monotonic() < deadline:
             if self.ended(name) is not None:
                 break
-            try:
-                client = http.client.HTTPConnection("127.0.0.1", self._ports[name], timeout=5)
-                client.request("GET", "/health")
-                if client.getresponse().status == 200:
-                    return
-            except OSError:
-                time.sleep(0.05)
-            finally:
-                client.close()
+            if is_healthy(self._ports[name]):
+                return
+            time.sleep(0.05)
         raise RuntimeError(f"the web process does not answer:\n{self.log(name)}")
 
 
@@ -175,10 +170,3 @@ def database_url() -> str:
     of = connection.settings_dict
     password = f":{of['PASSWORD']}" if of["PASSWORD"] else ""
     return f"postgres://{of['USER']}{password}@{of['HOST']}:{of['PORT']}/{of['NAME']}"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -1,3 +1,5 @@
+"""Servers of a test session: each has its own, and none outlives it."""
+
 from __future__ import annotations
 
 import os
@@ -10,7 +12,7 @@ import pytest
 from chatproject.local.servers import BASE_DIR, is_alive
 from tests.support.programs import Program, wait_until
 
-# A test that writes its servers, a line in each xdist worker; then it ends, or waits to be ended.
+# A test that writes a line about its servers, and takes LOOK_FOR seconds.
 LOOK = """
 from __future__ import annotations
 import os, time
@@ -37,7 +39,7 @@ def test_look(n, valkey_url):
 
 
 class Session(Program):
-    """A test session of its own with two tests, each of which takes so many seconds."""
+    """A separate test session with two tests, each of which takes so many seconds."""
 
     def __init__(self, folder: Path, *options: str, seconds: float = 0.0) -> None:
         path = folder / "test_look.py"
@@ -50,15 +52,12 @@ class Session(Program):
             "EMAIL_URL": "smtp://secret.example.org",
             "LOOK_FOR": str(seconds),
         }
-        super().__init__(
-            [
-                *(sys.executable, "-m", "pytest", str(path), "-q", "-p", "no:cacheprovider"),
-                *("-p", "tests.conftest"),  # found automatically only from within its folder
-                *("-c", str(BASE_DIR / "pyproject.toml"), "--rootdir", str(folder), *options),
-            ],
-            cwd=BASE_DIR,
-            env=environment,
-        )
+        command = [
+            *(sys.executable, "-m", "pytest", str(path), "-q", "-p", "no:cacheprovider"),
+            *("-p", "tests.conftest"),  # found automatically only from within its folder
+            *("-c", str(BASE_DIR / "pyproject.toml"), "--rootdir", str(folder), *options),
+        ]
+        super().__init__(command, cwd=BASE_DIR, env=environment)
 
     def looks(self) -> list[list[str]]:
         if not self.seen.exists():
@@ -93,7 +92,7 @@ def test_interrupted_session_leaves_no_server(tmp_path, processes, number):
         os.killpg(session.process.pid, number)
         session.process.wait()
         if number == signal.SIGINT:
-            wait_until(lambda: not session.leftovers(), "nothing is left")
+            wait_until(lambda: not session.leftovers(), "everything is removed")
         else:  # no process was left to delete the folder
             folder = session.looks()[0][0]
             wait_until(lambda: set(session.leftovers()) == {folder}, "no server is left")
@@ -102,7 +101,7 @@ def test_interrupted_session_leaves_no_server(tmp_path, processes, number):
             assert not Path(folder).exists(), "the next session deletes it"
 
 
-def test_asking_for_the_version_starts_no_server(tmp_path):
+def test_version_option_starts_no_server(tmp_path):
     with Session(tmp_path, "--version") as session:
         assert session.wait() == 0
         assert not session.looks()

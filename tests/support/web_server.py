@@ -1,4 +1,4 @@
-"""`python -m chatproject.serve` as a child process, and raw clients for it."""
+"""`python -m chatproject.serve` as a child process, and clients that send raw bytes to it."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class WebServer(Program):
         return socket.create_connection(self.address, timeout=PATIENCE)
 
     def upgraded(self, path: str = "/ws/echo") -> socket.socket:
-        """A connection after the opening handshake, for frames that no client library sends."""
+        """A connection after its opening handshake, for frames that client libraries never send."""
         connection = self.raw()
-        # Small, so that the kernel hides little where the client does not read; but not so small
-        # that it drops whole packets, and with them the acknowledgements in them.
+        # Small, so that the kernel buffers little for a client that does not read; yet large enough
+        # that it drops no packet, and no acknowledgement with it.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         connection.sendall(UPGRADE.replace("/ws/echo", path).encode() + b"\r\n")
         assert connection.recv(1_000).startswith(b"HTTP/1.1 101 ")
@@ -80,7 +80,7 @@ class WebServer(Program):
         return body
 
     def state(self, **headers: str) -> dict[str, Any]:
-        """The application's counts, and the client of this request in its eyes."""
+        """The application's counts, and the client of this request as its scope has it."""
         state: dict[str, Any] = json.loads(self.get("/state", **headers))
         return state
 
@@ -98,13 +98,13 @@ class WebServer(Program):
         return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
 
     def terminate(self) -> None:
-        """Send SIGTERM; returns when the server has begun to stop."""
+        """Send SIGTERM; return when the server has begun to stop."""
         self.signal(signal.SIGTERM)
         self.wait_for("SIGTERM: closing connections")
 
 
 async def close_code(connection: ClientConnection) -> int:
-    """The code with which the server closes the connection, past all messages before it."""
+    """The code with which the server closes the connection, after any messages."""
     with contextlib.suppress(ConnectionClosed):
         async for _ in connection:
             pass
@@ -113,7 +113,7 @@ async def close_code(connection: ClientConnection) -> int:
 
 
 def read_close_code(connection: socket.socket) -> int:
-    """The code of the close frame that must be the next one."""
+    """The code of the next frame, which must be a close frame."""
     closing = connection.recv(1_000)
     assert closing[0] == 0x88
     code: int = struct.unpack("!H", closing[2:4])[0]

@@ -24,8 +24,8 @@ from chat.runs.wait_estimate import Throughput
 from chat.streaming import groups
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.redis.clients import sync_client
+from chatproject.local.servers import free_port
 from tests.support.conversations import begin, send
-from tests.support.stack import free_port
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
