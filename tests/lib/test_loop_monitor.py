@@ -1,14 +1,13 @@
-"""A loop that stands still is noticed, with what held it up, and told to the staff."""
+"""A blocked event loop is measured, and reported to staff with the blocking line."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-import redis
 
 from chatproject.lib import loop_monitor
 from chatproject.lib.loop_monitor import LoopMonitor
@@ -23,20 +22,14 @@ async def monitor() -> AsyncIterator[LoopMonitor]:
     monitor.stop()
 
 
-@pytest.fixture
-def valkey_client(valkey_url) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(valkey_url) as client:
-        yield client
-
-
 def stand_still() -> None:
-    """What no coroutine should call."""
+    """Block for longer than any coroutine should."""
     end = time.monotonic() + 0.4
     while time.monotonic() < end:
         pass
 
 
-async def test_a_block_is_told_with_task_and_place(monitor, caplog):
+async def test_block_is_reported_with_task_and_line(monitor, caplog):
     async def careless() -> None:
         stand_still()
 
@@ -56,7 +49,7 @@ async def test_a_block_is_told_with_task_and_place(monitor, caplog):
     assert "was blocked" in caplog.text
 
 
-async def test_a_loop_that_only_waits_is_not_blocked(monitor):
+async def test_waiting_loop_is_not_blocked(monitor):
     before = monitor.blocks
     monitor._lags.clear()
     await asyncio.sleep(0.2)
@@ -64,24 +57,23 @@ async def test_a_loop_that_only_waits_is_not_blocked(monitor):
     assert monitor.blocks - before <= sum(lag > loop_monitor.BLOCK for lag in monitor._lags)
 
 
-async def test_its_keys_do_not_stay_for_ever(monitor, valkey_client):
+async def test_keys_of_the_report_expire(monitor, valkey_client):
     monitor._record_block(0.2)
     monitor._report()
     for key in (loop_monitor.LOOPS, loop_monitor.BLOCKS):
         assert valkey_client.ttl(key) > 0
 
 
-async def test_a_process_that_says_nothing_more_leaves_the_report(monitor, valkey_client):
+async def test_silent_process_leaves_the_report(monitor, valkey_client):
     monitor._report()
-    gone = loop_monitor.Loop(
-        process="gone:1", role="web", at=1.0, blocks=0, worst=0.0, lag_p50=0.0, lag_max=0.0
-    )
-    valkey_client.hset(loop_monitor.LOOPS, "gone:1", msgspec.json.encode(gone))
+    figures = {"at": 1.0, "blocks": 0, "worst": 0.0, "lag_p50": 0.0, "lag_max": 0.0}
+    ended = msgspec.json.encode({"process": "gone:1", "role": "web", **figures})
+    valkey_client.hset(loop_monitor.LOOPS, "gone:1", ended)
     assert [loop.process for loop in loop_monitor.report().loops] == [monitor.process]
     assert not valkey_client.hexists(loop_monitor.LOOPS, "gone:1")
 
 
-async def test_delivery_times_are_part_of_the_report(monitor):
+async def test_delivery_times_are_reported(monitor):
     for milliseconds in (10, 20, 400):
         loop_monitor.note_delivery(int(time.time() * 1000) - milliseconds)
     monitor._report()

@@ -1,4 +1,4 @@
-"""What nobody waits for is done when the caller has its answer."""
+"""Work that no caller waits for is done after the response."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from chatproject.lib.db import threads
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-async def test_news_are_told_after_the_answer():
+async def test_later_work_does_not_delay_the_response():
     loop = asyncio.get_running_loop()
-    told = loop.create_future()
+    published = loop.create_future()
     go_on = threading.Event()
 
-    def tell() -> None:
+    def publish() -> None:
         go_on.wait(10)
-        loop.call_soon_threadsafe(told.set_result, "news")
+        loop.call_soon_threadsafe(published.set_result, "news")
 
     def work() -> str:
-        db.after_response(tell)
+        db.after_response(publish)
         return "answer"
 
-    # Were the answer to wait for the news, it would come too late to let them go.
+    # A response that waited for the work would come too late to let it go on.
     assert await db.run(work) == "answer"
-    assert not told.done()
+    assert not published.done()
     go_on.set()
-    assert await asyncio.wait_for(told, 10) == "news"
+    assert await asyncio.wait_for(published, 10) == "news"
 
 
-async def test_news_that_fail_do_not_keep_others_back(caplog):
+async def test_failing_work_does_not_stop_other_work(caplog):
     loop = asyncio.get_running_loop()
-    told = loop.create_future()
+    published = loop.create_future()
 
     def work() -> None:
         db.after_response(lambda: 1 / 0)
-        db.after_response(lambda: loop.call_soon_threadsafe(told.set_result, "news"))
+        db.after_response(lambda: loop.call_soon_threadsafe(published.set_result, "news"))
 
     await db.run(work)
-    assert await asyncio.wait_for(told, 10) == "news"
+    assert await asyncio.wait_for(published, 10) == "news"
     assert "a deferred call failed" in caplog.text
 
 
-async def test_news_are_not_lost_when_the_loop_ends():
-    told: list[str] = []
-    await db.run(lambda: db.after_response(told.append, "news"))
-    await asyncio.sleep(0)  # the loop hears of it
+async def test_pending_work_is_done_before_the_end():
+    published: list[str] = []
+    await db.run(lambda: db.after_response(published.append, "news"))
+    await asyncio.sleep(0)  # the loop schedules it
     await db.run_deferred()
-    assert told == ["news"]
+    assert published == ["news"]
     await asyncio.sleep(2 * threads.DEFERRED_AFTER)
-    assert told == ["news"]
+    assert published == ["news"]
 
 
-def test_outside_of_run_they_are_told_at_once():
-    told: list[str] = []
-    db.after_response(told.append, "news")
-    assert told == ["news"]
+def test_work_outside_of_run_is_done_immediately():
+    published: list[str] = []
+    db.after_response(published.append, "news")
+    assert published == ["news"]

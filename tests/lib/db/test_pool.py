@@ -1,4 +1,4 @@
-"""Calls after an outage of Postgres: they find a pool that is full of broken connections."""
+"""Calls after an outage of Postgres, with a pool full of broken connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BROKEN = 14
 
 
 def backend(together: threading.Barrier) -> int:
-    """The process of Postgres that serves this thread, which others have none of meanwhile."""
+    """The process of Postgres that serves this thread, and no other thread meanwhile."""
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
@@ -32,7 +32,7 @@ def answer() -> int:
         return int(cursor.fetchone()[0])
 
 
-async def test_one_call_gets_past_all_of_them():
+async def test_one_call_replaces_all_broken_connections():
     together = threading.Barrier(BROKEN)
     with ThreadPoolExecutor(BROKEN) as threads:
         backends = list(threads.map(backend, [together] * BROKEN))
@@ -47,4 +47,4 @@ async def test_one_call_gets_past_all_of_them():
 
     await db.run(end_all)
     assert await db.run(answer) == 42
-    connection.pool.check()  # type: ignore[attr-defined] # what is still broken is no other test's
+    connection.pool.check()  # type: ignore[attr-defined] # so that no other test gets a broken one

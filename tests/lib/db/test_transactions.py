@@ -1,4 +1,4 @@
-"""Transactions in which money is written: outermost, tried again after lock errors only."""
+"""Transactions that write money: outermost, and tried again after lock errors only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def counted(name: str, **labels: str) -> float:
 
 
 class Locked:
-    """Somebody else, who holds the lock of a user's row until told to let go."""
+    """Another session, which has the lock of a user's row until `let_go` is set."""
 
     def __init__(self, user: User) -> None:
         self._user = user
@@ -63,7 +63,7 @@ def user() -> User:
     return User.objects.create_user("somebody@example.org")
 
 
-def test_a_lock_timeout_is_tried_again_and_counted(user):
+def test_lock_timeout_is_tried_again_and_counted(user):
     before = counted("parley_money_retries_total", sqlstate="55P03")
     turns = []
 
@@ -83,7 +83,7 @@ def test_a_lock_timeout_is_tried_again_and_counted(user):
     assert user.first_name == "Ada"
 
 
-def test_who_meets_locks_each_time_gives_up(user):
+def test_repeated_lock_timeouts_raise_money_busy(user):
     before = counted("parley_money_busy_total")
     turns = []
 
@@ -99,48 +99,41 @@ def test_who_meets_locks_each_time_gives_up(user):
     assert User.objects.count() == 1
 
 
-@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03"])
-def test_lock_errors_are_tried_again(sqlstate):
-    turns = []
-
-    def once() -> int:
-        turns.append(1)
-        if len(turns) == 1:
-            raise_in_database(sqlstate)
-        return len(turns)
-
-    assert money_transaction(once) == 2
-
-
 @pytest.mark.parametrize(
     ("sqlstate", "error"),
     [
+        ("40001", None),
+        ("40P01", None),
+        ("55P03", None),
         ("23505", IntegrityError),
         ("22003", DataError),
         ("57014", OperationalError),
         ("53300", OperationalError),
     ],
 )
-def test_other_errors_are_not(sqlstate, error):
+def test_only_lock_errors_are_tried_again(sqlstate, error):
     turns = []
 
-    def once() -> None:
+    def change() -> int:
         turns.append(1)
-        raise_in_database(sqlstate)
+        if error or len(turns) == 1:
+            raise_in_database(sqlstate)
+        return len(turns)
 
-    with pytest.raises(error):
-        money_transaction(once)
-    assert len(turns) == 1
+    if error is None:
+        assert money_transaction(change) == 2
+    else:
+        with pytest.raises(error):
+            money_transaction(change)
+        assert len(turns) == 1
 
 
 def raise_in_database(sqlstate: str) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"DO $$ BEGIN RAISE EXCEPTION 'as told' USING ERRCODE = '{sqlstate}'; END $$"
-        )
+        cursor.execute(f"DO $$ BEGIN RAISE 'on purpose' USING ERRCODE = '{sqlstate}'; END $$")
 
 
-def test_a_real_deadlock_is_tried_again():
+def test_real_deadlock_is_tried_again(monkeypatch):
     users = [User.objects.create_user(f"{name}@example.org") for name in "ab"]
     before = counted("parley_money_retries_total", sqlstate="40P01")
     met = threading.Barrier(2)
@@ -157,36 +150,28 @@ def test_a_real_deadlock_is_tried_again():
         money_transaction(change, first)
         connections.close_all()
 
-    db_settings = transactions.MONEY_SETTINGS
-    transactions.MONEY_SETTINGS = (
-        "SET LOCAL lock_timeout = '20s'; SET LOCAL deadlock_timeout = '50ms'"
-    )
-    try:
-        threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        transactions.MONEY_SETTINGS = db_settings
+    patient = "SET LOCAL lock_timeout = '20s'; SET LOCAL deadlock_timeout = '50ms'"
+    monkeypatch.setattr(transactions, "MONEY_SETTINGS", patient)
+    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(turns) == 3
     assert counted("parley_money_retries_total", sqlstate="40P01") == before + 1
     names = User.objects.order_by("pk").values_list("first_name", "last_name")
     assert list(names) == [("0", "1"), ("1", "0")]
 
 
-def test_what_fails_after_the_commit_is_not_tried_again(user):
+def test_error_after_the_commit_is_not_tried_again(user):
     turns = []
-
-    def fails() -> None:
-        raise_in_database("55P03")
 
     def change() -> None:
         turns.append(1)
-        transaction.on_commit(fails)
+        transaction.on_commit(lambda: raise_in_database("55P03"))
         User.objects.filter(pk=user.pk).update(first_name="Ada")
 
-    with pytest.raises(OperationalError, match="as told") as raised:
+    with pytest.raises(OperationalError, match="on purpose") as raised:
         money_transaction(change)
     assert not isinstance(raised.value, MoneyBusy)
     assert len(turns) == 1
@@ -194,7 +179,7 @@ def test_what_fails_after_the_commit_is_not_tried_again(user):
     assert user.first_name == "Ada"
 
 
-def test_what_fails_after_the_commit_by_itself_is_logged_only(user, caplog):
+def test_error_in_after_commit_is_only_logged(user, caplog):
     def change() -> None:
         db.after_commit(raise_in_database, "55P03")
         db.after_commit(done.append, 1)
@@ -203,10 +188,10 @@ def test_what_fails_after_the_commit_by_itself_is_logged_only(user, caplog):
     done: list[int] = []
     money_transaction(change)
     assert done == [1]
-    assert "as told" in caplog.text
+    assert "on purpose" in caplog.text
 
 
-def test_it_is_outermost():
+def test_money_transaction_must_be_outermost():
     with pytest.raises(RuntimeError), transaction.atomic():
         money_transaction(lambda: None)
     with pytest.raises(RuntimeError):
@@ -214,7 +199,7 @@ def test_it_is_outermost():
     assert not db.in_money_transaction()
 
 
-def test_an_error_undoes_everything():
+def test_error_undoes_everything():
     def change() -> None:
         User.objects.create_user("a@example.org")
         assert db.in_money_transaction()
@@ -226,7 +211,7 @@ def test_an_error_undoes_everything():
     assert not db.in_money_transaction()
 
 
-def test_locks_and_idling_have_an_end(monkeypatch):
+def test_locks_and_idle_transactions_time_out(monkeypatch):
     monkeypatch.undo()
 
     def ask() -> Any:

@@ -1,4 +1,4 @@
-"""Web servers for tests: one that they share, and ones of their own."""
+"""Web servers for tests: one that is shared, and separate ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.web_server import WebServer
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[WebServer]:
-    """One server for all tests that leave it as it was."""
+    """One server for all tests of a module that leave it as it was."""
     with WebServer() as server:
         yield server
         server.process.kill()
@@ -23,6 +23,6 @@ def server() -> Iterator[WebServer]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., WebServer]]:
-    """Starts servers of the test's own."""
+    """Starts servers for this test alone."""
     with contextlib.ExitStack() as stack:
         yield lambda *words, **variables: stack.enter_context(WebServer(*words, **variables))

@@ -1,7 +1,7 @@
-"""The names of Daphne, Twisted, autobahn and Django that the web server overrides or uses.
+"""Names of Daphne, Twisted, autobahn and Django that the web server overrides or uses.
 
-Most are no part of a public interface: requirements.in pins their packages, and an upgrade that moves
-one fails here and not in production.
+Most are not public: requirements.in pins their packages, so that an upgrade which moves one fails here
+and not in production.
 """
 
 from __future__ import annotations
