@@ -1,16 +1,9 @@
-"""Things that die in the middle of a reply: the browser's connection, web, worker, Valkey, Postgres."""
+"""Faults in the middle of a reply: the browser's connection, web, worker, Valkey, Postgres."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 from uuid import UUID
@@ -18,15 +11,15 @@ from uuid import UUID
 import pytest
 import websockets
 
-from accounts.models import User
 from chat.models import LanguageModel, Run
 from chat.streaming import log as run_log
 from chatproject.lib import db
 from chatproject.local.servers import PostgresServer, ValkeyServer
+from tests.chaos.conftest import TEXT, WHOLE
 from tests.support.fake_llm import reply_text
 from tests.support.people import session_key
 from tests.support.reconnecting_client import LiveTab
-from tests.support.stack import PROJECT, Stack
+from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -34,38 +27,18 @@ pytestmark = [
     pytest.mark.timeout(180),
 ]
 
-# Ten tokens, then a pause until the test lets go on.
-TEXT = "[[tokens=60 rate=0 hold=10 key=fault]]"
+
+async def test_client_of_a_killed_web_process_reconnects(talking, provider):
+    async with talking("web", "worker") as talk:
+        await asyncio.to_thread(talk.stack.kill, "web")
+        await asyncio.to_thread(talk.stack.start, "web")
+        await asyncio.to_thread(provider.release, "fault")
+        end = await talk.chat
+    assert (end["type"], end["text"]) == ("run.done", WHOLE)
+    assert talk.tab.connections == 2
 
 
-@asynccontextmanager
-async def talking(
-    stack: Stack, owner: User, *names: str
-) -> AsyncIterator[tuple[LiveTab, asyncio.Task[dict[str, Any]]]]:
-    """Processes, a tab that got the first tokens of TEXT, and the task that follows the rest."""
-    await asyncio.to_thread(stack.start, *names)
-    tab = LiveTab(stack, await db.run(session_key, owner))
-    async with asyncio.timeout(120):
-        chat = asyncio.create_task(tab.chat(TEXT))
-        await tab.until("text.delta")
-        yield tab, chat
-
-
-async def test_web_dies_and_the_client_comes_back_to_the_whole_reply(
-    owner, provider, server_folder
-):
-    with Stack(server_folder, provider_url=provider.url) as stack:
-        async with talking(stack, owner, "web", "worker") as (tab, chat):
-            await asyncio.to_thread(stack.kill, "web")
-            await asyncio.to_thread(stack.start, "web")
-            await asyncio.to_thread(provider.release, "fault")
-            end = await chat
-    assert end["type"] == "run.done"
-    assert end["text"] == reply_text(60, TEXT)
-    assert tab.connections == 2
-
-
-async def test_a_web_process_that_ends_says_that_it_restarts(owner, provider, server_folder):
+async def test_ending_web_process_closes_with_1012(owner, provider, server_folder):
     with Stack(server_folder, provider_url=provider.url) as stack:
         await asyncio.to_thread(stack.start, "web")
         tab = LiveTab(stack, await db.run(session_key, owner))
@@ -78,98 +51,69 @@ async def test_a_web_process_that_ends_says_that_it_restarts(owner, provider, se
 
 
 @pytest.mark.parametrize("continuation", ["", "prefill"])
-async def test_another_worker_finishes_what_a_killed_one_began(
-    owner, provider, server_folder, continuation
-):
+async def test_reply_of_a_killed_worker_is_finished(talking, provider, continuation):
     await db.run(lambda: LanguageModel.objects.update(continuation=continuation))
-    with Stack(server_folder, provider_url=provider.url) as stack:
-        async with talking(stack, owner, "web", "worker", "clock") as (tab, chat):
-            await asyncio.to_thread(provider.wait, held=1)
-            await asyncio.sleep(0.3)  # what the provider sent has been written by now
-            await asyncio.to_thread(stack.kill, "worker")
-            await asyncio.to_thread(provider.release, "fault")
-            await tab.until("run.waiting", attempt=2)  # nobody is there to take it
-            await asyncio.to_thread(stack.start, "worker")
-            end = await chat
+    async with talking("web", "worker", "clock") as talk:
+        await asyncio.to_thread(talk.stack.kill, "worker")
+        await asyncio.to_thread(provider.release, "fault")
+        await talk.tab.until("run.waiting", attempt=2)  # there is no worker to take it
+        await asyncio.to_thread(talk.stack.start, "worker")
+        end = await talk.chat
     assert (end["type"], end["attempt"]) == ("run.done", 2)
-    assert end["text"] == tab.text == reply_text(60, TEXT)
-    restart = next(event for event in tab.events if event["type"] == "run.restarted")
+    assert end["text"] == talk.tab.text == WHOLE
+    restart = next(event for event in talk.tab.events if event["type"] == "run.restarted")
     assert bool(restart.get("text")) is bool(continuation)
 
 
-async def test_without_attempts_a_killed_worker_ends_its_runs_with_the_partial_text(
-    owner, provider, server_folder
-):
-    once = {"RUN_ATTEMPTS": "1"}
-    with Stack(server_folder, provider_url=provider.url, environment=once) as stack:
-        async with talking(stack, owner, "web", "worker", "clock") as (tab, chat):
-            await asyncio.to_thread(provider.wait, held=1)
-            await asyncio.sleep(0.3)  # what the provider sent has been written by now
-            await asyncio.to_thread(stack.kill, "worker")
-            end = await chat
-            assert end["type"] == "run.failed"
-            assert end["code"] == "unavailable"
-            assert end["text"] == tab.text
-            assert reply_text(60, TEXT).startswith(tab.text)
-            assert tab.text
-            # The conversation is free, and another worker takes the next message.
-            await asyncio.to_thread(stack.start, "worker")
-            again = LiveTab(stack, await db.run(session_key, owner))
-            text = "[[tokens=5 rate=0]]"
-            end = await again.chat(text, client_id="b", conversation=end["conversation"])
-    assert (end["type"], end["text"]) == ("run.done", reply_text(5, text))
+async def test_last_attempt_of_a_killed_worker_fails(talking):
+    """The partial text stays, the conversation is free, and another worker takes the next message."""
+    async with talking("web", "worker", "clock", RUN_ATTEMPTS="1") as talk:
+        await asyncio.to_thread(talk.stack.kill, "worker")
+        end = await talk.chat
+        assert (end["type"], end["code"]) == ("run.failed", "unavailable")
+        assert end["text"] == talk.tab.text
+        assert WHOLE.startswith(talk.tab.text)
+        assert talk.tab.text
+        await asyncio.to_thread(talk.stack.start, "worker")
+        await talk.next_message_is_answered(end["conversation"])
 
 
-async def test_a_worker_that_is_told_to_end_finishes_what_it_makes(owner, provider, server_folder):
-    with Stack(server_folder, provider_url=provider.url) as stack:
-        async with talking(stack, owner, "web", "worker") as (_, chat):
-            ending = asyncio.create_task(asyncio.to_thread(stack.terminate, "worker"))
-            await asyncio.to_thread(provider.release, "fault")
-            end = await chat
-            await ending
-    assert (end["type"], end["text"]) == ("run.done", reply_text(60, TEXT))
+async def test_terminated_worker_finishes_its_replies(talking, provider):
+    async with talking("web", "worker") as talk:
+        ending = asyncio.create_task(asyncio.to_thread(talk.stack.terminate, "worker"))
+        await asyncio.to_thread(provider.release, "fault")
+        end = await talk.chat
+        await ending
+    assert (end["type"], end["text"]) == ("run.done", WHOLE)
 
 
-async def test_a_worker_that_must_end_too_soon_hands_its_runs_to_another(
-    owner, provider, server_folder
-):
-    short = {"WORKER_DRAIN_SECONDS": "0"}
-    with Stack(server_folder, provider_url=provider.url, environment=short) as stack:
-        async with talking(stack, owner, "web", "worker") as (tab, chat):
-            await asyncio.to_thread(stack.terminate, "worker")
-            await asyncio.to_thread(provider.release, "fault")
-            await asyncio.to_thread(stack.start, "worker")
-            end = await chat
+async def test_worker_without_drain_time_hands_runs_over(talking, provider):
+    async with talking("web", "worker", WORKER_DRAIN_SECONDS="0") as talk:
+        await asyncio.to_thread(talk.stack.terminate, "worker")
+        await asyncio.to_thread(provider.release, "fault")
+        await asyncio.to_thread(talk.stack.start, "worker")
+        end = await talk.chat
     assert (end["type"], end["attempt"]) == ("run.done", 2)
-    assert end["text"] == tab.text == reply_text(60, TEXT)
+    assert end["text"] == talk.tab.text == WHOLE
 
 
-async def test_a_worker_that_stood_still_says_nothing_more(
-    owner, provider, server_folder, valkey_client
-):
-    once = {"RUN_ATTEMPTS": "1"}
-    with Stack(server_folder, provider_url=provider.url, environment=once) as stack:
-        async with talking(stack, owner, "web", "worker", "clock") as (tab, chat):
-            await asyncio.to_thread(stack.pause, "worker")
-            await asyncio.to_thread(provider.release, "fault")
-            end = await chat
-            assert end["type"] == "run.failed"
-            told = valkey_client.xlen(run_log.log_key(UUID(end["run"])))
-            await asyncio.to_thread(stack.go_on, "worker")
-            # It takes the next message, and has dropped the old one.
-            again = LiveTab(stack, await db.run(session_key, owner))
-            text = "[[tokens=5 rate=0]]"
-            end = await again.chat(text, client_id="b", conversation=end["conversation"])
-            assert (end["type"], end["text"]) == ("run.done", reply_text(5, text))
-            await asyncio.to_thread(provider.wait, active=0)
-    assert valkey_client.xlen(run_log.log_key(UUID(tab.run))) == told
-    first = await db.run(Run.objects.select_related("message").get, pk=tab.run)
-    assert (first.status, first.message.text) == ("failed", tab.text)
+async def test_frozen_worker_writes_nothing_after_waking(talking, provider, valkey_client):
+    async with talking("web", "worker", "clock", RUN_ATTEMPTS="1") as talk:
+        await asyncio.to_thread(talk.stack.pause, "worker")
+        await asyncio.to_thread(provider.release, "fault")
+        end = await talk.chat
+        assert end["type"] == "run.failed"
+        written = valkey_client.xlen(run_log.log_key(UUID(end["run"])))
+        await asyncio.to_thread(talk.stack.go_on, "worker")
+        # It takes the next message, and has dropped the old one.
+        await talk.next_message_is_answered(end["conversation"])
+        await asyncio.to_thread(provider.wait, active=0)
+    assert valkey_client.xlen(run_log.log_key(UUID(talk.tab.run))) == written
+    first = await db.run(Run.objects.select_related("message").get, pk=talk.tab.run)
+    assert (first.status, first.message.text) == ("failed", talk.tab.text)
 
 
-async def test_a_run_whose_job_was_flushed_is_queued_again(
-    owner, provider, server_folder, valkey_client
-):
+async def test_flushed_job_is_queued_again(owner, provider, server_folder, valkey_client):
     text = "[[tokens=5 rate=0]]"
     with Stack(server_folder, provider_url=provider.url) as stack:
         await asyncio.to_thread(stack.start, "web", "clock")
@@ -183,35 +127,23 @@ async def test_a_run_whose_job_was_flushed_is_queued_again(
     assert (end["type"], end["text"]) == ("run.done", reply_text(5, text))
 
 
-async def test_valkey_dies_for_a_while_and_running_and_queued_runs_go_on(
-    owner, provider, server_folder, own_valkey: ValkeyServer
-):
-    own = {"REDIS_URL": own_valkey.url}
-    with Stack(server_folder, provider_url=provider.url, environment=own) as stack:
-        await asyncio.to_thread(stack.start, "web", "worker", "clock")
-        session = await db.run(session_key, owner)
-        tab = LiveTab(stack, session)
-        async with asyncio.timeout(120):
-            chat = asyncio.create_task(tab.chat(TEXT))
-            await tab.until("text.delta")
-            await asyncio.to_thread(own_valkey.kill)
-
-            # Sends are refused meanwhile, with words, and store nothing.
-            refused = LiveTab(stack, session)
-            error = await refused_send(refused)
-            assert error is None or error["code"] == "unavailable"
-            assert await db.run(Run.objects.count) == 1
-
-            # All that Redis knew is gone: this Valkey keeps nothing on disk.
-            await asyncio.to_thread(own_valkey.start)
-            await asyncio.to_thread(provider.release, "fault")
-            end = await chat
-    assert (end["type"], end["text"]) == ("run.done", reply_text(60, TEXT))
+async def test_run_survives_an_outage_of_valkey(talking, provider, own_valkey: ValkeyServer):
+    async with talking("web", "worker", "clock", REDIS_URL=own_valkey.url) as talk:
+        await asyncio.to_thread(own_valkey.kill)
+        # Sends are refused meanwhile, with words, and store nothing.
+        error = await refused_send(LiveTab(talk.stack, talk.session))
+        assert error is None or error["code"] == "unavailable"
+        assert await db.run(Run.objects.count) == 1
+        # Everything in Redis is lost: this Valkey stores nothing on disk.
+        await asyncio.to_thread(own_valkey.start)
+        await asyncio.to_thread(provider.release, "fault")
+        end = await talk.chat
+    assert (end["type"], end["text"]) == ("run.done", WHOLE)
     assert await db.run(lambda: Run.objects.get().attempt) == 1
 
 
 async def refused_send(tab: LiveTab) -> dict[str, object] | None:
-    """Try to send while Redis is away; the error, or None when already the socket was refused."""
+    """Try to send while Redis is unreachable; the error, or None when the socket was refused."""
     try:
         async with websockets.connect(tab._address, **tab._options) as socket:
             await socket.send(json.dumps({"type": "chat.send", "client_id": "r", "text": "x"}))
@@ -222,28 +154,18 @@ async def refused_send(tab: LiveTab) -> dict[str, object] | None:
         return None
 
 
-async def test_postgres_restarts_and_the_running_reply_is_stored_when_it_is_back(
-    provider, server_folder: Path, own_postgres: PostgresServer
+async def test_reply_survives_an_outage_of_postgres(
+    provider, server_folder, own_postgres: PostgresServer
 ):
-    """Tokens keep flowing while the database is away, and the end waits for it."""
+    """Tokens keep flowing while the database is unreachable, and the end waits for it."""
     own = {"DATABASE_URL": own_postgres.url}
-    environment = {**os.environ, **own, "DEFAULT_MODEL": "stub-model"}
-
-    def manage(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=PROJECT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout
-
-    await asyncio.to_thread(manage, "migrate", "--verbosity", "0")
-    await asyncio.to_thread(manage, "create_catalogue")
-    session = (await asyncio.to_thread(manage, "shell", "--verbosity", "0", "-c", SIGN_IN)).strip()
     with Stack(server_folder, provider_url=provider.url, environment=own) as stack:
+        await asyncio.to_thread(stack.manage, "migrate", "--verbosity", "0")
+        await asyncio.to_thread(stack.manage, "create_catalogue")
+        signed_in = await asyncio.to_thread(
+            stack.manage, "shell", "--verbosity", "0", "-c", SIGN_IN
+        )
+        session = signed_in.strip()
         await asyncio.to_thread(stack.start, "web", "worker", "clock")
         tab = LiveTab(stack, session)
         async with asyncio.timeout(120):
@@ -254,12 +176,12 @@ async def test_postgres_restarts_and_the_running_reply_is_stored_when_it_is_back
             assert await asyncio.to_thread(status_of, f"{stack.base}/", session) == 503
             assert await refused_send(LiveTab(stack, session)) is None
             await asyncio.to_thread(provider.release, "fault")
-            while tab.text != reply_text(60, TEXT):
+            while tab.text != WHOLE:
                 await asyncio.sleep(0.05)
             await asyncio.to_thread(own_postgres.start)
             end = await chat
         assert "Exception inside application" not in stack.log("web")
-    assert (end["type"], end["text"]) == ("run.done", reply_text(60, TEXT))
+    assert (end["type"], end["text"]) == ("run.done", WHOLE)
 
 
 def status_of(url: str, session: str = "") -> int:

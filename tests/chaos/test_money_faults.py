@@ -1,12 +1,12 @@
-"""Money when things die: a worker between the last byte and the settlement, Postgres in the middle."""
+"""Money under faults: a worker killed between the last byte and the settlement, or frozen."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -15,10 +15,9 @@ from billing.ledger import audit
 from billing.models import Account, Hold, LedgerEntry, UsageRecord
 from chat.models import Run
 from chatproject.lib import db
-from tests.support.fake_llm import reply_text
-from tests.support.people import session_key
-from tests.support.reconnecting_client import LiveTab
-from tests.support.stack import Stack
+from tests.chaos.conftest import WHOLE, Talk
+from tests.support.fake_llm import FakeLLM
+from tests.support.programs import wait_until
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -26,12 +25,10 @@ pytestmark = [
     pytest.mark.timeout(180),
 ]
 
-TEXT = "[[tokens=60 rate=0 hold=10 key=money]]"
-
 
 @contextmanager
 def locked(account: Account) -> Iterator[None]:
-    """Keep an account's row locked by another session, so that whoever settles has to wait."""
+    """Keep an account's row locked by another session, so that a settlement has to wait."""
     is_locked, may_go = threading.Event(), threading.Event()
 
     def hold_lock() -> None:
@@ -53,95 +50,67 @@ def locked(account: Account) -> Iterator[None]:
         thread.join()
 
 
-def wait_for_a_settlement_that_waits() -> None:
-    """Until a session of another process waits for a lock."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            )
-            if cursor.fetchone()[0]:
-                return
-        time.sleep(0.02)
-    raise AssertionError("nobody waits for the account")
+def a_session_waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(cursor.fetchone()[0])
 
 
-async def test_a_worker_killed_between_the_last_byte_and_the_settlement_charges_once(
-    owner, provider, server_folder
-):
-    once = {"RUN_ATTEMPTS": "1"}
-    with Stack(server_folder, provider_url=provider.url, environment=once) as stack:
-        await asyncio.to_thread(stack.start, "web", "worker", "clock")
-        tab = LiveTab(stack, await db.run(session_key, owner))
-        async with asyncio.timeout(120):
-            chat = asyncio.create_task(tab.chat(TEXT))
-            await tab.until("text.delta")
-            account = await db.run(Account.objects.get, user=owner)
-            with locked(account):
-                await asyncio.to_thread(provider.release, "money")
-                await db.run(wait_for_a_settlement_that_waits)
-                await asyncio.to_thread(stack.kill, "worker")
-            end = await chat
-    # All of the reply had been delivered; only its end was told by the sweeper.
-    assert (end["type"], end["text"]) == ("run.failed", reply_text(60, TEXT))
+async def kill_worker_at_settlement(talk: Talk, provider: FakeLLM) -> None:
+    """Let the provider finish, and kill the worker while its settlement waits for the account."""
+    account = await db.run(Account.objects.get)
+    with locked(account):
+        await asyncio.to_thread(provider.release, "fault")
+        await db.run(wait_until, a_session_waits_for_a_lock, "the settlement waits")
+        await asyncio.to_thread(talk.stack.kill, "worker")
+
+
+async def check_single_charge(end: dict[str, Any]) -> tuple[int, Hold]:
+    """Check that the run was charged once, as its end says; return the amount and its hold."""
     run = await db.run(Run.objects.get, pk=end["run"])
     hold = await db.run(Hold.objects.get, key=f"run:{run.pk}")
-    assert (hold.status, hold.settled, hold.resolved_by) == ("settled", run.charged, "sweeper")
+    assert (hold.status, hold.settled) == ("settled", run.charged)
     assert end["cost"] == run.charged > 0
-    usage = await db.run(UsageRecord.objects.get, run_id=run.pk)
-    assert (usage.charged, usage.source) == (run.charged, "counted")
     assert await db.run(LedgerEntry.objects.filter(kind="usage").count) == 1
     assert await db.run(audit.check) == []
+    return run.charged, hold
 
 
-async def test_a_worker_that_was_given_up_settles_nothing_when_it_wakes(
-    owner, provider, server_folder
-):
-    once = {"RUN_ATTEMPTS": "1"}
-    with Stack(server_folder, provider_url=provider.url, environment=once) as stack:
-        await asyncio.to_thread(stack.start, "web", "worker", "clock")
-        tab = LiveTab(stack, await db.run(session_key, owner))
-        async with asyncio.timeout(120):
-            chat = asyncio.create_task(tab.chat(TEXT))
-            await tab.until("text.delta")
-            await asyncio.to_thread(stack.pause, "worker")
-            end = await chat
-            assert end["type"] == "run.failed"
-            await asyncio.to_thread(provider.release, "money")
-            await asyncio.to_thread(stack.go_on, "worker")
-            await asyncio.to_thread(provider.wait, active=0)
-            await asyncio.to_thread(stack.terminate, "worker")
-    run = await db.run(Run.objects.get, pk=end["run"])
-    assert run.charged == end["cost"]
-    assert await db.run(LedgerEntry.objects.filter(kind="usage").count) == 1
-    assert await db.run(audit.check) == []
+async def test_worker_killed_before_settlement_charges_once(talking, provider):
+    async with talking("web", "worker", "clock", RUN_ATTEMPTS="1") as talk:
+        await kill_worker_at_settlement(talk, provider)
+        end = await talk.chat
+    # The whole reply had been delivered; the sweeper published its end.
+    assert (end["type"], end["text"]) == ("run.failed", WHOLE)
+    charged, hold = await check_single_charge(end)
+    assert hold.resolved_by == "sweeper"
+    usage = await db.run(UsageRecord.objects.get, run_id=end["run"])
+    assert (usage.charged, usage.source) == (charged, "counted")
 
 
-async def test_the_attempt_that_ends_a_run_is_charged_and_the_lost_one_is_not(
-    owner, provider, server_folder
-):
-    with Stack(server_folder, provider_url=provider.url) as stack:
-        await asyncio.to_thread(stack.start, "web", "worker", "clock")
-        tab = LiveTab(stack, await db.run(session_key, owner))
-        async with asyncio.timeout(120):
-            chat = asyncio.create_task(tab.chat(TEXT))
-            await tab.until("text.delta")
-            account = await db.run(Account.objects.get, user=owner)
-            with locked(account):
-                await asyncio.to_thread(provider.release, "money")
-                await db.run(wait_for_a_settlement_that_waits)
-                await asyncio.to_thread(stack.kill, "worker")
-            await asyncio.to_thread(stack.start, "worker")
-            end = await chat
-    assert (end["type"], end["attempt"], end["text"]) == ("run.done", 2, reply_text(60, TEXT))
-    run = await db.run(Run.objects.get, pk=end["run"])
-    hold = await db.run(Hold.objects.get, key=f"run:{run.pk}")
-    assert (hold.status, hold.settled, hold.resolved_by) == ("settled", run.charged, "worker")
+async def test_frozen_worker_settles_nothing_after_waking(talking, provider):
+    async with talking("web", "worker", "clock", RUN_ATTEMPTS="1") as talk:
+        await asyncio.to_thread(talk.stack.pause, "worker")
+        end = await talk.chat
+        assert end["type"] == "run.failed"
+        await asyncio.to_thread(provider.release, "fault")
+        await asyncio.to_thread(talk.stack.go_on, "worker")
+        await asyncio.to_thread(provider.wait, active=0)
+        await asyncio.to_thread(talk.stack.terminate, "worker")
+    await check_single_charge(end)
+
+
+async def test_only_the_final_attempt_is_charged(talking, provider):
+    async with talking("web", "worker", "clock") as talk:
+        await kill_worker_at_settlement(talk, provider)
+        await asyncio.to_thread(talk.stack.start, "worker")
+        end = await talk.chat
+    assert (end["type"], end["attempt"], end["text"]) == ("run.done", 2, WHOLE)
+    charged, hold = await check_single_charge(end)
+    assert hold.resolved_by == "worker"
     lost, whole = await db.run(lambda: list(UsageRecord.objects.order_by("attempt")))
     assert (lost.charged, lost.absorbed) == (0, lost.cost)
-    assert (whole.charged, whole.source) == (run.charged, "provider")
-    assert end["cost"] == run.charged > 0
-    assert await db.run(LedgerEntry.objects.filter(kind="usage").count) == 1
-    assert await db.run(audit.check) == []
+    assert (whole.charged, whole.source) == (charged, "provider")
