@@ -3,10 +3,10 @@
     python -m tests.chaos.billing_kills [--rounds 5] [--seed N]
 
 In each round three processes do random money transactions on two accounts until they are killed
-with SIGKILL; in every fifth Postgres is shut down at once instead, and comes back while they go on.
-In the end every operation that was begun is repeated with its key. Then the books must be right,
-each operation that was acknowledged must have the effect that it had, and the balances must be what
-the effects add up to. Prints what happened; the exit code is 1 when anything is wrong.
+with SIGKILL; in every fifth Postgres is shut down immediately as well, and restarts while they go on.
+In the end every operation that was begun is repeated with its key. Then check_ledger must find
+nothing, each acknowledged operation must have the same effect as before, and the balances must be
+the sum of the effects. Prints the numbers and each problem; the exit code is 1 when there is one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WORKERS = 3
 ACCOUNTS = 2
-CREDITS = 10**15  # so that nothing is ever refused: an operation has one effect, now or later
+CREDITS = 10**15  # enough that nothing is refused: an operation has one effect, now or later
 POSTGRES = {"fsync": "off", "full_page_writes": "off", "log_min_messages": "panic"}
 
 
@@ -75,7 +75,7 @@ def open_accounts() -> list[int]:
 def torment(
     server: PostgresServer, folder: Path, accounts: list[int], options: argparse.Namespace
 ) -> tuple[int, int]:
-    """All rounds; how many processes were killed, and how often Postgres was."""
+    """Play all rounds; return the numbers of killed processes and of shutdowns of Postgres."""
     chance = random.Random(options.seed)
     kills = crashes = 0
     with subprocess.Popen(
@@ -84,7 +84,13 @@ def torment(
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as breeder:  # fmt: skip
         for number in range(options.rounds):
-            pids = [born(breeder, f"{number}.{worker}") for worker in range(WORKERS)]
+            assert breeder.stdin
+            assert breeder.stdout
+            pids = []
+            for worker in range(WORKERS):
+                breeder.stdin.write(f"{number}.{worker}\n")
+                breeder.stdin.flush()
+                pids.append(int(breeder.stdout.readline()))
             time.sleep(chance.uniform(0.2, 1.0))
             if number % 5 == 4:
                 os.kill(server.pid, signal.SIGQUIT)
@@ -101,24 +107,16 @@ def torment(
     return kills, crashes
 
 
-def born(breeder: subprocess.Popen[str], name: str) -> int:
-    assert breeder.stdin
-    assert breeder.stdout
-    breeder.stdin.write(f"{name}\n")
-    breeder.stdin.flush()
-    return int(breeder.stdout.readline())
-
-
 def breed() -> None:
     """Fork a worker for each name on standard input, so that none takes seconds to start."""
     import django
 
     django.setup()
-    logging.disable()  # that Postgres is away is no news
-    from tests.support import money  # noqa: F401 # so that no worker has to import it
+    logging.disable()  # an unreachable Postgres is expected
+    from tests.support import money  # noqa: F401 # once for all workers
 
     folder, *accounts = sys.argv[1:]
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps killed workers
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
@@ -129,7 +127,7 @@ def breed() -> None:
 
 
 def work(name: str, accounts: list[int], log: IO[str]) -> None:
-    """Operations without end; a line before each, and another one with its effect."""
+    """Operate without end; log a line before each operation, and one with its effect."""
     from django.db import connections
 
     from chatproject.lib.db import UNREACHABLE
@@ -149,7 +147,7 @@ def work(name: str, accounts: list[int], log: IO[str]) -> None:
 
 
 def operate(name: str, number: int, accounts: list[int]) -> int:
-    """An operation, the same for the same name and number; what it does to the balance."""
+    """Do an operation, the same for the same name and number; return the change of the balance."""
     from django.utils import timezone
 
     from billing.ledger import postings
@@ -180,15 +178,15 @@ def operate(name: str, number: int, accounts: list[int]) -> int:
 
 
 def verify(folder: Path, accounts: list[int]) -> list[str]:
-    """Repeat everything, then say what is wrong."""
+    """Repeat every operation; return what is wrong."""
     from django.db.models import Sum
 
     from billing.ledger import audit
     from billing.models import Account, Hold
 
-    # As the kills left it, but for holds in flight.
+    # The ledger as the kills left it, holds in flight included.
     wrong = [f"after the kills: {one.where}: {one.message}" for one in audit.check()]
-    in_flight = repeated = effects = 0
+    in_flight = repeated = changes = 0
     for log in sorted(folder.iterdir()):
         begun = 0
         done: dict[int, int] = {}
@@ -196,23 +194,23 @@ def verify(folder: Path, accounts: list[int]) -> list[str]:
             match line.split():
                 case ["begin", name]:
                     begun = int(name) + 1
-                case ["done", name, told]:
-                    done[int(name)] = int(told)
+                case ["done", name, effect]:
+                    done[int(name)] = int(effect)
         in_flight += begun - len(done)
         for number in range(begun):
-            effect = operate(log.name, number, accounts)
+            change = operate(log.name, number, accounts)
             repeated += 1
-            effects += effect
-            if done.get(number, effect) != effect:
-                wrong.append(f"{log.name}:{number} had the effect {done[number]}, now {effect}")
+            changes += change
+            if done.get(number, change) != change:
+                wrong.append(f"{log.name}:{number} had the effect {done[number]}, now {change}")
     wrong += [f"after the repeats: {one.where}: {one.message}" for one in audit.check()]
     balances = Account.objects.aggregate(sum=Sum("balance"))["sum"] - CREDITS * ACCOUNTS
-    if balances != effects:
-        wrong.append(f"the balances changed by {balances}, the effects add up to {effects}")
+    if balances != changes:
+        wrong.append(f"the balances changed by {balances}, the effects add up to {changes}")
     if Hold.objects.filter(status=Hold.Status.ACTIVE).exists():
         wrong.append("a hold is still active")
     if not in_flight:
-        wrong.append("no operation was under way when its process was killed: this proved nothing")
+        wrong.append("no operation was in flight when its process was killed: this proved nothing")
     print(f"{repeated} operations, {in_flight} of them cut off; {len(wrong)} things wrong")
     return wrong
 

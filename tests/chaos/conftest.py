@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import pytest
 
 from accounts.models import User
 from chatproject.lib import db
+from chatproject.local.servers import BASE_DIR
 from tests.support.fake_llm import FakeLLM, reply_pieces, reply_text
 from tests.support.fake_llm.fixture import provider, provider_process
 from tests.support.people import assistant, owner, session_key
@@ -25,6 +28,14 @@ __all__ = ["assistant", "owner", "provider", "provider_process"]
 TEXT = "[[tokens=60 rate=0 hold=10 key=fault]]"
 WHOLE = reply_text(60, TEXT)
 FIRST = "".join(reply_pieces(60, TEXT)[:10])
+
+
+def output_of(module: str, *arguments: str) -> str:
+    """The output of `python -m MODULE …`, which must succeed."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=BASE_DIR, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @dataclass

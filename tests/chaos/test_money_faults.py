@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
 
 from billing.ledger import audit
 from billing.models import Account, Hold, LedgerEntry, UsageRecord
@@ -17,7 +13,7 @@ from chat.models import Run
 from chatproject.lib import db
 from tests.chaos.conftest import WHOLE, Talk
 from tests.support.fake_llm import FakeLLM
-from tests.support.programs import wait_until
+from tests.support.locks import locked, wait_for_blocked_session
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -26,49 +22,16 @@ pytestmark = [
 ]
 
 
-@contextmanager
-def locked(account: Account) -> Iterator[None]:
-    """Keep an account's row locked by another session, so that a settlement has to wait."""
-    is_locked, may_go = threading.Event(), threading.Event()
-
-    def hold_lock() -> None:
-        try:
-            with transaction.atomic():
-                Account.objects.select_for_update().get(pk=account.pk)
-                is_locked.set()
-                may_go.wait(60)
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=hold_lock)
-    thread.start()
-    is_locked.wait(10)
-    try:
-        yield
-    finally:
-        may_go.set()
-        thread.join()
-
-
-def a_session_waits_for_a_lock() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return bool(cursor.fetchone()[0])
-
-
 async def kill_worker_at_settlement(talk: Talk, provider: FakeLLM) -> None:
     """Let the provider finish, and kill the worker while its settlement waits for the account."""
     account = await db.run(Account.objects.get)
     with locked(account):
         await asyncio.to_thread(provider.release, "fault")
-        await db.run(wait_until, a_session_waits_for_a_lock, "the settlement waits")
+        await db.run(wait_for_blocked_session)
         await asyncio.to_thread(talk.stack.kill, "worker")
 
 
-async def check_single_charge(end: dict[str, Any]) -> tuple[int, Hold]:
+async def check_single_charge(end: dict[str, Any]) -> tuple[int | None, Hold]:
     """Check that the run was charged once, as its end says; return the amount and its hold."""
     run = await db.run(Run.objects.get, pk=end["run"])
     hold = await db.run(Hold.objects.get, key=f"run:{run.pk}")

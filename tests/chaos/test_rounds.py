@@ -1,10 +1,8 @@
-"""The judge of the rounds is not blind, a few rounds pass, and a deploy loses nothing."""
+"""The judge of the rounds finds each fault, some rounds pass, and a deploy loses nothing."""
 
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -13,13 +11,13 @@ from uuid import UUID
 
 import pytest
 
+from tests.chaos.conftest import output_of
 from tests.chaos.rounds.asks import DONE, FAILED, STOPPED, Ask
 from tests.chaos.rounds.evidence import Evidence, Price, RunRow, Seen, Used
 from tests.chaos.rounds.faults import FAULTS, draw
 from tests.chaos.rounds.judge import judge
 from tests.support.fake_llm import Call, reply_pieces, reply_text
 from tests.support.reconnecting_client import FIRST_SEQS, LiveTab
-from tests.support.stack import PROJECT
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -33,12 +31,12 @@ def usage(prompt: int, completion: int) -> dict[str, Any]:
 
 
 class Round:
-    """Evidence of a round in which all went well: done at once, taken over, stopped, refused."""
+    """Evidence of a correct round, with replies done at once, handed over, stopped and refused."""
 
     def __init__(self) -> None:
         self.evidence = Evidence(
-            asks=[], seen=[], runs=[], used=[], calls=[], holds={}, charges={}, books=[],
-            price=Price(20_000_000, 10_000_000, 80_000_000), most_attempts=3,
+            asks=[], seen=[], runs=[], used=[], calls=[], holds={}, charges={}, ledger=[],
+            price=Price(20_000_000, 10_000_000, 80_000_000), max_attempts=3,
         )  # fmt: skip
         done = self.add("done", "[[tokens=30]] done", DONE, 30)
         self.call(done, 30)
@@ -63,7 +61,7 @@ class Round:
         status: str = "done",
         attempt: int = 1,
     ) -> RunRow:
-        """A message with its run, of whose reply so many tokens were delivered."""
+        """Add a message and its run, with so many delivered tokens."""
         ask = Ask(client_id=name, text=text, ends=ends)
         reply = "".join(reply_pieces(24 if "status" in text else _tokens(text), text)[:tokens])
         run = RunRow(
@@ -101,15 +99,15 @@ class Round:
 
     def call(self, run: RunRow, tokens: int, *, ended: str = "finished") -> None:
         text = next(ask.text for ask in self.evidence.asks if ask.client_id == run.client_id)
-        told = usage(10, tokens) if ended == "finished" else None
-        self.evidence.calls.append(Call(text, 0, tokens, 0, ended, told))
+        reported = usage(10, tokens) if ended == "finished" else None
+        self.evidence.calls.append(Call(text, 0, tokens, 0, ended, reported))
 
 
 def _tokens(text: str) -> int:
     return int(text.partition("tokens=")[2].partition("]")[0])
 
 
-def test_a_round_in_which_all_is_right_gives_no_problem():
+def test_correct_round_has_no_problem():
     assert judge(Round().evidence) == []
 
 
@@ -155,7 +153,7 @@ def forget_a_lost_attempt(evidence: Evidence) -> None:
     evidence.used = [used for used in evidence.used if not used.absorbed]
 
 
-def forget_what_was_used(evidence: Evidence) -> None:
+def forget_the_usage(evidence: Evidence) -> None:
     run = evidence.runs[0]
     run.cost = run.charged = None
     evidence.used = [used for used in evidence.used if used.run_id != run.id]
@@ -175,19 +173,19 @@ def call_again(evidence: Evidence) -> None:
     evidence.calls.append(evidence.calls[0])
 
 
-def call_for_nobody(evidence: Evidence) -> None:
+def call_without_a_message(evidence: Evidence) -> None:
     evidence.calls.append(Call("hello", 0, 1, 0, "finished", usage(1, 1)))
 
 
-def go_on_answering(evidence: Evidence) -> None:
+def keep_answering(evidence: Evidence) -> None:
     evidence.calls[0].ended = "active"
 
 
-def say_less(evidence: Evidence) -> None:
+def send_less(evidence: Evidence) -> None:
     evidence.calls[3].sent = 5
 
 
-def break_off_and_lose_the_rest(evidence: Evidence) -> None:
+def break_off_and_lose_text(evidence: Evidence) -> None:
     evidence.calls[-1].sent = 4
 
 
@@ -199,15 +197,15 @@ def store_the_message_twice(evidence: Evidence) -> None:
     evidence.runs[0].sent = 2
 
 
-def store_what_was_refused(evidence: Evidence) -> None:
+def store_a_refused_message(evidence: Evidence) -> None:
     evidence.seen[0].refusals = [NOW.timestamp() + 1]
 
 
-def begin_from_something(evidence: Evidence) -> None:
+def restart_with_a_text(evidence: Evidence) -> None:
     evidence.seen[1].restarts = [("so", "so")]
 
 
-def forget_what_was_there(evidence: Evidence) -> None:
+def forget_the_continued_text(evidence: Evidence) -> None:
     evidence.runs[1].continues = True
 
 
@@ -215,58 +213,58 @@ def contradict_the_protocol(evidence: Evidence) -> None:
     evidence.seen[0].wrong = [("gap", "seq 5 after 3")]
 
 
-def tell_another_end(evidence: Evidence) -> None:
+def report_another_end(evidence: Evidence) -> None:
     evidence.seen[2].end = "done"
 
 
-def tell_no_end(evidence: Evidence) -> None:
+def report_no_end(evidence: Evidence) -> None:
     evidence.seen[0].end = ""
 
 
-def break_the_books(evidence: Evidence) -> None:
-    evidence.books = ["account 1: the balance is wrong"]
+def break_the_ledger(evidence: Evidence) -> None:
+    evidence.ledger = ["account 1: the balance is wrong"]
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "words"),
     [
         (reopen, "still running"),
         (lose_a_word, "another text than is stored"),
         (store_half_a_reply, "not the whole"),
-        (double_a_word, "never said this"),
+        (double_a_word, "never sent this"),
         (fail_a_run, "ended as failed"),
         (charge_more, "by its tokens"),
-        (charge_for_more_tokens, "the provider told"),
+        (charge_for_more_tokens, "the provider reported"),
         (charge_a_lost_attempt, "charged for the lost attempt 1"),
         (forget_a_lost_attempt, "has no record"),
-        (forget_what_was_used, "has no usage record"),
+        (forget_the_usage, "has no usage record"),
         (settle_nothing, "is active"),
         (take_twice, "the ledger took"),
         (call_again, "2 whole replies for 1 attempts"),
-        (call_for_nobody, "nobody sent"),
-        (go_on_answering, "still answers"),
-        (say_less, "did not send so much"),
-        (break_off_and_lose_the_rest, "characters 0 are stored"),
+        (call_without_a_message, "no client sent"),
+        (keep_answering, "still answers"),
+        (send_less, "did not send so much"),
+        (break_off_and_lose_text, "characters 0 are stored"),
         (begin_a_second_run, "2 runs for one message"),
         (store_the_message_twice, "stored 2 times"),
-        (store_what_was_refused, "refused though it was stored"),
-        (begin_from_something, "begun anew with"),
-        (forget_what_was_there, "went on from"),
-        (contradict_the_protocol, "what cannot be: gap"),
-        (tell_another_end, "told done, stored stopped"),
-        (tell_no_end, "not told the end"),
-        (break_the_books, "the books"),
+        (store_a_refused_message, "refused though it was stored"),
+        (restart_with_a_text, "restarted with"),
+        (forget_the_continued_text, "continued from"),
+        (contradict_the_protocol, "contradiction: gap"),
+        (report_another_end, "received done, stored stopped"),
+        (report_no_end, "received no end"),
+        (break_the_ledger, "the ledger: account 1"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_the_judge_sees_what_is_wrong(spoil: Callable[[Evidence], None], told: str):
+def test_judge_finds_each_fault(spoil: Callable[[Evidence], None], words: str):
     evidence = Round().evidence
     spoil(evidence)
 
-    assert told in "\n".join(problem.what for problem in judge(evidence))
+    assert words in "\n".join(problem.what for problem in judge(evidence))
 
 
-def test_what_was_stopped_between_two_attempts_costs_nothing():
+def test_run_stopped_between_attempts_costs_nothing():
     round_ = Round()
     run = round_.add("between", "[[tokens=40]] between", STOPPED, 0, status="stopped")
     reply = "".join(reply_pieces(40, "[[tokens=40]] between")[:7])
@@ -278,7 +276,7 @@ def test_what_was_stopped_between_two_attempts_costs_nothing():
     assert "charged for the lost attempt 1" in judge(round_.evidence)[0].what
 
 
-def test_used_up_attempts_and_a_broken_provider_excuse_a_failure_but_nothing_else_does():
+def test_failures_are_excused_only_by_their_cause():
     used_up = Round().evidence
     fail_a_run(used_up)
     used_up.runs[0].attempt = used_up.used[0].attempt = 3
@@ -295,9 +293,9 @@ def test_used_up_attempts_and_a_broken_provider_excuse_a_failure_but_nothing_els
 # --- What a client notices -------------------------------------------------------------------
 
 
-def tab_that_got(*events: dict[str, Any]) -> LiveTab:
+def tab_that_received(*events: dict[str, Any]) -> LiveTab:
     """A tab that followed a run through these events."""
-    tab = LiveTab(SimpleNamespace(address=lambda door: "http://127.0.0.1:9"), "session")  # type: ignore[arg-type]
+    tab = LiveTab(SimpleNamespace(address=lambda web: "http://127.0.0.1:9"), "session")  # type: ignore[arg-type]
     for event in events:
         tab.take({"run": "r", "attempt": 1, **event})
     return tab
@@ -310,11 +308,11 @@ END = {"type": "run.done", "seq": 4, "text": "one two"}
 AGAIN = {"type": "run.restarted", "seq": FIRST_SEQS + 1, "attempt": 2}
 
 
-def test_a_client_ends_with_the_text_of_the_last_attempt():
-    assert tab_that_got(STARTED, ONE, TWO, END).text == "one two"
+def test_client_ends_with_text_of_last_attempt():
+    assert tab_that_received(STARTED, ONE, TWO, END).text == "one two"
     later = {**ONE, "seq": FIRST_SEQS + 2, "attempt": 2}
-    assert tab_that_got(STARTED, ONE, TWO, AGAIN, TWO, later).text == "one"
-    assert tab_that_got(STARTED, ONE, {**AGAIN, "text": "one"}, later).text == "oneone"
+    assert tab_that_received(STARTED, ONE, TWO, AGAIN, TWO, later).text == "one"
+    assert tab_that_received(STARTED, ONE, {**AGAIN, "text": "one"}, later).text == "oneone"
 
 
 @pytest.mark.parametrize(
@@ -330,15 +328,15 @@ def test_a_client_ends_with_the_text_of_the_last_attempt():
         ([STARTED, ONE, TWO, {**END, "seq": 3}], "end"),
     ],
 )
-def test_a_client_notices_what_contradicts_the_protocol(events, kind):
+def test_client_reports_contradictions_of_the_protocol(events, kind):
     with pytest.raises(AssertionError, match=kind):
-        tab_that_got(*events)
+        tab_that_received(*events)
 
 
 # --- The rounds themselves -------------------------------------------------------------------
 
 
-def test_every_fault_has_its_turn_and_the_same_seed_draws_the_same():
+def test_draw_covers_all_faults_and_is_reproducible():
     drawn = draw(random.Random(7), 50)
 
     assert drawn == draw(random.Random(7), 50)
@@ -347,34 +345,22 @@ def test_every_fault_has_its_turn_and_the_same_seed_draws_the_same():
     assert len([names for names in drawn if names == ("kill-worker",)]) >= 3
 
 
-def rounds(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos.rounds", *arguments],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.timeout(300)
-def test_a_few_rounds_pass():
-    # With this seed the worker stands still for ten seconds: long enough to lose its runs. Beside
-    # other tests on a busy machine nothing is said about time: only a hang fails.
+def test_five_rounds_pass():
+    # With this seed the worker is frozen for ten seconds, long enough to lose its runs. The bound is
+    # generous, as other tests may run meanwhile: only a hang fails.
     faults = "kill-worker,stop-worker,flushall,restart-postgres,kill-web"
     options = "--rounds 5 --conversations 30 --seed 3434 --bound 90 --faults"
-    assert "5 rounds in" in rounds(*options.split(), faults)
+    assert "5 rounds in" in output_of("tests.chaos.rounds", *options.split(), faults)
 
 
 @pytest.mark.timeout(300)
-def test_a_rolling_restart_under_load_loses_no_reply():
-    assert " 0 begun again" in rounds("--rolling", "--conversations", "20")
+def test_rolling_restart_loses_no_reply():
+    options = "--rolling --conversations 20"
+    assert " 0 begun again" in output_of("tests.chaos.rounds", *options.split())
 
 
-def test_reply_text_is_what_the_rounds_compare_with():
+def test_expected_reply_is_the_whole_one():
     ask = Ask(client_id="a", text="[[tokens=30 reasoning=4]] a")
 
     assert ask.whole == reply_text(30, ask.text)

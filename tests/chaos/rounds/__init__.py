@@ -1,7 +1,7 @@
-"""Rounds of faults: everything real, a hundred conversations, and something dies.
+"""Rounds of faults: real processes, a hundred conversations, and something fails.
 
     python -m tests.chaos.rounds [--rounds 5] [--seed N] [--conversations 100]
 
-`stage` are the processes, `asks` what people ask for, `faults` what happens to them meanwhile,
-`judge` says from the rows, the provider's record and what the clients saw whether all is right.
+`stage` has the processes, `asks` the messages of the users, `faults` the faults; `judge` compares the
+rows, the provider's record and the events that the clients received.
 """

@@ -1,4 +1,4 @@
-"""Plays rounds and prints a line for each; the exit code is 1 at the first thing wrong."""
+"""Plays rounds and prints a line for each; the exit code is 1 after the first problem."""
 
 from __future__ import annotations
 
@@ -16,25 +16,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--conversations", type=int, default=100)
-    parser.add_argument(
-        "--faults",
-        default="",
-        help=f"instead of random ones, these in turn, joined by + for several at once:"
-        f" {', '.join(FAULTS)}",
-    )
+    in_turn = f"in turn instead of random ones, + joins several at once: {', '.join(FAULTS)}"
+    parser.add_argument("--faults", default="", help=in_turn)
     parser.add_argument("--first", type=int, default=1, help="begin with this round")
     parser.add_argument(
-        "--bound", type=float, default=15.0, help="seconds in which everything must be over"
+        "--bound", type=float, default=15.0, help="seconds until all must have ended"
     )
-    parser.add_argument(
-        "--rolling", action="store_true", help="instead of rounds: a deploy under load"
-    )
-    parser.add_argument(
-        "--keep-going", action="store_true", help="play all rounds, whatever is wrong"
-    )
+    parser.add_argument("--rolling", action="store_true", help="a deploy under load, no rounds")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a problem")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    # In rounds some replies are finished in this time, and others are handed back.
+    # In the rounds some replies end within this drain time, and others are handed over.
     with servers({"WORKER_DRAIN_SECONDS": "25" if options.rolling else "3"}) as stage:
         from tests.chaos.rounds import play, rolling
 

@@ -1,4 +1,4 @@
-"""What a conversation asks of the provider in a round: a reply of some length, pace and fate."""
+"""Messages of a round; each asks the provider for a reply of some length, rate and outcome."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from tests.support.fake_llm import parse_directives, reasoning_text, reply_text
 
 DONE = frozenset({"done"})
 FAILED = frozenset({"failed"})
-STOPPED = frozenset({"stopped", "done"})  # the reply may be faster than who wants to stop it
+STOPPED = frozenset({"stopped", "done"})  # the reply may end before the stop
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A message; times in seconds.
+    """A message, with times in seconds.
 
-    `ends` are the statuses that its run may have in the end when nothing outside of it fails.
+    `ends` are the final statuses that its run may have when nothing outside of it fails.
     """
 
     client_id: str
     text: str
     ends: frozenset[str] = DONE
     sent_after: float = 0.0  # from the round's beginning
-    stop_after: float | None = None  # from the moment in which it was sent
-    watch_after: float | None = None  # when a second tab comes to look
+    stop_after: float | None = None  # from when it was sent
+    watch_after: float | None = None  # when a second tab follows the run
 
     @property
     def whole(self) -> str:
-        """The reply that the provider gives when nothing goes wrong."""
+        """The whole reply of the provider."""
         return reply_text(parse_directives(self.text).tokens, self.text)
 
     @property
@@ -37,14 +37,14 @@ class Ask:
 
     @property
     def seconds(self) -> float:
-        """How long the provider needs for it, about: with its refusals and the waits after them."""
+        """About the time that the provider needs, with refusals and the pauses after them."""
         asked = parse_directives(self.text)
         tokens = asked.tokens + asked.reasoning
         return asked.first + (tokens / asked.rate if asked.rate else 0) + (3 if asked.status else 0)
 
 
 def draw(chance: random.Random, name: str, *, over: float) -> Ask:
-    """A random message, sent at a random moment of the first `over` seconds."""
+    """A random message, sent at a random time in the first `over` seconds."""
     tokens, rate = chance.randint(20, 150), chance.randint(20, 50)
     words, ends, stop_after = "", DONE, None
     match chance.choices(list(KINDS), list(KINDS.values()))[0]:

@@ -1,4 +1,4 @@
-"""What is known of a round when it is over: plain values, which a test can spoil as it likes."""
+"""Evidence of a round that has ended: plain values, which a test can spoil."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.support.fake_llm import Call
 
 @dataclass(slots=True)
 class Seen:
-    """What one client saw: the run's id, the text that it has in the end, and how the run ended."""
+    """One client's view: the run's id, its final text, and how the run ended."""
 
     client_id: str
     run: str = ""
     text: str = ""
-    end: str = ""  # done, stopped, failed; empty: nothing came
-    told_at: float = 0.0  # when it was told the end, since the epoch; 0 if it came later
-    delivered: set[int] = field(default_factory=set)  # attempts of which text came
+    end: str = ""  # done, stopped or failed; empty: no end came
+    received_at: float = 0.0  # of the end, since the epoch; 0 for a tab that came later
+    delivered: set[int] = field(default_factory=set)  # attempts that sent text
     restarts: list[tuple[str, str]] = field(default_factory=list)  # text before and after
     refusals: list[float] = field(default_factory=list)  # times since the epoch
     wrong: list[tuple[str, str]] = field(default_factory=list)  # kind and detail: LiveTab.wrong
@@ -27,12 +27,12 @@ class Seen:
 
 @dataclass(slots=True)
 class RunRow:
-    """A run as the database has it, with the reply's text; amounts in micro-credits."""
+    """A run's row with the reply's text; amounts in micro-credits."""
 
     id: UUID
     client_id: str
     conversation: str
-    continues: bool  # its model can go on where it stopped
+    continues: bool  # its model can continue a partial text
     status: str
     attempt: int
     text: str
@@ -42,7 +42,7 @@ class RunRow:
     ended_at: datetime | None
     cost: int | None
     charged: int | None
-    sent: int  # how many messages with the text that was asked there are
+    sent: int  # the number of stored messages with its text
 
 
 @dataclass(slots=True)
@@ -74,35 +74,35 @@ class Price:
 
 @dataclass
 class Evidence:
-    """All that is known of a round. `lost_memory` and so on say what its faults excuse."""
+    """All evidence of a round. The last three fields have the excuses of its faults."""
 
     asks: list[Ask]
     seen: list[Seen]
     runs: list[RunRow]
     used: list[Used]
     calls: list[Call]
-    holds: dict[UUID, tuple[str, int]]  # status and what was settled
-    charges: dict[UUID, int]  # what the ledger took for a run
+    holds: dict[UUID, tuple[str, int]]  # status and settled amount
+    charges: dict[UUID, int]  # by run, from the ledger
     price: Price
-    books: list[str]  # what check_ledger found
-    most_attempts: int
+    ledger: list[str]  # problems that check_ledger found
+    max_attempts: int
     lost_memory: bool = False
     broke_replies: bool = False
     lost_answers: bool = False
 
     def delays(self) -> dict[str, float]:
-        """By client_id: seconds from a run's end in the database until who asked was told of it."""
+        """By client_id: seconds from a run's end in the database until its client received it."""
         ended = {run.client_id: run.ended_at for run in self.runs}
         return {
-            seen.client_id: seen.told_at - ended_at.timestamp()
+            seen.client_id: seen.received_at - ended_at.timestamp()
             for seen in self.seen
-            if (ended_at := ended.get(seen.client_id)) and seen.told_at
+            if (ended_at := ended.get(seen.client_id)) and seen.received_at
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong, and with which message."""
+    """A fault of the system, in words, and its message and run."""
 
     what: str
     client_id: str = ""

@@ -1,6 +1,6 @@
-"""What happens in the middle of a round. Each fault returns when it is over.
+"""Faults in the middle of a round. Each returns when it has ended.
 
-The moment at which something was there again is what the time limits of `judge` count from.
+The time limits of `judge` count from then.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Scene:
-    """What a fault may touch, and what is noted of it."""
+    """The targets of faults, and the runs that they orphaned."""
 
     stage: Stage
     chance: random.Random
@@ -34,7 +34,7 @@ class Scene:
     _hit: set[str] = field(default_factory=set)
 
     def pick(self, names: Sequence[str]) -> str:
-        """One of these processes, which nothing else has happened to yet if possible."""
+        """One of these processes, preferably one without a fault so far."""
         name = self.chance.choice([name for name in names if name not in self._hit] or names)
         self._hit.add(name)
         return name
@@ -42,14 +42,14 @@ class Scene:
 
 @dataclass
 class Orphan:
-    """A run whose worker was killed: at which attempt, when, and when somebody took it again."""
+    """A run whose worker was killed: its attempt then, when, and when it was claimed again."""
 
     attempt: int
     killed_at: float
-    taken_at: float | None = None
+    claimed_at: float | None = None
 
 
-Fault = Callable[[Scene], Awaitable[str]]  # returns what it did, in words
+Fault = Callable[[Scene], Awaitable[str]]  # returns a description of what it did
 
 
 async def kill_worker(scene: Scene) -> str:
@@ -61,7 +61,7 @@ async def kill_worker(scene: Scene) -> str:
     return f"SIGKILL {name} ({len(scene.orphans)} runs)"
 
 
-async def stand_still(scene: Scene) -> str:
+async def freeze_worker(scene: Scene) -> str:
     name, seconds = scene.pick(WORKERS), scene.chance.uniform(1, 15)
     await scene.stage.signal(name, signal.SIGSTOP)
     await asyncio.sleep(seconds)
@@ -69,27 +69,15 @@ async def stand_still(scene: Scene) -> str:
     return f"SIGSTOP {name} for {seconds:.1f} s"
 
 
-async def end_worker(scene: Scene) -> str:
-    name = scene.pick(WORKERS)
-    await scene.stage.signal(name, signal.SIGTERM)
-    return f"SIGTERM {name}"
+def ending(names: Sequence[str], number: signal.Signals) -> Fault:
+    """The fault that ends one of these processes with a signal."""
 
+    async def fault(scene: Scene) -> str:
+        name = scene.pick(names)
+        await scene.stage.signal(name, number)
+        return f"{number.name} {name}"
 
-async def kill_web(scene: Scene) -> str:
-    name = scene.pick(WEBS)
-    await scene.stage.signal(name, signal.SIGKILL)
-    return f"SIGKILL {name}"
-
-
-async def end_web(scene: Scene) -> str:
-    name = scene.pick(WEBS)
-    await scene.stage.signal(name, signal.SIGTERM)
-    return f"SIGTERM {name}"
-
-
-async def kill_clock(scene: Scene) -> str:
-    await scene.stage.signal("clock", signal.SIGKILL)
-    return "SIGKILL clock"
+    return fault
 
 
 async def restart_valkey(scene: Scene) -> str:
@@ -97,7 +85,7 @@ async def restart_valkey(scene: Scene) -> str:
     await asyncio.to_thread(scene.stage.valkey.kill)
     await asyncio.sleep(seconds)
     await asyncio.to_thread(scene.stage.valkey.start)
-    return f"Valkey away for {seconds:.1f} s"
+    return f"Valkey unreachable for {seconds:.1f} s"
 
 
 async def flush_valkey(scene: Scene) -> str:
@@ -106,7 +94,7 @@ async def flush_valkey(scene: Scene) -> str:
             try:
                 client.flushall()
             except redis.RedisError:
-                return "nothing to flush"  # it is away, by another fault of this round
+                return "nothing to flush"  # another fault has stopped it
         return "FLUSHALL"
 
     return await asyncio.to_thread(flush)
@@ -122,7 +110,7 @@ async def restart_postgres(scene: Scene) -> str:
     await asyncio.to_thread(server.stop)
     await asyncio.sleep(seconds)
     await asyncio.to_thread(server.start)
-    return f"Postgres {'crashed' if at_once else 'shut down'}, away for {seconds:.1f} s"
+    return f"Postgres {'crashed' if at_once else 'shut down'}, unreachable for {seconds:.1f} s"
 
 
 async def cut_provider(scene: Scene) -> str:
@@ -133,7 +121,7 @@ async def cut_provider(scene: Scene) -> str:
 async def restart_provider(scene: Scene) -> str:
     seconds = scene.chance.uniform(0, 2)
     await asyncio.to_thread(scene.stage.provider.away, seconds)
-    return f"provider away for {seconds:.1f} s"
+    return f"provider unreachable for {seconds:.1f} s"
 
 
 async def drop_clients(scene: Scene) -> str:
@@ -144,27 +132,27 @@ async def drop_clients(scene: Scene) -> str:
 
 FAULTS: dict[str, Fault] = {
     "kill-worker": kill_worker,
-    "stop-worker": stand_still,
-    "end-worker": end_worker,
-    "kill-web": kill_web,
-    "end-web": end_web,
+    "stop-worker": freeze_worker,
+    "end-worker": ending(WORKERS, signal.SIGTERM),
+    "kill-web": ending(WEBS, signal.SIGKILL),
+    "end-web": ending(WEBS, signal.SIGTERM),
     "restart-valkey": restart_valkey,
     "flushall": flush_valkey,
     "restart-postgres": restart_postgres,
     "cut-provider": cut_provider,
     "restart-provider": restart_provider,
     "drop-clients": drop_clients,
-    "kill-clock": kill_clock,
+    "kill-clock": ending(["clock"], signal.SIGKILL),
 }
 
-# What a fault excuses, see judge.py.
+# Excuses of faults, see judge.py.
 LOSES_MEMORY = frozenset({"restart-valkey", "flushall"})
 BREAKS_REPLIES = frozenset({"cut-provider", "restart-provider"})
-LOSES_ANSWERS = frozenset({"restart-postgres"})  # nobody knows whether the last COMMIT was made
+LOSES_ANSWERS = frozenset({"restart-postgres"})  # whether the last COMMIT was made is unknown
 
 
 def draw(chance: random.Random, rounds: int) -> list[tuple[str, ...]]:
-    """The faults of so many rounds: each in its turn, and two at once in every fourth."""
+    """The faults of so many rounds: all in turn, and two at once in every fourth round."""
     names = list(FAULTS)
     drawn: list[tuple[str, ...]] = []
     deck: list[str] = []
@@ -179,10 +167,10 @@ def draw(chance: random.Random, rounds: int) -> list[tuple[str, ...]]:
 
 
 async def watch_orphans(scene: Scene) -> None:
-    """Note when the runs of killed workers are taken again; runs until it is cancelled."""
+    """Note when the runs of killed workers are claimed again, until cancelled."""
     from chat.models import Run
 
-    def taken(orphans: dict[UUID, int]) -> list[UUID]:
+    def claimed(orphans: dict[UUID, int]) -> list[UUID]:
         rows = Run.objects.filter(pk__in=orphans).values_list("pk", "attempt", "status")
         return [
             pk for pk, attempt, status in rows if attempt > orphans[pk] or status not in Run.ACTIVE
@@ -191,10 +179,9 @@ async def watch_orphans(scene: Scene) -> None:
     while True:
         await asyncio.sleep(0.2)
         waiting = {
-            run: orphan.attempt for run, orphan in scene.orphans.items() if orphan.taken_at is None
+            run: orphan.attempt
+            for run, orphan in scene.orphans.items()
+            if orphan.claimed_at is None
         }
-        if waiting:
-            found = await patiently(taken, waiting)
-            now = time.monotonic()
-            for run in found:
-                scene.orphans[run].taken_at = now
+        for run in await patiently(claimed, waiting) if waiting else ():
+            scene.orphans[run].claimed_at = time.monotonic()

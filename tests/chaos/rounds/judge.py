@@ -1,13 +1,12 @@
-"""Says what is wrong after a round: from the rows, the provider's record and what clients saw.
+"""The problems of a round, found in its rows, the provider's record and the clients' events.
 
-It calls none of the code that it judges, and only compares what is in `Evidence`.
+It calls none of the code that it judges; it only compares the values in `Evidence`.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 from tests.chaos.rounds.asks import Ask
 from tests.chaos.rounds.evidence import Evidence, Problem, RunRow, Used
@@ -16,12 +15,12 @@ from tests.support.fake_llm.replies import pieces_after
 
 ACTIVE = {"queued", "running"}
 MILLION = 1_000_000
-LOST = "crashed"  # how a lost attempt ended, by its usage record
+LOST = "crashed"  # `finish` in the usage record of a lost attempt
 TRIES = 3  # of chat.llm.provider: the first and its retries
 
 
 def judge(evidence: Evidence) -> list[Problem]:
-    """Everything that is wrong; an empty list is what a round must give."""
+    """All problems of a round; a correct one has none."""
     return [
         *_of_clients(evidence),
         *_of_runs(evidence),
@@ -34,38 +33,33 @@ def judge(evidence: Evidence) -> list[Problem]:
 def _of_clients(evidence: Evidence) -> Iterator[Problem]:
     runs = {run.client_id: run for run in evidence.runs}
     for seen in evidence.seen:
-        run = runs.get(seen.client_id)
+        run, name = runs.get(seen.client_id), (seen.client_id, seen.run)
         for kind, detail in seen.wrong:
-            # With the log goes what only the log had: a dead worker's unfinished text.
+            # Redis alone has a dead worker's unfinished text, and may have lost it.
             if kind == "shrunk" and evidence.lost_memory and seen.end != "done":
                 continue
-            yield Problem(
-                f"a client was told what cannot be: {kind}: {detail}", seen.client_id, seen.run
-            )
+            yield Problem(f"a client saw a contradiction: {kind}: {detail}", *name)
         if run is None or not seen.run:
-            yield Problem("a client has no run", seen.client_id, seen.run)
+            yield Problem("a client has no run", *name)
         elif seen.run != str(run.id):
-            yield Problem(f"a client followed another run than {run.id}", seen.client_id, seen.run)
+            yield Problem(f"a client followed another run than {run.id}", *name)
         elif not seen.end:
-            yield Problem("a client was not told the end", seen.client_id, seen.run)
+            yield Problem("a client received no end", *name)
         elif seen.end != run.status:
-            yield Problem(f"told {seen.end}, stored {run.status}", seen.client_id, seen.run)
+            yield Problem(f"received {seen.end}, stored {run.status}", *name)
         elif seen.text != run.text:
-            yield Problem(
-                f"a client has another text than is stored:\n    {seen.text!r}\n    {run.text!r}",
-                seen.client_id,
-                seen.run,
-            )
+            texts = f"\n    {seen.text!r}\n    {run.text!r}"
+            yield Problem(f"a client has another text than is stored:{texts}", *name)
         for before, after in seen.restarts:
             if run is None or evidence.lost_memory:
                 continue
             if not run.continues and after:
-                yield Problem(f"begun anew with {after!r}", seen.client_id, seen.run)
+                yield Problem(f"restarted with {after!r}", *name)
             if run.continues and not after.startswith(before):
-                yield Problem(f"went on from {after!r} after {before!r}", seen.client_id, seen.run)
+                yield Problem(f"continued from {after!r} after {before!r}", *name)
         refused_at = max(seen.refusals, default=0.0)
         if run is not None and run.queued_at.timestamp() < refused_at and not evidence.lost_answers:
-            yield Problem("a message was refused though it was stored", seen.client_id, seen.run)
+            yield Problem("a message was refused though it was stored", *name)
 
 
 def _of_runs(evidence: Evidence) -> Iterator[Problem]:
@@ -81,7 +75,7 @@ def _of_runs(evidence: Evidence) -> Iterator[Problem]:
                 Problem(what, ask.client_id, str(run.id)) for what in _of_run(evidence, ask, run)
             )
     for client_id in by_client:
-        yield Problem("nobody asked for this run", client_id)
+        yield Problem("this run has no message", client_id)
 
 
 def _of_run(evidence: Evidence, ask: Ask, run: RunRow) -> Iterator[str]:
@@ -99,30 +93,28 @@ def _of_run(evidence: Evidence, ask: Ask, run: RunRow) -> Iterator[str]:
     if run.status == "done" and (run.text, run.reasoning) != (ask.whole, ask.thoughts):
         yield f"the reply is not the whole:\n    {run.text!r}\n    {ask.whole!r}"
     if not ask.whole.startswith(run.text) or not ask.thoughts.startswith(run.reasoning):
-        yield f"the provider never said this:\n    {run.text!r}\n    {ask.whole!r}"
+        yield f"the provider never sent this:\n    {run.text!r}\n    {ask.whole!r}"
 
 
 def _is_excused(evidence: Evidence, run: RunRow) -> bool:
-    if run.status != "failed":
-        return False
     if run.error_code == "unavailable":
-        return run.attempt >= evidence.most_attempts
-    return run.error_code == "provider_error" and evidence.broke_replies
+        return run.status == "failed" and run.attempt >= evidence.max_attempts
+    return run.status == "failed" and run.error_code == "provider_error" and evidence.broke_replies
 
 
 def _of_usage(evidence: Evidence) -> Iterator[Problem]:
-    """One record for each attempt that delivered something; only the last one is paid for."""
+    """Each attempt that delivered something has a record; only the last one is charged."""
     records = {(used.run_id, used.attempt): used for used in evidence.used}
     delivered: defaultdict[str, set[int]] = defaultdict(set)
     for seen in evidence.seen:
         delivered[seen.run] |= seen.delivered
     for run in evidence.runs:
         name = (run.client_id, str(run.id))
-        # Somebody may have stopped it after its worker was lost, before another one had it.
+        # It may have been stopped between the loss of its worker and the next claim.
         of_last = records.get((run.id, run.attempt))
         is_between = run.status == "stopped" and of_last is not None and of_last.finish == LOST
         last = None if is_between else records.pop((run.id, run.attempt), None)
-        # An attempt may fail or be stopped before it added to what it went on from.
+        # An attempt may fail or be stopped before it added to the text that it continues.
         may_add_nothing = run.continues and run.attempt > 1 and run.status != "done"
         if (run.text or run.reasoning) and last is None and not (may_add_nothing or is_between):
             yield Problem("a reply has no usage record", *name)
@@ -144,7 +136,7 @@ def _of_usage(evidence: Evidence) -> Iterator[Problem]:
                 yield Problem(f"{lost.charged} were charged for the lost attempt {attempt}", *name)
             yield from (Problem(what, *name) for what in _of_cost(evidence, lost))
     for run_id, attempt in records:
-        yield Problem(f"usage of attempt {attempt}, which nobody made", run=str(run_id))
+        yield Problem(f"usage of attempt {attempt}, which no run had", run=str(run_id))
 
 
 def _of_cost(evidence: Evidence, used: Used) -> Iterator[str]:
@@ -162,7 +154,7 @@ def _of_cost(evidence: Evidence, used: Used) -> Iterator[str]:
 
 
 def _of_calls(evidence: Evidence) -> Iterator[Problem]:
-    """What the provider says that it did is what the runs were charged for."""
+    """The runs were charged for the calls that the provider recorded."""
     by_text = defaultdict(list)
     for call in evidence.calls:
         by_text[call.message].append(call)
@@ -179,10 +171,10 @@ def _of_calls(evidence: Evidence) -> Iterator[Problem]:
         if run.error_code == "provider_error" and not evidence.broke_replies:
             problems += _of_broken_off(ask, run, calls)
         for what in problems:
-            told = ", ".join(f"{call.ended} after {call.sent}" for call in calls)
-            yield Problem(f"{what} (calls: {told})", ask.client_id, str(run.id))
+            ends = ", ".join(f"{call.ended} after {call.sent}" for call in calls)
+            yield Problem(f"{what} (calls: {ends})", ask.client_id, str(run.id))
     for text in by_text:
-        yield Problem(f"the provider was called for a message that nobody sent: {text}")
+        yield Problem(f"the provider was called for a message that no client sent: {text}")
 
 
 def _of_calls_for(ask: Ask, run: RunRow, calls: list[Call], used: Used | None) -> Iterator[str]:
@@ -196,22 +188,30 @@ def _of_calls_for(ask: Ask, run: RunRow, calls: list[Call], used: Used | None) -
     if len(run.text) > _characters_sent(ask, calls):
         yield "the provider did not send so much"
     if run.status == "done" and not ended["finished"]:
-        yield "the provider finished none"
-    usages = [_told(call.usage) for call in calls if call.usage]
+        yield "the provider finished no reply"
+    usages = [
+        (
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+            usage["completion_tokens_details"]["reasoning_tokens"],
+        )
+        for call in calls
+        if (usage := call.usage)
+    ]
     if run.status == "done" and used is not None and used.source == "provider":
         charged = used.input_tokens, used.output_tokens, used.reasoning_tokens
         if charged not in usages:
-            yield f"charged for {charged}, but the provider told {usages}"
+            yield f"charged for {charged}, but the provider reported {usages}"
 
 
 def _of_broken_off(ask: Ask, run: RunRow, calls: list[Call]) -> Iterator[str]:
-    """A provider that breaks off closes its connection in order: all that it sent arrives."""
+    """A provider that breaks off closes its connection in order, so all that it sent arrives."""
     if len(run.text) < (sent := _characters_sent(ask, calls)):
         yield f"of {sent} characters {len(run.text)} are stored"
 
 
 def _characters_sent(ask: Ask, calls: list[Call]) -> int:
-    """How far the call that came farthest reached into the reply."""
+    """Characters of the reply up to the end of the longest call."""
     whole = ask.whole
     pieces = reply_pieces(parse_directives(ask.text).tokens, ask.text)
     return max(
@@ -223,18 +223,9 @@ def _characters_sent(ask: Ask, calls: list[Call]) -> int:
     )
 
 
-def _told(usage: dict[str, Any]) -> tuple[int, int, int]:
-    """Tokens in, out, and of those for reasoning."""
-    return (
-        usage["prompt_tokens"],
-        usage["completion_tokens"],
-        usage["completion_tokens_details"]["reasoning_tokens"],
-    )
-
-
 def _of_money(evidence: Evidence) -> Iterator[Problem]:
-    for what in evidence.books:
-        yield Problem(f"the books: {what}")
+    for what in evidence.ledger:
+        yield Problem(f"the ledger: {what}")
     for run in evidence.runs:
         if run.status in ACTIVE:
             continue
@@ -242,12 +233,10 @@ def _of_money(evidence: Evidence) -> Iterator[Problem]:
         charged = run.charged or 0
         status, settled = evidence.holds.get(run.id, ("absent", 0))
         if status != ("settled" if charged else "released"):
-            yield Problem(f"the hold of a run that is over is {status}", *name)
+            yield Problem(f"the hold of an ended run is {status}", *name)
         elif settled != charged:
             yield Problem(f"{settled} were settled, {charged} charged", *name)
-        if evidence.charges.get(run.id, 0) != charged:
-            yield Problem(
-                f"the ledger took {evidence.charges.get(run.id, 0)}, the run says {charged}", *name
-            )
+        if (taken := evidence.charges.get(run.id, 0)) != charged:
+            yield Problem(f"the ledger took {taken}, the run has {charged}", *name)
     for run_id in evidence.charges.keys() - {run.id for run in evidence.runs}:
         yield Problem("the ledger has a charge without a run", run=str(run_id))

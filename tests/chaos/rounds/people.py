@@ -1,4 +1,4 @@
-"""The users of the rounds and their tabs, which note what they see. Imported when Django is set up."""
+"""The users of the rounds and their tabs, which record events. Imported when Django is set up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from django.test import Client
 from django.utils import timezone
 
 from accounts.models import User
@@ -16,14 +15,15 @@ from chat.models import Assistant, Conversation, LanguageModel
 from tests.chaos.rounds.asks import Ask
 from tests.chaos.rounds.evidence import Seen
 from tests.chaos.rounds.stage import WEBS, Stage
+from tests.support.people import session_key
 from tests.support.reconnecting_client import LiveTab
 
-CONTINUING = "continuing"  # the slug of the assistant whose model can go on where it stopped
+CONTINUING = "continuing"  # the slug of the assistant whose model can continue a partial text
 
 
 @dataclass
 class Person:
-    """A user with a session and, mostly, a conversation to go on with."""
+    """A user with a session and mostly with a conversation to continue."""
 
     user: int
     session: str
@@ -31,7 +31,7 @@ class Person:
     conversation: str | None = None
 
     def begin_anew(self) -> None:
-        """Leave the conversation. The next one talks to the model that this person likes."""
+        """Leave the conversation. The next one has the model of this person."""
         self.conversation = None
         if self.continues:
             begun = Conversation.objects.create(
@@ -45,28 +45,22 @@ class Person:
 def invite(count: int) -> list[Person]:
     """So many users; every fifth talks to a model that can continue."""
     default = LanguageModel.objects.get()
+    sizes = {name: getattr(default, name) for name in ("context_tokens", "max_output_tokens")}
     model = LanguageModel.objects.create(
-        name=CONTINUING,
-        provider_model=default.provider_model,
-        context_tokens=default.context_tokens,
-        max_output_tokens=default.max_output_tokens,
-        continuation="prefill",
+        name=CONTINUING, provider_model=default.provider_model, continuation="prefill", **sizes
     )
     Assistant.objects.create(slug=CONTINUING, name="Goes on", model=model, position=1)
     people = []
     for number in range(count):
         user = User.objects.create_user(f"person-{number}@example.org")
-        client = Client()
-        client.force_login(user)
-        key = client.cookies["sessionid"].value
-        person = Person(user.pk, key, continues=number % 5 == 0)
+        person = Person(user.pk, session_key(user), continues=number % 5 == 0)
         person.begin_anew()
         people.append(person)
     return people
 
 
 class ChaosTab(LiveTab):
-    """A tab that notes what is wrong instead of failing."""
+    """A tab that records contradictions instead of failing."""
 
     def __init__(self, stage: Stage, person: Person, ask: Ask, chance: random.Random) -> None:
         webs = chance.sample(WEBS, len(WEBS))
@@ -74,7 +68,7 @@ class ChaosTab(LiveTab):
         self.asked = ask
         self.end: dict[str, Any] = {}
         self.ended_at = 0.0
-        self.told_at = 0.0  # the same as time since the epoch
+        self.received_at = 0.0  # the same time, since the epoch
         self._person = person
         self._came_later = False
         self._contradictions: list[tuple[str, str]] = []
@@ -85,28 +79,28 @@ class ChaosTab(LiveTab):
     async def ask(self) -> None:
         """Send the message and follow its reply to the end."""
         await asyncio.sleep(self.asked.sent_after)
-        place = self._person.conversation
-        fields = {"conversation": place} if place else {}
+        conversation = self._person.conversation
+        fields = {"conversation": conversation} if conversation else {}
         end = await self.chat(self.asked.text, client_id=self.asked.client_id, **fields)
         self._ended(end)
         self._person.conversation = end["conversation"]
 
     async def look(self, first: ChaosTab, after: float) -> None:
-        """Come to what another tab asked for, some time later."""
+        """Follow the run of another tab, some time after it was queued."""
         queued = await first.until("run.queued", client_id=self.asked.client_id)
         await asyncio.sleep(after)
         self._came_later = True
         self._ended(await self.watch(queued["run"]))
 
     async def stop_later(self, after: float) -> None:
-        """Stop the reply, so many seconds after the message was taken."""
+        """Stop the reply, so many seconds after the message was queued."""
         await self.until("run.queued", client_id=self.asked.client_id)
         await asyncio.sleep(after)
         await self.stop()
 
     def _ended(self, end: dict[str, Any]) -> None:
         self.end = end
-        self.ended_at, self.told_at = time.monotonic(), time.time()
+        self.ended_at, self.received_at = time.monotonic(), time.time()
 
     def seen(self) -> Seen:
         return Seen(
@@ -114,7 +108,7 @@ class ChaosTab(LiveTab):
             run=self.run,
             text=self.text,
             end=self.end.get("type", "").removeprefix("run."),
-            told_at=0.0 if self._came_later else self.told_at,
+            received_at=0.0 if self._came_later else self.received_at,
             delivered=self.delivered,
             restarts=self.restarts,
             refusals=self.refusals,
@@ -125,7 +119,7 @@ class ChaosTab(LiveTab):
 def open_tabs(
     stage: Stage, people: list[Person], asked: list[Ask], seed: str
 ) -> tuple[list[ChaosTab], list[asyncio.Task[None]], list[asyncio.Task[None]]]:
-    """Let all people ask. The tabs, the tasks that end with the replies, and what stops some."""
+    """Let all people ask; return the tabs, the tasks of the replies, and those of the stops."""
     tabs: list[ChaosTab] = []
     replies: list[asyncio.Task[None]] = []
     stops: list[asyncio.Task[None]] = []

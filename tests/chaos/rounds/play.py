@@ -1,4 +1,4 @@
-"""Plays rounds: people ask, something fails, everything ends, and the judge looks at it.
+"""Plays rounds: people ask, something fails, all replies end, and the judge compares.
 
 Imported when Django is set up.
 """
@@ -28,12 +28,12 @@ from tests.chaos.rounds.stage import PROCESSES, Stage, patiently, supervised
 SENDING = 2.0  # seconds over which the messages of a round are sent
 LATEST_FAULT = 5.0  # seconds after a round's beginning
 APART = 3.0  # seconds at most between two faults of a round
-SPARE = 45.0  # seconds beyond the bound after which a client is given up
-NEW_CHAT = 0.25  # how often somebody begins another conversation
+SPARE = 45.0  # seconds beyond the bound until a client is abandoned
+NEW_CHAT = 0.25  # the share of people who begin another conversation
 
 
 async def all_rounds(stage: Stage, options: argparse.Namespace) -> bool:
-    """Play the rounds and print them; False when something was wrong."""
+    """Play the rounds and print them; return False after a problem."""
     if options.faults:
         given = [tuple(word.split("+")) for word in options.faults.split(",")]
         drawn = [given[number % len(given)] for number in range(options.rounds)]
@@ -64,7 +64,7 @@ async def one_round(
     names: tuple[str, ...],
     options: argparse.Namespace,
 ) -> Played:
-    # A seed of its own: a round asks the same whatever came before it.
+    # Its own seed, so that a round does not depend on the rounds before it.
     seed = f"{options.seed}:{number}"
     chance = random.Random(seed)
     prefix = f"r{number}-"
@@ -94,14 +94,18 @@ async def one_round(
 
     found = await take_stock(stage, asked, tabs, prefix, names)
     watcher.cancel()
-    taken = taken_again(scene, since=calm_at if len(names) > 1 else 0.0)
+    claimed = claimed_again(scene, since=calm_at if len(names) > 1 else 0.0)
     problems = [
         *judge(found),
-        *late(tabs, found, taken, deadline, options.bound),
+        *late(tabs, found, claimed, deadline, options.bound),
         *map(Problem, stage.strange),
     ]
     stage.strange.clear()
-    await leave_empty_replies(invited, found)
+    # Where a reply has no text, a prompt would have two messages of the user in one.
+    empty = {run.conversation for run in found.runs if not run.text}
+    for person in invited:
+        if person.conversation in empty:
+            await db.run(person.begin_anew)
     last = max(tabs, key=lambda tab: tab.ended_at)
     return Played(
         number=number,
@@ -112,7 +116,7 @@ async def one_round(
         seconds=max(0.0, last.ended_at - calm_at),
         last=last.asked.text,
         delays=found.delays(),
-        taken=taken,
+        claimed=claimed,
         refused=sum(len(tab.refusals) for tab in tabs),
         reconnections=sum(tab.connections - 1 for tab in tabs),
         problems=problems,
@@ -125,14 +129,14 @@ async def strike(scene: Scene, name: str, after: float) -> str:
     return await FAULTS[name](scene)
 
 
-def taken_again(scene: Scene, since: float) -> float | None:
-    """In how many seconds the last run of a killed worker was claimed again or had ended.
+def claimed_again(scene: Scene, since: float) -> float | None:
+    """Seconds until the last run of a killed worker was claimed again or had ended.
 
-    With two faults they count from the end of both: what is away can help nobody.
+    With two faults they count from the end of both: the other may have stopped the recovery.
     """
     return max(
         (
-            (orphan.taken_at or time.monotonic()) - max(since, orphan.killed_at)
+            (orphan.claimed_at or time.monotonic()) - max(since, orphan.killed_at)
             for orphan in scene.orphans.values()
         ),
         default=None,
@@ -140,29 +144,29 @@ def taken_again(scene: Scene, since: float) -> float | None:
 
 
 def late(
-    tabs: list[ChaosTab], found: Evidence, taken: float | None, deadline: float, bound: float
+    tabs: list[ChaosTab], found: Evidence, claimed: float | None, deadline: float, bound: float
 ) -> list[Problem]:
-    """What came later than promised, though it came."""
+    """Everything that came later than promised."""
     problems = [
         Problem(f"ended {tab.ended_at - deadline:.1f} s too late", tab.asked.client_id, tab.run)
         for tab in tabs
         if tab.ended_at > deadline
     ]
     problems += [
-        Problem(f"told of the end {delay:.1f} s after it", client_id)
+        Problem(f"received the end {delay:.1f} s after it", client_id)
         for client_id, delay in found.delays().items()
         if delay > bound
     ]
-    if taken is not None and taken > bound:
-        problems.append(Problem(f"runs of a killed worker were taken again in {taken:.1f} s"))
+    if claimed is not None and claimed > bound:
+        problems.append(Problem(f"runs of a killed worker were claimed again in {claimed:.1f} s"))
     return problems
 
 
 async def take_stock(
     stage: Stage, asked: list[Ask], tabs: list[ChaosTab], prefix: str, names: tuple[str, ...]
 ) -> Evidence:
-    """All that can be known of what has just happened."""
-    with suppress(TimeoutError):  # the judge finds what is still active
+    """The evidence of the round that has just ended."""
+    with suppress(TimeoutError):  # the judge finds active calls
         await asyncio.to_thread(stage.provider.wait, active=0, timeout=20)
     calls = await asyncio.to_thread(lambda: stage.provider.calls)
     found: dict[str, Any] = await patiently(rows.of_round, asked, prefix)
@@ -170,17 +174,9 @@ async def take_stock(
         asks=asked,
         seen=[tab.seen() for tab in tabs],
         calls=calls,
-        most_attempts=settings.RUN_ATTEMPTS,
+        max_attempts=settings.RUN_ATTEMPTS,
         lost_memory=not faults.LOSES_MEMORY.isdisjoint(names),
         broke_replies=not faults.BREAKS_REPLIES.isdisjoint(names),
         lost_answers=not faults.LOSES_ANSWERS.isdisjoint(names),
         **found,
     )
-
-
-async def leave_empty_replies(invited: list[Person], found: Evidence) -> None:
-    """Where a reply has no text, a prompt would have two messages of the user in one."""
-    empty = {run.conversation for run in found.runs if not run.text}
-    for person in invited:
-        if person.conversation in empty:
-            await db.run(person.begin_anew)

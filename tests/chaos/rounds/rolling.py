@@ -1,4 +1,4 @@
-"""A deploy under load: every process is replaced, one after the other, and nobody loses a reply.
+"""A deploy under load: every process is replaced, one after the other, and no reply is lost.
 
 Imported when Django is set up.
 """
@@ -25,14 +25,14 @@ PREFIX = "roll-"
 
 
 async def restart_all(stage: Stage, options: argparse.Namespace) -> bool:
-    """Replace workers and web processes while everybody asks again and again; False: a reply was lost."""
+    """Replace workers and web processes under load; return False when a reply was lost."""
     chance = random.Random(options.seed)
     invited = await db.run(people.invite, options.conversations)
     tabs: list[ChaosTab] = []
-    over = asyncio.Event()
+    finished = asyncio.Event()
     async with supervised(stage):
         asking = [
-            asyncio.create_task(_ask_on(stage, person, number, chance, tabs, over))
+            asyncio.create_task(_ask_on(stage, person, number, chance, tabs, finished))
             for number, person in enumerate(invited)
         ]
         for name in (*WORKERS, *WEBS):
@@ -42,12 +42,11 @@ async def restart_all(stage: Stage, options: argparse.Namespace) -> bool:
             await stage.signal(name, signal.SIGTERM)
             ended = time.monotonic()
             await stage.start(name)
-            print(
-                f"{name} ended in {ended - began:.1f} s,"
-                f" and was there again {time.monotonic() - ended:.1f} s later",
-                flush=True,
+            took = (
+                f"{ended - began:.1f} s, its successor started in {time.monotonic() - ended:.1f} s"
             )
-        over.set()
+            print(f"{name} ended in {took}", flush=True)
+        finished.set()
         await asyncio.gather(*asking)
         found = await take_stock(stage, [tab.asked for tab in tabs], tabs, PREFIX, ())
     problems = [*judge(found), *_lost(found, tabs), *map(Problem, stage.strange)]
@@ -67,11 +66,11 @@ async def _ask_on(
     number: int,
     chance: random.Random,
     tabs: list[ChaosTab],
-    over: asyncio.Event,
+    finished: asyncio.Event,
 ) -> None:
-    """One message after the other, each when the reply to the last one has ended."""
+    """Send one message after another, each when the reply to the last one has ended."""
     turn = 0
-    while not over.is_set():
+    while not finished.is_set():
         turn += 1
         name = f"{PREFIX}{number}-{turn}"
         ask = Ask(
@@ -85,16 +84,16 @@ async def _ask_on(
 
 
 def _lost(found: Evidence, tabs: list[ChaosTab]) -> list[Problem]:
-    """What a deploy may not do, though a fault might: make a reply twice, hang up without a word."""
-    again = [
+    """Second attempts and close codes other than RESTARTING, which only faults may cause."""
+    repeated = [
         Problem(f"made in {run.attempt} attempts", run.client_id, str(run.id))
         for run in found.runs
         if run.attempt != 1
     ]
-    rude = [
+    dropped = [
         Problem(f"the connection was closed with {code}", tab.asked.client_id, tab.run)
         for tab in tabs
         for code in tab.close_codes
         if code != RESTARTING
     ]
-    return again + rude
+    return repeated + dropped

@@ -1,11 +1,10 @@
-"""Reads from the database what `judge` compares."""
+"""Reads the rows that `judge` compares."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields
 from typing import Any
-from uuid import UUID
 
 from billing.ledger import audit
 from billing.models import Hold, LedgerEntry, ModelPrice, UsageRecord
@@ -25,6 +24,8 @@ def of_round(asks: list[Ask], prefix: str) -> dict[str, Any]:
     thoughts = dict(
         MessagePart.objects.filter(message__run__in=ids).values_list("message_id", "data")
     )
+    charged = LedgerEntry.objects.filter(kind="usage", hold__in=ids)
+    price = ModelPrice.objects.get()  # one: all models have the same name at the provider
     names = [of.name for of in fields(Used)]
     return {
         "runs": [
@@ -53,18 +54,7 @@ def of_round(asks: list[Ask], prefix: str) -> dict[str, Any]:
                 "pk", "status", "settled"
             )
         },
-        "charges": _charges(ids),
-        "price": _price(),
-        "books": [f"{problem.where}: {problem.message}" for problem in audit.check()],
+        "charges": {hold: -amount for hold, amount in charged.values_list("hold_id", "amount")},
+        "price": Price(price.in_per_m, price.cached_in_per_m, price.out_per_m),
+        "ledger": [f"{problem.where}: {problem.message}" for problem in audit.check()],
     }
-
-
-def _charges(ids: list[UUID]) -> dict[UUID, int]:
-    entries = LedgerEntry.objects.filter(kind="usage", hold__in=ids)
-    return {hold: -amount for hold, amount in entries.values_list("hold_id", "amount")}
-
-
-def _price() -> Price:
-    """The only one: all models of the rounds have the same name at the provider."""
-    found = ModelPrice.objects.get()
-    return Price(found.in_per_m, found.cached_in_per_m, found.out_per_m)

@@ -1,4 +1,4 @@
-"""The processes that a round runs on: started once, and started again by us when they die."""
+"""The processes of the rounds: started once, and restarted here when they die."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from bench.database import ENVIRONMENT
 from chatproject.local.servers import PostgresServer, ValkeyServer
 from tests.support.fake_llm import FakeLLM
+from tests.support.programs import is_open
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -35,9 +36,9 @@ WEBS = ("web", "web-2")
 WORKERS = ("worker", "worker-2")
 PROCESSES = (*WEBS, *WORKERS, "clock")
 
-SUPERVISOR_PAUSE = 1.0  # seconds until what has died is started again
-PATIENCE = 60.0  # seconds: only so that a hang is told
-END_PATIENCE = 40.0  # the same for a process that was told to end: longer than any drain
+SUPERVISOR_PAUSE = 1.0  # seconds until a dead process is restarted
+PATIENCE = 60.0  # seconds: only so that a hang fails
+END_PATIENCE = 40.0  # seconds until a signalled process must have ended: longer than any drain
 
 ENDING = {signal.SIGKILL, signal.SIGTERM}
 
@@ -49,7 +50,7 @@ T = TypeVar("T")
 class Stage:
     """Two web processes, two workers and a clock with their own Postgres, Valkey and provider.
 
-    `strange` tells of processes that ended without our doing.
+    `strange` has processes that ended unexpectedly.
     """
 
     folder: Path
@@ -63,7 +64,7 @@ class Stage:
     _started: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     async def start(self, *names: str) -> None:
-        """Start processes and wait until they can do their work."""
+        """Start processes and wait until they are ready."""
         for name in names:
             self.launch(name)
         await self.ready(*names)
@@ -75,7 +76,7 @@ class Stage:
         self.stack.launch(name)
 
     async def ready(self, *names: str) -> None:
-        """Wait until processes can do their work."""
+        """Wait until processes accept work."""
         async with asyncio.timeout(PATIENCE):
             for name in names:
                 while not await asyncio.to_thread(self._is_ready, name):
@@ -85,13 +86,13 @@ class Stage:
         if self.stack.ended(name) is not None:
             return False
         if name in WEBS:
-            return _is_open(self.stack.address(name))
+            return is_open(int(self.stack.address(name).rpartition(":")[2]))
         if name in WORKERS:
             return str(self.stack.pid(name)) in self._workers_pids()
-        return time.monotonic() - self._started[name] > 3  # nobody sees that a clock is up
+        return time.monotonic() - self._started[name] > 3  # a clock does not show that it runs
 
     def _workers_pids(self) -> set[str]:
-        """The processes that registered as workers of RQ."""
+        """Process ids of the registered workers of RQ."""
         import redis
 
         with suppress(redis.RedisError), redis.Redis.from_url(self.valkey.url) as client:
@@ -101,7 +102,7 @@ class Stage:
         return set()
 
     async def signal(self, name: str, number: signal.Signals) -> None:
-        """Send a signal. After one that ends the process it is waited for that."""
+        """Send a signal; return, when it ends the process, after its end."""
         if number in ENDING:
             self._expected.add(name)
         os.kill(self.stack.pid(name), number)
@@ -111,17 +112,15 @@ class Stage:
                     while self.stack.ended(name) is None:
                         await asyncio.sleep(0.02)
             except TimeoutError:
-                self.strange.append(
-                    f"{name} did not end in {END_PATIENCE:.0f} s after {number.name}"
-                )
+                self.strange.append(f"{name} did not end after {number.name}")
                 os.kill(self.stack.pid(name), signal.SIGKILL)
 
     def rest(self, name: str) -> None:
-        """Let it stay away when it ends, until `launch`."""
+        """Do not restart a process, until `launch`."""
         self._resting.add(name)
 
     async def supervise(self) -> None:
-        """Start again what has died, a second later; runs until it is cancelled."""
+        """Restart processes a second after they died, until cancelled."""
         while True:
             await asyncio.sleep(0.1)
             for name in PROCESSES:
@@ -129,12 +128,12 @@ class Stage:
                 if code is None or name in self._resting:
                     continue
                 if name not in self._expected:
-                    self.strange.append(f"{name} ended by itself, with code {code}")
+                    self.strange.append(f"{name} ended unexpectedly, with code {code}")
                 self._resting.add(name)
                 asyncio.get_running_loop().call_later(SUPERVISOR_PAUSE, self.launch, name)
 
     def errors(self) -> list[str]:
-        """What the processes logged as errors: to be looked at, though no promise was broken."""
+        """Log lines of errors: worth reading, though they break no promise."""
         return [
             f"{name}: {line}"
             for name in PROCESSES
@@ -143,11 +142,11 @@ class Stage:
         ]
 
     def worker_id(self, name: str) -> str:
-        """How the rows of runs name a worker (chat.generate.WORKER)."""
+        """The name of a worker in the rows of runs (chat.generation.generate.WORKER)."""
         return f"{socket.gethostname()}:{self.stack.pid(name)}"
 
     async def runs_of(self, worker_id: str) -> dict[UUID, int]:
-        """The runs that a worker has, with their attempts."""
+        """The running runs of a worker, with their attempts."""
         from chat.models import Run
 
         def read() -> dict[UUID, int]:
@@ -158,7 +157,7 @@ class Stage:
 
 
 async def patiently(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Ask the database; while it is away, ask again."""
+    """Query the database, again and again while it is unreachable."""
     from chatproject.lib import db
 
     give_up_at = time.monotonic() + PATIENCE
@@ -171,18 +170,12 @@ async def patiently(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             await asyncio.sleep(0.2)
 
 
-def _is_open(address: str) -> bool:
-    host, port = address.removeprefix("http://").split(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
-
-
 @contextmanager
 def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
     """Postgres, Valkey and a provider, and Django in this process on an empty, migrated database.
 
-    Once per process, as Django is set up but once. The folder with the logs is deleted at the end,
-    unless something was wrong: then its path is printed.
+    Once per process, since Django is set up only once. The folder with the logs is deleted at the
+    end; after a failure it stays, and its path is printed.
     """
     folder = Path(tempfile.mkdtemp(prefix="parley-chaos-"))
     folder.chmod(0o711)  # Postgres runs as another user when we are root
@@ -232,7 +225,7 @@ def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
 
 @asynccontextmanager
 async def supervised(stage: Stage) -> AsyncIterator[Stage]:
-    """All processes, started and kept alive."""
+    """All processes, started and restarted when they end."""
     await stage.start(*PROCESSES)
     supervisor = asyncio.create_task(stage.supervise())
     try:

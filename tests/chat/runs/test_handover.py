@@ -20,9 +20,9 @@ from chat.runs.stop import stop_run
 from chat.streaming.leases import lease_key
 from chat.streaming.ticker import current_ticker
 from chatproject.lib import db, rq_asyncio
-from tests.chaos.test_money_faults import locked, wait_for_a_settlement_that_waits
 from tests.support.conversations import send
 from tests.support.fake_llm import reasoning_text, reply_text
+from tests.support.locks import locked, wait_for_blocked_session
 from tests.support.runs import fresh, generate_until_hold, held_text, logged
 
 pytestmark = [
@@ -238,7 +238,7 @@ async def test_drained_worker_publishes_end_being_stored(owner, conversation, va
     generating = asyncio.create_task(generate.run(run.id, 1))
     account = await db.run(Account.objects.get, user=owner)
     with locked(account):
-        await db.run(wait_for_a_settlement_that_waits)
+        await db.run(wait_for_blocked_session)
         generating.cancel(rq_asyncio.DRAINED)
         await asyncio.sleep(0.1)
         assert not generating.done()

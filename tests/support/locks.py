@@ -1,0 +1,50 @@
+"""The lock of an account's row, for tests of settlements that have to wait for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connection, transaction
+
+from billing.models import Account
+from tests.support.programs import wait_until
+
+
+@contextmanager
+def locked(account: Account) -> Iterator[None]:
+    """Keep an account's row locked by another session, so that a settlement has to wait."""
+    is_locked, may_go = threading.Event(), threading.Event()
+
+    def hold_lock() -> None:
+        try:
+            with transaction.atomic():
+                Account.objects.select_for_update().get(pk=account.pk)
+                is_locked.set()
+                may_go.wait(60)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=hold_lock)
+    thread.start()
+    is_locked.wait(10)
+    try:
+        yield
+    finally:
+        may_go.set()
+        thread.join()
+
+
+def wait_for_blocked_session() -> None:
+    """Return when a session of this database waits for a lock."""
+
+    def is_blocked() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            return bool(cursor.fetchone()[0])
+
+    wait_until(is_blocked, "a session waits for a lock", 30)
