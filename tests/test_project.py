@@ -72,6 +72,5 @@ def test_make_describes_all_targets():
     listed = subprocess.check_output(["make"], cwd=BASE_DIR, text=True)
     makefile = (BASE_DIR / "Makefile").read_text()
     targets = re.findall(r"^\.PHONY: (\S+)$", makefile, re.MULTILINE)
-    assert len(targets) == 17
-    for target in targets:
-        assert re.search(rf"^  make {target} +\S", listed, re.MULTILINE), target
+    assert targets
+    assert {*re.findall(r"^  make (\S+) +\S", listed, re.MULTILINE)} == {*targets}
