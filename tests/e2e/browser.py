@@ -1,4 +1,4 @@
-"""A person at a browser: what one does and sees, in the words of the page."""
+"""A person's browser: actions and visible contents, in the words of the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 PATIENCE = 30.0  # seconds: only so that a hang fails
-# What a driver says of a page that is left while it is looked at.
+# Words in the errors of a driver about a page that is left while it is examined.
 BEING_LEFT = ("execution context", "does not belong to the document", "aborted by navigation")
 PASSWORD = "a-long-password-17"
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Browser:
-    """A driver with one empty tab, as a screen of `size` sees it; without what was there before."""
+    """A driver with one empty tab, new and signed out, for a screen of `size`."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Browser:
 
     def _forget(self) -> None:
         old = self.driver.window_handles
-        # What a page keeps for its tab goes with the tab.
+        # The session storage of a page ends with its tab.
         self.driver.switch_to.new_window("tab")
         new = self.driver.current_window_handle
         for tab in old:
@@ -66,7 +66,7 @@ class Browser:
                 {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone},
             ),
             ("Emulation.setTouchEmulationEnabled", {"enabled": is_phone}),
-            # A tab of a headless browser is not in front of anybody: let it behave as if.
+            # A headless browser has no focused window; pages depend on the focus.
             ("Emulation.setFocusEmulationEnabled", {"enabled": True}),
             (
                 "Emulation.setEmulatedMedia",
@@ -82,7 +82,7 @@ class Browser:
         self.driver.get(self.base + path)
 
     def new_tab(self, path: str) -> str:
-        """Open a tab of the same session and go into it; returns its name for `go_to_tab`."""
+        """Open and select a tab of the same session; return its name for `go_to_tab`."""
         self.driver.switch_to.new_window("tab")
         self._emulate()
         self.open(path)
@@ -126,11 +126,18 @@ class Browser:
         self.write(text)
         self.find("chat-composer textarea").send_keys(Keys.ENTER)
 
+    def ask(self, text: str) -> None:
+        """Send a message and wait for the end of its reply."""
+        before = len(self.own_messages)
+        self.send(text)
+        wait_until(lambda: len(self.own_messages) > before, "the message is shown")
+        self.wait_for_status("done")
+
     def click(self, selector: str) -> None:
         def press() -> bool:
             found = self.shown(selector)
             if found:
-                found[0].click()  # one that a reload has taken away meanwhile raises, not clicked
+                found[0].click()  # raises when a reload has removed it
             return bool(found)
 
         wait_until(press, f"{selector} is there to click")
@@ -145,12 +152,12 @@ class Browser:
 
     @property
     def reply(self) -> str:
-        """What is seen of the newest reply's text; nothing while it has none."""
+        """The visible text of the newest reply; empty while it has none."""
         return (self.texts(".message.reply:last-child :is(.stream, .prose)") or [""])[-1]
 
     @property
     def status(self) -> str:
-        """pending, done, stopped or failed: the newest reply; empty without one."""
+        """The newest reply's status: pending, done, stopped or failed; empty without a reply."""
         found = self.driver.find_elements(By.CSS_SELECTOR, ".message.reply:last-child")
         return (found[0].get_attribute("data-status") or "") if found else ""
 
@@ -173,7 +180,7 @@ class Browser:
         return [element for element in found if element.is_displayed()]
 
     def texts(self, selector: str) -> list[str]:
-        """The visible texts of what is shown."""
+        """The texts of the visible elements."""
         texts = self.run(
             "return [...document.querySelectorAll(arguments[0])]"
             ".filter((element) => element.checkVisibility()).map((element) => element.innerText)",
@@ -187,7 +194,7 @@ class Browser:
 
     @property
     def complaints(self) -> list[str]:
-        """What the browser's console holds against the page (a server that is away excepted)."""
+        """Severe errors in the browser's console, except lost connections."""
         return [
             entry["message"]
             for entry in self.driver.get_log("browser")
@@ -196,14 +203,14 @@ class Browser:
 
 
 def wait_until(condition: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
-    """Returns the condition's first true answer."""
+    """Return the condition's first true result."""
     give_up_at = time.monotonic() + patience
     while True:
         answer: T | None
         try:
             answer = condition()
         except (NoSuchElementException, StaleElementReferenceException):
-            answer = None  # the page changed while it was looked at
+            answer = None  # the page changed meanwhile
         except WebDriverException as error:
             if not any(words in str(error) for words in BEING_LEFT):
                 raise

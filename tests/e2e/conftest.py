@@ -1,7 +1,7 @@
-"""A whole Parley for the browser: real processes, a database of its own, collected static files.
+"""A whole Parley for the browser: real processes, a separate database, collected static files.
 
-One for all tests of a pytest process. What is in the database is read with plain SQL, past all of
-our own code. A test that fails leaves a picture of its browser in `.data/screenshots/`.
+All tests of a pytest process share one. Its database is read with plain SQL, without the product's
+code. A test that fails leaves a screenshot of its browser in `.data/screenshots/`.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class Site:
         self._database = database
 
     def manage(self, *arguments: str) -> str:
-        """Run a command of manage.py against this site; returns what it printed."""
+        """Run a command of manage.py against this site; return its output."""
         return self.stack.manage(*arguments)
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """What a query finds."""
+        """The rows of a query."""
         with psycopg.connect(self._database) as connection:
             return connection.execute(query, parameters).fetchall()
 
     def execute(self, statement: str, *parameters: object) -> None:
-        """Change what is in the database behind everybody's back."""
+        """Change the database, unnoticed by the processes."""
         with psycopg.connect(self._database) as connection:
             connection.execute(statement, parameters)
 
@@ -67,6 +67,11 @@ class Site:
         )
         return found
 
+    def count_runs(self, conversation: str) -> int:
+        """The number of runs of a conversation."""
+        query = "SELECT count(*) FROM chat_run WHERE conversation_id = %s"
+        return int(self.rows(query, conversation)[0][0])
+
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -76,7 +81,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @contextmanager
 def running_site(folder: Path, **variables: str) -> Iterator[Site]:
-    """A Parley in a folder of its own, with other variables of the environment if need be."""
+    """A Parley in this folder, with additional variables in its environment."""
     server = os.environ["DATABASE_URL"]
     name = f"e2e_{uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as connection:
@@ -107,12 +112,12 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
     ):
         stack.start("web", "worker", "clock")
         yield Site(stack, provider, database)
-        # Whatever the browsers did, the books are right.
+        # Whatever the browsers did, the ledger is right.
         stack.manage("check_ledger")
 
 
 def second_redis() -> str:
-    """A database in the same Valkey, so that the workers of a second site find their own queue."""
+    """Another database of the same Valkey, so that a second site has its own queues."""
     return urlsplit(pytest_servers.valkey.url)._replace(path="/1").geturl()
 
 
@@ -121,15 +126,9 @@ def driver() -> Iterator[webdriver.Chrome]:
     """One Chromium for all tests of the process: starting it takes longer than most tests."""
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--hide-scrollbars",
-    ):
-        options.add_argument(argument)
+    words = "headless no-sandbox disable-gpu disable-dev-shm-usage disable-background-networking"
+    for word in [*words.split(), "hide-scrollbars"]:
+        options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
     yield driver
@@ -154,8 +153,11 @@ def open_browser(
 
 
 @pytest.fixture
-def browser(open_browser: Callable[..., Browser]) -> Browser:
-    return open_browser()
+def browser(open_browser: Callable[..., Browser], email: str) -> Browser:
+    """A browser in which the new user `email` has a new chat open."""
+    browser = open_browser()
+    browser.sign_up(email)
+    return browser
 
 
 _people = itertools.count(1)
@@ -163,9 +165,9 @@ _people = itertools.count(1)
 
 @pytest.fixture
 def email() -> str:
-    """An address that nobody has yet, for somebody who may sign up.
+    """A new e-mail address, which may sign up.
 
-    All people of these tests come from one address, which may sign up 20 times a minute.
+    All tests have the same IP address, which may sign up 20 times a minute: its count is deleted.
     """
     for url in (pytest_servers.valkey.url, second_redis()):
         with redis.from_url(url) as cache:

@@ -1,7 +1,8 @@
-"""Money at the browser: what one has, buying more of it, and the receipt."""
+"""Money in the browser: the balance, purchases, promo codes and receipts."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,7 +19,7 @@ CREDIT = 1_000_000
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A Parley that sells, among others, two packages of ours at its test bank."""
+    """A Parley that sells two more packages, Tiny and Huge, at its test bank."""
     with running_site(
         tmp_path_factory.mktemp("shop"),
         DEBUG="1",
@@ -49,14 +50,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def open_shop(shop: Site, driver: webdriver.Chrome) -> Callable[..., Browser]:
-    def open_it(size: tuple[int, int] = DESKTOP, **how: bool) -> Browser:
-        return Browser(driver, shop.base, size, **how)
-
-    return open_it
+    return functools.partial(Browser, driver, shop.base)
 
 
 def buy(browser: Browser, name: str) -> None:
-    """From the packages to the bank."""
+    """Go from the packages to the bank."""
     browser.click(f"[aria-label^='Buy {name} ']")
     browser.wait_for_text("h1", "Test bank")
 
@@ -66,7 +64,7 @@ def status(browser: Browser) -> str:
 
 
 @pytest.mark.parametrize("scripting", [True, False], ids=["with scripts", "without scripts"])
-def test_buying_credits_leads_back_to_where_one_was(
+def test_purchase_leads_back_to_its_start(
     shop: Site, open_shop: Callable[..., Browser], email: str, scripting: bool
 ):
     browser = open_shop(PHONE, scripting=scripting)
@@ -88,13 +86,8 @@ def test_buying_credits_leads_back_to_where_one_was(
     wait_until(lambda: browser.path == "/chats/", "the way back")
 
     browser.open("/billing/history/")
-    assert browser.texts("tbody .title") == [
-        "Balance",
-        "Bonus: Huge",
-        "Purchase: Huge",
-        "Credits given",
-        "Balance before",
-    ]
+    titles = ["Balance", "Bonus: Huge", "Purchase: Huge", "Credits given", "Balance before"]
+    assert browser.texts("tbody .title") == titles
     assert browser.texts("tbody .amount.in") == ["+500.00", "+5,000.00", "+100.00"]
     if scripting:
         assert fetched(browser, f"/billing/orders/{order}/receipt.pdf").startswith("%PDF")
@@ -104,7 +97,7 @@ def test_buying_credits_leads_back_to_where_one_was(
 
 
 def fetched(browser: Browser, path: str) -> str:
-    """What the browser gets for the link to a file."""
+    """The response to the link of a file, as text."""
     return str(
         browser.driver.execute_async_script(
             "fetch(arguments[0]).then((answer) => answer.text()).then(arguments[1])", path
@@ -112,10 +105,8 @@ def fetched(browser: Browser, path: str) -> str:
     )
 
 
-def test_a_payment_that_is_declined_or_canceled_gives_nothing_and_says_so(
-    shop: Site, open_shop: Callable[..., Browser], email: str
-):
-    browser = open_shop()
+def test_unpaid_order_gives_no_credits(shop: Site, open_shop: Callable[..., Browser], email: str):
+    browser = open_shop(DESKTOP)
     browser.sign_up(email)
     browser.open("/billing/packages/")
     buy(browser, "Tiny")
@@ -128,8 +119,8 @@ def test_a_payment_that_is_declined_or_canceled_gives_nothing_and_says_so(
     assert browser.texts("[data-balance-available]") == ["100"]
 
 
-def test_a_promo_code_is_redeemed_once(open_shop: Callable[..., Browser], email: str):
-    browser = open_shop()
+def test_promo_code_is_redeemed_once(open_shop: Callable[..., Browser], email: str):
+    browser = open_shop(DESKTOP)
     browser.sign_up(email)
     browser.click("[data-balance]")
     browser.find("#code").send_keys("hello\n")
@@ -141,7 +132,7 @@ def test_a_promo_code_is_redeemed_once(open_shop: Callable[..., Browser], email:
 
 PAGES = ("", "packages/", "history/", "usage/", "limits/", "history/?first=x&kind=usage")
 
-# What is too small for a finger; links inside a sentence or a line of the statement have no least size.
+# Controls that are too small for a finger; links inside a sentence or a statement have no minimum size.
 SMALL = """
 return [...document.querySelectorAll("a, button, summary, select, input:not([type=hidden])")]
   .filter((element) => element.checkVisibility())
@@ -153,12 +144,12 @@ return [...document.querySelectorAll("a, button, summary, select, input:not([typ
 
 
 @pytest.mark.parametrize(
-    ("size", "dark", "least"),
+    ("size", "dark", "minimum"),
     [(PHONE, False, 44), (PHONE, True, 44), (NARROW, False, 44), (DESKTOP, False, 24)],
-    ids=["phone", "phone in the dark", "narrow", "desktop"],
+    ids=["phone", "dark phone", "narrow", "desktop"],
 )
-def test_nothing_sticks_out_and_everything_can_be_read_and_hit(
-    shop: Site, open_shop: Callable[..., Browser], email: str, size, dark, least
+def test_billing_pages_fit_and_are_readable(
+    shop: Site, open_shop: Callable[..., Browser], email: str, size, dark, minimum
 ):
     browser = open_shop(size, dark=dark)
     browser.sign_up(email)
@@ -171,7 +162,7 @@ def test_nothing_sticks_out_and_everything_can_be_read_and_hit(
     for page in (*PAGES, order):
         browser.open(f"/billing/{page}")
         assert browser.run(OVERFLOW) == 0, page
-        assert browser.run(SMALL, least) == [], page
+        assert browser.run(SMALL, minimum) == [], page
         assert browser.run(LOW_CONTRAST) == [], page
         assert browser.complaints == [], page
 

@@ -1,4 +1,4 @@
-"""The main way, as people go it: write, watch the reply grow, reload, stop, try again."""
+"""The usual way of a chat: send, watch the reply grow, reload, stop, regenerate."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ pytestmark = pytest.mark.e2e
 
 
 def words(text: str) -> list[str]:
-    """A text without what HTML does not show: how much white space there is."""
+    """A text without its white space, which HTML does not show as it is."""
     return text.split()
 
 
 def plain(tokens: int, rate: int) -> str:
-    """A message whose reply has nothing in it that Markdown or HTML shows otherwise."""
+    """A message whose reply Markdown and HTML show exactly as it is."""
     for number in range(10_000):
         message = f"[[tokens={tokens} rate={rate}]] Story {number}"
         if not re.search(r"[<>\\\t]|\n[-.]|\n\n|:\n|\n ", reply_text(tokens, message)):
@@ -27,11 +27,8 @@ def plain(tokens: int, rate: int) -> str:
     raise AssertionError("no seed gives a plain reply of that length")
 
 
-def test_a_reply_grows_survives_a_reload_and_is_what_the_database_holds(
-    site: Site, browser: Browser, email: str
-):
+def test_reply_grows_and_survives_a_reload(site: Site, browser: Browser):
     message = "[[tokens=90 rate=30]] Tell me of lighthouses"
-    browser.sign_up(email)
     browser.send(message)
 
     wait_until(lambda: len(words(browser.reply)) > 5, "text comes")
@@ -52,13 +49,9 @@ def test_a_reply_grows_survives_a_reload_and_is_what_the_database_holds(
     assert browser.complaints == []
 
 
-def test_what_is_seen_at_the_end_is_exactly_the_text_in_the_database(
-    site: Site, browser: Browser, email: str
-):
+def test_shown_reply_is_exactly_the_stored_text(site: Site, browser: Browser):
     message = plain(14, 40)
-    browser.sign_up(email)
-    browser.send(message)
-    browser.wait_for_status("done")
+    browser.ask(message)
     text, _ = site.reply(browser.conversation)
     assert browser.reply == text
 
@@ -66,13 +59,9 @@ def test_what_is_seen_at_the_end_is_exactly_the_text_in_the_database(
     assert browser.reply == text
 
 
-def test_a_new_chat_gets_its_address_name_and_place_without_a_reload(
-    site: Site, browser: Browser, email: str
-):
-    browser.sign_up(email)
+def test_new_chat_gets_address_and_title_without_reload(site: Site, browser: Browser):
     browser.run("window.isSamePage = true")
-    browser.send("[[tokens=10 rate=0]] On tides")
-    browser.wait_for_status("done")
+    browser.ask("[[tokens=10 rate=0]] On tides")
     assert browser.run("return window.isSamePage")
     assert browser.path == f"/c/{browser.conversation}/"
     assert browser.texts("h1") == ["[[tokens=10 rate=0]] On tides"]
@@ -81,25 +70,21 @@ def test_a_new_chat_gets_its_address_name_and_place_without_a_reload(
     assert browser.shown("[data-chat-menu]")
     wait_until(lambda: not browser.shown(".sidebar-active"), "nothing is being written any more")
 
-    browser.send("[[tokens=5 rate=0]] And ebbs?")
-    wait_until(lambda: len(browser.own_messages) == 2, "the second message is there")
-    browser.wait_for_status("done")
+    browser.ask("[[tokens=5 rate=0]] And ebbs?")
     assert site.rows(
         "SELECT count(*) FROM chat_conversation WHERE id = %s", browser.conversation
     ) == [(1,)]
 
 
-def test_a_prompt_worth_trying_is_one_click(browser: Browser, email: str):
-    browser.sign_up(email)
+def test_suggested_prompt_is_sent_by_one_click(browser: Browser):
     [first, *_] = browser.texts(".prompt")
     browser.click(".prompt")
     browser.wait_for_status("done")
     assert browser.own_messages == [first]
 
 
-def test_thoughts_come_before_the_reply_and_fold_away(browser: Browser, email: str, site: Site):
+def test_reasoning_is_shown_and_folds_away(browser: Browser):
     message = "[[tokens=30 rate=30 reasoning=30]] Think"
-    browser.sign_up(email)
     browser.send(message)
     browser.wait_for_text(".progress", "Thinking…")
     browser.click(".reasoning summary")
@@ -112,9 +97,8 @@ def test_thoughts_come_before_the_reply_and_fold_away(browser: Browser, email: s
 # --- Stop -------------------------------------------------------------------------------------
 
 
-def test_stop_keeps_what_was_written(site: Site, browser: Browser, email: str):
+def test_stop_keeps_the_text_so_far(site: Site, browser: Browser):
     message = "[[tokens=2000 rate=30]] Tell me all"
-    browser.sign_up(email)
     browser.send(message)
     wait_until(lambda: len(words(browser.reply)) > 5, "text comes")
     assert not browser.shown("[data-send-button]")
@@ -131,8 +115,7 @@ def test_stop_keeps_what_was_written(site: Site, browser: Browser, email: str):
     assert not browser.shown("[data-stop]")
 
 
-def test_stop_works_before_the_first_word(site: Site, browser: Browser, email: str):
-    browser.sign_up(email)
+def test_stop_works_before_the_first_word(site: Site, browser: Browser):
     browser.send("[[tokens=20 first=60]] Slow")
     browser.wait_for_text(".progress", "Reading your message")
     browser.click("[data-stop]")
@@ -141,8 +124,7 @@ def test_stop_works_before_the_first_word(site: Site, browser: Browser, email: s
     browser.wait_for_text(".reply .notice p", "before it started")
 
 
-def test_a_stopped_reply_can_be_asked_for_again(site: Site, browser: Browser, email: str):
-    browser.sign_up(email)
+def test_stopped_reply_can_be_regenerated(site: Site, browser: Browser):
     browser.send("[[tokens=40 rate=30]] Twice")
     wait_until(lambda: browser.reply, "text comes")
     browser.click("[data-stop]")
@@ -157,12 +139,9 @@ def test_a_stopped_reply_can_be_asked_for_again(site: Site, browser: Browser, em
 # --- Failing ----------------------------------------------------------------------------------
 
 
-def test_a_failed_reply_says_why_and_one_button_tries_again(
-    site: Site, browser: Browser, email: str
-):
-    # Refused as a whole once (a 400 is not tried again by itself), then answered.
+def test_failed_reply_has_one_retry_button(site: Site, browser: Browser, email: str):
+    # Refused once (a 400 is not retried automatically), then answered.
     message = f"[[status=400 fail=1 key={email} tokens=12 rate=0]] Hello"
-    browser.sign_up(email)
     browser.send(message)
     browser.wait_for_status("failed")
     assert len(browser.shown(".reply button")) == 1
@@ -172,9 +151,8 @@ def test_a_failed_reply_says_why_and_one_button_tries_again(
     assert site.reply(browser.conversation)[0] == reply_text(12, message)
 
 
-def test_a_reply_that_breaks_off_keeps_its_text(site: Site, browser: Browser, email: str):
+def test_broken_off_reply_keeps_its_text(site: Site, browser: Browser):
     message = "[[tokens=60 rate=0 cut=20]] Hello"
-    browser.sign_up(email)
     browser.send(message)
     browser.wait_for_status("failed")
     text, status = site.reply(browser.conversation)
@@ -185,14 +163,10 @@ def test_a_reply_that_breaks_off_keeps_its_text(site: Site, browser: Browser, em
     assert browser.shown(".reply [data-regenerate]")
 
 
-def test_a_better_reply_that_fails_brings_the_old_one_back(
-    site: Site, browser: Browser, email: str
-):
-    browser.sign_up(email)
-    browser.send("[[tokens=12 rate=0]] Hello")
-    browser.wait_for_status("done")
+def test_failed_regeneration_restores_the_old_reply(site: Site, browser: Browser):
+    browser.ask("[[tokens=12 rate=0]] Hello")
     before = browser.reply
-    # The stub does what the message says: let it refuse from now on.
+    # The fake provider obeys the message: from now on it refuses.
     site.execute(
         "UPDATE chat_message SET text = '[[status=400]] Hello'"
         " WHERE conversation_id = %s AND role = 'user'",
@@ -208,10 +182,8 @@ def test_a_better_reply_that_fails_brings_the_old_one_back(
 # --- Two tabs ---------------------------------------------------------------------------------
 
 
-def test_two_tabs_stay_in_step(site: Site, browser: Browser, email: str):
-    browser.sign_up(email)
-    browser.send("[[tokens=10 rate=0]] One")
-    browser.wait_for_status("done")
+def test_two_tabs_show_the_same_reply(browser: Browser):
+    browser.ask("[[tokens=10 rate=0]] One")
     first = browser.tab
     second = browser.new_tab(f"/c/{browser.conversation}/")
     message = "[[tokens=80 rate=20]] Two"
@@ -233,17 +205,13 @@ def test_two_tabs_stay_in_step(site: Site, browser: Browser, email: str):
     assert browser.reply == stopped
 
 
-def test_the_sidebar_of_another_tab_learns_of_new_renamed_and_deleted_chats(
-    browser: Browser, email: str
-):
-    browser.sign_up(email)
+def test_sidebar_of_another_tab_follows_changes(browser: Browser):
     first = browser.tab
     second = browser.new_tab("/")
     assert browser.texts(".sidebar-title") == []
 
     browser.go_to_tab(first)
-    browser.send("[[tokens=3 rate=0]] Boats")
-    browser.wait_for_status("done")
+    browser.ask("[[tokens=3 rate=0]] Boats")
     browser.go_to_tab(second)
     browser.wait_for_text(".sidebar-title", "Boats")
 
@@ -269,13 +237,9 @@ def test_the_sidebar_of_another_tab_learns_of_new_renamed_and_deleted_chats(
 # --- Editing ----------------------------------------------------------------------------------
 
 
-def test_a_message_can_be_edited_and_sent_again(site: Site, browser: Browser, email: str):
-    browser.sign_up(email)
-    browser.send("[[tokens=5 rate=0]] Wrong")
-    browser.wait_for_status("done")
-    browser.send("[[tokens=5 rate=0]] More")
-    wait_until(lambda: len(browser.own_messages) == 2, "the second message is there")
-    browser.wait_for_status("done")
+def test_message_can_be_edited_and_resent(site: Site, browser: Browser):
+    browser.ask("[[tokens=5 rate=0]] Wrong")
+    browser.ask("[[tokens=5 rate=0]] More")
     conversation = browser.conversation
 
     browser.click(".action-edit")

@@ -1,4 +1,4 @@
-"""Losing the connection, or whoever makes the reply: said after a moment, made good by itself."""
+"""Lost connections and lost workers: shown after a moment, and repaired automatically."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.support.fake_llm import reply_pieces, reply_text
 
 pytestmark = pytest.mark.e2e
 
-USER_CONCURRENCY = 5  # as it is by default
+USER_CONCURRENCY = 5  # the default
 
 INTERRUPTED = "Reply interrupted. Resuming…"
 RESTARTED = "Reply interrupted. Starting over."
 
-# Keeps in `seen` each state of the newest reply that was ever on the screen, and in `said` what was
-# read out.
+# Collects in `seen` each text of the newest reply that was ever on the screen, and in `said` each
+# announcement.
 WATCH = """
 window.seen = [];
 window.said = [];
@@ -30,14 +30,14 @@ const look = () => {
 };
 look();
 const announcer = document.querySelector("[data-announcer]");
-const hear = () => announcer.textContent && said.push(announcer.textContent);
-new MutationObserver(hear).observe(announcer, {childList: true});
+const note = () => announcer.textContent && said.push(announcer.textContent);
+new MutationObserver(note).observe(announcer, {childList: true});
 """
 
 
 @pytest.fixture
 def message(email: str) -> str:
-    """One whose reply halts after 40 of its 80 tokens, until `site.provider.release(email)`."""
+    """A message whose reply halts after 40 of its 80 tokens until `provider.release(email)`."""
     return f"[[tokens=80 rate=0 hold=40 key={email}]] Through a storm"
 
 
@@ -47,12 +47,12 @@ def half(message: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """A text without its white space, as some of that is how it is laid out on the page."""
+    """A text without its white space, part of which is layout."""
     return "".join(text.split())
 
 
 def written(browser: Browser) -> str:
-    """What there is of the newest reply while it is being written, without white space."""
+    """The text so far of the newest reply, without white space."""
     streams = browser.run(
         "return [...document.querySelectorAll('.message.reply:last-child .stream')]"
         ".map((stream) => stream.textContent)"
@@ -60,8 +60,32 @@ def written(browser: Browser) -> str:
     return squeezed("".join(streams))
 
 
+def seen_on_the_way_to(whole: str, browser: Browser) -> list[str]:
+    """The texts that WATCH collected; each must be a beginning of the whole reply."""
+    seen = [squeezed(text) for text in browser.run("return seen")]
+    assert [text for text in seen if not squeezed(whole).startswith(text)] == []
+    return seen
+
+
 def wait_for_half(browser: Browser, message: str) -> None:
     wait_until(lambda: written(browser) == half(message), "the first half is there")
+
+
+@pytest.fixture
+def half_a_reply(browser: Browser, message: str) -> None:
+    """The browser shows the first half of the reply to `message`; WATCH collects its texts."""
+    browser.run(WATCH)
+    browser.send(message)
+    wait_for_half(browser, message)
+
+
+@pytest.fixture
+def continuing_model(site: Site) -> Iterator[None]:
+    """All models can continue a partial text."""
+    [(before,)] = site.rows("SELECT DISTINCT continuation FROM chat_languagemodel")
+    site.execute("UPDATE chat_languagemodel SET continuation = 'prefill'")
+    yield
+    site.execute("UPDATE chat_languagemodel SET continuation = %s", before)
 
 
 @contextmanager
@@ -77,14 +101,10 @@ def without(site: Site, process: str) -> Iterator[None]:
 # --- The web process --------------------------------------------------------------------------
 
 
-def test_a_killed_web_server_is_told_of_and_the_reply_goes_on_where_it_was(
+@pytest.mark.usefixtures("half_a_reply")
+def test_reply_continues_after_the_web_server_died(
     site: Site, browser: Browser, email: str, message: str
 ):
-    browser.sign_up(email)
-    browser.run(WATCH)
-    browser.send(message)
-    wait_for_half(browser, message)
-
     with without(site, "web"):
         browser.wait_for_text("[data-connection]", "Connection lost. Reconnecting…")
         assert written(browser) == half(message)
@@ -95,20 +115,17 @@ def test_a_killed_web_server_is_told_of_and_the_reply_goes_on_where_it_was(
 
     whole = reply_text(80, message)
     assert site.reply(browser.conversation) == (whole, "done")
-    seen = [squeezed(text) for text in browser.run("return seen")]
-    assert [text for text in seen if not squeezed(whole).startswith(text)] == []
-    assert seen == sorted(seen, key=len), "what was shown is never taken away"
+    seen = seen_on_the_way_to(whole, browser)
+    assert seen == sorted(seen, key=len), "no shown text is ever removed"
     shown = browser.reply
     browser.driver.refresh()
     assert browser.reply == shown
 
 
-def test_a_reply_that_ends_while_the_web_server_is_away_is_there_afterwards(
+@pytest.mark.usefixtures("half_a_reply")
+def test_reply_ended_during_an_outage_is_shown(
     site: Site, browser: Browser, email: str, message: str
 ):
-    browser.sign_up(email)
-    browser.send(message)
-    wait_for_half(browser, message)
     with without(site, "web"):
         site.provider.release(email)
         site.provider.wait(active=0)
@@ -116,12 +133,10 @@ def test_a_reply_that_ends_while_the_web_server_is_away_is_there_afterwards(
     assert site.reply(browser.conversation) == (reply_text(80, message), "done")
 
 
-def test_a_reload_and_a_second_tab_show_all_that_is_written_and_go_on(
+@pytest.mark.usefixtures("half_a_reply")
+def test_reload_and_second_tab_continue_the_reply(
     site: Site, browser: Browser, email: str, message: str
 ):
-    browser.sign_up(email)
-    browser.send(message)
-    wait_for_half(browser, message)
     first = browser.tab
     browser.driver.refresh()
     wait_for_half(browser, message)
@@ -138,12 +153,8 @@ def test_a_reload_and_a_second_tab_show_all_that_is_written_and_go_on(
     assert browser.complaints == []
 
 
-def test_what_is_sent_and_stopped_while_the_web_server_is_away_is_done_when_it_is_back(
-    site: Site, browser: Browser, email: str, message: str
-):
-    browser.sign_up(email)
-    browser.send("[[tokens=3 rate=0]] Hello")
-    browser.wait_for_status("done")
+def test_send_and_stop_wait_for_the_server(site: Site, browser: Browser, message: str):
+    browser.ask("[[tokens=3 rate=0]] Hello")
     with without(site, "web"):
         browser.wait_for_text("[data-connection]", "Connection lost. Reconnecting…")
         browser.send(message)
@@ -157,21 +168,16 @@ def test_what_is_sent_and_stopped_while_the_web_server_is_away_is_done_when_it_i
     browser.wait_for_status("stopped")
     text, status = site.reply(browser.conversation)
     assert (squeezed(text), status) == (half(message), "stopped")
-    assert site.rows(
-        "SELECT count(*) FROM chat_run WHERE conversation_id = %s", browser.conversation
-    ) == [(2,)]
+    assert site.count_runs(browser.conversation) == 2
 
 
 # --- The worker -------------------------------------------------------------------------------
 
 
-def test_a_killed_workers_reply_begins_again_and_is_clean_at_the_end(
+@pytest.mark.usefixtures("half_a_reply")
+def test_reply_of_a_killed_worker_starts_over(
     site: Site, browser: Browser, email: str, message: str
 ):
-    browser.sign_up(email)
-    browser.run(WATCH)
-    browser.send(message)
-    wait_for_half(browser, message)
     with without(site, "worker"):
         browser.wait_for_text(".progress", INTERRUPTED)
         assert written(browser) == half(message)
@@ -190,8 +196,7 @@ def test_a_killed_workers_reply_begins_again_and_is_clean_at_the_end(
     assert site.rows(
         "SELECT attempt FROM chat_run WHERE conversation_id = %s", browser.conversation
     ) == [(2,)]
-    seen = [squeezed(text) for text in browser.run("return seen")]
-    assert [text for text in seen if not squeezed(whole).startswith(text)] == []
+    seen_on_the_way_to(whole, browser)
     said = browser.run("return said")
     assert said.count(RESTARTED) == 1
     assert not any("in line" in words for words in said)
@@ -202,36 +207,24 @@ def test_a_killed_workers_reply_begins_again_and_is_clean_at_the_end(
     assert browser.reply == shown
 
 
-def test_a_model_that_can_continue_goes_on_from_what_is_shown(
+@pytest.mark.usefixtures("continuing_model", "half_a_reply")
+def test_continuing_model_resumes_from_the_shown_text(
     site: Site, browser: Browser, email: str, message: str
 ):
-    [(before,)] = site.rows("SELECT DISTINCT continuation FROM chat_languagemodel")
-    site.execute("UPDATE chat_languagemodel SET continuation = 'prefill'")
-    try:
-        browser.sign_up(email)
-        browser.run(WATCH)
-        browser.send(message)
-        wait_for_half(browser, message)
-        with without(site, "worker"):
-            browser.wait_for_text(".progress", INTERRUPTED)
-        site.provider.release(email)
-        browser.wait_for_status("done")
-    finally:
-        site.execute("UPDATE chat_languagemodel SET continuation = %s", before)
+    with without(site, "worker"):
+        browser.wait_for_text(".progress", INTERRUPTED)
+    site.provider.release(email)
+    browser.wait_for_status("done")
 
     whole = reply_text(80, message)
     assert site.reply(browser.conversation) == (whole, "done")
-    seen = [squeezed(text) for text in browser.run("return seen")]
-    assert [text for text in seen if not squeezed(whole).startswith(text)] == []
-    assert seen == sorted(seen, key=len), "what was shown is never taken away"
+    seen = seen_on_the_way_to(whole, browser)
+    assert seen == sorted(seen, key=len), "no shown text is ever removed"
     assert seen.count(half(message)) == 1
     assert RESTARTED not in browser.run("return said")
 
 
-def test_without_a_worker_a_message_says_where_it_stands_then_warns_and_can_be_stopped(
-    site: Site, browser: Browser, email: str
-):
-    browser.sign_up(email)
+def test_message_without_a_worker_warns_and_stops(site: Site, browser: Browser):
     with without(site, "worker"):
         browser.send("[[tokens=5 rate=0]] Anybody?")
         browser.wait_for_text(".progress", "Queued, next in line")
@@ -250,10 +243,7 @@ def test_without_a_worker_a_message_says_where_it_stands_then_warns_and_can_be_s
     assert site.reply(browser.conversation) == ("", "stopped")
 
 
-def test_a_message_that_waits_for_ones_own_others_says_so_and_does_not_warn(
-    site: Site, browser: Browser, email: str
-):
-    browser.sign_up(email)
+def test_throttled_message_waits_without_a_warning(site: Site, browser: Browser):
     with without(site, "worker"):
         for number in range(USER_CONCURRENCY):
             browser.open("/")
@@ -278,11 +268,8 @@ def test_a_message_that_waits_for_ones_own_others_says_so_and_does_not_warn(
 # --- Everything else --------------------------------------------------------------------------
 
 
-def test_a_refusal_that_passes_keeps_the_text_and_offers_to_send_it_again_in_time(
-    site: Site, browser: Browser, email: str
-):
-    browser.sign_up(email)
-    # As the server answers while too many wait: told to the page instead of by it.
+def test_busy_refusal_offers_a_retry_later(browser: Browser):
+    # The page receives what the server answers while its queue is full.
     browser.run(
         "const {connection} = document.querySelector('chat-app');"
         "connection.send = ({client_id}) => {"
@@ -308,21 +295,15 @@ def test_a_refusal_that_passes_keeps_the_text_and_offers_to_send_it_again_in_tim
     assert not browser.shown("[data-error]")
 
 
-def test_what_happened_elsewhere_meanwhile_is_there_after_reconnecting(
-    site: Site, browser: Browser, email: str
-):
-    browser.sign_up(email)
-    browser.send("[[tokens=3 rate=0]] One")
-    browser.wait_for_status("done")
+def test_reconnected_tab_catches_up(browser: Browser):
+    browser.ask("[[tokens=3 rate=0]] One")
     here = browser.tab
     conversation = browser.conversation
 
-    # This tab hears nothing for a while.
+    # This tab receives nothing for a while.
     browser.run("document.querySelector('chat-app').connection.pause()")
     browser.new_tab(f"/c/{conversation}/")
-    browser.send("[[tokens=4 rate=0]] Two")
-    wait_until(lambda: len(browser.own_messages) == 2, "it is sent")
-    browser.wait_for_status("done")
+    browser.ask("[[tokens=4 rate=0]] Two")
 
     browser.go_to_tab(here)
     assert len(browser.own_messages) == 1
@@ -331,40 +312,27 @@ def test_what_happened_elsewhere_meanwhile_is_there_after_reconnecting(
     browser.wait_for_status("done")
 
 
-def test_a_message_that_is_sent_while_the_server_is_away_arrives_once(
-    site: Site, browser: Browser, email: str
-):
-    browser.sign_up(email)
-    browser.send("[[tokens=3 rate=0]] One")
-    browser.wait_for_status("done")
+def test_message_without_confirmation_arrives_once(site: Site, browser: Browser):
+    browser.ask("[[tokens=3 rate=0]] One")
     conversation = browser.conversation
-    # As if the connection broke in the very moment: the frame is kept, and nothing comes back.
+    # As if the connection broke just then: the frame is accepted, and no answer comes.
     browser.run(
         "const {connection} = document.querySelector('chat-app');connection.send = () => true"
     )
     browser.send("[[tokens=3 rate=0]] Two")
     browser.wait_for_text(".own-state", "Sending")
     assert len(browser.own_messages) == 2
-    assert site.rows("SELECT count(*) FROM chat_run WHERE conversation_id = %s", conversation) == [
-        (1,)
-    ]
+    assert site.count_runs(conversation) == 1
 
     browser.driver.refresh()
     wait_until(lambda: len(browser.own_messages) == 2, "it is still there after a reload")
     browser.wait_for_status("done")
-    wait_until(
-        lambda: (
-            site.rows("SELECT count(*) FROM chat_run WHERE conversation_id = %s", conversation)
-            == [(2,)]
-        ),
-        "it arrived",
-    )
+    wait_until(lambda: site.count_runs(conversation) == 2, "it arrived")
     browser.driver.refresh()
     assert browser.own_messages == ["[[tokens=3 rate=0]] One", "[[tokens=3 rate=0]] Two"]
 
 
-def test_signing_out_in_one_tab_leads_the_other_to_the_sign_in_page(browser: Browser, email: str):
-    browser.sign_up(email)
+def test_sign_out_leads_other_tabs_to_sign_in(browser: Browser):
     first = browser.tab
     browser.new_tab("/")
     browser.click(".account summary")

@@ -1,4 +1,4 @@
-"""What a message costs, as one sees it in the chat: before, while and after."""
+"""The cost of a message in the chat: estimate, charge and balance."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ def text_of(browser: Browser, selector: str) -> str:
     return str(browser.run(script, selector))
 
 
-def test_a_new_user_sees_the_estimate_the_cost_and_the_balance_move(
-    site: Site, browser: Browser, email: str
-):
-    browser.sign_up(email)
+def test_estimate_cost_and_balance_are_shown(site: Site, browser: Browser, email: str):
     assert text_of(browser, "[data-balance-available]") == "100"
     browser.write("[[tokens=40 rate=0]] What does a lighthouse cost?")
     wait_until(
@@ -50,10 +47,7 @@ def test_a_new_user_sees_the_estimate_the_cost_and_the_balance_move(
     assert browser.complaints == []
 
 
-def test_who_has_too_little_is_told_how_much_is_missing_and_keeps_the_text(
-    site: Site, browser: Browser, email: str
-):
-    browser.sign_up(email)
+def test_insufficient_credits_keep_the_draft(site: Site, browser: Browser, email: str):
     site.manage("shell", "--verbosity", "0", "-c", TAKE_ALL_BUT.format(email=email, left=1_000))
     wait_until(lambda: text_of(browser, "[data-balance-available]") == "<0.01", "the new balance")
     message = "[[tokens=5 rate=0]] Hello"
@@ -69,8 +63,7 @@ def test_who_has_too_little_is_told_how_much_is_missing_and_keeps_the_text(
     ) == [(0,)]
 
 
-def test_staff_give_credits_and_find_the_trail(site: Site, browser: Browser, email: str):
-    browser.sign_up(email)
+def test_staff_grant_is_audited(site: Site, browser: Browser, email: str):
     site.execute(
         "UPDATE accounts_user SET is_staff = true, is_superuser = true WHERE email = %s", email
     )

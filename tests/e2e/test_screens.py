@@ -1,4 +1,4 @@
-"""On a phone and on a desktop: nothing sticks out, everything can be hit, focus can be seen."""
+"""Phone and desktop: pages fit, controls are large enough, focus is visible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 
 NARROW = (320, 640)
 
-# A reply with everything that is wide.
+# A reply with every kind of wide content.
 WIDE = (
     "<p>" + "unbroken" * 40 + "</p>"
     '<figure class="code"><figcaption>python</figcaption><pre tabindex="0"><code>'
@@ -26,8 +26,8 @@ WIDE = (
 
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
-# What is smaller than it should be for a finger. Links inside a sentence have no least size, and a
-# choice is as large as its label.
+# Controls that are too small for a finger. Links inside a sentence have no minimum size, and a choice
+# is as large as its label.
 SMALL = """
 return [...document.querySelectorAll(
     "a, button, summary, textarea, .field-choice, input:not([type=hidden], .field-choice *)")]
@@ -69,19 +69,17 @@ def pages(site: Site, browser: Browser, email: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("size", [NARROW, PHONE, DESKTOP], ids=["narrow", "phone", "desktop"])
-def test_no_page_scrolls_sideways_and_everything_can_be_hit(
+def test_pages_fit_and_controls_are_large_enough(
     site: Site, open_browser: Callable[..., Browser], email: str, size: tuple[int, int]
 ):
     browser = open_browser(size)
-    least = 44 if size[0] < 500 else 24
+    minimum = 44 if size[0] < 500 else 24
     for page in pages(site, browser, email):
         assert browser.run(OVERFLOW) <= 0, page
-        assert browser.run(SMALL, least) == [], page
+        assert browser.run(SMALL, minimum) == [], page
 
 
-def test_the_sheet_of_a_phone_opens_closes_and_leads_to_a_chat(
-    open_browser: Callable[..., Browser], email: str
-):
+def test_phone_sidebar_opens_closes_and_navigates(open_browser: Callable[..., Browser], email: str):
     browser = open_browser(PHONE)
     browser.sign_up(email)
     browser.write("[[tokens=3 rate=0]] Boats")
@@ -99,9 +97,8 @@ def test_the_sheet_of_a_phone_opens_closes_and_leads_to_a_chat(
     assert not browser.shown("chat-sidebar")
 
 
-def test_the_whole_page_can_be_used_with_the_keyboard(browser: Browser, email: str):
-    browser.sign_up(email)
-    # From the top of the page: the script has put the focus into the field.
+def test_page_is_usable_by_keyboard(browser: Browser):
+    # From the top of the page: the script has focused the field.
     browser.run("document.querySelector('.skip').focus({focusVisible: true})")
     seen: list[str] = []
     for _ in range(11):
@@ -120,7 +117,7 @@ def test_the_whole_page_can_be_used_with_the_keyboard(browser: Browser, email: s
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_every_text_has_the_contrast_that_the_design_promises(
+def test_every_text_has_enough_contrast(
     site: Site, open_browser: Callable[..., Browser], email: str, dark: bool
 ):
     browser = open_browser(dark=dark)
@@ -128,8 +125,8 @@ def test_every_text_has_the_contrast_that_the_design_promises(
         assert browser.run(LOW_CONTRAST) == [], page
 
 
-# Contrast by WCAG 2.2 of each piece of text against what is painted behind it. The colours are read
-# off a canvas, as computed styles may be in any notation.
+# Texts whose contrast against their background is below 4.5 (WCAG 2.2, AA). The colours are read from
+# a canvas, as computed styles may be in any notation.
 LOW_CONTRAST = """
 const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
 const paint = (colours) => {

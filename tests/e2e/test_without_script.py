@@ -14,44 +14,35 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def browser(open_browser: Callable[..., Browser]) -> Browser:
-    return open_browser(PHONE, scripting=False)
-
-
-def test_sending_shows_a_page_that_reloads_itself_until_the_reply_is_there(
-    site: Site, browser: Browser, email: str
-):
-    message = "[[tokens=40 rate=12]] No script"
+def browser(open_browser: Callable[..., Browser], email: str) -> Browser:
+    browser = open_browser(PHONE, scripting=False)
     browser.sign_up(email)
+    return browser
+
+
+def test_page_reloads_until_the_reply_is_complete(site: Site, browser: Browser):
+    message = "[[tokens=40 rate=12]] No script"
     browser.write(message)
     browser.click("[data-send-button]")
     conversation = browser.conversation
-    assert browser.find(".message.reply").get_attribute("data-status") == "pending"
+    assert browser.status == "pending"
     assert browser.shown("[data-stop]")
     assert not browser.shown("textarea")
     assert "reloads automatically" in browser.texts("chat-composer noscript")[0]
 
-    wait_until(
-        lambda: browser.find(".message.reply").get_attribute("data-status") == "done",
-        "the page shows the finished reply by itself",
-    )
+    browser.wait_for_status("done")
     assert site.reply(conversation) == (reply_text(40, message), "done")
     assert browser.find(".own-text").text == message
     assert browser.shown("textarea")
     assert not browser.shown(".needs-script")
 
 
-def test_the_list_of_chats_opens_and_stop_rename_and_delete_work(
-    site: Site, browser: Browser, email: str
-):
-    browser.sign_up(email)
+def test_stop_rename_and_delete_work(site: Site, browser: Browser):
     browser.write("[[tokens=2000 rate=20]] Long")
     browser.click("[data-send-button]")
     conversation = browser.conversation
     browser.click("[data-stop]")
-    wait_until(
-        lambda: browser.find(".message.reply").get_attribute("data-status") == "stopped", "stopped"
-    )
+    browser.wait_for_status("stopped")
 
     browser.click("[data-chat-menu] summary")
     field = browser.find("[data-rename]")
@@ -76,21 +67,10 @@ def test_the_list_of_chats_opens_and_stop_rename_and_delete_work(
     ) == [(True,)]
 
 
-def test_a_prompt_and_another_reply_by_forms(site: Site, browser: Browser, email: str):
-    browser.sign_up(email)
+def test_prompt_and_regeneration_work(site: Site, browser: Browser):
     browser.click(".prompt")
     conversation = browser.conversation
-    wait_until(
-        lambda: browser.find(".message.reply").get_attribute("data-status") == "done", "a reply"
-    )
+    browser.wait_for_status("done")
     browser.click("[data-regenerate]")
-    wait_until(
-        lambda: (
-            site.rows("SELECT count(*) FROM chat_run WHERE conversation_id = %s", conversation)
-            == [(2,)]
-        ),
-        "another run",
-    )
-    wait_until(
-        lambda: browser.find(".message.reply").get_attribute("data-status") == "done", "a reply"
-    )
+    wait_until(lambda: site.count_runs(conversation) == 2, "another run")
+    browser.wait_for_status("done")
