@@ -1,4 +1,4 @@
-"""The bench can fail: it finds wrong replies, worse figures and missing rounds."""
+"""The bench can fail: it reports wrong replies, worse figures and missing rounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -28,16 +28,12 @@ from bench.systems import ON_DEMAND, SYSTEMS, WrongReply
 from bench.tally import Tally
 from bench.targets import http as http_target
 from bench.targets import requests, statements
-from tests.support.fake_llm import FakeLLM
+from tests.support.fake_llm.fixture import provider, provider_process
+
+__all__ = ["provider", "provider_process"]
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[FakeLLM]:
-    with FakeLLM() as started:
-        yield started
-
-
-# --- What arrived -----------------------------------------------------------------------------
+# --- Arrived tokens -----------------------------------------------------------------------------
 
 
 def token(index: int) -> str:

@@ -1,6 +1,6 @@
-"""The neighbours of the bench do the measured work, and their clients detect every fault.
+"""The peers of the bench do the measured work, and their clients detect every fault.
 
-Chainlit itself is not installed where tests run: its server's frames were recorded.
+Chainlit is not installed for tests: the frames of its server were recorded.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from bench.peers.systems import Chainlit, ChainlitClient, Proxy, ProxyClient
 from bench.systems import NotInstalled, WrongReply
 from chatproject.local.servers import free_port
 from tests.support.fake_llm import FakeLLM, reply_text
+from tests.support.fake_llm.fixture import provider, provider_process
+
+__all__ = ["provider", "provider_process"]
 
 
-def test_neighbours_are_found_by_name():
+def test_peers_are_found_by_name():
     assert registry.find("proxy") is Proxy
     assert registry.find("chainlit") is Chainlit
 
@@ -35,20 +38,10 @@ def test_neighbours_are_found_by_name():
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[FakeLLM]:
-    with FakeLLM() as stub:
-        yield stub
-
-
-@pytest.fixture
-def stub(running: FakeLLM) -> FakeLLM:
-    running.reset()
-    return running
-
-
-@pytest.fixture(scope="module")
-def proxy(running: FakeLLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    system = Proxy(provider_url=running.url, folder=tmp_path_factory.mktemp("proxy"), users=1)
+def proxy(provider_process: FakeLLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    system = Proxy(
+        provider_url=provider_process.url, folder=tmp_path_factory.mktemp("proxy"), users=1
+    )
     system.start()
     yield system
     system.stop()
@@ -61,53 +54,49 @@ async def client(proxy: Proxy) -> AsyncIterator[ProxyClient]:
     await connected.close()
 
 
-async def test_the_proxy_passes_the_providers_bytes_on_unchanged(stub: FakeLLM, proxy: Proxy):
+async def test_proxy_passes_bytes_on_unchanged(provider: FakeLLM, proxy: Proxy):
     prompt = "[[tokens=40 rate=0]] größer 🙂"
     async with ClientSession() as session:
         async with session.post(proxy.base, data=prompt.encode()) as answer:
             passed_on = await answer.read()
-        [asked] = stub.requests
-        async with session.post(f"{stub.url}/chat/completions", json=asked) as answer:
+        [asked] = provider.requests
+        async with session.post(f"{provider.url}/chat/completions", json=asked) as answer:
             assert passed_on == await answer.read()
     assert passed_on.endswith(b"data: [DONE]\n\n")
 
 
-async def test_the_proxy_passes_each_token_on_before_the_next_is_emitted(
-    stub: FakeLLM, client: ProxyClient
-):
+async def test_proxy_passes_tokens_on_one_by_one(provider: FakeLLM, client: ProxyClient):
     prompt = "[[tokens=3 hold=1 key=second]]"
     async with aclosing(client.send(prompt)) as pieces:
         first = await anext(pieces)
-        # The provider has not gone on: its stream waits to be released.
-        await asyncio.to_thread(stub.wait, held=1)
-        stub.release("second")
+        # The provider has sent no more: its stream waits to be released.
+        await asyncio.to_thread(provider.wait, held=1)
+        provider.release("second")
         assert first + "".join([piece async for piece in pieces]) == reply_text(3, prompt)
 
 
-async def test_one_connection_carries_one_reply_after_the_other(stub: FakeLLM, client: ProxyClient):
+async def test_one_connection_carries_several_replies(provider: FakeLLM, client: ProxyClient):
     for prompt in ("[[tokens=5 rate=0]]", "[[tokens=7 rate=0]]"):
         assert await whole(client.send(prompt)) == reply_text(int(prompt[9]), prompt)
 
 
-async def test_the_proxy_reports_that_the_provider_refused(stub: FakeLLM, client: ProxyClient):
-    with pytest.raises(WrongReply, match=r"HTTP 429: .*told to refuse"):
-        await whole(client.send("[[status=429]]"))
+@pytest.mark.parametrize(
+    ("prompt", "error", "words"),
+    [
+        ("[[status=429]]", WrongReply, r"HTTP 429: .*told to refuse"),
+        ("[[tokens=9 cut=4]]", ConnectionError, "broke off"),
+        ("[[tokens=9 short=4]]", WrongReply, "without a finish reason"),
+    ],
+)
+async def test_incomplete_reply_is_reported(provider, client: ProxyClient, prompt, error, words):
+    with pytest.raises(error, match=words):
+        await whole(client.send(prompt))
 
 
-async def test_a_reply_that_was_cut_off_does_not_look_whole(stub: FakeLLM, client: ProxyClient):
-    with pytest.raises(ConnectionError, match="broke off"):
-        await whole(client.send("[[tokens=9 cut=4]]"))
-
-
-async def test_a_reply_without_its_end_does_not_look_whole(stub: FakeLLM, client: ProxyClient):
-    with pytest.raises(WrongReply, match="without a finish reason"):
-        await whole(client.send("[[tokens=9 short=4]]"))
-
-
-async def test_the_provider_stops_when_the_client_has_left(stub: FakeLLM, client: ProxyClient):
+async def test_provider_stops_after_the_client_left(provider: FakeLLM, client: ProxyClient):
     async with aclosing(client.send("[[tokens=3 silent=1]]")) as pieces:
         await anext(pieces)
-    await asyncio.to_thread(stub.wait, aborted=1, active=0)
+    await asyncio.to_thread(provider.wait, aborted=1, active=0)
 
 
 async def test_proxy_reports_an_unreachable_provider(tmp_path: Path):
@@ -315,9 +304,7 @@ async def test_unreachable_chainlit_is_reported():
         await ChainlitClient().open(f"http://127.0.0.1:{free_port()}")
 
 
-def test_missing_chainlit_names_the_install_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_missing_chainlit_names_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setattr(systems, "PROJECT", tmp_path)
     with pytest.raises(NotInstalled, match=r"make \.venv-peers/\.bench"):
         Chainlit(provider_url="http://127.0.0.1:9/v1", folder=tmp_path, users=1).start()

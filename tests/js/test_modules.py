@@ -1,4 +1,4 @@
-"""Runs the tests of static/js with Node's own runner, wherever there is a Node."""
+"""Runs the tests of static/js with Node's test runner, on machines that have Node."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ NODE = shutil.which("node")
 IMPORT = re.compile(r"""^import [^;]*?["']([^"']+)["'];$""", re.MULTILINE)
 
 
-@pytest.mark.skipif(NODE is None, reason="there is no node on this machine")
-def test_the_modules_pass_their_own_tests():
+@pytest.mark.skipif(NODE is None, reason="node is not installed")
+def test_modules_pass_their_own_tests():
     assert NODE is not None
-    tests = sorted(str(path) for path in (BASE_DIR / "tests/js").glob("*.test.js"))
-    done = subprocess.run(
-        [NODE, "--test", *tests], cwd=BASE_DIR, capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    tests = sorted(map(str, (BASE_DIR / "tests/js").glob("*.test.js")))
     assert tests
+    done = subprocess.run([NODE, "--test", *tests], cwd=BASE_DIR, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_import_is_of_the_form_that_the_manifest_rewrites():
-    # Django's regular expressions know `import … from "./x.js";` and no other; a module that is
-    # imported otherwise keeps its name without a hash, and browsers keep the old one after an update.
+def test_every_import_is_rewritten_by_the_manifest():
+    # Django's regular expressions match `import … from "./x.js";` only. Another form would keep the name
+    # without a hash, and after an update browsers would keep the old module.
     for path in (BASE_DIR / "static/js").rglob("*.js"):
         text = path.read_text()
         imported = IMPORT.findall(text)
