@@ -43,8 +43,8 @@ from chat.llm.provider import (
     never_pause,
     retry_after,
 )
+from chatproject.local.servers import free_port
 from tests.support.fake_llm import FakeLLM, reasoning_text, reply_text
-from tests.support.stack import free_port
 
 
 @pytest.fixture
