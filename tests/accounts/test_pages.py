@@ -1,4 +1,4 @@
-"""The pages of an account, as people walk through them, and the doors that are closed."""
+"""The pages of an account in the order of their use, and the pages that need a session."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def is_signed_in(client: Client) -> bool:
 # --- Signing up, in and out -------------------------------------------------------------------
 
 
-def test_signing_up_leads_to_a_new_chat(client: Client):
+def test_sign_up_leads_to_a_new_chat(client: Client):
     response = client.post("/accounts/signup/", {"email": "New@Example.org", "password1": PASSWORD})
     assert response["Location"] == "/"
     assert User.objects.get().email == "new@example.org"
@@ -57,7 +57,7 @@ def test_signing_up_leads_to_a_new_chat(client: Client):
         (EMAIL, EMAIL, "The password is too similar to the"),
     ],
 )
-def test_signing_up_says_what_is_wrong_beside_the_field(
+def test_sign_up_error_is_shown_beside_its_field(
     client: Client, email: str, password: str, words: str
 ):
     response = client.post("/accounts/signup/", {"email": email, "password1": password})
@@ -73,15 +73,14 @@ def test_signing_up_says_what_is_wrong_beside_the_field(
     assert User.objects.count() == 0
 
 
-def test_signing_up_with_a_taken_address_is_refused(client: Client, reader: User):
+def test_sign_up_with_a_taken_address_is_refused(client: Client, reader: User):
     response = client.post("/accounts/signup/", {"email": EMAIL, "password1": PASSWORD})
     assert "A user is already registered with this email address." in response.content.decode()
     assert not is_signed_in(client)
 
 
-def test_where_addresses_are_confirmed_only_its_owner_learns_that_one_is_taken(
-    client: Client, reader: User, settings
-):
+def test_taken_address_is_disclosed_to_its_owner_only(client: Client, reader: User, settings):
+    """Where addresses must be confirmed, the page is the same for a taken and a free one."""
     settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
     taken = client.post("/accounts/signup/", {"email": EMAIL, "password1": PASSWORD}, follow=True)
     free = Client().post(
@@ -96,7 +95,7 @@ def test_where_addresses_are_confirmed_only_its_owner_learns_that_one_is_taken(
     ]
 
 
-def test_signing_in_leads_where_one_wanted_to_go(client: Client, reader: User):
+def test_sign_in_returns_to_the_requested_page(client: Client, reader: User):
     asked = client.get("/chats/")
     assert asked["Location"] == "/accounts/login/?next=/chats/"
     page = client.get(asked["Location"]).content.decode()
@@ -105,11 +104,11 @@ def test_signing_in_leads_where_one_wanted_to_go(client: Client, reader: User):
         "/accounts/login/", {"login": EMAIL.upper(), "password": PASSWORD, "next": "/chats/"}
     )
     assert response["Location"] == "/chats/"
-    # Signing in shows itself; no sentence says it.
+    # A signed-in page is enough; no notice repeats it.
     assert "notice" not in client.get("/chats/").content.decode().split("<main")[1]
 
 
-def test_signing_in_does_not_lead_to_other_sites(client: Client, reader: User):
+def test_sign_in_never_redirects_to_other_sites(client: Client, reader: User):
     response = client.post(
         "/accounts/login/",
         {"login": EMAIL, "password": PASSWORD, "next": "https://elsewhere.example/"},
@@ -118,7 +117,7 @@ def test_signing_in_does_not_lead_to_other_sites(client: Client, reader: User):
 
 
 @pytest.mark.parametrize("login", [EMAIL, "nobody@example.org"])
-def test_a_wrong_password_says_the_same_for_every_address(client: Client, reader: User, login: str):
+def test_wrong_password_does_not_reveal_known_addresses(client: Client, reader: User, login: str):
     response = client.post("/accounts/login/", {"login": login, "password": "wrong"})
     html = response.content.decode()
     assert "The email address and/or password you specified are not correct." in html
@@ -126,14 +125,14 @@ def test_a_wrong_password_says_the_same_for_every_address(client: Client, reader
     assert not is_signed_in(client)
 
 
-def test_a_closed_account_cannot_sign_in(client: Client, reader: User):
+def test_closed_account_cannot_sign_in(client: Client, reader: User):
     reader.is_active = False
     reader.save()
     client.post("/accounts/login/", {"login": EMAIL, "password": PASSWORD})
     assert not is_signed_in(client)
 
 
-def test_password_managers_find_what_they_look_for(client: Client):
+def test_password_managers_find_the_fields(client: Client):
     login = client.get("/accounts/login/").content.decode()
     assert 'autocomplete="email"' in login
     assert 'autocomplete="current-password"' in login
@@ -146,7 +145,7 @@ def test_password_managers_find_what_they_look_for(client: Client):
         assert all(f'<label for="{name}"' in html for name in fields)
 
 
-def test_signing_out_asks_first_and_then_does_it(inside: Client):
+def test_sign_out_asks_for_confirmation(inside: Client):
     assert "Sign out?" in inside.get("/accounts/logout/").content.decode()
     assert is_signed_in(inside)
     assert inside.post("/accounts/logout/")["Location"] == "/accounts/login/"
@@ -156,7 +155,7 @@ def test_signing_out_asks_first_and_then_does_it(inside: Client):
 # --- Passwords --------------------------------------------------------------------------------
 
 
-def test_a_forgotten_password_is_replaced_by_a_link_from_a_mail(client: Client, reader: User):
+def test_forgotten_password_is_replaced_by_mailed_link(client: Client, reader: User):
     response = client.post("/accounts/password/reset/", {"email": EMAIL}, follow=True)
     assert "Check your inbox" in response.content.decode()
     [message] = mail.outbox
@@ -179,9 +178,7 @@ def test_a_forgotten_password_is_replaced_by_a_link_from_a_mail(client: Client, 
     assert "This link is no longer valid" in again.content.decode()
 
 
-def test_a_link_that_is_older_than_an_hour_does_not_work(
-    client: Client, reader: User, time_machine
-):
+def test_reset_link_expires_after_an_hour(client: Client, reader: User, time_machine):
     time_machine.move_to("2026-03-18T12:00:00Z", tick=False)
     client.post("/accounts/password/reset/", {"email": EMAIL})
     [link] = re.findall(r"http://testserver(/\S+)", str(mail.outbox[0].body))
@@ -191,16 +188,14 @@ def test_a_link_that_is_older_than_an_hour_does_not_work(
     assert "This link is no longer valid" in Client().get(link, follow=True).content.decode()
 
 
-def test_an_address_without_an_account_is_told_by_mail_and_not_on_the_page(
-    client: Client, reader: User
-):
+def test_reset_page_does_not_reveal_unknown_addresses(client: Client, reader: User):
     with_account = client.post("/accounts/password/reset/", {"email": EMAIL}, follow=True)
     without = client.post("/accounts/password/reset/", {"email": "x@example.org"}, follow=True)
     assert with_account.content == without.content
     assert mail.outbox[1].subject == "Parley: There is no account for this address"
 
 
-def test_the_password_can_be_changed_and_one_stays_signed_in(inside: Client, reader: User):
+def test_password_change_keeps_the_session(inside: Client, reader: User):
     address = "/accounts/password/change/"
     wrong = inside.post(address, {"oldpassword": "wrong", "password1": OTHER, "password2": OTHER})
     assert "Please type your current password." in wrong.content.decode()
@@ -216,7 +211,7 @@ def test_the_password_can_be_changed_and_one_stays_signed_in(inside: Client, rea
 # --- Addresses --------------------------------------------------------------------------------
 
 
-def test_an_address_is_confirmed_by_a_link_from_a_mail(client: Client):
+def test_address_is_confirmed_by_mailed_link(client: Client):
     client.post("/accounts/signup/", {"email": EMAIL, "password1": PASSWORD})
     page = client.get("/accounts/email/").content.decode()
     assert "Not confirmed yet" in page
@@ -228,12 +223,12 @@ def test_an_address_is_confirmed_by_a_link_from_a_mail(client: Client):
     assert "Confirmed" in client.get("/accounts/email/").content.decode()
 
 
-def test_a_wrong_link_to_confirm_says_so(client: Client):
+def test_wrong_confirmation_link_is_refused(client: Client):
     html = client.get("/accounts/confirm-email/nonsense/").content.decode()
     assert "This link is no longer valid" in html
 
 
-def test_another_address_can_be_added_and_removed(inside: Client):
+def test_second_address_is_added_and_removed(inside: Client):
     added = inside.post(
         "/accounts/email/", {"email": "second@example.org", "action_add": ""}, follow=True
     )
@@ -244,13 +239,13 @@ def test_another_address_can_be_added_and_removed(inside: Client):
     assert "second@example.org has been removed." in gone.content.decode()
 
 
-# --- Closed doors -----------------------------------------------------------------------------
+# --- Private and public pages -----------------------------------------------------------------
 
 
 def patterns(
     resolver: URLResolver, namespace: str = "", path: str = ""
 ) -> Iterator[tuple[str, str, URLPattern]]:
-    """Name and route of every page there is, through all includes."""
+    """Yield the name, route and pattern of every page, through all includes."""
     for entry in resolver.url_patterns:
         if isinstance(entry, URLResolver):
             inner = f"{namespace}{entry.namespace}:" if entry.namespace else namespace
@@ -260,7 +255,7 @@ def patterns(
 
 
 def an_address(route: str) -> str:
-    """An address of a route, with something in the place of each parameter."""
+    """Return an address of a route, with a value for each parameter."""
     route = re.sub(r"<uuid:\w+>", str(uuid4()), route)
     route = re.sub(r"<int:\w+>", "1", route)
     route = re.sub(r"<(?:\w+:)?\w+>", "something", route)
@@ -272,7 +267,7 @@ def an_address(route: str) -> str:
 ROUTES = sorted({(name, an_address(route)) for name, route, _ in patterns(get_resolver())})
 
 
-def test_the_walk_over_all_pages_finds_them():
+def test_walk_over_routes_finds_all_pages():
     names = {name for name, _ in ROUTES}
     assert {"chat:new", "chat:send", "admin:index", "account_login", "health"} <= names
     assert any(name.startswith("admin:chat_message") for name in names)
@@ -280,24 +275,25 @@ def test_the_walk_over_all_pages_finds_them():
 
 
 @pytest.mark.parametrize("method", ["get", "post"])
-def test_every_page_that_is_not_public_sends_visitors_to_sign_in(client: Client, method: str):
+def test_private_pages_redirect_visitors_to_sign_in(client: Client, method: str):
     client.raise_request_exception = False
-    open_doors = []
+    unprotected = []
     for name, address in ROUTES:
         response = getattr(client, method)(address)
-        sent_away = response.status_code == 302 and "/login/" in response["Location"]
-        if name not in PUBLIC_VIEWS and not sent_away and response.status_code != 404:
-            open_doors.append((name, address, response.status_code))
-    assert open_doors == []
+        is_redirected = response.status_code == 302 and "/login/" in response["Location"]
+        if name not in PUBLIC_VIEWS and not is_redirected and response.status_code != 404:
+            unprotected.append((name, address, response.status_code))
+    assert unprotected == []
 
 
-def test_programs_are_told_that_they_are_not_signed_in(client: Client):
+def test_json_request_without_session_is_refused(client: Client):
     response = client.get("/chats/", HTTP_ACCEPT="application/json")
     assert response.status_code == 401
     assert response.json()["code"] == "not_signed_in"
 
 
-def test_public_pages_open_for_visitors_and_carry_no_inline_script(client: Client):
+def test_pages_open_without_inline_script(client: Client, reader: User):
+    """Public pages for visitors, then the pages of an account for its owner."""
     without_a_page = {
         "health",
         "health_ready",
@@ -305,22 +301,17 @@ def test_public_pages_open_for_visitors_and_carry_no_inline_script(client: Clien
         "billing:packages_json",
         "billing:webhook",
     }
-    for name in sorted(PUBLIC_VIEWS - without_a_page):
-        arguments = {
-            "account_confirm_email": ["key"],
-            "account_reset_password_from_key": ["1", "key"],
-        }.get(name, [])
-        response = client.get(reverse(name, args=arguments), follow=True)
+    arguments = {
+        "account_confirm_email": ["key"],
+        "account_reset_password_from_key": ["1", "key"],
+    }
+    private = ["account_email", "account_change_password", "account_reauthenticate"]
+    for name in [*sorted(PUBLIC_VIEWS - without_a_page), *private]:
+        if name in private:
+            client.force_login(reader)
+        response = client.get(reverse(name, args=arguments.get(name, [])), follow=True)
         html = response.content.decode()
         assert response.status_code == 200, name
-        assert not re.search(r"<script(?![^>]*\bsrc=)", html), name
-        assert not re.search(r"\son\w+=|\sstyle=|<style", html), name
-        assert '<main id="main">' in html, name
-
-
-def test_pages_of_the_account_carry_no_inline_script(inside: Client):
-    for name in ("account_email", "account_change_password", "account_reauthenticate"):
-        html = inside.get(reverse(name)).content.decode()
         assert not re.search(r"<script(?![^>]*\bsrc=)", html), name
         assert not re.search(r"\son\w+=|\sstyle=|<style", html), name
         assert '<main id="main">' in html, name
@@ -330,14 +321,14 @@ def test_pages_of_the_account_carry_no_inline_script(inside: Client):
 
 
 @pytest.mark.parametrize("name", ["400", "403", "403_csrf", "404", "500"])
-def test_pages_of_errors_need_neither_database_nor_request(name: str, django_assert_num_queries):
+def test_error_pages_need_neither_database_nor_request(name: str, django_assert_num_queries):
     with django_assert_num_queries(0):
         html = render_to_string(f"{name}.html")
     assert f"Error {name[:3]}" in html
     assert "· Parley</title>" in html
 
 
-def test_what_is_not_there_is_told_in_words(inside: Client):
+def test_unknown_page_is_explained(inside: Client):
     response = inside.get("/nowhere/")
     assert response.status_code == 404
     assert "Page not found" in response.content.decode()

@@ -1,49 +1,49 @@
-"""Whom a socket belongs to: told by the session that its cookie names, and by nothing else."""
+"""The user of a socket: that of the session in its cookie, and no other."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.db import transaction
-from django.test import Client
 from django.utils import timezone
 
 from accounts import sockets
 from accounts.models import User
 from chatproject.lib import db
+from tests.support.people import session_key
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class Opened:
-    """A socket that was opened with this header of cookies: who it was, and what was sent to it."""
+@dataclass
+class Socket:
+    """The user whom the consumer got, and the messages sent to the browser."""
 
-    def __init__(self) -> None:
-        self.user: Any = None
-        self.sent: list[Any] = []
-
-    async def open(self, cookies: str | None) -> Opened:
-        async def consumer(scope: Any, receive: Any, send: Any) -> None:
-            self.user = scope["user"]
-
-        async def receive() -> Any:
-            return {"type": "websocket.connect"}
-
-        async def send(message: Any) -> None:
-            self.sent.append(message)
-
-        headers = [] if cookies is None else [(b"cookie", cookies.encode("latin1"))]
-        await sockets.with_user(consumer)({"type": "websocket", "headers": headers}, receive, send)
-        return self
+    user: Any = None
+    sent: list[Any] = field(default_factory=list)
 
 
-async def opened(cookies: str | None) -> Opened:
-    return await Opened().open(cookies)
+async def open_socket(cookies: str | None) -> Socket:
+    """Open a socket with this cookie header."""
+    socket = Socket()
+
+    async def consumer(scope: Any, receive: Any, send: Any) -> None:
+        socket.user = scope["user"]
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        socket.sent.append(message)
+
+    headers = [] if cookies is None else [(b"cookie", cookies.encode("latin1"))]
+    await sockets.with_user(consumer)({"type": "websocket", "headers": headers}, receive, send)
+    return socket
 
 
 @pytest.fixture
@@ -54,13 +54,11 @@ def reader() -> User:
 @pytest.fixture
 def key(reader: User) -> str:
     """The key of a session of the reader."""
-    client = Client()
-    client.force_login(reader)
-    return client.cookies[settings.SESSION_COOKIE_NAME].value
+    return session_key(reader)
 
 
-async def test_a_session_tells_its_user(reader, key):
-    assert (await opened(f"theme=dark; sessionid={key}")).user == reader
+async def test_session_names_its_user(reader, key):
+    assert (await open_socket(f"theme=dark; sessionid={key}")).user == reader
 
 
 @pytest.mark.parametrize(
@@ -78,44 +76,44 @@ async def test_a_session_tells_its_user(reader, key):
         "csrftoken=0123456789abcdefghijklmnopqrstuv",
     ],
 )
-async def test_other_cookies_tell_nobody(cookies, key):
-    assert (await opened(cookies)).user.is_anonymous
+async def test_other_cookies_are_anonymous(cookies, key):
+    assert (await open_socket(cookies)).user.is_anonymous
 
 
-async def test_a_session_that_nobody_signed_in_to_tells_nobody(client):
+async def test_session_without_sign_in_is_anonymous(client):
     session = await db.run(lambda: client.session)
     session["theme"] = "dark"
     await db.run(session.save)
-    assert (await opened(f"sessionid={session.session_key}")).user.is_anonymous
+    assert (await open_socket(f"sessionid={session.session_key}")).user.is_anonymous
 
 
-async def test_a_session_past_its_date_tells_nobody(key):
+async def test_expired_session_is_anonymous(key):
     past = timezone.now() - timedelta(seconds=1)
     await db.run(lambda: Session.objects.filter(pk=key).update(expire_date=past))
-    assert (await opened(f"sessionid={key}")).user.is_anonymous
+    assert (await open_socket(f"sessionid={key}")).user.is_anonymous
 
 
-async def test_another_password_ends_the_sessions_before_it(reader, key):
+async def test_password_change_ends_older_sessions(reader, key):
     reader.set_password("another-password-23")
     await db.run(reader.save)
-    assert (await opened(f"sessionid={key}")).user.is_anonymous
+    assert (await open_socket(f"sessionid={key}")).user.is_anonymous
 
 
-async def test_somebody_who_may_not_sign_in_any_more_is_nobody(reader, key):
+async def test_session_of_an_inactive_user_is_anonymous(reader, key):
     reader.is_active = False
     await db.run(reader.save)
-    assert (await opened(f"sessionid={key}")).user.is_anonymous
+    assert (await open_socket(f"sessionid={key}")).user.is_anonymous
 
 
-async def test_an_older_secret_still_holds_and_the_cookie_stays_good(reader, key, settings):
+async def test_session_under_an_older_secret_stays_valid(reader, key, settings):
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
     settings.SECRET_KEY = "a new secret of this installation, which is long enough"
-    assert (await opened(f"sessionid={key}")).user == reader
-    # The browser cannot be told of another key while a socket is opened.
+    assert (await open_socket(f"sessionid={key}")).user == reader
+    # An opening socket cannot set a cookie, so the session must keep its key.
     assert await db.run(lambda: Session.objects.filter(pk=key).exists())
 
 
-async def test_who_waits_for_the_database_too_long_may_try_again(key, monkeypatch):
+async def test_slow_database_closes_the_socket_for_retry(key, monkeypatch):
     monkeypatch.setattr(sockets, "PATIENCE", 0.2)
     locked, done = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -130,7 +128,7 @@ async def test_who_waits_for_the_database_too_long_may_try_again(key, monkeypatc
     locking = asyncio.create_task(db.run(lock))
     await locked.wait()
     try:
-        socket = await opened(f"sessionid={key}")
+        socket = await open_socket(f"sessionid={key}")
     finally:
         done.set()
         await locking

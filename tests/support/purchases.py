@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any, TypeVar
 
+from django.core import mail
 from django.db import connection
 from django.test import Client
 
@@ -16,36 +17,34 @@ from billing.credits import MICRO
 from billing.models import Account, CreditPackage, Order, PackagePrice, SandboxPayment
 from billing.payments import checkout
 from billing.payments.providers import sandbox as bank
+from tests.support import money
+from tests.support.fakepay import FakePay
 
 T = TypeVar("T")
 
-RETURN_URL = "http://testserver/billing/back/"
-CANCEL_URL = "http://testserver/billing/away/"
+URLS: dict[str, Any] = {
+    "return_url": "http://testserver/billing/back/",
+    "cancel_url": "http://testserver/billing/away/",
+}
+PRICES = {"USD": 500, "EUR": 500, "INR": 50_000}  # in minor units
 
 
-def package(**fields: Any) -> CreditPackage:
-    """Create a package: 1,000 credits and a bonus of 100 for USD 5.00, EUR 5.00 or INR 500.00."""
-    made = CreditPackage.objects.create(
-        **{
-            "slug": uuid.uuid4().hex,
-            "name": "Small",
-            "credits": 1000 * MICRO,
-            "bonus": 100 * MICRO,
-            **fields,
-        }
-    )
-    for currency, amount in (("USD", 500), ("EUR", 500), ("INR", 50_000)):
+def package(prices: Mapping[str, int] = PRICES, **fields: Any) -> CreditPackage:
+    """Create a package: 1,000 credits and a bonus of 100."""
+    defaults = {"slug": uuid.uuid4().hex, "name": "Small", "credits": 1000 * MICRO}
+    made = CreditPackage.objects.create(**{**defaults, "bonus": 100 * MICRO, **fields})
+    for currency, amount in prices.items():
         PackagePrice.objects.create(package=made, currency=currency, amount_minor=amount)
     return made
 
 
 def order(account: Account, of: CreditPackage | None = None, **fields: Any) -> Order:
-    """Create an order."""
+    """Create an order, in rupees at Razorpay and in dollars elsewhere."""
     return checkout.create_order(
         **{
             "user_id": account.user_id,
             "package_id": (of or package()).pk,
-            "currency": "USD",
+            "currency": "INR" if fields.get("provider") == "razorpay" else "USD",
             "provider": "sandbox",
             "client_key": uuid.uuid4().hex,
             **fields,
@@ -56,7 +55,7 @@ def order(account: Account, of: CreditPackage | None = None, **fields: Any) -> O
 def begun(account: Account, of: CreditPackage | None = None, **fields: Any) -> Order:
     """Create an order whose buyer is at the provider's page."""
     made = order(account, of, **fields)
-    checkout.begin(made.pk, return_url=RETURN_URL, cancel_url=CANCEL_URL)
+    checkout.begin(made.pk, **URLS)
     made.refresh_from_db()
     return made
 
@@ -64,49 +63,57 @@ def begun(account: Account, of: CreditPackage | None = None, **fields: Any) -> O
 def paid(account: Account, of: CreditPackage | None = None, **fields: Any) -> Order:
     """Create an order at the test bank that is paid and credited."""
     made = begun(account, of, **fields)
-    bank.pay(there(made))
+    bank.pay(bank_id(made))
     return checkout.sync_order(made.pk)
 
 
-def there(of: Order) -> str:
-    """The provider's id of an order that was begun."""
+def spend(account: Account, amount: int, **fields: Any) -> None:
+    """Spend credits as a reply does: hold them (with `fields`), then settle the hold."""
+    money.settle(money.hold(account, amount, **fields), amount)
+
+
+def bank_id(of: Order) -> str:
+    """Return the provider's id of an order that was begun."""
     assert of.provider_order_id
     return of.provider_order_id
 
 
 def payment(of: Order) -> SandboxPayment:
-    """The test bank's payment for an order."""
+    """Return the test bank's payment for an order."""
     return SandboxPayment.objects.get(order_id=of.pk)
 
 
-def deliver(of: Order, event_type: str, client: Client | None = None) -> int:
+def change_payment(of: Order, **fields: Any) -> None:
+    """Have the test bank report other values for an order's payment."""
+    SandboxPayment.objects.filter(pk=bank_id(of)).update(**fields)
+
+
+def deliver(of: Order, event_type: str) -> int:
     """Deliver the bank's webhook for an order; returns the status of the answer."""
-    body, headers = bank.make_webhook(payment(of), event_type)
-    status: int = post(body, headers, client=client).status_code
-    return status
+    return receive("sandbox", *bank.make_webhook(payment(of), event_type))
 
 
-def post(
-    body: bytes,
-    headers: dict[str, str],
-    *,
-    provider: str = "sandbox",
-    client: Client | None = None,
-) -> Any:
-    """Post a webhook as a provider does: without session and token."""
-    return (client or Client(enforce_csrf_checks=True)).post(
+def post(body: bytes, headers: dict[str, str], *, provider: str = "sandbox") -> Any:
+    """Post a webhook as a provider does: without session and CSRF token."""
+    return Client(enforce_csrf_checks=True).post(
         f"/billing/webhooks/{provider}/",
         data=body,
         content_type="application/json",
-        headers=headers,
+        headers={name: value for name, value in headers.items() if name != "Content-Type"},
     )
 
 
 def receive(provider: str, body: bytes, headers: dict[str, str]) -> int:
-    """The receiver for fakepay's postman."""
-    kept = {name: value for name, value in headers.items() if name != "Content-Type"}
-    status: int = post(body, kept, provider=provider).status_code
+    """Take a webhook from fakepay's postman; returns the status of the answer."""
+    status: int = post(body, headers, provider=provider).status_code
     return status
+
+
+def flush(fakepay: FakePay) -> set[int]:
+    """Deliver all waiting webhooks and run their jobs; returns the statuses of the answers."""
+    statuses = set(fakepay.postman.flush(receive))
+    work()
+    return statuses
 
 
 def work() -> int:
@@ -123,8 +130,13 @@ def work() -> int:
     return done
 
 
+def alerts() -> list[str]:
+    """Return the subjects of the mails to staff."""
+    return [str(message.subject) for message in mail.outbox if message.to == ["staff@example.org"]]
+
+
 def at_once(times: int, call: Callable[[], T]) -> list[T]:
-    """Call a function in so many threads that begin together. Raises an exception of one of them."""
+    """Call a function in several threads that start together; raises the first exception."""
     barrier = Barrier(times)
 
     def run() -> T:

@@ -1,3 +1,5 @@
+"""Automatic top-ups: consent, charging of the saved card, the monthly cap, and failures."""
+
 from __future__ import annotations
 
 from datetime import timedelta
@@ -31,12 +33,17 @@ def consent(account, package, settings) -> AutoTopUp:
     """The user agreed to USD 15.00 a month at most, and has paid once by card since."""
     settings.AUTO_TOP_UP = True
     agree(account, package)
-    order = purchases.paid(account, package)
-    money.settle(money.hold(account, FULL), FULL)
+    assert purchases.paid(account, package).kind == "manual"
+    purchases.spend(account, FULL)
     mail.outbox.clear()
     queue._queue().empty()
-    assert order.kind == "manual"
     return AutoTopUp.objects.get()
+
+
+@pytest.fixture
+def stripe_card(consent, fakepay) -> None:
+    """The saved card is one of Stripe's."""
+    AutoTopUp.objects.update(provider="stripe", customer_ref="cus_1", payment_method_ref="pm_1")
 
 
 def agree(account: Account, package: CreditPackage, **fields) -> AutoTopUp:
@@ -54,11 +61,20 @@ def agree(account: Account, package: CreditPackage, **fields) -> AutoTopUp:
 
 def spend_all(account: Account) -> None:
     account.refresh_from_db()
-    money.settle(money.hold(account, account.available), account.available)
+    purchases.spend(account, account.available)
 
 
-def cool_down() -> None:
+def end_cooldown() -> None:
     AutoTopUp.objects.update(cooldown_until=timezone.now() - timedelta(seconds=1))
+
+
+def pending_charge(account: Account, package: CreditPackage) -> Order:
+    """Create an automatic order whose charge is still pending at the bank."""
+    return Order.objects.create(
+        user_id=account.user_id, account=account, kind="auto", status="pending",
+        client_key="auto:pending", package=package, package_name="Small", credits=1,
+        amount_minor=500, currency="USD", provider="sandbox", provider_order_id="sbx_slow",
+    )  # fmt: skip
 
 
 def charged() -> int:
@@ -72,9 +88,7 @@ def set_card(card: str) -> None:
 # --- The decision ------------------------------------------------------------------------------
 
 
-def test_nothing_is_bought_without_the_flag_without_consent_or_without_a_card(
-    account, package, settings
-):
+def test_nothing_is_bought_without_flag_consent_and_card(account, package, settings):
     with pytest.raises(TopUpRefused, match="not offered"):
         agree(account, package)
     assert auto_top_up.check(account.pk) is None
@@ -95,14 +109,14 @@ def test_nothing_is_bought_without_the_flag_without_consent_or_without_a_card(
         ({"package_id": 0}, "no longer available"),
     ],
 )
-def test_terms_that_make_no_sense_are_refused(account, package, settings, fields, words):
+def test_contradictory_terms_are_refused(account, package, settings, fields, words):
     settings.AUTO_TOP_UP = True
     with pytest.raises(TopUpRefused, match=words):
         agree(account, package, **fields)
     assert not AutoTopUp.objects.exists()
 
 
-def test_consent_keeps_the_card_of_the_next_purchase_and_withdrawing_forgets_it(account, consent):
+def test_consent_saves_a_card_until_withdrawal(account, consent):
     assert (consent.provider, consent.payment_method_ref) == ("sandbox", bank.CARD)
     auto_top_up.withdraw(account.user_id)
     consent.refresh_from_db()
@@ -110,16 +124,16 @@ def test_consent_keeps_the_card_of_the_next_purchase_and_withdrawing_forgets_it(
     assert auto_top_up.check(account.pk) is None
 
 
-def test_a_purchase_of_somebody_who_did_not_agree_keeps_no_card(account, package, settings):
+def test_purchase_without_consent_saves_no_card(account, package, settings):
     settings.AUTO_TOP_UP = True
     purchases.paid(account, package)
     assert not AutoTopUp.objects.exists()
 
 
-def test_the_cap_is_not_lowered_below_what_was_charged(account, package, consent):
+def test_cap_is_never_below_this_months_charges(account, package, consent):
     auto_top_up.check(account.pk)
     spend_all(account)
-    cool_down()
+    end_cooldown()
     auto_top_up.check(account.pk)
     with pytest.raises(TopUpRefused, match="charged this month"):
         agree(account, package, monthly_cap_minor=999)
@@ -131,7 +145,7 @@ def test_the_cap_is_not_lowered_below_what_was_charged(account, package, consent
 # --- Buying ------------------------------------------------------------------------------------
 
 
-def test_a_low_balance_buys_the_package_with_the_saved_card(account, consent):
+def test_low_balance_charges_the_saved_card(account, consent):
     order = auto_top_up.check(account.pk)
     assert (order.kind, order.status, order.amount_minor) == ("auto", "paid", 500)
     assert money.state(account) == (FULL, 0, 0)
@@ -141,14 +155,14 @@ def test_a_low_balance_buys_the_package_with_the_saved_card(account, consent):
     assert money.problems() == []
 
 
-def test_a_balance_that_is_not_low_buys_nothing(account, consent):
+def test_sufficient_balance_buys_nothing(account, consent):
     money.grant(account, THRESHOLD)
     assert auto_top_up.check(account.pk) is None
     money.hold(account, 1)
     assert auto_top_up.check(account.pk) is not None
 
 
-def test_fifty_at_once_buy_once(account, consent):
+def test_fifty_concurrent_checks_buy_once(account, consent):
     purchases.at_once(50, lambda: auto_top_up.check(account.pk))
     assert Order.objects.filter(kind="auto").count() == 1
     assert SandboxPayment.objects.count() == 2
@@ -156,61 +170,47 @@ def test_fifty_at_once_buy_once(account, consent):
     assert money.state(account) == (FULL, 0, 0)
 
 
-def test_within_an_hour_nothing_more_is_bought(account, consent):
+def test_second_purchase_waits_for_an_hour(account, consent):
     assert auto_top_up.check(account.pk)
     spend_all(account)
     assert auto_top_up.check(account.pk) is None
-    cool_down()
+    end_cooldown()
     assert auto_top_up.check(account.pk)
 
 
-def test_the_cap_of_the_month_is_never_exceeded(account, consent):
+def test_monthly_cap_is_never_exceeded(account, consent):
     for _ in range(3):
         assert auto_top_up.check(account.pk)
         spend_all(account)
-        cool_down()
+        end_cooldown()
     assert charged() == 1500
     assert auto_top_up.check(account.pk) is None
     assert charged() == 1500
-    # In another month it begins anew.
+    # The next month starts at zero.
     AutoTopUp.objects.update(month="2020-01-01")
     assert auto_top_up.check(account.pk)
     assert charged() == 500
 
 
-def test_an_order_in_flight_keeps_a_second_one_out(account, consent):
-    there = SandboxPayment.objects.get()
-    SandboxPayment.objects.filter(pk=there.pk).update(idempotency_key="other")
-    assert auto_top_up.check(account.pk).is_paid
-    Order.objects.filter(kind="auto").update(provider_order_id=None)
-    spend_all(account)
-    cool_down()
-    first = Order.objects.get(kind="auto")
-    again = Order.objects.create(
-        **{
-            field.name: getattr(first, field.name)
-            for field in Order._meta.fields
-            if field.name not in ("id", "invoice_no", "provider_payment_id")
-        }
-        | {"client_key": "auto:in-flight", "status": "pending"}
-    )
+def test_pending_charge_blocks_a_second_one(account, package, consent):
+    pending_charge(account, package)
     assert auto_top_up.check(account.pk) is None
-    assert Order.objects.filter(kind="auto", status__in=Order.OPEN).get() == again
+    assert Order.objects.filter(kind="auto").count() == 1
 
 
-def test_a_frozen_account_is_not_topped_up(account, consent):
+def test_frozen_account_is_not_topped_up(account, consent):
     order = Order.objects.get()
-    bank.dispute(purchases.there(order))
+    bank.dispute(purchases.bank_id(order))
     checkout.sync_order(order.pk)
     assert auto_top_up.check(account.pk) is None
 
 
-def test_spending_puts_the_check_into_the_queue(account, consent):
+def test_spending_enqueues_the_check(account, consent):
     balance_changed.connect(receivers.consider_top_up)
     try:
         money.grant(account, 200 * MICRO)
         assert queue._queue().count == 0
-        money.settle(money.hold(account, 160 * MICRO), 160 * MICRO)
+        purchases.spend(account, 160 * MICRO)
         assert queue._queue().count >= 1
         purchases.work()
         assert money.state(account) == (FULL + 40 * MICRO, 0, 0)
@@ -219,17 +219,17 @@ def test_spending_puts_the_check_into_the_queue(account, consent):
         balance_changed.disconnect(receivers.consider_top_up)
 
 
-# --- When the card does not work ---------------------------------------------------------------
+# --- When the card is declined -----------------------------------------------------------------
 
 
-def test_a_declining_card_is_tried_once_an_hour_and_three_times_in_all(account, consent):
+def test_declining_card_is_tried_three_times_hourly(account, consent):
     set_card(bank.DECLINED_CARD)
     for attempt in (1, 2, 3):
         order = auto_top_up.check(account.pk)
         assert (order.status, order.problem) == ("failed", "The card was declined.")
         assert auto_top_up.check(account.pk) is None  # the claim is kept
         assert charged() == attempt * 500
-        cool_down()
+        end_cooldown()
     consent.refresh_from_db()
     assert (consent.enabled, consent.failures) == (False, 3)
     assert consent.last_failure == "The card was declined."
@@ -239,16 +239,16 @@ def test_a_declining_card_is_tried_once_an_hour_and_three_times_in_all(account, 
     assert money.state(account) == (0, 0, 0)
 
 
-def test_a_success_forgets_the_failures(account, consent):
+def test_success_resets_the_failures(account, consent):
     set_card(bank.DECLINED_CARD)
     auto_top_up.check(account.pk)
     set_card(bank.CARD)
-    cool_down()
+    end_cooldown()
     assert auto_top_up.check(account.pk).is_paid
     assert AutoTopUp.objects.get().failures == 0
 
 
-def test_a_bank_that_wants_to_be_asked_sends_the_user_a_link(account, consent):
+def test_confirmation_demanded_by_the_bank_mails_a_link(account, consent):
     set_card(bank.ASKING_CARD)
     assert auto_top_up.check(account.pk).status == "failed"
     [message] = mail.outbox
@@ -257,14 +257,13 @@ def test_a_bank_that_wants_to_be_asked_sends_the_user_a_link(account, consent):
     assert "requires you to confirm the payment" in message.body
 
 
-def test_a_charge_of_unknown_fate_is_asked_about_and_charged_once(account, consent, fakepay):
-    AutoTopUp.objects.update(provider="stripe", customer_ref="cus_1", payment_method_ref="pm_1")
-    # Stripe is asked whether it knows the order, charges, and its answer is lost each time.
+def test_charge_of_unknown_fate_is_made_once(account, stripe_card, fakepay):
+    # The search for the order's charge succeeds; then Stripe charges, and its answers are lost.
     fakepay.fault("", "cut", "cut", "cut")
     order = auto_top_up.check(account.pk)
     assert order.status == "created"
     assert len(fakepay.stripe.intents) == 1
-    # As a day later.
+    # As a day later: the charge must be found without its key.
     fakepay.stripe.replays.forget()
     poller.poll(timezone.now() + timedelta(minutes=3))
     purchases.work()
@@ -275,23 +274,16 @@ def test_a_charge_of_unknown_fate_is_asked_about_and_charged_once(account, conse
     assert charged() == 500
 
 
-def test_a_charge_that_stays_unknown_is_left_to_staff(account, consent, fakepay):
-    AutoTopUp.objects.update(provider="stripe", customer_ref="cus_1", payment_method_ref="pm_1")
+def test_charge_unknown_for_hours_is_left_to_staff(account, stripe_card, fakepay):
     fakepay.fault(*["500"] * 6)
     order = auto_top_up.check(account.pk)
     Order.objects.filter(pk=order.pk).update(created_at=timezone.now() - timedelta(hours=21))
     assert auto_top_up.charge(order.pk).status == "review"
-    [message] = mail.outbox
-    assert message.to == ["staff@example.org"]
+    assert len(purchases.alerts()) == len(mail.outbox) == 1
 
 
-def test_a_charge_that_fails_days_later_counts_as_a_failure(account, consent):
-    order = auto_top_up.check(account.pk)
-    pending = Order.objects.create(
-        user=order.user, account=account, kind="auto", status="pending", client_key="auto:2",
-        package=order.package, package_name="Small", credits=1, amount_minor=500, currency="USD",
-        provider="sandbox", provider_order_id="sbx_slow",
-    )  # fmt: skip
+def test_charge_that_fails_days_later_counts_once(account, package, consent):
+    pending = pending_charge(account, package)
     SandboxPayment.objects.create(
         pk="sbx_slow", order_id=pending.pk, user_id=account.user_id, amount_minor=500,
         currency="USD", status="failed", idempotency_key="slow",
@@ -301,8 +293,7 @@ def test_a_charge_that_fails_days_later_counts_as_a_failure(account, consent):
     assert AutoTopUp.objects.get().failures == 1
 
 
-def test_stripes_declines_count_like_all_others(account, consent, fakepay):
-    AutoTopUp.objects.update(provider="stripe", customer_ref="cus_1", payment_method_ref="pm_1")
+def test_decline_by_stripe_counts_as_a_failure(account, stripe_card, fakepay):
     fakepay.stripe.declined_methods["pm_1"] = "insufficient_funds"
     assert auto_top_up.check(account.pk).status == "failed"
     assert AutoTopUp.objects.get().failures == 1

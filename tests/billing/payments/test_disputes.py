@@ -1,7 +1,8 @@
+"""Disputes: credits taken and returned, and accounts frozen and set free."""
+
 from __future__ import annotations
 
 import pytest
-from django.core import mail
 
 from billing.credits import MICRO
 from billing.ledger import postings
@@ -10,19 +11,24 @@ from billing.payments import checkout
 from billing.payments.providers import sandbox as bank
 from chatproject.lib.db import money_transaction
 from tests.support import money, purchases
+from tests.support.fakepay import Switches
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sandbox")]
 
 FULL = 1100 * MICRO
 
 
-@pytest.fixture
-def order(account) -> Order:
-    return purchases.paid(account)
+def open_dispute(of: Order, amount_minor: int | None = None) -> str:
+    """Dispute an order at the bank and sync it; returns the dispute's id."""
+    dispute_id = bank.dispute(purchases.bank_id(of), amount_minor)
+    checkout.sync_order(of.pk)
+    return dispute_id
 
 
-def look(order: Order) -> None:
-    checkout.sync_order(order.pk)
+def close_dispute(of: Order, dispute_id: str, *, is_won: bool) -> None:
+    """End a dispute at the bank and sync its order."""
+    bank.decide(purchases.bank_id(of), dispute_id, is_won=is_won)
+    checkout.sync_order(of.pk)
 
 
 def status(account: Account) -> str:
@@ -30,17 +36,9 @@ def status(account: Account) -> str:
     return account.status
 
 
-def use(account: Account, amount: int) -> None:
-    money.settle(money.hold(account, amount), amount)
-
-
-def told() -> list[str]:
-    return [str(message.subject) for message in mail.outbox if message.to == ["staff@example.org"]]
-
-
-def test_a_dispute_takes_the_credits_and_freezes_the_account_once(account, order):
-    bank.dispute(purchases.there(order))
-    purchases.at_once(10, lambda: look(order))
+def test_dispute_takes_credits_and_freezes_once(account, paid):
+    bank.dispute(purchases.bank_id(paid))
+    purchases.at_once(10, lambda: checkout.sync_order(paid.pk))
     assert money.state(account) == (0, 0, 0)
     assert status(account) == "frozen"
     with pytest.raises(postings.AccountFrozen):
@@ -48,22 +46,21 @@ def test_a_dispute_takes_the_credits_and_freezes_the_account_once(account, order
     dispute = Dispute.objects.get()
     assert (dispute.status, dispute.credits, dispute.debt) == ("open", FULL, 0)
     assert LedgerEntry.objects.filter(kind="dispute").count() == 1
-    assert told() == ["Parley: A payment is disputed"]
+    assert purchases.alerts() == ["Parley: A payment is disputed"]
     assert money.problems() == []
 
 
-def test_what_was_spent_becomes_debt(account, order):
-    use(account, 1000 * MICRO)
-    bank.dispute(purchases.there(order))
-    look(order)
+def test_disputed_credits_already_spent_become_debt(account, paid):
+    purchases.spend(account, 1000 * MICRO)
+    open_dispute(paid)
     assert money.state(account) == (0, 0, 1000 * MICRO)
     assert money.problems() == []
 
 
-def test_a_hold_keeps_its_credits_and_its_rest_pays_the_debt(account, order):
+def test_hold_outlives_a_dispute_and_pays_debt(account, paid):
+    """The hold keeps its credits; the part that it did not need pays the debt."""
     held = money.hold(account, 1000 * MICRO)
-    bank.dispute(purchases.there(order))
-    look(order)
+    open_dispute(paid)
     assert money.state(account) == (1000 * MICRO, 1000 * MICRO, 1000 * MICRO)
     money.settle(held, 400 * MICRO)
     assert money.state(account) == (0, 0, 400 * MICRO)
@@ -71,144 +68,114 @@ def test_a_hold_keeps_its_credits_and_its_rest_pays_the_debt(account, order):
 
 
 @pytest.mark.parametrize("spent", [0, 300 * MICRO, FULL])
-def test_a_dispute_that_is_won_undoes_everything(account, order, spent):
+def test_won_dispute_undoes_everything(account, paid, spent):
     if spent:
-        use(account, spent)
-    dispute = bank.dispute(purchases.there(order))
-    look(order)
-    bank.decide(purchases.there(order), dispute, is_won=True)
-    purchases.at_once(5, lambda: look(order))
+        purchases.spend(account, spent)
+    bank.decide(purchases.bank_id(paid), open_dispute(paid), is_won=True)
+    purchases.at_once(5, lambda: checkout.sync_order(paid.pk))
     assert money.state(account) == (FULL - spent, 0, 0)
     assert status(account) == "active"
     assert (Dispute.objects.get().status, Dispute.objects.get().returned) == ("won", True)
-    assert told()[-1] == "Parley: A dispute was won"
-    assert len(told()) == 2
+    assert purchases.alerts() == ["Parley: A payment is disputed", "Parley: A dispute was won"]
     assert money.problems() == []
 
 
-def test_a_purchase_between_dispute_and_victory_loses_nothing(account, order):
-    use(account, FULL)
-    dispute = bank.dispute(purchases.there(order))
-    look(order)
+def test_purchase_during_a_dispute_loses_nothing(account, paid):
+    purchases.spend(account, FULL)
+    dispute_id = open_dispute(paid)
     # Bought before the account was frozen, paid after.
     money.grant(account, 600 * MICRO)
     assert money.state(account) == (0, 0, 500 * MICRO)
-    bank.decide(purchases.there(order), dispute, is_won=True)
-    look(order)
+    close_dispute(paid, dispute_id, is_won=True)
     assert money.state(account) == (600 * MICRO, 0, 0)
     assert money.problems() == []
 
 
-def test_a_dispute_that_is_lost_stays(account, order):
-    dispute = bank.dispute(purchases.there(order))
-    look(order)
-    bank.decide(purchases.there(order), dispute, is_won=False)
-    look(order)
-    look(order)
+def test_lost_dispute_takes_the_credits_for_good(account, paid):
+    close_dispute(paid, open_dispute(paid), is_won=False)
+    checkout.sync_order(paid.pk)
     assert money.state(account) == (0, 0, 0)
     assert status(account) == "frozen"
     assert Dispute.objects.get().status == "lost"
-    assert told() == ["Parley: A payment is disputed", "Parley: A dispute was lost"]
+    assert purchases.alerts() == ["Parley: A payment is disputed", "Parley: A dispute was lost"]
 
 
-def test_a_dispute_that_was_won_before_we_heard_of_it_changes_nothing(account, order):
-    dispute = bank.dispute(purchases.there(order))
-    bank.decide(purchases.there(order), dispute, is_won=True)
-    look(order)
+def test_dispute_won_before_the_first_sync_is_harmless(account, paid):
+    close_dispute(paid, bank.dispute(purchases.bank_id(paid)), is_won=True)
     assert money.state(account) == (FULL, 0, 0)
     assert status(account) == "active"
     assert LedgerEntry.objects.count() == 2
 
 
-def test_an_older_answer_does_not_undo_a_victory(account, order):
-    dispute = bank.dispute(purchases.there(order))
-    older = bank.SandboxProvider().fetch(order)
-    bank.decide(purchases.there(order), dispute, is_won=True)
-    look(order)
-    money_transaction(checkout.apply_state, order.pk, older)
+def test_older_state_does_not_undo_a_victory(account, paid):
+    dispute_id = bank.dispute(purchases.bank_id(paid))
+    older = bank.SandboxProvider().fetch(paid)
+    close_dispute(paid, dispute_id, is_won=True)
+    money_transaction(checkout.apply_state, paid.pk, older)
     assert money.state(account) == (FULL, 0, 0)
     assert status(account) == "active"
 
 
-def test_an_inquiry_takes_nothing(account, order):
-    bank.dispute(purchases.there(order))
-    there = purchases.payment(order)
-    there.disputes[0]["funds_withdrawn"] = False
-    there.save()
-    look(order)
+def test_inquiry_takes_nothing(account, paid):
+    bank.dispute(purchases.bank_id(paid))
+    [inquiry] = purchases.payment(paid).disputes
+    purchases.change_payment(paid, disputes=[inquiry | {"funds_withdrawn": False}])
+    checkout.sync_order(paid.pk)
     assert money.state(account) == (FULL, 0, 0)
     assert status(account) == "active"
     assert Dispute.objects.get().funds_withdrawn is False
 
 
-def test_a_part_of_a_payment_takes_a_part_of_the_credits(account, order):
-    bank.dispute(purchases.there(order), 100)
-    look(order)
+def test_partial_dispute_takes_its_share_of_credits(account, paid):
+    open_dispute(paid, 100)
     assert money.state(account) == (FULL * 4 // 5, 0, 0)
 
 
-def test_the_account_stays_frozen_until_the_last_dispute_is_won(account):
+def test_last_won_dispute_unfreezes_the_account(account):
     orders = [purchases.paid(account), purchases.paid(account)]
-    disputes = [bank.dispute(purchases.there(order)) for order in orders]
+    disputes = [bank.dispute(purchases.bank_id(order)) for order in orders]
     for order in orders:
-        look(order)
-    for order, dispute, expected in zip(orders, disputes, ["frozen", "active"], strict=True):
-        bank.decide(purchases.there(order), dispute, is_won=True)
-        look(order)
+        checkout.sync_order(order.pk)
+    for order, dispute_id, expected in zip(orders, disputes, ["frozen", "active"], strict=True):
+        close_dispute(order, dispute_id, is_won=True)
         assert status(account) == expected
     assert money.state(account) == (2 * FULL, 0, 0)
     assert money.problems() == []
 
 
-def test_whom_staff_froze_a_won_dispute_does_not_set_free(account, order):
+def test_won_dispute_keeps_the_freeze_of_staff(account, paid):
     money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
-    dispute = bank.dispute(purchases.there(order))
-    look(order)
-    bank.decide(purchases.there(order), dispute, is_won=True)
-    look(order)
+    close_dispute(paid, open_dispute(paid), is_won=True)
     assert status(account) == "frozen"
     assert money.state(account) == (FULL, 0, 0)
 
 
-def test_refund_and_dispute_of_the_same_money_are_both_owed(account, order):
+def test_money_refunded_and_disputed_is_owed_twice(account, paid):
     """A buyer who got the money back twice owes its credits twice."""
-    bank.refund_there(purchases.there(order), 300)
-    bank.dispute(purchases.there(order), 300)
-    look(order)
+    bank.refund_there(purchases.bank_id(paid), 300)
+    open_dispute(paid, 300)
     assert money.state(account) == (0, 0, FULL // 5)
     assert money.problems() == []
 
 
-@pytest.fixture(params=["stripe", "razorpay"])
-def provider(request, fakepay) -> str:
-    fakepay.postman.receiver = purchases.receive
-    return str(request.param)
-
-
-@pytest.mark.parametrize("ending", ["win", "lose"])
-def test_a_dispute_at_a_real_provider(account, fakepay, provider, ending):
-    currency = "USD" if provider == "stripe" else "INR"
-    made = purchases.begun(account, provider=provider, currency=currency)
-    side = getattr(fakepay, provider)
-    payment_id = side.pay(made.provider_order_id)
-    fakepay.postman.switches.copies = 2
-    fakepay.postman.switches.shuffle = True
-    fakepay.postman.flush()
-    purchases.work()
-    use(account, 100 * MICRO)
-    dispute = side.open_dispute(payment_id)
-    side.withdraw(dispute)
-    fakepay.postman.flush()
-    purchases.work()
+@pytest.mark.parametrize(
+    ("ending", "balance", "debt", "standing"),
+    [("win", 1000 * MICRO, 0, "active"), ("lose", 0, 100 * MICRO, "frozen")],
+)
+def test_dispute_at_a_real_provider(
+    account, fakepay, side, provider_order, ending, balance, debt, standing
+):
+    payment_id = side.pay(provider_order.provider_order_id)
+    fakepay.postman.switches = Switches(copies=2, shuffle=True)
+    purchases.flush(fakepay)
+    purchases.spend(account, 100 * MICRO)
+    dispute_id = side.open_dispute(payment_id)
+    side.withdraw(dispute_id)
+    purchases.flush(fakepay)
     assert money.state(account) == (0, 0, 100 * MICRO)
     assert status(account) == "frozen"
-    getattr(side, ending)(dispute)
-    fakepay.postman.flush()
-    purchases.work()
-    if ending == "win":
-        assert money.state(account) == (1000 * MICRO, 0, 0)
-        assert status(account) == "active"
-    else:
-        assert money.state(account) == (0, 0, 100 * MICRO)
-        assert status(account) == "frozen"
+    getattr(side, ending)(dispute_id)
+    purchases.flush(fakepay)
+    assert money.state(account) == (balance, 0, debt)
+    assert status(account) == standing
     assert money.problems() == []

@@ -31,12 +31,12 @@ def read(**variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_forms_stay_here_while_nothing_is_sold():
+def test_forms_stay_on_site_without_a_provider():
     settings = json.loads(read().stdout)
     assert settings == {"forms": ["'self'"], "live": False, "secrets": [], "libraries": []}
 
 
-def test_forms_lead_to_the_providers_that_are_configured():
+def test_forms_may_lead_to_configured_providers():
     settings = json.loads(
         read(
             STRIPE_SECRET_KEY="rk_live_x",
@@ -58,9 +58,14 @@ def test_forms_lead_to_the_providers_that_are_configured():
     [
         ({"RAZORPAY_KEY_ID": "rzp_test_x"}, "RAZORPAY_KEY_SECRET"),
         ({"CURRENCIES": "USD,dollars"}, "three letters"),
+        ({"PAYMENTS_SANDBOX": "1", "DEBUG": "0"}, "PAYMENTS_SANDBOX is for development"),
     ],
 )
-def test_a_wrong_setting_is_told_at_the_start(variables, hint):
+def test_wrong_setting_stops_the_start_with_hint(variables, hint):
     ended = read(**variables)
     assert ended.returncode != 0
     assert hint in ended.stderr.splitlines()[-1]
+
+
+def test_sandbox_starts_in_debug_mode():
+    assert read(PAYMENTS_SANDBOX="1", DEBUG="1").returncode == 0

@@ -1,4 +1,4 @@
-"""The pages about credits, as people and programs see them."""
+"""The pages about credits, as HTML and as JSON, and the mail about a low balance."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ from billing.models import (
     AutoTopUp,
     CreditPackage,
     Order,
-    PackagePrice,
     Plan,
     PromoCode,
     Refund,
     SpendingLimit,
 )
 from billing.payments import refunds
-from billing.reports import balances, low_balance_mail
+from billing.reports import balances, low_balance_mail, statements
 from chatproject.lib.db import money_transaction
 from tests.support import money, purchases
 
@@ -53,12 +52,7 @@ def stranger(account: Account) -> Client:
 
 @pytest.fixture
 def package() -> CreditPackage:
-    made = CreditPackage.objects.create(
-        slug="small", name="Small", credits=1_000 * CREDIT, bonus=250 * CREDIT, popular=True
-    )
-    for currency, amount in (("USD", 1_000), ("JPY", 1_500)):
-        PackagePrice.objects.create(package=made, currency=currency, amount_minor=amount)
-    return made
+    return purchases.package({"USD": 1_000, "JPY": 1_500}, bonus=250 * CREDIT, popular=True)
 
 
 @pytest.fixture
@@ -68,7 +62,7 @@ def sandbox(settings) -> None:
 
 
 def bought(account: Account, credits: int = 100 * CREDIT, **fields) -> Order:
-    """An order that was paid just now."""
+    """Create an order that was paid just now."""
     fields = {"paid_at": timezone.now(), "invoice_no": Order.objects.count() + 1} | fields
     return money.order(account, credits, **fields)
 
@@ -87,7 +81,7 @@ PAGES = ["overview", "history", "usage", "packages", "limits"]
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_opens_for_a_new_user_and_asks_visitors_to_sign_in(inside, name):
+def test_page_opens_for_new_users_not_visitors(inside, name):
     path = reverse(f"billing:{name}")
     response = inside.get(path)
     assert response.status_code == 200
@@ -97,12 +91,12 @@ def test_a_page_opens_for_a_new_user_and_asks_visitors_to_sign_in(inside, name):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_makes_the_same_queries_however_much_there_is_on_it(inside, account, package, name):
+def test_page_takes_a_fixed_number_of_queries(inside, account, package, name):
     path = reverse(f"billing:{name}")
 
     def live() -> None:
         money.grant(account, 100 * CREDIT, expires_at=timezone.now() + timedelta(days=9))
-        money.settle(money.hold(account, CREDIT, model="stub-model"), CREDIT)
+        purchases.spend(account, CREDIT, model="stub-model")
         money.hold(account, CREDIT)
         bought(account)
 
@@ -117,7 +111,7 @@ def test_a_page_makes_the_same_queries_however_much_there_is_on_it(inside, accou
 # --- The overview -----------------------------------------------------------------------------
 
 
-def test_the_overview_says_what_one_has_in_one_line_and_what_it_is_made_of(inside, account):
+def test_overview_shows_the_balance_and_its_parts(inside, account):
     money.grant(account, 1_000 * CREDIT)
     expiry = timezone.now() + timedelta(days=20)
     money.grant(account, 200 * CREDIT, kind=postings.Kind.PROMO, expires_at=expiry)
@@ -131,31 +125,24 @@ def test_the_overview_says_what_one_has_in_one_line_and_what_it_is_made_of(insid
     assert page.index("Promo code</td>") < page.index("Given</td>")
 
 
-def test_a_user_whose_account_was_never_opened_gets_one(client, settings):
+def test_user_without_an_account_gets_one(client, settings):
     settings.SIGNUP_CREDITS = 5 * CREDIT
     user = User.objects.bulk_create([User(email="imported@example.org")])[0]
     client.force_login(user)
     assert "<strong>5</strong> credits available" in text(client.get("/billing/"))
 
 
-def test_a_frozen_account_and_a_debt_are_told_in_words(inside, account):
-    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
+def test_overview_explains_freeze_and_debt(inside, account):
     order = bought(account, credits=10 * CREDIT)
-    money.settle(books_hold_despite_freeze(account), 10 * CREDIT)
-    money_transaction(postings.refund, order_id=order.pk, credits=4 * CREDIT, key="refund:x")
+    purchases.spend(account, 10 * CREDIT)
+    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
+    money.refund(order, 4 * CREDIT)
     page = text(inside.get("/billing/"))
     assert "Your credits are frozen" in page
     assert "You owe 4 credits" in page
 
 
-def books_hold_despite_freeze(account: Account):
-    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.ACTIVE)
-    held = money.hold(account, 10 * CREDIT)
-    money_transaction(postings.set_status, account_id=account.pk, status=Account.Status.FROZEN)
-    return held
-
-
-def test_the_balance_for_programs_is_exact(inside, account):
+def test_balance_as_json_is_exact(inside, account):
     money.grant(account, 1_234_567)
     money.hold(account, 234_567)
     assert inside.get("/billing/balance").json() == {
@@ -167,7 +154,7 @@ def test_the_balance_for_programs_is_exact(inside, account):
     assert Client(headers={"accept": "application/json"}).get("/billing/balance").status_code == 401
 
 
-def test_the_bar_of_the_chats_shows_the_balance_and_leads_to_it(inside, account, settings):
+def test_chat_bar_shows_the_balance(inside, account, settings):
     money.grant(account, 1_234_500_000)
     money.hold(account, CREDIT)
     page = text(inside.get("/"))
@@ -180,7 +167,7 @@ def test_the_bar_of_the_chats_shows_the_balance_and_leads_to_it(inside, account,
 # --- Promo codes ------------------------------------------------------------------------------
 
 
-def test_a_promo_code_gives_its_credits_and_a_wrong_one_says_what_is_wrong(inside, account):
+def test_promo_code_counts_once_and_errors_are_explained(inside, account):
     PromoCode.objects.create(code="HELLO", credits=50 * CREDIT, max_redemptions=2)
     response = inside.post("/billing/redeem/", {"code": "hello"}, follow=True)
     assert "50 credits were added." in text(response)
@@ -197,7 +184,7 @@ def test_a_promo_code_gives_its_credits_and_a_wrong_one_says_what_is_wrong(insid
     assert inside.get("/billing/redeem/")["Location"] == "/billing/"
 
 
-def test_codes_cannot_be_guessed(inside, account):
+def test_guessing_of_codes_is_throttled(inside, account):
     for _ in range(10):
         assert "There is no code" in text(inside.post("/billing/redeem/", {"code": "guess"}))
     PromoCode.objects.create(code="RIGHT", credits=CREDIT, max_redemptions=2)
@@ -210,7 +197,7 @@ def test_codes_cannot_be_guessed(inside, account):
     )
 
 
-def test_without_redis_codes_are_refused_with_words(inside, account, settings):
+def test_without_redis_codes_are_refused(inside, account, settings):
     PromoCode.objects.create(code="RIGHT", credits=CREDIT, max_redemptions=2)
     settings.CACHES = {
         "default": {
@@ -226,10 +213,10 @@ def test_without_redis_codes_are_refused_with_words(inside, account, settings):
 # --- History and usage ------------------------------------------------------------------------
 
 
-def test_the_history_reads_like_a_bank_statement(inside, account):
+def test_history_shows_amounts_balances_and_causes(inside, account):
     money.grant(account, 100 * CREDIT, note="Welcome")
     chat = uuid.uuid4()
-    money.settle(money.hold(account, 2 * CREDIT, model="stub-model", conversation=chat), 2 * CREDIT)
+    purchases.spend(account, 2 * CREDIT, model="stub-model", conversation=chat)
     money.hold(account, 3 * CREDIT, model="stub-model")
     page = text(inside.get("/billing/history/"))
     assert (
@@ -245,7 +232,7 @@ def test_the_history_reads_like_a_bank_statement(inside, account):
     assert page.index("(3.00)") < page.index(f"{minus}2.00<") < page.index("+100.00<")
 
 
-def test_an_empty_history_says_what_will_stand_there(inside):
+def test_empty_history_is_explained(inside):
     assert "appear here" in text(inside.get("/billing/history/"))
 
 
@@ -264,7 +251,7 @@ def test_an_empty_history_says_what_will_stand_there(inside):
         ("first=2026-02-03&last=2026-02-01", "The first day is after the last one"),
     ],
 )
-def test_a_wrong_filter_is_told_and_hides_nothing(inside, account, query, words):
+def test_wrong_filter_is_reported_and_hides_nothing(inside, account, query, words):
     money.grant(account, 100 * CREDIT)
     response = inside.get(f"/billing/history/?{query}")
     assert response.status_code == 200
@@ -274,10 +261,14 @@ def test_a_wrong_filter_is_told_and_hides_nothing(inside, account, query, words)
     assert inside.get(f"/billing/history.csv?{query}")["Location"].startswith("/billing/history/?")
 
 
-def test_filters_stay_in_the_links_to_older_lines_and_to_the_file(inside, account, monkeypatch):
-    monkeypatch.setattr("billing.reports.statements.PAGE", 2)
+@pytest.fixture
+def two_pages_of_history(account, monkeypatch) -> None:
+    monkeypatch.setattr(statements, "PAGE", 2)
     for _ in range(4):
         money.grant(account, CREDIT)
+
+
+def test_filters_stay_in_all_links(inside, two_pages_of_history):
     page = text(inside.get("/billing/history/?kind=given"))
     assert 'href="?kind=given&amp;before=3"' in page
     assert "/billing/history.csv?kind=given" in page
@@ -286,19 +277,16 @@ def test_filters_stay_in_the_links_to_older_lines_and_to_the_file(inside, accoun
     assert "before=" not in older.replace("kind=given&before", "")
 
 
-def test_a_page_of_the_history_carries_on_from_the_balance_before(inside, account, monkeypatch):
-    monkeypatch.setattr("billing.reports.statements.PAGE", 2)
-    for _ in range(4):
-        money.grant(account, CREDIT)
+def test_history_page_continues_from_the_previous_balance(inside, two_pages_of_history):
     first = inside.get("/billing/history/").context["statement"]
     second = inside.get("/billing/history/?before=3").context["statement"]
     assert first.opening == second.closing == 2 * CREDIT
 
 
-def test_usage_is_drawn_by_day_and_stands_in_tables(inside, account):
+def test_usage_is_drawn_by_day(inside, account):
     money.grant(account, 100 * CREDIT)
     for amount in (2, 3):
-        money.settle(money.hold(account, amount * CREDIT, model="stub-model"), amount * CREDIT)
+        purchases.spend(account, amount * CREDIT, model="stub-model")
     response = inside.get("/billing/usage/")
     page = text(response)
     assert "<strong>5</strong> credits used" in page
@@ -314,9 +302,9 @@ def test_usage_is_drawn_by_day_and_stands_in_tables(inside, account):
     assert bar.parts[0].y + bar.parts[0].height == pytest.approx(chart.height)
 
 
-def test_the_file_of_usage_has_a_row_for_each_day_and_model(inside, account):
+def test_usage_csv_has_rows_by_day_and_model(inside, account):
     money.grant(account, 100 * CREDIT)
-    money.settle(money.hold(account, CREDIT, model="stub-model"), CREDIT)
+    purchases.spend(account, CREDIT, model="stub-model")
     response = inside.get("/billing/usage.csv")
     lines = response.content.decode().splitlines()
     assert len(lines) == 2
@@ -326,14 +314,14 @@ def test_the_file_of_usage_has_a_row_for_each_day_and_model(inside, account):
 @pytest.mark.parametrize(
     "month", ["x", "2026-13", "0000-01", "9999-12", "2026-1", "\0", "2026-01-05"]
 )
-def test_a_wrong_month_is_told(inside, month):
+def test_wrong_month_is_reported(inside, month):
     response = inside.get("/billing/usage/", {"month": month})
     assert response.status_code == 200
     assert "Enter a month as year and month" in text(response)
     assert inside.get("/billing/usage.csv", {"month": month}).status_code == 200
 
 
-def test_months_lead_to_each_other_but_not_into_the_future(inside):
+def test_month_links_end_at_this_month(inside):
     page = text(inside.get("/billing/usage/?month=2026-01"))
     assert "?month=2025-12" in page
     assert "?month=2026-02" in page
@@ -344,7 +332,7 @@ def test_months_lead_to_each_other_but_not_into_the_future(inside):
 # --- Limits -----------------------------------------------------------------------------------
 
 
-def test_limits_of_the_staff_and_the_plan_are_shown(inside, account):
+def test_limits_by_staff_and_plan_are_shown(inside, account):
     SpendingLimit.objects.create(period="day", amount=5 * CREDIT, model="gpt-large")
     SpendingLimit.objects.create(account=account, period="conversation", amount=2 * CREDIT)
     Plan.objects.create(slug="free", name="Free", monthly_messages=30, is_default=True)
@@ -354,7 +342,7 @@ def test_limits_of_the_staff_and_the_plan_are_shown(inside, account):
     assert "Your plan includes 30 messages per month; 0 used." in page
 
 
-def test_limits_are_set_shown_and_taken_away(inside, account):
+def test_own_limits_are_set_and_removed(inside, account):
     inside.post("/billing/limits/", {"day": "12.5", "month": " 1,000 ", "conversation": ""})
     assert {limit.period: limit.amount for limit in limits.own(account.pk)} == {
         "day": 12_500_000,
@@ -368,7 +356,7 @@ def test_limits_are_set_shown_and_taken_away(inside, account):
 
 
 @pytest.mark.parametrize("amount", ["many", "-1", "1e99", "NaN", "0.0000001", "∞"])
-def test_a_limit_that_is_no_number_of_credits_is_told(inside, account, amount):
+def test_limit_that_is_no_amount_is_refused(inside, account, amount):
     response = inside.post("/billing/limits/", {"day": amount})
     assert response.status_code == 400
     assert limits.own(account.pk) == []
@@ -379,7 +367,7 @@ def test_a_limit_that_is_no_number_of_credits_is_told(inside, account, amount):
 # --- Buying -----------------------------------------------------------------------------------
 
 
-def test_without_a_provider_the_page_says_whom_to_ask(inside, package, settings):
+def test_packages_without_a_provider_cannot_be_bought(inside, package, settings):
     settings.PAYMENTS_SANDBOX = False
     page = text(inside.get("/billing/packages/"))
     assert "Purchases are not set up here yet." in page
@@ -387,7 +375,7 @@ def test_without_a_provider_the_page_says_whom_to_ask(inside, package, settings)
     assert "<form method" not in page.split("<main")[1]
 
 
-def test_packages_show_their_price_for_a_thousand_in_the_chosen_currency(inside, package, sandbox):
+def test_packages_show_prices_in_the_chosen_currency(inside, package, sandbox):
     page = text(inside.get("/billing/packages/"))
     assert "USD 10.00" in page
     assert "USD 8.00 per 1,000 credits" in page
@@ -397,7 +385,7 @@ def test_packages_show_their_price_for_a_thousand_in_the_chosen_currency(inside,
     assert "USD 10.00" in text(inside.get("/billing/packages/?currency=XXX"))
 
 
-def test_packages_for_programs_are_public_and_cached(package, sandbox):
+def test_packages_as_json_are_public_and_cached(package, sandbox):
     response = Client().get("/billing/packages.json")
     assert "public" in response["Cache-Control"]
     assert "Cookie" not in response.headers.get("Vary", "")
@@ -409,7 +397,7 @@ def test_packages_for_programs_are_public_and_cached(package, sandbox):
     assert found[0]["credits"] == "1000"
 
 
-def test_a_package_that_is_not_sold_any_more_is_not_shown(inside, package, sandbox):
+def test_inactive_package_is_not_shown(inside, package, sandbox):
     CreditPackage.objects.update(active=False)
     assert "No credits are for sale" in text(inside.get("/billing/packages/"))
     assert Client().get("/billing/packages.json").json() == {"packages": []}
@@ -425,7 +413,7 @@ def basket(of: CreditPackage, **fields) -> dict[str, object]:
     } | fields
 
 
-def test_a_double_click_makes_one_order(inside, package, sandbox):
+def test_double_click_makes_one_order(inside, package, sandbox):
     first = inside.post("/billing/buy/", basket(package))
     second = inside.post("/billing/buy/", basket(package))
     assert first.status_code == 302
@@ -438,7 +426,7 @@ def test_a_double_click_makes_one_order(inside, package, sandbox):
     "next",
     ["https://evil.example/", "//evil.example", "javascript:alert(1)", "/\\evil.example", "\0"],
 )
-def test_the_way_back_is_a_path_of_this_site(inside, package, sandbox, next):
+def test_return_path_stays_on_this_site(inside, package, sandbox, next):
     assert "evil" not in text(inside.get("/billing/packages/", {"next": next}))
     inside.post("/billing/buy/", basket(package, next=next))
     assert [order.return_to for order in Order.objects.all()] in ([], [""])
@@ -460,7 +448,7 @@ def test_the_way_back_is_a_path_of_this_site(inside, package, sandbox, next):
         {"nonce": "x" * 100},
     ],
 )
-def test_a_wrong_order_is_refused_in_words(inside, package, sandbox, wrong):
+def test_wrong_order_is_refused_with_a_notice(inside, package, sandbox, wrong):
     response = inside.post("/billing/buy/", basket(package, **wrong), follow=True)
     assert response.status_code == 200
     assert 'class="notice notice-error"' in text(response)
@@ -471,7 +459,7 @@ def test_a_wrong_order_is_refused_in_words(inside, package, sandbox, wrong):
 # --- One order --------------------------------------------------------------------------------
 
 
-def test_an_order_is_its_owners_alone(inside, stranger, account):
+def test_order_opens_for_its_owner_only(inside, stranger, account):
     order = bought(account)
     for name in ("order", "receipt", "order_return"):
         path = reverse(f"billing:{name}", args=[order.pk])
@@ -485,7 +473,7 @@ def test_an_order_is_its_owners_alone(inside, stranger, account):
 
 
 @pytest.mark.parametrize("status", Order.Status)
-def test_an_order_says_how_it_stands(inside, account, status):
+def test_order_page_shows_its_status(inside, account, status):
     order = bought(account, status=status)
     page = text(inside.get(f"/billing/orders/{order.pk}/"))
     assert ('http-equiv="refresh"' in page) == (status in Order.OPEN)
@@ -494,26 +482,24 @@ def test_an_order_says_how_it_stands(inside, account, status):
     assert inside.get("/billing/").status_code == 200
 
 
-def test_an_open_order_does_not_look_again_for_ever(inside, account):
+def test_old_open_order_stops_refreshing(inside, account):
     order = bought(account, status=Order.Status.PENDING)
     old = timezone.now() - timedelta(hours=3)
     Order.objects.filter(pk=order.pk).update(updated_at=old)
     assert 'http-equiv="refresh"' not in text(inside.get(f"/billing/orders/{order.pk}/"))
 
 
-def test_a_provider_that_comes_back_with_a_post_finds_the_session_by_the_way_of_the_sign_in(
-    inside, account
-):
+def test_return_by_post_passes_through_sign_in(inside, account):
     order = bought(account)
     path = f"/billing/orders/{order.pk}/return/"
-    # Another site's form brings neither the session's cookie nor our token.
+    # Another site's form brings neither the session's cookie nor our CSRF token.
     posted = Client(enforce_csrf_checks=True).post(path, {"razorpay_payment_id": "pay_1"})
     assert posted["Location"] == f"/accounts/login/?next={path}"
     assert inside.get(posted["Location"])["Location"] == path
     assert inside.get(path)["Location"] == f"/billing/orders/{order.pk}/"
 
 
-def test_a_provider_that_is_reached_by_a_form_gets_one_with_a_button(inside, package, fakepay):
+def test_razorpay_is_reached_by_a_form(inside, package, fakepay):
     response = inside.post("/billing/buy/", basket(package, provider="razorpay"))
     page = text(response)
     assert f'action="{fakepay.url}/v1/checkout/embedded"' in page
@@ -524,9 +510,7 @@ def test_a_provider_that_is_reached_by_a_form_gets_one_with_a_button(inside, pac
     assert "<script" not in page
 
 
-def test_a_provider_that_does_not_answer_is_told_and_the_order_goes_on(
-    inside, account, package, settings, fakepay
-):
+def test_unreachable_provider_leaves_the_order_open(inside, package, settings, fakepay):
     inside.post("/billing/buy/", basket(package, provider="razorpay"))
     order = Order.objects.get()
     settings.RAZORPAY_API_BASE = "http://127.0.0.1:9"
@@ -537,7 +521,7 @@ def test_a_provider_that_does_not_answer_is_told_and_the_order_goes_on(
     assert "Nothing was charged. Try again in a minute." in again
 
 
-def test_a_paid_order_can_be_refunded_by_its_buyer_once(inside, account, sandbox):
+def test_buyer_refunds_an_order_once(inside, account, sandbox):
     order = purchases.paid(account)
     path = f"/billing/orders/{order.pk}/"
     assert "Request a refund" in text(inside.get(path))
@@ -553,18 +537,18 @@ def test_a_paid_order_can_be_refunded_by_its_buyer_once(inside, account, sandbox
 
 
 @pytest.mark.parametrize("nonce", ["", "short", "x" * 65])
-def test_a_refund_without_its_form_is_not_begun(inside, account, sandbox, nonce):
+def test_refund_needs_the_nonce_of_its_form(inside, account, sandbox, nonce):
     order = purchases.paid(account)
     page = text(inside.post(f"/billing/orders/{order.pk}/refund/", {"nonce": nonce}, follow=True))
     assert "This form is out of date." in page
     assert not Refund.objects.exists()
 
 
-def test_a_purchase_can_be_taken_back_while_it_is_unused(inside, account, sandbox):
+def test_refund_is_offered_while_credits_are_unused(inside, account, sandbox):
     order = bought(account, credits=100 * CREDIT)
     page = text(inside.get(f"/billing/orders/{order.pk}/"))
     assert ("Request a refund" in page) == (refunds.eligible(order) == "")
-    money.settle(money.hold(account, 50 * CREDIT), 50 * CREDIT)
+    purchases.spend(account, 50 * CREDIT)
     assert "Request a refund" not in text(inside.get(f"/billing/orders/{order.pk}/"))
     refused = inside.post(
         f"/billing/orders/{order.pk}/refund/", {"nonce": "abcdefgh1234"}, follow=True
@@ -573,21 +557,19 @@ def test_a_purchase_can_be_taken_back_while_it_is_unused(inside, account, sandbo
     assert not Refund.objects.exists()
 
 
-# --- Buying by itself -------------------------------------------------------------------------
+# --- Automatic top-up -------------------------------------------------------------------------
 
 
 def terms(of: CreditPackage, **fields) -> dict[str, str]:
     return {"offer": f"{of.pk}-USD", "threshold": "100", "cap": "25.50", "consent": "on"} | fields
 
 
-def test_automatic_purchases_are_not_there_unless_they_are_offered(inside, package, sandbox):
+def test_top_up_page_needs_the_setting(inside, package, sandbox):
     assert inside.get("/billing/top-up/").status_code == 404
     assert "automatic top-up" not in text(inside.get("/billing/limits/"))
 
 
-def test_automatic_purchases_begin_with_consent_and_can_be_turned_off(
-    inside, account, package, sandbox, settings
-):
+def test_top_up_needs_consent_and_can_be_withdrawn(inside, account, package, sandbox, settings):
     settings.AUTO_TOP_UP = True
     assert "automatic top-up" in text(inside.get("/billing/limits/"))
     refused = inside.post("/billing/top-up/", terms(package, consent=""))
@@ -616,9 +598,7 @@ def test_automatic_purchases_begin_with_consent_and_can_be_turned_off(
         ({"cap": "NaN"}, "Enter an amount of money"),
     ],
 )
-def test_wrong_terms_of_automatic_purchases_are_told(
-    inside, package, sandbox, settings, wrong, words
-):
+def test_wrong_top_up_terms_are_reported(inside, package, sandbox, settings, wrong, words):
     settings.AUTO_TOP_UP = True
     response = inside.post("/billing/top-up/", terms(package, **wrong))
     assert response.status_code == 400
@@ -629,22 +609,19 @@ def test_wrong_terms_of_automatic_purchases_are_told(
 
 
 def spend(account: Account, credits: int) -> None:
-    money.settle(money.hold(account, credits * CREDIT), credits * CREDIT)
+    purchases.spend(account, credits * CREDIT)
 
 
 def low_of(account: Account) -> str:
-    """How low a balance is; what the socket tells is the same."""
+    """Return how low a balance is, after checking that the socket's figures are the same."""
     found, brief = balances.of_account(account.pk), balances.brief(account.pk)
-    assert (brief.user_id, brief.balance, brief.held, brief.low) == (
-        account.user_id,
-        found.balance,
-        found.held,
-        found.low,
-    )
+    expected = (account.user_id, found.balance, found.held, found.low)
+    assert (brief.user_id, brief.balance, brief.held, brief.low) == expected
     return found.low
 
 
-def test_the_balance_is_low_below_a_fifth_of_what_came_in_last(account):
+def test_balance_is_low_below_a_fifth(account):
+    """A fifth of the credits that were last received."""
     assert low_of(account) == "empty"
     money.grant(account, 1_000 * CREDIT)
     for _ in range(3):
@@ -655,7 +632,7 @@ def test_the_balance_is_low_below_a_fifth_of_what_came_in_last(account):
     assert low_of(account) == "low"
 
 
-def test_the_balance_is_as_good_as_empty_below_a_typical_message(account):
+def test_balance_below_a_typical_message_counts_as_empty(account):
     money.grant(account, 1_000 * CREDIT)
     for cost in (30, 30, 30, 895):
         spend(account, cost)
@@ -663,23 +640,23 @@ def test_the_balance_is_as_good_as_empty_below_a_typical_message(account):
     assert (found.typical, found.low) == (30 * CREDIT, "empty")
 
 
-def test_a_hold_alone_does_not_make_the_balance_low(account):
+def test_hold_alone_makes_no_low_balance(account):
     money.grant(account, 100 * CREDIT)
     money.hold(account, 95 * CREDIT)
     assert low_of(account) == ""
 
 
-def test_a_low_balance_is_told_once_per_crossing(account, settings):
+def test_low_balance_is_mailed_once_per_crossing(account, settings):
     settings.SITE_URL = "https://chat.example.org"
     money.grant(account, 100 * CREDIT)
     assert not low_balance_mail.notify_if_low(account.pk)
     spend(account, 85)
     assert low_balance_mail.notify_if_low(account.pk)
     assert not low_balance_mail.notify_if_low(account.pk)
-    [told] = mail.outbox
-    assert told.to == [account.user.email]
-    assert "15 credits left" in told.body
-    assert "https://chat.example.org/billing/packages/" in told.body
+    [message] = mail.outbox
+    assert message.to == [account.user.email]
+    assert "15 credits left" in message.body
+    assert "https://chat.example.org/billing/packages/" in message.body
     money.grant(account, 100 * CREDIT)
     assert not low_balance_mail.notify_if_low(account.pk)
     spend(account, 115)
@@ -687,12 +664,12 @@ def test_a_low_balance_is_told_once_per_crossing(account, settings):
     assert "You have no credits left" in mail.outbox[-1].subject
 
 
-def test_nobody_is_told_of_credits_that_never_came(account):
+def test_account_without_credits_gets_no_mail(account):
     assert not low_balance_mail.notify_if_low(account.pk)
     assert mail.outbox == []
 
 
-def test_a_mail_that_cannot_be_sent_is_sent_the_next_time(account, settings):
+def test_failed_mail_is_sent_the_next_time(account, settings):
     money.grant(account, 100 * CREDIT)
     spend(account, 100)
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
@@ -702,7 +679,7 @@ def test_a_mail_that_cannot_be_sent_is_sent_the_next_time(account, settings):
     assert low_balance_mail.notify_if_low(account.pk)
 
 
-def test_the_pages_warn_of_a_low_balance_with_a_way_out(inside, account):
+def test_pages_warn_of_a_low_balance(inside, account):
     money.grant(account, 100 * CREDIT)
     for _ in range(9):
         spend(account, 9)

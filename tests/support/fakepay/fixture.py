@@ -1,4 +1,4 @@
-"""The fixture `fakepay`, which tests/billing/conftest.py gives to all tests of billing."""
+"""The fixture `fakepay`; tests/billing/conftest.py offers it to all tests of billing."""
 
 from __future__ import annotations
 

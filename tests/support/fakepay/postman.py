@@ -32,7 +32,6 @@ class Switches:
 
     copies: int = 1
     shuffle: bool = False
-    delay: float = 0.0  # seconds before each delivery
     drop: bool = False
     lose_first_answer: bool = False  # the first delivery counts as failed, whatever the answer
     retries: int = 3  # of a delivery that was not answered with 2xx
@@ -61,7 +60,6 @@ class Postman:
     def __init__(self) -> None:
         self.switches = Switches()
         self.urls: dict[str, str] = {}  # by provider
-        self.receiver: Receiver | None = None  # in place of the URLs
         self.deliveries: list[Delivery] = []
         self._waiting: list[tuple[str, Json]] = []
         self._changed = threading.Condition()
@@ -81,7 +79,10 @@ class Postman:
             return [event.get("type") or event["event"] for _, event in self._waiting]
 
     def flush(self, receiver: Receiver | None = None) -> list[int]:
-        """Deliver all waiting events, as the switches are now; returns the status of each answer."""
+        """Deliver all waiting events to the receiver, or without one to the URLs of the providers.
+
+        Returns the status of each answer.
+        """
         with self._changed:
             batch, self._waiting = self._waiting, []
         if self.switches.drop:
@@ -115,10 +116,9 @@ class Postman:
             self.flush()
 
     def _deliver(self, provider: str, event: Json, receiver: Receiver | None) -> int:
-        send = receiver or self.receiver or self._send
+        send = receiver or self._send
         status = 0
         for attempt in range(1 + self.switches.retries):
-            time.sleep(self.switches.delay)
             body, headers = self.sign(provider, event)
             status = send(provider, body, headers)
             kind = event.get("type") or event["event"]
@@ -129,7 +129,10 @@ class Postman:
 
     def sign(self, provider: str, event: Json) -> tuple[bytes, dict[str, str]]:
         """Return the body and headers of a delivery, with the faults of the switches."""
-        event = self._with_lies(event)
+        event = copy.deepcopy(event)
+        if self.switches.lie_livemode and "livemode" in event:
+            event["livemode"] = not event["livemode"]
+        _rewrite(event, self.switches)
         body = json.dumps(event, separators=(",", ":")).encode()
         if provider == "stripe":
             headers = {"Stripe-Signature": self._stripe_signature(body)}
@@ -137,7 +140,7 @@ class Postman:
             secret = "wrong" if self.switches.wrong_signature else RAZORPAY_SECRET
             headers = {
                 "X-Razorpay-Signature": sign_for_razorpay(body, secret),
-                # The same in retries: receivers recognise these by it.
+                # The same in retries: receivers recognise them by it.
                 "X-Razorpay-Event-Id": hashlib.sha256(body).hexdigest()[:14],
             }
         if self.switches.tamper:
@@ -150,16 +153,9 @@ class Postman:
         stamp = int(time.time()) - age
         return str(stripe.WebhookSignature.generate_signature_header(body.decode(), secret, stamp))
 
-    def _with_lies(self, event: Json) -> Json:
-        event = copy.deepcopy(event)
-        if self.switches.lie_livemode and "livemode" in event:
-            event["livemode"] = not event["livemode"]
-        _rewrite(event, self.switches)
-        return event
-
     def _send(self, provider: str, body: bytes, headers: dict[str, str]) -> int:
         if provider not in self.urls:
-            return 200  # there is no subscription
+            return 200  # no subscription
         request = urllib.request.Request(self.urls[provider], data=body, headers=headers)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
@@ -173,12 +169,12 @@ class Postman:
 
 
 def sign_for_razorpay(body: bytes, secret: str) -> str:
-    """As `razorpay.Utility.verify_signature` computes it: hex HMAC-SHA256 of the body."""
+    """Return the hex HMAC-SHA256 of a body, as `razorpay.Utility.verify_signature` computes it."""
     return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
 def stripe_event(kind: str, subject: Json) -> Json:
-    """A snapshot event of Stripe about an object."""
+    """Return a snapshot event of Stripe about an object."""
     return {
         "id": new_id("evt"),
         "object": "event",
@@ -193,7 +189,7 @@ def stripe_event(kind: str, subject: Json) -> Json:
 
 
 def razorpay_event(kind: str, **entities: Json) -> Json:
-    """An event of Razorpay about one or more entities."""
+    """Return an event of Razorpay about one or more entities."""
     return {
         "entity": "event",
         "account_id": "acc_fakepay",

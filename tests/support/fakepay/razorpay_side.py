@@ -36,9 +36,7 @@ class RazorpaySide:
     ) -> tuple[int, Json]:
         """Answer a request; `text` is the query or the JSON."""
         if fault == "500":
-            return 500, _error(
-                "SERVER_ERROR", "We are facing some trouble completing your request."
-            )
+            return 500, _error("SERVER_ERROR", "We are facing some trouble.")
         token = base64.b64encode(f"{KEY_ID}:{KEY_SECRET}".encode()).decode()
         if headers.get("Authorization") != f"Basic {token}":
             return 401, _error("BAD_REQUEST_ERROR", "Authentication failed")
@@ -58,7 +56,9 @@ class RazorpaySide:
 
     def _route(self, method: str, path: str, params: Json) -> Json:
         if path == "/v1/orders":
-            return self._create_order(params) if method == "POST" else self._find_orders(params)
+            if method == "POST":
+                return self._create_order(params)
+            return _page(_collection(self.orders, receipt=params["receipt"]), params)
         if found := re.fullmatch(r"/v1/orders/(\w+)", path):
             return _find(self.orders, found[1])
         if found := re.fullmatch(r"/v1/orders/(\w+)/payments", path):
@@ -78,20 +78,14 @@ class RazorpaySide:
             "id": order_id,
             "entity": "order",
             "amount": params["amount"],
-            "amount_due": params["amount"],
             "amount_paid": 0,
-            "attempts": 0,
             "created_at": int(time.time()),
             "currency": params["currency"],
             "notes": params["notes"] or [],
-            "offer_id": None,
             "receipt": params["receipt"],
             "status": "created",
         }
         return self.orders[order_id]
-
-    def _find_orders(self, params: Json) -> Json:
-        return _page(_collection(self.orders, receipt=params["receipt"]), params)
 
     # --- The buyer on the page ------------------------------------------------------------------
 
@@ -104,11 +98,7 @@ class RazorpaySide:
     def fail(self, order_id: str) -> str:
         """Try a payment that the bank declines. Returns the payment's id."""
         payment = self._attempt(order_id, "failed")
-        payment.update(
-            error_code="BAD_REQUEST_ERROR",
-            error_reason="payment_failed",
-            error_description="Your payment was declined by the bank.",
-        )
+        payment["error_description"] = "Your payment was declined by the bank."
         self._post("payment.failed", payment=payment)
         return str(payment["id"])
 
@@ -119,7 +109,7 @@ class RazorpaySide:
     def settle_late(self, order_id: str) -> None:
         """Capture the last attempt, even a failed one."""
         [*_, payment] = [item for item in self.payments.values() if item["order_id"] == order_id]
-        payment.update(error_code=None, error_reason=None, error_description=None)
+        payment["error_description"] = None
         self._capture(payment)
 
     def returned(self, payment_id: str) -> dict[str, str]:
@@ -145,21 +135,17 @@ class RazorpaySide:
         self.refunds[refund_id]["status"] = "failed"
         self._post("refund.failed", refund=self.refunds[refund_id])
 
-    def open_dispute(
-        self, payment_id: str, amount: int | None = None, *, inquiry: bool = False
-    ) -> str:
+    def open_dispute(self, payment_id: str) -> str:
         payment = self.payments[payment_id]
         dispute_id = new_id("disp")
         self.disputes[dispute_id] = {
             "id": dispute_id,
             "entity": "dispute",
-            "amount": payment["amount"] if amount is None else amount,
+            "amount": payment["amount"],
             "amount_deducted": 0,
             "created_at": int(time.time()),
             "currency": payment["currency"],
             "payment_id": payment_id,
-            "phase": "retrieval" if inquiry else "chargeback",
-            "reason_code": "chargeback",
             "status": "open",
         }
         self._post("payment.dispute.created", payment=payment, dispute=self.disputes[dispute_id])
@@ -184,7 +170,6 @@ class RazorpaySide:
 
     def _attempt(self, order_id: str, status: str) -> Json:
         order = self.orders[order_id]
-        order["attempts"] += 1
         order["status"] = "attempted"
         payment_id = new_id("pay")
         self.payments[payment_id] = {
@@ -195,13 +180,9 @@ class RazorpaySide:
             "captured": False,
             "created_at": int(time.time()),
             "currency": order["currency"],
-            "error_code": None,
             "error_description": None,
-            "error_reason": None,
-            "method": "upi",
             "notes": order["notes"],
             "order_id": order_id,
-            "refund_status": None,
             "status": status,
         }
         return self.payments[payment_id]
@@ -209,7 +190,7 @@ class RazorpaySide:
     def _capture(self, payment: Json) -> None:
         order = self.orders[payment["order_id"]]
         payment.update(status="captured", captured=True)
-        order.update(status="paid", amount_paid=order["amount"], amount_due=0)
+        order.update(status="paid", amount_paid=order["amount"])
         self._post("payment.captured", payment=payment)
         self._post("order.paid", payment=payment, order=order)
 
@@ -220,11 +201,8 @@ class RazorpaySide:
             raise Refusal(400, _error("BAD_REQUEST_ERROR", text))
         refund_id = new_id("rfnd")
         payment["amount_refunded"] += amount
-        is_full = payment["amount_refunded"] == payment["amount"]
-        payment.update(
-            refund_status="full" if is_full else "partial",
-            status="refunded" if is_full else "captured",
-        )
+        if payment["amount_refunded"] == payment["amount"]:
+            payment["status"] = "refunded"
         self.refunds[refund_id] = {
             "id": refund_id,
             "entity": "refund",
@@ -271,13 +249,4 @@ def _find(stored: dict[str, Json], wanted: str) -> Json:
 
 
 def _error(code: str, description: str) -> Json:
-    return {
-        "error": {
-            "code": code,
-            "description": description,
-            "source": "NA",
-            "step": "NA",
-            "reason": "NA",
-            "metadata": {},
-        }
-    }
+    return {"error": {"code": code, "description": description, "reason": "NA"}}

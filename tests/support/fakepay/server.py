@@ -7,7 +7,6 @@ import json
 import threading
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,53 +19,42 @@ BUTTONS = {"pay": "Pay", "fail": "Fail", "late": "Pay late", "close": "Close"}
 
 
 class FakePay:
-    """Both providers on one port: a context manager, or `start` and `stop`."""
-
-    url: str
+    """Both providers on one port, while the context lasts."""
 
     def __init__(self, port: int = 0, *, settle_late_after: float | None = None) -> None:
         self.postman = Postman()
         self.stripe = StripeSide(self.postman)
         self.razorpay = RazorpaySide(self.postman)
         self.requests: list[tuple[str, str, str]] = []  # method, path, query or body
-        # Faults of the next requests, one each: 500, html, hang, cut (done, but not answered).
-        self.faults: deque[str] = deque()
+        self.faults: deque[str] = deque()  # of the next requests; see `fault`
         self.settle_late_after = settle_late_after  # seconds; None: by hand
         self.lock = threading.RLock()
         self.stopped = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
         self._server.daemon_threads = True
-        self._server.pay = self  # type: ignore[attr-defined] # handlers know their server only
+        self._server.pay = self  # type: ignore[attr-defined] # handlers reach their server only
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.stripe.url = self.url
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stopped.set()
         self.postman.stop()
         self._server.shutdown()
         self._server.server_close()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def fault(self, *kinds: str) -> None:
-        """Add faults, one for each of the next requests to an API; see `faults`."""
+        """Add faults for the next requests to an API, one each.
+
+        They are 500, html, hang, cut (done, but not answered), and an empty text for none.
+        """
         self.faults.extend(kinds)
 
     def press(self, provider: str, order_id: str, button: str) -> str:
-        """Press a button of the payment page. Returns the payment's id after `pay`, else an empty text."""
+        """Press a button of the payment page; returns the payment's id, or "" unless it is `pay`."""
         side = self.stripe if provider == "stripe" else self.razorpay
         with self.lock:
             if button == "pay":

@@ -14,7 +14,7 @@ _numbers = itertools.count(1)
 
 
 def new_id(prefix: str) -> str:
-    """An id that is unique in this process."""
+    """Return an id that is unique in this process."""
     return f"{prefix}_{time.time_ns():x}{next(_numbers):04d}"
 
 
@@ -37,18 +37,18 @@ class Replays:
         if key not in self._kept:
             return None
         asked, status, body = self._kept[key]
-        if asked != _print(request):
+        if asked != _canonical(request):
             raise ValueError(key)
         return status, copy.deepcopy(body)
 
     def keep(self, key: str, request: Any, status: int, body: Json) -> None:
-        """Keep an answer, to be given again for the same key."""
-        self._kept[key] = (_print(request), status, copy.deepcopy(body))
+        """Keep an answer, to be repeated for the same key."""
+        self._kept[key] = (_canonical(request), status, copy.deepcopy(body))
 
     def forget(self) -> None:
         """Forget all answers, as the providers do after a day."""
         self._kept.clear()
 
 
-def _print(request: Any) -> str:
+def _canonical(request: Any) -> str:
     return json.dumps(request, sort_keys=True)

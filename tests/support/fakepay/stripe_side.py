@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,7 +17,6 @@ class StripeSide:
 
     def __init__(self, postman: Postman) -> None:
         self.url = ""  # of the server
-        self.livemode = False
         self.tax_percent = 0  # contained in the price, where automatic tax is asked for
         self.replays = Replays()
         self.sessions: dict[str, Json] = {}
@@ -63,7 +61,8 @@ class StripeSide:
         if (method, path) == ("POST", "/v1/payment_intents"):
             return self._charge(params)
         if (method, path) == ("POST", "/v1/refunds"):
-            return self._create_refund(params)
+            intent = _find(self.intents, params["payment_intent"])
+            return self._refund(intent, int(params["amount"]), params.get("metadata", {}))
         if method == "GET":
             for name in ("refunds", "disputes", "payment_intents"):
                 if path == f"/v1/{name}":
@@ -72,8 +71,6 @@ class StripeSide:
                 return self._show_session(_find(self.sessions, found[1]))
             if found := re.fullmatch(r"/v1/payment_intents/(\w+)", path):
                 return _find(self.intents, found[1])
-            if found := re.fullmatch(r"/v1/customers/(\w+)", path):
-                return {"id": found[1], "object": "customer", "livemode": self.livemode}
         raise Refusal(404, _error("invalid_request_error", f"Unrecognized request: {path}"))
 
     def _create_session(self, params: Json) -> Json:
@@ -86,26 +83,21 @@ class StripeSide:
         self.sessions[session_id] = {
             "id": session_id,
             "object": "checkout.session",
-            "amount_subtotal": amount,
             "amount_total": amount,
             "client_reference_id": params.get("client_reference_id"),
-            "created": int(time.time()),
             "currency": price["currency"],
             "customer": None,
-            "expires_at": int(time.time()) + 86_400,
             "invoice": None,
-            "livemode": self.livemode,
+            "livemode": False,
             "metadata": params.get("metadata", {}),
-            "mode": params["mode"],
             "payment_intent": None,
             "payment_status": "unpaid",
             "status": "open",
-            "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": tax},
+            "total_details": {"amount_tax": tax},
             "url": f"{self.url}/pay/stripe/{session_id}",
             # Not part of the answer.
             "_intent": params.get("payment_intent_data", {}),
             "_has_customer": params.get("customer_creation") == "always",
-            "_name": price["product_data"]["name"],
         }
         self.returns[session_id] = (params["success_url"], params["cancel_url"])
         return self._show_session(self.sessions[session_id])
@@ -138,10 +130,6 @@ class StripeSide:
         self._succeed(intent)
         self._post("payment_intent.succeeded", intent)
         return intent
-
-    def _create_refund(self, params: Json) -> Json:
-        intent = _find(self.intents, params["payment_intent"])
-        return self._refund(intent, int(params["amount"]), params.get("metadata", {}))
 
     def _list(self, name: str, params: Json) -> Json:
         stored: dict[str, Json] = getattr(self, "intents" if name == "payment_intents" else name)
@@ -208,23 +196,20 @@ class StripeSide:
         self.refunds[refund_id]["status"] = "failed"
         self._post("refund.failed", self.refunds[refund_id])
 
-    def open_dispute(
-        self, payment_id: str, amount: int | None = None, *, inquiry: bool = False
-    ) -> str:
+    def open_dispute(self, payment_id: str, *, inquiry: bool = False) -> str:
         """Let the buyer ask the bank for the money. An inquiry only asks us a question."""
         intent = self.intents[payment_id]
         dispute_id = new_id("du")
         self.disputes[dispute_id] = {
             "id": dispute_id,
             "object": "dispute",
-            "amount": intent["amount_received"] if amount is None else amount,
+            "amount": intent["amount_received"],
             "balance_transactions": [],
             "charge": intent["latest_charge"]["id"],
             "currency": intent["currency"],
-            "livemode": self.livemode,
+            "livemode": False,
             "metadata": {},
             "payment_intent": payment_id,
-            "reason": "fraudulent",
             "status": "warning_needs_response" if inquiry else "needs_response",
         }
         self._post("charge.dispute.created", self.disputes[dispute_id])
@@ -275,12 +260,11 @@ class StripeSide:
             "object": "payment_intent",
             "amount": amount,
             "amount_received": 0,
-            "created": int(time.time()),
             "currency": currency,
             "customer": None,
             "last_payment_error": None,
             "latest_charge": None,
-            "livemode": self.livemode,
+            "livemode": False,
             "metadata": metadata,
             "payment_method": None,
             "setup_future_usage": None,
@@ -335,7 +319,7 @@ class StripeSide:
                 "id": intent["latest_charge"]["id"],
                 "object": "charge",
                 "amount_refunded": self._refunded(intent["id"]),
-                "livemode": self.livemode,
+                "livemode": False,
                 "metadata": intent["metadata"],
                 "payment_intent": intent["id"],
             },
@@ -353,18 +337,18 @@ class StripeSide:
         )
 
     def _notice_of(self, session: Json) -> Json:
-        """The session as webhooks carry it, with nothing expanded."""
+        """Return the session as webhooks carry it, with nothing expanded."""
         return self._show_session(session) | {
             "payment_intent": session["payment_intent"],
             "invoice": session["invoice"],
         }
 
     def _post(self, kind: str, subject: Json) -> None:
-        self._postman.post("stripe", stripe_event(kind, {"livemode": self.livemode} | subject))
+        self._postman.post("stripe", stripe_event(kind, subject))
 
 
 def nest(text: str) -> Json:
-    """Stripe's forms: `a[b]=1&c[0][d]=2` is {"a": {"b": "1"}, "c": [{"d": "2"}]}."""
+    """Read a form of Stripe's: `a[b]=1&c[0][d]=2` is {"a": {"b": "1"}, "c": [{"d": "2"}]}."""
     tree: Json = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
         *path, last = re.findall(r"[^\[\]]+", name)

@@ -12,7 +12,7 @@ USER = 7
 
 def order(provider: str, **fields) -> Order:
     fields.setdefault("amount_minor", 500)
-    fields.setdefault("currency", "USD")
+    fields.setdefault("currency", "INR" if provider == "razorpay" else "USD")
     return Order(
         user_id=USER,
         package_name="1,000 credits",
