@@ -1,14 +1,13 @@
-"""What messages cost: held before, charged after, by whatever way a run ends."""
+"""The cost of messages: a hold before, a charge after, however a run ends."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from datetime import timedelta
+from functools import partial
+from uuid import UUID
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from accounts.models import User
@@ -27,7 +26,9 @@ from chatproject.lib import db
 from chatproject.lib.db import money_transaction
 from tests.support.conversations import begin, client_id, send
 from tests.support.fake_llm import reply_text
+from tests.support.runs import add_to_log, delta
 from tests.support.sockets import open_tab
+from tests.support.threads import race
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -35,38 +36,32 @@ USAGE = protocol.Usage(prompt_tokens=1_000, completion_tokens=500, cached_tokens
 # 800 tokens in at 20, 200 cached at 10, 500 out at 80 credits per million.
 COST = 16_000 + 2_000 + 40_000
 
+SEND = {"type": "chat.send", "client_id": "a"}
+
 
 def account_of(user: User) -> Account:
     return Account.objects.get(user=user)
 
 
 def set_available(user: User, credits: int) -> Account:
-    """Bring what a user may spend to an amount of micro-credits, through the ledger."""
+    """Adjust a user's available micro-credits through the ledger."""
     account = signup.account_of(user.pk)
-    difference = credits - account.available
-    if difference:
-        money_transaction(
-            postings.adjust,
-            account_id=account.pk,
-            amount=difference,
-            key=client_id(),
-            actor_id=user.pk,
-            note="for a test",
-        )
+    money_transaction(
+        postings.adjust,
+        account_id=account.pk,
+        amount=credits - account.available,
+        key=client_id(),
+        actor_id=user.pk,
+        note="for a test",
+    )
     return account
 
 
 def end(run: Run, status: Run.Status = Run.Status.DONE, text: str = "A reply", **fields) -> Run:
     """End a running run as its worker would."""
     fields.setdefault("usage", USAGE)
-    ended = finish.end(
-        run_id=run.pk,
-        attempt=1,
-        status=Run.Status.RUNNING,
-        seq=5,
-        outcome=finish.Outcome(status=status, text=text, **fields),
-    )
-    assert ended is not None
+    outcome = finish.Outcome(status=status, text=text, **fields)
+    assert finish.end(run_id=run.pk, attempt=1, status=Run.Status.RUNNING, seq=5, outcome=outcome)
     return Run.objects.get(pk=run.pk)
 
 
@@ -77,12 +72,12 @@ def claimed(owner: User, conversation: Conversation, **fields) -> Run:
 
 
 @pytest.fixture(autouse=True)
-def books_are_right():
+def ledger_is_consistent():
     yield
     assert audit.check() == []
 
 
-def test_a_message_holds_its_most_and_is_charged_what_it_cost(owner, conversation):
+def test_message_holds_maximum_and_charges_cost(owner, conversation):
     before = account_of(owner).balance
     run = claimed(owner, conversation)
     hold = Hold.objects.get()
@@ -99,7 +94,7 @@ def test_a_message_holds_its_most_and_is_charged_what_it_cost(owner, conversatio
     assert (record.run_id, record.conversation) == (run.pk, conversation.pk)
 
 
-def test_a_run_is_charged_by_the_price_it_was_asked_under(owner, conversation):
+def test_charge_uses_price_of_sending(owner, conversation):
     run = claimed(owner, conversation)
     ModelPrice.objects.create(
         model="stub-model", in_per_m=10**9, cached_in_per_m=10**9, out_per_m=10**9
@@ -107,7 +102,7 @@ def test_a_run_is_charged_by_the_price_it_was_asked_under(owner, conversation):
     assert end(run).charged == COST
 
 
-def test_a_hold_covers_a_reply_of_full_length(owner, conversation):
+def test_hold_covers_reply_of_full_length(owner, conversation):
     run = claimed(owner, conversation, text="語" * 3_000)
     usage = protocol.Usage(prompt_tokens=6_000, completion_tokens=run.max_tokens or 0)
     run = end(run, usage=usage)
@@ -115,7 +110,7 @@ def test_a_hold_covers_a_reply_of_full_length(owner, conversation):
     assert run.charged == run.cost
 
 
-def test_without_the_providers_usage_it_is_counted_here(owner, conversation):
+def test_missing_usage_is_counted_locally(owner, conversation):
     run = claimed(owner, conversation)
     usage = finish.counted_usage(run.prompt_estimate, "A reply", "")
     assert end(run, usage=usage).usage_estimated
@@ -123,12 +118,12 @@ def test_without_the_providers_usage_it_is_counted_here(owner, conversation):
 
 
 @pytest.mark.parametrize("status", [Run.Status.STOPPED, Run.Status.FAILED])
-def test_what_was_delivered_is_paid_however_it_ended(owner, conversation, status):
+def test_delivered_text_is_charged_after_any_end(owner, conversation, status):
     assert end(claimed(owner, conversation), status).charged == COST
 
 
 @pytest.mark.parametrize("status", [Run.Status.STOPPED, Run.Status.FAILED])
-def test_what_delivered_nothing_costs_nothing(owner, conversation, status):
+def test_run_without_text_is_free(owner, conversation, status):
     before = account_of(owner).balance
     run = end(claimed(owner, conversation), status, text="")
     assert run.charged == 0
@@ -137,27 +132,24 @@ def test_what_delivered_nothing_costs_nothing(owner, conversation, status):
     assert Hold.objects.get().status == Hold.Status.RELEASED
 
 
-def test_our_failures_can_be_free(owner, conversation, settings):
+def test_failed_runs_can_be_free(owner, conversation, settings):
     settings.BILL_FAILED_PARTIAL = False
     run = end(claimed(owner, conversation), Run.Status.FAILED)
     assert (run.cost, run.charged) == (COST, 0)
     assert UsageRecord.objects.get().absorbed == COST
 
 
-def test_a_run_stopped_in_the_queue_gives_its_credits_back(owner, conversation):
+def test_run_stopped_in_queue_releases_hold(owner, conversation):
     run = send(owner, conversation)
     assert account_of(owner).held > 0
     stop_run(user=owner, run_id=run.pk)
     assert account_of(owner).held == 0
 
 
-def test_a_run_whose_last_worker_is_gone_is_charged_for_what_its_log_holds(
-    owner, conversation, valkey_client, settings
-):
+def test_lost_run_is_charged_for_logged_text(owner, conversation, valkey_client, settings):
     settings.RUN_ATTEMPTS = 1
     run = claimed(owner, conversation)
-    delta = protocol.TextDelta(run=run.pk, attempt=1, seq=1, text="Half a reply")
-    valkey_client.xadd(f"run:{run.pk}:log", {"e": delta.encode()}, id="1-0")
+    add_to_log(valkey_client, delta(run, 1, "Half a reply"))
     sweeper.recover([(run.pk, 1)])
     run = Run.objects.get(pk=run.pk)
     assert run.status == Run.Status.FAILED
@@ -166,7 +158,7 @@ def test_a_run_whose_last_worker_is_gone_is_charged_for_what_its_log_holds(
     assert Hold.objects.get().resolved_by == "sweeper"
 
 
-def test_what_costs_more_than_there_is_leaves_a_shortfall_and_no_debt(owner, conversation):
+def test_cost_above_hold_becomes_shortfall_without_debt(owner, conversation):
     run = claimed(owner, conversation)
     set_available(owner, 0)
     usage = protocol.Usage(prompt_tokens=1_000_000, completion_tokens=1_000_000)
@@ -179,19 +171,17 @@ def test_what_costs_more_than_there_is_leaves_a_shortfall_and_no_debt(owner, con
     assert record.shortfall == Hold.objects.get().shortfall == 100_000_000 - run.most
 
 
-def test_a_small_balance_shortens_the_reply_and_says_so(owner, conversation):
+def test_small_balance_shortens_reply(owner, conversation):
     set_available(owner, 60_000)  # 0.06 credits pay for some 700 tokens
     run = send(owner, conversation)
     assert run.shortened
     assert 256 <= run.max_tokens < 750
     assert run.most <= 60_000
-    assert (
-        "Your balance covers a reply of"
-        in describe.queue_status(user=owner, run_id=run.pk).reply.html
-    )
+    html = describe.queue_status(user=owner, run_id=run.pk).reply.html
+    assert "Your balance covers a reply of" in html
 
 
-def test_credits_past_their_date_do_not_refuse_what_the_others_pay_for(owner, conversation):
+def test_expired_credits_are_ignored(owner, conversation):
     account = set_available(owner, 60_000)
     money_transaction(
         postings.grant,
@@ -207,20 +197,17 @@ def test_credits_past_their_date_do_not_refuse_what_the_others_pay_for(owner, co
     assert account_of(owner).balance == 60_000
 
 
-async def test_the_provider_is_asked_for_no_more_than_was_held(
-    owner, conversation, provider, worker_loop
-):
+async def test_provider_request_is_limited_to_hold(owner, conversation, provider, worker_loop):
     await db.run(set_available, owner, 60_000)
     run = await db.run(send, owner, conversation, "[[tokens=5 rate=0]]")
     await generate.run(run.pk, 1)
     assert provider.requests[-1]["max_tokens"] == run.max_tokens
 
 
-def test_too_little_is_refused_with_the_figures_and_nothing_is_stored(owner, conversation):
+def test_too_small_balance_is_refused_with_figures(owner, conversation):
     set_available(owner, 20_000)
-    with pytest.raises(ChatError) as refused:
+    with pytest.raises(ChatError, match="insufficient_credits:") as refused:
         send(owner, conversation)
-    assert refused.value.code == "insufficient_credits"
     credits = refused.value.credits
     assert credits.available == 20_000
     assert credits.required > 256 * 80
@@ -229,7 +216,7 @@ def test_too_little_is_refused_with_the_figures_and_nothing_is_stored(owner, con
     assert not Hold.objects.exists()
 
 
-def test_a_model_without_a_price_is_not_offered(owner, conversation, assistant):
+def test_model_without_price_is_not_offered(owner, conversation, assistant):
     assistant.model.provider_model = "unpriced"
     assistant.model.save()
     with pytest.raises(ChatError, match="no price"):
@@ -238,7 +225,7 @@ def test_a_model_without_a_price_is_not_offered(owner, conversation, assistant):
         start.send(user=owner, text="Hello", client_id="a")
 
 
-def test_a_free_model_holds_and_costs_nothing(owner, conversation, assistant):
+def test_free_model_holds_and_charges_nothing(owner, conversation, assistant):
     assistant.model.provider_model = "free-model"
     assistant.model.save()
     ModelPrice.objects.create(model="free-model", in_per_m=0, cached_in_per_m=0, out_per_m=0)
@@ -249,7 +236,7 @@ def test_a_free_model_holds_and_costs_nothing(owner, conversation, assistant):
     assert UsageRecord.objects.get().cost == 0
 
 
-def test_staff_run_at_the_operators_cost(conversation, owner):
+def test_operator_pays_for_staff(conversation, owner):
     owner.is_staff = True
     owner.save()
     run = end(claimed(owner, conversation))
@@ -257,7 +244,7 @@ def test_staff_run_at_the_operators_cost(conversation, owner):
     assert UsageRecord.objects.get().absorbed == COST
 
 
-def test_an_assistants_fee_is_part_of_hold_and_charge(owner, conversation, assistant):
+def test_assistants_fee_is_held_and_charged(owner, conversation, assistant):
     assistant.message_fee = 5_000_000
     assistant.save()
     run = claimed(owner, conversation)
@@ -265,7 +252,7 @@ def test_an_assistants_fee_is_part_of_hold_and_charge(owner, conversation, assis
     assert end(run).charged == COST + 5_000_000
 
 
-def test_with_billing_off_nothing_is_held_or_recorded(owner, conversation, settings):
+def test_nothing_is_recorded_without_billing(owner, conversation, settings):
     settings.BILLING = False
     before = account_of(owner).balance
     run = end(claimed(owner, conversation))
@@ -274,7 +261,7 @@ def test_with_billing_off_nothing_is_held_or_recorded(owner, conversation, setti
     assert not UsageRecord.objects.exists()
 
 
-def test_a_message_that_waited_until_its_hold_was_gone_fails_for_nothing(owner, conversation):
+def test_run_with_expired_hold_fails_free(owner, conversation):
     run = send(owner, conversation)
     hold = Hold.objects.get()
     money_transaction(postings.release, hold_id=hold.pk, by=Hold.Resolver.EXPIRY)
@@ -283,66 +270,53 @@ def test_a_message_that_waited_until_its_hold_was_gone_fails_for_nothing(owner, 
     assert (run.status, run.charged) == (Run.Status.FAILED, 0)
 
 
-def test_a_claimed_run_keeps_its_hold(owner, conversation):
+def test_claim_extends_hold(owner, conversation):
     run = send(owner, conversation)
     Hold.objects.update(expires_at=timezone.now() + timedelta(seconds=1))
     generate.claim(run.pk, 1)
     assert Hold.objects.get().expires_at > timezone.now() + timedelta(minutes=30)
 
 
-def test_a_run_that_waits_long_keeps_its_hold(owner, conversation):
+def test_sweeper_extends_hold_of_queued_run_once(owner, conversation):
     send(owner, conversation)
     now = timezone.now()
     Hold.objects.update(expires_at=now + timedelta(minutes=1))
     sweeper.Sweeper().sweep(now + timedelta(seconds=10))
-    kept = Hold.objects.get().expires_at
-    assert kept > now + timedelta(minutes=30)
+    extended = Hold.objects.get().expires_at
+    assert extended > now + timedelta(minutes=30)
     sweeper.Sweeper().sweep(now + timedelta(seconds=20))
-    assert Hold.objects.get().expires_at == kept
+    assert Hold.objects.get().expires_at == extended
 
 
-def test_of_200_parallel_sends_on_credit_for_three_exactly_three_run(owner, assistant):
+def test_concurrent_sends_cannot_overspend(owner, assistant):
+    """Of 200 concurrent messages on credits for three, exactly three run."""
     conversations = [begin(owner, assistant) for _ in range(200)]
     most = send(owner, begin(owner, assistant)).most  # a hold of full length
     set_available(owner, 3 * most)
     refused: list[str] = []
-    barrier = threading.Barrier(20)
 
-    def work(part: list[Conversation]) -> None:
-        barrier.wait()
+    def send_all(part: list[Conversation]) -> None:
         for conversation in part:
             try:
                 send(owner, conversation)
             except ChatError as error:
                 refused.append(error.code)
-            finally:
-                connection.close()
 
-    threads = [
-        threading.Thread(target=work, args=(conversations[number::20],)) for number in range(20)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    senders = [partial(send_all, conversations[number::20]) for number in range(20)]
+    assert race(senders, threads=20) == [None] * 20
     assert refused == ["insufficient_credits"] * 197
     assert Run.objects.filter(conversation__in=conversations).count() == 3
     assert account_of(owner).available == 0
 
 
-async def test_a_socket_hears_the_balance_and_the_cost(
-    owner, conversation, socket_loop, worker_loop
-):
+async def test_socket_receives_balance_and_cost(owner, conversation, socket_loop, worker_loop):
     text = "[[tokens=20 rate=0]]"
     async with open_tab(owner) as tab:
-        await tab.send(
-            type="chat.send", client_id="a", conversation=str(conversation.pk), text=text
-        )
+        await tab.send(**SEND, conversation=str(conversation.pk), text=text)
         queued = await tab.until("run.queued")
-        making = asyncio.create_task(generate.run(queued["run"], 1))
+        await generate.run(UUID(queued["run"]), 1)
         end = await tab.end()
-        await making
-        # Nobody waits for the balance, so it may come later than what it follows from.
+        # The balance is published after the response, so it may arrive after the end.
         balances = [event for event in tab.received if event["type"] == "balance"]
         while not balances or balances[-1]["held"] > 0:
             balances.append(await tab.until("balance"))
@@ -354,30 +328,28 @@ async def test_a_socket_hears_the_balance_and_the_cost(
     assert balance["balance"] == account.balance == 100_000_000 - end["cost"]
 
 
-async def test_a_socket_is_told_what_is_missing(owner, conversation, socket_loop):
+async def test_socket_receives_figures_of_refusal(owner, conversation, socket_loop):
     await db.run(set_available, owner, 20_000)
     async with open_tab(owner) as tab:
-        await tab.send(
-            type="chat.send", client_id="a", conversation=str(conversation.pk), text="Hello"
-        )
+        await tab.send(**SEND, conversation=str(conversation.pk), text="Hello")
         error = await tab.until("error")
     assert error["code"] == "insufficient_credits"
     assert error["credits"]["available"] == 20_000
 
 
 @pytest.mark.parametrize(
-    ("said", "counted"),
+    ("sent", "counted"),
     [
         ({"prompt_tokens": 12, "completion_tokens": 0}, True),
         ({"prompt_tokens": 0, "completion_tokens": 7}, True),
         ({"prompt_tokens": 12, "completion_tokens": 7, "cached_tokens": 99}, False),
     ],
 )
-def test_zeros_of_a_gateway_are_not_taken_for_usage(said, counted):
+def test_zeros_of_gateway_are_not_usage(sent, counted):
     reply = Reply(prompt_tokens=20)
     reply.text.append("A reply")
     reply.first_token_at = timezone.now()
-    reply.usage = Usage(**{"cached_tokens": 0, "reasoning_tokens": 0, **said})
+    reply.usage = Usage(**{"cached_tokens": 0, "reasoning_tokens": 0, **sent})
     usage = reply.outcome(Run.Status.DONE).usage
     assert usage.estimated is counted
     assert usage.prompt_tokens == (20 if counted else 12)
