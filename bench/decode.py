@@ -1,4 +1,4 @@
-"""What reading a token costs: the openai library's typed stream against `chat.llm`.
+"""CPU cost of reading a token: the openai library's typed stream against `chat.llm`.
 
 `python -m bench.decode` plays the same paced streams (one token per network read, as a model sends
 them) from the fake provider, in turns, in one process, and prints this process's CPU per token of
