@@ -501,7 +501,7 @@ def test_refund_is_limited_to_unused_credits(client, boss):
     assert "The unused credits are worth <strong>USD 0.50</strong>" in page.text
     for amount, words in (
         ("0.51", "are worth USD 0.50"),
-        ("0.505", "USD has no such fraction"),
+        ("0.505", "USD does not have that many decimals"),
         ("0", "above zero"),
     ):
         fields = {"amount": amount, "reason": "Asked", "nonce": uuid.uuid4()}
