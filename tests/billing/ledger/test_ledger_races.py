@@ -120,7 +120,7 @@ def mixed(account, seconds: float) -> list[Exception]:
 def test_mixed_concurrent_calls_keep_the_ledger_consistent(account):
     assert mixed(account, 4) == []
     assert LedgerEntry.objects.count() > 20
-    # A claim whose refund is refused for a moment is no problem of the ledger's.
+    # A claim whose refund was refused is no problem of the ledger.
     assert money.problems() == []
 
 

@@ -32,7 +32,7 @@ TODAY = NOON.date()
 
 @pytest.fixture
 def user(db) -> User:
-    return User.objects.create_user("somebody@example.org")
+    return User.objects.create_user("reader@example.org")
 
 
 def record(user: User, at: datetime = NOON, **fields) -> None:
