@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
-from typing import Any, TypeVar
+from typing import Any
 
 from django.core import mail
-from django.db import connection
 from django.test import Client
 
 from billing import queue
@@ -17,10 +14,8 @@ from billing.credits import MICRO
 from billing.models import Account, CreditPackage, Order, PackagePrice, SandboxPayment
 from billing.payments import checkout
 from billing.payments.providers import sandbox as bank
-from tests.support import money
 from tests.support.fakepay import FakePay
-
-T = TypeVar("T")
+from tests.support.threads import race
 
 URLS: dict[str, Any] = {
     "return_url": "http://testserver/billing/back/",
@@ -65,11 +60,6 @@ def paid(account: Account, of: CreditPackage | None = None, **fields: Any) -> Or
     made = begun(account, of, **fields)
     bank.pay(bank_id(made))
     return checkout.sync_order(made.pk)
-
-
-def spend(account: Account, amount: int, **fields: Any) -> None:
-    """Spend credits as a reply does: hold them (with `fields`), then settle the hold."""
-    money.settle(money.hold(account, amount, **fields), amount)
 
 
 def bank_id(of: Order) -> str:
@@ -135,16 +125,10 @@ def alerts() -> list[str]:
     return [str(message.subject) for message in mail.outbox if message.to == ["staff@example.org"]]
 
 
-def at_once(times: int, call: Callable[[], T]) -> list[T]:
+def at_once(times: int, call: Callable[[], object]) -> list[Any]:
     """Call a function in several threads that start together; raises the first exception."""
-    barrier = Barrier(times)
-
-    def run() -> T:
-        barrier.wait()
-        try:
-            return call()
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(times) as pool:
-        return [future.result() for future in [pool.submit(run) for _ in range(times)]]
+    results = race([call] * times, threads=times)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results

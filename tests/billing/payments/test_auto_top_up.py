@@ -34,7 +34,7 @@ def consent(account, package, settings) -> AutoTopUp:
     settings.AUTO_TOP_UP = True
     agree(account, package)
     assert purchases.paid(account, package).kind == "manual"
-    purchases.spend(account, FULL)
+    money.spend(account, FULL)
     mail.outbox.clear()
     queue._queue().empty()
     return AutoTopUp.objects.get()
@@ -61,7 +61,7 @@ def agree(account: Account, package: CreditPackage, **fields) -> AutoTopUp:
 
 def spend_all(account: Account) -> None:
     account.refresh_from_db()
-    purchases.spend(account, account.available)
+    money.spend(account, account.available)
 
 
 def end_cooldown() -> None:
@@ -210,7 +210,7 @@ def test_spending_enqueues_the_check(account, consent):
     try:
         money.grant(account, 200 * MICRO)
         assert queue._queue().count == 0
-        purchases.spend(account, 160 * MICRO)
+        money.spend(account, 160 * MICRO)
         assert queue._queue().count >= 1
         purchases.work()
         assert money.state(account) == (FULL + 40 * MICRO, 0, 0)

@@ -51,7 +51,7 @@ def test_dispute_takes_credits_and_freezes_once(account, paid):
 
 
 def test_disputed_credits_already_spent_become_debt(account, paid):
-    purchases.spend(account, 1000 * MICRO)
+    money.spend(account, 1000 * MICRO)
     open_dispute(paid)
     assert money.state(account) == (0, 0, 1000 * MICRO)
     assert money.problems() == []
@@ -70,7 +70,7 @@ def test_hold_outlives_a_dispute_and_pays_debt(account, paid):
 @pytest.mark.parametrize("spent", [0, 300 * MICRO, FULL])
 def test_won_dispute_undoes_everything(account, paid, spent):
     if spent:
-        purchases.spend(account, spent)
+        money.spend(account, spent)
     bank.decide(purchases.bank_id(paid), open_dispute(paid), is_won=True)
     purchases.at_once(5, lambda: checkout.sync_order(paid.pk))
     assert money.state(account) == (FULL - spent, 0, 0)
@@ -81,7 +81,7 @@ def test_won_dispute_undoes_everything(account, paid, spent):
 
 
 def test_purchase_during_a_dispute_loses_nothing(account, paid):
-    purchases.spend(account, FULL)
+    money.spend(account, FULL)
     dispute_id = open_dispute(paid)
     # Bought before the account was frozen, paid after.
     money.grant(account, 600 * MICRO)
@@ -168,7 +168,7 @@ def test_dispute_at_a_real_provider(
     payment_id = side.pay(provider_order.provider_order_id)
     fakepay.postman.switches = Switches(copies=2, shuffle=True)
     purchases.flush(fakepay)
-    purchases.spend(account, 100 * MICRO)
+    money.spend(account, 100 * MICRO)
     dispute_id = side.open_dispute(payment_id)
     side.withdraw(dispute_id)
     purchases.flush(fakepay)

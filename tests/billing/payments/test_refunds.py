@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
@@ -24,6 +23,7 @@ from billing.payments.refunds import RefundRefused
 from chatproject.lib.db import money_transaction
 from tests.support import money, purchases
 from tests.support.fakepay import Switches
+from tests.support.threads import race
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sandbox")]
 
@@ -91,7 +91,7 @@ def test_uneven_partial_refunds_add_up_to_everything(account):
 
 
 def test_refund_is_limited_to_unused_credits(account, paid):
-    purchases.spend(account, 440 * MICRO)
+    money.spend(account, 440 * MICRO)
     assert refunds.refundable_minor(paid) == 300
     with pytest.raises(RefundRefused, match=r"USD 3\.00"):
         request(paid, 301)
@@ -112,7 +112,7 @@ def test_held_credits_are_not_refunded(account, paid):
 
 
 def test_credits_from_elsewhere_make_no_purchase_refundable(account, paid):
-    purchases.spend(account, FULL)
+    money.spend(account, FULL)
     money.grant(account, FULL)
     with pytest.raises(RefundRefused):
         request(paid)
@@ -127,14 +127,9 @@ def test_double_click_refunds_once(account, paid):
 
 
 def test_concurrent_refunds_never_exceed_the_price(account, paid):
-
-    def attempt() -> int:
-        try:
-            return request(paid, 200).amount_minor
-        except RefundRefused:
-            return 0
-
-    assert sorted(purchases.at_once(8, attempt)) == [0] * 6 + [200, 200]
+    results = race([lambda: request(paid, 200)] * 8)
+    assert [made.amount_minor for made in results if isinstance(made, Refund)] == [200, 200]
+    assert [isinstance(made, RefundRefused) for made in results].count(True) == 6
     assert standing(paid) == ("partially_refunded", 400)
     assert money.state(account) == (FULL // 5, 0, 0)
     assert money.problems() == []
@@ -144,25 +139,14 @@ def test_same_credits_are_never_both_refunded_and_held(account):
     for _ in range(5):
         order = purchases.paid(account)
         before = money.state(account)[0]
-        calls: list[Callable[[], object]] = [
-            partial(request, order),
-            partial(money.hold, account, before),
-        ]
-        results = purchases.at_once(2, partial(attempt_one, calls))
-        assert sorted(results) == [False, True]
+        results = race([partial(request, order), partial(money.hold, account, before)])
+        [refused] = [result for result in results if isinstance(result, Exception)]
+        assert isinstance(refused, RefundRefused | postings.InsufficientCredits)
         assert money.state(account)[2] == 0
         if money.state(account)[1]:
             [held] = account.holds.filter(status="active")
             money.settle(held, before)
     assert money.problems() == []
-
-
-def attempt_one(calls: list[Callable[[], object]]) -> bool:
-    try:
-        calls.pop()()
-    except (RefundRefused, postings.InsufficientCredits):
-        return False
-    return True
 
 
 def test_declined_refund_returns_the_credits(account, paid):
@@ -230,7 +214,7 @@ def test_refund_that_fails_days_later_returns_credits(account, paid):
 
 
 def test_buyer_takes_an_unused_purchase_back(account, paid):
-    purchases.spend(account, FULL // 10)
+    money.spend(account, FULL // 10)
     assert refunds.eligible(paid) == ""
     refund = request(paid, initiated_by=USER)
     assert (refund.status, refund.amount_minor) == ("succeeded", 450)
@@ -244,7 +228,7 @@ def test_buyer_takes_an_unused_purchase_back(account, paid):
     ("change", "words"),
     [
         (
-            lambda order, account, settings: purchases.spend(account, FULL // 10 + 1),
+            lambda order, account, settings: money.spend(account, FULL // 10 + 1),
             "More than 10 %",
         ),
         (lambda order, account, settings: money.hold(account, FULL // 2), "reserved"),
@@ -300,7 +284,7 @@ def test_dashboard_refund_takes_its_credits_once(account, paid):
 
 
 def test_next_purchase_pays_the_debt_of_a_refund(account, paid):
-    purchases.spend(account, 1000 * MICRO)
+    money.spend(account, 1000 * MICRO)
     bank.refund_there(purchases.bank_id(paid), 500)
     checkout.sync_order(paid.pk)
     assert money.state(account) == (0, 0, 1000 * MICRO)
@@ -313,7 +297,7 @@ def test_next_purchase_pays_the_debt_of_a_refund(account, paid):
 
 def test_refunded_credits_already_expired_are_no_debt(account):
     order = purchases.paid(account, purchases.package(valid_days=1))
-    purchases.spend(account, 100 * MICRO)
+    money.spend(account, 100 * MICRO)
     past = timezone.now() - timedelta(hours=1)
     CreditLot.objects.update(expires_at=past)
     Account.objects.update(next_expiry_at=past)
@@ -333,7 +317,7 @@ def test_failed_dashboard_refund_takes_nothing(account, paid):
 
 
 def test_failed_refund_of_spent_credits_cancels_debt(account, paid):
-    purchases.spend(account, 1000 * MICRO)
+    money.spend(account, 1000 * MICRO)
     refund_id = bank.refund_there(purchases.bank_id(paid), 500, status="pending")
     checkout.sync_order(paid.pk)
     assert money.state(account) == (0, 0, 1000 * MICRO)
@@ -363,7 +347,7 @@ def test_taken_credits_follow_the_total_refunded(sandbox, parts, looks, spent):
     total = order.credits + order.bonus
     spent = min(spent, total)
     if spent:
-        purchases.spend(account, spent)
+        money.spend(account, spent)
     sent = 0
     for part, times in zip(parts, looks, strict=False):
         if sent + part > 500:
