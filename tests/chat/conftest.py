@@ -1,4 +1,4 @@
-"""Fixtures of the chat tests: the people, a provider, and event loops as in production."""
+"""Fixtures of the chat tests: users, a provider, and event loops as in production."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["assistant", "conversation", "owner", "provider", "provider_process",
 
 @pytest_asyncio.fixture
 async def worker_loop(valkey_url: str, provider: FakeLLM) -> AsyncIterator[None]:
-    """Let the test's event loop make runs, and close the clients that they shared."""
+    """Let the test's event loop generate replies; close the shared clients afterwards."""
     yield
     await close_ticker()
     await close_provider()
@@ -26,6 +26,6 @@ async def worker_loop(valkey_url: str, provider: FakeLLM) -> AsyncIterator[None]
 
 @pytest_asyncio.fixture
 async def socket_loop(valkey_url: str) -> AsyncIterator[None]:
-    """Let the test's event loop serve sockets, and close the clients that they shared."""
+    """Let the test's event loop serve sockets; close the shared clients afterwards."""
     yield
     await run_follower.close_clients()

@@ -1,4 +1,4 @@
-"""Fixtures of chat tests: an owner with a conversation, a stranger, an assistant."""
+"""Fixtures of chat tests: an owner with a conversation, another user, an assistant."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from websockets.typing import Origin
 from tests.support.stack import Stack
 
 END = {"run.done", "run.stopped", "run.failed"}
-FIRST_SEQS = 10_000_000  # how far apart the first numbers of two attempts are
+FIRST_SEQS = 10_000_000  # distance between the first numbers of two attempts
 
 RESTARTING = 1012
 TEMPORARY = {"unavailable", "busy", "rate_limited"}  # errors after which a client tries again

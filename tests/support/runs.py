@@ -1,4 +1,4 @@
-"""Runs, for tests: sent, claimed or ended by hand, generated in this process, and their logs."""
+"""Runs, for tests: sent, claimed or ended without a worker, generated here, and their logs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def send_many(user: User, assistant: Assistant, count: int, text: str = "Hello")
 
 
 def mark_running(run: Run, attempt: int = 1, **fields: Any) -> None:
-    """Change a run's row as a worker does that claims it for this attempt."""
+    """Change a run's row like a worker that claims it for this attempt."""
     Run.objects.filter(pk=run.pk).update(status="running", attempt=attempt, **fields)
 
 
@@ -69,7 +69,7 @@ def add_to_log(client: redis.Redis, *events: protocol.RunEvent) -> None:
 
 
 def held_text(text: str) -> str:
-    """Return what the provider sends before the `[[hold=N]]` of a message."""
+    """Return the part of a reply that the provider sends before the `[[hold=N]]` of a message."""
     asked = parse_directives(text)
     return "".join(reply_pieces(asked.tokens, text)[: asked.hold])
 
@@ -77,9 +77,10 @@ def held_text(text: str) -> str:
 async def generate_until_hold(
     run: Run, provider: FakeLLM, job: Coroutine[Any, Any, Any] | None = None
 ) -> asyncio.Task[Any]:
-    """Generate a run's next attempt; returns the task once the log has the `held_text`.
+    """Generate a run's next attempt; return the task once the log has the `held_text`.
 
-    `job` is the coroutine that does it, by default `generate.run`.
+    `job` is the coroutine to run, by default `generate.run`. Waiting for the log makes the test
+    deterministic: the provider may hold before the worker has read all of that text.
     """
     attempt = run.attempt + 1
     sent = await db.run(Message.objects.get, children=run.message_id)

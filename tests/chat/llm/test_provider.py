@@ -736,7 +736,7 @@ async def test_answer_without_stream_is_malformed(make, data):
     ],
     ids=["compressed unasked", "broken after the end"],
 )
-async def test_careless_stream_is_read(make, body):
+async def test_irregular_stream_is_read(make, body):
     async with server(sends(HEAD + body)) as url:
         events = await events_of(make(base_url=url), "hello")
 

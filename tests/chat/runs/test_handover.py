@@ -38,7 +38,7 @@ each_continuation = pytest.mark.parametrize("continuation", ["", "prefill", "pre
 
 @pytest.fixture
 def continuation() -> str:
-    """How the model of this test continues a reply: by default not at all."""
+    """The way in which the model continues a reply; by default it begins again."""
     return ""
 
 
@@ -98,7 +98,7 @@ async def test_model_continues_in_its_own_way(requeued, provider, continuation):
     assert second["max_tokens"] < first["max_tokens"]
 
 
-async def test_operator_pays_lost_attempt(requeued):
+async def test_operator_pays_for_lost_attempt(requeued):
     assert await db.run(lambda: Hold.objects.get().status) == Hold.Status.ACTIVE
     await generate.run(requeued.id, 2)
 
@@ -181,7 +181,7 @@ async def test_stop_between_attempts_keeps_text(requeued, owner, provider, valke
 
 
 @pytest.mark.parametrize("continuation", ["prefill"])
-async def test_lost_log_costs_continued_reply_no_text(requeued, valkey_client):
+async def test_continued_reply_survives_lost_log(requeued, valkey_client):
     # The second worker dies too, and the log is lost with it.
     assert await db.run(generate.claim, requeued.pk, 2) is not None
     valkey_client.flushall()

@@ -65,7 +65,7 @@ def positions(*sent: Run) -> list[object]:
 
 
 def take(client: redis.Redis, run: Run) -> None:
-    """Take a run's job as a worker does that then dies before the claim."""
+    """Take a run's job like a worker that dies before the claim."""
     name = queue.job_id(run.pk, run.attempt + 1)
     assert client.lmove(QUEUE, INTERMEDIATE, "LEFT", "RIGHT") == name.encode()
 
@@ -252,7 +252,7 @@ def test_throughput_is_mean_of_newest_runs(owner, assistant):
     Run.objects.filter(pk=ended.pk).update(
         status="done", started_at=now - timedelta(seconds=8), ended_at=now
     )
-    Run.objects.filter(pk=running.pk).update(status="running", started_at=now)
+    mark_running(running, started_at=now)
     assert wait_estimate.measure(capacity=5) == Throughput(service=8.0, running=1, capacity=5)
 
 
@@ -267,7 +267,7 @@ def test_message_gets_position_and_expected_wait(
         start.send(user=owner, text="Hello", client_id=f"message-{number}").event
         for number in range(3)
     ]
-    # Two queue behind the stranger's; the third when one of those two has ended, and then queues.
+    # Two are queued behind the stranger's; the third is throttled until one of them has ended.
     expected = [(2, 5.0, False), (3, 7.5, False), (1, 5.0 + 10.0, True)]
     assert [(event.position, event.eta, event.held) for event in events] == expected
     again = [describe.queue_status(user=owner, run_id=event.run) for event in events]
@@ -290,7 +290,7 @@ class Subscriber:
             self._pubsub.get_message(timeout=5)
 
     def receive(self, count: int) -> list[tuple[str, int, str]]:
-        """Return the next events: run, attempt, and the position as the function writes it."""
+        """Return the next events: run, attempt, and position in the form of `positions`."""
         found: list[tuple[str, int, str]] = []
         while len(found) < count:
             message = self._pubsub.get_message(timeout=5)
@@ -355,7 +355,7 @@ def test_job_of_dead_worker_is_requeued_first(two_each, owner, stranger, assista
     assert valkey_client.llen(INTERMEDIATE) == 0
 
 
-def test_only_slot_of_user_outlives_dead_job(settings, owner, assistant, valkey_client):
+def test_dead_job_does_not_block_only_slot(settings, owner, assistant, valkey_client):
     settings.USER_CONCURRENCY = 1
     taken, throttled = send_many(owner, assistant, 2)
     take(valkey_client, taken)
@@ -375,7 +375,7 @@ def test_runs_are_requeued_in_order_after_flush(
     assert positions(new, *sent) == [1, 2, 3, "throttled 1", 4]
 
 
-def test_each_run_has_its_turn_among_sweeps(
+def test_sweeps_reach_all_runs_in_turn(
     two_each, owner, stranger, assistant, valkey_client, monkeypatch
 ):
     monkeypatch.setattr(waiting_runs, "BATCH", 2)

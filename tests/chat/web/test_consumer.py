@@ -88,7 +88,7 @@ async def test_repeated_frame_has_one_effect(owner, conversation):
 
 @pytest.mark.parametrize("after", [0, 1])
 async def test_late_tab_receives_events_after_its_cursor(owner, conversation, provider, after):
-    """Number 1 is `run.started`, so both cursors are before the text."""
+    """Event 1 is `run.started`, so both cursors are before the text."""
     text = "[[tokens=40 rate=0 hold=20 key=late]]"
     run = await db.run(send, owner, conversation, text)
     generating = await generate_until_hold(run, provider)
@@ -127,7 +127,7 @@ async def test_just_ended_run_is_followed_from_beginning(owner, conversation):
 async def test_events_published_while_joining_arrive_once(
     owner, conversation, provider, monkeypatch
 ):
-    """The race of every late joiner, made on purpose: all is published while the log is read."""
+    """The race of every late tab, made on purpose: all is published while the log is read."""
     text = "[[tokens=40 rate=0 hold=20 key=gap]]"
     run = await db.run(send, owner, conversation, text)
     generating = await generate_until_hold(run, provider)

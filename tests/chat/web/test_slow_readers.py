@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
 
 @pytest.fixture
 async def stack(provider, valkey_url, server_folder: Path) -> AsyncIterator[Stack]:
-    """A web process alone: the tests publish what a worker would."""
+    """A web process alone: the tests publish in place of a worker."""
     with Stack(server_folder, provider_url=provider.url) as stack:
         await asyncio.to_thread(stack.start, "web")
         yield stack
