@@ -1,4 +1,4 @@
-"""Measures Parley, and its neighbours in the same run: `make bench`.
+"""Measures Parley, and its peers in the same run: `make bench`.
 
     python -m bench                                       everything, three rounds: half an hour
     python -m bench stream --users 200 --seconds 15 --system parley
@@ -19,21 +19,18 @@ import gc
 import os
 import platform
 import resource
-import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import uvloop
 
 from bench import load, plan, processes, report, results, systems
 from bench.results import Results, Summary
-from bench.systems import NotInstalled, System, WrongReply
+from bench.systems import NotInstalled, WrongReply
 from bench.targets.base import Place, Target
 from chatproject.local.servers import ServerError
 from tests.support.fake_llm import FakeLLM
@@ -60,27 +57,19 @@ def parse() -> argparse.Namespace:
     def numbers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__, formatter_class=raw)
     parser.add_argument("targets", nargs="*", metavar="target", help=", ".join(plan.TARGETS))
-    parser.add_argument(
-        "--users", type=numbers, default=[], help="10 or 10,200: instead of its own"
-    )
-    parser.add_argument("--seconds", type=float, help="of each window, instead of its own")
+    parser.add_argument("--users", type=numbers, default=[], help="10 or 10,200, not its own")
+    parser.add_argument("--seconds", type=float, help="of each window, not its own")
     parser.add_argument("--rounds", type=int, help="3; 1 when targets are named")
     parser.add_argument("--system", default="", help=", ".join(systems.SYSTEMS))
     parser.add_argument("--output", type=Path, help="a file for the results")
     parser.add_argument("--baseline", type=Path, help="results to compare with")
     options = parser.parse_args()
     options.systems = options.system.split(",") if options.system else []
-    for name, known in (
-        *((name, plan.TARGETS) for name in options.targets),
-        *((name, systems.SYSTEMS) for name in options.systems),
-    ):
-        if name not in known:
+    for names, known in ((options.targets, plan.TARGETS), (options.systems, systems.SYSTEMS)):
+        for name in {*names} - {*known}:
             parser.error(f"there is no {name}: choose from {', '.join(known)}")
     is_changed = bool(options.users or options.seconds or options.systems)
     is_partial = options.is_partial = bool(options.targets) or is_changed
@@ -111,12 +100,12 @@ def measure(options: argparse.Namespace) -> Results:
 
 
 def machine() -> dict[str, str]:
-    load_average = os.getloadavg()[0]
+    """The machine, its versions and its load, in words."""
     return {
         "cores": str(os.cpu_count()),
         "Python": platform.python_version(),
         "Linux": platform.release().partition("-")[0],
-        "load before": f"{load_average:.1f}",
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "on": time.strftime("%Y-%m-%d"),
     }
 
@@ -124,16 +113,16 @@ def machine() -> dict[str, str]:
 def measure_step(step: plan.Step, found: Results, seconds: float | None) -> None:
     """Start a system, measure on it, and end it. Raises NotInstalled."""
     setup = step.measurements[0][0].setup
-    with FakeLLM() as provider, folder() as place:
+    folder = tempfile.TemporaryDirectory(prefix="parley-bench-", ignore_cleanup_errors=True)
+    with FakeLLM() as provider, folder as path:
         system = systems.find(step.system)(
-            provider_url=provider.url, folder=place, users=step.users, **setup
+            provider_url=provider.url, folder=Path(path), users=step.users, **setup
         )
         try:
             system.start()
             for target, users in step.measurements:
-                measure_one(
-                    target, users, Place(system, provider, users, seconds or target.seconds), found
-                )
+                place = Place(system, provider, users, seconds or target.seconds)
+                measure_one(target, place, found)
         except (RuntimeError, ServerError) as error:
             # The other steps are measured nevertheless; the exit code shows the failure.
             first, users = step.measurements[0]
@@ -142,25 +131,18 @@ def measure_step(step: plan.Step, found: Results, seconds: float | None) -> None
             system.stop()
 
 
-@contextmanager
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="parley-bench-"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def measure_one(target: Target, users: int, place: Place, found: Results) -> None:
-    measurement = found.get(target.name, place.system.name, users)
+def measure_one(target: Target, place: Place, found: Results) -> None:
+    """Measure one target into the results, with its failures."""
+    measurement = found.get(target.name, place.system.name, place.users)
     try:
         one = uvloop.run(warm_and_measure(target, place))
     except (ConnectionError, TimeoutError, WrongReply, RuntimeError) as error:
         measurement.failures.append(f"{type(error).__name__}: {error}")
         print(f"  {measurement.name}: FAILED: {error}", flush=True)
         return
-    dead = died(place.system)
-    one.failures += [f"the process of {role} has ended" for role in dead]
+    roles = place.system.roles()
+    ended = [role for role in roles if role not in processes.alive(roles)]
+    one.failures += [f"the process of {role} has ended" for role in ended]
     measurement.rounds.append(one.figures)
     measurement.clean.append(not one.failures)
     measurement.failures += one.failures
@@ -178,11 +160,6 @@ async def warm_and_measure(target: Target, place: Place) -> load.Round:
         return await target.measure(place)
     finally:
         gc.enable()
-
-
-def died(system: System) -> list[str]:
-    roles = system.roles()
-    return [role for role in roles if role not in processes.alive(roles)]
 
 
 # --- Judging ----------------------------------------------------------------------------------
@@ -206,9 +183,8 @@ def judge(found: Summary, baseline: Summary | None) -> bool:
         failures.append("nothing was measured")
     if baseline is not None:
         try:
-            failures += [
-                f"worse than before: {line}" for line in results.regressions(baseline, found)
-            ]
+            worse = results.regressions(baseline, found)
+            failures += [f"worse than before: {line}" for line in worse]
         except ValueError as error:
             failures.append(f"the baseline cannot be used: {error}")
     for failure, times in Counter(failures).most_common(SHOWN_FAILURES):

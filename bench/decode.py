@@ -1,6 +1,6 @@
 """CPU cost of reading a token: the openai library's typed stream against `chat.llm`.
 
-`python -m bench.decode` plays the same paced streams (one token per network read, as a model sends
+`python -m bench.decode` reads the same paced streams (one token per network read, as a model sends
 them) from the fake provider, in turns, in one process, and prints this process's CPU per token of
 each and their ratio. Every reply is compared with the expected text; a wrong one ends the run with
 an error. It takes about 20 seconds.
@@ -35,24 +35,20 @@ async def main() -> None:
         ours = Provider(base_url=provider.url, api_key="")
 
         async def read_typed(text: str) -> str:
-            pieces = []
-            messages: list[openai.types.chat.ChatCompletionMessageParam] = [
-                {"role": "user", "content": text}
-            ]
-            async for chunk in await typed.chat.completions.create(
-                model="fake", messages=messages, stream=True
-            ):
-                pieces += [choice.delta.content or "" for choice in chunk.choices]
-            return "".join(pieces)
+            stream = await typed.chat.completions.create(
+                model="fake", messages=[{"role": "user", "content": text}], stream=True
+            )
+            return "".join(
+                [each.delta.content or "" async for chunk in stream for each in chunk.choices]
+            )
 
         async def read_ours(text: str) -> str:
-            pieces = []
             messages = [{"role": "user", "content": text}]
             request = CompletionRequest(model="fake", messages=messages, max_tokens=TOKENS)
             async with aclosing(ours.stream(request)) as stream:
-                async for events in stream:
-                    pieces += [e.text for e in events if isinstance(e, TextDelta)]
-            return "".join(pieces)
+                return "".join(
+                    [e.text async for events in stream for e in events if isinstance(e, TextDelta)]
+                )
 
         ways: dict[str, Read] = {"the library's typed stream": read_typed, "chat.llm": read_ours}
         figures: dict[str, list[float]] = {way: [] for way in ways}

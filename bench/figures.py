@@ -1,9 +1,8 @@
-"""Figures of samples: percentiles, and medians over rounds."""
+"""Figures of samples: percentiles."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 
 PERCENTILES = (50, 95, 99)
@@ -30,7 +29,3 @@ def spread(name: str, sample: Sequence[float]) -> dict[str, float]:
         **{f"{name}.p{part}": percentile(ordered, part) for part in PERCENTILES},
         f"{name}.max": ordered[-1],
     }
-
-
-def median(sample: Sequence[float]) -> float:
-    return statistics.median(sample)

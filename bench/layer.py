@@ -2,10 +2,10 @@
 
     python -m bench.layer
 
-One process publishes to 100 groups in ticks, as a worker with 100 running replies does; another
-one has a member in each group, as a web process with 100 sockets does. Two ways, one after the
-other on one Valkey: channels-redis's publish/subscribe layer, whose API ours inherits, and the raw
-channels of ours. Every delivery is counted and checked; a lost one makes it fail.
+One process publishes to 100 groups in ticks, like a worker with 100 running replies; another has a
+member in each group, like a web process with 100 sockets. Two layers are measured in turn on one
+Valkey: channels-redis's publish/subscribe layer and the raw channels of Parley's own layer, which
+inherits from it. Every delivery is counted and checked; a lost one is a failure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import uvloop
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
+from bench import processes
 from chatproject.lib.pubsub.layer import PubSubChannelLayer
 from chatproject.local.servers import ValkeyServer
 
@@ -60,6 +60,7 @@ class Figures(NamedTuple):
 
 
 def measure(way: str, url: str, server_pid: int, loop: str) -> Figures:
+    server = {"valkey": [server_pid]}
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     receiver = context.Process(target=run, args=(receive, way, url, theirs, loop))
@@ -67,21 +68,16 @@ def measure(way: str, url: str, server_pid: int, loop: str) -> Figures:
     theirs.close()
     try:
         ours.recv()  # all members have joined
-        before = cpu_of(server_pid)
+        before = processes.cpu(server)["valkey"]
         publishing = run(send, way, url, ours, loop)
         receiving = ours.recv() if ours.poll(PATIENCE) else None
-        serving = cpu_of(server_pid) - before
+        serving = processes.cpu(server)["valkey"] - before
     finally:
         receiver.terminate()
         receiver.join()
     if receiving is None:
         sys.exit(f"{way}: not everything arrived in {PATIENCE:.0f} s")
     return Figures(*(1e6 * cpu / (GROUPS * ROUNDS) for cpu in (publishing, receiving, serving)))
-
-
-def cpu_of(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def run(

@@ -25,9 +25,7 @@ RATE = 20.0  # tokens a second of each reply
 
 SETTLE = 2.0  # seconds from the last user's first token to the window
 STARTING = 8  # users who wait for their first token at a time, while a run begins
-STARTING_PATIENCE = (
-    1.0  # seconds after which the next one starts anyway: some systems never keep up
-)
+STARTING_PATIENCE = 1.0  # seconds until the next one starts anyway: some systems never keep up
 STARTING_SECONDS = 120.0  # in which all must have begun
 LONGEST = 4000  # tokens of a reply: below the cap that a new installation sets
 ENDING_GAP = 0.02  # seconds from one reply's end to the next one's
@@ -140,17 +138,9 @@ def judge(replies: Sequence[Reply]) -> Round:
         faults = [fault for fault in (reply.failure, reply.tally.faults()) if fault]
         if faults:
             failures.append("; ".join(faults))
-    tallies = [reply.tally for reply in replies]
-    return Round(
-        {
-            "lost": sum(tally.lost for tally in tallies),
-            "doubled": sum(tally.doubled for tally in tallies),
-            "out_of_order": sum(tally.out_of_order for tally in tallies),
-            "garbled": sum(tally.garbled for tally in tallies),
-            "failed": len(failures),
-        },
-        failures,
-    )
+    kinds = ("lost", "doubled", "out_of_order", "garbled")
+    counts = {kind: sum(getattr(reply.tally, kind) for reply in replies) for kind in kinds}
+    return Round({**counts, "failed": len(failures)}, failures)
 
 
 async def stream(system: System, provider: FakeLLM, users: int, *, seconds: float) -> Round:
@@ -162,20 +152,18 @@ async def stream(system: System, provider: FakeLLM, users: int, *, seconds: floa
     roles = {**system.roles(), "provider": [provider.pid]}
     group = f"group-{next(_groups)}"
     replies = [Reply(Tally(LONGEST)) for _ in clients]
-    used = [_used(roles)]
+    used = [readings(roles)]
     began = time.monotonic()
-    tasks = await _start_all(clients, replies, group)
+    tasks = await start_all(clients, replies, group)
     all_stream_after = time.monotonic() - began
     await asyncio.sleep(SETTLE)
 
     marks = [reply.tally.arrived for reply in replies]
-    used.append(_used(roles))
-    opened = time.monotonic()
-    since = time.time()
+    used.append(readings(roles))
+    opened, since = time.monotonic(), time.time()
     await asyncio.sleep(seconds)
-    used.append(_used(roles))
-    until = time.time()
-    window = time.monotonic() - opened
+    used.append(readings(roles))
+    window, until = time.monotonic() - opened, time.time()
     delays = [
         delay / 1000
         for reply, mark in zip(replies, marks, strict=True)
@@ -188,7 +176,7 @@ async def stream(system: System, provider: FakeLLM, users: int, *, seconds: floa
     await asyncio.gather(*tasks)
     took = time.monotonic() - began
     await asyncio.sleep(AFTER)
-    used.append(_used(roles))
+    used.append(readings(roles))
     await close(clients)
     blocks = await system.loop_blocks(since, until)
     calls = await asyncio.to_thread(lambda: provider.calls)
@@ -204,9 +192,7 @@ async def stream(system: System, provider: FakeLLM, users: int, *, seconds: floa
         "all_stream_after_s": all_stream_after,
         "tokens_per_s": len(delays) / window,
         **figures.spread("delay_ms", delays),
-        **figures.spread(
-            "ttft_ms", [1000 * reply.ttft for reply in replies if reply.tally.arrived]
-        ),
+        **figures.spread("ttft_ms", first_tokens(replies)),
         **{f"rss_mb.{role}": megabytes for role, megabytes in memory.items()},
         **{f"loop_blocks.{role}": len(each) for role, each in blocks.items()},
         **{f"loop_block_ms.{role}": max(each, default=0.0) for role, each in blocks.items()},
@@ -221,7 +207,12 @@ async def stream(system: System, provider: FakeLLM, users: int, *, seconds: floa
     return found
 
 
-async def _start_all(
+def first_tokens(replies: Sequence[Reply]) -> list[float]:
+    """Milliseconds to the first token, of replies that have one."""
+    return [1000 * reply.ttft for reply in replies if reply.tally.arrived]
+
+
+async def start_all(
     clients: Sequence[Client], replies: Sequence[Reply], group: str
 ) -> list[asyncio.Task[None]]:
     """Have all clients send, STARTING at a time; return when each has a first token, or has failed."""
@@ -249,7 +240,8 @@ async def _start_all(
     return tasks
 
 
-def _used(roles: processes.Roles) -> dict[str, float]:
+def readings(roles: processes.Roles) -> dict[str, float]:
+    """Seconds of CPU time so far, by role, and of the load itself."""
     # The load not by its process id: the measured processes are its children.
     return {**processes.cpu(roles), "load": time.process_time()}
 

@@ -7,7 +7,6 @@ Each start is a new installation: an empty Postgres and Valkey of its own with t
 from __future__ import annotations
 
 import asyncio
-import http.client
 import os
 import subprocess
 import sys
@@ -19,28 +18,25 @@ from typing import ClassVar
 
 import msgspec
 
-from bench import loop_report, websocket
+from bench import loop_report, processes, websocket
+from bench.database import INSTALLATION
 from bench.systems import Client, System, WrongReply
 from chatproject.local.run import documented_variables
 from chatproject.local.servers import PostgresServer, ValkeyServer, free_port
 from chatproject.local.spawn import spawn
 from chatproject.local.supervisor import read_procfile
+from tests.support.programs import is_healthy
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 ENVIRONMENT = {
-    "SECRET_KEY": "only-for-benches-0123456789-abcdefghijklmnopqrstuvwxyz",
-    "HTTPS": "0",
-    "STATIC_MANIFEST": "0",  # without collectstatic
-    "ALLOWED_HOSTS": "127.0.0.1,testserver",
-    "OPENAI_API_KEY": "only-for-benches",
+    **INSTALLATION,
     "DEFAULT_MODEL": "bench",
     "SIGNUP_CREDITS": "1000000",
     "LOG_LEVEL": "WARNING",
     # A bench has few users for the load of thousands; the target `fairness` sets the real limits.
     "USER_CONCURRENCY": "1000",
     "USER_QUEUE_LIMIT": "10000",
-    "ENV_FILE": os.devnull,
 }
 
 POSTGRES_SETTINGS = {"shared_buffers": "256MB", "max_connections": "200"}
@@ -98,15 +94,7 @@ class Parley(System):
             self._wait_for_web(number, port)
 
     def stop(self) -> None:
-        for _, process in self._processes:
-            process.terminate()
-        give_up_at = time.monotonic() + STOP_SECONDS
-        for _, process in self._processes:
-            try:
-                process.wait(max(0.0, give_up_at - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        processes.end([process for _, process in self._processes], STOP_SECONDS)
         self._processes.clear()
         self._valkey.stop()
         self.postgres.stop()
@@ -126,10 +114,6 @@ class Parley(System):
         tab = Tab()
         await tab.open(self.ports[user % len(self.ports)], self.sessions[user])
         return tab
-
-    def log(self, role: str, number: int = 0) -> str:
-        """The output of a process so far."""
-        return self._log_path(role, number).read_text(errors="replace")
 
     def _environment(self, role: str, **more: str) -> dict[str, str]:
         ours = set(documented_variables())
@@ -175,17 +159,11 @@ class Parley(System):
     def _wait_for_web(self, number: int, port: int) -> None:
         give_up_at = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up_at:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            try:
-                connection.request("GET", "/health")
-                if connection.getresponse().status == 200:
-                    return
-            except OSError:
-                time.sleep(0.05)
-            finally:
-                connection.close()
-        said = self.log("web", number)[-LOG_CHARACTERS:]
-        raise RuntimeError(f"a web process does not answer. Its log ends with:\n{said}")
+            if is_healthy(port):
+                return
+            time.sleep(0.05)
+        log = self._log_path("web", number).read_text(errors="replace")[-LOG_CHARACTERS:]
+        raise RuntimeError(f"a web process does not answer. Its log ends with:\n{log}")
 
 
 class ParleyTwoWebs(Parley):
@@ -225,16 +203,9 @@ class Tab(Client):
     made = 0
 
     def __init__(self) -> None:
-        self.run = ""
         self.conversation = ""
-        self.end: Frame | None = None
-        self._is_whole = True
         self.ended_at = 0  # time.time_ns() of the frame that ended the run
-        self._faults: list[str] = []
-        self._client_id = ""
-        self._last = 0
-        self._texts: list[str] = []
-        self._waiting: deque[str] = deque()
+        self._begin()
         self._woken: asyncio.Future[None] | None = None
         self._code: int | None = None
         self._ready = asyncio.Event()
@@ -255,14 +226,14 @@ class Tab(Client):
         frame = {"type": "chat.send", "client_id": f"bench-{Tab.made}", "text": prompt}
         if self.conversation:
             frame["conversation"] = self.conversation
-        self._begin(run="", client_id=frame["client_id"], after=0)
+        self._begin(client_id=frame["client_id"])
         self._socket.send(msgspec.json.encode(frame))
         async for piece in self._follow():
             yield piece
 
     async def resume(self, run: str, after: int = 0) -> AsyncIterator[str]:
         """Follow a run from the event after `after` to its end."""
-        self._begin(run=run, client_id="", after=after)
+        self._begin(run=run, after=after)
         self._socket.send(msgspec.json.encode({"type": "resume", "run": run, "after": after}))
         async for piece in self._follow():
             yield piece
@@ -274,15 +245,15 @@ class Tab(Client):
     async def close(self) -> None:
         self._socket.close()
 
-    def _begin(self, *, run: str, client_id: str, after: int) -> None:
+    def _begin(self, *, run: str = "", client_id: str = "", after: int = 0) -> None:
         self.run = run
+        self.end: Frame | None = None
         self._is_whole = after == 0
-        self.end = None
-        self._faults = []
+        self._faults: list[str] = []
         self._client_id = client_id
         self._last = after
-        self._texts = []
-        self._waiting.clear()
+        self._texts: list[str] = []
+        self._waiting: deque[str] = deque()
 
     async def _follow(self) -> AsyncIterator[str]:
         while True:
@@ -295,19 +266,13 @@ class Tab(Client):
             self._woken = asyncio.get_running_loop().create_future()
             await self._woken
             self._woken = None
-        self._check_end(self.end)
-
-    def _check_end(self, end: Frame) -> None:
-        if end.type in ("error", "run.failed"):
-            self._faults.append(f"{end.type} {end.code}: {end.message}")
-        elif not self._agrees(end.text):
-            self._faults.append(f"the text of {end.type} differs from that of the deltas")
+        text = "".join(self._texts)
+        if self.end.type in ("error", "run.failed"):
+            self._faults.append(f"{self.end.type} {self.end.code}: {self.end.message}")
+        elif not (self.end.text == text if self._is_whole else self.end.text.endswith(text)):
+            self._faults.append(f"the text of {self.end.type} differs from that of the deltas")
         if self._faults:
             raise WrongReply("; ".join(self._faults[:3]))
-
-    def _agrees(self, whole: str) -> bool:
-        text = "".join(self._texts)
-        return whole == text if self._is_whole else whole.endswith(text)
 
     # --- Input ----------------------------------------------------------------------------------
 
@@ -321,8 +286,7 @@ class Tab(Client):
             self._waiting.append(frame.text)
         else:
             self._take(frame)
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
+        self._wake()
 
     def _take(self, frame: Frame) -> None:
         if frame.type == "ready":
@@ -348,5 +312,8 @@ class Tab(Client):
     def _on_close(self, code: int) -> None:
         self._code = code
         self._ready.set()
+        self._wake()
+
+    def _wake(self) -> None:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)

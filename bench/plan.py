@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ TARGETS = {
 }
 
 
-# The order in which streams of so many users are measured for report.ratio: neighbours in turn.
+# The order in which streams of so many users are measured for report.ratio: peers in turn.
 COMPARED = ("parley-two-webs", "parley", "proxy", "chainlit")
 COMPARED_USERS = 200
 
@@ -65,18 +66,10 @@ def steps(
     for system, measurement in compared:
         yield Step(system, (measurement,))
     for system in asked:
-        groups: list[list[tuple[Target, int]]] = []
+        groups: defaultdict[str, list[tuple[Target, int]]] = defaultdict(list)
         for target in wanted:
-            measurements = [
+            groups[str(target.setup)] += [
                 one for one in measurements_of(target, system) if (system, one) not in compared
             ]
-            if not measurements:
-                continue
-            for group in groups:
-                if group[0][0].setup == target.setup:
-                    group += measurements
-                    break
-            else:
-                groups.append(measurements)
-        for group in groups:
+        for group in filter(None, groups.values()):
             yield Step(system, tuple(group))

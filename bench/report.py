@@ -46,12 +46,10 @@ def headline_figures(found: Results) -> dict[str, float]:
     """The figures of issue and release notes: medians over the clean rounds of a measurement.
 
     A figure with fewer than MIN_ROUNDS clean rounds is left out. Ratios are Parley's figure divided by
-    the neighbour's, round by round. For `lost`, `doubled` and `out_of_order` it is the worst round of all
+    the peer's, round by round. For `lost`, `doubled` and `out_of_order` it is the worst round of all
     of Parley's measurements together, which no median exceeds.
     """
-    at_10 = found.get("stream", OURS, 10)
-    at_200 = found.get("stream", OURS, 200)
-    at_500 = found.get("stream", OURS, 500)
+    at_10, at_200, at_500 = (found.get("stream", OURS, users) for users in (10, 200, 500))
     first = found.get("ttft", OURS, 10)
     statements = found.get("statements", OURS, 10)
     wanted: dict[str, float | None] = {
@@ -82,9 +80,9 @@ def median(measurement: Measurement, *names: str) -> float | None:
     return statistics.median(sums) if len(sums) >= MIN_ROUNDS else None
 
 
-def ratio(found: Results, neighbour: str) -> float | None:
-    """Parley's CPU per token at 200 users, divided by the neighbour's in the same round."""
-    ours, theirs = (found.get("stream", system, 200) for system in (OURS, neighbour))
+def ratio(found: Results, peer: str) -> float | None:
+    """Parley's CPU per token at 200 users, divided by the peer's in the same round."""
+    ours, theirs = (found.get("stream", system, 200) for system in (OURS, peer))
     ratios = [
         mine[CPU] / other[CPU]
         for mine, is_clean, other, other_is_clean in zip(
@@ -136,101 +134,88 @@ def headline(figures: Mapping[str, float]) -> str:
 
 # --- The page ---------------------------------------------------------------------------------
 
-Column = tuple[str, Callable[[Mapping[str, float]], str]]
+Cell = Callable[[Mapping[str, float]], str]
+Column = tuple[str, Cell]
 
 
-def number(name: str, digits: int = 0) -> Callable[[Mapping[str, float]], str]:
-    return lambda figures: f"{figures[name]:,.{digits}f}" if name in figures else "-"
-
-
-def pair(first: str, second: str, digits: int = 0) -> Callable[[Mapping[str, float]], str]:
-    return lambda figures: f"{number(first, digits)(figures)} / {number(second, digits)(figures)}"
-
-
-def faults(figures: Mapping[str, float]) -> str:
-    return " / ".join(number(name)(figures) for name in ("lost", "doubled", "out_of_order"))
-
-
-STREAM: tuple[Column, ...] = (
-    ("CPU per token, µs", number("cpu_us_per_token")),
-    *((role, number(f"cpu_us_per_token.{role}")) for role in COUNTED),
-    ("clock", number("cpu_us_per_token.clock")),
-    ("CPU per message, ms", number("cpu_ms_per_message")),
-    ("delay p50 / p99, ms", pair("delay_ms.p50", "delay_ms.p99")),
-    ("tokens/s", number("tokens_per_s")),
-    ("lost / doubled / out of order", faults),
-)
-MEMORY: tuple[Column, ...] = (
-    *((f"{role}, MB", number(f"rss_mb.{role}")) for role in COUNTED),
-    ("blocks over 100 ms, web / worker", pair("loop_blocks.web", "loop_blocks.worker")),
-    ("longest, ms", pair("loop_block_ms.web", "loop_block_ms.worker")),
-)
-FIRST: tuple[Column, ...] = (
-    ("first token p50 / p95, ms", pair("ttft_ms.p50", "ttft_ms.p95", 1)),
-    ("p99 / max, ms", pair("ttft_ms.p99", "ttft_ms.max", 1)),
-    ("lost / doubled / out of order", faults),
-)
-BURST: tuple[Column, ...] = (
-    ("first token p50 / p95 / max, ms", lambda f: pair("ttft_ms.p50", "ttft_ms.p95")(f) + " / " + number("ttft_ms.max")(f)),
-    ("all answered in, s", number("seconds", 1)),
-    ("messages/s", number("messages_per_s", 1)),
-    ("lost / doubled / out of order", faults),
-)  # fmt: skip
-RESUME: tuple[Column, ...] = (
-    ("4,000 tokens p50 / max, ms", pair("resume_ms.p50", "resume_ms.max")),
-)
-STOP: tuple[Column, ...] = (
-    ("`run.stopped` p50 / max, ms", pair("stopped_ms.p50", "stopped_ms.max")),
-    ("provider left p50 / max, ms", pair("provider_left_ms.p50", "provider_left_ms.max")),
-)
-PAGES: tuple[Column, ...] = (
-    ("page p50 / p95 / p99, ms", lambda f: pair("page_ms.p50", "page_ms.p95")(f) + " / " + number("page_ms.p99")(f)),
-    ("requests/s", number("requests_per_s")),
-)  # fmt: skip
-REQUESTS: tuple[Column, ...] = tuple(
-    (f"{words}, ms", pair(f"{name}_ms.p50", f"{name}_ms.p95"))
-    for name, words in (
-        ("new", "new chat"), ("list", "list of chats"), ("run", "a run"), ("active_run", "active run"),
-        ("create", "first message"), ("sign_up", "sign up"), ("sign_in", "sign in"),
+def cell(*names: str, digits: int = 0) -> Cell:
+    """The text of a cell: these figures, with slashes between them and - for a missing one."""
+    return lambda figures: " / ".join(
+        f"{figures[name]:,.{digits}f}" if name in figures else "-" for name in names
     )
-)  # fmt: skip
-IDLE: tuple[Column, ...] = (
-    ("kB per socket", number("kb_per_socket")),
-    ("web, MB", number("rss_mb.web")),
-    ("web CPU, %", number("cpu_percent.web", 1)),
-    ("worker CPU, %", number("cpu_percent.worker", 1)),
-)
-FAIRNESS: tuple[Column, ...] = (
-    ("alone p50 / max, ms", pair("alone_ms.p50", "alone_ms.max")),
-    ("beside 100 requests p50 / max, ms", pair("beside_ms.p50", "beside_ms.max")),
-    ("ratio of p50", number("wait_ratio", 2)),
-)
-STATEMENTS: tuple[Column, ...] = (
-    ("per message", number("statements_per_message", 1)),
-    ("web", number("statements_per_message.web", 1)),
-    ("worker", number("statements_per_message.worker", 1)),
-    ("per token", number("statements_per_token", 4)),
-)
-SOAKED: tuple[Column, ...] = (
-    ("messages", number("messages")),
-    *((f"{role}, MB", number(f"rss_mb.{role}", 1)) for role in ("web", "worker", "clock")),
-    *((f"{role}, last by second quarter", number(f"growth_ratio.{role}", 3)) for role in ("web", "worker", "clock")),
-    ("lost / doubled / out of order", faults),
-)  # fmt: skip
 
+
+FAULTS: Column = ("lost / doubled / out of order", cell("lost", "doubled", "out_of_order"))
+REQUESTS = {
+    "new chat": "new", "list of chats": "list", "a run": "run", "active run": "active_run",
+    "first message": "create", "sign up": "sign_up", "sign in": "sign_in",
+}  # fmt: skip
+SOAKED = ("web", "worker", "clock")
+
+# Title, target, and columns.
 SECTIONS: tuple[tuple[str, str, tuple[Column, ...]], ...] = (
-    ("Streams at 20 tokens a second", "stream", STREAM),
-    ("Memory and event loops under them", "stream", MEMORY),
-    ("Time to the first token", "ttft", FIRST),
-    ("All at once", "burst", BURST),
-    ("Coming back to a running reply", "resume", RESUME),
-    ("Stopping", "stop", STOP),
-    ("The page of 200 messages, by readers at once", "pages", PAGES),
-    ("Other requests, p50 / p95, by readers at once", "requests", REQUESTS),
-    ("Open sockets", "idle", IDLE),
-    ("Fairness", "fairness", FAIRNESS),
-    ("Database statements", "statements", STATEMENTS),
-    ("Soak, in a run of its own", "soak", SOAKED),
+    ("Streams at 20 tokens a second", "stream", (
+        ("CPU per token, µs", cell("cpu_us_per_token")),
+        *((role, cell(f"cpu_us_per_token.{role}")) for role in (*COUNTED, "clock")),
+        ("CPU per message, ms", cell("cpu_ms_per_message")),
+        ("delay p50 / p99, ms", cell("delay_ms.p50", "delay_ms.p99")),
+        ("tokens/s", cell("tokens_per_s")),
+        FAULTS,
+    )),
+    ("Memory and event loops under them", "stream", (
+        *((f"{role}, MB", cell(f"rss_mb.{role}")) for role in COUNTED),
+        ("blocks over 100 ms, web / worker", cell("loop_blocks.web", "loop_blocks.worker")),
+        ("longest, ms", cell("loop_block_ms.web", "loop_block_ms.worker")),
+    )),
+    ("Time to the first token", "ttft", (
+        ("first token p50 / p95, ms", cell("ttft_ms.p50", "ttft_ms.p95", digits=1)),
+        ("p99 / max, ms", cell("ttft_ms.p99", "ttft_ms.max", digits=1)),
+        FAULTS,
+    )),
+    ("All at once", "burst", (
+        ("first token p50 / p95 / max, ms", cell("ttft_ms.p50", "ttft_ms.p95", "ttft_ms.max")),
+        ("all answered in, s", cell("seconds", digits=1)),
+        ("messages/s", cell("messages_per_s", digits=1)),
+        FAULTS,
+    )),
+    ("Coming back to a running reply", "resume", (
+        ("4,000 tokens p50 / max, ms", cell("resume_ms.p50", "resume_ms.max")),
+    )),
+    ("Stopping", "stop", (
+        ("`run.stopped` p50 / max, ms", cell("stopped_ms.p50", "stopped_ms.max")),
+        ("provider left p50 / max, ms", cell("provider_left_ms.p50", "provider_left_ms.max")),
+    )),
+    ("The page of 200 messages, by readers at once", "pages", (
+        ("page p50 / p95 / p99, ms", cell("page_ms.p50", "page_ms.p95", "page_ms.p99")),
+        ("requests/s", cell("requests_per_s")),
+    )),
+    ("Other requests, p50 / p95, by readers at once", "requests", tuple(
+        (f"{words}, ms", cell(f"{name}_ms.p50", f"{name}_ms.p95"))
+        for words, name in REQUESTS.items()
+    )),
+    ("Open sockets", "idle", (
+        ("kB per socket", cell("kb_per_socket")),
+        ("web, MB", cell("rss_mb.web")),
+        ("web CPU, %", cell("cpu_percent.web", digits=1)),
+        ("worker CPU, %", cell("cpu_percent.worker", digits=1)),
+    )),
+    ("Fairness", "fairness", (
+        ("alone p50 / max, ms", cell("alone_ms.p50", "alone_ms.max")),
+        ("beside 100 requests p50 / max, ms", cell("beside_ms.p50", "beside_ms.max")),
+        ("ratio of p50", cell("wait_ratio", digits=2)),
+    )),
+    ("Database statements", "statements", (
+        ("per message", cell("statements_per_message", digits=1)),
+        ("web", cell("statements_per_message.web", digits=1)),
+        ("worker", cell("statements_per_message.worker", digits=1)),
+        ("per token", cell("statements_per_token", digits=4)),
+    )),
+    ("Soak, in a run of its own", "soak", (
+        ("messages", cell("messages")),
+        *((f"{role}, MB", cell(f"rss_mb.{role}", digits=1)) for role in SOAKED),
+        *((f"{role}, last by second quarter", cell(f"growth_ratio.{role}", digits=3)) for role in SOAKED),
+        FAULTS,
+    )),
 )  # fmt: skip
 
 
@@ -250,10 +235,8 @@ def markdown(found: Summary, soak: Summary | None = None) -> str:
             if one.target == target
         ]
         if rows:
-            parts += [
-                f"### {title}",
-                table(["system", "users", *(name for name, _ in columns)], rows),
-            ]
+            heads = ["system", "users", *(name for name, _ in columns)]
+            parts += [f"### {title}", table(heads, rows)]
     for name, reason in found.absent.items():
         parts.append(f"Not measured: {name}. {reason}")
     if found.failures:
@@ -268,6 +251,7 @@ def order(one: Row) -> tuple[int, int]:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     out = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     return "\n".join([*out, *(f"| {' | '.join(row)} |" for row in rows)])
 

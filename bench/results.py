@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 import msgspec
-
-from bench import figures
 
 FOLDER = Path(__file__).resolve().parent / "results"
 
@@ -85,7 +84,7 @@ class Measurement(Measured):
 
 def spread(values: list[float]) -> Spread:
     """The figure in so many rounds. Raises ValueError without a round."""
-    rounded = (min(values), figures.median(values), max(values))
+    rounded = (min(values), statistics.median(values), max(values))
     return Spread(*(float(f"{value:.{DIGITS}g}") for value in rounded))
 
 
@@ -139,7 +138,7 @@ def load(path: Path) -> Summary:
 
 
 def regressions(old: Summary, new: Summary) -> list[str]:
-    """Return a line for each figure that is worse by more than the noise between both's rounds.
+    """Return a line for each figure that is worse by more than the noise between the rounds.
 
     Raises ValueError when nothing can be compared, or when one of them has too few rounds to measure
     its own noise: such a comparison could not fail.

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-# Imported only when measured: a neighbour needs packages of its own.
+# Imported only when measured: a peer needs other packages.
 SYSTEMS = {
     "parley": "bench.parley:Parley",
     "parley-two-webs": "bench.parley:ParleyTwoWebs",

@@ -83,11 +83,8 @@ class Socket(asyncio.Protocol):
             return 0
         length = data[at + 1]  # servers do not mask, so the first bit is 0
         begin = at + 2
-        if length == 126:
-            begin = at + 4
-            length = int.from_bytes(data[at + 2 : begin], "big")
-        elif length == 127:
-            begin = at + 10
+        if length >= 126:
+            begin += 2 if length == 126 else 8
             length = int.from_bytes(data[at + 2 : begin], "big")
         if len(data) < begin + length:
             return 0

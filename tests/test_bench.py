@@ -267,7 +267,7 @@ async def test_each_response_is_checked():
 
 
 def test_json_response_is_compared_field_by_field():
-    says = requests._says(202, status="queued", run=None)
+    says = requests.says(202, status="queued", run=None)
     assert says(202, b'{"status": "queued", "run": null, "id": 1}') == ""
     assert "failed" in says(202, b'{"status": "failed", "run": null}')
     assert "HTTP 429" in says(429, b'{"status": "queued", "run": null}')

@@ -29,7 +29,7 @@ class Frame(NamedTuple):
 
 
 def parse(text: str) -> Frame:
-    """Raises msgspec.DecodeError when what should be JSON is not."""
+    """The frame in a text. Raises msgspec.DecodeError when its body is not JSON."""
     kind = text[:2] if text[:1] == "4" else text[:1]
     body = text[len(kind) :].lstrip(DIGITS)
     return Frame(kind, msgspec.json.decode(body) if body else None)

@@ -3,7 +3,7 @@
     python -m bench.peers.proxy --provider http://127.0.0.1:8099/v1 --port 8000
 
 `POST /` with a prompt as its body asks the provider for a streamed completion and answers with the
-bytes of that stream, each chunk as soon as it arrives. Nothing is read, changed, counted or kept.
+bytes of that stream, each chunk as soon as it arrives. Nothing is parsed, changed, counted or stored.
 `GET /` answers with nothing. The first line that it prints is its base URL; with port 0 it takes a
 free one.
 """
@@ -24,19 +24,12 @@ URL = web.AppKey("url", str)
 
 async def reply(request: web.Request) -> web.StreamResponse:
     """Ask the provider, and pass its response on, errors too."""
-    prompt = await request.text()
-    body = {
-        "model": "bench",
-        "messages": [{"role": "user", "content": prompt}],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    messages = [{"role": "user", "content": await request.text()}]
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    body = msgspec.json.encode({"model": "bench", "messages": messages, **options})
+    headers = {"Content-Type": "application/json"}
     try:
-        asked = await request.app[PROVIDER].post(
-            request.app[URL],
-            data=msgspec.json.encode(body),
-            headers={"Content-Type": "application/json"},
-        )
+        asked = await request.app[PROVIDER].post(request.app[URL], data=body, headers=headers)
     except ClientError as error:
         return web.json_response({"error": {"message": str(error)}}, status=502)
     async with asked:

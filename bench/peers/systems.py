@@ -1,10 +1,9 @@
-"""The neighbours beside which Parley is measured, each as one web process, and their clients."""
+"""The peers that Parley is compared with, each as one web process, and their clients."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -26,12 +25,14 @@ from aiohttp import (
     WSMsgType,
 )
 
+from bench import processes
 from bench.peers import frames
 from bench.systems import Client, NotInstalled, System, WrongReply
 from chat.llm.decoder import StreamDecoder, TextDelta
 from chat.llm.errors import ProviderError
 from chatproject.local.servers import free_port
 from chatproject.local.spawn import spawn
+from tests.support.programs import is_open
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 CHAINLIT_PYTHON = PROJECT / ".venv-peers" / "bin" / "python"
@@ -45,7 +46,7 @@ LOG_CHARACTERS = 2000  # of the end, shown when a program does not start
 LEFT_OUT = ("_PROXY", "CHAINLIT_", "UVICORN_", "OPENAI_", "LITERAL_")
 
 
-class Neighbour(System):
+class Peer(System):
     """A system of one process, which listens on a free port of loopback."""
 
     def __init__(self, *, provider_url: str, folder: Path, users: int) -> None:
@@ -64,27 +65,21 @@ class Neighbour(System):
     def start(self) -> None:
         port = free_port()
         command = self.command(port)
-        kept = {name: value for name, value in os.environ.items() if not is_left_out(name)}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not any(part in name.upper() for part in LEFT_OUT)
+        }
         with self._log.open("ab") as log:
-            self._process = spawn(
-                command,
-                cwd=self.folder,
-                env={**kept, "PYTHONPATH": "", **self.environment()},
-                output=log,
-            )
+            environment = {**kept, "PYTHONPATH": "", **self.environment()}
+            self._process = spawn(command, cwd=self.folder, env=environment, output=log)
         self._wait_for(port)
         self.base = f"http://127.0.0.1:{port}"
 
     def stop(self) -> None:
-        if self._process is None:
-            return
-        process, self._process = self._process, None
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if self._process is not None:
+            processes.end([self._process], STOP_SECONDS)
+            self._process = None
 
     def roles(self) -> Mapping[str, Sequence[int]]:
         return {"web": [self._process.pid]} if self._process is not None else {}
@@ -97,23 +92,18 @@ class Neighbour(System):
         assert self._process is not None
         give_up_at = time.monotonic() + START_SECONDS
         while self._process.poll() is None and time.monotonic() < give_up_at:
-            with suppress(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port), timeout=START_SECONDS).close()
+            if is_open(port):
                 return
             time.sleep(0.05)
         self.stop()
-        said = self._log.read_text(errors="replace")[-LOG_CHARACTERS:]
-        raise RuntimeError(f"{self.name} does not listen. Its log ends with:\n{said}")
-
-
-def is_left_out(name: str) -> bool:
-    return any(part in name.upper() for part in LEFT_OUT)
+        log = self._log.read_text(errors="replace")[-LOG_CHARACTERS:]
+        raise RuntimeError(f"{self.name} does not listen. Its log ends with:\n{log}")
 
 
 # --- The floor --------------------------------------------------------------------------------
 
 
-class Proxy(Neighbour):
+class Proxy(Peer):
     """`bench.peers.proxy`: no accounts, no history, no stop, no second reader."""
 
     name = "proxy"
@@ -155,9 +145,9 @@ class ProxyClient(Client):
                 if answer.status != 200:
                     raise WrongReply(f"HTTP {answer.status}: {await answer.text()}")
                 while chunk := await answer.content.readany():
-                    for said in decoder.feed(chunk):
-                        if isinstance(said, TextDelta):
-                            yield said.text
+                    for event in decoder.feed(chunk):
+                        if isinstance(event, TextDelta):
+                            yield event.text
         except ClientError as error:
             raise ConnectionError(f"the proxy's answer broke off: {error}") from error
         try:
@@ -172,7 +162,7 @@ class ProxyClient(Client):
 # --- The peer ---------------------------------------------------------------------------------
 
 
-class Chainlit(Neighbour):
+class Chainlit(Peer):
     """`chainlit run` without a browser, a watcher or debugging, in a folder of its own."""
 
     name = "chainlit"
@@ -213,15 +203,10 @@ class ChainlitClient(Client):
             self._socket = await self._session.ws_connect(
                 f"{base}/ws/socket.io/?EIO=4&transport=websocket", compress=15, max_msg_size=0
             )
-            who = {
-                "clientType": "webapp",
-                "sessionId": str(uuid4()),
-                "threadId": "",
-                "userEnv": "{}",
-                "chatProfile": "",
-            }
+            user = {"clientType": "webapp", "sessionId": str(uuid4()), "threadId": ""}
+            user |= {"userEnv": "{}", "chatProfile": ""}
             await self._expect(frames.OPEN)
-            await self._socket.send_str(frames.frame(frames.CONNECT, who))
+            await self._socket.send_str(frames.frame(frames.CONNECT, user))
             await self._expect(frames.CONNECT)
             self._reader = asyncio.create_task(self._read(self._socket))
             await self._socket.send_str(frames.event("connection_successful"))
@@ -229,25 +214,20 @@ class ChainlitClient(Client):
             # Of the greeting, and then of the app's on_chat_start.
             await self._pass_over("clear_call_fn")
             await self._pass_over("task_end")
-        except ClientError as error:
+        except BaseException as error:
             await self.close()
-            raise ConnectionError(str(error)) from error
-        except BaseException:
-            await self.close()
+            if isinstance(error, ClientError):
+                raise ConnectionError(str(error)) from error
             raise
 
     async def send(self, prompt: str) -> AsyncGenerator[str]:
         if self._socket is None or self._socket.closed:
             raise ConnectionError("Chainlit closed the connection")
         message = {
-            "threadId": "",
-            "id": str(uuid4()),
-            "name": "User",
-            "type": "user_message",
-            "output": prompt,
+            "threadId": "", "id": str(uuid4()), "name": "User", "type": "user_message",
+            "output": prompt, "metadata": {"location": "http://127.0.0.1/"},
             "createdAt": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            "metadata": {"location": "http://127.0.0.1/"},
-        }
+        }  # fmt: skip
         await self._socket.send_str(
             frames.event("client_message", {"message": message, "fileReferences": []})
         )

@@ -6,7 +6,6 @@ import asyncio
 
 from bench import figures, load
 from bench.load import Reply, Round
-from bench.parley import Parley
 from bench.systems import Client
 from bench.tally import Tally
 from bench.targets.base import Place, Target
@@ -23,14 +22,13 @@ SETUP = {
 
 async def fairness(place: Place) -> Round:
     """Measure a user's time to the first token, alone and beside a user with REQUESTS requests."""
-    assert isinstance(place.system, Parley)
     [other] = await load.connect(place.system, [1])
     crowd = await load.connect(place.system, [0] * REQUESTS)
     replies: list[Reply] = []
-    alone = await _wait_of(other, replies)
+    alone = await waits(other, replies)
     hundred = asyncio.create_task(load.ask(crowd, REQUEST_TOKENS))
     await asyncio.sleep(2.0)  # until they are queued
-    beside = await _wait_of(other, replies)
+    beside = await waits(other, replies)
     # Otherwise the samples were not taken beside them.
     were_waiting = not hundred.done()
     replies += await hundred
@@ -44,14 +42,15 @@ async def fairness(place: Place) -> Round:
     return found
 
 
-async def _wait_of(client: Client, replies: list[Reply]) -> list[float]:
-    waits = []
+async def waits(client: Client, replies: list[Reply]) -> list[float]:
+    """Milliseconds to the first token of SAMPLES messages; add their replies to `replies`."""
+    found = []
     for _ in range(SAMPLES):
         reply = Reply(Tally(5))
         replies.append(reply)
         await load.converse(client, load.prompt(5), reply, patience=load.PATIENCE)
-        waits.append(1000 * reply.ttft)
-    return waits
+        found.append(1000 * reply.ttft)
+    return found
 
 
 TARGETS = (Target("fairness", fairness, {"parley": (2,)}, setup=SETUP),)

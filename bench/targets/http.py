@@ -1,4 +1,4 @@
-"""Repeats a request, as several readers at once, and checks every response."""
+"""Requests of several readers at once, with every response checked; and conversations for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from aiohttp import ClientSession, TCPConnector
 
-from bench.parley import Parley
+from bench import load
+from bench.load import Reply
+from bench.parley import Parley, Tab
+from bench.tally import Tally
 
 # Django accepts any token that cookie and header agree on.
 CSRF = "bench" * 6 + "00"
@@ -41,6 +44,18 @@ async def repeat(system: Parley, request: Request, readers: int, seconds: float)
 
     await asyncio.gather(*(read(number) for number in range(readers)))
     return answers
+
+
+async def write_conversation(system: Parley, messages: int, tokens: int) -> Tab:
+    """Let the first user have messages answered; return the closed tab. Raises RuntimeError."""
+    tab = await system.connect(0)
+    for _ in range(messages):
+        reply = Reply(Tally(tokens))
+        await load.converse(tab, load.prompt(tokens, rate=0), reply, patience=load.PATIENCE)
+        if reply.failure or not reply.tally.is_clean:
+            raise RuntimeError(f"no conversation: {reply.failure or reply.tally.faults()}")
+    await tab.close()
+    return tab
 
 
 def session(system: Parley, number: int, *, user: int | None = 0) -> ClientSession:

@@ -22,10 +22,8 @@ async def idle(place: Place) -> Round:
     await asyncio.sleep(place.seconds)
     after = processes.memory(roles)
     used = {role: seconds - used[role] for role, seconds in processes.cpu(roles).items()}
-    found = Round()
     # They must still be open, and answer.
-    replies = await load.ask(clients[: place.system.users][:20], 5)
-    found = load.judge(replies)
+    found = load.judge(await load.ask(clients[: place.system.users][:20], 5))
     await load.close(clients)
     found.figures |= {
         "kb_per_socket": 1000 * (after["web"] - before["web"]) / place.users,

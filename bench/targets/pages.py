@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from weakref import WeakKeyDictionary
 
-from bench import figures, load
-from bench.load import Reply, Round
-from bench.parley import Parley, Tab
-from bench.tally import Tally
+from bench import figures
+from bench.load import Round
+from bench.parley import Parley
 from bench.targets import http
 from bench.targets.base import Place, Target
 
@@ -24,8 +23,9 @@ async def pages(place: Place) -> Round:
     system = place.system
     assert isinstance(system, Parley)
     if system not in _pages:
-        _pages[system] = await _write_conversation(system)
-    request = http.Request(_pages[system], _problem)
+        tab = await http.write_conversation(system, MESSAGES // 2, REPLY_TOKENS)
+        _pages[system] = f"/c/{tab.conversation}/"
+    request = http.Request(_pages[system], page_problem)
     began = time.monotonic()
     answers = await http.repeat(system, request, place.users, place.seconds)
     return Round(
@@ -38,27 +38,13 @@ async def pages(place: Place) -> Round:
     )
 
 
-def _problem(status: int, body: bytes) -> str:
-    messages = body.count(b'<li class="message own" id=') + body.count(
-        b'<li class="message reply" id='
-    )
+def page_problem(status: int, body: bytes) -> str:
+    """The difference of a response from the page of the conversation; empty without one."""
+    messages = sum(body.count(b'<li class="message %s" id=' % kind) for kind in (b"own", b"reply"))
     ends = body.count(f".{REPLY_TOKENS - 1};".encode())
     if status != 200 or messages != SHOWN or ends < SHOWN // 2:
         return f"HTTP {status} with {messages} messages and the ends of {ends} replies"
     return ""
-
-
-async def _write_conversation(system: Parley) -> str:
-    tab = await system.connect(0)
-    for _ in range(MESSAGES // 2):
-        reply = Reply(Tally(REPLY_TOKENS))
-        text = load.prompt(REPLY_TOKENS, rate=0)
-        await load.converse(tab, text, reply, patience=load.PATIENCE)
-        if reply.failure or not reply.tally.is_clean:
-            raise RuntimeError(f"a page could not be written: {reply.failure}")
-    await tab.close()
-    assert isinstance(tab, Tab)
-    return f"/c/{tab.conversation}/"
 
 
 TARGETS = (Target("pages", pages, {"parley": (1, 10, 50)}, seconds=4.0),)

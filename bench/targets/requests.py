@@ -7,9 +7,8 @@ import json
 from collections.abc import Callable
 
 from bench import figures, load
-from bench.load import Reply, Round
-from bench.parley import Parley, Tab
-from bench.tally import Tally
+from bench.load import Round
+from bench.parley import Parley
 from bench.targets import http
 from bench.targets.base import Place, Target
 
@@ -24,34 +23,26 @@ async def requests(place: Place) -> Round:
     """Measure each kind of request for its share of the window; then some accounts."""
     system = place.system
     assert isinstance(system, Parley)
-    tab = await _converse(system)
+    tab = await http.write_conversation(system, 1, 1)
     asked = {
-        "new": http.Request("/", _holds(b"What would you like to talk about?")),
-        "list": http.Request("/chats/", _holds(tab.conversation.encode())),
-        "run": http.Request(f"/runs/{tab.run}/", _says(status="done", id=tab.run), accept=JSON),
+        "new": http.Request("/", holds(b"What would you like to talk about?")),
+        "list": http.Request("/chats/", holds(tab.conversation.encode())),
+        "run": http.Request(f"/runs/{tab.run}/", says(status="done", id=tab.run), accept=JSON),
         "active_run": http.Request(
-            f"/c/{tab.conversation}/active-run/", _says(run=None), accept=JSON
+            f"/c/{tab.conversation}/active-run/", says(run=None), accept=JSON
         ),
-        "create": http.Request("/c/new/", _says(202, status="queued"), form=message, accept=JSON),
+        "create": http.Request("/c/new/", says(202, status="queued"), form=message, accept=JSON),
     }
-    found = Round({"failed": 0})
-    for name, request in asked.items():
-        answers = await http.repeat(system, request, place.users, place.seconds / len(asked))
-        _note(found, name, answers)
-    await _accounts(system, found)
+    answers = {
+        name: await http.repeat(system, request, place.users, place.seconds / len(asked))
+        for name, request in asked.items()
+    }
+    answers |= await accounts(system)
+    problems = [problem for each in answers.values() for problem in each.problems]
+    found = Round({"failed": len(problems)}, problems)
+    for name, each in answers.items():
+        found.figures |= figures.spread(f"{name}_ms", each.times)
     return found
-
-
-async def _converse(system: Parley) -> Tab:
-    """A tab with a conversation that has a reply."""
-    tab = await system.connect(0)
-    reply = Reply(Tally(1))
-    await load.converse(tab, load.prompt(1), reply, patience=load.PATIENCE)
-    if reply.failure:
-        raise RuntimeError(f"there is no reply to ask for: {reply.failure}")
-    await tab.close()
-    assert isinstance(tab, Tab)
-    return tab
 
 
 def message() -> dict[str, str]:
@@ -59,41 +50,39 @@ def message() -> dict[str, str]:
     return {"text": load.prompt(1, rate=0), "client_id": f"requests-{next(_numbers)}"}
 
 
-async def _accounts(system: Parley, found: Round) -> None:
-    """Sign up and sign in, each as a new visitor."""
+async def accounts(system: Parley) -> dict[str, http.Answers]:
+    """The answers to ACCOUNTS sign-ups and sign-ins, each by a new visitor."""
     numbers = [next(_numbers) for _ in range(ACCOUNTS)]
-    for name, path, fields in (
-        ("sign_up", "/accounts/signup/", ("email", "password1")),
-        ("sign_in", "/accounts/login/", ("login", "password")),
+    found = {"sign_up": http.Answers([], []), "sign_in": http.Answers([], [])}
+    for answers, path, fields in (
+        (found["sign_up"], "/accounts/signup/", ("email", "password1")),
+        (found["sign_in"], "/accounts/login/", ("login", "password")),
     ):
-        answers = http.Answers([], [])
         for number in numbers:
             form = dict(zip(fields, (f"visitor{number}@example.org", PASSWORD), strict=True))
             async with http.session(system, number, user=None) as client:
                 await answers.ask(client, http.Request(path, redirects, form=form.copy))
-        _note(found, name, answers)
+    return found
 
 
-def _note(found: Round, name: str, answers: http.Answers) -> None:
-    found.figures |= figures.spread(f"{name}_ms", answers.times)
-    found.figures["failed"] += len(answers.problems)
-    found.failures += answers.problems
+def holds(words: bytes) -> Callable[[int, bytes], str]:
+    """The check that a page holds these words."""
 
-
-def _holds(words: bytes) -> Callable[[int, bytes], str]:
     def problem(status: int, body: bytes) -> str:
         return "" if status == 200 and words in body else f"HTTP {status}, {len(body)} bytes"
 
     return problem
 
 
-def _says(wanted: int = 200, **fields: str | None) -> Callable[[int, bytes], str]:
+def says(wanted: int = 200, **fields: str | None) -> Callable[[int, bytes], str]:
+    """The check that a JSON response has this status and these fields."""
+
     def problem(status: int, body: bytes) -> str:
         if status != wanted:
             return f"HTTP {status}: {body[:200]!r}"
-        said = json.loads(body)
-        wrong = {name: said.get(name) for name, value in fields.items() if said[name] != value}
-        return f"it says {wrong}" if wrong else ""
+        answer = json.loads(body)
+        wrong = {name: answer.get(name) for name, value in fields.items() if answer[name] != value}
+        return f"it has {wrong}" if wrong else ""
 
     return problem
 

@@ -61,32 +61,27 @@ async def stop(place: Place) -> Round:
     """Measure from `run.stop` to `run.stopped`, and to the end of the provider's stream."""
     found = Round()
     tabs = await load.connect(place.system, range(place.users))
-    speaking = await asyncio.gather(
-        *(_stop(tab, f"speaking-{n}", 0.0, found) for n, tab in enumerate(tabs))
-    )
-    silent = await asyncio.gather(
-        *(_stop(tab, f"silent-{n}", 60.0, found) for n, tab in enumerate(tabs))
-    )
+    stopped: list[tuple[str, int, int]] = []
+    for kind, first in (("speaking", 0.0), ("silent", 60.0)):
+        stops = (stop_one(tab, f"{kind}-{n}", first, found) for n, tab in enumerate(tabs))
+        stopped += await asyncio.gather(*stops)
     await load.close(tabs)
-    stopped_at = {key: at for key, at, _ in (*speaking, *silent)}
-    left = await _leavings(place.provider, set(stopped_at))
-    if left.keys() != stopped_at.keys():
-        found.failures.append(
-            f"{len(stopped_at) - len(left)} streams of the provider were not left"
-        )
-    to_end = [(ended - at) / 1e6 for _, at, ended in (*speaking, *silent)]
+    stopped_at = {key: at for key, at, _ in stopped}
+    left = await leavings(place.provider, set(stopped_at))
+    if missing := len(stopped_at) - len(left):
+        found.failures.append(f"{missing} streams of the provider were not left")
+    to_end = [(ended - at) / 1e6 for _, at, ended in stopped]
     to_leaving = [(left[key] - at) / 1e6 for key, at in stopped_at.items() if key in left]
     found.figures |= figures.spread("stopped_ms", to_end)
     found.figures |= figures.spread("provider_left_ms", to_leaving)
     return found
 
 
-async def _stop(tab: Client, key: str, first: float, found: Round) -> tuple[str, int, int]:
+async def stop_one(tab: Client, key: str, first: float, found: Round) -> tuple[str, int, int]:
     """Stop a reply while it is written, or before its first token; return its key and both times."""
     assert isinstance(tab, Tab)
     tally = Tally(load.LONGEST)
     chance = random.Random(key)
-    stopped_at = 0
     async with asyncio.timeout(PATIENCE):
         reply = tab.send(load.prompt(load.LONGEST, first=first, key=key))
         stopping = asyncio.create_task(_press_stop(tab, tally, first, chance.uniform(0.5, 1.5)))
@@ -107,8 +102,8 @@ async def _press_stop(tab: Tab, tally: Tally, first: float, after: float) -> int
     return time.time_ns()
 
 
-async def _leavings(provider: FakeLLM, keys: set[str]) -> dict[str, int]:
-    """When the streams of these keys were left by their client; waits a little for the last ones."""
+async def leavings(provider: FakeLLM, keys: set[str]) -> dict[str, int]:
+    """By key: when the client left the stream. Waits up to two seconds for the last ones."""
     for _ in range(20):
         calls = await asyncio.to_thread(lambda: provider.calls)
         left = {

@@ -38,21 +38,15 @@ async def soak(place: Place) -> Round:
     await asyncio.gather(*people)
     found = load.judge(replies)
     found.figures["messages"] = len(replies)
+    quarter = len(samples) // 4  # the first one is for warming up
     for role in (*JUDGED, "redis"):
-        second, last = second_and_last([sample[role] for sample in samples])
+        sizes = [sample[role] for sample in samples]
+        second = statistics.median(sizes[quarter : 2 * quarter])
+        last = statistics.median(sizes[-quarter:])
         found.figures |= {f"rss_mb.{role}": last, f"growth_ratio.{role}": last / second}
         if role in JUDGED and last > second * GROWTH:
             found.failures.append(f"{role} grew from {second:.0f} to {last:.0f} MB")
     return found
-
-
-def second_and_last(samples: list[float]) -> tuple[float, float]:
-    """The medians of the second quarter and of the last one; the first is for warming up."""
-    quarter = len(samples) // 4
-    return (
-        statistics.median(samples[quarter : 2 * quarter]),
-        statistics.median(samples[-quarter:]),
-    )
 
 
 TARGETS = (Target("soak", soak, {"parley": (50,)}, seconds=1800.0, by_default=False),)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bench import load
 from bench.load import Round
-from bench.parley import Parley
 from bench.targets.base import Place, Target
 
 MESSAGES = 5  # of each user, in one conversation
@@ -31,17 +30,17 @@ CONTROL = re.compile(r"(?i)(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET|START TR
 
 async def statements(place: Place) -> Round:
     """Count statements for messages with short replies, and for as many with long ones."""
-    assert isinstance(place.system, Parley)
+    log = place.system.folder / "logs" / "postgres.log"
     clients = await load.connect(place.system, range(place.users))
     replies: list[load.Reply] = []
     counts: list[Counter[str]] = []
     for tokens in (SHORT, LONG):
         await asyncio.sleep(SETTLE)
-        start = log_path(place.system).stat().st_size
+        start = log.stat().st_size
         for _ in range(MESSAGES):
             replies += await load.ask(clients, tokens, rate=RATE)
         await asyncio.sleep(SETTLE)
-        counts.append(count(log_path(place.system), start))
+        counts.append(count(log, start))
     await load.close(clients)
     found = load.judge(replies)
     messages = MESSAGES * place.users
@@ -56,12 +55,8 @@ async def statements(place: Place) -> Round:
     return found
 
 
-def log_path(system: Parley) -> Path:
-    return system.folder / "logs" / "postgres.log"
-
-
 def count(log: Path, start: int) -> Counter[str]:
-    """The statements of each role in a log of Postgres from this byte on, transaction control not."""
+    """The statements of each role in a log of Postgres from this byte on, without CONTROL."""
     found: Counter[str] = Counter()
     with log.open("rb") as file:
         file.seek(start)

@@ -33,7 +33,7 @@ async def burst(place: Place) -> Round:
     found.figures |= {
         "seconds": took,
         "messages_per_s": place.users / took,
-        **figures.spread("ttft_ms", first_tokens(replies)),
+        **figures.spread("ttft_ms", load.first_tokens(replies)),
         **figures.spread("delay_ms", delays),
     }
     return found
@@ -56,30 +56,18 @@ async def ttft(place: Place) -> Round:
     await asyncio.gather(*(talk(number) for number in range(place.users)))
     await load.close(clients)
     found = load.judge(replies)
-    found.figures |= figures.spread("ttft_ms", first_tokens(replies))
+    found.figures |= figures.spread("ttft_ms", load.first_tokens(replies))
     return found
 
 
-def first_tokens(replies: list[Reply]) -> list[float]:
-    """Milliseconds to the first token, of replies that have one."""
-    return [1000 * reply.ttft for reply in replies if reply.tally.arrived]
-
-
+STREAM_SIZES = {
+    "parley": (10, 50, 100, 200, 500),
+    "parley-two-webs": (500,),
+    "proxy": (10, 50, 200, 500),
+    "chainlit": (10, 200),
+}
 TARGETS = (
-    Target(
-        "stream",
-        stream,
-        {
-            "parley": (10, 50, 100, 200, 500),
-            "parley-two-webs": (500,),
-            "proxy": (10, 50, 200, 500),
-            "chainlit": (10, 200),
-        },
-    ),
-    Target(
-        "ttft",
-        ttft,
-        {"parley": (10,), "proxy": (10,), "chainlit": (10,)},
-    ),
+    Target("stream", stream, STREAM_SIZES),
+    Target("ttft", ttft, {"parley": (10,), "proxy": (10,), "chainlit": (10,)}),
     Target("burst", burst, {"parley": (200,)}),
 )
