@@ -69,7 +69,7 @@ async def test_proxy_passes_tokens_on_one_by_one(provider: FakeLLM, client: Prox
     prompt = "[[tokens=3 hold=1 key=second]]"
     async with aclosing(client.send(prompt)) as pieces:
         first = await anext(pieces)
-        # The provider has sent no more: its stream waits to be released.
+        # The provider sends nothing until its stream is released.
         await asyncio.to_thread(provider.wait, held=1)
         provider.release("second")
         assert first + "".join([piece async for piece in pieces]) == reply_text(3, prompt)

@@ -112,7 +112,7 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
     ):
         stack.start("web", "worker", "clock")
         yield Site(stack, provider, database)
-        # Whatever the browsers did, the ledger is right.
+        # The ledger is right after all tests.
         stack.manage("check_ledger")
 
 

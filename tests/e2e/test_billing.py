@@ -111,11 +111,11 @@ def test_unpaid_order_gives_no_credits(shop: Site, open_shop: Callable[..., Brow
     browser.open("/billing/packages/")
     buy(browser, "Tiny")
     browser.click("[value=decline]")
-    wait_until(lambda: status(browser) == "Payment failed.", "the failure is told")
+    wait_until(lambda: status(browser) == "Payment failed.", "the failure is shown")
     browser.click("main a.button[href^='/billing/packages/']")
     buy(browser, "Tiny")
     browser.click("[value=cancel]")
-    wait_until(lambda: status(browser) in {"Not paid yet.", "Canceled."}, "the end is told")
+    wait_until(lambda: status(browser) in {"Not paid yet.", "Canceled."}, "the end is shown")
     assert browser.texts("[data-balance-available]") == ["100"]
 
 

@@ -49,7 +49,7 @@ class Orphan:
     claimed_at: float | None = None
 
 
-Fault = Callable[[Scene], Awaitable[str]]  # returns a description of what it did
+Fault = Callable[[Scene], Awaitable[str]]  # returns a description
 
 
 async def kill_worker(scene: Scene) -> str:

@@ -119,7 +119,7 @@ class ChaosTab(LiveTab):
 def open_tabs(
     stage: Stage, people: list[Person], asked: list[Ask], seed: str
 ) -> tuple[list[ChaosTab], list[asyncio.Task[None]], list[asyncio.Task[None]]]:
-    """Let all people ask; return the tabs, the tasks of the replies, and those of the stops."""
+    """Let all people ask; return the tabs and the tasks of replies and stops."""
     tabs: list[ChaosTab] = []
     replies: list[asyncio.Task[None]] = []
     stops: list[asyncio.Task[None]] = []

@@ -1,4 +1,4 @@
-"""`make run` on a copy of the project: what it starts, stores, restarts and refuses."""
+"""`make run` on a copy of the project: starts, restarts, stored data and refusals."""
 
 from __future__ import annotations
 

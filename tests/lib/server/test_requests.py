@@ -110,7 +110,7 @@ def test_dripping_second_request_is_dropped(start: Start):
     with contextlib.closing(server.client()) as connection:
         connection.request("GET", "/health")
         connection.getresponse().read()
-        # The second request of a connection has no more time than the first.
+        # The second request of a connection has the same time limit as the first.
         connection.sock.sendall(b"GET /health HTTP/1.1\r\nCookie: ")
         end = time.monotonic() + PATIENCE
         with pytest.raises(ConnectionError):  # noqa: PT012  whichever of the many sends it is
