@@ -8,7 +8,7 @@ from msgspec import Struct
 # Each text says what happened and what to do.
 ERRORS: dict[str, str] = {
     "not_signed_in": "You are not signed in. Sign in and try again.",
-    "not_allowed": "You may read this conversation but not write in it. Start a chat of your own.",
+    "not_allowed": "You may read this chat but not write in it. Start a chat of your own.",
     "not_found": "Not found, or you do not have access. Go back to your chats.",
     "empty_text": "The message is empty. Write something first.",
     "text_too_long": f"The message is longer than {settings.TEXT_MAX_CHARACTERS:,} characters. Shorten it or send it in parts.",

@@ -209,7 +209,7 @@ def _report_refund(request: HttpRequest, refund: Refund, order: Order) -> None:
         messages.success(request, f"{money_back} were sent back.")
     else:
         messages.success(
-            request, f"{money_back} are on their way back. The status is checked regularly."
+            request, f"{money_back} is on its way back. The status is checked regularly."
         )
 
 

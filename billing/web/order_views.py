@@ -298,9 +298,7 @@ def refund(request: Request, order: Order) -> HttpResponse:
             )
         else:
             amount = credits.show_money(made.amount_minor, order.currency)
-            messages.success(
-                request, f"{amount} are on their way back to you. Banks take a few days."
-            )
+            messages.success(request, f"{amount} is on its way back to you. Banks take a few days.")
     return redirect("billing:order", order.pk)
 
 

@@ -112,7 +112,7 @@ def delete(request: Request, conversation_id: UUID) -> HttpResponse:
         except ChatError as error:
             return refused_page(request, error, conversation_id)
     lifecycle.delete(user=request.user, conversation_id=conversation_id)
-    messages.success(request, f"“{found}” is deleted.")
+    messages.success(request, f"“{found}” was deleted.")
     return redirect("chat:list")
 
 

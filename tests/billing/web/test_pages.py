@@ -684,5 +684,5 @@ def test_pages_warn_of_a_low_balance(inside, account):
     for _ in range(9):
         spend(account, 9)
     page = text(inside.get("/billing/"))
-    assert "less than a fifth of the last 100 is left" in page
+    assert "less than a fifth of your last 100 credits is left" in page
     assert 'data-low="low"' in text(inside.get("/"))

@@ -41,6 +41,8 @@ class Member(AsyncConsumer):  # type: ignore[misc, unused-ignore] # Channels is 
         raise StopConsumer
 
 
+# Channels looks at the database connections of a thread before each handler.
+@pytest.mark.django_db(transaction=True)
 async def test_channels_can_use_groups_of_the_layer(valkey_url: str):
     """All calls that Channels makes are inherited from channels-redis."""
     server = Server(valkey_url)
