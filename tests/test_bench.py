@@ -213,7 +213,8 @@ def test_cpu_is_divided_between_tokens_and_messages():
 
 
 def test_cost_of_a_process_includes_ended_children():
-    burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))']); input()"
+    spend = "import time\nwhile time.process_time() < 0.2: pass"
+    burn = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spend!r}]); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -229,7 +229,7 @@ def test_sidebar_of_another_tab_follows_changes(browser: Browser):
     browser.click("[data-chat-menu] summary")
     browser.click("[data-chat-menu] details summary")
     browser.click("[data-chat-menu] .button-danger")
-    browser.wait_for_text(".notice-text", "is deleted")
+    browser.wait_for_text(".notice-text", "was deleted")
     browser.go_to_tab(second)
     wait_until(lambda: browser.texts(".sidebar-title") == [], "the other tab removes it")
 

@@ -61,7 +61,7 @@ def test_stop_rename_and_delete_work(site: Site, browser: Browser):
     browser.click("[data-chat-menu] details summary")
     browser.click("[data-chat-menu] .button-danger")
     wait_until(lambda: browser.path == "/chats/", "the list")
-    assert "Renamed” is deleted" in browser.find(".notices").text
+    assert "Renamed” was deleted" in browser.find(".notices").text
     assert site.rows(
         "SELECT deleted_at IS NOT NULL FROM chat_conversation WHERE id = %s", conversation
     ) == [(True,)]
