@@ -31,17 +31,23 @@ class Stack:
     """Processes on this test's database, Valkey and provider, which end with the `with`.
 
     A process has the name of its command in PROCESSES; further ones of the same kind are `web-2`,
-    `worker-2` and so on. `base` is the address of the web process `web`, like
+    `worker-2` and so on. Web processes serve `application`, a `module:attribute`. `base` is the address of the web process `web`, like
     http://127.0.0.1:12345.
     """
 
     def __init__(
-        self, folder: Path, *, provider_url: str, environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        provider_url: str,
+        environment: Mapping[str, str] | None = None,
+        application: str = "chatproject.asgi:application",
     ) -> None:
         self._ports: defaultdict[str, int] = defaultdict(free_port)
         self.port = self._ports["web"]
         self.base = self.address("web")
         self._folder = folder
+        self._application = application
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
             **os.environ,
@@ -83,12 +89,13 @@ class Stack:
 
     def launch(self, name: str) -> None:
         """Start a process without waiting for it."""
-        environment = self._environment
+        environment, command = self._environment, PROCESSES[kind_of(name)]
         if kind_of(name) == "web":
             environment = {**environment, "PORT": str(self._ports[name])}
+            command = [*command, "--application", self._application]
         with self._log_path(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, *PROCESSES[kind_of(name)]],
+                [sys.executable, *command],
                 cwd=PROJECT,
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from django.http import HttpRequest, HttpResponse
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncRequestFactory
 from django.urls import path
 
+from chatproject.lib.db.streamed_response import in_parts
+from chatproject.lib.server.asgi_types import Message
 from chatproject.lib.server.one_thread_handler import OneThreadHandler
 
 Respond = Callable[[HttpRequest], HttpResponse]
@@ -59,7 +63,36 @@ def failed(request: HttpRequest, exception: Exception | None = None) -> HttpResp
     return HttpResponse("not here" if exception else "broken", status=404 if exception else 500)
 
 
-urlpatterns = [path("page/", page), path("broken/", broken)]
+def query() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 42")
+        return int(cursor.fetchone()[0])
+
+
+def broken_stream(request: HttpRequest) -> StreamingHttpResponse:
+    """A stream that fails after its first part; the view and both parts use the database."""
+
+    def part(number: int) -> tuple[str, int]:
+        if number == query() + 1:
+            raise RuntimeError("broken on purpose")
+        return "part", number + 1
+
+    response = StreamingHttpResponse(in_parts(part, query()))
+    response._resource_closers.append(lambda: seen.append(("closed", 0)))  # type: ignore[attr-defined]
+    return response
+
+
+def plain_stream(request: HttpRequest) -> StreamingHttpResponse:
+    """A stream of a plain generator, which uses the database while it is sent."""
+    return StreamingHttpResponse(f"{query()} " for _ in range(3))
+
+
+urlpatterns = [
+    path("page/", page),
+    path("broken/", broken),
+    path("broken-stream/", broken_stream),
+    path("plain-stream/", plain_stream),
+]
 handler404 = handler500 = failed
 
 
@@ -88,3 +121,30 @@ async def test_missing_and_failing_pages_are_answered(handler: OneThreadHandler)
     assert await ask(handler, "/nothing/") == (404, b"not here")
     assert await ask(handler, "/broken/") == (500, b"broken")
     assert await ask(handler, "/page/") == (200, b"GET /page/")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume synchronous iterators")
+async def test_broken_streams_leave_connections_in_the_pool(handler: OneThreadHandler):
+    connections = connection.pool.max_size  # type: ignore[attr-defined]
+    for _ in range(connections + 1):
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            await receive(handler, "/broken-stream/")
+        assert seen.pop() == ("closed", 0)
+        assert await receive(handler, "/plain-stream/") == b"42 42 42 "
+
+
+async def receive(handler: OneThreadHandler, where: str) -> bytes:
+    """Return the body of a page that a client receives over ASGI."""
+    received: list[bytes] = []
+    scope: Any = AsyncRequestFactory().get(where).scope
+
+    async def messages() -> AsyncIterator[Message]:
+        yield {"type": "http.request"}
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        received.append(message.get("body", b""))
+
+    await handler(scope, messages().__anext__, send)
+    return b"".join(received)
