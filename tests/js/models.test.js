@@ -113,6 +113,51 @@ test("the page does not move when the reader has scrolled up", () => {
   assert.equal(page.scrollTop, 500);
 });
 
+test("a small movement up stops following, also before its scroll event", () => {
+  const page = view(600);
+  const scroll = new ScrollManager(page);
+  page.scrollTop = 597;
+  scroll.follow(() => {
+    page.scrollHeight = 1030;
+  });
+  assert.equal(page.scrollTop, 597);
+
+  scroll.toEnd();
+  scroll.up();
+  scroll.follow(() => {
+    page.scrollHeight = 1060;
+  });
+  assert.equal(page.scrollTop, 1030);
+});
+
+test("only the end resumes following", () => {
+  const page = view(600);
+  const scroll = new ScrollManager(page);
+  page.scrollTop = 400;
+  scroll.moved();
+  page.scrollTop = 590;
+  scroll.moved();
+  scroll.resized();
+  assert.equal(page.scrollTop, 590);
+
+  page.scrollTop = 600;
+  scroll.moved();
+  page.scrollHeight = 1100;
+  scroll.resized();
+  assert.equal(page.scrollTop, 1100);
+});
+
+test("a page that becomes shorter keeps its reader at the end", () => {
+  const page = view(600);
+  const scroll = new ScrollManager(page);
+  page.scrollHeight = 900;
+  page.scrollTop = 500;
+  scroll.moved();
+  page.scrollHeight = 1200;
+  scroll.resized();
+  assert.equal(page.scrollTop, 1200);
+});
+
 test("the user's own message always scrolls into view", () => {
   const page = view(0);
   new ScrollManager(page).follow(() => {}, { always: true });

@@ -1,6 +1,7 @@
 import { copy } from "../helpers/clipboard.js";
 import { fetchJSON, fetchPage, fromHTML, fromTemplate } from "../helpers/dom.js";
 import { NO_ID } from "../helpers/ids.js";
+import { listenForScrolling } from "../helpers/scroll_intent.js";
 import { APPLY, END, GAP, IGNORE, RESTART, RunFollower, WAIT } from "../models/run_follower.js";
 import { ScrollManager } from "../models/scroll_manager.js";
 import { StreamWriter } from "../models/stream_writer.js";
@@ -31,7 +32,9 @@ export class ChatTranscript extends HTMLElement {
   connectedCallback() {
     history.scrollRestoration = "manual";
     this.addEventListener("click", (event) => this.#clicked(event));
-    addEventListener("scroll", () => this.#fire("chat:scrolled"), { passive: true });
+    this.addEventListener("toggle", () => this.#toggled(), { capture: true });
+    addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    listenForScrolling({ up: () => this.#scroll.up(), down: () => this.#scroll.down() });
     this.#addCodeButtons(this);
     if (!this.isPast && !location.hash.startsWith("#m-")) this.#scroll.toEnd();
   }
@@ -45,8 +48,8 @@ export class ChatTranscript extends HTMLElement {
     return this.hasAttribute("data-past");
   }
 
-  get isAtEnd() {
-    return this.#scroll.isAtEnd;
+  get isNearEnd() {
+    return this.#scroll.isNearEnd;
   }
 
   /** The run that is followed: {run, after}, or null. */
@@ -61,6 +64,11 @@ export class ChatTranscript extends HTMLElement {
 
   toEnd() {
     this.#scroll.toEnd();
+  }
+
+  /** The window or the composer has another height: keep the end in view for a reader who follows. */
+  resized() {
+    this.#scroll.resized();
   }
 
   /** Follow the run that the page was rendered with, if there is one. */
@@ -80,6 +88,11 @@ export class ChatTranscript extends HTMLElement {
   /** Remove the message that `showSending` showed. */
   unsend(clientId) {
     this.#sending(clientId)?.remove();
+  }
+
+  /** Show nothing new from now on except the end of the run that is followed. */
+  close() {
+    this.toggleAttribute("data-past", true);
   }
 
   /** Show the messages of a `run.queued` event and follow its run. */
@@ -139,7 +152,7 @@ export class ChatTranscript extends HTMLElement {
     if (run === null && this.#isSame(items)) return;
     const sending = this.#items.filter((item) => item.dataset.pending);
     this.#unfollow();
-    this.#scroll.follow(() => this.#list.replaceChildren(...items, ...sending));
+    this.#scroll.follow(() => this.#arrange([...items, ...sending]));
     this.#addCodeButtons(this);
     if (run !== null) {
       this.#follow(run, items.at(-1));
@@ -166,9 +179,23 @@ export class ChatTranscript extends HTMLElement {
   }
 
   #isSame(items) {
-    const key = (item) => `${item.dataset.id} ${item.dataset.status}`;
     const mine = this.#items.filter((item) => !item.dataset.pending);
-    return mine.map(key).join() === items.map(key).join();
+    return mine.map(versionOf).join() === items.map(versionOf).join();
+  }
+
+  /** Show these messages. Finished ones that are shown already stay, with a selection in their text. */
+  #arrange(items) {
+    const shown = new Map(this.#items.map((item) => [versionOf(item), item]));
+    const wanted = items.map((item) => {
+      if (item.parentNode === this.#list) return item; // being sent
+      const same = shown.get(versionOf(item));
+      return same !== undefined && canStay(same, item) ? same : item;
+    });
+    for (const item of this.#items) if (!wanted.includes(item)) item.remove();
+    wanted.forEach((item, index) => {
+      const here = this.#list.children[index] ?? null;
+      if (here !== item) this.#list.insertBefore(item, here);
+    });
   }
 
   #place(event) {
@@ -333,13 +360,50 @@ export class ChatTranscript extends HTMLElement {
 
   #finish(reply, event) {
     const finished = fromHTML(event.html);
-    const reasoning = finished.querySelector(".reasoning");
-    if (reasoning !== null) reasoning.open = reply?.querySelector(".reasoning")?.open ?? false;
+    if (reply !== null && isSelected(reply)) {
+      this.#writer.complete(event.text);
+      this.#writer.flush();
+      this.#finishSelected(reply, finished);
+      return;
+    }
+    keepOpen(reply, finished);
     const hadFocus = reply?.contains(document.activeElement) ?? false;
     if (reply === null) this.#list.append(finished);
     else reply.replaceWith(finished);
     this.#addCodeButtons(finished);
     if (hadFocus) finished.focus({ preventScroll: true });
+  }
+
+  /** Finish a reply in which text is selected: that text is replaced when the selection has ended. */
+  #finishSelected(reply, finished) {
+    for (const { name, value } of finished.attributes) reply.setAttribute(name, value);
+    for (const part of reply.querySelectorAll(".progress, .notice")) part.remove();
+    reply.append(...finished.querySelectorAll(":scope > :is(.notice, .actions)"));
+    const replace = () => {
+      if (isSelected(reply)) return;
+      document.removeEventListener("selectionchange", replace);
+      keepOpen(reply, finished);
+      this.#scroll.follow(() => {
+        const streamed = reply.querySelectorAll(".stream, .reasoning, .reply-note");
+        reply.querySelector(".stream").before(...finished.querySelectorAll(":scope > :is(.reasoning, .prose)"));
+        for (const part of streamed) part.remove();
+        this.#addCodeButtons(reply);
+      });
+    };
+    document.addEventListener("selectionchange", replace);
+  }
+
+  // --- Internal: scrolling
+
+  #scrolled() {
+    this.#scroll.moved();
+    this.#fire("chat:scrolled");
+  }
+
+  /** The reader has opened or closed the reasoning: an opened text is to be read from its beginning. */
+  #toggled() {
+    if (this.#scroll.isAtEnd) this.#scroll.toEnd();
+    this.#fire("chat:scrolled");
   }
 
   // --- Internal: actions on a message
@@ -352,6 +416,7 @@ export class ChatTranscript extends HTMLElement {
   }
 
   #clicked(event) {
+    if (event.target.closest("details:not([open]) > summary")) this.#scroll.stop(); // `#toggled` follows again
     const button = event.target.closest("[data-copy], [data-copy-code]");
     if (button !== null) this.#copy(button);
     const earlier = event.target.closest("[data-earlier]");
@@ -385,7 +450,7 @@ export class ChatTranscript extends HTMLElement {
   }
 
   async #showEarlier(link) {
-    const page = await fetchPage(link.href);
+    const { page } = await fetchPage(link.href);
     if (page === null) {
       location.assign(link.href);
       return;
@@ -411,6 +476,29 @@ export class ChatTranscript extends HTMLElement {
 function queuedAt(reply) {
   const { queued, rendered } = reply.dataset; // by the server's clock, in seconds
   return Date.now() - 1_000 * (queued ? rendered - queued : 0);
+}
+
+/** Tells apart the messages of a page, and the states of a message. */
+function versionOf(item) {
+  return `${item.dataset.id} ${item.dataset.status}`;
+}
+
+/** Whether a shown message can stay in place of a fetched one of the same version. */
+function canStay(shown, fetched) {
+  if (shown.dataset.status === "pending") return false; // another writer will begin it anew
+  const isLast = fetched.querySelector(".action-again") !== null; // of the last message of a page
+  return !isLast || shown.querySelector(".action-again") !== null;
+}
+
+function isSelected(element) {
+  const selection = document.getSelection();
+  return !selection.isCollapsed && selection.containsNode(element, true);
+}
+
+/** Open the reasoning of a finished reply if the reader had it open. */
+function keepOpen(reply, finished) {
+  const reasoning = finished.querySelector(".reasoning");
+  if (reasoning !== null) reasoning.open = reply?.querySelector(".reasoning")?.open ?? false;
 }
 
 function ending(event) {

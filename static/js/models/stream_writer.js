@@ -41,6 +41,11 @@ export class StreamWriter {
     return !isLonger;
   }
 
+  /** Write the part of the whole text that is not written yet. */
+  complete(text) {
+    if (text.startsWith(this.#wholeText)) this.write(text.slice(this.#wholeText.length));
+  }
+
   /** Whether the page shows text of the reply. */
   get hasText() {
     return this.#last !== null;
