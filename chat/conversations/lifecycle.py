@@ -54,7 +54,7 @@ def delete(*, user: User, conversation_id: UUID) -> Conversation:
     conversation = access.conversation(user, conversation_id, write=True)
     conversation.deleted_at = timezone.now()
     conversation.save(update_fields=["deleted_at"])
-    announce_conversation(conversation, deleted=True)
+    announce_conversation(conversation)
     return conversation
 
 

@@ -40,17 +40,18 @@ def announce_balance(*, account_id: int, **kwargs: Any) -> None:
     publish(groups.user_group(found.user_id), event.encode())
 
 
-def announce_conversation(
-    conversation: Conversation, *, active: bool = False, deleted: bool = False
-) -> None:
-    """Publish the title, time and state of a conversation to its owner's pages."""
+def announce_conversation(conversation: Conversation, *, active: bool = False) -> None:
+    """Publish the title, time and state of a conversation to its owner's pages.
+
+    Whether it was deleted is read from the row: a run can end in a deleted conversation.
+    """
     event = protocol.ConversationUpdated(
         conversation=conversation.id,
         title=str(conversation),
         url=conversation.get_absolute_url(),
         updated_at=conversation.updated_at.isoformat(),
         active=active,
-        deleted=deleted,
+        deleted=conversation.deleted_at is not None,
     )
     publish(groups.user_group(conversation.owner_id), event.encode())
 

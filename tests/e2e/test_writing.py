@@ -115,30 +115,35 @@ def test_text_too_large_for_a_frame_is_posted(site: Site, browser: Browser):
     assert browser.draft == ""
 
 
-def test_refused_message_becomes_a_draft_again(site: Site, browser: Browser):
-    # The chat is deleted unnoticed by the page, so that the next send is refused.
-    browser.ask("[[tokens=3 rate=0]] First")
-    site.execute(
-        "UPDATE chat_conversation SET deleted_at = now() WHERE id = %s", browser.conversation
+def set_account(site: Site, email: str, status: str) -> None:
+    """Freeze or thaw the account of a user: a frozen one may not send."""
+    query = (
+        "UPDATE billing_account SET status = %s"
+        " WHERE user_id = (SELECT id FROM accounts_user WHERE email = %s)"
     )
+    site.execute(query, status, email)
+
+
+def test_refused_message_becomes_a_draft_again(site: Site, browser: Browser, email: str):
+    browser.ask("[[tokens=3 rate=0]] First")
+    set_account(site, email, "frozen")
     browser.send("Into nowhere")
-    browser.wait_for_text("[data-error-text]", "Not found, or you do not have access.")
+    browser.wait_for_text("[data-error-text]", "frozen")
     assert browser.draft == "Into nowhere"
     assert browser.own_messages == ["[[tokens=3 rate=0]] First"]
 
 
-def test_refused_edit_stays_an_edit(site: Site, browser: Browser):
+def test_refused_edit_stays_an_edit(site: Site, browser: Browser, email: str):
     browser.ask("[[tokens=3 rate=0]] First")
-    conversation = browser.conversation
     browser.click(".action-edit")
     wait_until(lambda: "edit=" in browser.path, "the page to edit opens")
-    site.execute("UPDATE chat_conversation SET deleted_at = now() WHERE id = %s", conversation)
+    set_account(site, email, "frozen")
     browser.send(" and more")
-    browser.wait_for_text("[data-error-text]", "Not found, or you do not have access.")
+    browser.wait_for_text("[data-error-text]", "frozen")
     assert browser.draft == "[[tokens=3 rate=0]] First and more"
     assert browser.shown("[data-editing]")
 
-    site.execute("UPDATE chat_conversation SET deleted_at = NULL WHERE id = %s", conversation)
+    set_account(site, email, "active")
     browser.find(FIELD).send_keys(Keys.ENTER)
     wait_until(lambda: browser.own_messages == ["[[tokens=3 rate=0]] First and more"], "it is sent")
     browser.wait_for_status("done")

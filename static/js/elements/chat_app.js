@@ -1,4 +1,4 @@
-import { fetchJSON, fetchPage, nameConversation } from "../helpers/dom.js";
+import { fetchJSON, fetchPage, fromTemplate, nameConversation, removeEmptyLists } from "../helpers/dom.js";
 import { newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
 import { Connection, NOT_SIGNED_IN, REFUSED, RESTARTING } from "../models/connection.js";
@@ -56,6 +56,16 @@ export class ChatApp extends HTMLElement {
     addEventListener("online", () => this.#online());
     addEventListener("offline", () => this.#noticeSoon(NOTICE_AFTER));
     document.addEventListener("visibilitychange", () => this.#visibilityChanged());
+    addEventListener("pageshow", (event) => this.#returned(event));
+    if (this.#transcript !== null && this.#composer !== null) this.#listenToSizes();
+  }
+
+  /** A composer that grows and a keyboard that opens must not hide the end of the page. */
+  #listenToSizes() {
+    const resized = () => this.#transcript.resized();
+    new ResizeObserver(resized).observe(this.#composer);
+    addEventListener("resize", resized);
+    visualViewport.addEventListener("resize", resized);
   }
 
   #restore() {
@@ -165,9 +175,10 @@ export class ChatApp extends HTMLElement {
   #returnToDraft(frame) {
     if (frame.type === "message.edit") {
       new Draft(this.#storage, `edit:${frame.message}`).text = frame.text;
-    } else if (frame.type === "chat.send" && this.#belongsHere(frame)) {
+    } else if (this.#belongsHere(frame)) {
       this.#transcript.unsend(frame.client_id);
-      this.#composer?.restore(frame.text);
+      if (this.#composer === null) this.#keepForNewChat(frame.text);
+      else this.#composer.restore(frame.text);
     } else if (frame.type === "chat.send") {
       new Draft(this.#storage, frame.conversation ?? "new").text = frame.text;
     }
@@ -230,13 +241,38 @@ export class ChatApp extends HTMLElement {
 
   #updated(event) {
     this.#sidebar.update(event);
+    if (event.deleted) this.#removeRow(event.conversation);
     if (event.conversation !== this.#transcript?.conversation) return;
-    if (event.deleted) {
-      this.#showNotice("This chat was deleted. Start a new one or open another.");
-      this.#composer?.remove();
-      return;
-    }
-    this.#rename(event.title);
+    if (event.deleted) this.#close();
+    else this.#rename(event.title);
+  }
+
+  /** Remove a deleted chat from the page of all chats. */
+  #removeRow(conversation) {
+    const list = this.querySelector(".chats");
+    list?.querySelector(`[data-id="${conversation}"]`)?.remove();
+    if (list !== null) removeEmptyLists(list);
+  }
+
+  /** The chat of this page was deleted: leave it to be read, and offer a new one for unsent text. */
+  #close() {
+    const composer = this.#composer;
+    if (composer === null) return;
+    const notice = fromTemplate(document.getElementById("chat-deleted"));
+    const text = composer.removeDraft();
+    notice.querySelector("[data-kept]").hidden = !text.trim();
+    this.#keepForNewChat(text);
+    const hadFocus = composer.contains(document.activeElement);
+    this.#transcript.close();
+    this.querySelector("[data-chat-menu]").hidden = true;
+    composer.replaceWith(notice);
+    if (hadFocus) notice.querySelector("a").focus({ preventScroll: true });
+    this.#announce(notice.querySelector("p").innerText);
+  }
+
+  #keepForNewChat(text) {
+    const draft = new Draft(this.#storage, "new");
+    draft.text = [draft.text, text].filter((part) => part.trim()).join("\n\n");
   }
 
   #rename(title) {
@@ -260,6 +296,7 @@ export class ChatApp extends HTMLElement {
       this.#returnToDraft(frame);
       const retryAfter = frame.type === "run.regenerate" ? null : event.retry_after;
       this.#showError(event.message, { lacksCredits, retryAfter });
+      if (event.code === "not_found") this.#catchUp(); // the chat was probably deleted
       return;
     }
     if (event.ref && event.ref === this.#transcript?.cursor?.run) {
@@ -267,17 +304,14 @@ export class ChatApp extends HTMLElement {
       setTimeout(() => this.#resumeIfFollowed(event.ref), 1_000 * seconds);
       if (event.ref !== this.#stopping) return;
       this.#stopping = null;
-      this.#composer.run = event.ref; // enables Stop again
+      if (this.#composer !== null) this.#composer.run = event.ref; // enables Stop again
     }
     // A socket that is refused before `ready` has the connection notice, which goes once it is open.
     if (this.connection.isOpen) this.#showError(event.message);
   }
 
-  /** Show an error at the composer, without covering the end of the page. */
   #showError(message, offers = {}) {
-    const isAtEnd = this.#transcript?.isAtEnd ?? false;
     this.#composer?.showError(message, offers);
-    if (isAtEnd) this.#transcript.toEnd();
   }
 
   #resumeIfFollowed(run) {
@@ -312,8 +346,9 @@ export class ChatApp extends HTMLElement {
   async #catchUpIfStale() {
     if (!this.#transcript?.conversation || this.#transcript.isPast) return;
     const current = await fetchJSON(this.#transcript.dataset.activeRun);
-    if (current === null || this.#transcript.cursor !== null) return;
-    if (current.leaf !== this.#transcript.lastMessage) this.#catchUp();
+    if (this.#transcript.cursor !== null) return;
+    // Without an answer the chat may have been deleted.
+    if (current === null || current.leaf !== this.#transcript.lastMessage) this.#catchUp();
   }
 
   /** Fetch the page again and show what this tab has missed. */
@@ -321,9 +356,14 @@ export class ChatApp extends HTMLElement {
     this.#isStale = true;
     const transcript = this.#transcript;
     const url = transcript?.conversation ? this.#page : location.href;
-    const page = await fetchPage(url);
+    let { page, isMissing } = await fetchPage(url);
+    if (isMissing && transcript?.conversation) {
+      this.#close();
+      ({ page } = await fetchPage(this.dataset.newChat)); // for its list of chats
+    }
     if (page === null) return;
     this.#sidebar.replaceWith(page);
+    if (isMissing) return;
     if (!transcript?.conversation) {
       this.#isStale = false;
       return;
@@ -416,8 +456,15 @@ export class ChatApp extends HTMLElement {
     }, PAUSE_AFTER);
   }
 
+  /** The browser shows this page again as it left it, without the events of the time between. */
+  #returned(event) {
+    if (!event.persisted) return;
+    this.connection.wake();
+    this.#catchUp();
+  }
+
   #scrolled() {
-    if (this.#composer !== null) this.#composer.showsJump = !this.#transcript.isAtEnd;
+    if (this.#composer !== null) this.#composer.showsJump = !this.#transcript.isNearEnd;
   }
 
   #jump() {

@@ -88,6 +88,14 @@ export class ChatComposer extends HTMLElement {
     this.#focusAtEnd();
   }
 
+  /** Remove the typed text, and return it. */
+  removeDraft() {
+    const text = this.#field.value;
+    this.#field.value = "";
+    this.#discardDraft();
+    return text;
+  }
+
   /** Let the browser submit the form. */
   post(text, clientId) {
     this.#field.value = text;

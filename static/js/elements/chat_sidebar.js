@@ -1,8 +1,9 @@
-import { fromTemplate } from "../helpers/dom.js";
+import { fromTemplate, removeEmptyLists } from "../helpers/dom.js";
 
 /** The list of chats, kept current in every tab; on a phone a sheet that closes without the focus. */
 export class ChatSidebar extends HTMLElement {
   #current = "";
+  #deleted = new Set(); // chats never come back, but late events and pages still have them
 
   connectedCallback() {
     this.addEventListener("focusout", (event) => this.#closeWhenLeft(event));
@@ -22,12 +23,12 @@ export class ChatSidebar extends HTMLElement {
 
   /** Show a conversation as a `conversation.updated` event describes it. */
   update(event) {
-    let item = this.querySelector(`[data-id="${event.conversation}"]`);
-    if (event.deleted) {
-      item?.remove();
-      this.#tidy();
+    if (event.deleted) this.#deleted.add(event.conversation);
+    if (this.#deleted.has(event.conversation)) {
+      this.#removeDeleted();
       return;
     }
+    let item = this.querySelector(`[data-id="${event.conversation}"]`);
     const isNew = item === null;
     if (isNew) item = fromTemplate(this.querySelector("template[data-item]"));
     item.dataset.id = event.conversation;
@@ -48,6 +49,7 @@ export class ChatSidebar extends HTMLElement {
     const list = page.querySelector("chat-sidebar [data-list]");
     if (list === null) return;
     this.querySelector("[data-list]").replaceChildren(...list.childNodes);
+    this.#removeDeleted();
     this.current = this.#current;
   }
 
@@ -74,16 +76,14 @@ export class ChatSidebar extends HTMLElement {
     }
     list.querySelector("ul").prepend(item);
     if (hadFocus) item.querySelector("a").focus();
-    this.#tidy();
+    removeEmptyLists(this);
   }
 
-  /** Remove headings whose list is empty. */
-  #tidy() {
-    for (const list of this.querySelectorAll("[data-list] ul")) {
-      if (list.childElementCount > 0) continue;
-      list.previousElementSibling.remove();
-      list.remove();
+  #removeDeleted() {
+    for (const item of this.querySelectorAll("[data-id]")) {
+      if (this.#deleted.has(item.dataset.id)) item.remove();
     }
+    removeEmptyLists(this);
   }
 
   #closeWhenLeft(event) {

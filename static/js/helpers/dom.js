@@ -12,31 +12,36 @@ export function fromTemplate(template) {
   return template.content.firstElementChild.cloneNode(true);
 }
 
-/** Fetch a page of this site as a document; null if the request fails. */
+/**
+ * Fetch a page of this site as a document: {page, isMissing}. `page` is null if the request fails;
+ * `isMissing`: the server answered that there is no such page.
+ */
 export async function fetchPage(url) {
-  const text = await fetchText(url, "text/html");
-  return text === null ? null : new DOMParser().parseFromString(text, "text/html");
+  const { text, status } = await fetchText(url, "text/html");
+  const page = text === null ? null : new DOMParser().parseFromString(text, "text/html");
+  return { page, isMissing: status === 404 };
 }
 
 /** Fetch JSON from this site; null if the request fails. */
 export async function fetchJSON(url) {
-  const text = await fetchText(url, "application/json");
+  const { text } = await fetchText(url, "application/json");
   return text === null ? null : JSON.parse(text);
 }
 
 /** Post the fields of a form to this site, and return the JSON answer; null if the request fails. */
 export async function postForm(url, fields) {
-  const text = await fetchText(url, "application/json", { method: "POST", body: new URLSearchParams(fields) });
+  const { text } = await fetchText(url, "application/json", { method: "POST", body: new URLSearchParams(fields) });
   return text === null ? null : JSON.parse(text);
 }
 
 async function fetchText(url, type, options = {}) {
   try {
     const response = await fetch(url, { ...options, headers: { Accept: type } });
-    return response.ok && !response.redirected ? await response.text() : null;
+    const isWanted = response.ok && !response.redirected;
+    return { text: isWanted ? await response.text() : null, status: response.status };
   } catch (error) {
     console.warn("Request failed", url, error); // the caller shows it or tries again
-    return null;
+    return { text: null, status: 0 };
   }
 }
 
@@ -46,6 +51,15 @@ export function nameConversation(root, id) {
     for (const element of root.querySelectorAll(`[${name}*="${NO_ID}"]`)) {
       element.setAttribute(name, element.getAttribute(name).replace(NO_ID, id));
     }
+  }
+}
+
+/** Remove the lists of chats that have become empty, with their headings. */
+export function removeEmptyLists(root) {
+  for (const list of root.querySelectorAll("h2 + ul")) {
+    if (list.childElementCount > 0) continue;
+    list.previousElementSibling.remove();
+    list.remove();
   }
 }
 

@@ -212,6 +212,9 @@ def test_changes_are_published_to_owners_pages(published, owner, assistant):
     assert published(lifecycle.rename, **mine, title="Ebb") == {**event, "title": "Ebb"}
     deleted = {**event, "title": "Ebb", "deleted": True}
     assert published(lifecycle.delete, **mine) == deleted
+    # A reply may end in a deleted conversation.
+    conversation.refresh_from_db()
+    assert published(announce) == deleted
 
 
 def test_rename_announces_active_run(published, owner, conversation):
