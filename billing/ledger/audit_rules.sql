@@ -141,6 +141,11 @@ SELECT 'usage ' || u.id AS place, a.id AS account_id, u.cost, u.charged, u.short
 FROM billing_usagerecord u JOIN billing_account a ON a.user_id = u.user_id
 WHERE [a.id] AND u.cost <> u.charged + u.shortfall + u.absorbed
 
+-- rule: usage_unpaid | Usage of attempt {attempt}, which was {finish}, charged {charged} and was short by {shortfall}.
+SELECT 'usage ' || u.id AS place, a.id AS account_id, u.attempt, u.finish, u.charged, u.shortfall
+FROM billing_usagerecord u JOIN billing_account a ON a.user_id = u.user_id
+WHERE [a.id] AND u.finish IN ('crashed', 'empty') AND u.charged + u.shortfall > 0
+
 -- warning: hold_overdue | The hold of {amount} is active, and was to end at {expires_at}.
 SELECT 'hold ' || id AS place, account_id, amount, expires_at::text AS expires_at
 FROM billing_hold WHERE [account_id] AND status = 'active' AND expires_at < %(overdue)s

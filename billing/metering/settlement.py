@@ -224,15 +224,22 @@ class Call:
     conversation: UUID
 
 
-def write_off(call: Call, *, tokens: Tokens, source: UsageRecord.Source) -> None:
-    """Record the cost of an attempt whose worker was lost, at the operator's expense.
+def write_off(
+    call: Call,
+    *,
+    tokens: Tokens,
+    source: UsageRecord.Source,
+    finish: UsageRecord.Finish = UsageRecord.Finish.CRASHED,
+) -> Charge:
+    """Record the cost of a call at the operator's expense: a lost attempt, or an EMPTY reply.
 
-    The hold stays active for the attempt that ends the run.
+    No fee is part of it, since the provider does not ask for one. The hold is not touched.
     """
     if call.price is None:
-        return
+        return Charge(cost=0, charged=0)
     cost = pricing.cost(call.price, tokens)
-    _record(call, tokens, source, cost=cost, finish=UsageRecord.Finish.CRASHED)
+    _record(call, tokens, source, cost=cost, finish=finish)
+    return Charge(cost=cost, charged=0)
 
 
 def charge(
@@ -243,18 +250,21 @@ def charge(
     finish: UsageRecord.Finish,
     by: Hold.Resolver,
 ) -> Charge | None:
-    """Settle a run's hold, if it has one, for the delivered tokens, and record the call.
+    """Settle a run's hold, if it has one, for the tokens of its call, and record the call.
 
-    With `tokens` None nothing was delivered, and the hold is released. A run that failed on our side
-    after its first word is charged only with BILL_FAILED_PARTIAL; amounts not charged on purpose are
-    recorded as absorbed. Returns None without a price to charge by.
+    With `tokens` None no provider accepted a request, and the hold is released. With `finish` EMPTY
+    the model said nothing: the hold is released, and the cost is recorded as absorbed. A run that
+    failed after its first word is charged only with BILL_FAILED_PARTIAL; otherwise its cost is
+    absorbed too. docs/billing.md has the table. Returns None without a price to charge by.
     """
     if call.price is None:
         return None
-    if tokens is None:
+    if tokens is None or finish == UsageRecord.Finish.EMPTY:
         if call.is_held:
             postings.release(hold_id=call.run_id, by=by)
-        return Charge(cost=0, charged=0)
+        if tokens is None:
+            return Charge(cost=0, charged=0)
+        return write_off(call, tokens=tokens, source=source, finish=finish)
     cost = pricing.cost(call.price, tokens, fee=call.fee)
     charged, shortfall = 0, 0
     is_ours = finish == UsageRecord.Finish.FAILED and not settings.BILL_FAILED_PARTIAL

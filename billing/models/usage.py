@@ -22,7 +22,8 @@ class UsageRecord(models.Model):
     """Tokens and cost of one step of one attempt of a run; never changed.
 
     The cost is split into `charged` (paid by the user), `shortfall` (could not be collected) and
-    `absorbed` (paid by the operator on purpose: titles, lost attempts, server errors, free users).
+    `absorbed` (paid by the operator on purpose: titles, lost attempts, empty replies, server errors,
+    free users).
     """
 
     class Source(models.TextChoices):
@@ -33,7 +34,8 @@ class UsageRecord(models.Model):
         COMPLETE = "complete"
         STOPPED = "stopped"
         FAILED = "failed"
-        CRASHED = "crashed"
+        CRASHED = "crashed"  # its worker was lost
+        EMPTY = "empty"  # it ended without a word
 
     run_id = models.UUIDField()
     attempt = models.PositiveSmallIntegerField()

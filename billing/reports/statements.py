@@ -228,6 +228,7 @@ def _lines(entries: list[LedgerEntry]) -> list[StatementLine]:
         for row in UsageRecord.objects.filter(
             hold__in=[entry.hold_id for entry in entries if entry.hold_id]
         )
+        .exclude(finish=UsageRecord.Finish.CRASHED)  # the operator paid for it
         .values("hold_id")
         .annotate(
             input=Sum("input_tokens"),

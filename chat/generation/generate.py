@@ -25,7 +25,7 @@ from chat.conversations import prompt_builder
 from chat.conversations.prompt_builder import Prompt
 from chat.generation.reply import Reply, ReplyTooLong
 from chat.llm.errors import ProviderError, ProviderRefused, ProviderReported
-from chat.llm.provider import CompletionRequest, close_provider, current_provider
+from chat.llm.provider import CompletionRequest, NoteAccepted, close_provider, current_provider
 from chat.models import Assistant, Continuation, LanguageModel, Run
 from chat.runs import finish, handover
 from chat.streaming import log as run_log
@@ -167,6 +167,7 @@ async def _generate_and_finish(
             return await _hand_back(ticker, writer, reply)
         if reason in (rq_asyncio.STOPPED, rq_asyncio.DRAINED):  # drained after a user's stop
             outcome = reply.outcome(Run.Status.STOPPED)
+            outcome.is_users_stop = writer.stop_requested
         else:
             logger.warning("run %s was cut short: %s", work.id, reason or "cancelled")
             outcome = reply.outcome(
@@ -193,14 +194,20 @@ async def _generate(
     work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
 ) -> finish.Outcome:
     """Request the reply from the provider and pass its events on; returns how the run ended."""
+
+    def note_accepted(is_accepted: bool) -> None:
+        reply.is_accepted = is_accepted
+        writer.mark_accepted(is_accepted)
+
     try:
         async with asyncio.timeout(settings.RUN_SECONDS):
             for shrink in SHRINKS:
                 if prompt is None or shrink < 1:
                     prompt = await _with_patience(prompt_builder.build, work, shrink=shrink)
                 reply.prompt_tokens = prompt.tokens
+                note_accepted(False)
                 try:
-                    await _consume(work, prompt, writer, reply)
+                    await _consume(work, prompt, writer, reply, note_accepted)
                 except (ProviderRefused, ProviderReported) as error:
                     delivered = reply.first_token_at is not None
                     if error.reason != "context" or shrink == SHRINKS[-1] or delivered:
@@ -225,12 +232,15 @@ class _Interrupted(Exception):
     """The writer interrupted the run."""
 
 
-async def _consume(work: Run, prompt: Prompt, writer: RunWriter, reply: Reply) -> None:
+async def _consume(
+    work: Run, prompt: Prompt, writer: RunWriter, reply: Reply, note_accepted: NoteAccepted
+) -> None:
     """Read the provider's stream to its end, in a task that the writer can interrupt."""
     request = completion_request(work, prompt)
 
     async def read() -> None:
-        async with aclosing(current_provider().stream(request, writer.pause_reading)) as stream:
+        batches = current_provider().stream(request, writer.pause_reading, note_accepted)
+        async with aclosing(batches) as stream:
             async for batch in stream:
                 for event in batch:
                     reply.add(event, writer)
@@ -276,6 +286,7 @@ async def _hand_back(ticker: Ticker, writer: RunWriter, reply: Reply) -> Run | N
         attempt=writer.attempt,
         text=reply.whole_text(),
         reasoning=reply.whole_reasoning(),
+        usage=reply.present_usage(),
     )
     try:
         handed_over = await db.run(handover.hand_over, [lost])

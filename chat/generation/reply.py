@@ -26,7 +26,8 @@ class ReplyTooLong(Exception):
 class Reply:
     """The output of an attempt so far, and the tokens of its prompt as estimated here.
 
-    The attempt continues `prefix` and `prefix_reasoning`, the output of earlier ones.
+    The attempt continues `prefix` and `prefix_reasoning`, the output of earlier ones. `is_accepted`
+    while the provider works on its request (llm.provider.Provider.stream).
     """
 
     prompt_tokens: int
@@ -37,6 +38,8 @@ class Reply:
     characters: int = 0
     finish_reason: str = ""
     usage: Usage | None = None
+    reported: tuple[int, int] = (0, 0)  # items of text and reasoning that the usage includes
+    is_accepted: bool = False
     first_token_at: datetime | None = None
 
     def add(self, event: Event, writer: RunWriter) -> None:
@@ -53,6 +56,7 @@ class Reply:
             self.finish_reason = event.reason
         elif isinstance(event, Usage):
             self.usage = event
+            self.reported = len(self.text), len(self.reasoning)
 
     def _storable(self, text: str) -> str:
         if self.first_token_at is None:
@@ -64,7 +68,7 @@ class Reply:
         return text.replace("\x00", "") if "\x00" in text else text
 
     def outcome(self, status: Run.Status, *, code: str = "", message: str = "") -> finish.Outcome:
-        """Return the run's end as it stands. Usage is estimated here if the provider sent none."""
+        """Return the run's end as it stands."""
         return finish.Outcome(
             status=status,
             text=self.whole_text(),
@@ -72,7 +76,7 @@ class Reply:
             finish_reason=self.finish_reason,
             code=code,
             message=message or (errors.ERRORS[code] if code else ""),
-            usage=self._final_usage(),
+            usage=self.present_usage(is_whole=status == Run.Status.DONE),
             first_token_at=self.first_token_at,
         )
 
@@ -84,7 +88,12 @@ class Reply:
         """Return the reasoning with its prefix."""
         return self.prefix_reasoning + "".join(self.reasoning)
 
-    def _final_usage(self) -> protocol.Usage | None:
+    def present_usage(self, *, is_whole: bool = False) -> protocol.Usage | None:
+        """Return the usage of this attempt so far; None if the provider accepted no request.
+
+        Without a report it is estimated, as is output that arrived after the last report of a stream
+        that was interrupted (not `is_whole`).
+        """
         if self.usage is not None:
             reported = Tokens.reported(
                 input=self.usage.prompt_tokens,
@@ -94,12 +103,19 @@ class Reply:
             )
             # Some gateways send zeros for tokens that they did not count.
             if reported.input and (reported.output or self.first_token_at is None):
+                texts, reasonings = self.reported
+                later = finish.counted_usage(
+                    0,
+                    "" if is_whole else "".join(self.text[texts:]),
+                    "" if is_whole else "".join(self.reasoning[reasonings:]),
+                )
                 return protocol.Usage(
                     prompt_tokens=reported.input,
-                    completion_tokens=reported.output,
+                    completion_tokens=reported.output + later.completion_tokens,
                     cached_tokens=reported.cached,
-                    reasoning_tokens=reported.reasoning,
+                    reasoning_tokens=reported.reasoning + later.reasoning_tokens,
+                    estimated=later.completion_tokens > 0,
                 )
-        if self.first_token_at is None:
-            return None  # nothing was delivered
+        if self.first_token_at is None and not self.is_accepted:
+            return None
         return finish.counted_usage(self.prompt_tokens, "".join(self.text), "".join(self.reasoning))

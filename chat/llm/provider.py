@@ -89,9 +89,17 @@ class CompletionRequest:
 PauseReading: TypeAlias = Callable[[Callable[[], None]], bool]
 
 
+# Takes True when a request is accepted, and False when the provider has ended it and a retry follows.
+NoteAccepted: TypeAlias = Callable[[bool], object]
+
+
 def never_pause(resume: Callable[[], None]) -> bool:
     """Read without pauses."""
     return False
+
+
+def note_nothing(is_accepted: bool) -> None:
+    """Ignore whether a request is accepted."""
 
 
 _current: tuple[asyncio.AbstractEventLoop, Provider] | None = None
@@ -169,7 +177,10 @@ class Provider:
         await self._client.close()
 
     async def stream(
-        self, request: CompletionRequest, pause_reading: PauseReading = never_pause
+        self,
+        request: CompletionRequest,
+        pause_reading: PauseReading = never_pause,
+        note_accepted: NoteAccepted = note_nothing,
     ) -> AsyncGenerator[list[Event]]:
         """Yield the reply's events as they arrive, never an empty list.
 
@@ -177,12 +188,17 @@ class Provider:
         is read until it calls its argument (late or several times does no harm): backpressure for
         callers that pass the events on in ticks.
 
+        A request is accepted when the headers of a response of status 200 have arrived: from then
+        on the provider may charge for it. `note_accepted` is called at that moment.
+
         Raises ProviderError. A normal end means that the provider reported a complete reply.
         """
         started = False
         for retry in range(self._max_retries + 1):
             try:
-                async with aclosing(self._attempt(request, pause_reading)) as batches:
+                async with aclosing(
+                    self._attempt(request, pause_reading, note_accepted)
+                ) as batches:
                     async for events in batches:
                         started = True
                         yield events
@@ -192,6 +208,7 @@ class Provider:
                 delay = None if started else self._delay(error, retry)
                 if delay is None:
                     raise
+                note_accepted(False)
                 kind = type(error).__name__
                 logger.warning(
                     "%s: %s; try %d follows in %.1f s", kind, error.detail, retry + 2, delay
@@ -217,7 +234,7 @@ class Provider:
         return delay
 
     async def _attempt(
-        self, request: CompletionRequest, pause_reading: PauseReading
+        self, request: CompletionRequest, pause_reading: PauseReading, note_accepted: NoteAccepted
     ) -> AsyncGenerator[list[Event]]:
         loop = asyncio.get_running_loop()
         watchdog = Watchdog(loop)
@@ -226,6 +243,7 @@ class Provider:
         silence = self._first_token_timeout
         try:
             async with self._answer(request, watchdog, last_event + silence) as body:
+                note_accepted(True)
                 while True:
                     if decoder.finished:
                         deadline = last_event + self._tail_timeout

@@ -22,7 +22,13 @@ from chat.models import Run
 from chat.recovery.waiting_runs import WaitingRuns
 from chat.runs import finish, handover, queue
 from chat.streaming import log as run_log
-from chat.streaming.leases import LEASE_SECONDS, RENEW_SECONDS, leased_runs, stop_requested
+from chat.streaming.leases import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    accepted_attempts,
+    leased_runs,
+    stop_requested,
+)
 from chatproject.lib import db
 
 logger = logging.getLogger(__name__)
@@ -95,13 +101,21 @@ def recover(lost: Sequence[tuple[UUID, int]]) -> None:
 
 
 def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
-    stopped = stop_requested([run_id for run_id, _ in lost])
+    run_ids = [run_id for run_id, _ in lost]
+    stopped, accepted = stop_requested(run_ids), accepted_attempts(run_ids)
     again = []
     for (run_id, attempt), written in zip(lost, run_log.read_replies(lost), strict=True):
+        one = handover.LostAttempt(
+            run_id,
+            attempt,
+            written.text,
+            written.reasoning,
+            is_accepted=accepted.get(run_id) == attempt,
+        )
         if run_id in stopped or attempt >= settings.RUN_ATTEMPTS:
-            _end(run_id, attempt, written, is_stopped=run_id in stopped)
+            _end(one, is_stopped=run_id in stopped)
         else:
-            again.append(handover.LostAttempt(run_id, attempt, written.text, written.reasoning))
+            again.append(one)
     if not again:
         return
     for run in handover.hand_over(again):
@@ -109,22 +123,22 @@ def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
         queue.enqueue(run)
 
 
-def _end(run_id: UUID, attempt: int, written: run_log.LoggedReply, *, is_stopped: bool) -> None:
+def _end(lost: handover.LostAttempt, *, is_stopped: bool) -> None:
     """End a run whose worker died, with the text that its log holds."""
+    run_id, attempt = lost.run_id, lost.attempt
     run = Run.objects.only("user_id", "prompt_estimate", "prefix", "prefix_reasoning").get(
         pk=run_id
     )
     # A log that Redis lost does not even have the prefix that the attempt began from.
-    text = written.text or run.prefix
-    reasoning = written.reasoning or run.prefix_reasoning
+    text = lost.text or run.prefix
+    reasoning = lost.reasoning or run.prefix_reasoning
     if is_stopped:
         outcome = finish.Outcome(status=Run.Status.STOPPED, text=text, reasoning=reasoning)
     else:
         outcome = finish.failed("unavailable", errors.INTERRUPTED, text=text)
         outcome.reasoning = reasoning
     outcome.by = Hold.Resolver.SWEEPER
-    if text or reasoning:
-        outcome.usage = finish.counted_usage(run.prompt_estimate, text, reasoning)
+    outcome.usage = handover.usage_of_attempt(run, lost)
     event = finish.end(
         run_id=run_id,
         attempt=attempt,

@@ -8,7 +8,7 @@ live and late followers receive identical bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -36,7 +36,11 @@ FINISH = {
 
 @dataclass(slots=True)
 class Outcome:
-    """The result of a run; `code` and `message` are set for a failed run only."""
+    """The result of a run; `code` and `message` are set for a failed run only.
+
+    `usage` is that of the attempt that ends it, and None if no provider accepted its request.
+    `is_users_stop` is False when an operator stopped the job.
+    """
 
     status: Run.Status
     text: str = ""
@@ -47,10 +51,11 @@ class Outcome:
     usage: protocol.Usage | None = None
     first_token_at: datetime | None = None
     by: Hold.Resolver = Hold.Resolver.WORKER
+    is_users_stop: bool = True
 
 
 def counted_usage(prompt_tokens: int, text: str, reasoning: str) -> protocol.Usage:
-    """Return the usage of a run whose provider sent none, counted from the delivered text."""
+    """Return the usage of an attempt whose provider sent none, counted from the text that it added."""
     reasoning_tokens = typical_tokens(reasoning)
     return protocol.Usage(
         prompt_tokens=prompt_tokens,
@@ -117,20 +122,32 @@ def _end(
     }
     moved = prepared.first(MOVE_LEAF, leaf, Conversation)
     run.conversation = moved[0] if moved else run.conversation
-    # A run that was stopped or failed before its first word is free, whatever the provider counted.
-    is_free = not (outcome.text or outcome.reasoning) and outcome.status != Run.Status.DONE
-    usage = None if is_free else outcome.usage
-    is_counted = usage is not None and usage.estimated
+    call, usage, lost = call_of(run), outcome.usage, usage_of(run)
+    if lost is not None:
+        # The attempt before lost its worker; a queued run has not been claimed again since.
+        lost_call = replace(call, attempt=run.attempt - (status == Run.Status.RUNNING))
+        if usage is None and outcome.status == Run.Status.STOPPED and outcome.is_users_stop:
+            call, usage = lost_call, lost  # the provider's last work for a user who then stopped it
+        else:
+            settlement.write_off(lost_call, tokens=tokens(lost), source=source(lost))
     # Late, since others wait for the account's row (lock order: run, message, hold, account, lots).
     charge = settlement.charge(
-        call_of(run),
+        call,
         tokens=tokens(usage) if usage else None,
-        source=UsageRecord.Source.COUNTED if is_counted else UsageRecord.Source.PROVIDER,
-        finish=FINISH[outcome.status],
+        source=source(usage),
+        finish=_finish(outcome),
         by=outcome.by,
     )
-    _store(run, outcome, charge, seq, now)
+    _store(run, outcome, usage, charge, seq, now)
     return run
+
+
+def _finish(outcome: Outcome) -> UsageRecord.Finish:
+    """Return the end as billing has it: a reply without a word is EMPTY, unless its user stopped it."""
+    is_users_stop = outcome.status == Run.Status.STOPPED and outcome.is_users_stop
+    if not outcome.text.strip() and not is_users_stop:
+        return UsageRecord.Finish.EMPTY
+    return FINISH[outcome.status]
 
 
 STORE_MESSAGE = "UPDATE chat_message SET text = %s, html = %s, status = %s WHERE id = %s"
@@ -174,6 +191,28 @@ def call_of(run: Run) -> settlement.Call:
     )
 
 
+def usage_of(run: Run) -> protocol.Usage | None:
+    """Return the usage in a run's columns.
+
+    While a run is active that is the usage of its last lost attempt, whose cost is not recorded yet.
+    """
+    if run.prompt_tokens is None:
+        return None
+    return protocol.Usage(
+        prompt_tokens=run.prompt_tokens,
+        completion_tokens=run.completion_tokens or 0,
+        cached_tokens=run.cached_tokens or 0,
+        reasoning_tokens=run.reasoning_tokens or 0,
+        estimated=run.usage_estimated,
+    )
+
+
+def source(usage: protocol.Usage | None) -> UsageRecord.Source:
+    """Return the source of a usage as billing records it."""
+    is_counted = usage is not None and usage.estimated
+    return UsageRecord.Source.COUNTED if is_counted else UsageRecord.Source.PROVIDER
+
+
 def tokens(usage: protocol.Usage) -> Tokens:
     """Return the tokens of a run as billing records them."""
     return Tokens(
@@ -185,9 +224,13 @@ def tokens(usage: protocol.Usage) -> Tokens:
 
 
 def _store(
-    run: Run, outcome: Outcome, charge: settlement.Charge | None, seq: int, now: datetime
+    run: Run,
+    outcome: Outcome,
+    usage: protocol.Usage | None,
+    charge: settlement.Charge | None,
+    seq: int,
+    now: datetime,
 ) -> None:
-    usage = outcome.usage
     values: dict[str, Any] = {
         "status": outcome.status,
         "seq": seq,
@@ -228,15 +271,6 @@ def event(run: Run) -> protocol.RunEnd:
     message: Message = run.message
     # The page shows the run below the message: set here, it costs no query.
     message.run = run
-    usage = None
-    if run.prompt_tokens is not None:
-        usage = protocol.Usage(
-            prompt_tokens=run.prompt_tokens,
-            completion_tokens=run.completion_tokens or 0,
-            cached_tokens=run.cached_tokens or 0,
-            reasoning_tokens=run.reasoning_tokens or 0,
-            estimated=run.usage_estimated,
-        )
     common: dict[str, Any] = {
         "run": run.id,
         "attempt": run.attempt,
@@ -245,7 +279,7 @@ def event(run: Run) -> protocol.RunEnd:
         "reply": message.id,
         "text": message.text,
         "html": message_html(message),
-        "usage": usage,
+        "usage": usage_of(run),
         "cost": run.charged,
     }
     if run.status == Run.Status.DONE:

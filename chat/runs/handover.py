@@ -2,18 +2,22 @@
 
 Two callers hand runs over: a worker that has to end before its replies are finished, and the sweeper,
 for a worker that died. The row lock and the attempt's number fence each other: the caller that finds
-the run running at that attempt requeues it. The operator pays for the text of a lost attempt; the user
-pays for the attempt that ends the run.
+the run running at that attempt requeues it.
+
+The operator pays for a lost attempt; the user pays for the attempt that ends the run. If the user stops
+the run before the provider has accepted another request, the lost attempt is the one that ends it. The
+usage of the last lost attempt is therefore kept in the run's row, and recorded when the run ends or
+loses another attempt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from billing.metering import settlement
-from billing.models import UsageRecord
+from chat import protocol
 from chat.llm.tokens import typical_tokens
 from chat.models import Run
 from chat.runs import finish
@@ -24,13 +28,17 @@ from chatproject.lib import db
 class LostAttempt:
     """An attempt that its worker cannot finish, and the reply so far.
 
-    `text` and `reasoning` include the prefix that the attempt began from.
+    `text` and `reasoning` include the prefix that the attempt began from. `usage` is the one that its worker
+    reported; without it, the usage is counted from the text. `is_accepted` if the provider had accepted
+    the request, which without a text is not known otherwise.
     """
 
     run_id: UUID
     attempt: int
     text: str
     reasoning: str
+    usage: protocol.Usage | None = None
+    is_accepted: bool = False
 
 
 def hand_over(lost: Sequence[LostAttempt]) -> list[Run]:
@@ -52,23 +60,55 @@ def _hand_over(lost: Mapping[UUID, LostAttempt]) -> list[Run]:
     )
     runs = [run for run in running if run.attempt == lost[run.pk].attempt]
     for run in runs:
-        _write_off(run, lost[run.pk])
+        _keep_usage(run, lost[run.pk])
         run.status = Run.Status.QUEUED
         # Without a text there is nothing to continue from: the prefix of the attempt before, if any,
         # stays.
         if run.model.continuation and lost[run.pk].text:
             run.prefix, run.prefix_reasoning = lost[run.pk].text, lost[run.pk].reasoning
-    Run.objects.bulk_update(runs, ["status", "prefix", "prefix_reasoning"])
+    Run.objects.bulk_update(runs, ["status", "prefix", "prefix_reasoning", *USAGE])
     return runs
 
 
-def _write_off(run: Run, lost: LostAttempt) -> None:
-    """Record the usage of a lost attempt, counted from the text that it added to its prefix."""
+# The columns of finish.usage_of.
+USAGE = (
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "usage_estimated",
+)
+
+
+def _keep_usage(run: Run, lost: LostAttempt) -> None:
+    """Set the usage of a lost attempt in its run, and write off that of the attempt before."""
+    usage = usage_of_attempt(run, lost)
+    if usage is None:
+        return
+    earlier = finish.usage_of(run)
+    if earlier is not None:
+        settlement.write_off(
+            replace(finish.call_of(run), attempt=run.attempt - 1),
+            tokens=finish.tokens(earlier),
+            source=finish.source(earlier),
+        )
+    run.prompt_tokens = usage.prompt_tokens
+    run.completion_tokens = usage.completion_tokens
+    run.cached_tokens = usage.cached_tokens
+    run.reasoning_tokens = usage.reasoning_tokens
+    run.usage_estimated = usage.estimated
+
+
+def usage_of_attempt(run: Run, lost: LostAttempt) -> protocol.Usage | None:
+    """Return the usage of a lost attempt; None if no provider accepted its request.
+
+    The prefix that it continued was a part of its prompt, and is not output of this attempt.
+    """
+    if lost.usage is not None:
+        return lost.usage
     text = lost.text.removeprefix(run.prefix)
     reasoning = lost.reasoning.removeprefix(run.prefix_reasoning)
-    if text or reasoning:
-        prompt_tokens = run.prompt_estimate + typical_tokens(run.prefix)
-        usage = finish.counted_usage(prompt_tokens, text, reasoning)
-        settlement.write_off(
-            finish.call_of(run), tokens=finish.tokens(usage), source=UsageRecord.Source.COUNTED
-        )
+    if not (text or reasoning or lost.is_accepted):
+        return None
+    prompt_tokens = run.prompt_estimate + typical_tokens(run.prefix)
+    return finish.counted_usage(prompt_tokens, text, reasoning)

@@ -46,6 +46,7 @@ class _Pending:
     end: int
     leases: bool
     closes: bool
+    accepted: bool | None  # the acceptance to store, if any
 
 
 class Batch:
@@ -63,15 +64,21 @@ class Batch:
         """Log and publish a writer's pending events, with its lease before the first ones."""
         writer.seal()
         end, leases, closes = len(writer.events), not writer.is_leased, writer.closed is not None
-        pending = _Pending(writer, writer.logged, writer.published, end, leases, closes)
+        is_stored = writer.is_accepted == writer.stored_acceptance
+        accepted = None if is_stored else writer.is_accepted
+        pending = _Pending(writer, writer.logged, writer.published, end, leases, closes, accepted)
         self._pending.append(pending)
         if pending.leases:
             self._command("SET", writer.lease_key, writer.attempt, "PX", LEASE_MILLISECONDS)
+        if accepted:
+            self._command("SET", writer.accepted_key, writer.attempt, "EX", KEY_SECONDS)
+        elif accepted is not None:
+            self._command("DEL", writer.accepted_key)
         self._log(pending)
         self._publish(pending)
         if pending.closes:
             self._command("EXPIRE", writer.log_key, run_log.ENDED_LOG_SECONDS)
-            self._command("DEL", writer.lease_key, stop_key(writer.run_id))
+            self._command("DEL", writer.lease_key, stop_key(writer.run_id), writer.accepted_key)
 
     def _log(self, pending: _Pending) -> None:
         writer, main = pending.writer, self._main
@@ -133,10 +140,17 @@ class Batch:
                 fault = answer
             else:
                 writer.is_leased = True
+        if pending.accepted is not None:
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                fault = answer
+            else:
+                writer.stored_acceptance = pending.accepted
         for index in range(pending.logged, pending.end):
             answer = next(answers)
             if answer is None:
                 writer.logged = 0
+                writer.stored_acceptance = False  # lost with the log
             elif isinstance(answer, Exception) and "equal or smaller" not in str(answer):
                 fault = answer
             elif writer.logged == index:

@@ -74,6 +74,7 @@ async def retake(
         if is_taken or writer.closed is not None:
             writer.lease_until = now + LEASE_SECONDS
             writer.is_leased = True
+            writer.store_acceptance_again()  # Redis may have lost it with the lease
         elif not writer.is_ending:
             drop(writer)
         # Else it has ended, perhaps by this worker: nothing is written until that is certain.

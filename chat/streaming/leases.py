@@ -1,7 +1,8 @@
-"""Lease and stop flag of a run in Redis. Both may be lost at any time.
+"""Lease, stop flag and acceptance of a run in Redis. All may be lost at any time.
 
-run:<id>:lease   the attempt whose worker is alive; expires LEASE_SECONDS after its last renewal
-run:<id>:stop    set when a user has asked to stop the run
+run:<id>:lease     the attempt whose worker is alive; expires LEASE_SECONDS after its last renewal
+run:<id>:stop      set when a user has asked to stop the run
+run:<id>:accepted  the attempt whose request the provider has accepted and not ended by an error
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ def stop_key(run_id: UUID) -> str:
     return f"run:{run_id}:stop"
 
 
+def accepted_key(run_id: UUID) -> str:
+    return f"run:{run_id}:accepted"
+
+
 def request_stop(run_id: UUID) -> None:
     """Set the stop flag, which the worker of the run polls. Raises redis.RedisError."""
     sync_client().set(stop_key(run_id), 1, ex=KEY_SECONDS)
@@ -45,8 +50,16 @@ def leased_runs(run_ids: Sequence[UUID]) -> set[UUID]:
     return _with_key(lease_key, run_ids)
 
 
+def accepted_attempts(run_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Return the attempt whose request is accepted, of each run that has one. Raises redis.RedisError."""
+    values = _values(accepted_key, run_ids)
+    return {run_id: int(value) for run_id, value in zip(run_ids, values, strict=True) if value}
+
+
 def _with_key(key: Callable[[UUID], str], run_ids: Sequence[UUID]) -> set[UUID]:
-    if not run_ids:
-        return set()
-    values: Any = sync_client().mget([key(run_id) for run_id in run_ids])
+    values = _values(key, run_ids)
     return {run_id for run_id, value in zip(run_ids, values, strict=True) if value is not None}
+
+
+def _values(key: Callable[[UUID], str], run_ids: Sequence[UUID]) -> Any:
+    return sync_client().mget([key(run_id) for run_id in run_ids]) if run_ids else []

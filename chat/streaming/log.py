@@ -17,7 +17,7 @@ import redis.asyncio
 
 from chat import protocol
 from chat.streaming import groups
-from chat.streaming.leases import lease_key
+from chat.streaming.leases import accepted_key, lease_key
 from chatproject.lib.pubsub.layer import publish
 from chatproject.lib.redis.clients import sync_client
 
@@ -101,7 +101,7 @@ def publish_end(event: protocol.RunEnd) -> None:
     pipeline = sync_client().pipeline(transaction=False)
     pipeline.xadd(log_key(event.run), {FIELD: data}, id=entry_id(event.seq))
     pipeline.expire(log_key(event.run), ENDED_LOG_SECONDS)
-    pipeline.delete(lease_key(event.run))
+    pipeline.delete(lease_key(event.run), accepted_key(event.run))
     # A log with a higher number refuses the event, which is no error: the row is authoritative.
     pipeline.execute(raise_on_error=False)
     publish(groups.run_group(event.run), data)

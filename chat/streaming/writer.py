@@ -17,7 +17,7 @@ import msgspec
 from chat import protocol
 from chat.streaming import groups
 from chat.streaming import log as run_log
-from chat.streaming.leases import lease_key, stop_key
+from chat.streaming.leases import accepted_key, lease_key, stop_key
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.redis.pipeline import bulk, head
 
@@ -55,6 +55,8 @@ class RunWriter:
         self.interrupt: Callable[[], object] = no_interrupt
         self.lease_until = 0.0  # by the loop's clock
         self.is_leased = False  # the lease is in Redis
+        self.is_accepted = False  # the provider has accepted the present request
+        self.stored_acceptance = False  # as Redis has it
         self.is_open = True  # until the ticker forgets it
         self.part = 0  # modulo the number of a tick's parts: the part in which it is written
         self.events: list[bytes] = []
@@ -80,6 +82,7 @@ class RunWriter:
         self.append_head = head(6, "XADD", self.log_key, "NOMKSTREAM")
         self.stop_key = bulk(stop_key(run_id).encode())
         self.lease_key = lease_key(run_id)
+        self.accepted_key = accepted_key(run_id)
 
     @property
     def next_seq(self) -> int:
@@ -92,9 +95,10 @@ class RunWriter:
 
     @property
     def has_pending_events(self) -> bool:
-        """Whether anything is not yet encoded, logged or published."""
+        """Whether anything is not yet encoded, logged, published or stored."""
         count = len(self.events)
-        return bool(self._pending) or self.published < count or self.logged < count
+        is_written = self.logged >= count <= self.published
+        return bool(self._pending) or not is_written or self.is_accepted != self.stored_acceptance
 
     def start(self, text: str, reasoning: str) -> None:
         """Add the attempt's first event; a later attempt's carries the reply that it continues."""
@@ -103,6 +107,21 @@ class RunWriter:
             self.append(protocol.RunStarted(**common))
         else:
             self.append(protocol.RunRestarted(**common, text=text, reasoning=reasoning))
+
+    def mark_accepted(self, is_accepted: bool) -> None:
+        """Store that the provider has accepted the request, or that it has ended it by an error.
+
+        The sweeper bills by it if this process dies before the first delta.
+        """
+        if self.is_accepted != is_accepted:
+            self.is_accepted = is_accepted
+            self._notify(self, True)
+
+    def store_acceptance_again(self) -> None:
+        """Store the acceptance once more: Redis may have lost it."""
+        self.stored_acceptance = False
+        if self.is_accepted:
+            self._notify(self, True)
 
     def text(self, text: str) -> None:
         """Add to the reply."""

@@ -264,16 +264,29 @@ def test_judge_finds_each_fault(spoil: Callable[[Evidence], None], words: str):
     assert words in "\n".join(problem.what for problem in judge(evidence))
 
 
-def test_run_stopped_between_attempts_costs_nothing():
+def test_run_stopped_between_attempts_costs_its_lost_one():
     round_ = Round()
     run = round_.add("between", "[[tokens=40]] between", STOPPED, 0, status="stopped")
     reply = "".join(reply_pieces(40, "[[tokens=40]] between")[:7])
     run.text = round_.evidence.seen[-1].text = reply
-    round_.use(run, 7, attempt=1, lost=True)
+    run.attempt = 2
+    round_.use(run, 7, attempt=1)
     round_.call(run, 7, ended="aborted")
+    round_.evidence.used[-1].finish = "stopped"
     assert judge(round_.evidence) == []
-    round_.evidence.used[-1].charged, round_.evidence.used[-1].absorbed = 760, 0
-    assert "charged for the lost attempt 1" in judge(round_.evidence)[0].what
+    round_.evidence.used[-1].finish = "crashed"
+    assert any("charged for the lost attempt 1" in one.what for one in judge(round_.evidence))
+
+
+def test_reply_without_word_costs_nothing():
+    round_ = Round()
+    run = round_.add("empty", "[[tokens=40]] empty", FAILED, 0, status="failed")
+    round_.use(run, 0, attempt=1, lost=True)
+    used = round_.evidence.used[-1]
+    used.finish, run.cost = "empty", used.cost
+    assert not any("charged" in one.what or "billed" in one.what for one in judge(round_.evidence))
+    used.charged, used.absorbed = used.cost, 0
+    assert any(f"{used.cost} of 0 were charged" in one.what for one in judge(round_.evidence))
 
 
 def test_failures_are_excused_only_by_their_cause():

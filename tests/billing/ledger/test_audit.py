@@ -128,6 +128,8 @@ TAMPERED = [
         "UPDATE billing_usagerecord SET shortfall = 1, cost = cost + 1 WHERE hold_id IS NOT NULL",
     ),
     ("hold_without_usage", "DELETE FROM billing_usagerecord"),
+    ("usage_unpaid", "UPDATE billing_usagerecord SET finish = 'empty' WHERE charged > 0"),
+    ("usage_unpaid", "UPDATE billing_usagerecord SET finish = 'crashed' WHERE charged > 0"),
     (
         "hold_overdue",
         "UPDATE billing_hold SET expires_at = now() - interval '11 minutes'"
@@ -163,7 +165,7 @@ TAMPERED = [
 def test_every_rule_of_the_file_is_read():
     text = Path(audit.__file__).with_name("audit_rules.sql").read_text()
     marked = [line for line in text.splitlines() if line.startswith(("-- rule:", "-- warning:"))]
-    assert len({rule.code for rule in audit.RULES}) == len(audit.RULES) == len(marked) == 28
+    assert len({rule.code for rule in audit.RULES}) == len(audit.RULES) == len(marked) == 29
     assert all(rule.message and rule.query.startswith("SELECT ") for rule in audit.RULES)
 
 

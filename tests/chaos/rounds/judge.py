@@ -16,6 +16,7 @@ from tests.support.fake_llm.replies import pieces_after
 ACTIVE = {"queued", "running"}
 MILLION = 1_000_000
 LOST = "crashed"  # `finish` in the usage record of a lost attempt
+EMPTY = "empty"  # and in that of a reply without a word
 TRIES = 3  # of chat.llm.provider: the first and its retries
 
 
@@ -103,20 +104,23 @@ def _is_excused(evidence: Evidence, run: RunRow) -> bool:
 
 
 def _of_usage(evidence: Evidence) -> Iterator[Problem]:
-    """Each attempt that delivered something has a record; only the last one is charged."""
+    """Each attempt that delivered something has a record; only the one that ended the run is charged."""
     records = {(used.run_id, used.attempt): used for used in evidence.used}
     delivered: defaultdict[str, set[int]] = defaultdict(set)
     for seen in evidence.seen:
         delivered[seen.run] |= seen.delivered
     for run in evidence.runs:
         name = (run.client_id, str(run.id))
-        # It may have been stopped between the loss of its worker and the next claim.
-        of_last = records.get((run.id, run.attempt))
-        is_between = run.status == "stopped" and of_last is not None and of_last.finish == LOST
-        last = None if is_between else records.pop((run.id, run.attempt), None)
+        last = records.pop((run.id, run.attempt), None)
+        if last is None and run.status == "stopped":
+            # It lost a worker and was stopped before the provider accepted another request.
+            stopped = (records.get((run.id, attempt)) for attempt in range(1, run.attempt))
+            last = next((used for used in stopped if used and used.finish == "stopped"), None)
+            if last is not None:
+                del records[run.id, last.attempt]
         # An attempt may fail or be stopped before it added to the text that it continues.
         may_add_nothing = run.continues and run.attempt > 1 and run.status != "done"
-        if (run.text or run.reasoning) and last is None and not (may_add_nothing or is_between):
+        if (run.text or run.reasoning) and last is None and not may_add_nothing:
             yield Problem("a reply has no usage record", *name)
         if last is None and (run.charged or run.cost):
             yield Problem(f"{run.charged} were charged for no usage", *name)
@@ -124,9 +128,14 @@ def _of_usage(evidence: Evidence) -> Iterator[Problem]:
             if (last.cost, last.charged) != (run.cost, run.charged):
                 yield Problem(f"the run cost {run.cost}, its usage record {last.cost}", *name)
             yield from (Problem(what, *name) for what in _of_cost(evidence, last))
-            if last.charged != last.cost:
-                yield Problem(f"only {last.charged} of {last.cost} were charged", *name)
-        for attempt in range(1, run.attempt + is_between):
+            due = 0 if last.finish == EMPTY else last.cost
+            if last.charged != due:
+                yield Problem(f"{last.charged} of {due} were charged", *name)
+            if (last.finish == EMPTY) != (run.status != "stopped" and not run.text):
+                yield Problem(f"a {run.status} reply was billed as {last.finish}", *name)
+        for attempt in range(1, run.attempt):
+            if last is not None and attempt == last.attempt:
+                continue
             lost = records.pop((run.id, attempt), None)
             if lost is None:
                 if attempt in delivered[str(run.id)] and not evidence.lost_memory:

@@ -122,23 +122,6 @@ def test_delivered_text_is_charged_after_any_end(owner, conversation, status):
     assert end(claimed(owner, conversation), status).charged == COST
 
 
-@pytest.mark.parametrize("status", [Run.Status.STOPPED, Run.Status.FAILED])
-def test_run_without_text_is_free(owner, conversation, status):
-    before = account_of(owner).balance
-    run = end(claimed(owner, conversation), status, text="")
-    assert run.charged == 0
-    assert account_of(owner).balance == before
-    assert not UsageRecord.objects.exists()
-    assert Hold.objects.get().status == Hold.Status.RELEASED
-
-
-def test_failed_runs_can_be_free(owner, conversation, settings):
-    settings.BILL_FAILED_PARTIAL = False
-    run = end(claimed(owner, conversation), Run.Status.FAILED)
-    assert (run.cost, run.charged) == (COST, 0)
-    assert UsageRecord.objects.get().absorbed == COST
-
-
 def test_run_stopped_in_queue_releases_hold(owner, conversation):
     run = send(owner, conversation)
     assert account_of(owner).held > 0

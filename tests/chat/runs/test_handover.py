@@ -98,6 +98,13 @@ async def test_model_continues_in_its_own_way(requeued, provider, continuation):
     assert second["max_tokens"] < first["max_tokens"]
 
 
+def records() -> list[tuple[int, int, int, str]]:
+    """Attempt, charged and absorbed amount, and end of each call; the ledger is consistent."""
+    assert not audit.check()
+    fields = "attempt", "charged", "absorbed", "finish"
+    return list(UsageRecord.objects.order_by("attempt").values_list(*fields))
+
+
 async def test_operator_pays_for_lost_attempt(requeued):
     assert await db.run(lambda: Hold.objects.get().status) == Hold.Status.ACTIVE
     await generate.run(requeued.id, 2)
@@ -171,10 +178,12 @@ async def test_stop_before_worker_died_stops_run(owner, conversation, provider, 
 
 
 @each_continuation
-async def test_stop_between_attempts_keeps_text(requeued, owner, provider, valkey_client):
+async def test_stop_between_attempts_charges_kept_text(requeued, owner, provider, valkey_client):
     await db.run(stop_run, user=owner, run_id=requeued.pk)
     run = await db.run(fresh, requeued.pk)
-    assert (run.status, run.message.text, run.charged) == ("stopped", PARTIAL, 0)
+    assert (run.status, run.message.text) == ("stopped", PARTIAL)
+    assert await db.run(records) == [(1, run.charged, 0, "stopped")]
+    assert run.charged
     assert logged(valkey_client, run.pk)[-1]["type"] == "run.stopped"
     await generate.run(run.id, 2)
     assert len(provider.requests) == 1
@@ -202,7 +211,8 @@ async def test_concurrent_handovers_have_one_effect(owner, conversation):
         )
     )
     assert sum(len(one) for one in handed) == 1
-    assert await db.run(UsageRecord.objects.count) == 1
+    await generate.run(run.id, 2)
+    assert [attempt for attempt, *_ in await db.run(records)] == [1, 2]
 
 
 async def test_worker_that_wakes_after_handover_changes_nothing(

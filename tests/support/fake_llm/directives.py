@@ -43,6 +43,7 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cut: int = -1  # close the connection
     short: int = -1  # end the body properly, but without finish_reason and [DONE]
     silent: int = -1  # keep the connection open and send nothing more
+    report: int = -1  # send the usage so far, unless `nousage`
     hold: int = -1  # wait for `FakeLLM.release(key)`, then go on
     garbage: int = -1  # send something that is not JSON
     error: int = -1  # send an error object and end
@@ -51,7 +52,15 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     group: str = ""  # of streams that `FakeLLM.end` ends together
 
 
-FAULTS = ("hold", "garbage", "silent", "error", "short", "cut")  # in this order after one token
+FAULTS = (
+    "report",
+    "hold",
+    "garbage",
+    "silent",
+    "error",
+    "short",
+    "cut",
+)  # in this order after one token
 FAULTLESS: dict[str, Any] = {"status": 0, "reset": False} | dict.fromkeys(
     (fault for fault in FAULTS if fault != "hold"), -1
 )

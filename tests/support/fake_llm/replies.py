@@ -119,21 +119,22 @@ class Reply:
             "completion_tokens": sent,
             "total_tokens": self._prompt + sent,
             "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+            "completion_tokens_details": {"reasoning_tokens": min(sent, self.reasoning)},
         }
 
     def streamed_usage(self, sent: int) -> dict[str, Any] | None:
         """The same, or None when the stream must not have it."""
         return self.usage(sent) if self._includes_usage else None
 
+    def report(self, sent: int) -> bytes:
+        """The event of the usage after this many tokens; empty when the stream must not have it."""
+        usage = self.streamed_usage(sent)
+        return self._event([], usage=usage) if usage else b""
+
     def ending(self, sent: int) -> bytes:
         """The events after the last token."""
-        usage = self.streamed_usage(sent)
         return (
-            self.delta(self._finish)
-            + (self._event([], usage=usage) if usage else b"")
-            + chunk(b"data: [DONE]\n\n")
-            + LAST_CHUNK
+            self.delta(self._finish) + self.report(sent) + chunk(b"data: [DONE]\n\n") + LAST_CHUNK
         )
 
     def whole(self) -> dict[str, Any]:

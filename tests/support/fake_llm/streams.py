@@ -178,6 +178,9 @@ class Stream:
                         self.is_held = True
                         self._record.add(held=1)
                         return False
+                case "report":
+                    self.call.usage = self._reply.streamed_usage(self._next)
+                    self._write(self._reply.report(self._next))
                 case "garbage":
                     self._write(GARBAGE)
                 case "silent":
