@@ -1,12 +1,21 @@
-"""Access to pages: all of them require a signed-in user, except the views named here."""
+"""Access to pages: all of them require a signed-in user, except the views named here.
+
+Staff sign in on the same page as all users, with its limits and factors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.contrib.auth.middleware import LoginRequiredMiddleware as DjangoMiddleware
-from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
 
 # Names of the views that answer without a session. All others require one, even when a library
 # marks them as public.
@@ -22,7 +31,7 @@ PUBLIC_VIEWS = frozenset(
         "account_reset_password_done",
         "account_reset_password_from_key",
         "account_reset_password_from_key_done",
-        "admin:login",
+        "admin_login",
         "billing:packages_json",
         "billing:webhook",
         "health",
@@ -50,3 +59,22 @@ class LoginRequiredMiddleware(DjangoMiddleware):
         if request.accepts("application/json") and not request.accepts("text/html"):
             return JsonResponse({"code": "not_signed_in", "message": NOT_SIGNED_IN}, status=401)
         return self.handle_no_permission(request, view_func)
+
+
+@never_cache
+def admin_login(request: HttpRequest) -> HttpResponse:
+    """Send visitors of the admin to the site's sign-in page, and others to a page that helps them.
+
+    In place of the admin's own view, which checks passwords without limits: also those that a
+    signed-in member of staff posts for another account.
+    """
+    target = request.GET.get(REDIRECT_FIELD_NAME, "")
+    if not url_has_allowed_host_and_scheme(
+        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    ):
+        target = reverse("admin:index")
+    if not request.user.is_authenticated:
+        return redirect_to_login(target)
+    if request.user.is_staff and request.user.is_active:
+        return redirect(target)
+    return render(request, "account/not_staff.html", {"next": target}, status=403)

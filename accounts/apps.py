@@ -5,3 +5,10 @@ from django.apps import AppConfig
 
 class AccountsConfig(AppConfig):
     name = "accounts"
+
+    def ready(self) -> None:
+        from allauth.account.signals import password_reset
+
+        from accounts import sign_in_limits
+
+        password_reset.connect(sign_in_limits.forget_attempts)

@@ -37,6 +37,11 @@ ENVIRONMENT = {
     # A bench has few users for the load of thousands; the target `fairness` sets the real limits.
     "USER_CONCURRENCY": "1000",
     "USER_QUEUE_LIMIT": "10000",
+    "LIMIT_MESSAGES": "off",
+    "LIMIT_ESTIMATES": "off",
+    "LIMIT_FRAMES": "off",
+    "LIMIT_RESUMES": "off",
+    "LIMIT_SOCKETS": "off",
 }
 
 POSTGRES_SETTINGS = {"shared_buffers": "256MB", "max_connections": "200"}

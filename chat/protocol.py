@@ -30,6 +30,7 @@ TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 NOT_SIGNED_IN = 4401
 UNKNOWN_PATH = 4404
+TOO_MANY = 4429
 
 
 # --- From the client --------------------------------------------------------------------------

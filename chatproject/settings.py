@@ -60,6 +60,8 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     # Every view requires a signed-in user unless accounts.access exempts it.
     "accounts.access.LoginRequiredMiddleware",
+    # After it, so that the limits of pages are those of their user.
+    "chatproject.ops.rate_limits.RateLimitMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "chatproject.ops.csp.CSPMiddleware",
@@ -248,6 +250,43 @@ USER_QUEUE_LIMIT = env.integer("USER_QUEUE_LIMIT", 100)
 QUEUE_LIMIT = env.integer("QUEUE_LIMIT", 2_000, least=1)  # queued runs before messages are refused
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes of a form
 
+# The named limits (docs/operations/limits.md): of each user, else of each client address. All are
+# counted in Redis, except those of sockets, which each web process counts for itself.
+RATE_LIMITS = {
+    "messages": env.limit("LIMIT_MESSAGES", "30/minute"),
+    "estimates": env.limit("LIMIT_ESTIMATES", "60/minute"),
+    "orders": env.limit("LIMIT_ORDERS", "60/minute"),
+    "checkouts": env.limit("LIMIT_CHECKOUTS", "20/minute"),
+    "receipts": env.limit("LIMIT_RECEIPTS", "20/minute"),
+    "exports": env.limit("LIMIT_EXPORTS", "10/minute"),
+    "promo_codes": env.limit("LIMIT_PROMO_CODES", "10/hour", fails_closed=True),
+    # Signing in (accounts/sign_in_limits.py): wrong passwords from one address for one account; from
+    # one address for all accounts; the same with the admin as destination; for one account from all
+    # addresses; for one account from a known browser.
+    "sign_in": env.limit("LIMIT_SIGN_IN", "5/5minute; 20/hour", fails_closed=True),
+    "sign_in_address": env.limit("LIMIT_SIGN_IN_ADDRESS", "50/5minute", fails_closed=True),
+    "admin_sign_in": env.limit("LIMIT_ADMIN_SIGN_IN", "10/5minute", fails_closed=True),
+    "sign_in_account": env.limit("LIMIT_SIGN_IN_ACCOUNT", "100/hour", fails_closed=True),
+    "sign_in_known": env.limit("LIMIT_SIGN_IN_KNOWN", "10/hour; 30/day", fails_closed=True),
+    "sign_up": env.limit("LIMIT_SIGN_UP", "20/minute; 200/day", fails_closed=True),
+    # Mails with a link to a new password: from one address for one account, from one address, and
+    # for one account. The last is shorter than PASSWORD_RESET_TIMEOUT: its owner has a valid link.
+    "password_reset": env.limit("LIMIT_PASSWORD_RESET", "3/10minute", fails_closed=True),
+    "password_reset_address": env.limit(
+        "LIMIT_PASSWORD_RESET_ADDRESS", "20/minute", fails_closed=True
+    ),
+    "password_reset_account": env.limit(
+        "LIMIT_PASSWORD_RESET_ACCOUNT", "10/30minute", fails_closed=True
+    ),
+    # The present password, asked for by a page; a new one, chosen with a link.
+    "password_checks": env.limit("LIMIT_PASSWORD_CHECKS", "10/5minute", fails_closed=True),
+    "email_changes": env.limit("LIMIT_EMAIL_CHANGES", "10/10minute", fails_closed=True),
+    "confirmation_mails": env.limit("LIMIT_CONFIRMATION_MAILS", "1/3minute", fails_closed=True),
+    "sockets": env.limit("LIMIT_SOCKETS", "50"),
+    "frames": env.limit("LIMIT_FRAMES", "600/minute"),
+    "resumes": env.limit("LIMIT_RESUMES", "120/minute"),
+}
+
 # --- Accounts ---------------------------------------------------------------------------------
 
 AUTH_USER_MODEL = "accounts.User"
@@ -277,6 +316,27 @@ ACCOUNT_LOGIN_ON_PASSWORD_RESET = True
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False
 PASSWORD_RESET_TIMEOUT = 60 * 60
+ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
+# RATE_LIMITS replaces allauth's own limits. Its code counts one of them, where it sends the mail.
+ACCOUNT_RATE_LIMITS = dict.fromkeys(
+    (
+        "change_password",
+        "change_phone",
+        "login",
+        "login_failed",
+        "manage_email",
+        "reauthenticate",
+        "request_login_code",
+        "reset_password",
+        "reset_password_from_key",
+        "signup",
+        "verify_phone",
+    )
+) | {
+    "confirm_email": ",".join(
+        f"{amount}/{seconds}s/key" for amount, seconds in RATE_LIMITS["confirmation_mails"].rates
+    )
+}
 
 globals().update(env.mail("EMAIL_URL"))
 DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "parley@localhost")

@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
+from accounts.access import admin_login
 from chatproject.ops import health
 
 admin.site.site_header = "Parley"
@@ -16,6 +17,7 @@ urlpatterns = [
     path("health/ready", health.ready, name="health_ready"),
     path("admin/billing/report/", include("billing.admin.report")),
     path("admin/chat/live/", include("chat.admin.live_queue")),
+    path("admin/login/", admin_login, name="admin_login"),
     path("admin/", admin.site.urls),
     path("accounts/", include("allauth.account.urls")),
     path("billing/", include("billing.urls")),

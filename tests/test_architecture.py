@@ -20,6 +20,7 @@ MAY_BE_ASYNC = (
     "chat/web/consumer.py",
     "chat/web/outgoing.py",
     "chat/web/run_follower.py",
+    "chat/web/socket_limits.py",
     "chatproject/lib/",
     "chatproject/ops/",
     "chatproject/serve.py",

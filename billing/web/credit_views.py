@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import redis
 from django.conf import settings
 from django.contrib import messages
-from django.core.cache import cache
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
@@ -29,6 +28,7 @@ from billing.payments import packages
 from billing.reports import balances, charts, statements, usage_report
 from billing.reports.usage_report import ModelRow, Sums, UsageReport
 from billing.web.forms import HistoryForm, LimitsForm
+from chatproject.lib import rate_limits
 from chatproject.lib.db import MoneyBusy, streamed_response
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 LOTS = 20  # on the overview
 ORDERS = 5
 
-PROMO_TRIES = 10  # of one user in an hour
-HOUR = 60 * 60
+TOO_MANY_CODES = "You have tried too many codes. Try again in an hour."
 
 CSV = "text/csv; charset=utf-8"
 INVALID_MONTH = "Enter a month as year and month, for example 2026-03. This is the current one."
@@ -77,36 +76,32 @@ def redeem(request: Request) -> HttpResponse:
     if request.method == "GET":
         return redirect("billing:overview")  # a reload of the page after an error
     code = request.POST.get("code", "")[:100]
-    refusal = _too_many_tries(request.user.pk)
-    if not refusal:
-        try:
-            entry = promo_codes.redeem(user_id=request.user.pk, code=code)
-        except PromoRefused as error:
-            refusal = error.message
-        except MoneyBusy:
-            refusal = "This code is in high demand right now. Try again in a moment."
-        else:
-            messages.success(request, f"{show(entry.amount)} credits were added.")
-            return redirect("billing:overview")
-    return _overview(request, code=code, promo_error=refusal)
-
-
-def _too_many_tries(user_id: int) -> str:
-    """Count a try at a code, and return a refusal beyond the limit: codes must not be guessed."""
-    key = f"promo-tries:{user_id}"
     try:
-        cache.add(key, 0, HOUR)
-        tries = cache.incr(key)
-    except ValueError:
-        tries = 1  # the key expired between the two calls
+        rate_limits.hit("promo_codes", request.user.pk)  # codes must not be guessed
+    except rate_limits.RateLimited as error:
+        if not request.accepts("text/html"):
+            raise
+        response = _overview(request, code=code, promo_error=TOO_MANY_CODES, status=429)
+        response["Retry-After"] = str(error.retry_after)
+        return response
     except redis.RedisError:
-        return "Codes cannot be checked right now. Try again in a minute."
-    if tries > PROMO_TRIES:
-        return f"You have tried {PROMO_TRIES} codes within an hour. Try again later."
-    return ""
+        refusal = "Codes cannot be checked right now. Try again in a minute."
+        return _overview(request, code=code, promo_error=refusal, status=400)
+    try:
+        entry = promo_codes.redeem(user_id=request.user.pk, code=code)
+    except PromoRefused as error:
+        refusal = error.message
+    except MoneyBusy:
+        refusal = "This code is in high demand right now. Try again in a moment."
+    else:
+        messages.success(request, f"{show(entry.amount)} credits were added.")
+        return redirect("billing:overview")
+    return _overview(request, code=code, promo_error=refusal, status=400)
 
 
-def _overview(request: Request, *, code: str = "", promo_error: str = "") -> HttpResponse:
+def _overview(
+    request: Request, *, code: str = "", promo_error: str = "", status: int = 200
+) -> HttpResponse:
     found = balances.of_user(request.user.pk)
     lots = balances.lots(found.account, LOTS + 1)
     return render(
@@ -121,7 +116,7 @@ def _overview(request: Request, *, code: str = "", promo_error: str = "") -> Htt
             "code": code,
             "promo_error": promo_error,
         },
-        status=400 if promo_error else 200,
+        status=status,
     )
 
 

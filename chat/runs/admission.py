@@ -7,24 +7,33 @@ from django.conf import settings
 
 from chat.errors import ChatError
 from chat.runs import queue, wait_estimate
+from chatproject.lib import metrics, rate_limits
+
+TOO_FAST = "You are sending messages too fast. Wait a moment, then try again."
 
 
 def admit(user_id: int) -> None:
-    """Refuse a message while the queue is full or unreachable: before anything is stored or held.
+    """Refuse a message of a user who sends too fast, or while the queue is full or unreachable.
+
+    It is refused before anything is stored or held. Each call counts as a message (limit `messages`).
 
     Messages that arrive at the same time may all find the last free position: a few too many do no
     harm, and a lock for every message would. Raises ChatError `rate_limited`, `busy` or `unavailable`,
     each with `retry_after`.
     """
     try:
-        load = queue.load_of(user_id)
+        load = queue.count_message(user_id)
+        wait = rate_limits.retry_after("messages", user_id) if load.is_too_fast else 0
     except redis.RedisError as error:
         raise ChatError("unavailable", retry_after=wait_estimate.RETRY_AFTER) from error
+    if load.is_too_fast:
+        metrics.RATE_LIMITED.labels("messages").inc()
+        raise ChatError("rate_limited", TOO_FAST, retry_after=wait)
     throughput = load.throughput
     if load.admitted >= settings.USER_CONCURRENCY and load.throttled >= settings.USER_QUEUE_LIMIT:
         # The next of the user's messages is accepted when one of the user's runs ends.
-        wait = throughput.service / settings.USER_CONCURRENCY if throughput else None
-        raise ChatError("rate_limited", retry_after=wait_estimate.retry_after(wait))
+        until_free = throughput.service / settings.USER_CONCURRENCY if throughput else None
+        raise ChatError("rate_limited", retry_after=wait_estimate.retry_after(until_free))
     if load.queued >= settings.QUEUE_LIMIT:
-        wait = throughput.wait(load.queued - settings.QUEUE_LIMIT + 1) if throughput else None
-        raise ChatError("busy", retry_after=wait_estimate.retry_after(wait))
+        until_free = throughput.wait(load.queued - settings.QUEUE_LIMIT + 1) if throughput else None
+        raise ChatError("busy", retry_after=wait_estimate.retry_after(until_free))

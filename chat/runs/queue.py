@@ -27,6 +27,7 @@ from rq.rate_limit import RateLimit, RateLimitRegistry
 from chat.models import Run
 from chat.runs import wait_estimate
 from chat.runs.wait_estimate import Throughput
+from chatproject.lib import rate_limits
 from chatproject.lib.redis.clients import sync_client
 
 QUEUE = "chat"
@@ -134,24 +135,37 @@ def withdraw(user_id: int, run_id: UUID, attempt: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class UserLoad:
-    """Runs in the whole queue (`queued`), and a user's runs: admitted (queued or running), throttled."""
+    """Runs in the whole queue (`queued`), and a user's runs: admitted (queued or running), throttled.
+
+    `is_too_fast`: the user has used up the limit `messages`.
+    """
 
     queued: int
     admitted: int
     throttled: int
     throughput: Throughput | None
+    is_too_fast: bool
 
 
-def load_of(user_id: int) -> UserLoad:
-    """Read what admission control decides on, in one round trip."""
+def count_message(user_id: int) -> UserLoad:
+    """Count a message of a user, and read what admission control decides on, in one round trip."""
     queue, limits = rq_queue(), _limits(user_id)
-    pipeline = queue.connection.pipeline(transaction=False)
-    pipeline.llen(queue.key)
-    pipeline.zcard(limits.allowed_key)
-    pipeline.zcard(limits.rate_limited_key)
-    pipeline.get(wait_estimate.KEY)
-    queued, admitted, throttled, measured = pipeline.execute()
-    return UserLoad(queued, admitted, throttled, wait_estimate.decode(measured))
+    for has_scripts in (True, False):  # as in `enqueue`
+        pipeline = queue.connection.pipeline(transaction=False)
+        pipeline.llen(queue.key)
+        pipeline.zcard(limits.allowed_key)
+        pipeline.zcard(limits.rate_limited_key)
+        pipeline.get(wait_estimate.KEY)
+        rate_limits.hit_in_pipeline(pipeline, "messages", user_id)
+        if has_scripts:
+            pipeline.scripts.clear()
+        try:
+            queued, admitted, throttled, measured, *accepted = pipeline.execute()
+            break
+        except NoScriptError:
+            if not has_scripts:
+                raise
+    return UserLoad(queued, admitted, throttled, wait_estimate.decode(measured), not all(accepted))
 
 
 def position(run: Run) -> Position | None:

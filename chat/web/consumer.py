@@ -23,6 +23,7 @@ from chat.runs.stop import stop_run
 from chat.streaming import groups
 from chat.web.outgoing import UNREACHABLE, Outgoing
 from chat.web.run_follower import Follower, replay_reader
+from chat.web.socket_limits import Allowance
 from chatproject.lib import db
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.pubsub.raw import Attachment
@@ -56,6 +57,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         self._announced: dict[UUID, None] = {}  # the oldest first
         self._recheck: asyncio.TimerHandle | None = None
         self._attachment: Attachment | None = None
+        self._allowance: Allowance | None = None
 
     async def dispatch(self, message: Any) -> None:
         # Channels' own goes through a thread first, for each frame, to close that thread's database
@@ -80,6 +82,11 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             return
         self.user = user
         try:
+            self._allowance = Allowance(user.pk)
+        except ChatError as refusal:
+            await self._outgoing.close(protocol.TOO_MANY, refusal)
+            return
+        try:
             self._attachment = await get_layer().attach(
                 groups.user_group(user.pk), self._receive_for_user
             )
@@ -97,13 +104,17 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             await follower.leave()
         if self._attachment is not None:
             await self._attachment.detach()
+        if self._allowance is not None:
+            self._allowance.end()
 
     # --- From the client ----------------------------------------------------------------------
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         outgoing = self._outgoing
-        if not outgoing.is_open:
+        if not outgoing.is_open or self._allowance is None:
             return  # it is being closed
+        if not await self._allowance.count_frame(outgoing):
+            return
         if text_data is None:
             await outgoing.close(protocol.UNSUPPORTED_DATA)
             return
@@ -164,6 +175,8 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                 await db.run(stop_run, user=self.user, run_id=event.run)
                 return
             case protocol.Resume():
+                assert self._allowance is not None
+                self._allowance.count_resume()
                 queued = await replay_reader().call(
                     describe.queue_status, user=self.user, run_id=event.run
                 )

@@ -12,6 +12,8 @@ from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.http import HttpRequest
 
+from chatproject.lib.http import client_address
+
 NOTHING = "\N{EN DASH}"
 
 
@@ -81,4 +83,4 @@ def staff_id(request: HttpRequest) -> int:
 
 def client_ip(request: HttpRequest) -> str | None:
     """Return the address that a request came from, for the audit."""
-    return request.META.get("REMOTE_ADDR") or None
+    return client_address(request) or None

@@ -9,16 +9,30 @@ manage.py, or the one that `ENV_FILE` names, may set variables; the environment 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"0", "false", "no", "off", ""}
+
+PERIODS = {"second": 1, "minute": 60, "hour": 60 * 60, "day": 24 * 60 * 60}
+
+
+class Limit(NamedTuple):
+    """A named limit: at most so many uses in so many seconds, for each pair of `rates`.
+
+    A period of 0 seconds means uses at the same time. Without rates there is no limit. A limit that
+    `fails_closed` refuses every use while Redis is unreachable; any other accepts it.
+    """
+
+    rates: tuple[tuple[int, int], ...]
+    fails_closed: bool = False
 
 
 def load_file(path: Path) -> None:
@@ -111,6 +125,24 @@ def decimals(name: str, default: str, *, count: int) -> list[Decimal]:
             f"{name}={value!r}: write numbers of at least 0, for example {default}."
         )
     return numbers
+
+
+def limit(name: str, default: str, *, fails_closed: bool = False) -> Limit:
+    """Return the variable as a limit.
+
+    `30/minute`, `5/10minute`, several separated by `;`, `50` for so many at the same time, or `off`.
+    """
+    value = text(name, default).lower() or default
+    if value == "off":
+        return Limit((), fails_closed)
+    rates = []
+    for part in value.split(";"):
+        found = re.fullmatch(r"([1-9]\d*)(?:/([1-9]\d*)?(second|minute|hour|day)s?)?", part.strip())
+        if found is None or ("/" in part) != ("/" in default):
+            raise ImproperlyConfigured(f"{name}={value!r}: write {default}, for example, or off.")
+        amount, multiple, period = found.groups()
+        rates.append((int(amount), PERIODS[period] * int(multiple or 1) if period else 0))
+    return Limit(tuple(rates), fails_closed)
 
 
 def words(name: str, default: str = "") -> list[str]:

@@ -29,3 +29,11 @@ DELIVERY = Histogram(
     "Time from the worker's tick to the follower's socket, for a sample of the events.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )
+RATE_LIMITED = Counter(
+    "parley_rate_limited_total", "Requests, messages and frames refused by a limit.", ["limit"]
+)
+RATE_LIMITS_UNCOUNTED = Counter(
+    "parley_rate_limits_uncounted_total",
+    "Uses of a limit that were not counted, as Redis was unreachable.",
+    ["limit", "outcome"],
+)

@@ -104,13 +104,30 @@ test("it reconnects to a restarting server within three seconds", () => {
 test("it waits longer each time when it is refused right after opening", () => {
   for (const wait of [1_000, 2_000, 4_000]) {
     open();
-    sockets.at(-1).lose(4429);
+    sockets.at(-1).lose(1013);
     const before = sockets.length;
     mock.timers.tick(wait - 1);
     assert.equal(sockets.length, before);
     mock.timers.tick(1);
     assert.equal(sockets.length, before + 1);
   }
+});
+
+test("it waits as long as the server says after too many sockets, also when woken", () => {
+  const refusal = { type: "error", code: "rate_limited", message: "Too many tabs.", retry_after: 30 };
+  sockets.at(-1).receive(refusal);
+  sockets.at(-1).lose(4429);
+  const lost = { code: 4429, message: "Too many tabs.", seconds: 36 };
+  assert.deepEqual(fired.at(-1), ["lost", lost]);
+  mock.timers.tick(35_000);
+  connection.wake();
+  connection.pause();
+  connection.wake();
+  assert.equal(sockets.length, 1);
+  mock.timers.tick(999);
+  assert.equal(sockets.length, 1);
+  mock.timers.tick(1);
+  assert.equal(sockets.length, 2);
 });
 
 test("a connection that lasted resets the backoff", () => {

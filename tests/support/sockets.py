@@ -106,3 +106,16 @@ async def open_tab(user: User | None, **headers: bytes) -> AsyncIterator[Tab]:
         yield tab
     finally:
         await communicator.disconnect(timeout=PATIENCE)
+
+
+async def refusal(user: User) -> tuple[dict[str, Any], int | str | None]:
+    """Open a socket that the server refuses; return its error and the close code."""
+    cookie = f"sessionid={await db.run(session_key, user)}".encode()
+    headers = [(b"origin", b"http://localhost"), (b"cookie", cookie)]
+    communicator = WebsocketCommunicator(application, "/ws/v1/", headers=headers)
+    await communicator.connect(PATIENCE)
+    tab = Tab(communicator)
+    error = await tab.receive()
+    code = await tab.close_code()
+    await communicator.disconnect(timeout=PATIENCE)
+    return error, code

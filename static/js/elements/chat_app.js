@@ -1,7 +1,8 @@
 import { fetchJSON, fetchPage, fromTemplate, nameConversation, removeEmptyLists } from "../helpers/dom.js";
 import { newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
-import { Connection, NOT_SIGNED_IN, REFUSED, RESTARTING } from "../models/connection.js";
+import { countDown } from "../helpers/timing.js";
+import { Connection, NOT_SIGNED_IN, REFUSED, RESTARTING, TOO_MANY } from "../models/connection.js";
 import { Draft } from "../models/draft.js";
 import { Outbox } from "../models/outbox.js";
 
@@ -17,6 +18,7 @@ export class ChatApp extends HTMLElement {
   connection = new Connection(() => new WebSocket(this.#socketUrl));
   #outbox;
   #notice = null;
+  #countdown = null; // of the next attempt to connect
   #pause = null;
   #stopping = null; // id of the run that the user asked to stop
   #everOpen = false;
@@ -48,7 +50,7 @@ export class ChatApp extends HTMLElement {
   #listenToConnection() {
     this.connection.addEventListener("message", ({ detail }) => this.#receive(detail));
     this.connection.addEventListener("open", ({ detail }) => this.#opened(detail));
-    this.connection.addEventListener("lost", ({ detail }) => this.#lost(detail.code));
+    this.connection.addEventListener("lost", ({ detail }) => this.#lost(detail));
     this.connection.addEventListener("ended", ({ detail }) => this.#ended(detail));
   }
 
@@ -374,10 +376,20 @@ export class ChatApp extends HTMLElement {
     this.#rename(page.querySelector("[data-title]").textContent);
   }
 
-  #lost(code) {
+  #lost({ code, message, seconds }) {
     if (REFUSED.has(code)) this.#returnAll();
     else if (!this.#everOpen && navigator.onLine) this.#postPending();
-    this.#noticeSoon(code === RESTARTING ? RESTART_NOTICE_AFTER : NOTICE_AFTER);
+    if (code === TOO_MANY) this.#noticeRefusal(message, seconds);
+    else this.#noticeSoon(code === RESTARTING ? RESTART_NOTICE_AFTER : NOTICE_AFTER);
+  }
+
+  #noticeRefusal(message, seconds) {
+    this.#countdown?.cancel();
+    this.#showNotice(message);
+    this.#countdown = countDown(seconds, (left) => {
+      const when = left > 0 ? `in ${left} s` : "now";
+      this.querySelector("[data-connection-text]").textContent = `${message} Reconnecting ${when}…`;
+    });
   }
 
   #noticeSoon(delay) {
@@ -434,6 +446,7 @@ export class ChatApp extends HTMLElement {
   #hideNotice() {
     clearTimeout(this.#notice);
     this.#notice = null;
+    this.#countdown?.cancel();
     const notice = this.querySelector("[data-connection]");
     if (!notice.hidden) this.#announce("Reconnected");
     notice.hidden = true;

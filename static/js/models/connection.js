@@ -10,6 +10,7 @@ const OPEN_WITHIN = 10_000; // otherwise the attempt is given up
 const STALE_AFTER = 2_000; // an older attempt is replaced when the network returns
 const STEADY_AFTER = 10_000; // a connection that lasted so long resets the backoff
 const CHECK_EVERY = 5_000;
+const RETRY_AFTER = 30; // seconds, after TOO_MANY without a time from the server
 const RESTART_SPREAD = 3_000; // so that the pages of a restarting server do not return all at once
 
 /** The server is restarting. */
@@ -17,12 +18,15 @@ export const RESTARTING = 1012;
 /** The server rejected a frame: sending it again would close the next connection, too. */
 export const REFUSED = new Set([1003, 1009]);
 export const NOT_SIGNED_IN = 4401;
+/** The user has too many sockets or sends too much; the error before it has the time to wait. */
+export const TOO_MANY = 4429;
 const FINAL = new Set([NOT_SIGNED_IN, 4403, 4404]);
 
 /**
  * Events: "message" (detail: an event of the server), "open" (the server sent `ready`;
- * detail.isReconnect: not for the first time), "lost" (detail.code), "ended" (detail: the close
- * code; the socket is not opened again).
+ * detail.isReconnect: not for the first time), "lost" (detail.code; after TOO_MANY also detail.message
+ * and detail.seconds, until the next attempt), "ended" (detail: the close code; the socket is not opened
+ * again).
  */
 export class Connection extends EventTarget {
   #create;
@@ -36,6 +40,8 @@ export class Connection extends EventTarget {
   #openedAt = 0;
   #receivedAt = 0;
   #pingedAt = null; // the time of an unanswered ping
+  #refusal = null; // the last error that concerned no frame
+  #notBefore = 0; // the time of the next attempt after TOO_MANY
   #timer = null;
   #checks = null;
 
@@ -71,7 +77,7 @@ export class Connection extends EventTarget {
   /** Connect now, or check that the connection is alive: the tab is visible or the network back. */
   wake() {
     const now = Date.now();
-    if (this.#state === "waiting" || this.#state === "paused") this.#connect();
+    if (this.#state === "waiting" || this.#state === "paused") this.#connectSoon(now);
     else if (this.#state === "connecting" && now - this.#attemptedAt >= STALE_AFTER) this.#connect();
     else if (this.isOpen && now - this.#receivedAt >= DEAD_AFTER) this.#closed(this.#socket, null, 0);
     else if (this.isOpen) this.#probe();
@@ -86,9 +92,20 @@ export class Connection extends EventTarget {
 
   // --- Internal
 
+  #connectSoon(now) {
+    if (now >= this.#notBefore) {
+      this.#connect();
+      return;
+    }
+    clearTimeout(this.#timer);
+    this.#state = "waiting";
+    this.#timer = setTimeout(() => this.#connect(), this.#notBefore - now);
+  }
+
   #connect() {
     this.#drop();
     this.#state = "connecting";
+    this.#refusal = null;
     this.#attemptedAt = Date.now();
     const socket = this.#create();
     this.#socket = socket;
@@ -102,6 +119,7 @@ export class Connection extends EventTarget {
     this.#receivedAt = Date.now();
     this.#pingedAt = null;
     const event = JSON.parse(message.data);
+    if (event.type === "error" && !event.ref) this.#refusal = event;
     if (event.type === "ready") this.#opened();
     else if (event.type !== "pong") this.#fire("message", event);
   }
@@ -148,12 +166,22 @@ export class Connection extends EventTarget {
       return;
     }
     this.#state = "waiting";
-    this.#timer = setTimeout(() => this.#connect(), delay ?? this.#pauseAfter(code));
+    const pause = delay ?? this.#pauseAfter(code);
+    this.#timer = setTimeout(() => this.#connect(), pause);
     this.#attempt += 1;
-    this.#fire("lost", { code });
+    if (code !== TOO_MANY) {
+      this.#fire("lost", { code });
+      return;
+    }
+    this.#notBefore = Date.now() + pause;
+    this.#fire("lost", { code, message: this.#refusal?.message ?? "", seconds: pause / 1_000 });
   }
 
   #pauseAfter(code) {
+    if (code === TOO_MANY) {
+      const seconds = this.#refusal?.retry_after ?? RETRY_AFTER;
+      return 1_000 * seconds * (1 + 0.2 * this.#random()); // not all tabs at the same time
+    }
     if (code === RESTARTING && this.#attempt === 0) return RESTART_SPREAD * this.#random();
     return backoff(this.#attempt, this.#random);
   }

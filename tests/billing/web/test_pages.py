@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import pytest
 from django.core import mail
-from django.core.cache import cache
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -29,8 +28,12 @@ from billing.models import (
 )
 from billing.payments import refunds
 from billing.reports import balances, low_balance_mail, statements
+from chatproject.lib import rate_limits
 from chatproject.lib.db import money_transaction
 from tests.support import money, purchases
+from tests.support.limits import limits_without_redis
+
+__all__ = ["limits_without_redis"]
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -188,23 +191,19 @@ def test_guessing_of_codes_is_throttled(inside, account):
     for _ in range(10):
         assert "There is no code" in text(inside.post("/billing/redeem/", {"code": "guess"}))
     PromoCode.objects.create(code="RIGHT", credits=CREDIT, max_redemptions=2)
-    assert "Try again later." in text(inside.post("/billing/redeem/", {"code": "RIGHT"}))
+    refused = inside.post("/billing/redeem/", {"code": "RIGHT"})
+    assert (refused.status_code, "Retry-After" in refused) == (429, True)
+    assert "You have tried too many codes. Try again in an hour." in text(refused)
     account.refresh_from_db()
     assert account.balance == 0
-    cache.clear()
+    rate_limits.clear("promo_codes", account.user_id)
     assert "1 credits were added." in text(
         inside.post("/billing/redeem/", {"code": "RIGHT"}, follow=True)
     )
 
 
-def test_without_redis_codes_are_refused(inside, account, settings):
+def test_without_redis_codes_are_refused(inside, account, limits_without_redis):
     PromoCode.objects.create(code="RIGHT", credits=CREDIT, max_redemptions=2)
-    settings.CACHES = {
-        "default": {
-            "BACKEND": "django.core.cache.backends.redis.RedisCache",
-            "LOCATION": "redis://127.0.0.1:9/0",
-        }
-    }
     refused = inside.post("/billing/redeem/", {"code": "RIGHT"})
     assert refused.status_code == 400
     assert "Codes cannot be checked right now." in text(refused)

@@ -196,6 +196,7 @@ def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
             "SIGNUP_CREDITS": "1000000",
             "DEFAULT_MODEL": "stub-model",
             "LOG_LEVEL": "INFO",
+            "LIMIT_MESSAGES": "off",  # users repeat refused messages without a pause
             **environment,
         }
         import django

@@ -24,6 +24,7 @@ from chat.runs import describe, finish, start
 from chat.runs.stop import stop_run
 from chatproject.lib import db
 from chatproject.lib.db import money_transaction
+from chatproject.lib.env import Limit
 from tests.support.conversations import begin, client_id, send
 from tests.support.fake_llm import reply_text
 from tests.support.runs import add_to_log, delta
@@ -271,8 +272,9 @@ def test_sweeper_extends_hold_of_queued_run_once(owner, conversation):
     assert Hold.objects.get().expires_at == extended
 
 
-def test_concurrent_sends_cannot_overspend(owner, assistant):
+def test_concurrent_sends_cannot_overspend(owner, assistant, settings):
     """Of 200 concurrent messages on credits for three, exactly three run."""
+    settings.RATE_LIMITS = settings.RATE_LIMITS | {"messages": Limit(())}
     conversations = [begin(owner, assistant) for _ in range(200)]
     most = send(owner, begin(owner, assistant)).most  # a hold of full length
     set_available(owner, 3 * most)

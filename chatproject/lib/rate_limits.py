@@ -1,0 +1,181 @@
+"""Named limits: the table RATE_LIMITS of the settings, counted as moving windows (rate limiting).
+
+`hit` counts in Redis for all processes together. A `Window` counts in this process alone, for the
+frames of sockets: a round trip for each frame would cost more than most frames do.
+
+While Redis is unreachable, a limit that fails closed raises redis.RedisError, and any other accepts;
+RATE_LIMITS_UNCOUNTED counts both. After an error Redis is left alone for PAUSE seconds, so that not
+every request waits for its timeout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import cache
+
+import redis
+from django.conf import settings
+from limits import RateLimitItem, RateLimitItemPerSecond
+from limits.storage import RedisStorage
+from limits.strategies import MovingWindowRateLimiter
+from redis.client import Pipeline
+
+from chatproject.lib import metrics
+from chatproject.lib.env import Limit
+from chatproject.lib.redis.clients import sync_client
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "limit"  # of the keys in Redis
+
+PAUSE = 1.0
+
+_Call = Callable[..., bool]  # of a limiter, with a rate and the parts of a key
+
+
+class RateLimited(Exception):
+    """The limit `name` is used up; after `retry_after` whole seconds another use may be accepted."""
+
+    def __init__(self, name: str, retry_after: int) -> None:
+        self.name = name
+        self.retry_after = retry_after
+        metrics.RATE_LIMITED.labels(name).inc()
+        super().__init__(f"{name}: try again in {retry_after} s")
+
+
+def hit(name: str, *key: object) -> None:
+    """Count one use of a limit by `key`: a user's id, or an address. Raises RateLimited.
+
+    Synchronous: an event loop calls it in a database thread.
+    """
+    _each_rate(name, key, MovingWindowRateLimiter.hit)
+
+
+def check(name: str, *key: object) -> None:
+    """Raise RateLimited if `hit` would; count nothing."""
+    _each_rate(name, key, MovingWindowRateLimiter.test)
+
+
+def clear(name: str, *key: object) -> None:
+    """Forget all uses of a limit by `key`."""
+    _each_rate(name, key, _clear)
+
+
+def _clear(limiter: MovingWindowRateLimiter, item: RateLimitItem, *key: str) -> bool:
+    limiter.clear(item, *key)
+    return True
+
+
+def _each_rate(name: str, key: tuple[object, ...], call: _Call) -> None:
+    limit = limit_of(name)
+    try:
+        if time.monotonic() < _Outage.until:
+            raise redis.ConnectionError("Redis was unreachable a moment ago")
+        for item in _items(limit):
+            if not call(_limiter(), item, name, _digest(key)):
+                raise RateLimited(name, retry_after(name, *key))
+    except redis.RedisError as error:
+        if time.monotonic() >= _Outage.until:
+            _Outage.until = time.monotonic() + PAUSE
+            logger.warning("limits are not counted: %s", error)
+        outcome = "refused" if limit.fails_closed else "accepted"
+        metrics.RATE_LIMITS_UNCOUNTED.labels(name, outcome).inc()
+        if limit.fails_closed:
+            raise
+
+
+def retry_after(name: str, *key: object) -> int:
+    """Return the whole seconds, at least one, after which the limit accepts another use."""
+    resets = [
+        stats.reset_time
+        for item in _items(limit_of(name))
+        for stats in [_limiter().get_window_stats(item, name, _digest(key))]
+        if stats.remaining == 0
+    ]
+    return max(1, math.ceil(max(resets, default=0.0) - time.time()))
+
+
+def hit_in_pipeline(pipeline: Pipeline, name: str, *key: object) -> None:
+    """Add one use of a limit to a pipeline of redis-py, as one command for each rate.
+
+    An answer of None means that the limit is used up. The script has to be in Redis, or the pipeline
+    raises NoScriptError.
+    """
+    for item in _items(limit_of(name)):
+        _storage().lua_acquire_moving_window(
+            [_storage().prefixed_key(item.key_for(name, _digest(key)))],
+            [time.time(), item.amount, item.get_expiry(), 1],
+            client=pipeline,
+        )
+
+
+def limit_of(name: str) -> Limit:
+    """Return a limit of the table."""
+    limit: Limit = settings.RATE_LIMITS[name]
+    return limit
+
+
+class _Outage:
+    until = 0.0  # of time.monotonic()
+
+
+@cache
+def _storage() -> RedisStorage:
+    return RedisStorage(
+        settings.REDIS_URL, connection_pool=sync_client().connection_pool, key_prefix=PREFIX
+    )
+
+
+@cache
+def _limiter() -> MovingWindowRateLimiter:
+    return MovingWindowRateLimiter(_storage())
+
+
+def _items(limit: Limit) -> list[RateLimitItemPerSecond]:
+    return [RateLimitItemPerSecond(amount, seconds, "of") for amount, seconds in limit.rates]
+
+
+def _digest(key: tuple[object, ...]) -> str:
+    # Addresses and e-mail addresses do not belong in the names of keys.
+    return hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
+
+
+class Window:
+    """A moving window in this process, for one key; not for several threads."""
+
+    def __init__(self, limit: Limit) -> None:
+        self._rates = limit.rates
+        self._hits: list[deque[float]] = [deque(maxlen=amount) for amount, _ in limit.rates]
+
+    def hit(self) -> float:
+        """Count one use and return 0, or return the seconds after which the next is accepted."""
+        wait = self.wait()
+        if not wait:
+            now = time.monotonic()
+            for hits in self._hits:
+                hits.append(now)
+        return wait
+
+    def wait(self) -> float:
+        """Return the seconds after which the next use is accepted; 0 for now."""
+        now = time.monotonic()
+        waits = [
+            hits[0] + seconds - now
+            for hits, (amount, seconds) in zip(self._hits, self._rates, strict=True)
+            if len(hits) == amount
+        ]
+        return max(0.0, *waits) if waits else 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no use is within the window."""
+        now = time.monotonic()
+        return all(
+            not hits or hits[-1] + seconds <= now
+            for hits, (_, seconds) in zip(self._hits, self._rates, strict=True)
+        )

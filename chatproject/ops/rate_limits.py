@@ -1,0 +1,121 @@
+"""The limits of pages, and the answer to a request that exceeds one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.template import loader
+from django.views.decorators.cache import never_cache
+
+from accounts import sign_in_limits
+from chatproject.lib import rate_limits
+from chatproject.lib.http import client_network
+from chatproject.lib.rate_limits import RateLimited
+
+# Limits by the name of the view. They count by user, and for visitors by address.
+LIMITS = {
+    "billing:receipt": "receipts",
+    "billing:order": "orders",
+    "billing:order_return": "orders",
+    "billing:history_csv": "exports",
+    "billing:usage_csv": "exports",
+    "chat:estimate": "estimates",
+}
+# The same for requests that change something. `messages` is counted by chat.runs.admission, which
+# sockets use, too; `promo_codes` by the view, which shows the refusal beside the code.
+LIMITS_OF_POSTS = {
+    "account_signup": "sign_up",
+    "account_email": "email_changes",
+    "account_reauthenticate": "password_checks",
+    "account_change_password": "password_checks",
+    "account_set_password": "password_checks",
+    "account_reset_password_from_key": "password_checks",
+    "admin:password_change": "password_checks",
+    "billing:buy": "checkouts",
+    "billing:pay": "checkouts",
+    "billing:refund": "checkouts",
+}
+
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+# What happened, by limit; all others have the first sentence.
+TOO_OFTEN = "You sent too many requests."
+REASONS = {
+    "sign_in": "There were too many attempts to sign in to this account from here.",
+    "sign_in_address": "There were too many attempts to sign in from here.",
+    "admin_sign_in": "There were too many attempts to sign in from here.",
+    "sign_in_account": "There were too many attempts to sign in to this account.",
+    "password_reset": "Several mails with a link are on their way. Use the newest one.",
+    "password_reset_account": "Several mails with a link are on their way. Use the newest one.",
+    "password_checks": "The password was checked too often.",
+}
+# Limits past which a new password leads, since a link in a mail signs its owner in.
+RESET_HELPS = {"sign_in", "sign_in_address", "admin_sign_in", "sign_in_account"}
+
+
+class RateLimitMiddleware:
+    """Counts requests by LIMITS and LIMITS_OF_POSTS; answers RateLimited of any view with 429."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self._get_response(request)
+
+    def process_view(
+        self,
+        request: HttpRequest,
+        view_func: Callable[..., HttpResponseBase],
+        view_args: tuple[Any, ...],
+        view_kwargs: dict[str, Any],
+    ) -> HttpResponse | None:
+        match = request.resolver_match
+        view = match.view_name if match else ""
+        is_post = request.method not in SAFE_METHODS
+        name = LIMITS.get(view) or (LIMITS_OF_POSTS.get(view) if is_post else None)
+        try:
+            if name is not None:
+                user = request.user
+                key = user.pk if user.is_authenticated else client_network(request)
+                rate_limits.hit(name, key)
+            if view == "account_reset_password" and is_post:
+                sign_in_limits.count_reset(request, request.POST.get("email", ""))
+        except RateLimited as error:
+            return too_many_requests(request, error)
+        return None
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if isinstance(exception, RateLimited):
+            return too_many_requests(request, exception)
+        return None
+
+
+@never_cache
+def too_many_requests(request: HttpRequest, error: RateLimited) -> HttpResponse:
+    """Return 429 with Retry-After: JSON for programs, a page for people."""
+    reason = REASONS.get(error.name, TOO_OFTEN)
+    message = f"{reason} Try again in {duration(error.retry_after)}."
+    response: HttpResponse
+    if request.accepts("text/html"):
+        context = {"message": message, "reset_helps": error.name in RESET_HELPS}
+        response = HttpResponse(loader.render_to_string("429.html", context), status=429)
+    else:
+        body = {"code": "rate_limited", "message": message, "retry_after": error.retry_after}
+        response = JsonResponse(body, status=429)
+    response["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def duration(seconds: int) -> str:
+    """Return a wait in words, rounded up: "40 seconds", "5 minutes", "2 hours"."""
+    size, unit = next(
+        (size, unit)
+        for size, unit in ((3600, "hour"), (60, "minute"), (0, "second"))
+        if seconds > size
+    )
+    number = math.ceil(seconds / (size or 1))
+    return f"{number} {unit}{'' if number == 1 else 's'}"

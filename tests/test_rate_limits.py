@@ -1,0 +1,601 @@
+"""Each named limit is reached at its seam: a page, a form, a socket."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from allauth.account import app_settings
+from asgiref.sync import sync_to_async
+from django.core import mail, signing
+from django.test import Client, RequestFactory
+from django.urls import get_resolver, reverse
+
+from accounts.models import User
+from chat.models import Message, Run
+from chat.runs import queue
+from chat.runs.start import send as send_message
+from chat.web import run_follower, socket_limits
+from chatproject.lib import metrics, rate_limits
+from chatproject.lib.env import Limit
+from chatproject.lib.http import client_network
+from chatproject.local.servers import BASE_DIR
+from chatproject.ops import rate_limits as pages
+from tests.accounts.test_pages import patterns
+from tests.support.conversations import send
+from tests.support.limits import limits_without_redis
+from tests.support.people import assistant, conversation, owner, stranger
+from tests.support.sockets import Closed, open_tab, refusal
+
+__all__ = ["assistant", "conversation", "limits_without_redis", "owner", "stranger"]
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
+
+PASSWORD = "correct horse battery"
+WRONG = "wrong"
+JSON = {"accept": "application/json"}
+
+Use = Callable[..., Any]
+
+REACHED: set[str] = set()
+
+
+def reaches(name: str) -> Callable[[Any], Any]:
+    """Note that a test reaches a limit."""
+    REACHED.add(name)
+    return lambda test: test
+
+
+@pytest.fixture(autouse=True)
+def only(settings) -> Callable[..., None]:
+    """Set limits, while all others are off."""
+    table = settings.RATE_LIMITS
+    settings.RATE_LIMITS = {name: Limit((), limit.fails_closed) for name, limit in table.items()}
+
+    def set_limits(**rates: tuple[int, int]) -> None:
+        settings.RATE_LIMITS = settings.RATE_LIMITS | {
+            name: Limit((rate,), table[name].fails_closed) for name, rate in rates.items()
+        }
+
+    return set_limits
+
+
+@pytest_asyncio.fixture
+async def socket_loop(valkey_url: str) -> AsyncIterator[None]:
+    """Let the test's event loop serve sockets; close the shared clients afterwards."""
+    yield
+    await run_follower.close_clients()
+
+
+def test_every_name_in_the_table_is_reached(settings):
+    assert set(settings.RATE_LIMITS) == REACHED
+
+
+def test_every_named_view_and_limit_exists(settings):
+    names = {name for name, *_ in patterns(get_resolver())}
+    limits = pages.LIMITS | pages.LIMITS_OF_POSTS
+    assert set(limits) <= names
+    assert set(limits.values()) <= set(settings.RATE_LIMITS)
+
+
+# --- Pages and forms --------------------------------------------------------------------------
+
+
+PAGES: dict[str, list[tuple[str, Use]]] = {
+    "estimates": [("chat:estimate", lambda c, u, **h: c.post("/c/estimate/", {"text": "Hi"}, **h))],
+    "orders": [
+        (name, lambda c, u, name=name, **h: c.get(reverse(name, args=[uuid4()]), **h))
+        for name in ("billing:order", "billing:order_return")
+    ],
+    "receipts": [
+        ("", lambda c, u, **h: c.get(reverse("billing:receipt", args=[uuid4()]), **h)),
+    ],
+    "exports": [
+        (name, lambda c, u, name=name, **h: c.get(reverse(name), **h))
+        for name in ("billing:history_csv", "billing:usage_csv")
+    ],
+    "checkouts": [
+        ("billing:buy", lambda c, u, **h: c.post(reverse("billing:buy"), **h)),
+        *(
+            (name, lambda c, u, name=name, **h: c.post(reverse(name, args=[uuid4()]), **h))
+            for name in ("billing:pay", "billing:refund")
+        ),
+    ],
+    "promo_codes": [("", lambda c, u, **h: c.post(reverse("billing:redeem"), {"code": "x"}, **h))],
+    "password_checks": [
+        (path, lambda c, u, path=path, **h: c.post(path, {"password": "wrong"}, **h))
+        for path in (
+            "/accounts/reauthenticate/",
+            "/accounts/password/change/",
+            "/admin/password_change/",
+        )
+    ],
+    "email_changes": [
+        ("", lambda c, u, **h: c.post("/accounts/email/", {"action_add": "", "email": "x"}, **h))
+    ],
+}
+REACHED.update(PAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [(name, use) for name, uses in PAGES.items() for _, use in uses],
+    ids=[f"{name}-{where}" for name, uses in PAGES.items() for where, _ in uses],
+)
+def test_page_beyond_its_limit_is_refused(only, client, owner, stranger, name, use):
+    owner.is_staff = owner.is_superuser = True  # for the admin's page
+    owner.save()
+    client.force_login(owner)
+    only(**{name: (2, 600)})
+    for _ in range(2):
+        assert use(client, owner).status_code != 429
+    refused = use(client, owner)
+    assert refused.status_code == 429
+    assert 1 <= int(refused["Retry-After"]) <= 600
+    assert "ry again in" in refused.content.decode()
+    as_json = use(client, owner, headers=JSON)
+    assert as_json.status_code == 429
+    assert as_json.json()["code"] == "rate_limited"
+    assert as_json.json()["retry_after"] == int(as_json["Retry-After"])
+    # Other users have a limit of their own.
+    client.force_login(stranger)
+    assert use(client, stranger).status_code != 429
+
+
+@reaches("sign_up")
+def test_sign_ups_of_one_address_are_limited(only, client):
+    only(sign_up=(2, 60))
+    form = {"password1": PASSWORD, "email": "not-an-address"}
+    for _ in range(2):
+        assert client.post("/accounts/signup/", form).status_code == 200
+    refused = client.post("/accounts/signup/", form)
+    assert (refused.status_code, "Retry-After" in refused) == (429, True)
+    elsewhere = client.post("/accounts/signup/", form, REMOTE_ADDR="198.51.100.7")
+    assert elsewhere.status_code == 200
+
+
+@reaches("password_reset")
+@reaches("password_reset_address")
+@reaches("password_reset_account")
+@pytest.mark.parametrize(
+    ("name", "same_address", "same_account"),
+    [
+        ("password_reset", True, True),
+        ("password_reset_address", True, False),
+        ("password_reset_account", False, True),
+    ],
+)
+def test_reset_mails_are_limited(only, client, owner, name, same_address, same_account):
+    only(**{name: (2, 60)})
+
+    def ask(number: int, **options: Any) -> Any:
+        email = owner.email if same_account else f"person{number}@example.org"
+        address = "192.0.2.1" if same_address else f"192.0.2.{number}"
+        form = {"email": email}
+        return client.post("/accounts/password/reset/", form, REMOTE_ADDR=address, **options)
+
+    assert [ask(number).status_code for number in (1, 2)] == [302, 302]
+    refused = ask(3)
+    assert (refused.status_code, "Retry-After" in refused) == (429, True)
+    assert ask(4, headers=JSON).json()["code"] == "rate_limited"
+    assert len(mail.outbox) == 2
+
+
+@reaches("confirmation_mails")
+def test_confirmation_mails_of_an_address_are_limited(client, settings):
+    """The limit is allauth's own, with the rate of the table: further mails are left out."""
+    settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+    settings.ACCOUNT_RATE_LIMITS = settings.ACCOUNT_RATE_LIMITS | {"confirm_email": "1/60s/key"}
+    form = {"email": "new@example.org", "password1": PASSWORD}
+    client.post("/accounts/signup/", form)
+    for _ in range(3):
+        client.post("/accounts/login/", {"login": form["email"], "password": PASSWORD})
+    assert len(mail.outbox) == 1
+
+
+def test_allauth_has_no_other_limits(settings):
+    assert {name for name, rate in app_settings.RATE_LIMITS.items() if rate} == {"confirm_email"}
+    assert app_settings.RATE_LIMITS["confirm_email"] == "1/180s/key"
+
+
+# --- Signing in -------------------------------------------------------------------------------
+
+
+def sign_in(client: Client, email: str, password: str = WRONG, **options: Any) -> Any:
+    address = options.pop("address", "192.0.2.1")
+    form = {"login": email, "password": password} | options.pop("form", {})
+    return client.post("/accounts/login/", form, REMOTE_ADDR=address, **options)
+
+
+def is_inside(client: Client) -> bool:
+    return client.get("/").status_code == 200
+
+
+@reaches("sign_in")
+@pytest.mark.parametrize("email", ["owner@example.org", "nobody@example.org"])
+def test_wrong_passwords_from_one_place_are_limited(only, client, owner, email):
+    """The answers do not reveal whether there is an account."""
+    only(sign_in=(3, 300))
+    assert [sign_in(client, email).status_code for _ in range(3)] == [200] * 3
+    refused = sign_in(client, email.upper())
+    assert refused.status_code == 429
+    assert 1 <= int(refused["Retry-After"]) <= 300
+    assert "Choose a new password" in refused.content.decode()
+    assert sign_in(client, email, headers=JSON).json()["code"] == "rate_limited"
+    assert sign_in(client, email, PASSWORD).status_code == 429
+    assert not is_inside(client)
+
+
+def test_wrong_passwords_elsewhere_do_not_lock_out(only, client, owner):
+    only(sign_in=(3, 300), sign_in_address=(20, 300))
+    attacker = Client()
+    for _ in range(9):
+        sign_in(attacker, owner.email, address="198.51.100.9")
+    assert sign_in(client, owner.email, PASSWORD).status_code == 302
+    assert is_inside(client)
+
+
+def test_right_password_forgets_wrong_ones_of_owner(only, client, owner):
+    only(sign_in=(3, 300))
+    for _ in range(4):
+        assert [sign_in(Client(), owner.email).status_code for _ in range(2)] == [200, 200]
+        assert sign_in(Client(), owner.email, PASSWORD).status_code == 302
+
+
+@reaches("sign_in_address")
+def test_wrong_passwords_for_many_accounts_are_limited(only, client, owner):
+    only(sign_in_address=(5, 300))
+    emails = [f"person{number}@example.org" for number in range(6)]
+    assert [sign_in(client, email).status_code for email in emails] == [200] * 5 + [429]
+    assert sign_in(client, owner.email, PASSWORD).status_code == 429
+    assert sign_in(client, owner.email, PASSWORD, address="192.0.2.2").status_code == 302
+
+
+def test_right_passwords_do_not_count_against_address(only, owner, stranger):
+    only(sign_in_address=(2, 300))
+    for _ in range(3):
+        for user in (owner, stranger):
+            assert sign_in(Client(), user.email, PASSWORD).status_code == 302
+
+
+@reaches("sign_in_account")
+def test_guesses_from_many_addresses_spare_known_browser(only, client, owner):
+    assert sign_in(client, owner.email, PASSWORD).status_code == 302
+    client.post("/accounts/logout/")
+    only(
+        sign_in_account=(5, 300),
+        sign_in=(2, 300),
+        sign_in_address=(20, 300),
+        sign_in_known=(2, 300),
+    )
+    guesses = [
+        sign_in(Client(), owner.email, address=f"198.51.100.{number}").status_code
+        for number in range(8)
+    ]
+    assert guesses == [200] * 5 + [429] * 3
+    # An unknown browser is refused with the right password, the owner's own is not.
+    assert sign_in(Client(), owner.email, PASSWORD).status_code == 429
+    assert sign_in(client, owner.email, PASSWORD).status_code == 302
+
+
+@reaches("sign_in_known")
+def test_stolen_browser_cookie_allows_few_guesses(only, client, owner, stranger):
+    sign_in(client, owner.email, PASSWORD)
+    stolen = client.cookies["known_browser"].value
+    only(sign_in_account=(1, 300), sign_in_known=(3, 300))
+    thief = Client()
+    thief.cookies["known_browser"] = stolen
+    statuses = [sign_in(thief, owner.email).status_code for _ in range(5)]
+    # After those of the browser, the one of the account.
+    assert statuses == [200, 200, 200, 200, 429]
+    # It helps with no other account.
+    assert [sign_in(thief, stranger.email).status_code for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("forged", ["", "x", "eyIxIjoieCJ9:1abc:xyz", "\xe9"])
+def test_forged_browser_cookie_is_ignored(only, owner, forged):
+    only(sign_in=(1, 300))
+    forger = Client()
+    forger.cookies["known_browser"] = forged
+    assert [sign_in(forger, owner.email).status_code for _ in range(2)] == [200, 429]
+
+
+def test_browser_remembers_the_last_five_users(client):
+    users = [
+        User.objects.create_user(f"person{number}@example.org", PASSWORD) for number in range(6)
+    ]
+    for user in users:
+        assert sign_in(client, user.email, PASSWORD).status_code == 302
+        client.post("/accounts/logout/")
+    known = signing.loads(client.cookies["known_browser"].value, salt="accounts.known_browsers")
+    assert list(known) == [str(user.pk) for user in users[1:]]
+
+
+def test_reset_lets_a_locked_out_owner_in(only, client, owner):
+    only(sign_in=(1, 300), sign_in_account=(1, 300), sign_in_address=(1, 300))
+    for _ in range(3):
+        sign_in(client, owner.email)
+    assert sign_in(client, owner.email, PASSWORD).status_code == 429
+    client.post("/accounts/password/reset/", {"email": owner.email})
+    [link] = re.findall(r"http://testserver(/\S+)", str(mail.outbox[0].body))
+    address = client.get(link, follow=True).redirect_chain[-1][0]
+    new = "another-password-23"
+    client.post(address, {"password1": new, "password2": new})
+    assert is_inside(client)
+    client.post("/accounts/logout/")
+    assert sign_in(client, owner.email, new).status_code == 302
+
+
+def test_sign_in_is_refused_while_redis_is_unreachable(only, client, owner, limits_without_redis):
+    only(sign_in=(3, 300), receipts=(1, 60))
+    client.raise_request_exception = False
+    before = metrics.RATE_LIMITS_UNCOUNTED.labels("sign_in", "refused")._value.get()
+    answer = sign_in(client, owner.email, PASSWORD)
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert metrics.RATE_LIMITS_UNCOUNTED.labels("sign_in", "refused")._value.get() == before + 1
+    # A page without danger is served.
+    client.force_login(owner)
+    url = reverse("billing:receipt", args=[uuid4()])
+    assert [client.get(url).status_code for _ in range(3)] == [404] * 3
+    assert metrics.RATE_LIMITS_UNCOUNTED.labels("receipts", "accepted")._value.get() >= 3
+
+
+# --- The admin's sign-in ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def staff(transactional_db) -> User:
+    return User.objects.create_superuser("staff@example.org", PASSWORD)
+
+
+@reaches("admin_sign_in")
+def test_wrong_passwords_of_the_admin_are_limited(only, client, staff):
+    only(admin_sign_in=(4, 300))
+    asked = client.get("/admin/billing/account/?q=x", follow=True)
+    page, _ = asked.redirect_chain[-1]
+    assert page.startswith("/accounts/login/?next=/admin/")
+    form = {"next": "/admin/billing/account/?q=x"}
+    statuses = [sign_in(client, f"s{n}@example.org", form=form).status_code for n in range(6)]
+    assert statuses == [200] * 4 + [429] * 2
+    elsewhere = sign_in(client, staff.email, PASSWORD, form=form, address="192.0.2.2")
+    assert elsewhere["Location"] == form["next"]
+    assert client.get("/admin/").status_code == 200
+
+
+def test_admin_form_checks_no_password(client, staff):
+    form = {"username": staff.email, "password": PASSWORD, "next": "/admin/"}
+    for _ in range(3):
+        assert client.post("/admin/login/", form)["Location"].startswith("/accounts/login/")
+    assert not is_inside(client)
+    # Neither does it for staff: they would try passwords of others without a limit.
+    client.force_login(staff)
+    other = User.objects.create_superuser("other@example.org", "another-password-23")
+    client.post("/admin/login/", {"username": other.email, "password": "another-password-23"})
+    assert client.get("/").wsgi_request.user == staff
+
+
+def test_admin_login_leads_other_users_back(client, owner):
+    client.force_login(owner)
+    answer = client.get("/admin/billing/account/", follow=True)
+    assert answer.status_code == 403
+    assert len(answer.redirect_chain) == 1
+    html = answer.content.decode()
+    assert "not a staff account" in html
+    assert 'action="/accounts/logout/"' in html
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/admin/billing/", "/admin/billing/"),
+        ("", "/admin/"),
+        ("https://elsewhere.example/", "/admin/"),
+        ("//elsewhere.example/admin/", "/admin/"),
+    ],
+)
+def test_admin_login_returns_staff_to_their_page(client, staff, target, expected):
+    url = f"/admin/login/?next={target}"
+    visitor = Client().get(url)["Location"]
+    assert visitor == f"/accounts/login/?next={expected}"
+    client.force_login(staff)
+    assert client.get(url)["Location"] == expected
+
+
+# --- Addresses --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("", "unknown"),
+        ("not-an-address", "unknown"),
+    ],
+)
+def test_limits_count_by_address_or_network(address, network):
+    assert client_network(RequestFactory().get("/", REMOTE_ADDR=address)) == network
+
+
+def test_forged_header_does_not_change_the_address(only, client, owner):
+    only(sign_in=(2, 300))
+    statuses = [
+        sign_in(client, owner.email, headers={"X-Forwarded-For": f"203.0.113.{n}"}).status_code
+        for n in range(4)
+    ]
+    assert statuses == [200, 200, 429, 429]
+
+
+# --- Messages and sockets ---------------------------------------------------------------------
+
+
+def frame(number: int, conversation: Any, **fields: Any) -> dict[str, Any]:
+    return {
+        "type": "chat.send",
+        "client_id": f"m{number}",
+        "text": f"Text {number}",
+        "conversation": str(conversation.pk),
+    } | fields
+
+
+@reaches("messages")
+@pytest.mark.usefixtures("socket_loop")
+async def test_message_beyond_the_limit_is_refused(only, owner, assistant, stranger):
+    only(messages=(2, 60))
+    async with open_tab(owner) as tab:
+        runs = []
+        for number in range(2):
+            await tab.send(type="chat.send", client_id=f"m{number}", text="Hello")
+            runs.append((await tab.until("run.queued"))["run"])
+        await tab.send(type="chat.send", client_id="m2", text="Hello")
+        refused = await tab.until("error")
+        assert (refused["code"], refused["ref"]) == ("rate_limited", "m2")
+        assert 1 <= refused["retry_after"] <= 60
+        # A repeated frame is answered with its run, also beyond the limit.
+        await tab.send(type="chat.send", client_id="m0", text="Hello")
+        assert (await tab.until("run.queued", "error"))["run"] == runs[0]
+    assert await sync_to_async(Run.objects.count)() == 2
+    assert await sync_to_async(Message.objects.filter(role="user").count)() == 2
+
+
+def test_message_by_form_beyond_limit_is_kept(only, client, owner, conversation):
+    only(messages=(1, 60))
+    send(owner, conversation)
+    client.force_login(owner)
+    url = reverse("chat:create")
+    answer = client.post(url, {"text": "Keep this text", "client_id": "m1"})
+    assert answer.status_code == 429
+    assert 1 <= int(answer["Retry-After"]) <= 60
+    assert "Keep this text" in answer.content.decode()
+    as_json = client.post(url, {"text": "Hi", "client_id": "m2"}, headers=JSON)
+    assert (as_json.status_code, as_json.json()["code"]) == (429, "rate_limited")
+    assert Run.objects.count() == 1
+
+
+def test_message_costs_no_additional_round_trip(only, owner, assistant, monkeypatch):
+    only(messages=(30, 60))
+    send_message(user=owner, text="Load the scripts", client_id="m0")
+    sent = []
+    connection = queue.rq_queue().connection
+    plain = connection.connection_pool.get_connection
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        sent.append(1)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(connection.connection_pool, "get_connection", counted)
+    queue.count_message(owner.pk)
+    assert len(sent) == 1
+
+
+def test_lost_scripts_are_loaded_again(only, owner, valkey_client):
+    only(messages=(2, 60))
+    assert not queue.count_message(owner.pk).is_too_fast
+    valkey_client.script_flush()
+    assert not queue.count_message(owner.pk).is_too_fast
+    assert queue.count_message(owner.pk).is_too_fast
+    assert 1 <= rate_limits.retry_after("messages", owner.pk) <= 60
+
+
+@reaches("sockets")
+@pytest.mark.usefixtures("socket_loop")
+async def test_socket_beyond_the_limit_is_closed(only, owner, stranger):
+    only(sockets=(2, 0))
+    async with open_tab(owner) as first:
+        async with open_tab(owner), open_tab(stranger) as other:
+            error, code = await refusal(owner)
+            assert (error["code"], code) == ("rate_limited", 4429)
+            assert error["retry_after"] == 30
+            assert "too many tabs" in error["message"]
+            assert await other.is_silent()
+            assert await first.is_silent()
+        async with open_tab(owner) as again:
+            assert await again.is_silent()
+
+
+@reaches("frames")
+@pytest.mark.usefixtures("socket_loop")
+async def test_frames_beyond_limit_close_the_socket(only, owner, stranger, monkeypatch):
+    only(frames=(5, 60))
+    monkeypatch.setattr(socket_limits, "PAUSE", 0.001)
+    async with open_tab(owner) as tab, open_tab(owner) as idle, open_tab(stranger) as other:
+        for _ in range(50):
+            await tab.send(type="ping")
+        with pytest.raises(Closed, match="4429"):
+            await tab.until("never")
+        errors = [event for event in tab.received if event["type"] == "error"]
+        # A warning, then the reason of the close code. Each frame in between was answered.
+        assert [error["code"] for error in errors] == ["rate_limited"] * 2
+        assert all(1 <= error["retry_after"] <= 60 for error in errors)
+        assert tab.received[5] == errors[0]
+        assert [event["type"] for event in tab.received].count("pong") == 5 + 20
+        # No new socket until frames are accepted again; other users are not affected.
+        assert (await refusal(owner))[1] == 4429
+        assert await other.is_silent()
+        await idle.send(type="ping")
+        assert (await idle.receive())["type"] == "error"
+
+
+@reaches("resumes")
+@pytest.mark.usefixtures("socket_loop")
+async def test_resumes_beyond_limit_are_refused(only, owner, conversation):
+    only(resumes=(3, 60))
+    run = await sync_to_async(send)(owner, conversation)
+    async with open_tab(owner) as tab:
+        for _ in range(5):
+            await tab.send(type="resume", run=str(run.pk), after=0)
+        errors = [await tab.until("error") for _ in range(2)]
+        assert {(error["code"], error["ref"]) for error in errors} == {
+            ("rate_limited", str(run.pk))
+        }
+        assert all(1 <= error["retry_after"] <= 60 for error in errors)
+        assert await tab.is_silent()
+
+
+def test_idle_users_are_forgotten(monkeypatch):
+    monkeypatch.setattr(socket_limits, "_usages", {})
+    monkeypatch.setattr(socket_limits, "FORGET_EVERY", 0.0)
+    kept = socket_limits.Allowance(1)
+    socket_limits.Allowance(2).end()
+    socket_limits.Allowance(3)
+    assert set(socket_limits._usages) == {1, 3}
+    kept.end()
+    kept.end()
+    socket_limits.Allowance(3)
+    assert set(socket_limits._usages) == {3}
+
+
+# --- The table --------------------------------------------------------------------------------
+
+
+def test_window_accepts_again_when_the_oldest_leaves(monkeypatch):
+    now = 1_000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    window = rate_limits.Window(Limit(((2, 10), (3, 60))))
+    assert [window.hit() for _ in range(2)] == [0, 0]
+    assert window.hit() == 10
+    now += 10.5
+    assert window.hit() == 0
+    assert window.hit() == 49.5
+    assert not window.is_idle
+    now += 61
+    assert window.is_idle
+    assert window.hit() == 0
+
+
+def test_limits_are_documented_with_their_defaults():
+    settings_text = (BASE_DIR / "chatproject" / "settings.py").read_text()
+    defaults = dict(re.findall(r'env\.limit\(\s*"LIMIT_(\w+)", "([^"]+)"', settings_text))
+    example = dict(
+        re.findall(r"^# LIMIT_(\w+)=(.+)$", (BASE_DIR / ".env.example").read_text(), re.MULTILINE)
+    )
+    table = (BASE_DIR / "docs" / "operations" / "limits.md").read_text()
+    documented = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", table, re.MULTILINE)
+    assert defaults == example == {name.upper(): value for name, value in documented}
