@@ -18,6 +18,8 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
+from chat.rendering.directions import set_directions
+
 # Halves of a UTF-16 pair, which Python's strings can contain, but neither UTF-8 nor the cleaner.
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -38,7 +40,9 @@ class Renderer(RendererHTML):
 
     def table_open(self, *_: Any) -> str:
         # A box that scrolls, and that the keyboard reaches as well.
-        return '<div class="table" role="region" aria-label="Table" tabindex="0"><table>\n'
+        return (
+            '<div class="table" role="region" aria-label="Table" tabindex="0"><table dir="auto">\n'
+        )
 
     def table_close(self, *_: Any) -> str:
         return "</table></div>\n"
@@ -57,7 +61,7 @@ class Renderer(RendererHTML):
         caption = f"<figcaption>{escapeHtml(language)}</figcaption>" if is_known else ""
         kind = f' class="language-{escapeHtml(language)}"' if is_known else ""
         return (
-            f'<figure class="code">{caption}<pre tabindex="0">'
+            f'<figure class="code" dir="ltr">{caption}<pre tabindex="0">'
             f"<code{kind}>{escapeHtml(tokens[index].content)}</code></pre></figure>\n"
         )
 
@@ -86,6 +90,7 @@ _markdown = MarkdownIt(
     renderer_cls=Renderer,
 ).enable(["table", "strikethrough"])
 _markdown.core.ruler.push("level_headings", level_headings)
+_markdown.core.ruler.push("set_directions", set_directions)
 
 _cleaner = nh3.Cleaner(
     tags={
@@ -102,6 +107,9 @@ _cleaner = nh3.Cleaner(
     tag_attribute_values={
         "div": {"role": {"region"}, "tabindex": {"0"}},
         "pre": {"tabindex": {"0"}},
+        **{tag: {"dir": {"auto"}} for tag in ("blockquote", "li", "p", "table")},
+        **{tag: {"dir": {"auto"}} for tag in ("h3", "h4", "h5", "h6")},
+        **{tag: {"dir": {"ltr"}} for tag in ("code", "figure")},
     },
     allowed_classes={
         "div": {"table"},

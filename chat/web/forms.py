@@ -17,6 +17,7 @@ class MessageForm(forms.Form):
         widget=forms.Textarea(
             attrs={
                 "class": "composer-text",
+                "dir": "auto",
                 "rows": 1,
                 "placeholder": "Write a message",
                 "autocomplete": "off",

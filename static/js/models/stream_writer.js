@@ -64,6 +64,7 @@ export class StreamWriter {
     for (const { text, begins } of this.#paragraphs.push(this.#text.join(""))) {
       if (begins) {
         const paragraph = document.createElement("p");
+        paragraph.dir = "auto";
         this.#last = document.createTextNode("");
         paragraph.append(this.#last);
         this.#stream.append(paragraph);

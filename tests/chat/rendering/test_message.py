@@ -69,7 +69,7 @@ def test_user_text_is_shown_as_typed(sent):
     sent.text = "<script>alert(1)</script>\n  {{ two }} & *three*"
     html = message_html(sent)
     assert (
-        '<div class="own-text">&lt;script&gt;alert(1)&lt;/script&gt;\n  {{ two }} &amp; *three*</div>'
+        '<div class="own-text" dir="auto">&lt;script&gt;alert(1)&lt;/script&gt;\n  {{ two }} &amp; *three*</div>'
         in html
     )
     assert f'data-id="{sent.id}"' in html
@@ -85,7 +85,7 @@ def test_queued_reply_has_containers_for_stream(reply):
     assert f'data-run="{reply.run.id}"' in html
     assert 'data-status="pending"' in html
     assert '<div class="stream"></div>' in html
-    assert '<div class="reasoning-text"></div>' in html
+    assert '<div class="reasoning-text" dir="auto"></div>' in html
     assert "Queued" in html
     assert Reader(html).buttons == []
 
@@ -97,7 +97,7 @@ def test_running_reply_shows_progress(reply):
 
 def test_finished_reply_has_actions_and_model(reply):
     html = message_html(finish(reply, "done", "It is *so*."))
-    assert '<div class="prose"><p>It is <em>so</em>.</p>\n</div>' in html
+    assert '<div class="prose"><p dir="auto">It is <em>so</em>.</p>\n</div>' in html
     assert Reader(html).buttons == ["Copy reply", "Regenerate"]
     assert '<span class="action-model">Stub</span>' in html
     assert "notice" not in html
@@ -138,7 +138,7 @@ def test_reasoning_is_collapsed_and_escaped(reply):
     )
     html = message_html(finish(reply, "done", "Yes"))
     assert "Reasoning" in html
-    assert '<div class="reasoning-text">&lt;b&gt;hm&lt;/b&gt;\n so</div>' in html
+    assert '<div class="reasoning-text" dir="auto">&lt;b&gt;hm&lt;/b&gt;\n so</div>' in html
     assert '<details class="reasoning">' in html  # not open
 
 

@@ -143,7 +143,10 @@ def test_conversation_shows_path_and_title(page, owner, conversation, address):
     conversation.title = "Tides & <ebbs>"
     add_turns(owner, conversation, 2)
     html = page.get(address).content.decode()
-    assert re.findall(r'<div class="own-text">(.+?)</div>', html) == ["Question 0", "Question 1"]
+    assert re.findall(r'<div class="own-text" dir="auto">(.+?)</div>', html) == [
+        "Question 0",
+        "Question 1",
+    ]
     assert re.findall(r'<div class="prose"><p>(.*?)</p></div>', html) == ["Answer 0", "Answer 1"]
     assert "<title>Tides &amp; &lt;ebbs&gt; · Parley</title>" in html
     assert "http-equiv" not in html
@@ -242,7 +245,7 @@ def test_edit_begins_another_branch(page, owner, conversation, address):
     response = page.post(f"/messages/{sent.id}/edit/", {"text": "Better", "client_id": "a"})
     assert response["Location"] == f"{address}#end"
     html = page.get(address).content.decode()
-    assert re.findall(r'<div class="own-text">(.+?)</div>', html) == ["Better"]
+    assert re.findall(r'<div class="own-text" dir="auto">(.+?)</div>', html) == ["Better"]
     assert Message.objects.filter(pk=sent.pk).exists()
 
 
