@@ -61,12 +61,17 @@ def conversation_page(
     """Return the page of a conversation, up to the message `before`; `editing` is edited on it."""
     part = transcript.excerpt(conversation, before)
     edited = transcript.own_message(conversation, editing)
+    shown = [message.pk for message in part.messages]
     context = {
         "conversation": conversation,
         "conversation_id": conversation.id,
         "part": part,
         "active_run": part.active_run,
         "editing": edited,
+        # None if the page does not show the message.
+        "replaced_by_edit": (
+            len(shown) - shown.index(edited.pk) - 1 if edited and edited.pk in shown else None
+        ),
         "form": form or new_form(edited.text if edited else ""),
         "form_action": (
             reverse("chat:edit", args=[edited.id])

@@ -31,6 +31,10 @@ from tests.support.stack import PROJECT, Stack
 
 SCREENSHOTS = PROJECT / ".data" / "screenshots"
 
+# Another name of this machine, as in a home network. Browsers trust an address without TLS only if it is
+# 127.0.0.1 or localhost.
+HOME = "parley.home"
+
 DESKTOP = (1280, 800)
 PHONE = (390, 844)
 
@@ -95,6 +99,7 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
         "STATIC_MANIFEST": "1",
         "STATIC_ROOT": str(folder / "static"),
         "HTTPS": "0",
+        "ALLOWED_HOSTS": f"127.0.0.1,localhost,{HOME}",
         **variables,
     }
     for command in (["migrate"], ["create_catalogue"], ["collectstatic", "--no-input"]):
@@ -127,7 +132,7 @@ def driver() -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     words = "headless no-sandbox disable-gpu disable-dev-shm-usage disable-background-networking"
-    for word in [*words.split(), "hide-scrollbars"]:
+    for word in [*words.split(), "hide-scrollbars", f"host-resolver-rules=MAP {HOME} 127.0.0.1"]:
         options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))

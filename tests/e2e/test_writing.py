@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
+from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
+from chat.rendering.markdown import to_html
 from tests.e2e.browser import Browser, wait_until
-from tests.e2e.conftest import PHONE, Site
+from tests.e2e.conftest import DESKTOP, HOME, PHONE, Site
 
 pytestmark = pytest.mark.e2e
 
@@ -45,6 +49,63 @@ def test_enter_on_a_phone_begins_a_new_line(open_browser: Callable[..., Browser]
     browser.click("[data-send-button]")
     browser.wait_for_status("done")
     assert browser.own_messages == ["one\ntwo"]
+
+
+def test_control_enter_sends_on_a_phone(open_browser: Callable[..., Browser], email: str):
+    browser = open_browser(PHONE)
+    browser.sign_up(email)
+    browser.write("[[tokens=3 rate=0]] one")
+    browser.find(FIELD).send_keys(Keys.CONTROL, Keys.ENTER)
+    browser.wait_for_status("done")
+    browser.write("[[tokens=3 rate=0]] two")
+    browser.find(FIELD).send_keys(Keys.META, Keys.ENTER)
+    wait_until(lambda: len(browser.own_messages) == 2, "Command and Enter send as well")
+    browser.wait_for_status("done")
+
+
+@contextmanager
+def without_modules(browser: Browser) -> Iterator[None]:
+    """The modules of the page do not arrive."""
+    cdp = browser.driver.execute_cdp_cmd
+    cdp("Network.enable", {})
+    cdp("Network.setBlockedURLs", {"urls": ["*/js/app*.js"]})
+    try:
+        yield
+    finally:
+        cdp("Network.setBlockedURLs", {"urls": []})
+
+
+@pytest.mark.parametrize(
+    "key", [(Keys.ENTER,), (Keys.CONTROL, Keys.ENTER)], ids=["plain", "command"]
+)
+def test_enter_before_the_script_sends(site: Site, browser: Browser, key: tuple[str, ...]):
+    with without_modules(browser):
+        browser.open("/")
+        browser.write("[[tokens=5 rate=0]] early")
+        browser.find(FIELD).send_keys(*key)
+        conversation = browser.conversation
+    browser.wait_for_status("done")
+    assert browser.own_messages == ["[[tokens=5 rate=0]] early"]
+    assert site.count_runs(conversation) == 1
+    browser.open(browser.path)
+    assert browser.draft == ""
+
+
+def test_text_before_the_script_is_kept(browser: Browser):
+    browser.write("older draft")
+    browser.open("/chats/")
+    with without_modules(browser):
+        browser.open("/")
+        browser.write("typed early")
+        source = browser.run("return document.querySelector('script[type=module]').src")
+    # The modules arrive late.
+    browser.run(
+        "const script = document.createElement('script');"
+        "script.type = 'module'; script.src = arguments[0] + '?late';"
+        "document.head.append(script)",
+        source,
+    )
+    wait_until(lambda: browser.draft == "older draft\n\ntyped early", "both are there")
 
 
 def test_empty_message_is_not_sent(browser: Browser):
@@ -184,15 +245,58 @@ def test_only_the_end_of_a_reply_is_announced(browser: Browser):
     assert browser.shown("[aria-live], [role=log]") == []
 
 
-def test_copy_takes_the_markdown(site: Site, browser: Browser):
-    browser.driver.execute_cdp_cmd(
-        "Browser.grantPermissions",
-        {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"], "origin": browser.base},
-    )
+def pasted(browser: Browser) -> str:
+    """The text of the clipboard, through the composer."""
+    field = browser.find(FIELD)
+    field.clear()
+    field.send_keys(Keys.CONTROL, "v")
+    text = browser.draft
+    field.clear()
+    return text
+
+
+CODE = "```python\nif x:\n    print(1)\n```"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", HOME], ids=["secure", "plain_http"])
+def test_copy_takes_markdown_and_code(site: Site, driver: webdriver.Chrome, email: str, host: str):
+    browser = Browser(driver, site.base.replace("127.0.0.1", host), DESKTOP)
+    browser.sign_up(email)
+    assert browser.run("return isSecureContext") == (host != HOME)
     browser.ask("[[tokens=30 rate=0]] Copy me")
-    browser.click("[data-copy]")
-    text, _ = site.reply(browser.conversation)
-    read = "const done = arguments[0]; navigator.clipboard.readText().then(done, () => done(''))"
-    wait_until(
-        lambda: browser.driver.execute_async_script(read) == text, "the clipboard has the text"
-    )
+    streamed, _ = site.reply(browser.conversation)
+    for text in (streamed, CODE):
+        site.execute(
+            "UPDATE chat_message SET text = %s, html = %s"
+            " WHERE conversation_id = %s AND role = 'assistant'",
+            text,
+            to_html(text),
+            browser.conversation,
+        )
+        if text == CODE:
+            browser.driver.refresh()
+        time.sleep(1)
+        # The text is at hand before the click: nothing can be fetched now.
+        if host == HOME:
+            go_offline(browser)
+        browser.run("getSelection().selectAllChildren(document.querySelector('.own-text'))")
+        top = browser.run("return scrollY")
+        browser.click("[data-copy]")
+        wait_until(lambda: browser.shown("[data-copy] use[href='#i-check']"), "it is copied")
+        assert browser.run("return [scrollY, document.activeElement.matches('[data-copy]')]") == [
+            top,
+            True,
+        ]
+        assert browser.run("return getSelection().toString()").endswith("Copy me")
+        assert pasted(browser) == text
+        go_offline(browser, offline=False)
+    browser.click("[data-copy-code]")
+    wait_until(lambda: browser.shown("[data-copy-code] use[href='#i-check']"), "it is copied")
+    assert pasted(browser) == "if x:\n    print(1)"
+
+
+def go_offline(browser: Browser, *, offline: bool = True) -> None:
+    cdp = browser.driver.execute_cdp_cmd
+    cdp("Network.enable", {})
+    conditions = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    cdp("Network.emulateNetworkConditions", {"offline": offline, **conditions})

@@ -4,6 +4,7 @@ import { beforeEach, test } from "node:test";
 import { storageOf } from "../../static/js/helpers/storage.js";
 import { Draft } from "../../static/js/models/draft.js";
 import { Outbox } from "../../static/js/models/outbox.js";
+import { ReplySources } from "../../static/js/models/reply_sources.js";
 import { ScrollManager } from "../../static/js/models/scroll_manager.js";
 import { Wait } from "../../static/js/models/wait.js";
 
@@ -213,4 +214,19 @@ test("the wait for a second worker also shows the interruption", () => {
   assert.equal(wait.status, "Reply interrupted. Resuming… Queued, next in line");
   wait.update({ position: 0 }, 0);
   assert.equal(wait.status, "Reply interrupted. Resuming…");
+});
+
+test("the source of a reply is fetched once, and is then at hand", async () => {
+  const asked = [];
+  const answers = [null, "**text**"];
+  const sources = new ReplySources(async (run) => {
+    asked.push(run);
+    return answers.shift();
+  });
+  assert.equal(await sources.get("a"), null);
+  assert.equal(await sources.get("a"), "**text**");
+  assert.equal(sources.get("a"), "**text**");
+  assert.deepEqual(asked, ["a", "a"]);
+  sources.put("b", "streamed");
+  assert.equal(sources.get("b"), "streamed");
 });

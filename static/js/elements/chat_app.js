@@ -77,6 +77,7 @@ export class ChatApp extends HTMLElement {
       if (this.#belongsHere(frame)) this.#transcript.showSending(frame.client_id, frame.text);
     }
     if (!this.#transcript.isPast) this.#transcript.followRendered();
+    this.#scrolled();
   }
 
   // --- Parts of the page

@@ -28,12 +28,12 @@ export class ChatComposer extends HTMLElement {
       history.replaceState(history.state, "", location.pathname + location.search);
     }
     this.#draft = new Draft(storage, this.#page);
-    // The draft is at least as new as the text that the server put into the field.
-    if (this.#draft.text !== "") this.#field.value = this.#draft.text;
+    this.#restoreDraft();
     this.#field.addEventListener("input", () => this.#typed());
     this.#field.addEventListener("keydown", (event) => this.#key(event));
     this.#form.addEventListener("submit", (event) => this.#submit(event));
     this.querySelector("[data-cancel]")?.addEventListener("click", () => this.#discardDraft());
+    addEventListener("keydown", (event) => this.#escape(event));
     addEventListener("pagehide", () => this.#saveSoon.flush());
     this.#fit();
     this.#estimateSoon();
@@ -125,6 +125,20 @@ export class ChatComposer extends HTMLElement {
 
   // --- Internal
 
+  /** Show the draft, and after it the text that was typed before this script was ready. */
+  #restoreDraft() {
+    const draft = this.#draft.text;
+    const field = this.#field;
+    const isTyped = field.value !== field.defaultValue && field.value !== draft;
+    if (draft === "") {
+      if (isTyped) this.#save();
+      return;
+    }
+    // The draft is at least as new as the text that the server put into the field.
+    if (isTyped && field.value.trim()) this.restore(draft);
+    else field.value = draft;
+  }
+
   #offerRetry(seconds) {
     const button = this.querySelector("[data-retry]");
     this.#countdown?.cancel();
@@ -187,13 +201,19 @@ export class ChatComposer extends HTMLElement {
     cost.hidden = sentence === "";
   }
 
+  /** Enter sends, on a touch device only with Control or Command. */
   #key(event) {
-    if (event.key !== "Enter" || event.shiftKey || isTouch()) return;
-    // In an input method (Japanese, Chinese, Korean) Enter accepts the word. Safari ends the
-    // composition before it fires the key event, and marks that event with the code 229.
-    if (event.isComposing || event.keyCode === 229) return;
+    if (event.key !== "Enter" || isComposition(event)) return;
+    const isCommand = event.ctrlKey || event.metaKey;
+    if (!isCommand && (event.shiftKey || isTouch())) return;
     event.preventDefault();
     this.#form.requestSubmit();
+  }
+
+  /** Escape cancels an edit, unless it closes a menu or the sidebar. */
+  #escape(event) {
+    if (event.key !== "Escape" || event.defaultPrevented || isComposition(event)) return;
+    if (document.querySelector(":popover-open") === null) this.querySelector("[data-cancel]")?.click();
   }
 
   #submit(event) {
@@ -264,6 +284,14 @@ export class ChatComposer extends HTMLElement {
     this.#draft.page = this.#page;
     history.replaceState(history.state, "", location.pathname);
   }
+}
+
+/**
+ * Whether a key belongs to an input method (Japanese, Chinese, Korean), in which Enter accepts a word.
+ * Safari ends the composition before it fires the key event, and marks that event with the code 229.
+ */
+function isComposition(event) {
+  return event.isComposing || event.keyCode === 229;
 }
 
 // The server counts characters; JavaScript counts some (emoji) twice.

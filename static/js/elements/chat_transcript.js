@@ -1,8 +1,9 @@
-import { copy } from "../helpers/clipboard.js";
+import { copy, needsTextAtHand } from "../helpers/clipboard.js";
 import { fetchJSON, fetchPage, fromHTML, fromTemplate } from "../helpers/dom.js";
 import { NO_ID } from "../helpers/ids.js";
 import { listenForScrolling } from "../helpers/scroll_intent.js";
 import { APPLY, END, GAP, IGNORE, RESTART, RunFollower, WAIT } from "../models/run_follower.js";
+import { ReplySources } from "../models/reply_sources.js";
 import { ScrollManager } from "../models/scroll_manager.js";
 import { StreamWriter } from "../models/stream_writer.js";
 import { Wait } from "../models/wait.js";
@@ -28,6 +29,8 @@ export class ChatTranscript extends HTMLElement {
   #warning = null;
   #replaced = null; // the messages that a new reply replaced: {run, after, items}
   #resumed = { last: -1, at: 0 };
+  #sources = new ReplySources((run) => this.#fetchSource(run));
+  #visible = new IntersectionObserver((entries) => this.#prefetch(entries));
 
   connectedCallback() {
     history.scrollRestoration = "manual";
@@ -35,8 +38,10 @@ export class ChatTranscript extends HTMLElement {
     this.addEventListener("toggle", () => this.#toggled(), { capture: true });
     addEventListener("scroll", () => this.#scrolled(), { passive: true });
     listenForScrolling({ up: () => this.#scroll.up(), down: () => this.#scroll.down() });
-    this.#addCodeButtons(this);
-    if (!this.isPast && !location.hash.startsWith("#m-")) this.#scroll.toEnd();
+    this.#prepare(this);
+    const edited = this.querySelector("[data-edited]");
+    if (edited !== null) edited.scrollIntoView({ block: "center" });
+    else if (!this.isPast && !location.hash.startsWith("#m-")) this.#scroll.toEnd();
   }
 
   get conversation() {
@@ -153,7 +158,7 @@ export class ChatTranscript extends HTMLElement {
     const sending = this.#items.filter((item) => item.dataset.pending);
     this.#unfollow();
     this.#scroll.follow(() => this.#arrange([...items, ...sending]));
-    this.#addCodeButtons(this);
+    this.#prepare(this);
     if (run !== null) {
       this.#follow(run, items.at(-1));
       this.#fire("chat:resume", this.cursor);
@@ -359,6 +364,7 @@ export class ChatTranscript extends HTMLElement {
   }
 
   #finish(reply, event) {
+    this.#sources.put(event.run, event.text);
     const finished = fromHTML(event.html);
     if (reply !== null && isSelected(reply)) {
       this.#writer.complete(event.text);
@@ -370,7 +376,7 @@ export class ChatTranscript extends HTMLElement {
     const hadFocus = reply?.contains(document.activeElement) ?? false;
     if (reply === null) this.#list.append(finished);
     else reply.replaceWith(finished);
-    this.#addCodeButtons(finished);
+    this.#prepare(finished);
     if (hadFocus) finished.focus({ preventScroll: true });
   }
 
@@ -387,7 +393,7 @@ export class ChatTranscript extends HTMLElement {
         const streamed = reply.querySelectorAll(".stream, .reasoning, .reply-note");
         reply.querySelector(".stream").before(...finished.querySelectorAll(":scope > :is(.reasoning, .prose)"));
         for (const part of streamed) part.remove();
-        this.#addCodeButtons(reply);
+        this.#prepare(reply);
       });
     };
     document.addEventListener("selectionchange", replace);
@@ -408,7 +414,9 @@ export class ChatTranscript extends HTMLElement {
 
   // --- Internal: actions on a message
 
-  #addCodeButtons(root) {
+  /** Give messages that were rendered by the server what depends on the script. */
+  #prepare(root) {
+    this.#watchReplies();
     for (const code of root.querySelectorAll(".code:not(:has(> .action))")) {
       const button = fromTemplate(document.getElementById("copy-code"));
       code.querySelector("pre").before(button);
@@ -428,7 +436,7 @@ export class ChatTranscript extends HTMLElement {
 
   async #copy(button) {
     try {
-      await copy(() => this.#textFor(button));
+      await copy(this.#textFor(button));
     } catch (error) {
       console.warn("Copying failed", error);
       this.#fire("chat:error", "The browser blocked copying. Select the text and copy it by hand.");
@@ -440,13 +448,37 @@ export class ChatTranscript extends HTMLElement {
     this.#fire("chat:announce", "Copied");
   }
 
-  /** The text that a button copies: a code block, or a reply as the model wrote it, in Markdown. */
-  async #textFor(button) {
-    if (button.matches("[data-copy-code]")) return button.closest(".code").querySelector("pre").innerText;
+  /** The text that a button copies, or a promise of it: a code block, or a reply in Markdown. */
+  #textFor(button) {
+    if (button.matches("[data-copy-code]")) {
+      // Without the last line break, at which a terminal would run the code.
+      return button.closest(".code").querySelector("pre").textContent.replace(/\n$/, "");
+    }
     const reply = button.closest(".message");
-    if (!reply.dataset.run) return reply.querySelector(".prose").innerText;
-    const run = await fetchJSON(this.dataset.runUrl.replace(NO_ID, reply.dataset.run));
-    return run?.text ?? reply.querySelector(".prose").innerText;
+    const shown = () => reply.querySelector(".prose, .stream").innerText;
+    const source = reply.dataset.run ? this.#sources.get(reply.dataset.run) : shown();
+    return typeof source === "string" ? source : source.then((text) => text ?? shown());
+  }
+
+  async #fetchSource(run) {
+    const found = await fetchJSON(this.dataset.runUrl.replace(NO_ID, run));
+    return found?.text ?? null;
+  }
+
+  /** Fetch the sources of replies that come into view, on pages that cannot wait for them at a click. */
+  #watchReplies() {
+    if (!needsTextAtHand()) return;
+    for (const button of this.querySelectorAll("[data-copy]")) {
+      this.#visible.observe(button.closest(".message"));
+    }
+  }
+
+  #prefetch(entries) {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      this.#visible.unobserve(target);
+      if (target.dataset.run) this.#sources.get(target.dataset.run);
+    }
   }
 
   async #showEarlier(link) {
@@ -459,7 +491,7 @@ export class ChatTranscript extends HTMLElement {
     const next = page.querySelector("[data-earlier]");
     this.#scroll.keepPosition(() => {
       this.#list.prepend(...items);
-      this.#addCodeButtons(this);
+      this.#prepare(this);
       if (next === null) link.parentElement.remove();
       else link.href = next.href;
     });

@@ -1,24 +1,38 @@
 /**
- * Copy the text that `read()` resolves to; rejects when the browser blocks it. The clipboard item
- * gets the promise, since a browser may no longer allow copying when the text has arrived.
+ * Copy a text, or the text that a promise resolves to; rejects when the browser blocks it. Without TLS
+ * there is no `navigator.clipboard`, and some browsers copy only during the click: such a page needs
+ * the text itself, not a promise.
  */
-export async function copy(read) {
+export async function copy(text) {
   if (navigator.clipboard?.write && window.ClipboardItem) {
-    const blob = async () => new Blob([await read()], { type: "text/plain" });
+    // The clipboard item gets the promise: a browser may no longer allow copying when the text arrives.
+    const blob = async () => new Blob([await text], { type: "text/plain" });
     await navigator.clipboard.write([new ClipboardItem({ "text/plain": blob() })]);
     return;
   }
-  copyBySelection(await read());
+  copyBySelection(typeof text === "string" ? text : await text);
 }
 
-// Pages without TLS have no `navigator.clipboard`.
+/** Whether `copy` needs the text itself. */
+export function needsTextAtHand() {
+  return !navigator.clipboard?.write;
+}
+
 function copyBySelection(text) {
+  const focused = document.activeElement;
+  const selection = document.getSelection();
+  const ranges = Array.from({ length: selection.rangeCount }, (_, index) => selection.getRangeAt(index));
   const field = document.createElement("textarea");
-  field.className = "visually-hidden";
+  field.className = "copied-text";
+  field.readOnly = true; // no keyboard opens
   field.value = text;
   document.body.append(field);
-  field.select();
-  const copied = document.execCommand("copy");
+  field.focus({ preventScroll: true });
+  field.setSelectionRange(0, text.length);
+  const isCopied = document.execCommand("copy");
   field.remove();
-  if (!copied) throw new Error("The browser blocked copying.");
+  focused?.focus({ preventScroll: true });
+  selection.removeAllRanges();
+  for (const range of ranges) selection.addRange(range);
+  if (!isCopied) throw new Error("The browser blocked copying.");
 }

@@ -13,6 +13,7 @@ export function closeMenus(root) {
     for (const menu of open()) {
       menu.open = false;
       menu.querySelector("summary").focus();
+      event.preventDefault(); // this Escape has had its effect
     }
   });
 }
