@@ -17,7 +17,8 @@ ARGS ?=
 # Settings for the checks: values as in production, of services that are never contacted.
 CHECK_ENV := SECRET_KEY=a2f8c19b7e5d4036-this-is-only-for-checks-9d3b6e1f7a5c2048 DEBUG=0 HTTPS=1 \
 	ALLOWED_HOSTS=chat.example.org ENV_FILE=/dev/null OPENAI_API_KEY=only-for-checks \
-	DATABASE_URL=postgres://parley@127.0.0.1:9/parley REDIS_URL=redis://127.0.0.1:9/0
+	DATABASE_URL=postgres://parley@127.0.0.1:9/parley REDIS_URL=redis://127.0.0.1:9/0 \
+	EMAIL_URL=smtp://127.0.0.1:9 VERIFY_EMAIL=1
 
 .PHONY: help
 help: ## List the targets

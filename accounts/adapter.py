@@ -1,19 +1,35 @@
-"""Our answers to allauth's questions about signing in."""
+"""Our answers to allauth's questions about signing in and up."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.core.exceptions import ImmediateHttpResponse
+from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 
 from accounts import known_browsers, sign_in_limits
 from chatproject.lib.http import client_address
 
+MAX_AGENT = 200  # characters of a browser's name in a mail
+
 
 class AccountAdapter(DefaultAccountAdapter):
-    """Counts attempts to sign in by RATE_LIMITS, in place of allauth's own limits."""
+    """Counts attempts to sign in by RATE_LIMITS, in place of allauth's own limits; closes sign-up."""
+
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        """Return True, or answer with the page of a closed sign-up."""
+        if not settings.SIGNUP_OPEN:
+            raise ImmediateHttpResponse(render(request, "account/signup_closed.html", status=403))
+        return True
+
+    def get_http_user_agent(self, request: HttpRequest) -> str:
+        """Return the browser's name as one line for a mail."""
+        agent: str = super().get_http_user_agent(request)
+        return " ".join(agent.split())[:MAX_AGENT]
 
     def get_client_ip(self, request: HttpRequest) -> str:
         return client_address(request) or "unknown"

@@ -9,6 +9,6 @@ class AccountsConfig(AppConfig):
     def ready(self) -> None:
         from allauth.account.signals import password_reset
 
-        from accounts import sign_in_limits
+        from accounts import notices, sign_in_limits, signup  # noqa: F401 # they connect receivers
 
         password_reset.connect(sign_in_limits.forget_attempts)

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, BaseUserManager
-from django.db import models
+from django.db import models, transaction
 from django.db.models.functions import Lower
+from django.utils import timezone
 
 from billing.ledger import signup
 from chatproject.lib.db import after_commit
@@ -26,8 +27,11 @@ class UserManager(BaseUserManager["User"]):
         return user
 
     def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> User:
-        """Make a member of staff with all permissions."""
-        return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
+        """Make a member of staff with all permissions, and the sign-up credits."""
+        with transaction.atomic():
+            user = self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
+            SignupGrant.objects.create(user=user)
+        return user
 
     def get_by_natural_key(self, username: str | None) -> User:
         """Return the user of an address, in any case."""
@@ -47,9 +51,13 @@ class User(AbstractUser):
 
     class Meta:
         constraints = [models.UniqueConstraint(Lower("email"), name="user_email_any_case")]
+        permissions = [
+            ("approve_user", "Can approve a user, with the sign-up credits"),
+            ("link_user", "Can create links that set a user's password"),
+        ]
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Store the user; a new one gets an account with the sign-up credits.
+        """Store the user; a new one gets an account.
 
         If opening the account fails the user still exists: the next code that needs it opens it.
         """
@@ -60,3 +68,30 @@ class User(AbstractUser):
 
     def __str__(self) -> str:
         return self.email
+
+
+class SignupGrant(models.Model):
+    """A user's right to the sign-up credits: for a verified address, or by staff.
+
+    The hash of the address outlives the address, so that an address gives them to one user only.
+    """
+
+    user = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True)
+    address_hash = models.CharField(max_length=64, unique=True, null=True)  # noqa: DJ001 # by staff: none
+    created_at = models.DateTimeField(default=timezone.now)
+    granted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = "right to sign-up credits"
+        verbose_name_plural = "rights to sign-up credits"
+        default_permissions = ["view"]
+        indexes = [
+            models.Index(
+                fields=["created_at"],
+                name="signup_grant_waits",
+                condition=models.Q(granted_at=None),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"sign-up credits of user {self.pk}"

@@ -16,6 +16,7 @@ INSTALLATION = {
     "STATIC_MANIFEST": "0",  # without collectstatic
     "ALLOWED_HOSTS": "127.0.0.1,localhost,testserver",
     "OPENAI_API_KEY": "only-for-benches",
+    "ALLOW_UNVERIFIED_CREDITS": "1",
     "ENV_FILE": os.devnull,
 }
 ENVIRONMENT = {

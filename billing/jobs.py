@@ -35,12 +35,12 @@ def ask_refund(refund_id: str) -> None:
 
 
 def send_receipt(order_id: str) -> None:
-    """Mail a buyer the receipt of an order."""
+    """Mail a buyer the receipt of an order. Only the previous release enqueues it."""
     mail.send_receipt(UUID(order_id))
 
 
 def send_refunded(refund_id: str) -> None:
-    """Mail a buyer that a refund is under way."""
+    """Mail a buyer that a refund is under way. Only the previous release enqueues it."""
     mail.send_refunded(UUID(refund_id))
 
 

@@ -1,7 +1,7 @@
 """The queue of billing: one function for each kind of job.
 
 Ids, never objects, travel in a job. The work of a lost job is found again by `payments.poller` in
-Postgres; a mail has no such second chance, so its caller sends it directly when this module raises.
+Postgres.
 All functions raise redis.RedisError while the queue is unreachable.
 """
 
@@ -35,16 +35,6 @@ def enqueue_sync(order_id: UUID) -> None:
 def enqueue_refund(refund_id: UUID) -> None:
     """Enqueue a sync of a refund with its provider."""
     _enqueue("ask_refund", refund_id=str(refund_id))
-
-
-def enqueue_receipt(order_id: UUID) -> None:
-    """Enqueue the mail with the receipt of an order."""
-    _enqueue("send_receipt", order_id=str(order_id))
-
-
-def enqueue_refunded(refund_id: UUID) -> None:
-    """Enqueue the mail about a refund."""
-    _enqueue("send_refunded", refund_id=str(refund_id))
 
 
 def enqueue_top_up(account_id: int) -> None:

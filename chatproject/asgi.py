@@ -17,6 +17,9 @@ setup(set_prefix=False)
 
 from accounts.sockets import with_user  # noqa: E402
 from chat.web.routing import websocket_urlpatterns  # noqa: E402
+from chatproject import checks  # noqa: E402
+
+checks.require()
 
 # Imports all views now: in the first request the import would block the event loop.
 get_resolver().url_patterns  # noqa: B018

@@ -6,10 +6,24 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Warning, register, run_checks
+from django.core.exceptions import ImproperlyConfigured
+
+TAG = "parley"
 
 
-@register()
+def require() -> None:
+    """Run the checks of this file. Raises ImproperlyConfigured with the errors, each with its hint.
+
+    The web server calls it; commands of manage.py run all checks anyway.
+    """
+    found = run_checks(tags=[TAG])
+    errors = [f"{one.msg} {one.hint}" for one in found if one.is_serious()]
+    if errors:
+        raise ImproperlyConfigured("\n".join(errors))
+
+
+@register(TAG)
 def check_provider(**kwargs: Any) -> list[CheckMessage]:
     """Check that OpenAI has a key and that a default model is named."""
     found: list[CheckMessage] = []
@@ -33,7 +47,7 @@ def check_provider(**kwargs: Any) -> list[CheckMessage]:
     return found
 
 
-@register()
+@register(TAG)
 def check_pool(**kwargs: Any) -> list[CheckMessage]:
     """Check that the threads of lib.db leave connections in the pool for synchronous views."""
     size = settings.DATABASES["default"]["OPTIONS"]["pool"]["max_size"]
@@ -44,5 +58,43 @@ def check_pool(**kwargs: Any) -> list[CheckMessage]:
             f"DB_POOL_SIZE={size} leaves no connection besides those of the DB_THREADS={settings.DB_THREADS} threads.",
             hint="Set DB_POOL_SIZE to at least twice DB_THREADS.",
             id="parley.E002",
+        )
+    ]
+
+
+@register(TAG)
+def check_signup_credits(**kwargs: Any) -> list[CheckMessage]:
+    """Check that an address that belongs to no one earns no credits."""
+    is_verified = settings.ACCOUNT_EMAIL_VERIFICATION == "mandatory"
+    if (
+        not settings.BILLING
+        or settings.SIGNUP_CREDITS == 0
+        or not settings.SIGNUP_OPEN
+        or is_verified
+        or settings.ALLOW_UNVERIFIED_CREDITS
+    ):
+        return []
+    return [
+        Error(
+            "SIGNUP_CREDITS is set, but accounts need no verified address (VERIFY_EMAIL=0): one person"
+            " could collect credits with any number of made-up addresses.",
+            hint="Set VERIFY_EMAIL=1, SIGNUP_CREDITS=0 or SIGNUP_OPEN=0; or"
+            " ALLOW_UNVERIFIED_CREDITS=1 on a site whose users you know.",
+            id="parley.E003",
+        )
+    ]
+
+
+@register(TAG)
+def check_mail(**kwargs: Any) -> list[CheckMessage]:
+    """Check that mails, with their links, do not end up in the log of a production site."""
+    if settings.DEBUG or not settings.MAIL_TRANSPORT.endswith("console.EmailBackend"):
+        return []
+    return [
+        Error(
+            "EMAIL_URL=console:// writes mails to the log, with links that reset passwords.",
+            hint="Set EMAIL_URL=smtp://…, or remove it: a site works without mail. With DEBUG=1"
+            " console:// may be used.",
+            id="parley.E004",
         )
     ]

@@ -16,11 +16,13 @@ import redis
 from django.db import connection
 from django.utils import timezone
 
+from accounts import sessions, signup
 from billing import schedule as billing_schedule
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
 from chatproject.lib import db
 from chatproject.lib.db import prepared
+from chatproject.lib.mail import outbox
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,10 @@ def schedule() -> list[Task]:
     return [
         Task("sweep runs", 1.0, Sweeper().sweep),
         Task("measure the throughput", wait_estimate.EVERY, queue.publish_throughput),
+        Task("send mail", 5.0, outbox.enqueue_due),
+        Task("clear mail", 600, outbox.clear),
+        Task("grant sign-up credits", 60, signup.grant_lost),
+        Task("clear sessions", 60, sessions.clear_expired),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),
     ]
 

@@ -35,6 +35,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [
     "chatproject",
+    "chatproject.lib.mail",
     "accounts",
     "billing",
     "chat",
@@ -180,6 +181,8 @@ DEFAULT_MODEL_CONTEXT = env.integer("DEFAULT_MODEL_CONTEXT", 128_000, least=512)
 # a price, or from a user without credits, is refused.
 BILLING = env.flag("BILLING", default=True)
 SIGNUP_CREDITS = int(env.decimal("SIGNUP_CREDITS", "100") * 1_000_000)  # micro-credits
+# Whether accounts have them at once. Otherwise they come with a verified address, or by staff.
+ALLOW_UNVERIFIED_CREDITS = env.flag("ALLOW_UNVERIFIED_CREDITS", default=False)
 MIN_REPLY_TOKENS = env.integer("MIN_REPLY_TOKENS", 256, least=1)  # the balance must cover them
 # Whether runs that fail on our side are charged for the text delivered before.
 BILL_FAILED_PARTIAL = env.flag("BILL_FAILED_PARTIAL", default=True)
@@ -306,6 +309,11 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "chat:new"
 LOGOUT_REDIRECT_URL = "account_login"
+# Off: only staff create accounts.
+SIGNUP_OPEN = env.flag("SIGNUP_OPEN", default=True)
+# Adding, removing and making primary an address ask for the password, at most every five minutes.
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True  # of changes to the address that the account had before
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
@@ -338,7 +346,9 @@ ACCOUNT_RATE_LIMITS = dict.fromkeys(
     )
 }
 
-globals().update(env.mail("EMAIL_URL"))
+# Without it the site sends no mail: staff set passwords and pass on links.
+MAIL_TRANSPORT = ""  # the backend with which the outbox sends
+globals().update(env.mail("EMAIL_URL", "console://" if DEBUG else ""))
 DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "parley@localhost")
 SERVER_EMAIL = DEFAULT_FROM_EMAIL
 

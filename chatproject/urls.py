@@ -19,7 +19,7 @@ urlpatterns = [
     path("admin/chat/live/", include("chat.admin.live_queue")),
     path("admin/login/", admin_login, name="admin_login"),
     path("admin/", admin.site.urls),
-    path("accounts/", include("allauth.account.urls")),
+    path("accounts/", include("accounts.urls")),
     path("billing/", include("billing.urls")),
     path("", include("chat.urls")),
 ]

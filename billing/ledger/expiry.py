@@ -13,12 +13,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
-from smtplib import SMTPException
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.core.mail import send_mail
+from django.db import transaction
 from django.db.models import Exists, F, OuterRef
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -134,8 +134,8 @@ def notify(now: datetime) -> int:
     return sent
 
 
+@transaction.atomic
 def _send_notice(lots: list[CreditLot], days: int) -> bool:
-    # Noted before sending: a mail that was sent but not noted would be repeated in every run.
     # Lots that a concurrent call has just noted are not ours.
     ours = [lot for lot in lots if ExpiryNotice.objects.get_or_create(lot=lot, days=days)[1]]
     if not ours:
@@ -150,12 +150,5 @@ def _send_notice(lots: list[CreditLot], days: int) -> bool:
     }
     subject = render_to_string("billing/email/credits_expire_subject.txt", context).strip()
     body = render_to_string("billing/email/credits_expire_message.txt", context)
-    try:
-        send_mail(subject, body, None, [user.email])
-    except (SMTPException, OSError) as error:
-        ExpiryNotice.objects.filter(lot__in=ours, days=days).delete()
-        logger.warning(
-            "the expiry notice of account %d was not sent: %s", ours[0].account_id, error
-        )
-        return False
+    send_mail(subject, body, None, [user.email])
     return True

@@ -1,33 +1,42 @@
-"""Opening a user's account at sign-up, with its bonus."""
+"""Opening a user's account, and the sign-up bonus."""
 
 from __future__ import annotations
 
 from django.conf import settings
 
 from billing.ledger import postings
-from billing.models import Account
+from billing.models import Account, LedgerEntry
 from chatproject.lib import db
 
 
 def open_account(*, user_id: int) -> Account:
-    """Return the user's account, opening it with the sign-up bonus if it does not exist.
+    """Return the user's account, opening it if it does not exist.
 
-    The bonus is SIGNUP_CREDITS, in micro-credits. Call it inside a money transaction.
+    With ALLOW_UNVERIFIED_CREDITS a new one has the sign-up bonus. Call it inside a money transaction.
     """
     account = Account.objects.filter(user_id=user_id).first()
     if account is not None:
         return account
     is_new = postings.insert_account(user_id)
     account = Account.objects.get(user_id=user_id)
-    if is_new and settings.SIGNUP_CREDITS > 0:
+    if is_new and settings.ALLOW_UNVERIFIED_CREDITS:
+        _grant(account)
+    return account
+
+
+def grant_bonus(*, user_id: int) -> None:
+    """Grant a user the sign-up bonus, unless the account has it. Call it inside a money transaction."""
+    _grant(open_account(user_id=user_id))
+
+
+def _grant(account: Account) -> None:
+    key = f"signup:{account.user_id}"
+    # The amount may have been another one then, for which `postings.grant` would refuse the key.
+    if settings.SIGNUP_CREDITS > 0 and not LedgerEntry.objects.filter(idempotency_key=key).exists():
         postings.grant(
-            account_id=account.pk,
-            amount=settings.SIGNUP_CREDITS,
-            key=f"signup:{user_id}",
-            note="Welcome",
+            account_id=account.pk, amount=settings.SIGNUP_CREDITS, key=key, note="Welcome"
         )
         account.refresh_from_db()
-    return account
 
 
 def account_of(user_id: int) -> Account:

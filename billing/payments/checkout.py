@@ -319,7 +319,7 @@ def _credit(order: Order, now: datetime) -> None:
             note=order.package_name,
         )
     order.invoice_no = _next_invoice_no()
-    after_commit(mail.deliver_receipt, order.pk)
+    after_commit(mail.send_receipt, order.pk)
 
 
 def _next_invoice_no() -> int:

@@ -1,6 +1,6 @@
 """Mails about payments, in plain text: to buyers, and to the staff of BILLING_ALERT_EMAIL.
 
-Called after a commit, never inside a transaction: a mail server may take its time.
+Sending stores a row in the outbox (chatproject.lib.mail) and takes no time.
 """
 
 from __future__ import annotations
@@ -8,34 +8,14 @@ from __future__ import annotations
 import logging
 from uuid import UUID
 
-import redis
 from django.conf import settings
 from django.core.mail import send_mail
 from django.template.loader import render_to_string
 from django.urls import reverse
 
-from billing import queue
 from billing.models import AutoTopUp, Order, Refund
 
 logger = logging.getLogger(__name__)
-
-
-def deliver_receipt(order_id: UUID) -> None:
-    """Mail a receipt through the queue, or directly while Redis is unreachable: nothing repeats it."""
-    try:
-        queue.enqueue_receipt(order_id)
-    except redis.RedisError as error:
-        logger.warning("the receipt of order %s is mailed without the queue: %s", order_id, error)
-        send_receipt(order_id)
-
-
-def deliver_refunded(refund_id: UUID) -> None:
-    """Mail about a refund through the queue, or directly while Redis is unreachable."""
-    try:
-        queue.enqueue_refunded(refund_id)
-    except redis.RedisError as error:
-        logger.warning("the mail of refund %s is sent without the queue: %s", refund_id, error)
-        send_refunded(refund_id)
 
 
 def send_receipt(order_id: UUID) -> None:

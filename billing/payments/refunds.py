@@ -247,7 +247,7 @@ def _move(order: Order, refund: Refund, status: Refund.Status) -> None:
     refund.status = status
     refund.save()
     if is_new and status == Refund.Status.SUCCEEDED:
-        after_commit(mail.deliver_refunded, refund.pk)
+        after_commit(mail.send_refunded, refund.pk)
 
 
 def _deduct(order: Order, refund: Refund) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 from django.conf import settings
 from django.core.mail import send_mail
+from django.db import transaction
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
@@ -13,15 +12,12 @@ from django.utils import timezone
 from billing.models import Account
 from billing.reports import balances
 
-logger = logging.getLogger(__name__)
-
 
 def notify_if_low(account_id: int) -> bool:
     """Mail the user if the balance has become low; return whether a mail was sent.
 
     Sent once per crossing: the next mail follows only after the balance was above the mark again.
-    May be called at any time and concurrently, but not inside a transaction, since it connects to
-    the mail server. Raises Account.DoesNotExist.
+    May be called at any time and concurrently. Raises Account.DoesNotExist.
     """
     balance = balances.of_account(account_id)
     if not balance.low:
@@ -29,24 +25,20 @@ def notify_if_low(account_id: int) -> bool:
         return False
     if not balance.last_lot or not balance.account.user.is_active:
         return False  # without any lot there were never credits to run out of
-    # The call whose update writes the time sends the mail.
-    unsent = Account.objects.filter(pk=account_id, low_told_at=None)
-    if not unsent.update(low_told_at=timezone.now()):
-        return False
-    context = {
-        "balance": balance,
-        "site_name": settings.SITE_NAME,
-        "link": f"{settings.SITE_URL}{reverse('billing:packages')}" if settings.SITE_URL else "",
-    }
-    words = "You have no credits left" if balance.balance <= 0 else "You're running low on credits"
-    subject = f"{settings.SITE_NAME}: {words}"
-    body = render_to_string("billing/email/low_balance.txt", context)
-    try:
-        send_mail(subject, body, None, [balance.account.user.email])
-    except OSError as error:
-        # The mail server is unreachable or refused (its own errors are OSErrors too): the next call
-        # tries again.
-        Account.objects.filter(pk=account_id).update(low_told_at=None)
-        logger.warning("the low-balance mail of account %d was not sent: %s", account_id, error)
-        return False
+    with transaction.atomic():
+        # The call whose update writes the time sends the mail.
+        unsent = Account.objects.filter(pk=account_id, low_told_at=None)
+        if not unsent.update(low_told_at=timezone.now()):
+            return False
+        shop = reverse("billing:packages")
+        context = {
+            "balance": balance,
+            "site_name": settings.SITE_NAME,
+            "link": f"{settings.SITE_URL}{shop}" if settings.SITE_URL else "",
+        }
+        is_empty = balance.balance <= 0
+        words = "You have no credits left" if is_empty else "You're running low on credits"
+        body = render_to_string("billing/email/low_balance.txt", context)
+        to = [balance.account.user.email]
+        send_mail(f"{settings.SITE_NAME}: {words}", body, None, to)
     return True

@@ -194,22 +194,34 @@ def database(name: str) -> dict[str, Any]:
     }
 
 
-def mail(name: str) -> dict[str, Any]:
+def mail(name: str, default: str) -> dict[str, Any]:
     """Return Django's mail settings from `smtp://user:password@host:587?tls=1` or `console://`.
 
-    `tls=1` is STARTTLS; the scheme `smtps` is TLS from the first byte.
+    `tls=1` is STARTTLS; the scheme `smtps` is TLS from the first byte. Empty: the site sends no mail.
+    Messages go through the outbox, which sends them with the backend MAIL_TRANSPORT.
     """
-    parts = urlsplit(url(name, "console://", schemes=("smtp", "smtps", "console")))
+    value = url(name, default, schemes=("smtp", "smtps", "console"))
+    if not value:
+        return {
+            "EMAIL_BACKEND": "django.core.mail.backends.dummy.EmailBackend",
+            "MAIL_TRANSPORT": "",
+        }
+    outbox = {"EMAIL_BACKEND": "chatproject.lib.mail.backend.OutboxBackend"}
+    parts = urlsplit(value)
     if parts.scheme == "console":
-        return {"EMAIL_BACKEND": "django.core.mail.backends.console.EmailBackend"}
+        return outbox | {"MAIL_TRANSPORT": "django.core.mail.backends.console.EmailBackend"}
     options = dict(parse_qsl(parts.query))
-    return {
-        "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name}: the port is not a number.") from error
+    return outbox | {
+        "MAIL_TRANSPORT": "django.core.mail.backends.smtp.EmailBackend",
         "EMAIL_HOST": parts.hostname or "",
-        "EMAIL_PORT": parts.port or (465 if parts.scheme == "smtps" else 587),
+        "EMAIL_PORT": port or (465 if parts.scheme == "smtps" else 587),
         "EMAIL_HOST_USER": unquote(parts.username or ""),
         "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
         "EMAIL_USE_SSL": parts.scheme == "smtps",
         "EMAIL_USE_TLS": parts.scheme == "smtp" and options.get("tls", "1") in TRUE,
-        "EMAIL_TIMEOUT": 10,
+        "EMAIL_TIMEOUT": 10,  # seconds for each answer of the mail server
     }

@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.http import HttpRequest
 
+from chatproject.lib.mail import outbox
 
-def site(request: HttpRequest) -> dict[str, str]:
-    """Add the name of the installation to the context of every page."""
-    return {"site_name": settings.SITE_NAME}
+
+def site(request: HttpRequest) -> dict[str, Any]:
+    """Add the installation's name and what its account pages offer to the context of every page.
+
+    `mail_is_delayed` makes a query, in the templates that use it.
+    """
+    return {
+        "site_name": settings.SITE_NAME,
+        "has_mail": outbox.is_configured(),
+        "mail_is_delayed": outbox.is_delayed,
+        "signup_is_open": settings.SIGNUP_OPEN,
+    }

@@ -228,17 +228,6 @@ def test_wrong_confirmation_link_is_refused(client: Client):
     assert "This link is no longer valid" in html
 
 
-def test_second_address_is_added_and_removed(inside: Client):
-    added = inside.post(
-        "/accounts/email/", {"email": "second@example.org", "action_add": ""}, follow=True
-    )
-    assert "We have sent a link to second@example.org." in added.content.decode()
-    gone = inside.post(
-        "/accounts/email/", {"email": "second@example.org", "action_remove": ""}, follow=True
-    )
-    assert "second@example.org has been removed." in gone.content.decode()
-
-
 # --- Private and public pages -----------------------------------------------------------------
 
 

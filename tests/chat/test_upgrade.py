@@ -150,13 +150,15 @@ def test_jobs_of_previous_release_have_entry_points(previous_release, valkey_cli
 def test_jobs_of_this_release_have_the_old_paths(previous_release, valkey_client):
     """Workers of the previous release find their functions and arguments."""
     recorded = {(job.func_name, *job.kwargs) for job in stored_jobs(valkey_client)}
+    recorded -= {  # replaced by the outbox
+        ("billing.jobs.send_receipt", "order_id"),
+        ("billing.jobs.send_refunded", "refund_id"),
+    }
     valkey_client.flushall()
     queue.enqueue(Run.objects.get(pk=RUNS["queued"]))
     billing_queue.enqueue_event(1, 0)
     billing_queue.enqueue_sync(new_id())
     billing_queue.enqueue_refund(new_id())
-    billing_queue.enqueue_receipt(new_id())
-    billing_queue.enqueue_refunded(new_id())
     billing_queue.enqueue_top_up(1)
     billing_queue.enqueue_task("roll up usage")
     billing_queue.enqueue_sandbox(str(new_id()), "paid")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
+
 from chatproject import checks
+from tests.support.programs import environment
 
 
 def test_missing_key_and_model_are_reported(settings):
@@ -19,3 +25,50 @@ def test_pool_smaller_than_its_threads_is_reported(settings):
     assert checks.check_pool() == []
     settings.DB_THREADS = settings.DATABASES["default"]["OPTIONS"]["pool"]["max_size"]
     assert [found.id for found in checks.check_pool()] == ["parley.E002"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, ["parley.E003"]),
+        ({"ACCOUNT_EMAIL_VERIFICATION": "mandatory"}, []),
+        ({"SIGNUP_CREDITS": 0}, []),
+        ({"SIGNUP_OPEN": False}, []),
+        ({"BILLING": False}, []),
+        ({"ALLOW_UNVERIFIED_CREDITS": True}, []),
+    ],
+)
+def test_credits_for_unverified_addresses_are_refused(settings, changes, found):
+    settings.ALLOW_UNVERIFIED_CREDITS = False
+    for name, value in changes.items():
+        setattr(settings, name, value)
+    assert [one.id for one in checks.check_signup_credits()] == found
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["-m", "chatproject.serve", "--port", "0"],
+        ["manage.py", "rqworker", "low"],
+        ["manage.py", "clock"],
+    ],
+    ids=["web", "worker", "clock"],
+)
+def test_no_process_starts_with_refused_settings(program):
+    started = subprocess.run(
+        [sys.executable, *program],
+        env=environment(ALLOW_UNVERIFIED_CREDITS="0", EMAIL_URL="console://"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert started.returncode == 1
+    assert "ALLOW_UNVERIFIED_CREDITS=1" in started.stderr
+    assert "EMAIL_URL=console:// writes mails to the log" in started.stderr
+
+
+def test_console_mail_is_for_development_only(settings):
+    settings.MAIL_TRANSPORT = "django.core.mail.backends.console.EmailBackend"
+    assert [one.id for one in checks.check_mail()] == ["parley.E004"]
+    settings.DEBUG = True
+    assert checks.check_mail() == []

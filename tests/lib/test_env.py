@@ -72,13 +72,16 @@ def test_wrong_value_is_refused_by_name(monkeypatch, read, value, words):
 
 
 def test_mail_url_becomes_settings(monkeypatch):
-    assert env.mail("MAIL")["EMAIL_BACKEND"].endswith("console.EmailBackend")
+    assert env.mail("MAIL", "console://")["MAIL_TRANSPORT"].endswith("console.EmailBackend")
+    without = env.mail("MAIL", "")
+    assert without["EMAIL_BACKEND"].endswith("dummy.EmailBackend")
+    assert not without["MAIL_TRANSPORT"]
     monkeypatch.setenv("MAIL", "smtp://me:secret@mail.example.org")
-    entry = env.mail("MAIL")
+    entry = env.mail("MAIL", "")
     assert (entry["EMAIL_HOST"], entry["EMAIL_PORT"]) == ("mail.example.org", 587)
     assert (entry["EMAIL_USE_TLS"], entry["EMAIL_USE_SSL"]) == (True, False)
     monkeypatch.setenv("MAIL", "smtps://mail.example.org")
-    entry = env.mail("MAIL")
+    entry = env.mail("MAIL", "")
     assert entry["EMAIL_PORT"] == 465
     assert (entry["EMAIL_USE_TLS"], entry["EMAIL_USE_SSL"]) == (False, True)
 

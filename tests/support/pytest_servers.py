@@ -41,6 +41,7 @@ ENVIRONMENT = {
     "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",  # closed: a test names its own provider
     "OPENAI_API_KEY": "only-for-tests",
     "DEFAULT_MODEL": "stub-model",
+    "ALLOW_UNVERIFIED_CREDITS": "1",
     "DB_POOL_SIZE": "48",  # many tests use more threads than production
     "ENV_FILE": os.devnull,
 }

@@ -59,7 +59,7 @@ def test_event_is_stored_answered_and_then_processed(account, uncredited):
     event = the_event()
     assert (event.status, bytes(event.body), event.headers) == ("received", body, headers)
     assert money.state(account) == (0, 0, 0)
-    assert purchases.work() == 2  # the event, and then the receipt
+    assert purchases.work() == 1
     event.refresh_from_db()
     assert (event.status, event.order, event.attempts) == ("processed", uncredited, 1)
     assert money.state(account) == (FULL, 0, 0)
@@ -141,7 +141,7 @@ def test_poller_finds_an_event_stored_without_queue(account, uncredited, queue_s
     poller.poll(timezone.now() + timedelta(seconds=29))
     assert purchases.work() == 0
     poller.poll(timezone.now() + timedelta(seconds=31))
-    assert purchases.work() == 2
+    assert purchases.work() == 1
     assert money.state(account) == (FULL, 0, 0)
 
 
