@@ -117,6 +117,11 @@ class Run(models.Model):
 
     class Meta:
         ordering = ["-id"]
+        # Of RQ's pages in the admin (chat.admin.queue_pages): their tables are in Redis.
+        permissions = [
+            ("view_queue", "Can view the queues of jobs"),
+            ("change_queue", "Can change the queues of jobs"),
+        ]
         indexes = [
             models.Index(
                 fields=["status", "queued_at"],
