@@ -27,6 +27,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from chatproject.lib import env, loop_monitor
+from chatproject.lib.log_scrubbing import scrub_path
 from chatproject.lib.server.asgi_types import Application, Message, Receive, Scope, Send
 from chatproject.lib.server.limits import BACKLOG, KERNEL_BUFFER_BYTES, Limits
 
@@ -119,7 +120,7 @@ def log_access(application: Application) -> Application:
     """Log one line for each request, and for each socket when it ends.
 
     The line has method (`WS` for a socket), path, status or close code, and milliseconds; no query
-    string, header or address.
+    string, header or address, and no key of a mailed link.
     """
 
     async def logged(scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,7 +150,7 @@ def log_access(application: Application) -> Application:
             access.info(
                 "%s %s %s %.0f ms",
                 scope.get("method", "WS"),
-                scope["raw_path"].decode("latin-1"),
+                scrub_path(scope["raw_path"].decode("latin-1")),
                 status,
                 (time.perf_counter() - began) * 1000,
             )

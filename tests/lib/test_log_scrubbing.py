@@ -1,0 +1,111 @@
+"""No log has the key of a mailed link or of a session."""
+
+from __future__ import annotations
+
+import io
+import logging
+import logging.config
+from copy import deepcopy
+
+import pytest
+from django.conf import settings as project_settings
+from django.test import Client
+
+from chatproject import serve
+from chatproject.lib.log_scrubbing import scrub, scrub_path
+
+KEY = "MQ:1vPabc:s3cr3t-Key_of-a-link"
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What the project's handlers write, and the loggers as the project configures them."""
+    config = deepcopy(project_settings.LOGGING)
+    stream = io.StringIO()
+    config["handlers"]["stderr"]["stream"] = stream
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    logging.config.dictConfig(config)
+    yield stream
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Not Found: /accounts/confirm-email/{KEY}/",
+        f"Not Found: /accounts/password/reset/key/1-{KEY}/",
+        f"GET //accounts//password/reset//key//1-{KEY} 404 3 ms",
+        f"/accounts/Confirm-Email/{KEY}",
+        f"/accounts/confirm-email/ab {KEY} pasted with a space",
+        f"/accounts/confirm-email{KEY}",
+        f"next=%2Faccounts%2Fconfirm-email%2F{KEY}%2F",
+        f"/accounts/confirm%2Demail/{KEY}/",
+        f"/accounts/confirm%252Demail/{KEY}/",
+        f"Referer checking failed - https://x/accounts/password/reset/key/1-{KEY}/ does not match",
+        f"headers [(b'cookie', b'sessionid={KEY}; csrftoken={KEY}')]",
+        f"{{'sessionid': '{KEY}', 'csrfmiddlewaretoken': '{KEY}'}}",
+        f"DETAIL:  Key (session_key)=({KEY}) already exists.",
+    ],
+)
+def test_secrets_are_scrubbed_from_text(text):
+    assert "s3cr3t" not in scrub(text)
+    assert "[key]" in scrub(text)
+    assert scrub(scrub(text)) == scrub(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/accounts/confirm-email/ 200 4 ms", "/chats/?q=100%25", "reset key of the lease", "/a%0Ab"],
+)
+def test_other_text_is_kept(text):
+    assert scrub(text) == text
+
+
+def test_access_log_has_no_keys_and_one_line():
+    path = f"/accounts/confirm%2Demail/{KEY}%0Afaked line/"
+    scrubbed = scrub_path(path)
+    assert "s3cr3t" not in scrubbed
+    assert "\n" not in scrubbed
+    assert scrub_path("/c/%0A/") == "/c/%0A/"
+
+
+async def test_access_log_line_keeps_status(caplog):
+    async def application(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+
+    async def nothing(*_: object) -> None:
+        return None
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "raw_path": f"/accounts/confirm-email/{KEY}/".encode(),
+    }
+    with caplog.at_level(logging.INFO, "chatproject.access"):
+        await serve.log_access(application)(scope, nothing, nothing)
+    [line] = caplog.messages
+    assert line.startswith("GET /accounts/confirm-email/[key] 200")
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("valkey_url")
+@pytest.mark.parametrize("debug", [False, True])
+def test_requests_leave_no_key_in_the_log(log, capsys, monkeypatch, settings, debug):
+    settings.DEBUG = debug
+    client = Client(enforce_csrf_checks=True, raise_request_exception=False)
+    links = [f"/accounts/confirm-email/{KEY}/", f"/accounts/password/reset/key/1-{KEY}/"]
+    for link in links:
+        client.get(link)
+        client.get(f"{link}nowhere/")
+        client.post(link)  # refused: without a CSRF token
+        client.post(
+            "/accounts/login/", HTTP_REFERER=f"https://elsewhere.example{link}", secure=True
+        )
+    monkeypatch.setattr("accounts.views.ConfirmEmailView.get", lambda *_, **__: 1 / 0)
+    assert client.get(links[0]).status_code == 500
+    written = log.getvalue()
+    assert "ZeroDivisionError" in written
+    assert "[key]" in written
+    assert "s3cr3t" not in written + "".join(capsys.readouterr())
