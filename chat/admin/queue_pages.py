@@ -17,6 +17,7 @@ from django.contrib import admin
 from django.contrib.admin.models import CHANGE as CHANGED
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import ImproperlyConfigured
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
@@ -85,9 +86,9 @@ class QueueAdmin(django_rq.admin.QueueAdmin):
             # For all others: the sign-in page, or a 401 of the pages for programs.
             try:
                 return view(request, *args, **kwargs)
-            # The last is django-rq's answer to the name of a worker that has ended.
-            except (IndexError, NoSuchJobError, AssertionError) as error:
-                raise Http404("There is no such queue, job or worker.") from error
+            # The last two are django-rq's answers for a worker that has ended, and for schedulers.
+            except (IndexError, NoSuchJobError, AssertionError, ImproperlyConfigured) as error:
+                raise Http404("There is no such queue, job, worker or scheduler.") from error
 
         pattern.callback = guarded
         return pattern
