@@ -9,6 +9,8 @@ class AccountsConfig(AppConfig):
     def ready(self) -> None:
         from allauth.account.signals import password_reset
 
-        from accounts import notices, sign_in_limits, signup  # noqa: F401 # they connect receivers
+        # notices, sign_in_limits and signup connect their receivers on import.
+        from accounts import notices, receivers, sign_in_limits, signup  # noqa: F401
 
         password_reset.connect(sign_in_limits.forget_attempts)
+        receivers.connect()

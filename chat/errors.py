@@ -12,6 +12,7 @@ ERRORS: dict[str, str] = {
     "not_found": "Not found, or you do not have access. Go back to your chats.",
     "empty_text": "The message is empty. Write something first.",
     "text_too_long": f"The message is longer than {settings.TEXT_MAX_CHARACTERS:,} characters. Shorten it or send it in parts.",
+    "bad_text": "The message has a character that cannot be stored. Remove it and send the message again.",
     "unknown_type": "The message has an unknown type. Reload the page.",
     "unknown_field": "The message has an unknown field. Reload the page.",
     "bad_json": "The server could not read the message. Reload the page and try again.",

@@ -10,7 +10,9 @@ attempt begins at `first_seq(attempt)`, so a number never repeats within a run.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+import json
+import re
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 import msgspec
@@ -23,6 +25,8 @@ MAX_FRAME_BYTES = 64 * 1024
 
 # Numbers of one attempt's events. At 100 events a second they last for 27 hours.
 SEQS_PER_ATTEMPT = 10_000_000
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 # Close codes. 1003, 1009, 1011 and 1013 are registered (RFC 6455 and IANA), 44xx are the application's.
 UNSUPPORTED_DATA = 1003
@@ -119,12 +123,18 @@ class NotJSON(ValueError):
 def decode(frame: str) -> ClientEvent:
     """Decode a client's frame.
 
-    Raises NotJSON, and ChatError `unknown_type`, `unknown_field` or `bad_json` (a field is missing or
-    malformed) for a frame that is not one of CLIENT_EVENTS.
+    Raises NotJSON, and ChatError for a frame that is not one of CLIENT_EVENTS: `unknown_type`,
+    `unknown_field`, `bad_text` (it has half of a surrogate pair) or `bad_json` (a field is missing or
+    malformed, a number is out of range, the nesting too deep). Of a repeated field the last one counts.
     """
     try:
         data = msgspec.json.decode(frame)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ChatError("bad_json", f"{ERRORS['bad_json']} ({error})") from error
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        # Text in UTF-16, as in a browser, may be cut in the middle of a character.
+        if _lenient(frame) is not None:
+            raise ChatError("bad_text") from error
         raise NotJSON(str(error)) from error
     kind = data.get("type") if isinstance(data, dict) else None
     event = CLIENT_EVENTS.get(kind) if isinstance(kind, str) else None
@@ -143,12 +153,27 @@ def decode(frame: str) -> ClientEvent:
 
 def ref_of(frame: str) -> str | None:
     """Return the `client_id` or `run` of a frame that `decode` refused, if it has one."""
+    data = _lenient(frame) or {}
+    ref = data.get("client_id") or data.get("run")
+    return ref[:64] if isinstance(ref, str) and is_storable(ref) else None
+
+
+def _lenient(frame: str) -> dict[str, Any] | None:
+    """Return the object in a frame, which may contain surrogates; None when it is no JSON object."""
     try:
-        data = msgspec.json.decode(frame)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+        data = json.loads(frame, parse_constant=_refuse)
+    except (ValueError, RecursionError):
         return None
-    ref = (data.get("client_id") or data.get("run")) if isinstance(data, dict) else None
-    return ref[:64] if isinstance(ref, str) else None
+    return data if isinstance(data, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def is_storable(text: str) -> bool:
+    """Return whether Postgres stores a text: it has no NUL and no half of a surrogate pair."""
+    return not UNSTORABLE.search(text)
 
 
 # --- From the server --------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from channels.routing import ProtocolTypeRouter, URLRouter
-from channels.security.websocket import AllowedHostsOriginValidator
 from django import setup
 from django.urls import get_resolver
 
@@ -15,7 +14,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
 # Before the following imports, which need the app registry.
 setup(set_prefix=False)
 
-from accounts.sockets import with_user  # noqa: E402
+from accounts.sockets import from_own_pages, with_user  # noqa: E402
 from chat.web.routing import websocket_urlpatterns  # noqa: E402
 from chatproject import checks  # noqa: E402
 
@@ -27,8 +26,7 @@ get_resolver().url_patterns  # noqa: B018
 application = ProtocolTypeRouter(
     {
         "http": OneThreadHandler(),
-        # A page of another site must not open a socket with the visitor's cookie for this site.
-        "websocket": AllowedHostsOriginValidator(
+        "websocket": from_own_pages(
             with_user(URLRouter(websocket_urlpatterns))  # type: ignore[arg-type] # see chat.web.routing
         ),
     }

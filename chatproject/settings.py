@@ -355,8 +355,8 @@ SERVER_EMAIL = DEFAULT_FROM_EMAIL
 
 # --- Sessions and headers ---------------------------------------------------------------------
 
-# In Postgres: a Redis that lost its data must not sign out all users.
-SESSION_ENGINE = "django.contrib.sessions.backends.db"
+# In Postgres (Redis that lost its data must not sign out all users), and announced when it ends.
+SESSION_ENGINE = "accounts.session_store"
 SESSION_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_AGE = 60 * 60 * 24 * 30
 CSRF_COOKIE_SECURE = HTTPS

@@ -68,7 +68,7 @@ def send(
     Idempotent by `client_id`: a repetition (in the conversation, or as the first message of a new one)
     returns the stored run. The message follows `parent_id`, by default the end of the conversation.
 
-    Raises ChatError: `empty_text`, `text_too_long`, `bad_json` (a malformed `client_id`), `not_found`,
+    Raises ChatError: `empty_text`, `bad_text`, `text_too_long`, `bad_json` (a malformed `client_id`), `not_found`,
     `not_allowed`, `run_active`, `insufficient_credits`, `limit_reached`, `busy`, `rate_limited`,
     `unavailable`. Then nothing was stored.
     """
@@ -106,10 +106,11 @@ def edit(*, user: User, message_id: UUID, text: str, client_id: str) -> Started:
 
 
 def _clean_text(text: str) -> str:
-    # Postgres stores no NUL in text, and no keyboard types one.
-    text = text.replace("\x00", "").strip()
+    text = text.strip()
     if not text:
         raise ChatError("empty_text")
+    if not protocol.is_storable(text):
+        raise ChatError("bad_text")
     if len(text) > settings.TEXT_MAX_CHARACTERS:
         raise ChatError("text_too_long")
     return text

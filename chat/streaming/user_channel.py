@@ -19,6 +19,14 @@ from chatproject.lib.pubsub.layer import publish
 
 logger = logging.getLogger(__name__)
 
+# Sent to the user's sockets, and not to their clients: each socket then checks its session.
+ACCESS_CHANGED = b'{"type":"access.changed"}'
+
+
+def announce_access(*, user_id: int, **kwargs: Any) -> None:
+    """Have the user's open sockets check their sessions; the receiver of `access_changed`."""
+    publish(groups.user_group(user_id), ACCESS_CHANGED)
+
 
 def announce_balance(*, account_id: int, **kwargs: Any) -> None:
     """Publish the balance of an account; the receiver of billing.signals.balance_changed.

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import redis
@@ -16,11 +18,13 @@ from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
+from accounts import sockets
 from chat import protocol
 from chat.errors import ChatError
 from chat.runs import describe, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.streaming import groups
+from chat.streaming.user_channel import ACCESS_CHANGED
 from chat.web.outgoing import UNREACHABLE, Outgoing
 from chat.web.run_follower import Follower, replay_reader
 from chat.web.socket_limits import Allowance
@@ -30,14 +34,11 @@ from chatproject.lib.pubsub.raw import Attachment
 from chatproject.lib.server.asgi_types import TEXT_FRAMES
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import AnonymousUser
-
     from accounts.models import User
-    from chatproject.lib.server.asgi_types import Send
 
 logger = logging.getLogger(__name__)
 
-MAX_FOLLOWED = 100  # runs that one socket follows at a time
+MAX_FOLLOWED = 100  # runs that one socket resumes at a time; its own new ones come on top
 MAX_ANNOUNCED = 1_000  # runs whose `run.queued` one socket remembers
 
 # Seconds after which a follower that received nothing reads the row again, up to twice as long: the
@@ -45,19 +46,37 @@ MAX_ANNOUNCED = 1_000  # runs whose `run.queued` one socket remembers
 RECHECK = 20.0
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
 class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore] # Channels is untyped
     # No layer of Channels' own: each consumer would get a Redis channel that nothing here uses.
     channel_layer_alias = "none"
 
-    user: User
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._session: sockets.SocketSession | None = None
+        self._outgoing: Outgoing
         self._followed: dict[UUID, Follower] = {}
         self._announced: dict[UUID, None] = {}  # the oldest first
         self._recheck: asyncio.TimerHandle | None = None
         self._attachment: Attachment | None = None
         self._allowance: Allowance | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve the socket; nothing of it stays behind, however it ends."""
+        self._session = scope["socket_session"]
+        self._outgoing = Outgoing(send, (scope.get("extensions") or {}).get(TEXT_FRAMES))
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # Nothing here suspends: the task may be cancelled a second time.
+            if self._ending is not None:
+                self._ending.cancel()
+            self._outgoing.stop()
+            await self._leave()
 
     async def dispatch(self, message: Any) -> None:
         # Channels' own goes through a thread first, for each frame, to close that thread's database
@@ -66,40 +85,47 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
 
     async def websocket_disconnect(self, message: Any) -> None:
         # For the same reason.
-        await self.disconnect(message["code"])
         raise StopConsumer
 
     # --- Connection ---------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        extensions = cast("dict[str, Any]", self.scope.get("extensions") or {})
-        asgi_send = cast("Send", self.base_send)
-        self._outgoing = Outgoing(asgi_send, extensions.get(TEXT_FRAMES))
         await self.accept()
-        user = cast("User | AnonymousUser", self.scope["user"])
-        if not user.is_authenticated:
+        session = self._session
+        if session is None:
             await self._outgoing.close(protocol.NOT_SIGNED_IN, ChatError("not_signed_in"))
             return
-        self.user = user
+        sockets.session_watch().add(session, self._session_ended)
         try:
-            self._allowance = Allowance(user.pk)
+            self._allowance = Allowance(session.user.pk)
         except ChatError as refusal:
             await self._outgoing.close(protocol.TOO_MANY, refusal)
             return
         try:
             self._attachment = await get_layer().attach(
-                groups.user_group(user.pk), self._receive_for_user
+                groups.user_group(session.user.pk), self._receive_for_user
             )
         except redis.RedisError:
             logger.warning("a socket was refused: Redis is unreachable")
             await self._outgoing.close(protocol.TRY_AGAIN_LATER, ChatError("unavailable"))
             return
-        self._outgoing.open(protocol.Ready(user=user.pk).encode())
+        self._outgoing.open(protocol.Ready(user=session.user.pk).encode())
 
-    async def disconnect(self, code: int) -> None:
+    def _session_ended(self) -> None:
+        # A task, since the answer to a close waits for a client that reads slowly.
+        self._ending = asyncio.create_task(self._end())
+
+    async def _end(self, ref: str | None = None) -> None:
+        """Close the socket, whose session has ended; `ref` names the frame that was refused for it."""
+        await self._leave()
+        await self._outgoing.close(protocol.NOT_SIGNED_IN, ChatError("not_signed_in"), ref)
+
+    async def _leave(self) -> None:
+        """Receive nothing any longer: no events of the user or of runs."""
+        if self._session is not None:
+            sockets.session_watch().remove(self._session)
         if self._recheck is not None:
             self._recheck.cancel()
-        await self._outgoing.stop()
         for follower in tuple(self._followed.values()):
             await follower.leave()
         if self._attachment is not None:
@@ -119,7 +145,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             await outgoing.close(protocol.UNSUPPORTED_DATA)
             return
         if len(text_data) > protocol.MAX_FRAME_BYTES or (
-            len(text_data.encode()) > protocol.MAX_FRAME_BYTES
+            len(text_data.encode(errors="surrogatepass")) > protocol.MAX_FRAME_BYTES
         ):
             await outgoing.close(protocol.TOO_BIG)
             return
@@ -133,6 +159,9 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             return
         try:
             await self._handle(event)
+            return
+        except sockets.SessionEnded:
+            await self._end(event.ref)
             return
         except ChatError as error:
             refusal = error
@@ -148,56 +177,70 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
     async def _handle(self, event: protocol.ClientEvent) -> None:
         match event:
             case protocol.ChatSend():
-                started = await db.run(
+                started = await self._call(
                     start.send,
-                    user=self.user,
+                    user=self._user,
                     text=event.text,
                     client_id=event.client_id,
                     conversation_id=event.conversation,
                     parent_id=event.parent,
                 )
             case protocol.RunRegenerate():
-                started = await db.run(
+                started = await self._call(
                     start.regenerate,
-                    user=self.user,
+                    user=self._user,
                     message_id=event.message,
                     client_id=event.client_id,
                 )
             case protocol.MessageEdit():
-                started = await db.run(
+                started = await self._call(
                     start.edit,
-                    user=self.user,
+                    user=self._user,
                     message_id=event.message,
                     text=event.text,
                     client_id=event.client_id,
                 )
             case protocol.RunStop():
-                await db.run(stop_run, user=self.user, run_id=event.run)
+                await self._call(stop_run, user=self._user, run_id=event.run)
                 return
             case protocol.Resume():
                 assert self._allowance is not None
                 self._allowance.count_resume()
+                if event.run not in self._followed and len(self._followed) >= MAX_FOLLOWED:
+                    raise ChatError("busy")
                 queued = await replay_reader().call(
-                    describe.queue_status, user=self.user, run_id=event.run
+                    describe.queue_status, user=self._user, run_id=event.run
                 )
                 if queued is not None:
                     self._outgoing.put(queued.encode())
-                await self._follow(event.run, event.after)
+                self._follow(event.run, event.after)
                 return
             case protocol.Ping():
                 self._outgoing.put(protocol.Pong().encode())
                 return
+        # The run is stored: from here on no error may refer to the frame.
         self._announce(started.run.id, started.event.encode(), is_repeated=not started.is_new)
-        await self._follow(started.run.id, 0, is_new=started.is_new)
+        self._follow(started.run.id, 0, is_new=started.is_new)
 
-    async def _follow(self, run_id: UUID, after: int, *, is_new: bool = False) -> None:
+    @property
+    def _user(self) -> User:
+        assert self._session is not None  # a socket without a session handles no frame
+        return self._session.user
+
+    async def _call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`db.run`, for a function that stores something. Raises SessionEnded."""
+        assert self._session is not None
+        call = partial(fn, *args, **kwargs)
+        return await db.run(sockets.while_signed_in, self._session, call)
+
+    def _follow(self, run_id: UUID, after: int, *, is_new: bool = False) -> None:
+        if not self._outgoing.is_open:
+            return  # the session ended, or the client left, while the frame was handled
         follower = self._followed.get(run_id)
         if follower is not None:
             follower.rewind(after)
             return
-        if len(self._followed) >= MAX_FOLLOWED:
-            raise ChatError("busy")
-        await Follower(
+        Follower(
             run_id, after, followed=self._followed, outgoing=self._outgoing, is_new=is_new
         ).join()
         self._recheck_later()
@@ -217,6 +260,10 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
     # --- To the client ------------------------------------------------------------------------
 
     def _receive_for_user(self, data: bytes) -> None:
+        if data == ACCESS_CHANGED:
+            assert self._session is not None
+            sockets.session_watch().check_soon(self._session)
+            return
         header = protocol.header(data)
         if header.type == "run.queued" and header.run is not None:
             self._announce(header.run, data)

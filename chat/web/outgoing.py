@@ -42,12 +42,13 @@ class Outgoing:
     """Sends the events of one socket, in order and without locks.
 
     `asgi_send` takes ASGI messages; `frames` writes encoded text past it, where the server has that
-    extension. Until `open` is called, and once the socket is being closed, nothing is written directly
-    and the pump does not start.
+    extension. Until `open` is called nothing is written, and from `close` or `stop` on everything is
+    dropped.
     """
 
     def __init__(self, asgi_send: Send, frames: TextFrames | None) -> None:
         self.is_open = False
+        self._has_ended = False
         self._asgi_send = asgi_send
         self._frames = frames
         self._outbox: deque[bytes] = deque()
@@ -59,13 +60,15 @@ class Outgoing:
 
     def open(self, ready: bytes) -> None:
         """Begin to send: first `ready`, then the events that arrived before it."""
+        if self._has_ended:
+            return
         self._outbox.appendleft(ready)
         self.is_open = True
         self._start_pump()
 
     def put(self, data: bytes) -> None:
         """Send a user-level event, now or as soon as the socket takes it."""
-        if self._is_too_slow or self.write_now(data):
+        if self._has_ended or self._is_too_slow or self.write_now(data):
             return
         self._outbox.append(data)
         self._outbox_bytes += len(data)
@@ -95,8 +98,9 @@ class Outgoing:
 
     def serve_soon(self, serve: Serve) -> None:
         """Have the pump call `serve` once when the socket takes something."""
-        self._due[serve] = None
-        self._start_pump()
+        if not self._has_ended:
+            self._due[serve] = None
+            self._start_pump()
 
     def _start_pump(self) -> None:
         if self._pump is None and self.is_open:
@@ -107,7 +111,7 @@ class Outgoing:
             try:
                 if self._is_too_slow:
                     await self.close(protocol.TRY_AGAIN_LATER)
-                    break
+                    return
                 await self._flush()
                 if self._due:
                     serve = next(iter(self._due))
@@ -119,6 +123,7 @@ class Outgoing:
             except Exception:
                 logger.exception("a socket's pump failed")
                 await self.close(protocol.INTERNAL_ERROR)
+                return
         self._pump = None
 
     async def _flush(self) -> None:
@@ -138,18 +143,29 @@ class Outgoing:
             if self._frames.is_full:
                 await self._frames.drain()
 
-    async def close(self, code: int, error: ChatError | None = None) -> None:
-        """Close the socket; `error` is its last frame."""
-        self.is_open = False
+    async def close(
+        self, code: int, error: ChatError | None = None, ref: str | None = None
+    ) -> None:
+        """Close the socket; `error`, which may refer to a frame, is its last frame.
+
+        Without effect when the socket is being closed. Waits for no slow client before the close.
+        """
+        if self._has_ended:
+            return
+        self.stop()
         if error is not None:
-            self.put(protocol.Error.of(error).encode())
-            await self._flush()
+            last = protocol.Error.of(error, ref).encode()
+            if self._frames is None:
+                await self._asgi_send({"type": "websocket.send", "text": last.decode()})
+            else:
+                self._frames.write((last,))
         await self._asgi_send({"type": "websocket.close", "code": code})
 
-    async def stop(self) -> None:
-        """End the pump, and drop what waits: the socket is closed."""
+    def stop(self) -> None:
+        """End the pump, and drop what waits and what comes: the socket is closed, or will be."""
         self.is_open = False
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.wait([self._pump])
+        self._has_ended = True
+        self._outbox.clear()
         self._due.clear()
+        if self._pump is not None and self._pump is not asyncio.current_task():
+            self._pump.cancel()

@@ -106,6 +106,9 @@ class Cursor:
 class Follower:
     """One socket's view of one run; `is_new` when the run was stored a moment ago.
 
+    The run exists, so nothing about following it is an error for the user: what fails while Redis or
+    the database is unreachable is tried again by the socket's pump.
+
     `followed` are the followers of the socket by run: from `join` to `leave` this one is among them.
     """
 
@@ -133,17 +136,9 @@ class Follower:
         self._received_any = False  # since the last `recheck`
         self._attachment: Attachment | None = None
 
-    async def join(self) -> None:
-        """Join the run's group; from here on nothing is missed. Raises redis.RedisError."""
-        # Registered before it joins: a second frame for the same run must find it.
+    def join(self) -> None:
+        """Have the socket's pump join the run's group, and try again until Redis is reachable."""
         self._followed[self._run_id] = self
-        try:
-            self._attachment = await get_layer().attach(
-                groups.run_group(self._run_id), self._receive, self.fall_behind
-            )
-        except BaseException:
-            await self.leave()
-            raise
         self._outgoing.serve_soon(self.serve)
 
     async def leave(self) -> None:
@@ -207,7 +202,13 @@ class Follower:
         """Send the pending events, as the socket's pump; leave after the run's last event."""
         try:
             while not self._has_ended:
-                if self._behind:
+                if self._attachment is None:
+                    # From here on nothing is missed. A socket that ends cancels its pump, and with it
+                    # an attachment that Redis has not confirmed.
+                    self._attachment = await get_layer().attach(
+                        groups.run_group(self._run_id), self._receive, self.fall_behind
+                    )
+                elif self._behind:
                     self._behind = False
                     await self._catch_up()
                 elif self._queue:
@@ -253,12 +254,15 @@ class Follower:
         is_in_order = True
         for data in entries:
             header = protocol.header(data)
+            is_end = header.type in protocol.TERMINAL_TYPES
             if self._cursor.has_passed(header):
-                continue
-            is_in_order = self._cursor.advance(header)
-            if not is_in_order:
+                # A client that named a cursor beyond the run's events receives its end nevertheless.
+                if not is_end:
+                    continue
+            elif not self._cursor.advance(header):
+                is_in_order = False
                 break
-            self._has_ended = self._has_ended or header.type in protocol.TERMINAL_TYPES
+            self._has_ended = self._has_ended or is_end
             texts.append(data)
             size += len(data)
             if size >= SEND_BYTES:

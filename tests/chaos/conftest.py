@@ -18,11 +18,11 @@ from chatproject.lib import db
 from chatproject.local.servers import BASE_DIR
 from tests.support.fake_llm import FakeLLM, reply_pieces, reply_text
 from tests.support.fake_llm.fixture import provider, provider_process
-from tests.support.people import assistant, owner, session_key
+from tests.support.people import assistant, conversation, owner, session_key
 from tests.support.reconnecting_client import LiveTab
 from tests.support.stack import Stack
 
-__all__ = ["assistant", "owner", "provider", "provider_process"]
+__all__ = ["assistant", "conversation", "owner", "provider", "provider_process"]
 
 # Ten tokens, then a pause until `provider.release("fault")`.
 TEXT = "[[tokens=60 rate=0 hold=10 key=fault]]"

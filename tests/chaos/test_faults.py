@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 from uuid import UUID
@@ -11,14 +13,19 @@ from uuid import UUID
 import pytest
 import websockets
 
+from accounts.models import User
+from billing.models import Account
 from chat.models import LanguageModel, Run
 from chat.streaming import log as run_log
 from chatproject.lib import db
 from chatproject.local.servers import PostgresServer, ValkeyServer
 from tests.chaos.conftest import TEXT, WHOLE
+from tests.support.conversations import send
 from tests.support.fake_llm import reply_text
+from tests.support.locks import locked, wait_for_blocked_session
 from tests.support.people import session_key
 from tests.support.reconnecting_client import LiveTab
+from tests.support.runs import mark_done
 from tests.support.stack import Stack
 
 pytestmark = [
@@ -140,6 +147,55 @@ async def test_run_survives_an_outage_of_valkey(talking, provider, own_valkey: V
         end = await talk.chat
     assert (end["type"], end["text"]) == ("run.done", WHOLE)
     assert await db.run(lambda: Run.objects.get().attempt) == 1
+
+
+@pytest.mark.parametrize("command", ["chat.send", "run.regenerate", "message.edit", "resume"])
+async def test_accepted_command_survives_death_of_valkey(
+    command, owner, conversation, provider, server_folder, own_valkey: ValkeyServer
+):
+    """Valkey dies between the COMMIT and the follower's subscription: no error, and the whole reply."""
+    old = await db.run(send, owner, conversation, "[[tokens=3 rate=0]]")
+    frames = {
+        "chat.send": {"client_id": "a", "conversation": str(conversation.pk), "text": TEXT},
+        "run.regenerate": {"client_id": "a", "message": str(old.message_id)},
+        "message.edit": {"client_id": "a", "message": str(old.message.parent_id), "text": TEXT},
+        "resume": {"run": str(old.pk)},
+    }
+    if command != "resume":
+        await db.run(mark_done, old)
+    with Stack(
+        server_folder, provider_url=provider.url, environment={"REDIS_URL": own_valkey.url}
+    ) as stack:
+        await asyncio.to_thread(stack.start, "web")
+        tab = LiveTab(stack, await db.run(session_key, owner))
+        async with asyncio.timeout(90), websockets.connect(tab._address, **tab._options) as socket:
+            assert json.loads(await socket.recv())["type"] == "ready"
+            async with account_locked(owner):
+                await socket.send(json.dumps({"type": command, **frames[command]}))
+                if command != "resume":
+                    await db.run(wait_for_blocked_session)
+                await asyncio.to_thread(own_valkey.kill)
+            queued = json.loads(await socket.recv())
+            assert (queued["type"], queued.get("ref")) == ("run.queued", None)
+            await asyncio.to_thread(own_valkey.start)
+            await asyncio.to_thread(stack.start, "worker", "clock")
+            await asyncio.to_thread(provider.release, "fault")
+            events = [queued]
+            while events[-1]["type"] != "run.done":
+                events.append(json.loads(await socket.recv()))
+    assert "error" not in {event["type"] for event in events}
+    assert events[-1]["run"] == queued["run"]
+
+
+@asynccontextmanager
+async def account_locked(user: User) -> AsyncIterator[None]:
+    """Keep the user's account locked, so that a message is stored only after this block."""
+    lock = locked(await db.run(lambda: Account.objects.get(user=user)))
+    await asyncio.to_thread(lock.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(lock.__exit__, None, None, None)
 
 
 async def refused_send(tab: LiveTab) -> dict[str, object] | None:

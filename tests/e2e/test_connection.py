@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import sleep
+from urllib.parse import quote
 
 import pytest
+from selenium.webdriver.common.keys import Keys
 
-from tests.e2e.browser import Browser, wait_until
+from tests.e2e.browser import PASSWORD, Browser, wait_until
 from tests.e2e.conftest import Site
 from tests.support.fake_llm import reply_pieces, reply_text
 
 pytestmark = pytest.mark.e2e
 
+NEW = "another-long-password-23"
 USER_CONCURRENCY = 5  # the default
 
 INTERRUPTED = "Reply interrupted. Resuming…"
@@ -32,6 +36,17 @@ look();
 const announcer = document.querySelector("[data-announcer]");
 const note = () => announcer.textContent && said.push(announcer.textContent);
 new MutationObserver(note).observe(announcer, {childList: true});
+"""
+
+
+# Counts in `resumes` the frames that the page sends to follow a run.
+COUNT_RESUMES = """
+window.resumes = 0;
+const send = WebSocket.prototype.send;
+WebSocket.prototype.send = function (data) {
+  if (data.includes('"resume"')) window.resumes += 1;
+  send.call(this, data);
+};
 """
 
 
@@ -332,16 +347,71 @@ def test_message_without_confirmation_arrives_once(site: Site, browser: Browser)
     assert browser.own_messages == ["[[tokens=3 rate=0]] One", "[[tokens=3 rate=0]] Two"]
 
 
-def test_sign_out_leads_other_tabs_to_sign_in(browser: Browser):
-    first = browser.tab
+def test_sign_out_leads_other_tabs_to_sign_in(browser: Browser, email: str):
+    """The server closes the open socket; the draft is still there after the next sign-in."""
+    browser.ask("[[tokens=3 rate=0]] First")
+    chat = browser.path
+    browser.write("Not sent yet")
+    here = browser.tab
     browser.new_tab("/")
     browser.click(".account summary")
     browser.click(".account form button")
-    wait_until(lambda: "/accounts/login/" in browser.path, "signed out")
-
-    browser.go_to_tab(first)
-    browser.run(
-        "const {connection} = document.querySelector('chat-app');"
-        "connection.pause(); connection.wake()"
+    wait_until(lambda: browser.path.startswith("/accounts/login/"), "the user is signed out")
+    browser.go_to_tab(here)
+    wait_until(
+        lambda: browser.path == f"/accounts/login/?next={quote(chat, safe='')}",
+        "the other tab shows the sign-in page",
+        patience=8,
     )
-    wait_until(lambda: "/accounts/login/?next=" in browser.path, "the other tab asks to sign in")
+    browser.find("[name=login]").send_keys(email)
+    browser.find("[name=password]").send_keys(PASSWORD, Keys.ENTER)
+    wait_until(lambda: browser.path == chat, "signing in leads back to the chat")
+    assert browser.draft == "Not sent yet"
+
+
+def test_revoked_tab_keeps_a_refused_message(site: Site, browser: Browser, email: str):
+    """The session is deleted unnoticed by the processes, and the tab sends at once."""
+    browser.write("Into nowhere")
+    site.execute("DELETE FROM django_session")
+    browser.find("chat-composer textarea").send_keys(Keys.ENTER)
+    wait_until(lambda: browser.path == "/accounts/login/?next=%2F", "the sign-in page is shown")
+    browser.sign_in(email)
+    wait_until(lambda: browser.draft == "Into nowhere", "the text is a draft again")
+    assert site.rows("SELECT 1 FROM chat_message WHERE text = 'Into nowhere'") == []
+
+
+def test_password_change_keeps_own_tabs(site: Site, browser: Browser, email: str):
+    """Other tabs of the same browser reconnect with its new session, without a reload."""
+    browser.ask("[[tokens=3 rate=0]] First")
+    browser.write("Not sent yet")
+    browser.run("window.isSamePage = true")
+    here = browser.tab
+    [(old,)] = site.rows("SELECT password FROM accounts_user WHERE email = %s", email)
+    browser.new_tab("/accounts/password/change/")
+    for name, word in (("oldpassword", PASSWORD), ("password1", NEW), ("password2", NEW)):
+        browser.find(f"[name={name}]").send_keys(word)
+    browser.find("[name=password2]").send_keys(Keys.ENTER)
+    current = "SELECT 1 FROM accounts_user WHERE email = %s AND password <> %s"
+    wait_until(lambda: site.rows(current, email, old), "the password is changed")
+    browser.go_to_tab(here)
+    sleep(4)
+    assert browser.run("return window.isSamePage")
+    assert browser.draft == "Not sent yet"
+    browser.find("chat-composer textarea").send_keys(" [[tokens=3 rate=0]]", Keys.ENTER)
+    wait_until(lambda: len(browser.own_messages) == 2, "the message is shown")
+    browser.wait_for_status("done")
+
+
+def test_deleted_run_is_not_resumed_again(site: Site, browser: Browser, message: str):
+    browser.send(message)
+    wait_for_half(browser, message)
+    site.execute(
+        "UPDATE chat_conversation SET deleted_at = now() WHERE id = %s", browser.conversation
+    )
+    browser.run(COUNT_RESUMES)
+    with without(site, "web"):
+        browser.wait_for_text("[data-connection]", "Connection lost. Reconnecting…")
+    browser.wait_for_text("[data-error-text]", "Not found, or you do not have access.")
+    sleep(5)
+    assert browser.run("return window.resumes") == 1
+    assert not browser.shown("[data-stop]")

@@ -60,6 +60,11 @@ test("it is open when the server has sent ready, not before", () => {
   assert.deepEqual(fired, [["open", { isReconnect: false }]]);
 });
 
+test("it has the user that the server named", () => {
+  open();
+  assert.equal(connection.user, 7);
+});
+
 test("it passes on the server's events, but not the answers to its own pings", () => {
   open();
   sockets[0].receive({ type: "pong" });

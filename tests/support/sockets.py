@@ -76,6 +76,10 @@ class Tab:
         await self.send(type="ping")
         return bool((await self.receive())["type"] == "pong")
 
+    async def is_quiet(self) -> bool:
+        """Return whether the server sends nothing, also without an answer to a ping."""
+        return bool(await self._communicator.receive_nothing())
+
     def text(self) -> str:
         """Return the text of all deltas received so far."""
         return "".join(event["text"] for event in self.received if event["type"] == "text.delta")
@@ -86,13 +90,19 @@ class Tab:
 
 
 @asynccontextmanager
-async def open_tab(user: User | None, **headers: bytes) -> AsyncIterator[Tab]:
-    """Open a socket and read its `ready`; without a user, the server is about to close it."""
-    sent = {b"origin": b"http://localhost"} | {
+async def open_tab(
+    user: User | None, *, session: str | None = None, **headers: bytes
+) -> AsyncIterator[Tab]:
+    """Open a socket and read its `ready`; without a user, the server is about to close it.
+
+    `session` is the key of the user's session, by default a new one.
+    """
+    sent = {b"host": b"localhost", b"origin": b"http://localhost"} | {
         name.encode(): value for name, value in headers.items()
     }
     if user is not None:
-        sent[b"cookie"] = f"sessionid={await db.run(session_key, user)}".encode()
+        key = session or await db.run(session_key, user)
+        sent[b"cookie"] = f"sessionid={key}".encode()
     await db.run_deferred()  # events of earlier steps would arrive in between
     communicator = WebsocketCommunicator(application, "/ws/v1/", headers=list(sent.items()))
     connected, code = await communicator.connect(PATIENCE)

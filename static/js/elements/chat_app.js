@@ -11,6 +11,9 @@ const NOTICE_AFTER = 1_500; // milliseconds; most sockets are open again before 
 const RESTART_NOTICE_AFTER = 5_000; // after close code 1012 the server is usually back soon
 const PAUSE_AFTER = 60_000; // of a hidden tab
 const RESUME_AFTER = 2; // seconds, when the server could not look up a run and named no time
+// Milliseconds after which a tab whose session has ended connects once more: another tab of this
+// browser may have changed the password, and the browser has a new session then.
+const RENEWED_AFTER = 1_500;
 const CATCH_UP_WITHIN = 2_000; // spread, so that the tabs of a restarted server do not reload at once
 
 /** A signed-in page: one socket, and the elements of the page that depend on it. */
@@ -22,6 +25,7 @@ export class ChatApp extends HTMLElement {
   #pause = null;
   #stopping = null; // id of the run that the user asked to stop
   #everOpen = false;
+  #mayBeRenewed = false; // whether the session may have been replaced while the socket was open
   #isStale = false;
 
   connectedCallback() {
@@ -302,7 +306,10 @@ export class ChatApp extends HTMLElement {
       if (event.code === "not_found") this.#catchUp(); // the chat was probably deleted
       return;
     }
-    if (event.ref && event.ref === this.#transcript?.cursor?.run) {
+    if (event.ref && event.ref === this.#transcript?.cursor?.run && event.code === "not_found") {
+      this.#transcript.abandon(); // asking again would get the same answer
+      this.#catchUp(); // the chat was probably deleted
+    } else if (event.ref && event.ref === this.#transcript?.cursor?.run) {
       const seconds = event.retry_after ?? RESUME_AFTER;
       setTimeout(() => this.#resumeIfFollowed(event.ref), 1_000 * seconds);
       if (event.ref !== this.#stopping) return;
@@ -335,7 +342,12 @@ export class ChatApp extends HTMLElement {
   // --- The connection
 
   #opened({ isReconnect }) {
+    if (String(this.connection.user) !== this.dataset.user) {
+      location.reload(); // another user has signed in meanwhile: nothing of this page is theirs
+      return;
+    }
     this.#everOpen = true;
+    this.#mayBeRenewed = true;
     this.#hideNotice();
     for (const frame of this.#outbox.pending()) this.connection.send(frame);
     const cursor = this.#transcript?.cursor ?? null;
@@ -431,6 +443,11 @@ export class ChatApp extends HTMLElement {
   }
 
   #ended(code) {
+    if (code === NOT_SIGNED_IN && this.#mayBeRenewed) {
+      this.#mayBeRenewed = false;
+      setTimeout(() => this.connection.start(), RENEWED_AFTER);
+      return;
+    }
     if (code === NOT_SIGNED_IN) {
       location.assign(`${this.dataset.signIn}?next=${encodeURIComponent(location.pathname)}`);
       return;

@@ -147,6 +147,11 @@ export class ChatTranscript extends HTMLElement {
     }
   }
 
+  /** Follow the run no longer: the server does not find it. */
+  abandon() {
+    this.#unfollow();
+  }
+
   /** Replace the messages by those of a fetched page, if they differ. */
   sync(page) {
     const fresh = page.querySelector("chat-transcript");

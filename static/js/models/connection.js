@@ -20,6 +20,7 @@ export const REFUSED = new Set([1003, 1009]);
 export const NOT_SIGNED_IN = 4401;
 /** The user has too many sockets or sends too much; the error before it has the time to wait. */
 export const TOO_MANY = 4429;
+const OWN = new Set(["ready", "pong"]); // events about the connection alone
 const FINAL = new Set([NOT_SIGNED_IN, 4403, 4404]);
 
 /**
@@ -44,6 +45,7 @@ export class Connection extends EventTarget {
   #notBefore = 0; // the time of the next attempt after TOO_MANY
   #timer = null;
   #checks = null;
+  user = null; // the id of the user, as the server sent it with `ready`
 
   /** `create()` makes a WebSocket. */
   constructor(create, random = Math.random) {
@@ -119,9 +121,12 @@ export class Connection extends EventTarget {
     this.#receivedAt = Date.now();
     this.#pingedAt = null;
     const event = JSON.parse(message.data);
+    if (event.type === "ready") {
+      this.user = event.user;
+      this.#opened();
+    }
     if (event.type === "error" && !event.ref) this.#refusal = event;
-    if (event.type === "ready") this.#opened();
-    else if (event.type !== "pong") this.#fire("message", event);
+    if (!OWN.has(event.type)) this.#fire("message", event);
   }
 
   #opened() {

@@ -215,7 +215,7 @@ async def test_slow_client_has_bounded_buffer_and_no_gaps(
     for _ in range(3):
         run = await db.run(send_running, owner, await db.run(begin, owner, conversation.assistant))
         follower = run_follower.Follower(run.pk, 0, followed=followed, outgoing=socket)
-        await follower.join()
+        follower.join()
         await follower.serve()
         made.append((run, follower))
     for seq in range(1, 101):
@@ -276,6 +276,52 @@ async def test_restart_replaces_text(owner, conversation, valkey_client):
         valkey_client.xtrim(run_log.log_key(run.pk), minid=f"{first}-0")
         await tab.send(type="resume", run=str(run.pk), after=5)
         assert (await tab.until("run.restarted"))["seq"] == first
+
+
+@pytest.mark.parametrize(
+    "after", [3, 1_000, protocol.first_seq(2), protocol.first_seq(7) + 5, 2**53]
+)
+@pytest.mark.parametrize("is_live", [True, False])
+async def test_cursor_beyond_events_still_receives_end(
+    owner, conversation, provider, after, is_live
+):
+    """Of a run with two events so far, and of one that ends while its log is being read."""
+    text = "[[tokens=40 rate=0 hold=20 key=beyond]]"
+    run = await db.run(send, owner, conversation, text)
+    generating = await generate_until_hold(run, provider)
+    last = run_log.read_reply(run.pk, 1).seq
+    async with open_tab(owner) as tab:
+        if not is_live:
+            await asyncio.to_thread(provider.release, "beyond")
+            await generating
+        await tab.send(
+            type="resume", run=str(run.pk), after=last + after if after < 3_000 else after
+        )
+        if is_live:
+            assert await tab.is_silent()
+            await asyncio.to_thread(provider.release, "beyond")
+            await generating
+        end = await tab.end()
+        await tab.send(type="ping")
+        await tab.until("pong")
+    assert end["type"] == "run.done"
+    assert end["text"] == reply_text(40, text)
+    assert [event["type"] for event in tab.received].count("run.done") == 1
+
+
+async def test_own_messages_are_followed_beyond_limit(owner, assistant, monkeypatch):
+    """A message is never refused after it was stored, however many runs its socket follows."""
+    monkeypatch.setattr("chat.web.consumer.MAX_FOLLOWED", 2)
+    async with open_tab(owner) as tab:
+        for number in range(4):
+            await tab.send(**{**SEND, "client_id": f"c{number}"})
+            queued = await tab.until("run.queued", "error")
+            assert queued.get("client_id") == f"c{number}"
+        other = await db.run(send, owner, await db.run(begin, owner, assistant))
+        await tab.send(type="resume", run=str(other.pk))
+        assert (await tab.until("error"))["code"] == "busy"
+        await generate.run(UUID(queued["run"]), 1)
+        assert (await tab.end())["run"] == queued["run"]
 
 
 async def test_resume_of_queued_run_returns_position(owner, conversation):

@@ -1,0 +1,34 @@
+"""The session store (SESSION_ENGINE): Django's in the database, which also announces ended sessions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends import db as django_store
+
+from accounts.signals import access_changed
+from chatproject.lib.db import after_commit
+
+
+class SessionStore(django_store.SessionStore):
+    """Sends `access_changed` when the session of a signed-in user is deleted or gets another key.
+
+    Django's key salt contains the class's name, so this one reads the sessions that Django's wrote.
+    """
+
+    def flush(self) -> None:
+        """Delete the session: the user signs out, or the session is no longer valid."""
+        user_id = self.get(SESSION_KEY)
+        super().flush()
+        _announce(user_id)
+
+    def cycle_key(self) -> None:
+        """Give the session another key: its user has signed in, or has changed the password."""
+        super().cycle_key()
+        _announce(self.get(SESSION_KEY))
+
+
+def _announce(user_id: Any) -> None:
+    if user_id is not None:
+        after_commit(access_changed.send, sender=SessionStore, user_id=int(user_id))

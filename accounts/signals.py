@@ -1,0 +1,9 @@
+"""Signals that accounts sends to the layers above it, of which it imports nothing."""
+
+from __future__ import annotations
+
+from django.dispatch import Signal
+
+# Sent with `user_id` after the commit of a change that may have ended a session of the user, or all
+# of them: a sign-out, another password, a deactivation, a deletion.
+access_changed = Signal()
