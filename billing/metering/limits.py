@@ -6,16 +6,19 @@ hold: credits reserved by concurrent runs count as spent, and the account's lock
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeAlias
 from uuid import UUID
 
-from django.db.models import Q, Sum
+from django.conf import settings
+from django.db.models import Count, Q, Sum
 
 from billing.credits import show
 from billing.metering import usage
 from billing.models import Account, Hold, Plan, SpendingLimit, UsageRecord
+from billing.models.usage import Purpose
 from chatproject.lib import db
 from chatproject.lib.db import prepared
 
@@ -53,12 +56,27 @@ class _Limit:
         return f"{self.period}_{'model' if self.model else 'all'}"
 
 
+# Counts a user's other active runs without a hold that were queued since a time.
+CountUnheld: TypeAlias = Callable[[datetime], int]
+
+
+def no_unheld_runs(since: datetime) -> int:
+    """Count no runs, for callers that run nothing without a hold."""
+    return 0
+
+
 def enforce(
-    *, account_id: int, user_id: int, model: str, conversation: UUID | None, amount: int
+    *,
+    account_id: int,
+    user_id: int,
+    model: str,
+    conversation: UUID | None,
+    amount: int,
+    count_unheld: CountUnheld = no_unheld_runs,
 ) -> None:
     """Raise LimitReached if a hold of `amount` micro-credits would exceed a limit of the account.
 
-    Call it inside `lib.db.money_transaction`, right before `postings.hold`. Without any limit (see
+    `count_unheld` is called under the account's lock, for the quota of messages. Call it inside `lib.db.money_transaction`, right before `postings.hold`. Without any limit (see
     ANY) it costs one query and takes no lock. Otherwise the account's row is locked until the
     COMMIT, so that the second of two concurrent runs sees the hold of the first.
     """
@@ -83,7 +101,10 @@ def enforce(
                 period=limit.period,
             )
     for quota in found:
-        if quota.period == MESSAGES and (sent := messages_this_month(account)) >= quota.amount:
+        if quota.period != MESSAGES:
+            continue
+        sent = messages_this_month(account) + count_unheld(_messages_since(account))
+        if sent >= quota.amount:
             raise LimitReached(
                 f"Your plan has {quota.amount:,} messages a month, and all are used. Wait until next"
                 " month or ask the staff for another plan.",
@@ -154,8 +175,7 @@ def _sentence(limit: _Limit, used: int, amount: int) -> str:
     first = f"{who} set a limit of {show(limit.amount)} credits {span[period]}{of_model};"
     if amount > limit.amount:
         way_out = "Raise the limit" if by_user else "Ask the staff to raise it"
-        other = "" if limit.model else " or choose a cheaper model"
-        return f"{first} this message alone may cost up to {show(amount)}. {way_out}{other}."
+        return f"{first} this message alone may cost up to {show(amount)}. {way_out}, or send less."
     way_out = "Raise the limit" if by_user else "Ask the staff"
     return (
         f"{first} {show(used)} are used or reserved, and this message may cost up to"
@@ -164,12 +184,33 @@ def _sentence(limit: _Limit, used: int, amount: int) -> str:
 
 
 def messages_this_month(account: Account) -> int:
-    """Return the number of messages that count for this month's quota."""
+    """Return the number of messages that count for this month's quota.
+
+    Those that cost credits count by their hold, from the moment of sending unless nothing was
+    charged. Those of free models, and of users who pay nothing, count by their usage record, under
+    the same rule; while they run, only `enforce` counts them.
+    """
+    since = _messages_since(account)
+    holds = Hold.objects.filter(account=account, created_at__gte=since, key__startswith="run:")
+    free = UsageRecord.objects.filter(
+        user_id=account.user_id,
+        created_at__gte=since,
+        hold=None,
+        purpose=Purpose.CHAT,
+        finish__in=[
+            UsageRecord.Finish.COMPLETE,
+            UsageRecord.Finish.STOPPED,
+            *([UsageRecord.Finish.FAILED] if settings.BILL_FAILED_PARTIAL else []),
+        ],
+    )
+    unpaid: int = free.aggregate(runs=Count("run_id", distinct=True))["runs"]
+    return holds.exclude(status=Hold.Status.RELEASED).count() + unpaid
+
+
+def _messages_since(account: Account) -> datetime:
+    """Return the time from which an account's messages count: the month's begin or the last reset."""
     start = usage.start_of(usage.today().replace(day=1))
-    if account.messages_from is not None:
-        start = max(start, account.messages_from)
-    holds = Hold.objects.filter(account=account, created_at__gte=start, key__startswith="run:")
-    return holds.exclude(status=Hold.Status.RELEASED).count()
+    return start if account.messages_from is None else max(start, account.messages_from)
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,9 +144,18 @@ def _quote_for_payer(
     )
 
 
-def hold(quoted: Quote, *, user_id: int, run_id: UUID, model: str, conversation: UUID) -> None:
+def hold(
+    quoted: Quote,
+    *,
+    user_id: int,
+    run_id: UUID,
+    model: str,
+    conversation: UUID,
+    count_unheld: limits.CountUnheld,
+) -> None:
     """Hold a run's maximum cost under the run's own id; the last call before the COMMIT.
 
+    `count_unheld` counts the user's other active runs that hold nothing, for a quota of messages.
     Raises LimitReached, AccountFrozen, AccountInDebt, and BalanceChanged if a new quote may still
     succeed.
     """
@@ -160,6 +169,7 @@ def hold(quoted: Quote, *, user_id: int, run_id: UUID, model: str, conversation:
             model=model,
             conversation=conversation,
             amount=quoted.amount,
+            count_unheld=count_unheld,
         )
     if not quoted.amount:
         return

@@ -41,7 +41,12 @@ class UsageRecord(models.Model):
     attempt = models.PositiveSmallIntegerField()
     step = models.PositiveSmallIntegerField(default=0)
     purpose = models.CharField(max_length=5, choices=Purpose, default=Purpose.CHAT)
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_index=False,  # usage_of_user begins with it
+    )
     hold = models.ForeignKey(
         Hold, null=True, blank=True, on_delete=models.PROTECT, related_name="usage"
     )

@@ -9,11 +9,11 @@ from django.db.models import F
 from django.utils import timezone
 
 from billing.ledger import signup
-from billing.metering import settlement
+from billing.metering import settlement, usage
 from billing.models import Account, CreditLot
 from chatproject.lib.db import prepared
 
-LOW_SHARE = 5  # a balance is low below a fifth of the last lot
+LOW_SHARE = 5  # a balance is low below a fifth of the last credits
 TYPICAL_OF = 20  # replies whose median cost is the typical cost of a message
 
 
@@ -24,7 +24,7 @@ class Balance:
     account: Account
     is_staff: bool  # of the account's user
     expiring: int  # remaining credits of the lot that expires first, at `expires_at`
-    last_lot: int  # credits granted by the newest lot
+    last_lot: int  # the last credits given or bought, without those taken back by a refund
     typical: int  # typical cost of a message; 0 without replies
 
     @property
@@ -103,17 +103,27 @@ def brief(account_id: int) -> Brief:
     return Brief(user_id, balance, held, low)
 
 
-# The credits of the newest lot and the typical cost of a reply of account `a`, in micro-credits or 0.
-LAST_LOT_AND_TYPICAL = """
-  COALESCE((SELECT granted FROM billing_creditlot
-    WHERE account_id = a.id ORDER BY id DESC LIMIT 1), 0),
+# The last credits and the typical cost of a reply of account `a`, in micro-credits or 0. The lots of an
+# order count together, less what its refunds and disputes took back; lots past their date do not count.
+LAST_LOT_AND_TYPICAL = f"""
+  COALESCE((SELECT given FROM (
+    SELECT lot.id, CASE WHEN lot.order_id IS NULL THEN lot.granted
+      WHEN o.status = 'refunded' THEN 0
+      ELSE o.credits + o.bonus + COALESCE((SELECT sum(amount) FROM billing_ledgerentry
+        WHERE order_id = o.id
+          AND kind IN ('refund', 'dispute', 'refund_reversal', 'dispute_won')), 0)
+      END AS given
+    FROM billing_creditlot lot LEFT JOIN billing_order o ON o.id = lot.order_id
+    WHERE lot.account_id = a.id AND (lot.expires_at IS NULL OR lot.expires_at > now())
+  ) AS lots WHERE given > 0 ORDER BY id DESC LIMIT 1), 0)::bigint,
   COALESCE((SELECT trunc(percentile_cont(0.5) WITHIN GROUP (ORDER BY charged)) FROM (
-    SELECT charged FROM billing_usagerecord
-    WHERE user_id = a.user_id AND purpose = 'chat' AND charged > 0
-    ORDER BY created_at DESC LIMIT %(typical_of)s
+    SELECT charged FROM (
+      {usage.latest_calls("a.user_id", "charged, purpose, created_at")}
+    ) AS calls
+    WHERE purpose = 'chat' AND charged > 0 ORDER BY created_at DESC LIMIT %(typical_of)s
   ) AS replies), 0)::bigint
 FROM billing_account a JOIN accounts_user u ON u.id = a.user_id
-"""
+"""  # noqa: S608 # of names alone
 
 BRIEF = f"""
 SELECT a.user_id, u.is_staff, a.balance, a.held, {LAST_LOT_AND_TYPICAL} WHERE a.id = %(id)s

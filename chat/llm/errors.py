@@ -42,7 +42,7 @@ class ProviderUnreachable(ProviderError):
 
 class ProviderTimeout(ProviderError):
     code = "provider_timeout"
-    message = "The model provider took too long to answer. Try again, or choose another model."
+    message = "The model provider took too long to answer. Try again."
 
 
 class ProviderBusy(ProviderError):
@@ -66,12 +66,12 @@ class ProviderMalformed(ProviderError):
 Reason: TypeAlias = Literal["context", "key", "quota", "model", "content", "request"]
 
 REFUSALS: dict[Reason, str] = {
-    "context": "The conversation is too long for this model. Start a new chat, or choose a model with a larger context window.",
+    "context": "The conversation is too long for this model. Start a new chat.",
     "key": "The model provider rejected this site's API key. Contact the site administrator; trying again will not help.",
-    "quota": "This site's quota with the model provider is used up. Contact the site administrator, or choose another model.",
-    "model": "The model provider does not offer this model. Choose another model.",
-    "content": "The model provider refused this message because of its content policy. Rephrase it, or choose another model.",
-    "request": "The model provider refused this request. Choose another model; if it happens again, contact the site administrator.",
+    "quota": "This site's quota with the model provider is used up. Contact the site administrator.",
+    "model": "The model provider does not offer this model. Contact the site administrator.",
+    "content": "The model provider refused this message because of its content policy. Rephrase it.",
+    "request": "The model provider refused this request. Try again; if it happens again, contact the site administrator.",
 }
 
 

@@ -77,6 +77,12 @@ def hold(run: Run) -> None:
         run_id=run.pk,
         model=run.model.provider_model,
         conversation=run.conversation_id,
+        count_unheld=lambda since: (
+            Run.objects.active()
+            .filter(user_id=run.user_id, most=0, queued_at__gte=since)
+            .exclude(pk=run.pk)
+            .count()
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from chat import errors, protocol
+from chat.llm import errors as llm_errors
 
 RUN = UUID("01a20233-4297-7324-b834-bda0617df291")
 SEND: dict[str, Any] = {"client_id": "a", "text": "Hi"}
@@ -90,3 +91,13 @@ def test_refs_name_client_id_or_run():
     assert protocol.Ping().ref is None
     assert protocol.Resume(run=RUN).ref == protocol.RunStop(run=RUN).ref == str(RUN)
     assert protocol.ChatSend(client_id="a", text="").ref == "a"
+
+
+def test_no_error_offers_choice_of_model():
+    """Users cannot choose a model: a sentence that sends them to one leads nowhere."""
+    sentences = [
+        *errors.ERRORS.values(),
+        *llm_errors.REFUSALS.values(),
+        *(kind.message for kind in llm_errors.ProviderError.__subclasses__() if kind.message),
+    ]
+    assert not [one for one in sentences if "choose" in one.lower() and "model" in one.lower()]

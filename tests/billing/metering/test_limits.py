@@ -107,7 +107,7 @@ def test_message_names_the_limit_and_a_remedy(account):
     limit(None, 1, "conversation")
     assert refusal(account, 1.3).message == (
         "The staff have set a limit of 1 credits for one chat; this message alone may cost up to"
-        " 1.30. Ask the staff to raise it or choose a cheaper model."
+        " 1.30. Ask the staff to raise it, or send less."
     )
 
 

@@ -12,7 +12,8 @@ from django.utils import timezone
 
 from accounts.models import User
 from billing.ledger import audit, postings, signup
-from billing.models import Account, Hold, ModelPrice, UsageRecord
+from billing.metering import limits
+from billing.models import Account, Hold, ModelPrice, Plan, UsageRecord
 from chat import protocol
 from chat.errors import ChatError
 from chat.generation import generate
@@ -218,6 +219,45 @@ def test_free_model_holds_and_charges_nothing(owner, conversation, assistant):
     assert run.charged == 0
     assert not Hold.objects.exists()
     assert UsageRecord.objects.get().cost == 0
+
+
+@pytest.fixture
+def free_model(owner, assistant) -> None:
+    """Let the assistant's model cost nothing, and the owner have no credits and two messages a month."""
+    assistant.model.provider_model = "free-model"
+    assistant.model.save()
+    ModelPrice.objects.create(model="free-model", in_per_m=0, cached_in_per_m=0, out_per_m=0)
+    set_available(owner, 0)
+    Plan.objects.create(slug="two", name="Two", monthly_messages=2, is_default=True)
+
+
+@pytest.mark.usefixtures("free_model")
+def test_free_messages_count_for_monthly_quota(owner, conversation):
+    end(claimed(owner, conversation))
+    end(claimed(owner, conversation), Run.Status.FAILED, text="")  # nothing said: does not count
+    assert limits.quota(account_of(owner)) == limits.Quota(limit=2, used=1)
+    end(claimed(owner, conversation), Run.Status.STOPPED, text="")
+    with pytest.raises(ChatError, match="2 messages a month, and all are used"):
+        send(owner, conversation)
+    assert not Hold.objects.exists()
+
+
+@pytest.mark.usefixtures("free_model")
+def test_concurrent_free_messages_keep_monthly_quota(owner, assistant):
+    conversations = [begin(owner, assistant) for _ in range(12)]
+    results = race([partial(send, owner, each) for each in conversations], threads=12)
+    refused = [result.code for result in results if isinstance(result, ChatError)]
+    assert refused == ["limit_reached"] * 10
+    assert Run.objects.count() == 2
+
+
+def test_messages_of_staff_count_for_monthly_quota(owner, conversation):
+    Plan.objects.create(slug="one", name="One", monthly_messages=1, is_default=True)
+    owner.is_staff = True
+    owner.save()
+    assert end(claimed(owner, conversation)).charged == 0
+    with pytest.raises(ChatError, match="1 messages a month"):
+        send(owner, conversation)
 
 
 def test_operator_pays_for_staff(conversation, owner):
