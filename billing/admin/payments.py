@@ -24,7 +24,15 @@ from billing.admin.accounts import ReasonForm
 from billing.admin.base import RecordAdmin, amount, money
 from billing.admin.fields import minor
 from billing.ledger import staff_actions
-from billing.models import AutoTopUp, Dispute, Order, ProviderEvent, Refund, SandboxPayment
+from billing.models import (
+    AutoTopUp,
+    Dispute,
+    Order,
+    ProviderEvent,
+    ProviderRequest,
+    Refund,
+    SandboxPayment,
+)
 from billing.payments import checkout, refunds, webhook_events
 from billing.payments.providers.base import ProviderError
 from chatproject.lib.admin import client_ip, require_permission, staff_id
@@ -69,6 +77,7 @@ class OrderAdmin(RecordAdmin):
         "status",
         money("amount_minor"),
         money("amount_refunded_minor", "refunded"),
+        money("lost_minor", "lost"),
         amount("credits"),
         "user",
         "provider",
@@ -86,6 +95,7 @@ class OrderAdmin(RecordAdmin):
         "amount_minor": "currency",
         "tax_minor": "currency",
         "amount_refunded_minor": "currency",
+        "lost_minor": "currency",
     }
     actions = ["ask_again"]
 
@@ -267,6 +277,13 @@ class ProviderEventAdmin(RecordAdmin):
         with suppress(ValueError):  # other text is shown unchanged
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
         return format_html('<pre class="billing-body">{}</pre>', text)
+
+
+@admin.register(ProviderRequest)
+class ProviderRequestAdmin(RecordAdmin):
+    list_display = ["created_at", "provider", "subject", "number", "closed_at"]
+    list_filter = ["provider", "created_at"]
+    search_fields = ["subject__exact"]
 
 
 @admin.register(Refund)

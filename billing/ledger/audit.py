@@ -81,7 +81,7 @@ FREEZING = frozenset(rule.code for rule in RULES if rule.freezes)
 # Figures of messages that are not micro-credits.
 PLAIN = {
     "account_id", "seq", "last_seq", "previous", "count", "owner", "redeemed", "refunded",
-    "amount_minor",
+    "amount_minor", "returned", "sum",
 }  # fmt: skip
 
 # Accounts that were written to since a moment.

@@ -177,14 +177,40 @@ HAVING CASE WHEN o.status IN ('paid', 'partially_refunded', 'refunded') AND o.bo
 SELECT 'entry ' || id AS place, account_id, seq, amount FROM billing_ledgerentry
 WHERE [account_id] AND kind = 'purchase' AND order_id IS NULL
 
--- rule: order_refunded | {refunded} of {amount_minor} {currency} (minor units) are refunded.
+-- rule: order_refunded | {refunded} of {amount_minor} {currency} (minor units) are refunded, but the refunds that succeeded add up to {sum}.
 SELECT 'order ' || o.id AS place, o.account_id, o.amount_minor, o.currency,
-  greatest(o.amount_refunded_minor, r.refunded) AS refunded
+  o.amount_refunded_minor AS refunded, coalesce(r.sum, 0) AS sum
 FROM billing_order o LEFT JOIN (
-  SELECT order_id, sum(amount_minor) AS refunded
+  SELECT order_id, sum(amount_minor) AS sum
   FROM billing_refund WHERE status = 'succeeded' GROUP BY order_id
 ) r ON r.order_id = o.id
-WHERE [o.account_id] AND greatest(o.amount_refunded_minor, r.refunded) > o.amount_minor
+WHERE [o.account_id] AND o.amount_refunded_minor <> least(coalesce(r.sum, 0), o.amount_minor)
+
+-- warning: order_money_back | {returned} of {amount_minor} {currency} (minor units) went back to the buyer, which is {part} credits, but {taken} were taken back. Sync the order with its provider.
+SELECT 'order ' || o.id AS place, o.account_id, o.amount_minor, o.currency,
+  m.money AS returned, p.part, m.taken
+FROM (
+  SELECT order_id, sum(amount_minor) AS money, sum(credits + debt) AS taken
+  FROM (
+    SELECT order_id, amount_minor, credits, debt FROM billing_refund WHERE status <> 'failed'
+    UNION ALL
+    SELECT order_id, amount_minor, credits, debt FROM billing_dispute
+    WHERE funds_withdrawn AND NOT returned
+  ) claim GROUP BY order_id
+) m
+JOIN billing_order o ON o.id = m.order_id
+CROSS JOIN LATERAL (
+  SELECT CASE WHEN m.money >= o.amount_minor THEN o.credits + o.bonus
+    ELSE div((o.credits + o.bonus) * m.money, o.amount_minor) END AS part
+) p
+CROSS JOIN LATERAL (
+  SELECT coalesce(-sum(v.amount), 0) AS sum FROM billing_creditlot l
+  JOIN billing_lotmove v ON v.lot_id = l.id JOIN billing_ledgerentry e ON e.id = v.entry_id
+  WHERE l.order_id = o.id AND e.kind = 'expire'
+) expired
+WHERE [o.account_id]
+  -- Credits that expired unused are not taken back.
+  AND NOT m.taken BETWEEN least(p.part, o.credits + o.bonus - expired.sum) AND p.part
 
 -- warning: order_taken_back | {taken} were taken back of an order of {given}.
 SELECT 'order ' || o.id AS place, o.account_id, -e.net AS taken, o.credits + o.bonus AS given
@@ -196,33 +222,39 @@ FROM billing_order o JOIN (
 ) e ON e.order_id = o.id
 WHERE [o.account_id] AND -e.net > o.credits + o.bonus
 
--- rule: refund | The refund is {status} with {credits} taken and a debt of {debt}, but its entries took {taken} and gave {returned} back.
+-- rule: refund | The refund is {status} with {credits} taken and a debt of {debt}, but its entries took {taken} in all.
 SELECT 'refund ' || r.id AS place, o.account_id, r.status, r.credits, r.debt,
-  coalesce(e.taken, 0) AS taken, coalesce(e.returned, 0) AS returned
+  coalesce(e.taken, 0) + coalesce(d.owed, 0) AS taken
 FROM billing_refund r JOIN billing_order o ON o.id = r.order_id LEFT JOIN (
-  SELECT refund_id, -sum(amount) FILTER (WHERE kind = 'refund') AS taken,
-    sum(amount) FILTER (WHERE kind = 'refund_reversal') AS returned
-  FROM billing_ledgerentry WHERE refund_id IS NOT NULL GROUP BY refund_id
-) e ON e.refund_id = r.id
+  SELECT refund_id, -sum(amount) AS taken, -sum(amount) FILTER (WHERE amount < 0) AS gross
+  FROM billing_ledgerentry
+  WHERE refund_id IS NOT NULL AND kind IN ('refund', 'refund_reversal') GROUP BY refund_id
+) e ON e.refund_id = r.id LEFT JOIN (
+  SELECT split_part(idempotency_key, ':', 2) AS refund_id, sum(amount) AS owed,
+    sum(amount) FILTER (WHERE amount > 0) AS gross
+  FROM billing_debtentry WHERE idempotency_key LIKE 'refund:%%' GROUP BY 1
+) d ON d.refund_id = r.id::text
 WHERE [o.account_id] AND (
-  coalesce(e.taken, 0) <> r.credits
-  OR CASE WHEN r.status = 'failed'
-    THEN coalesce(e.returned, 0) NOT BETWEEN r.credits AND r.credits + r.debt
-    ELSE coalesce(e.returned, 0) > 0 END)
+  coalesce(e.taken, 0) + coalesce(d.owed, 0)
+    <> CASE WHEN r.status = 'failed' THEN 0 ELSE r.credits + r.debt END
+  OR coalesce(e.gross, 0) + coalesce(d.gross, 0) < r.credits + r.debt)
 
--- rule: dispute | The dispute is {status} with {credits} taken and a debt of {debt}, but its entries took {taken} and gave {returned} back.
+-- rule: dispute | The dispute is {status} with {credits} taken and a debt of {debt}, but its entries took {taken} in all.
 SELECT 'dispute ' || d.id AS place, o.account_id, d.status, d.credits, d.debt,
-  coalesce(e.taken, 0) AS taken, coalesce(e.returned, 0) AS returned
+  coalesce(e.taken, 0) + coalesce(w.owed, 0) AS taken
 FROM billing_dispute d JOIN billing_order o ON o.id = d.order_id LEFT JOIN (
-  SELECT dispute_id, -sum(amount) FILTER (WHERE kind = 'dispute') AS taken,
-    sum(amount) FILTER (WHERE kind = 'dispute_won') AS returned
-  FROM billing_ledgerentry WHERE dispute_id IS NOT NULL GROUP BY dispute_id
-) e ON e.dispute_id = d.id
+  SELECT dispute_id, -sum(amount) AS taken, -sum(amount) FILTER (WHERE amount < 0) AS gross
+  FROM billing_ledgerentry
+  WHERE dispute_id IS NOT NULL AND kind IN ('dispute', 'dispute_won') GROUP BY dispute_id
+) e ON e.dispute_id = d.id LEFT JOIN (
+  SELECT split_part(idempotency_key, ':', 2) AS dispute_id, sum(amount) AS owed,
+    sum(amount) FILTER (WHERE amount > 0) AS gross
+  FROM billing_debtentry WHERE idempotency_key LIKE 'dispute:%%' GROUP BY 1
+) w ON w.dispute_id = d.id::text
 WHERE [o.account_id] AND (
-  coalesce(e.taken, 0) <> d.credits
-  OR CASE WHEN d.returned
-    THEN coalesce(e.returned, 0) NOT BETWEEN d.credits AND d.credits + d.debt
-    ELSE coalesce(e.returned, 0) > 0 END)
+  coalesce(e.taken, 0) + coalesce(w.owed, 0)
+    <> CASE WHEN d.returned THEN 0 ELSE d.credits + d.debt END
+  OR coalesce(e.gross, 0) + coalesce(w.gross, 0) < d.credits + d.debt)
 
 -- warning: promo_count | The code counts {redeemed} redemptions, but there are {count}.
 SELECT 'promo code ' || c.code AS place, NULL::bigint AS account_id, c.redeemed,

@@ -458,7 +458,8 @@ def give_back(
 ) -> None:
     """Reverse a `refund` that failed or a dispute that was won: credits return, debt is cancelled.
 
-    `credits` and `debt` are the amounts that `refund` returned. A repeated key has no effect.
+    `credits` and `debt` are amounts that `refund` returned, or parts of them. The credits keep the
+    date of the order's own, while it has not passed. A repeated key has no effect.
     """
     _require_money_transaction()
     if credits < 0 or debt < 0:
@@ -476,9 +477,16 @@ def give_back(
     amount = credits + debt - forgiven
     if amount:
         kind = Kind.DISPUTE_WON if dispute else Kind.REFUND_REVERSAL
+        bought = CreditLot.objects.filter(
+            source_key=f"purchase:{order_id}", expires_at__gt=timezone.now()
+        ).first()
+        expires_at = bought.expires_at if bought else None
         _bring_in(
-            account, kind, amount, key, {}, order=order, refund=refund, dispute=dispute, note=note
+            account, kind, amount, key, {"expires_at": expires_at},
+            order=order, refund=refund, dispute=dispute, note=note,
         )  # fmt: skip
+        if expires_at is not None:
+            account.next_expiry_at = min(account.next_expiry_at or expires_at, expires_at)
     _save(account)
 
 

@@ -27,6 +27,7 @@ from billing.models.payments import (
     Order,
     PackagePrice,
     ProviderEvent,
+    ProviderRequest,
     Refund,
     SandboxPayment,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "PromoCode",
     "PromoRedemption",
     "ProviderEvent",
+    "ProviderRequest",
     "Refund",
     "SandboxPayment",
     "SpendingLimit",

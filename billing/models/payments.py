@@ -103,6 +103,12 @@ class Order(models.Model):
     tax_minor = models.PositiveBigIntegerField(default=0, help_text="Part of the amount.")
     currency = models.CharField(max_length=3)
     amount_refunded_minor = models.PositiveBigIntegerField(default=0)
+    lost_minor = models.PositiveBigIntegerField(
+        "lost",
+        db_default=0,
+        default=0,
+        help_text="Money that went back beyond the price, by refunds and disputes together.",
+    )
 
     provider = models.CharField(max_length=20)
     livemode = models.BooleanField(default=False)
@@ -252,6 +258,9 @@ class Refund(models.Model):
     amount_minor = models.PositiveBigIntegerField()
     credits = CreditsField(default=0)
     debt = CreditsField(default=0)
+    postings = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="How often credits were taken or returned for it."
+    )
     status = models.CharField(max_length=9, choices=Status, default=Status.REQUESTED)
     initiated_by = models.CharField(max_length=8, choices=Initiator)
     actor = models.ForeignKey(
@@ -276,6 +285,44 @@ class Refund(models.Model):
         return f"refund {self.id}"
 
 
+class ProviderRequest(models.Model):
+    """A request with an idempotency key, stored before it is sent (billing.payments.providers).
+
+    Key and parameters never change. `closed_at` is the time of a definite error: the next request
+    for the same subject has another key.
+    """
+
+    provider = models.CharField(max_length=20)
+    subject = models.CharField(max_length=60, help_text="What it asks for: `refund:` and an id.")
+    number = models.PositiveIntegerField(help_text="Counts the keys of a subject.")
+    params = models.TextField(
+        help_text="JSON as text: jsonb would forget the order, and bodies are compared."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    closed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["provider", "subject", "number"], name="provider_request_number_once"
+            ),
+            models.UniqueConstraint(
+                fields=["provider", "subject"],
+                condition=Q(closed_at=None),
+                name="provider_request_one_open",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider} {self.key}"
+
+    @property
+    def key(self) -> str:
+        """The idempotency key, as it is sent."""
+        return self.subject if self.number == 1 else f"{self.subject}:{self.number}"
+
+
 class Dispute(models.Model):
     """A charge that the buyer's bank took back: its credits are taken and the account is frozen."""
 
@@ -292,6 +339,9 @@ class Dispute(models.Model):
     funds_withdrawn = models.BooleanField(default=False)
     credits = CreditsField(default=0, help_text="Taken from the account.")
     debt = CreditsField(default=0, help_text="What could not be taken.")
+    postings = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="How often credits were taken or returned for it."
+    )
     returned = models.BooleanField(default=False, help_text="The credits were given back.")
     froze = models.BooleanField(default=False, help_text="The account is frozen because of it.")
     created_at = models.DateTimeField(auto_now_add=True)

@@ -245,7 +245,9 @@ def apply_state(order_id: UUID, state: OrderState) -> Order:
     if order.is_paid:
         refunds.apply_state(order, state.refunds)
         disputes.apply_state(order, state.disputes)
-    order.save()
+        refunds.add_up(order)
+    else:
+        order.save()
     return order
 
 

@@ -1,6 +1,6 @@
 """Disputes: charges that a buyer's bank reverses (chargebacks).
 
-Once the money is withdrawn the credits are deducted, spent ones become debt, and the account is
+Once the money is withdrawn the credits are reclaimed (billing.payments.reclaim), and the account is
 frozen. Winning the dispute, or getting the money back, undoes all three. A lost dispute leaves them
 as they are until staff decide.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from billing import credits
 from billing.ledger import postings
 from billing.models import Account, Dispute, Order
-from billing.payments import mail, refunds
+from billing.payments import mail, reclaim
 from billing.payments.providers.base import DisputeState
 from chatproject.lib.db import after_commit
 
@@ -20,7 +20,7 @@ from chatproject.lib.db import after_commit
 def apply_state(order: Order, states: Iterable[DisputeState]) -> None:
     """Bring an order's disputes to their states at the provider.
 
-    Under the order's lock, inside `money_transaction`.
+    Under the order's lock, inside `money_transaction`; the caller calls `refunds.add_up`.
     """
     for state in states:
         dispute, is_new = Dispute.objects.get_or_create(
@@ -33,53 +33,43 @@ def apply_state(order: Order, states: Iterable[DisputeState]) -> None:
             _notify_staff(
                 order, "A payment is disputed", "Answer the dispute there if it is wrong."
             )
-        is_decided = dispute.status == Dispute.Status.LOST and state.status == Dispute.Status.OPEN
-        if is_decided or dispute.status == Dispute.Status.WON:
+        if dispute.status == Dispute.Status.WON or (
+            dispute.status == Dispute.Status.LOST and state.status == Dispute.Status.OPEN
+        ):
             # This answer is outdated.
             continue
+        was_standing = dispute.funds_withdrawn and not dispute.returned
+        is_standing = state.status != Dispute.Status.WON and (
+            state.funds_withdrawn or state.status == Dispute.Status.LOST
+        )
+        dispute.amount_minor = state.amount_minor
+        if is_standing and not was_standing:
+            _freeze(order, dispute)
+        elif was_standing and not is_standing:
+            reclaim.undo(order, dispute, "The payment is no longer disputed")
+            _unfreeze(order, dispute)
         if state.status == Dispute.Status.WON:
-            if dispute.funds_withdrawn and not dispute.returned:
-                _give_back(order, dispute)
             _notify_staff(order, "A dispute was won", "The credits were returned to the buyer.")
-        elif state.funds_withdrawn and not dispute.funds_withdrawn:
-            dispute.amount_minor = state.amount_minor
-            _deduct(order, dispute)
-        elif dispute.funds_withdrawn and not state.funds_withdrawn and not dispute.returned:
-            _give_back(order, dispute)
-        if state.status == Dispute.Status.LOST and dispute.status != Dispute.Status.LOST:
+        elif state.status == Dispute.Status.LOST and dispute.status != Dispute.Status.LOST:
             _notify_staff(order, "A dispute was lost", "The account stays frozen until you decide.")
         dispute.status = state.status
         dispute.save()
 
 
-def _deduct(order: Order, dispute: Dispute) -> None:
-    due = refunds.share(order, dispute.amount_minor)
-    if due:
-        taken = postings.refund(
-            order_id=order.pk,
-            credits=due,
-            key=f"dispute:{dispute.pk}",
-            dispute=dispute,
-            note="The payment is disputed",
-        )
-        dispute.credits, dispute.debt = taken.credits, taken.debt
+def _freeze(order: Order, dispute: Dispute) -> None:
+    """Freeze the account. The credits are taken for all of the order's claims together."""
     dispute.funds_withdrawn = True
+    if dispute.returned:
+        # Those of the first time were given back.
+        dispute.postings = max(dispute.postings, 1)
+        dispute.returned, dispute.credits, dispute.debt = False, 0, 0
     account = Account.objects.get(pk=order.account_id)
     # An account that staff had frozen before stays frozen when this dispute is won.
     dispute.froze = account.status == Account.Status.ACTIVE or _others_freeze(order, dispute)
     postings.set_status(account_id=order.account_id, status=Account.Status.FROZEN)
 
 
-def _give_back(order: Order, dispute: Dispute) -> None:
-    if dispute.credits + dispute.debt:
-        postings.give_back(
-            order_id=order.pk,
-            credits=dispute.credits,
-            debt=dispute.debt,
-            key=f"dispute:{dispute.pk}:won",
-            dispute=dispute,
-            note="The payment is no longer disputed",
-        )
+def _unfreeze(order: Order, dispute: Dispute) -> None:
     dispute.returned = True
     if dispute.froze and not _others_freeze(order, dispute):
         postings.set_status(account_id=order.account_id, status=Account.Status.ACTIVE)

@@ -1,9 +1,8 @@
 """Refunds. The credits are deducted first, so that they are not spent while the money travels.
 
 Our own refunds (by staff or buyers) deduct the credits, ask the provider, and return the credits
-when it refuses for good. Refunds made in the provider's dashboard are found by `apply_state`. The
-deductions follow one target for the whole order, not one amount for each refund, so that duplicates
-and the order of events make no difference.
+when it refuses for good. Refunds made in the provider's dashboard are found by `apply_state`. How
+many credits are deducted is decided for the whole order, by billing.payments.reclaim.
 
 Rows of Refund are written under their order's lock only.
 """
@@ -16,13 +15,12 @@ from datetime import timedelta
 from uuid import UUID, uuid5
 
 from django.conf import settings
-from django.db.models import Sum
 from django.utils import timezone
 
 from billing import credits
 from billing.ledger import postings
-from billing.models import Account, Dispute, LedgerEntry, LotMove, Order, Refund
-from billing.payments import mail, providers
+from billing.models import Account, Dispute, Order, Refund
+from billing.payments import mail, providers, reclaim
 from billing.payments.packages import lock_order
 from billing.payments.providers.base import ProviderDeclined, ProviderError, RefundState
 from chatproject.lib.db import after_commit, money_transaction
@@ -68,13 +66,13 @@ def refundable_minor(order: Order) -> int:
     """Return the largest amount that can be refunded for the order's unused credits, in minor units."""
     if not order.is_paid:
         return 0
-    valid = order.refunds.exclude(status=Refund.Status.FAILED)
+    claims = reclaim.standing(order)
     unused = postings.refundable(order_id=order.pk)
     # The largest amount whose share of the credits is covered by deducted and unused ones.
-    covered = sum(row.credits + row.debt for row in valid) + unused
+    covered = sum(claim.credits + claim.debt for claim in claims) + unused
     max_amount = ((covered + 1) * order.amount_minor - 1) // (order.credits + order.bonus)
-    refunded = sum(row.amount_minor for row in valid)
-    return max(0, min(max_amount, order.amount_minor) - refunded) if unused else 0
+    returned = sum(claim.amount_minor for claim in claims)
+    return max(0, min(max_amount, order.amount_minor) - returned) if unused else 0
 
 
 def request_refund(
@@ -131,13 +129,14 @@ def _request(
         actor_id=actor_id,
         reason=reason[:300],
     )
-    _deduct(order, refund)
+    reclaim.to_target(order)
+    refund.refresh_from_db()
     if refund.debt:
         # A hold was faster. This exception rolls the transaction back, so nothing is deducted.
         raise RefundRefused(
             "Some of these credits have just been used. Check the amount and try again."
         )
-    refund.save()
+    order.save()
     return refund
 
 
@@ -163,7 +162,7 @@ def _store(refund_id: UUID, answer: RefundState | ProviderError) -> Refund:
         if refund.status != Refund.Status.FAILED:
             refund.provider_refund_id = answer.id
             _move(order, refund, answer.status)
-            _add_up(order)
+            add_up(order)
     elif refund.status in Refund.OPEN:
         refund.error = str(answer)[:300]
         if not isinstance(answer, ProviderDeclined):
@@ -171,7 +170,8 @@ def _store(refund_id: UUID, answer: RefundState | ProviderError) -> Refund:
             refund.save()
         elif refund.provider_refund_id is None:
             _move(order, refund, Refund.Status.FAILED)
-            _add_up(order)
+            add_up(order)
+    refund.refresh_from_db()
     return refund
 
 
@@ -181,7 +181,7 @@ def _store(refund_id: UUID, answer: RefundState | ProviderError) -> Refund:
 def apply_state(order: Order, states: Iterable[RefundState]) -> None:
     """Bring an order's refunds to their states at the provider.
 
-    Under the order's lock, inside `money_transaction`; the caller saves the order.
+    Under the order's lock, inside `money_transaction`; the caller calls `add_up`.
     """
     known = list(Refund.objects.filter(order=order).order_by("pk"))
     for state in states:
@@ -206,7 +206,6 @@ def apply_state(order: Order, states: Iterable[RefundState]) -> None:
             continue
         refund.provider_refund_id = state.id
         _move(order, refund, state.status)
-    _add_up(order, save=False)
 
 
 def _find(known: list[Refund], state: RefundState) -> Refund | None:
@@ -228,70 +227,26 @@ def _find(known: list[Refund], state: RefundState) -> Refund | None:
 
 
 def _move(order: Order, refund: Refund, status: Refund.Status) -> None:
-    """Change the status of a refund that has not failed, and deduct or return its credits."""
+    """Change the status of a refund that has not failed; a failure returns its credits."""
     is_new = refund.status != status
-    has_deducted = bool(refund.credits + refund.debt)
-    if status != Refund.Status.FAILED:
+    if status == Refund.Status.FAILED:
+        reclaim.undo(order, refund, "The refund failed")
+    else:
         refund.error = ""
-        if not has_deducted:
-            _deduct(order, refund)
-    elif has_deducted:
-        postings.give_back(
-            order_id=order.pk,
-            credits=refund.credits,
-            debt=refund.debt,
-            key=f"refund:{refund.pk}:returned",
-            refund=refund,
-            note="The refund failed",
-        )
     refund.status = status
     refund.save()
     if is_new and status == Refund.Status.SUCCEEDED:
         after_commit(mail.send_refunded, refund.pk)
 
 
-def _deduct(order: Order, refund: Refund) -> None:
-    """Deduct the credits that the order's refunds, this one included, have not deducted yet."""
-    others = order.refunds.exclude(status=Refund.Status.FAILED).exclude(pk=refund.pk)
-    money = sum(row.amount_minor for row in others) + refund.amount_minor
-    due = share(order, money) - sum(row.credits + row.debt for row in others)
-    refund.credits = refund.debt = 0
-    if due > 0:
-        taken = postings.refund(
-            order_id=order.pk,
-            credits=due,
-            key=f"refund:{refund.pk}",
-            refund=refund,
-            actor_id=refund.actor_id,
-            note=refund.reason,
-        )
-        refund.credits = taken.credits
-        refund.debt = taken.debt
-
-
-def share(order: Order, money: int) -> int:
-    """Return the credits that an amount of the order's money stands for, in micro-credits.
-
-    The whole amount stands for all of them. Credits that expired unused are not counted.
-    """
-    total = order.credits + order.bonus
-    part = total if money >= order.amount_minor else total * money // order.amount_minor
-    expired = LotMove.objects.filter(
-        lot__order=order, entry__kind=LedgerEntry.Kind.EXPIRE
-    ).aggregate(sum=Sum("amount"))["sum"]
-    return min(part, total + (expired or 0))
-
-
-def _add_up(order: Order, *, save: bool = True) -> None:
-    """Set the order's refunded sum and status from its refunds."""
+def add_up(order: Order) -> None:
+    """Bring credits, refunded sum and status of an order to its refunds and disputes; save it."""
+    reclaim.to_target(order)
     refunded = sum(
         Refund.objects.filter(order=order, status=Refund.Status.SUCCEEDED).values_list(
             "amount_minor", flat=True
         )
     )
-    if refunded > order.amount_minor:
-        text = f"The provider refunded {refunded} of {order.amount_minor} for order {order.pk}."
-        after_commit(mail.alert, "More was refunded than paid", text)
     order.amount_refunded_minor = min(refunded, order.amount_minor)
     if not refunded:
         order.status = Order.Status.PAID
@@ -299,5 +254,4 @@ def _add_up(order: Order, *, save: bool = True) -> None:
         order.status = Order.Status.PARTIALLY_REFUNDED
     else:
         order.status = Order.Status.REFUNDED
-    if save:
-        order.save()
+    order.save()

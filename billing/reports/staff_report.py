@@ -57,6 +57,15 @@ class Liability:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """Money that went back beyond the price of orders, in minor units of a currency."""
+
+    currency: str
+    orders: int
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
 class Holds:
     """Active holds; the `overdue` ones are past their end and should have been resolved."""
 
@@ -81,6 +90,7 @@ class StaffReport:
 
     month: date
     revenue: list[Revenue]
+    losses: list[Loss]
     liabilities: list[Liability]
     balance: int
     debt: int
@@ -128,6 +138,7 @@ def make(month: date) -> StaffReport:
     return StaffReport(
         month=month,
         revenue=revenue(month),
+        losses=losses(),
         liabilities=liabilities(),
         balance=totals["balance"] or 0,
         debt=totals["debt"] or 0,
@@ -189,6 +200,17 @@ def _by_month(
         (timezone.localtime(when).date(), unit): (count, int(total))
         for when, unit, count, total in found
     }
+
+
+def losses() -> list[Loss]:
+    """Return the money that went back beyond the price of orders, in all, by currency."""
+    found = (
+        Order.objects.filter(lost_minor__gt=0)
+        .order_by("currency")
+        .values_list("currency")
+        .annotate(orders=Count("pk"), sum=Sum("lost_minor"))
+    )
+    return [Loss(currency, orders, int(total)) for currency, orders, total in found]
 
 
 def liabilities() -> list[Liability]:

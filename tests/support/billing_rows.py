@@ -25,6 +25,7 @@ from billing.models import (
     Plan,
     PromoCode,
     ProviderEvent,
+    ProviderRequest,
     Refund,
     SandboxPayment,
     SpendingLimit,
@@ -51,6 +52,9 @@ def make() -> Account:
     money.refund(order, 1200 * MICRO, refund=refund)
     Dispute.objects.create(
         order=order, provider="sandbox", provider_dispute_id="dp_1", amount_minor=50
+    )
+    ProviderRequest.objects.create(
+        provider="stripe", subject=f"order:{order.pk}", number=1, params="{}"
     )
     ProviderEvent.objects.create(
         provider="sandbox",

@@ -18,6 +18,8 @@ from billing.payments.providers.base import BadSignature
 from tests.support.fakepay import FakePay, Switches, unsaved
 from tests.support.fakepay.fixture import fakepay as fakepay
 
+pytestmark = pytest.mark.django_db
+
 PROVIDERS: dict[str, Any] = {
     "stripe": stripe.StripeProvider(),
     "razorpay": razorpay.RazorpayProvider(),

@@ -18,6 +18,7 @@ import requests
 from django.conf import settings
 
 from billing.models import AutoTopUp, Order, Refund
+from billing.payments.providers import idempotency
 from billing.payments.providers.base import (
     BadSignature,
     Checkout,
@@ -117,15 +118,19 @@ class RazorpayProvider:
             for known in _refunds(client, payment):
                 if known.reference == str(refund.id):
                     return known
-            made = client.payment.refund(
-                payment,
+            made = idempotency.send(
+                self.name,
+                f"refund-{refund.id}",
                 {
                     "amount": refund.amount_minor,
                     "speed": "normal",
                     "receipt": str(refund.id),
                     "notes": {"refund_id": str(refund.id), **metadata(order)},
                 },
-                headers={"X-Refund-Idempotency": f"refund-{refund.id}"},
+                lambda params, key: client.payment.refund(
+                    payment, params, headers={"X-Refund-Idempotency": key}
+                ),
+                is_definite=lambda error: isinstance(error, ProviderDeclined | _ServerError),
             )
             return _state_of_refund(made)
 
@@ -134,6 +139,10 @@ class RazorpayProvider:
         raise ProviderDeclined(
             "Automatic top-ups are not possible with Razorpay.", code="not_offered"
         )
+
+
+class _ServerError(ProviderError):
+    """An error of Razorpay's server, in its own words: whether the request was processed is unknown."""
 
 
 class _Session(requests.Session):
@@ -157,6 +166,8 @@ class _Session(requests.Session):
         if response.ok and isinstance(answer, dict):
             return response
         status, problem = response.status_code, part(answer, "error")
+        if problem and status >= 500:
+            raise _ServerError(f"Razorpay: HTTP {status}.")
         if status in TRANSIENT or not 400 <= status < 500:
             raise ProviderError(f"Razorpay: HTTP {status}.")
         reason = problem.get("reason")

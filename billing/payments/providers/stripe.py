@@ -6,7 +6,7 @@ PaymentIntent (pi_…); the payment is the PaymentIntent in both cases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ import stripe
 from django.conf import settings
 
 from billing.models import AutoTopUp, Order, Refund
+from billing.payments.providers import idempotency
 from billing.payments.providers.base import (
     BadSignature,
     Checkout,
@@ -34,7 +35,7 @@ from billing.payments.providers.payload import header, json_object, part, refere
 # changelog; webhooks keep the version of their endpoint, and only ids are read from them.
 API_VERSION = "2026-10-28.endive"
 TIMEOUT = (3, 15)  # seconds to connect, and between two bytes
-RETRIES = 2  # under the same idempotency key
+RETRIES = 2  # by the library, under the same idempotency key
 TOLERANCE = 300  # seconds that a webhook's signature may be old
 PAGE = 100
 WITH_CHARGE: Any = {"expand": ["latest_charge"]}
@@ -79,9 +80,11 @@ class StripeProvider:
             if order.provider_order_id:
                 session = client.v1.checkout.sessions.retrieve(order.provider_order_id)
             else:
-                session = client.v1.checkout.sessions.create(
+                # An earlier page whose address was lost is closed after a day, and was seen by no buyer.
+                session = _send(
+                    client.v1.checkout.sessions.create,
+                    f"order:{order.id}",
                     _session_of(order, return_url, cancel_url, save_method),
-                    {"idempotency_key": f"order:{order.id}"},
                 )
             if session.status == "expired":
                 raise ProviderDeclined(
@@ -139,13 +142,14 @@ class StripeProvider:
             for known in _refunds(client, payment, order.currency):
                 if known.reference == str(refund.id):
                     return known
-            made = client.v1.refunds.create(
+            made = _send(
+                client.v1.refunds.create,
+                f"refund:{refund.id}",
                 {
                     "payment_intent": payment,
                     "amount": to_stripe(refund.amount_minor, order.currency),
                     "metadata": {"refund_id": str(refund.id), **metadata(order)},
                 },
-                {"idempotency_key": f"refund:{refund.id}"},
             )
             return _state_of_refund(made.to_dict(), order.currency)
 
@@ -156,7 +160,9 @@ class StripeProvider:
         with _client() as client:
             intent = _find_intent(client, order, top_up.customer_ref)
             if intent is None:
-                made = client.v1.payment_intents.create(
+                made = _send(
+                    client.v1.payment_intents.create,
+                    f"order:{order.id}",
                     {
                         "amount": to_stripe(order.amount_minor, order.currency),
                         "currency": order.currency.lower(),
@@ -168,7 +174,6 @@ class StripeProvider:
                         "metadata": metadata(order),
                         "expand": ["latest_charge"],
                     },
-                    {"idempotency_key": f"order:{order.id}"},
                 )
                 intent = made.to_dict()
             state = _state_of_intent(client, intent)
@@ -196,6 +201,29 @@ def _client() -> Iterator[stripe.StripeClient]:
         raise ProviderError("Stripe gave an answer that cannot be read.") from error
 
 
+def _send(call: Callable[..., Any], subject: str, params: Any) -> Any:
+    """Make something at Stripe under the key of its subject (idempotency.send)."""
+    return idempotency.send(
+        StripeProvider.name,
+        subject,
+        params,
+        lambda stored, key: call(stored, {"idempotency_key": key}),
+        is_definite=_is_definite,
+    )
+
+
+def _is_definite(error: Exception) -> bool:
+    """Return whether an error is Stripe's own answer, which it repeats for the key.
+
+    A page of HTML is not: a gateway on the way sent it, and the request may still be processed.
+    """
+    return (
+        isinstance(error, stripe.StripeError)
+        and error.http_status not in {None, *idempotency.INDEFINITE}
+        and bool(part(error.json_body, "error"))
+    )
+
+
 @lru_cache(maxsize=4)
 def _shared_client(
     key: str, base: str, timeout: tuple[float, float], retries: int
@@ -212,7 +240,7 @@ def _shared_client(
 
 
 def _session_of(order: Order, return_url: str, cancel_url: str, save_method: bool) -> Any:
-    """Return a new session's parameters. They depend on the arguments only: Stripe compares retries."""
+    """Return a new session's parameters."""
     price: dict[str, Any] = {
         "currency": order.currency.lower(),
         "unit_amount": to_stripe(order.amount_minor, order.currency),

@@ -58,13 +58,13 @@ def lived_in(account):
     money.settle(money.hold(account, 300), 200)
     money.release(money.hold(account, 300))
     money.hold(account, 40)
-    refund = Refund.objects.create(order=made, amount_minor=5, initiated_by="staff", credits=60)
-    money.refund(made, 60, key=f"refund:{refund.pk}", refund=refund)
+    refund = Refund.objects.create(order=made, amount_minor=30, initiated_by="staff", credits=66)
+    money.refund(made, 66, key=f"refund:{refund.pk}", refund=refund)
     dispute = Dispute.objects.create(
-        order=made, provider_dispute_id="d", amount_minor=400, credits=850, debt=10, returned=True
+        order=made, provider_dispute_id="d", amount_minor=400, credits=844, debt=16, returned=True
     )
     money.refund(made, 860, key=f"dispute:{dispute.pk}", dispute=dispute)
-    money.give_back(made, 850, 10, key=f"dispute:{dispute.pk}:won", dispute=dispute)
+    money.give_back(made, 844, 16, key=f"dispute:{dispute.pk}:won", dispute=dispute)
     assert codes() == set()
     return account
 
@@ -83,7 +83,7 @@ TAMPERED = [
         " WHERE status = 'active'",
     ),
     ("debt", "UPDATE billing_account SET debt = debt + 1"),
-    ("debt", "UPDATE billing_debtentry SET amount = 7 WHERE amount = 10"),
+    ("debt", "UPDATE billing_debtentry SET amount = 7 WHERE amount = 16"),
     ("free_in_debt", "UPDATE billing_account SET debt = 1"),
     ("chain", "UPDATE billing_ledgerentry SET seq = seq + 1 WHERE kind = 'dispute_won'"),
     ("chain", "DELETE FROM billing_ledgerentry WHERE seq = 2"),
@@ -152,12 +152,15 @@ TAMPERED = [
         "UPDATE billing_ledgerentry SET amount = -1200, balance_before = 1300, balance_after = 100"
         " WHERE kind = 'refund'",
     ),
+    ("order_money_back", "UPDATE billing_refund SET credits = credits + 1"),
+    ("order_money_back", "UPDATE billing_refund SET amount_minor = 31"),
     ("refund", "UPDATE billing_refund SET credits = credits + 1"),
     ("refund", "UPDATE billing_refund SET status = 'failed'"),
     ("refund", "DELETE FROM billing_ledgerentry WHERE kind = 'refund'"),
     ("refund", "UPDATE billing_ledgerentry SET refund_id = NULL"),
     ("dispute", "UPDATE billing_dispute SET credits = credits + 1"),
     ("dispute", "UPDATE billing_dispute SET returned = FALSE"),
+    ("dispute", "DELETE FROM billing_debtentry WHERE amount > 0"),
     ("dispute", "DELETE FROM billing_ledgerentry WHERE kind = 'dispute_won'"),
 ]
 

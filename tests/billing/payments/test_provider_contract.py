@@ -19,6 +19,8 @@ from billing.payments.providers.base import (
 from tests.support import purchases
 from tests.support.fakepay import unsaved
 
+pytestmark = pytest.mark.django_db
+
 
 @pytest.fixture
 def adapter(fakepay, provider):

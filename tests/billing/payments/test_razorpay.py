@@ -21,6 +21,8 @@ from tests.support.fakepay.postman import RAZORPAY_SECRET, razorpay_event
 from tests.support.fakepay.postman import sign_for_razorpay as sign
 from tests.support.fakepay.razorpay_side import KEY_ID, KEY_SECRET
 
+pytestmark = pytest.mark.django_db
+
 razorpay = adapter.RazorpayProvider()
 
 

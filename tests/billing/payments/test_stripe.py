@@ -8,6 +8,7 @@ import time
 import pytest
 import stripe as library
 
+from billing.models import ProviderRequest
 from billing.payments.providers import enabled, get
 from billing.payments.providers import stripe as adapter
 from billing.payments.providers.base import (
@@ -20,6 +21,8 @@ from tests.support import purchases
 from tests.support.fakepay import unsaved
 from tests.support.fakepay.postman import STRIPE_SECRET, stripe_event
 from tests.support.fakepay.stripe_side import nest
+
+pytestmark = pytest.mark.django_db
 
 stripe = adapter.StripeProvider()
 sign = library.WebhookSignature.generate_signature_header
@@ -88,12 +91,15 @@ def test_expired_page_is_not_offered(fakepay, order):
         stripe.create_checkout(order, **purchases.URLS)
 
 
-def test_key_reused_with_other_parameters_is_an_error(fakepay):
+def test_key_reused_with_other_parameters_is_replaced(fakepay):
+    """As by an earlier release, which did not store the parameters."""
     order = unsaved.order("stripe")
     stripe.create_checkout(order, **purchases.URLS)
+    ProviderRequest.objects.update(params='{"mode": "payment"}')
     with pytest.raises(ProviderError, match="IdempotencyError") as raised:
-        stripe.create_checkout(order, return_url="http://other.example.org/", cancel_url="x")
+        stripe.create_checkout(order, **purchases.URLS)
     assert not isinstance(raised.value, ProviderDeclined)
+    stripe.create_checkout(order, **purchases.URLS)
 
 
 def test_checkout_is_made_once_after_a_lost_answer(fakepay):

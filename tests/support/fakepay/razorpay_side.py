@@ -35,24 +35,29 @@ class RazorpaySide:
         self, method: str, path: str, text: str, headers: Any, fault: str
     ) -> tuple[int, Json]:
         """Answer a request; `text` is the query or the JSON."""
-        if fault == "500":
-            return 500, _error("SERVER_ERROR", "We are facing some trouble.")
         token = base64.b64encode(f"{KEY_ID}:{KEY_SECRET}".encode()).decode()
         if headers.get("Authorization") != f"Basic {token}":
             return 401, _error("BAD_REQUEST_ERROR", "Authentication failed")
+        if fault == "429":
+            return 429, _error("BAD_REQUEST_ERROR", "Request throttled")
         params = json.loads(text) if method == "POST" else dict(parse_qsl(text))
         key = headers.get("X-Refund-Idempotency")
         try:
             if key and (kept := self.replays.find(key, [path, params])):
                 return kept
-            body = self._route(method, path, params)
         except ValueError:
             return 400, _error("BAD_REQUEST_ERROR", "Different request body for the same key.")
-        except Refusal as refusal:
-            return refusal.status, refusal.body
+        status, body = 500, _error("SERVER_ERROR", "We are facing some trouble.")
+        if fault != "500":
+            try:
+                answer = self._route(method, path, params)
+                if fault != "done-500":
+                    status, body = 200, answer
+            except Refusal as refusal:
+                status, body = refusal.status, refusal.body
         if key:
-            self.replays.keep(key, [path, params], 200, body)
-        return 200, body
+            self.replays.keep(key, [path, params], status, body)
+        return status, body
 
     def _route(self, method: str, path: str, params: Json) -> Json:
         if path == "/v1/orders":
@@ -132,8 +137,12 @@ class RazorpaySide:
         return str(refund["id"])
 
     def fail_refund(self, refund_id: str) -> None:
-        self.refunds[refund_id]["status"] = "failed"
-        self._post("refund.failed", refund=self.refunds[refund_id])
+        refund = self.refunds[refund_id]
+        refund["status"] = "failed"
+        payment = self.payments[refund["payment_id"]]
+        payment["amount_refunded"] -= refund["amount"]
+        payment["status"] = "captured"
+        self._post("refund.failed", refund=refund)
 
     def open_dispute(self, payment_id: str) -> str:
         payment = self.payments[payment_id]

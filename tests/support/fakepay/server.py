@@ -49,7 +49,8 @@ class FakePay:
     def fault(self, *kinds: str) -> None:
         """Add faults for the next requests to an API, one each.
 
-        They are 500, html, hang, cut (done, but not answered), and an empty text for none.
+        They are 429, 500, done-500 (done, but answered with 500), html, hang, cut (done, but not
+        answered), and an empty text for none. The first answer to an idempotency key is repeated.
         """
         self.faults.extend(kinds)
 

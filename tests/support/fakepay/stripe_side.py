@@ -45,10 +45,14 @@ class StripeSide:
                 return 400, _error("idempotency_error", "Keys are for the same parameters only.")
             if kept:
                 return kept
+        if fault == "429":
+            return 429, _error("rate_limit_error", "Too many requests.")
         status, body = 500, _error("api_error", "Something is wrong at our end.")
         if fault != "500":
             try:
-                status, body = 200, self._route(method, path, params)
+                answer = self._route(method, path, params)
+                if fault != "done-500":
+                    status, body = 200, answer
             except Refusal as refusal:
                 status, body = refusal.status, refusal.body
         if key:
