@@ -8,7 +8,7 @@ POSTINGS = "How often credits were taken or returned for it."
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0003_empty_replies")]
+    dependencies = [("billing", "0004_one_index_of_user")]
 
     operations = [
         migrations.AddField(
