@@ -10,7 +10,7 @@ from __future__ import annotations
 from markdown_it.rules_core import StateCore
 
 CONTAINERS = {"list_item_open", "blockquote_open"}
-TEXTS = {"paragraph_open", "heading_open"}
+TEXTS = {"paragraph_open", "heading_open", "formula_open"}
 
 
 def set_directions(state: StateCore) -> None:

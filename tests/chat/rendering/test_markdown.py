@@ -1,7 +1,12 @@
+# ruff: noqa: RUF001  full-width characters are the subject of some tests
+
 from __future__ import annotations
 
+import json
 import re
+import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -79,8 +84,9 @@ def test_links_open_new_tab_without_referrer():
     ["javascript:alert(1)", "data:text/html,x", "vbscript:x", "/accounts/logout/", "//x.org"],
 )
 def test_links_of_other_schemes_are_refused(target):
-    assert "href" not in to_html(f"[a]({target})")
-    assert "href" not in to_html(f"[a][1]\n\n[1]: {target}")
+    assert to_html(f"[*a*]({target})") == "<p><em>a</em></p>\n"
+    assert to_html(f"![a]({target})") == "<p>a</p>\n"
+    assert "<a" not in to_html(f"[a][1]\n\n[1]: {target}")
 
 
 def test_image_becomes_link():
@@ -130,12 +136,12 @@ PIECES = st.sampled_from(
     (
         "*", "**", "_", "`", "```", "\n", "\n\n", "|", "|-|\n", "#", "> ", "- ", "1. ", "[", "](",
         ")", "<", ">", "&", "![", "~~", "\\", "\t", " ", "a", "https://a.org", "<b>", "\x00",
-        "\ud800", "é",
+        "\ud800", "é", "- [x] ", "<br>", "$", "\\(", "\\)", "www.a.org", "「", "[^1]: ", "  - ", "[a]: ",
     )
 )  # fmt: skip
 ALLOWED = set(
     "a blockquote br code del div em figcaption figure h3 h4 h5 h6 hr li ol p pre s strong table"  # noqa: SIM905
-    " tbody td th thead tr ul".split()
+    " tbody td th thead tr ul input".split()
 )
 
 
@@ -145,18 +151,241 @@ def test_any_text_has_allowed_elements_only(text):
     found = Tags(html)
     assert found.tags <= ALLOWED
     assert found.attributes <= {
-        *("href", "title", "target", "rel", "class", "tabindex", "role", "aria-label", "start")
+        *("href", "title", "target", "rel", "class", "tabindex", "role", "aria-label", "start"),
+        *("type", "disabled", "checked"),
     }
     html.encode()  # it is stored and sent as UTF-8
 
 
+CASES = json.loads((Path(__file__).parent / "data/markdown.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_text_of_models_is_kept_whole(case):
+    html = to_html(case["text"])
+    assert [part for part in case["html_contains"] if part not in html] == []
+    assert [part for part in case["html_lacks"] if part in html] == []
+
+
+def plain(html: str) -> str:
+    """The page's text."""
+    return re.sub(r"<[^>]*>", "", html)
+
+
+@pytest.mark.parametrize("depth", [9, 14, 25, 80, 200, 5_000])
+@pytest.mark.parametrize("marker", ["- ", "> ", "1. ", "> - ", "- > 1. "])
+def test_deep_nesting_loses_no_word(marker, depth):
+    html = to_html(marker * depth + "bottom\n\nafter")
+    assert "bottom" in html
+    assert "after" in html
+    if depth <= 80 and len(marker) <= 4:
+        assert not re.search(r"&gt;|- bottom|1\. bottom", html), "80 levels are set"
+
+
+def test_list_lines_of_eighty_levels_are_kept():
+    lines = [f"{'  ' * level}- level{level}." for level in range(80)]
+    html = to_html("\n".join(lines))
+    assert [level for level in range(80) if f"level{level}." not in html] == []
+    assert html.count("<ul>") == 80
+    lines = [f"{'> ' * level}level{level}.\n{'> ' * level}" for level in range(1, 80)]
+    assert to_html("\n".join(lines)).count("<blockquote>") == 79
+
+
 @pytest.mark.parametrize(
-    "piece",
+    ("text", "html"),
     [
-        "*", "*a_ ", "[", "[a](", "![", "`a``b```c", ">", "> ", "<", "&", "|-", "- ", "~~a", "\\[",
-        "[a]: b\n", "a\n=", "|a|b|\n|-|-|\n", "  - a\n", "```\n", "<http:", "[a](<b",
+        ("の**「太字」**です", "の<strong>「太字」</strong>です"),
+        ("**스크립트(script)**라고", "<strong>스크립트(script)</strong>라고"),
+        ("これは**（重要）**です", "これは<strong>（重要）</strong>です"),
+        ("**该星号。**这是", "<strong>该星号。</strong>这是"),
+        ("**Ｗｉｄｅ！**全角", "<strong>Ｗｉｄｅ！</strong>全角"),
+        ("は~~「消」~~です", "は<s>「消」</s>です"),
+        ("と***「強」***です", "と<em><strong>「強」</strong></em>です"),
+        ("_「字」_ です", "<em>「字」</em> です"),
+        ("は*「字」*と", "は<em>「字」</em>と"),
+        ("は**“\ufe01字”\ufe01**と", "は<strong>“\ufe01字”\ufe01</strong>と"),
+        ("**葛\U000e0100(字)**と", "<strong>葛\U000e0100(字)</strong>と"),
+        ("snake_case_字", "snake_case_字"),
+        ("**Warning:**text", "**Warning:**text"),
+        ("**👍**text", "**👍**text"),
+        ("a ** b ** c", "a ** b ** c"),
+    ],
+)
+def test_emphasis_works_beside_cjk_text(text, html):
+    assert to_html(text) == f"<p>{html}</p>\n"
+
+
+@pytest.mark.parametrize("text", ["a<br>b", "# a<br>b", "- a<br/>b", "a <br onclick=x>"])
+def test_line_break_tag_outside_tables_is_text(text):
+    assert "&lt;br" in to_html(text)
+    cell = to_html(f"|a|\n|-|\n|{text.split()[-1]}|")
+    assert ("<br>" in cell) is ("onclick" not in text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\(E=mc^2\)", r"\[a_1 * b_2 * c\]", "$a_1*b + c*d_2$", "$$x_1 * y * z$$", r"$\{a\}$", "$5 or $10",
+        "US$5–$10", "costs 5$ and 6$", r"$a\$b$", "$HOME and $PATH",
     ],
 )  # fmt: skip
-@pytest.mark.timeout(20)  # the slowest of these takes 0.05 s; quadratic time would be minutes
-def test_rendering_time_is_linear(piece):
-    to_html(piece * (40_000 // len(piece)))
+def test_formula_and_money_stay_as_written(text):
+    assert to_html(text) == f"<p>{text}</p>\n"
+
+
+def test_money_does_not_hide_other_markup():
+    html = to_html(
+        "**$5** or **$10**; $x in `$y`; *$5* and \\\\(a), [a$](https://a.org) [b$](https://b.org)"
+    )
+    assert html.count("<strong>") == 2
+    assert "<code>$y</code>" in html
+    assert html.count("<a ") == 2
+    assert "\\(a)" in html
+
+
+@pytest.mark.parametrize(("opener", "closer"), [("$$", "$$"), (r"\[", r"\]")])
+def test_formula_of_several_lines_stays_as_written(opener, closer):
+    lines = [opener, "a_1 * b_1 * c", "=", "- d", r"\\ + e", closer]
+    shown = "<p>" + "<br>\n".join(lines) + "</p>\n"
+    assert to_html("\n".join(["So", *lines, "where *x*"])) == (
+        f"<p>So</p>\n{shown}<p>where <em>x</em></p>\n"
+    )
+    assert shown in to_html("\n".join(f"> {line}" for line in lines))
+    in_item = to_html("- so\n" + "\n".join(f"  {line}" for line in lines) + "\n- on")
+    assert shown in in_item
+    assert "<li>on</li>" in in_item
+    assert "<li>d<br>" in to_html("\n".join(lines[:-1])), "without an end it is no formula"
+
+
+def links(text: str) -> list[tuple[str, str]]:
+    return re.findall(r'<a href="([^"]*)"[^>]*>([^<]*)</a>', to_html(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("see https://a.org/b_c_d, or", "https://a.org/b_c_d"),
+        ("(https://a.org/x).", "https://a.org/x"),
+        ("(see https://a.org/x_(y))", "https://a.org/x_(y)"),
+        ("[https://a.org/x]", "https://a.org/x"),
+        ("见https://a.org/x。谢谢", "https://a.org/x"),
+        ("「https://a.org/x」", "https://a.org/x"),
+        ("https://a.org/x？", "https://a.org/x"),
+        ("**https://a.org/**は", "https://a.org/"),
+        ("https://a.org/__init__.py!", "https://a.org/__init__.py"),
+        ("https://a.org/?a=1&b=*c*;", "https://a.org/?a=1&amp;b=*c"),
+        ('"https://a.org/x"', "https://a.org/x"),
+        ("http://localhost:8000/x…", "http://localhost:8000/x"),
+        ("http://[::1]:80/x", "http://[::1]:80/x"),
+        ("https://a.org:", "https://a.org"),
+        ("https://a.org/&lt;", "https://a.org/"),
+    ],
+)
+def test_bare_address_is_link_without_punctuation(text, url):
+    assert links(text) == [(url, url)]
+
+
+def test_bare_address_in_other_scripts_is_link():
+    assert links("https://bücher.example/straße und www.a.org/x.") == [
+        ("https://xn--bcher-kva.example/stra%C3%9Fe", "https://bücher.example/straße"),
+        ("http://www.a.org/x", "www.a.org/x"),
+    ]
+    assert links("访问https://example.com请看") == [("https://example.com", "https://example.com")]
+    assert links("[https://a.org](https://b.org)") == [("https://b.org", "https://a.org")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`https://a.org`", "    https://a.org", "```\nhttps://a.org\n```", "https://", "https://.", "www.", "www.a",
+        "xhttps://a.org", "https://a:99999/", "ftp://a.org", "https://user@a.org/", "a.www.b.c", "<std::vector>",
+    ],
+)  # fmt: skip
+def test_other_text_is_no_address(text):
+    assert "<a" not in to_html(text)
+    assert text.strip("` \n").replace("<", "&lt;").replace(">", "&gt;") in to_html(text)
+
+
+def test_footnotes_and_unused_definitions_are_shown():
+    html = plain(to_html("a[^1] b[^n]\n\n[^1]: note\n[^n]: https://n.org\n\n[Note]: word"))
+    assert html == "a[^1] b[^n]\n[^1]: note\n[^n]: https://n.org\n[Note]: word\n"
+    html = to_html("[1]: https://a.org 'T'\n[2]: https://b.org\n[1]: https://c.org\n\nsee [1]")
+    assert plain(html) == "[2]: https://b.org\n[1]: https://c.org\nsee 1\n"
+    assert 'href="https://a.org"' in html
+
+
+def test_image_in_link_is_one_link():
+    assert links("[![built](https://a.org/b.svg)](https://a.org/c)") == [
+        ("https://a.org/c", "built")
+    ]
+    assert plain(to_html(r"![a \* $b$](https://a.org) ![](./x.png)")) == "a * $b$ ./x.png\n"
+
+
+def test_task_list_has_disabled_labelled_boxes():
+    assert to_html("- [ ] open\n- [x] closed\n- other") == (
+        "<ul>\n"
+        '<li class="task-list-item"><input type="checkbox" disabled="" aria-label="To do"> open</li>\n'
+        '<li class="task-list-item"><input type="checkbox" disabled="" aria-label="Done" checked="">'
+        " closed</li>\n<li>other</li>\n</ul>\n"
+    )
+
+
+# Texts of 200 kB that are mostly markup. Each one, or its like, once took seconds.
+SIZE = 200_000
+SHAPES = {
+    "backticks of growing length": "".join("`" * n + " " for n in range(1, 630)),
+    "asterisks of growing length": "".join("*" * n + "a " for n in range(1, 630)),
+    "brackets in brackets": "[" * (SIZE // 2) + "]" * (SIZE // 2),
+    "images in images": "![" * (SIZE // 7) + "](a)" * (SIZE // 7),
+    "long definition": "[a]: https://a.org/" + "b" * (SIZE // 2) + "\n\n" + "[a] " * (SIZE // 8),
+    "wide table": "|a" * (SIZE // 6) + "|\n" + "|-" * (SIZE // 6) + "|\n" + "|b" * (SIZE // 6),
+    "missing cells": "|a" * 1000 + "|\n" + "|-" * 1000 + "|\n" + "|b|\n" * (SIZE // 4),
+    "tall table": "|a|b|\n|-|-|\n" + "|1|2|\n" * (SIZE // 6),
+    "lazy lines in quotes": "> " * 80 + "a\n" + "b\n" * (SIZE // 2),
+    "lines in deep quotes": ("> " * 80 + "a\n") * (SIZE // 162),
+    "lines in deep lists": ("- " * 60 + "a\n") * (SIZE // 122),
+    "open emphasis": "*a _b " * (SIZE // 12) + "c_ d* " * (SIZE // 12),
+    "closing brackets": "https://a.org/" + ")" * SIZE,
+    "open title": "[a]: b '" + "c\n" * (SIZE // 2),
+}
+PIECES_OF_SHAPES = (
+    "*", "*a_ ", "[", "[a](", "![", "![a](", "`a``b```c", ">", "> ", "> a\n", "<", "&", "|-", "- ", "- a\n", "~~a", "\\[",
+    "\\(", "[a]: b\n", "[^a]", "a\n=", "|a|b|\n|-|-|\n", "  - a\n", "```\n", "<http:", "<a@b.c>", "[a](<b", "[x](y) ",
+    "$", "$a", "$$\n", "\\[a\n", "http://", "http://a.b ", "www.a.b ", "a@b.c ", "://", "<br>", "**「a」**", "- [ ] a\n",
+    "a\n", "\n", "&lt;", "1. > ", "\\", "_", "~", "!", ":", "w", "\ud800", "\x00",
+)  # fmt: skip
+SHAPES |= {piece: piece * (SIZE // len(piece)) for piece in PIECES_OF_SHAPES}
+
+
+def cpu_seconds(text: str) -> float:
+    began = time.thread_time()
+    to_html(text)
+    return time.thread_time() - began
+
+
+@pytest.fixture(scope="module")
+def ordinary_seconds() -> float:
+    """The time for a list of links: 200 kB of ordinary markup."""
+    text = "- **Some words**, and [a link](https://example.org/) to `code` and more of it.\n"
+    return cpu_seconds(text * (SIZE // len(text)))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=[repr(name)[:30] for name in SHAPES])
+def test_rendering_time_has_a_bound(shape, ordinary_seconds):
+    assert cpu_seconds(shape) < 6 * ordinary_seconds + 0.5
+
+
+def test_text_beyond_the_budget_is_shown_plainly():
+    html = to_html("**a**\n\n" + "- <b>\n" * 60_000 + "\nlast")
+    assert html.startswith("<p>**a**</p>\n<p>- &lt;b&gt;<br>\n- &lt;b&gt;")
+    assert html.endswith("<p>last</p>\n")
+    html = to_html("**a**\n\n" + "*a* " * 60_000 + "\n\n- *b*")
+    assert html.startswith("<p><strong>a</strong></p>")
+    assert html.endswith("<li>*b*</li>\n</ul>\n"), (
+        "blocks remain when only their markup is too much"
+    )
+
+
+def test_long_ordinary_text_keeps_its_markup():
+    text = "- **Some words**, and [a link](https://example.org/) to `code` and more of it.\n"
+    assert to_html(text * (SIZE // len(text))).count("<strong>") == SIZE // len(text)

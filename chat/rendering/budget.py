@@ -1,0 +1,43 @@
+"""Bounds the work of rendering one text: hostile or broken text must not occupy a worker for seconds.
+
+Work is counted in steps and never in seconds, so that a text gives the same HTML on each machine. The
+counter lies in the parser's `env`, and rules that come first in each chain count every attempt to find a
+block or a piece of markup.
+"""
+
+from __future__ import annotations
+
+from markdown_it.rules_block import StateBlock
+
+# Twice the steps of 200 kB of ordinary text with dense markup, which takes about half a second.
+STEPS = 80_000
+KEPT_FOR_MARKUP = 20_000  # steps that blocks leave to the markup within them
+BLOCK_TOKENS = 80_000
+
+
+class TooCostly(Exception):
+    """The text needs more work than its budget allows."""
+
+
+class Budget:
+    """The steps that are left to one text."""
+
+    __slots__ = ("steps",)
+
+    def __init__(self) -> None:
+        self.steps = STEPS
+
+    def spend(self, steps: int) -> None:
+        """Take steps for markup within a block. Raises TooCostly when none are left."""
+        self.steps -= steps
+        if self.steps < 0:
+            raise TooCostly
+
+
+def count_block_step(state: StateBlock, _start: int, _end: int, silent: bool) -> bool:
+    """Count a block, or a look for the end of one; a rule that never matches. Raises TooCostly."""
+    budget: Budget = state.env["budget"]
+    budget.steps -= 1 if silent else 3
+    if budget.steps < KEPT_FOR_MARKUP or len(state.tokens) > BLOCK_TOKENS:
+        raise TooCostly
+    return False

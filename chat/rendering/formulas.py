@@ -1,0 +1,106 @@
+r"""Keeps formulas as they are written: `\(…\)`, `\[…\]`, `$…$` and `$$…$$`.
+
+Otherwise a formula would lose its backslashes, and its underscores and asterisks would become emphasis.
+Amounts of money are no formulas: "$5 or $10".
+"""
+
+from __future__ import annotations
+
+import re
+
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_inline import StateInline
+from markdown_it.token import Token
+
+CLOSERS = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
+
+MAX_CHARACTERS = 2_000  # of a formula within a line of text
+MAX_LINES = 200  # of a formula in a block of its own
+
+# Markup that no formula has. A dollar sign on each side of it is an amount or a variable.
+FOREIGN = re.compile(r"`|\*\*|~~|\]\(")
+
+# The end of a formula's last line.
+AFTER_FORMULA = re.compile(r"\s*[.,;:]?\s*$")
+
+
+def formula(state: StateInline, silent: bool) -> bool:
+    """Take a formula within a text as it is written, line by line."""
+    src, start = state.src, state.pos
+    opener = src[start : start + 2]
+    if opener not in CLOSERS:
+        opener = opener[:1]
+    closer = CLOSERS.get(opener)
+    if closer is None:
+        return False
+    begin = start + len(opener)
+    end = src.find(closer, begin, min(state.posMax, start + MAX_CHARACTERS))
+    while end > 0 and opener == "$" and src[end - 1] == "\\":
+        end = src.find(closer, end + 1, min(state.posMax, start + MAX_CHARACTERS))
+    content = src[begin:end]
+    if end < 0 or not content.strip():
+        return False
+    end += len(closer)
+    if opener == "$" and (
+        content[0].isspace()
+        or content[-1].isspace()
+        or "\n" in content
+        or src[end : end + 1].isdigit()
+        or FOREIGN.search(content)
+    ):
+        return False
+    if opener == "\\[" and (src.startswith("(", end) or content.isdigit()):
+        return False  # the escaped brackets of a link or a reference
+    if not silent:
+        for number, line in enumerate(src[start:end].split("\n")):
+            if number > 0:
+                state.push("softbreak", "br", 0)
+            # Of the type of an escaped character, which no later rule changes.
+            token = state.push("text_special", "", 0)
+            token.content = token.markup = line
+    state.pos = end
+    return True
+
+
+def formula_block(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
+    """Take a formula of several lines as it is written, whatever its lines begin with."""
+    first = state.bMarks[start_line] + state.tShift[start_line]
+    opener = state.src[first : first + 2]
+    if opener not in ("$$", "\\[") or state.is_code_block(start_line):
+        return False
+    closer = CLOSERS[opener]
+    if closer in state.src[first + 2 : state.eMarks[start_line]]:
+        return False  # a formula of one line is found within its paragraph
+    line = start_line
+    while True:
+        line += 1
+        is_end = line >= min(end_line, start_line + MAX_LINES) or state.isEmpty(line)
+        if is_end or state.sCount[line] < state.blkIndent:
+            return False
+        state.env["budget"].spend(1)
+        text = state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]
+        _, found, after = text.partition(closer)
+        if found:
+            break
+    if not AFTER_FORMULA.match(after):
+        return False
+    if not silent:
+        state.line = line + 1
+        # Not a paragraph's types: a list without blank lines drops the tags of its paragraphs.
+        state.push("formula_open", "p", 1).map = [start_line, state.line]
+        token = state.push("inline", "", 0)
+        token.content = state.getLines(start_line, state.line, state.blkIndent, False).strip()
+        token.map = [start_line, state.line]
+        token.meta["is_literal"] = True
+        state.push("formula_close", "p", -1)
+    return True
+
+
+def literal(text: str) -> list[Token]:
+    """Return the tokens of a text that is shown as it is written, line by line."""
+    tokens: list[Token] = []
+    for number, line in enumerate(text.split("\n")):
+        if number > 0:
+            tokens.append(Token("softbreak", "br", 0))
+        tokens.append(Token("text", "", 0, content=line))
+    return tokens
