@@ -59,9 +59,8 @@ class QueueAdmin(django_rq.admin.QueueAdmin):
         return False
 
     def get_urls(self) -> list[URLPattern]:
-        return [
-            self._guarded(pattern) for pattern in super().get_urls() if self._is_ours(pattern.name)
-        ]
+        patterns: list[URLPattern] = super().get_urls()  # type: ignore[no-untyped-call]
+        return [self._guarded(pattern) for pattern in patterns if self._is_ours(pattern.name)]
 
     def _is_ours(self, name: str | None) -> bool:
         # ModelAdmin's pages of rows would ask the database for a table that does not exist.
