@@ -190,6 +190,8 @@ BILL_FAILED_PARTIAL = env.flag("BILL_FAILED_PARTIAL", default=True)
 STAFF_PAY = env.flag("STAFF_PAY", default=False)  # off: their runs are the operator's cost
 # Max micro-credits that one member of staff may give to users per day; 0: no limit.
 STAFF_DAILY_CREDITS = int(env.decimal("STAFF_DAILY_CREDITS", "0") * 1_000_000)
+# Micro-credits above which a gift must be confirmed; 0: none must.
+STAFF_CONFIRM_CREDITS = int(env.decimal("STAFF_CONFIRM_CREDITS", "10000") * 1_000_000)
 CREDIT_USD = env.decimal("CREDIT_USD", "0.01", above=0)  # value of a credit, to import prices
 
 # --- Payment providers: each is enabled by its key, see docs/payments.md -----------------------

@@ -60,8 +60,9 @@ class GiveOrTakeForm(ReasonForm):
         help_text="For gifts only: the rest expires after this day. Empty: never.",
     )
     nonce = forms.UUIDField(widget=forms.HiddenInput())
+    confirmed = forms.IntegerField(required=False, widget=forms.HiddenInput())
 
-    field_order = ("amount", "reason", "expires_on", "nonce")
+    field_order = ("amount", "reason", "expires_on", "nonce", "confirmed")
 
     def clean_amount(self) -> int:
         amount: int = self.cleaned_data["amount"]
@@ -134,7 +135,7 @@ class AccountAdmin(RecordAdmin):
         ]
 
     def give_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
-        """Give or take credits."""
+        """Give or take credits; a large gift is confirmed on a second page."""
         account = self._account(request, account_id)
         form = GiveOrTakeForm(request.POST or None, initial={"nonce": uuid4()})
         if request.method == "POST" and form.is_valid():
@@ -147,7 +148,10 @@ class AccountAdmin(RecordAdmin):
                     nonce=str(form.cleaned_data["nonce"]),
                     ip=client_ip(request),
                     expires_at=form.expires_at(),
+                    confirmed=form.cleaned_data["confirmed"],
                 )
+            except staff_actions.Unconfirmed as unconfirmed:
+                return self._confirm_page(request, account, form, unconfirmed)
             except staff_actions.StaffRefused as refused:
                 form.add_error(None, refused.message)
             else:
@@ -162,6 +166,29 @@ class AccountAdmin(RecordAdmin):
                 )
                 return self._to(account)
         return self._page(request, account, form, "Give or take credits", "Give or take")
+
+    def _confirm_page(
+        self,
+        request: HttpRequest,
+        account: Account,
+        form: GiveOrTakeForm,
+        unconfirmed: staff_actions.Unconfirmed,
+    ) -> HttpResponse:
+        """Ask once more, with the same form in hidden fields and the amount as confirmed."""
+        values = {**request.POST.dict(), "confirmed": str(unconfirmed.amount)}
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Confirm the gift",
+            "subtitle": str(account.user),
+            "opts": self.opts,
+            "account": account,
+            "amount": unconfirmed.amount,
+            "balance_after": unconfirmed.balance_after,
+            "reason": form.cleaned_data["reason"],
+            "last_day": form.cleaned_data["expires_on"],
+            "values": {name: values[name] for name in form.fields if name in values},
+        }
+        return TemplateResponse(request, "admin/billing/account/confirm.html", context)
 
     def plan_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
         """Change the plan of an account."""

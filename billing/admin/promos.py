@@ -7,13 +7,21 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 
+from billing import credits
 from billing.admin.base import AuditedAdmin, RecordAdmin, amount
 from billing.credits import CreditsFormField
+from billing.ledger import staff_actions
 from billing.models import PromoCode, PromoRedemption
 
 
 class CodeForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
-    """A promo code, stored in capital letters however it is typed."""
+    """A promo code, stored in capital letters however it is typed.
+
+    A code that can give out many credits in all is saved once its form was sent twice: the second time
+    `confirmed` has the total in micro-credits.
+    """
+
+    confirmed = forms.IntegerField(required=False, widget=forms.HiddenInput())
 
     class Meta:
         model = PromoCode
@@ -34,7 +42,23 @@ class CodeForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run 
         begins, ends = self.cleaned_data.get("valid_from"), self.cleaned_data.get("valid_to")
         if begins and ends and ends <= begins:
             self.add_error("valid_to", "The end is not after the beginning.")
+        if not self.errors:
+            self._ask_for_confirmation()
         return super().clean()
+
+    def _ask_for_confirmation(self) -> None:
+        total = self.cleaned_data["credits"] * self.cleaned_data["max_redemptions"]
+        is_larger = self.instance._state.adding or total > (
+            self.initial["credits"] * self.initial["max_redemptions"]
+        )
+        is_confirmed = self.cleaned_data["confirmed"] == total
+        if not is_larger or is_confirmed or not staff_actions.must_confirm(total):
+            return
+        self.data = self.data.copy()  # the QueryDict of a request is immutable
+        self.data[self.add_prefix("confirmed")] = str(total)
+        raise forms.ValidationError(
+            f"This code can give out {credits.show(total)} credits in all. Save once more to confirm."
+        )
 
 
 @admin.register(PromoCode)

@@ -35,6 +35,15 @@ class StaffRefused(Exception):
         super().__init__(message)
 
 
+class Unconfirmed(StaffRefused):
+    """A gift is so large that it must be confirmed, by its amount; `balance_after` would be the result."""
+
+    def __init__(self, amount: int, balance_after: int) -> None:
+        self.amount = amount
+        self.balance_after = balance_after
+        super().__init__(f"Confirm that {credits.show(amount)} credits are to be given.")
+
+
 def in_one_transaction(action: Callable[P, T]) -> Callable[P, T]:
     """Run an audited action and the writing of its audit record in one money transaction."""
 
@@ -55,10 +64,12 @@ def give_or_take(
     nonce: str,
     ip: str | None,
     expires_at: datetime | None = None,
+    confirmed: int | None = None,
 ) -> postings.Posted:
     """Grant micro-credits, or take them if `amount` is negative, once per nonce.
 
-    `expires_at` is for grants. Raises StaffRefused without an amount or a reason, if the account has
+    `expires_at` is for grants. `confirmed` is the amount that the member of staff has confirmed; raises
+    Unconfirmed when it is needed and another one. Raises StaffRefused without an amount or a reason, if the account has
     less free credits than are to be taken, if the daily limit of the member of staff would be
     exceeded, and for a nonce that belongs to another action.
     """
@@ -71,6 +82,9 @@ def give_or_take(
     get_user_model()._default_manager.select_for_update(no_key=True).get(pk=actor_id)
     if not LedgerEntry.objects.filter(idempotency_key=key).exists():
         enforce_daily_limit(actor_id, amount)
+        if must_confirm(amount) and confirmed != amount:
+            account = Account.objects.get(pk=account_id)
+            raise Unconfirmed(amount, account.balance + max(0, amount - account.debt))
     try:
         if amount > 0:
             posted = postings.grant(
@@ -93,11 +107,21 @@ def give_or_take(
             action="give credits" if amount > 0 else "take credits",
             target=str(entry.account),
             before={"balance": entry.balance_before},
-            after={"balance": entry.balance_after, "entry": entry.pk, "amount": entry.amount},
+            after={
+                "balance": entry.balance_after,
+                "entry": entry.pk,
+                "amount": entry.amount,
+                **({"confirmed": True} if must_confirm(amount) else {}),
+            },
             reason=reason,
             ip=ip,
         )
     return posted
+
+
+def must_confirm(amount: int) -> bool:
+    """Return whether a gift of micro-credits must be confirmed, by STAFF_CONFIRM_CREDITS."""
+    return 0 < settings.STAFF_CONFIRM_CREDITS < amount
 
 
 def enforce_daily_limit(actor_id: int, amount: int) -> None:

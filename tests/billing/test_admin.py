@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -204,6 +206,79 @@ def test_staff_grants_respect_the_daily_limit(client, boss, settings):
     give(client, account, amount="-8")
     assert "You may give" in give(client, account, amount="1").text
     assert money.state(account) == (0, 0, 0)
+
+
+def hidden_fields(page) -> dict[str, str]:
+    """The values of a page's hidden inputs, as a browser sends them."""
+    found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page.text)
+    return {name: html.unescape(value) for name, value in found if name != "csrfmiddlewaretoken"}
+
+
+def test_large_gift_is_confirmed_on_second_page(client, boss, settings):
+    settings.STAFF_CONFIRM_CREDITS = 1_000 * MICRO
+    account = money.open_account(2 * MICRO)
+    tomorrow = timezone.localdate() + timedelta(days=1)
+    page = give(
+        client, account, amount="1,000.5", reason="<b>A</b> prize", expires_on=f"{tomorrow}"
+    )
+    assert page.status_code == 200
+    for words in ("1,000.50", str(account.user), "2 now", "1,002.50", "&lt;b&gt;A&lt;/b&gt; prize"):
+        assert words in page.text
+    assert money.state(account) == (2 * MICRO, 0, 0)
+    assert not AuditRecord.objects.exists()
+
+    url = reverse("admin:billing_account_give", args=[account.pk])
+    fields = hidden_fields(page)
+    response = client.post(url, fields)
+    assert "1,000.50 credits were given" in said(response)
+    assert "counted once" in said(client.post(url, fields))
+    assert money.state(account) == (1_002_500_000, 0, 0)
+    record = AuditRecord.objects.get()
+    assert (record.reason, record.after["confirmed"]) == ("<b>A</b> prize", True)
+    assert CreditLot.objects.latest("id").expires_at is not None
+
+
+def test_confirmation_holds_for_its_amount_alone(client, boss, settings):
+    settings.STAFF_CONFIRM_CREDITS = 10 * MICRO
+    account = money.open_account()
+    fields = hidden_fields(give(client, account, amount="11"))
+    url = reverse("admin:billing_account_give", args=[account.pk])
+    page = client.post(url, fields | {"amount": "1100"})
+    assert "1,100" in page.text
+    assert money.state(account) == (0, 0, 0)
+    give(client, account, amount="10")
+    give(client, account, amount="-10")
+    assert money.state(account) == (0, 0, 0)
+    assert LedgerEntry.objects.count() == 2
+
+
+def test_gift_beyond_daily_limit_is_not_asked_for(client, boss, settings):
+    settings.STAFF_CONFIRM_CREDITS, settings.STAFF_DAILY_CREDITS = 5 * MICRO, 8 * MICRO
+    assert "You may give 8 credits a day" in give(client, money.open_account(), amount="9").text
+
+
+def test_large_promo_code_is_saved_twice(client, boss, settings):
+    settings.STAFF_CONFIRM_CREDITS = 100 * MICRO
+    url = reverse("admin:billing_promocode_add")
+    fields = {
+        "code": "GIFT",
+        "credits": "20",
+        "max_redemptions": "6",
+        "per_user": "1",
+        "active": "on",
+    }
+    page = client.post(url, fields)
+    assert "can give out 120 credits in all" in page.text
+    assert not PromoCode.objects.exists()
+    confirmed = page.context["adminform"].form["confirmed"].value()
+    more = client.post(url, fields | {"confirmed": confirmed, "max_redemptions": "7"})
+    assert "can give out 140 credits in all" in more.text
+    client.post(url, fields | {"confirmed": confirmed})
+    code = PromoCode.objects.get()
+    change = reverse("admin:billing_promocode_change", args=[code.pk])
+    client.post(change, fields | {"max_redemptions": "5", "note": "fewer"})
+    code.refresh_from_db()
+    assert (code.max_redemptions, code.note) == (5, "fewer")
 
 
 # --- Accounts -----------------------------------------------------------------------------------
