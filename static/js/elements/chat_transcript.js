@@ -422,6 +422,7 @@ export class ChatTranscript extends HTMLElement {
   /** Give messages that were rendered by the server what depends on the script. */
   #prepare(root) {
     this.#watchReplies();
+    for (const link of root.querySelectorAll(".prose a")) link.toggleAttribute("data-bare", isAddress(link));
     for (const code of root.querySelectorAll(".code:not(:has(> .action))")) {
       const button = fromTemplate(document.getElementById("copy-code"));
       code.querySelector("pre").before(button);
@@ -525,6 +526,12 @@ function canStay(shown, fetched) {
   if (shown.dataset.status === "pending") return false; // another writer will begin it anew
   const isLast = fetched.querySelector(".action-again") !== null; // of the last message of a page
   return !isLast || shown.querySelector(".action-again") !== null;
+}
+
+/** Whether the text of a link is its address. */
+function isAddress(link) {
+  const href = link.getAttribute("href") ?? "";
+  return href.replace(/^\w+:(\/\/)?/, "").startsWith(link.textContent.trim().replace(/^\w+:(\/\/)?|…$/g, ""));
 }
 
 function isSelected(element) {
