@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.http import QueryDict
 
 from billing import credits
 from billing.admin.base import AuditedAdmin, RecordAdmin, amount
@@ -54,8 +55,10 @@ class CodeForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run 
         is_confirmed = self.cleaned_data["confirmed"] == total
         if not is_larger or is_confirmed or not staff_actions.must_confirm(total):
             return
-        self.data = self.data.copy()  # the QueryDict of a request is immutable
-        self.data[self.add_prefix("confirmed")] = str(total)
+        data = QueryDict(mutable=True)  # that of the request cannot be changed
+        data.update(self.data)
+        data[self.add_prefix("confirmed")] = str(total)
+        self.data = data
         raise forms.ValidationError(
             f"This code can give out {credits.show(total)} credits in all. Save once more to confirm."
         )
