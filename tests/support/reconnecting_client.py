@@ -207,8 +207,10 @@ class LiveTab:
             raise GaveUp
         if event.get("ref") is None:
             return  # the connection is about to be closed
-        if not self.run:
+        if self._frame is not None and event["ref"] == self._frame["client_id"]:
             self.refusals.append(time.time())
+            if self.run:
+                self.wrong("refused", f"{event['code']} after the message was accepted")
         await asyncio.sleep(event.get("retry_after") or RETRY)
         await self._send_request(socket)
 

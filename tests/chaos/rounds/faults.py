@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Scene:
     chance: random.Random
     tabs: Sequence[LiveTab]
     orphans: dict[UUID, Orphan] = field(default_factory=dict)
+    valkey_turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of faults that kill Valkey
     _hit: set[str] = field(default_factory=set)
 
     def pick(self, names: Sequence[str]) -> str:
@@ -48,6 +50,10 @@ class Orphan:
     killed_at: float
     claimed_at: float | None = None
 
+
+ACCOUNTS_LOCKED = 1.2  # seconds
+# Faults that must strike while the messages of a round are being sent.
+AMID_SENDS = frozenset({"kill-valkey-amid-sends"})
 
 Fault = Callable[[Scene], Awaitable[str]]  # returns a description
 
@@ -82,10 +88,39 @@ def ending(names: Sequence[str], number: signal.Signals) -> Fault:
 
 async def restart_valkey(scene: Scene) -> str:
     seconds = scene.chance.uniform(0, 5)
-    await asyncio.to_thread(scene.stage.valkey.kill)
-    await asyncio.sleep(seconds)
-    await asyncio.to_thread(scene.stage.valkey.start)
+    async with scene.valkey_turn:
+        await asyncio.to_thread(scene.stage.valkey.kill)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(scene.stage.valkey.start)
     return f"Valkey unreachable for {seconds:.1f} s"
+
+
+async def kill_valkey_amid_sends(scene: Scene) -> str:
+    """Valkey dies while messages wait for the locks of their accounts, just before they are stored."""
+    from django.db import transaction
+
+    from billing.models import Account
+
+    is_locked, may_go = threading.Event(), threading.Event()
+
+    def lock() -> None:
+        with transaction.atomic():
+            list(Account.objects.select_for_update().order_by("pk").values_list("pk"))
+            is_locked.set()
+            may_go.wait(ACCOUNTS_LOCKED)
+
+    seconds = scene.chance.uniform(0, 5)
+    async with scene.valkey_turn:
+        locking = asyncio.create_task(patiently(lock))
+        while not (is_locked.is_set() or locking.done()):
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(ACCOUNTS_LOCKED * scene.chance.uniform(0.2, 0.8))
+        await asyncio.to_thread(scene.stage.valkey.kill)
+        may_go.set()
+        await asyncio.wait([locking])  # another fault may have broken its connection
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(scene.stage.valkey.start)
+    return f"Valkey dies amid sends, unreachable for {seconds:.1f} s"
 
 
 async def flush_valkey(scene: Scene) -> str:
@@ -137,6 +172,7 @@ FAULTS: dict[str, Fault] = {
     "kill-web": ending(WEBS, signal.SIGKILL),
     "end-web": ending(WEBS, signal.SIGTERM),
     "restart-valkey": restart_valkey,
+    "kill-valkey-amid-sends": kill_valkey_amid_sends,
     "flushall": flush_valkey,
     "restart-postgres": restart_postgres,
     "cut-provider": cut_provider,
@@ -146,7 +182,7 @@ FAULTS: dict[str, Fault] = {
 }
 
 # Excuses of faults, see judge.py.
-LOSES_MEMORY = frozenset({"restart-valkey", "flushall"})
+LOSES_MEMORY = frozenset({"restart-valkey", "kill-valkey-amid-sends", "flushall"})
 BREAKS_REPLIES = frozenset({"cut-provider", "restart-provider"})
 LOSES_ANSWERS = frozenset({"restart-postgres"})  # whether the last COMMIT was made is unknown
 

@@ -69,7 +69,8 @@ async def one_round(
     chance = random.Random(seed)
     prefix = f"r{number}-"
     asked = [asks.draw(chance, f"{prefix}{index}", over=SENDING) for index in range(len(invited))]
-    fault_at = chance.uniform(0.3, LATEST_FAULT)
+    is_early = not faults.AMID_SENDS.isdisjoint(names)
+    fault_at = chance.uniform(0.3, SENDING / 2 if is_early else LATEST_FAULT)
     for person in invited:
         if chance.random() < NEW_CHAT:
             await db.run(person.begin_anew)
