@@ -177,7 +177,6 @@ class Bookkeeping:
                     job.started_at = job.worker_name = None
                     run.queue._enqueue_job(job, pipeline=pipeline, at_front=True)
                 pipeline.execute()
-            release_slot(job)
 
         self.persist(write, run)
         logger.info("Worker %s: job %s was put back", self._worker.name, job.id)
@@ -216,25 +215,33 @@ class Bookkeeping:
         The write takes the execution out of the started registry, in one transaction. That shows
         whether it arrived when only the answer was lost: a second write would count the job twice,
         or enqueue a retry twice. It also shows the outcome of writes whose errors RQ only logs
-        (``logs_only``). Raises NotRecordedError when the worker has to end first, or when Redis
-        answers but does not take the write.
+        (``logs_only``). Then dependents and the rate limit follow, until Redis has taken that too.
+        Raises NotRecordedError when the worker has to end first, or when Redis answers but does not
+        take the write.
         """
         fields = dict(vars(run.job))
-        refusals = 0
+        refusals, is_recorded = 0, False
         for attempt, seconds in enumerate(self.pauses()):
             try:
                 with run.lock:
                     run.is_ending = True
-                    if attempt > 0 and self._has_arrived(run):
-                        release_slot(run.job)
-                    else:
+                    is_repeated = attempt > 0
+                    is_recorded = is_recorded or (is_repeated and self._has_arrived(run))
+                    if not is_recorded:
+                        is_repeated = False
                         vars(run.job).update(fields)
                         write()
-                    if not logs_only or not self._is_started(run):
+                        is_recorded = not logs_only or not self._is_started(run)
+                    if is_recorded:
+                        if is_repeated or logs_only:
+                            self._follow_up(run)
                         return
                 refusals += 1
             except UNREACHABLE as error:
                 logger.info("Job %s has ended; recording it is retried: %s", run.job.id, error)
+            except redis.ResponseError as error:
+                refusals += 1  # never the job's own failure
+                logger.warning("Job %s has ended; Redis refuses that: %s", run.job.id, error)
             if refusals == MAX_REFUSALS or self.giving_up.wait(seconds):
                 raise NotRecordedError
 
@@ -243,8 +250,26 @@ class Bookkeeping:
         # Without the job Redis has lost its memory: the write restores the record.
         if not self._worker.connection.exists(run.job.key) or self._is_started(run):
             return False
-        run.job.get_status()
+        try:
+            run.job.get_status()
+        except InvalidJobOperation:  # lost just now, or only a heartbeat is left of it
+            return False
         return True
+
+    def _follow_up(self, run: JobRun) -> None:
+        """Enqueue the dependents of a failed job, and free its slot; both may be repeated.
+
+        The dependents of a finished job are moved by its record (see `enqueue_ready_jobs`).
+        """
+        job = run.job
+        if job.get_status(refresh=False) in (JobStatus.FAILED, JobStatus.STOPPED):
+            try:
+                run.queue.enqueue_dependents(job)
+            except UNREACHABLE:
+                raise
+            except Exception:
+                logger.exception("The dependents of job %s could not be enqueued", job.id)
+        release_slot(job)
 
     def _is_started(self, run: JobRun) -> bool:
         # The execution's own key is no proof: it expires without heartbeats.

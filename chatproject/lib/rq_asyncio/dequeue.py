@@ -70,6 +70,8 @@ class Dequeuer:
         job.redis_server_version = bookkeeping.insist(worker.get_redis_server_version)
         execution = Execution(uuid4().hex, job.id, worker.connection, worker.name)
         worker.executions[execution.id] = execution
+        # Not left to the record of the start: Redis may lose that, or the job, before the end.
+        job.started_at = execution.created_at
         run = JobRun(job, queue, execution, job.timeout or worker.queue_class.DEFAULT_TIMEOUT)
         try:
             function = job.func  # reads the arguments as well, and imports the module

@@ -312,7 +312,12 @@ class AsyncWorker(BaseWorker):
         self.bookkeeping.persist(write, self.runs[kwargs["execution"].id], logs_only=False)
 
     def handle_job_retry(self, *args: Any, **kwargs: Any) -> None:
-        write = partial(super().handle_job_retry, *args, **kwargs)
+        retry = partial(super().handle_job_retry, *args, **kwargs)
+
+        def write() -> None:
+            with self._no_follow_up():
+                retry()
+
         self.bookkeeping.persist(write, self.runs[kwargs["execution"].id])
 
     def handle_job_failure(self, *args: Any, **kwargs: Any) -> None:
@@ -324,9 +329,29 @@ class AsyncWorker(BaseWorker):
 
         def write() -> None:
             self._stopped_job_id = stopped_job_id  # RQ clears it with each attempt
-            fail()
+            with self._no_follow_up():
+                fail()
 
         self.bookkeeping.persist(write, self.runs[kwargs["execution"].id])
+
+    # RQ only logs errors of these two, and skips them when it receives no answer to the record. For
+    # this worker's own jobs `Bookkeeping.persist` does both.
+
+    @contextmanager
+    def _no_follow_up(self) -> Iterator[None]:
+        self._of_thread.is_persisting = True
+        try:
+            yield
+        finally:
+            self._of_thread.is_persisting = False
+
+    def _enqueue_dependents_safely(self, queue: Queue, job: Job) -> None:
+        if not getattr(self._of_thread, "is_persisting", False):
+            super()._enqueue_dependents_safely(queue, job)
+
+    def _release_slot_safely(self, job: Job) -> None:
+        if not getattr(self._of_thread, "is_persisting", False):
+            super()._release_slot_safely(job)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Log a job's failure, without its arguments, and call the exception handlers."""

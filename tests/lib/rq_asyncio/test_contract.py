@@ -43,6 +43,8 @@ rq.worker:BaseWorker.handle_execution_ended job queue heartbeat_ttl
 rq.worker:BaseWorker.handle_job_success job queue started_job_registry execution
 rq.worker:BaseWorker.handle_job_retry job queue retry started_job_registry execution
 rq.worker:BaseWorker.handle_job_failure job queue started_job_registry exc_string execution
+rq.worker:BaseWorker._enqueue_dependents_safely queue job
+rq.worker:BaseWorker._release_slot_safely job
 rq.worker:BaseWorker.handle_exception job exc_info
 rq.worker:BaseWorker.cleanup_execution job pipeline execution
 rq.worker:BaseWorker.teardown

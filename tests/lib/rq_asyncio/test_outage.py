@@ -16,7 +16,7 @@ import pytest
 from redis import Connection, ConnectionPool, Redis
 from rq import Queue
 from rq.command import send_stop_job_command
-from rq.job import Job, JobStatus, Retry
+from rq.job import Dependency, Job, JobStatus, Retry
 from rq.rate_limit import RateLimit, RateLimitRegistry
 from rq.worker import Worker
 
@@ -161,9 +161,9 @@ class Cuts:
         self._marker: bytes | None = None
         self.has_cut = threading.Event()
 
-    def at(self, marker: bytes, *, after: bool, skip: int = 0) -> None:
+    def at(self, marker: bytes, *, after: bool, skip: int = 0, end: bytes = b"EXEC") -> None:
         """Cut at a coming transaction with the marker; after it, only the answer is lost."""
-        self._marker, self._after, self._skip = marker, after, skip
+        self._marker, self._after, self._skip, self._end = marker, after, skip, end
 
     def send(self, connection: Any, command: list[bytes], send: Callable[..., None]) -> None:
         if not self._is_due(b"".join(command)):
@@ -178,7 +178,7 @@ class Cuts:
 
     def _is_due(self, command: bytes) -> bool:
         with self._lock:
-            if self._marker is None or self._marker not in command or b"EXEC" not in command:
+            if self._marker is None or self._marker not in command or self._end not in command:
                 return False
             self._skip -= 1
             if self._skip < 0:
@@ -231,14 +231,82 @@ def test_lost_connection_doubles_nothing(queue, cuts, folder, transaction, after
     assert_records_are_clean(queue)
 
 
-def test_slot_comes_free_despite_a_lost_answer(queue, cuts):
+@pytest.mark.parametrize("function", [jobs.returns, jobs.fails, jobs.returns_endless_retry])
+def test_slot_and_dependents_survive_a_lost_answer(queue, cuts, function):
     limit = RateLimit(key="user-1", concurrency=1)
-    cuts.at(TRANSACTIONS["the end"], after=True)
-    queue.enqueue(jobs.returns, rate_limit=limit)
+    cuts.at(TRANSACTIONS["the end"], after=True, skip=2 * (function is jobs.returns_endless_retry))
+    first = queue.enqueue(function, rate_limit=limit)
+    after = Dependency(jobs=[first], allow_failure=True)
+    dependent = queue.enqueue(jobs.returns, depends_on=after)
+    waiting = queue.enqueue(jobs.returns, rate_limit=limit)
+    with at_work(cuts.queue):
+        wait_until(lambda: waiting.is_finished and dependent.is_finished)
+    assert cuts.has_cut.is_set()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["command lost", "answer lost"])
+def test_slot_comes_free_despite_a_lost_release(queue, cuts, after):
+    limit = RateLimit(key="user-1", concurrency=1)
+    cuts.at(b"EVALSHA", after=after, end=b"")
+    queue.enqueue(jobs.fails, rate_limit=limit)
     waiting = queue.enqueue(jobs.returns, rate_limit=limit)
     with at_work(cuts.queue):
         wait_until(lambda: waiting.is_finished)
     assert cuts.has_cut.is_set()
+
+
+class Flushes:
+    """Empties Redis just before or after one chosen command of a worker."""
+
+    def __init__(self, flush: Callable[[], object]) -> None:
+        self._flush = flush
+        self._lock = threading.Lock()
+        self._left: int | None = None
+        self.has_flushed = threading.Event()
+
+    def at(self, number: int) -> None:
+        """Empty Redis at the command of this number, from the next job's dequeue on."""
+        self._left = number
+        self.has_flushed.clear()
+
+    def send(self, send: Callable[[], None]) -> None:
+        with self._lock:
+            if self._left is not None:
+                self._left -= 1
+            is_due = self._left == -1
+            if is_due:
+                self._left = None
+        if is_due:
+            self._flush()
+            self.has_flushed.set()
+        send()
+
+
+@pytest.mark.parametrize("function", [jobs.returns, jobs.fails, jobs.adds])
+def test_flush_at_any_command_fails_no_job(valkey_url, queue, function, caplog):
+    """A flush may lose a job, but never makes a failure of a success, or harms the worker."""
+    limit = RateLimit(key="user-1", concurrency=1)
+    flushes = Flushes(queue.connection.flushall)
+
+    class FlushedConnection(Connection):
+        def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            flushes.send(lambda: super(FlushedConnection, self).send_packed_command(command))
+
+    arguments = (1, 2) if function is jobs.adds else ()
+    pool = ConnectionPool.from_url(valkey_url, connection_class=FlushedConnection)
+    with Redis.from_pool(pool) as client, at_work(make_queue(client)) as worker:
+        for number in range(40):
+            job = queue.enqueue(function, *arguments, rate_limit=limit)
+            flushes.at(number)
+            assert flushes.has_flushed.wait(PATIENCE)
+            wait_until(lambda: not worker.runs)
+            is_failed = queue.connection.hget(job.key, "status") == b"failed"
+            assert not is_failed or function is jobs.fails, number
+            queue.connection.flushall()
+            after = queue.enqueue(jobs.returns)
+            wait_until(lambda job=after: job.get_status(refresh=True) == "finished")
+    unexpected = [r.getMessage() for r in caplog.records if r.levelname in ("ERROR", "CRITICAL")]
+    assert [text for text in unexpected if "failed" not in text or function is not jobs.fails] == []
 
 
 def test_outage_while_putting_back_doubles_none(queue, cuts, folder):
