@@ -167,9 +167,9 @@ def trust_proxy(application: Application) -> Application:
 
     async def proxied(scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        last = headers.get(b"x-forwarded-for", b"").decode("latin-1").rpartition(",")[2].strip()
-        if is_address(last):
-            scope["client"] = [last, 0]
+        last = headers.get(b"x-forwarded-for", b"").decode("latin-1").rpartition(",")[2]
+        if address := without_port(last.strip()):
+            scope["client"] = [address, 0]
         if headers.get(b"x-forwarded-proto", b"").strip() == b"https":
             scope["scheme"] = "wss" if scope["type"] == "websocket" else "https"
         await application(scope, receive, send)
@@ -177,12 +177,16 @@ def trust_proxy(application: Application) -> Application:
     return proxied
 
 
-def is_address(text: str) -> bool:
+def without_port(text: str) -> str:
+    """Return the address in `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`; else ""."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
     try:
-        ipaddress.ip_address(text)
+        return str(ipaddress.ip_address(text))
     except ValueError:
-        return False
-    return True
+        return ""
 
 
 def serve(application: Application, listener: socket.socket, limits: Limits) -> None:

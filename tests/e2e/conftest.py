@@ -172,11 +172,11 @@ _people = itertools.count(1)
 def email() -> str:
     """A new e-mail address, which may sign up.
 
-    All tests have the same IP address, which may sign up 20 times a minute: its count is deleted.
+    All tests have the same IP address, which may sign up 20 times a minute: its counts are deleted.
     """
     for url in (pytest_servers.valkey.url, second_redis()):
         with redis.from_url(url) as cache:
-            for key in cache.scan_iter("cache:*allauth:rl:*"):
+            for key in cache.scan_iter("limit:*"):
                 cache.delete(key)
     return f"reader{next(_people)}-{uuid4().hex[:6]}@example.org"
 

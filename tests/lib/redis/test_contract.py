@@ -1,15 +1,20 @@
-"""Private and undocumented behaviour of redis-py and hiredis that the product relies on.
+"""Private and undocumented behaviour of redis-py, hiredis and limits that the product relies on.
 
-Both are pinned with ``==`` in requirements.in, so that an upgrade fails here and not in production.
+All are pinned with ``==`` in requirements.in, so that an upgrade fails here and not in production.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 
 import hiredis
 import pytest
+import redis
+from limits import RateLimitItemPerSecond
+from limits.storage import RedisStorage
+from limits.strategies import MovingWindowRateLimiter
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import ResponseError
@@ -66,3 +71,24 @@ def test_hiredis_parses_errors_and_pieces():
 def test_hiredis_packs_text_bytes_and_numbers():
     packed = hiredis.pack_command(("SET", b"\xff", 7))  # type: ignore[arg-type]
     assert packed == b"*3\r\n$3\r\nSET\r\n$1\r\n\xff\r\n$1\r\n7\r\n"
+
+
+def test_limit_counted_in_a_pipeline_is_the_librarys(valkey_url: str):
+    """`limits` counts both in the same key, by a script of the storage that a pipeline can call."""
+    client = redis.Redis.from_url(valkey_url)
+    storage = RedisStorage(valkey_url, connection_pool=client.connection_pool, key_prefix="limit")
+    limiter, rate = MovingWindowRateLimiter(storage), RateLimitItemPerSecond(2, 60, "of")
+    assert limiter.hit(rate, "name", "key")
+    pipeline = client.pipeline(transaction=False)
+    for _ in range(2):
+        storage.lua_acquire_moving_window(
+            [storage.prefixed_key(rate.key_for("name", "key"))],
+            [time.time(), rate.amount, rate.get_expiry(), 1],
+            client=pipeline,
+        )
+    assert pipeline.execute() == [1, None]
+    assert limiter.get_window_stats(rate, "name", "key").remaining == 0
+    assert not limiter.test(rate, "name", "key")
+    [key] = client.scan_iter()
+    assert key.startswith(b"limit:of/")
+    client.close()

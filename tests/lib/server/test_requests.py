@@ -144,6 +144,9 @@ def test_trusted_proxy_sets_address_and_scheme(start: Start):
     headers = {"X-Forwarded-For": "6.6.6.6, 2001:db8::1", "X-Forwarded-Proto": "https"}
     scope = server.state(**headers)
     assert (scope["client"][0], scope["scheme"]) == ("2001:db8::1", "https")
+    for last in ("203.0.113.9:4711", "[2001:db8::9]:443", "[2001:db8::9]"):
+        found = server.state(**{"X-Forwarded-For": f"6.6.6.6, {last}"})["client"][0]
+        assert found in ("203.0.113.9", "2001:db8::9"), last
     assert server.state(**{"X-Forwarded-For": "nonsense"})["client"][0] == "127.0.0.1"
 
 
