@@ -8,8 +8,9 @@ from itertools import groupby
 from operator import itemgetter
 from uuid import UUID
 
+from billing.metering import pricing
 from chat.conversations.path import path_to_root
-from chat.llm.tokens import count_tokens, token_upper_bound, typical_tokens
+from chat.llm.tokens import TEMPLATE_TOKENS, count_tokens, token_upper_bound, typical_tokens
 from chat.models import Message, Run
 from chatproject.lib.db import prepared
 
@@ -33,7 +34,7 @@ SMALLEST_REPLY = 16  # tokens
 class Prompt:
     """The messages sent to the model, and `max_tokens`, the reply's cap.
 
-    `tokens` is the estimated size of the prompt, which hardly exceeds `token_upper_bound`.
+    `tokens` is the estimated size of the prompt, which does not exceed `token_upper_bound`.
     """
 
     messages: list[dict[str, str]]
@@ -71,10 +72,17 @@ def build(run: Run, *, shrink: float = 1.0) -> Prompt:
         turns.append({"role": "assistant", "content": run.prefix})
         cap = max(SMALLEST_REPLY, cap - typical_tokens(run.prefix))
     texts = [turn["content"] for turn in turns]
+    upper_bound = TEMPLATE_TOKENS + sum(map(token_upper_bound, texts))
+    if run.prefix and run.price is not None and run.most:
+        # The prefix is input now, which may cost more than the output that the cap was lowered by.
+        affordable = pricing.affordable(
+            run.price, prompt_tokens=upper_bound, credits=run.most, fee=run.fee
+        )
+        cap = min(cap, max(SMALLEST_REPLY, affordable))
     return Prompt(
         messages=turns,
         tokens=sum(map(typical_tokens, texts)),
-        token_upper_bound=sum(map(token_upper_bound, texts)),
+        token_upper_bound=upper_bound,
         max_tokens=min(cap, max(SMALLEST_REPLY, free)),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from datetime import timedelta
 from functools import partial
 from uuid import UUID
@@ -12,16 +13,17 @@ from django.utils import timezone
 
 from accounts.models import User
 from billing.ledger import audit, postings, signup
-from billing.metering import limits
+from billing.metering import limits, pricing
 from billing.models import Account, Hold, ModelPrice, Plan, UsageRecord
 from chat import protocol
+from chat.conversations import prompt_builder
 from chat.errors import ChatError
 from chat.generation import generate
 from chat.generation.reply import Reply
 from chat.llm.decoder import Usage
-from chat.models import Conversation, Message, Run
+from chat.models import Conversation, LanguageModel, Message, Run
 from chat.recovery import sweeper
-from chat.runs import describe, finish, start
+from chat.runs import cost, describe, finish, start
 from chat.runs.stop import stop_run
 from chatproject.lib import db
 from chatproject.lib.db import money_transaction
@@ -351,6 +353,43 @@ async def test_socket_receives_figures_of_refusal(owner, conversation, socket_lo
         error = await tab.until("error")
     assert error["code"] == "insufficient_credits"
     assert error["credits"]["available"] == 20_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["7" * 900, "\U00013000\u3400\U0001f468\u200d\U0001f469" * 60, "\ufdfa" * 100, "q+/Z9" * 300],
+    ids=["digits", "rare characters", "ligatures", "base64"],
+)
+def test_amount_shown_before_sending_is_kept(owner, conversation, text):
+    """The provider counts a token for each byte of the longest normal form, and a long template."""
+    shown = cost.estimate(user=owner, text=text, conversation_id=conversation.pk)
+    run = claimed(owner, conversation, text=text)
+    sent = sum(len(unicodedata.normalize("NFKC", one).encode()) for one in ("Be brief.", text))
+    usage = protocol.Usage(prompt_tokens=sent + 200, completion_tokens=run.max_tokens or 0)
+    run = end(run, usage=usage)
+    assert shown is not None
+    assert 0 < (run.charged or 0) == run.cost <= run.most == shown.most
+
+
+@pytest.mark.parametrize("price", [(20, 80), (80, 80)], ids=["usual", "equal"])
+def test_continued_reply_stays_within_its_hold(owner, conversation, assistant, price):
+    """The prefix is input of the next attempt, and the provider counts a token for each byte."""
+    paid_in, paid_out = (amount * 1_000_000 for amount in price)
+    ModelPrice.objects.create(
+        model="stub-model", in_per_m=paid_in, cached_in_per_m=paid_in, out_per_m=paid_out
+    )
+    LanguageModel.objects.update(continuation="prefill")
+    run = claimed(owner, conversation)
+    run = Run.objects.select_related("assistant", "model", "price").get(pk=run.pk)
+    run.prefix = "\u3400" * 300
+    prompt = prompt_builder.build(run)
+    assert run.price is not None
+    most = pricing.max_cost(
+        run.price,
+        prompt_tokens=prompt.token_upper_bound,
+        max_tokens=prompt.max_tokens - prompt_builder.SMALLEST_REPLY,
+    )
+    assert most <= run.most
 
 
 @pytest.mark.parametrize(
