@@ -20,9 +20,12 @@ from django.utils import timezone
 from accounts import sockets
 from accounts.models import User
 from billing.models import LedgerEntry
+from chat import protocol
 from chat.generation import generate
 from chat.models import Conversation, Message, Run
+from chat.streaming import groups
 from chatproject.lib import db
+from chatproject.lib.pubsub.layer import publish
 from tests.support.conversations import send
 from tests.support.fake_llm import reply_text
 from tests.support.runs import fresh, generate_until_hold
@@ -123,7 +126,8 @@ def clear_session_of_user(people: People) -> None:
     session.save()
 
 
-# What each revocation ends: the socket of the session `here`, of `there`, or of both.
+# What each revocation ends: the socket of the session `here`, or also that of `there`. All other
+# sockets stay open and receive what follows.
 ANNOUNCED = [
     (sign_out, "here"),
     (flush_session, "here"),
@@ -147,7 +151,7 @@ Revoke = Callable[[People], None]
 async def revoke_with_open_sockets(
     revoke: Revoke, ends: str, people: People, stranger: User
 ) -> None:
-    """Revoke access while sockets are open, and check whose are closed."""
+    """Revoke access while sockets are open; check whose are closed, and who receives events then."""
     there = people.there.cookies["sessionid"].value
     async with (
         open_tab(people.owner, session=people.key) as here_tab,
@@ -156,10 +160,16 @@ async def revoke_with_open_sockets(
     ):
         tabs = {"here": here_tab, "there": there_tab}
         await db.run(revoke, people)
-        for name in ends.split():
-            await expect_end(tabs.pop(name))
-        for tab in (*tabs.values(), elsewhere):
-            assert await tab.is_silent()
+        ended = [tabs.pop(name) for name in ends.split()]
+        for tab in ended:
+            await expect_end(tab)
+        event = protocol.Balance(balance=1, held=0, available=1, shown="1")
+        await db.run(publish, groups.user_group(people.owner.pk), event.encode())
+        for tab in tabs.values():
+            assert (await tab.until("balance"))["shown"] == "1"
+        assert await elsewhere.is_silent()
+        for tab in ended:
+            assert await tab.is_quiet()
 
 
 async def expect_end(tab: Tab) -> None:

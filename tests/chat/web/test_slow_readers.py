@@ -14,9 +14,11 @@ from uuid import UUID
 
 import pytest
 import websockets
+from django.contrib.sessions.models import Session
 from websockets.asyncio.client import ClientConnection
 from websockets.typing import Origin
 
+from accounts import sockets
 from accounts.models import User
 from chat import protocol
 from chat.models import Run
@@ -73,6 +75,26 @@ async def test_slow_socket_is_closed_with_1013(stack, owner, valkey_client):
             async for message in client:
                 assert json.loads(message)["title"] == TEXT
         assert client.close_code == 1013
+
+
+async def test_slow_socket_of_ended_session_is_closed(stack, owner, conversation, valkey_client):
+    """The close waits for no reader, and only what was buffered before still arrives."""
+    run = await db.run(send_running, owner, conversation)
+    half = EVENTS // 2
+    async with connected(stack, owner) as client:
+        await client.send(json.dumps({"type": "resume", "run": str(run.pk)}))
+        await asyncio.to_thread(publish, valkey_client, run, 1, half)
+        await asyncio.sleep(1)
+        await db.run(Session.objects.all().delete)
+        await asyncio.sleep(sockets.RECHECK + 1)
+        await asyncio.to_thread(publish, valkey_client, run, half, EVENTS)
+        received: list[str | bytes] = []
+        with contextlib.suppress(websockets.ConnectionClosed):
+            while True:
+                received.append(await client.recv())
+    assert client.close_code == 4401
+    assert json.loads(received[-1])["code"] == "not_signed_in"
+    assert len(received) < half
 
 
 @contextlib.asynccontextmanager
