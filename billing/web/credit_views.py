@@ -115,6 +115,7 @@ def _overview(
             "orders": packages.orders(request.user.pk, ORDERS),
             "code": code,
             "promo_error": promo_error,
+            "bills_partial": settings.BILL_FAILED_PARTIAL,
         },
         status=status,
     )

@@ -128,6 +128,21 @@ def test_overview_shows_the_balance_and_its_parts(inside, account):
     assert page.index("Promo code</td>") < page.index("Given</td>")
 
 
+@pytest.mark.parametrize(
+    ("bills_partial", "words"),
+    [
+        (True, "If an error cuts a reply off, you pay for what you received."),
+        (False, "A reply that an error cuts off is free."),
+    ],
+)
+def test_overview_explains_what_is_charged(inside, settings, bills_partial, words):
+    settings.BILL_FAILED_PARTIAL = bills_partial
+    page = text(inside.get("/billing/"))
+    assert words in page
+    assert "A reply without text is free" in page
+    assert "even if you see no text yet" in page
+
+
 def test_user_without_an_account_gets_one(client, settings):
     settings.SIGNUP_CREDITS = 5 * CREDIT
     user = User.objects.bulk_create([User(email="imported@example.org")])[0]

@@ -126,10 +126,26 @@ def test_failed_reply_without_text_has_no_copy_button(reply):
         ("stopped", "Half a", "", "You stopped this reply. The text so far is saved."),
         ("stopped", "", "", "You stopped this reply before it started."),
         ("done", "One", "length", "The reply reached its maximum length."),
+        ("done", "", "stop", "The model returned no text."),
+        ("done", "", "content_filter", "The model provider's filter blocked this reply."),
     ],
 )
 def test_incomplete_reply_is_marked(reply, status, text, reason, words):
     assert words in read(finish(reply, status, text, finish_reason=reason)).words
+
+
+@pytest.mark.parametrize(
+    ("status", "charged", "words"),
+    [
+        ("stopped", 20_000, "The model had already read your message: 0.02 credits were charged."),
+        ("stopped", 0, "You stopped this reply before it started. Nothing was charged."),
+        ("done", 0, "The model returned no text. Nothing was charged."),
+        ("failed", 0, "It broke. Nothing was charged."),
+    ],
+)
+def test_reply_without_text_says_its_charge(reply, status, charged, words):
+    finish(reply, status, "", charged=charged, error_message="It broke.")
+    assert words in read(reply).words
 
 
 def test_reasoning_is_collapsed_and_escaped(reply):
