@@ -26,7 +26,7 @@ from chat.runs.stop import stop_run
 from chat.streaming import groups
 from chat.streaming.user_channel import ACCESS_CHANGED
 from chat.web.outgoing import UNREACHABLE, Outgoing
-from chat.web.run_follower import Follower, replay_reader
+from chat.web.run_follower import ATTACH_WITHIN, Follower, replay_reader
 from chat.web.socket_limits import Allowance
 from chatproject.lib import db
 from chatproject.lib.pubsub.layer import get_layer
@@ -102,11 +102,12 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             await self._outgoing.close(protocol.TOO_MANY, refusal)
             return
         try:
-            self._attachment = await get_layer().attach(
-                groups.user_group(session.user.pk), self._receive_for_user
-            )
-        except redis.RedisError:
-            logger.warning("a socket was refused: Redis is unreachable")
+            async with asyncio.timeout(ATTACH_WITHIN):
+                self._attachment = await get_layer().attach(
+                    groups.user_group(session.user.pk), self._receive_for_user
+                )
+        except (redis.RedisError, TimeoutError) as error:
+            logger.warning("a socket was refused: %r", error)
             await self._outgoing.close(protocol.TRY_AGAIN_LATER, ChatError("unavailable"))
             return
         self._outgoing.open(protocol.Ready(user=session.user.pk).encode())
@@ -165,8 +166,8 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             return
         except ChatError as error:
             refusal = error
-        except UNREACHABLE:
-            logger.warning("%s was refused", event.__struct_config__.tag, exc_info=True)
+        except UNREACHABLE as error:
+            logger.warning("%s was refused: %r", event.__struct_config__.tag, error)
             refusal = ChatError("unavailable", retry_after=wait_estimate.RETRY_AFTER)
         except Exception:
             # The socket outlives a bug: the user receives an error, and the log has the trace.

@@ -54,6 +54,7 @@ class Outgoing:
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
         self._is_too_slow = False
+        self._was_unreachable = False  # Redis or the database, as the log has it
         self._queued_bytes = 0
         self._due: dict[Serve, None] = {}  # in order
         self._pump: asyncio.Task[None] | None = None
@@ -117,8 +118,11 @@ class Outgoing:
                     serve = next(iter(self._due))
                     del self._due[serve]
                     await serve()
+                    self._was_unreachable = False
             except UNREACHABLE as error:
-                logger.warning("a socket waits for Redis or the database: %s", error)
+                if not self._was_unreachable:
+                    self._was_unreachable = True
+                    logger.warning("a socket waits for Redis or the database: %r", error)
                 await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311  not a secret
             except Exception:
                 logger.exception("a socket's pump failed")

@@ -27,6 +27,10 @@ from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.pubsub.raw import Attachment
 from chatproject.lib.redis.clients import async_client
 
+# Seconds for Redis to confirm a subscription, in which the socket's other events wait. Then the socket
+# tries again.
+ATTACH_WITHIN = 3.0
+
 SEND_BYTES = 64 * 1024  # sent to a client before the follower waits for it
 
 # Rows and pages of logs that are read at a time for all sockets of a process. More would not be
@@ -205,9 +209,10 @@ class Follower:
                 if self._attachment is None:
                     # From here on nothing is missed. A socket that ends cancels its pump, and with it
                     # an attachment that Redis has not confirmed.
-                    self._attachment = await get_layer().attach(
-                        groups.run_group(self._run_id), self._receive, self.fall_behind
-                    )
+                    async with asyncio.timeout(ATTACH_WITHIN):
+                        self._attachment = await get_layer().attach(
+                            groups.run_group(self._run_id), self._receive, self.fall_behind
+                        )
                 elif self._behind:
                     self._behind = False
                     await self._catch_up()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.error import HTTPError
@@ -185,6 +187,28 @@ async def test_accepted_command_survives_death_of_valkey(
                 events.append(json.loads(await socket.recv()))
     assert "error" not in {event["type"] for event in events}
     assert events[-1]["run"] == queued["run"]
+
+
+async def test_socket_answers_while_valkey_is_frozen(talking, provider, own_valkey: ValkeyServer):
+    """A follower that waits for Redis delays other answers by seconds, and then follows the run."""
+    async with talking("web", "worker", "clock", REDIS_URL=own_valkey.url) as talk:
+        tab = LiveTab(talk.stack, talk.session)
+        async with websockets.connect(tab._address, **tab._options) as socket:
+            assert json.loads(await socket.recv())["type"] == "ready"
+            os.kill(own_valkey.pid, signal.SIGSTOP)
+            try:
+                await socket.send(json.dumps({"type": "resume", "run": talk.tab.run}))
+                await socket.send('{"type": "ping"}')
+                async with asyncio.timeout(10):
+                    assert json.loads(await socket.recv())["type"] == "pong"
+            finally:
+                os.kill(own_valkey.pid, signal.SIGCONT)
+            await asyncio.to_thread(provider.release, "fault")
+            events = [{"type": ""}]
+            while events[-1]["type"] != "run.done":
+                events.append(json.loads(await socket.recv()))
+        assert "error" not in {event["type"] for event in events}
+        assert (await talk.chat)["text"] == events[-1]["text"] == WHOLE
 
 
 @asynccontextmanager
