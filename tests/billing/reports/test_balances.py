@@ -137,17 +137,25 @@ def test_typical_figures_read_bounded_rows(charged, others):
         cursor.execute("ANALYZE billing_usagerecord")
         brief: dict[str, Any] = {"id": account.pk, "typical_of": balances.TYPICAL_OF}
         replies: dict[str, Any] = {
-            "user": account.user_id,
-            "model": "none",
-            "chat": "chat",
-            "ends": ["complete"],
-        }
+            "user": account.user_id, "model": "none", "chat": "chat", "ends": ["complete"],
+        }  # fmt: skip
         found: list[tuple[str, float]] = []
         for query, values in [(balances.BRIEF, brief), (usage.REPLIES, replies)]:
-            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", values)
-            [(plan,)] = cursor.fetchall()
-            found += scans((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
-    assert [index for index, _ in found] == ["usage_of_user"] * 2
+            # As a connection prepares it: planned for these values, and later for any.
+            for number, name in enumerate(values, start=1):
+                query = query.replace(f"%({name})s", f"${number}")
+            cursor.execute(f"PREPARE figures AS {query}")
+            for mode in ("custom", "generic"):
+                cursor.execute(f"SET plan_cache_mode = force_{mode}_plan")
+                holes = ", ".join(["%s"] * len(values))
+                cursor.execute(
+                    f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE figures ({holes})", [*values.values()]
+                )
+                [(plan,)] = cursor.fetchall()
+                found += scans((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
+            cursor.execute("RESET plan_cache_mode")
+            cursor.execute("DEALLOCATE figures")
+    assert [index for index, _ in found] == ["usage_of_user"] * 4
     assert max(rows for _, rows in found) <= usage.READ_CALLS
     assert balances.of_account(account.pk).typical == charged
     assert usage.typical_output(account.user_id, "model 3") == 1
