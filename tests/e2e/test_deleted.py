@@ -113,6 +113,27 @@ def test_send_into_a_deleted_chat_keeps_the_text(site: Site, browser: Browser):
     assert browser.draft == "Into nowhere"
 
 
+def test_edit_of_a_deleted_chat_is_kept_if_changed(browser: Browser):
+    browser.ask("[[tokens=3 rate=0]] First")
+    edit = f"{browser.path}?edit={browser.find('.message.own').get_attribute('data-id')}"
+    here = browser.tab
+    browser.new_tab(browser.path)
+    other = browser.tab
+    browser.go_to_tab(here)
+    browser.open(edit)
+    browser.write(" and more")
+    browser.new_tab(edit)
+    unchanged = browser.tab
+    browser.go_to_tab(other)
+    delete(browser)
+
+    browser.go_to_tab(here)
+    browser.wait_for_text("[data-deleted]", "Your text is kept for a new chat.")
+    browser.go_to_tab(unchanged)
+    browser.wait_for_text("[data-deleted]", DELETED)
+    assert "kept" not in browser.texts("[data-deleted]")[0]
+
+
 def test_back_button_does_not_show_a_deleted_chat(browser: Browser):
     browser.ask("[[tokens=3 rate=0]] Goes")
     chat = browser.path

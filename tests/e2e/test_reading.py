@@ -159,6 +159,7 @@ def test_only_the_end_resumes_following(streaming: Browser):
     wheel(-300, 1)(streaming)
     assert_stays(streaming)
     streaming.click("[data-to-end]")
+    assert streaming.run("return document.activeElement.matches('chat-composer textarea')")
     wait_for_growth(streaming)
     wait_until(lambda: streaming.run(LEFT) < 2, "it follows the end again", patience=1)
 

@@ -84,6 +84,7 @@ def test_enter_before_the_script_sends(site: Site, browser: Browser, key: tuple[
         browser.write("[[tokens=5 rate=0]] early")
         browser.find(FIELD).send_keys(*key)
         conversation = browser.conversation
+    browser.driver.refresh()  # with its modules
     browser.wait_for_status("done")
     assert browser.own_messages == ["[[tokens=5 rate=0]] early"]
     assert site.count_runs(conversation) == 1

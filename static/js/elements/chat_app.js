@@ -263,16 +263,17 @@ export class ChatApp extends HTMLElement {
 
   /** The chat of this page was deleted: leave it to be read, and offer a new one for unsent text. */
   #close() {
-    const composer = this.#composer;
-    if (composer === null) return;
+    if (this.querySelector("[data-deleted]") !== null) return;
+    const composer = this.#composer; // null on the page of an earlier part
     const notice = fromTemplate(document.getElementById("chat-deleted"));
-    const text = composer.removeDraft();
+    const text = composer?.removeDraft() ?? "";
     notice.querySelector("[data-kept]").hidden = !text.trim();
     this.#keepForNewChat(text);
-    const hadFocus = composer.contains(document.activeElement);
+    const hadFocus = composer?.contains(document.activeElement) ?? false;
     this.#transcript.close();
     this.querySelector("[data-chat-menu]").hidden = true;
-    composer.replaceWith(notice);
+    composer?.remove();
+    this.#transcript.after(notice);
     if (hadFocus) notice.querySelector("a").focus({ preventScroll: true });
     this.#announce(notice.querySelector("p").innerText);
   }
@@ -501,6 +502,7 @@ export class ChatApp extends HTMLElement {
   #jump() {
     this.#transcript.toEnd();
     this.#scrolled();
+    this.#composer.focusField(); // not on the button, which has gone
   }
 
   #announce(sentence) {

@@ -88,9 +88,14 @@ export class ChatComposer extends HTMLElement {
     this.#focusAtEnd();
   }
 
-  /** Remove the typed text, and return it. */
+  /** Focus the field, except on a touch device, whose keyboard would cover the page. */
+  focusField() {
+    if (!isTouch()) this.#focusAtEnd();
+  }
+
+  /** Remove the typed text, and return it; empty for an edit that has changed nothing. */
   removeDraft() {
-    const text = this.#field.value;
+    const text = this.dataset.edit && this.#field.value === this.#field.defaultValue ? "" : this.#field.value;
     this.#field.value = "";
     this.#discardDraft();
     return text;
