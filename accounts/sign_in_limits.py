@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 def count_attempt(request: HttpRequest, email: str) -> None:
     """Count an attempt to sign in, before the password is checked. Raises RateLimited.
 
-    The account need not exist: the answers are the same.
+    The account need not exist: the answers are the same. A page that asks a signed-in user for the
+    password has the limit `password_checks` of the user, which others cannot use up.
     """
+    if request.user.is_authenticated:
+        return
     email = _normal(email)
     for browser in _known_browsers(request, email):
         with suppress(RateLimited):

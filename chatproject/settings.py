@@ -260,8 +260,8 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes of a form
 # counted in Redis, except those of sockets, which each web process counts for itself.
 RATE_LIMITS = {
     "messages": env.limit("LIMIT_MESSAGES", "30/minute"),
-    "estimates": env.limit("LIMIT_ESTIMATES", "60/minute"),
-    "orders": env.limit("LIMIT_ORDERS", "60/minute"),
+    "estimates": env.limit("LIMIT_ESTIMATES", "120/minute"),
+    "orders": env.limit("LIMIT_ORDERS", "120/minute"),
     "checkouts": env.limit("LIMIT_CHECKOUTS", "20/minute"),
     "receipts": env.limit("LIMIT_RECEIPTS", "20/minute"),
     "exports": env.limit("LIMIT_EXPORTS", "10/minute"),
@@ -285,7 +285,7 @@ RATE_LIMITS = {
         "LIMIT_PASSWORD_RESET_ACCOUNT", "10/30minute", fails_closed=True
     ),
     # The present password, asked for by a page; a new one, chosen with a link.
-    "password_checks": env.limit("LIMIT_PASSWORD_CHECKS", "10/5minute", fails_closed=True),
+    "password_checks": env.limit("LIMIT_PASSWORD_CHECKS", "10/5minute; 60/day", fails_closed=True),
     "email_changes": env.limit("LIMIT_EMAIL_CHANGES", "10/10minute", fails_closed=True),
     "confirmation_mails": env.limit("LIMIT_CONFIRMATION_MAILS", "1/3minute", fails_closed=True),
     "sockets": env.limit("LIMIT_SOCKETS", "50"),

@@ -283,6 +283,17 @@ def test_guesses_from_many_addresses_spare_known_browser(only, client, owner):
     assert sign_in(client, owner.email, PASSWORD).status_code == 302
 
 
+def test_password_of_a_session_is_checked_during_an_attack(only, client, owner):
+    client.force_login(owner)
+    only(sign_in_account=(1, 300), sign_in=(1, 300), password_checks=(3, 300))
+    for number in range(3):
+        sign_in(Client(), owner.email, address=f"198.51.100.{number}")
+    url = "/accounts/reauthenticate/"
+    assert client.post(url, {"password": PASSWORD}).status_code == 302
+    statuses = [client.post(url, {"password": WRONG}).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+
+
 @reaches("sign_in_known")
 def test_stolen_browser_cookie_allows_few_guesses(only, client, owner, stranger):
     sign_in(client, owner.email, PASSWORD)
