@@ -80,6 +80,9 @@ def forget_attempts(request: HttpRequest, user: User, **kwargs: Any) -> None:
 def count_reset(request: HttpRequest, email: str) -> None:
     """Count a request for a mail with a link to a new password. Raises RateLimited."""
     email, address = _normal(email), client_network(request)
+    for browser in _known_browsers(request, email):
+        rate_limits.hit("password_reset", *browser)
+        return
     rate_limits.hit("password_reset_address", address)
     rate_limits.hit("password_reset", address, email)
     rate_limits.hit("password_reset_account", email)

@@ -284,7 +284,7 @@ RATE_LIMITS = {
     "password_reset_account": env.limit(
         "LIMIT_PASSWORD_RESET_ACCOUNT", "10/30minute", fails_closed=True
     ),
-    # The present password, asked for by a page; a new one, chosen with a link.
+    # The present password, asked for by a page.
     "password_checks": env.limit("LIMIT_PASSWORD_CHECKS", "10/5minute; 60/day", fails_closed=True),
     "email_changes": env.limit("LIMIT_EMAIL_CHANGES", "10/10minute", fails_closed=True),
     "confirmation_mails": env.limit("LIMIT_CONFIRMATION_MAILS", "1/3minute", fails_closed=True),

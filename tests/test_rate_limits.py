@@ -186,6 +186,19 @@ def test_reset_mails_are_limited(only, client, owner, name, same_address, same_a
     assert len(mail.outbox) == 2
 
 
+def test_known_browser_gets_reset_mail_during_attack(only, client, owner):
+    sign_in(client, owner.email, PASSWORD)
+    client.post("/accounts/logout/")
+    only(password_reset=(2, 60), password_reset_address=(2, 60), password_reset_account=(2, 60))
+
+    def ask(asking: Client) -> int:
+        form = {"email": owner.email}
+        return int(asking.post("/accounts/password/reset/", form).status_code)
+
+    assert [ask(Client()) for _ in range(3)] == [302, 302, 429]
+    assert [ask(client) for _ in range(3)] == [302, 302, 429]
+
+
 @reaches("confirmation_mails")
 def test_confirmation_mails_of_an_address_are_limited(client, settings):
     """The limit is allauth's own, with the rate of the table: further mails are left out."""

@@ -33,7 +33,6 @@ LIMITS_OF_POSTS = {
     "account_reauthenticate": "password_checks",
     "account_change_password": "password_checks",
     "account_set_password": "password_checks",
-    "account_reset_password_from_key": "password_checks",
     "admin:password_change": "password_checks",
     "billing:buy": "checkouts",
     "billing:pay": "checkouts",
@@ -42,7 +41,7 @@ LIMITS_OF_POSTS = {
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
-# What happened, by limit; all others have the first sentence.
+# The reason of a refusal, by limit; all others have the first sentence.
 TOO_OFTEN = "You sent too many requests."
 REASONS = {
     "sign_in": "There were too many attempts to sign in to this account from here.",

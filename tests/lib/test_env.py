@@ -44,6 +44,33 @@ def test_numbers_and_words_are_parsed(monkeypatch):
     assert env.words("WORDS") == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize(
+    ("value", "rates"),
+    [
+        ("5/minute", ((5, 60),)),
+        (" 5/10Minutes ; 100/hour", ((5, 600), (100, 3_600))),
+        ("3/second", ((3, 1),)),
+        ("1/2day", ((1, 172_800),)),
+        ("off", ()),
+        ("", ((30, 60),)),
+    ],
+)
+def test_limit_is_one_or_several_rates(monkeypatch, value, rates):
+    monkeypatch.setenv("LIMIT", value)
+    assert env.limit("LIMIT", "30/minute", fails_closed=True) == env.Limit(rates, True)
+    monkeypatch.setenv("LIMIT", "7")
+    assert env.limit("LIMIT", "50").rates == ((7, 0),)
+
+
+@pytest.mark.parametrize(
+    "value", ["0/minute", "5", "5/fortnight", "-1/hour", "5/0minute", "5/hour;"]
+)
+def test_wrong_limit_is_refused_by_name(monkeypatch, value):
+    monkeypatch.setenv("LIMIT", value)
+    with pytest.raises(ImproperlyConfigured, match="LIMIT="):
+        env.limit("LIMIT", "30/minute")
+
+
 def test_database_url_becomes_an_entry(monkeypatch):
     monkeypatch.setenv("DB", "postgres://me:p%40ss@host:5433/parley?sslmode=require")
     entry = env.database("DB")

@@ -121,9 +121,11 @@ async def open_tab(
 async def refusal(user: User) -> tuple[dict[str, Any], int | str | None]:
     """Open a socket that the server refuses; return its error and the close code."""
     cookie = f"sessionid={await db.run(session_key, user)}".encode()
-    headers = [(b"origin", b"http://localhost"), (b"cookie", cookie)]
+    headers = [(b"host", b"localhost"), (b"origin", b"http://localhost"), (b"cookie", cookie)]
     communicator = WebsocketCommunicator(application, "/ws/v1/", headers=headers)
-    await communicator.connect(PATIENCE)
+    connected, code = await communicator.connect(PATIENCE)
+    if not connected:
+        raise Closed(code)
     tab = Tab(communicator)
     error = await tab.receive()
     code = await tab.close_code()
