@@ -6,7 +6,6 @@ after its commit, and the clock grants what a crash left out.
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,8 +19,7 @@ from django.utils.crypto import salted_hmac
 from accounts.models import SignupGrant, User
 from billing.ledger import signup
 from chatproject.lib import db
-
-logger = logging.getLogger(__name__)
+from chatproject.lib.batches import apart
 
 PATIENCE = timedelta(minutes=1)  # a grant of this age was lost after its commit
 BATCH = 200
@@ -75,7 +73,5 @@ def grant_lost(now: datetime) -> None:
         return
     lost = SignupGrant.objects.filter(granted_at=None, created_at__lte=now - PATIENCE)
     for user_id in list(lost.order_by("created_at").values_list("pk", flat=True)[:BATCH]):
-        try:
+        with apart(f"the sign-up credits of user {user_id}"):
             grant(user_id)
-        except db.MoneyBusy as error:
-            logger.warning("the sign-up credits of user %d wait: %s", user_id, error)

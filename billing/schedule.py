@@ -21,6 +21,7 @@ from billing.metering import usage
 from billing.models import Account, LedgerCheck, Order
 from billing.payments import mail, poller
 from billing.reports import low_balance_mail
+from chatproject.lib.batches import apart
 
 NIGHT = 3  # the hour, by the site's time zone, from which the ledger is checked
 
@@ -79,7 +80,8 @@ def notify_low_balances(now: datetime) -> None:
         return  # everything is free
     changed = Account.objects.filter(updated_at__gte=now - RECENT, seq__gt=0).order_by("pk")
     for account_id in changed.values_list("pk", flat=True).iterator():
-        low_balance_mail.notify_if_low(account_id)
+        with apart(f"the low balance of account {account_id}"):
+            low_balance_mail.notify_if_low(account_id)
 
 
 def check_all(now: datetime) -> None:

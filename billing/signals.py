@@ -5,4 +5,5 @@ from __future__ import annotations
 from django.dispatch import Signal
 
 # Sent with `account_id` after the commit of any change of an account's balance, holds or debt.
+# (With send_robust: a receiver that fails is logged, and the others are called.)
 balance_changed = Signal()

@@ -7,7 +7,6 @@ effect with the next month.
 
 from __future__ import annotations
 
-import logging
 import time
 from datetime import datetime
 from functools import partial
@@ -18,9 +17,8 @@ from django.utils import timezone
 
 from billing.ledger import postings
 from billing.models import Account, LedgerEntry, Plan
-from chatproject.lib.db import MoneyBusy, money_transaction
-
-logger = logging.getLogger(__name__)
+from chatproject.lib.batches import apart
+from chatproject.lib.db import money_transaction
 
 BATCH = 200  # accounts per query
 SECONDS = 60.0  # time limit of one call; the next call continues
@@ -49,11 +47,9 @@ def grant_month(now: datetime) -> int:
         for account_id in batch:
             if time.monotonic() > deadline:
                 return granted
-            try:
+            # The next call finds it again; the other accounts need not wait for it.
+            with apart(f"the allowance of account {account_id}"):
                 granted += money_transaction(partial(_grant, account_id, month, ends_at))
-            except MoneyBusy as error:
-                # The next call finds it again; the other accounts need not wait for it.
-                logger.warning("account %d got no allowance yet: %s", account_id, error)
     return granted
 
 

@@ -26,7 +26,8 @@ from django.urls import reverse
 from billing import credits
 from billing.ledger import postings
 from billing.models import Account, CreditLot, ExpiryNotice, Hold
-from chatproject.lib.db import MoneyBusy, money_transaction
+from chatproject.lib.batches import apart
+from chatproject.lib.db import money_transaction
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +95,10 @@ def expire_lots(now: datetime) -> int:
 
 
 def _attempt(fn: Callable[[], int], what: str) -> int:
-    """Run one money transaction; 0 if it met locks too often, which leaves it to the next call."""
-    try:
+    """Run one money transaction; 0 if it failed, which leaves it to the next call."""
+    with apart(what):
         return money_transaction(fn)
-    except MoneyBusy as error:
-        logger.warning("%s is left to the next run: %s", what, error)
-        return 0
+    return 0
 
 
 def notify(now: datetime) -> int:
@@ -127,10 +126,11 @@ def notify(now: datetime) -> int:
             .select_related("account__user")
             .order_by("account_id", "expires_at", "pk")
         )
-        for _, group in groupby(list(lots[: BATCH * 10]), key=lambda lot: lot.account_id):
+        for account_id, group in groupby(list(lots[: BATCH * 10]), key=lambda lot: lot.account_id):
             if time.monotonic() > deadline:
                 return sent
-            sent += _send_notice(list(group), days)
+            with apart(f"the notice of expiry for account {account_id}"):
+                sent += _send_notice(list(group), days)
     return sent
 
 

@@ -731,4 +731,4 @@ WHERE id = %(id)s AND seq = %(read_seq)s
 
 def _notify(account_id: int) -> None:
     # A moment after the response: the sender of a message waits for its reply, not for receivers.
-    db.after_commit(db.after_response, balance_changed.send, Account, account_id=account_id)
+    db.after_commit(db.after_response, balance_changed.send_robust, Account, account_id=account_id)

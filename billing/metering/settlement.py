@@ -193,13 +193,17 @@ def expire_due(account_id: int) -> None:
     db.money_transaction(postings.expire, account_id=account_id)
 
 
-# The end of the active hold of `run`, which is a row of the enclosing statement; NULL without one.
-HELD_UNTIL = "(SELECT expires_at FROM billing_hold WHERE id = run.id AND status = 'active')"
+# Whether the hold of `run`, a row of the enclosing statement, outlives the time `covered_until`, or the
+# run needs none. Takes that time as its parameter.
+COVERED = (
+    "(run.most = 0 OR EXISTS (SELECT FROM billing_hold AS held WHERE held.id = run.id"
+    " AND held.status = 'active' AND held.expires_at >= %s))"
+)
 
 
-def lasts(held_until: datetime | None, now: datetime) -> bool:
-    """Return whether a hold outlives a run that begins now."""
-    return held_until is not None and held_until >= now + HOLD_TIME - SPARE_TIME
+def covered_until(now: datetime) -> datetime:
+    """Return the time that the hold of a run which begins now has to last."""
+    return now + HOLD_TIME - SPARE_TIME
 
 
 def extend(run_id: UUID, now: datetime) -> bool:

@@ -13,6 +13,7 @@ from django.utils import timezone
 from billing import queue
 from billing.models import Order, ProviderEvent, Refund
 from billing.payments.providers import sandbox
+from chatproject.lib.batches import apart
 
 # An event whose job has not begun after this time is enqueued again.
 EVENT_PATIENCE = timedelta(seconds=30)
@@ -39,6 +40,12 @@ def poll(now: datetime | None = None) -> None:
     rows claimed by then are due again after their pause.
     """
     now = now or timezone.now()
+    for step in (_poll_events, _poll_orders, _poll_refunds, _poll_sandbox):
+        with apart(step.__name__.removeprefix("_").replace("_", " ")):
+            step(now)
+
+
+def _poll_events(now: datetime) -> None:
     new = Q(next_attempt_at=None, received_at__lte=now - EVENT_PATIENCE)
     events = ProviderEvent.objects.filter(status__in=ProviderEvent.UNDONE).filter(
         new | Q(next_attempt_at__lte=now)
@@ -46,6 +53,8 @@ def poll(now: datetime | None = None) -> None:
     for event_id, attempt in _claim(events, "attempts", next_attempt_at=now + POLL_PAUSE):
         queue.enqueue_event(event_id, attempt)
 
+
+def _poll_orders(now: datetime) -> None:
     due = Q(pk=None)
     for age in ORDER_AGES:
         # Not asked since it reached that age.
@@ -55,6 +64,8 @@ def poll(now: datetime | None = None) -> None:
     for (order_id,) in _claim(orders, asked_at=now):
         queue.enqueue_sync(order_id)
 
+
+def _poll_refunds(now: datetime) -> None:
     unknown = Q(provider_refund_id=None, updated_at__lte=now - REFUND_PAUSE)
     refunds = Refund.objects.filter(status__in=Refund.OPEN).filter(
         unknown | Q(updated_at__lte=now - REFUND_PATIENCE)
@@ -62,6 +73,8 @@ def poll(now: datetime | None = None) -> None:
     for (refund_id,) in _claim(refunds, updated_at=now):
         queue.enqueue_refund(refund_id)
 
+
+def _poll_sandbox(now: datetime) -> None:
     if settings.PAYMENTS_SANDBOX:
         for payment_id, event_types in sandbox.collect_late(now):
             for event_type in event_types:

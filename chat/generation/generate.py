@@ -117,25 +117,27 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
     """Claim a queued run for this attempt; None if it is claimed already, ended or stopped.
 
     One conditional update decides (compare-and-set): of any number of jobs for an attempt one goes
-    on. The run's hold is extended to the longest time that it may take; a run whose hold expired in
-    the queue fails.
+    on. A hold that would not outlive the run is extended before the claim, so that a locked account
+    (db.MoneyBusy, raised) uses up no attempt; a run whose hold expired in the queue fails.
     """
-    now = timezone.now()
-    claimed = prepared.first(
-        CLAIM, [attempt, now, WORKER, run_id, attempt - 1], Run, Assistant, LanguageModel
-    )
-    if claimed is None:
-        return None
-    run: Run
-    run, run.assistant, run.model, held_until, run.newest = claimed
-    is_covered = not run.most or settlement.lasts(held_until, now)
-    if is_covered or db.money_transaction(settlement.extend, run_id, now):
-        return run
+    while True:
+        now = timezone.now()
+        values = [attempt, now, WORKER, run_id, attempt - 1, settlement.covered_until(now)]
+        claimed = prepared.first(CLAIM, values, Run, Assistant, LanguageModel)
+        if claimed is not None:
+            run: Run
+            run, run.assistant, run.model, run.newest = claimed
+            return run
+        queued = Run.objects.filter(pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1)
+        if not queued.exists():
+            return None
+        if not db.money_transaction(settlement.extend, run_id, now):
+            break
     logger.error("run %s lost its hold in the queue", run_id)
     ended = finish.end(
         run_id=run_id,
-        attempt=attempt,
-        status=Run.Status.RUNNING,
+        attempt=attempt - 1,
+        status=Run.Status.QUEUED,
         seq=protocol.first_seq(attempt),
         outcome=finish.failed("unavailable", errors.HOLD_EXPIRED),
     )
@@ -148,10 +150,10 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
 CLAIM = f"""
 UPDATE chat_run AS run SET status = 'running', attempt = %s, started_at = %s, worker = %s
 FROM chat_assistant AS assistant, chat_languagemodel AS model
-WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s
+WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s AND {settlement.COVERED}
   AND assistant.id = run.assistant_id AND model.id = run.model_id
 RETURNING {prepared.columns(Run, "run")}, {prepared.columns(Assistant, "assistant")},
-  {prepared.columns(LanguageModel, "model")}, {settlement.HELD_UNTIL}, {prompt_builder.FIRST_CHUNK}
+  {prepared.columns(LanguageModel, "model")}, {prompt_builder.FIRST_CHUNK}
 """  # noqa: S608 # of names alone
 
 

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import redis
 from django.conf import settings
+from django.utils import timezone
 
 from billing.models import Hold
 from chat import errors, protocol
@@ -29,7 +30,7 @@ from chat.streaming.leases import (
     leased_runs,
     stop_requested,
 )
-from chatproject.lib import db
+from chatproject.lib.batches import SetAside, raise_outage
 
 logger = logging.getLogger(__name__)
 
@@ -54,20 +55,29 @@ class Sweeper:
         self._waiting = WaitingRuns()
         self._waiting_at: datetime | None = None
         self._missing: dict[UUID, datetime] = {}
+        self._set_aside = SetAside()
+        self._ends_set_aside = SetAside()
         # Redis may have been unreachable before the start: as after an outage, workers get a lease's time.
         self._redis_since: datetime | None = None
 
     def sweep(self, now: datetime) -> None:
-        """Check all active runs once. Raises redis.RedisError while Redis is unreachable."""
-        try:
-            self._sweep_running(now)
-            publish_ends(now)
-            if self._waiting_at is None or now - self._waiting_at >= WAITING_EVERY:
-                self._waiting_at = now
-                self._waiting.sweep(now)
-        except redis.RedisError:
-            self._redis_since = None
-            raise
+        """Check all active runs once. Raises redis.RedisError while Redis is unreachable.
+
+        An error with one run is logged once, and the run is tried again after a pause that grows.
+        """
+        steps = [self._sweep_running, self._publish_ends]
+        if self._waiting_at is None or now - self._waiting_at >= WAITING_EVERY:
+            self._waiting_at = now
+            steps.append(self._waiting.sweep)
+        for step in steps:
+            try:
+                step(now)
+            except redis.RedisError:
+                self._redis_since = None
+                raise
+            except Exception as error:
+                raise_outage(error)
+                logger.exception("a part of the sweep failed")
 
     def _sweep_running(self, now: datetime) -> None:
         running = dict(
@@ -82,22 +92,49 @@ class Sweeper:
         # After an outage the workers have one lease's time to write their leases again.
         if now - self._redis_since >= LEASE:
             lost = [pk for pk, since in self._missing.items() if now - since >= MISSING]
-            recover([(pk, running[pk]) for pk in lost])
+            self._set_aside.forget_others({*lost})
+            due = [(pk, running[pk]) for pk in lost if self._set_aside.is_due(pk, now)]
+            recover(due, self._set_aside, now)
+
+    def _publish_ends(self, now: datetime) -> None:
+        """Publish the ends of runs whose worker died between storing and publishing them.
+
+        A lease outlives its worker for some seconds, and only the worker deletes it.
+        """
+        ended = Run.objects.filter(
+            ended_at__gt=now - LEASE - PUBLISH_TIME, ended_at__lt=now - PUBLISH_TIME
+        )
+        for run_id in leased_runs([*ended.values_list("pk", flat=True)]):
+            with self._ends_set_aside.apart(run_id, f"the end of run {run_id}", now):
+                event = finish.read(run_id)
+                if event is not None:
+                    logger.warning(
+                        "run %s ended with its worker; its last event is published now", run_id
+                    )
+                    run_log.publish_end(event)
 
 
-def recover(lost: Sequence[tuple[UUID, int]]) -> None:
+def recover(
+    lost: Sequence[tuple[UUID, int]],
+    set_aside: SetAside | None = None,
+    now: datetime | None = None,
+) -> None:
     """Give runs whose worker died another attempt, or end them. Raises redis.RedisError.
 
     `lost` has the id of each run and its lost attempt. A run ends when its attempts are used up, or when
     a user has asked it to stop meanwhile. A run that another transaction has locked is left to the next
-    sweep.
+    sweep. After an error in a batch each of its runs is tried alone.
     """
+    set_aside, now = set_aside or SetAside(), now or timezone.now()
     for first in range(0, len(lost), BATCH):
         batch = lost[first : first + BATCH]
         try:
             _recover(batch)
-        except db.MoneyBusy:
-            logger.warning("%d runs are left to the next sweep", len(batch))
+        except Exception as error:  # noqa: BLE001  each run's own is logged below
+            raise_outage(error)
+            for one in batch:
+                with set_aside.apart(one[0], f"the recovery of run {one[0]}", now):
+                    _recover([one])
 
 
 def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
@@ -152,18 +189,3 @@ def _end(lost: handover.LostAttempt, *, is_stopped: bool) -> None:
     logger.warning("run %s lost its worker and was ended as %s", run_id, outcome.status)
     queue.release(run.user_id, run_id, attempt)
     run_log.publish_end(event)
-
-
-def publish_ends(now: datetime) -> None:
-    """Publish the ends of runs whose worker died between storing and publishing them.
-
-    A lease outlives its worker for some seconds, and only the worker deletes it.
-    """
-    ended = Run.objects.filter(
-        ended_at__gt=now - LEASE - PUBLISH_TIME, ended_at__lt=now - PUBLISH_TIME
-    )
-    for run_id in leased_runs([*ended.values_list("pk", flat=True)]):
-        event = finish.read(run_id)
-        if event is not None:
-            logger.warning("run %s ended with its worker; its last event is published now", run_id)
-            run_log.publish_end(event)

@@ -21,6 +21,7 @@ from chat.runs import queue
 from chat.runs.describe import waiting_event
 from chat.streaming import groups
 from chatproject.lib import db
+from chatproject.lib.batches import SetAside
 from chatproject.lib.pubsub.layer import publish_all
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class WaitingRuns:
         self._after: tuple[datetime, UUID] | None = None  # where the next sweep continues
         self._missing: dict[UUID, datetime] = {}
         self._missing_before: dict[UUID, datetime] = {}  # at the end of the last round
+        self._set_aside = SetAside()
 
     def sweep(self, now: datetime) -> None:
         """Process the next BATCH of queued runs. Raises redis.RedisError."""
@@ -49,16 +51,18 @@ class WaitingRuns:
         if not runs:
             return
         for run_id in settlement.expiring([run.pk for run in runs], now):
-            try:
-                db.money_transaction(settlement.extend, run_id, now)
-            except db.MoneyBusy:
-                logger.warning("the hold of run %s is extended at a later sweep", run_id)
+            row = ("hold", run_id)
+            if self._set_aside.is_due(row, now):
+                with self._set_aside.apart(row, f"the hold of run {run_id}", now):
+                    db.money_transaction(settlement.extend, run_id, now)
         positions = queue.positions(runs)
-        publish_all(
-            (groups.run_group(run.pk), waiting_event(run, positions[run.pk]).encode())
-            for run in runs
-            if run.pk in positions
-        )
+        events = []
+        for run in runs:
+            if run.pk in positions:
+                with self._set_aside.apart(run.pk, f"the position of run {run.pk}", now):
+                    event = waiting_event(run, positions[run.pk]).encode()
+                    events.append((groups.run_group(run.pk), event))
+        publish_all(events)
         self._requeue([run for run in runs if run.pk not in positions], now)
 
     def _next(self, now: datetime) -> list[Run]:
@@ -86,5 +90,8 @@ class WaitingRuns:
         # queue itself was lost.
         taken = queue.known(overdue)
         for run in overdue:
-            logger.warning("run %s had no queue position and is enqueued again", run.pk)
-            queue.enqueue(run, at_front=run.pk in taken)
+            row = ("job", run.pk)
+            if self._set_aside.is_due(row, now):
+                with self._set_aside.apart(row, f"the job of run {run.pk}", now):
+                    queue.enqueue(run, at_front=run.pk in taken)
+                    logger.warning("run %s had no queue position and is enqueued again", run.pk)

@@ -12,8 +12,11 @@ from rq.job import Job, JobStatus
 
 from billing import jobs, queue, schedule
 from billing.credits import MICRO
-from billing.models import Account, DailyUsage, Hold, LedgerCheck, Order, Plan
+from billing.models import Account, DailyUsage, Hold, LedgerCheck, Order, Plan, ProviderEvent
+from billing.payments import poller
+from billing.signals import balance_changed
 from tests.support import money
+from tests.support.bad_rows import refused
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -151,3 +154,48 @@ def test_low_balance_is_not_announced_without_billing(account, settings):
     money.adjust(account, -99 * MICRO)
     jobs.run_task("tell of low balances")
     assert mail.outbox == []
+
+
+def test_bad_balance_does_not_stop_other_mails(caplog):
+    accounts = [money.open_account(1) for _ in range(3)]
+    for account in accounts:
+        money.spend(account, 1)
+    with refused("billing_account", f"NEW.id = {accounts[0].pk}"):
+        jobs.run_task("tell of low balances")
+    assert len(mail.outbox) == 2
+    assert f"the low balance of account {accounts[0].pk} failed" in caplog.text
+
+
+def test_failing_receiver_does_not_skip_others(account, caplog):
+    """Of a change of a balance: a top-up is considered whatever another receiver does."""
+    seen = []
+
+    def fail(**kwargs: object) -> None:
+        raise ValueError("a receiver's bug")
+
+    def note(*, account_id: int, **kwargs: object) -> None:
+        seen.append(account_id)
+
+    for receiver in (fail, note):
+        balance_changed.connect(receiver)
+    try:
+        money.grant(account, 5)
+    finally:
+        for receiver in (fail, note):
+            balance_changed.disconnect(receiver)
+    assert seen == [account.pk]
+    assert "a receiver's bug" in caplog.text
+
+
+def test_bad_event_does_not_stop_polling_of_orders(account, caplog):
+    now = timezone.now()
+    order = money.order(account, status=Order.Status.PENDING)
+    Order.objects.filter(pk=order.pk).update(created_at=now - timedelta(minutes=5))
+    event = ProviderEvent.objects.create(
+        provider="stripe", event_id="e1", event_type="x", body=b"{}"
+    )
+    ProviderEvent.objects.update(received_at=now - timedelta(minutes=5))
+    with refused("billing_providerevent", f"NEW.id = {event.pk}"):
+        poller.poll(now)
+    assert "poll events failed" in caplog.text
+    assert len(waiting()) == 1

@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db import connection, transaction
+from django.db.models import Model
 
-from billing.models import Account
 from tests.support.programs import wait_until
 
 
 @contextmanager
-def locked(account: Account) -> Iterator[None]:
-    """Keep an account's row locked by another session, so that a settlement has to wait."""
+def locked(row: Model) -> Iterator[None]:
+    """Keep a row (of an account, a hold) locked by another session, so that a settlement has to wait."""
     is_locked, may_go = threading.Event(), threading.Event()
 
     def hold_lock() -> None:
         try:
             with transaction.atomic():
-                Account.objects.select_for_update().get(pk=account.pk)
+                type(row)._default_manager.select_for_update().get(pk=row.pk)
                 is_locked.set()
                 may_go.wait(60)
         finally:

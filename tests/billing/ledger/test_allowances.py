@@ -11,6 +11,7 @@ from billing.ledger import allowances, postings
 from billing.models import Account, CreditLot, LedgerEntry, Plan
 from chatproject.lib.db import money_transaction
 from tests.support import money
+from tests.support.bad_rows import refused
 from tests.support.threads import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -120,3 +121,13 @@ def test_concurrent_calls_grant_once():
     granted = race([partial(allowances.grant_month, MONTH)] * 3)
     assert sum(granted) == LedgerEntry.objects.count() == 6
     assert set(Account.objects.values_list("balance", flat=True)) == {100}
+
+
+def test_bad_account_does_not_stop_the_others(caplog):
+    plan = make_plan()
+    accounts = [open_account(plan) for _ in range(3)]
+    with refused("billing_ledgerentry", f"NEW.account_id = {accounts[0].pk}"):
+        assert allowances.grant_month(MONTH) == 2
+    assert [account.lots.count() for account in accounts] == [0, 1, 1]
+    assert f"the allowance of account {accounts[0].pk} failed" in caplog.text
+    assert allowances.grant_month(MONTH) == 1

@@ -17,6 +17,7 @@ from billing.ledger import expiry, postings
 from billing.models import ExpiryNotice, Hold
 from chatproject.lib.db import money_transaction
 from tests.support import money
+from tests.support.bad_rows import refused
 from tests.support.threads import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -144,6 +145,33 @@ def test_failed_notice_is_sent_later(account, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("django.core.mail.EmailMessage.send", refuse)
-        with pytest.raises(SMTPException):
-            expiry.notify(now + timedelta(days=10))
+        assert expiry.notify(now + timedelta(days=10)) == 0
     assert expiry.notify(now + timedelta(days=10)) == 1
+
+
+def test_bad_rows_do_not_stop_the_others(caplog, monkeypatch):
+    soon = timezone.now() + timedelta(days=1)
+    accounts = [money.open_account() for _ in range(3)]
+    for account in accounts:
+        money.grant(account, 100, expires_at=soon)
+    holds = [overdue_hold(account, 10) for account in accounts]
+    with refused("billing_account", f"NEW.id = {accounts[0].pk}"):
+        assert expiry.release_holds(timezone.now()) == 2
+        monkeypatch.setattr(timezone, "now", lambda: soon)
+        assert expiry.expire_lots(soon) == 2
+    assert f"hold {holds[0].key} failed" in caplog.text
+    assert f"account {accounts[0].pk} failed" in caplog.text
+    assert expiry.release_holds(soon) == 1
+    assert money.state(accounts[0]) == (0, 0, 0)  # released credits past their date expire at once
+
+
+def test_bad_notice_does_not_stop_the_others(caplog):
+    accounts = [money.open_account() for _ in range(3)]
+    for account in accounts:
+        money.grant(account, 100, expires_at=timezone.now() + timedelta(days=20))
+    now = timezone.now() + timedelta(days=10)
+    first = accounts[0].lots.get()
+    with refused("billing_expirynotice", f"NEW.lot_id = {first.pk}"):
+        assert expiry.notify(now) == 2
+    assert f"the notice of expiry for account {accounts[0].pk} failed" in caplog.text
+    assert expiry.notify(now) == 1

@@ -17,6 +17,7 @@ from chat.streaming import leases
 from chat.streaming import log as run_log
 from chat.streaming.leases import lease_key
 from chatproject.lib import db
+from tests.support.bad_rows import refused
 from tests.support.conversations import send
 from tests.support.runs import add_to_log, delta, mark_running, send_many, send_running
 from tests.support.sockets import open_tab
@@ -190,3 +191,61 @@ def test_all_runs_of_dead_worker_are_requeued(owner, assistant, valkey_client):
     for run in runs:
         assert (status(run), run.attempt) == ("queued", 1)
         assert queue.position(run) is not None
+
+
+# --- One run whose recovery fails ----------------------------------------------------------------
+
+
+def test_bad_log_does_not_stop_the_sweep(owner, assistant, valkey_client, caplog):
+    """Its run is set aside, and logged once; it is recovered when its log can be read again."""
+    runs = send_many(owner, assistant, 5)
+    for run in runs:
+        mark_running(run, started_at=timezone.now() - timedelta(minutes=1))
+    bad, *others = runs
+    valkey_client.set(run_log.log_key(bad.pk), "not a stream")
+    sweeper, now = Sweeper(), timezone.now()
+    sweep_for(sweeper, 60, start=now)
+    assert [status(run) for run in others] == ["queued"] * 4
+    assert status(bad) == "running"
+    assert len([r for r in caplog.records if str(bad.pk) in r.getMessage()]) == 1
+    valkey_client.delete(run_log.log_key(bad.pk))
+    sweep_for(sweeper, 60, start=now + 62 * SECOND)
+    assert status(bad) == "queued"
+
+
+def test_refused_row_does_not_stop_the_sweep(owner, assistant, settings, valkey_client):
+    settings.RUN_ATTEMPTS = 1
+    runs = send_many(owner, assistant, 3)
+    for run in runs:
+        mark_running(run, started_at=timezone.now() - timedelta(minutes=1))
+    waiting = send_many(owner, assistant, 1)[0]
+    valkey_client.flushall()
+    with refused("chat_run", f"NEW.id = '{runs[1].pk}'"):
+        sweep_for(Sweeper(), 30)
+    assert [status(run) for run in runs] == ["failed", "running", "failed"]
+    assert queue.position(waiting)  # queued runs are processed all the same
+
+
+def test_bad_job_does_not_stop_other_queued_runs(owner, assistant, valkey_client):
+    runs = send_many(owner, assistant, 3)
+    valkey_client.flushall()
+    valkey_client.set(f"rq:job:{queue.job_id(runs[0].pk, 1)}", "not a hash")
+    sweep_for(Sweeper(), 30)
+    assert [queue.position(run) is not None for run in runs] == [False, True, True]
+
+
+def test_bad_log_does_not_stop_other_ends(owner, assistant, valkey_client):
+    runs = send_many(owner, assistant, 2)
+    for run in runs:
+        mark_running(run, started_at=timezone.now() - timedelta(minutes=1))
+        valkey_client.set(lease_key(run.pk), 1)
+        finish.end(
+            run_id=run.pk,
+            attempt=1,
+            status=Run.Status.RUNNING,
+            seq=5,
+            outcome=finish.Outcome(status=Run.Status.DONE, text="Done"),
+        )
+    valkey_client.set(run_log.log_key(runs[0].pk), "not a stream")
+    Sweeper().sweep(timezone.now() + 3 * SECOND)
+    assert valkey_client.xlen(run_log.log_key(runs[1].pk)) == 1

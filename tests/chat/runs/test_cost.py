@@ -26,10 +26,11 @@ from chat.recovery import sweeper
 from chat.runs import cost, describe, finish, start
 from chat.runs.stop import stop_run
 from chatproject.lib import db
-from chatproject.lib.db import money_transaction
+from chatproject.lib.db import money_transaction, transactions
 from chatproject.lib.env import Limit
 from tests.support.conversations import begin, client_id, send
 from tests.support.fake_llm import reply_text
+from tests.support.locks import locked
 from tests.support.runs import add_to_log, delta
 from tests.support.sockets import open_tab
 from tests.support.threads import race
@@ -409,3 +410,19 @@ def test_zeros_of_gateway_are_not_usage(sent, counted):
     assert usage.estimated is counted
     assert usage.prompt_tokens == (20 if counted else 12)
     assert usage.cached_tokens <= usage.prompt_tokens
+
+
+def test_locked_account_uses_up_no_attempt(owner, conversation, monkeypatch):
+    """A claim whose hold cannot be extended now leaves the run queued, for the next try."""
+    monkeypatch.setattr(transactions, "MONEY_TRIES", 1)
+    monkeypatch.setattr(transactions, "MONEY_SETTINGS", "SET LOCAL lock_timeout = '100ms'")
+    run = send(owner, conversation)
+    Hold.objects.filter(pk=run.pk).update(expires_at=timezone.now() + timedelta(minutes=1))
+    with locked(Hold.objects.get(pk=run.pk)), pytest.raises(db.MoneyBusy):
+        generate.claim(run.pk, 1)
+    run.refresh_from_db()
+    assert (run.status, run.attempt) == ("queued", 0)
+    work = generate.claim(run.pk, 1)
+    assert work is not None
+    assert Hold.objects.get(pk=run.pk).expires_at > timezone.now() + timedelta(hours=1)
+    assert generate.claim(run.pk, 1) is None

@@ -304,7 +304,7 @@ def test_flush_at_any_command_fails_no_job(valkey_url, queue, function, caplog):
             assert not is_failed or function is jobs.fails, number
             queue.connection.flushall()
             after = queue.enqueue(jobs.returns)
-            wait_until(lambda job=after: job.get_status(refresh=True) == "finished")
+            wait_until(partial(has_ended, worker, after))
     unexpected = [r.getMessage() for r in caplog.records if r.levelname in ("ERROR", "CRITICAL")]
     assert [text for text in unexpected if "failed" not in text or function is not jobs.fails] == []
 
