@@ -69,7 +69,8 @@ def admin_login(request: HttpRequest) -> HttpResponse:
     signed-in member of staff posts for another account.
     """
     target = request.GET.get(REDIRECT_FIELD_NAME, "")
-    if not url_has_allowed_host_and_scheme(
+    # Without the slash `redirect` would look for a view of this name.
+    if not target.startswith("/") or not url_has_allowed_host_and_scheme(
         target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
     ):
         target = reverse("admin:index")

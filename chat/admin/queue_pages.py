@@ -86,7 +86,13 @@ class QueueAdmin(django_rq.admin.QueueAdmin):
             try:
                 return view(request, *args, **kwargs)
             # The last two are django-rq's answers for a worker that has ended, and for schedulers.
-            except (IndexError, NoSuchJobError, AssertionError, ImproperlyConfigured) as error:
+            except (
+                IndexError,
+                ValueError,  # the key of a worker
+                NoSuchJobError,
+                AssertionError,
+                ImproperlyConfigured,
+            ) as error:
                 raise Http404("There is no such queue, job, worker or scheduler.") from error
 
         pattern.callback = guarded

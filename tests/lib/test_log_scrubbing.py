@@ -6,6 +6,7 @@ import io
 import logging
 import logging.config
 from copy import deepcopy
+from typing import Any
 
 import pytest
 from django.conf import settings as project_settings
@@ -20,7 +21,7 @@ KEY = "MQ:1vPabc:s3cr3t-Key_of-a-link"
 @pytest.fixture
 def log(monkeypatch):
     """What the project's handlers write, and the loggers as the project configures them."""
-    config = deepcopy(project_settings.LOGGING)
+    config: Any = deepcopy(project_settings.LOGGING)
     stream = io.StringIO()
     config["handlers"]["stderr"]["stream"] = stream
     root = logging.getLogger()
@@ -75,7 +76,7 @@ async def test_access_log_line_keeps_status(caplog):
     async def application(scope, receive, send):
         await send({"type": "http.response.start", "status": 200})
 
-    async def nothing(*_: object) -> None:
+    async def nothing(*_: Any) -> Any:
         return None
 
     scope = {

@@ -74,7 +74,7 @@ def store(message: EmailMessage) -> None:
 
     Raises ValueError for a line break in a header.
     """
-    message.message()  # raises for what no attempt could send
+    message.message()  # raises for a message that no attempt could send
     now = timezone.now()
     domain = message.from_email.rpartition("@")[2].rstrip("> ") or None
     message.extra_headers.setdefault("Message-ID", make_msgid(domain=domain))
