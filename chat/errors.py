@@ -20,6 +20,7 @@ ERRORS: dict[str, str] = {
     "run_active": "A reply is still being written. Wait for it, or stop it first.",
     "busy": "Too many messages are queued right now. Try again in a moment.",
     "rate_limited": "Too many of your messages are queued. Let some replies finish, then try again.",
+    "still_trying": "This takes longer than usual. Your request is still being tried, please wait.",
     "unavailable": "The service is unavailable right now. Nothing was lost. Try again in a moment.",
     "provider_error": "The model could not answer. Try again.",
     "provider_timeout": "The model did not answer in time. Try again.",

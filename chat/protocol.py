@@ -222,6 +222,14 @@ class Error(ServerEvent, frozen=True, tag="error", kw_only=True):
         )
 
 
+class Delayed(ServerEvent, frozen=True, tag="delayed", kw_only=True):
+    """The answer to a frame, which `ref` names, takes longer than usual; the frame is still tried."""
+
+    code: str
+    message: str
+    ref: str | None = None
+
+
 class Rendered(Struct, frozen=True):
     """A message as the page shows it."""
 

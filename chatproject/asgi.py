@@ -17,6 +17,7 @@ setup(set_prefix=False)
 from accounts.sockets import from_own_pages, with_user  # noqa: E402
 from chat.web.routing import websocket_urlpatterns  # noqa: E402
 from chatproject import checks  # noqa: E402
+from chatproject.lib.db import limits  # noqa: E402
 
 checks.require()
 
@@ -25,7 +26,7 @@ get_resolver().url_patterns  # noqa: B018
 
 application = ProtocolTypeRouter(
     {
-        "http": OneThreadHandler(),
+        "http": OneThreadHandler(limits.page),
         "websocket": from_own_pages(
             with_user(URLRouter(websocket_urlpatterns))  # type: ignore[arg-type] # see chat.web.routing
         ),

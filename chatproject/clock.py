@@ -21,13 +21,21 @@ from billing import schedule as billing_schedule
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
 from chatproject.lib import db
-from chatproject.lib.db import prepared
+from chatproject.lib.db import limits, prepared
 from chatproject.lib.mail import outbox
 
 logger = logging.getLogger(__name__)
 
 # Any number serves that no other advisory lock of this database uses.
 LOCK = 4_705_118_221
+
+# Has Postgres end the session, and with it the lock, about 20 seconds after this process was lost
+# without a word. Its default is two hours.
+KEEPALIVE = (
+    "SELECT set_config('tcp_keepalives_idle', '10', false),"
+    " set_config('tcp_keepalives_interval', '3', false),"
+    " set_config('tcp_keepalives_count', '3', false)"
+)
 
 TURN = 0.5  # seconds between checks of the schedule
 STANDBY = 2.0  # seconds between attempts to become the clock that works
@@ -65,11 +73,16 @@ class Clock:
 
     def run(self) -> None:
         """Work, or stand by for another clock, until `stop` is set."""
+        with limits.statements(limits.STATEMENT):
+            self._run_until_stop()
+
+    def _run_until_stop(self) -> None:
         while not self.stop.is_set():
             try:
                 [(is_leader,)] = prepared.all("SELECT pg_try_advisory_lock(%s)", [LOCK])
                 if is_leader:
                     logger.info("the clock runs")
+                    prepared.all(KEEPALIVE, ())
                     try:
                         self._work()
                     finally:

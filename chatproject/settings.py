@@ -9,6 +9,7 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
 from chatproject.lib import env
+from chatproject.lib.db import limits
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env.load_file(BASE_DIR / env.text("ENV_FILE", ".env"))
@@ -55,6 +56,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "chatproject.ops.compression.CompressionMiddleware",
     "chatproject.ops.private_pages.PrivatePagesMiddleware",
     "chatproject.ops.odd_input.OddInputMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -92,7 +94,19 @@ FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
 # --- Postgres, the only source of truth -------------------------------------------------------
 
 DATABASES: dict[str, dict[str, Any]] = {"default": env.database("DATABASE_URL")}
+# Of TCP, in case the network is lost without a word; the options of DATABASE_URL have precedence. No
+# setting of the session is used, which a pooler with transaction pooling would give to other clients:
+# lib.db.limits keeps the limits of statements.
+DATABASES["default"]["OPTIONS"] = {
+    "connect_timeout": 3,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+    **DATABASES["default"]["OPTIONS"],
+}
 DATABASES["default"]["OPTIONS"]["pool"] = {
+    "connection_class": limits.Connection,
     "min_size": 0,
     "max_size": env.integer("DB_POOL_SIZE", 16, least=2),
     "timeout": 5,  # seconds to wait for a free connection, and for an unreachable Postgres
@@ -118,10 +132,16 @@ if not REDIS_URL:
         "REDIS_URL is not set. Write redis://host:6379/0, or use `make run`, which starts its own Valkey."
     )
 
+# The time limits are part of the URL, so that no client, of whatever library, waits without one.
+REDIS_URL = env.redis_url(REDIS_URL)
+
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "chatproject.lib.pubsub.layer.PubSubChannelLayer",
-        "CONFIG": {"hosts": env.words("CHANNEL_LAYER_URLS") or [REDIS_URL], "prefix": "parley"},
+        "CONFIG": {
+            "hosts": [env.redis_url(url) for url in env.words("CHANNEL_LAYER_URLS")] or [REDIS_URL],
+            "prefix": "parley",
+        },
     },
 }
 
@@ -162,7 +182,7 @@ RQ = {
 }
 WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", 500, least=1)
 # Imported by workers before their first job; importing the provider's library takes up to a second.
-WORKER_IMPORTS = ["chat.generation.generate"]
+WORKER_IMPORTS = ["chat.generation.generate", "chatproject.lib.db.in_worker"]
 WORKER_MAX_MB = env.integer("WORKER_MAX_MB", 0)
 WORKER_DRAIN_SECONDS = env.integer("WORKER_DRAIN_SECONDS", 25)
 
@@ -411,17 +431,24 @@ TIME_ZONE = env.text("TIME_ZONE", "UTC")
 USE_I18N = True
 USE_TZ = True
 
-LOGGING = {
+LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
         "line": {
-            "class": "chatproject.lib.log_scrubbing.ScrubbingFormatter",
+            "()": "chatproject.lib.outages.OutageFormatter",
             "format": "{asctime} {levelname} {name}: {message}",
             "style": "{",
         },
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"outages": {"()": "chatproject.lib.outages.OutageFilter"}},
+    "handlers": {
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "formatter": "line",
+            "filters": ["outages"],
+        },
+    },
     "root": {"handlers": ["stderr"], "level": env.text("LOG_LEVEL", "INFO").upper()},
     "loggers": {
         # Without the handlers that Django gives them, which would not scrub.

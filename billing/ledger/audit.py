@@ -22,7 +22,7 @@ from django.utils import timezone
 from billing import credits
 from billing.ledger import postings
 from billing.models import Account, LedgerCheck
-from chatproject.lib.db import money_transaction
+from chatproject.lib.db import limits, money_transaction
 
 # An active hold this long past its end was missed by everything that resolves holds.
 OVERDUE = timedelta(minutes=10)
@@ -120,6 +120,7 @@ def run_and_store(*, since: datetime | None = None) -> LedgerCheck:
     )
 
 
+@limits.statements(limits.LONG_STATEMENT)
 def _check(since: datetime | None, account_id: int | None) -> tuple[list[Problem], int]:
     """Return the problems, and the number of ledger entries that were checked."""
     values = {"since": since, "account": account_id, "overdue": timezone.now() - OVERDUE}

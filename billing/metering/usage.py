@@ -16,7 +16,7 @@ from django.utils import timezone
 from billing.metering.pricing import Tokens
 from billing.models import DailyUsage, UsageRecord
 from billing.models.usage import Purpose
-from chatproject.lib.db import prepared
+from chatproject.lib.db import limits, prepared
 
 DAY = timedelta(days=1)
 
@@ -138,6 +138,7 @@ SELECT avg(output_tokens) FROM (
 """  # noqa: S608 # of names alone
 
 
+@limits.statements(limits.LONG_STATEMENT)
 def roll_up(now: datetime) -> None:
     """Roll up the ended days that are not yet, and again the latest RECOUNTED_DAYS.
 

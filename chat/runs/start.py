@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STORE_TRIES = 4
+ACCOUNT_LOCKED = (
+    "Your account is locked by another change right now. Nothing was sent or charged."
+    " Try again in a moment."
+)
 NO_ASSISTANT = "No model is available. Ask the staff to add one."
 
 
@@ -133,9 +137,9 @@ def _start(ask: Ask) -> Started:
         return describe(run, stored_position(run), is_new=False)
     try:
         position = queue.enqueue(run)
-    except redis.RedisError:
+    except redis.RedisError as error:
         # The run is stored; the sweeper enqueues it as soon as Redis answers again.
-        logger.warning("run %s could not be queued yet", run.id, exc_info=True)
+        logger.warning("run %s could not be queued yet: %s", run.id, error)
         position = None
     started = describe(run, position, is_new=True)
     db.after_response(user_channel.announce_run, run, started.event)
@@ -160,7 +164,9 @@ def _store(ask: Ask) -> tuple[Run, bool]:
         try:
             return db.money_transaction(_quote_insert_hold, ask)
         except db.MoneyBusy as error:
-            raise ChatError("busy", retry_after=wait_estimate.MIN_RETRY_AFTER) from error
+            raise ChatError(
+                "busy", ACCOUNT_LOCKED, retry_after=wait_estimate.MIN_RETRY_AFTER
+            ) from error
         except IntegrityError:
             # The same first message was sent twice at once, and the other one began the
             # conversation (which may have been deleted again).

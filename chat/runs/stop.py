@@ -34,8 +34,8 @@ def stop_run(*, user: User, run_id: UUID) -> None:
     if run.attempt:
         try:
             written = run_log.read_reply(run.id, run.attempt)
-        except redis.RedisError:
-            logger.warning("the log of run %s could not be read", run.id, exc_info=True)
+        except redis.RedisError as error:
+            logger.warning("the log of run %s could not be read: %s", run.id, error)
         else:
             text, reasoning = written.text or text, written.reasoning or reasoning
     ended = finish.end(
@@ -54,4 +54,4 @@ def stop_run(*, user: User, run_id: UUID) -> None:
     except redis.RedisError as error:
         if ended is None:
             raise ChatError("unavailable", retry_after=wait_estimate.RETRY_AFTER) from error
-        logger.warning("the stop of run %s could not be announced", run.id, exc_info=True)
+        logger.warning("the stop of run %s could not be announced: %s", run.id, error)

@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import redis
@@ -20,7 +20,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 
 from accounts import sockets
 from chat import protocol
-from chat.errors import ChatError
+from chat.errors import ERRORS, ChatError
 from chat.runs import describe, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.streaming import groups
@@ -29,6 +29,7 @@ from chat.web.outgoing import UNREACHABLE, Outgoing
 from chat.web.run_follower import ATTACH_WITHIN, Follower, replay_reader
 from chat.web.socket_limits import Allowance
 from chatproject.lib import db
+from chatproject.lib.db import limits
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.pubsub.raw import Attachment
 from chatproject.lib.server.asgi_types import TEXT_FRAMES
@@ -45,8 +46,8 @@ MAX_ANNOUNCED = 1_000  # runs whose `run.queued` one socket remembers
 # last resort for an event that was published while a host of the channel layer was unreachable.
 RECHECK = 20.0
 
+DELAYED_AFTER = 2.5  # seconds without an answer to a frame, after which `delayed` is sent
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -167,7 +168,8 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         except ChatError as error:
             refusal = error
         except UNREACHABLE as error:
-            logger.warning("%s was refused: %r", event.__struct_config__.tag, error)
+            kind, tag = type(error).__name__, event.__struct_config__.tag
+            logger.warning("%s was refused: %s: %s", tag, kind, error)
             refusal = ChatError("unavailable", retry_after=wait_estimate.RETRY_AFTER)
         except Exception:
             # The socket outlives a bug: the user receives an error, and the log has the trace.
@@ -179,8 +181,8 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         match event:
             case protocol.ChatSend():
                 started = await self._call(
+                    event,
                     start.send,
-                    user=self._user,
                     text=event.text,
                     client_id=event.client_id,
                     conversation_id=event.conversation,
@@ -188,30 +190,31 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                 )
             case protocol.RunRegenerate():
                 started = await self._call(
+                    event,
                     start.regenerate,
-                    user=self._user,
                     message_id=event.message,
                     client_id=event.client_id,
                 )
             case protocol.MessageEdit():
                 started = await self._call(
+                    event,
                     start.edit,
-                    user=self._user,
                     message_id=event.message,
                     text=event.text,
                     client_id=event.client_id,
                 )
             case protocol.RunStop():
-                await self._call(stop_run, user=self._user, run_id=event.run)
+                await self._call(event, stop_run, run_id=event.run)
                 return
             case protocol.Resume():
                 assert self._allowance is not None
                 self._allowance.count_resume()
                 if event.run not in self._followed and len(self._followed) >= MAX_FOLLOWED:
                     raise ChatError("busy")
-                queued = await replay_reader().call(
-                    describe.queue_status, user=self._user, run_id=event.run
-                )
+                async with asyncio.timeout(limits.ANSWER):
+                    queued = await replay_reader().call(
+                        describe.queue_status, user=self._user, run_id=event.run
+                    )
                 if queued is not None:
                     self._outgoing.put(queued.encode())
                 self._follow(event.run, event.after)
@@ -228,11 +231,26 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         assert self._session is not None  # a socket without a session handles no frame
         return self._session.user
 
-    async def _call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`db.run`, for a function that stores something. Raises SessionEnded."""
+    async def _call(
+        self, event: protocol.ClientEvent, fn: Callable[..., T], **arguments: object
+    ) -> T:
+        """Call a function that stores something for the user, and report a delay once.
+
+        Raises SessionEnded, and what the function raises.
+        """
+
+        def report() -> None:
+            code = "still_trying"
+            delayed = protocol.Delayed(code=code, message=ERRORS[code], ref=event.ref)
+            self._outgoing.put(delayed.encode())
+
         assert self._session is not None
-        call = partial(fn, *args, **kwargs)
-        return await db.run(sockets.while_signed_in, self._session, call)
+        call = partial(fn, user=self._user, **arguments)
+        timer = asyncio.get_running_loop().call_later(DELAYED_AFTER, report)
+        try:
+            return await db.run_within(limits.ANSWER, sockets.while_signed_in, self._session, call)
+        finally:
+            timer.cancel()
 
     def _follow(self, run_id: UUID, after: int, *, is_new: bool = False) -> None:
         if not self._outgoing.is_open:

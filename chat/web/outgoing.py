@@ -14,11 +14,9 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-import redis
-
 from chat import protocol
 from chat.errors import ChatError
-from chatproject.lib import db
+from chatproject.lib import outages
 from chatproject.lib.server.asgi_types import Send, TextFrames
 
 logger = logging.getLogger(__name__)
@@ -32,7 +30,7 @@ MAX_OUTBOX_BYTES = 1024 * 1024
 # its events and reads the log when the client has caught up, so the memory of a slow client is bounded.
 QUEUE_BYTES = 256 * 1024
 
-UNREACHABLE = (redis.RedisError, *db.UNREACHABLE, OSError)
+UNREACHABLE = (*outages.UNREACHABLE, OSError)
 
 Serve = Callable[[], Awaitable[None]]
 """Sends the pending events of one source. May raise one of UNREACHABLE: the source then asks again."""

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
+
+REDIS_LIMITS = {"socket_connect_timeout": "2", "socket_timeout": "3"}  # seconds
 
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"0", "false", "no", "off", ""}
@@ -162,6 +164,17 @@ def url(name: str, default: str, *, schemes: tuple[str, ...] = ("http", "https")
             "See .env.example."
         )
     return value
+
+
+def redis_url(value: str) -> str:
+    """Return the URL of a Redis with time limits, which every client that is made from it keeps.
+
+    It waits two seconds for a connection and three for an answer, unless the URL names other values
+    (`?socket_connect_timeout=…&socket_timeout=…`).
+    """
+    parts = urlsplit(value)
+    query = REDIS_LIMITS | dict(parse_qsl(parts.query))
+    return parts._replace(query=urlencode(query)).geturl()
 
 
 def database(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template import loader
 
 from chat.errors import ERRORS
-from chatproject.ops.health import UNREACHABLE
+from chatproject.lib.outages import UNREACHABLE
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-import redis
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from chatproject.lib import db
 from chatproject.lib.db import prepared
+from chatproject.lib.outages import UNREACHABLE
 from chatproject.lib.redis.clients import sync_client
-
-UNREACHABLE = (redis.RedisError, *db.UNREACHABLE)
 
 PATIENCE = 1.0  # seconds for each part to answer
 

@@ -31,7 +31,7 @@ class Stack:
     """Processes on this test's database, Valkey and provider, which end with the `with`.
 
     A process has the name of its command in PROCESSES; further ones of the same kind are `web-2`,
-    `worker-2` and so on. Web processes serve `application`, a `module:attribute`. `base` is the address of the web process `web`, like
+    `worker-2` and so on. Web processes serve `application`, a `module:attribute`, instead of the project's. `base` is the address of the web process `web`, like
     http://127.0.0.1:12345.
     """
 
@@ -41,7 +41,7 @@ class Stack:
         *,
         provider_url: str,
         environment: Mapping[str, str] | None = None,
-        application: str = "chatproject.asgi:application",
+        application: str = "",
     ) -> None:
         self._ports: defaultdict[str, int] = defaultdict(free_port)
         self.port = self._ports["web"]
@@ -92,7 +92,8 @@ class Stack:
         environment, command = self._environment, PROCESSES[kind_of(name)]
         if kind_of(name) == "web":
             environment = {**environment, "PORT": str(self._ports[name])}
-            command = [*command, "--application", self._application]
+            if self._application:
+                command = [*command, "--application", self._application]
         with self._log_path(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *command],

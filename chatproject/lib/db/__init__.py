@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from chatproject.lib.db.threads import UNREACHABLE, after_response, run, run_deferred
+from chatproject.lib.db.threads import (
+    UNREACHABLE,
+    after_response,
+    run,
+    run_deferred,
+    run_within,
+)
 from chatproject.lib.db.transactions import (
     MoneyBusy,
     after_commit,
@@ -19,4 +25,5 @@ __all__ = [
     "money_transaction",
     "run",
     "run_deferred",
+    "run_within",
 ]

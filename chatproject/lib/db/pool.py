@@ -1,13 +1,16 @@
-"""Connection checks and retry pauses of psycopg's pool, for which it has no option."""
+"""Connection checks, retry pauses and time limits of psycopg's pool, for which it has no option."""
 
 from __future__ import annotations
 
 import select
+import time
 from typing import Any
 
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 from psycopg_pool.base import AttemptWithBackoff
+
+from chatproject.lib.db import limits
 
 # Seconds before the second try, and the growth of the following pauses. A call that takes a
 # connection from the pool drops a broken one with each try. With the pool's own pauses (1, 2, 4 s …)
@@ -16,23 +19,46 @@ from psycopg_pool.base import AttemptWithBackoff
 FIRST_PAUSE = 0.02
 GROWTH = 1.3
 
+UNUSED_SECONDS = 3.0  # after which a connection is asked before it is used
+CHECK_SECONDS = 1.0  # for its answer
+
+LEAST_WAIT = 0.5  # seconds for a connection when the time for an answer is used up
+
 _ask_server = ConnectionPool.check_connection
+_getconn = ConnectionPool.getconn
 
 
 def set_up() -> None:
-    """Apply this module's pauses and check to all pools of the process."""
+    """Apply this module's pauses, check and time limits to all pools of the process."""
     AttemptWithBackoff.INITIAL_DELAY = FIRST_PAUSE
     AttemptWithBackoff.DELAY_BACKOFF = GROWTH
     ConnectionPool.check_connection = staticmethod(check)  # type: ignore[assignment]
+    ConnectionPool.getconn = getconn  # type: ignore[method-assign, assignment]
+
+
+def getconn(pool: ConnectionPool[Any], timeout: float | None = None) -> Connection[Any]:
+    """Return a connection of the pool, in time for the answer of the enclosing lib.db.limits."""
+    left = limits.time_left()
+    if timeout is None and left is not None:
+        timeout = max(LEAST_WAIT, min(pool.timeout, left))
+    return _getconn(pool, timeout)
 
 
 def check(connection: Connection[Any]) -> None:
-    """Raise psycopg.OperationalError for a connection whose server has hung up.
+    """Raise psycopg.OperationalError for a connection whose server has hung up or is silent.
 
     The pool's own check asks the server, one round trip for each call. But an idle connection
-    receives nothing until its server hangs up, so only one with pending bytes is asked.
+    receives nothing until its server hangs up, so only one with pending bytes is asked; and one that
+    was not used for some seconds, as it may have been lost without a word.
     """
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        _ask_server(connection)
+    is_suspect = bool(poll.poll(0))
+    if isinstance(connection, limits.Connection):
+        now = time.monotonic()
+        is_suspect = is_suspect or now - connection.lent_at > UNUSED_SECONDS
+        connection.lent_at = now
+        connection.idle_limit = None  # it is lent: the borrower's limits hold
+    if is_suspect:
+        with limits.statements(CHECK_SECONDS):
+            _ask_server(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from django.db import OperationalError, connection, transaction
 from psycopg.pq import TransactionStatus
 
 from chatproject.lib import metrics
+from chatproject.lib.db import limits
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +25,14 @@ LOCK_ERRORS = frozenset({"40001", "40P01", "55P03"})
 
 MONEY_TRIES = 6
 MONEY_PAUSE = 0.020  # seconds; the longest pause before the second try, then doubled each time
+MONEY_SECONDS = 9.0  # for all tries together
+LOCK_SECONDS = 3.0  # for a lock, in each try
+LEAST_SECONDS = 0.2  # that must be left for another try
 
-# For one transaction only: a pooler between us and Postgres gives the session to other clients.
+# For one transaction only: a pooler between us and Postgres gives the session to other clients. A
+# session whose client was lost keeps its locks no longer than the second setting.
 MONEY_SETTINGS = (
-    "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '30s'"
+    "SET LOCAL lock_timeout = '{lock:.0f}ms'; SET LOCAL idle_in_transaction_session_timeout = '10s'"
 )
 
 P = ParamSpec("P")
@@ -48,29 +54,36 @@ def money_transaction(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     never uses the network. Raises MoneyBusy after the last try, RuntimeError inside another
     transaction, and any other exception of the function.
     """
+    answer = limits.time_left()
+    give_up_at = time.monotonic() + min(MONEY_SECONDS, MONEY_SECONDS if answer is None else answer)
     for turn in range(MONEY_TRIES):
         committed: list[bool] = []
+        left = give_up_at - time.monotonic()
         try:
-            return _in_transaction(partial(fn, *args, **kwargs), committed)
+            return _in_transaction(partial(fn, *args, **kwargs), committed, left)
         except OperationalError as error:
             sqlstate = getattr(error.__cause__, "sqlstate", None)
             # Exceptions of on_commit callbacks pass here too, when all is written already.
             if committed or sqlstate not in LOCK_ERRORS:
                 raise
-            if turn == MONEY_TRIES - 1:
+            pause = random.uniform(0, MONEY_PAUSE * 2**turn)  # noqa: S311 # not a secret
+            is_late = time.monotonic() + pause + LEAST_SECONDS > give_up_at
+            if turn == MONEY_TRIES - 1 or is_late:
                 metrics.MONEY_BUSY.inc()
                 raise MoneyBusy(str(error)) from error
             metrics.MONEY_RETRIES.labels(sqlstate).inc()
             if turn >= 2:
                 logger.warning("a money transaction is tried again (%d): %s", turn + 2, error)
-            time.sleep(random.uniform(0, MONEY_PAUSE * 2**turn))  # noqa: S311 # not a secret
+            time.sleep(pause)
     raise AssertionError("unreachable")
 
 
-def _in_transaction(fn: Callable[[], T], committed: list[bool]) -> T:
+def _in_transaction(fn: Callable[[], T], committed: list[bool], seconds: float) -> T:
     with transaction.atomic(durable=True):
         transaction.on_commit(partial(committed.append, True))
-        _begin_money()
+        # Less than the statement may take, whose limit ends the connection and not only the try.
+        statement = (limits.statement_limit() or math.inf) - 2 * LEAST_SECONDS
+        _begin_money(max(LEAST_SECONDS, min(LOCK_SECONDS, statement, seconds)))
         token = _in_money.set(True)
         try:
             return fn()
@@ -78,7 +91,7 @@ def _in_transaction(fn: Callable[[], T], committed: list[bool]) -> T:
             _in_money.reset(token)
 
 
-def _begin_money() -> None:
+def _begin_money(lock_seconds: float) -> None:
     """Send BEGIN and MONEY_SETTINGS in one round trip.
 
     psycopg would send a BEGIN of its own ahead of the first statement, unless its connection is in
@@ -88,8 +101,9 @@ def _begin_money() -> None:
     begin = psycopg.info.transaction_status == TransactionStatus.IDLE  # in a test it may be begun
     if begin:
         psycopg.autocommit = True
+    set_up = MONEY_SETTINGS.format(lock=lock_seconds * 1000)
     with connection.cursor() as cursor:
-        cursor.execute(f"BEGIN; {MONEY_SETTINGS}" if begin else MONEY_SETTINGS)
+        cursor.execute(f"BEGIN; {set_up}" if begin else set_up)
 
 
 def after_commit(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:

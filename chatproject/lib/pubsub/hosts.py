@@ -17,6 +17,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from chatproject.lib.redis.clients import WaryPool
+
 Host = str | tuple[str, int] | dict[str, Any]
 
 SENTINEL_TIMEOUT = 1.0  # seconds for one Sentinel, so that the next ones are asked in time
@@ -40,7 +42,7 @@ def make_sync_client(options: dict[str, Any]) -> redis.Redis:
     timeouts = {"socket_timeout": SYNC_TIMEOUT, "socket_connect_timeout": SYNC_TIMEOUT}
     options = {**timeouts, **options}
     if "address" in options:
-        return redis.Redis.from_url(options.pop("address"), **options)
+        return redis.Redis(connection_pool=WaryPool.from_url(options.pop("address"), **options))
     if "master_name" not in options:
         return redis.Redis(connection_pool=redis.ConnectionPool(**options))
     kwargs = _sentinel_kwargs(options.pop("sentinel_kwargs", None), Retry(NoBackoff(), 0))

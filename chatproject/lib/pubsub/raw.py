@@ -23,6 +23,7 @@ from typing import Any
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from chatproject.lib.pubsub.hosts import make_pool
 from chatproject.lib.redis.connection import Connection
@@ -31,8 +32,9 @@ from chatproject.lib.redis.pipeline import pack
 logger = logging.getLogger(__name__)
 
 # Seconds.
-CONNECT_TIMEOUT = 5.0  # for connecting, TLS, AUTH and asking Sentinel together
-HEALTH_CHECK_INTERVAL = 5.0  # between PINGs
+CONNECT_TIMEOUT = 3.0  # for connecting, TLS, AUTH and asking Sentinel together
+HEALTH_CHECK_INTERVAL = 2.5  # between PINGs
+ATTACH_TIMEOUT = 3.0  # for Redis to confirm a subscription
 CLOSE_TIMEOUT = 1.0  # in which a closing publisher writes what is still waiting
 FIRST_DELAY, MAX_DELAY = 0.05, 1.0  # between attempts to connect
 
@@ -198,10 +200,16 @@ class Subscriber(Link):
         attachment = Attachment(self, name)
         subscription.callbacks[attachment] = callback
         try:
-            # Shielded, since other attachments wait for it too.
-            (answer,) = await asyncio.shield(subscription.confirmed)
+            async with asyncio.timeout(ATTACH_TIMEOUT):
+                # Shielded, since other attachments wait for it too.
+                (answer,) = await asyncio.shield(subscription.confirmed)
             if isinstance(answer, Exception):
                 raise answer
+        except TimeoutError:
+            self.detach(attachment, name)
+            raise RedisTimeoutError(
+                f"Redis did not confirm a subscription within {ATTACH_TIMEOUT:g} s."
+            ) from None
         except BaseException:
             self.detach(attachment, name)
             raise

@@ -29,20 +29,13 @@ from rq.utils import now, utcformat
 from rq.worker import BaseWorker, WorkerStatus
 from rq.worker_registration import register
 
+from chatproject.lib.redis import UNREACHABLE
 from chatproject.lib.rq_asyncio.job_run import DRAINED, STOPPED, JobRun
 from chatproject.lib.rq_asyncio.plain_functions import Interrupted
 
 logger = logging.getLogger(__name__)
 
 MAX_REFUSALS = 3  # attempts to record a job's end that Redis answers but does not take
-
-# Redis cannot be reached, or cannot write just now: the same command may work a little later.
-UNREACHABLE = (
-    redis.ConnectionError,
-    redis.TimeoutError,
-    redis.ReadOnlyError,
-    redis.OutOfMemoryError,
-)
 
 # The state of a worker without jobs, by whether workers are suspended.
 IDLE_STATES = {False: WorkerStatus.IDLE, True: WorkerStatus.SUSPENDED}

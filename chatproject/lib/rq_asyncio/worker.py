@@ -35,8 +35,9 @@ from rq.utils import now
 from rq.worker import BaseWorker, DequeueStrategy
 
 from chatproject.lib import loop_monitor
+from chatproject.lib.redis import UNREACHABLE
 from chatproject.lib.rq_asyncio import memory
-from chatproject.lib.rq_asyncio.bookkeeping import IDLE_STATES, UNREACHABLE, Bookkeeping, NoRetry
+from chatproject.lib.rq_asyncio.bookkeeping import IDLE_STATES, Bookkeeping, NoRetry
 from chatproject.lib.rq_asyncio.dequeue import Dequeuer
 from chatproject.lib.rq_asyncio.job_run import DRAINED, STOPPED, JobRun
 from chatproject.lib.rq_asyncio.plain_functions import PLAIN_THREADS, ThreadDeathPenalty, in_thread
@@ -120,6 +121,11 @@ class AsyncWorker(BaseWorker):
     def dequeue_timeout(self) -> int:
         # Short, because nothing else ends the wait when the worker is to stop.
         return 1
+
+    @property
+    def connection_timeout(self) -> int:
+        # RQ allows ten seconds more than the wait for a job.
+        return self.dequeue_timeout + 3
 
     # RQ stores the one job that a command stopped. Here each thread that records has its own.
     @property

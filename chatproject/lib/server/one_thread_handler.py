@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
@@ -22,9 +24,13 @@ class OneThreadHandler(ASGIHandler):
     for each of its methods, since any of them might be asynchronous. One call saves 2 ms of CPU per
     request, half of a small response: `make bench ARGS=requests`.
 
-    The call returns its database connection before anything is sent. Django keeps it until the
+    Each call is made inside `around()`. It returns its database connection before anything is sent. Django keeps it until the
     response is closed, so as long as the slowest client reads, and for ever when sending fails.
     """
+
+    def __init__(self, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        super().__init__()
+        self._around = around
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -33,10 +39,11 @@ class OneThreadHandler(ASGIHandler):
         return await sync_to_async(self._respond)(request)
 
     def _respond(self, request: HttpRequest) -> HttpResponseBase:
-        try:
-            return self.get_response(request)
-        finally:
-            connections.close_all()
+        with self._around():
+            try:
+                return self.get_response(request)
+            finally:
+                connections.close_all()
 
     async def send_response(self, response: HttpResponseBase, send: Send) -> None:
         try:

@@ -204,6 +204,11 @@ export class ChatApp extends HTMLElement {
       case "error":
         this.#refused(event);
         return;
+      case "delayed":
+        if (this.#outbox.pending().some((frame) => frame.client_id === event.ref)) {
+          this.#showError(event.message);
+        }
+        return;
       case "balance":
         this.#showBalance(event);
         return;
@@ -214,6 +219,7 @@ export class ChatApp extends HTMLElement {
 
   #queued(event) {
     const frame = this.#outbox.remove(event.client_id);
+    if (frame !== undefined) this.#composer?.showError(""); // of `delayed`
     const transcript = this.#transcript;
     if (transcript === null || transcript.isPast) return;
     if (frame !== undefined && this.#belongsHere(frame) && !transcript.conversation) {

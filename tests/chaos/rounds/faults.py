@@ -12,7 +12,9 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
@@ -148,6 +150,58 @@ async def restart_postgres(scene: Scene) -> str:
     return f"Postgres {'crashed' if at_once else 'shut down'}, unreachable for {seconds:.1f} s"
 
 
+async def silence_valkey(scene: Scene) -> str:
+    """As when the network loses everything: connections stay open, and nothing answers."""
+    seconds = scene.chance.uniform(2, 12)
+    pid = scene.stage.valkey.pid
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(seconds)
+    os.kill(pid, signal.SIGCONT)
+    return f"Valkey silent for {seconds:.1f} s"
+
+
+async def silence_postgres(scene: Scene) -> str:
+    seconds = scene.chance.uniform(2, 12)
+    pid = scene.stage.postgres.pid
+    # The server first, so that it starts no further process for a connection.
+    os.kill(pid, signal.SIGSTOP)
+    stopped = [pid, *children(pid)]
+    for each in stopped[1:]:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGSTOP)
+    await asyncio.sleep(seconds)
+    for each in stopped:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGCONT)
+    return f"Postgres silent for {seconds:.1f} s"
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def lock_accounts(scene: Scene) -> str:
+    """Another transaction has the rows of all accounts: no message is paid, no reply settled."""
+    seconds = scene.chance.uniform(2, 12)
+
+    def lock() -> int:
+        from django.db import connections, transaction
+
+        from billing.models import Account
+
+        try:
+            with transaction.atomic():
+                accounts = len(Account.objects.order_by("pk").select_for_update())
+                time.sleep(seconds)
+            return accounts
+        finally:
+            connections.close_all()
+
+    accounts = await asyncio.to_thread(lock)
+    return f"{accounts} accounts locked for {seconds:.1f} s"
+
+
 async def cut_provider(scene: Scene) -> str:
     await asyncio.to_thread(scene.stage.provider.cut)
     return "provider breaks all connections"
@@ -175,6 +229,9 @@ FAULTS: dict[str, Fault] = {
     "kill-valkey-amid-sends": kill_valkey_amid_sends,
     "flushall": flush_valkey,
     "restart-postgres": restart_postgres,
+    "silent-valkey": silence_valkey,
+    "silent-postgres": silence_postgres,
+    "locked-accounts": lock_accounts,
     "cut-provider": cut_provider,
     "restart-provider": restart_provider,
     "drop-clients": drop_clients,
@@ -184,7 +241,9 @@ FAULTS: dict[str, Fault] = {
 # Excuses of faults, see judge.py.
 LOSES_MEMORY = frozenset({"restart-valkey", "kill-valkey-amid-sends", "flushall"})
 BREAKS_REPLIES = frozenset({"cut-provider", "restart-provider"})
-LOSES_ANSWERS = frozenset({"restart-postgres"})  # whether the last COMMIT was made is unknown
+LOSES_ANSWERS = frozenset(
+    {"restart-postgres", "silent-postgres"}
+)  # whether the last COMMIT was made is unknown
 
 
 def draw(chance: random.Random, rounds: int) -> list[tuple[str, ...]]:

@@ -48,6 +48,10 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (AttemptWithBackoff.update_delay, "now"),
     (AttemptWithBackoff.time_to_give_up, "now"),
     (SimpleLazyObject, "func"),
+    (psycopg.Connection.wait, "gen interval timeout"),
+    (psycopg.Connection.cancel_safe, "timeout"),
+    (ConnectionPool.drain, ""),
+    (pool._getconn, "timeout"),
 ]
 ATTRIBUTES: list[tuple[object, str]] = [
     (connection, "_prepare_cursor connection ensure_connection in_atomic_block queries_logged"),
@@ -59,6 +63,7 @@ ATTRIBUTES: list[tuple[object, str]] = [
     (Message._meta.pk, "attname column primary_key"),
     (RUN, "set_cached_value"),
     (psycopg.Connection, "autocommit info"),
+    (psycopg.errors, "_WaitTimeout"),
     (psycopg.ConnectionInfo, "transaction_status"),
 ]
 

@@ -222,6 +222,6 @@ def test_locks_and_idle_transactions_time_out(monkeypatch):
             )
             return cursor.fetchone()
 
-    assert money_transaction(ask) == ("5s", "30s")
+    assert money_transaction(ask) == ("3s", "10s")
     with transaction.atomic():
         assert ask() == ("0", "0")

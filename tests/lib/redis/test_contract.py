@@ -19,11 +19,24 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import ResponseError
 
+from chatproject.lib.redis.clients import WaryAsyncPool, WaryPool
+
 
 def test_connection_methods_take_our_arguments():
     assert list(inspect.signature(ConnectionPool.make_connection).parameters) == ["self"]
     inspect.signature(AbstractConnection.connect).bind(None)
     inspect.signature(AbstractConnection.disconnect).bind(None, nowait=True)
+
+
+async def test_pools_have_the_names_that_ours_use(valkey_url: str):
+    pool = WaryPool.from_url(valkey_url)
+    connection = pool.get_connection()
+    assert connection._sock is not None
+    connection.disconnect()
+    assert connection._sock is None
+    idle = WaryAsyncPool.from_url(valkey_url)._available_connections
+    assert len(idle) == 0
+    assert isinstance(AbstractConnection.is_connected, property)
 
 
 async def test_connection_can_be_robbed_of_its_streams(valkey_url: str):
