@@ -1,0 +1,102 @@
+"""What leaves is compressed, where that helps."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from django.http import HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.test import Client, RequestFactory
+from whitenoise.middleware import WhiteNoiseMiddleware
+
+from chat.models import Message
+from chatproject.ops.compression import CompressionMiddleware
+from tests.support.conversations import begin
+from tests.support.fake_llm import reply_text
+
+GZIP = {"accept-encoding": "gzip, deflate, br"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_page_of_hundred_messages_leaves_compressed(client: Client, owner, assistant):
+    conversation, parent = begin(owner, assistant), None
+    for number in range(100):
+        text = reply_text(150, str(number))
+        parent = Message.objects.create(
+            conversation=conversation,
+            parent=parent,
+            role=(Message.Role.USER, Message.Role.ASSISTANT)[number % 2],
+            text=text,
+            html=f"<p>{text}</p>",
+        )
+    conversation.leaf = parent
+    conversation.save()
+    client.force_login(owner)
+    path = f"/c/{conversation.pk}/"
+    page, plain = client.get(path, headers=GZIP), client.get(path)
+    assert page["Content-Encoding"] == "gzip"
+    assert "Accept-Encoding" in page["Vary"]
+    assert "Accept-Encoding" in plain["Vary"]
+    assert int(page["Content-Length"]) == len(page.content) < len(plain.content) / 3
+    # Different in each response: the CSRF token and the next message's id.
+    token = re.compile(rb'value="([0-9A-Za-z]{64}|[-0-9a-f]{36})"')
+    assert token.sub(b"", gzip.decompress(page.content)) == token.sub(b"", plain.content)
+
+
+def answer(response: HttpResponseBase, **headers: str) -> HttpResponseBase:
+    """The response as the middleware leaves it, to a request with these headers."""
+    request = RequestFactory().get("/", headers=headers or GZIP)
+    return CompressionMiddleware(lambda _: response)(request)
+
+
+def test_json_leaves_compressed_by_its_size():
+    long = answer(JsonResponse({"text": "word " * 1_000}))
+    assert long["Content-Encoding"] == "gzip"
+    assert not answer(JsonResponse({"text": "word"})).has_header("Content-Encoding")
+
+
+def test_length_of_a_page_is_blurred():
+    lengths = {len(answer(HttpResponse("word " * 1_000)).content) for _ in range(50)}  # type: ignore[attr-defined]
+    assert len(lengths) > 10
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        HttpResponse(b"%PDF" * 1_000, content_type="application/pdf"),
+        HttpResponse(b"\x89PNG" * 1_000, content_type="image/png"),
+        HttpResponse("word " * 1_000, headers={"Content-Encoding": "br"}),
+        StreamingHttpResponse(iter(["a,b\n"] * 1_000), content_type="text/csv"),
+        StreamingHttpResponse(iter(["<p>"] * 1_000)),
+    ],
+    ids=["PDF", "image", "compressed", "CSV", "stream"],
+)
+def test_other_responses_leave_unchanged(response: HttpResponseBase):
+    before = dict(response.items())
+    assert dict(answer(response).items()) == before
+
+
+def test_client_without_gzip_gets_plain_text():
+    page = answer(HttpResponse("word " * 1_000), **{"accept-encoding": "identity"})
+    assert not page.has_header("Content-Encoding")
+
+
+def test_static_files_are_compressed_and_immutable(settings, tmp_path: Path):
+    settings.STATIC_ROOT = tmp_path
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "staticfiles": {"BACKEND": "chatproject.lib.staticfiles.ManifestStorage"},
+    }
+    call_command("collectstatic", interactive=False, verbosity=0)
+    [script] = tmp_path.glob("js/app.*.js")
+    assert script.with_suffix(".js.gz").is_file()
+    noise = WhiteNoiseMiddleware(lambda _: HttpResponse(status=404))
+    response = noise(RequestFactory().get(f"/static/js/{script.name}", headers=GZIP))
+    assert response["Content-Encoding"] == "gzip"
+    assert "immutable" in response["Cache-Control"]
+    body = b"".join(response.streaming_content)
+    response.close()
+    assert gzip.decompress(body) == script.read_bytes()
