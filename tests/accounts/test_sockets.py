@@ -8,11 +8,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.sessions.backends import db as django_store
 from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.utils import timezone
 
-from accounts import sockets
+from accounts import session_store, sockets
 from accounts.models import User
 from chatproject.lib import db
 from tests.support.people import session_key
@@ -59,6 +60,19 @@ def key(reader: User) -> str:
 
 async def test_session_names_its_user(reader, key):
     assert (await open_socket(f"theme=dark; sessionid={key}")).user == reader
+
+
+async def test_session_of_djangos_own_store_is_valid(reader, key):
+    """The previous release wrote such sessions, and its processes read ours during an update."""
+
+    def move() -> str:
+        store = django_store.SessionStore()
+        store.update(session_store.SessionStore(key).load())
+        store.save()
+        assert django_store.SessionStore(key).load() == store.load()
+        return str(store.session_key)
+
+    assert (await open_socket(f"sessionid={await db.run(move)}")).user == reader
 
 
 @pytest.mark.parametrize(
