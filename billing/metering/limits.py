@@ -186,9 +186,9 @@ def _sentence(limit: _Limit, used: int, amount: int) -> str:
 def messages_this_month(account: Account) -> int:
     """Return the number of messages that count for this month's quota.
 
-    Those that cost credits count by their hold, from the moment of sending unless nothing was
-    charged. Those of free models, and of users who pay nothing, count by their usage record, under
-    the same rule; while they run, only `enforce` counts them.
+    A message that costs credits counts by its hold, from the moment of sending unless nothing was
+    charged. A message to a free model, or of a user who pays nothing, counts by its usage record,
+    under the same rule; while its reply is made, only `enforce` counts it.
     """
     since = _messages_since(account)
     holds = Hold.objects.filter(account=account, created_at__gte=since, key__startswith="run:")
