@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +26,7 @@ from chat.web import run_follower, socket_limits
 from chatproject.lib import metrics, rate_limits
 from chatproject.lib.env import Limit
 from chatproject.lib.http import client_network
+from chatproject.lib.pubsub.raw import Attachment
 from chatproject.local.servers import BASE_DIR
 from chatproject.ops import rate_limits as pages
 from tests.accounts.test_pages import patterns
@@ -542,6 +545,24 @@ async def test_socket_beyond_the_limit_is_closed(only, owner, stranger):
             assert await first.is_silent()
         async with open_tab(owner) as again:
             assert await again.is_silent()
+
+
+@pytest.mark.usefixtures("socket_loop")
+async def test_socket_that_ends_anyhow_is_not_counted(only, owner, monkeypatch):
+    only(sockets=(1, 0))
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    for _ in range(3):
+        with suppress(asyncio.CancelledError, RuntimeError):
+            async with open_tab(owner) as tab:
+                monkeypatch.setattr(Attachment, "detach", fail)
+                tab._communicator.future.cancel()
+                await tab._communicator.future
+        monkeypatch.undo()
+    async with open_tab(owner) as tab:
+        assert await tab.is_silent()
 
 
 @reaches("frames")

@@ -124,6 +124,8 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
 
     async def _leave(self) -> None:
         """Receive nothing any longer: no events of the user or of runs."""
+        if self._allowance is not None:
+            self._allowance.end()
         if self._session is not None:
             sockets.session_watch().remove(self._session)
         if self._recheck is not None:
@@ -132,8 +134,6 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             await follower.leave()
         if self._attachment is not None:
             await self._attachment.detach()
-        if self._allowance is not None:
-            self._allowance.end()
 
     # --- From the client ----------------------------------------------------------------------
 
