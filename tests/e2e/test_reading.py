@@ -201,6 +201,49 @@ def test_opened_reasoning_stays_at_its_beginning(browser: Browser):
     assert browser.run(place) == pytest.approx(before, abs=1)
 
 
+# The letters at the middle of the window, and their height above its top.
+LINE = """
+const range = document.caretRangeFromPoint(700, 400);
+const text = range.startContainer.data ?? "";
+const {top} = range.getBoundingClientRect();
+return [text.slice(range.startOffset).replace(/[^\\p{L}]/gu, "").slice(0, 12), top];
+"""
+# The height of the first text that begins with these letters.
+HEIGHT = """
+const walker = document.createTreeWalker(
+  document.querySelector(".message.reply:last-child"), NodeFilter.SHOW_TEXT);
+const heights = [];
+while (walker.nextNode()) {
+  const {data} = walker.currentNode;
+  for (let at = 0; at < data.length; at += 1) {
+    const rest = data.slice(at, at + 60);
+    if (!/^\\p{L}/u.test(rest)) continue;
+    if (!rest.replace(/[^\\p{L}]/gu, "").startsWith(arguments[0])) continue;
+    const range = document.createRange();
+    range.setStart(walker.currentNode, at);
+    range.setEnd(walker.currentNode, at + 1);
+    heights.push(range.getBoundingClientRect().top);
+  }
+}
+return heights;
+"""
+
+
+def test_finished_text_stays_under_the_reader(site: Site, browser: Browser):
+    browser.send("[[tokens=900 rate=0 hold=850 key=line]] Stream")
+    wait_until(lambda: len(browser.reply) > 4_000, "most of the text")
+    wheel(-600, 1)(browser)
+    wait_until(lambda: browser.run(LEFT) > 400, "the page moves up")
+    time.sleep(0.5)
+    sample, height = browser.run(LINE)
+    assert len(sample) == 12
+    site.provider.release("line")
+    browser.wait_for_status("done")
+    heights = browser.run(HEIGHT, sample)
+    assert heights
+    assert min(abs(found - height) for found in heights) < 30
+
+
 # --- Selections -------------------------------------------------------------------------------
 
 # Selects 40 characters of the reply's first paragraph.

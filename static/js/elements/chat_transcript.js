@@ -1,6 +1,7 @@
 import { copy, needsTextAtHand } from "../helpers/clipboard.js";
 import { fetchJSON, fetchPage, fromHTML, fromTemplate } from "../helpers/dom.js";
 import { NO_ID } from "../helpers/ids.js";
+import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { listenForScrolling } from "../helpers/scroll_intent.js";
 import { APPLY, END, GAP, IGNORE, RESTART, RunFollower, WAIT } from "../models/run_follower.js";
 import { ReplySources } from "../models/reply_sources.js";
@@ -380,7 +381,7 @@ export class ChatTranscript extends HTMLElement {
     keepOpen(reply, finished);
     const hadFocus = reply?.contains(document.activeElement) ?? false;
     if (reply === null) this.#list.append(finished);
-    else reply.replaceWith(finished);
+    else this.#keepLine(reply, () => reply.replaceWith(finished), finished);
     this.#prepare(finished);
     if (hadFocus) finished.focus({ preventScroll: true });
   }
@@ -394,12 +395,13 @@ export class ChatTranscript extends HTMLElement {
       if (isSelected(reply)) return;
       document.removeEventListener("selectionchange", replace);
       keepOpen(reply, finished);
-      this.#scroll.follow(() => {
+      const swap = () => {
         const streamed = reply.querySelectorAll(".stream, .reasoning, .reply-note");
         reply.querySelector(".stream").before(...finished.querySelectorAll(":scope > :is(.reasoning, .prose)"));
         for (const part of streamed) part.remove();
         this.#prepare(reply);
-      });
+      };
+      this.#scroll.follow(() => this.#keepLine(reply, swap, reply));
     };
     document.addEventListener("selectionchange", replace);
   }
@@ -409,6 +411,16 @@ export class ChatTranscript extends HTMLElement {
   #scrolled() {
     this.#scroll.moved();
     this.#fire("chat:scrolled");
+  }
+
+  /** Put the HTML of a reply into its place with `swap`, without moving the line that a reader looks at. */
+  #keepLine(reply, swap, finished) {
+    const stream = reply.querySelector(".stream");
+    const bar = document.querySelector(".topbar").offsetHeight;
+    const place = this.#scroll.isFollowing || stream === null ? null : placeBelow(stream, bar);
+    swap();
+    const prose = finished.querySelector(".prose");
+    if (place !== null && prose !== null) this.#scroll.shift(movementOf(place, prose));
   }
 
   /** The reader has opened or closed the reasoning: an opened text is to be read from its beginning. */

@@ -25,6 +25,10 @@ export class ScrollManager {
     return this.#left <= NEAR;
   }
 
+  get isFollowing() {
+    return this.#isFollowing;
+  }
+
   /** Read the position: call it for each scroll event. */
   moved() {
     const { scrollTop } = this.#view;
@@ -54,6 +58,12 @@ export class ScrollManager {
     this.moved(); // a scroll event may still be due
     render();
     if (always || this.#isFollowing) this.toEnd();
+  }
+
+  /** Follow a text that has moved down by so many pixels. */
+  shift(distance) {
+    this.#view.scrollTop += distance;
+    this.#top = this.#view.scrollTop;
   }
 
   /** The window or the composer changed its height. */
