@@ -34,6 +34,7 @@ from billing.models import (
     SandboxPayment,
 )
 from billing.payments import checkout, refunds, webhook_events
+from billing.payments.packages import in_review
 from billing.payments.providers.base import ProviderError
 from chatproject.lib.admin import client_ip, require_permission, staff_id
 
@@ -70,6 +71,19 @@ class RefundForm(ReasonForm):
         return minor_units
 
 
+class NeedsReview(admin.SimpleListFilter):
+    """Orders in review, and paid ones with a problem."""
+
+    title = "needs review"
+    parameter_name = "review"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "Yes")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Order]) -> QuerySet[Order]:
+        return queryset.filter(in_review()) if self.value() else queryset
+
+
 @admin.register(Order)
 class OrderAdmin(RecordAdmin):
     list_display = [
@@ -84,7 +98,7 @@ class OrderAdmin(RecordAdmin):
         "invoice_no",
         "problem",
     ]
-    list_filter = ["status", "provider", "kind", "livemode", "currency", "created_at"]
+    list_filter = [NeedsReview, "status", "provider", "kind", "livemode", "currency", "created_at"]
     list_select_related = ["user"]
     search_fields = [
         "user__email", "id__exact", "provider_order_id__exact", "provider_payment_id__exact", "invoice_no__exact",

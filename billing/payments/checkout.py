@@ -17,7 +17,15 @@ from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from billing.ledger import postings, signup
-from billing.models import Account, CreditPackage, LedgerEntry, Order, PackagePrice
+from billing.models import (
+    Account,
+    CreditPackage,
+    Dispute,
+    LedgerEntry,
+    Order,
+    PackagePrice,
+    Refund,
+)
 from billing.payments import disputes, mail, providers, refunds, saved_methods
 from billing.payments.packages import lock_order
 from billing.payments.providers.base import (
@@ -27,7 +35,9 @@ from billing.payments.providers.base import (
     ProviderError,
     ProviderNotConfigured,
     Standing,
+    UnreadableAnswer,
 )
+from billing.payments.providers.payload import MAX_URL
 from chatproject.lib.db import after_commit, money_transaction
 
 logger = logging.getLogger(__name__)
@@ -203,7 +213,7 @@ def _remember(order_id: UUID, checkout: Checkout) -> None:
         # Never forget the first one: it may have been paid.
         raise CheckoutRefused("This purchase is out of date. Nothing was charged. Start a new one.")
     order.provider_order_id = checkout.provider_order_id
-    order.checkout_url = checkout.url
+    order.checkout_url = checkout.url if len(checkout.url) <= MAX_URL else ""
     if order.status == Order.Status.CREATED:
         order.status = Order.Status.PENDING
     order.save()
@@ -220,8 +230,19 @@ def sync_order(order_id: UUID, *, provider_order_id: str = "") -> Order:
     """
     order = Order.objects.get(pk=order_id)
     order.provider_order_id = order.provider_order_id or provider_order_id or None
-    state = providers.get(order.provider).fetch(order)
+    try:
+        state = providers.get(order.provider).fetch(order)
+    except UnreadableAnswer as error:
+        logger.exception("%s cannot be synced", order)
+        return money_transaction(_apply_unreadable, order_id, str(error))
     return money_transaction(apply_state, order_id, state)
+
+
+def _apply_unreadable(order_id: UUID, problem: str) -> Order:
+    order = lock_order(order_id)
+    order.asked_at = timezone.now()
+    _stop_for_review(order, problem)
+    return order
 
 
 def apply_state(order_id: UUID, state: OrderState) -> Order:
@@ -243,6 +264,7 @@ def apply_state(order_id: UUID, state: OrderState) -> Order:
     elif not order.is_paid:
         _apply_unpaid(order, state, now)
     if order.is_paid:
+        _note_other_payments(order, state)
         refunds.apply_state(order, state.refunds)
         disputes.apply_state(order, state.disputes)
         refunds.add_up(order)
@@ -264,6 +286,8 @@ def _mismatch(order: Order, state: OrderState) -> str:
     if order.is_paid:
         paid_by = order.provider_payment_id or state.payment_id
         pairs.append(("the payment", paid_by, state.payment_id or paid_by))
+    if state.payment_order_id is not None:
+        pairs.append(("the order of the payment", str(order.pk), state.payment_order_id))
     for what, ours, theirs in pairs:
         if ours != theirs:
             return f"The provider has another value for {what}: {theirs!r} instead of {ours!r}."
@@ -274,6 +298,14 @@ def _mismatch(order: Order, state: OrderState) -> str:
     ).exclude(pk=order.pk)
     if state.payment_id and used.exists():
         return f"The payment {state.payment_id} belongs to another order."
+    refund_ids, dispute_ids = (
+        [one.id for one in found] for found in (state.refunds, state.disputes)
+    )
+    if Refund.objects.filter(provider_refund_id__in=refund_ids).exclude(order=order).exists():
+        return "The provider names a refund of another order."
+    others = Dispute.objects.filter(provider=order.provider).exclude(order=order)
+    if others.filter(provider_dispute_id__in=dispute_ids).exists():
+        return "The provider names a dispute of another order."
     return ""
 
 
@@ -286,10 +318,26 @@ def _stop_for_review(order: Order, problem: str) -> None:
         order.status = Order.Status.REVIEW
     order.save()
     if is_new:
-        text = (
-            f"Order {order.pk} ({order.provider}) needs a review, nothing was credited. {problem}"
-        )
+        credited = "its credits stay" if order.is_paid else "nothing was credited"
+        text = f"Order {order.pk} ({order.provider}) needs a review, {credited}. {problem}"
         after_commit(mail.alert, "A payment does not match", text)
+
+
+def _note_other_payments(order: Order, state: OrderState) -> None:
+    """Show payments on a paid order that paid it once more, and alert staff about each new one."""
+    problem = ""
+    if state.other_payments:
+        payments = ", ".join(state.other_payments)
+        problem = (
+            f"It was paid more than once, by {payments} too. Refund that money at the provider."
+        )
+    is_new = problem[:300] != order.problem
+    order.problem = problem[:300]
+    if problem and is_new:
+        text = (
+            f"Order {order.pk} ({order.provider}) needs a review, it was credited once. {problem}"
+        )
+        after_commit(mail.alert, "A purchase was paid twice", text)
 
 
 def _credit(order: Order, now: datetime) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from django.conf import settings
+from django.db.models import Q
 
 from billing.credits import MICRO
 from billing.models import CreditPackage, Order, PackagePrice, Refund
@@ -106,6 +107,11 @@ def order(user_id: int, order_id: UUID) -> Order:
 def lock_order(order_id: UUID) -> Order:
     """Lock an order until the transaction ends. In the order of locks it precedes its account."""
     return Order.objects.select_for_update(no_key=True).get(pk=order_id)
+
+
+def in_review() -> Q:
+    """Return the condition of orders that staff must look at: in review, or paid with a problem."""
+    return Q(status=Order.Status.REVIEW) | Q(status__in=Order.SETTLED) & ~Q(problem="")
 
 
 def sentence(order: Order) -> str:

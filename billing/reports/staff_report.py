@@ -24,6 +24,7 @@ from billing.models import (
     ProviderEvent,
     Refund,
 )
+from billing.payments import packages
 from billing.reports import usage_report
 from billing.reports.usage_report import ModelRow, Sums
 
@@ -145,7 +146,7 @@ def make(month: date) -> StaffReport:
         models=models,
         spent=sum((row.sums for row in models), Sums()),
         holds=active_holds(),
-        orders_in_review=Order.objects.filter(status=Order.Status.REVIEW).count(),
+        orders_in_review=Order.objects.filter(packages.in_review()).count(),
         events_in_review=events["review"],
         events_failed=events["failed"],
         refunds_open=Refund.objects.filter(status__in=Refund.OPEN).count(),

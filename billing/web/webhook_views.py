@@ -20,6 +20,7 @@ from billing import queue
 from billing.models import ProviderEvent
 from billing.payments import providers
 from billing.payments.providers.base import BadSignature, Notice, ProviderNotConfigured
+from billing.payments.providers.payload import sentence
 from chatproject.lib import db
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,9 @@ def webhook(request: HttpRequest, provider: str) -> HttpResponse:
 def _body(request: HttpRequest) -> bytes | None:
     """Return the body as it was sent; None when it is too long, which is checked before reading."""
     length = request.headers.get("Content-Length") or "0"
-    if not length.isdecimal() or int(length) > MAX_BYTES:
+    if not (length.isascii() and length.isdecimal() and len(length) < 12):
+        return None
+    if int(length) > MAX_BYTES:
         return None
     try:
         body = request.body
@@ -98,7 +101,11 @@ def _store(provider: str, notice: Notice, body: bytes, headers: Mapping[str, str
                 livemode=notice.livemode,
                 body=body,
                 body_sha256=notice.body_sha256,
-                headers={name: headers[name] for name in STORED_HEADERS if name in headers},
+                headers={
+                    name: sentence(headers[name], 2000)
+                    for name in STORED_HEADERS
+                    if name in headers
+                },
                 about={
                     "order_id": notice.order_id,
                     "provider_order_id": notice.provider_order_id,

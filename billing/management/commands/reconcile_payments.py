@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,8 @@ from django.utils import timezone
 from billing.models import Order
 from billing.payments import checkout
 from billing.payments.providers.base import ProviderError
+
+logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -40,6 +43,12 @@ class Command(BaseCommand):
             except ProviderError as error:
                 failed += 1
                 self.stderr.write(f"{order.pk}: {error}")
+                continue
+            except Exception as error:
+                # One odd order keeps no other one from its credits.
+                logger.exception("%s cannot be synced", order)
+                failed += 1
+                self.stderr.write(f"{order.pk}: {error!r}")
                 continue
             if after.status != order.status:
                 changed += 1

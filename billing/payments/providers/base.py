@@ -14,9 +14,16 @@ from typing import Protocol
 
 from billing.models import AutoTopUp, Order, Refund
 
+MAX_ID = 255  # characters
+MAX_INTEGER = 2**63 - 1
+
 
 class ProviderError(Exception):
     """The provider was unreachable or sent no usable answer. The outcome is unknown: ask again."""
+
+
+class UnreadableAnswer(ProviderError):
+    """The provider's answer lacks a value or has an odd one, so a person must look at it."""
 
 
 class ProviderDeclined(ProviderError):
@@ -44,6 +51,21 @@ class Standing(enum.Enum):
     CANCELED = "canceled"
 
 
+def is_usable(value: object, limit: int = MAX_ID) -> bool:
+    """Return whether a value is a text of printable characters that fits into a column."""
+    return isinstance(value, str) and 0 < len(value) <= limit and value.isprintable()
+
+
+def require(is_met: bool, what: str) -> None:
+    """Raise ValueError, which adapters turn into UnreadableAnswer, unless a condition is met."""
+    if not is_met:
+        raise ValueError(f"odd {what}")
+
+
+def _is_amount(value: object, least: int = 0) -> bool:
+    return type(value) is int and least <= value <= MAX_INTEGER
+
+
 @dataclass(frozen=True, slots=True)
 class Checkout:
     """The page to send the buyer to: a link, or (with `fields`) a form to post there."""
@@ -62,6 +84,10 @@ class RefundState:
     status: Refund.Status
     reference: str = ""
 
+    def __post_init__(self) -> None:
+        require(is_usable(self.id), "id of a refund")
+        require(_is_amount(self.amount_minor, 1), "amount of a refund")
+
 
 @dataclass(frozen=True, slots=True)
 class DisputeState:
@@ -71,6 +97,10 @@ class DisputeState:
     amount_minor: int
     status: str  # a value of Dispute.Status
     funds_withdrawn: bool
+
+    def __post_init__(self) -> None:
+        require(is_usable(self.id), "id of a dispute")
+        require(_is_amount(self.amount_minor), "amount of a dispute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +115,8 @@ class OrderState:
     order_id: str = ""  # ours, from the metadata
     user_id: str = ""  # ours, from the metadata
     payment_id: str | None = None
+    payment_order_id: str | None = None  # ours, as the payment itself names it; None if it does not
+    other_payments: tuple[str, ...] = ()  # further payments of the order that the provider keeps
     tax_minor: int = 0
     receipt_url: str = ""
     problem: str = ""  # a sentence for the buyer, when it failed
@@ -92,6 +124,15 @@ class OrderState:
     disputes: tuple[DisputeState, ...] = ()
     customer_ref: str = ""
     payment_method_ref: str = ""
+
+    def __post_init__(self) -> None:
+        require(not self.provider_order_id or is_usable(self.provider_order_id), "id of an order")
+        require(self.payment_id is None or is_usable(self.payment_id), "id of a payment")
+        require(all(map(is_usable, self.other_payments)), "id of a payment")
+        require(_is_amount(self.amount_minor), "amount")
+        require(_is_amount(self.tax_minor), "tax")
+        require(is_usable(self.currency, 3) and len(self.currency) == 3, "currency")
+        require(type(self.livemode) is bool, "mode")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,21 @@ from billing.payments.providers.base import (
     ProviderError,
     RefundState,
     Standing,
+    UnreadableAnswer,
+    is_usable,
     metadata,
+    require,
     unknown_order,
 )
-from billing.payments.providers.payload import header, json_object, part, word
+from billing.payments.providers.payload import (
+    foreign_identifier,
+    header,
+    identifier,
+    json_object,
+    part,
+    sentence,
+    word,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +52,7 @@ PAGE = 100
 # Not final: the same request may succeed later.
 TRANSIENT = {401, 408, 409, 425, 429}
 
+PAID_STATUSES = ("captured", "refunded")
 REFUND_STATUSES = {"processed": Refund.Status.SUCCEEDED, "failed": Refund.Status.FAILED}
 
 
@@ -157,7 +169,7 @@ class _Session(requests.Session):
         try:
             response = super().request(*args, **options)
             answer = response.json()
-        except requests.JSONDecodeError as error:
+        except (requests.JSONDecodeError, RecursionError) as error:
             raise ProviderError(
                 f"Razorpay: HTTP {response.status_code} without an answer that can be read."
             ) from error
@@ -188,8 +200,10 @@ def _client() -> Iterator[razorpay.Client]:
                 auth=(settings.RAZORPAY_KEY_ID, settings.RAZORPAY_KEY_SECRET),
                 base_url=settings.RAZORPAY_API_BASE,
             )
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ProviderError("Razorpay gave an answer that cannot be read.") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UnreadableAnswer(
+                f"Razorpay gave an answer that cannot be read: {error!r}"[:300]
+            ) from error
 
 
 def _order_of(order: Order) -> dict[str, Any]:
@@ -221,6 +235,7 @@ def is_live() -> bool:
 def _state_of_order(
     client: razorpay.Client, order: Order, theirs: dict[str, Any], payments: list[dict[str, Any]]
 ) -> OrderState:
+    require(all(is_usable(payment["id"]) for payment in payments), "id of a payment")
     captured = _captured(order, payments)
     # A failed payment may still succeed: banks answer for days. So all of them must have failed.
     has_failed = bool(payments) and all(payment["status"] == "failed" for payment in payments)
@@ -230,6 +245,9 @@ def _state_of_order(
     if captured:
         # A payment may contain a fee on top, which buyers bear; the order's sum does not.
         amount = theirs["amount_paid"] if theirs["status"] == "paid" else captured["amount"]
+        if len([one for one in payments if one["status"] in PAID_STATUSES]) > 1:
+            # Each of them paid the order.
+            amount = min(amount, theirs["amount"])
         currency = captured["currency"]
     return OrderState(
         standing=Standing.PAID if captured else unpaid,
@@ -240,7 +258,13 @@ def _state_of_order(
         order_id=word(part(theirs, "notes").get("order_id")),
         user_id=word(part(theirs, "notes").get("user_id")),
         payment_id=captured["id"] if captured else None,
-        problem="" if captured else str(last.get("error_description") or ""),
+        payment_order_id=_order_of_payment(order, theirs, captured) if captured else None,
+        other_payments=tuple(
+            payment["id"]
+            for payment in payments
+            if payment["status"] == "captured" and payment is not captured
+        ),
+        problem="" if captured else sentence(last.get("error_description")),
         refunds=_refunds(client, captured["id"]) if captured else (),
         disputes=_disputes(client, captured) if captured else (),
     )
@@ -248,12 +272,19 @@ def _state_of_order(
 
 def _captured(order: Order, payments: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the payment that counts: the stored one, else the first one."""
-    captured = [payment for payment in payments if payment["status"] in ("captured", "refunded")]
+    captured = [payment for payment in payments if payment["status"] in PAID_STATUSES]
     captured.sort(key=lambda payment: payment["created_at"])
     for payment in captured:
         if payment["id"] == order.provider_payment_id:
             return payment
     return captured[0] if captured else None
+
+
+def _order_of_payment(order: Order, theirs: dict[str, Any], payment: dict[str, Any]) -> str:
+    """Return the id of our order that a payment names, by Razorpay's order or by its notes."""
+    if payment["order_id"] != theirs["id"]:
+        return word(payment["order_id"])
+    return word(part(payment, "notes").get("order_id")) or str(order.id)
 
 
 def _refunds(client: razorpay.Client, payment: str) -> tuple[RefundState, ...]:
@@ -313,25 +344,25 @@ def _is_signed(body: bytes, signature: str, secret: str) -> bool:
 
 
 def _notice(event: dict[str, Any], event_id: str, digest: str) -> Notice:
-    event_type = word(event.get("event"), 100)
+    event_type = identifier(event.get("event"), 100)
     if not event_type:
         raise BadSignature("The webhook is signed, but names no event.")
     entities = {
         name: part(event, "payload", name, "entity")
         for name in ("order", "payment", "refund", "dispute")
     }
-    payment_id = word(entities["payment"].get("id"))
+    payment_id = identifier(entities["payment"].get("id"))
     for name in ("refund", "dispute"):
-        payment_id = payment_id or word(entities[name].get("payment_id"))
+        payment_id = payment_id or identifier(entities[name].get("payment_id"))
     notes = (part(entities[name], "notes") for name in ("order", "payment", "refund"))
-    order_ids = (word(note.get("order_id")) for note in notes)
+    order_ids = [foreign_identifier(note.get("order_id")) for note in notes]
     return Notice(
         event_id=event_id,
         event_type=event_type,
         livemode=is_live(),
         order_id=next(filter(None, order_ids), ""),
-        provider_order_id=word(entities["order"].get("id"))
-        or word(entities["payment"].get("order_id")),
+        provider_order_id=identifier(entities["order"].get("id"))
+        or identifier(entities["payment"].get("order_id")),
         payment_id=payment_id,
         body_sha256=digest,
     )

@@ -36,6 +36,7 @@ from billing.payments.providers.base import (
     Standing,
     unknown_order,
 )
+from billing.payments.providers.payload import identifier, json_object
 
 Status = SandboxPayment.Status
 
@@ -93,22 +94,24 @@ class SandboxProvider:
         timestamp = signature.removeprefix("t=").partition(",")[0]
         if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) < 12):
             raise BadSignature("there is no signature")
-        if not hmac.compare_digest(signature.encode(), sign(body, int(timestamp)).encode()):
+        if not hmac.compare_digest(
+            signature.encode(errors="replace"), sign(body, int(timestamp)).encode()
+        ):
             raise BadSignature("the signature is wrong")
         if abs(time.time() - int(timestamp)) > TOLERANCE:
             raise BadSignature("the signature is old")
-        try:
-            event = json.loads(body)
-            return Notice(
-                event_id=event["id"],
-                event_type=event["type"],
-                livemode=event["livemode"],
-                order_id=event.get("order_id", ""),
-                provider_order_id=event.get("checkout_id", ""),
-                payment_id=event.get("payment_id", ""),
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BadSignature("this is no event") from error
+        event = json_object(body)
+        event_id, event_type = identifier(event.get("id")), identifier(event.get("type"), 100)
+        if not event_id or not event_type or event.get("livemode") is not False:
+            raise BadSignature("this is no event")
+        return Notice(
+            event_id=event_id,
+            event_type=event_type,
+            livemode=False,
+            order_id=identifier(event.get("order_id")),
+            provider_order_id=identifier(event.get("checkout_id")),
+            payment_id=identifier(event.get("payment_id")),
+        )
 
     def refund(self, order: Order, refund: Refund) -> RefundState:
         """Send money back, once for each of our refunds."""

@@ -26,10 +26,23 @@ from billing.payments.providers.base import (
     ProviderError,
     RefundState,
     Standing,
+    UnreadableAnswer,
+    is_usable,
     metadata,
+    require,
     unknown_order,
 )
-from billing.payments.providers.payload import header, json_object, part, reference, word
+from billing.payments.providers.payload import (
+    foreign_identifier,
+    header,
+    https_url,
+    identifier,
+    json_object,
+    part,
+    reference,
+    sentence,
+    word,
+)
 
 # The shape of the answers read below. Raise it together with the library, after reading Stripe's
 # changelog; webhooks keep the version of their endpoint, and only ids are read from them.
@@ -116,20 +129,21 @@ class StripeProvider:
             raise BadSignature("The webhook is signed, but is not an event.")
         if event.get("livemode") is not settings.STRIPE_LIVEMODE:
             raise BadSignature("The webhook is of Stripe's other mode (test or live).")
-        event_id, event_type = word(event.get("id")), word(event.get("type"), 100)
+        event_id, event_type = identifier(event.get("id")), identifier(event.get("type"), 100)
         if not event_id or not event_type:
             raise BadSignature("The webhook is signed, but names no event.")
         subject = part(event, "data", "object")
         kind = subject.get("object")
+        intent = subject if kind == "payment_intent" else subject.get("payment_intent")
         return Notice(
             event_id=event_id,
             event_type=event_type,
             livemode=settings.STRIPE_LIVEMODE,
-            order_id=word(part(subject, "metadata").get("order_id"))
-            or word(subject.get("client_reference_id")),
-            provider_order_id=word(subject.get("id")) if kind == "checkout.session" else "",
-            payment_id=reference(
-                subject if kind == "payment_intent" else subject.get("payment_intent")
+            order_id=foreign_identifier(part(subject, "metadata").get("order_id"))
+            or foreign_identifier(subject.get("client_reference_id")),
+            provider_order_id=identifier(subject.get("id")) if kind == "checkout.session" else "",
+            payment_id=identifier(
+                intent.get("id") if isinstance(intent, dict) else intent  # whole, or its id
             ),
         )
 
@@ -197,8 +211,17 @@ def _client() -> Iterator[stripe.StripeClient]:
         # Its text may hold a whole page of HTML.
         answer = f"HTTP {error.http_status}" if error.http_status else "no answer"
         raise ProviderError(f"Stripe: {type(error).__name__}, {answer}.") from error
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ProviderError("Stripe gave an answer that cannot be read.") from error
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise UnreadableAnswer(
+            f"Stripe gave an answer that cannot be read: {error!r}"[:300]
+        ) from error
 
 
 def _send(call: Callable[..., Any], subject: str, params: Any) -> Any:
@@ -280,6 +303,7 @@ def _state_of_session(client: stripe.StripeClient, session: dict[str, Any]) -> O
         standing = _standing_of_intent(intent)  # paid by a method that takes days
     else:
         standing = Standing.OPEN  # after a declined card too: the page takes another one
+    require(not intent or is_usable(intent.get("id")), "id of a payment")
     payment = word(intent.get("id"))
     currency = session["currency"].upper()
     is_paid = standing is Standing.PAID and bool(payment)
@@ -292,10 +316,10 @@ def _state_of_session(client: stripe.StripeClient, session: dict[str, Any]) -> O
         order_id=word(part(session, "metadata").get("order_id")),
         user_id=word(part(session, "metadata").get("user_id")),
         payment_id=payment or None,
+        payment_order_id=word(part(intent, "metadata").get("order_id")) if payment else None,
         tax_minor=from_stripe(part(session, "total_details").get("amount_tax") or 0, currency),
-        receipt_url=part(session, "invoice").get("hosted_invoice_url")
-        or part(intent, "latest_charge").get("receipt_url")
-        or "",
+        receipt_url=https_url(part(session, "invoice").get("hosted_invoice_url"))
+        or https_url(part(intent, "latest_charge").get("receipt_url")),
         problem=problem_of(intent),
         refunds=_refunds(client, payment, currency) if is_paid else (),
         disputes=_disputes(client, payment, currency) if is_paid else (),
@@ -321,7 +345,7 @@ def _state_of_intent(client: stripe.StripeClient, intent: dict[str, Any]) -> Ord
         order_id=word(part(intent, "metadata").get("order_id")),
         user_id=word(part(intent, "metadata").get("user_id")),
         payment_id=intent["id"],
-        receipt_url=part(intent, "latest_charge").get("receipt_url") or "",
+        receipt_url=https_url(part(intent, "latest_charge").get("receipt_url")),
         problem=problem_of(intent),
         refunds=_refunds(client, intent["id"], currency) if is_paid else (),
         disputes=_disputes(client, intent["id"], currency) if is_paid else (),
@@ -346,7 +370,7 @@ def problem_of(intent: dict[str, Any]) -> str:
     """Return the bank's sentence about the last attempt to pay; empty after a success."""
     if intent.get("status") == "succeeded":
         return ""
-    return str(part(intent, "last_payment_error").get("message") or "")
+    return sentence(part(intent, "last_payment_error").get("message"))
 
 
 def _find_intent(client: stripe.StripeClient, order: Order, customer: str) -> dict[str, Any] | None:

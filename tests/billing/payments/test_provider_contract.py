@@ -56,7 +56,7 @@ def test_paid_order_is_not_paid_again(adapter, paid_order):
     assert adapter.create_checkout(paid_order, **purchases.URLS) == back
 
 
-RECEIPTS = {"stripe": r"http://.*/invoice/in_\w+", "razorpay": ""}
+RECEIPTS = {"stripe": r"https://.*/invoice/in_\w+", "razorpay": ""}
 
 
 def test_paid_order_is_read_completely(adapter, provider, paid_order):
@@ -70,6 +70,7 @@ def test_paid_order_is_read_completely(adapter, provider, paid_order):
         order_id=str(paid_order.id),
         user_id=str(paid_order.user_id),
         payment_id=paid_order.provider_payment_id,
+        payment_order_id=str(paid_order.id),
         receipt_url=state.receipt_url,
     )
     assert re.fullmatch(RECEIPTS[provider], state.receipt_url)

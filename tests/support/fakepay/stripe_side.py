@@ -115,7 +115,7 @@ class StripeSide:
             shown["invoice"] = {
                 "id": session["invoice"],
                 "object": "invoice",
-                "hosted_invoice_url": f"{self.url}/invoice/{session['invoice']}",
+                "hosted_invoice_url": f"https://stripe.example.org/invoice/{session['invoice']}",
             }
         return shown
 
@@ -285,7 +285,7 @@ class StripeSide:
             latest_charge={
                 "id": charge_id,
                 "object": "charge",
-                "receipt_url": f"{self.url}/receipt/{charge_id}",
+                "receipt_url": f"https://stripe.example.org/receipt/{charge_id}",
             },
         )
 
