@@ -18,6 +18,7 @@ urlpatterns = [
     path("packages/", order_views.packages_page, name="packages"),
     path("packages.json", order_views.packages_json, name="packages_json"),
     path("buy/", order_views.buy, name="buy"),
+    path("invoice-address/", order_views.invoice_address, name="invoice_address"),
     path("orders/<uuid:order_id>/", order_views.order, name="order"),
     path("orders/<uuid:order_id>/pay/", order_views.pay, name="pay"),
     path("orders/<uuid:order_id>/return/", order_views.order_return, name="order_return"),

@@ -232,6 +232,8 @@ STRIPE_CHECKOUT_ORIGIN = env.url("STRIPE_CHECKOUT_ORIGIN", "https://checkout.str
 RAZORPAY_KEY_ID = env.text("RAZORPAY_KEY_ID")
 RAZORPAY_KEY_SECRET = env.secret("RAZORPAY_KEY_SECRET")
 RAZORPAY_WEBHOOK_SECRETS = env.secret("RAZORPAY_WEBHOOK_SECRETS").replace(",", " ").split()
+# Contained in prices that are paid with Razorpay, which computes no tax.
+RAZORPAY_TAX_PERCENT = env.decimal("RAZORPAY_TAX_PERCENT", "0")
 RAZORPAY_API_BASE = env.url("RAZORPAY_API_BASE", "https://api.razorpay.com").rstrip("/")
 if bool(RAZORPAY_KEY_ID) != bool(RAZORPAY_KEY_SECRET):
     raise ImproperlyConfigured("Set both RAZORPAY_KEY_ID and RAZORPAY_KEY_SECRET, or neither.")

@@ -27,6 +27,8 @@ from billing.ledger import staff_actions
 from billing.models import (
     AutoTopUp,
     Dispute,
+    Invoice,
+    InvoiceAddress,
     Order,
     ProviderEvent,
     ProviderRequest,
@@ -291,6 +293,30 @@ class ProviderEventAdmin(RecordAdmin):
         with suppress(ValueError):  # other text is shown unchanged
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
         return format_html('<pre class="billing-body">{}</pre>', text)
+
+
+@admin.register(Invoice)
+class InvoiceAdmin(RecordAdmin):
+    list_display = [
+        "number",
+        "kind",
+        "issued_on",
+        money("amount_minor"),
+        money("tax_minor"),
+        "tax_rate",
+        "order",
+    ]
+    list_filter = ["kind", "currency", "issued_on"]
+    list_select_related = ["order"]
+    search_fields = ["number__exact", "order__id__exact", "order__user__email"]
+    money_fields = {"amount_minor": "currency", "tax_minor": "currency"}
+
+
+@admin.register(InvoiceAddress)
+class InvoiceAddressAdmin(RecordAdmin):
+    list_display = ["user", "name", "tax_id"]
+    list_select_related = ["user"]
+    search_fields = ["user__email", "name"]
 
 
 @admin.register(ProviderRequest)

@@ -42,6 +42,7 @@ TRIGGERS = {
             "billing_usagerecord",
             "billing_modelprice",
             "billing_auditrecord",
+            "billing_invoice",
         )
     },
 }

@@ -117,6 +117,12 @@ class Order(models.Model):
     checkout_url = models.URLField(max_length=2000, blank=True)
     receipt_url = models.URLField(max_length=2000, blank=True)
     invoice_no = models.PositiveBigIntegerField(null=True, blank=True, unique=True)
+    buyer_name = models.CharField(max_length=200, blank=True, db_default="", default="")
+    buyer_address = models.TextField(blank=True, db_default="", default="")
+    buyer_tax_id = models.CharField(max_length=100, blank=True, db_default="", default="")
+    tax_rate = models.CharField(
+        max_length=100, blank=True, db_default="", default="", help_text="As printed: 19 %."
+    )
     return_to = models.CharField(
         max_length=500, blank=True, help_text="The page to go back to after the purchase."
     )
@@ -174,6 +180,61 @@ class Order(models.Model):
     def is_paid(self) -> bool:
         """Whether its credits were granted (some may have been taken back since)."""
         return self.status in self.SETTLED
+
+
+class InvoiceAddress(models.Model):
+    """A buyer's name and address for invoices; each new order copies it."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="invoice_address"
+    )
+    name = models.CharField("name or company", max_length=200, blank=True)
+    address = models.TextField(max_length=1000, blank=True)
+    tax_id = models.CharField("tax number", max_length=100, blank=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return self.name or str(self.user)
+
+
+class Invoice(models.Model):
+    """An invoice, a credit note, or the cancellation of one, as it was issued; never changed.
+
+    `content` has the lines that are printed besides the amounts: seller, buyer, rows, remarks.
+    """
+
+    class Kind(models.TextChoices):
+        INVOICE = "invoice"
+        CREDIT_NOTE = "credit_note"
+        CANCELLATION = "cancellation"
+
+    order = models.ForeignKey(Order, on_delete=models.PROTECT, related_name="invoices")
+    refund = models.ForeignKey(
+        "billing.Refund", null=True, blank=True, on_delete=models.PROTECT, related_name="invoices"
+    )
+    kind = models.CharField(max_length=12, choices=Kind)
+    position = models.PositiveIntegerField(help_text="Within the order; 0 is the invoice.")
+    number = models.CharField(max_length=40, unique=True)
+    issued_on = models.DateField()
+    amount_minor = models.PositiveBigIntegerField()
+    tax_minor = models.PositiveBigIntegerField()
+    tax_rate = models.CharField(max_length=100, blank=True)
+    currency = models.CharField(max_length=3)
+    content = models.JSONField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["order", "position"]
+        constraints = [
+            models.UniqueConstraint(fields=["order", "position"], name="invoice_position_once"),
+            models.UniqueConstraint(fields=["refund", "kind"], name="invoice_once_per_refund"),
+            known("kind", "invoice credit_note cancellation", "invoice_kind_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.number}"
 
 
 class ProviderEvent(models.Model):

@@ -21,12 +21,13 @@ from billing.models import (
     Account,
     CreditPackage,
     Dispute,
+    InvoiceAddress,
     LedgerEntry,
     Order,
     PackagePrice,
     Refund,
 )
-from billing.payments import disputes, mail, providers, refunds, saved_methods
+from billing.payments import disputes, invoices, mail, providers, refunds, saved_methods
 from billing.payments.packages import lock_order
 from billing.payments.providers.base import (
     Checkout,
@@ -131,7 +132,11 @@ def draft(
     adapter = next((known for known in providers.enabled() if known.name == provider), None)
     if adapter is None:
         raise CheckoutRefused("This payment method is not available. Choose another one.")
+    buyer = InvoiceAddress.objects.filter(user_id=account.user_id).first() or InvoiceAddress()
     return Order(
+        buyer_name=buyer.name,
+        buyer_address=buyer.address,
+        buyer_tax_id=buyer.tax_id,
         user_id=account.user_id,
         account=account,
         client_key=client_key,
@@ -258,16 +263,21 @@ def apply_state(order_id: UUID, state: OrderState) -> Order:
     order.provider_payment_id = state.payment_id or order.provider_payment_id
     order.receipt_url = state.receipt_url or order.receipt_url
     if state.standing is Standing.PAID and not order.is_paid:
-        order.tax_minor = state.tax_minor
+        order.tax_minor, order.tax_rate = state.tax_minor, state.tax_rate
+        if state.buyer is not None:
+            order.buyer_name, order.buyer_address = state.buyer.name, state.buyer.address
+            order.buyer_tax_id = state.buyer.tax_id or order.buyer_tax_id
         _credit(order, now)
         saved_methods.note_paid(order, state)
     elif not order.is_paid:
         _apply_unpaid(order, state, now)
     if order.is_paid:
+        invoices.issue(order)  # before a refund is added, for orders of earlier releases
         _note_other_payments(order, state)
         refunds.apply_state(order, state.refunds)
         disputes.apply_state(order, state.disputes)
         refunds.add_up(order)
+        invoices.issue(order)
     else:
         order.save()
     return order

@@ -20,7 +20,7 @@ from django.utils import timezone
 from billing import credits
 from billing.ledger import postings
 from billing.models import Account, Dispute, Order, Refund
-from billing.payments import mail, providers, reclaim
+from billing.payments import invoices, mail, providers, reclaim
 from billing.payments.packages import lock_order
 from billing.payments.providers.base import ProviderDeclined, ProviderError, RefundState
 from chatproject.lib.db import after_commit, money_transaction
@@ -121,6 +121,7 @@ def _request(
             "The unused credits of this purchase are worth"
             f" {credits.show_money(max_amount, order.currency)}; no more than that can be refunded."
         )
+    invoices.issue(order)  # for orders of earlier releases
     refund = Refund.objects.create(
         pk=refund_id,
         order=order,
@@ -171,6 +172,7 @@ def _store(refund_id: UUID, answer: RefundState | ProviderError) -> Refund:
         elif refund.provider_refund_id is None:
             _move(order, refund, Refund.Status.FAILED)
             add_up(order)
+    invoices.issue(order)
     refund.refresh_from_db()
     return refund
 

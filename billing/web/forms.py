@@ -12,7 +12,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 
 from billing import credits
 from billing.credits import CreditsFormField
-from billing.models import AutoTopUp
+from billing.models import AutoTopUp, InvoiceAddress
 from billing.payments.packages import Offer
 from billing.reports import statements
 
@@ -139,6 +139,21 @@ class BuyForm(forms.Form):
         return "-".join(
             (given["nonce"], str(given["package"]), given["currency"], given["provider"])
         )
+
+
+class InvoiceAddressForm(forms.ModelForm):  # type: ignore[type-arg] # not subscriptable here
+    """The name and address that a buyer wants on invoices."""
+
+    class Meta:
+        model = InvoiceAddress
+        fields = ["name", "address", "tax_id"]
+        widgets = {
+            "name": forms.TextInput(attrs={"class": "input", "autocomplete": "name"}),
+            "address": forms.Textarea(
+                attrs={"class": "input", "rows": 4, "autocomplete": "street-address"}
+            ),
+            "tax_id": forms.TextInput(attrs={"class": "input", "autocomplete": "off"}),
+        }
 
 
 class TopUpForm(forms.Form):

@@ -20,14 +20,22 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from billing import credits
-from billing.models import AutoTopUp, Order, Refund
-from billing.payments import auto_top_up, checkout, packages, providers, receipts, refunds
+from billing.models import AutoTopUp, InvoiceAddress, Order, Refund
+from billing.payments import (
+    auto_top_up,
+    checkout,
+    invoices,
+    packages,
+    providers,
+    receipts,
+    refunds,
+)
 from billing.payments.auto_top_up import TopUpRefused
 from billing.payments.checkout import CheckoutRefused
+from billing.payments.invoices import NotPaid
 from billing.payments.providers.base import ProviderError
-from billing.payments.receipts import NotPaid
 from billing.payments.refunds import RefundRefused
-from billing.web.forms import BuyForm, TopUpForm
+from billing.web.forms import BuyForm, InvoiceAddressForm, TopUpForm
 from chatproject.lib.db import MoneyBusy
 
 if TYPE_CHECKING:
@@ -86,8 +94,28 @@ def packages_page(request: Request) -> HttpResponse:
             "providers": providers.enabled(),
             "return_to": checkout.own_path(request.GET.get("next", "")),
             "nonce": secrets.token_urlsafe(9),
+            "address_form": InvoiceAddressForm(instance=_invoice_address(request)),
         },
     )
+
+
+@require_POST
+@never_cache
+def invoice_address(request: Request) -> HttpResponse:
+    """Store the buyer's name and address for the invoices of later purchases."""
+    form = InvoiceAddressForm(request.POST, instance=_invoice_address(request))
+    if form.is_valid():
+        form.save()
+        messages.success(request, "Invoice details saved. They apply to your next purchases.")
+    else:
+        problems = " ".join(str(text) for texts in form.errors.values() for text in texts)
+        messages.error(request, f"The invoice details were not saved. {problems}")
+    return redirect("billing:packages")
+
+
+def _invoice_address(request: Request) -> InvoiceAddress:
+    found = InvoiceAddress.objects.filter(user_id=request.user.pk).first()
+    return found or InvoiceAddress(user_id=request.user.pk)
 
 
 @require_GET
@@ -229,7 +257,7 @@ def order(request: Request, order: Order) -> HttpResponse:
             "status_words": packages.STATUS_WORDS[Order.Status(order.status)],
             "sentence": packages.sentence(order),
             "provider_label": providers.label(order.provider),
-            "invoice": receipts.number(order),
+            "invoice": invoices.number(order),
             "is_open": order.status in Order.OPEN,
             "refresh": _refresh(order),
             "refunds": packages.refunds(order) if order.is_paid else [],
@@ -260,7 +288,7 @@ def receipt(request: Request, order: Order) -> HttpResponse:
         content = receipts.pdf(order)
     except NotPaid as error:
         raise Http404("An unpaid order has no receipt.") from error
-    name = f"invoice-{receipts.number(order)}.pdf"
+    name = f"invoice-{invoices.number(order)}.pdf"
     return HttpResponse(
         content,
         content_type="application/pdf",

@@ -17,6 +17,8 @@ from billing.models import (
     DailyUsage,
     Dispute,
     ExpiryNotice,
+    Invoice,
+    InvoiceAddress,
     InvoiceCounter,
     LedgerCheck,
     ModelPrice,
@@ -53,6 +55,11 @@ def make() -> Account:
     Dispute.objects.create(
         order=order, provider="sandbox", provider_dispute_id="dp_1", amount_minor=50
     )
+    InvoiceAddress.objects.create(user_id=account.user_id, name="Ann")
+    Invoice.objects.create(
+        order=order, kind="invoice", position=0, number="000001", issued_on=timezone.localdate(),
+        amount_minor=500, tax_minor=0, currency="USD", content={},
+    )  # fmt: skip
     ProviderRequest.objects.create(
         provider="stripe", subject=f"order:{order.pk}", number=1, params="{}"
     )

@@ -104,6 +104,15 @@ class DisputeState:
 
 
 @dataclass(frozen=True, slots=True)
+class Buyer:
+    """The name, the address in lines, and the tax number of a buyer; empty ones are not known."""
+
+    name: str
+    address: str
+    tax_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class OrderState:
     """The state of one of our orders at the provider, with its refunds and disputes."""
 
@@ -118,6 +127,8 @@ class OrderState:
     payment_order_id: str | None = None  # ours, as the payment itself names it; None if it does not
     other_payments: tuple[str, ...] = ()  # further payments of the order that the provider keeps
     tax_minor: int = 0
+    tax_rate: str = ""  # as it is printed: `19 %`
+    buyer: Buyer | None = None  # as given to the provider
     receipt_url: str = ""
     problem: str = ""  # a sentence for the buyer, when it failed
     refunds: tuple[RefundState, ...] = ()

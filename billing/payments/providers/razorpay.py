@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import razorpay
@@ -264,6 +265,8 @@ def _state_of_order(
             for payment in payments
             if payment["status"] == "captured" and payment is not captured
         ),
+        tax_minor=_tax(amount),
+        tax_rate=f"{settings.RAZORPAY_TAX_PERCENT.normalize():f} %" if _tax(amount) else "",
         problem="" if captured else sentence(last.get("error_description")),
         refunds=_refunds(client, captured["id"]) if captured else (),
         disputes=_disputes(client, captured) if captured else (),
@@ -278,6 +281,12 @@ def _captured(order: Order, payments: list[dict[str, Any]]) -> dict[str, Any] | 
         if payment["id"] == order.provider_payment_id:
             return payment
     return captured[0] if captured else None
+
+
+def _tax(amount: int) -> int:
+    """Return the tax that an amount contains; Razorpay computes none."""
+    percent: Decimal = settings.RAZORPAY_TAX_PERCENT
+    return int((amount * percent / (100 + percent)).quantize(Decimal(1), ROUND_HALF_UP))
 
 
 def _order_of_payment(order: Order, theirs: dict[str, Any], payment: dict[str, Any]) -> str:

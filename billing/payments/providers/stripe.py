@@ -18,6 +18,7 @@ from billing.models import AutoTopUp, Order, Refund
 from billing.payments.providers import idempotency
 from billing.payments.providers.base import (
     BadSignature,
+    Buyer,
     Checkout,
     DisputeState,
     Notice,
@@ -115,7 +116,14 @@ class StripeProvider:
                 intent = client.v1.payment_intents.retrieve(order.provider_order_id, WITH_CHARGE)
                 return _state_of_intent(client, intent.to_dict())
             session = client.v1.checkout.sessions.retrieve(
-                order.provider_order_id, {"expand": ["payment_intent.latest_charge", "invoice"]}
+                order.provider_order_id,
+                {
+                    "expand": [
+                        "payment_intent.latest_charge",
+                        "invoice",
+                        "total_details.breakdown",
+                    ]
+                },
             ).to_dict()
             return _state_of_session(client, session)
 
@@ -277,6 +285,8 @@ def _session_of(order: Order, return_url: str, cancel_url: str, save_method: boo
         "metadata": metadata(order),
         "payment_intent_data": {"metadata": metadata(order)},
         "line_items": [{"quantity": 1, "price_data": price}],
+        # Invoices need it.
+        "billing_address_collection": "required",
         # Without it a payment has no invoice, and its buyer no receipt.
         "invoice_creation": {"enabled": True},
         # Otherwise Stripe may offer another currency than that of the order.
@@ -318,6 +328,8 @@ def _state_of_session(client: stripe.StripeClient, session: dict[str, Any]) -> O
         payment_id=payment or None,
         payment_order_id=word(part(intent, "metadata").get("order_id")) if payment else None,
         tax_minor=from_stripe(part(session, "total_details").get("amount_tax") or 0, currency),
+        tax_rate=_tax_rate(part(session, "total_details", "breakdown").get("taxes")),
+        buyer=_buyer(part(session, "customer_details")),
         receipt_url=https_url(part(session, "invoice").get("hosted_invoice_url"))
         or https_url(part(intent, "latest_charge").get("receipt_url")),
         problem=problem_of(intent),
@@ -345,6 +357,7 @@ def _state_of_intent(client: stripe.StripeClient, intent: dict[str, Any]) -> Ord
         order_id=word(part(intent, "metadata").get("order_id")),
         user_id=word(part(intent, "metadata").get("user_id")),
         payment_id=intent["id"],
+        buyer=_buyer(part(intent, "latest_charge", "billing_details")),
         receipt_url=https_url(part(intent, "latest_charge").get("receipt_url")),
         problem=problem_of(intent),
         refunds=_refunds(client, intent["id"], currency) if is_paid else (),
@@ -352,6 +365,35 @@ def _state_of_intent(client: stripe.StripeClient, intent: dict[str, Any]) -> Ord
         customer_ref=reference(intent.get("customer")),
         payment_method_ref=reference(intent.get("payment_method")),
     )
+
+
+def _buyer(details: dict[str, Any]) -> Buyer | None:
+    """Return the buyer of `customer_details` or `billing_details`; None without name and address."""
+    address = part(details, "address")
+    town = " ".join(filter(None, (sentence(address.get(key)) for key in ("postal_code", "city"))))
+    lines = [
+        sentence(address.get("line1")),
+        sentence(address.get("line2")),
+        town,
+        sentence(address.get("state")),
+        sentence(address.get("country")),
+    ]
+    name = sentence(details.get("name"), 200)
+    text = "\n".join(filter(None, lines))
+    tax_ids = details.get("tax_ids")
+    first = tax_ids[0] if isinstance(tax_ids, list) and tax_ids else None
+    tax_id = sentence(first.get("value"), 100) if isinstance(first, dict) else ""
+    return Buyer(name, text, tax_id) if name or text else None
+
+
+def _tax_rate(taxes: Any) -> str:
+    """Return the rates of a session's taxes: `VAT 19 %`, several with a plus."""
+    rates = []
+    for tax in taxes if isinstance(taxes, list) else []:
+        rate = part(tax, "rate")
+        if percentage := rate.get("percentage"):
+            rates.append(f"{sentence(rate.get('display_name'), 20)} {percentage:g} %".strip())
+    return " + ".join(rates)[:100]
 
 
 def _standing_of_intent(intent: dict[str, Any]) -> Standing:

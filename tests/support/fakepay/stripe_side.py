@@ -18,6 +18,7 @@ class StripeSide:
     def __init__(self, postman: Postman) -> None:
         self.url = ""  # of the server
         self.tax_percent = 0  # contained in the price, where automatic tax is asked for
+        self.buyer: Json = {"name": None, "address": None}  # as typed on the payment page
         self.replays = Replays()
         self.sessions: dict[str, Json] = {}
         self.intents: dict[str, Json] = {}
@@ -91,13 +92,24 @@ class StripeSide:
             "client_reference_id": params.get("client_reference_id"),
             "currency": price["currency"],
             "customer": None,
+            "customer_details": None,
             "invoice": None,
             "livemode": False,
             "metadata": params.get("metadata", {}),
             "payment_intent": None,
             "payment_status": "unpaid",
             "status": "open",
-            "total_details": {"amount_tax": tax},
+            "total_details": {
+                "amount_tax": tax,
+                "breakdown": {
+                    "taxes": [
+                        {
+                            "amount": tax,
+                            "rate": {"display_name": "VAT", "percentage": float(self.tax_percent)},
+                        }
+                    ]
+                },
+            },
             "url": f"{self.url}/pay/stripe/{session_id}",
             # Not part of the answer.
             "_intent": params.get("payment_intent_data", {}),
@@ -254,6 +266,7 @@ class StripeSide:
         intent["payment_method"] = intent["payment_method"] or new_id("pm")
         self._succeed(intent)
         session.update(status="complete", payment_status="paid", invoice=new_id("in"))
+        session["customer_details"] = self.buyer
         if session["_has_customer"]:
             session["customer"] = intent["customer"] = new_id("cus")
 
