@@ -60,7 +60,7 @@ def _freeze(order: Order, dispute: Dispute) -> None:
     """Freeze the account. The credits are taken for all of the order's claims together."""
     dispute.funds_withdrawn = True
     if dispute.returned:
-        # Those of the first time were given back.
+        # The credits of the first withdrawal were given back.
         dispute.postings = max(dispute.postings, 1)
         dispute.returned, dispute.credits, dispute.debt = False, 0, 0
     account = Account.objects.get(pk=order.account_id)

@@ -3,8 +3,8 @@
 There is one target for the whole order, computed from the refunds and disputes that stand now:
 refunds that have not failed, and disputes whose money the bank holds. `to_target` posts the
 difference between the target and the credits that are reclaimed already, so that neither duplicates
-nor the order of events nor the moments of the syncs make a difference. The price stands for all
-credits of the order: more money than that may leave, but no more credits are reclaimed.
+nor the order of events nor the moments of the syncs make a difference. The whole price is worth
+all credits of the order: if more money goes back, no further credits are reclaimed.
 
 Each refund and dispute has its own part of the target in `credits` and `debt`. All functions are
 called inside `money_transaction`, under the order's lock.
@@ -61,7 +61,7 @@ def share(order: Order, money: int) -> int:
 
 
 def _unexpired(order: Order) -> int:
-    """Return the order's credits without those that expired unused: they are not reclaimed."""
+    """Return the order's credits less the ones that expired unused, which are not reclaimed."""
     expired = LotMove.objects.filter(
         lot__order=order, entry__kind=LedgerEntry.Kind.EXPIRE
     ).aggregate(sum=Sum("amount"))["sum"]

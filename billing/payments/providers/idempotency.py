@@ -4,7 +4,7 @@ A request is stored with its key and its parameters before it is sent. While no 
 timeout, a reset, a crash of ours), the same key is sent again with the same parameters, whatever has
 changed since, so that the provider does its work once and repeats its answer. A definite error
 closes the key: providers repeat errors too, for a day, so the next attempt needs a new key. Before
-that attempt the adapter looks for what an earlier one may have done after all.
+that attempt the adapter searches for the result of an earlier one.
 """
 
 from __future__ import annotations
