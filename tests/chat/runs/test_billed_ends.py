@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -353,6 +354,42 @@ async def test_inherited_prefix_is_billed_once(
         (2, *second, True, finish),
     ]
     assert (run.prompt_tokens, run.completion_tokens) == second
+
+
+@each_continuation
+async def test_prefix_is_billed_once_after_kills(
+    owner, conversation, provider, valkey_client, settings, tmp_path, continuation
+):
+    """The same with worker processes that are killed."""
+    settings.RUN_ATTEMPTS = 2
+    await db.run(LanguageModel.objects.update, continuation=continuation)
+    text = "[[tokens=40 rate=0 hold=10 silent=20 nousage=1 key=first]]"
+    pieces = reply_pieces(40, text)
+    first, rest = "".join(pieces[:10]), "".join(pieces[10:20])
+    run = await db.run(send, owner, conversation, text)
+    with Stack(tmp_path, provider_url=provider.url) as stack:
+        for attempt, written in ((1, first), (2, first + rest)):
+            name = f"worker-{attempt}"
+            await asyncio.to_thread(stack.start, name)
+            await until(partial(is_logged, run, attempt, written), seconds=40)
+            await asyncio.to_thread(stack.kill, name)
+            await asyncio.to_thread(provider.release, "first")
+            await db.run(sweeper.recover, [(run.pk, attempt)])
+    asked, counted = run.prompt_estimate, typical_tokens
+    second = (
+        (asked + counted(first), counted(rest)) if continuation else (asked, counted(first + rest))
+    )
+    assert (await db.run(fresh, run.pk)).message.text == first + rest
+    assert await db.run(bills) == [
+        (1, asked, counted(first), False, "crashed"),
+        (2, *second, True, "failed"),
+    ]
+
+
+def is_logged(run: Run, attempt: int, text: str) -> bool:
+    """Return whether Redis has this text of a reply, and the acceptance of its request."""
+    is_accepted = accepted_attempts([run.pk]) == {run.pk: attempt}
+    return is_accepted and run_log.read_reply(run.pk, attempt).text == text
 
 
 @pytest.mark.parametrize("held", [0, 10])
