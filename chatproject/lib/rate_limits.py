@@ -4,8 +4,7 @@
 frames of sockets: a round trip for each frame would cost more than most frames do.
 
 While Redis is unreachable, a limit that fails closed raises redis.RedisError, and any other accepts;
-RATE_LIMITS_UNCOUNTED counts both. After an error Redis is left alone for PAUSE seconds, so that not
-every request waits for its timeout.
+RATE_LIMITS_UNCOUNTED counts both.
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ from chatproject.lib.redis.clients import sync_client
 logger = logging.getLogger(__name__)
 
 PREFIX = "limit"  # of the keys in Redis
-
-PAUSE = 1.0
 
 _Call = Callable[..., bool]  # of a limiter, with a rate and the parts of a key
 
@@ -74,15 +71,11 @@ def _clear(limiter: MovingWindowRateLimiter, item: RateLimitItem, *key: str) -> 
 def _each_rate(name: str, key: tuple[object, ...], call: _Call) -> None:
     limit = limit_of(name)
     try:
-        if time.monotonic() < _Outage.until:
-            raise redis.ConnectionError("Redis was unreachable a moment ago")
         for item in _items(limit):
             if not call(_limiter(), item, name, _digest(key)):
                 raise RateLimited(name, retry_after(name, *key))
     except redis.RedisError as error:
-        if time.monotonic() >= _Outage.until:
-            _Outage.until = time.monotonic() + PAUSE
-            logger.warning("limits are not counted: %s", error)
+        logger.warning("the limit %s was not counted: %s", name, error)
         outcome = "refused" if limit.fails_closed else "accepted"
         metrics.RATE_LIMITS_UNCOUNTED.labels(name, outcome).inc()
         if limit.fails_closed:
@@ -118,10 +111,6 @@ def limit_of(name: str) -> Limit:
     """Return a limit of the table."""
     limit: Limit = settings.RATE_LIMITS[name]
     return limit
-
-
-class _Outage:
-    until = 0.0  # of time.monotonic()
 
 
 @cache

@@ -23,4 +23,3 @@ def limits_without_redis(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _forget_clients() -> None:
     rate_limits._storage.cache_clear()
     rate_limits._limiter.cache_clear()
-    rate_limits._Outage.until = 0.0
