@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from accounts import sessions, signup
 from billing import schedule as billing_schedule
+from chat.recovery.retention import Retention
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
 from chatproject.lib import db
@@ -47,7 +48,7 @@ class Task:
 
     name: str
     every: float
-    run: Callable[[datetime], None]
+    run: Callable[[datetime], object]
     due: datetime = field(default_factory=timezone.now)
 
 
@@ -59,6 +60,7 @@ def schedule() -> list[Task]:
         Task("send mail", 5.0, outbox.enqueue_due),
         Task("clear mail", 600, outbox.clear),
         Task("grant sign-up credits", 60, signup.grant_lost),
+        Task("purge deleted chats", 60, Retention().purge),
         Task("clear sessions", 60, sessions.clear_expired),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),
     ]

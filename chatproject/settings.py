@@ -153,6 +153,8 @@ CACHES = {
     },
 }
 
+# Days after which a deleted chat is removed for good, with all of its text.
+DELETED_CHAT_DAYS = env.integer("DELETED_CHAT_DAYS", 30, least=1)
 RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run
 # Max attempts at a run: the runs of a dead worker are handed over to other workers.
 RUN_ATTEMPTS = env.integer("RUN_ATTEMPTS", 3, least=1)

@@ -46,7 +46,7 @@ def rename(*, user: User, conversation_id: UUID, title: str) -> Conversation:
 
 
 def delete(*, user: User, conversation_id: UUID) -> Conversation:
-    """Mark a conversation as deleted; it stays in the database until it is purged.
+    """Mark a conversation as deleted; recovery/retention.py purges it after some days.
 
     A reply that is being generated should be stopped first (`active_run`, `runs.stop`). Raises
     ChatError `not_found` or `not_allowed`.

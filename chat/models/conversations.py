@@ -59,6 +59,11 @@ class Conversation(models.Model):
                 name="conversation_list",
                 condition=Q(deleted_at=None),
             ),
+            models.Index(
+                fields=["deleted_at"],
+                name="conversation_deleted",
+                condition=Q(deleted_at__isnull=False),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=["owner", "client_id"], name="conversation_begun_once"),

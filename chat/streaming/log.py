@@ -8,7 +8,7 @@ attempt's numbers are higher, and Redis refuses the lower ones of a worker that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -17,7 +17,7 @@ import redis.asyncio
 
 from chat import protocol
 from chat.streaming import groups
-from chat.streaming.leases import accepted_key, lease_key
+from chat.streaming.leases import accepted_key, lease_key, stop_key
 from chatproject.lib.pubsub.layer import publish
 from chatproject.lib.redis.clients import sync_client
 
@@ -90,6 +90,13 @@ def _join(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Logged
         elif delta.type == "reasoning.delta":
             reasoning.append(delta.text)
     return LoggedReply(text="".join(text), reasoning="".join(reasoning), seq=seq)
+
+
+def forget(run_ids: Sequence[UUID]) -> None:
+    """Delete all keys of runs that have ended, ahead of their time. Raises redis.RedisError."""
+    keys = (log_key, lease_key, stop_key, accepted_key)
+    if run_ids:
+        sync_client().delete(*(key(run_id) for run_id in run_ids for key in keys))
 
 
 def publish_end(event: protocol.RunEnd) -> None:

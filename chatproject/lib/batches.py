@@ -55,6 +55,9 @@ class SetAside:
         self._waiting: dict[Hashable, tuple[datetime, timedelta]] = {}  # due when, and the pause
         self._logged: dict[Hashable, str] = {}
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def is_due(self, row: Hashable, now: datetime) -> bool:
         """Return whether a row may be processed now."""
         return row not in self._waiting or self._waiting[row][0] <= now

@@ -9,7 +9,7 @@ from chatproject.lib.mail import outbox
 
 
 def site(request: HttpRequest) -> dict[str, Any]:
-    """Add the installation's name and what its account pages offer to the context of every page.
+    """Add the installation's name, what its account pages offer and how long deleted chats are kept to the context of every page.
 
     `mail_is_delayed` makes a query, in the templates that use it.
     """
@@ -18,4 +18,5 @@ def site(request: HttpRequest) -> dict[str, Any]:
         "has_mail": outbox.is_configured(),
         "mail_is_delayed": outbox.is_delayed,
         "signup_is_open": settings.SIGNUP_OPEN,
+        "deleted_chat_days": settings.DELETED_CHAT_DAYS,
     }

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.template.defaultfilters import pluralize
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -112,7 +114,11 @@ def delete(request: Request, conversation_id: UUID) -> HttpResponse:
         except ChatError as error:
             return refused_page(request, error, conversation_id)
     lifecycle.delete(user=request.user, conversation_id=conversation_id)
-    messages.success(request, f"“{found}” was deleted.")
+    days = settings.DELETED_CHAT_DAYS
+    messages.success(
+        request,
+        f"“{found}” was deleted. It is removed for good after {days} day{pluralize(days)}.",
+    )
     return redirect("chat:list")
 
 

@@ -1,0 +1,100 @@
+"""Retention: deleted chats are purged DELETED_CHAT_DAYS after their deletion.
+
+Everything that holds text goes: messages with their parts, runs, the chat's title, and the runs' keys in
+Redis. Records of usage and of credits stay; they name a chat by its id and hold no text.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+
+from chat.models import Conversation, Message, Run
+from chat.streaming import log as run_log
+from chatproject.lib.batches import SetAside
+from chatproject.lib.db import prepared
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 2.0  # time limit of one turn, as the clock has other work; the next turn continues
+CHATS = 100  # chats of one query
+MESSAGES = 500  # rows of one statement, which thus locks nothing for long
+
+
+class Retention:
+    """Purges deleted chats; one that fails is set aside."""
+
+    def __init__(self) -> None:
+        self._set_aside = SetAside()
+
+    def purge(self, now: datetime) -> int:
+        """Purge chats that were deleted long enough ago; return how many.
+
+        Raises redis.RedisError while Redis is unreachable: nothing may be left there.
+        """
+        deadline = time.monotonic() + SECONDS
+        before = now - timedelta(days=settings.DELETED_CHAT_DAYS)
+        purged = 0
+        deleted = Conversation.objects.filter(deleted_at__lte=before).order_by("deleted_at")
+        # A bad chat must not keep its place at the front: as many more are read as were set aside.
+        found = deleted.values_list("pk", flat=True)[: CHATS + len(self._set_aside)]
+        for chat_id in found:
+            if not self._set_aside.is_due(chat_id, now):
+                continue
+            with self._set_aside.apart(chat_id, f"the purge of chat {chat_id}", now):
+                while (is_purged := purge_some(chat_id, before)) is False:
+                    if time.monotonic() > deadline:
+                        return purged
+                purged += bool(is_purged)
+            if time.monotonic() > deadline:
+                break
+        if purged:
+            logger.info("%d deleted chats were purged", purged)
+        return purged
+
+
+def purge_some(chat_id: UUID, before: datetime) -> bool | None:
+    """Delete up to MESSAGES messages of a chat that was deleted before a time, the newest first.
+
+    Returns True when the chat is gone, False when messages are left, and None when the chat is not to
+    be purged now: a run of it has not ended (the next turn finds the chat again), or another process
+    has it.
+    """
+    if Run.objects.active().filter(conversation=chat_id).exists():
+        return None
+    newest = Message.objects.filter(conversation=chat_id).order_by("-id")
+    found = list(newest.values_list("pk", flat=True)[:MESSAGES])
+    runs = Run.objects.filter(message__in=found)
+    run_log.forget([*runs.values_list("pk", flat=True)])
+    with transaction.atomic():
+        chat = (
+            Conversation.objects.select_for_update(skip_locked=True)
+            .filter(pk=chat_id, deleted_at__lte=before)
+            .first()
+        )
+        if chat is None:
+            return None
+        if found:
+            Conversation.objects.filter(pk=chat_id, leaf__isnull=False).update(leaf=None)
+            prepared.change(DELETE, {"messages": found})
+        if len(found) == MESSAGES:
+            return False
+        chat.delete()
+        return True
+
+
+# In one statement, so that no message is left without its parent. Django would read all rows first.
+DELETE = """
+WITH runs AS (DELETE FROM chat_run WHERE message_id = ANY(%(messages)s)),
+parts AS (DELETE FROM chat_messagepart WHERE message_id = ANY(%(messages)s)),
+children AS (
+  UPDATE chat_message SET parent_id = NULL
+  WHERE parent_id = ANY(%(messages)s) AND NOT id = ANY(%(messages)s)
+)
+DELETE FROM chat_message WHERE id = ANY(%(messages)s)
+"""

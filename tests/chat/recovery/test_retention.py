@@ -1,0 +1,176 @@
+"""Deleted chats are purged with all of their text, and records without text stay."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.apps import apps
+from django.db import connection
+from django.utils import timezone
+
+from billing.models import Hold, LedgerEntry, UsageRecord
+from chat.conversations import lifecycle
+from chat.models import Conversation, Message, MessagePart, Run
+from chat.protocol import Usage
+from chat.recovery import retention
+from chat.recovery.retention import Retention
+from chat.runs import finish
+from chat.streaming import leases
+from tests.support.bad_rows import refused
+from tests.support.conversations import add_turns, begin, send
+from tests.support.runs import add_to_log, delta, mark_running
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
+
+WORD = "xylophone"
+DAY = timedelta(days=1)
+LATER = 31 * DAY
+
+
+def finished_chat(owner, assistant, valkey_client) -> Conversation:
+    """A chat whose reply, reasoning and log hold WORD."""
+    chat = begin(owner, assistant, title=WORD)
+    run = send(owner, chat, f"Play the {WORD}")
+    mark_running(run)
+    add_to_log(valkey_client, delta(run, 1, WORD))
+    leases.request_stop(run.pk)
+    finish.end(
+        run_id=run.pk,
+        attempt=1,
+        status=Run.Status.RUNNING,
+        seq=5,
+        outcome=finish.Outcome(
+            status=Run.Status.DONE,
+            text=f"A {WORD}",
+            reasoning=f"Hm, {WORD}",
+            usage=Usage(prompt_tokens=10, completion_tokens=10),
+        ),
+    )
+    return chat
+
+
+def delete(owner, chat: Conversation) -> None:
+    lifecycle.delete(user=owner, conversation_id=chat.pk)
+
+
+def purge(after: timedelta) -> int:
+    return Retention().purge(timezone.now() + after)
+
+
+def text_of_tables() -> str:
+    """All rows of chat and billing as text."""
+    found = []
+    with connection.cursor() as cursor:
+        for label in ("chat", "billing"):
+            for model in apps.get_app_config(label).get_models():
+                cursor.execute(f"SELECT string_agg(t::text, ' ') FROM {model._meta.db_table} AS t")  # noqa: S608
+                found.append(str(cursor.fetchone()[0]))
+    return " ".join(found)
+
+
+def test_deleted_chat_is_purged_with_all_text(owner, assistant, valkey_client):
+    chat = finished_chat(owner, assistant, valkey_client)
+    kept = begin(owner, assistant, title="Kept")
+    add_turns(owner, kept, 2)
+    records = (LedgerEntry.objects.count(), UsageRecord.objects.count(), Hold.objects.count())
+    delete(owner, chat)
+    assert WORD in text_of_tables()
+    assert purge(29 * DAY) == 0
+    assert purge(LATER) == 1
+    assert purge(LATER) == 0
+    assert WORD not in text_of_tables()
+    assert not list(valkey_client.scan_iter("run:*"))
+    assert records == (
+        LedgerEntry.objects.count(),
+        UsageRecord.objects.count(),
+        Hold.objects.count(),
+    )
+    assert [one.title for one in Conversation.objects.all()] == ["Kept"]
+    assert kept.messages.count() == 4
+
+
+def test_setting_decides_when_chats_are_purged(owner, assistant, settings, client):
+    settings.DELETED_CHAT_DAYS = 1
+    chat = begin(owner, assistant)
+    client.force_login(owner)
+    menu = client.get(f"/c/{chat.pk}/").content.decode()
+    assert "Deleted chats are removed for good after 1 day." in menu
+    deleted = client.post(f"/c/{chat.pk}/delete/", follow=True).content.decode()
+    assert "was deleted. It is removed for good after 1 day." in deleted
+    assert purge(DAY - timedelta(hours=1)) == 0
+    assert purge(DAY) == 1
+
+
+def test_long_chat_is_purged_in_small_statements(owner, assistant, monkeypatch):
+    """Whatever the order of its ids: clocks of two web processes may differ."""
+    monkeypatch.setattr(retention, "MESSAGES", 3)
+    chat = begin(owner, assistant)
+    messages = add_turns(owner, chat, 8)
+    Message.objects.filter(pk=messages[0].pk).update(parent=messages[-1].pk)
+    delete(owner, chat)
+    assert purge(LATER) == 1
+    assert not Message.objects.exists()
+    assert not MessagePart.objects.exists()
+
+
+def test_purge_ends_at_its_time_limit(owner, assistant, monkeypatch):
+    monkeypatch.setattr(retention, "SECONDS", 0.0)
+    monkeypatch.setattr(retention, "MESSAGES", 3)
+    chats = [begin(owner, assistant) for _ in range(2)]
+    for chat in chats:
+        add_turns(owner, chat, 4)
+        delete(owner, chat)
+    turns = 0
+    while Conversation.objects.exists():
+        purge(LATER)
+        turns += 1
+    assert turns > 4
+
+
+def test_chat_with_active_run_waits_for_its_end(owner, assistant):
+    chat = begin(owner, assistant)
+    run = send(owner, chat)
+    delete(owner, chat)
+    other = begin(owner, assistant)
+    delete(owner, other)
+    assert purge(LATER) == 1
+    assert Run.objects.get().pk == run.pk
+    outcome = finish.Outcome(status=Run.Status.STOPPED)
+    finish.end(run_id=run.pk, attempt=0, status=Run.Status.QUEUED, seq=9, outcome=outcome)
+    assert purge(LATER) == 1
+    assert not Run.objects.exists()
+
+
+def test_bad_chat_does_not_stop_the_others(owner, assistant, monkeypatch):
+    monkeypatch.setattr(retention, "CHATS", 1)
+    chats = [begin(owner, assistant) for _ in range(3)]
+    for chat in chats:
+        add_turns(owner, chat, 1)
+        delete(owner, chat)
+    keeper, now = Retention(), timezone.now() + LATER
+    # Purging it clears its leaf.
+    with refused("chat_conversation", f"NEW.id = '{chats[0].pk}'"):
+        for _ in range(3):
+            keeper.purge(now)
+    assert [chat.pk for chat in Conversation.objects.all()] == [chats[0].pk]
+    assert keeper.purge(now + DAY) == 1
+
+
+def test_purge_knows_all_tables_of_a_chat():
+    """A new table that refers to messages, runs or chats must be purged, too."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT conrelid::regclass::text, confrelid::regclass::text FROM pg_constraint"
+            " WHERE contype = 'f' AND confrelid::regclass::text = ANY(%s)",
+            [["chat_conversation", "chat_message", "chat_run"]],
+        )
+        references = set(cursor.fetchall())
+    assert references == {
+        ("chat_message", "chat_conversation"),
+        ("chat_run", "chat_conversation"),
+        ("chat_conversation", "chat_message"),
+        ("chat_message", "chat_message"),
+        ("chat_messagepart", "chat_message"),
+        ("chat_run", "chat_message"),
+    }
