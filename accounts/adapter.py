@@ -20,6 +20,13 @@ MAX_AGENT = 200  # characters of a browser's name in a mail
 class AccountAdapter(DefaultAccountAdapter):
     """Counts attempts to sign in by RATE_LIMITS, in place of allauth's own limits; closes sign-up."""
 
+    error_messages = DefaultAccountAdapter.error_messages | {
+        "duplicate_email": "This e-mail address already belongs to your account.",
+        "email_password_mismatch": "The e-mail address or the password is not correct.",
+        "email_taken": "There is already an account with this e-mail address.",
+        "max_email_addresses": "You cannot add more than %d e-mail addresses.",
+    }
+
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Return True, or answer with the page of a closed sign-up."""
         if not settings.SIGNUP_OPEN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from allauth.account.adapter import get_adapter
 from allauth.account.forms import default_token_generator
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from allauth.account.utils import user_pk_to_url_str
@@ -19,6 +20,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
 from accounts import signup
+from accounts.forms import AdminPasswordForm
 from accounts.models import SignupGrant, User
 from billing import credits
 from chatproject.lib import db
@@ -29,6 +31,7 @@ APPROVE, LINK = "accounts.approve_user", "accounts.link_user"
 
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg] # not generic at run time
+    change_password_form = AdminPasswordForm
     ordering = ["email"]
     list_display = ["email", "is_active", "is_staff", "credits", "date_joined", "last_login"]
     list_select_related = ["account"]
@@ -56,11 +59,25 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg] # not generic at run
         return format_html('<a href="{}">{}</a>', url, credits.show(account.available))
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
-        """Store a user; one whom staff create has a right to the sign-up credits."""
+        """Store a user; one created by staff has a right to the sign-up credits.
+
+        A new e-mail address replaces the old one, which is notified and no longer resets the password.
+        """
         super().save_model(request, obj, form, change)
         if not change:
             SignupGrant.objects.create(user=obj)
             db.after_commit(signup.grant, obj.pk)
+        elif "email" in form.changed_data:
+            old = form.initial["email"]
+            EmailAddress.objects.filter(user=obj, email__iexact=old).delete()
+            EmailAddress.objects.filter(user=obj).update(primary=False)
+            EmailAddress.objects.update_or_create(
+                user=obj, email=obj.email, defaults={"primary": True}
+            )
+            context = {"from_email": old, "to_email": obj.email}
+            get_adapter(request).send_notification_mail(
+                "account/email/email_changed", obj, context, email=old
+            )
 
     def get_urls(self) -> list[URLPattern]:
         access = path(

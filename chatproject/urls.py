@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from accounts.access import admin_login
 from chatproject.ops import health
@@ -18,6 +19,12 @@ urlpatterns = [
     path("admin/billing/report/", include("billing.admin.report")),
     path("admin/chat/live/", include("chat.admin.live_queue")),
     path("admin/login/", admin_login, name="admin_login"),
+    # The site's page announces the change by mail.
+    path(
+        "admin/password_change/",
+        RedirectView.as_view(pattern_name="account_change_password"),
+        name="admin_password_change",
+    ),
     path("admin/", admin.site.urls),
     path("accounts/", include("accounts.urls")),
     path("billing/", include("billing.urls")),

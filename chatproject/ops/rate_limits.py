@@ -33,7 +33,6 @@ LIMITS_OF_POSTS = {
     "account_reauthenticate": "password_checks",
     "account_change_password": "password_checks",
     "account_set_password": "password_checks",
-    "admin:password_change": "password_checks",
     "billing:buy": "checkouts",
     "billing:pay": "checkouts",
     "billing:refund": "checkouts",

@@ -176,6 +176,31 @@ def test_password_reset_is_announced(client: Client, reader: User):
     assert [message.subject for message in mail.outbox[1:]] == ["Parley: Your password was changed"]
 
 
+def test_changes_by_staff_are_announced(client: Client, reader: User):
+    client.force_login(User.objects.create_superuser("staff@example.org", PASSWORD))
+    page = f"/admin/accounts/user/{reader.pk}"
+    form = {"password1": OTHER, "password2": OTHER, "usable_password": "true"}
+    assert client.post(f"{page}/password/", form).status_code == 302
+    assert client.post(f"{page}/change/", {"email": SECOND, "is_active": "on"}).status_code == 302
+    assert [(message.to, message.subject) for message in mail.outbox] == [
+        ([EMAIL], "Parley: Your password was changed"),
+        ([EMAIL], "Parley: Your e-mail address was changed"),
+    ]
+    assert addresses() == [(SECOND, True, False)]
+    mail.outbox.clear()
+    client.post("/accounts/password/reset/", {"email": EMAIL})
+    assert mail.outbox[0].subject == "Parley: There is no account for this address"
+
+
+def test_own_password_of_staff_is_changed_on_the_site(borrowed: Client, reader: User):
+    User.objects.filter(pk=reader.pk).update(is_staff=True, is_superuser=True)
+    form = {"old_password": PASSWORD, "new_password1": OTHER, "new_password2": OTHER}
+    response = borrowed.post("/admin/password_change/", form)
+    assert response["Location"] == "/accounts/password/change/"
+    reader.refresh_from_db()
+    assert reader.check_password(PASSWORD)
+
+
 # --- Accounts without a password --------------------------------------------------------------
 
 

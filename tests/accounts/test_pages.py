@@ -51,7 +51,7 @@ def test_sign_up_leads_to_a_new_chat(client: Client):
     ("email", "password", "words"),
     [
         ("", PASSWORD, "This field is required."),
-        ("nobody", PASSWORD, "Enter a valid email address."),
+        ("nobody", PASSWORD, "Enter a valid e-mail address."),
         (EMAIL, "short", "This password is too short."),
         (EMAIL, "1234567890", "This password is too common."),
         (EMAIL, EMAIL, "The password is too similar to the"),
@@ -75,7 +75,7 @@ def test_sign_up_error_is_shown_beside_its_field(
 
 def test_sign_up_with_a_taken_address_is_refused(client: Client, reader: User):
     response = client.post("/accounts/signup/", {"email": EMAIL, "password1": PASSWORD})
-    assert "A user is already registered with this email address." in response.content.decode()
+    assert "There is already an account with this e-mail address." in response.content.decode()
     assert not is_signed_in(client)
 
 
@@ -120,7 +120,7 @@ def test_sign_in_never_redirects_to_other_sites(client: Client, reader: User):
 def test_wrong_password_does_not_reveal_known_addresses(client: Client, reader: User, login: str):
     response = client.post("/accounts/login/", {"login": login, "password": "wrong"})
     html = response.content.decode()
-    assert "The email address and/or password you specified are not correct." in html
+    assert "The e-mail address or the password is not correct." in html
     assert f'value="{login}"' in html
     assert not is_signed_in(client)
 
@@ -143,6 +143,17 @@ def test_password_managers_find_the_fields(client: Client):
         fields = re.findall(r'<input type="(?:email|password)"[^>]* id="([^"]+)"', html)
         assert len(fields) == 2
         assert all(f'<label for="{name}"' in html for name in fields)
+
+
+def test_account_pages_spell_words_alike(client: Client, reader: User):
+    pages = ["login", "signup", "password/reset"]
+    html = "".join(client.get(f"/accounts/{page}/").content.decode() for page in pages)
+    client.force_login(reader)
+    pages = ["email", "password/change", "reauthenticate"]
+    html += "".join(client.get(f"/accounts/{page}/").content.decode() for page in pages)
+    words = re.sub(r"<[^>]*>", " ", html)
+    assert not re.search(r"\b[Ee]mail\b|[a-z] Password", words)
+    assert words.count("E-mail address") >= 5
 
 
 def test_sign_out_asks_for_confirmation(inside: Client):

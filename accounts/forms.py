@@ -1,0 +1,75 @@
+"""allauth's and Django's forms: in the words of this site, and announced by mail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allauth.account import forms
+from allauth.account.adapter import get_adapter
+from django.contrib.auth.forms import AdminPasswordChangeForm
+from django.forms import Form
+
+from accounts.models import User
+
+LABELS = {
+    "Email": "E-mail address",
+    "Login": "E-mail address",
+    "Current Password": "Current password",
+    "New Password": "New password",
+    "New Password (again)": "New password (again)",
+}
+INVALID_ADDRESS = "Enter a valid e-mail address."
+
+
+def _reword(form: Form) -> None:
+    for field in form.fields.values():
+        field.label = LABELS.get(str(field.label), field.label)
+        field.widget.attrs.pop("placeholder", None)  # it repeats the label
+        if field.widget.input_type == "email":
+            field.error_messages["invalid"] = INVALID_ADDRESS
+
+
+class LoginForm(forms.LoginForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _reword(self)
+
+
+class SignupForm(forms.SignupForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _reword(self)
+
+
+class AddEmailForm(forms.AddEmailForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _reword(self)
+
+
+class ChangePasswordForm(forms.ChangePasswordForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _reword(self)
+
+
+class ResetPasswordForm(forms.ResetPasswordForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _reword(self)
+
+
+class ResetPasswordKeyForm(forms.ResetPasswordKeyForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _reword(self)
+
+
+class AdminPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg] # not generic at run time
+    """The admin's form for the password of another user, to whom the change is announced."""
+
+    def save(self, commit: bool = True) -> User:
+        user = super().save(commit)
+        assert isinstance(user, User)
+        get_adapter().send_notification_mail("account/email/password_changed", user)
+        return user
