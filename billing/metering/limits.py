@@ -106,8 +106,8 @@ def enforce(
         sent = messages_this_month(account) + count_unheld(_messages_since(account))
         if sent >= quota.amount:
             raise LimitReached(
-                f"Your plan has {quota.amount:,} messages a month, and all are used. Wait until next"
-                " month or ask the staff for another plan.",
+                f"Your plan has {quota.amount:,} message{'' if quota.amount == 1 else 's'} a month, and"
+                " all are used. Wait until next month or ask the staff for another plan.",
                 limit=quota.amount,
                 used=sent,
                 period=MESSAGES,

@@ -258,7 +258,6 @@ class StreamDecoder:
             self._fail(reported(error))
 
     def _delta(self, delta: Delta, events: list[Event]) -> None:
-        self._usage = None  # what is reported from here on includes this delta
         reasoning = delta.reasoning_content or delta.reasoning
         if reasoning:
             events.append(ReasoningDelta(reasoning))

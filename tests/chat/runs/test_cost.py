@@ -259,7 +259,7 @@ def test_messages_of_staff_count_for_monthly_quota(owner, conversation):
     owner.is_staff = True
     owner.save()
     assert end(claimed(owner, conversation)).charged == 0
-    with pytest.raises(ChatError, match="1 messages a month"):
+    with pytest.raises(ChatError, match="1 message a month"):
         send(owner, conversation)
 
 
