@@ -23,6 +23,14 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 PROCESSES = {
     "web": ["-m", "chatproject.serve"],
     "worker": ["manage.py", "rqworker", "chat", "--serializer", "rq.serializers.JSONSerializer"],
+    "low": [
+        "manage.py",
+        "rqworker",
+        "billing",
+        "low",
+        "--serializer",
+        "rq.serializers.JSONSerializer",
+    ],
     "clock": ["manage.py", "clock"],
 }
 
