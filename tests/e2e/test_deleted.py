@@ -1,4 +1,4 @@
-"""A chat that is deleted in one tab: gone in every other, also in one that was busy or away."""
+"""A chat deleted in one tab disappears from every other tab, also from a busy or offline one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def wake(browser: Browser) -> None:
     browser.run("document.querySelector('chat-app').connection.wake()")
 
 
-def test_deleted_chat_stays_away_from_all_tabs(browser: Browser):
+def test_deleted_chat_disappears_from_all_tabs(browser: Browser):
     browser.ask("[[tokens=3 rate=0]] Stays")
     browser.open("/")
     browser.send("[[tokens=2000 rate=30]] Goes")
@@ -113,7 +113,7 @@ def test_send_into_a_deleted_chat_keeps_the_text(site: Site, browser: Browser):
     assert browser.draft == "Into nowhere"
 
 
-def test_edit_of_a_deleted_chat_is_kept_if_changed(browser: Browser):
+def test_changed_edit_of_deleted_chat_is_kept(browser: Browser):
     browser.ask("[[tokens=3 rate=0]] First")
     edit = f"{browser.path}?edit={browser.find('.message.own').get_attribute('data-id')}"
     here = browser.tab

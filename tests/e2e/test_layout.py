@@ -95,7 +95,7 @@ def test_jump_to_latest_covers_no_text(
     place = "return document.querySelector('.messages').getBoundingClientRect().bottom + scrollY"
     before = browser.run(place)
     browser.click("[data-to-end]")
-    wait_until(lambda: not browser.shown("[data-to-end]"), "the button has gone")
+    wait_until(lambda: not browser.shown("[data-to-end]"), "the button is hidden")
     assert browser.run(place) == pytest.approx(before, abs=1)
     covered = browser.run(
         "const rows = document.querySelectorAll('.message:last-child .actions *');"
@@ -127,7 +127,7 @@ def test_phone_shows_much_of_a_title(site: Site, open_browser: Callable[..., Bro
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_notices_keep_away_from_the_bar(
+def test_notices_do_not_touch_the_bar(
     site: Site, open_browser: Callable[..., Browser], email: str, size: tuple[int, int]
 ):
     browser = open_browser(size)

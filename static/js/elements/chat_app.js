@@ -508,7 +508,7 @@ export class ChatApp extends HTMLElement {
   #jump() {
     this.#transcript.toEnd();
     this.#scrolled();
-    this.#composer.focusField(); // not on the button, which has gone
+    this.#composer.focusField(); // the button is hidden now
   }
 
   #announce(sentence) {

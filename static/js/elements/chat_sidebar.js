@@ -3,7 +3,7 @@ import { fromTemplate, removeEmptyLists } from "../helpers/dom.js";
 /** The list of chats, kept current in every tab; on a phone a sheet that closes without the focus. */
 export class ChatSidebar extends HTMLElement {
   #current = "";
-  #deleted = new Set(); // chats never come back, but late events and pages still have them
+  #deleted = new Set(); // never restored, but late events and pages still contain them
 
   connectedCallback() {
     this.addEventListener("focusout", (event) => this.#closeWhenLeft(event));

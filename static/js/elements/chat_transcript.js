@@ -431,7 +431,7 @@ export class ChatTranscript extends HTMLElement {
 
   // --- Internal: actions on a message
 
-  /** Give messages that were rendered by the server what depends on the script. */
+  /** Add the parts that need the script to messages rendered by the server. */
   #prepare(root) {
     this.#watchReplies();
     for (const link of root.querySelectorAll(".prose a")) link.toggleAttribute("data-bare", isAddress(link));
