@@ -295,7 +295,7 @@ def test_guesses_from_many_addresses_spare_known_browser(only, client, owner):
     assert sign_in(client, owner.email, PASSWORD).status_code == 302
 
 
-def test_password_of_a_session_is_checked_during_an_attack(only, client, owner):
+def test_session_checks_its_password_during_an_attack(only, client, owner):
     client.force_login(owner)
     only(sign_in_account=(1, 300), sign_in=(1, 300), password_checks=(3, 300))
     for number in range(3):
