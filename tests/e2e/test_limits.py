@@ -52,7 +52,7 @@ def test_refused_message_stays_in_the_composer(browser: Browser):
 
 def test_refused_sign_in_offers_a_new_password(open_browser: Callable[..., Browser], email: str):
     browser = open_browser()
-    for answer in ("are not correct", "are not correct", "Too many requests"):
+    for answer in ("is not correct", "is not correct", "Too many requests"):
         browser.open("/accounts/login/")
         browser.find("[name=login]").send_keys(email)
         browser.find("[name=password]").send_keys("wrong", Keys.ENTER)
