@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import NamedTuple
+from uuid import UUID
 
 from django.conf import settings
 from django.utils import timezone
@@ -85,18 +86,24 @@ def notify_low_balances(now: datetime) -> None:
 
 
 def check_all(now: datetime) -> None:
-    """Check the ledger, then compare the latest orders with the providers' records."""
-    check_ledger(now)
+    """Check the ledger, then compare the latest orders with the providers' records.
+
+    An order whose credits do not match the money that went back is synced too, whatever its age.
+    """
+    check = check_ledger(now)
+    for problem in check.problems:
+        if problem["code"] == "order_money_back":
+            queue.enqueue_sync(UUID(problem["where"].removeprefix("order ")))
     orders = Order.objects.filter(created_at__gte=now - COMPARED, provider_order_id__isnull=False)
     for order_id in orders.order_by("pk").values_list("pk", flat=True).iterator():
         queue.enqueue_sync(order_id)
 
 
-def check_ledger(now: datetime) -> None:
+def check_ledger(now: datetime) -> LedgerCheck:
     """Check the whole ledger; on problems, freeze the accounts concerned and alert staff."""
     check = audit.run_and_store()
     if not check.problems:
-        return
+        return check
     problems = [audit.Problem(**problem) for problem in check.problems]
     frozen = audit.freeze(problems)
     mail.alert(
@@ -109,6 +116,7 @@ def check_ledger(now: datetime) -> None:
             ]
         ),
     )
+    return check
 
 
 JOBS: dict[str, Callable[[datetime], object]] = {

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 
@@ -42,8 +41,6 @@ from billing.payments.providers.payload import MAX_URL
 from chatproject.lib.db import after_commit, money_transaction
 
 logger = logging.getLogger(__name__)
-
-INVOICES = "invoice"  # the series of receipt numbers
 
 # An order unpaid at this age is canceled; a payment that arrives later still counts.
 ABANDONED = timedelta(hours=72)
@@ -378,23 +375,8 @@ def _credit(order: Order, now: datetime) -> None:
             currency=order.currency,
             note=order.package_name,
         )
-    order.invoice_no = _next_invoice_no()
+    order.invoice_no = invoices.next_number()
     after_commit(mail.send_receipt, order.pk)
-
-
-def _next_invoice_no() -> int:
-    """Return the next number, without gaps: its row stays locked until this transaction ends.
-
-    It is the last lock of the transaction, as all purchases of the site wait for it.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO billing_invoicecounter AS counter (series, last) VALUES (%s, 1)"
-            " ON CONFLICT (series) DO UPDATE SET last = counter.last + 1 RETURNING last",
-            [INVOICES],
-        )
-        [number] = cursor.fetchone()
-        return int(number)
 
 
 def _apply_unpaid(order: Order, state: OrderState, now: datetime) -> None:

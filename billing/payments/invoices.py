@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from billing.credits import show, show_money
@@ -22,6 +22,8 @@ from billing.models import Invoice, Order, Refund
 from billing.payments.packages import lock_order
 
 Kind = Invoice.Kind
+
+SERIES = "invoice"  # of the numbers
 
 
 class NotPaid(Exception):
@@ -61,7 +63,26 @@ def number(order: Order) -> str:
     return "" if order.invoice_no is None else f"{order.invoice_no:06d}"
 
 
+def next_number() -> int:
+    """Return the next number, without gaps: its row stays locked until this transaction ends.
+
+    It is the last lock of the transaction, as all purchases of the site wait for it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO billing_invoicecounter AS counter (series, last) VALUES (%s, 1)"
+            " ON CONFLICT (series) DO UPDATE SET last = counter.last + 1 RETURNING last",
+            [SERIES],
+        )
+        [last] = cursor.fetchone()
+        return int(last)
+
+
 def _invoice(order: Order) -> Invoice:
+    if order.invoice_no is None:
+        # Paid without a purchase, as by a script of the operator.
+        order.invoice_no = next_number()
+        order.save(update_fields=["invoice_no"])
     paid_at = order.paid_at or order.created_at
     net = order.amount_minor - order.tax_minor
     rows = [[f"{order.package_name}: {show(order.credits)} credits", net]]

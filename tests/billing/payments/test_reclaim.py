@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 
 import pytest
+from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from billing import schedule
 from billing.credits import MICRO
 from billing.models import Account, Order, Refund
 from billing.payments import checkout, refunds
@@ -125,6 +128,18 @@ def test_sync_mends_credits_of_an_earlier_release(account, fakepay, side, paid):
     assert money.problems() == []
 
 
+def test_nightly_check_has_the_order_synced(account, fakepay, side, paid):
+    side.refund(paid.provider_payment_id, part(paid, 80))
+    checkout.sync_order(paid.pk)
+    refund = Refund.objects.get()
+    money.give_back(paid, FULL * 2 // 5, 0, key=f"refund:{refund.pk}:returned", refund=refund)
+    Refund.objects.update(credits=FULL * 2 // 5, postings=0)
+    Order.objects.update(created_at=timezone.now() - timedelta(days=90))
+    schedule.check_all(timezone.now())
+    purchases.work()
+    assert money.state(account) == (FULL // 5, 0, 0)
+
+
 # --- Every order of events ----------------------------------------------------------------------
 
 EVENTS = ["refund", "ask", "fail", "dispute", "withdraw", "win", "lose", "spend", "grant"]
@@ -136,7 +151,7 @@ STEPS = st.lists(
 
 @pytest.mark.parametrize("name", ["stripe", "razorpay"])
 @hypothesis_settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
