@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -10,10 +12,44 @@ from billing import credits
 from chat.models import Conversation, Message, MessagePart, Run
 from chatproject.lib.admin import ReadOnlyAdmin, column
 
+READ = "chat.view_message"
+
+
+class TextGuard(ReadOnlyAdmin):
+    """Shows the text of messages, in `text_fields`, only to staff who may view messages.
+
+    Without that right the fields are neither shown nor searched, nor can a filter in the address probe
+    them.
+    """
+
+    text_fields: tuple[str, ...] = ()
+
+    def get_exclude(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return () if request.user.has_perm(READ) else self.text_fields
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        shown = super().get_list_display(request)
+        if request.user.has_perm(READ):
+            return [*shown]
+        return [name for name in shown if name not in self.text_fields]
+
+    def get_search_fields(self, request: HttpRequest) -> list[str]:
+        searched = super().get_search_fields(request)
+        if request.user.has_perm(READ):
+            return [*searched]
+        return [name for name in searched if name not in self.text_fields]
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        is_text = lookup.split("__")[0] in self.text_fields
+        return (request.user.has_perm(READ) or not is_text) and super().lookup_allowed(
+            lookup, value, request
+        )
+
 
 @admin.register(Conversation)
-class ConversationAdmin(ReadOnlyAdmin):
-    list_display = ["title", "owner", "assistant", "updated_at", "deleted_at"]
+class ConversationAdmin(TextGuard):
+    text_fields = ("title",)
+    list_display = ["id", "title", "owner", "assistant", "updated_at", "deleted_at"]
     list_filter = ["assistant", "updated_at"]
     list_select_related = ["owner", "assistant"]
     search_fields = ["title", "owner__email", "id"]
@@ -38,13 +74,20 @@ class MessageAdmin(ReadOnlyAdmin):
 
 @admin.register(MessagePart)
 class MessagePartAdmin(ReadOnlyAdmin):
+    """Parts are text of messages, so that their own permission is not enough."""
+
     list_display = ["message", "position", "kind"]
     list_filter = ["kind"]
     search_fields = ["message__id"]
 
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm(READ) and super().has_view_permission(request, obj)
+
 
 @admin.register(Run)
-class RunAdmin(ReadOnlyAdmin):
+class RunAdmin(TextGuard):
+    # A provider's error may quote the prompt.
+    text_fields = ("prefix", "prefix_reasoning", "error_message")
     list_display = [
         "id",
         "user",

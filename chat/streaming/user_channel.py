@@ -55,7 +55,7 @@ def announce_conversation(conversation: Conversation, *, active: bool = False) -
     """
     event = protocol.ConversationUpdated(
         conversation=conversation.id,
-        title=str(conversation),
+        title=conversation.name,
         url=conversation.get_absolute_url(),
         updated_at=conversation.updated_at.isoformat(),
         active=active,

@@ -117,7 +117,7 @@ def delete(request: Request, conversation_id: UUID) -> HttpResponse:
     days = settings.DELETED_CHAT_DAYS
     messages.success(
         request,
-        f"“{found}” was deleted. It is removed for good after {days} day{pluralize(days)}.",
+        f"“{found.name}” was deleted. It is removed for good after {days} day{pluralize(days)}.",
     )
     return redirect("chat:list")
 
