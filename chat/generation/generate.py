@@ -311,6 +311,7 @@ async def _finish(ticker: Ticker, writer: RunWriter, outcome: finish.Outcome) ->
     # The log must be complete before the row has the end, for followers that arrive in between.
     await ticker.flush(writer)
     writer.is_ending = True
+    is_repeated = False
     while True:
         try:
             event = await db.run(
@@ -326,7 +327,13 @@ async def _finish(ticker: Ticker, writer: RunWriter, outcome: finish.Outcome) ->
             if writer.lost:
                 raise
             logger.warning("run %s waits for the database: %s", writer.run_id, error)
+            is_repeated = True
             await asyncio.sleep(RETRY_PAUSE)
+    if event is None and is_repeated:
+        # The end may have been stored although the answer to the COMMIT was lost.
+        stored = await _with_patience(finish.read, writer.run_id)
+        if stored is not None and (stored.attempt, stored.seq) == (writer.attempt, writer.next_seq):
+            event = stored
     if event is None:
         logger.warning("run %s was ended by another process", writer.run_id)
         return

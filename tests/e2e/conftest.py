@@ -62,6 +62,13 @@ class Site:
         with psycopg.connect(self._database) as connection:
             connection.execute(statement, parameters)
 
+    @contextmanager
+    def transaction(self, statement: str, *parameters: object) -> Iterator[None]:
+        """A transaction that has made a statement, and keeps its locks until the end of the block."""
+        with psycopg.connect(self._database) as connection:
+            connection.execute(statement, parameters)
+            yield
+
     def reply(self, conversation: str) -> tuple[str, str]:
         """Text and status of the newest reply of a conversation."""
         [found] = self.rows(

@@ -415,3 +415,13 @@ def test_deleted_run_is_not_resumed_again(site: Site, browser: Browser, message:
     sleep(5)
     assert browser.run("return window.resumes") == 1
     assert not browser.shown("[data-stop]")
+
+
+def test_message_to_locked_account_is_tried_in_words(browser: Browser, site: Site, email: str):
+    account = "SELECT FROM billing_account WHERE user_id = (SELECT id FROM accounts_user WHERE email = %s)"
+    with site.transaction(f"{account} FOR UPDATE", email):
+        browser.send("[[tokens=5 rate=0]] Paid")
+        browser.wait_for_text("[data-error]", "still being tried")
+    browser.wait_for_status("done")
+    assert browser.texts("[data-error]") in ([], [""])
+    assert browser.own_messages == ["[[tokens=5 rate=0]] Paid"]

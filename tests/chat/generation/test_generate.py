@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+import psycopg
 import pytest
 
 from chat import protocol
@@ -341,3 +342,27 @@ async def test_concurrent_runs_of_process_are_exact(
         events = logged(valkey_client, run.pk)
         assert "".join(e["text"] for e in events if e["type"] == "text.delta") == reply
     assert await db.run(Conversation.objects.count) == 50
+
+
+async def test_end_whose_commit_was_not_answered_is_published(
+    owner, conversation, provider, valkey_client, monkeypatch
+):
+    text = "[[tokens=40 rate=0 hold=20 key=commit]]"
+    run = await db.run(send, owner, conversation, text)
+    generating = await generate_until_hold(run, provider)
+    lost: list[int] = []
+    commit = psycopg.Connection.commit
+
+    def commit_without_answer(connection: psycopg.Connection[Any]) -> None:
+        commit(connection)
+        if not lost:
+            lost.append(1)
+            connection.close()
+            raise psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(psycopg.Connection, "commit", commit_without_answer)
+    await asyncio.to_thread(provider.release, "commit")
+    await asyncio.wait_for(generating, 10)
+    assert lost == [1]
+    assert (await db.run(fresh, run.pk)).status == "done"
+    assert [event["type"] for event in logged(valkey_client, run.pk)][-1] == "run.done"
