@@ -164,7 +164,7 @@ class Outgoing:
         await self._asgi_send({"type": "websocket.close", "code": code})
 
     def stop(self) -> None:
-        """End the pump, and drop what waits and what comes: the socket is closed, or will be."""
+        """End the pump, and drop all present and later events: the socket is closed, or will be."""
         self.is_open = False
         self._has_ended = True
         self._outbox.clear()

@@ -110,8 +110,8 @@ class Cursor:
 class Follower:
     """One socket's view of one run; `is_new` when the run was stored a moment ago.
 
-    The run exists, so nothing about following it is an error for the user: what fails while Redis or
-    the database is unreachable is tried again by the socket's pump.
+    The run exists, so a failure to follow it is no error for the user: the socket's pump tries again
+    until Redis and the database are reachable.
 
     `followed` are the followers of the socket by run: from `join` to `leave` this one is among them.
     """
