@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import uvloop
 from django.conf import settings
+from redis import AuthenticationError, ConnectionPool, Redis
 from redis.client import Pipeline, PubSub, PubSubWorkerThread
 from rq.command import parse_payload
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 RECORD_THREADS = 4  # record how jobs begin and end; more of them would only wait for each other
 NOTE_AFTER = 0.03  # seconds from the start of a coroutine to the record of it
+WAIT_SECONDS = 0.5  # between two looks for Redis at the start
+CHECK_LIMIT = 2.0  # seconds that such a look may take
 CHECK_SECONDS = 1  # between two check-ins with Redis: suspension, own registration, state
 CLEANUP_SECONDS = 5.0  # for a cancelled job to clean up, and for each callback
 REPEAT_SECONDS = 1.0  # Ctrl-C reaches a worker twice: from the terminal and from its supervisor
@@ -103,7 +106,14 @@ class AsyncWorker(BaseWorker):
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("log_job_description", False)  # it contains the job's arguments
-        super().__init__(*args, **kwargs)
+        while True:
+            # RQ's own part registers names at once, and ends the process without Redis.
+            wait_for_redis(kwargs["connection"])
+            try:
+                super().__init__(*args, **kwargs)
+                break
+            except UNREACHABLE:
+                continue
         self.concurrency = _given_or_setting(concurrency, "WORKER_CONCURRENCY", 500)
         self.drain_seconds = _given_or_setting(drain_seconds, "WORKER_DRAIN_SECONDS", 25)
         self.max_megabytes = _given_or_setting(max_megabytes, "WORKER_MAX_MB", 0)
@@ -163,7 +173,13 @@ class AsyncWorker(BaseWorker):
         ):
             begin = partial(self._loop.call_soon_threadsafe, self._begin)
             self._dequeuer = Dequeuer(self, self.bookkeeping, begin)
-            self.bootstrap(logging_level, date_format, log_format)
+            while True:
+                try:
+                    self.bootstrap(logging_level, date_format, log_format)
+                    break
+                except UNREACHABLE:
+                    wait_for_redis(self.connection)
+                    self.connection.delete(self.key)  # what has arrived of the registration
             self._dequeue_strategy = dequeue_strategy
             if with_scheduler:
                 # Forks: best while this process has no event loop and few threads.
@@ -502,6 +518,39 @@ def _given_or_setting(given: T | None, name: str, default: T) -> T:
     """Return an argument, or the setting when it was not given."""
     found: T = getattr(settings, name, default) if settings.configured else default
     return found if given is None else given
+
+
+def wait_for_redis(connection: Redis) -> None:
+    """Block until Redis answers, with one line in the log.
+
+    Raises SystemExit with code 0 when a signal asks the process to stop meanwhile, and
+    redis.AuthenticationError.
+    """
+    pool = connection.connection_pool
+    limits = {"socket_connect_timeout": CHECK_LIMIT, "socket_timeout": CHECK_LIMIT}
+    options = {**pool.connection_kwargs, **limits, "retry": NoRetry()}
+    stop = threading.Event()
+    is_waiting = False
+    with (
+        signals_handled_by(lambda *_: stop.set()),
+        Redis.from_pool(ConnectionPool(pool.connection_class, **options)) as probe,
+    ):
+        while not stop.wait(0):
+            try:
+                probe.ping()
+            except AuthenticationError:
+                raise
+            except UNREACHABLE as error:
+                if not is_waiting:
+                    logger.warning("The worker waits for Redis: %s", error)
+                is_waiting = True
+                stop.wait(WAIT_SECONDS)
+            else:
+                if is_waiting:
+                    logger.info("The worker goes on: Redis is reachable")
+                return
+    logger.info("The worker was stopped while it waited for Redis")
+    raise SystemExit(0)
 
 
 @contextmanager

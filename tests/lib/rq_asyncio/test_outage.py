@@ -131,6 +131,37 @@ def test_worker_ends_without_redis(own_valkey, open_queue, folder, start):
     assert "could not deregister" in process.text()
 
 
+def test_worker_waits_for_redis_at_start(own_valkey, open_queue, start):
+    own_valkey.kill()
+    process = start(url=own_valkey.url)
+    process.wait_for("waits for Redis")
+    time.sleep(1)  # two more looks
+    own_valkey.start()
+    job = open_queue(own_valkey.url).enqueue(jobs.returns, "x")
+    wait_until(lambda: job.is_finished)
+    process.signal(signal.SIGTERM)
+    end(process)
+    assert process.text().count("waits for Redis") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_worker_can_be_stopped_while_it_waits(own_valkey, start, number):
+    own_valkey.kill()
+    process = start(url=own_valkey.url)
+    process.wait_for("waits for Redis")
+    process.signal(number)
+    end(process)
+
+
+def test_worker_can_be_stopped_while_redis_is_silent(start):
+    """A server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        process = start(url=f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+        process.wait_for("waits for Redis")
+        process.signal(signal.SIGTERM)
+        end(process)
+
+
 def test_scheduler_runs_again_after_an_outage(valkey, open_queue, folder, start):
     queue = open_queue(valkey.url)
     process = start("--with-scheduler", url=valkey.url)
