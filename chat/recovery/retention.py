@@ -42,7 +42,7 @@ class Retention:
         purged = 0
         deleted = Conversation.objects.filter(deleted_at__lte=before).order_by("deleted_at")
         # A bad chat must not keep its place at the front: as many more are read as were set aside.
-        found = deleted.values_list("pk", flat=True)[: CHATS + len(self._set_aside)]
+        found = deleted.values_list("pk", flat=True)[: CHATS + self._set_aside.count]
         for chat_id in found:
             if not self._set_aside.is_due(chat_id, now):
                 continue
@@ -61,7 +61,7 @@ class Retention:
 def purge_some(chat_id: UUID, before: datetime) -> bool | None:
     """Delete up to MESSAGES messages of a chat that was deleted before a time, the newest first.
 
-    Returns True when the chat is gone, False when messages are left, and None when the chat is not to
+    Returns True when the chat is purged, False when messages are left, and None when the chat is not to
     be purged now: a run of it has not ended (the next turn finds the chat again), or another process
     has it.
     """

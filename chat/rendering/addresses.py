@@ -63,7 +63,7 @@ def is_allowed(url: str) -> bool:
 
 
 def bare_address(state: StateInline, silent: bool) -> bool:
-    """Make a link of an address that stands in the text; called at its `://` or `www.`."""
+    """Make a link of a bare address; called at its `://` or `www.`."""
     if silent or state.linkLevel > 0:
         return False
     src, start = state.src, state.pos
@@ -113,7 +113,7 @@ def without_punctuation(found: re.Match[str]) -> str:
 
 
 class References(dict[str, dict[str, Any]]):
-    """The link definitions of a text, with those that it uses."""
+    """The link definitions of a text, and the labels that its links use."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,7 +55,9 @@ class SetAside:
         self._waiting: dict[Hashable, tuple[datetime, timedelta]] = {}  # due when, and the pause
         self._logged: dict[Hashable, str] = {}
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many rows are set aside."""
         return len(self._waiting)
 
     def is_due(self, row: Hashable, now: datetime) -> bool:
