@@ -125,7 +125,8 @@ def recover(
     a user has asked it to stop meanwhile. A run that another transaction has locked is left to the next
     sweep. After an error in a batch each of its runs is tried alone.
     """
-    set_aside, now = set_aside or SetAside(), now or timezone.now()
+    set_aside = SetAside() if set_aside is None else set_aside  # an empty one is false
+    now = now or timezone.now()
     for first in range(0, len(lost), BATCH):
         batch = lost[first : first + BATCH]
         try:
