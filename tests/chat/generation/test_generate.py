@@ -24,6 +24,7 @@ from chat.streaming.leases import RENEW_SECONDS, lease_key, request_stop, stop_k
 from chat.streaming.ticker import current_ticker
 from chat.streaming.writer import RunWriter
 from chatproject.lib import db, rq_asyncio
+from chatproject.lib.env import Limit
 from tests.support.conversations import client_id, send
 from tests.support.fake_llm import reasoning_text, reply_pieces, reply_text
 from tests.support.runs import fresh, generate_until_hold, held_text, logged, until
@@ -323,8 +324,9 @@ async def test_nul_bytes_are_dropped_from_reply(owner, conversation):
 
 @pytest.mark.parametrize("worth_pausing", [0.0, 1.0])
 async def test_concurrent_runs_of_process_are_exact(
-    owner, assistant, valkey_client, monkeypatch, worth_pausing
+    owner, assistant, valkey_client, monkeypatch, settings, worth_pausing
 ):
+    settings.RATE_LIMITS = settings.RATE_LIMITS | {"messages": Limit(())}
     monkeypatch.setattr(ticker, "WORTH_PAUSING", worth_pausing)
     texts = [f"[[tokens=40 rate=100]] number {number}" for number in range(50)]
 
