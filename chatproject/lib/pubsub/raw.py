@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 # Seconds.
 CONNECT_TIMEOUT = 3.0  # for connecting, TLS, AUTH and asking Sentinel together
 HEALTH_CHECK_INTERVAL = 2.5  # between PINGs
-ATTACH_TIMEOUT = 3.0  # for Redis to confirm a subscription
+ATTACH_TIMEOUT = 2.5  # for Redis to confirm a subscription; less than that of any caller
 CLOSE_TIMEOUT = 1.0  # in which a closing publisher writes what is still waiting
 FIRST_DELAY, MAX_DELAY = 0.05, 1.0  # between attempts to connect
 
