@@ -44,7 +44,7 @@ MAX_ANNOUNCED = 1_000  # runs whose `run.queued` one socket remembers
 
 # Seconds after which a follower that received nothing reads the row again, up to twice as long: the
 # last resort for an event that was published while a host of the channel layer was unreachable.
-RECHECK = 20.0
+RECHECK = 5.0
 
 DELAYED_AFTER = 2.5  # seconds without an answer to a frame, after which `delayed` is sent
 

@@ -136,7 +136,12 @@ async def site(assistant: Assistant, provider, server_folder: Path) -> AsyncIter
     static = server_folder / "static"
     static.mkdir()
     (static / "big.js").write_bytes(os.urandom(2_000_000))
-    environment = {"DB_POOL_SIZE": str(POOL), "DB_THREADS": "2", "STATIC_ROOT": str(static)}
+    environment = {
+        "DB_POOL_SIZE": str(POOL),
+        "DB_THREADS": "2",
+        "STATIC_ROOT": str(static),
+        "LIMIT_EXPORTS": "off",
+    }
     with Stack(
         server_folder,
         provider_url=provider.url,
@@ -213,7 +218,7 @@ async def test_simultaneous_statements_are_all_complete(site: Site):
 
 async def test_sockets_keep_no_connection(site: Site):
     headers = {"Cookie": f"sessionid={site.session}"}
-    address = f"ws://localhost:{site.stack.port}/ws/v1/"
+    address = f"{site.stack.base.replace('http', 'ws')}/ws/v1/"
     unknown = {"type": "resume", "run": "00000000-0000-4000-8000-000000000000"}
     clients = [
         await connect(address, origin=Origin(site.stack.base), additional_headers=headers)
