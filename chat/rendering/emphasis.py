@@ -26,16 +26,16 @@ AMBIGUOUS_QUOTES = "\u2018\u2019\u201c\u201d"
 
 
 class Kind(NamedTuple):
-    """A character as the rule for emphasis sees it."""
+    """A character as the rule for emphasis sees it.
+
+    `is_foreign`: it is punctuation of another script than Chinese, Japanese or Korean. `is_boundary`:
+    foreign punctuation on its other side is no obstacle.
+    """
 
     is_space: bool
     is_punctuation: bool
-    is_cjk: bool
-
-    @property
-    def is_foreign_punctuation(self) -> bool:
-        """Whether it is punctuation of another script than Chinese, Japanese or Korean."""
-        return self.is_punctuation and not self.is_cjk
+    is_foreign: bool
+    is_boundary: bool
 
 
 class State(StateInline):
@@ -49,14 +49,8 @@ class State(StateInline):
         self.env["budget"].spend(end - start)
         before = kind_before(src, start)
         after = kind(src[end]) if end < self.posMax else kind(" ")
-        is_bounded_before = before.is_space or before.is_punctuation or before.is_cjk
-        is_bounded_after = after.is_space or after.is_punctuation or after.is_cjk
-        is_left_flanking = not after.is_space and (
-            not after.is_foreign_punctuation or is_bounded_before
-        )
-        is_right_flanking = not before.is_space and (
-            not before.is_foreign_punctuation or is_bounded_after
-        )
+        is_left_flanking = not after.is_space and (not after.is_foreign or before.is_boundary)
+        is_right_flanking = not before.is_space and (not before.is_foreign or after.is_boundary)
         can_open = is_left_flanking and (
             canSplitWord or not is_right_flanking or before.is_punctuation
         )
@@ -90,7 +84,7 @@ def kind_before(src: str, start: int) -> Kind:
     if not "\ufe00" <= char <= "\ufe0e" or start == 1:
         return kind(char)
     if char == FULLWIDTH_SELECTOR and src[start - 2] in AMBIGUOUS_QUOTES:
-        return Kind(is_space=False, is_punctuation=True, is_cjk=True)
+        return kind("\u300c")  # punctuation of these scripts
     return kind(src[start - 2])
 
 
@@ -98,10 +92,13 @@ def kind_before(src: str, start: int) -> Kind:
 def kind(char: str) -> Kind:
     """Return the kind of a character."""
     code = ord(char)
+    is_space, is_east_asian = isWhiteSpace(code), is_cjk(char, code)
+    is_punctuation = isMdAsciiPunct(code) or isPunctChar(char)
     return Kind(
-        is_space=isWhiteSpace(code),
-        is_punctuation=isMdAsciiPunct(code) or isPunctChar(char),
-        is_cjk=is_cjk(char, code),
+        is_space=is_space,
+        is_punctuation=is_punctuation,
+        is_foreign=is_punctuation and not is_east_asian,
+        is_boundary=is_space or is_punctuation or is_east_asian,
     )
 
 
