@@ -55,8 +55,8 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
     "chatproject.ops.compression.CompressionMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
     "chatproject.ops.private_pages.PrivatePagesMiddleware",
     "chatproject.ops.odd_input.OddInputMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

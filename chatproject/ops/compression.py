@@ -23,11 +23,14 @@ LEVEL = 4
 
 PADDING = 100  # random bytes at most, see CompressionMiddleware
 
-ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))")
+ZERO = re.compile(r"\bq\s*=\s*0(\.0*)?\s*(;|$)")  # the weight of a coding that is not acceptable
 
 
 class CompressionMiddleware:
     """Compresses HTML and JSON of at least LEAST bytes; streams and files leave as they are.
+
+    Stands before WhiteNoise, which sends compressed files to all requests that name gzip: even to
+    one that names it with the weight 0.
 
     Compression beside a secret lets an attacker guess it by the length of many responses (BREACH).
     Django masks the CSRF token anew in each of them, the session's cookie is not sent with requests
@@ -38,6 +41,8 @@ class CompressionMiddleware:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        is_acceptable = accepts_gzip(request.META.get("HTTP_ACCEPT_ENCODING", ""))
+        request.META["HTTP_ACCEPT_ENCODING"] = "gzip" if is_acceptable else ""
         response = self._get_response(request)
         kind = response.get("Content-Type", "").partition(";")[0].strip().lower()
         if (
@@ -48,7 +53,7 @@ class CompressionMiddleware:
         ):
             return response
         patch_vary_headers(response, ("Accept-Encoding",))
-        if ACCEPTS_GZIP.search(request.headers.get("Accept-Encoding", "").lower()):
+        if is_acceptable:
             response.content = compress(response.content)
             response["Content-Length"] = str(len(response.content))
             response["Content-Encoding"] = "gzip"
@@ -56,6 +61,15 @@ class CompressionMiddleware:
             if etag.startswith('"'):  # it names the plain bytes
                 response["ETag"] = f"W/{etag}"
         return response
+
+
+def accepts_gzip(header: str) -> bool:
+    """Return whether an Accept-Encoding names gzip, with a weight above 0."""
+    for coding in header.lower().split(","):
+        name, _, parameters = coding.partition(";")
+        if name.strip() in ("gzip", "x-gzip"):
+            return not ZERO.search(parameters)
+    return False
 
 
 def compress(content: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import call_command
@@ -79,9 +80,20 @@ def test_other_responses_leave_unchanged(response: HttpResponseBase):
     assert dict(answer(response).items()) == before
 
 
-def test_client_without_gzip_gets_plain_text():
-    page = answer(HttpResponse("word " * 1_000), **{"accept-encoding": "identity"})
+REFUSALS = ["identity", "", "*;q=0", "gzip;q=0", "br, GZIP ; Q = 0.000", "gzip;q=0;x=1", "gzip-8"]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_client_without_gzip_gets_plain_text(refusal: str):
+    page = answer(HttpResponse("word " * 1_000), **{"accept-encoding": refusal})
     assert not page.has_header("Content-Encoding")
+    assert "Accept-Encoding" in page["Vary"]
+
+
+@pytest.mark.parametrize("accepted", ["GZIP", "br, gzip;q=0.001", "*;q=0, gzip;q=1", "x-gzip"])
+def test_client_with_gzip_gets_it(accepted: str):
+    page = answer(HttpResponse("word " * 1_000), **{"accept-encoding": accepted})
+    assert page["Content-Encoding"] == "gzip"
 
 
 def test_static_files_are_compressed_and_immutable(settings, tmp_path: Path):
@@ -93,8 +105,16 @@ def test_static_files_are_compressed_and_immutable(settings, tmp_path: Path):
     call_command("collectstatic", interactive=False, verbosity=0)
     [script] = tmp_path.glob("js/app.*.js")
     assert script.with_suffix(".js.gz").is_file()
-    noise = WhiteNoiseMiddleware(lambda _: HttpResponse(status=404))
-    response = noise(RequestFactory().get(f"/static/js/{script.name}", headers=GZIP))
+    kinds = [CompressionMiddleware, WhiteNoiseMiddleware]
+    places = [settings.MIDDLEWARE.index(f"{kind.__module__}.{kind.__name__}") for kind in kinds]
+    assert places == sorted(places)
+    serve: Any = CompressionMiddleware(WhiteNoiseMiddleware(lambda _: HttpResponse(status=404)))
+    for refusal in REFUSALS:
+        headers = {"accept-encoding": refusal}
+        plain = serve(RequestFactory().get(f"/static/js/{script.name}", headers=headers))
+        assert not plain.has_header("Content-Encoding")
+        plain.close()
+    response = serve(RequestFactory().get(f"/static/js/{script.name}", headers=GZIP))
     assert response["Content-Encoding"] == "gzip"
     assert "immutable" in response["Cache-Control"]
     body = b"".join(response.streaming_content)
