@@ -16,7 +16,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
 from billing.credits import exact, show
 from billing.ledger import promo_codes, signup
@@ -47,14 +47,14 @@ INVALID_MONTH = "Enter a month as year and month, for example 2026-03. This is t
 # --- Balance ----------------------------------------------------------------------------------
 
 
-@require_GET
+@require_safe
 @never_cache
 def overview(request: Request) -> HttpResponse:
     """Show the balance, its lots and the last orders."""
     return _overview(request)
 
 
-@require_GET
+@require_safe
 @never_cache
 def balance(request: Request) -> HttpResponse:
     """Return the balance as JSON, in credits: decimal numbers as text, as floats are not exact."""
@@ -124,7 +124,7 @@ def _overview(
 # --- History ----------------------------------------------------------------------------------
 
 
-@require_GET
+@require_safe
 @never_cache
 def history(request: Request) -> HttpResponse:
     """Show a page of the statement."""
@@ -174,7 +174,7 @@ def history_csv(request: Request) -> HttpResponseBase:
 # --- Usage ------------------------------------------------------------------------------------
 
 
-@require_GET
+@require_safe
 @never_cache
 def usage(request: Request) -> HttpResponse:
     """Show the credits and tokens of a month, by day, model and assistant."""

@@ -17,7 +17,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import (
+    require_GET,
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
 
 from billing import credits
 from billing.models import AutoTopUp, InvoiceAddress, Order, Refund
@@ -73,7 +78,7 @@ def of_owner(
 # --- Packages ---------------------------------------------------------------------------------
 
 
-@require_GET
+@require_safe
 @never_cache
 def packages_page(request: Request) -> HttpResponse:
     """Show the packages in one currency; ?next= is the page to return to afterwards."""
@@ -118,7 +123,7 @@ def _invoice_address(request: Request) -> InvoiceAddress:
     return found or InvoiceAddress(user_id=request.user.pk)
 
 
-@require_GET
+@require_safe
 @cache_control(public=True, max_age=60)
 def packages_json(request: HttpRequest) -> JsonResponse:
     """Return the packages as JSON, without signing in; credits are decimal numbers as text."""

@@ -14,7 +14,7 @@ from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.defaultfilters import pluralize
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import access
 from chat.conversations import lifecycle, listing
@@ -37,14 +37,14 @@ from chatproject.lib.http import Request
 # --- Pages ------------------------------------------------------------------------------------
 
 
-@require_GET
+@require_safe
 @never_cache
 def new(request: Request) -> HttpResponse:
     """Show a new chat, which is stored with its first message."""
     return new_page(request)
 
 
-@require_GET
+@require_safe
 @never_cache
 @handles_chat_errors
 def conversation(request: Request, conversation_id: UUID) -> HttpResponse:
@@ -54,7 +54,7 @@ def conversation(request: Request, conversation_id: UUID) -> HttpResponse:
     return conversation_page(request, found, before=before, editing=editing)
 
 
-@require_GET
+@require_safe
 @never_cache
 @handles_chat_errors
 def chats(request: Request) -> HttpResponse:
@@ -122,7 +122,7 @@ def delete(request: Request, conversation_id: UUID) -> HttpResponse:
     return redirect("chat:list")
 
 
-@require_GET
+@require_safe
 @never_cache
 def active_run(request: Request, conversation_id: UUID) -> HttpResponse:
     """Return the active run of a conversation, and the message that its page ends with."""

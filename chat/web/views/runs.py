@@ -7,7 +7,7 @@ from uuid import UUID
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_http_methods, require_safe
 
 from chat import access
 from chat.errors import ChatError
@@ -33,7 +33,7 @@ def stop(request: Request, run_id: UUID) -> HttpResponse:
     return redirect_to_end(found.conversation)
 
 
-@require_GET
+@require_safe
 @never_cache
 def run(request: Request, run_id: UUID) -> HttpResponse:
     """Return the state of a run, for programs; it has `text` when the run has ended."""
