@@ -84,7 +84,11 @@ def is_own_origin(scope: Scope) -> bool:
         return False
     scheme = "https" if scope.get("scheme") == "wss" else "http"
     # Knows which hosts are ours, and which headers of a proxy are to be trusted.
-    request = ASGIRequest({**scope, "method": "GET", "scheme": scheme}, BytesIO())
+    # Without the Content-Type, whose parameters it would decode.
+    headers = [header for header in scope["headers"] if header[0] != b"content-type"]
+    request = ASGIRequest(
+        {**scope, "method": "GET", "scheme": scheme, "headers": headers}, BytesIO()
+    )
     with suppress(DisallowedHost):
         if origin == _origin(f"{request.scheme}://{request.get_host()}"):
             return True

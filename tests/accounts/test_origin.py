@@ -146,3 +146,7 @@ async def test_scheme_of_a_trusted_proxy_counts(site, trusts_proxy, forwarded, o
         site.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     opened = await is_opened(host=OWN["host"], origin=origin, x_forwarded_proto=forwarded)
     assert opened is expected
+
+
+async def test_content_type_of_a_handshake_is_ignored():
+    assert await is_opened(**OWN, content_type="text/plain; x*=nope''y")

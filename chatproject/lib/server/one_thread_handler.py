@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
+from django.http import HttpResponseBadRequest
 
 if TYPE_CHECKING:
+    from django.core.handlers.asgi import ASGIRequest
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
     from chatproject.lib.server.asgi_types import Send
+
+logger = logging.getLogger(__name__)
 
 
 class OneThreadHandler(ASGIHandler):
@@ -34,6 +39,16 @@ class OneThreadHandler(ASGIHandler):
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
+
+    def create_request(
+        self, scope: Mapping[str, Any], body_file: IO[bytes]
+    ) -> tuple[ASGIRequest, None] | tuple[None, HttpResponseBase]:
+        try:
+            return super().create_request(scope, body_file)
+        except (LookupError, ValueError) as error:
+            # Django decodes the parameters of a Content-Type by the charset that each of them names.
+            logger.warning("a request was refused: %s", error)
+            return None, HttpResponseBadRequest("Bad Request\n", content_type="text/plain")
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         return await sync_to_async(self._respond)(request)

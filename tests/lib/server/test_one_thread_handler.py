@@ -117,6 +117,15 @@ async def test_page_runs_in_one_other_thread(handler: OneThreadHandler):
     assert thread != threading.get_ident()
 
 
+@pytest.mark.parametrize("parameter", ["charset*=nope''x", "x*=idna''%FF"])
+async def test_undecodable_content_type_is_refused(handler: OneThreadHandler, parameter: str):
+    scope: Any = AsyncRequestFactory().get("/page/").scope
+    scope["headers"].append((b"content-type", f"text/plain; {parameter}".encode()))
+    start, _ = await exchange(handler, scope)
+    assert start["status"] == 400
+    assert seen == []
+
+
 async def test_missing_and_failing_pages_are_answered(handler: OneThreadHandler):
     assert await ask(handler, "/nothing/") == (404, b"not here")
     assert await ask(handler, "/broken/") == (500, b"broken")
@@ -136,15 +145,20 @@ async def test_broken_streams_leave_connections_in_the_pool(handler: OneThreadHa
 
 async def receive(handler: OneThreadHandler, where: str) -> bytes:
     """Return the body of a page that a client receives over ASGI."""
-    received: list[bytes] = []
-    scope: Any = AsyncRequestFactory().get(where).scope
+    sent = await exchange(handler, AsyncRequestFactory().get(where).scope)
+    return b"".join(message.get("body", b"") for message in sent)
+
+
+async def exchange(handler: OneThreadHandler, scope: Any) -> list[Message]:
+    """Return the messages with which the handler answers a request without a body."""
+    sent: list[Message] = []
 
     async def messages() -> AsyncIterator[Message]:
         yield {"type": "http.request"}
         await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
-        received.append(message.get("body", b""))
+        sent.append(message)
 
     await handler(scope, messages().__anext__, send)
-    return b"".join(received)
+    return sent
