@@ -14,6 +14,7 @@ from django.views.decorators.cache import never_cache
 from accounts import sign_in_limits
 from chatproject.lib import rate_limits
 from chatproject.lib.http import client_network
+from chatproject.lib.mail import outbox
 from chatproject.lib.rate_limits import RateLimited
 
 # Limits by the name of the view. They count by user, and for visitors by address.
@@ -99,7 +100,11 @@ def too_many_requests(request: HttpRequest, error: RateLimited) -> HttpResponse:
     message = f"{reason} Try again in {duration(error.retry_after)}."
     response: HttpResponse
     if request.accepts("text/html"):
-        context = {"message": message, "reset_helps": error.name in RESET_HELPS}
+        context = {
+            "message": message,
+            "reset_helps": error.name in RESET_HELPS,
+            "has_mail": outbox.is_configured(),
+        }
         response = HttpResponse(loader.render_to_string("429.html", context), status=429)
     else:
         body = {"code": "rate_limited", "message": message, "retry_after": error.retry_after}

@@ -228,10 +228,14 @@ def test_pages_without_mail_name_the_operator(client: Client):
     user.save()
     client.force_login(user)
     pages.append(client.get("/accounts/password/set/"))
-    for page in pages:
+    wrong = {"login": EMAIL, "password": "wrong"}
+    *_, refusal = [Client().post("/accounts/login/", wrong) for _ in range(6)]
+    assert refusal.status_code == 429
+    for page in [*pages, refusal]:
         html = page.content.decode()
         assert re.search(r"[Aa]sk the operator", html)
         assert "inbox" not in html
+        assert "mail you" not in html
         assert "spam" not in html
     assert not OutgoingMail.objects.exists()
 
