@@ -167,9 +167,11 @@ def with_user(sockets: Application) -> Application:
     """
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        header = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
+        key = parse_cookie(header.decode("latin1")).get(settings.SESSION_COOKIE_NAME, "")
         try:
             async with asyncio.timeout(PATIENCE):
-                session = await _session(scope)
+                session = await db.run(find_session, key) if SESSION_KEY.fullmatch(key) else None
         except (TimeoutError, *db.UNREACHABLE) as error:
             logger.warning("a socket was closed with %d: %r", TRY_AGAIN_LATER, error)
             await send({"type": "websocket.accept"})  # without it a close is a 403, which is final
@@ -179,12 +181,6 @@ def with_user(sockets: Application) -> Application:
         await sockets({**scope, "user": user, "socket_session": session}, receive, send)
 
     return application
-
-
-async def _session(scope: Scope) -> SocketSession | None:
-    header = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
-    key = parse_cookie(header.decode("latin1")).get(settings.SESSION_COOKIE_NAME, "")
-    return await db.run(find_session, key) if SESSION_KEY.fullmatch(key) else None
 
 
 def find_session(key: str) -> SocketSession | None:

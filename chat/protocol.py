@@ -10,7 +10,6 @@ attempt begins at `first_seq(attempt)`, so a number never repeats within a run.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
@@ -20,6 +19,7 @@ from msgspec import Meta, Struct
 
 from accounts.sockets import TRY_AGAIN_LATER as TRY_AGAIN_LATER
 from chat.errors import ERRORS, ChatError, Missing
+from chatproject.lib import strict_json
 
 MAX_FRAME_BYTES = 64 * 1024
 
@@ -161,14 +161,10 @@ def ref_of(frame: str) -> str | None:
 def _lenient(frame: str) -> dict[str, Any] | None:
     """Return the object in a frame, which may contain surrogates; None when it is no JSON object."""
     try:
-        data = json.loads(frame, parse_constant=_refuse)
+        data = strict_json.loads(frame)
     except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def is_storable(text: str) -> bool:

@@ -236,11 +236,12 @@ def sync_order(order_id: UUID, *, provider_order_id: str = "") -> Order:
         state = providers.get(order.provider).fetch(order)
     except UnreadableAnswer as error:
         logger.exception("%s cannot be synced", order)
-        return money_transaction(_apply_unreadable, order_id, str(error))
+        return money_transaction(apply_unreadable, order_id, str(error))
     return money_transaction(apply_state, order_id, state)
 
 
-def _apply_unreadable(order_id: UUID, problem: str) -> Order:
+def apply_unreadable(order_id: UUID, problem: str) -> Order:
+    """Put an order whose state cannot be read into review. Called inside `money_transaction`."""
     order = lock_order(order_id)
     order.asked_at = timezone.now()
     _stop_for_review(order, problem)

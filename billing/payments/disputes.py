@@ -47,7 +47,10 @@ def apply_state(order: Order, states: Iterable[DisputeState]) -> None:
             _freeze(order, dispute)
         elif was_standing and not is_standing:
             reclaim.undo(order, dispute, "The payment is no longer disputed")
-            _unfreeze(order, dispute)
+            dispute.returned = True
+            if dispute.froze and not _others_freeze(order, dispute):
+                postings.set_status(account_id=order.account_id, status=Account.Status.ACTIVE)
+            dispute.froze = False
         if state.status == Dispute.Status.WON:
             _notify_staff(order, "A dispute was won", "The credits were returned to the buyer.")
         elif state.status == Dispute.Status.LOST and dispute.status != Dispute.Status.LOST:
@@ -67,13 +70,6 @@ def _freeze(order: Order, dispute: Dispute) -> None:
     # An account that staff had frozen before stays frozen when this dispute is won.
     dispute.froze = account.status == Account.Status.ACTIVE or _others_freeze(order, dispute)
     postings.set_status(account_id=order.account_id, status=Account.Status.FROZEN)
-
-
-def _unfreeze(order: Order, dispute: Dispute) -> None:
-    dispute.returned = True
-    if dispute.froze and not _others_freeze(order, dispute):
-        postings.set_status(account_id=order.account_id, status=Account.Status.ACTIVE)
-    dispute.froze = False
 
 
 def _others_freeze(order: Order, dispute: Dispute) -> bool:

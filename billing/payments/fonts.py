@@ -49,7 +49,11 @@ def add(document: FPDF, text: str, folder: Path) -> set[str]:
     missing = {letter for letter in text if not _is_invisible(letter)} | set(ASCII)
     fallbacks: list[str] = []
     for path in FILES:
-        found = _covered(path, missing) if missing else set()
+        found: set[str] = set()
+        if missing:
+            with TTFont(path, fontNumber=0, lazy=True) as font:
+                known = font.getBestCmap()
+                found = {letter for letter in missing if ord(letter) in known}
         missing -= found
         if path == LATIN:
             document.add_font(FAMILY, "", _reduced(path, found, REGULAR, folder))
@@ -72,12 +76,6 @@ def _is_invisible(letter: str) -> bool:
         unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp")
         or letter == "\N{VARIATION SELECTOR-16}"
     )
-
-
-def _covered(path: Path, letters: set[str]) -> set[str]:
-    with TTFont(path, fontNumber=0, lazy=True) as font:
-        known = font.getBestCmap()
-        return {letter for letter in letters if ord(letter) in known}
 
 
 def _reduced(path: Path, letters: set[str], weight: int, folder: Path) -> Path:

@@ -75,6 +75,7 @@ def _poll_refunds(now: datetime) -> None:
 
 
 def _poll_sandbox(now: datetime) -> None:
+    """Deliver the late events of sandbox payments."""
     if settings.PAYMENTS_SANDBOX:
         for payment_id, event_types in sandbox.collect_late(now):
             for event_type in event_types:

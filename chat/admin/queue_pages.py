@@ -132,6 +132,10 @@ def job_page(
     queue = get_queue_by_index(queue_index)
     job = Job.fetch(job_id, connection=queue.connection, serializer=queue.serializer)
     status = job.get_status(refresh=False)
+    try:
+        function = str(job.func_name)
+    except Exception:  # noqa: BLE001  whatever a serializer raises for data that it cannot read
+        function = "unreadable"
     context = {
         **admin.site.each_context(request),
         "title": f"Job {job.id}",
@@ -139,7 +143,7 @@ def job_page(
         "queue_index": queue_index,
         "job": {
             "id": job.id,
-            "function": _function(job),
+            "function": function,
             "status": status.value if status else "unknown",
             "created_at": job.created_at,
             "enqueued_at": job.enqueued_at,
@@ -158,13 +162,6 @@ def job_page(
         "may_change": request.user.has_perm(CHANGE),
     }
     return TemplateResponse(request, "admin/chat/job.html", context)
-
-
-def _function(job: Job) -> str:
-    try:
-        return str(job.func_name)
-    except Exception:  # noqa: BLE001  whatever a serializer raises for data that it cannot read
-        return "unreadable"
 
 
 def _actions(job: Job) -> list[tuple[str, str]]:

@@ -34,7 +34,13 @@ def scrub(text: str) -> str:
     for _ in range(3):
         if LINKS.search(plain):
             return LINKS.sub(rf"\1{REPLACEMENT}", plain)
-        plain = ENCODED.sub(_decode, plain)
+        # A decoded line break would let a client write lines of its own into the log.
+        plain = ENCODED.sub(
+            lambda encoded: "".join(
+                char if char.isprintable() else "?" for char in unquote(encoded[0])
+            ),
+            plain,
+        )
     return text
 
 
@@ -42,8 +48,3 @@ def scrub_path(path: str) -> str:
     """Replace the key in a path as it came from a client, which stays percent-encoded."""
     scrubbed = scrub(path)
     return path if scrubbed == path else quote(scrubbed, safe="/[]%:?=&-")
-
-
-def _decode(encoded: re.Match[str]) -> str:
-    # A decoded line break would let a client write lines of its own into the log.
-    return "".join(char if char.isprintable() else "?" for char in unquote(encoded[0]))

@@ -19,7 +19,7 @@ from functools import cache
 
 import redis
 from django.conf import settings
-from limits import RateLimitItem, RateLimitItemPerSecond
+from limits import RateLimitItemPerSecond
 from limits.storage import RedisStorage
 from limits.strategies import MovingWindowRateLimiter
 from redis.client import Pipeline
@@ -60,12 +60,8 @@ def check(name: str, *key: object) -> None:
 
 def clear(name: str, *key: object) -> None:
     """Forget all uses of a limit by `key`."""
-    _each_rate(name, key, _clear)
-
-
-def _clear(limiter: MovingWindowRateLimiter, item: RateLimitItem, *key: str) -> bool:
-    limiter.clear(item, *key)
-    return True
+    # `clear` returns None, which would count as a refusal.
+    _each_rate(name, key, lambda limiter, item, *key: limiter.clear(item, *key) is None)
 
 
 def _each_rate(name: str, key: tuple[object, ...], call: _Call) -> None:

@@ -6,12 +6,12 @@ one of the functions below before it is stored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from billing.payments.providers.base import MAX_ID, MAX_INTEGER, BadSignature, is_usable
+from chatproject.lib import strict_json
 
 MAX_URL = 2000
 
@@ -27,9 +27,7 @@ def header(headers: Mapping[str, str], name: str) -> str:
 def json_object(body: bytes) -> dict[str, Any]:
     """Return the body as a JSON object. Raises BadSignature for anything else."""
     try:
-        value = json.loads(
-            body.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_without_duplicates
-        )
+        value = strict_json.loads(body.decode("utf-8"), unique_names=True)
     except (ValueError, RecursionError) as error:
         raise BadSignature("The webhook is signed, but is not JSON.") from error
     if not isinstance(value, dict):
@@ -89,14 +87,3 @@ def https_url(value: Any) -> str:
         return ""
     is_link = parts.scheme == "https" and parts.hostname and " " not in value
     return value if is_link else ""
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name appears twice")
-    return found

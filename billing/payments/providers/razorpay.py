@@ -250,6 +250,11 @@ def _state_of_order(
             # Each of them paid the order.
             amount = min(amount, theirs["amount"])
         currency = captured["currency"]
+    named = None  # our order that the payment names, by Razorpay's order or by its notes
+    if captured and captured["order_id"] != theirs["id"]:
+        named = word(captured["order_id"])
+    elif captured:
+        named = word(part(captured, "notes").get("order_id")) or str(order.id)
     return OrderState(
         standing=Standing.PAID if captured else unpaid,
         provider_order_id=theirs["id"],
@@ -259,7 +264,7 @@ def _state_of_order(
         order_id=word(part(theirs, "notes").get("order_id")),
         user_id=word(part(theirs, "notes").get("user_id")),
         payment_id=captured["id"] if captured else None,
-        payment_order_id=_order_of_payment(order, theirs, captured) if captured else None,
+        payment_order_id=named,
         other_payments=tuple(
             payment["id"]
             for payment in payments
@@ -287,13 +292,6 @@ def _tax(amount: int) -> int:
     """Return the tax that an amount contains; Razorpay computes none."""
     percent: Decimal = settings.RAZORPAY_TAX_PERCENT
     return int((amount * percent / (100 + percent)).quantize(Decimal(1), ROUND_HALF_UP))
-
-
-def _order_of_payment(order: Order, theirs: dict[str, Any], payment: dict[str, Any]) -> str:
-    """Return the id of our order that a payment names, by Razorpay's order or by its notes."""
-    if payment["order_id"] != theirs["id"]:
-        return word(payment["order_id"])
-    return word(part(payment, "notes").get("order_id")) or str(order.id)
 
 
 def _refunds(client: razorpay.Client, payment: str) -> tuple[RefundState, ...]:

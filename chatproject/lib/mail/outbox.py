@@ -91,6 +91,7 @@ def store(message: EmailMessage) -> None:
 
 
 def _enqueue_new(mail_id: int) -> None:
+    """Enqueue a mail that was just stored; while Redis is unreachable the clock does it later."""
     try:
         _enqueue(mail_id, 0)
     except redis.RedisError as error:
@@ -98,7 +99,7 @@ def _enqueue_new(mail_id: int) -> None:
 
 
 def _enqueue(mail_id: int, attempt: int) -> None:
-    _queue().enqueue_call(
+    low_queue().enqueue_call(
         func=JOB,
         kwargs={"mail_id": mail_id, "attempt": attempt},
         description=f"mail {mail_id}, attempt {attempt + 1}",
@@ -106,7 +107,8 @@ def _enqueue(mail_id: int, attempt: int) -> None:
 
 
 @cache
-def _queue() -> Queue:
+def low_queue() -> Queue:
+    """Return the queue of the jobs that send mails."""
     # "auto" enqueues at once: this module calls it after the commit.
     return django_rq.get_queue(QUEUE, commit_mode="auto", connection=sync_client())
 

@@ -14,5 +14,5 @@ def by_outbox(settings, valkey_client, monkeypatch):
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", free_port()
     settings.EMAIL_USE_TLS = False
     settings.EMAIL_TIMEOUT = 2
-    outbox._queue.cache_clear()
+    outbox.low_queue.cache_clear()
     return settings

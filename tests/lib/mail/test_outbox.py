@@ -127,13 +127,13 @@ def test_mail_that_redis_lost_is_enqueued_again(by_outbox, valkey_client):
 def test_mail_is_stored_while_redis_is_unreachable(by_outbox, own_valkey, caplog):
     by_outbox.REDIS_URL = own_valkey.url
     sync_client.cache_clear()
-    outbox._queue.cache_clear()
+    outbox.low_queue.cache_clear()
     own_valkey.stop()
     try:
         a_mail()
     finally:
         sync_client.cache_clear()
-        outbox._queue.cache_clear()
+        outbox.low_queue.cache_clear()
     assert OutgoingMail.objects.get().status == "queued"
     assert "is left to the clock" in caplog.text
 
