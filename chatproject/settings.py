@@ -466,9 +466,10 @@ LOGGING: dict[str, Any] = {
         # Without the handlers that Django gives them, which would not scrub.
         "django": {"handlers": [], "level": "INFO"},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
-        # One line per job and per request to a provider would hide the rest.
+        # One line per job, per request to a provider and per table of a font would hide the rest.
         "rq": {"level": "WARNING"},
         "httpx2": {"level": "WARNING"},
         "stripe": {"level": "WARNING"},
+        "fontTools": {"level": "WARNING"},
     },
 }

@@ -90,14 +90,12 @@ class Receipt(FPDF):
 
     def add_row(self, description: str, amount: str) -> None:
         """Add a description, in as many lines as it needs, and an amount beside its first line."""
-        top = self.get_y()
+        # The amount comes first: the description may go on to another page.
+        self.cell(0, 6, amount, align=Align.R, new_x=XPos.LMARGIN, new_y=YPos.TOP)
         self.multi_cell(
-            LEFT, 6, self.shown(description), align=Align.L, new_x=XPos.RIGHT, new_y=YPos.NEXT
+            LEFT, 6, self.shown(description), align=Align.L, new_x=XPos.LMARGIN, new_y=YPos.NEXT
         )
-        bottom = self.get_y()
-        self.set_xy(self.l_margin + LEFT, top)
-        self.cell(0, 6, amount, align=Align.R)
-        self.set_xy(self.l_margin, bottom + 1)
+        self.ln(1)
 
     def add_total(self, description: str, amount: str) -> None:
         """Add a bold row below a rule."""

@@ -137,6 +137,25 @@ def test_character_without_a_glyph_is_named(account):
     assert "a[U+E000]b[U+1FBFF]" in printed
 
 
+@pytest.mark.parametrize("lines", [31, 33, 34, 36])
+def test_amount_is_printed_beside_its_description(account, lines):
+    """The description goes on to the next page, or begins there."""
+    order = bought(
+        account, buyer_address="A\n" * lines, package_name="First" + " word" * 17 + " End"
+    )
+    document = pypdfium2.PdfDocument(receipts.pdf(order))
+    pages = [page.get_textpage().get_text_range() for page in document]
+    [first] = [page for page in pages if "First word" in page]
+    assert "USD 10.00" in first
+    assert len(pages) <= 2
+
+
+def test_receipt_adds_nothing_to_the_log(account, caplog):
+    caplog.set_level("INFO")
+    receipts.pdf(bought(account, buyer_name="Ελλάδα"))
+    assert caplog.records == []
+
+
 # --- Frozen documents ----------------------------------------------------------------------------
 
 
