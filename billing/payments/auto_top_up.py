@@ -181,7 +181,7 @@ def charge(order_id: UUID) -> Order:
         return order
     top_up = AutoTopUp.objects.get(user_id=order.user_id)
     if order.created_at < timezone.now() - RETRY_PERIOD or not top_up.payment_method_ref:
-        return money_transaction(_give_up, order_id)
+        return _give_up(order_id)
     try:
         state = providers.get(order.provider).charge_saved(order, top_up)
     except ProviderDeclined as error:
@@ -194,6 +194,15 @@ def charge(order_id: UUID) -> Order:
 
 
 def _give_up(order_id: UUID) -> Order:
+    """Leave an order to staff, unless the provider has a record of its charge."""
+    try:
+        checkout.sync_order(order_id)
+    except ProviderError as error:
+        logger.warning("the outcome of the charge for order %s is unknown: %s", order_id, error)
+    return money_transaction(_leave_to_staff, order_id)
+
+
+def _leave_to_staff(order_id: UUID) -> Order:
     order = lock_order(order_id)
     if order.status in Order.OPEN and order.provider_order_id is None:
         order.status = Order.Status.REVIEW

@@ -386,7 +386,7 @@ def _apply_unpaid(order: Order, state: OrderState, now: datetime) -> None:
         order.status = Order.Status.FAILED
         order.problem = state.problem[:300]
         if is_new:
-            saved_methods.note_failed(order)
+            saved_methods.note_failed(order, code=state.problem_code)
     elif state.standing is Standing.CANCELED:
         order.status = Order.Status.CANCELED
         order.problem = ""

@@ -131,6 +131,7 @@ class OrderState:
     buyer: Buyer | None = None  # as given to the provider
     receipt_url: str = ""
     problem: str = ""  # a sentence for the buyer, when it failed
+    problem_code: str = ""  # the provider's own word for the reason
     refunds: tuple[RefundState, ...] = ()
     disputes: tuple[DisputeState, ...] = ()
     customer_ref: str = ""

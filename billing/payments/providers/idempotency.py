@@ -48,6 +48,13 @@ def send(
         raise
 
 
+def sent(provider: str, subject: str) -> dict[str, Any]:
+    """Return the parameters of a subject's latest request; empty when none was stored."""
+    of_subject = ProviderRequest.objects.filter(provider=provider, subject=subject)
+    latest = of_subject.order_by("-number").first()
+    return json.loads(latest.params) if latest else {}
+
+
 def _open(provider: str, subject: str, params: Mapping[str, Any]) -> ProviderRequest:
     """Return the subject's open request, or store a new one."""
     text = json.dumps(params)

@@ -109,9 +109,14 @@ class StripeProvider:
 
     def fetch(self, order: Order) -> OrderState:
         """Return the order's state; open when Stripe has no record of it."""
-        if not order.provider_order_id:
-            return unknown_order(order, livemode=settings.STRIPE_LIVEMODE)
         with _client() as client:
+            if not order.provider_order_id:
+                # The answer to the charge of an automatic order may have been lost.
+                customer = _customer_of(order)
+                made = _find_intent(client, order, customer) if customer else None
+                if made is None:
+                    return unknown_order(order, livemode=settings.STRIPE_LIVEMODE)
+                return _state_of_intent(client, made)
             if order.provider_order_id.startswith("pi_"):
                 intent = client.v1.payment_intents.retrieve(order.provider_order_id, WITH_CHARGE)
                 return _state_of_intent(client, intent.to_dict())
@@ -180,7 +185,8 @@ class StripeProvider:
         if not (top_up.customer_ref and top_up.payment_method_ref):
             raise ProviderDeclined("No card is saved.", code="no_payment_method")
         with _client() as client:
-            intent = _find_intent(client, order, top_up.customer_ref)
+            # The card may be another one since an earlier attempt.
+            intent = _find_intent(client, order, _customer_of(order) or top_up.customer_ref)
             if intent is None:
                 made = _send(
                     client.v1.payment_intents.create,
@@ -200,10 +206,7 @@ class StripeProvider:
                 intent = made.to_dict()
             state = _state_of_intent(client, intent)
             if state.standing in (Standing.FAILED, Standing.CANCELED):
-                failure = part(intent, "last_payment_error")
-                raise ProviderDeclined(
-                    state.problem, code=failure.get("decline_code") or failure.get("code") or ""
-                )
+                raise ProviderDeclined(state.problem, code=state.problem_code)
             return state
 
 
@@ -347,6 +350,7 @@ def _state_of_intent(client: stripe.StripeClient, intent: dict[str, Any]) -> Ord
     standing = _standing_of_intent(intent)
     currency = intent["currency"].upper()
     is_paid = standing is Standing.PAID
+    failure = part(intent, "last_payment_error")
     amount = intent["amount_received"] if is_paid else intent["amount"]
     return OrderState(
         standing=standing,
@@ -360,6 +364,7 @@ def _state_of_intent(client: stripe.StripeClient, intent: dict[str, Any]) -> Ord
         buyer=_buyer(part(intent, "latest_charge", "billing_details")),
         receipt_url=https_url(part(intent, "latest_charge").get("receipt_url")),
         problem=problem_of(intent),
+        problem_code=word(failure.get("decline_code") or failure.get("code")),
         refunds=_refunds(client, intent["id"], currency) if is_paid else (),
         disputes=_disputes(client, intent["id"], currency) if is_paid else (),
         customer_ref=reference(intent.get("customer")),
@@ -413,6 +418,11 @@ def problem_of(intent: dict[str, Any]) -> str:
     if intent.get("status") == "succeeded":
         return ""
     return sentence(part(intent, "last_payment_error").get("message"))
+
+
+def _customer_of(order: Order) -> str:
+    """Return the customer whom an automatic order was charged to; empty when it never was."""
+    return word(idempotency.sent(StripeProvider.name, f"order:{order.id}").get("customer"))
 
 
 def _find_intent(client: stripe.StripeClient, order: Order, customer: str) -> dict[str, Any] | None:

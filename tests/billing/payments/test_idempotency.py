@@ -6,6 +6,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from django.core import mail
 from django.utils import timezone
 
 from billing.credits import MICRO
@@ -141,6 +142,47 @@ def test_top_up_is_charged_to_the_card_first_named(account, fakepay, top_up):
     AutoTopUp.objects.update(payment_method_ref="pm_2")
     assert auto_top_up.charge(order.pk).status == "paid"
     assert len(fakepay.stripe.intents) == 1
+
+
+@pytest.mark.parametrize("fault", ["done-500", "cut"])
+def test_lost_charge_is_credited_after_withdrawal(account, fakepay, top_up, fault):
+    fakepay.fault("", fault)
+    order = auto_top_up.check(account.pk)
+    auto_top_up.withdraw(account.user_id)
+    assert auto_top_up.charge(order.pk).status == "paid"
+    assert money.state(account) == (FULL, 0, 0)
+    assert len(fakepay.stripe.intents) == 1
+    assert money.problems() == []
+
+
+@pytest.mark.parametrize("fault", ["done-500", "cut"])
+def test_webhook_of_a_lost_charge_adds_its_credits(account, fakepay, top_up, fault):
+    fakepay.fault("", fault)
+    order = auto_top_up.check(account.pk)
+    auto_top_up.withdraw(account.user_id)
+    purchases.flush(fakepay)
+    order.refresh_from_db()
+    assert order.status == "paid"
+    assert money.state(account) == (FULL, 0, 0)
+
+
+def test_lost_charge_of_another_customer_is_not_repeated(account, fakepay, top_up):
+    fakepay.fault("", "done-500")
+    order = auto_top_up.check(account.pk)
+    AutoTopUp.objects.update(customer_ref="cus_2", payment_method_ref="pm_2")
+    assert auto_top_up.charge(order.pk).status == "paid"
+    assert len(fakepay.stripe.intents) == 1
+
+
+def test_lost_refusal_is_mailed_with_its_reason(account, fakepay, top_up):
+    """The bank requires a confirmation, and the webhook comes before the answer."""
+    fakepay.stripe.declined_methods["pm_1"] = "authentication_required"
+    fakepay.fault("", "cut")
+    order = auto_top_up.check(account.pk)
+    purchases.flush(fakepay)
+    order.refresh_from_db()
+    assert order.status == "failed"
+    assert any("confirm" in str(message.body) for message in mail.outbox)
 
 
 def test_request_stored_before_a_crash_is_sent_as_stored(fakepay, side, paid, monkeypatch):
