@@ -8,8 +8,12 @@ from urllib.parse import quote, unquote
 
 REPLACEMENT = "[key]"
 
-# A mailed link up to the end of its line: a link that was pasted with a space still has its key.
-LINKS = re.compile(r"((?:confirm-email|reset/+key)/*)(?!\[key\])[-:\w%.+=][^\n]*", re.IGNORECASE)
+# A mailed link up to the end of its line: a link that was pasted with a space, a quote or a bracket
+# still has its key. The text after the path alone (a status, a duration) is short.
+LINKS = re.compile(
+    r"((?:confirm-email|reset/+key)(?:/+|(?=[-:\w%.+=])))(?!/|\[key\])(?:[^\s]| +[^\s]{8})[^\n]*",
+    re.IGNORECASE,
+)
 # As in a header, in the text of a dict, and in Postgres' words for a row: (session_key)=(abc).
 VALUES = re.compile(
     r"(\b(?:sessionid|session_key|csrftoken|csrfmiddlewaretoken)['\"]?+\)?+\s*+[=:]\s*+\(?+b?+['\"]?+)"

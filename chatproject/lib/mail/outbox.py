@@ -28,6 +28,7 @@ from django.utils.crypto import salted_hmac
 from rq.queue import Queue
 
 from chatproject.lib import db
+from chatproject.lib.log_scrubbing import scrub
 from chatproject.lib.mail.models import OutgoingMail
 from chatproject.lib.mail.packing import pack, unpack
 from chatproject.lib.redis.clients import sync_client
@@ -211,10 +212,13 @@ def is_permanent(error: Exception) -> bool:
 
 
 def reason(error: Exception, message: EmailMessage) -> str:
-    """Return an error as one line without the addresses of the recipients."""
-    text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
+    """Return an error as one line without the addresses of the recipients, and without keys.
+
+    A mail server may quote the link that it refuses.
+    """
+    text = scrub(re.sub(r"\s+", " ", f"{type(error).__name__}: {error}"))
     for address in message.recipients():
-        text = text.replace(address, "(recipient)")
+        text = re.sub(re.escape(address), "(recipient)", text, flags=re.IGNORECASE)
     return text.replace("\x00", "")[:500]
 
 
