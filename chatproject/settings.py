@@ -91,6 +91,8 @@ TEMPLATES = [
 ]
 FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
 
+CENTURY = 36_500  # days; subtracting many more from today gives no date
+
 # --- Postgres, the only source of truth -------------------------------------------------------
 
 DATABASES: dict[str, dict[str, Any]] = {"default": env.database("DATABASE_URL")}
@@ -154,7 +156,7 @@ CACHES = {
 }
 
 # Days after which a deleted chat is removed for good, with all of its text.
-DELETED_CHAT_DAYS = env.integer("DELETED_CHAT_DAYS", 30, least=1)
+DELETED_CHAT_DAYS = env.integer("DELETED_CHAT_DAYS", 30, least=1, most=CENTURY)
 RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run
 # Max attempts at a run: the runs of a dead worker are handed over to other workers.
 RUN_ATTEMPTS = env.integer("RUN_ATTEMPTS", 3, least=1)
@@ -259,7 +261,7 @@ if PAYMENTS_SANDBOX and not DEBUG:
 
 # Buyers may request a refund within so many days (0: never), while at least so many percent of the
 # purchase are unused.
-REFUND_DAYS = env.integer("REFUND_DAYS", 14)
+REFUND_DAYS = env.integer("REFUND_DAYS", 14, most=CENTURY)
 REFUND_UNUSED_PERCENT = env.integer("REFUND_UNUSED_PERCENT", 90, least=1)
 # Whether users may enable automatic purchases of a package when their balance is low.
 AUTO_TOP_UP = env.flag("AUTO_TOP_UP", default=False)

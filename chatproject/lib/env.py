@@ -93,14 +93,16 @@ def flag(name: str, *, default: bool) -> bool:
     return value in TRUE
 
 
-def integer(name: str, default: int, *, least: int = 0) -> int:
-    """Return the variable as a whole number of at least `least`."""
+def integer(name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
+    """Return the variable as a whole number of at least `least` and at most `most`."""
     value = text(name)
     if not value:
         return default
-    if not value.isdecimal() or int(value) < least:
+    is_number = value.isdecimal() and int(value) >= least
+    if not is_number or (most is not None and int(value) > most):
+        limits = f"of at least {least}" + (f" and at most {most}" if most is not None else "")
         raise ImproperlyConfigured(
-            f"{name}={value!r}: write a whole number of at least {least}, for example {default}."
+            f"{name}={value!r}: write a whole number {limits}, for example {default}."
         )
     return int(value)
 

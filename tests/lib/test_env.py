@@ -83,6 +83,7 @@ def test_database_url_becomes_an_entry(monkeypatch):
 WRONG: list[tuple[Callable[[str], object], str, str]] = [
     (partial(env.flag, default=True), "maybe", "NAME"),
     *((partial(env.integer, default=5, least=1), each, "NAME") for each in ("x", "-1", "1.5", "0")),
+    (partial(env.integer, default=5, most=9), "10", "NAME.*at most 9"),
     (partial(env.url, default="", schemes=("redis",)), "http://host", "NAME.*redis://"),
     (env.database, "", "NAME"),
     (env.database, "mysql://host/db", "NAME"),
