@@ -84,6 +84,10 @@ def packages_page(request: Request) -> HttpResponse:
     """Show the packages in one currency; ?next= is the page to return to afterwards."""
     if request.accepts("application/json") and not request.accepts("text/html"):
         return packages_json(request)
+    return _packages(request, InvoiceAddressForm(instance=_invoice_address(request)))
+
+
+def _packages(request: Request, address_form: InvoiceAddressForm) -> HttpResponse:
     offers = packages.offers()
     currencies = packages.currencies(offers)
     wanted = request.GET.get("currency", "").upper()
@@ -99,22 +103,23 @@ def packages_page(request: Request) -> HttpResponse:
             "providers": providers.enabled(),
             "return_to": checkout.own_path(request.GET.get("next", "")),
             "nonce": secrets.token_urlsafe(9),
-            "address_form": InvoiceAddressForm(instance=_invoice_address(request)),
+            "address_form": address_form,
         },
+        status=400 if address_form.errors else 200,
     )
 
 
-@require_POST
+@require_http_methods(["GET", "POST"])
 @never_cache
 def invoice_address(request: Request) -> HttpResponse:
     """Store the buyer's name and address for the invoices of later purchases."""
+    if request.method == "GET":
+        return redirect("billing:packages")
     form = InvoiceAddressForm(request.POST, instance=_invoice_address(request))
-    if form.is_valid():
-        form.save()
-        messages.success(request, "Invoice details saved. They apply to your next purchases.")
-    else:
-        problems = " ".join(str(text) for texts in form.errors.values() for text in texts)
-        messages.error(request, f"The invoice details were not saved. {problems}")
+    if not form.is_valid():
+        return _packages(request, form)
+    form.save()
+    messages.success(request, "Invoice details saved. They apply to your next purchases.")
     return redirect("billing:packages")
 
 

@@ -457,7 +457,6 @@ def test_return_path_stays_on_this_site(inside, package, sandbox, next):
         {"currency": "usd1"},
         {"currency": "EUR"},
         {"provider": "nobody"},
-        {"provider": "\0"},
         {"nonce": ""},
         {"nonce": "x" * 100},
     ],
@@ -704,3 +703,14 @@ def test_pages_warn_of_a_low_balance(inside, account):
     page = text(inside.get("/billing/"))
     assert "less than a fifth of your last 100 credits is left" in page
     assert 'data-low="low"' in text(inside.get("/"))
+
+
+def test_refused_invoice_details_stay_in_the_form(inside, package, sandbox):
+    address = "Street\n" * 200
+    answer = inside.post("/billing/invoice-address/", {"name": "Ada & Co", "address": address})
+    assert answer.status_code == 400
+    page = answer.content.decode()
+    assert '<details class="fold" open>' in page
+    assert "Ada &amp; Co" in page
+    assert page.count("Street\n") >= 200
+    assert "at most 1000 characters" in page
