@@ -36,6 +36,8 @@ BARE = re.compile(
     rf"(?P<rest>(?::[0-9]{{1,5}})?(?:[/?#](?:(?!\*\*|~~|&lt;|&gt;|&quot;)[^{STOPS}]){{0,2000}})?)",
     re.IGNORECASE,
 )
+# A user's name and password come before the host: an address without them would be another site's.
+CREDENTIALS = re.compile(r"(?::[^\s/@]{0,200})?@")
 SCHEME_BEFORE = re.compile(r"https?$", re.IGNORECASE)
 # The last part of a name that goes on, without a space, in another script: "example.com请看".
 FOREIGN_TAIL = re.compile(r"(?<=[a-z0-9])[^\x00-\x7f][^.]*$", re.IGNORECASE)
@@ -76,8 +78,8 @@ def bare_address(state: StateInline, silent: bool) -> bool:
     if (before.isascii() and before.isalnum()) or (before and before in "_./-@"):
         return False
     found = BARE.match(src, start, state.posMax)
-    if found is None or src.startswith("@", found.end()):
-        return False  # nothing, or a user's name before the host
+    if found is None or CREDENTIALS.match(src, found.end()):
+        return False
     state.env["budget"].spend(LINK_STEPS)
     text = without_punctuation(found)
     host = text[len(found["scheme"]) :]
@@ -145,16 +147,23 @@ def link_definition(state: StateBlock, start: int, end: int, silent: bool) -> bo
 
 
 def unwrap_refused(md: MarkdownIt, tokens: Sequence[Token], env: MutableMapping[str, Any]) -> None:
-    """Turn links with a refused address into their text, and images into links, or text in a link."""
+    """Turn links with a refused address into their text, and images into links, or text in a link.
+
+    A link without text shows its address.
+    """
     closing: list[str] = []  # for each open link, the text in place of its end; empty for a link
-    for token in tokens:
+    for number, token in enumerate(tokens):
         if token.type == "link_open":
-            if is_allowed(str(token.attrs["href"])):
+            url = str(token.attrs["href"])
+            is_empty = tokens[number + 1].type == "link_close"
+            if is_allowed(url):
+                token.content = url if is_empty else ""
                 closing.append("")
                 continue
             # `<std::vector>` is no address and keeps its brackets.
             closing.append(">" if token.markup == "autolink" else " ")
-            become_text(token, "<" if token.markup == "autolink" else "")
+            shown = f"[]({url[:MAX_SHOWN_SOURCE]})" if is_empty else ""  # `[](x) { … }` is C++
+            become_text(token, "<" if token.markup == "autolink" else shown)
         elif token.type == "link_close":
             if mark := closing.pop():
                 become_text(token, mark.strip())

@@ -71,13 +71,18 @@ def formula_block(state: StateBlock, start_line: int, end_line: int, silent: boo
     closer = CLOSERS[opener]
     if closer in state.src[first + 2 : state.eMarks[start_line]]:
         return False  # a formula of one line is found within its paragraph
+    # Blank lines are allowed after an opener that has a line of its own.
+    is_alone = state.skipSpaces(first + 2) >= state.eMarks[start_line]
     line = start_line
     while True:
         line += 1
-        is_end = line >= min(end_line, start_line + MAX_LINES) or state.isEmpty(line)
-        if is_end or state.sCount[line] < state.blkIndent:
+        if line >= min(end_line, start_line + MAX_LINES):
             return False
         state.env["budget"].spend(1)
+        if state.isEmpty(line) and is_alone:
+            continue
+        if state.isEmpty(line) or state.sCount[line] < state.blkIndent:
+            return False
         text = state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]
         _, found, after = text.partition(closer)
         if found:

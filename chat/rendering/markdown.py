@@ -25,11 +25,12 @@ from chat.rendering import addresses, formulas
 from chat.rendering.budget import Budget, TooCostly, count_block_step
 from chat.rendering.directions import set_directions
 from chat.rendering.emphasis import InlineParser
+from chat.rendering.tables import whole_table
 
 # Halves of a UTF-16 pair, which Python's strings can contain, but neither UTF-8 nor the cleaner.
 SURROGATES = re.compile("[\ud800-\udfff]")
 
-# The language of a code block, for its caption and class.
+# The language of a code block, for its class.
 LANGUAGE = re.compile(r"^[A-Za-z0-9+#._-]{1,30}$")
 
 # The page itself has a heading of the first level, and each message one of the second.
@@ -42,7 +43,7 @@ MAX_LEVELS = 250
 # All characters that a rule below can begin with: text between them is taken at once.
 MARKUP = re.compile(r"[\n$&*<\[\\\]_`~]|!(?=\[)|:(?=//)|www\.")
 
-LINE_BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
+LINE_BREAK = re.compile(r"</?br\s{0,9}/?\s{0,9}>", re.IGNORECASE)
 
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
@@ -86,9 +87,11 @@ class Renderer(RendererHTML):
     td_open = th_open
 
     def fence(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
-        language = next(iter(tokens[index].info.split()), "")
+        # All of it is shown: a model's text after three backticks is not always a language.
+        info = tokens[index].info.strip()
+        language = next(iter(info.split()), "")
         is_known = LANGUAGE.match(language) is not None
-        caption = f"<figcaption>{escapeHtml(language)}</figcaption>" if is_known else ""
+        caption = f"<figcaption>{escapeHtml(info)}</figcaption>" if info else ""
         kind = f' class="language-{escapeHtml(language)}"' if is_known else ""
         return (
             f'<figure class="code" dir="ltr">{caption}<pre tabindex="0">'
@@ -105,6 +108,9 @@ class Renderer(RendererHTML):
             return item
         state = 'aria-label="Done" checked' if checked else 'aria-label="To do"'
         return f'{item}<input type="checkbox" disabled {state}> '
+
+    def link_open(self, tokens: Sequence[Token], index: int, *rest: Any) -> str:
+        return self.renderToken(tokens, index, *rest) + escapeHtml(tokens[index].content)
 
     def image(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
         token = tokens[index]
@@ -238,6 +244,7 @@ _markdown.core.ruler.push("level_headings", level_headings)
 _markdown.core.ruler.push("set_directions", set_directions)
 EVERYWHERE = ["paragraph", "reference", "blockquote", "list"]
 _markdown.block.ruler.at("reference", addresses.link_definition)
+_markdown.block.ruler.at("table", whole_table, {"alt": ["paragraph", "reference"]})
 _markdown.block.ruler.before("fence", "formula_block", formulas.formula_block, {"alt": EVERYWHERE})
 _markdown.block.ruler.before("table", "flatten", flatten)
 _markdown.block.ruler.before("flatten", "count_block_step", count_block_step, {"alt": EVERYWHERE})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -49,16 +50,17 @@ def test_headings_begin_at_level_three(levels, shown):
 
 def test_code_block_has_language_and_escaped_text():
     assert to_html("```python title\nif a < b & c:\n    '<b>'\n```") == (
-        '<figure class="code"><figcaption>python</figcaption><pre tabindex="0">'
+        '<figure class="code"><figcaption>python title</figcaption><pre tabindex="0">'
         "<code class=\"language-python\">if a &lt; b &amp; c:\n    '&lt;b&gt;'\n"
         "</code></pre></figure>\n"
     )
 
 
-@pytest.mark.parametrize("language", ["", '"onclick=', "a" * 31, "<b>", "ä"])
-def test_invalid_language_is_left_out(language):
+@pytest.mark.parametrize("language", ['"onclick=', "a" * 31, "<b>", "ä", "words, not a language"])
+def test_invalid_language_is_only_a_caption(language):
     assert to_html(f"```{language}\nx\n```") == (
-        '<figure class="code"><pre tabindex="0"><code>x\n</code></pre></figure>\n'
+        f'<figure class="code"><figcaption>{escape(language, quote=False)}</figcaption>'
+        '<pre tabindex="0"><code>x\n</code></pre></figure>\n'
     )
 
 
@@ -70,6 +72,39 @@ def test_table_scrolls_and_has_no_style_attributes():
     assert '<th class="left">a</th>\n<th class="center">b</th>\n<th class="right">c</th>' in html
     assert '<td class="right">3</td>' in html
     assert "style" not in html
+
+
+def rows(*lines: str) -> list[list[str]]:
+    """The texts of the cells of a table's body."""
+    html = to_html("\n".join(["| a | b |", "|---|---|", *lines]))
+    return [re.findall("<td>(.*)</td>", row) for row in html.split("<tr>")[2:]]
+
+
+def test_row_with_too_many_cells_is_whole():
+    assert rows("|1|2|three|4|", "| 1 | 2 |", "|1|", "||2||") == [
+        ["1", "2 | three | 4"],
+        ["1", "2"],
+        ["1", ""],
+        ["", "2"],
+    ]
+    in_quote = to_html("> |a|\n> |-|\n> |1|**two**|\n")
+    assert "<td>1 | <strong>two</strong></td>" in in_quote
+
+
+def test_bars_in_formulas_and_code_end_no_cell():
+    assert rows(
+        "| $|x|_1$ | norm |",
+        r"| \(P(A|B)\) | \[a_1|b_1\] |",
+        "| `a|b` | ``c|d`` |",
+        "| $$|x|$$ | $5 | $6 |",
+        r"| \(a|b | c \( d | e",
+    ) == [
+        ["$|x|_1$", "norm"],
+        [r"\(P(A|B)\)", r"\[a_1|b_1\]"],
+        ["<code>a|b</code>", "<code>c|d</code>"],
+        ["$$|x|$$", "$5 | $6"],
+        ["(a", "b | c ( d | e"],
+    ]
 
 
 def test_links_open_new_tab_without_referrer():
@@ -87,6 +122,11 @@ def test_links_of_other_schemes_are_refused(target):
     assert to_html(f"[*a*]({target})") == "<p><em>a</em></p>\n"
     assert to_html(f"![a]({target})") == "<p>a</p>\n"
     assert "<a" not in to_html(f"[a][1]\n\n[1]: {target}")
+
+
+def test_link_without_text_shows_its_address():
+    assert links("[](https://a.org/x)") == [("https://a.org/x", "https://a.org/x")]
+    assert to_html("[](x) { return 1; } [](tel:+1)") == "<p>[](x) { return 1; } [](tel:+1)</p>\n"
 
 
 def test_image_becomes_link():
@@ -222,6 +262,12 @@ def test_line_break_tag_outside_tables_is_text(text):
     assert ("<br>" in cell) is ("onclick" not in text)
 
 
+@pytest.mark.parametrize("tag", ["<br>", "<BR/>", "<br />", "<br  />", "<br/ >", "</br>"])
+def test_line_break_tag_in_cell_breaks_line(tag):
+    assert "<td>x<br>\ny</td>" in to_html(f"|a|\n|-|\n|x{tag}y|")
+    assert "<code>&lt;" in to_html(f"|a|\n|-|\n|`{tag}`|")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -255,6 +301,16 @@ def test_formula_of_several_lines_stays_as_written(opener, closer):
     assert shown in in_item
     assert "<li>on</li>" in in_item
     assert "<li>d<br>" in to_html("\n".join(lines[:-1])), "without an end it is no formula"
+
+
+@pytest.mark.parametrize(("opener", "closer"), [("$$", "$$"), (r"\[", r"\]")])
+@pytest.mark.parametrize("prefix", ["", "  ", "> "])
+def test_formula_with_blank_lines_stays_as_written(opener, closer, prefix):
+    lines = [opener, "", "a_1 * b_1", "", r"\\* c_1", "", closer]
+    html = to_html(
+        f"{'- ' if prefix == '  ' else prefix}so\n" + "\n".join(prefix + line for line in lines)
+    )
+    assert "<br>\n".join(lines) in html
 
 
 def links(text: str) -> list[tuple[str, str]]:
@@ -298,7 +354,7 @@ def test_bare_address_in_other_scripts_is_link():
     "text",
     [
         "`https://a.org`", "    https://a.org", "```\nhttps://a.org\n```", "https://", "https://.", "www.", "www.a",
-        "xhttps://a.org", "https://a:99999/", "ftp://a.org", "https://user@a.org/", "a.www.b.c", "<std::vector>",
+        "xhttps://a.org", "https://a:99999/", "ftp://a.org", "https://user@a.org/", "https://user:word@a.org/", "https://user:1@a.org", "a.www.b.c", "<std::vector>",
     ],
 )  # fmt: skip
 def test_other_text_is_no_address(text):
@@ -346,6 +402,9 @@ SHAPES = {
     "lines in deep lists": ("- " * 60 + "a\n") * (SIZE // 122),
     "open emphasis": "*a _b " * (SIZE // 12) + "c_ d* " * (SIZE // 12),
     "closing brackets": "https://a.org/" + ")" * SIZE,
+    "bars in formulas": "|a|\n|-|\n|" + "\\(|" * (SIZE // 3),
+    "bars in code": "|a|\n|-|\n|" + "`|" * (SIZE // 2),
+    "blank lines in formulas": "$$\n\n" * (SIZE // 4),
     "open title": "[a]: b '" + "c\n" * (SIZE // 2),
 }
 PIECES_OF_SHAPES = (
