@@ -50,7 +50,13 @@ class User(AbstractUser):
     objects: ClassVar[UserManager] = UserManager()  # type: ignore[assignment] # by e-mail, not by name
 
     class Meta:
-        constraints = [models.UniqueConstraint(Lower("email"), name="user_email_any_case")]
+        constraints = [
+            models.UniqueConstraint(
+                Lower("email"),
+                name="user_email_any_case",
+                violation_error_message="There is already a user with this e-mail address.",
+            )
+        ]
         permissions = [
             ("approve_user", "Can approve a user, with the sign-up credits"),
             ("link_user", "Can create links that set a user's password"),
