@@ -138,6 +138,7 @@ class SocketSession:
     user: User
     data: bytes
     password: bytes
+    has_ended: bool = False
 
 
 class SessionEnded(Exception):
@@ -248,13 +249,20 @@ def find_ended(sessions: Iterable[SocketSession]) -> list[SocketSession]:
 
 
 def while_signed_in(session: SocketSession, call: Callable[[], T]) -> T:
-    """Make a call for the user of a session. Raises SessionEnded, before the call.
+    """Make a call for the user of a session. Raises SessionEnded, and then nothing was stored.
 
-    Costs one statement, of two primary keys.
+    Costs one statement, of two primary keys, before the call. An end that the watch finds while the
+    call waits for a lock prevents its COMMIT.
     """
     if find_ended([session]):
         raise SessionEnded
-    return call()
+
+    def check() -> None:
+        if session.has_ended:
+            raise SessionEnded
+
+    with db.before_commit(check):
+        return call()
 
 
 class SessionWatch:
@@ -310,6 +318,7 @@ class SessionWatch:
             logger.exception("the sessions of open sockets were not checked")
         else:
             for session in ended:
+                session.has_ended = True
                 on_end = self._watched.pop(session, None)
                 if on_end is not None:
                     on_end()

@@ -12,6 +12,7 @@ from chatproject.lib.db.threads import (
 from chatproject.lib.db.transactions import (
     MoneyBusy,
     after_commit,
+    before_commit,
     in_money_transaction,
     money_transaction,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "MoneyBusy",
     "after_commit",
     "after_response",
+    "before_commit",
     "in_money_transaction",
     "money_transaction",
     "run",

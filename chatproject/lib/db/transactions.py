@@ -6,7 +6,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -44,6 +45,20 @@ class MoneyBusy(OperationalError):
 
 
 _in_money: ContextVar[bool] = ContextVar("in_money", default=False)
+_before_commit: ContextVar[Callable[[], object]] = ContextVar("before_commit", default=lambda: None)
+
+
+@contextmanager
+def before_commit(check: Callable[[], object]) -> Iterator[None]:
+    """Call `check` before each COMMIT of `money_transaction` in the block; its exception rolls back.
+
+    For a right that may have ended while the transaction waited for a lock.
+    """
+    token = _before_commit.set(check)
+    try:
+        yield
+    finally:
+        _before_commit.reset(token)
 
 
 def money_transaction(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -81,14 +96,17 @@ def money_transaction(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 def _in_transaction(fn: Callable[[], T], committed: list[bool], seconds: float) -> T:
     with transaction.atomic(durable=True):
         transaction.on_commit(partial(committed.append, True))
-        # Less than the statement may take, whose limit ends the connection and not only the try.
-        statement = (limits.statement_limit() or math.inf) - 2 * LEAST_SECONDS
+        # Of several that wait for a row, each waits twice: for its turn, then for the row. Both
+        # together take less than the statement may, whose limit ends more than the try.
+        statement = (limits.statement_limit() or math.inf) / 2 - LEAST_SECONDS
         _begin_money(max(LEAST_SECONDS, min(LOCK_SECONDS, statement, seconds)))
         token = _in_money.set(True)
         try:
-            return fn()
+            result = fn()
         finally:
             _in_money.reset(token)
+        _before_commit.get()()
+        return result
 
 
 def _begin_money(lock_seconds: float) -> None:
