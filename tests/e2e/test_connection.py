@@ -49,6 +49,23 @@ WebSocket.prototype.send = function (data) {
 };
 """
 
+# The next frame reaches the server, whose answer is lost and replaced by a refusal; until `recover()`.
+REFUSE_AND_LOSE = """
+const {connection} = document.querySelector("chat-app");
+const send = connection.send;
+connection.send = (frame) => {
+  send.call(connection, frame);
+  connection.pause();
+  const detail = {type: "error", code: "unavailable", message: "unavailable", ref: frame.client_id};
+  setTimeout(() => connection.dispatchEvent(new CustomEvent("message", {detail})));
+  return true;
+};
+window.recover = () => {
+  delete connection.send;
+  connection.wake();
+};
+"""
+
 
 @pytest.fixture
 def message(email: str) -> str:
@@ -345,6 +362,31 @@ def test_message_without_confirmation_arrives_once(site: Site, browser: Browser)
     wait_until(lambda: site.count_runs(conversation) == 2, "it arrived")
     browser.driver.refresh()
     assert browser.own_messages == ["[[tokens=3 rate=0]] One", "[[tokens=3 rate=0]] Two"]
+
+
+@pytest.mark.parametrize("is_changed", [False, True], ids=["unchanged", "changed"])
+def test_repeated_message_refused_by_mistake_arrives_once(
+    site: Site, browser: Browser, is_changed: bool
+):
+    browser.ask("[[tokens=3 rate=0]] One")
+    conversation = browser.conversation
+    browser.run(REFUSE_AND_LOSE)
+    browser.send("[[tokens=3 rate=0]] Two")
+    browser.wait_for_text("[data-error-text]", "unavailable")
+    wait_until(lambda: site.count_runs(conversation) == 2, "the server accepted it")
+    browser.run("window.recover()")
+    wait_until(lambda: len(browser.own_messages) == 2, "it catches up")
+    browser.wait_for_status("done")
+
+    more = " Three" if is_changed else ""
+    browser.find("chat-composer textarea").send_keys(more, Keys.ENTER)
+    wait_until(lambda: not browser.draft, "it is accepted")
+    browser.wait_for_status("done")
+    texts = ["One", "Two"] + ["Two Three"] * is_changed
+    wait_until(lambda: len(browser.own_messages) == len(texts), "all are shown")
+    browser.driver.refresh()
+    assert browser.own_messages == [f"[[tokens=3 rate=0]] {text}" for text in texts]
+    assert site.count_runs(conversation) == len(texts)
 
 
 def test_sign_out_leads_other_tabs_to_sign_in(browser: Browser, email: str):

@@ -27,6 +27,7 @@ export class ChatApp extends HTMLElement {
   #everOpen = false;
   #mayBeRenewed = false; // whether the session may have been replaced while the socket was open
   #isStale = false;
+  #refusedKeys = new Map(); // of replies: the client_id of a regeneration that was refused
 
   connectedCallback() {
     this.#outbox = new Outbox(this.#storage);
@@ -149,8 +150,11 @@ export class ChatApp extends HTMLElement {
   }
 
   #regenerate(event, message) {
-    const frame = { type: "run.regenerate", client_id: newClientId(), message };
+    // Refused by mistake (see ChatComposer.refused), it has been accepted: the same key has one effect.
+    const clientId = this.#refusedKeys.get(message) ?? newClientId();
+    const frame = { type: "run.regenerate", client_id: clientId, message };
     if (!this.#dispatch(frame)) return;
+    this.#refusedKeys.delete(message);
     event.preventDefault();
     this.#composer.showError("");
   }
@@ -180,12 +184,18 @@ export class ChatApp extends HTMLElement {
 
   /** Put the text of a frame that was not accepted back where it was typed. */
   #returnToDraft(frame) {
-    if (frame.type === "message.edit") {
+    if (frame.type === "run.regenerate") {
+      this.#refusedKeys.set(frame.message, frame.client_id);
+    } else if (frame.type === "message.edit") {
       new Draft(this.#storage, `edit:${frame.message}`).text = frame.text;
+      if (this.#composer?.dataset.edit === frame.message) this.#composer.refused(frame);
     } else if (this.#belongsHere(frame)) {
       this.#transcript.unsend(frame.client_id);
       if (this.#composer === null) this.#keepForNewChat(frame.text);
-      else this.#composer.restore(frame.text);
+      else {
+        this.#composer.refused(frame);
+        this.#composer.restore(frame.text);
+      }
     } else if (frame.type === "chat.send") {
       new Draft(this.#storage, frame.conversation ?? "new").text = frame.text;
     }

@@ -16,6 +16,7 @@ const OFFLINE = "You are offline. Your text is saved here. Send it when you are 
  */
 export class ChatComposer extends HTMLElement {
   #draft;
+  #unanswered = null; // a text that may have been stored after all, and its client_id
   #countdown = null;
   #saveSoon = debounce(() => this.#save(), 300);
   #estimateSoon = debounce(() => this.#estimate(), 400);
@@ -72,11 +73,21 @@ export class ChatComposer extends HTMLElement {
   clear() {
     this.#field.value = "";
     this.#discardDraft();
+    this.#unanswered = null;
     this.#form.elements.client_id.value = newClientId();
     this.showError("");
     this.#fit();
     this.#showCost("");
     if (this.dataset.edit) this.#stopEditing();
+  }
+
+  /**
+   * Remember a text that was refused. A refusal may be wrong: the server lost its database while it
+   * stored the text. So the same text is sent again with the same client_id, which has one effect.
+   */
+  refused({ text, client_id: clientId }) {
+    this.#unanswered = { text, clientId };
+    this.#form.elements.client_id.value = newClientId();
   }
 
   /** Put back a text that could not be sent, before any text typed meanwhile. */
@@ -229,6 +240,9 @@ export class ChatComposer extends HTMLElement {
       this.showError(problem);
       this.#field.focus();
       return;
+    }
+    if (this.#unanswered?.text === text) {
+      this.#form.elements.client_id.value = this.#unanswered.clientId;
     }
     const detail = {
       text,
