@@ -61,6 +61,11 @@ def show_money(minor: int, currency: str) -> str:
     return f"{currency} {Decimal(minor).scaleb(-places):,.{places}f}"
 
 
+def step_of_money(currency: str) -> int:
+    """Return the minor units that amounts must be multiples of: providers move no thousandths."""
+    return 10 if EXPONENTS.get(currency, 2) == 3 else 1
+
+
 class CreditsFormField(forms.Field):
     """Credits as a person types them; the value is whole micro-credits, or None when empty."""
 

@@ -162,6 +162,8 @@ class PackagePriceForm(forms.ModelForm):  # type: ignore[type-arg]
             else:
                 if self.instance.amount_minor == 0:
                     self.add_error("price", "A package cannot be free: enter a price above 0.")
+                elif self.instance.amount_minor % credits.step_of_money(currency):
+                    self.add_error("price", f"The last digit of a price in {currency} must be 0.")
         return cleaned
 
 

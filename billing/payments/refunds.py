@@ -71,8 +71,10 @@ def refundable_minor(order: Order) -> int:
     # The largest amount whose share of the credits is covered by deducted and unused ones.
     covered = sum(claim.credits + claim.debt for claim in claims) + unused
     max_amount = ((covered + 1) * order.amount_minor - 1) // (order.credits + order.bonus)
-    returned = sum(claim.amount_minor for claim in claims)
-    return max(0, min(max_amount, order.amount_minor) - returned) if unused else 0
+    rest = min(max_amount, order.amount_minor) - sum(claim.amount_minor for claim in claims)
+    if max_amount < order.amount_minor:
+        rest -= rest % credits.step_of_money(order.currency)
+    return max(0, rest) if unused else 0
 
 
 def request_refund(
@@ -121,6 +123,8 @@ def _request(
             "The unused credits of this purchase are worth"
             f" {credits.show_money(max_amount, order.currency)}; no more than that can be refunded."
         )
+    if amount != max_amount and amount % credits.step_of_money(order.currency):
+        raise RefundRefused(f"The last digit of an amount in {order.currency} must be 0.")
     invoices.issue(order)  # for orders of earlier releases
     refund = Refund.objects.create(
         pk=refund_id,

@@ -484,6 +484,7 @@ def test_package_is_created_with_its_prices(client, boss):
     [
         ({"prices-1-price": "1500.5"}, "JPY does not have that many decimals"),
         ({"prices-0-price": "0"}, "above 0"),
+        ({"prices-0-currency": "KWD", "prices-0-price": "5.123"}, "last digit"),
         ({"prices-0-currency": "US1"}, "three capital letters"),
         ({"prices-1-currency": "USD"}, "duplicate"),
         ({"credits": "0"}, "violated"),

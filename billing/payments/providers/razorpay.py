@@ -295,8 +295,12 @@ def _tax(amount: int) -> int:
 
 
 def _refunds(client: razorpay.Client, payment: str) -> tuple[RefundState, ...]:
-    found = client.payment.fetch_multiple_refund(payment, {"count": PAGE})
-    return tuple(_state_of_refund(refund) for refund in found["items"])
+    found: list[RefundState] = []
+    while True:
+        page = client.payment.fetch_multiple_refund(payment, {"count": PAGE, "skip": len(found)})
+        found += map(_state_of_refund, page["items"])
+        if len(page["items"]) < PAGE:
+            return tuple(found)
 
 
 def _state_of_refund(refund: dict[str, Any]) -> RefundState:

@@ -403,3 +403,29 @@ def test_refund_that_fails_there_returns_credits(account, fakepay, side, paid_th
     assert standing(paid_there) == ("paid", 0)
     assert money.state(account) == (FULL, 0, 0)
     assert money.problems() == []
+
+
+@pytest.mark.parametrize("provider", ["stripe", "razorpay"])
+def test_refund_of_three_decimals_ends_with_zero(account, fakepay, settings, provider):
+    """Providers refuse thousandths; the whole rest is refunded as it was paid."""
+    settings.CURRENCIES = ["KWD"]
+    package = purchases.package({"KWD": 5120})
+    order = purchases.begun(account, package, provider=provider, currency="KWD")
+    getattr(fakepay, provider).pay(order.provider_order_id)
+    order = checkout.sync_order(order.pk)
+    money.spend(account, 7 * MICRO)
+    assert refunds.refundable_minor(order) == 5080
+    with pytest.raises(RefundRefused, match="last digit of an amount in KWD"):
+        request(order, 1234)
+    assert request(order).status == "succeeded"
+    assert money.problems() == []
+
+
+def test_every_page_of_refunds_at_razorpay_is_read(account, fakepay):
+    order = purchases.begun(account, provider="razorpay")
+    payment = fakepay.razorpay.pay(order.provider_order_id)
+    for _ in range(205):
+        fakepay.razorpay.refund(payment, 100)
+    order = checkout.sync_order(order.pk)
+    assert order.amount_refunded_minor == 20_500
+    assert order.refunds.count() == 205

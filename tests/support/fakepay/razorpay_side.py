@@ -72,7 +72,8 @@ class RazorpaySide:
             payment = _find(self.payments, found[1])
             return self._refund(payment, params["amount"], params["notes"], params["receipt"])
         if found := re.fullmatch(r"/v1/payments/(\w+)/refunds", path):
-            return _collection({} if self.lists_lag else self.refunds, payment_id=found[1])
+            refunds = {} if self.lists_lag else self.refunds
+            return _page(_collection(refunds, payment_id=found[1]), params)
         if path == "/v1/disputes" and self.can_list_disputes:
             return _page(_collection(self.disputes), params)
         raise Refusal(400, _error("BAD_REQUEST_ERROR", "The requested URL was not found."))
@@ -205,6 +206,8 @@ class RazorpaySide:
 
     def _refund(self, payment: Json, amount: int, notes: Json, receipt: str | None) -> Json:
         left = payment["amount"] - payment["amount_refunded"]
+        if payment["currency"] == "KWD" and amount % 10:
+            raise Refusal(400, _error("BAD_REQUEST_ERROR", "The last digit must be 0"))
         if not 0 < amount <= left:
             text = "The total refund amount is greater than the refund payment amount"
             raise Refusal(400, _error("BAD_REQUEST_ERROR", text))

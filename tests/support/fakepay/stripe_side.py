@@ -315,6 +315,8 @@ class StripeSide:
 
     def _refund(self, intent: Json, amount: int, metadata: Json) -> Json:
         left = intent["amount_received"] - self._refunded(intent["id"])
+        if intent["currency"] == "kwd" and amount % 10:
+            raise Refusal(400, _error("invalid_request_error", "The last digit must be 0."))
         if not 0 < amount <= left:
             code = "charge_already_refunded" if not left else "amount_too_large"
             raise Refusal(400, _error("invalid_request_error", "More than was paid.", code))
