@@ -11,7 +11,7 @@ attempt begins at `first_seq(attempt)`, so a number never repeats within a run.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 from uuid import UUID
 
 import msgspec
@@ -133,9 +133,15 @@ def decode(frame: str) -> ClientEvent:
         raise ChatError("bad_json", f"{ERRORS['bad_json']} ({error})") from error
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         # Text in UTF-16, as in a browser, may be cut in the middle of a character.
-        if _lenient(frame) is not None:
-            raise ChatError("bad_text") from error
-        raise NotJSON(str(error)) from error
+        try:
+            is_object = isinstance(strict_json.loads(frame), dict)
+        except RecursionError:
+            raise ChatError("bad_json") from error
+        except ValueError:
+            is_object = False
+        if not is_object:
+            raise NotJSON(str(error)) from error
+        raise ChatError("bad_text") from error
     kind = data.get("type") if isinstance(data, dict) else None
     event = CLIENT_EVENTS.get(kind) if isinstance(kind, str) else None
     if event is None:
@@ -153,18 +159,14 @@ def decode(frame: str) -> ClientEvent:
 
 def ref_of(frame: str) -> str | None:
     """Return the `client_id` or `run` of a frame that `decode` refused, if it has one."""
-    data = _lenient(frame) or {}
-    ref = data.get("client_id") or data.get("run")
-    return ref[:64] if isinstance(ref, str) and is_storable(ref) else None
-
-
-def _lenient(frame: str) -> dict[str, Any] | None:
-    """Return the object in a frame, which may contain surrogates; None when it is no JSON object."""
     try:
         data = strict_json.loads(frame)
     except (ValueError, RecursionError):
         return None
-    return data if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return None
+    ref = data.get("client_id") or data.get("run")
+    return ref[:64] if isinstance(ref, str) and is_storable(ref) else None
 
 
 def is_storable(text: str) -> bool:

@@ -44,6 +44,27 @@ def test_invalid_json_is_refused(text):
     assert protocol.ref_of(text) is None
 
 
+@pytest.mark.parametrize(
+    ("rest", "code"),
+    [
+        ("9" * 5_000, "bad_text"),
+        ("1e999", "bad_text"),
+        ('{"a":' * 5_000 + "1" + "}" * 5_000, "bad_json"),
+    ],
+    ids=["digits", "exponent", "nesting"],
+)
+def test_half_character_beside_odd_value_is_refused(rest, code):
+    with pytest.raises(errors.ChatError, match=f"{code}:"):
+        protocol.decode(f'{{"type":"ping","x":"\\ud800","y":{rest}}}')
+
+
+def test_huge_number_leaves_the_ref():
+    frame = f'{{"type":"resume","run":"b","after":{"9" * 5_000}}}'
+    with pytest.raises(errors.ChatError, match="bad_json:"):
+        protocol.decode(frame)
+    assert protocol.ref_of(frame) == "b"
+
+
 @pytest.mark.parametrize("text", ["null", "5", "[]", '"ping"', "{}", '{"type":5}', '{"type":[]}'])
 def test_json_without_known_type_is_refused(text):
     with pytest.raises(errors.ChatError, match="unknown_type:"):
