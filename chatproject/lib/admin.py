@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.widgets import AutocompleteSelect
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models
 from django.http import HttpRequest
 
@@ -28,6 +30,13 @@ class BaseAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
     # Counting all rows once more for "N in total" is slow on large tables.
     show_full_result_count = False
 
+    def formfield_for_foreignkey(
+        self, db_field: models.ForeignKey[Any, Any], request: HttpRequest, **options: Any
+    ) -> Any:
+        if db_field.name in self.get_autocomplete_fields(request):
+            options["widget"] = UsableChoices(db_field, self.admin_site)
+        return super().formfield_for_foreignkey(db_field, request, **options)
+
     def formfield_for_dbfield(
         self, db_field: models.Field[Any, Any], request: HttpRequest, **options: Any
     ) -> forms.Field | None:
@@ -39,6 +48,22 @@ class BaseAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at ru
             initial=db_field.get_default() if db_field.has_default() else None,
             help_text=str(db_field.help_text),
         )
+
+
+class UsableChoices(AutocompleteSelect):
+    """The field that searches a table, when its form is shown again with a key that is none.
+
+    Django's queries whatever was posted, and fails before the form can show its error.
+    """
+
+    def optgroups(self, name: str, value: Sequence[str], attr: Any = None) -> Any:
+        return super().optgroups(name, [key for key in value if self._is_key(key)], attr)
+
+    def _is_key(self, text: str) -> bool:
+        with suppress(ValidationError):
+            self.field.remote_field.model._meta.pk.to_python(text)
+            return True
+        return False
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]

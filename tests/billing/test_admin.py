@@ -524,6 +524,18 @@ def test_saving_a_promo_code_keeps_concurrent_redemptions(client, boss, monkeypa
     assert record.after["max_redemptions"] == 9
 
 
+@pytest.mark.parametrize("key", ["words", "NaN", "9" * 5_000, "\ufffd", "-1"])
+def test_account_that_is_none_is_refused(client, boss, key):
+    url = reverse("admin:billing_spendinglimit_add")
+    page = client.post(url, {"account": key, "period": "day", "amount": "50"})
+    assert "Select a valid choice" in page.content.decode()
+    assert client.get(url, {"account": key}).status_code == 200
+    account = money.open_account()
+    known = client.get(url, {"account": account.pk}).content.decode()
+    assert f'value="{account.pk}" selected' in known
+    assert not SpendingLimit.objects.exists()
+
+
 def test_staff_cannot_change_users_own_limits(client, boss):
     account = money.open_account()
     url = reverse("admin:billing_spendinglimit_add")

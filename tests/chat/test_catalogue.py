@@ -1,9 +1,10 @@
-"""The catalogue that `create_catalogue` makes for a new installation."""
+"""The catalogue: as `create_catalogue` makes it for a new installation, and as staff change it."""
 
 from __future__ import annotations
 
 import pytest
 from django.core.management import call_command
+from django.urls import reverse
 
 from billing.models import CreditPackage, ModelPrice
 from chat.models import Assistant, LanguageModel
@@ -36,3 +37,19 @@ def test_new_default_model_replaces_only_the_old_default(settings):
     call_command("create_catalogue")
     assistant.refresh_from_db()
     assert assistant.model.name == "first"
+
+
+@pytest.mark.usefixtures("valkey_url")
+def test_suggestions_are_a_list_of_texts(admin_client, assistant):
+    """Any other value would break the page of a new chat for all users."""
+    url = reverse("admin:chat_assistant_change", args=[assistant.pk])
+    form = {"slug": "a", "name": "A", "model": assistant.model_id, "message_fee": 0, "position": 0}
+    odd = ["5", '{"a": 1}', "[1]", '"text"', "9" * 5_000, "[" * 9_000, '["\\u0000"]', '["\\ud800"]']
+    for value in (*odd, "[NaN]", "["):
+        page = admin_client.post(url, form | {"suggestions": value})
+        assert "Write a list of texts" in page.content.decode() or value == "["
+        assert page.status_code == 200
+    for value, stored in (('["Why is the sky blue?"]', ["Why is the sky blue?"]), ("", [])):
+        assert admin_client.post(url, form | {"suggestions": value}).status_code == 302
+        assistant.refresh_from_db()
+        assert assistant.suggestions == stored
