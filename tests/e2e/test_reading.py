@@ -278,6 +278,28 @@ def test_selection_survives_stream_and_end(site: Site, browser: Browser):
     assert browser.complaints == []
 
 
+def test_text_stays_while_it_is_selected(streaming: Browser):
+    def mouse(kind: str, x: float) -> None:
+        streaming.driver.execute_cdp_cmd(
+            "Input.dispatchMouseEvent",
+            {"type": kind, "x": x, "y": 400, "button": "left", "buttons": 1, "clickCount": 1},
+        )
+
+    mouse("mousePressed", 450)
+    for step in range(1, 11):
+        mouse("mouseMoved", 450 + 20 * step)
+    selected, top = streaming.run(SELECTED), streaming.run(TOP)
+    assert 0 < len(selected) < 100
+    wait_for_growth(streaming)
+    mouse("mouseMoved", 651)
+    assert streaming.run(TOP) == top
+    assert len(streaming.run(SELECTED)) < 100
+    mouse("mouseReleased", 651)
+    streaming.click("[data-to-end]")
+    wait_for_growth(streaming)
+    wait_until(lambda: streaming.run(LEFT) < 2, "it follows the end again", patience=1)
+
+
 def test_selection_survives_a_reconnection(browser: Browser):
     browser.ask("[[tokens=40 rate=0]] One")
     here = browser.tab

@@ -38,6 +38,9 @@ export class ChatTranscript extends HTMLElement {
     this.addEventListener("click", (event) => this.#clicked(event));
     this.addEventListener("toggle", () => this.#toggled(), { capture: true });
     addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    document.addEventListener("selectionchange", () => {
+      if (isSelected(this)) this.#scroll.stop(); // text must not move away from under the pointer
+    });
     listenForScrolling({ up: () => this.#scroll.up(), down: () => this.#scroll.down() });
     this.#prepare(this);
     const edited = this.querySelector("[data-edited]");
