@@ -75,7 +75,7 @@ def bare_address(state: StateInline, silent: bool) -> bool:
             return False
         start -= len(scheme[0])
     before = src[start - 1 : start]
-    if (before.isascii() and before.isalnum()) or (before and before in "_./-@"):
+    if (before.isascii() and before.isalnum()) or (before and before in "./-@"):
         return False
     found = BARE.match(src, start, state.posMax)
     if found is None or CREDENTIALS.match(src, found.end()):

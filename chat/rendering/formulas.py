@@ -18,7 +18,7 @@ MAX_CHARACTERS = 2_000  # of a formula within a line of text
 MAX_LINES = 200  # of a formula in a block of its own
 
 # Markup that no formula has. A dollar sign on each side of it is an amount or a variable.
-FOREIGN = re.compile(r"`|\*\*|~~|\]\(")
+FOREIGN = re.compile(r"`|\*\*|~~|\]\(|<(?i:/?br)\b")
 
 # The end of a formula's last line.
 AFTER_FORMULA = re.compile(r"\s*[.,;:]?\s*$")

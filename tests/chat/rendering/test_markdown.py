@@ -266,6 +266,7 @@ def test_line_break_tag_outside_tables_is_text(text):
 def test_line_break_tag_in_cell_breaks_line(tag):
     assert "<td>x<br>\ny</td>" in to_html(f"|a|\n|-|\n|x{tag}y|")
     assert "<code>&lt;" in to_html(f"|a|\n|-|\n|`{tag}`|")
+    assert "<td>$HOME<br>\n$PATH</td>" in to_html(f"|a|\n|-|\n|$HOME{tag}$PATH|")
 
 
 @pytest.mark.parametrize(
@@ -334,6 +335,8 @@ def links(text: str) -> list[tuple[str, str]]:
         ("http://localhost:8000/x…", "http://localhost:8000/x"),
         ("http://[::1]:80/x", "http://[::1]:80/x"),
         ("https://a.org:", "https://a.org"),
+        ("_https://a.org/x_ or", "https://a.org/x"),
+        ("snake_case_ https://a.org/x_y_", "https://a.org/x_y"),
         ("https://a.org/&lt;", "https://a.org/"),
     ],
 )
