@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 # An order unpaid at this age is canceled; a payment that arrives later still counts.
 ABANDONED = timedelta(hours=72)
 
+# Times that a sync asks the provider again because concurrent ones overtake it.
+OVERTAKEN = 3
+
 ALREADY_PAID = "This purchase is paid already. The credits are in your account."
 
 CLOSED_WORDS = {
@@ -230,14 +233,29 @@ def sync_order(order_id: UUID, *, provider_order_id: str = "") -> Order:
     `provider_order_id` is for an order whose first answer from the provider was lost. Raises
     ProviderError when the provider cannot be asked.
     """
-    order = Order.objects.get(pk=order_id)
-    order.provider_order_id = order.provider_order_id or provider_order_id or None
-    try:
-        state = providers.get(order.provider).fetch(order)
-    except UnreadableAnswer as error:
-        logger.exception("%s cannot be synced", order)
-        return money_transaction(apply_unreadable, order_id, str(error))
+    for _ in range(OVERTAKEN):
+        order = Order.objects.get(pk=order_id)
+        order.provider_order_id = order.provider_order_id or provider_order_id or None
+        try:
+            state = providers.get(order.provider).fetch(order)
+        except UnreadableAnswer as error:
+            logger.exception("%s cannot be synced", order)
+            return money_transaction(apply_unreadable, order_id, str(error))
+        synced = money_transaction(_apply_newest, order_id, state, order.asked_at)
+        if synced is not None:
+            return synced
     return money_transaction(apply_state, order_id, state)
+
+
+def _apply_newest(order_id: UUID, state: OrderState, asked_at: datetime | None) -> Order | None:
+    """Apply a state, or return None if a concurrent sync may have applied a newer one.
+
+    Refunds and disputes change back and forth, so an older state would undo the newer one.
+    """
+    order = lock_order(order_id)
+    if order.is_paid and order.asked_at != asked_at:
+        return None
+    return apply_state(order_id, state)
 
 
 def apply_unreadable(order_id: UUID, problem: str) -> Order:

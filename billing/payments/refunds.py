@@ -164,7 +164,7 @@ def _store(refund_id: UUID, answer: RefundState | ProviderError) -> Refund:
     order = lock_order(Refund.objects.values_list("order_id", flat=True).get(pk=refund_id))
     refund = Refund.objects.get(pk=refund_id)
     if isinstance(answer, RefundState):
-        if refund.status != Refund.Status.FAILED:
+        if refund.status in Refund.OPEN:  # otherwise a sync was faster, with a later state
             refund.provider_refund_id = answer.id
             _move(order, refund, answer.status)
             add_up(order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from billing import schedule
 from billing.credits import MICRO
 from billing.models import Account, Order, Refund
-from billing.payments import checkout, refunds
+from billing.payments import checkout, providers, refunds
 from billing.reports import staff_report
 from tests.support import money, purchases
 from tests.support.fakepay import FakePay, Switches
@@ -89,6 +90,52 @@ def test_refund_after_a_dispute_ends_as_if_before(account, fakepay, side, paid, 
     paid.refresh_from_db()
     assert paid.lost_minor == (0 if wins else part(paid, 40))
     assert money.problems() == []
+
+
+@pytest.mark.parametrize("change", ["withdraw", "refund"])
+def test_sync_that_was_overtaken_undoes_nothing(
+    account, fakepay, side, paid, provider, monkeypatch, change
+):
+    """A sync asks before a change, and stores the answer after another sync has stored the change."""
+    dispute_id = side.open_dispute(paid.provider_payment_id)
+    refund_id = side.refund(paid.provider_payment_id, part(paid, 20))
+    done = side.refunds[refund_id]["status"]
+    side.refunds[refund_id]["status"] = "pending"
+    checkout.sync_order(paid.pk)
+    adapter = type(providers.get(provider))
+    fetch = adapter.fetch
+
+    def fetch_late(self, order: Order):
+        state = fetch(self, order)
+        monkeypatch.setattr(adapter, "fetch", fetch)
+        if change == "withdraw":
+            side.withdraw(dispute_id)
+        side.refunds[refund_id]["status"] = done
+        checkout.sync_order(order.pk)
+        return state
+
+    monkeypatch.setattr(adapter, "fetch", fetch_late)
+    checkout.sync_order(paid.pk)
+    assert Refund.objects.get().status == "succeeded"
+    assert money.state(account)[0] == (0 if change == "withdraw" else FULL * 4 // 5)
+    account.refresh_from_db()
+    assert account.status == ("frozen" if change == "withdraw" else "active")
+
+
+def test_answer_that_was_overtaken_changes_nothing(paid, provider, monkeypatch):
+    """The refund is still pending in the answer, and has succeeded in a sync before it."""
+    adapter = type(providers.get(provider))
+    send = adapter.refund
+
+    def send_slowly(self, order: Order, refund: Refund):
+        answer = send(self, order, refund)
+        checkout.sync_order(order.pk)
+        return replace(answer, status=Refund.Status.PENDING)
+
+    monkeypatch.setattr(adapter, "refund", send_slowly)
+    assert ask(paid, part(paid, 20), "late").status == "succeeded"
+    paid.refresh_from_db()
+    assert paid.status == "partially_refunded"
 
 
 def test_audit_compares_money_and_credits_of_each_order(account, fakepay, side, paid):
