@@ -29,8 +29,9 @@ class OneThreadHandler(ASGIHandler):
     for each of its methods, since any of them might be asynchronous. One call saves 2 ms of CPU per
     request, half of a small response: `make bench ARGS=requests`.
 
-    Each call is made inside `around()`. It returns its database connection before anything is sent. Django keeps it until the
-    response is closed, so as long as the slowest client reads, and for ever when sending fails.
+    Each call is made inside `around()`. It returns its database connection before anything is sent:
+    Django keeps it until the response is closed, so as long as the slowest client reads, and for ever
+    when sending fails.
     """
 
     def __init__(self, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
@@ -51,14 +52,14 @@ class OneThreadHandler(ASGIHandler):
             return None, HttpResponseBadRequest("Bad Request\n", content_type="text/plain")
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        return await sync_to_async(self._respond)(request)
+        def respond() -> HttpResponseBase:
+            with self._around():
+                try:
+                    return self.get_response(request)
+                finally:
+                    connections.close_all()
 
-    def _respond(self, request: HttpRequest) -> HttpResponseBase:
-        with self._around():
-            try:
-                return self.get_response(request)
-            finally:
-                connections.close_all()
+        return await sync_to_async(respond)()
 
     async def send_response(self, response: HttpResponseBase, send: Send) -> None:
         try:
