@@ -217,7 +217,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     )
                 if queued is not None:
                     self._outgoing.put(queued.encode())
-                self._follow(event.run, event.after)
+                self._follow(event.run, event.after, report=partial(self._report_delay, event))
                 return
             case protocol.Ping():
                 self._outgoing.put(protocol.Pong().encode())
@@ -238,29 +238,40 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
 
         Raises SessionEnded, and what the function raises.
         """
-
-        def report() -> None:
-            code = "still_trying"
-            delayed = protocol.Delayed(code=code, message=ERRORS[code], ref=event.ref)
-            self._outgoing.put(delayed.encode())
-
         assert self._session is not None
         call = partial(fn, user=self._user, **arguments)
-        timer = asyncio.get_running_loop().call_later(DELAYED_AFTER, report)
+        timer = asyncio.get_running_loop().call_later(DELAYED_AFTER, self._report_delay, event)
         try:
             return await db.run_within(limits.ANSWER, sockets.while_signed_in, self._session, call)
         finally:
             timer.cancel()
 
-    def _follow(self, run_id: UUID, after: int, *, is_new: bool = False) -> None:
+    def _report_delay(self, event: protocol.ClientEvent) -> None:
+        code = "still_trying"
+        delayed = protocol.Delayed(code=code, message=ERRORS[code], ref=event.ref)
+        self._outgoing.put(delayed.encode())
+
+    def _follow(
+        self,
+        run_id: UUID,
+        after: int,
+        *,
+        is_new: bool = False,
+        report: Callable[[], None] | None = None,
+    ) -> None:
         if not self._outgoing.is_open:
             return  # the session ended, or the client left, while the frame was handled
         follower = self._followed.get(run_id)
         if follower is not None:
-            follower.rewind(after)
+            follower.rewind(after, report)
             return
         Follower(
-            run_id, after, followed=self._followed, outgoing=self._outgoing, is_new=is_new
+            run_id,
+            after,
+            followed=self._followed,
+            outgoing=self._outgoing,
+            is_new=is_new,
+            report=report,
         ).join()
         self._recheck_later()
 

@@ -113,7 +113,7 @@ class Follower:
     The run exists, so a failure to follow it is no error for the user: the socket's pump tries again
     until Redis and the database are reachable.
 
-    `followed` are the followers of the socket by run: from `join` to `leave` this one is among them.
+    `report` is called once if the first try fails. `followed` are the followers of the socket by run: from `join` to `leave` this one is among them.
     """
 
     def __init__(
@@ -124,8 +124,10 @@ class Follower:
         followed: dict[UUID, Follower],
         outgoing: Outgoing,
         is_new: bool = False,
+        report: Callable[[], None] | None = None,
     ) -> None:
         self._run_id = run_id
+        self._report = report
         self._followed = followed
         self._outgoing = outgoing
         self._reader = replay_reader()
@@ -154,9 +156,10 @@ class Follower:
         if self._attachment is not None:
             await self._attachment.detach()
 
-    def rewind(self, after: int) -> None:
-        """Go back (or on) to a cursor that the client named."""
+    def rewind(self, after: int, report: Callable[[], None] | None = None) -> None:
+        """Go back (or on) to a cursor that the client named; `report` as at the beginning."""
         self._cursor = Cursor(after)
+        self._report = report
         self.fall_behind()
 
     def recheck(self) -> None:
@@ -216,6 +219,7 @@ class Follower:
                 elif self._behind:
                     self._behind = False
                     await self._catch_up()
+                    self._report = None
                 elif self._queue:
                     pending = tuple(self._queue)
                     self._clear_queue()
@@ -224,6 +228,9 @@ class Follower:
                 else:
                     return
         except UNREACHABLE:
+            if self._report is not None:
+                self._report()
+                self._report = None
             self.fall_behind()
             raise
         await self.leave()

@@ -126,9 +126,11 @@ async def in_time(what: str, answer: Any) -> Any:
     return result
 
 
-async def send(client: websockets.ClientConnection, client_id: str) -> dict[str, Any]:
+async def send(
+    client: websockets.ClientConnection, client_id: str, text: str = TEXT
+) -> dict[str, Any]:
     """Send a message; return the `error` or `run.queued` that answers it."""
-    frame = {"type": "chat.send", "client_id": client_id, "text": TEXT}
+    frame = {"type": "chat.send", "client_id": client_id, "text": text}
     await client.send(json.dumps(frame))
     while True:
         event: dict[str, Any] = json.loads(await client.recv())
@@ -182,6 +184,29 @@ async def test_silent_network_is_reported_and_recovered_from(site: Site, service
         await recovered(site, "after")
     await asyncio.to_thread(site.stack.terminate, "worker")
     await asyncio.to_thread(site.stack.terminate, "clock")
+
+
+async def until(client: websockets.ClientConnection, run: str, kind: str) -> dict[str, Any]:
+    """Return the next event of this type that has or names the run."""
+    while True:
+        event: dict[str, Any] = json.loads(await client.recv())
+        if event["type"] == kind and run in (event.get("run"), event.get("ref")):
+            return event
+
+
+async def test_resume_in_silence_is_reported_and_followed(site: Site, provider: FakeLLM):
+    text = "[[tokens=20 rate=0 hold=10 key=silence]]"
+    async with site.socket() as tab:
+        run = (await send(tab, "followed", text))["run"]
+        await until(tab, run, "text.delta")
+        site.redis.close()
+        await tab.send(json.dumps({"type": "resume", "run": run, "after": 0}))
+        delayed = await in_time("the resumption", until(tab, run, "delayed"))
+        assert delayed["code"] == "still_trying"
+        site.redis.open()
+        provider.release("silence")
+        async with asyncio.timeout(RECOVERY):
+            assert (await until(tab, run, "run.done"))["text"] == reply_text(20, text)
 
 
 @pytest.mark.parametrize("service", ["postgres", "redis"])

@@ -27,6 +27,7 @@ export class ChatApp extends HTMLElement {
   #everOpen = false;
   #mayBeRenewed = false; // whether the session may have been replaced while the socket was open
   #isStale = false;
+  #delayedRun = null; // id of the followed run whose events the server cannot send yet
   #refusedKeys = new Map(); // of replies: the client_id of a regeneration that was refused
 
   connectedCallback() {
@@ -215,15 +216,25 @@ export class ChatApp extends HTMLElement {
         this.#refused(event);
         return;
       case "delayed":
-        if (this.#outbox.pending().some((frame) => frame.client_id === event.ref)) {
-          this.#showError(event.message);
-        }
+        this.#delayed(event);
         return;
       case "balance":
         this.#showBalance(event);
         return;
       default:
+        if (event.run === this.#delayedRun) {
+          this.#delayedRun = null;
+          this.#showError("");
+        }
         this.#transcript?.receive(event);
+    }
+  }
+
+  #delayed(event) {
+    const isFollowed = event.ref === this.#transcript?.cursor?.run;
+    if (isFollowed) this.#delayedRun = event.ref;
+    if (isFollowed || this.#outbox.pending().some((frame) => frame.client_id === event.ref)) {
+      this.#showError(event.message);
     }
   }
 
