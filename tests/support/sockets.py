@@ -26,6 +26,9 @@ class Closed(Exception):
         super().__init__(str(code))
 
 
+ANNOUNCEMENTS = {"balance", "conversation.updated", "run.queued"}
+
+
 class Tab:
     """A connected socket; all events that it received are in `received`, in order."""
 
@@ -72,9 +75,14 @@ class Tab:
         return await self.until("run.done", "run.stopped", "run.failed")
 
     async def is_silent(self) -> bool:
-        """Return whether the answer to a ping is the next event: none was pending."""
+        """Return whether no event was pending when a ping was sent.
+
+        Announcements of earlier commands do not count: they leave a moment after their COMMIT.
+        """
         await self.send(type="ping")
-        return bool((await self.receive())["type"] == "pong")
+        while (event := await self.receive())["type"] in ANNOUNCEMENTS:
+            pass
+        return bool(event["type"] == "pong")
 
     async def is_quiet(self) -> bool:
         """Return whether the server sends nothing, also without an answer to a ping."""
