@@ -10,6 +10,7 @@ the log again.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
@@ -36,6 +37,8 @@ SEND_BYTES = 64 * 1024  # sent to a client before the follower waits for it
 # Rows and pages of logs that are read at a time for all sockets of a process. More would not be
 # faster, as Python's threads take turns; but the event loop would wait for its own turn too long.
 MAX_READS = 3
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,7 +116,8 @@ class Follower:
     The run exists, so a failure to follow it is no error for the user: the socket's pump tries again
     until Redis and the database are reachable.
 
-    `report` is called once if the first try fails. `followed` are the followers of the socket by run: from `join` to `leave` this one is among them.
+    `report` is called once if the first try fails. `followed` are the followers of the socket by run:
+    from `join` to `leave` this one is among them.
     """
 
     def __init__(
@@ -236,7 +240,16 @@ class Follower:
         await self.leave()
 
     async def _catch_up(self) -> None:
-        end = await self._reader.call(finish.read, self._run_id) if self._reads_row else None
+        end = None
+        if self._reads_row:
+            try:
+                end = await self._reader.call(finish.read, self._run_id)
+            except db.UNREACHABLE as error:
+                # The events in Redis do not wait for the database. `recheck` reads the row again.
+                logger.warning("a run is followed without its row: %s", error)
+                if self._report is not None:
+                    self._report()
+                    self._report = None
         self._reads_row = True
         if end is not None:
             await self._finish(end)

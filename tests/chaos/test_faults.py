@@ -19,6 +19,7 @@ from accounts.models import User
 from billing.models import Account
 from chat.models import LanguageModel, Run
 from chat.streaming import log as run_log
+from chat.web.consumer import RECHECK
 from chatproject.lib import db
 from chatproject.local.servers import PostgresServer, ValkeyServer
 from tests.chaos.conftest import TEXT, WHOLE
@@ -255,6 +256,7 @@ async def test_reply_survives_an_outage_of_postgres(
             assert await asyncio.to_thread(status_of, f"{stack.base}/accounts/login/") == 200
             assert await asyncio.to_thread(status_of, f"{stack.base}/", session) == 503
             assert await refused_send(LiveTab(stack, session)) is None
+            await asyncio.sleep(1.5 * RECHECK)  # the socket asks the database for the run meanwhile
             await asyncio.to_thread(provider.release, "fault")
             while tab.text != WHOLE:
                 await asyncio.sleep(0.05)
