@@ -23,6 +23,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         LIMIT_SOCKETS="1",
         LIMIT_MESSAGES="1/15second",
         LIMIT_SIGN_IN="2/5minute",
+        EMAIL_URL="smtp://127.0.0.1:9",  # mails wait in the outbox
     ) as site:
         yield site
 
