@@ -93,11 +93,23 @@ def scroll_by(distance: int) -> Callable[[Browser], None]:
 def assert_stays(browser: Browser) -> None:
     """The page has left its end and does not move while the reply grows."""
     wait_until(lambda: browser.run(LEFT) > 1, "the page moves up")
-    time.sleep(0.4)  # smooth scrolling ends
-    top = browser.run(TOP)
+    top = resting_place(browser)
     wait_for_growth(browser)
     assert browser.run(TOP) == top
     assert browser.status == "pending"
+
+
+def resting_place(browser: Browser) -> float:
+    """Return the page's place once smooth scrolling, or a finger's swing, has ended."""
+    places = [browser.run(TOP)]
+
+    def rests() -> bool:
+        time.sleep(0.4)
+        places.append(browser.run(TOP))
+        return places[-1] == places[-2]
+
+    wait_until(rests, "the page comes to rest")
+    return places[-1]
 
 
 @pytest.mark.parametrize(
