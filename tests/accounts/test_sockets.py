@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.sessions.backends import db as django_store
 from django.contrib.sessions.models import Session
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts import session_store, sockets
@@ -149,3 +149,25 @@ async def test_slow_database_closes_the_socket_for_retry(key, monkeypatch):
     assert socket.user is None
     assert [message["type"] for message in socket.sent] == ["websocket.accept", "websocket.close"]
     assert socket.sent[1]["code"] == sockets.TRY_AGAIN_LATER
+
+
+def test_check_reads_a_row_per_session():
+    """Also with the statistics of an empty table, which favour a join of all with all."""
+    users = [User.objects.create_user(f"u{number}@example.org") for number in range(100)]
+    found = [sockets.find_session(session_key(user)) for user in users]
+    columns: list[Any] = [
+        list(range(len(users))),
+        [session.key for session in found if session],
+        [user.pk for user in users],
+        [session.data for session in found if session],
+        [session.password for session in found if session],
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sockets.CHANGED}", columns)
+        [[[explained]]] = cursor.fetchall()
+
+    def rows(node: dict[str, Any]) -> float:
+        own = float(node["Actual Rows"] * node["Actual Loops"])
+        return max([own, *map(rows, node.get("Plans", ()))])
+
+    assert rows(explained["Plan"]) == len(users)

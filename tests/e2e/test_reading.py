@@ -106,10 +106,10 @@ def resting_place(browser: Browser) -> float:
     def rests() -> bool:
         time.sleep(0.4)
         places.append(browser.run(TOP))
-        return places[-1] == places[-2]
+        return bool(places[-1] == places[-2])
 
     wait_until(rests, "the page comes to rest")
-    return places[-1]
+    return float(places[-1])
 
 
 @pytest.mark.parametrize(
