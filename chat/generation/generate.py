@@ -222,7 +222,9 @@ async def _generate(
         return reply.outcome(Run.Status.FAILED, code="limit_reached")
     except ProviderError as error:
         logger.warning("run %s: %s: %s", work.id, type(error).__name__, error.detail)
-        return reply.outcome(Run.Status.FAILED, code=error.code, message=error.message)
+        return reply.outcome(
+            Run.Status.FAILED, code=error.code, message=error.message, cause=error.cause
+        )
     except Exception:
         # In any case the user must not wait for a reply that no worker generates.
         logger.exception("run %s failed", work.id)

@@ -67,7 +67,9 @@ class Reply:
         # Postgres stores no NUL in text, and a small model may well produce one.
         return text.replace("\x00", "") if "\x00" in text else text
 
-    def outcome(self, status: Run.Status, *, code: str = "", message: str = "") -> finish.Outcome:
+    def outcome(
+        self, status: Run.Status, *, code: str = "", message: str = "", cause: str = ""
+    ) -> finish.Outcome:
         """Return the run's end as it stands."""
         return finish.Outcome(
             status=status,
@@ -76,6 +78,7 @@ class Reply:
             finish_reason=self.finish_reason,
             code=code,
             message=message or (errors.ERRORS[code] if code else ""),
+            cause=cause,
             usage=self.present_usage(is_whole=status == Run.Status.DONE),
             first_token_at=self.first_token_at,
         )

@@ -16,8 +16,8 @@ from chat.llm.errors import (
     ProviderError,
     ProviderMalformed,
     ProviderReported,
-    reason_of,
 )
+from chat.llm.refusals import read_error, refusal_of, seconds_to_wait
 
 LINE_LIMIT = 1024 * 1024  # bytes of one event whose end has not arrived
 TOKENS_LIMIT = 2**31 - 1  # of one reply; no real reply comes near
@@ -246,7 +246,7 @@ class StreamDecoder:
             if choice.delta is not None:
                 self._delta(choice.delta, events)
             if choice.finish_reason == "error":
-                self._fail(ProviderReported("finish_reason error", reason=None))
+                self._fail(ProviderReported("finish_reason error"))
             elif choice.finish_reason and not self.finished:
                 self.finished = True
                 events.append(Finish(choice.finish_reason))
@@ -306,20 +306,11 @@ def tokens(count: float | None) -> int:
     return min(max(0, int(count or 0)), TOKENS_LIMIT)
 
 
-def reported(error: dict[str, Any] | str) -> ProviderReported:
-    """Return the error for an error object in the stream.
-
-    Its `code` is a number (OpenRouter, vLLM, llama.cpp), a word (OpenAI), or null (Ollama); some
-    proxies send a bare string.
-    """
-    if isinstance(error, str):
-        error = {"message": error}
-    code, kind, message = (str(error.get(name) or "") for name in ("code", "type", "message"))
-    status = int(code) if code.isdecimal() else 0
-    reason = reason_of(status, f"{code} {kind}", message)
-    if reason is None and 400 <= status < 500 and status not in {408, 429}:
-        reason = "request"
-    return ProviderReported(f"reported in the stream: {code} {kind} {message}", reason=reason)
+def reported(error: object) -> ProviderReported:
+    """Return the error for an error object in the stream, of any shape."""
+    report = read_error(error)
+    detail = f"reported in the stream: {report.title} {report.message}"
+    return ProviderReported(detail, refusal_of(0, report), retry_after=seconds_to_wait(report))
 
 
 def shown(data: bytes) -> str:

@@ -2,8 +2,88 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+# The reason for which a provider refuses a request:
+# context    the prompt is longer than the model's context window
+# too_large  the prompt alone exceeds the tokens that the provider accepts in a minute
+# cap        the reply's cap is higher than the server allows
+# parameter  the server does not support a parameter, or requires another one
+# key, quota, model, content
+# address    the base URL is not that of an API of chat completions
+# request    any other
+Reason: TypeAlias = Literal[
+    "context",
+    "too_large",
+    "cap",
+    "parameter",
+    "key",
+    "quota",
+    "model",
+    "content",
+    "address",
+    "request",
+]
+
+# The kinds of failure that operators distinguish: Run.error_cause, and a label of metrics.
+Cause: TypeAlias = Literal[
+    "address",
+    "key",
+    "quota",
+    "model",
+    "context",
+    "content",
+    "refused",
+    "busy",
+    "unreachable",
+    "timeout",
+    "cut",
+    "malformed",
+    "reported",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A provider's refusal: the same request will not be answered later either.
+
+    `parameter` is the field of the request that the server does not support or, if `is_missing`,
+    requires; "system" is the role of that name. `allowed` is the highest cap, in tokens, that the
+    server accepts, if it names one.
+    """
+
+    reason: Reason
+    parameter: str = ""
+    is_missing: bool = False
+    allowed: int | None = None
+
+
+REFUSALS: dict[Reason, str] = {
+    "context": "The conversation is too long for this model. Start a new chat.",
+    "too_large": "The conversation is too long for the limits of the model provider. Start a new chat.",
+    "cap": "The model provider refused this request: the reply's limit is too high. Contact the site administrator.",
+    "parameter": "The model provider refused this request. Try again; if it happens again, contact the site administrator.",
+    "key": "The model provider rejected this site's API key. Contact the site administrator; trying again will not help.",
+    "quota": "This site's quota with the model provider is used up. Contact the site administrator.",
+    "model": "The model provider has no such model. Contact the site administrator.",
+    "content": "The model provider refused this message because of its content policy. Rephrase it.",
+    "address": "This site's connection to the model provider is not set up correctly. Contact the site administrator; trying again will not help.",
+    "request": "The model provider refused this request. Try again; if it happens again, contact the site administrator.",
+}
+
+CAUSES: dict[Reason, Cause] = {
+    "context": "context",
+    "too_large": "context",
+    "cap": "context",
+    "parameter": "refused",
+    "key": "key",
+    "quota": "quota",
+    "model": "model",
+    "content": "content",
+    "address": "address",
+    "request": "refused",
+}
 
 
 class ProviderError(Exception):
@@ -12,28 +92,44 @@ class ProviderError(Exception):
     ProviderError
     ├── ProviderUnreachable   no connection: refused, reset, unknown host, TLS, connect timeout
     ├── ProviderTimeout       connected, but silent for longer than the limits of `Provider`
-    ├── ProviderBusy          429 or 5xx: not now (`retry_after` seconds, if sent)
-    ├── ProviderRefused       the request will not be answered (`reason`)
+    ├── ProviderBusy          429 or 5xx: not now
+    ├── ProviderRefused       the request will not be answered (`refusal`)
     ├── ProviderCut           the stream broke off in the middle
     ├── ProviderMalformed     the response is not a stream of chat completions
-    └── ProviderReported      an error object in the stream (`reason`, if it is a refusal)
+    └── ProviderReported      an error object in the stream (`refusal`, if it is one)
 
     `code` is the wire protocol's error code. `message` is for the user: the problem, then a remedy.
     `detail` is for the log: status and the provider's message, shortened; `Provider.stream` removes
-    the key and the prompt from it. `retryable`: the same request may well succeed later.
+    the key and the prompt from it. `cause` is for operators. `retryable`: the same request may well
+    succeed later, after `retry_after` seconds if the provider sent them.
     """
 
     code = "provider_error"
     message = "The model provider failed. Try again in a moment."
+    cause: Cause
     retryable = True
+    refusal: Refusal | None = None
+    retry_after: float | None = None
 
     def __init__(self, detail: str) -> None:
         super().__init__(self.message)
         self.detail = detail
 
+    @property
+    def reason(self) -> Reason | None:
+        """The reason of a refusal; None for any other error."""
+        return None if self.refusal is None else self.refusal.reason
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        self.message = REFUSALS[refusal.reason]
+        self.cause = CAUSES[refusal.reason]
+        self.retryable = False
+
 
 class ProviderUnreachable(ProviderError):
     message = "The model provider cannot be reached right now. Try again in a few minutes."
+    cause: Cause = "unreachable"
 
     def __init__(self, detail: str, *, dropped: bool) -> None:
         super().__init__(detail)
@@ -43,10 +139,12 @@ class ProviderUnreachable(ProviderError):
 class ProviderTimeout(ProviderError):
     code = "provider_timeout"
     message = "The model provider took too long to answer. Try again."
+    cause: Cause = "timeout"
 
 
 class ProviderBusy(ProviderError):
     message = "The model provider cannot answer right now. Try again in a minute."
+    cause: Cause = "busy"
 
     def __init__(self, detail: str, *, status: int, retry_after: float | None) -> None:
         super().__init__(detail)
@@ -54,73 +152,38 @@ class ProviderBusy(ProviderError):
         self.retry_after = retry_after
 
 
+class ProviderRefused(ProviderError):
+    def __init__(self, detail: str, refusal: Refusal) -> None:
+        self._refuse(refusal)
+        super().__init__(detail)
+
+
 class ProviderCut(ProviderError):
     message = "The connection to the model provider was lost. Try again."
+    cause: Cause = "cut"
 
 
 class ProviderMalformed(ProviderError):
+    """Also a page of HTML in place of a stream, as servers answer at a wrong base URL (`is_page`)."""
+
     message = "The model provider sent an invalid response. Try again; if it happens again, contact the site administrator."
+    cause: Cause = "malformed"
     retryable = False
 
-
-Reason: TypeAlias = Literal["context", "key", "quota", "model", "content", "request"]
-
-REFUSALS: dict[Reason, str] = {
-    "context": "The conversation is too long for this model. Start a new chat.",
-    "key": "The model provider rejected this site's API key. Contact the site administrator; trying again will not help.",
-    "quota": "This site's quota with the model provider is used up. Contact the site administrator.",
-    "model": "The model provider does not offer this model. Contact the site administrator.",
-    "content": "The model provider refused this message because of its content policy. Rephrase it.",
-    "request": "The model provider refused this request. Try again; if it happens again, contact the site administrator.",
-}
-
-
-class ProviderRefused(ProviderError):
-    retryable = False
-
-    def __init__(self, detail: str, *, reason: Reason) -> None:
-        self.message = REFUSALS[reason]
+    def __init__(self, detail: str, *, is_page: bool = False) -> None:
+        if is_page:
+            self.message, self.cause = REFUSALS["address"], "address"
         super().__init__(detail)
-        self.reason = reason
 
 
 class ProviderReported(ProviderError):
     message = "The model provider reported an error while answering. Try again."
+    cause: Cause = "reported"
 
-    def __init__(self, detail: str, *, reason: Reason | None) -> None:
-        if reason is not None:
-            self.message = REFUSALS[reason]
-            self.retryable = False
+    def __init__(
+        self, detail: str, refusal: Refusal | None = None, *, retry_after: float | None = None
+    ) -> None:
+        if refusal is not None:
+            self._refuse(refusal)
         super().__init__(detail)
-        self.reason = reason
-
-
-CONTEXT_CODES = re.compile(r"context_length|exceed_context_size|tokens_limit_reached")
-# vLLM, OpenRouter and older servers send no code, only a sentence.
-CONTEXT_WORDS = re.compile(
-    r"context (length|size|window)|prompt is too long|input is too long|input token count",
-    re.IGNORECASE,
-)
-QUOTA_CODES = re.compile(r"insufficient_quota|billing_hard_limit|insufficient_credits")
-CONTENT_CODES = re.compile(r"content_filter|content_policy|moderation|ResponsibleAI")
-MODEL_CODES = re.compile(r"model_not_found|model_not_available|DeploymentNotFound")
-
-
-def reason_of(status: int, codes: str, message: str) -> Reason | None:
-    """Classify a refusal by its HTTP status (0: unknown), error codes and message.
-
-    Returns None for an error that may be temporary. The codes are OpenAI's (platform.openai.com,
-    "Error codes"), Azure's, llama.cpp's (`exceed_context_size_error`, in its first versions with
-    status 500) and OpenRouter's.
-    """
-    if QUOTA_CODES.search(codes) or status == 402:
-        return "quota"
-    if CONTEXT_CODES.search(codes) or (status != 429 and CONTEXT_WORDS.search(message)):
-        return "context"
-    if CONTENT_CODES.search(codes):
-        return "content"
-    if MODEL_CODES.search(codes) or status == 404:
-        return "model"
-    if "invalid_api_key" in codes or status == 401:
-        return "key"
-    return "context" if status == 413 else None
+        self.retry_after = retry_after

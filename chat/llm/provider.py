@@ -33,11 +33,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from itertools import product
 from typing import Any, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -48,6 +50,7 @@ import openai
 from django.conf import settings
 from openai.types.chat import ChatCompletionChunk
 
+from chat.llm import lenient_json
 from chat.llm.decoder import Event, StreamDecoder
 from chat.llm.errors import (
     ProviderBusy,
@@ -57,9 +60,9 @@ from chat.llm.errors import (
     ProviderRefused,
     ProviderTimeout,
     ProviderUnreachable,
-    reason_of,
 )
 from chat.llm.paused_body import Body
+from chat.llm.refusals import is_page, read_error, refusal_of, seconds_to_wait
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +160,8 @@ class Provider:
         self._retry_delay = retry_delay
         self._max_retry_after = max_retry_after
         self._cap = cap_field(base_url)
+        url = urlsplit(base_url)
+        self._address = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"  # for the log
         # No read timeout: the transport would set it anew at each read; `Watchdog` costs less.
         timeout = httpx2.Timeout(None, connect=connect_timeout)
         self._client = openai.AsyncOpenAI(
@@ -205,6 +210,8 @@ class Provider:
                 return
             except ProviderError as error:
                 error.detail = clean(error.detail, request.messages, self._api_key)
+                if error.cause == "address":
+                    error.detail = f"{self._address}: {error.detail}"
                 delay = None if started else self._delay(error, retry)
                 if delay is None:
                     raise
@@ -398,30 +405,64 @@ class Watchdog:
 
 def refusal(error: openai.APIStatusError) -> ProviderError:
     """Return the error for a response whose status is not 200."""
-    status = error.status_code
-    body = error.body if isinstance(error.body, dict) else {}
-    code, kind = str(body.get("code") or ""), str(body.get("type") or "")
-    message = str(body.get("message") or error.response.text)
-    detail = f"HTTP {status} {code or kind} {message} ({error.request_id or 'no request id'})"
-    reason = reason_of(status, f"{code} {kind}", message)
-    if reason is not None:
-        return ProviderRefused(detail, reason=reason)
-    if status == 429 or status >= 500:
-        return ProviderBusy(detail, status=status, retry_after=retry_after(error.response.headers))
-    return ProviderRefused(detail, reason="request")
+    status, text = error.status_code, error.response.text
+    page = is_page(text)
+    report = read_error(error_body(error.response.content))
+    words = "a page of HTML" if page else report.message or text
+    detail = f"HTTP {status} {report.title} {words} ({error.request_id or 'no request id'})"
+    refused = refusal_of(status, report, is_page=page)
+    if refused is not None:
+        return ProviderRefused(detail, refused)
+    wait = retry_after(error.response.headers)
+    if wait is None:
+        wait = seconds_to_wait(report)
+    return ProviderBusy(detail, status=status, retry_after=wait)
+
+
+def error_body(content: bytes) -> object:
+    """Return the body of an error: its JSON, also as an event, or else its text."""
+    try:
+        return lenient_json.loads(content.strip().removeprefix(b"data:"))
+    except ValueError:
+        return content.decode(errors="replace")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait, by `retry-after-ms` (OpenAI, Azure) or Retry-After, in seconds or
-    as a date (RFC 9110, 10.2.3); None when absent or unreadable."""
-    with suppress(KeyError, ValueError):
-        return max(0.0, float(headers["retry-after-ms"]) / 1000)
-    value = headers.get("retry-after", "")
-    with suppress(ValueError):
-        return max(0.0, float(value))
-    with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    """Return the seconds to wait, by the headers of a response; None without a readable one.
+
+    `retry-after-ms` (OpenAI, Azure) and Retry-After, in seconds or as a date (RFC 9110, 10.2.3), also
+    as LiteLLM passes them on; then the `x-ratelimit-reset` of a limit that is used up.
+    """
+    for prefix in ("", "llm_provider-"):
+        with suppress(KeyError, ValueError):
+            return max(0.0, float(headers[f"{prefix}retry-after-ms"]) / 1000)
+        value = headers.get(f"{prefix}retry-after", "")
+        with suppress(ValueError):
+            return max(0.0, float(value))
+        with suppress(ValueError):
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    resets = []
+    for prefix, limit in product(("", "llm_provider-"), ("-requests", "-tokens", "")):
+        if headers.get(f"{prefix}x-ratelimit-remaining{limit}", "").strip() == "0":
+            resets.append(seconds_until(headers.get(f"{prefix}x-ratelimit-reset{limit}", "")))
+    return max((seconds for seconds in resets if seconds is not None), default=None)
+
+
+def seconds_until(reset: str) -> float | None:
+    """Return the seconds until the reset of a limit, None if they are ambiguous.
+
+    OpenAI and Groq write `6m0s` or `20ms`, OpenRouter milliseconds since 1970; other numbers have no
+    common unit.
+    """
+    if re.fullmatch(r"(\d+(\.\d+)?(ms|[hms]))+", reset):
+        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[hms])", reset)
+        return sum(float(number) * UNITS[unit] for number, unit in parts)
+    if re.fullmatch(r"1\d{12}", reset):
+        return max(0.0, int(reset) / 1000 - time.time())
     return None
+
+
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def clean(detail: str, messages: Iterable[dict[str, Any]], api_key: str) -> str:

@@ -105,6 +105,14 @@ class Run(models.Model):
     finish_reason = models.CharField(max_length=30, blank=True)
     error_code = models.CharField(max_length=30, blank=True)
     error_message = models.CharField(max_length=300, blank=True)
+    # Default and db_default as above.
+    error_cause = models.CharField(
+        max_length=20,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The kind of a provider's failure: key, quota, address, busy …",
+    )
     worker = models.CharField(max_length=100, blank=True)
 
     objects: ClassVar[Any] = RunQuerySet.as_manager()

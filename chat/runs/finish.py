@@ -36,8 +36,9 @@ FINISH = {
 
 @dataclass(slots=True)
 class Outcome:
-    """The result of a run; `code` and `message` are set for a failed run only.
+    """The result of a run; `code`, `message` and `cause` are set for a failed run only.
 
+    `cause` is the kind of a provider's failure (llm.errors.Cause), for operators.
     `usage` is that of the attempt that ends it, and None if no provider accepted its request.
     `is_users_stop` is False when an operator stopped the job.
     """
@@ -48,6 +49,7 @@ class Outcome:
     finish_reason: str = ""
     code: str = ""
     message: str = ""
+    cause: str = ""
     usage: protocol.Usage | None = None
     first_token_at: datetime | None = None
     by: Hold.Resolver = Hold.Resolver.WORKER
@@ -241,6 +243,7 @@ def _store(
         "finish_reason": outcome.finish_reason[:30],
         "error_code": outcome.code,
         "error_message": outcome.message[:300],
+        "error_cause": outcome.cause,
         "prompt_tokens": usage.prompt_tokens if usage else None,
         "completion_tokens": usage.completion_tokens if usage else None,
         "cached_tokens": usage.cached_tokens if usage else None,

@@ -56,9 +56,10 @@ def restore_rows() -> None:
                 row | {at: str(datetime.fromisoformat(row[at]) + shift) for at in times if row[at]}
                 for row in rows
             ]
+            columns = ", ".join(rows[0])  # the others get their defaults
             cursor.execute(
-                f"INSERT INTO {table} OVERRIDING SYSTEM VALUE"  # noqa: S608 # of recorded names
-                f" SELECT * FROM json_populate_recordset(NULL::{table}, %s::json)",
+                f"INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE"  # noqa: S608 # of recorded names
+                f" SELECT {columns} FROM json_populate_recordset(NULL::{table}, %s::json)",
                 [json.dumps(moved)],
             )
             cursor.execute(

@@ -216,7 +216,7 @@ def test_long_event_within_limit_is_decoded():
         ({"code": 402, "message": "x"}, "quota", False),
         ({"code": "content_filter", "message": "x"}, "content", False),
         ({"code": 401, "message": "x"}, "key", False),
-        ({"code": 404, "message": "x"}, "model", False),
+        ({"code": 404, "message": "x"}, "address", False),
         ({"code": 403, "message": "x"}, "request", False),
         ({"code": 429, "message": "context size busy"}, None, True),
         ({"code": 503, "message": "x"}, None, True),

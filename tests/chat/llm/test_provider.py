@@ -28,7 +28,6 @@ from chat.llm.errors import (
     ProviderReported,
     ProviderTimeout,
     ProviderUnreachable,
-    reason_of,
 )
 from chat.llm.provider import (
     DETAIL_CHARACTERS,
@@ -294,6 +293,8 @@ async def test_first_retry_after_reset_is_immediate(make, stub):
         (413, "", "context"),
         (400, "content_filter", "content"),
         (422, "", "request"),
+        (404, "", "address"),
+        (405, "", "address"),
     ],
 )
 async def test_refusal_is_not_retried_and_has_reason(make, stub, status, code, reason):
@@ -304,38 +305,6 @@ async def test_refusal_is_not_retried_and_has_reason(make, stub, status, code, r
     assert error.message == REFUSALS[reason]
     assert not error.retryable
     assert len(stub.requests) == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "codes", "message", "reason"),
-    [
-        # llama.cpp, recorded from the embedded server
-        (
-            400,
-            "400 exceed_context_size_error",
-            "request (5031 tokens) exceeds the available context size (2048 tokens), try increasing it",
-            "context",
-        ),
-        # vLLM sends no code of its own
-        (
-            400,
-            "400 BadRequestError",
-            "This model's maximum context length is 4096 tokens. However, you requested 5000",
-            "context",
-        ),
-        (404, "404 NotFoundError", "The model `x` does not exist.", "model"),
-        # Ollama
-        (404, " not_found_error", 'model "x" not found, try pulling it first', "model"),
-        # Groq's limit of tokens a minute does not concern the context
-        (429, "rate_limit_exceeded tokens", "Rate limit reached; context window 8k", None),
-        # Azure
-        (400, "content_filter ", "The response was filtered", "content"),
-        (404, "DeploymentNotFound ", "The API deployment does not exist", "model"),
-        (500, "", "out of memory", None),
-    ],
-)
-def test_refusals_of_several_providers_are_classified(status, codes, message, reason):
-    assert reason_of(status, codes, message) == reason
 
 
 @pytest.mark.parametrize(
@@ -350,6 +319,23 @@ def test_refusals_of_several_providers_are_classified(status, codes, message, re
         ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
         ({"retry-after-ms": "x", "retry-after": "2"}, 2),
         ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
+        ({"llm_provider-retry-after": "9"}, 9),
+        ({"llm_provider-retry-after-ms": "250"}, 0.25),
+        ({"llm_provider-retry-after": "9", "retry-after": "2"}, 2),
+        ({"retry-after": "nan"}, 0),
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "1m2.5s",
+                "x-ratelimit-remaining-tokens": "70",
+                "x-ratelimit-reset-tokens": "6m0s",
+            },
+            62.5,
+        ),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "120ms"}, 0.12),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1000000000000"}, 0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "30"}, None),  # of which unit?
+        ({"x-ratelimit-reset-requests": "1s"}, None),  # of a limit that is not used up
     ],
 )
 def test_retry_after_is_parsed(headers, seconds):

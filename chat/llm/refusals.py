@@ -1,0 +1,349 @@
+"""Classifies the errors of model providers: an error of any shape and wording becomes a `Refusal`.
+
+Servers and gateways report the same few refusals in many ways, and a gateway often overwrites the
+status or the code with its own. Codes, types and sentences are therefore searched together, after
+they have been collected from whatever JSON the server sent. tests/chat/data/provider_answers.json
+has examples from public bug reports.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from chat.llm.errors import Refusal
+
+SEARCHED_CHARACTERS = 4_000  # of an error's sentences; some quote the whole prompt
+DEPTH = 8  # of the nesting in which sentences are looked for
+
+CODE_FIELDS = {
+    *("code", "type", "status", "reason"),
+    *("error_code", "errorcode", "error_type", "status_code"),
+}
+SENTENCE_FIELDS = {
+    *("message", "msg", "detail", "details", "error", "errors", "title", "description", "raw"),
+    *("error_msg", "error_message", "errormessage", "error_description", "status_msg"),
+}
+# Pydantic's reports quote the request in these.
+QUOTING_FIELDS = {"input", "ctx", "request", "prompt", "messages", "url"}
+
+TEMPORARY_STATUSES = {408, 425, 429}  # and 5xx
+
+
+@dataclass(slots=True)
+class ErrorReport:
+    """An error as a provider wrote it: its codes and types, its sentences, the parameters it names."""
+
+    codes: list[str] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+    parameters: list[str] = field(default_factory=list)
+
+    @property
+    def message(self) -> str:
+        """All sentences, shortened."""
+        return " ".join(self.sentences)[:SEARCHED_CHARACTERS]
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of an error that the report itself names; 0 without one."""
+        numbers = (int(code) for code in self.codes if re.fullmatch(r"[45]\d\d", code))
+        return next(numbers, 0)
+
+    @property
+    def title(self) -> str:
+        """The most telling code, for the log."""
+        named = (code for code in self.codes if not code.isdecimal() and code != "error")
+        return next(named, next(iter(self.codes), ""))
+
+
+def read_error(data: object) -> ErrorReport:
+    """Collect codes, sentences and parameters from a decoded error: object, list or bare text."""
+    report = ErrorReport()
+    _collect(data, report, DEPTH)
+    return report
+
+
+def _collect(data: object, report: ErrorReport, depth: int) -> None:
+    if isinstance(data, str):
+        if text := data.strip():
+            report.sentences.append(text)
+    elif isinstance(data, list) and depth:
+        for item in data[:20]:
+            _collect(item, report, depth - 1)
+    elif isinstance(data, dict) and depth:
+        for key, value in data.items():
+            name = str(key).lower()
+            if name in CODE_FIELDS and isinstance(value, str | int) and not isinstance(value, bool):
+                report.codes.append(str(value))
+            elif name in {"param", "parameter", "loc", "field"}:
+                _collect_parameter(value, report)
+            elif name in SENTENCE_FIELDS or (
+                isinstance(value, dict | list) and name not in QUOTING_FIELDS
+            ):
+                _collect(value, report, depth - 1)
+
+
+def _collect_parameter(value: object, report: ErrorReport) -> None:
+    """Add a parameter; pydantic gives its path as a list, such as ["body", "stream_options"]."""
+    path = value if isinstance(value, list) else [value]
+    names = [str(part) for part in path if isinstance(part, str | int) and part != "body"]
+    if names and names[0]:
+        report.parameters.append(".".join(names))
+
+
+QUOTA_CODES = re.compile(
+    r"insufficient_(quota|credits?|balance|funds)|billing_(hard_limit|not_active)|payment_required"
+    r"|exceeded_current_quota|quota_exhausted|budget_exceeded|Arrearage|AccountOverdue",
+    re.IGNORECASE,
+)
+QUOTA_WORDS = re.compile(
+    r"insufficient (account )?(balance|quota|credits?|funds)|exceeded your (\w+ )?quota"
+    r"|quota (has been |is |was )?(exceeded|exhausted|used up)|balance is (too low|insufficient)"
+    r"|(out of|not enough|no more|more) credits?\b|please recharge|payment required"
+    r"|budget has been exceeded|exceeded .{0,20}(budget|spend(ing)? limit)"
+    r"|hard limit has been reached|negative balance|in good standing|余额不足|欠费",
+    re.IGNORECASE,
+)
+# Google reports the limit of a minute as a quota, too.
+SOON_WORDS = re.compile(
+    r"per[ _-]?(minute|second)|(retry|try again) in \d|retryDelay", re.IGNORECASE
+)
+TOO_LARGE_WORDS = re.compile(r"request too large|reduce your message size", re.IGNORECASE)
+LIMIT_AND_REQUESTED = re.compile(
+    r"limit:? *(\d+)\D+?(?:(?:used|current):? *\d+\D+?)?requested:? *(\d+)", re.IGNORECASE
+)
+
+# The context window, and the tokens of the prompt, in sentences that also name the reply's cap.
+SUM = re.compile(r"(?P<prompt>\d+) \+ \d+ > (?P<window>\d+)")
+WINDOW = re.compile(
+    r"(?:context (?:length|window|size|limit)\D{0,30}?|must be <= )(?P<window>\d+)", re.IGNORECASE
+)
+PROMPT_TOKENS = re.compile(
+    r"(?P<prompt>\d+) (?:in (?:the|your) (?:messages|prompt|input)|of text input"
+    r"|(?:input|prompt) tokens|`?inputs`? tokens)",
+    re.IGNORECASE,
+)
+CAP = r"(?:max_?(?:completion_|output_|new_)?tokens|max_tokens_to_sample|maxOutputTokens)"
+CAP_WORDS = re.compile(
+    rf"{CAP}.{{0,80}}?(too (large|high|big)|must (not exceed|be (less|at most|smaller|between|<=))"
+    r"|should be (less|at most|between|<=|\[|in)|exceed|(greater|larger) than|cannot be more"
+    r"|at most|out of range|: \d+ > \d+|maximum (allowed )?value)"
+    rf"|range of {CAP}|at most \d+ (completion|output) tokens|invalid {CAP} value",
+    re.IGNORECASE | re.DOTALL,
+)
+# The highest cap, in sentences about a cap.
+ALLOWED = re.compile(
+    r"(at most|up to|<=|less than or equal to|less than|not exceed|: \d+ >|between \d+ and|\[\d+, ?"
+    r"|(?:maximum|limit)(?: \w+){0,6}?(?: is| of|:)?)\W{0,3}(\d+)",
+    re.IGNORECASE,
+)
+
+CONTEXT_CODES = re.compile(
+    r"context_length|exceed_context_size|tokens_limit_reached|context_window|prompt_too_long"
+)
+CONTEXT_WORDS = re.compile(
+    r"context (length|size|window|limit)|(prompt|input|message|conversation)s? (is|are) too (long|large)"
+    r"|too many (input |prompt )?tokens|input token count|(prompt|input) length|model token limit"
+    r"|(input|prompt) tokens? exceed|exceed\w* .{0,30}token limit|reduce the length of"
+    r"|inputs? is longer than|too large for model with",
+    re.IGNORECASE,
+)
+CONTENT_CODES = re.compile(
+    r"content_filter|content_policy|content_moderation|moderation|ResponsibleAI|inspection_?failed"
+    r"|prohibited_content|content_blocked|sensitive_content",
+    re.IGNORECASE,
+)
+CONTENT_WORDS = re.compile(
+    r"content[ _-]?(management |moderation )?(policy|policies|filter|moderation|inspection|exists risk)"
+    r"|inappropriate content|prohibited content|sensitive (content|words?|information)|\bflagged\b"
+    r"|safety (system|filter|guideline|reasons|setting|polic)|usage polic(y|ies)|responsible ai"
+    r"|violat\w+ .{0,60}(polic|guideline|terms)|敏感|不安全",
+    re.IGNORECASE,
+)
+MODEL_CODES = re.compile(
+    r"model_?not_?(found|available|supported)|deployment_?not_?found|invalid_?model|unknown_?model",
+    re.IGNORECASE,
+)
+MODEL_WORDS = re.compile(
+    r"(invalid|unknown|no such|unsupported|unrecognized) model|not a valid model|try pulling it"
+    r"|\bmodels?\b.{0,120}?(not found|(does not|doesn't|not) exist|(not|no longer) available"
+    r"|is not supported|not loaded|decommissioned|deprecated|is unknown)"
+    r"|no (endpoints?|deployments?|models?|available channels?) .{0,30}?(found|available|loaded|for)"
+    r"|deployment .{0,60}(not found|does not exist)|模型不存在",
+    re.IGNORECASE | re.DOTALL,
+)
+KEY_CODES = re.compile(
+    r"(invalid|incorrect|missing|expired)_api_key|api_key_(invalid|expired|missing)|unauthenticated"
+    r"|authentication_error|invalid_authentication|AuthenticationError",
+    re.IGNORECASE,
+)
+KEY_WORDS = re.compile(
+    r"(invalid|incorrect|wrong|expired|missing|revoked|disabled|provide an?|no) (\w+ )?"
+    r"(api[ _-]?key|credentials|access token|auth\w* (token|header|credentials))"
+    r"|api[ _-]?key.{0,40}?(not valid|invalid|incorrect|expired|not found|missing|required|revoked"
+    r"|disabled|leaked)|unauthori[sz]ed|authentication (failed|fails|error|required)"
+    r"|not authenticated|invalid token",
+    re.IGNORECASE,
+)
+ADDRESS_WORDS = re.compile(
+    r"invalid url|unexpected endpoint|unknown (request )?(url|path|endpoint|route)|no (such )?route"
+    r"|cannot post|(route|path|resource|file|page|url) .{0,80}?not found|plain http request"
+    r"|method not allowed",
+    re.IGNORECASE,
+)
+
+PARAMETER_CODES = re.compile(
+    r"(unsupported|unknown|unrecognized|invalid)_(parameter|value|argument|field)|extra_forbidden"
+)
+REFUSING_WORDS = re.compile(
+    r"unsupported|not (currently |yet )?(supported|permitted|allowed|recognized|accepted|enabled)"
+    r"|n[o']t support|unrecogni[sz]ed|unknown|unexpected|extra (inputs|fields)|additional propert"
+    r"|cannot be (used|set|specified)|cannot find field|only .{0,60}(allowed|supported)"
+    r"|no longer|deprecated|incompatible|invalid",
+    re.IGNORECASE,
+)
+MISSING_WORDS = re.compile(
+    r"missing|required|must be (provided|specified|set\b(?! to))", re.IGNORECASE
+)
+KNOWN_PARAMETERS = re.compile(
+    r"\b(max_completion_tokens|max_tokens|stream_options|temperature|top_p|reasoning_effort"
+    r"|(?:presence|frequency)_penalty|continue_final_message|add_generation_prompt)\b"
+    r"|(?<=['\"`])(stream|prefix|stop|tools|tool_choice|user|seed)(?=['\"`])"
+)
+QUOTED_PARAMETER = re.compile(
+    r"(?:parameter|argument|field|name|propert\w+|inputs?)\W{1,12}([a-z]\w{2,40})['\"`]"
+    r"|['\"`]([a-z]\w{2,40})['\"`] (?:is not|was unexpected)",
+    re.IGNORECASE,
+)
+SYSTEM_WORDS = re.compile(
+    r"system['\"`]? (role|message|prompt|instruction)|role['\"`:]* ?['\"`]?system|developer instruction"
+    r"|support ['\"`]?system['\"`]|roles must alternate",
+    re.IGNORECASE,
+)
+
+
+def refusal_of(status: int, report: ErrorReport, *, is_page: bool = False) -> Refusal | None:
+    """Classify an error by its HTTP status (0: unknown) and its report.
+
+    `is_page` when the server answered with a page of HTML. Returns None for an error that may be
+    temporary: the same request may succeed later.
+    """
+    status = status or report.status
+    if is_page:
+        return Refusal("address") if status in {200, 400, 404, 405, 410} else _by_status(status)
+    codes, message = " ".join(report.codes), re.sub(r"(?<=\d),(?=\d{3}\b)", "", report.message)
+    named = (
+        f"{codes} {message}"  # gateways put the codes of the server behind them into the message
+    )
+    if QUOTA_CODES.search(named) or status == 402:
+        return Refusal("quota")
+    if QUOTA_WORDS.search(message) and not SOON_WORDS.search(f"{codes} {message}"):
+        return Refusal("quota")
+    if _is_too_large(status, message):
+        return Refusal("too_large")
+    if CONTEXT_CODES.search(codes):
+        return _context(message) or Refusal("context")
+    if CONTENT_CODES.search(codes):
+        return Refusal("content")
+    if MODEL_CODES.search(codes):
+        return Refusal("model")
+    if KEY_CODES.search(named) or status == 401:
+        return Refusal("key")
+    if status in TEMPORARY_STATUSES:
+        return None
+    found = _context(message) or _parameter(codes, message, report.parameters)
+    if found is not None:
+        return found
+    if CONTENT_CODES.search(message) or CONTENT_WORDS.search(message):
+        return Refusal("content")
+    if status >= 500:
+        return None
+    if status == 404:
+        is_path = ADDRESS_WORDS.search(message) or not re.search(
+            r"model|deployment", message, re.IGNORECASE
+        )
+        return Refusal("address" if is_path and not MODEL_WORDS.search(message) else "model")
+    if MODEL_CODES.search(message) or MODEL_WORDS.search(message):
+        return Refusal("model")
+    if KEY_WORDS.search(message):
+        return Refusal("key")
+    return Refusal("address") if ADDRESS_WORDS.search(message) else _by_status(status)
+
+
+def _is_too_large(status: int, message: str) -> bool:
+    """Return whether the request alone has more tokens than the provider accepts in a minute."""
+    numbers = LIMIT_AND_REQUESTED.search(message)
+    if numbers is not None:
+        return int(numbers[2]) > int(numbers[1])
+    return status in {413, 429} and TOO_LARGE_WORDS.search(message) is not None
+
+
+def _context(message: str) -> Refusal | None:
+    """Return the refusal of a prompt that is too long, or of a cap that leaves it no room."""
+    both = SUM.search(message)
+    window, prompt = both or WINDOW.search(message), both or PROMPT_TOKENS.search(message)
+    if window is not None and prompt is not None:
+        tokens, used = int(window["window"]), int(prompt["prompt"])
+        # A prompt of more than half of the window leaves too little for a reply.
+        return Refusal("cap", allowed=tokens - used) if used <= tokens // 2 else Refusal("context")
+    if CAP_WORDS.search(message):
+        allowed = ALLOWED.search(message)
+        if allowed is None:
+            return Refusal("cap")
+        is_below = allowed[1].lower() == "less than"
+        return Refusal("cap", allowed=int(allowed[2]) - is_below)
+    return Refusal("context") if CONTEXT_WORDS.search(message) else None
+
+
+def _parameter(codes: str, message: str, parameters: list[str]) -> Refusal | None:
+    """Return the refusal of a parameter, or of a request that lacks one."""
+    is_refused = PARAMETER_CODES.search(codes) or REFUSING_WORDS.search(message)
+    is_missing = MISSING_WORDS.search(message) or "missing" in codes
+    if not is_refused and not is_missing:
+        if re.search(r"roles must alternate", message) and "optional system" not in message:
+            return Refusal("parameter", parameter="system")
+        return None
+    if is_refused and SYSTEM_WORDS.search(message):
+        return Refusal("parameter", parameter="system")
+    name = re.split(r"[.\[]", parameters[0])[0] if parameters else ""
+    if not name:
+        found = KNOWN_PARAMETERS.search(message)
+        if found is None and not MODEL_WORDS.search(message):
+            found = QUOTED_PARAMETER.search(message)
+        name = (found[1] or found[2]) if found is not None else ""
+    if not name or name in {"model", "messages"}:
+        return None
+    return Refusal("parameter", parameter=name, is_missing=not is_refused)
+
+
+def _by_status(status: int) -> Refusal | None:
+    """Return the refusal that an HTTP status alone means."""
+    if status in {404, 405} or 300 <= status < 400:
+        return Refusal("address")
+    if status == 401:
+        return Refusal("key")
+    if status == 402:
+        return Refusal("quota")
+    if status == 413:
+        return Refusal("context")
+    if 400 <= status < 500 and status not in TEMPORARY_STATUSES:
+        return Refusal("request")
+    return None
+
+
+def is_page(text: str) -> bool:
+    """Return whether a body is HTML (or XML) instead of the JSON of an API."""
+    return text.lstrip("\ufeff \t\r\n").startswith("<")
+
+
+def seconds_to_wait(report: ErrorReport) -> float | None:
+    """Return the seconds after which an error's own sentences say to try again; None without any."""
+    found = re.search(
+        r"(?:try again|retry) (?:in|after) (?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?(ms|s\b|sec))?",
+        report.message,
+        re.IGNORECASE,
+    )
+    if found is None or not (found[1] or found[2]):
+        return None
+    seconds = float(found[2] or 0) / (1000 if found[3] == "ms" else 1)
+    return 60.0 * int(found[1] or 0) + seconds

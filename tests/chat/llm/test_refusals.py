@@ -1,0 +1,376 @@
+"""Errors of many servers and gateways, each in its own shape and words, are classified."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chat.llm.errors import CAUSES, REFUSALS, Refusal
+from chat.llm.refusals import is_page, read_error, refusal_of, seconds_to_wait
+
+
+def classified(status: int, body: Any) -> Refusal | None:
+    return refusal_of(status, read_error(body))
+
+
+def error(message: str, **fields: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **fields}}
+
+
+def reason(status: int, body: Any) -> str | None:
+    found = classified(status, body)
+    return None if found is None else found.reason
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        # llama.cpp, recorded from the embedded server
+        "request (5031 tokens) exceeds the available context size (2048 tokens), try increasing it",
+        "This model's maximum context length is 4096 tokens. However, you requested 5000",
+        "This model's maximum context length is 4096 tokens. However, your messages resulted in 5000"
+        " tokens. Please reduce the length of the messages.",
+        "This model's maximum context length is 8192 tokens. However, you requested 9216 tokens"
+        " (8192 in the messages, 1024 in the completion).",
+        "This endpoint's maximum context length is 131,072 tokens. However, you requested about"
+        " 537,812 tokens (537,000 of text input, 812 in the output).",
+        "This model's maximum prompt length is 131072 but the request contains 537812 tokens.",
+        "Invalid request: Your request exceeded model token limit: 8192",
+        "input length and `max_tokens` exceed context limit: 198000 + 8192 > 200000",
+        "prompt is too long: 203456 tokens > 200000 maximum",
+        "The input token count (1100000) exceeds the maximum number of tokens allowed (1048576).",
+        "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens and 100",
+        "Range of input length should be [1, 30720]",
+        "Prompt contains 40960 tokens and 0 draft tokens, too large for model with 32768 maximum"
+        " context length",
+        "The decoder prompt is longer: context window exceeded",
+    ],
+)
+def test_too_long_prompt_is_context(message):
+    assert classified(400, error(message)) == Refusal("context")
+    assert classified(0, error(message)) == Refusal("context")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, error("x", code="context_length_exceeded")),
+        (400, error("x", code=400, type="exceed_context_size_error")),
+        (500, error("x", code=500, type="exceed_context_size_error")),
+        (413, error("x")),
+    ],
+)
+def test_codes_of_context_count(status, body):
+    assert reason(status, body) == "context"
+
+
+@pytest.mark.parametrize(
+    ("message", "allowed"),
+    [
+        (
+            "'max_tokens' or 'max_completion_tokens' is too large: 8192. This model's maximum context"
+            " length is 4096 tokens and your request has 20 input tokens",
+            4076,
+        ),
+        (
+            "This model's maximum context length is 4096 tokens. However, you requested 8212 tokens"
+            " (20 in the messages, 8192 in the completion).",
+            4076,
+        ),
+        (
+            "max_tokens is too large: 100000. This model supports at most 16384 completion tokens,"
+            " whereas you provided 100000.",
+            16384,
+        ),
+        (
+            "max_tokens: 100000 > 8192, which is the maximum allowed number of output tokens",
+            8192,
+        ),
+        ("`max_tokens` must be less than or equal to `8192`, the maximum value", 8192),
+        ("max_tokens must be less than 8193", 8192),
+        ("Range of max_tokens should be [1, 2048]", 2048),
+        ("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]", 8192),
+        ("max_new_tokens is too large", None),
+    ],
+)
+def test_too_high_cap_names_allowed_one(message, allowed):
+    assert classified(400, error(message)) == Refusal("cap", allowed=allowed)
+
+
+LARGE = "Request too large for model in organization on tokens per min (TPM): "
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "expected"),
+    [
+        (429, LARGE + "Limit 30000, Requested 35064.", "too_large"),
+        (413, LARGE + "Limit 6000, Requested 7000, please reduce your message size", "too_large"),
+        (429, "Request too large for gpt-4", "too_large"),
+        (429, "Rate limit reached. Limit 30000, Used 29000, Requested 1500.", None),
+        (429, "Rate limit reached; context window 8k", None),
+    ],
+)
+def test_request_above_limit_of_minute_is_too_large(status, message, expected):
+    assert reason(status, error(message, type="tokens", code="rate_limit_exceeded")) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (429, error("x", code="insufficient_quota")),
+        (402, {"detail": "x"}),
+        (429, error("Insufficient balance or no resource package. Please recharge.", code="1113")),
+        (
+            429,
+            error(
+                "GatewayRateLimit: You exceeded your current quota, please check your plan and billing"
+                " details.",
+                type="throttling_error",
+                code="429",
+            ),
+        ),
+        (400, error("Your credit balance is too low to access the API.")),
+        (400, {"code": "Arrearage", "message": "Access denied."}),
+        (
+            400,
+            error(
+                "Budget has been exceeded! Current cost: 1.2, Max budget: 1", type="budget_exceeded"
+            ),
+        ),
+        (500, error("RateLimitError: insufficient_quota")),
+    ],
+)
+def test_used_up_quota_is_found_in_words(status, body):
+    assert reason(status, body) == "quota"
+
+
+def test_quota_of_minute_is_temporary():
+    message = "You exceeded your current quota. Please retry in 34.07s."
+    body = [error(message, code=429, status="RESOURCE_EXHAUSTED")]
+
+    assert reason(429, body) is None
+    assert seconds_to_wait(read_error(body)) == 34.07
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, {"detail": "x"}),
+        (
+            400,
+            [
+                error(
+                    "API key not valid. Please pass a valid API key.",
+                    code=400,
+                    status="INVALID_ARGUMENT",
+                    details=[{"reason": "API_KEY_INVALID"}],
+                )
+            ],
+        ),
+        (403, error("Your API key was reported as leaked. Please use another one.")),
+        (400, error("Incorrect API key provided", code="400")),
+        (400, "Unauthorized"),
+        (400, error("litellm.AuthenticationError: no key", code="400")),
+    ],
+)
+def test_refused_key_is_found_in_words(status, body):
+    assert reason(status, body) == "key"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, error("The model `x` does not exist.", type="NotFoundError", code=404)),
+        (404, error('model "x" not found, try pulling it first', type="not_found_error")),
+        (404, error("x", code="DeploymentNotFound")),
+        (404, error("No endpoints found for x/y.")),
+        (404, error("model: claude-nosuch", type="not_found_error")),
+        (404, [error("models/x is not found for API version v1main", status="NOT_FOUND")]),
+        (
+            400,
+            error(
+                "/chat/completions: Invalid model name passed in model=m-nosuch. Call `/v1/models` to"
+                " view available models for your key.",
+                type="invalid_request_error",
+                code="400",
+            ),
+        ),
+        (400, error("Model Not Exist")),
+        (400, {"object": "error", "message": "Invalid model: x", "type": "invalid_model"}),
+    ],
+)
+def test_unknown_model_is_found_in_words(status, body):
+    assert reason(status, body) == "model"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, {"detail": "Not Found"}),
+        (404, ""),
+        (404, error("File Not Found", type="not_found_error", code=404)),
+        (404, error("Invalid URL (POST /v1/models/chat/completions)")),
+        (404, error("Resource not found", code="404")),
+        (405, {"detail": "Method Not Allowed"}),
+        (301, ""),
+        (0, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}),
+    ],
+)
+def test_wrong_address_is_no_unknown_model(status, body):
+    assert reason(status, body) == "address"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(200, "address"), (404, "address"), (400, "address"), (403, "request"), (502, None)],
+)
+def test_page_is_classified_by_status(status, expected):
+    page = "\n<!doctype html><html><body>The model was not found</body></html>"
+    assert is_page(page)
+    found = refusal_of(status, read_error(page), is_page=True)
+    assert (found and found.reason) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, error("x", code="content_filter")),
+        (
+            400,
+            error(
+                "GatewayBadRequest: ContentPolicyViolation: The response was filtered due to the prompt"
+                " triggering the content management policy.",
+                code="400",
+            ),
+        ),
+        (
+            0,
+            {
+                "code": "DataInspectionFailed",
+                "message": "Input data may contain inappropriate content.",
+            },
+        ),
+        (400, error("Content Exists Risk")),
+        (403, error("Your input was flagged", metadata={"reasons": ["violence"]})),
+        (500, error("ContentPolicyViolationError: content_filter")),
+    ],
+)
+def test_refused_content_is_found_in_words(status, body):
+    assert reason(status, body) == "content"
+
+
+EXTRA = [
+    {
+        "type": "extra_forbidden",
+        "loc": ["body", "stream_options", "include_usage"],
+        "msg": "Extra inputs are not permitted",
+        "input": "Insufficient balance",  # the request, which counts for nothing
+    }
+]
+SYSTEM = "Unsupported value: 'messages[0].role' does not support 'system' with this model."
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter", "is_missing"),
+    [
+        (
+            error(
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use"
+                " 'max_completion_tokens' instead.",
+                param="max_tokens",
+                code="unsupported_parameter",
+            ),
+            "max_tokens",
+            False,
+        ),
+        (
+            error("Unrecognized request argument supplied: max_completion_tokens"),
+            "max_completion_tokens",
+            False,
+        ),
+        ({"object": "error", "message": {"detail": EXTRA}}, "stream_options", False),
+        ({"detail": EXTRA}, "stream_options", False),
+        (
+            [error('Invalid JSON payload. Unknown name "stream_options": Cannot find field.')],
+            "stream_options",
+            False,
+        ),
+        (
+            error(
+                "Unsupported value: 'temperature' does not support 0.2 with this model. Only the default"
+                " (1) value is supported.",
+                param="temperature",
+                code="unsupported_value",
+            ),
+            "temperature",
+            False,
+        ),
+        (error("invalid temperature: only 1 is allowed for this model"), "temperature", False),
+        (error("Unknown parameter: 'reasoning_effort'."), "reasoning_effort", False),
+        (error("property 'add_generation_prompt' is unsupported"), "add_generation_prompt", False),
+        (error(SYSTEM, param="messages[0].role", code="unsupported_value"), "system", False),
+        (error("System role not supported"), "system", False),
+        (error("Developer instruction is not enabled for models/gemma-3-27b-it"), "system", False),
+        (
+            error("Conversation roles must alternate user/assistant/user/assistant/..."),
+            "system",
+            False,
+        ),
+        (error("Missing required parameter: 'max_tokens'"), "max_tokens", True),
+        (
+            {
+                "detail": [
+                    {"type": "missing", "loc": ["body", "max_tokens"], "msg": "Field required"}
+                ]
+            },
+            "max_tokens",
+            True,
+        ),
+    ],
+)
+def test_parameter_of_refusal_is_named(body, parameter, is_missing):
+    expected = Refusal("parameter", parameter=parameter, is_missing=is_missing)
+    assert classified(400, body) == expected
+    assert classified(422, body) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (429, [error("Resource exhausted", code=429, status="RESOURCE_EXHAUSTED")]),
+        (429, {"error": "Too many requests"}),
+        (408, ""),
+        (503, error("The model is overloaded and not available")),
+        (500, error("out of memory")),
+        (0, error("Rate limit reached", type="requests", code="rate_limit_exceeded")),
+        (0, "overloaded"),
+    ],
+)
+def test_temporary_error_is_no_refusal(status, body):
+    assert classified(status, body) is None
+
+
+@pytest.mark.parametrize(
+    "body", ["", {}, [], None, 5, {"error": None}, {"error": {"message": ["a", {"b": 1}]}}]
+)
+def test_error_of_no_known_shape_is_request(body):
+    assert reason(400, body) == "request"
+
+
+def test_each_reason_has_words_and_cause():
+    assert REFUSALS.keys() == CAUSES.keys()
+
+
+@pytest.mark.parametrize(
+    ("message", "seconds"),
+    [
+        ("Please try again in 1s.", 1),
+        ("Please try again in 6m0s.", 360),
+        ("try again in 20ms", 0.02),
+        ("Please retry after 12 seconds.", 12),
+        ("Please try again in a moment.", None),
+    ],
+)
+def test_time_to_wait_is_read_from_words(message, seconds):
+    assert seconds_to_wait(read_error(error(message))) == seconds
