@@ -1,7 +1,9 @@
 """The clock: `manage.py clock`, one process that runs the periodic tasks and survives outages.
 
 It sweeps runs itself: a sweep queued behind a full worker would come too late. Of several clocks one
-works (leader election by an advisory lock in Postgres), and the others stand by.
+works (leader election by a lease in Postgres), and the others stand by. Two may work for a moment, after
+one was paused or beside one of the previous release, which elects by a lock of its own: every task may
+run twice at the same time (docs/adr/0005-the-clock-holds-a-lease.md has a table of them).
 """
 
 from __future__ import annotations
@@ -22,24 +24,15 @@ from chat.recovery.retention import Retention
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
 from chatproject.lib import db
-from chatproject.lib.db import limits, prepared
+from chatproject.lib.db import limits
+from chatproject.lib.leadership.lease import LeadershipLost, Lease
 from chatproject.lib.mail import outbox
 
 logger = logging.getLogger(__name__)
 
-# Any number serves that no other advisory lock of this database uses.
-LOCK = 4_705_118_221
-
-# Has Postgres end the session, and with it the lock, about 20 seconds after this process was lost
-# without a word. Its default is two hours.
-KEEPALIVE = (
-    "SELECT set_config('tcp_keepalives_idle', '10', false),"
-    " set_config('tcp_keepalives_interval', '3', false),"
-    " set_config('tcp_keepalives_count', '3', false)"
-)
-
 TURN = 0.5  # seconds between checks of the schedule
-STANDBY = 2.0  # seconds between attempts to become the clock that works
+STANDBY = 1.0  # seconds between attempts to become the clock that works
+LEADERSHIP = "clock"
 
 
 @dataclass(slots=True)
@@ -67,62 +60,55 @@ def schedule() -> list[Task]:
 
 
 class Clock:
-    """Runs the schedule until `stop` is set."""
+    """Runs the tasks of `make_schedule` until `stop` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_schedule: Callable[[], list[Task]] = schedule) -> None:
         self.stop = threading.Event()
-        self._tasks = schedule()
+        self._make_schedule = make_schedule
+        self._lease = Lease(LEADERSHIP)
 
     def run(self) -> None:
         """Work, or stand by for another clock, until `stop` is set."""
         with limits.statements(limits.STATEMENT):
-            self._run_until_stop()
-
-    def _run_until_stop(self) -> None:
-        while not self.stop.is_set():
-            try:
-                [(is_leader,)] = prepared.all("SELECT pg_try_advisory_lock(%s)", [LOCK])
+            while not self.stop.is_set():
+                try:
+                    is_leader = self._lease.acquire()
+                except db.UNREACHABLE as error:
+                    logger.warning("the clock waits for the database: %s", error)
+                    is_leader = False
                 if is_leader:
-                    logger.info("the clock runs")
-                    prepared.all(KEEPALIVE, ())
-                    try:
+                    logger.info("the clock runs as %s", self._lease.holder)
+                    with self._lease.kept():
                         self._work()
-                    finally:
-                        # The connection returns to a pool, which would keep the lock along with it.
-                        prepared.all("SELECT pg_advisory_unlock(%s)", [LOCK])
-                else:
-                    self.stop.wait(STANDBY)
-            except db.UNREACHABLE as error:
-                logger.warning("the clock waits for the database: %s", error)
                 connection.close()
-                self.stop.wait(STANDBY)
-        connection.close()
+                self.stop.wait(0 if is_leader else STANDBY)
 
     def _work(self) -> None:
+        # New ones, since tasks remember what they saw: another clock may have worked meanwhile.
+        tasks = self._make_schedule()
         while not self.stop.is_set():
             now = timezone.now()
-            for task in self._tasks:
+            for task in tasks:
+                if not self._lease.is_valid():
+                    logger.warning("the clock lost its lease and stands by")
+                    return
                 if task.due <= now:
                     task.due = now + timedelta(seconds=task.every)
                     self._run(task, now)
-            # Django may have replaced a broken connection: the lock was lost with its session.
-            [(has_lock,)] = prepared.all(
-                "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted"
-                " AND pid = pg_backend_pid() AND classid = %s AND objid = %s)",
-                [LOCK >> 32, LOCK & 0xFFFFFFFF],
-            )
-            if not has_lock:
-                logger.warning("the clock lost its lock and stands by")
-                return
             self.stop.wait(TURN)
 
     def _run(self, task: Task, now: datetime) -> None:
         try:
-            task.run(now)
+            # Fencing: a clock that was paused in the middle of a task writes no money afterwards.
+            with db.before_commit(self._lease.check):
+                task.run(now)
+        except LeadershipLost:
+            logger.warning("%s was left to the next clock", task.name)
         except redis.RedisError as error:
             logger.warning("%s waits for Redis: %s", task.name, error)
-        except db.UNREACHABLE:
-            raise  # the lock is lost with the connection
+        except db.UNREACHABLE as error:
+            logger.warning("%s waits for the database: %s", task.name, error)
+            connection.close()
         except Exception:
             # A bug in one task must stop neither the other tasks nor its own next turn.
             logger.exception("%s failed", task.name)

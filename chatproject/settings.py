@@ -37,6 +37,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "chatproject",
     "chatproject.lib.mail",
+    "chatproject.lib.leadership",
     "accounts",
     "billing",
     "chat",
