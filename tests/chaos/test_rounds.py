@@ -14,8 +14,9 @@ import pytest
 from tests.chaos.conftest import output_of
 from tests.chaos.rounds.asks import DONE, FAILED, STOPPED, Ask
 from tests.chaos.rounds.evidence import Evidence, Price, RunRow, Seen, Used
-from tests.chaos.rounds.faults import FAULTS, draw
+from tests.chaos.rounds.faults import FAULTS, POOLER_FAULTS, draw
 from tests.chaos.rounds.judge import judge
+from tests.support import pgbouncer
 from tests.support.fake_llm import Call, reply_pieces, reply_text
 from tests.support.reconnecting_client import FIRST_SEQS, LiveTab
 
@@ -358,6 +359,11 @@ def test_draw_covers_all_faults_and_is_reproducible():
     assert len([names for names in drawn if names == ("kill-worker",)]) >= 3
 
 
+def test_faults_of_the_pooler_are_drawn_with_it():
+    drawn = {name for names in draw(random.Random(7), 50, pooled=True) for name in names}
+    assert drawn == {*FAULTS, *POOLER_FAULTS}
+
+
 @pytest.mark.timeout(300)
 def test_five_rounds_pass():
     # With this seed the worker is frozen for ten seconds, long enough to lose its runs. The bound is
@@ -371,6 +377,14 @@ def test_five_rounds_pass():
 def test_rolling_restart_loses_no_reply():
     options = "--rolling --conversations 20"
     assert " 0 begun again" in output_of("tests.chaos.rounds", *options.split())
+
+
+@pgbouncer.needed
+@pytest.mark.timeout(300)
+def test_rounds_behind_a_pooler_pass():
+    faults = "kill-clock,kill-worker,restart-pooler"
+    options = "--pooler --rounds 3 --conversations 20 --seed 11 --bound 90 --faults"
+    assert "3 rounds in" in output_of("tests.chaos.rounds", *options.split(), faults)
 
 
 def test_expected_reply_is_the_whole_one():

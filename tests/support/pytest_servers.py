@@ -3,7 +3,7 @@
 Loaded by ``-p tests.support.pytest_servers`` (pyproject.toml): a conftest.py is imported after the
 settings. One Postgres serves the whole session, with a database for each xdist worker by
 pytest-django; each worker has a Valkey of its own, since database numbers do not separate publish
-and subscribe.
+and subscribe. TEST_POSTGRES_BIN and TEST_REDIS_SERVER name other programs (installed_servers.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pytest
 
 from chatproject.local.run import documented_variables
 from chatproject.local.servers import PostgresServer, ValkeyServer, is_alive
+from tests.support import installed_servers
 
 POSTGRES_SETTINGS = {
     "max_connections": "500",
@@ -144,6 +145,7 @@ def hash_passwords_quickly() -> None:
 
 def _start_servers(config: pytest.Config) -> None:
     global folder, valkey
+    installed_servers.use()
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is None:
         for name in documented_variables():

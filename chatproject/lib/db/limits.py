@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import errors
 from psycopg.abc import PQGen
 from psycopg_pool import ConnectionPool
+
+from chatproject.lib.db import pooler
 
 # Seconds.
 STATEMENT = 5.0  # for one statement of a page, a socket's command, a reply, or the clock
@@ -81,6 +83,17 @@ class Connection(psycopg.Connection[Any]):
     idle_limit: float | None = STATEMENT
 
     lent_at: float = 0.0  # time.monotonic() at which the pool lent it last
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        connection = super().connect(conninfo, **options)
+        try:
+            pooler.adapt(connection)
+            connection.rollback()  # outside of autocommit a transaction has begun
+        except psycopg.Error:
+            connection.close()
+            raise
+        return connection
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Return what psycopg's generator returns.

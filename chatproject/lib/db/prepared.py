@@ -3,7 +3,7 @@
 Django takes longer to write such a query than Postgres to answer it, and its `raw` nearly as long to
 map the columns. Here the statement names them: `columns` in the SELECT or RETURNING, and the same
 models in the same order for `first` and `each`. Postgres takes longer to plan such a statement than
-to execute it, so each connection prepares it once (setting DB_PREPARE). `python -m bench statements`
+to execute it, so each connection prepares it once (DB_PREPARE, lib.db.pooler). `python -m bench statements`
 prints the statements and CPU of a message.
 """
 
@@ -15,7 +15,6 @@ from functools import cache, partial
 from itertools import groupby
 from typing import Any
 
-from django.conf import settings
 from django.db import connection
 from django.db.backends.postgresql.base import ServerBindingCursor
 from django.db.backends.utils import CursorWrapper
@@ -114,9 +113,10 @@ def _cursor() -> CursorWrapper:
 
     Where statements are logged it is a default one: only those record what they have sent.
     """
-    if not settings.DB_PREPARE or connection.queries_logged:
-        return connection.cursor()
     connection.ensure_connection()
+    is_prepared = connection.connection.prepare_threshold is not None  # see lib.db.pooler
+    if not is_prepared or connection.queries_logged:
+        return connection.cursor()
     # As `connection.cursor()` does it, which has only one kind of cursor for a connection.
     cursor = ServerBindingCursor(connection.connection)  # type: ignore[call-arg] # psycopg's
     made: CursorWrapper = connection._prepare_cursor(cursor)  # type: ignore[attr-defined]

@@ -150,6 +150,25 @@ async def restart_postgres(scene: Scene) -> str:
     return f"Postgres {'crashed' if at_once else 'shut down'}, unreachable for {seconds:.1f} s"
 
 
+async def restart_pooler(scene: Scene) -> str:
+    server, seconds = scene.stage.pooler, scene.chance.uniform(0, 5)
+    assert server is not None
+    await asyncio.to_thread(server.kill)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(server.start)
+    return f"pooler unreachable for {seconds:.1f} s"
+
+
+async def silence_pooler(scene: Scene) -> str:
+    seconds = scene.chance.uniform(2, 12)
+    assert scene.stage.pooler is not None
+    pid = scene.stage.pooler.pid
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(seconds)
+    os.kill(pid, signal.SIGCONT)
+    return f"pooler silent for {seconds:.1f} s"
+
+
 async def silence_valkey(scene: Scene) -> str:
     """As when the network loses everything: connections stay open, and nothing answers."""
     seconds = scene.chance.uniform(2, 12)
@@ -238,17 +257,23 @@ FAULTS: dict[str, Fault] = {
     "kill-clock": ending(["clock"], signal.SIGKILL),
 }
 
+# With `--pooler` only.
+POOLER_FAULTS: dict[str, Fault] = {
+    "restart-pooler": restart_pooler,
+    "silent-pooler": silence_pooler,
+}
+
 # Excuses of faults, see judge.py.
 LOSES_MEMORY = frozenset({"restart-valkey", "kill-valkey-amid-sends", "flushall"})
 BREAKS_REPLIES = frozenset({"cut-provider", "restart-provider"})
 LOSES_ANSWERS = frozenset(
-    {"restart-postgres", "silent-postgres"}
+    {"restart-postgres", "silent-postgres", *POOLER_FAULTS}
 )  # whether the last COMMIT was made is unknown
 
 
-def draw(chance: random.Random, rounds: int) -> list[tuple[str, ...]]:
+def draw(chance: random.Random, rounds: int, *, pooled: bool = False) -> list[tuple[str, ...]]:
     """The faults of so many rounds: all in turn, and two at once in every fourth round."""
-    names = list(FAULTS)
+    names = [*FAULTS, *(POOLER_FAULTS if pooled else ())]
     drawn: list[tuple[str, ...]] = []
     deck: list[str] = []
     for number in range(rounds):

@@ -19,7 +19,7 @@ from chatproject.lib import db
 from tests.chaos.rounds import asks, faults, people, rows
 from tests.chaos.rounds.asks import Ask
 from tests.chaos.rounds.evidence import Evidence, Problem
-from tests.chaos.rounds.faults import FAULTS, Scene
+from tests.chaos.rounds.faults import FAULTS, POOLER_FAULTS, Scene
 from tests.chaos.rounds.judge import judge
 from tests.chaos.rounds.people import ChaosTab, Person
 from tests.chaos.rounds.report import Played, explain, summarise
@@ -38,7 +38,9 @@ async def all_rounds(stage: Stage, options: argparse.Namespace) -> bool:
         given = [tuple(word.split("+")) for word in options.faults.split(",")]
         drawn = [given[number % len(given)] for number in range(options.rounds)]
     else:
-        drawn = faults.draw(random.Random(options.seed), options.rounds)
+        drawn = faults.draw(
+            random.Random(options.seed), options.rounds, pooled=stage.pooler is not None
+        )
     invited = await db.run(people.invite, options.conversations)
     played: list[Played] = []
     began = time.monotonic()
@@ -127,7 +129,7 @@ async def one_round(
 
 async def strike(scene: Scene, name: str, after: float) -> str:
     await asyncio.sleep(after)
-    return await FAULTS[name](scene)
+    return await (FAULTS | POOLER_FAULTS)[name](scene)
 
 
 def claimed_again(scene: Scene, since: float) -> float | None:

@@ -9,7 +9,6 @@ import signal
 import socket
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bench.database import ENVIRONMENT
 from chatproject.local.servers import PostgresServer, ValkeyServer
+from tests.support import installed_servers
 from tests.support.fake_llm import FakeLLM
+from tests.support.pgbouncer import PgBouncer
 from tests.support.programs import is_open
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ POSTGRES = {
     "fsync": "off",  # Postgres is killed here, not the machine
     "full_page_writes": "off",
 }
+POOLER_SESSIONS = 12  # for five processes that have up to 16 connections each
 WEBS = ("web", "web-2")
 WORKERS = ("worker", "worker-2")
 PROCESSES = (*WEBS, *WORKERS, "clock")
@@ -50,6 +52,7 @@ T = TypeVar("T")
 class Stage:
     """Two web processes, two workers and a clock with their own Postgres, Valkey and provider.
 
+    With a pooler, all processes reach Postgres through it; the judge reads from Postgres itself.
     `strange` has processes that ended unexpectedly.
     """
 
@@ -58,10 +61,10 @@ class Stage:
     valkey: ValkeyServer
     provider: FakeLLM
     stack: Stack
+    pooler: PgBouncer | None = None
     strange: list[str] = field(default_factory=list)
     _expected: set[str] = field(default_factory=set)
     _resting: set[str] = field(default_factory=set)
-    _started: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     async def start(self, *names: str) -> None:
         """Start processes and wait until they are ready."""
@@ -72,7 +75,6 @@ class Stage:
     def launch(self, name: str) -> None:
         self._expected.discard(name)
         self._resting.discard(name)
-        self._started[name] = time.monotonic()
         self.stack.launch(name)
 
     async def ready(self, *names: str) -> None:
@@ -89,7 +91,22 @@ class Stage:
             return is_open(int(self.stack.address(name).rpartition(":")[2]))
         if name in WORKERS:
             return str(self.stack.pid(name)) in self._workers_pids()
-        return time.monotonic() - self._started[name] > 3  # a clock does not show that it runs
+        return self._works(name)
+
+    def _works(self, name: str) -> bool:
+        """Whether a clock is the one that works."""
+        from django.db import connection
+
+        from chatproject.lib import db
+        from chatproject.lib.leadership.lease import leader
+
+        try:
+            found = leader("clock")
+        except db.UNREACHABLE:
+            return False
+        finally:
+            connection.close()
+        return bool(found and found.is_alive and f":{self.stack.pid(name)}:" in found.name)
 
     def _workers_pids(self) -> set[str]:
         """Process ids of the registered workers of RQ."""
@@ -171,12 +188,13 @@ async def patiently(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 @contextmanager
-def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
-    """Postgres, Valkey and a provider, and Django in this process on an empty, migrated database.
+def servers(environment: Mapping[str, str], *, pooled: bool = False) -> Iterator[Stage]:
+    """Postgres, perhaps a pooler, Valkey and a provider, and Django in this process on an empty, migrated database.
 
     Once per process, since Django is set up only once. The folder with the logs is deleted at the
     end; after a failure it stays, and its path is printed.
     """
+    installed_servers.use()
     folder = Path(tempfile.mkdtemp(prefix="parley-chaos-"))
     folder.chmod(0o711)  # Postgres runs as another user when we are root
     postgres = PostgresServer(
@@ -184,8 +202,12 @@ def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
     )
     valkey = ValkeyServer(folder / "valkey", log_path=folder / "valkey.log")
     provider = FakeLLM()
+    pooler: PgBouncer | None = None
     try:
         postgres.start()
+        if pooled:
+            pooler = PgBouncer(folder, postgres.url, sessions=POOLER_SESSIONS)
+            pooler.start()
         valkey.start()
         provider.start()
         os.environ |= ENVIRONMENT | {
@@ -210,8 +232,9 @@ def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
         call_command("migrate", verbosity=0)
         call_command("create_catalogue", stdout=(folder / "catalogue.log").open("w"))
         connections.close_all()
-        with Stack(folder, provider_url=provider.url, environment=dict(environment)) as stack:
-            yield Stage(folder, postgres, valkey, provider, stack)
+        own = {"DATABASE_URL": pooler.url} if pooler else {}
+        with Stack(folder, provider_url=provider.url, environment={**environment, **own}) as stack:
+            yield Stage(folder, postgres, valkey, provider, stack, pooler)
         connections.close_all()
     except BaseException:
         print(f"The logs of all processes are in {folder}")
@@ -220,6 +243,8 @@ def servers(environment: Mapping[str, str]) -> Iterator[Stage]:
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         provider.stop()
+        if pooler:
+            pooler.stop()
         postgres.stop()
         valkey.stop()
 

@@ -1,0 +1,187 @@
+"""All processes behind a real PgBouncer with transaction pooling, as on a managed Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import psycopg
+import pytest
+from django.db import connection, connections
+from django.db.backends.postgresql.base import DatabaseWrapper
+
+from accounts.models import User
+from billing.models import LedgerEntry
+from chatproject.lib import db
+from chatproject.lib.db import limits, pooler
+from chatproject.lib.leadership.lease import leader
+from tests.support import pgbouncer
+from tests.support.fake_llm import FakeLLM, reply_text
+from tests.support.people import session_key
+from tests.support.pgbouncer import PgBouncer
+from tests.support.reconnecting_client import LiveTab
+from tests.support.stack import Stack, database_url
+
+TABS = 20
+SESSIONS = 4  # of Postgres, for all processes together
+
+pytestmark = [
+    pgbouncer.needed,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("assistant", "valkey_url"),
+    pytest.mark.timeout(240),
+]
+
+
+@pytest.fixture
+def bouncer(server_folder) -> Iterator[PgBouncer]:
+    server = PgBouncer(server_folder, database_url(), sessions=SESSIONS)
+    server.start()
+    yield server
+    server.stop()
+
+
+# --- Connections ---------------------------------------------------------------------------------
+
+
+def test_pooler_is_recognised_and_a_server_is_not(bouncer: PgBouncer, caplog):
+    pooler._report.cache_clear()
+    with limits.Connection.connect(database_url(), prepare_threshold=0) as direct:
+        assert not pooler.is_behind_pooler(direct)
+        assert direct.prepare_threshold == 0
+    for _ in range(3):  # each finds what those before it have left in the same session
+        with limits.Connection.connect(bouncer.url, prepare_threshold=0) as pooled:
+            assert pooler.is_behind_pooler(pooled)
+            assert pooled.prepare_threshold is None
+    assert caplog.text.count("a pooler that does not keep prepared statements") == 1
+    with limits.Connection.connect(bouncer.url, autocommit=True) as pooled:
+        left = pooled.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
+    assert left == (0,)
+
+
+def test_statement_of_another_client_is_no_support(bouncer: PgBouncer):
+    """A client of another program has prepared a statement of psycopg's first name."""
+    with psycopg.connect(bouncer.url, autocommit=True) as other:
+        psycopg.Cursor(other).execute("SELECT 1", prepare=True)
+        with limits.Connection.connect(bouncer.url, prepare_threshold=0) as pooled:
+            assert pooled.prepare_threshold is None
+            assert pooled.execute("SELECT 2").fetchone() == (2,)
+
+
+def test_late_statement_is_cancelled_through_the_pooler(bouncer: PgBouncer):
+    with limits.Connection.connect(bouncer.url, autocommit=True) as pooled:
+        with limits.statements(0.3), pytest.raises(psycopg.errors.QueryCanceled):
+            pooled.execute("SELECT pg_sleep(30)")
+        assert pooled.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_statement_that_finds_no_session_ends_in_time(bouncer: PgBouncer):
+    """All sessions are taken; the connection that waits for one may be lost, the next one works."""
+    busy = [psycopg.connect(bouncer.url) for _ in range(SESSIONS)]
+    waiting = limits.Connection.connect
+    for one in busy:
+        one.execute("SELECT 1")  # in a transaction
+    began = time.monotonic()
+    with limits.statements(0.5), pytest.raises(psycopg.OperationalError):
+        waiting(bouncer.url, autocommit=True, prepare_threshold=0)
+    assert time.monotonic() - began < 0.5 + 2 * limits.CANCEL + 5
+    for one in busy:
+        one.close()
+    with waiting(bouncer.url, autocommit=True, prepare_threshold=0) as pooled:
+        assert pooled.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_time_zone_of_a_connection_is_kept(bouncer: PgBouncer):
+    """The one setting of the session that Django sets. PgBouncer gives it to each session."""
+    settings = {**connection.settings_dict, "OPTIONS": {}, "PORT": str(bouncer.port)}
+    names = ["UTC", "Europe/Berlin"]
+    clients = [DatabaseWrapper({**settings, "TIME_ZONE": name}) for name in names]
+    try:
+        for _ in range(SESSIONS * 2):
+            for name, client in zip(names, clients, strict=True):
+                with client.cursor() as cursor:
+                    cursor.execute("SHOW TimeZone")
+                    assert cursor.fetchone() == (name,)
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_iterators_need_no_session(bouncer: PgBouncer, owner: User):
+    """A cursor of the server would be lost with its session, also one of the admin's choices."""
+    another = User.objects.create_user("another@example.org")
+    settings = {**connection.settings_dict, "PORT": str(bouncer.port)}
+    settings["OPTIONS"] = {"prepare_threshold": None}
+    connections["pooled"] = DatabaseWrapper(settings, "pooled")
+    try:
+        users = User.objects.using("pooled").order_by("pk").iterator(chunk_size=1)
+        found = [next(users)]
+        busy = [psycopg.connect(bouncer.url) for _ in range(SESSIONS - 1)]
+        for one in busy:
+            one.execute("SELECT 1")  # in a transaction: the next statement has another session
+        found += users
+        for one in busy:
+            one.close()
+    finally:
+        connections["pooled"].close()
+        del connections["pooled"]
+    assert found == [owner, another]
+
+
+# --- The processes -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def site(owner: User, provider: FakeLLM, server_folder, bouncer) -> AsyncIterator[Stack]:
+    with Stack(
+        server_folder, provider_url=provider.url, environment={"DATABASE_URL": bouncer.url}
+    ) as stack:
+        await asyncio.to_thread(stack.start, "web", "worker", "clock", "clock-2")
+        yield stack
+
+
+async def working_clock(stack: Stack) -> str:
+    """The name of the clock that works, as soon as there is one."""
+    async with asyncio.timeout(60):
+        while True:
+            found = await db.run(leader, "clock")
+            for name in ("clock", "clock-2"):
+                if found and found.is_alive and f":{stack.pid(name)}:" in found.name:
+                    return name
+            await asyncio.sleep(0.05)
+
+
+async def test_killed_clock_and_worker_cost_no_reply(site: Stack, owner: User, provider: FakeLLM):
+    """Under load, another clock works within ten seconds, and finds the runs of the dead worker."""
+    first = await working_clock(site)
+    session = await db.run(session_key, owner)
+    texts = [f"[[tokens=20 rate=5]] {number}" for number in range(TABS)]
+    tabs = [LiveTab(site, session) for _ in texts]
+    async with asyncio.timeout(150):
+        chats = [
+            asyncio.create_task(tab.chat(text, client_id=f"c{number}"))
+            for number, (tab, text) in enumerate(zip(tabs, texts, strict=True))
+        ]
+        while not any(tab.text for tab in tabs):
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(site.kill, first)
+        killed_at = time.monotonic()
+        await asyncio.to_thread(site.kill, "worker")
+        await asyncio.to_thread(site.launch, "worker")
+        second = {"clock": "clock-2", "clock-2": "clock"}[first]
+        while True:
+            found = await db.run(leader, "clock")
+            if found.is_alive and f":{site.pid(second)}:" in found.name:
+                break
+            await asyncio.sleep(0.05)
+        assert time.monotonic() - killed_at < 10
+        ends = await asyncio.gather(*chats)
+    for text, end in zip(texts, ends, strict=True):
+        assert (end["type"], end["text"]) == ("run.done", reply_text(20, text))
+    assert max(end["attempt"] for end in ends) > 1
+    assert await db.run(LedgerEntry.objects.filter(kind="usage").count) == TABS
+    for name in ("web", "worker", second):
+        log = site.log(name)
+        assert " ERROR " not in log, log
+        assert "prepared statement" not in log.replace("keep prepared statements", "")
