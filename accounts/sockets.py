@@ -30,6 +30,7 @@ from django.utils.http import is_same_domain
 
 from chatproject.lib import db
 from chatproject.lib.db import prepared
+from chatproject.lib.origins import report_refusal
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -71,6 +72,10 @@ def from_own_pages(sockets: Application) -> Application:
         if is_own_origin(scope):
             await sockets(scope, receive, send)
         else:
+            origins = [
+                value.decode("latin1") for name, value in scope["headers"] if name == b"origin"
+            ]
+            report_refusal(_handshake(scope), ", ".join(origins))
             await send({"type": "websocket.close"})  # before it is accepted: a 403
 
     return application
@@ -82,17 +87,19 @@ def is_own_origin(scope: Scope) -> bool:
     origin = _origin(origins[0]) if len(origins) == 1 else None
     if origin is None:
         return False
-    scheme = "https" if scope.get("scheme") == "wss" else "http"
-    # Knows which hosts are ours, and which headers of a proxy are to be trusted.
-    # Without the Content-Type, whose parameters it would decode.
-    headers = [header for header in scope["headers"] if header[0] != b"content-type"]
-    request = ASGIRequest(
-        {**scope, "method": "GET", "scheme": scheme, "headers": headers}, BytesIO()
-    )
+    request = _handshake(scope)
     with suppress(DisallowedHost):
         if origin == _origin(f"{request.scheme}://{request.get_host()}"):
             return True
     return any(_is_trusted(origin, urlsplit(trusted)) for trusted in settings.CSRF_TRUSTED_ORIGINS)
+
+
+def _handshake(scope: Scope) -> ASGIRequest:
+    """Return the handshake as a request, which applies the settings about hosts and proxies."""
+    scheme = "https" if scope.get("scheme") == "wss" else "http"
+    # Without the Content-Type, whose parameters it would decode.
+    headers = [header for header in scope["headers"] if header[0] != b"content-type"]
+    return ASGIRequest({**scope, "method": "GET", "scheme": scheme, "headers": headers}, BytesIO())
 
 
 Origin = tuple[str, str, int | None]

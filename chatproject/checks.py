@@ -63,6 +63,21 @@ def check_pool(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(TAG)
+def check_path(**kwargs: Any) -> list[CheckMessage]:
+    """Check that the site is not to be served below a path."""
+    if not settings.FORCE_SCRIPT_NAME:
+        return []
+    return [
+        Error(
+            f"FORCE_SCRIPT_NAME={settings.FORCE_SCRIPT_NAME}: the site works at the root of a host"
+            " name, not below a path.",
+            hint="Remove it, and give the site a host name of its own, for example chat.example.org.",
+            id="parley.E010",
+        )
+    ]
+
+
+@register(TAG)
 def check_signup_credits(**kwargs: Any) -> list[CheckMessage]:
     """Check that an address that belongs to no one earns no credits."""
     is_verified = settings.ACCOUNT_EMAIL_VERIFICATION == "mandatory"

@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import gc
 import importlib
-import ipaddress
 import logging
 import socket
 import sys
@@ -30,6 +29,7 @@ from chatproject.lib import env, loop_monitor
 from chatproject.lib.log_scrubbing import scrub_path
 from chatproject.lib.server.asgi_types import Application, Message, Receive, Scope, Send
 from chatproject.lib.server.limits import BACKLOG, KERNEL_BUFFER_BYTES, Limits
+from chatproject.lib.server.proxies import trust_proxies
 
 logger = logging.getLogger("chatproject.serve")  # __name__ is __main__ here
 access = logging.getLogger("chatproject.access")
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         port = env.integer("PORT", 8000) if options.port is None else options.port
         if port > 65_535:
             raise ImproperlyConfigured(f"PORT={port}: write a number up to 65535.")
-        proxied = env.flag("TRUST_PROXY", default=False)
+        hops = env.hops("TRUST_PROXY")
     except ImproperlyConfigured as error:
         fail(str(error))
     listener = bind(host, port, limits)
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if env.text(REMOVED_VARIABLE) not in ("", "daphne"):
         logger.warning("%s has no effect: Daphne serves. Remove the variable.", REMOVED_VARIABLE)
     application = log_access(application)
-    if proxied:
-        application = trust_proxy(application)
+    if hops:
+        application = trust_proxies(application, hops)
     serve(application, listener, limits)
 
 
@@ -156,37 +156,6 @@ def log_access(application: Application) -> Application:
             )
 
     return logged
-
-
-def trust_proxy(application: Application) -> Application:
-    """Take the client's address and the scheme from the headers of one proxy in front.
-
-    The proxy appends the address to X-Forwarded-For; the addresses before the last one come from the
-    client, which can write anything.
-    """
-
-    async def proxied(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        last = headers.get(b"x-forwarded-for", b"").decode("latin-1").rpartition(",")[2]
-        if address := without_port(last.strip()):
-            scope["client"] = [address, 0]
-        if headers.get(b"x-forwarded-proto", b"").strip() == b"https":
-            scope["scheme"] = "wss" if scope["type"] == "websocket" else "https"
-        await application(scope, receive, send)
-
-    return proxied
-
-
-def without_port(text: str) -> str:
-    """Return the address in `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`; else ""."""
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        return ""
 
 
 def serve(application: Application, listener: socket.socket, limits: Limits) -> None:

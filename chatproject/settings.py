@@ -25,10 +25,10 @@ if not SECRET_KEY:
     )
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 HTTPS = env.flag("HTTPS", default=not DEBUG)
-TRUST_PROXY = env.flag("TRUST_PROXY", default=False)
+TRUST_PROXY = env.hops("TRUST_PROXY")  # the number of proxies in front
 SITE_NAME = env.text("SITE_NAME", "Parley")
 # For links in mails that are sent outside a request. Empty: they name the page instead of a link.
-SITE_URL = env.url("SITE_URL", "").rstrip("/")
+SITE_URL = env.origin("SITE_URL")
 
 ROOT_URLCONF = "chatproject.urls"
 ASGI_APPLICATION = "chatproject.asgi.application"
@@ -92,6 +92,7 @@ TEMPLATES = [
 ]
 FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
 
+YEAR = 365 * 24 * 60 * 60  # seconds
 CENTURY = 36_500  # days; subtracting many more from today gives no date
 
 # --- Postgres, the only source of truth -------------------------------------------------------
@@ -402,15 +403,23 @@ SESSION_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_AGE = 60 * 60 * 24 * 30
 CSRF_COOKIE_SECURE = HTTPS
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
+CSRF_FAILURE_VIEW = "chatproject.ops.error_pages.csrf_failure"
 SECURE_SSL_REDIRECT = HTTPS
 # The health pages are requested on the machine itself, without TLS.
 SECURE_REDIRECT_EXEMPT = [r"^health"]
-SECURE_HSTS_SECONDS = 60 * 60 * 24 * 365 if HTTPS else 0
-SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
-SECURE_HSTS_PRELOAD = HTTPS
+SECURE_HSTS_SECONDS = env.integer("HSTS_SECONDS", YEAR) if HTTPS else 0
+# Both concern hosts besides this one, and browsers and their lists keep them for months.
+SECURE_HSTS_INCLUDE_SUBDOMAINS = env.flag("HSTS_SUBDOMAINS", default=False)
+SECURE_HSTS_PRELOAD = env.flag("HSTS_PRELOAD", default=False)
+if SECURE_HSTS_PRELOAD and not (SECURE_HSTS_INCLUDE_SUBDOMAINS and SECURE_HSTS_SECONDS >= YEAR):
+    raise ImproperlyConfigured(
+        f"HSTS_PRELOAD=1 requires HSTS_SUBDOMAINS=1 and HSTS_SECONDS of at least {YEAR}, with HTTPS=1."
+    )
+# Django's deployment check asks for both.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-if TRUST_PROXY:
+if TRUST_PROXY:  # lib.server.proxies has left one value there
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 CONTENT_SECURITY_POLICY = {

@@ -23,6 +23,8 @@ REDIS_LIMITS = {"socket_connect_timeout": "2", "socket_timeout": "3"}  # seconds
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"0", "false", "no", "off", ""}
 
+MAX_HOPS = 9  # proxies between a client and the site
+
 PERIODS = {"second": 1, "minute": 60, "hour": 60 * 60, "day": 24 * 60 * 60}
 
 
@@ -91,6 +93,20 @@ def flag(name: str, *, default: bool) -> bool:
     if value not in TRUE | FALSE:
         raise ImproperlyConfigured(f"{name}={value!r} is neither yes nor no. Write 1 or 0.")
     return value in TRUE
+
+
+def hops(name: str) -> int:
+    """Return the variable as a number of proxies; yes and no count as 1 and 0."""
+    value = text(name).lower()
+    if value in TRUE:
+        return 1
+    if value in FALSE:
+        return 0
+    if not value.isdecimal() or int(value) > MAX_HOPS:
+        raise ImproperlyConfigured(
+            f"{name}={value!r}: write the number of proxies in front, for example 1, or 0."
+        )
+    return int(value)
 
 
 def integer(name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
@@ -164,6 +180,18 @@ def url(name: str, default: str, *, schemes: tuple[str, ...] = ("http", "https")
         raise ImproperlyConfigured(
             f"{name} must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}. "
             "See .env.example."
+        )
+    return value
+
+
+def origin(name: str) -> str:
+    """Return the variable as scheme, host and port of the site; it may be empty."""
+    value = url(name, "").rstrip("/")
+    parts = urlsplit(value)
+    if parts.path or parts.query or parts.fragment:
+        raise ImproperlyConfigured(
+            f"{name}={value}: the site works at the root of a host name, not below a path. Give it a"
+            " host name of its own, for example https://chat.example.org."
         )
     return value
 

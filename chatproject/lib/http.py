@@ -22,8 +22,8 @@ def client_address(request: HttpRequest) -> str:
     """Return the IP address of the client, or an empty text when the server has none.
 
     No header is read here, since any client can write one: with TRUST_PROXY the server has already
-    put the address that the proxy appended (the last of X-Forwarded-For) in the place of the proxy's
-    own.
+    put the address that the first trusted proxy appended in the place of the last proxy's own
+    (chatproject.lib.server.proxies).
     """
     return str(request.META.get("REMOTE_ADDR") or "")
 

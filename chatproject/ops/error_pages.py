@@ -1,13 +1,15 @@
-"""The page of an unexpected exception."""
+"""The pages of an unexpected exception, and of a form that failed the CSRF check."""
 
 from __future__ import annotations
 
 import sys
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.middleware import csrf
 from django.template import loader
 
 from chat.errors import ERRORS
+from chatproject.lib.origins import report_refusal
 from chatproject.lib.outages import UNREACHABLE
 
 
@@ -25,3 +27,20 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if status == 503:
         response["Retry-After"] = "5"
     return response
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Return the page of a form whose origin or token Django refused (CSRF_FAILURE_VIEW).
+
+    A wrong origin is the operator's to mend: the log has the setting.
+    """
+    name = "403_csrf"
+    if reason.startswith((ORIGIN_REFUSED, REFERER_REFUSED)):
+        name = "403_origin"
+        page = request.META.get("HTTP_ORIGIN") or request.META.get("HTTP_REFERER", "")
+        report_refusal(request, page)
+    return HttpResponse(loader.render_to_string(f"{name}.html"), status=403)
+
+
+ORIGIN_REFUSED = csrf.REASON_BAD_ORIGIN.partition("%s")[0]
+REFERER_REFUSED = csrf.REASON_BAD_REFERER.partition("%s")[0]

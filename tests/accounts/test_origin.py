@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from accounts import sockets
+from chatproject.lib import origins
 
 OWN = {"host": "chat.example.org", "origin": "http://chat.example.org"}
 
@@ -150,3 +151,10 @@ async def test_scheme_of_a_trusted_proxy_counts(site, trusts_proxy, forwarded, o
 
 async def test_content_type_of_a_handshake_is_ignored():
     assert await is_opened(**OWN, content_type="text/plain; x*=nope''y")
+
+
+async def test_refused_socket_names_the_setting(caplog):
+    origins._reported.clear()
+    for _ in range(2):
+        assert not await is_opened(host=OWN["host"], origin="https://chat.example.org")
+    assert caplog.text.count("TRUST_PROXY=1") == 1

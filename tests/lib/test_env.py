@@ -36,6 +36,42 @@ def test_flag_accepts_usual_words(monkeypatch, value, is_set):
     assert env.flag("OTHER", default=is_set) is is_set
 
 
+@pytest.mark.parametrize(
+    ("value", "hops"),
+    [("", 0), ("0", 0), ("no", 0), ("1", 1), ("Yes", 1), ("true", 1), ("2", 2), (" 3 ", 3)],
+)
+def test_proxies_are_counted_or_flagged(monkeypatch, value, hops):
+    monkeypatch.setenv("TRUST_PROXY", value)
+    assert env.hops("TRUST_PROXY") == hops
+
+
+@pytest.mark.parametrize("value", ["-1", "10", "1.5", "all", "10.0.0.0/8"])
+def test_impossible_number_of_proxies_is_refused(monkeypatch, value):
+    monkeypatch.setenv("TRUST_PROXY", value)
+    with pytest.raises(ImproperlyConfigured, match="number of proxies"):
+        env.hops("TRUST_PROXY")
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [("", ""), ("https://chat.example.org", "https://chat.example.org")]
+    + [
+        (f"https://chat.example.org:8443{end}", "https://chat.example.org:8443")
+        for end in ("", "/")
+    ],
+)
+def test_site_url_has_no_slash_at_its_end(monkeypatch, value, address):
+    monkeypatch.setenv("SITE_URL", value)
+    assert env.origin("SITE_URL") == address
+
+
+@pytest.mark.parametrize("end", ["/chat", "/chat/", "/a/b", "?a=b", "/#top"])
+def test_site_below_a_path_is_refused(monkeypatch, end):
+    monkeypatch.setenv("SITE_URL", f"https://example.org{end}")
+    with pytest.raises(ImproperlyConfigured, match="not below a path"):
+        env.origin("SITE_URL")
+
+
 def test_numbers_and_words_are_parsed(monkeypatch):
     monkeypatch.setenv("NUMBER", "7")
     monkeypatch.setenv("WORDS", "a, b,,c ")
