@@ -71,6 +71,10 @@ e2e: .venv/.dev ## Run the tests in a real Chromium
 		exit 1; }
 	@$(PY) -m pytest -n $(JOBS) -m e2e $(ARGS)
 
+.PHONY: gateways
+gateways: .venv/.dev .venv-gateways/.ready ## Run the tests with LiteLLM's proxy in front of the fake provider
+	@$(PY) -m pytest -n 0 -m gateway $(ARGS) tests/gateways
+
 .PHONY: lint
 lint: .venv/.dev ## Check formatting, types, layers, templates, settings
 	$(PY) -m ruff check .
@@ -95,6 +99,7 @@ lock: .venv/.dev ## Pin and hash the requirements again (ARGS=--upgrade: newer v
 	$(LOCK) $(ARGS) --no-deps requirements-embedded.in -o requirements-embedded.txt
 	$(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
 	$(LOCK) $(ARGS) bench/peers/requirements.in -o bench/peers/requirements.txt
+	$(LOCK) $(ARGS) tests/gateways/requirements.in -o tests/gateways/requirements.txt
 
 .PHONY: ci
 ci: ## Run lint, test, ledger-short, bench-short and e2e, each to its end, and print a summary
@@ -106,14 +111,15 @@ ci: ## Run lint, test, ledger-short, bench-short and e2e, each to its end, and p
 	echo "=== summary"; printf '%s' "$$summary" | tr '|' '\n'; [ -z "$$failed" ]
 
 .PHONY: ci-long
-ci-long: .venv/.dev ## Run what make ci leaves out: chaos rounds, all ledger mutants, kills amid money
+ci-long: .venv/.dev ## Run what make ci leaves out: chaos rounds, kills amid money, all ledger mutants, gateways
 	@$(MAKE) chaos ROUNDS=$(or $(ROUNDS),20)
 	@$(MAKE) chaos-billing ROUNDS=$(or $(ROUNDS),20)
 	@LEDGER_MUTANTS=all $(MAKE) test ARGS=tests/billing/ledger/test_ledger_mutants.py
+	@$(MAKE) gateways
 
 .PHONY: clean
 clean: ## Remove all generated files; .data/ stays
-	rm -rf .venv .venv-peers staticfiles .hypothesis .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-peers .venv-gateways staticfiles .hypothesis .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -148,4 +154,11 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 	@echo "Installing Chainlit, with which Parley is compared; this takes a minute …"
 	@$(PY) -m venv --clear .venv-peers
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# LiteLLM, for `make gateways`.
+.venv-gateways/.ready: tests/gateways/requirements.txt | .venv/bin/python
+	@echo "Installing LiteLLM, a gateway to test with; this takes a minute …"
+	@$(PY) -m venv --clear .venv-gateways
+	@.venv-gateways/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

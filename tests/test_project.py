@@ -45,7 +45,13 @@ def pinned(name: str) -> Iterator[tuple[str, str, str]]:
         yield found[1], found[2], entry
 
 
-LOCKS = ["requirements", "requirements-embedded", "requirements-dev", "bench/peers/requirements"]
+LOCKS = [
+    "requirements",
+    "requirements-embedded",
+    "requirements-dev",
+    "bench/peers/requirements",
+    "tests/gateways/requirements",
+]
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -61,7 +67,7 @@ def test_lock_agrees_with_its_source(name):
 
 def test_locks_of_one_environment_agree_on_versions():
     versions: dict[str, set[str]] = {}
-    for name in LOCKS[:3]:  # the last one belongs to .venv-peers
+    for name in LOCKS[:3]:  # the others have environments of their own
         for package, version, entry in pinned(name):
             if " ; " not in entry.partition("\n")[0]:
                 versions.setdefault(package, set()).add(version)

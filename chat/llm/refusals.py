@@ -172,8 +172,9 @@ MODEL_WORDS = re.compile(
     r"|deployment .{0,60}(not found|does not exist)|模型不存在",
     re.IGNORECASE | re.DOTALL,
 )
+# LiteLLM without a database answers `no_db_connection` to any key but its own.
 KEY_CODES = re.compile(
-    r"(invalid|incorrect|missing|expired)_api_key|api_key_(invalid|expired|missing)|unauthenticated"
+    r"no_db_connection|(invalid|incorrect|missing|expired)_api_key|api_key_(invalid|expired|missing)|unauthenticated"
     r"|authentication_error|invalid_authentication|AuthenticationError",
     re.IGNORECASE,
 )

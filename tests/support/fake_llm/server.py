@@ -19,6 +19,12 @@ from tests.support.fake_llm.replies import Reply, StampedReply
 from tests.support.fake_llm.streams import Stream, Wheel
 
 BACKLOG = 2048
+# As OpenAI words them: gateways replace the code, and classify by the message.
+WORDINGS = {
+    "content_filter": "The response was filtered due to the prompt triggering the content management"
+    " policy. Please modify your prompt and retry.",
+    "insufficient_quota": "You exceeded your current quota, please check your plan and billing details.",
+}
 SHORTEST_AWAY = 0.05  # seconds in which the listening socket is surely closed
 
 
@@ -89,7 +95,8 @@ class Server:
             headers["Retry-After"] = f"{asked.retry_after:g}"
         if asked.retry_date >= 0:
             headers["Retry-After"] = formatdate(time() + asked.retry_date, usegmt=True)
-        message = "the fake provider was told to refuse" + (f": {quoted}" if asked.echo else "")
+        message = WORDINGS.get(asked.code, "the fake provider was told to refuse")
+        message += f": {quoted}" if asked.echo else ""
         connection.refuse(asked.status, message, asked.code or None, **headers)
 
     # --- Control --------------------------------------------------------------------------------
