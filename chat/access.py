@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from chat.errors import ChatError
-from chat.models import Assistant, Conversation, LanguageModel, Message, Run
+from chat.models import Assistant, Conversation, LanguageModel, Message, Provider, Run
 from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ class Access(enum.IntEnum):
 # In plain SQL, as each message needs it: see lib.db.prepared.
 LOCK = f"""
 SELECT {prepared.columns(Conversation, "conversation")}, {prepared.columns(Assistant, "assistant")},
-  {prepared.columns(LanguageModel, "model")}
+  {prepared.columns(LanguageModel, "model")}, {prepared.columns(Provider, "provider")}
 FROM chat_conversation AS conversation
 JOIN chat_assistant AS assistant ON assistant.id = conversation.assistant_id
 JOIN chat_languagemodel AS model ON model.id = assistant.model_id
+LEFT JOIN chat_provider AS provider ON provider.id = {Provider.OF_MODEL}
 WHERE conversation.id = %s FOR NO KEY UPDATE OF conversation
 """  # noqa: S608 # of names alone
 
@@ -42,14 +43,16 @@ def conversation(
 ) -> Conversation:
     """Return the conversation, if the user may read it (or write in it).
 
-    `lock` locks its row until the COMMIT, and reads its assistant and model with it. Raises ChatError
+    `lock` locks its row until the COMMIT, and reads its assistant, model and provider with it. Raises ChatError
     `not_found`, or `not_allowed` when it may be read but not written.
     """
     found: Conversation | None
     if not lock:
         found = Conversation.objects.filter(pk=conversation_id).first()
-    elif row := prepared.first(LOCK, [conversation_id], Conversation, Assistant, LanguageModel):
-        found, found.assistant, found.assistant.model = row
+    elif row := prepared.first(
+        LOCK, [conversation_id], Conversation, Assistant, LanguageModel, Provider
+    ):
+        found, found.assistant, found.assistant.model, found.assistant.model.provider = row
     else:
         found = None
     if found is None:

@@ -241,7 +241,8 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
     `sent` is the user's new message, `reply` the empty one that the run will fill; both follow
     `parent`. `position` is the queue position (1: the next), `eta` the expected wait in seconds. A
     throttled (`held`) run waits for other runs of its user, and `position` counts among the user's
-    throttled runs. `most` is the maximum cost in micro-credits; `shortened`: the balance lowered the
+    throttled runs. A `busy` provider has reached its limit, and `position` counts among the runs that
+    wait for it. `most` is the maximum cost in micro-credits; `shortened`: the balance lowered the
     reply's cap to `max_tokens`.
     """
 
@@ -251,6 +252,7 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
     position: int
     eta: float | None = None
     held: bool = False
+    busy: bool = False
     parent: UUID | None = None
     sent: Rendered | None = None
     reply: Rendered
@@ -262,7 +264,7 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
 class RunWaiting(ServerEvent, frozen=True, tag="run.waiting", kw_only=True):
     """The present queue position of a run; without a number, as it is never replayed.
 
-    `attempt` is the attempt that the run waits for. `position`, `eta` and `held` are as in RunQueued.
+    `attempt` is the attempt that the run waits for. The other fields are as in RunQueued.
     """
 
     run: UUID
@@ -270,6 +272,7 @@ class RunWaiting(ServerEvent, frozen=True, tag="run.waiting", kw_only=True):
     position: int
     eta: float | None = None
     held: bool = False
+    busy: bool = False
 
 
 class RunEvent(ServerEvent, frozen=True, kw_only=True):
@@ -327,6 +330,7 @@ class RunEnd(RunEvent, frozen=True, kw_only=True):
     """Base of the three ends of a run. `text` is the whole reply, `html` its rendered message.
 
     `cost` is the charge to the user in micro-credits; left out where billing is switched off.
+    `answered_by` is the name of the fallback model that answered instead of the chat's own.
     """
 
     conversation: UUID
@@ -335,6 +339,7 @@ class RunEnd(RunEvent, frozen=True, kw_only=True):
     html: str
     usage: Usage | None = None
     cost: int | None = None
+    answered_by: str = ""
 
 
 class RunDone(RunEnd, frozen=True, tag="run.done", kw_only=True):

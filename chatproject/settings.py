@@ -23,6 +23,10 @@ if not SECRET_KEY:
         "SECRET_KEY is not set. Write 50 random characters, for example from "
         "`python -c 'import secrets; print(secrets.token_urlsafe(50))'`. `make run` generates its own."
     )
+# Earlier values, while sessions, links and secrets of theirs are still accepted.
+SECRET_KEY_FALLBACKS = env.secrets("SECRET_KEY_FALLBACKS")
+# Of secrets at rest (lib.encryption): the first encrypts, all decrypt. Empty: derived from SECRET_KEY.
+ENCRYPTION_KEYS = env.secrets("ENCRYPTION_KEYS", least=32)
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 HTTPS = env.flag("HTTPS", default=not DEBUG)
 TRUST_PROXY = env.hops("TRUST_PROXY")  # the number of proxies in front
@@ -484,6 +488,7 @@ LOGGING: dict[str, Any] = {
         # One line per job, per request to a provider and per table of a font would hide the rest.
         "rq": {"level": "WARNING"},
         "httpx2": {"level": "WARNING"},
+        "openai": {"level": "WARNING"},  # its debug lines have prompts and headers
         "stripe": {"level": "WARNING"},
         "fontTools": {"level": "WARNING"},
     },

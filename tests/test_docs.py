@@ -17,6 +17,7 @@ from rq.job import Job
 from chat import errors, protocol
 from chat.runs import queue, wait_estimate
 from chat.streaming import log as run_log
+from chat.streaming import places
 from chat.streaming.leases import lease_key, stop_key
 from chatproject.lib import loop_monitor, rate_limits
 from chatproject.lib.pubsub.layer import get_layer
@@ -107,7 +108,7 @@ def test_glossary_has_every_redis_key_prefix():
     ours = [run_log.log_key(run_id), lease_key(run_id), stop_key(run_id), wait_estimate.KEY]
     ours += [loop_monitor.LOOPS, loop_monitor.BLOCKS, Job.key_for(queue.job_id(run_id, 1))]
     ours += [caches["default"].make_key("x"), get_layer().raw_channel("run.x")]
-    ours += [f"{rate_limits.PREFIX}:messages"]
+    ours += [f"{rate_limits.PREFIX}:messages", places.places_key(1), places.WAITING]
     assert {re.match(r"\w+:?", key).group() for key in ours} == prefixes
 
 

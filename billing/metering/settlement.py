@@ -224,7 +224,8 @@ class Call:
     """One billable provider call: user, conversation, model and price.
 
     `fee` is the assistant's, in micro-credits; `is_held` if the run has a hold. Without a `price`
-    nothing is charged or recorded.
+    nothing is charged or recorded. `most` limits the charge, for a reply of another model than was
+    quoted; the rest of its cost is absorbed.
     """
 
     run_id: UUID
@@ -236,6 +237,7 @@ class Call:
     model: str
     assistant: str
     conversation: UUID
+    most: int | None = None
 
 
 def write_off(
@@ -283,7 +285,8 @@ def charge(
     charged, shortfall = 0, 0
     is_ours = finish == UsageRecord.Finish.FAILED and not settings.BILL_FAILED_PARTIAL
     if call.is_held:
-        settled = postings.settle(hold_id=call.run_id, cost=0 if is_ours else cost, by=by)
+        payable = 0 if is_ours else cost if call.most is None else min(cost, call.most)
+        settled = postings.settle(hold_id=call.run_id, cost=payable, by=by)
         charged, shortfall = settled.charged, settled.shortfall
     _record(call, tokens, source, cost=cost, charged=charged, shortfall=shortfall, finish=finish)
     return Charge(cost=cost, charged=charged)

@@ -21,8 +21,15 @@ TITLE_CHARACTERS = 50
 
 
 def default_assistant() -> Assistant | None:
-    """Return the assistant of new conversations; None if no enabled one has a priced model."""
-    offered = Assistant.objects.select_related("model").filter(enabled=True, model__enabled=True)
+    """Return the assistant of new conversations; None if no enabled one has a priced model.
+
+    The model's provider must be enabled as well.
+    """
+    offered = (
+        Assistant.objects.select_related("model__provider")
+        .filter(enabled=True, model__enabled=True)
+        .exclude(model__provider__enabled=False)
+    )
     if settings.BILLING:
         offered = offered.filter(model__provider_model__in=pricing.priced_models())
     return offered.first()

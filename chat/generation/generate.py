@@ -16,6 +16,7 @@ from contextlib import aclosing
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
+import redis
 from django.conf import settings
 from django.utils import timezone
 
@@ -24,10 +25,11 @@ from chat import errors, protocol
 from chat.conversations import prompt_builder
 from chat.conversations.prompt_builder import Prompt
 from chat.generation.reply import Reply, ReplyTooLong
+from chat.llm.connections import close_connections, current_connections
 from chat.llm.errors import ProviderError, ProviderRefused, ProviderReported
-from chat.llm.provider import CompletionRequest, NoteAccepted, close_provider, current_provider
-from chat.models import Assistant, Continuation, LanguageModel, Run
-from chat.runs import finish, handover
+from chat.llm.provider import CompletionRequest, NoteAccepted
+from chat.models import Assistant, Continuation, LanguageModel, Provider, Run
+from chat.runs import fallback, finish, handover, queue
 from chat.streaming import log as run_log
 from chat.streaming.ticker import Ticker, close_ticker, current_ticker
 from chat.streaming.writer import RunWriter, no_interrupt
@@ -47,6 +49,8 @@ RETRY_PAUSE = 1.0
 PATIENCE = 60.0
 
 SLOW = 0.8  # the part of its time limit above which a run is counted as slow
+
+PLACE_PAUSE = 0.5  # seconds between two tries to take a place for a fallback
 
 # Parts of the context window to fill, in turn, if the provider counts more tokens than we do.
 SHRINKS = (1.0, 0.6, 0.3)
@@ -72,14 +76,19 @@ async def run(run_id: UUID, attempt: int) -> Run | None:
         text=work.prefix,
         reasoning=work.prefix_reasoning,
     )
+    writer.place = work.place
+    handed_over: Run | None = None
     try:
-        return await _generate_and_finish(work, prompt, ticker, writer)
+        handed_over = await _generate_and_finish(work, prompt, ticker, writer)
+        return handed_over
     except Exception:
         # Without a lease the sweeper recovers the run, with the text of the log: all of it.
         await ticker.flush(writer)
         raise
     finally:
         ticker.forget(writer)
+        if handed_over is None:  # else its next attempt keeps the place
+            await _free_place(writer)
 
 
 async def _with_patience(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -117,19 +126,35 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
     """Claim a queued run for this attempt; None if it is claimed already, ended or stopped.
 
     One conditional update decides (compare-and-set): of any number of jobs for an attempt one goes
-    on. A hold that would not outlive the run is extended before the claim, so that a locked account
+    on. At a provider with a concurrency limit the run takes a place first, or stays queued until it gets
+    one. A hold that would not outlive the run is extended before the claim, so that a locked account
     (db.MoneyBusy, raised) uses up no attempt; a run whose hold expired in the queue fails.
     """
+    place: Provider | None = None
     while True:
         now = timezone.now()
-        values = [attempt, now, WORKER, run_id, attempt - 1, settlement.covered_until(now)]
-        claimed = prepared.first(CLAIM, values, Run, Assistant, LanguageModel)
+        covered = settlement.covered_until(now)
+        values = [attempt, now, WORKER, run_id, attempt - 1, covered, place is not None]
+        claimed = prepared.first(CLAIM, values, Run, Assistant, LanguageModel, Provider)
         if claimed is not None:
             run: Run
-            run, run.assistant, run.model, run.newest = claimed
+            run, run.assistant, run.model, run.provider, run.newest = claimed
+            run.place = place.pk if place else None
             return run
-        queued = Run.objects.filter(pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1)
-        if not queued.exists():
+        found = Run.objects.filter(pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1)
+        queued = found.select_related("model__provider", "answered_by__provider").first()
+        if queued is None:
+            if place is not None:
+                queue.serve_waiting(place.pk, place.concurrency, ended=run_id)
+            return None
+        if place is None and (place := _limited_provider(queued)) is not None:
+            try:
+                if queue.take_place(queued, place):
+                    continue
+            except redis.RedisError as error:
+                logger.warning("run %s begins without a place: %s", run_id, error)
+                continue
+            logger.info("run %s waits for provider %s", run_id, place)
             return None
         if not db.money_transaction(settlement.extend, run_id, now):
             break
@@ -146,14 +171,30 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
     return None
 
 
+def _limited_provider(run: Run) -> Provider | None:
+    """Return the provider that a queued run will be requested from, if it has a concurrency limit."""
+    model = (run.answered_by if run.prefix else None) or run.model
+    provider = model.provider or Provider.objects.filter(base_url="").first()
+    return provider if provider is not None and provider.concurrency is not None else None
+
+
 # Plain SQL (see lib.db.prepared): one query for all that the reply is generated from, as a user waits.
+# A partial text is continued by the model that wrote it; otherwise the run's own model is asked again.
 CLAIM = f"""
-UPDATE chat_run AS run SET status = 'running', attempt = %s, started_at = %s, worker = %s
+UPDATE chat_run AS run SET status = 'running', attempt = %s, started_at = %s, worker = %s,
+  provider_id = provider.id,
+  answered_by_id = CASE WHEN run.prefix <> '' THEN run.answered_by_id END,
+  model_snapshot = CASE WHEN run.prefix <> '' OR run.answered_by_id IS NULL THEN run.model_snapshot
+    ELSE run.model_snapshot - '{fallback.SNAPSHOT}' END
 FROM chat_assistant AS assistant, chat_languagemodel AS model
+  LEFT JOIN chat_provider AS provider ON provider.id = {Provider.OF_MODEL}
 WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s AND {settlement.COVERED}
-  AND assistant.id = run.assistant_id AND model.id = run.model_id
+  AND assistant.id = run.assistant_id
+  AND model.id = COALESCE(CASE WHEN run.prefix <> '' THEN run.answered_by_id END, run.model_id)
+  AND (provider.concurrency IS NULL OR %s)
 RETURNING {prepared.columns(Run, "run")}, {prepared.columns(Assistant, "assistant")},
-  {prepared.columns(LanguageModel, "model")}, {prompt_builder.FIRST_CHUNK}
+  {prepared.columns(LanguageModel, "model")}, {prepared.columns(Provider, "provider")},
+  {prompt_builder.FIRST_CHUNK}
 """  # noqa: S608 # of names alone
 
 
@@ -197,25 +238,27 @@ async def _generate(
 ) -> finish.Outcome:
     """Request the reply from the provider and pass its events on; returns how the run ended."""
 
-    def note_accepted(is_accepted: bool) -> None:
-        reply.is_accepted = is_accepted
-        writer.mark_accepted(is_accepted)
-
     try:
         async with asyncio.timeout(settings.RUN_SECONDS):
-            for shrink in SHRINKS:
-                if prompt is None or shrink < 1:
-                    prompt = await _with_patience(prompt_builder.build, work, shrink=shrink)
-                reply.prompt_tokens = prompt.tokens
-                note_accepted(False)
-                try:
-                    await _consume(work, prompt, writer, reply, note_accepted)
-                except (ProviderRefused, ProviderReported) as error:
-                    delivered = reply.first_token_at is not None
-                    if error.reason != "context" or shrink == SHRINKS[-1] or delivered:
-                        raise
-                else:
-                    break
+            try:
+                await _ask(work, prompt, writer, reply)
+            except ProviderError as error:
+                delivered = reply.first_token_at is not None
+                if delivered or not fallback.has_fallback(work) or not fallback.is_for(error):
+                    raise
+                asked = await _with_patience(fallback.begin, work)
+                if asked is None:
+                    raise
+                await _change_place(asked, writer)
+                logger.warning(
+                    "run %s: %s: %s; %s is asked instead",
+                    work.id,
+                    type(error).__name__,
+                    error.detail,
+                    asked.model,
+                )
+                reply.begin_again()
+                await _ask(asked, None, writer, reply)
     except _Interrupted:
         return reply.outcome(Run.Status.STOPPED)
     except (ReplyTooLong, TimeoutError):
@@ -232,6 +275,61 @@ async def _generate(
     return reply.outcome(Run.Status.DONE)
 
 
+async def _change_place(asked: Run, writer: RunWriter) -> None:
+    """Free the run's place, and take one at the provider of its fallback as soon as one is free."""
+    await _free_place(writer)
+    provider = asked.provider
+    if provider is None or provider.concurrency is None:
+        return
+    while not writer.stop_requested and not writer.lost:
+        try:
+            if await db.run(queue.take_place, asked, provider, waits=False):
+                writer.place = provider.pk
+                return
+        except redis.RedisError as error:
+            logger.warning("run %s begins without a place: %s", asked.id, error)
+            return
+        await asyncio.sleep(PLACE_PAUSE)
+
+
+async def _free_place(writer: RunWriter) -> None:
+    """Free the place that a run has at its provider, if any; a failure is left to the place's lease."""
+    provider_id, writer.place = writer.place, None
+    if provider_id is None:
+        return
+    try:
+        await db.run(_serve_next, provider_id, writer.run_id)
+    except (redis.RedisError, *db.UNREACHABLE) as error:
+        logger.warning("run %s: its place is not freed yet: %s", writer.run_id, error)
+
+
+def _serve_next(provider_id: int, ended: UUID) -> None:
+    provider = Provider.objects.only("concurrency").filter(pk=provider_id).first()
+    queue.serve_waiting(provider_id, provider.concurrency if provider else None, ended=ended)
+
+
+async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply) -> None:
+    """Request the reply from the model of the run, with a shorter prompt if that is too long."""
+
+    def note_accepted(is_accepted: bool) -> None:
+        reply.is_accepted = is_accepted
+        writer.mark_accepted(is_accepted)
+
+    for shrink in SHRINKS:
+        if prompt is None or shrink < 1:
+            prompt = await _with_patience(prompt_builder.build, work, shrink=shrink)
+        reply.prompt_tokens = prompt.tokens
+        note_accepted(False)
+        try:
+            await _consume(work, prompt, writer, reply, note_accepted)
+        except (ProviderRefused, ProviderReported) as error:
+            delivered = reply.first_token_at is not None
+            if error.reason != "context" or shrink == SHRINKS[-1] or delivered:
+                raise
+        else:
+            return
+
+
 class _Interrupted(Exception):
     """The writer interrupted the run."""
 
@@ -243,11 +341,12 @@ async def _consume(
     request = completion_request(work, prompt)
 
     async def read() -> None:
-        batches = current_provider().stream(request, writer.pause_reading, note_accepted)
-        async with aclosing(batches) as stream:
-            async for batch in stream:
-                for event in batch:
-                    reply.add(event, writer)
+        with current_connections().use(work.provider or Provider()) as provider:
+            batches = provider.stream(request, writer.pause_reading, note_accepted)
+            async with aclosing(batches) as stream:
+                async for batch in stream:
+                    for event in batch:
+                        reply.add(event, writer)
 
     reading = asyncio.create_task(read(), name=f"run {work.id}")
     writer.interrupt = reading.cancel
@@ -278,6 +377,7 @@ def completion_request(run: Run, prompt: Prompt) -> CompletionRequest:
         max_tokens=prompt.max_tokens,
         temperature=run.assistant.temperature,
         extra=extra,
+        has_fallback=fallback.has_fallback(run),
     )
 
 
@@ -344,16 +444,16 @@ async def _finish(ticker: Ticker, writer: RunWriter, outcome: finish.Outcome) ->
 
 
 async def open_shared() -> None:
-    """Create the provider and ticker of this process: saves the first run half a second."""
-    current_provider()
+    """Open the environment's provider and the ticker: saves the first run half a second."""
+    current_connections().open(Provider())
     current_ticker()
 
 
 async def close_shared() -> None:
-    """Close the ticker and provider of this process, after its last announcements."""
+    """Close the ticker and the providers of this process, after its last announcements."""
     await db.run_deferred()
     await close_ticker()
-    await close_provider()
+    await close_connections()
 
 
 rq_asyncio.on_start(open_shared)

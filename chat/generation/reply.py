@@ -67,6 +67,10 @@ class Reply:
         # Postgres stores no NUL in text, and a small model may well produce one.
         return text.replace("\x00", "") if "\x00" in text else text
 
+    def begin_again(self) -> None:
+        """Forget what a provider reported before its first token: another model is asked."""
+        self.usage, self.reported, self.finish_reason = None, (0, 0), ""
+
     def outcome(
         self, status: Run.Status, *, code: str = "", message: str = "", cause: str = ""
     ) -> finish.Outcome:

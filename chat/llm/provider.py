@@ -1,9 +1,9 @@
 """The model provider: any server with OpenAI's chat completions API.
 
-`current_provider().stream(request)` is the whole interface: an asynchronous generator that yields
-the model's output as lists of events, one list per network read, and raises a `ProviderError` on
-failure. Closing the generator (`aclose()`, or `contextlib.aclosing`) or cancelling its task closes
-the HTTP response at once, so that the provider stops working, and charging.
+`Provider.stream(request)` is the whole interface: an asynchronous generator that yields the model's
+output as lists of events, one list per network read, and raises a `ProviderError` on failure. Closing
+the generator (`aclose()`, or `contextlib.aclosing`) or cancelling its task closes the HTTP response at
+once, so that the provider stops working, and charging. connections.py opens the providers of a process.
 
 The openai library handles requests, connections and HTTP errors, on its aiohttp transport; the
 bytes of the reply are decoded here (`StreamDecoder`), because the library's typed stream costs
@@ -24,8 +24,12 @@ After the finish reason `tail_timeout` is left for usage and [DONE], whose absen
 and 5xx (Retry-After is obeyed; one longer than `max_retry_after` means no retry, as an earlier one
 would be useless and a later one too slow for the user), after connection errors (such as a
 kept-alive connection that the server had dropped), and after a stream that broke or reported a
-temporary error before its first event. A silent provider is not retried: the user has already
-waited too long.
+temporary error before its first event, and after silence until `first_token_timeout`. When another
+model can be asked instead (`CompletionRequest.has_fallback`), neither silence nor a retry that would
+begin later than FALLBACK_PATIENCE is waited for.
+
+**Proxies.** `proxy` carries all requests. Without it those of the environment do (HTTP_PROXY,
+HTTPS_PROXY, NO_PROXY), but never for a loopback address, which a proxy could not reach.
 """
 
 from __future__ import annotations
@@ -34,11 +38,13 @@ import asyncio
 import logging
 import random
 import re
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import cache
 from itertools import product
 from typing import Any, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
@@ -47,10 +53,10 @@ import aiohttp
 import httpx2
 import msgspec
 import openai
-from django.conf import settings
 from openai.types.chat import ChatCompletionChunk
 
 from chat.llm import lenient_json
+from chat.llm.address import is_loopback
 from chat.llm.decoder import Event, StreamDecoder
 from chat.llm.errors import (
     ProviderBusy,
@@ -72,6 +78,7 @@ DRAIN_SECONDS = 0.1  # for the end of the body after [DONE]: without it connecti
 KEEP_ALIVE_SECONDS = 30.0  # before an idle connection is closed
 OVERLOAD_FACTOR = 4  # longer delay after 503 and 529: the server is overloaded or starting
 DETAIL_CHARACTERS = 300
+FALLBACK_PATIENCE = 2.0  # seconds before a retry while another model can be asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,7 @@ class CompletionRequest:
     """A request: `messages` in OpenAI's format, `max_tokens` as the cap of the reply.
 
     `extra` is added to the request's body unchanged (tools, stop, reasoning_effort …).
+    `has_fallback`: another model will be asked if this request fails.
     """
 
     model: str
@@ -86,6 +94,7 @@ class CompletionRequest:
     max_tokens: int
     temperature: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    has_fallback: bool = False
 
 
 # Takes a function that resumes reading; returns whether reading pauses until it calls that.
@@ -105,31 +114,6 @@ def note_nothing(is_accepted: bool) -> None:
     """Ignore whether a request is accepted."""
 
 
-_current: tuple[asyncio.AbstractEventLoop, Provider] | None = None
-
-
-def current_provider() -> Provider:
-    """Return the process's provider, built from the settings on first use in the running loop.
-
-    Its connections belong to that event loop: await `close_provider()` before the loop ends. In a
-    new loop a new provider is built.
-    """
-    global _current
-    loop = asyncio.get_running_loop()
-    if _current is None or _current[0] is not loop:
-        provider = Provider(base_url=settings.OPENAI_BASE_URL, api_key=settings.OPENAI_API_KEY)
-        _current = (loop, provider)
-    return _current[1]
-
-
-async def close_provider() -> None:
-    """Close the process's provider, if there is one."""
-    global _current
-    if _current is not None:
-        closing, _current = _current[1], None
-        await closing.close()
-
-
 class Provider:
     """A provider and its connections; belongs to one event loop.
 
@@ -142,16 +126,18 @@ class Provider:
         *,
         base_url: str,
         api_key: str,
+        headers: Mapping[str, str] | None = None,
+        proxy: str = "",
         connect_timeout: float = 10.0,
-        first_token_timeout: float = 60.0,
-        silence_timeout: float = 60.0,
+        first_token_timeout: float = 300.0,
+        silence_timeout: float = 120.0,
         wait_limit: float = 300.0,
         tail_timeout: float = 5.0,
         max_retries: int = 2,
         retry_delay: float = 0.5,
         max_retry_after: float = 30.0,
     ) -> None:
-        self._api_key = api_key
+        self._secrets = [api_key, *(headers or {}).values(), urlsplit(proxy).password or ""]
         self._first_token_timeout = first_token_timeout
         self._silence_timeout = silence_timeout
         self._wait_limit = wait_limit
@@ -167,10 +153,14 @@ class Provider:
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none",  # the library insists; servers without keys ignore it
+            default_headers=headers,
             max_retries=0,
             timeout=timeout,
             http_client=openai.DefaultAioHttpClient(
                 timeout=timeout,
+                proxy=proxy_of(proxy) if proxy else None,
+                mounts=without_proxy(base_url) if not proxy else None,
+                verify=ssl_context(),
                 # No limit (aiohttp's 0): WORKER_CONCURRENCY bounds the streams, and a lower limit
                 # of the pool would be an invisible queue.
                 limits=httpx2.Limits(max_connections=0, keepalive_expiry=KEEP_ALIVE_SECONDS),
@@ -209,10 +199,13 @@ class Provider:
                         yield events
                 return
             except ProviderError as error:
-                error.detail = clean(error.detail, request.messages, self._api_key)
+                error.detail = clean(error.detail, request.messages, self._secrets)
                 if error.cause == "address":
                     error.detail = f"{self._address}: {error.detail}"
                 delay = None if started else self._delay(error, retry)
+                if request.has_fallback and delay is not None:
+                    is_late = isinstance(error, ProviderTimeout) or delay > FALLBACK_PATIENCE
+                    delay = None if is_late else delay
                 if delay is None:
                     raise
                 note_accepted(False)
@@ -223,7 +216,7 @@ class Provider:
             await asyncio.sleep(delay)
 
     def _delay(self, error: ProviderError, retry: int) -> float | None:
-        if retry == self._max_retries or not error.retryable or isinstance(error, ProviderTimeout):
+        if retry == self._max_retries or not error.retryable:
             return None
         if isinstance(error, ProviderUnreachable) and error.dropped and retry == 0:
             # Most likely a kept-alive connection that the server was just closing: llama.cpp does
@@ -325,6 +318,29 @@ class Provider:
         if request.temperature is not None:
             body["temperature"] = request.temperature
         return body
+
+
+def proxy_of(address: str) -> httpx2.Proxy:
+    """Return a proxy by its address. aiohttp takes its user as a header, and makes the right one of it."""
+    url = httpx2.URL(address)
+    headers = {}
+    if url.username:
+        headers["Authorization"] = aiohttp.encode_basic_auth(url.username, url.password)
+    return httpx2.Proxy(url.copy_with(username=None, password=None), headers=headers)
+
+
+def without_proxy(base_url: str) -> dict[str, None]:
+    """Return the client's mounts that keep requests to a loopback address off the environment's proxies."""
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    pattern = f"all://[{host}]" if ":" in host else f"all://{host}"
+    return {pattern: None} if is_loopback(parts.netloc) else {}
+
+
+@cache
+def ssl_context() -> ssl.SSLContext:
+    """Return the context of all providers: reading the certificates anew blocks the loop for a while."""
+    return httpx2.create_ssl_context()
 
 
 def cap_field(base_url: str) -> str:
@@ -465,15 +481,16 @@ def seconds_until(reset: str) -> float | None:
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
-def clean(detail: str, messages: Iterable[dict[str, Any]], api_key: str) -> str:
-    """Make `detail` fit for a log: short, without the key and without text of the prompt.
+def clean(detail: str, messages: Iterable[dict[str, Any]], secrets: Iterable[str]) -> str:
+    """Make `detail` fit for a log: short, without secrets and without text of the prompt.
 
     Providers often quote the message that they refuse. Every sequence of 20 characters that also
     occurs in a message is removed, and shorter messages as a whole.
     """
     detail = " ".join(detail[: 10 * DETAIL_CHARACTERS].split())
-    if api_key:
-        detail = detail.replace(api_key, "[key]")
+    for secret in secrets:
+        if len(secret) > 3:  # else a header's flag, which would cut up words
+            detail = detail.replace(secret, "[key]")
     for text in texts(messages):
         detail = without(detail, " ".join(text.split()))
     return detail[:DETAIL_CHARACTERS]

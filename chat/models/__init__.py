@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chat.models.base import new_id
-from chat.models.catalogue import Assistant, Continuation, LanguageModel
+from chat.models.catalogue import Assistant, Continuation, LanguageModel, Provider
 from chat.models.conversations import Conversation
 from chat.models.messages import Message, MessagePart
 from chat.models.runs import Run
@@ -15,6 +15,7 @@ __all__ = [
     "LanguageModel",
     "Message",
     "MessagePart",
+    "Provider",
     "Run",
     "new_id",
 ]

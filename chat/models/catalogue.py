@@ -1,10 +1,245 @@
-"""The catalogue: language models that a provider serves, and the assistants that use them."""
+"""The catalogue: providers, the language models that they serve, and the assistants that use them."""
 
 from __future__ import annotations
 
-from django.core.validators import MaxValueValidator, MinValueValidator
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Q
+
+from chatproject.lib import encryption, env
+
+HTTP_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
+HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,3998}[\x21-\x7e])?")
+
+# Headers that the request itself sets: the body's framing, the connection, the format of the reply.
+RESERVED_HEADERS = frozenset(
+    (
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+
+
+def validate_base_url(value: str) -> None:
+    """Raise ValidationError unless a value is the address of an API, such as https://host/v1."""
+    parts = _url_parts(value, ("http", "https"))
+    if parts.username is not None or parts.password is not None:
+        raise ValidationError("Leave out the user and password; enter a key below instead.")
+    if parts.query or parts.fragment or "?" in value or "#" in value:
+        raise ValidationError("Leave out everything from the ? or # on.")
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise ValidationError("Leave out /chat/completions: it is added to each request.")
+
+
+def validate_proxy(value: str) -> None:
+    """Raise ValidationError unless a value is the address of an HTTP proxy."""
+    parts = _url_parts(value, ("http", "https"))
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValidationError("Write only scheme, host and port, for example http://proxy:3128.")
+    if ":" in unquote(parts.username or ""):
+        raise ValidationError("A colon is not allowed in the user of a proxy.")
+
+
+def _url_parts(value: str, schemes: tuple[str, ...]) -> Any:
+    example = f"Write an address that begins with {' or '.join(f'{one}://' for one in schemes)}."
+    if any(not "\x21" <= character <= "\x7e" for character in value):
+        raise ValidationError(
+            f"{example} It has a space or a character that addresses cannot have."
+        )
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValidationError(
+            "The host or port is not valid: a port is a number up to 65535."
+        ) from None
+    if parts.scheme not in schemes or not parts.hostname or port == 0:
+        raise ValidationError(example)
+    return parts
+
+
+def validate_headers(headers: Mapping[str, str]) -> None:
+    """Raise ValidationError unless names and values may stand in an HTTP request."""
+    for name, value in headers.items():
+        if not HTTP_TOKEN.fullmatch(name):
+            raise ValidationError(f"{name[:50]!r} is not the name of a header.")
+        if name.lower() in RESERVED_HEADERS:
+            raise ValidationError(f"{name} is set by each request itself. Remove it.")
+        if not HEADER_VALUE.fullmatch(value):
+            raise ValidationError(
+                f"The value of {name} is empty, too long, or has characters other than ASCII."
+            )
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValidationError("A header is named twice.")
+
+
+class Provider(models.Model):
+    """A server with OpenAI's chat completions API, and the limits of requests to it.
+
+    A row without a base URL is the environment's provider: its address and key are OPENAI_BASE_URL and
+    OPENAI_API_KEY of the process. The key, the extra headers and the proxy's address may contain
+    secrets and are encrypted (chatproject.lib.encryption); the properties `key`, `headers` and `proxy`
+    decrypt them, raising encryption.Undecryptable, and encrypt what is assigned.
+    """
+
+    name = models.CharField(max_length=100, unique=True, help_text="What staff see.")
+    base_url = models.CharField(
+        "base URL",
+        max_length=500,
+        blank=True,
+        default="",
+        validators=[validate_base_url],
+        help_text="For example https://api.example.com/v1. Empty: OPENAI_BASE_URL and OPENAI_API_KEY "
+        "of the environment.",
+    )
+    key_variable = models.CharField(
+        "variable of the key",
+        max_length=100,
+        blank=True,
+        default="",
+        # Not any variable: staff could send SECRET_KEY or DATABASE_URL to a server of their choice.
+        validators=[
+            RegexValidator(
+                r"^[A-Z][A-Z0-9_]*_API_KEY\Z",
+                "Write the name of a variable that ends in _API_KEY, for example MISTRAL_API_KEY.",
+            )
+        ],
+        help_text="Instead of a stored key: the environment variable of the workers that has it, or "
+        "with _FILE appended names its file. Its name must end in _API_KEY.",
+    )
+    encrypted_key = models.TextField(blank=True, default="", editable=False)
+    encrypted_headers = models.TextField(blank=True, default="", editable=False)
+    encrypted_proxy = models.TextField(blank=True, default="", editable=False)
+    first_byte_seconds = models.PositiveIntegerField(
+        "first byte limit",
+        default=300,
+        validators=[MinValueValidator(1)],
+        help_text="Seconds without a first byte of the reply after which a request is given up and "
+        "tried again, within the time limit of a reply (RUN_SECONDS).",
+    )
+    silence_seconds = models.PositiveIntegerField(
+        "silence limit",
+        default=120,
+        validators=[MinValueValidator(1)],
+        help_text="Seconds without a further byte after which a reply has failed.",
+    )
+    concurrency = models.PositiveIntegerField(
+        "concurrency limit",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Replies that all workers together request at the same time; further ones wait in "
+        "the queue. Empty: no limit.",
+    )
+    notes = models.TextField(blank=True, default="")
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    # In SQL, the key of the provider of a chat_languagemodel named `model`.
+    OF_MODEL = "COALESCE(model.provider_id, (SELECT id FROM chat_provider WHERE base_url = ''))"
+
+    # The columns that `manage.py rotate_keys` encrypts anew.
+    ENCRYPTED = ("encrypted_key", "encrypted_headers", "encrypted_proxy")
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["base_url"],
+                condition=Q(base_url=""),
+                name="provider_one_of_the_environment",
+                violation_error_message="Another provider already is the environment's: enter a base URL.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_environment(self) -> bool:
+        return not self.base_url
+
+    @property
+    def address(self) -> str:
+        """The base URL that requests go to."""
+        return self.base_url or settings.OPENAI_BASE_URL
+
+    @property
+    def key(self) -> str:
+        """The API key: of the row, of the variable that it names, or the environment's; "" without one."""
+        if self.is_environment:
+            return str(settings.OPENAI_API_KEY)
+        if self.key_variable:
+            return env.secret(self.key_variable)
+        return encryption.decrypt(self.encrypted_key)
+
+    @key.setter
+    def key(self, key: str) -> None:
+        self.encrypted_key = encryption.encrypt(key)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Extra headers of each request."""
+        text = encryption.decrypt(self.encrypted_headers)
+        return msgspec.json.decode(text, type=dict[str, str]) if text else {}
+
+    @headers.setter
+    def headers(self, headers: Mapping[str, str]) -> None:
+        text = msgspec.json.encode(dict(headers)).decode() if headers else ""
+        self.encrypted_headers = encryption.encrypt(text)
+
+    @property
+    def proxy(self) -> str:
+        """The address of the proxy for requests; "": the environment's HTTP_PROXY and HTTPS_PROXY."""
+        return encryption.decrypt(self.encrypted_proxy)
+
+    @proxy.setter
+    def proxy(self, proxy: str) -> None:
+        self.encrypted_proxy = encryption.encrypt(proxy)
+
+    @property
+    def connection_terms(self) -> tuple[object, ...]:
+        """All that connections are opened from, still encrypted: another value opens others."""
+        environment = (settings.OPENAI_BASE_URL, settings.OPENAI_API_KEY)
+        return (
+            self.base_url or environment,
+            self.key_variable,
+            self.encrypted_key,
+            self.encrypted_headers,
+            self.encrypted_proxy,
+            self.first_byte_seconds,
+            self.silence_seconds,
+        )
+
+    def clean(self) -> None:
+        self.base_url = self.base_url.rstrip("/")
+        if self.is_environment and (self.key_variable or self.encrypted_key):
+            raise ValidationError(
+                "The environment's provider has its key in OPENAI_API_KEY. Enter a base URL, or no key."
+            )
+        if self.key_variable and self.encrypted_key:
+            raise ValidationError("Enter either a key or the name of its variable.")
 
 
 class Continuation(models.TextChoices):
@@ -16,9 +251,15 @@ class Continuation(models.TextChoices):
 
 
 class LanguageModel(models.Model):
-    """A model that the provider at OPENAI_BASE_URL serves."""
+    """A model that a provider serves; one without a provider belongs to the environment's.
 
-    name = models.CharField(max_length=100, unique=True, help_text="What people see.")
+    (During a rolling upgrade the previous release still inserts models without a provider.)
+    """
+
+    provider = models.ForeignKey(
+        Provider, null=True, on_delete=models.PROTECT, related_name="models"
+    )
+    name = models.CharField(max_length=100, help_text="What people see.")
     provider_model = models.CharField(
         max_length=200, help_text="The name that the provider knows it by, for example gpt-4o-mini."
     )
@@ -41,12 +282,27 @@ class LanguageModel(models.Model):
         help_text="How it is asked to go on with a reply that lost its worker. If unsure, leave it: "
         "the reply then begins anew.",
     )
+    fallback = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="The model that is asked when this one's provider fails before the first word: "
+        "best one of another provider.",
+    )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["name"]
         constraints = [
+            models.UniqueConstraint(
+                fields=["provider", "name"],
+                nulls_distinct=False,
+                name="model_name_once_per_provider",
+                violation_error_message="This provider already has a model of that name.",
+            ),
             models.CheckConstraint(
                 condition=Q(max_output_tokens__lt=models.F("context_tokens")),
                 name="model_reply_fits_context",
@@ -56,6 +312,16 @@ class LanguageModel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        if self.pk is None:
+            return  # no other model can have it as its fallback yet
+        seen, fallback = {self.pk}, self.fallback
+        while fallback is not None:
+            if fallback.pk in seen:
+                raise ValidationError({"fallback": "This model would fall back to itself."})
+            seen.add(fallback.pk)
+            fallback = fallback.fallback
 
 
 class Assistant(models.Model):

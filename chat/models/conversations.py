@@ -24,7 +24,9 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
 
     def with_lock(self) -> ConversationQuerySet:
         """Lock the rows until the COMMIT; assistant and model are read along, and not locked."""
-        return self.select_related("assistant__model").select_for_update(no_key=True, of=("self",))
+        return self.select_related("assistant__model__provider").select_for_update(
+            no_key=True, of=("self",)
+        )
 
 
 class Conversation(models.Model):

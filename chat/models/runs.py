@@ -12,7 +12,7 @@ from django.db.models import Q
 from billing import credits
 from billing.models import ModelPrice
 from chat.models.base import new_id
-from chat.models.catalogue import Assistant, LanguageModel
+from chat.models.catalogue import Assistant, LanguageModel, Provider
 from chat.models.conversations import Conversation
 from chat.models.messages import Message
 
@@ -62,6 +62,25 @@ class Run(models.Model):
     assistant = models.ForeignKey(Assistant, on_delete=models.PROTECT, related_name="+")
     model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="+")
     model_snapshot = models.JSONField(default=dict)
+    # No indexes: every run would write into them, and only the admin filters by them.
+    provider = models.ForeignKey(
+        Provider,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        db_index=False,
+        help_text="The provider that was asked last.",
+    )
+    answered_by = models.ForeignKey(
+        LanguageModel,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        db_index=False,
+        help_text="The fallback that was asked last; empty: the run's own model.",
+    )
 
     # The reply as earlier attempts left it, for the next one to continue: see chat.runs.handover.
     # (Default and db_default: during a rolling upgrade the old version still inserts rows.)
@@ -119,6 +138,9 @@ class Run(models.Model):
 
     # Role, text and parent of the newest messages before the reply; read by the claim.
     newest: list[tuple[str, str, str | None]] | None = None
+
+    # The provider at which it has a place; set by the claim.
+    place: int | None = None
 
     # The quote that was applied to it; set only within the transaction that creates the run.
     quote: Quote | None = None

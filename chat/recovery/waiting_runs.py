@@ -2,7 +2,8 @@
 
 The sweeper calls `WaitingRuns.sweep` every two seconds. The hold of a run is extended while it waits. A
 run without a queue position is enqueued again: Redis lost its data or was unreachable when the run
-was stored, or a worker died between taking the job and claiming the run. The followers of all other
+was stored, or a worker died between taking the job and claiming the run. A place that a dead worker's run
+had at a provider is given to the next run that waits for it. The followers of all other
 runs receive their position.
 """
 
@@ -16,10 +17,10 @@ from uuid import UUID
 from django.db.models import Q
 
 from billing.metering import settlement
-from chat.models import Run
+from chat.models import Provider, Run
 from chat.runs import queue
 from chat.runs.describe import waiting_event
-from chat.streaming import groups
+from chat.streaming import groups, places
 from chatproject.lib import db
 from chatproject.lib.batches import SetAside
 from chatproject.lib.pubsub.layer import publish_all
@@ -47,6 +48,7 @@ class WaitingRuns:
 
     def sweep(self, now: datetime) -> None:
         """Process the next BATCH of queued runs. Raises redis.RedisError."""
+        self._serve(now)
         runs = self._next(now)
         if not runs:
             return
@@ -64,6 +66,16 @@ class WaitingRuns:
                     events.append((groups.run_group(run.pk), event))
         publish_all(events)
         self._requeue([run for run in runs if run.pk not in positions], now)
+
+    def _serve(self, now: datetime) -> None:
+        """Enqueue the runs that a provider has free places for."""
+        providers = places.providers_with_waiting_runs()
+        limits = Provider.objects.filter(pk__in=providers).values_list("pk", "concurrency")
+        for provider_id, limit in limits if providers else ():
+            row = ("provider", provider_id)
+            if self._set_aside.is_due(row, now):
+                with self._set_aside.apart(row, f"the queue of provider {provider_id}", now):
+                    queue.serve_waiting(provider_id, limit)
 
     def _next(self, now: datetime) -> list[Run]:
         queued = Run.objects.filter(status=Run.Status.QUEUED, queued_at__lt=now - MIN_AGE)

@@ -59,6 +59,7 @@ def describe(run: Run, position: queue.Position | None, *, is_new: bool) -> Star
             position=position.number if position else 0,
             eta=position.eta if position else None,
             held=position is not None and position.is_throttled,
+            busy=position is not None and position.is_provider_busy,
             parent=sent.parent_id if sent else None,
             sent=protocol.Rendered(id=sent.id, html=message_html(sent)) if sent else None,
             reply=protocol.Rendered(id=reply.id, html=message_html(reply)),
@@ -92,4 +93,5 @@ def waiting_event(run: Run, position: queue.Position | None) -> protocol.RunWait
         position=position.number if position else 0,
         eta=position.eta if position else None,
         held=position is not None and position.is_throttled,
+        busy=position is not None and position.is_provider_busy,
     )

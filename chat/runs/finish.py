@@ -23,9 +23,13 @@ from chat.llm.tokens import typical_tokens
 from chat.models import Conversation, Message, MessagePart, Run
 from chat.rendering import markdown
 from chat.rendering.message import message_html
+from chat.runs import fallback
 from chat.streaming import user_channel
 from chatproject.lib import db
 from chatproject.lib.db import prepared
+
+# Where Run.model_snapshot has the model of the attempt whose usage is in the run's columns.
+LOST_MODEL = "lost_model"
 
 FINISH = {
     Run.Status.DONE: UsageRecord.Finish.COMPLETE,
@@ -127,7 +131,11 @@ def _end(
     call, usage, lost = call_of(run), outcome.usage, usage_of(run)
     if lost is not None:
         # The attempt before lost its worker; a queued run has not been claimed again since.
-        lost_call = replace(call, attempt=run.attempt - (status == Run.Status.RUNNING))
+        lost_call = replace(
+            call,
+            attempt=run.attempt - (status == Run.Status.RUNNING),
+            model=run.model_snapshot.get(LOST_MODEL, call.model),
+        )
         if usage is None and outcome.status == Run.Status.STOPPED and outcome.is_users_stop:
             call, usage = lost_call, lost  # the provider's last work for a user who then stopped it
         else:
@@ -180,6 +188,7 @@ def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
 
 def call_of(run: Run) -> settlement.Call:
     """Return a run's present attempt as billing records it; the run must have its price loaded."""
+    answering = fallback.names_of(run)
     return settlement.Call(
         run_id=run.pk,
         attempt=run.attempt,
@@ -187,9 +196,10 @@ def call_of(run: Run) -> settlement.Call:
         price=run.price,
         fee=run.fee,
         is_held=run.most > 0,
-        model=run.model_snapshot["provider_model"],
+        model=(answering or run.model_snapshot)["provider_model"],
         assistant=run.model_snapshot.get("assistant", ""),  # older runs do not name it
         conversation=run.conversation_id,
+        most=run.most if answering else None,
     )
 
 
@@ -284,6 +294,7 @@ def event(run: Run) -> protocol.RunEnd:
         "html": message_html(message),
         "usage": usage_of(run),
         "cost": run.charged,
+        "answered_by": (fallback.names_of(run) or {}).get("name", "") if message.text else "",
     }
     if run.status == Run.Status.DONE:
         return protocol.RunDone(**common, finish_reason=run.finish_reason)

@@ -53,7 +53,7 @@ def hand_over(lost: Sequence[LostAttempt]) -> list[Run]:
 
 def _hand_over(lost: Mapping[UUID, LostAttempt]) -> list[Run]:
     running = (
-        Run.objects.select_related("model", "price")
+        Run.objects.select_related("model", "answered_by", "price")
         .select_for_update(no_key=True, skip_locked=True, of=("self",))
         .filter(pk__in=lost, status=Run.Status.RUNNING)
         .order_by("pk")
@@ -64,9 +64,11 @@ def _hand_over(lost: Mapping[UUID, LostAttempt]) -> list[Run]:
         run.status = Run.Status.QUEUED
         # Without a text there is nothing to continue from: the prefix of the attempt before, if any,
         # stays.
-        if run.model.continuation and lost[run.pk].text:
+        if (run.answered_by or run.model).continuation and lost[run.pk].text:
             run.prefix, run.prefix_reasoning = lost[run.pk].text, lost[run.pk].reasoning
-    Run.objects.bulk_update(runs, ["status", "prefix", "prefix_reasoning", *USAGE])
+    Run.objects.bulk_update(
+        runs, ["status", "prefix", "prefix_reasoning", "model_snapshot", *USAGE]
+    )
     return runs
 
 
@@ -88,10 +90,15 @@ def _keep_usage(run: Run, lost: LostAttempt) -> None:
     earlier = finish.usage_of(run)
     if earlier is not None:
         settlement.write_off(
-            replace(finish.call_of(run), attempt=run.attempt - 1),
+            replace(
+                finish.call_of(run),
+                attempt=run.attempt - 1,
+                model=run.model_snapshot.get(finish.LOST_MODEL, finish.call_of(run).model),
+            ),
             tokens=finish.tokens(earlier),
             source=finish.source(earlier),
         )
+    run.model_snapshot[finish.LOST_MODEL] = finish.call_of(run).model
     run.prompt_tokens = usage.prompt_tokens
     run.completion_tokens = usage.completion_tokens
     run.cached_tokens = usage.cached_tokens

@@ -24,9 +24,10 @@ from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.rate_limit import RateLimit, RateLimitRegistry
 
-from chat.models import Run
+from chat.models import Provider, Run
 from chat.runs import wait_estimate
 from chat.runs.wait_estimate import Throughput
+from chat.streaming import places
 from chatproject.lib import rate_limits
 from chatproject.lib.redis.clients import sync_client
 
@@ -47,12 +48,15 @@ class Position:
     """Where a run waits. `number` 1 is the next; `eta` is the expected wait in seconds, if known.
 
     A run is throttled while its user has USER_CONCURRENCY other runs queued or running: it is not in
-    the queue yet, and its number is that among the user's throttled runs.
+    the queue yet, and its number is that among the user's throttled runs. `is_provider_busy`: a worker
+    took it, but its provider's concurrency limit is reached; the number is that among the runs that
+    wait for this provider.
     """
 
     number: int
     eta: float | None
     is_throttled: bool = False
+    is_provider_busy: bool = False
 
 
 def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
@@ -131,11 +135,14 @@ def withdraw(user_id: int, run_id: UUID, attempt: int) -> None:
     pipeline.delete(Job.key_for(name))
     limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
     pipeline.execute()
+    places.leave(run_id)
 
 
 @dataclass(frozen=True, slots=True)
 class UserLoad:
     """Runs in the whole queue (`queued`), and a user's runs: admitted (queued or running), throttled.
+
+    Those that wait for a busy provider are in the whole queue, too.
 
     `is_too_fast`: the user has used up the limit `messages`.
     """
@@ -155,24 +162,32 @@ def count_message(user_id: int) -> UserLoad:
         pipeline.llen(queue.key)
         pipeline.zcard(limits.allowed_key)
         pipeline.zcard(limits.rate_limited_key)
+        pipeline.hlen(places.WAITING)
         pipeline.get(wait_estimate.KEY)
         rate_limits.hit_in_pipeline(pipeline, "messages", user_id)
         if has_scripts:
             pipeline.scripts.clear()
         try:
-            queued, admitted, throttled, measured, *accepted = pipeline.execute()
+            queued, admitted, throttled, parked, measured, *accepted = pipeline.execute()
             break
         except NoScriptError:
             if not has_scripts:
                 raise
-    return UserLoad(queued, admitted, throttled, wait_estimate.decode(measured), not all(accepted))
+    return UserLoad(
+        queued + parked, admitted, throttled, wait_estimate.decode(measured), not all(accepted)
+    )
 
 
 def position(run: Run) -> Position | None:
     """Return a queued run's position; None while a worker is taking it, or when its job was lost."""
     pipeline = rq_queue().connection.pipeline(transaction=False)
     _read_position(pipeline, run.user_id, job_id(run.id, run.attempt + 1))
-    return _parse_position(*pipeline.execute())
+    pipeline.hget(places.WAITING, str(run.id))
+    *answers, waiting_at = pipeline.execute()
+    if waiting_at is None:
+        return _parse_position(*answers)
+    number = places.positions({run.id: int(waiting_at)}).get(run.id)
+    return Position(number, None, is_provider_busy=True) if number else None
 
 
 def _read_position(pipeline: Pipeline, user_id: int, name: str) -> None:
@@ -196,7 +211,7 @@ def _parse_position(
 
 
 def positions(runs: Sequence[Run]) -> dict[UUID, Position]:
-    """Return the positions of many queued runs, in two round trips; runs without one are left out."""
+    """Return the positions of many queued runs, in three round trips; runs without one are left out."""
     queue = rq_queue()
     names = {job_id(run.id, run.attempt + 1): run for run in runs}
     pipeline = queue.connection.pipeline(transaction=False)
@@ -213,7 +228,36 @@ def positions(runs: Sequence[Run]) -> dict[UUID, Position]:
         for rank, name in enumerate(throttled):
             if (run := names.get(name.decode())) is not None:
                 found[run.id] = _parse_position(None, rank, len(queued), measured)
+    waiting = places.waiting_at([run.id for run in names.values() if run.id not in found])
+    for run_id, number in places.positions(waiting).items():
+        found[run_id] = Position(number, None, is_provider_busy=True)
     return {run_id: at for run_id, at in found.items() if at is not None}
+
+
+def take_place(run: Run, provider: Provider, *, waits: bool = True) -> bool:
+    """Take a place at a provider with a concurrency limit; without a free one the run `waits` there.
+
+    Its job then ends; `serve_waiting` enqueues the run again, at the front.
+    """
+    assert provider.concurrency is not None
+    position = places.take(
+        provider.pk, provider.concurrency, run_id=run.pk, user_id=run.user_id, waits=waits
+    )
+    return position == 0
+
+
+def serve_waiting(provider_id: int, limit: int | None, *, ended: UUID | None = None) -> None:
+    """Free the place of a run that has ended, and enqueue the runs that a place is now free for."""
+    freed = [] if ended is None else [ended]
+    while served := places.serve(provider_id, limit, ended=freed):
+        queued = Run.objects.filter(pk__in=served, status=Run.Status.QUEUED)
+        runs = {run.pk: run for run in queued.only("attempt", "user_id", "queued_at")}
+        for run_id in served:
+            if run_id in runs:
+                enqueue(runs[run_id], at_front=True)
+        freed = [run_id for run_id in served if run_id not in runs]  # ended while it waited
+        if not freed:
+            return
 
 
 def known(runs: Sequence[Run]) -> set[UUID]:

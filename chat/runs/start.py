@@ -40,6 +40,7 @@ ACCOUNT_LOCKED = (
     " Try again in a moment."
 )
 NO_ASSISTANT = "No model is available. Ask the staff to add one."
+DISABLED = "The model of this chat is not available at the moment. Start a new chat."
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,9 @@ def _quote_insert_hold(ask: Ask) -> tuple[Run, bool]:
                 return whole_runs().get(pk=run_id), False
         if excluding:
             raise ChatError("run_active")
+    model = conversation.assistant.model
+    if model.provider is not None and not model.provider.enabled and model.fallback_id is None:
+        raise ChatError("unavailable", DISABLED)
     run = _new_run(ask, conversation)
     cost.apply_quote(run)
     _insert(run)

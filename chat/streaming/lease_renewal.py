@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from chat.models import Run
+from chat.streaming import places
 from chat.streaming.leases import KEY_SECONDS, LEASE_MILLISECONDS, LEASE_SECONDS
 from chat.streaming.writer import RunWriter
 from chatproject.lib import db
@@ -36,7 +37,7 @@ return answers
 async def renew(
     pipeline: Pipeline, writers: Sequence[RunWriter], drop: Callable[[RunWriter], None]
 ) -> None:
-    """Renew the leases of these runs, and the lifetime of their logs, in one write.
+    """Renew the leases of these runs, their places and the lifetime of their logs, in one write.
 
     Calls `drop` for each run that another process has. Raises redis.RedisError and db.UNREACHABLE.
     """
@@ -45,6 +46,11 @@ async def renew(
     attempts = [writer.attempt for writer in writers]
     commands = [pack("EVAL", RENEW, len(keys), *keys, *attempts, LEASE_MILLISECONDS)]
     commands += [pack("EXPIRE", writer.log_key, KEY_SECONDS) for writer in writers]
+    placed = {writer.run_id: writer.place for writer in writers if writer.place is not None}
+    if placed:
+        held, runs = map(places.places_key, placed.values()), map(str, placed)
+        lease = places.LEASE_MILLISECONDS
+        commands.append(pack("EVAL", places.RENEW, len(placed), *held, lease, *runs))
     answers = (await pipeline.execute(b"".join(commands), len(commands)))[0]
     if isinstance(answers, Exception):
         raise answers

@@ -57,6 +57,7 @@ class RunWriter:
         self.is_leased = False  # the lease is in Redis
         self.is_accepted = False  # the provider has accepted the present request
         self.stored_acceptance = False  # as Redis has it
+        self.place: int | None = None  # the provider at which the run has a place (places.py)
         self.is_open = True  # until the ticker forgets it
         self.part = 0  # modulo the number of a tick's parts: the part in which it is written
         self.events: list[bytes] = []

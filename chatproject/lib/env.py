@@ -84,6 +84,17 @@ def secret(name: str, default: str = "") -> str:
         ) from error
 
 
+def secrets(name: str, *, least: int = 1) -> list[str]:
+    """Return the variable as a list of secrets of at least `least` characters, separated by commas or space."""
+    found = secret(name).replace(",", " ").split()
+    if any(len(one) < least for one in found):
+        raise ImproperlyConfigured(
+            f"{name}: a secret is shorter than {least} characters. Write random ones, for example from "
+            "`python -c 'import secrets; print(secrets.token_urlsafe(50))'`, separated by commas."
+        )
+    return found
+
+
 def flag(name: str, *, default: bool) -> bool:
     """Return the variable as a boolean: 1/true/yes/on or 0/false/no/off."""
     value = os.environ.get(name)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from chat.llm.provider import close_provider
+from chat.llm.connections import close_connections
 from chat.streaming.ticker import close_ticker
 from chat.web import run_follower
 from tests.support.fake_llm import FakeLLM
@@ -21,7 +21,7 @@ async def worker_loop(valkey_url: str, provider: FakeLLM) -> AsyncIterator[None]
     """Let the test's event loop generate replies; close the shared clients afterwards."""
     yield
     await close_ticker()
-    await close_provider()
+    await close_connections()
 
 
 @pytest_asyncio.fixture

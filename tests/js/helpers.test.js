@@ -39,6 +39,7 @@ test("the status of a queued run has its queue position and, if known, the wait"
     queueStatus(3, 9, true),
     "Queued behind your other replies, 2 messages ahead, about 10 s",
   );
+  assert.equal(queueStatus(2, null, false, true), "The model is busy: 2nd in line");
 });
 
 test("a disabled retry button shows the remaining time", () => {

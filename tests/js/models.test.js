@@ -207,6 +207,17 @@ test("the end of throttling is a step forward, even to the end of the queue", ()
   assert.equal(wait.warnAt, 64_000);
 });
 
+test("a wait for a busy provider shows so, and warns of nothing", () => {
+  const wait = new Wait(1, 0);
+  wait.update({ position: 1 }, 1_000);
+  wait.update({ position: 3, busy: true }, 2_000);
+  assert.equal(wait.status, "The model is busy: 3rd in line");
+  assert.equal(wait.warnAt, null);
+  wait.update({ position: 1 }, 3_000);
+  assert.equal(wait.status, "Queued, next in line");
+  assert.equal(wait.warnAt, 63_000);
+});
+
 test("the wait for a second worker also shows the interruption", () => {
   const wait = new Wait(2, 0);
   assert.equal(wait.status, "Reply interrupted. Resuming…");

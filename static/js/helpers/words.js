@@ -12,10 +12,12 @@ export function about(seconds) {
 
 /**
  * The status of a queued run. `position` is its queue position (1: the next; 0: a worker is taking
- * it), or its position among this user's throttled runs if it is one of them; `eta` is in seconds.
+ * it), or its position among this user's throttled runs if it is one of them, or among the runs that
+ * wait for a busy provider; `eta` is in seconds.
  */
-export function queueStatus(position, eta = null, throttled = false) {
+export function queueStatus(position, eta = null, throttled = false, busy = false) {
   if (position < 1) return "Starting…";
+  if (busy) return `The model is busy: ${inLine(position)}`;
   const place = throttled ? behindOwn(position - 1) : `Queued, ${inLine(position)}`;
   return eta ? `${place}, ${about(eta)}` : place;
 }

@@ -9,6 +9,7 @@ export class Wait {
   #status = queueStatus(0);
   #position = null;
   #throttled = false;
+  #busy = false;
   #movedAt;
 
   /** `since`: when the wait for this attempt began, in milliseconds like Date.now(). */
@@ -18,12 +19,14 @@ export class Wait {
   }
 
   /** Store a queue position, as `run.queued` and `run.waiting` carry it. */
-  update({ position, eta, held = false }, now = Date.now()) {
-    const isForward = held === this.#throttled ? position < this.#position : this.#throttled;
+  update({ position, eta, held = false, busy = false }, now = Date.now()) {
+    const isSameQueue = held === this.#throttled && busy === this.#busy;
+    const isForward = isSameQueue ? position < this.#position : this.#throttled || this.#busy || busy;
     if (this.#position !== null && isForward) this.#movedAt = now;
     this.#position = position;
     this.#throttled = held;
-    this.#status = queueStatus(position, eta, held);
+    this.#busy = busy;
+    this.#status = queueStatus(position, eta, held, busy);
   }
 
   /** The sentence that the page shows during the wait. */
@@ -32,8 +35,8 @@ export class Wait {
     return this.#position > 0 ? `${INTERRUPTED} ${this.#status}` : INTERRUPTED;
   }
 
-  /** When to warn if nothing moves until then; null while the user's other replies come first. */
+  /** When to warn if nothing moves until then; null while other replies come first. */
   get warnAt() {
-    return this.#throttled ? null : this.#movedAt + STALLED_AFTER;
+    return this.#throttled || this.#busy ? null : this.#movedAt + STALLED_AFTER;
   }
 }

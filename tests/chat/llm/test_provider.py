@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from django.test import override_settings
 
 from chat.llm.decoder import Event, Finish, ReasoningDelta, TextDelta, Usage
 from chat.llm.errors import (
@@ -37,8 +36,6 @@ from chat.llm.provider import (
     Watchdog,
     cap_field,
     clean,
-    close_provider,
-    current_provider,
     never_pause,
     retry_after,
 )
@@ -403,23 +400,45 @@ async def test_fault_after_token_is_not_retried(make, stub, fault, kind, count):
 
 
 @pytest.mark.parametrize(
-    ("limits", "text", "count"),
+    ("limits", "text", "count", "tries"),
     [
-        ({"silence_timeout": 1}, "[[silent=4 tokens=9 rate=0]]", 4),
-        ({"first_token_timeout": 1}, "[[headers=60]]", 0),
-        ({"first_token_timeout": 1}, "[[first=60]]", 0),
-        ({"first_token_timeout": 30, "wait_limit": 1}, "[[first=60 ping=0.1]]", 0),
+        ({"silence_timeout": 1}, "[[silent=4 tokens=9 rate=0]]", 4, 1),
+        ({"first_token_timeout": 1}, "[[headers=60]]", 0, 2),
+        ({"first_token_timeout": 1}, "[[first=60]]", 0, 2),
+        ({"first_token_timeout": 30, "wait_limit": 1}, "[[first=60 ping=0.1]]", 0, 2),
     ],
     ids=["silence", "no headers", "no first token", "keep-alives alone"],
 )
-async def test_silence_is_timeout_and_ends_call(make, stub, limits, text, count):
-    events, error = await failure_of(make(**limits), text)
+async def test_silence_is_timeout_and_ends_call(make, stub, limits, text, count, tries):
+    events, error = await failure_of(make(max_retries=1, **limits), text)
 
     assert len(events) == count
     assert isinstance(error, ProviderTimeout)
     assert error.code == "provider_timeout"
-    await asyncio.to_thread(stub.wait, active=0, aborted=1)
-    assert len(stub.requests) == 1, "the user has waited long enough"
+    await asyncio.to_thread(stub.wait, active=0, aborted=tries)
+    assert len(stub.requests) == tries
+
+
+async def test_silence_before_first_event_is_retried(make, stub):
+    text = "[[silent=0 fail=1 tokens=3 rate=0 key=silent]]"
+
+    events = await events_of(make(first_token_timeout=1), text)
+
+    assert text_of(events) == reply_text(3, text)
+    assert len(stub.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "fault", ["silent=0", "status=503 retry_after=20"], ids=["silence", "overload"]
+)
+async def test_fallback_leaves_no_time_for_retries(make, stub, fault):
+    text = f"[[{fault} tokens=3]]"
+    provider = make(first_token_timeout=1)
+
+    with pytest.raises(ProviderError):
+        await events_of(provider, text, has_fallback=True)
+
+    assert len(stub.requests) == 1
 
 
 async def test_keep_alives_reset_silence_clock(make, stub):
@@ -650,7 +669,7 @@ async def test_key_and_prompt_are_not_logged(make, stub, caplog):
 def test_detail_is_cleaned_for_log(detail, messages, expected):
     sent = [{"role": "user", "content": [{"type": "text", "text": text}]} for text in messages]
 
-    assert clean(detail, sent, "sk-1") == expected
+    assert clean(detail, sent, ["sk-1"]) == expected
 
 
 # --- Servers that misbehave -------------------------------------------------------------------
@@ -791,33 +810,3 @@ async def test_connection_whose_end_follows_done_is_reused(make, monkeypatch):
         await provider.close()
 
     assert len(connections) == 1
-
-
-# --- The process's provider -------------------------------------------------------------------
-
-
-async def test_process_has_one_provider_from_settings(stub):
-    with override_settings(OPENAI_BASE_URL=stub.url, OPENAI_API_KEY="the-sites-key"):
-        provider = current_provider()
-        assert current_provider() is provider
-        await events_of(provider, "[[tokens=1]]")
-    assert stub.headers[0]["Authorization"] == "Bearer the-sites-key"
-
-    await close_provider()
-    await close_provider()  # closing nothing is fine
-
-    with override_settings(OPENAI_BASE_URL=stub.url, OPENAI_API_KEY=""):
-        assert current_provider() is not provider
-        await close_provider()
-
-
-def test_each_event_loop_gets_its_own_provider(stub):
-    async def use() -> Provider:
-        provider = current_provider()
-        await events_of(provider, "[[tokens=1]]")
-        await provider.close()
-        return provider
-
-    with override_settings(OPENAI_BASE_URL=stub.url, OPENAI_API_KEY=""):
-        first = asyncio.run(use())
-        assert asyncio.run(use()) is not first

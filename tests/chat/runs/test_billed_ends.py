@@ -16,9 +16,9 @@ import pytest
 from billing.ledger import audit
 from billing.models import Account, Hold, LedgerEntry, UsageRecord
 from chat.generation import generate, jobs
-from chat.llm.provider import current_provider
+from chat.llm.connections import current_connections
 from chat.llm.tokens import typical_tokens
-from chat.models import LanguageModel, Run
+from chat.models import LanguageModel, Provider, Run
 from chat.recovery import sweeper
 from chat.runs.stop import stop_run
 from chat.streaming import log as run_log
@@ -217,7 +217,7 @@ async def is_free(run: Run) -> None:
 
 async def test_stop_during_retry_is_free(owner, conversation, provider, valkey_client):
     """The provider accepted the first request and broke it off; the next one was not sent yet."""
-    current_provider()._retry_delay = 60.0
+    current_connections().open(Provider())._retry_delay = 60.0
     run = await db.run(send, owner, conversation, "[[tokens=5 rate=0 error=0]]")
     generating = asyncio.create_task(generate.run(run.pk, 1))
     await asyncio.to_thread(provider.wait, finished=1)
@@ -230,7 +230,7 @@ async def test_stop_during_retry_is_free(owner, conversation, provider, valkey_c
 
 async def test_retry_that_is_accepted_is_charged(owner, conversation, provider, valkey_client):
     text = "[[tokens=5 rate=0 error=0 fail=1 hold=3 key=retry]]"
-    current_provider()._retry_delay = 0.01
+    current_connections().open(Provider())._retry_delay = 0.01
     run = await db.run(send, owner, conversation, text)
     generating = asyncio.create_task(generate.run(run.pk, 1))
     await until(lambda: is_delivered(run, text))

@@ -11,7 +11,6 @@ import pytest_asyncio
 from billing.ledger import audit
 from billing.models import Account, Hold, UsageRecord
 from chat.generation import generate, jobs
-from chat.llm.provider import close_provider
 from chat.models import LanguageModel, MessagePart, Run
 from chat.protocol import first_seq
 from chat.recovery import sweeper
@@ -236,7 +235,6 @@ async def test_worker_that_wakes_after_handover_changes_nothing(
 
 @pytest.mark.parametrize("continuation", ["prefill"])
 async def test_failed_second_attempt_keeps_first_text(requeued, settings):
-    await close_provider()
     settings.OPENAI_BASE_URL = "http://127.0.0.1:9/v1"
     await generate.run(requeued.id, 2)
     run = await db.run(fresh, requeued.pk)

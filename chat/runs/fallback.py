@@ -1,0 +1,75 @@
+"""Fallbacks: the model that is asked for a run's reply when the run's own model fails before the first word.
+
+The fallback stands in the run's row before it is asked, so that a later attempt continues its text with
+it, and that the reply and the record of its usage name it. The user pays the quoted price, and never
+more than was held.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import msgspec
+
+from chat.llm.errors import ProviderError
+from chat.models import LanguageModel, Provider, Run
+from chatproject.lib.db import prepared
+
+# Where Run.model_snapshot has the names of the fallback that answers.
+SNAPSHOT = "answered_by"
+
+# A refusal of the message itself, which the fallback would have to refuse as well.
+OF_THE_MESSAGE = ("content", "context")
+
+
+def has_fallback(run: Run) -> bool:
+    """Return whether a run's model names a fallback that may still be asked.
+
+    It does not continue the text of another model.
+    """
+    return run.model.fallback_id is not None and not run.prefix
+
+
+def is_for(error: ProviderError) -> bool:
+    """Return whether a fallback may succeed where a provider failed with this error."""
+    return error.reason not in OF_THE_MESSAGE
+
+
+STORE = """
+UPDATE chat_run SET answered_by_id = %s, provider_id = %s, model_snapshot = model_snapshot || %s::jsonb
+WHERE id = %s AND attempt = %s AND status = 'running'
+"""
+
+
+def begin(run: Run) -> Run | None:
+    """Store in a running run that its fallback is asked; return the run with the fallback as its model.
+
+    None if the fallback or its provider is disabled, or if the run is no longer running at this
+    attempt. The fallback gets no longer prompt or reply than were quoted.
+    """
+    found = (
+        LanguageModel.objects.select_related("provider")
+        .filter(pk=run.model.fallback_id or 0, enabled=True)
+        .first()
+    )
+    if found is None:
+        return None
+    provider = found.provider or Provider.objects.filter(base_url="").first() or Provider()
+    if not provider.enabled:
+        return None
+    names = {"name": found.name, "provider_model": found.provider_model}
+    stored = msgspec.json.encode({SNAPSHOT: names}).decode()
+    if not prepared.change(STORE, [found.pk, provider.pk, stored, run.pk, run.attempt]):
+        return None
+    found.context_tokens = min(found.context_tokens, run.model.context_tokens)
+    found.max_output_tokens = min(found.max_output_tokens, run.model.max_output_tokens)
+    asked = copy(run)
+    asked.model, asked.provider = found, provider
+    return asked
+
+
+def names_of(run: Run) -> dict[str, Any] | None:
+    """Return `name` and `provider_model` of the fallback that answers a run; None without one."""
+    names: dict[str, Any] | None = run.model_snapshot.get(SNAPSHOT)
+    return names
