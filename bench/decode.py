@@ -18,7 +18,8 @@ import openai
 import uvloop
 
 from chat.llm.decoder import TextDelta
-from chat.llm.provider import CompletionRequest, Provider
+from chat.llm.provider import Provider
+from chat.llm.request import CompletionRequest
 from tests.support.fake_llm import FakeLLM, reply_text
 
 STREAMS = 40

@@ -27,7 +27,8 @@ from chat.conversations.prompt_builder import Prompt
 from chat.generation.reply import Reply, ReplyTooLong
 from chat.llm.connections import close_connections, current_connections
 from chat.llm.errors import ProviderError, ProviderRefused, ProviderReported
-from chat.llm.provider import CompletionRequest, NoteAccepted
+from chat.llm.provider import NoteAccepted
+from chat.llm.request import CompletionRequest
 from chat.models import Assistant, Continuation, LanguageModel, Provider, Run
 from chat.runs import fallback, finish, handover, queue
 from chat.streaming import log as run_log

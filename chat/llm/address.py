@@ -121,7 +121,7 @@ def _diagnose(base_url: str, server: Server) -> Diagnosis:
 
 
 def malformed(base_url: str) -> str:
-    """Return a sentence about what makes a base URL unusable before it is asked; "" for none."""
+    """Return a sentence about the fault of a base URL that cannot be asked; "" for none."""
     if not base_url.strip():
         return "The base URL is empty. Enter one, for example https://api.openai.com/v1."
     if base_url != base_url.strip(JUNK):
@@ -194,7 +194,7 @@ def is_same_host(target: str, base_url: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server answered at one base URL; `target` is the base URL that it redirects to."""
+    """The answer of a server at one base URL; `target` is the base URL that it redirects to."""
 
     cause: str
     sentence: str

@@ -50,13 +50,16 @@ class Refusal:
 
     `parameter` is the field of the request that the server does not support or, if `is_missing`,
     requires; "system" is the role of that name. `allowed` is the highest cap, in tokens, that the
-    server accepts, if it names one.
+    server accepts, if it names one; `is_longest` if that is the model's longest reply, whatever the
+    prompt. `window` is the stated limit of a prompt that is too long, in tokens, 0 without one.
     """
 
     reason: Reason
     parameter: str = ""
     is_missing: bool = False
     allowed: int | None = None
+    is_longest: bool = False
+    window: int = 0
 
 
 REFUSALS: dict[Reason, str] = {
@@ -94,6 +97,7 @@ class ProviderError(Exception):
     ├── ProviderTimeout       connected, but silent for longer than the limits of `Provider`
     ├── ProviderBusy          429 or 5xx: not now
     ├── ProviderRefused       the request will not be answered (`refusal`)
+    │   └── MessageTooLong    a prompt that cannot be shortened
     ├── ProviderCut           the stream broke off in the middle
     ├── ProviderMalformed     the response is not a stream of chat completions
     └── ProviderReported      an error object in the stream (`refusal`, if it is one)
@@ -156,6 +160,14 @@ class ProviderRefused(ProviderError):
     def __init__(self, detail: str, refusal: Refusal) -> None:
         self._refuse(refusal)
         super().__init__(detail)
+
+
+class MessageTooLong(ProviderRefused):
+    """The message to be answered is too long for the model even alone."""
+
+    def __init__(self, detail: str, refusal: Refusal) -> None:
+        super().__init__(detail, refusal)
+        self.message = "The message is too long for this model. Shorten it, or send it in parts."
 
 
 class ProviderCut(ProviderError):

@@ -24,9 +24,10 @@ After the finish reason `tail_timeout` is left for usage and [DONE], whose absen
 and 5xx (Retry-After is obeyed; one longer than `max_retry_after` means no retry, as an earlier one
 would be useless and a later one too slow for the user), after connection errors (such as a
 kept-alive connection that the server had dropped), and after a stream that broke or reported a
-temporary error before its first event, and after silence until `first_token_timeout`. When another
+temporary error before its first event, and once after silence until a limit. When another
 model can be asked instead (`CompletionRequest.has_fallback`), neither silence nor a retry that would
-begin later than FALLBACK_PATIENCE is waited for.
+begin later than FALLBACK_PATIENCE is waited for. A part of the request that the server refuses is sent
+in another form, each once (llm/request.py).
 
 **Proxies.** `proxy` carries all requests. Without it those of the environment do (HTTP_PROXY,
 HTTPS_PROXY, NO_PROXY), but never for a loopback address, which a proxy could not reach.
@@ -42,7 +43,6 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cache
 from itertools import product
@@ -68,7 +68,9 @@ from chat.llm.errors import (
     ProviderUnreachable,
 )
 from chat.llm.paused_body import Body
+from chat.llm.quotes import texts, without
 from chat.llm.refusals import is_page, read_error, refusal_of, seconds_to_wait
+from chat.llm.request import AdaptedRequest, CompletionRequest
 
 logger = logging.getLogger(__name__)
 
@@ -79,22 +81,6 @@ KEEP_ALIVE_SECONDS = 30.0  # before an idle connection is closed
 OVERLOAD_FACTOR = 4  # longer delay after 503 and 529: the server is overloaded or starting
 DETAIL_CHARACTERS = 300
 FALLBACK_PATIENCE = 2.0  # seconds before a retry while another model can be asked
-
-
-@dataclass(frozen=True, slots=True)
-class CompletionRequest:
-    """A request: `messages` in OpenAI's format, `max_tokens` as the cap of the reply.
-
-    `extra` is added to the request's body unchanged (tools, stop, reasoning_effort …).
-    `has_fallback`: another model will be asked if this request fails.
-    """
-
-    model: str
-    messages: list[dict[str, Any]]
-    max_tokens: int
-    temperature: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-    has_fallback: bool = False
 
 
 # Takes a function that resumes reading; returns whether reading pauses until it calls that.
@@ -112,6 +98,14 @@ def never_pause(resume: Callable[[], None]) -> bool:
 
 def note_nothing(is_accepted: bool) -> None:
     """Ignore whether a request is accepted."""
+
+
+# Takes the quirks that refusals of a request have shown, when it has succeeded (AdaptedRequest.learned).
+NoteLearned: TypeAlias = Callable[[dict[str, str]], object]
+
+
+def learn_nothing(learned: dict[str, str]) -> None:
+    """Ignore the quirks of a model's server."""
 
 
 class Provider:
@@ -176,6 +170,7 @@ class Provider:
         request: CompletionRequest,
         pause_reading: PauseReading = never_pause,
         note_accepted: NoteAccepted = note_nothing,
+        note_learned: NoteLearned = learn_nothing,
     ) -> AsyncGenerator[list[Event]]:
         """Yield the reply's events as they arrive, never an empty list.
 
@@ -186,55 +181,66 @@ class Provider:
         A request is accepted when the headers of a response of status 200 have arrived: from then
         on the provider may charge for it. `note_accepted` is called at that moment.
 
+        A part of the request that the server refuses is sent in another form (llm/request.py). When
+        the reply then begins, `note_learned` is called with the quirks that were found.
+
         Raises ProviderError. A normal end means that the provider reported a complete reply.
         """
-        started = False
-        for retry in range(self._max_retries + 1):
+        asked = AdaptedRequest(request, self._cap)
+        started = was_silent = False
+        retry = 0
+        while True:
             try:
-                async with aclosing(
-                    self._attempt(request, pause_reading, note_accepted)
-                ) as batches:
+                async with aclosing(self._attempt(asked, pause_reading, note_accepted)) as batches:
                     async for events in batches:
-                        started = True
+                        if not started:
+                            started = True
+                            if asked.learned:
+                                note_learned(asked.learned)
                         yield events
                 return
             except ProviderError as error:
+                kind, is_silent = type(error).__name__, isinstance(error, ProviderTimeout)
+                is_adapted = not started and asked.adapt(error)
                 error.detail = clean(error.detail, request.messages, self._secrets)
                 if error.cause == "address":
                     error.detail = f"{self._address}: {error.detail}"
-                delay = None if started else self._delay(error, retry)
-                if request.has_fallback and delay is not None:
-                    is_late = isinstance(error, ProviderTimeout) or delay > FALLBACK_PATIENCE
-                    delay = None if is_late else delay
-                if delay is None:
-                    raise
+                if is_adapted:
+                    delay = 0.0
+                    logger.info("%s: %s; asked again in another form", kind, error.detail)
+                else:
+                    is_last = started or (is_silent and (was_silent or request.has_fallback))
+                    wait = None if is_last else self._delay(error, retry)
+                    if wait is None or (request.has_fallback and wait > FALLBACK_PATIENCE):
+                        raise
+                    delay, retry, was_silent = wait, retry + 1, was_silent or is_silent
+                    logger.warning(
+                        "%s: %s; try %d follows in %.1f s", kind, error.detail, retry + 1, delay
+                    )
                 note_accepted(False)
-                kind = type(error).__name__
-                logger.warning(
-                    "%s: %s; try %d follows in %.1f s", kind, error.detail, retry + 2, delay
-                )
             await asyncio.sleep(delay)
 
     def _delay(self, error: ProviderError, retry: int) -> float | None:
         if retry == self._max_retries or not error.retryable:
             return None
+        if isinstance(error, ProviderTimeout):
+            return 0.0  # the user has waited long already
         if isinstance(error, ProviderUnreachable) and error.dropped and retry == 0:
             # Most likely a kept-alive connection that the server was just closing: llama.cpp does
             # so after each reply, and the next request may be sent before the close arrives.
             return 0.0
         delay = self._retry_delay * (1 << retry) * random.uniform(0.5, 1.5)  # noqa: S311
-        if isinstance(error, ProviderBusy):
-            if error.retry_after is not None:
-                if error.retry_after > self._max_retry_after:
-                    return None
-                # With jitter on top: many runs may have received the same time.
-                return error.retry_after + delay * 0.2
-            if error.status in {503, 529}:
-                return delay * OVERLOAD_FACTOR
+        if error.retry_after is not None:
+            if error.retry_after > self._max_retry_after:
+                return None
+            # With jitter on top: many runs may have received the same time.
+            return error.retry_after + delay * 0.2
+        if isinstance(error, ProviderBusy) and error.status in {503, 529}:
+            return delay * OVERLOAD_FACTOR
         return delay
 
     async def _attempt(
-        self, request: CompletionRequest, pause_reading: PauseReading, note_accepted: NoteAccepted
+        self, asked: AdaptedRequest, pause_reading: PauseReading, note_accepted: NoteAccepted
     ) -> AsyncGenerator[list[Event]]:
         loop = asyncio.get_running_loop()
         watchdog = Watchdog(loop)
@@ -242,7 +248,7 @@ class Provider:
         last_event = loop.time()
         silence = self._first_token_timeout
         try:
-            async with self._answer(request, watchdog, last_event + silence) as body:
+            async with self._answer(asked, watchdog, last_event + silence) as body:
                 note_accepted(True)
                 while True:
                     if decoder.finished:
@@ -274,22 +280,12 @@ class Provider:
 
     @asynccontextmanager
     async def _answer(
-        self, request: CompletionRequest, watchdog: Watchdog, deadline: float
+        self, asked: AdaptedRequest, watchdog: Watchdog, deadline: float
     ) -> AsyncIterator[Body]:
         """Send the request; yield the body of a response of status 200, and close it at the end."""
-        # Not chat.completions.create(): it transforms the whole prompt into the form that it has
-        # already, which takes 13 ms of CPU for 60 messages instead of 1.
-        call = self._client.post(
-            "/chat/completions",
-            cast_to=ChatCompletionChunk,
-            content=msgspec.json.encode(self._body(request)),
-            # A compressed event stream arrives late, and costs CPU on both sides.
-            options={"headers": {"Accept-Encoding": "identity"}},
-            stream=True,
-            stream_cls=openai.AsyncStream[ChatCompletionChunk],
-        )
+        content = msgspec.json.encode(asked.body())
         try:
-            answer = await watchdog.wait(call, deadline)
+            answer = await watchdog.wait(self._post("/chat/completions", content), deadline)
         except openai.APIStatusError as error:
             raise refusal(error) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
@@ -306,18 +302,32 @@ class Provider:
             await body.close()
             await answer.close()
 
-    def _body(self, request: CompletionRequest) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": request.model,
-            "messages": request.messages,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            self._cap: request.max_tokens,
-            **request.extra,
-        }
-        if request.temperature is not None:
-            body["temperature"] = request.temperature
-        return body
+    async def _post(
+        self, url: str, content: bytes, *, may_move: bool = True
+    ) -> openai.AsyncStream[ChatCompletionChunk]:
+        """Send a request; follow a redirect only if it keeps the method and the host, and only one."""
+        # Not chat.completions.create(): it transforms the whole prompt into the form that it has
+        # already, which takes 13 ms of CPU for 60 messages instead of 1.
+        call = self._client.post(
+            url,
+            cast_to=ChatCompletionChunk,
+            content=content,
+            # A compressed event stream arrives late, and costs CPU on both sides.
+            options={"headers": {"Accept-Encoding": "identity"}, "follow_redirects": False},
+            stream=True,
+            stream_cls=openai.AsyncStream[ChatCompletionChunk],
+        )
+        try:
+            return await call
+        except openai.APIStatusError as error:
+            target = redirect_target(error.response)
+            if (
+                not may_move
+                or error.status_code not in {307, 308}
+                or not is_same_host(error, target)
+            ):
+                raise
+        return await self._post(target, content, may_move=False)
 
 
 def proxy_of(address: str) -> httpx2.Proxy:
@@ -349,6 +359,24 @@ def cap_field(base_url: str) -> str:
     host = urlsplit(base_url).hostname or ""
     is_openai = host.endswith((".openai.com", ".azure.com"))
     return "max_completion_tokens" if is_openai else "max_tokens"
+
+
+def redirect_target(response: httpx2.Response) -> str:
+    """Return the address that a response redirects to; as it is written, if that is no address."""
+    location = response.headers.get("location", "")
+    try:
+        return str(response.url.join(location))
+    except httpx2.InvalidURL:
+        return location
+
+
+def is_same_host(error: openai.APIStatusError, target: str) -> bool:
+    """Return whether a redirect stays on the host that was asked, and does not leave TLS."""
+    try:
+        here, there = error.response.url, httpx2.URL(target)
+    except httpx2.InvalidURL:
+        return False
+    return there.host == here.host and there.scheme in {here.scheme, "https"}
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -425,6 +453,8 @@ def refusal(error: openai.APIStatusError) -> ProviderError:
     page = is_page(text)
     report = read_error(error_body(error.response.content))
     words = "a page of HTML" if page else report.message or text
+    if 300 <= status < 400:
+        words = f"redirects to {redirect_target(error.response)}"
     detail = f"HTTP {status} {report.title} {words} ({error.request_id or 'no request id'})"
     refused = refusal_of(status, report, is_page=page)
     if refused is not None:
@@ -494,33 +524,3 @@ def clean(detail: str, messages: Iterable[dict[str, Any]], secrets: Iterable[str
     for text in texts(messages):
         detail = without(detail, " ".join(text.split()))
     return detail[:DETAIL_CHARACTERS]
-
-
-def texts(value: Any) -> Iterable[str]:
-    """Yield the texts of a request's messages, in any nesting."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from texts([part for key, part in value.items() if key not in {"role", "type"}])
-    elif isinstance(value, list):
-        for part in value:
-            yield from texts(part)
-
-
-def without(detail: str, text: str, length: int = 20) -> str:
-    """Replace every sequence of `length` characters of `text` in `detail` by "[…]"."""
-    length = min(length, len(text))
-    if length < 4:  # "yes" and the like: nothing to protect, and words would be cut up
-        return detail
-    kept, at = [], 0
-    while at < len(detail):
-        end = at + length
-        if end > len(detail) or detail[at:end] not in text:
-            kept.append(detail[at])
-            at += 1
-            continue
-        while end < len(detail) and detail[at : end + 1] in text:
-            end += 1
-        kept.append("[…]")
-        at = end
-    return "".join(kept)

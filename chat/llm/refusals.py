@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from chat.llm.errors import Refusal
+from chat.llm.errors import Reason, Refusal
 
 SEARCHED_CHARACTERS = 4_000  # of an error's sentences; some quote the whole prompt
 DEPTH = 8  # of the nesting in which sentences are looked for
@@ -120,21 +120,28 @@ WINDOW = re.compile(
 )
 PROMPT_TOKENS = re.compile(
     r"(?P<prompt>\d+) (?:in (?:the|your) (?:messages|prompt|input)|of text input"
-    r"|(?:input|prompt) tokens|`?inputs`? tokens)",
+    r"|(?:input|prompt) tokens|`?inputs`? tokens|tokens from the input)",
     re.IGNORECASE,
 )
-CAP = r"(?:max_?(?:completion_|output_|new_)?tokens|max_tokens_to_sample|maxOutputTokens)"
+# The limit of a prompt, in other sentences.
+STATED_WINDOW = re.compile(
+    r"(?:length|size|window|limit)(?: should be \[\d+,|\b\D{0,40}?) ?(\d+)|allowed \((\d+)\)"
+    r"|> (\d+) maximum|with (\d+) maximum",
+    re.IGNORECASE,
+)
+CAP = r"(?:max(?:imum)?[ _]?(?:completion|output|new)?[ _]?tokens(?:_to_sample)?)"
 CAP_WORDS = re.compile(
     rf"{CAP}.{{0,80}}?(too (large|high|big)|must (not exceed|be (less|at most|smaller|between|<=))"
     r"|should be (less|at most|between|<=|\[|in)|exceed|(greater|larger) than|cannot be more"
-    r"|at most|out of range|: \d+ > \d+|maximum (allowed )?value)"
+    r"|at most|out of range|: \d+ > \d+|maximum (allowed )?value|supported range)"
     rf"|range of {CAP}|at most \d+ (completion|output) tokens|invalid {CAP} value",
     re.IGNORECASE | re.DOTALL,
 )
 # The highest cap, in sentences about a cap.
 ALLOWED = re.compile(
-    r"(at most|up to|<=|less than or equal to|less than|not exceed|: \d+ >|between \d+ and|\[\d+, ?"
-    r"|(?:maximum|limit)(?: \w+){0,6}?(?: is| of|:)?)\W{0,3}(\d+)",
+    r"(at most|up to|<=|less than or equal to|(?:less|lower|smaller) than|not exceed|: \d+ >"
+    r"|between \d+ and|\[\d+, ?|from \d+ \(inclusive\) to"
+    r"|(?:maximum|limit)(?: \w+){0,6}?(?: is| of|:)?)\W{0,3}(\d+)(?P<exclusive> \(exclusive\))?",
     re.IGNORECASE,
 )
 
@@ -198,8 +205,8 @@ PARAMETER_CODES = re.compile(
 )
 REFUSING_WORDS = re.compile(
     r"unsupported|not (currently |yet )?(supported|permitted|allowed|recognized|accepted|enabled)"
-    r"|n[o']t support|unrecogni[sz]ed|unknown|unexpected|extra (inputs|fields)|additional propert"
-    r"|cannot be (used|set|specified)|cannot find field|only .{0,60}(allowed|supported)"
+    r"|not one of|n[o']t support|unrecogni[sz]ed|unknown|unexpected|extra (inputs|fields)|additional propert"
+    r"|cannot (both )?be (used|set|specified)|cannot find field|only .{0,60}(allowed|supported)"
     r"|no longer|deprecated|incompatible|invalid",
     re.IGNORECASE,
 )
@@ -217,8 +224,9 @@ QUOTED_PARAMETER = re.compile(
     re.IGNORECASE,
 )
 SYSTEM_WORDS = re.compile(
-    r"system['\"`]? (role|message|prompt|instruction)|role['\"`:]* ?['\"`]?system|developer instruction"
-    r"|support ['\"`]?system['\"`]|roles must alternate",
+    r"(system|developer)['\"`]? (role|message|prompt|instruction)|role['\"`:]* ?['\"`]?(system|developer)"
+    r"|support ['\"`]?(system|developer)['\"`]|variant ['\"`](system|developer)|roles must alternate"
+    r"|['\"`](system|developer)['\"`] is not (one of|a valid role)",
     re.IGNORECASE,
 )
 
@@ -240,8 +248,8 @@ def refusal_of(status: int, report: ErrorReport, *, is_page: bool = False) -> Re
         return Refusal("quota")
     if QUOTA_WORDS.search(message) and not SOON_WORDS.search(f"{codes} {message}"):
         return Refusal("quota")
-    if _is_too_large(status, message):
-        return Refusal("too_large")
+    if (too_large := _too_large(status, message)) is not None:
+        return too_large
     if CONTEXT_CODES.search(codes):
         return _context(message) or Refusal("context")
     if CONTENT_CODES.search(codes):
@@ -271,12 +279,13 @@ def refusal_of(status: int, report: ErrorReport, *, is_page: bool = False) -> Re
     return Refusal("address") if ADDRESS_WORDS.search(message) else _by_status(status)
 
 
-def _is_too_large(status: int, message: str) -> bool:
-    """Return whether the request alone has more tokens than the provider accepts in a minute."""
-    numbers = LIMIT_AND_REQUESTED.search(message)
-    if numbers is not None:
-        return int(numbers[2]) > int(numbers[1])
-    return status in {413, 429} and TOO_LARGE_WORDS.search(message) is not None
+def _too_large(status: int, message: str) -> Refusal | None:
+    """Return the refusal of a request that alone has more tokens than the provider accepts in a minute."""
+    if numbers := LIMIT_AND_REQUESTED.search(message):
+        limit, requested = int(numbers[1]), int(numbers[2])
+        return Refusal("too_large", window=limit) if requested > limit else None
+    is_too_large = status in {413, 429} and TOO_LARGE_WORDS.search(message)
+    return Refusal("too_large") if is_too_large else None
 
 
 def _context(message: str) -> Refusal | None:
@@ -285,15 +294,21 @@ def _context(message: str) -> Refusal | None:
     window, prompt = both or WINDOW.search(message), both or PROMPT_TOKENS.search(message)
     if window is not None and prompt is not None:
         tokens, used = int(window["window"]), int(prompt["prompt"])
+        room = max(0, tokens - used)
         # A prompt of more than half of the window leaves too little for a reply.
-        return Refusal("cap", allowed=tokens - used) if used <= tokens // 2 else Refusal("context")
+        reason: Reason = "cap" if used <= tokens // 2 else "context"
+        return Refusal(reason, allowed=room or None, window=tokens)
     if CAP_WORDS.search(message):
         allowed = ALLOWED.search(message)
         if allowed is None:
             return Refusal("cap")
-        is_below = allowed[1].lower() == "less than"
-        return Refusal("cap", allowed=int(allowed[2]) - is_below)
-    return Refusal("context") if CONTEXT_WORDS.search(message) else None
+        is_below = allowed[1].lower().endswith("er than") or allowed[1].lower() == "less than"
+        is_below = is_below or allowed["exclusive"] is not None
+        return Refusal("cap", allowed=int(allowed[2]) - is_below, is_longest=window is None)
+    if not CONTEXT_WORDS.search(message):
+        return None
+    stated = STATED_WINDOW.search(message)
+    return Refusal("context", window=int(next(filter(None, stated.groups()))) if stated else 0)
 
 
 def _parameter(codes: str, message: str, parameters: list[str]) -> Refusal | None:

@@ -13,7 +13,8 @@ import pytest_asyncio
 
 from chat.llm.decoder import Event, Finish, TextDelta, Usage
 from chat.llm.errors import Cause, ProviderBusy, ProviderError
-from chat.llm.provider import CompletionRequest, Provider
+from chat.llm.provider import Provider
+from chat.llm.request import CompletionRequest
 from chatproject.local.servers import free_port
 from tests.support.fake_llm import FakeLLM, reply_text
 from tests.support.programs import Program

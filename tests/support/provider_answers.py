@@ -113,9 +113,8 @@ class AnsweringProvider:
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 provider.requests.append(request)
-                case = provider.case
-                if not provider.refuses(request):
-                    case = Case(id="good", body=GOOD_ANSWER, expect={})
+                good = Case(id="good", body=GOOD_ANSWER, expect={})
+                case = provider.case if provider.refuses(request) else good
                 self.send_response(case.status)
                 self.send_header("Content-Type", case.content_type)
                 self.end_headers()

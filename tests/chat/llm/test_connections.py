@@ -12,8 +12,8 @@ import pytest_asyncio
 from chat.llm import connections
 from chat.llm.connections import Connections, close_connections, current_connections
 from chat.llm.errors import ProviderRefused
-from chat.llm.provider import CompletionRequest
 from chat.llm.provider import Provider as Client
+from chat.llm.request import CompletionRequest
 from chat.models import Provider
 from tests.support.fake_llm import FakeLLM
 from tests.support.proxy import Proxy

@@ -30,7 +30,6 @@ from chat.llm.errors import (
 )
 from chat.llm.provider import (
     DETAIL_CHARACTERS,
-    CompletionRequest,
     PauseReading,
     Provider,
     Watchdog,
@@ -39,6 +38,7 @@ from chat.llm.provider import (
     never_pause,
     retry_after,
 )
+from chat.llm.request import CompletionRequest
 from chatproject.local.servers import free_port
 from tests.support.fake_llm import FakeLLM, reasoning_text, reply_text
 
@@ -419,15 +419,6 @@ async def test_silence_is_timeout_and_ends_call(make, stub, limits, text, count,
     assert len(stub.requests) == tries
 
 
-async def test_silence_before_first_event_is_retried(make, stub):
-    text = "[[silent=0 fail=1 tokens=3 rate=0 key=silent]]"
-
-    events = await events_of(make(first_token_timeout=1), text)
-
-    assert text_of(events) == reply_text(3, text)
-    assert len(stub.requests) == 2
-
-
 @pytest.mark.parametrize(
     "fault", ["silent=0", "status=503 retry_after=20"], ids=["silence", "overload"]
 )
@@ -439,6 +430,38 @@ async def test_fallback_leaves_no_time_for_retries(make, stub, fault):
         await events_of(provider, text, has_fallback=True)
 
     assert len(stub.requests) == 1
+
+
+async def test_silence_after_headers_is_retried(make, stub):
+    text = "[[silent=0 fail=1 tokens=3]]"
+
+    assert text_of(await events_of(make(first_token_timeout=1), text)) == reply_text(3, text)
+    assert len(stub.requests) == 2
+
+
+async def test_silence_without_headers_is_retried(make):
+    tries = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            await reader.read()  # until the client gives up
+        writer.write(HEAD + b"\r\n" + CHUNK + END)
+
+    async with server(answer) as url:
+        events = await events_of(make(base_url=url, first_token_timeout=0.5), "hello")
+
+    assert text_of(events) == "Hi."
+    assert len(tries) == 2
+
+
+async def test_silence_is_retried_once_among_faults(make, stub):
+    provider = make(first_token_timeout=0.5, max_retries=5)
+
+    _, error = await failure_of(provider, "[[status=500 fail=1 headers=60]]")
+
+    assert isinstance(error, ProviderTimeout)
+    assert len(stub.requests) == 3
 
 
 async def test_keep_alives_reset_silence_clock(make, stub):
@@ -731,6 +754,42 @@ async def test_answer_without_stream_is_malformed(make, data):
         _, error = await failure_of(make(base_url=url), "hello")
 
     assert isinstance(error, ProviderMalformed)
+
+
+def redirects(status: int, target: str) -> Answer:
+    return sends(
+        f"HTTP/1.1 {status} Moved\r\nLocation: {target}\r\nConnection: close\r\n"
+        "Content-Length: 0\r\n\r\n".encode()
+    )
+
+
+@pytest.mark.parametrize("status", [307, 308])
+async def test_redirect_on_host_keeps_request(make, stub, status):
+    async with server(redirects(status, f"{stub.url}/chat/completions")) as url:
+        events = await events_of(make(base_url=url), "[[tokens=2]]")
+
+    assert text_of(events) == reply_text(2, "[[tokens=2]]")
+    assert len(stub.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_other_redirect_is_fault_of_address(make, stub, caplog, status):
+    target = stub.url.replace("127.0.0.1", "localhost") + "/chat/completions"
+    async with server(redirects(status, target)) as url:
+        _, error = await failure_of(make(base_url=url), "[[tokens=2]]")
+
+    assert (error.cause, error.message) == ("address", REFUSALS["address"])
+    assert target in error.detail
+    assert url in error.detail
+    assert stub.requests == []
+
+
+@pytest.mark.parametrize("target", ["", "http://[::1/v1", "/v1/chat/completions"])
+async def test_redirect_without_end_is_fault_of_address(make, target):
+    async with server(redirects(308, target)) as url:
+        _, error = await failure_of(make(base_url=url), "hello")
+
+    assert error.cause == "address"
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,41 @@ def reason(status: int, body: Any) -> str | None:
     ],
 )
 def test_too_long_prompt_is_context(message):
-    assert classified(400, error(message)) == Refusal("context")
-    assert classified(0, error(message)) == Refusal("context")
+    assert reason(400, error(message)) == "context"
+    assert reason(0, error(message)) == "context"
+
+
+@pytest.mark.parametrize(
+    ("message", "window"),
+    [
+        ("This model's maximum context length is 4096 tokens. However, you requested 5000", 4096),
+        ("request (5031 tokens) exceeds the available context size (2048 tokens)", 2048),
+        (
+            "This endpoint's maximum context length is 131,072 tokens. However, you requested",
+            131_072,
+        ),
+        ("This model's maximum prompt length is 131072 but the request contains 537812", 131_072),
+        ("Invalid request: Your request exceeded model token limit: 8192", 8192),
+        ("input length and `max_tokens` exceed context limit: 198000 + 8192 > 200000", 200_000),
+        ("prompt is too long: 203456 tokens > 200000 maximum", 200_000),
+        (
+            "The input token count (1100000) exceeds the maximum number of tokens allowed (1048576).",
+            1_048_576,
+        ),
+        ("Range of input length should be [1, 30720]", 30_720),
+        ("too large for model with 32768 maximum context length", 32_768),
+        (
+            "Request too large for model on tokens per min (TPM): Limit 30000, Requested 35064.",
+            30_000,
+        ),
+        ("The decoder prompt is longer: context window exceeded", 0),
+    ],
+)
+def test_refused_prompt_names_window(message, window):
+    found = classified(400, error(message))
+
+    assert found is not None
+    assert found.window == window
 
 
 @pytest.mark.parametrize(
@@ -95,7 +128,11 @@ def test_codes_of_context_count(status, body):
     ],
 )
 def test_too_high_cap_names_allowed_one(message, allowed):
-    assert classified(400, error(message)) == Refusal("cap", allowed=allowed)
+    found = classified(400, error(message))
+
+    assert found is not None
+    assert (found.reason, found.allowed) == ("cap", allowed)
+    assert found.is_longest is bool(allowed and not found.window)
 
 
 LARGE = "Request too large for model in organization on tokens per min (TPM): "
