@@ -7,12 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
+from queue import SimpleQueue
 
+import django_rq
 import pytest
 import redis
 from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
+from billing.ledger import audit
+from billing.models import LedgerEntry
+from chat import protocol
+from chat.runs import queue
 from chatproject import clock
 from chatproject.clock import Clock, Task
 from chatproject.lib import db
@@ -20,6 +27,8 @@ from chatproject.lib.leadership.lease import leader
 from chatproject.lib.leadership.models import Leadership
 from chatproject.lib.mail.models import OutgoingMail
 from tests.support.programs import wait_until
+from tests.support.runs import add_to_log, delta, fresh, mark_running, send_many
+from tests.support.threads import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -118,13 +127,13 @@ def test_clock_that_lost_its_lease_finishes_no_turn(caplog):
 
     def lose_it(now: object) -> None:
         worked.append("first")
-        clocks[0]._lease._valid_until = 0.0  # as after a pause
+        clocks.get(timeout=30)._lease._valid_until = 0.0  # as after a pause
         Leadership.objects.update(holder="another", expires_at=timezone.now() + timedelta(hours=1))
 
-    clocks: list[Clock] = []
+    clocks: SimpleQueue[Clock] = SimpleQueue()
     tasks = (Task("lose", 0.01, lose_it), Task("second", 0.01, lambda now: worked.append("second")))
     with running(*tasks) as clock:
-        clocks.append(clock)
+        clocks.put(clock)
         wait_until(lambda: "stands by" in caplog.text, "the clock has noticed")
         time.sleep(0.1)
     assert worked == ["first"]
@@ -137,14 +146,14 @@ def test_paused_clock_writes_no_money(caplog):
     def pay(now: object) -> None:
         def write() -> None:
             OutgoingMail.objects.create(message_id="m", recipients="", due_at=timezone.now())
-            clocks[0]._lease._valid_until = 0.0
+            clocks.get(timeout=30)._lease._valid_until = 0.0
 
         written.append(now)
         db.money_transaction(write)
 
-    clocks: list[Clock] = []
+    clocks: SimpleQueue[Clock] = SimpleQueue()
     with running(Task("pay", 60, pay)) as clock:
-        clocks.append(clock)
+        clocks.put(clock)
         wait_until(lambda: "pay was left to the next clock" in caplog.text, "it was refused")
     assert written
     assert not OutgoingMail.objects.exists()
@@ -161,3 +170,34 @@ def test_clock_outlives_a_database_that_is_unreachable(caplog):
     with running(Task("unlucky", 0.01, fail_once)):
         wait_until(lambda: len(turns) > 3, "the clock goes on")
     assert "unlucky waits for the database" in caplog.text
+
+
+def test_two_clocks_at_once_do_everything_once(owner, assistant, settings, valkey_client):
+    """As beside a clock of the previous release, or one that was paused in the middle of a task."""
+    settings.RUN_ATTEMPTS, settings.USER_CONCURRENCY = 2, 50
+    settings.MAIL_TRANSPORT = "django.core.mail.backends.locmem.EmailBackend"
+    valkey_client.flushall()
+    now = timezone.now()
+    again, last = send_many(owner, assistant, 5), send_many(owner, assistant, 5)
+    valkey_client.flushall()  # their jobs
+    for attempt, runs in enumerate((again, last), start=1):
+        for run in runs:
+            mark_running(run, attempt, started_at=now - timedelta(minutes=1))
+            add_to_log(valkey_client, delta(run, protocol.first_seq(attempt) + 1, "Half", attempt))
+    OutgoingMail.objects.create(message_id="m", recipients="", content=b"m", due_at=now)
+    schedules = [clock.schedule(), clock.schedule()]
+    for second in range(0, 14, 2):
+        for tasks in zip(*schedules, strict=True):
+            results = race([partial(task.run, now + timedelta(seconds=second)) for task in tasks])
+            assert not [error for error in results if isinstance(error, Exception)], tasks[0].name
+    assert {(run.status, run.attempt) for run in map(fresh, [run.pk for run in again])} == {
+        ("queued", 1)
+    }
+    assert {fresh(run.pk).status for run in last} == {"failed"}
+    jobs = django_rq.get_queue("chat").job_ids
+    assert sorted(jobs) == sorted(queue.job_id(run.pk, 2) for run in again)
+    assert LedgerEntry.objects.filter(kind="usage").count() == len(last)
+    assert len(django_rq.get_queue("low").job_ids) == 1
+    billing = django_rq.get_queue("billing").job_ids
+    assert set(billing) >= {"task-expire-holds", "task-nightly-check"}
+    assert audit.check() == []
