@@ -12,7 +12,7 @@ from django.contrib import admin
 from django.urls import reverse
 
 from accounts.models import User
-from chat.models import Message, MessagePart
+from chat.models import Message, MessagePart, Provider
 from chatproject.lib import loop_monitor
 from tests.support.conversations import send
 from tests.support.people import assistant, conversation, owner
@@ -39,6 +39,7 @@ def staff(client):
 def row(owner, conversation):
     """A run, with a row in each table."""
     run = send(owner, conversation, "Hello there")
+    Provider.objects.create(name="Hello")
     MessagePart.objects.create(
         message=run.message, position=0, kind="reasoning", data={"text": "Hm."}
     )

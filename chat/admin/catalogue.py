@@ -1,20 +1,26 @@
-"""Admin of language models and assistants."""
+"""Admin of providers, language models and assistants."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
+from django.db.models import BooleanField, Case, Count, QuerySet, Value, When
 from django.forms.fields import InvalidJSONInput
+from django.http import HttpRequest
 
 from billing import credits
 from billing.credits import CreditsFormField
 from billing.metering import pricing
-from chat.models import Assistant, LanguageModel
-from chatproject.lib.admin import BaseAdmin
+from chat.conversations import lifecycle
+from chat.models import Assistant, LanguageModel, Provider
+from chat.models.catalogue import validate_headers, validate_proxy
+from chatproject.lib import encryption
+from chatproject.lib.admin import NOTHING, BaseAdmin
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # JSON can write them, Postgres refuses them
 
@@ -41,33 +47,288 @@ class SuggestionsFormField(forms.JSONField):
         return InvalidJSONInput(data or "")  # shown again as it was typed
 
 
+HIDDEN = "…"  # begins the value of a secret as a form shows it
+LOST = "The stored {what} cannot be decrypted: ENCRYPTION_KEYS or SECRET_KEY has changed. Enter it again."
+
+
+class ProviderForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
+    """A provider, whose secrets are written and never shown: a form that is saved unchanged keeps them."""
+
+    new_key = forms.CharField(
+        label="API key",
+        required=False,
+        strip=True,
+        max_length=4_000,
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+    remove_key = forms.BooleanField(label="Remove the stored key", required=False)
+    header_lines = forms.CharField(
+        label="Extra headers",
+        required=False,
+        max_length=20_000,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="One a line, for example X-Team: research. They are encrypted like the key.",
+    )
+    proxy_address = forms.CharField(
+        label="Proxy",
+        required=False,
+        max_length=500,
+        help_text="For example http://user:password@proxy.example.org:3128. Empty: HTTP_PROXY and "
+        "HTTPS_PROXY of the environment.",
+    )
+
+    class Meta:
+        model = Provider
+        fields = (
+            "name",
+            "base_url",
+            "key_variable",
+            "first_byte_seconds",
+            "silence_seconds",
+            "concurrency",
+            "notes",
+            "enabled",
+        )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        provider = self.instance
+        key = self.fields["new_key"]
+        key.help_text = "Stored encrypted, and not shown again."
+        if provider.encrypted_key:
+            key.help_text = f"Now {key_of(provider)}. Leave it empty to keep it."
+        try:
+            self.initial["header_lines"] = "\n".join(
+                f"{name}: {hidden(value)}" for name, value in provider.headers.items()
+            )
+        except encryption.Undecryptable:
+            self.fields["header_lines"].help_text = LOST.format(what="headers")
+        try:
+            self.initial["proxy_address"] = without_password(provider.proxy)
+        except encryption.Undecryptable:
+            self.fields["proxy_address"].help_text = LOST.format(what="proxy")
+
+    def clean_new_key(self) -> str:
+        key = str(self.cleaned_data["new_key"])
+        if not re.fullmatch(r"[\x21-\x7e]*", key):
+            raise ValidationError("A key has no spaces and no characters other than ASCII.")
+        return key
+
+    def clean_header_lines(self) -> dict[str, str] | None:
+        """Return the headers; None for unchanged ones."""
+        if "header_lines" not in self.changed_data:
+            return None
+        headers: dict[str, str] = {}
+        for line in str(self.cleaned_data["header_lines"]).splitlines():
+            if not line.strip():
+                continue
+            name, colon, value = (part.strip() for part in line.partition(":"))
+            if not colon or name in headers:
+                raise ValidationError(f"Write one header a line, as Name: value. Not: {name[:50]}")
+            if value.startswith(HIDDEN):
+                value = self._kept_header(name, value)
+            headers[name] = value
+        validate_headers(headers)
+        return headers
+
+    def _kept_header(self, name: str, shown: str) -> str:
+        try:
+            value = self.instance.headers.get(name, "")
+        except encryption.Undecryptable:
+            value = ""
+        if not value or hidden(value) != shown:
+            raise ValidationError(f"Write the value of {name}.")
+        return value
+
+    def clean_proxy_address(self) -> str | None:
+        """Return the proxy with its password; None for an unchanged one."""
+        if "proxy_address" not in self.changed_data:
+            return None
+        address = str(self.cleaned_data["proxy_address"])
+        if address:
+            validate_proxy(address.replace(HIDDEN, quote(HIDDEN)))
+            if unquote(urlsplit(address).password or "").startswith(HIDDEN):
+                raise ValidationError("Write the proxy's password again.")
+        return address
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        data, provider = self.cleaned_data, self.instance
+        if data.get("new_key"):
+            provider.key = data["new_key"]
+        elif data.get("remove_key") or data.get("key_variable"):
+            provider.encrypted_key = ""
+        if data.get("header_lines") is not None:
+            provider.headers = data["header_lines"]
+        if data.get("proxy_address") is not None:
+            provider.proxy = data["proxy_address"]
+        return cleaned
+
+
+def hidden(value: str) -> str:
+    """Return the value of a header as a form shows it."""
+    return HIDDEN + (value[-4:] if len(value) >= 12 else "")
+
+
+def without_password(address: str) -> str:
+    """Return the address of a proxy as a form shows it."""
+    password = urlsplit(address).password
+    return address.replace(f":{password}@", f":{HIDDEN}@", 1) if password else address
+
+
+def key_of(provider: Provider) -> str:
+    """Return in words where the key of a provider is, and how it ends."""
+    if provider.is_environment:
+        return f"OPENAI_API_KEY: {encryption.shown(provider.key)}"
+    if provider.key_variable:
+        return f"variable {provider.key_variable}"
+    try:
+        return encryption.shown(provider.key)
+    except encryption.Undecryptable:
+        return "cannot be decrypted: enter it again"
+
+
+@admin.register(Provider)
+class ProviderAdmin(BaseAdmin):
+    form = ProviderForm
+    list_display = ["name", "address", "key_shown", "concurrency", "models_count", "enabled"]
+    list_filter = ["enabled"]
+    search_fields = ["name", "base_url", "notes"]
+    fieldsets = [
+        (
+            None,
+            {"fields": ["name", "base_url", "new_key", "remove_key", "key_variable", "enabled"]},
+        ),
+        (
+            "Requests",
+            {
+                "fields": [
+                    "first_byte_seconds",
+                    "silence_seconds",
+                    "concurrency",
+                    "header_lines",
+                    "proxy_address",
+                ]
+            },
+        ),
+        (None, {"fields": ["notes"]}),
+    ]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Provider]:
+        return super().get_queryset(request).annotate(models_count=Count("models"))
+
+    @admin.display(description="key")
+    def key_shown(self, provider: Provider) -> str:
+        """Return where the key is, and how it ends."""
+        return key_of(provider)
+
+    @admin.display(description="models", ordering="models_count")
+    def models_count(self, provider: Any) -> int:
+        """Return how many models the provider serves."""
+        return int(provider.models_count)
+
+
 @admin.register(LanguageModel)
 class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
     list_display = [
         "name",
+        "provider",
         "provider_model",
         "context_tokens",
         "max_output_tokens",
-        "continuation",
-        "enabled",
+        "fallback",
         "price_now",
+        "offered",
     ]
-    list_filter = ["enabled"]
-    search_fields = ["name", "provider_model"]
+    list_filter = ["enabled", "provider"]
+    list_select_related = ["provider", "fallback"]
+    search_fields = ["name", "provider_model", "provider__name"]
+
+    def formfield_for_foreignkey(
+        self, db_field: Any, request: HttpRequest, **options: Any
+    ) -> forms.ModelChoiceField[Any] | None:
+        field = super().formfield_for_foreignkey(db_field, request, **options)
+        return with_providers(field) if db_field.name == "fallback" else field
+
+    @admin.display(description="offered")
+    def offered(self, model: LanguageModel) -> str:
+        """Return whether new chats can use the model, and if not, why."""
+        if not model.enabled:
+            return "no: disabled"
+        if model.provider is not None and not model.provider.enabled:
+            return "no: its provider is disabled"
+        return "yes" if pricing.in_force(model.provider_model) else "no: no price"
 
     @admin.display(description="price, in / out")
     def price_now(self, model: LanguageModel) -> str:
-        """Return the present price in credits per million tokens; an unpriced model is not offered."""
+        """Return the present price in credits per million tokens."""
         price = pricing.in_force(model.provider_model)
         if price is None:
-            return "no price: not offered"
+            return NOTHING
         return f"{credits.exact(price.in_per_m)} / {credits.exact(price.out_per_m)}"
+
+
+def with_providers(field: Any) -> Any:
+    """Make the choices of a field name the provider of each model: two may serve one of the same name."""
+    field.queryset = field.queryset.select_related("provider")
+    field.label_from_instance = lambda model: f"{model} ({model.provider or 'environment'})"
+    return field
 
 
 @admin.register(Assistant)
 class AssistantAdmin(BaseAdmin):
     form_fields = {"message_fee": CreditsFormField, "suggestions": SuggestionsFormField}
-    list_display = ["name", "model", "position", "enabled"]
+    list_display = ["name", "model", "model_provider", "is_default", "position", "enabled"]
     list_filter = ["enabled", "model"]
+    list_select_related = ["model__provider"]
     search_fields = ["name", "slug"]
     prepopulated_fields = {"slug": ["name"]}
+    actions = ["make_default"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Assistant]:
+        default = lifecycle.default_assistant()
+        is_default = Case(
+            When(pk=default.pk if default else 0, then=Value(True)),
+            default=Value(False),
+            output_field=BooleanField(),
+        )
+        return super().get_queryset(request).annotate(is_default=is_default)
+
+    def formfield_for_foreignkey(
+        self, db_field: Any, request: HttpRequest, **options: Any
+    ) -> forms.ModelChoiceField[Any] | None:
+        field = super().formfield_for_foreignkey(db_field, request, **options)
+        return with_providers(field) if db_field.name == "model" else field
+
+    @admin.display(description="provider", ordering="model__provider__name")
+    def model_provider(self, assistant: Assistant) -> str:
+        """Return the provider of the assistant's model."""
+        return str(assistant.model.provider or NOTHING)
+
+    @admin.display(description="default", boolean=True)
+    def is_default(self, assistant: Any) -> bool:
+        """Return whether new chats use the assistant."""
+        return bool(assistant.is_default)
+
+    @admin.action(description="Make default for new chats", permissions=["change"])
+    def make_default(self, request: HttpRequest, queryset: QuerySet[Assistant]) -> None:
+        """Put the selected assistant before all others."""
+        if queryset.count() != 1:
+            self.message_user(request, "Select one assistant.", messages.ERROR)
+            return
+        chosen = queryset.get()
+        ordered = [chosen, *Assistant.objects.exclude(pk=chosen.pk)]
+        for position, assistant in enumerate(ordered):
+            assistant.position = position
+        Assistant.objects.bulk_update(ordered, ["position"])
+        self.log_change(request, chosen, "Made default for new chats.")
+        default = lifecycle.default_assistant()
+        if default == chosen:
+            self.message_user(request, f"New chats now use {chosen}.")
+            return
+        self.message_user(
+            request,
+            f"{chosen} is first, but it is not offered: it, its model or the model's provider is "
+            "disabled, or the model has no price.",
+            messages.WARNING,
+        )

@@ -1,0 +1,199 @@
+"""Providers in the admin: a plain form, whose secrets are written and never shown."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.urls import reverse
+
+from chat.admin.catalogue import ProviderForm, key_of
+from chat.conversations import lifecycle
+from chat.models import Assistant, LanguageModel, Provider
+from tests.support.people import assistant
+
+__all__ = ["assistant"]
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
+
+KEY = "sk-live-0123456789abcd"
+FORM = {
+    "name": "Second",
+    "base_url": "https://api.example.com/v1/",
+    "new_key": KEY,
+    "first_byte_seconds": 300,
+    "silence_seconds": 120,
+    "header_lines": "X-Team: research\n\nX-Secret: a-secret-of-the-team",
+    "proxy_address": "http://parley:secret-pass@proxy.example.org:3128",
+    "enabled": "on",
+}
+SECRETS = [KEY, "a-secret-of-the-team", "secret-pass"]
+
+
+@pytest.fixture
+def provider(admin_client) -> Provider:
+    assert admin_client.post(reverse("admin:chat_provider_add"), FORM).status_code == 302
+    return Provider.objects.get(name="Second")
+
+
+def url(provider: Provider) -> str:
+    return reverse("admin:chat_provider_change", args=[provider.pk])
+
+
+def shown(page) -> dict[str, str]:
+    """Return the form as a browser would post it."""
+    form = page.context["adminform"].form
+    return {name: form[name].value() or "" for name in form.fields} | {"enabled": "on"}
+
+
+def test_secrets_are_encrypted_and_never_shown(admin_client, provider):
+    assert provider.base_url == "https://api.example.com/v1"
+    assert provider.key == KEY
+    assert provider.headers == {"X-Team": "research", "X-Secret": "a-secret-of-the-team"}
+    assert provider.proxy == FORM["proxy_address"]
+    row = str(Provider.objects.values().get())
+    pages = [
+        admin_client.get(url(provider)),
+        admin_client.get(reverse("admin:chat_provider_changelist")),
+    ]
+    history = admin_client.get(reverse("admin:chat_provider_history", args=[provider.pk]))
+    texts = [row, *(page.content.decode() for page in [*pages, history])]
+    texts.append(str([*LogEntry.objects.values()]))
+    for secret in SECRETS:
+        assert not any(secret in text for text in texts), secret
+    assert all("set, ends in …abcd" in page.content.decode() for page in pages)
+
+
+def test_unchanged_form_keeps_secrets(admin_client, provider):
+    posted = shown(admin_client.get(url(provider))) | {"name": "Renamed"}
+    assert not any(secret in str(posted) for secret in SECRETS)
+    assert admin_client.post(url(provider), posted).status_code == 302
+    kept = Provider.objects.get()
+    assert kept.name == "Renamed"
+    assert (kept.key, kept.proxy) == (KEY, FORM["proxy_address"])
+    assert kept.headers == provider.headers
+
+
+def test_secrets_are_replaced_and_removed(admin_client, provider):
+    posted = shown(admin_client.get(url(provider)))
+    lines = posted["header_lines"].replace("X-Team: …", "X-Team: blue")
+    changed = {"new_key": "another-key-0987", "header_lines": lines, "proxy_address": ""}
+    assert admin_client.post(url(provider), posted | changed).status_code == 302
+    changed_row = Provider.objects.get()
+    assert (changed_row.key, changed_row.proxy) == ("another-key-0987", "")
+    assert changed_row.headers == {"X-Team": "blue", "X-Secret": "a-secret-of-the-team"}
+    posted = shown(admin_client.get(url(provider)))
+    posted |= {"remove_key": "on", "header_lines": "", "key_variable": "SECOND_API_KEY"}
+    assert admin_client.post(url(provider), posted).status_code == 302
+    row = Provider.objects.get()
+    assert (row.encrypted_key, row.encrypted_headers) == ("", "")
+    assert row.key_variable == "SECOND_API_KEY"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("base_url", "ftp://api.example.com", "begins with http:// or https://"),
+        ("base_url", "https://api.example.com:99999/v1", "port"),
+        ("base_url", "https://user:pass@api.example.com/v1", "Leave out the user"),
+        ("base_url", "https://api.example.com/v1?version=2", "from the ? or # on"),
+        ("base_url", "https://api.example.com/v1/chat/completions", "/chat/completions"),
+        ("base_url", "https://api.exämple.com/v1", "character"),
+        ("base_url", "", "OPENAI_API_KEY"),
+        ("new_key", "two words", "no spaces"),
+        ("key_variable", "SECRET_KEY", "ends in _API_KEY"),
+        ("header_lines", "no colon", "Name: value"),
+        ("header_lines", "Bad name: x", "not the name of a header"),
+        ("header_lines", "X-Ok: ünicode", "ASCII"),
+        ("header_lines", "Content-Length: 5", "by each request itself"),
+        ("header_lines", "X-Other: …abcd", "Write the value of X-Other"),
+        ("proxy_address", "socks5://proxy:1", "begins with http:// or https://"),
+        ("proxy_address", "http://parley:…@other:1", "password again"),
+        ("concurrency", "0", "greater than or equal to 1"),
+        ("first_byte_seconds", "0", "greater than or equal to 1"),
+    ],
+)
+def test_wrong_value_is_refused_with_words(admin_client, provider, field, value, words):
+    posted = shown(admin_client.get(url(provider))) | {field: value}
+    page = admin_client.post(url(provider), posted)
+    assert page.status_code == 200
+    errors = str(page.context["errors"])
+    assert words in errors, errors
+    unchanged = Provider.objects.get()
+    assert (unchanged.key, unchanged.headers) == (KEY, provider.headers)
+
+
+def test_undecryptable_secrets_are_reported_and_entered_again(admin_client, provider, settings):
+    settings.SECRET_KEY = "another secret of this installation, long enough"
+    assert "cannot be decrypted" in key_of(provider)
+    form = ProviderForm(instance=provider)
+    assert "cannot be decrypted" in form.as_p()
+    entered = ProviderForm({**FORM, "base_url": provider.base_url}, instance=provider)
+    assert entered.is_valid(), entered.errors
+    assert (entered.save().key, entered.instance.proxy) == (KEY, FORM["proxy_address"])
+
+
+def test_only_one_row_is_the_environments(admin_client):
+    Provider.objects.create(name="Environment")
+    form = {"name": "Other", "first_byte_seconds": 300, "silence_seconds": 120}
+    page = admin_client.post(reverse("admin:chat_provider_add"), form)
+    assert "already is the environment" in page.content.decode()
+
+
+def test_models_may_share_a_name_between_providers(admin_client, provider, assistant):
+    other = Provider.objects.create(name="Third", base_url="https://third.example.com/v1")
+    form = {"name": "Large", "provider_model": "large", "context_tokens": 8_000, "enabled": "on"}
+    form |= {"max_output_tokens": 1_000}
+    add = reverse("admin:chat_languagemodel_add")
+    for one in (provider, other):
+        assert admin_client.post(add, form | {"provider": one.pk}).status_code == 302
+    page = admin_client.post(add, form | {"provider": other.pk})
+    assert "already has a model of that name" in page.content.decode()
+    page = admin_client.get(reverse("admin:chat_assistant_change", args=[assistant.pk]))
+    assert "Large (Second)" in page.content.decode()
+    assert "Large (Third)" in page.content.decode()
+
+
+def test_fallback_must_not_lead_back(admin_client, assistant):
+    first = assistant.model
+    second = LanguageModel.objects.create(name="Second", provider_model="b", fallback=first)
+    page = admin_client.get(reverse("admin:chat_languagemodel_change", args=[first.pk]))
+    form = page.context["adminform"].form
+    posted = {name: form[name].value() or "" for name in form.fields} | {
+        "provider": Provider.objects.create(name="Environment").pk
+    }
+    for fallback in (second, first):
+        page = admin_client.post(
+            reverse("admin:chat_languagemodel_change", args=[first.pk]),
+            posted | {"fallback": fallback.pk},
+        )
+        assert "fall back to itself" in page.content.decode()
+
+
+def test_model_of_disabled_provider_is_not_offered(admin_client, assistant, provider):
+    LanguageModel.objects.update(provider=provider)
+    assert lifecycle.default_assistant() == assistant
+    Provider.objects.update(enabled=False)
+    assert lifecycle.default_assistant() is None
+    page = admin_client.get(reverse("admin:chat_languagemodel_changelist"))
+    assert "its provider is disabled" in page.content.decode()
+
+
+def test_staff_choose_the_default_assistant(admin_client, assistant):
+    LanguageModel.objects.create(name="Unpriced", provider_model="unpriced")
+    second = Assistant.objects.create(
+        slug="second", name="Second", model=assistant.model, position=32_767
+    )
+    third = Assistant.objects.create(
+        slug="third", name="Third", model=LanguageModel.objects.get(name="Unpriced"), position=5
+    )
+    changelist = reverse("admin:chat_assistant_changelist")
+
+    def make_default(*chosen: Assistant) -> str:
+        form = {"action": "make_default", "_selected_action": [one.pk for one in chosen]}
+        return admin_client.post(changelist, form, follow=True).content.decode()
+
+    assert "New chats now use Second" in make_default(second)
+    assert lifecycle.default_assistant() == second
+    assert "Select one assistant" in make_default(second, third)
+    assert "not offered" in make_default(third)
+    assert lifecycle.default_assistant() == second
