@@ -138,7 +138,7 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at 
             value = ""
         if not value or hidden(value) != shown:
             raise ValidationError(f"Write the value of {name}.")
-        return value
+        return str(value)
 
     def clean_proxy_address(self) -> str | None:
         """Return the proxy with its password; None for an unchanged one."""
@@ -214,7 +214,7 @@ class ProviderAdmin(BaseAdmin):
         (None, {"fields": ["notes"]}),
     ]
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Provider]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).annotate(models_count=Count("models"))
 
     @admin.display(description="key")
@@ -244,9 +244,7 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not gene
     list_select_related = ["provider", "fallback"]
     search_fields = ["name", "provider_model", "provider__name"]
 
-    def formfield_for_foreignkey(
-        self, db_field: Any, request: HttpRequest, **options: Any
-    ) -> forms.ModelChoiceField[Any] | None:
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_foreignkey(db_field, request, **options)
         return with_providers(field) if db_field.name == "fallback" else field
 
@@ -285,7 +283,7 @@ class AssistantAdmin(BaseAdmin):
     prepopulated_fields = {"slug": ["name"]}
     actions = ["make_default"]
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Assistant]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         default = lifecycle.default_assistant()
         is_default = Case(
             When(pk=default.pk if default else 0, then=Value(True)),
@@ -294,9 +292,7 @@ class AssistantAdmin(BaseAdmin):
         )
         return super().get_queryset(request).annotate(is_default=is_default)
 
-    def formfield_for_foreignkey(
-        self, db_field: Any, request: HttpRequest, **options: Any
-    ) -> forms.ModelChoiceField[Any] | None:
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_foreignkey(db_field, request, **options)
         return with_providers(field) if db_field.name == "model" else field
 

@@ -190,7 +190,7 @@ def test_staff_choose_the_default_assistant(admin_client, assistant):
 
     def make_default(*chosen: Assistant) -> str:
         form = {"action": "make_default", "_selected_action": [one.pk for one in chosen]}
-        return admin_client.post(changelist, form, follow=True).content.decode()
+        return str(admin_client.post(changelist, form, follow=True).content.decode())
 
     assert "New chats now use Second" in make_default(second)
     assert lifecycle.default_assistant() == second

@@ -38,6 +38,7 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     retry_date: float = -1.0  # the same as a date, this many seconds from now
     echo: bool = False  # quote the message and the Authorization header in that answer
     reset: bool = False  # break the connection before the first byte instead
+    only: str = ""  # the model whose requests fail or break; those for others are sound
     fail: int = -1  # only the first so many requests with the same key fail or break; -1: all
     # faults
     cut: int = -1  # close the connection

@@ -68,7 +68,8 @@ class Server:
             asked = parse_directives(message)
             call.key, call.group = asked.key or message, asked.group
             self.record.attempts[call.key] += 1
-            if 0 <= asked.fail < self.record.attempts[call.key]:
+            is_other = asked.only not in ("", request.model)
+            if is_other or 0 <= asked.fail < self.record.attempts[call.key]:
                 asked = msgspec.structs.replace(asked, **FAULTLESS)
             if asked.reset or asked.status:
                 self._fail(connection, asked, f"{message} {headers.get('Authorization')}")
