@@ -1,23 +1,42 @@
 """Decodes the bytes of a provider's stream into events.
 
 The format is server-sent events (WHATWG HTML standard, "Server-sent events") with one JSON object
-of OpenAI's chat completions in each, as providers actually send it: tests/chat/llm/streams/ has an
-example of each provider, decoded at every possible split point.
+of OpenAI's chat completions in each, as providers actually send it: tests/chat/llm/streams/ and
+tests/chat/data/provider_answers.json have examples, decoded at every possible split point.
 """
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import msgspec
 
+from chat.llm import lenient_json
+from chat.llm.chunks import (
+    Chunk,
+    CompletionDetails,
+    ContentPart,
+    Delta,
+    Function,
+    PromptDetails,
+    ToolCall,
+    UsageObject,
+    as_object,
+    decode_chunk,
+    lenient_chunk,
+)
 from chat.llm.errors import (
     ProviderCut,
     ProviderError,
     ProviderMalformed,
     ProviderReported,
 )
-from chat.llm.refusals import read_error, refusal_of, seconds_to_wait
+from chat.llm.refusals import is_page, read_error, refusal_of, seconds_to_wait
+
+logger = logging.getLogger(__name__)
 
 LINE_LIMIT = 1024 * 1024  # bytes of one event whose end has not arrived
 TOKENS_LIMIT = 2**31 - 1  # of one reply; no real reply comes near
@@ -48,9 +67,9 @@ class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
-    """The reply is complete: `stop`, `length`, `tool_calls`, `content_filter`, or another reason.
+    """The provider ended the reply: `stop`, `length`, `tool_calls`, `content_filter`, or another reason.
 
-    Occurs once at most (a mere [DONE] also ends a reply); usage may follow.
+    Usage may follow. More text may follow, too: then the reason was premature, and another one comes.
     """
 
     reason: str
@@ -70,124 +89,124 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 Event: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage
 
-
-class ContentPart(msgspec.Struct):
-    """A part of the content, as Mistral's reasoning models send it."""
-
-    text: str | None = None
-    thinking: list[ContentPart] | None = None
-
-
-class Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class ToolCall(msgspec.Struct):
-    index: int | None = None
-    id: str | None = None
-    function: Function | None = None
-
-
-class Delta(msgspec.Struct):
-    content: str | list[ContentPart] | None = None
-    reasoning_content: str | None = None  # DeepSeek, llama.cpp, vLLM
-    reasoning: str | None = None  # OpenRouter, Groq, Ollama, newer vLLM; some send both
-    refusal: str | None = None
-    tool_calls: list[ToolCall] | None = None
-
-
-class Choice(msgspec.Struct):
-    index: int | None = None
-    delta: Delta | None = None  # Azure sends choices without one for its content filter
-    finish_reason: str | None = None
-
-
-class PromptDetails(msgspec.Struct):
-    cached_tokens: float | None = None
-
-
-class CompletionDetails(msgspec.Struct):
-    reasoning_tokens: float | None = None
-
-
-class UsageObject(msgspec.Struct):
-    prompt_tokens: float | None = None  # some gateways write 12.0
-    completion_tokens: float | None = None
-    prompt_tokens_details: PromptDetails | None = None
-    completion_tokens_details: CompletionDetails | None = None
-
-
-class Groq(msgspec.Struct):
-    usage: UsageObject | None = None
-    error: str | None = None
-
-
-class Chunk(msgspec.Struct):
-    """The fields of a `chat.completion.chunk` that are read; msgspec skips the others."""
-
-    choices: list[Choice] | None = None  # absent or empty in Azure's first and in usage chunks
-    usage: UsageObject | None = None
-    x_groq: Groq | None = None
-    error: dict[str, Any] | str | None = None
-
-
-decode_chunk = msgspec.json.Decoder(Chunk).decode
-
 # msgspec.ValidationError (JSON of another shape) is a DecodeError; bad UTF-8 is not.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
+# Finish reasons of other APIs, in lower case, by OpenAI's word for them.
+REASONS = {
+    "length": (
+        *("max_tokens", "max_output_tokens", "max_completion_tokens", "max_new_tokens"),
+        *("max_length", "model_length", "model_context_window_exceeded", "context_length"),
+        *("context_length_exceeded", "context_window_exceeded", "token_limit", "error_limit"),
+        *("token_limit_reached", "length_limit", "limit", "incomplete"),
+    ),
+    "content_filter": (
+        *("content_filtered", "contentfilter", "content-filter", "safety", "image_safety"),
+        *("recitation", "blocklist", "prohibited_content", "spii", "sensitive", "blocked"),
+        *("guardrail_intervened", "error_toxic", "refusal", "moderation", "filtered"),
+    ),
+    "error": (
+        *("abort", "aborted", "network_error", "insufficient_system_resource"),
+        *("internal_error", "server_error", "failed"),
+    ),
+    "stop": ("eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed", "normal"),
+    "": ("null", "none", "undefined", "finish_reason_unspecified"),
+}
+WORDS = {other: word for word, others in REASONS.items() for other in (word, *others)}
+
 BOM = b"\xef\xbb\xbf"
-IGNORED_FIELDS = (b":", b"event", b"id", b"retry")  # a line that begins with ":" is a comment
+REPLACEMENT = "\ufffd"
+FIELD = re.compile(rb"[\w-]*:")  # a line of an event stream; one that begins with ":" is a comment
+
+# Top-level fields of errors that are not wrapped, and codes that mean no error.
+ERROR_FIELDS = ("message", "msg", "detail", "errors", "error_msg", "error_message", "errorMessage")
+SUCCESSES = (0, 200, "0", "200", "ok", "success")
+
+_passed_over: set[str] = set()  # shapes that this process has logged
+SHAPES_LIMIT = 200
 
 
 class StreamDecoder:
-    """Decodes the bytes of a `text/event-stream`, however the network splits them.
+    """Decodes the body of a response, however the network splits it.
 
     Reads server-sent events by their specification (html.spec.whatwg.org, 9.2), with extensions for
     real providers: a data line with a whole JSON object counts at once, blank line or not; `error:`
-    lines report an error (older llama.cpp), and so may a line of bare JSON (proxies).
+    lines report an error (older llama.cpp), and so may a line of bare JSON (proxies); a body of JSON
+    is the answer of a server that does not stream.
 
     `feed` never raises, so that the events before a fault are not lost with it: it returns them and
-    sets `ended`; `close` raises.
+    sets `ended`; `close` raises. `feed(b"")` is the end of the body, at which a last line counts
+    without its line end.
     """
 
     def __init__(self) -> None:
-        self.finished = False  # the reply is complete: a finish reason or [DONE] arrived
+        self.finished = False  # [DONE], or a finish reason that no output has followed
         self.ended = False  # nothing more will be read: [DONE] or a fault
         self._failure: ProviderError | None = None
         self._rest = b""  # a line whose end has not arrived
         self._after_cr = False  # the last byte was CR: an LF now belongs to it
-        self._first = True
+        self._is_first = True
         self._pending = bytearray()  # data lines that are not yet a whole JSON object
+        self._is_bare = False  # they have no "data:": a body of JSON, up to its end
+        self._in_error_event = False
+        self._half: TextDelta | ReasoningDelta | None = None  # the first half of a surrogate pair
+        # Whether a line may take the fast path: nothing of the five above is set.
+        self._is_regular = False
+        self._reason = ""  # the last finish reason, premature or not
+        self._has_output = False  # text, or a tool call
+        self._odd = b""  # the first data that was passed over
         self._usage: Usage | None = None
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the provider reported the end of a reply that has no output yet.
+
+        Some send a finish reason at the end of the model's reasoning, before the text.
+        """
+        return self.finished and not self._has_output and self._reason == "stop"
+
     def feed(self, data: bytes) -> list[Event]:
-        """Return the events that these bytes complete."""
+        """Return the events that these bytes complete; without bytes, those of the body's end."""
         events: list[Event] = []
         for line in self._lines(data):
             if self.ended:
                 break
-            if line:
-                self._line(line, events)
-            elif self._pending:
-                self._blank(events)
+            if self._is_regular:
+                if not line:
+                    continue
+                if line.startswith(b"data:"):
+                    data_line = line[5:]
+                    try:
+                        chunk = decode_chunk(data_line)
+                    except UNREADABLE:
+                        self._line(line, events)
+                    else:
+                        self._chunk(chunk, data_line, events)
+                    continue
+            self._line(line, events)
+        if not data:
+            self._end(events)
+        if self._half is not None and (self.ended or not data):
+            events.append(type(self._half)(REPLACEMENT))
+            self._half = None
         if len(self._rest) + len(self._pending) > LINE_LIMIT:
             self._fail(ProviderMalformed(f"an event of more than {LINE_LIMIT} bytes"))
         return events
 
     def close(self) -> None:
         """End the stream. Raises the fault, if any; ProviderCut when the end is missing."""
-        if self._rest.strip() == b"data: [DONE]":
-            self.finished = True
         if self._failure is not None:
             raise self._failure
-        if not self.finished:
-            raise ProviderCut("the stream ended without a finish reason and without [DONE]")
+        if self.finished or self._reason:
+            return
+        if self._odd and not self._has_output:
+            raise ProviderMalformed(f"no event of a reply: {shown(self._odd)}")
+        raise ProviderCut("the stream ended without a finish reason and without [DONE]")
 
     def _lines(self, data: bytes) -> list[bytes]:
         if not data:
-            return []
+            rest, self._rest = self._rest, b""
+            return [rest] if rest else []
         if self._after_cr and data.startswith(b"\n"):
             data = data[1:]
         self._after_cr = data.endswith(b"\r")
@@ -197,82 +216,153 @@ class StreamDecoder:
         return lines
 
     def _line(self, line: bytes, events: list[Event]) -> None:
-        if self._first:
-            self._first = False
+        """Handle a line that is not one of the usual ones."""
+        if self._is_first:
             line = line.removeprefix(BOM)
-        if line.startswith(b"data:"):
-            self._data(line[5:], events)
-        elif line.startswith(b"error:"):
-            self._error(line[6:])
-        elif line.startswith(b"{"):
-            self._data(line, events)
-        elif not line.startswith(IGNORED_FIELDS):
-            self._fail(ProviderMalformed(f"not an event stream: {shown(line)}"))
+        count = len(events)
+        text = line.strip()
+        if self._is_bare:
+            self._pending += line + b"\n"
+        elif not text:
+            self._blank(events)
+        elif text.startswith(b"data:"):
+            self._data(text[5:], events)
+        elif text.startswith(b"event:"):
+            self._in_error_event = text[6:].strip() == b"error"
+        elif text[:6].lower() == b"error:":
+            self._error(text[6:])
+        elif text.startswith((b"{", b"[")):
+            self._bare(text, events)
+        elif not FIELD.match(text):
+            page = is_page(text.decode(errors="replace"))
+            self._fail(ProviderMalformed(f"not an event stream: {shown(line)}", is_page=page))
+        if text:
+            self._is_first = False
+        self._mend(events, count)
+        self._is_regular = not (
+            self._is_first or self._pending or self._in_error_event or self._half is not None
+        )
+
+    def _blank(self, events: list[Event]) -> None:
+        """Handle the end of an event, whose JSON may have taken several lines."""
+        self._in_error_event = False
+        data, self._pending = bytes(self._pending), bytearray()
+        if not data:
+            return
+        self._json(data, events)
+        if self._pending:
+            self._pending.clear()
+            self._fail(ProviderMalformed(f"not a chunk: {shown(data)}"))
 
     def _data(self, data: bytes, events: list[Event]) -> None:
+        data = data.strip()
+        while data.startswith(b"data:"):  # some gateways wrap events twice
+            data = data[5:].strip()
+        if self._pending:
+            self._pending += b"\n" + data
+        elif self._in_error_event:
+            self._error(data)
+        elif data and not data.startswith(b":"):  # keep-alives
+            self._json(data, events)
+
+    def _error(self, data: bytes) -> None:
+        """Handle the data of an error event, or an `error:` line: the error itself, unwrapped."""
+        try:
+            error = lenient_json.loads(data)
+        except ValueError:
+            error = data.decode(errors="replace")
+        self._fail(reported(error))
+
+    def _bare(self, data: bytes, events: list[Event]) -> None:
+        """Handle JSON that has no `data:`: an error of a proxy, or the beginning of a body of JSON."""
         if self._pending:
             self._pending += b"\n" + data
             return
+        was_first = self._is_first
+        self._json(data, events)
+        self._is_bare = was_first and bool(self._pending)
+
+    def _json(self, data: bytes, events: list[Event]) -> None:
+        """Handle data that should be a JSON object; the beginning of one becomes `_pending`."""
         try:
-            self._chunk(decode_chunk(data), events)
-        except UNREADABLE as error:
-            if data.strip() == b"[DONE]":
-                self.finished = self.ended = True
-            elif type(error) is msgspec.DecodeError:
-                # Not JSON: the first line of several, or garbage; the blank line decides.
-                self._pending += data.strip()
+            self._chunk(decode_chunk(data), data, events)
+            return
+        except UNREADABLE as refused:
+            error = refused
+        if data.strip(b'"[] ').upper() == b"DONE":
+            self.finished = self.ended = True
+            return
+        try:
+            value = lenient_json.loads(data)
+        except ValueError:
+            if data.startswith((b"{", b"[")):
+                self._pending += data  # the first of several lines, or garbage
+            elif data.startswith(b"<"):
+                self._fail(ProviderMalformed(f"not a chunk: {shown(data)}", is_page=True))
             else:
-                self._fail(ProviderMalformed(f"not a chunk: {error}: {shown(data)}"))
+                self._pass_over("data that is no JSON", data)
+            return
+        is_mistyped = isinstance(error, msgspec.ValidationError)
+        shape = str(error) if is_mistyped else "JSON with characters that it must not have"
+        for each in value if isinstance(value, list) else [value]:
+            self._pass_over(shape, data)
+            if isinstance(each, dict):
+                self._chunk(lenient_chunk(each), each, events)
 
-    def _error(self, data: bytes) -> None:
-        """Handle an `error:` line of older llama.cpp: the error object itself, unwrapped."""
-        try:
-            self._fail(reported(msgspec.json.decode(data, type=dict[str, Any])))
-        except UNREADABLE:
-            self._fail(reported(data.decode(errors="replace").strip()))
-
-    def _blank(self, events: list[Event]) -> None:
-        """Handle the end of an event whose JSON took several lines."""
-        data, self._pending = bytes(self._pending), bytearray()
-        try:
-            self._chunk(decode_chunk(data), events)
-        except UNREADABLE as error:
-            self._fail(ProviderMalformed(f"not a chunk: {error}: {shown(data)}"))
-
-    def _chunk(self, chunk: Chunk, events: list[Event]) -> None:
+    def _chunk(self, chunk: Chunk, data: bytes | dict[str, Any], events: list[Event]) -> None:
+        """Handle a chunk, which was decoded from `data`."""
+        usage = chunk.usage
+        error = chunk.error
         for choice in chunk.choices or ():
             if choice.index:
                 continue  # a second choice was not requested
-            if choice.delta is not None:
-                self._delta(choice.delta, events)
-            if choice.finish_reason == "error":
-                self._fail(ProviderReported("finish_reason error"))
-            elif choice.finish_reason and not self.finished:
-                self.finished = True
-                events.append(Finish(choice.finish_reason))
-        usage = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
-        if usage:
+            delta, whole = choice.delta, choice.message
+            if whole is not None and not self._has_output and not (delta and delta.content):
+                self._delta(whole, events)
+                self.finished = self._has_output
+            elif delta is not None:
+                self._delta(delta, events)
+            if choice.finish_reason:
+                self._finish(choice.finish_reason, events)
+            usage = usage or choice.usage
+            error = error or choice.error
+        if chunk.x_groq is not None:
+            usage = usage or chunk.x_groq.usage
+            error = error or chunk.x_groq.error
+        if usage is not None:
             self._count(usage, events)
-        error = chunk.error or (chunk.x_groq and chunk.x_groq.error)
-        if error:
+        if error and is_error(error):
             self._fail(reported(error))
+        elif not chunk.choices and usage is None:
+            self._other(data)
 
     def _delta(self, delta: Delta, events: list[Event]) -> None:
         reasoning = delta.reasoning_content or delta.reasoning
         if reasoning:
+            self.finished = False
             events.append(ReasoningDelta(reasoning))
-        if isinstance(delta.content, str):
-            if delta.content:
-                events.append(TextDelta(delta.content))
-        elif delta.content:
-            for part in delta.content:
-                events.extend(ReasoningDelta(p.text) for p in part.thinking or () if p.text)
-                if part.text:
-                    events.append(TextDelta(part.text))
+        content = delta.content
+        if content:
+            if isinstance(content, str):
+                self.finished = False
+                self._has_output = True
+                events.append(TextDelta(content))
+            else:
+                self._parts(content, events)
         if delta.refusal:
-            events.append(TextDelta(delta.refusal))
+            self._parts([ContentPart(text=delta.refusal)], events)
         if delta.tool_calls:
             self._tool_calls(delta.tool_calls, events)
+
+    def _parts(self, parts: Iterable[ContentPart], events: list[Event]) -> None:
+        for part in parts:
+            thoughts = [ReasoningDelta(p.text) for p in part.thinking or () if p.text]
+            events += thoughts
+            if part.text:
+                self._has_output = True
+                events.append(TextDelta(part.text))
+            if thoughts or part.text:
+                self.finished = False
 
     def _tool_calls(self, calls: list[ToolCall], events: list[Event]) -> None:
         for position, call in enumerate(calls):
@@ -280,19 +370,94 @@ class StreamDecoder:
             index = position if call.index is None else call.index
             name, arguments = function.name or "", function.arguments or ""
             events.append(ToolCallDelta(index, call.id or "", name, arguments))
+            self._has_output = True
+            self.finished = False
+
+    def _finish(self, reason: str, events: list[Event]) -> None:
+        word = WORDS.get(reason.lower(), reason)
+        if word == "error":
+            self._fail(ProviderReported(f"finish_reason {reason}"))
+        elif word and (not self.finished or not self._reason):
+            self.finished = True
+            self._reason = word
+            events.append(Finish(word))
 
     def _count(self, usage: UsageObject, events: list[Event]) -> None:
-        prompt = usage.prompt_tokens_details or PromptDetails()
-        completion = usage.completion_tokens_details or CompletionDetails()
-        counted = Usage(
-            prompt_tokens=tokens(usage.prompt_tokens),
-            completion_tokens=tokens(usage.completion_tokens),
-            cached_tokens=tokens(prompt.cached_tokens),
-            reasoning_tokens=tokens(completion.reasoning_tokens),
-        )
-        if counted != self._usage:  # some servers repeat it
+        counted = usage_of(usage)
+        earlier = self._usage
+        if earlier is not None:  # the last report of some servers has zeros
+            counted = Usage(
+                prompt_tokens=counted.prompt_tokens or earlier.prompt_tokens,
+                completion_tokens=counted.completion_tokens or earlier.completion_tokens,
+                cached_tokens=counted.cached_tokens or earlier.cached_tokens,
+                reasoning_tokens=counted.reasoning_tokens or earlier.reasoning_tokens,
+            )
+        if counted != earlier:  # some servers repeat it
             self._usage = counted
             events.append(counted)
+
+    def _other(self, data: bytes | dict[str, Any]) -> None:
+        """Handle an object that is no chunk: an error that is not wrapped, or of no interest."""
+        fields = lenient_json.loads(data) if isinstance(data, bytes) else data
+        wrapped = fields.get("base_resp")  # MiniMax
+        if isinstance(wrapped, dict) and wrapped.get("status_code"):
+            self._fail(reported(wrapped))
+            return
+        is_named = "error" in (fields.get("object"), fields.get("type"))
+        is_success = fields.get("code", fields.get("status")) in SUCCESSES
+        sentences = filter(None, map(fields.get, ERROR_FIELDS))
+        is_worded = any("role" not in as_object(sentence) for sentence in sentences)
+        if is_named or (is_worded and not is_success):
+            self._fail(reported(fields))
+
+    def _mend(self, events: list[Event], first: int) -> None:
+        """Make the texts of the events from index `first` on well-formed Unicode.
+
+        Halves of a surrogate pair at the end of one event and the beginning of the next are joined.
+        """
+        fresh = events[first:]
+        del events[first:]
+        for event in fresh:
+            half = self._half
+            if isinstance(event, TextDelta | ReasoningDelta):
+                self._half = None
+                text = event.text
+                if type(half) is type(event):
+                    text = half.text + text
+                elif half is not None:
+                    events.append(type(half)(REPLACEMENT))
+                if "\ud800" <= text[-1] <= "\udbff":
+                    self._half = type(event)(text[-1])
+                    text = text[:-1]
+                if text:
+                    events.append(type(event)(well_formed(text)))
+                continue
+            if half is not None and not isinstance(event, Usage):
+                self._half = None
+                events.append(type(half)(REPLACEMENT))
+            if isinstance(event, ToolCallDelta):
+                event = ToolCallDelta(
+                    event.index, event.id, event.name, well_formed(event.arguments)
+                )
+            events.append(event)
+
+    def _end(self, events: list[Event]) -> None:
+        """Handle the end of the body: the last data may lack its blank line."""
+        data, self._pending = bytes(self._pending), bytearray()
+        if data and not self.ended:
+            count = len(events)
+            self._json(data, events)
+            self._pending.clear()  # it was cut in the middle
+            self._mend(events, count)
+
+    def _pass_over(self, shape: str, data: bytes) -> None:
+        """Note data of an unexpected shape; each shape is logged once in this process."""
+        self._odd = self._odd or data
+        if shape not in _passed_over and len(_passed_over) < SHAPES_LIMIT:
+            _passed_over.add(shape)
+            logger.warning(
+                "a provider's event is not as expected: %s; it is read as far as possible", shape
+            )
 
     def _fail(self, failure: ProviderError) -> None:
         # An error chunk may begin with its finish reason; the error object that follows is clearer.
@@ -306,13 +471,63 @@ def tokens(count: float | None) -> int:
     return min(max(0, int(count or 0)), TOKENS_LIMIT)
 
 
-def reported(error: object) -> ProviderReported:
+def usage_of(usage: UsageObject) -> Usage:
+    """Return the tokens of a usage object.
+
+    Providers differ in whether the reasoning is a part of the completion, and cached input a part of
+    the prompt: the total decides, if there is one.
+    """
+    prompt_details = usage.prompt_tokens_details or usage.input_tokens_details or PromptDetails()
+    details = usage.completion_tokens_details or usage.output_tokens_details or CompletionDetails()
+    prompt = tokens(usage.prompt_tokens) or tokens(usage.input_tokens)
+    completion = tokens(usage.completion_tokens) or tokens(usage.output_tokens)
+    reasoning = tokens(details.reasoning_tokens) or tokens(usage.reasoning_tokens)
+    cached = (
+        tokens(prompt_details.cached_tokens)
+        or tokens(usage.cached_tokens)
+        or tokens(usage.prompt_cache_hit_tokens)
+        or tokens(usage.cache_read_input_tokens)
+    )
+    written = tokens(usage.cache_creation_input_tokens)
+    beside = tokens(usage.total_tokens) - prompt - completion
+    if cached > prompt or (cached and beside == cached + written):
+        prompt += cached + written
+    elif beside > 0 and not prompt:
+        prompt = beside
+    elif beside > 0:
+        reasoning = reasoning or (beside if completion else 0)
+        completion += beside
+    elif not usage.total_tokens and reasoning > completion > 0:
+        completion += reasoning
+    return Usage(
+        prompt_tokens=min(prompt, TOKENS_LIMIT),
+        completion_tokens=min(completion, TOKENS_LIMIT),
+        cached_tokens=cached,
+        reasoning_tokens=reasoning,
+    )
+
+
+def is_error(error: Any) -> bool:
+    """Return whether the field `error` of a chunk has an error: some servers fill it with nothing."""
+    if isinstance(error, dict):
+        return any(error.values())
+    return bool(error)
+
+
+def reported(error: Any) -> ProviderReported:
     """Return the error for an error object in the stream, of any shape."""
     report = read_error(error)
     detail = f"reported in the stream: {report.title} {report.message}"
     return ProviderReported(detail, refusal_of(0, report), retry_after=seconds_to_wait(report))
 
 
+def well_formed(text: str) -> str:
+    """Join surrogate pairs, and replace halves that stand alone by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def shown(data: bytes) -> str:
-    """Return the beginning of the data, for the log."""
+    """Return the beginning of the data, for the log; of JSON, which has text of a reply, only its size."""
+    if data.lstrip().startswith((b"{", b"[", b"data:")):
+        return f"{len(data)} bytes"
     return repr(data[:100])

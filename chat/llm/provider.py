@@ -18,7 +18,9 @@ and only while this module waits for the provider, never while its caller is bus
 - `wait_limit` without an event, whatever else arrives, so that keep-alives alone cannot block a run
   for ever.
 
-After the finish reason `tail_timeout` is left for usage and [DONE], whose absence is no error.
+After the finish reason `tail_timeout` is left for usage and [DONE], whose absence is no error, and for
+more text, since some servers send premature ones. After one that precedes the first word
+`late_text_timeout` is left for it.
 
 **Retries** happen only before the first event was yielded, so that no text is repeated: after 429
 and 5xx (Retry-After is obeyed; one longer than `max_retry_after` means no retry, as an earlier one
@@ -126,7 +128,8 @@ class Provider:
         first_token_timeout: float = 300.0,
         silence_timeout: float = 120.0,
         wait_limit: float = 300.0,
-        tail_timeout: float = 5.0,
+        tail_timeout: float = 10.0,
+        late_text_timeout: float = 30.0,
         max_retries: int = 2,
         retry_delay: float = 0.5,
         max_retry_after: float = 30.0,
@@ -136,6 +139,7 @@ class Provider:
         self._silence_timeout = silence_timeout
         self._wait_limit = wait_limit
         self._tail_timeout = tail_timeout
+        self._late_text_timeout = late_text_timeout
         self._max_retries = max_retries
         self._retry_delay = retry_delay
         self._max_retry_after = max_retry_after
@@ -251,7 +255,9 @@ class Provider:
             async with self._answer(asked, watchdog, last_event + silence) as body:
                 note_accepted(True)
                 while True:
-                    if decoder.finished:
+                    if decoder.is_doubtful:
+                        deadline = last_event + self._late_text_timeout
+                    elif decoder.finished:
                         deadline = last_event + self._tail_timeout
                     else:
                         deadline = min(loop.time() + silence, last_event + self._wait_limit)
@@ -273,7 +279,9 @@ class Provider:
                 quiet = loop.time() - last_event
                 raise ProviderTimeout(f"no event for {quiet:.1f} s") from None
         except (httpx2.HTTPError, aiohttp.ClientError) as error:
-            if not decoder.finished:
+            if events := decoder.feed(b""):
+                yield events
+            if not decoder.finished or decoder.is_doubtful:
                 raise ProviderCut(described(root_cause(error))) from None
         finally:
             watchdog.cancel()
