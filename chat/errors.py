@@ -23,6 +23,7 @@ ERRORS: dict[str, str] = {
     "still_trying": "This takes longer than usual. Your request is still being tried, please wait.",
     "unavailable": "The service is unavailable right now. Nothing was lost. Try again in a moment.",
     "provider_error": "The model could not answer. Try again.",
+    "empty_reply": "The model returned nothing. Try again.",
     "provider_timeout": "The model did not answer in time. Try again.",
     "limit_reached": "The reply reached its time limit. The text so far is saved.",
     "internal": "Something went wrong on our side. It has been logged. Try again.",
@@ -31,6 +32,14 @@ ERRORS: dict[str, str] = {
 
 # The text of `unavailable` when all workers that began a reply ended before it was finished.
 INTERRUPTED = "The reply was interrupted on our side. The text so far is saved. Try again."
+
+# The text of `empty_reply` for a model that ended after its reasoning.
+ONLY_THOUGHTS = "The model ended after thinking, without an answer. Try again."
+
+# The text of `provider_error` when the provider's filter stopped a reply before its first word.
+FILTERED = (
+    "The model provider's content filter blocked this reply. Rephrase your message, or try again."
+)
 
 # The same when a message was queued for so long that its hold was released.
 HOLD_EXPIRED = "The message was queued for too long. Nothing was charged. Try again."

@@ -297,6 +297,13 @@ class RunRestarted(RunEvent, frozen=True, tag="run.restarted", kw_only=True):
     reasoning: str = ""
 
 
+class ReplyReplaced(RunEvent, frozen=True, tag="reply.replaced", kw_only=True):
+    """The reply so far is exactly `text`, its reasoning `reasoning`: text turned out to be reasoning."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
 class Delta(RunEvent, frozen=True, kw_only=True):
     """Base of the events that add to a reply.
 

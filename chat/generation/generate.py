@@ -273,7 +273,7 @@ async def _generate(
         # In any case the user must not wait for a reply that no worker generates.
         logger.exception("run %s failed", work.id)
         return reply.outcome(Run.Status.FAILED, code="internal")
-    return reply.outcome(Run.Status.DONE)
+    return reply.finished()
 
 
 async def _change_place(asked: Run, writer: RunWriter) -> None:
@@ -344,10 +344,13 @@ async def _consume(
     async def read() -> None:
         with current_connections().use(work.provider or Provider()) as provider:
             batches = provider.stream(request, writer.pause_reading, note_accepted)
-            async with aclosing(batches) as stream:
-                async for batch in stream:
-                    for event in batch:
-                        reply.add(event, writer)
+            try:
+                async with aclosing(batches) as stream:
+                    async for batch in stream:
+                        for event in batch:
+                            reply.add(event, writer)
+            finally:
+                reply.release(writer)
 
     reading = asyncio.create_task(read(), name=f"run {work.id}")
     writer.interrupt = reading.cancel

@@ -10,6 +10,7 @@ from django.utils import timezone
 from billing.metering.pricing import Tokens
 from chat import errors, protocol
 from chat.llm.decoder import Event, Finish, ReasoningDelta, TextDelta, Usage
+from chat.llm.thoughts import Piece, ThoughtScanner
 from chat.models import Run
 from chat.runs import finish
 from chat.streaming.writer import RunWriter
@@ -41,22 +42,43 @@ class Reply:
     reported: tuple[int, int] = (0, 0)  # items of text and reasoning that the usage includes
     is_accepted: bool = False
     first_token_at: datetime | None = None
+    is_whole: bool = False  # the provider has finished
+    scanner: ThoughtScanner | None = field(init=False)  # None when no thoughts can come any longer
+    has_tags: bool = False  # the reasoning came in tags, with white space around it
+
+    def __post_init__(self) -> None:
+        self.scanner = ThoughtScanner(self.whole_text, is_continued=bool(self.prefix))
 
     def add(self, event: Event, writer: RunWriter) -> None:
         """Add an event of the provider, and pass text on to the writer. Raises ReplyTooLong."""
         if isinstance(event, TextDelta):
-            text = self._storable(event.text)
-            self.text.append(text)
-            writer.text(text)
+            scanner, text = self.scanner, event.text
+            if scanner is None or (scanner.is_plain and "<" not in text):
+                self._add_text(text, writer)
+            else:
+                self._add_pieces(scanner, scanner.feed(text), writer)
         elif isinstance(event, ReasoningDelta):
-            text = self._storable(event.text)
-            self.reasoning.append(text)
-            writer.reasoning(text)
+            self._add_reasoning(event.text, writer)
         elif isinstance(event, Finish):
             self.finish_reason = event.reason
         elif isinstance(event, Usage):
             self.usage = event
             self.reported = len(self.text), len(self.reasoning)
+
+    def release(self, writer: RunWriter) -> None:
+        """Add the text that may have been the beginning of a tag: the provider sends no more."""
+        if self.scanner is not None:
+            self._add_pieces(self.scanner, self.scanner.release(), writer)
+
+    def _add_text(self, text: str, writer: RunWriter) -> None:
+        text = self._storable(text)
+        self.text.append(text)
+        writer.text(text)
+
+    def _add_reasoning(self, text: str, writer: RunWriter) -> None:
+        text = self._storable(text)
+        self.reasoning.append(text)
+        writer.reasoning(text)
 
     def _storable(self, text: str) -> str:
         if self.first_token_at is None:
@@ -70,20 +92,56 @@ class Reply:
     def begin_again(self) -> None:
         """Forget what a provider reported before its first token: another model is asked."""
         self.usage, self.reported, self.finish_reason = None, (0, 0), ""
+        self.scanner = ThoughtScanner(self.whole_text, is_continued=bool(self.prefix))
+
+    def _add_pieces(self, scanner: ThoughtScanner, pieces: list[Piece], writer: RunWriter) -> None:
+        for piece in pieces:
+            if isinstance(piece, TextDelta):
+                self._add_text(piece.text, writer)
+            elif isinstance(piece, ReasoningDelta):
+                self._add_reasoning(piece.text, writer)
+            else:
+                self._move_text(writer)
+        self.has_tags = scanner.has_tags
+        if scanner.has_ended:
+            self.scanner = None
+
+    def _move_text(self, writer: RunWriter) -> None:
+        """Make all text so far a part of the reasoning."""
+        if not self.whole_text():
+            return
+        self.prefix_reasoning, self.prefix = self.prefix_reasoning + self.prefix, ""
+        self.reasoning, self.text = self.reasoning + self.text, []
+        self.reported = 0, sum(self.reported)
+        self.has_tags = True
+        writer.replace("", self.whole_reasoning())
+
+    def finished(self) -> finish.Outcome:
+        """Return the run's end after the provider has finished: a reply needs a text, or a reason."""
+        self.is_whole = True
+        if self.whole_text().strip() or self.finish_reason == "length":
+            return self.outcome(Run.Status.DONE)
+        if self.finish_reason == "content_filter":
+            return self.outcome(
+                Run.Status.FAILED, code="provider_error", message=errors.FILTERED, cause="content"
+            )
+        message = errors.ONLY_THOUGHTS if self.whole_reasoning() else ""
+        return self.outcome(Run.Status.FAILED, code="empty_reply", message=message)
 
     def outcome(
         self, status: Run.Status, *, code: str = "", message: str = "", cause: str = ""
     ) -> finish.Outcome:
         """Return the run's end as it stands."""
+        text = self.whole_text()
         return finish.Outcome(
             status=status,
-            text=self.whole_text(),
+            text=text if text.strip() else "",
             reasoning=self.whole_reasoning(),
             finish_reason=self.finish_reason,
             code=code,
             message=message or (errors.ERRORS[code] if code else ""),
             cause=cause,
-            usage=self.present_usage(is_whole=status == Run.Status.DONE),
+            usage=self.present_usage(),
             first_token_at=self.first_token_at,
         )
 
@@ -93,13 +151,14 @@ class Reply:
 
     def whole_reasoning(self) -> str:
         """Return the reasoning with its prefix."""
-        return self.prefix_reasoning + "".join(self.reasoning)
+        reasoning = self.prefix_reasoning + "".join(self.reasoning)
+        return reasoning.strip() if self.has_tags else reasoning
 
-    def present_usage(self, *, is_whole: bool = False) -> protocol.Usage | None:
+    def present_usage(self) -> protocol.Usage | None:
         """Return the usage of this attempt so far; None if the provider accepted no request.
 
         Without a report it is estimated, as is output that arrived after the last report of a stream
-        that was interrupted (not `is_whole`).
+        that is not whole.
         """
         if self.usage is not None:
             reported = Tokens.reported(
@@ -113,8 +172,8 @@ class Reply:
                 texts, reasonings = self.reported
                 later = finish.counted_usage(
                     0,
-                    "" if is_whole else "".join(self.text[texts:]),
-                    "" if is_whole else "".join(self.reasoning[reasonings:]),
+                    "" if self.is_whole else "".join(self.text[texts:]),
+                    "" if self.is_whole else "".join(self.reasoning[reasonings:]),
                 )
                 return protocol.Usage(
                     prompt_tokens=reported.input,

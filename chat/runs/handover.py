@@ -115,6 +115,8 @@ def usage_of_attempt(run: Run, lost: LostAttempt) -> protocol.Usage | None:
         return lost.usage
     text = lost.text.removeprefix(run.prefix)
     reasoning = lost.reasoning.removeprefix(run.prefix_reasoning)
+    if not lost.text.startswith(run.prefix):  # it turned out to be reasoning
+        reasoning = reasoning.removeprefix(run.prefix)
     if not (text or reasoning or lost.is_accepted):
         return None
     prompt_tokens = run.prompt_estimate + typical_tokens(run.prefix)

@@ -83,7 +83,7 @@ def _join(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Logged
     for _, fields in entries:
         delta = msgspec.json.decode(fields[FIELD], type=_Delta)
         seq = delta.seq
-        if delta.type == "run.restarted":
+        if delta.type in {"run.restarted", "reply.replaced"}:
             text, reasoning = [delta.text], [delta.reasoning]
         elif delta.type == "text.delta":
             text.append(delta.text)

@@ -132,6 +132,12 @@ class RunWriter:
         """Add to the model's reasoning, which precedes the reply."""
         self._add(protocol.ReasoningDelta, text)
 
+    def replace(self, text: str, reasoning: str) -> None:
+        """Replace the reply so far: text that was published turned out to be reasoning."""
+        self.seal()
+        common: dict[str, Any] = {"run": self.run_id, "attempt": self.attempt, "seq": self.next_seq}
+        self.append(protocol.ReplyReplaced(**common, text=text, reasoning=reasoning))
+
     def _add(self, kind: Delta, text: str) -> None:
         if kind is not self._kind:
             self.seal()

@@ -325,6 +325,9 @@ export class ChatTranscript extends HTMLElement {
         break;
       case "text.delta":
         this.#writer.write(event.text);
+        break;
+      case "reply.replaced": // text turned out to be reasoning
+        this.#writer.replaceWith(event.text ?? "", event.reasoning ?? "");
     }
     this.#drawSoon();
   }

@@ -103,6 +103,13 @@ def test_finished_reply_has_actions_and_model(reply):
     assert "notice" not in html
 
 
+@pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
+def test_finished_reply_without_text_has_retry(reply, reason):
+    html = message_html(finish(reply, "done", "", finish_reason=reason))
+    assert html.count("data-regenerate") == 1
+    assert "Try again" in Reader(html).words
+
+
 def test_failed_reply_has_text_error_and_retry(reply):
     error = "The model did not answer in time. Try again."
     finish(reply, "failed", "Half a", error_code="provider_timeout", error_message=error)
@@ -128,6 +135,8 @@ def test_failed_reply_without_text_has_no_copy_button(reply):
         ("done", "One", "length", "The reply reached its maximum length."),
         ("done", "", "stop", "The model returned no text."),
         ("done", "", "content_filter", "The model provider's filter blocked this reply."),
+        ("done", "One", "content_filter", "content filter cut this reply short"),
+        ("done", "", "length", "thinking used the whole length"),
     ],
 )
 def test_incomplete_reply_is_marked(reply, status, text, reason, words):
