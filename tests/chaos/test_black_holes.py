@@ -31,6 +31,8 @@ from tests.support.reconnecting_client import LiveTab
 from tests.support.stack import Stack, database_url
 
 TABS = 24  # three for each thread of lib.db
+PAGES = 40  # more than a process has threads for them
+FRAMES = 3  # that one socket sends at once
 ANSWER = 10.0  # seconds in which sockets and pages answer
 RECOVERY = 15.0  # seconds from the network's return to the next reply
 TEXT = "[[tokens=5 rate=0]]"
@@ -155,13 +157,35 @@ async def signed_in(site: Site) -> None:
 
 
 async def answers_in_the_hole(site: Site, tabs: list[websockets.ClientConnection]) -> list[Any]:
-    """Return the answers to a message of each tab, a page, a sign-in and a new socket."""
-    return await asyncio.gather(
-        *(in_time("a message", send(tab, f"in-{n}")) for n, tab in enumerate(tabs)),
+    """Return the answers to a message of each tab, a page, a sign-in and a new socket.
+
+    Meanwhile all other pages are answered in time, too, and several messages of one tab.
+    """
+    others = asyncio.gather(
+        *(in_time("a page", site.request("GET", "/billing/")) for _ in range(PAGES)),
+        in_time("a page without database", site.request("GET", "/health")),
+        in_time("the last of several messages", send_at_once(tabs[0])),
+    )
+    answers = await asyncio.gather(
+        *(in_time("a message", send(tab, f"in-{n}")) for n, tab in enumerate(tabs[1:])),
         in_time("a page", site.request("GET", "/chats/")),
         in_time("a sign-in", site.sign_in()),
         in_time("a new socket", site.new_socket()),
     )
+    await others
+    return answers
+
+
+async def send_at_once(client: websockets.ClientConnection) -> None:
+    """Send several messages before the first is answered; return when all are."""
+    for number in range(FRAMES):
+        frame = {"type": "chat.send", "client_id": f"at-once-{number}", "text": TEXT}
+        await client.send(json.dumps(frame))
+    answered: set[str] = set()
+    while len(answered) < FRAMES:
+        event: dict[str, Any] = json.loads(await client.recv())
+        if event["type"] in ("error", "run.queued"):
+            answered.add(event.get("ref") or event["client_id"])
 
 
 @pytest.mark.parametrize("service", ["postgres", "redis"])

@@ -21,7 +21,7 @@ from psycopg import errors
 from psycopg.abc import PQGen
 from psycopg_pool import ConnectionPool
 
-from chatproject.lib.db import pooler
+from chatproject.lib.db import breaker, pooler
 
 # Seconds.
 STATEMENT = 5.0  # for one statement of a page, a socket's command, a reply, or the clock
@@ -105,16 +105,21 @@ class Connection(psycopg.Connection[Any]):
         if limit is None or timeout is not None:
             return super().wait(gen, interval, timeout)
         try:
-            return super().wait(gen, interval, limit)
+            result = super().wait(gen, interval, limit)
         except errors._WaitTimeout:
             pass
+        else:
+            breaker.note_answer()
+            return result
         try:
             self.cancel_safe(timeout=CANCEL)
             return super().wait(gen, interval, CANCEL)
         except errors.QueryCanceled:
+            breaker.note_answer()
             raise errors.QueryCanceled(f"cancelled after {limit:.1f} s") from None
         except psycopg.Error:
             self.close()
+            breaker.note_silence()
             # The idle connections of the pool lead to the same server, most likely as silently.
             pool: ConnectionPool[Any] | None = getattr(self, "_pool", None)
             if pool is not None:

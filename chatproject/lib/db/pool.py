@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 from psycopg import Connection
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 from psycopg_pool.base import AttemptWithBackoff
 
-from chatproject.lib.db import limits
+from chatproject.lib.db import breaker, limits
 
 # Seconds before the second try, and the growth of the following pauses. A call that takes a
 # connection from the pool drops a broken one with each try. With the pool's own pauses (1, 2, 4 s …)
@@ -37,11 +37,22 @@ def set_up() -> None:
 
 
 def getconn(pool: ConnectionPool[Any], timeout: float | None = None) -> Connection[Any]:
-    """Return a connection of the pool, in time for the answer of the enclosing lib.db.limits."""
+    """Return a connection of the pool, in time for the answer of the enclosing lib.db.limits.
+
+    Raises PoolTimeout, at once while Postgres is silent (lib.db.breaker).
+    """
     left = limits.time_left()
-    if timeout is None and left is not None:
+    if left is None:
+        return _getconn(pool, timeout)
+    if not breaker.may_try():
+        raise PoolTimeout("Postgres did not answer in time a moment ago")
+    if timeout is None:
         timeout = max(LEAST_WAIT, min(pool.timeout, left))
-    return _getconn(pool, timeout)
+    try:
+        return _getconn(pool, timeout)
+    except PoolTimeout:
+        breaker.note_no_connection()
+        raise
 
 
 def check(connection: Connection[Any]) -> None:
