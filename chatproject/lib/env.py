@@ -270,7 +270,7 @@ def mail(name: str, default: str) -> dict[str, Any]:
     except ValueError as error:
         raise ImproperlyConfigured(f"{name}: the port is not a number.") from error
     return outbox | {
-        "MAIL_TRANSPORT": "django.core.mail.backends.smtp.EmailBackend",
+        "MAIL_TRANSPORT": "chatproject.lib.mail.smtp.EmailBackend",
         "EMAIL_HOST": parts.hostname or "",
         "EMAIL_PORT": port or (465 if parts.scheme == "smtps" else 587),
         "EMAIL_HOST_USER": unquote(parts.username or ""),

@@ -5,13 +5,18 @@ from __future__ import annotations
 import email
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import Message
 
 
 class FakeMailServer(socketserver.ThreadingTCPServer):
-    """Accepts mails. `answers` replaces the answer to a command, such as {"RCPT": "550 No"}."""
+    """Accepts mails.
+
+    `answers` replaces the answer to a command, such as {"RCPT": "550 No"}, or to a command and its
+    argument. With `drip` each byte of an answer is sent alone, so many seconds after the last one.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
@@ -20,6 +25,7 @@ class FakeMailServer(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", port), _Session)
         self.received: list[Message] = []
         self.answers: dict[str, str] = {}
+        self.drip = 0.0
         self.sessions = 0
 
     @property
@@ -34,9 +40,11 @@ class _Session(socketserver.StreamRequestHandler):
         self.server.sessions += 1
         self.answer("220 fake")
         while line := self.rfile.readline():
-            verb = line.split()[0].decode().upper()
-            if verb in self.server.answers:
-                self.answer(self.server.answers[verb])
+            command = line.decode().strip()
+            verb = command.split()[0].upper()
+            answer = self.server.answers.get(command) or self.server.answers.get(verb)
+            if answer:
+                self.answer(answer)
             elif verb == "DATA":
                 self.answer("354 go on")
                 lines: list[bytes] = []
@@ -51,7 +59,14 @@ class _Session(socketserver.StreamRequestHandler):
                 self.answer("250 ok")
 
     def answer(self, line: str) -> None:
-        self.wfile.write(f"{line}\r\n".encode())
+        data = f"{line}\r\n".encode()
+        if not self.server.drip:
+            self.wfile.write(data)
+            return
+        with suppress(OSError):  # the client has left
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                time.sleep(self.server.drip)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from chatproject.lib import db
 from chatproject.lib.log_scrubbing import scrub
 from chatproject.lib.mail.models import OutgoingMail
 from chatproject.lib.mail.packing import pack, unpack
+from chatproject.lib.mail.smtp import PartlyRefused
 from chatproject.lib.redis.clients import sync_client
 
 logger = logging.getLogger(__name__)
@@ -163,8 +164,11 @@ def send(mail_id: int, attempt: int) -> None:
     # Fencing: a worker that was presumed dead changes nothing afterwards.
     ours = OutgoingMail.objects.filter(pk=mail_id, status=Status.SENDING, attempts=attempt + 1)
     message = unpack(bytes(mail.content or b""))
+    refused: list[str] = []
     try:
         get_connection(settings.MAIL_TRANSPORT).send_messages([message])
+    except PartlyRefused as error:
+        refused = [*error.recipients]
     except (OSError, ValueError) as error:  # smtplib's exceptions are OSErrors
         is_final = attempt + 1 >= MAX_ATTEMPTS or is_permanent(error)
         ours.update(
@@ -181,12 +185,22 @@ def send(mail_id: int, attempt: int) -> None:
             reason(error, message),
         )
         return
-    ours.update(
-        status=Status.SENT, content=None, is_delayed=False, error="", sent_at=timezone.now()
-    )
+    with transaction.atomic():
+        is_ours = ours.update(
+            status=Status.SENT, content=None, is_delayed=False, error="", sent_at=timezone.now()
+        )
+        if is_ours and refused:
+            _store_for(refused, message)
     OutgoingMail.objects.filter(status=Status.QUEUED, is_delayed=True).update(
         is_delayed=False, due_at=timezone.now()
     )
+
+
+def _store_for(refused: list[str], message: EmailMessage) -> None:
+    """Store a mail of their own for the recipients that were refused, while others received it."""
+    message.to, message.cc, message.bcc = refused, [], []
+    del message.extra_headers["Message-ID"]
+    store(message)
 
 
 def is_about_the_mail(error: Exception) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
-from chatproject.lib.mail import jobs, outbox
+from chatproject.lib.mail import jobs, outbox, smtp
 from chatproject.lib.mail.models import OutgoingMail
 from chatproject.lib.redis.clients import sync_client
 from tests.support.fake_mail import mail_server
@@ -222,6 +223,42 @@ def test_silent_mail_server_has_a_time_limit(by_outbox):
         work()
     mail.refresh_from_db()
     assert (mail.status, mail.is_delayed) == ("queued", True)
+
+
+def test_dripping_mail_server_has_a_time_limit(by_outbox, monkeypatch):
+    """Each byte comes in time, the answer does not."""
+    monkeypatch.setattr(smtp, "SECONDS", 0.5)
+    with mail_server(by_outbox.EMAIL_PORT) as server:
+        server.drip = 0.02
+        mail = a_mail()
+        began = time.monotonic()
+        work()
+        assert time.monotonic() - began < 2
+    mail.refresh_from_db()
+    assert (mail.status, mail.is_delayed) == ("queued", True)
+    assert "too slow" in mail.error
+
+
+@pytest.mark.parametrize(("code", "status"), [(550, "failed"), (451, "queued")])
+def test_refused_recipient_gets_a_mail_of_its_own(by_outbox, code, status):
+    with mail_server(by_outbox.EMAIL_PORT) as server:
+        server.answers = {f"rcpt TO:<{TO}>": f"{code} <{TO}> no"}
+        send_mail("Hello", "Text", None, ["a@example.org", TO, "b@example.org"])
+        work()
+        sent, apart = OutgoingMail.objects.order_by("pk")
+        assert (sent.status, apart.status) == ("sent", "queued")
+        assert apart.recipients == outbox.hash_of(TO)
+        work()
+        apart.refresh_from_db()
+        assert (apart.status, apart.is_delayed) == (status, False)
+        assert str(code) in apart.error
+        server.answers = {}
+        make_due()
+        outbox.enqueue_due(timezone.now())
+        work()
+    received = [(mail["To"], mail["Message-ID"]) for mail in server.received]
+    assert received[0] == (f"a@example.org, {TO}, b@example.org", sent.message_id)
+    assert received[1:] == ([(TO, apart.message_id)] if status == "queued" else [])
 
 
 def test_old_rows_and_texts_are_deleted(by_outbox):
