@@ -16,7 +16,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from billing.credits import exact, show
 from billing.ledger import promo_codes, signup
@@ -69,11 +69,11 @@ def balance(request: Request) -> HttpResponse:
     )
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def redeem(request: Request) -> HttpResponse:
     """Redeem a promo code."""
-    if request.method == "GET":
+    if request.method != "POST":
         return redirect("billing:overview")  # a reload of the page after an error
     code = request.POST.get("code", "")[:100]
     try:
@@ -148,7 +148,7 @@ def history(request: Request) -> HttpResponse:
     )
 
 
-@require_GET
+@require_safe
 @never_cache
 def history_csv(request: Request) -> HttpResponseBase:
     """Return the statement as a file, the oldest line first; unfiltered it adds up to the balance."""
@@ -164,8 +164,9 @@ def history_csv(request: Request) -> HttpResponseBase:
             account.pk, after_seq=after_seq, until_seq=account.seq, wanted=wanted
         )
 
+    is_head = request.method == "HEAD"
     return StreamingHttpResponse(
-        streamed_response.in_parts(part, 0),
+        streamed_response.no_part() if is_head else streamed_response.in_parts(part, 0),
         content_type=CSV,
         headers={"Content-Disposition": 'attachment; filename="credits.csv"'},
     )
@@ -215,7 +216,7 @@ def _by_model(report: UsageReport) -> list[ModelRow]:
     return sorted(rows, key=lambda row: (-row.sums.charged, row.model))
 
 
-@require_GET
+@require_safe
 @never_cache
 def usage_csv(request: Request) -> HttpResponse:
     """Return the usage of a month as a file."""
@@ -241,7 +242,7 @@ def _month(request: Request) -> date | None:
 # --- Limits -----------------------------------------------------------------------------------
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def limits_page(request: Request) -> HttpResponse:
     """Show and save the user's own spending limits."""

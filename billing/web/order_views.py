@@ -11,14 +11,14 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import (
-    require_GET,
     require_http_methods,
     require_POST,
     require_safe,
@@ -41,7 +41,7 @@ from billing.payments.invoices import NotPaid
 from billing.payments.providers.base import ProviderError
 from billing.payments.refunds import RefundRefused
 from billing.web.forms import BuyForm, InvoiceAddressForm, TopUpForm
-from chatproject.lib.db import MoneyBusy
+from chatproject.lib.db import MoneyBusy, streamed_response
 
 if TYPE_CHECKING:
     from chatproject.lib.http import Request
@@ -58,14 +58,14 @@ REFRESH = ((120, 4), (900, 15), (7200, 60))  # (up to this age, every so many), 
 
 
 def of_owner(
-    view: Callable[Concatenate[Request, Order, P], HttpResponse],
-) -> Callable[Concatenate[Request, UUID, P], HttpResponse]:
+    view: Callable[Concatenate[Request, Order, P], HttpResponseBase],
+) -> Callable[Concatenate[Request, UUID, P], HttpResponseBase]:
     """Pass the order of a URL to a view; a 404 for everyone but its owner."""
 
     @wraps(view)
     def open_order(
         request: Request, order_id: UUID, *args: P.args, **kwargs: P.kwargs
-    ) -> HttpResponse:
+    ) -> HttpResponseBase:
         try:
             found = packages.order(request.user.pk, order_id)
         except Order.DoesNotExist as error:
@@ -109,11 +109,11 @@ def _packages(request: Request, address_form: InvoiceAddressForm) -> HttpRespons
     )
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def invoice_address(request: Request) -> HttpResponse:
     """Store the buyer's name and address for the invoices of later purchases."""
-    if request.method == "GET":
+    if request.method != "POST":
         return redirect("billing:packages")
     form = InvoiceAddressForm(request.POST, instance=_invoice_address(request))
     if not form.is_valid():
@@ -156,11 +156,11 @@ def packages_json(request: HttpRequest) -> JsonResponse:
 # --- One order --------------------------------------------------------------------------------
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def buy(request: Request) -> HttpResponse:
     """Make an order, and send its buyer to the provider."""
-    if request.method == "GET":
+    if request.method != "POST":
         return redirect("billing:packages")
     form = BuyForm(request.POST)
     if not form.is_valid():
@@ -230,12 +230,12 @@ def _to_provider(request: Request, order: Order) -> HttpResponse:
 # session's cookie. Such a request is redirected to the sign-in page, as any without a session, and
 # returns from there by a GET with the cookie. The posted data are not read: the provider is asked.
 @csrf_exempt
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 @of_owner
 def order_return(request: Request, order: Order) -> HttpResponse:
     """Sync the order of a buyer who returns from the provider, and show it."""
-    if not order.is_paid:
+    if not order.is_paid and request.method != "HEAD":
         try:
             checkout.sync_order(order.pk)
         except ProviderError as error:
@@ -250,7 +250,7 @@ def order_return(request: Request, order: Order) -> HttpResponse:
 
 
 @csrf_exempt  # as above: a canceled payment may return with a POST
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 @of_owner
 def order(request: Request, order: Order) -> HttpResponse:
@@ -289,21 +289,24 @@ def _refresh(order: Order) -> int:
     return next((every for until, every in REFRESH if age < until), 0)
 
 
-@require_GET
+@require_safe
 @never_cache
 @of_owner
-def receipt(request: Request, order: Order) -> HttpResponse:
-    """Return the receipt as a PDF."""
+def receipt(request: Request, order: Order) -> HttpResponseBase:
+    """Return the receipt as a PDF; an answer to HEAD makes none."""
+    response: HttpResponseBase
     try:
-        content = receipts.pdf(order)
+        if request.method == "HEAD":
+            invoices.of_order(order)
+            response = StreamingHttpResponse(streamed_response.no_part())
+        else:
+            response = HttpResponse(receipts.pdf(order))
     except NotPaid as error:
         raise Http404("An unpaid order has no receipt.") from error
     name = f"invoice-{invoices.number(order)}.pdf"
-    return HttpResponse(
-        content,
-        content_type="application/pdf",
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
-    )
+    response["Content-Type"] = "application/pdf"
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
 
 
 @require_POST
@@ -343,7 +346,7 @@ def refund(request: Request, order: Order) -> HttpResponse:
 # --- Automatic top-up -------------------------------------------------------------------------
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def top_up_page(request: Request) -> HttpResponse:
     """Show automatic purchases, and let the user agree to them, change them or turn them off."""

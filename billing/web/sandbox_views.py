@@ -27,7 +27,7 @@ ACTIONS: dict[str, Callable[[str], tuple[str, ...]]] = {
 }
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def sandbox(request: HttpRequest, payment_id: str) -> HttpResponse:
     """Show a payment of the signed-in buyer, and carry out the buyer's decision."""
     try:

@@ -72,11 +72,11 @@ def chats(request: Request) -> HttpResponse:
 # --- Actions on conversations -----------------------------------------------------------------
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @handles_chat_errors
 def create(request: Request) -> HttpResponse:
     """Begin a conversation with its first message."""
-    if request.method == "GET":
+    if request.method != "POST":
         return redirect("chat:new")  # a reload of the page that showed an error
     form = posted_form(request)
     try:

@@ -19,11 +19,11 @@ from chat.web.responses import handles_chat_errors
 from chatproject.lib.http import Request
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @handles_chat_errors
 def send(request: Request, conversation_id: UUID) -> HttpResponse:
     """Send a message in a conversation."""
-    if request.method == "GET":
+    if request.method != "POST":
         return redirect("chat:conversation", conversation_id)
     form = posted_form(request)
     try:
@@ -50,12 +50,12 @@ def estimate(request: Request) -> HttpResponse:
     return JsonResponse({"shown": found.shown, **asdict(found)})
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @handles_chat_errors
 def regenerate(request: Request, message_id: UUID) -> HttpResponse:
     """Ask for another reply in place of one."""
     reply = access.message(request.user, message_id)
-    if request.method == "GET":
+    if request.method != "POST":
         return redirect("chat:conversation", reply.conversation_id)
     client_id = request.POST.get("client_id") or new_client_id()
     try:
@@ -65,12 +65,12 @@ def regenerate(request: Request, message_id: UUID) -> HttpResponse:
     return started_response(request, started)
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @handles_chat_errors
 def edit(request: Request, message_id: UUID) -> HttpResponse:
     """Send another text in place of the user's own message."""
     edited = access.message(request.user, message_id)
-    if request.method == "GET":
+    if request.method != "POST":
         return redirect("chat:conversation", edited.conversation_id)
     form = posted_form(request)
     try:

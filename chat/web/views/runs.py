@@ -17,12 +17,12 @@ from chat.web.responses import error_json, handles_chat_errors, run_json, wants_
 from chatproject.lib.http import Request
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @handles_chat_errors
 def stop(request: Request, run_id: UUID) -> HttpResponse:
     """Ask a run to stop."""
     found = access.run(request.user, run_id)
-    if request.method == "GET":
+    if request.method != "POST":
         return redirect("chat:conversation", found.conversation_id)
     try:
         stop_run(user=request.user, run_id=run_id)

@@ -20,3 +20,10 @@ async def in_parts(make: Callable[[T], tuple[str, T | None]], start: T) -> Async
     while at is not None:
         part, at = await run(make, at)
         yield part
+
+
+async def no_part() -> AsyncIterator[str]:
+    """Yield nothing: the body of an answer to HEAD, whose length only the whole response would show."""
+    parts: tuple[str, ...] = ()
+    for part in parts:
+        yield part

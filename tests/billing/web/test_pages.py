@@ -26,7 +26,7 @@ from billing.models import (
     Refund,
     SpendingLimit,
 )
-from billing.payments import refunds
+from billing.payments import receipts, refunds
 from billing.reports import balances, low_balance_mail, statements
 from chatproject.lib import rate_limits
 from chatproject.lib.db import money_transaction
@@ -480,6 +480,30 @@ def test_order_opens_for_its_owner_only(inside, stranger, account):
         path = reverse(f"billing:{name}", args=[order.pk])
         assert stranger.post(path).status_code == 404
     assert not Refund.objects.exists()
+
+
+def test_files_answer_head_without_being_made(inside, account, monkeypatch):
+    order = bought(account)
+    made: list[bytes] = []
+
+    def make(*_: object, **__: object) -> bytes:
+        made.append(b"%PDF")
+        return made[-1]
+
+    monkeypatch.setattr(receipts, "pdf", make)
+    monkeypatch.setattr(statements, "csv_part", make)
+    receipt = f"/billing/orders/{order.pk}/receipt.pdf"
+    for path in (receipt, "/billing/history.csv", "/billing/usage.csv"):
+        head = inside.head(path)
+        assert head.status_code == 200
+        assert head.getvalue() == b""
+        assert made == []
+        page = inside.get(path)
+        for name in ("Content-Type", "Content-Disposition"):
+            assert head[name] == page[name]
+        made.clear()
+    unpaid = bought(account, status=Order.Status.PENDING)
+    assert inside.head(f"/billing/orders/{unpaid.pk}/receipt.pdf").status_code == 404
 
 
 @pytest.mark.parametrize("status", Order.Status)

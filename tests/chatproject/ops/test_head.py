@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from django.test import Client
 
+from accounts.models import User
+from tests.accounts.test_pages import ROUTES
 from tests.support.conversations import begin
+from tests.support.visitor import Visitor, without_limits
 
 
 @pytest.mark.django_db(transaction=True)
@@ -18,3 +21,19 @@ def test_pages_answer_head_as_get(client: Client, owner, assistant):
         assert (head.status_code, head.content) == (page.status_code, b"")
         assert head["Content-Type"] == page["Content-Type"]
         assert page.status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("valkey_url")
+@pytest.mark.parametrize("who", ["visitor", "staff"])
+def test_every_page_answers_head_as_get(who, settings):
+    without_limits(settings)
+    visitor = Visitor(
+        User.objects.create_superuser("s@example.org", "x") if who == "staff" else None
+    )
+    differing = []
+    for name, address in ROUTES:
+        page, head = (visitor.request(method, address) for method in ("get", "head"))
+        if head.status_code != page.status_code or head.getvalue():
+            differing.append((name, page.status_code, head.status_code))
+    assert differing == []
