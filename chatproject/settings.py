@@ -61,7 +61,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "chatproject.ops.compression.CompressionMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "chatproject.lib.staticfiles.StaticFilesMiddleware",
     "chatproject.ops.private_pages.PrivatePagesMiddleware",
     "chatproject.ops.odd_input.OddInputMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

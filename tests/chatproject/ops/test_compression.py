@@ -11,9 +11,9 @@ import pytest
 from django.core.management import call_command
 from django.http import HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.test import Client, RequestFactory
-from whitenoise.middleware import WhiteNoiseMiddleware
 
 from chat.models import Message
+from chatproject.lib.staticfiles import StaticFilesMiddleware
 from chatproject.ops.compression import CompressionMiddleware
 from tests.support.conversations import begin
 from tests.support.fake_llm import reply_text
@@ -105,10 +105,10 @@ def test_static_files_are_compressed_and_immutable(settings, tmp_path: Path):
     call_command("collectstatic", interactive=False, verbosity=0)
     [script] = tmp_path.glob("js/app.*.js")
     assert script.with_suffix(".js.gz").is_file()
-    kinds = [CompressionMiddleware, WhiteNoiseMiddleware]
+    kinds = [CompressionMiddleware, StaticFilesMiddleware]
     places = [settings.MIDDLEWARE.index(f"{kind.__module__}.{kind.__name__}") for kind in kinds]
     assert places == sorted(places)
-    serve: Any = CompressionMiddleware(WhiteNoiseMiddleware(lambda _: HttpResponse(status=404)))
+    serve: Any = CompressionMiddleware(StaticFilesMiddleware(lambda _: HttpResponse(status=404)))
     for refusal in REFUSALS:
         headers = {"accept-encoding": refusal}
         plain = serve(RequestFactory().get(f"/static/js/{script.name}", headers=headers))
@@ -120,3 +120,17 @@ def test_static_files_are_compressed_and_immutable(settings, tmp_path: Path):
     body = b"".join(response.streaming_content)
     response.close()
     assert gzip.decompress(body) == script.read_bytes()
+    etag = response["ETag"]
+    for sent, status in {
+        etag: 304,
+        f"W/{etag}": 304,
+        f'"other", W/{etag}': 304,
+        "*": 304,
+        'W/"other"': 200,
+        etag.strip('"'): 200,
+        "W/": 200,
+    }.items():
+        headers = {**GZIP, "if-none-match": sent}
+        again = serve(RequestFactory().get(f"/static/js/{script.name}", headers=headers))
+        again.close()
+        assert again.status_code == status, sent
