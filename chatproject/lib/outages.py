@@ -1,7 +1,7 @@
 """Outages of Postgres and Redis: their exceptions, and their lines in the log.
 
 An outage is no bug: each logger reports it in one line without a traceback, and at most every
-REPEAT_SECONDS, however many calls fail.
+REPEAT_SECONDS, however many calls fail. Nor is a request that Django refuses: it is one line, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import threading
 import time
 
 import redis
+from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
+from django.http.multipartparser import MultiPartParserError
 from psycopg import OperationalError
 
 from chatproject.lib import db
@@ -23,6 +25,9 @@ UNREACHABLE = (redis.RedisError, *db.UNREACHABLE)
 
 # Without the errors of a Redis that answers, which are bugs: their traceback is wanted.
 OUTAGES = (*REDIS_UNREACHABLE, *db.UNREACHABLE, OperationalError)
+
+# Of requests that Django answers with 400 or 403: too large, malformed, not permitted.
+REFUSED_REQUESTS = (BadRequest, MultiPartParserError, PermissionDenied, SuspiciousOperation)
 
 POOL = "psycopg.pool"  # a logger that reports only lost connections and failed attempts
 
@@ -63,7 +68,7 @@ class OutageFilter(logging.Filter):
 
 
 class OutageFormatter(ScrubbingFormatter):
-    """Writes the report of an outage in one line without its traceback, and no secret."""
+    """Writes the report of an outage or a refused request in one line without its traceback, and no secret."""
 
     def format(self, record: logging.LogRecord) -> str:
         error = outage_of(record)
@@ -77,4 +82,12 @@ class OutageFormatter(ScrubbingFormatter):
             record.msg = f"{message} ({dropped} like it before)" if dropped else message
             record.args = record.exc_info = record.exc_text = None
             record.levelno, record.levelname = logging.WARNING, "WARNING"
+        elif record.exc_info and isinstance(record.exc_info[1], REFUSED_REQUESTS):
+            reason = str(record.exc_info[1])
+            record = copy.copy(record)
+            message = record.getMessage()
+            record.msg = " ".join(
+                (message if reason in message else f"{message}: {reason}").split()
+            )
+            record.args = record.exc_info = record.exc_text = None
         return super().format(record)

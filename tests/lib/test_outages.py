@@ -10,7 +10,14 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 import redis
+from django.core.exceptions import (
+    BadRequest,
+    PermissionDenied,
+    RequestDataTooBig,
+    TooManyFieldsSent,
+)
 from django.db import OperationalError
+from django.http.multipartparser import MultiPartParserError
 
 from chatproject.lib import outages
 from chatproject.lib.outages import OutageFilter, OutageFormatter
@@ -65,6 +72,21 @@ def test_bug_keeps_its_traceback_each_time(output, error):
         report(error)
     assert output.getvalue().count("Traceback") == 3
     assert output.getvalue().count("ERROR web.test: Internal Server Error: /chats/\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RequestDataTooBig("too\nlarge"), ": too large"),
+        (TooManyFieldsSent("too many"), ": too many"),
+        (MultiPartParserError("no boundary"), ": no boundary"),
+        (BadRequest("/chats/"), ""),
+        (PermissionDenied(), ""),
+    ],
+)
+def test_refused_request_is_one_line_without_traceback(output, error, reason):
+    report(error)
+    assert output.getvalue() == f"ERROR web.test: Internal Server Error: /chats/{reason}\n"
 
 
 def test_repeated_outage_is_counted_by_logger(output, monkeypatch):
