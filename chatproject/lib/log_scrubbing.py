@@ -11,7 +11,7 @@ REPLACEMENT = "[key]"
 # A mailed link up to the end of its line: a link that was pasted with a space, a quote or a bracket
 # still has its key. The text after the path alone (a status, a duration) is short.
 LINKS = re.compile(
-    r"((?:confirm-email|reset/+key)(?:/+|(?=[-:\w%.+=])))(?!/|\[key\])(?:[^\s]| +[^\s]{8})[^\n]*",
+    r"((?:confirm-email|reset/+key)(?:/+|(?=[-:\w%.+=])))(?!/|\[key\])(?:[^\s]|[^\S\n]+[^\s]{8})[^\n]*",
     re.IGNORECASE,
 )
 # As in a header, in the text of a dict, and in Postgres' words for a row: (session_key)=(abc).

@@ -40,6 +40,8 @@ def log(monkeypatch):
         f"GET //accounts//password/reset//key//1-{KEY} 404 3 ms",
         f"/accounts/Confirm-Email/{KEY}",
         f"/accounts/confirm-email/ab {KEY} pasted with a space",
+        f"/accounts/confirm-email/\t{KEY} pasted with a tab",
+        f"/accounts/confirm-email/\u2028{KEY}",
         f"/accounts/confirm-email{KEY}",
         f"/accounts/confirm-email/\x00{KEY}/",
         f"Not Found: /accounts/confirm-email/({KEY})/",
