@@ -6,6 +6,7 @@ from typing import Any
 
 from allauth.account import forms
 from allauth.account.adapter import get_adapter
+from allauth.account.models import EmailAddress
 from django.contrib.auth.forms import AdminPasswordChangeForm
 from django.forms import Form
 
@@ -57,6 +58,25 @@ class ResetPasswordForm(forms.ResetPasswordForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _reword(self)
+
+    def clean_email(self) -> str:
+        """Find the account, also by an additional address, if that and the primary one are confirmed.
+
+        An additional address may be of another person, by a mistake or, in an account that was made
+        with the primary address of a victim, by intention.
+        """
+        email: str = super().clean_email()
+        self.users = [user for user in self.users if _may_reset(user, email)]
+        return email
+
+
+def _may_reset(user: User, email: str) -> bool:
+    confirmed = EmailAddress.objects.filter(user=user, verified=True)
+    is_primary = user.email.lower() == email.lower()
+    return is_primary or (
+        confirmed.filter(email__iexact=email).exists()
+        and confirmed.filter(email__iexact=user.email).exists()
+    )
 
 
 class ResetPasswordKeyForm(forms.ResetPasswordKeyForm):

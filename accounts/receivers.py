@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from allauth.account.models import EmailAddress
+from allauth.account.signals import email_removed, password_reset
 from django.db.models.signals import post_delete, post_save
+from django.http import HttpRequest
 
+from accounts import sign_in_limits
 from accounts.models import User
 from accounts.signals import access_changed
 from chatproject.lib.db import after_commit
@@ -16,6 +20,8 @@ def connect() -> None:
     """Connect all receivers."""
     post_save.connect(user_saved, sender=User, dispatch_uid="accounts.user_saved")
     post_delete.connect(user_deleted, sender=User, dispatch_uid="accounts.user_deleted")
+    password_reset.connect(sign_in_limits.forget_attempts)
+    password_reset.connect(remove_foreign_addresses)
 
 
 def user_saved(
@@ -29,3 +35,17 @@ def user_saved(
 def user_deleted(*, instance: User, **kwargs: Any) -> None:
     """Send `access_changed`; Django clears the key of the instance after this call."""
     after_commit(access_changed.send, sender=User, user_id=instance.pk)
+
+
+def remove_foreign_addresses(*, request: HttpRequest, user: User, **kwargs: Any) -> None:
+    """Remove the additional addresses of an account whose owner has chosen a new password with a link.
+
+    Removes unconfirmed ones, and all of them if the primary address is not confirmed: another person may
+    have made the account with it, and confirmed an address of their own.
+    """
+    others = EmailAddress.objects.filter(user=user).exclude(email__iexact=user.email)
+    if EmailAddress.objects.filter(user=user, email__iexact=user.email, verified=True).exists():
+        others = others.filter(verified=False)
+    for address in others:
+        address.delete()
+        email_removed.send(sender=User, request=request, user=user, email_address=address)

@@ -75,6 +75,7 @@ def forget_attempts(request: HttpRequest, user: User, **kwargs: Any) -> None:
     for email in {user.email, *confirmed}:
         count_success(request, email)
         rate_limits.clear("sign_in_account", _normal(email))
+    rate_limits.clear("password_checks", user.pk)  # used up by a borrowed session
 
 
 def count_reset(request: HttpRequest, email: str) -> None:

@@ -11,6 +11,7 @@ from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
 
 from accounts.models import User
+from chatproject.lib.env import Limit
 from tests.accounts.test_pages import EMAIL, OTHER, PASSWORD, is_signed_in, patterns
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
@@ -174,6 +175,53 @@ def test_password_reset_is_announced(client: Client, reader: User):
     address = client.get(link, follow=True).redirect_chain[-1][0]
     client.post(address, {"password1": OTHER, "password2": OTHER})
     assert [message.subject for message in mail.outbox[1:]] == ["Parley: Your password was changed"]
+
+
+# --- An account that another person made with the owner's address ------------------------------
+
+
+def reset(email: str) -> bool:
+    """Set another password by a mailed link; return whether there was one."""
+    mail.outbox.clear()
+    client = Client()
+    client.post("/accounts/password/reset/", {"email": email})
+    [message] = mail.outbox
+    link = re.search(r"http://testserver(/accounts/password/reset/key/\S+)", str(message.body))
+    if link is None:
+        return False
+    address = client.get(link[1], follow=True).redirect_chain[-1][0]
+    client.post(address, {"password1": OTHER, "password2": OTHER})
+    return True
+
+
+@pytest.mark.parametrize("verified", [False, True], ids=["unconfirmed", "confirmed"])
+def test_reset_removes_addresses_of_first_maker(client: Client, verified):
+    client.post("/accounts/signup/", {"email": EMAIL, "password1": PASSWORD})
+    add_second(User.objects.get(), verified=verified)
+    assert not reset(SECOND), "only the primary address, which is not confirmed, resets"
+    assert reset(EMAIL)
+    assert addresses() == [(EMAIL, True, False)]
+    assert not reset(SECOND)
+
+
+@pytest.mark.parametrize("verified", [False, True], ids=["unconfirmed", "confirmed"])
+def test_reset_keeps_confirmed_addresses_of_owner(reader: User, verified):
+    add_second(reader, verified=verified)
+    assert reset(SECOND) == verified
+    assert reset(EMAIL)
+    assert addresses() == [(EMAIL, True, True), (SECOND, False, True)][: 1 + verified]
+
+
+def test_reset_returns_password_checks_to_owner(borrowed: Client, reader: User, settings):
+    settings.RATE_LIMITS = settings.RATE_LIMITS | {"password_checks": Limit(((1, 60),))}
+    form = {"oldpassword": "wrong", "password1": OTHER, "password2": OTHER}
+    for _ in range(2):
+        response = borrowed.post("/accounts/password/change/", form)
+    assert response.status_code == 429
+    reset(EMAIL)
+    owner = Client()
+    owner.post("/accounts/login/", {"login": EMAIL, "password": OTHER})
+    assert owner.post("/accounts/password/change/", form).status_code == 200
 
 
 def test_changes_by_staff_are_announced(client: Client, reader: User):
