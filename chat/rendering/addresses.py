@@ -147,9 +147,9 @@ def link_definition(state: StateBlock, start: int, end: int, silent: bool) -> bo
 
 
 def unwrap_refused(md: MarkdownIt, tokens: Sequence[Token], env: MutableMapping[str, Any]) -> None:
-    """Turn links with a refused address into their text, and images into links, or text in a link.
+    """Turn links with a refused address into their source, and images into links, or text in a link.
 
-    A link without text shows its address.
+    Much of that source is code, as `names[i](x)`. A link without text shows its address.
     """
     closing: list[str] = []  # for each open link, the text in place of its end; empty for a link
     for number, token in enumerate(tokens):
@@ -161,21 +161,32 @@ def unwrap_refused(md: MarkdownIt, tokens: Sequence[Token], env: MutableMapping[
                 closing.append("")
                 continue
             # `<std::vector>` is no address and keeps its brackets.
-            closing.append(">" if token.markup == "autolink" else " ")
-            shown = f"[]({url[:MAX_SHOWN_SOURCE]})" if is_empty else ""  # `[](x) { … }` is C++
-            become_text(token, "<" if token.markup == "autolink" else shown)
+            is_auto = token.markup == "autolink"
+            closing.append(">" if is_auto else f"]({source_of(token)})")
+            become_text(token, "<" if is_auto else "[")
         elif token.type == "link_close":
-            if mark := closing.pop():
-                become_text(token, mark.strip())
+            if end := closing.pop():
+                become_text(token, end)
         elif token.type == "image":
             source = str(token.attrs["src"])
             assert isinstance(md.renderer, RendererHTML)
             label = md.renderer.renderInlineAsText(token.children, md.options, env)
-            if "" in closing or not is_allowed(source):
+            if not is_allowed(source):
+                become_text(token, f"![{label}]({source_of(token)})")
+            elif "" in closing:
                 become_text(token, label or source[:MAX_SHOWN_SOURCE])
             else:
                 token.content = label or source
     # (Text tokens in a row are joined by the parser's next rule.)
+
+
+def source_of(token: Token) -> str:
+    """Return the address and the title of a link, as they are written, or of an image."""
+    title = f' "{token.attrs["title"]}"' if "title" in token.attrs else ""
+    if token.type == "image":
+        return str(token.attrs["src"])[:MAX_SHOWN_SOURCE] + title
+    url = str(token.attrs["href"])
+    return (f"<{url}>" if " " in url else url) + title
 
 
 def become_text(token: Token, content: str) -> None:

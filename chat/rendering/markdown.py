@@ -114,7 +114,13 @@ class Renderer(RendererHTML):
 
     def image(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
         token = tokens[index]
-        return f'<a href="{escapeHtml(str(token.attrs["src"]))}">{escapeHtml(token.content)}</a>'
+        names = {"src": "href", "title": "title"}
+        attributes = "".join(
+            f' {name}="{escapeHtml(str(token.attrs[attribute]))}"'
+            for attribute, name in names.items()
+            if attribute in token.attrs
+        )
+        return f"<a{attributes}>{escapeHtml(token.content)}</a>"
 
     def definition(self, tokens: Sequence[Token], index: int, _: Any, env: Any) -> str:
         """Show a link definition that no link uses; its words would be lost."""
@@ -225,6 +231,10 @@ class Inlines(MarkdownIt):
 
     def validateLink(self, url: str) -> bool:  # noqa: N802
         return True
+
+    def normalizeLink(self, url: str) -> str:  # noqa: N802
+        """Return an address in ASCII; one that is refused, as it is written."""
+        return super().normalizeLink(url) if addresses.ABSOLUTE.match(url) else url
 
 
 _markdown = Blocks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from html import escape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -119,8 +119,8 @@ def test_links_open_new_tab_without_referrer():
     ["javascript:alert(1)", "data:text/html,x", "vbscript:x", "/accounts/logout/", "//x.org"],
 )
 def test_links_of_other_schemes_are_refused(target):
-    assert to_html(f"[*a*]({target})") == "<p><em>a</em></p>\n"
-    assert to_html(f"![a]({target})") == "<p>a</p>\n"
+    assert to_html(f"[*a*]({target})") == f"<p>[<em>a</em>]({target})</p>\n"
+    assert to_html(f"![a]({target})") == f"<p>![a]({target})</p>\n"
     assert "<a" not in to_html(f"[a][1]\n\n[1]: {target}")
 
 
@@ -129,9 +129,30 @@ def test_link_without_text_shows_its_address():
     assert to_html("[](x) { return 1; } [](tel:+1)") == "<p>[](x) { return 1; } [](tel:+1)</p>\n"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "callbacks[name](event)",
+        "table[key](first,second) = a[0](x_1)",
+        "[docs](../a-b/ü.md) [sec](#part) [top](/)",
+        '[docs](intro.md "Words of a title")',
+        "[sort](std::sort<int>)",
+        "map[key](lambda:0)",
+        '[call](tel:+123 "Our number")',
+        "![alt words](image.png)",
+        "[](x)",
+        "[x](<a b>)",
+        "[x](" + "y" * 500 + ")",
+    ],
+)
+def test_refused_link_stays_as_written(text):
+    assert unescape(plain(to_html(text))) == text + "\n"
+
+
 def test_image_becomes_link():
-    html = to_html("![the *bay*](https://example.org/track.png)")
+    html = to_html('![the *bay*](https://example.org/track.png "At low tide")')
     assert "<img" not in html
+    assert 'title="At low tide"' in html
     assert 'href="https://example.org/track.png"' in html
     assert ">the bay</a>" in html
 
@@ -377,7 +398,7 @@ def test_image_in_link_is_one_link():
     assert links("[![built](https://a.org/b.svg)](https://a.org/c)") == [
         ("https://a.org/c", "built")
     ]
-    assert plain(to_html(r"![a \* $b$](https://a.org) ![](./x.png)")) == "a * $b$ ./x.png\n"
+    assert plain(to_html(r"![a \* $b$](https://a.org) ![](./x.png)")) == ("a * $b$ ![](./x.png)\n")
 
 
 def test_task_list_has_disabled_labelled_boxes():
