@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -36,8 +35,16 @@ def default_assistant() -> Assistant | None:
 
 
 def first_title(text: str) -> str:
-    """Return the title of a conversation that begins with a text: the first line, cut at a word."""
-    return textwrap.shorten(text.splitlines()[0], TITLE_CHARACTERS, placeholder="…") or "…"
+    """Return the title of a conversation that begins with a text: its first line, cut at a word.
+
+    A long word is cut within it: an address, or a line of Chinese, has no spaces.
+    """
+    line = " ".join(text.splitlines()[0].split())
+    if len(line) <= TITLE_CHARACTERS:
+        return line or "…"
+    words = line[:TITLE_CHARACTERS].rpartition(" ")[0]
+    cut = words if 2 * len(words) >= TITLE_CHARACTERS else line[: TITLE_CHARACTERS - 1]
+    return cut.rstrip() + "…"
 
 
 def rename(*, user: User, conversation_id: UUID, title: str) -> Conversation:
