@@ -14,6 +14,7 @@ from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.defaultfilters import pluralize
 from django.views.decorators.cache import never_cache
+from django.utils.html import format_html
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import access
@@ -117,7 +118,12 @@ def delete(request: Request, conversation_id: UUID) -> HttpResponse:
     days = settings.DELETED_CHAT_DAYS
     messages.success(
         request,
-        f"“{found.name}” was deleted. It is removed for good after {days} day{pluralize(days)}.",
+        format_html(
+            "“<bdi>{}</bdi>” was deleted. It is removed for good after {} day{}.",
+            found.name,
+            days,
+            pluralize(days),
+        ),
     )
     return redirect("chat:list")
 

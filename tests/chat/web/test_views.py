@@ -312,7 +312,7 @@ def test_delete_stops_active_run(page, owner, conversation, address):
     run = send(owner, conversation, "On tides")
     response = page.post(f"{address}delete/", follow=True)
     assert response.redirect_chain == [("/chats/", 302)]
-    assert "“On tides” was deleted." in response.content.decode()
+    assert "“<bdi>On tides</bdi>” was deleted." in response.content.decode()
     run.refresh_from_db()
     assert run.status == "stopped"
     assert page.get(address).status_code == 404
