@@ -132,6 +132,7 @@ def test_changed_edit_of_deleted_chat_is_kept(browser: Browser):
     browser.go_to_tab(unchanged)
     browser.wait_for_text("[data-deleted]", DELETED)
     assert "kept" not in browser.texts("[data-deleted]")[0]
+    assert not browser.shown(".own-state, [data-edited]")
 
 
 def test_back_button_does_not_show_a_deleted_chat(browser: Browser):

@@ -102,6 +102,9 @@ export class ChatTranscript extends HTMLElement {
   /** Show nothing new from now on except the end of the run that is followed. */
   close() {
     this.toggleAttribute("data-past", true);
+    const edited = this.querySelector("[data-edited]");
+    edited?.removeAttribute("data-edited");
+    edited?.querySelector(".own-state").remove();
   }
 
   /** Show the messages of a `run.queued` event and follow its run. */
