@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -113,6 +115,21 @@ def posted_form(request: Request) -> MessageForm:
     form = MessageForm(request.POST)
     form.full_clean()
     return form
+
+
+def start_posted(form: MessageForm, begin: Callable[..., describe.Started]) -> describe.Started:
+    """Start a run with `begin` for a posted form. Raises what `begin` raises.
+
+    A form that the browser shows again, by Back or after an error page, keeps its client_id. If its
+    text was changed meanwhile, the text is a message of its own.
+    """
+    text, client_id = form.cleaned_data["text"], form.cleaned_data["client_id"]
+    started = begin(text=text, client_id=client_id)
+    prompt = started.run.message.parent
+    if started.is_new or prompt is None or prompt.text == text.strip():
+        return started
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return begin(text=text, client_id=f"{client_id[:40]}.{digest}")
 
 
 def refused_page(

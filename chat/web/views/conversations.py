@@ -6,6 +6,7 @@ to programs. `handles_chat_errors` turns ChatError into pages or JSON.
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import UUID
 
 from django.conf import settings
@@ -13,8 +14,8 @@ from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.defaultfilters import pluralize
-from django.views.decorators.cache import never_cache
 from django.utils.html import format_html
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import access
@@ -30,6 +31,7 @@ from chat.web.pages import (
     page_context,
     posted_form,
     refused_page,
+    start_posted,
     started_response,
 )
 from chat.web.responses import error_json, handles_chat_errors, raise_unless_page, run_json
@@ -81,7 +83,7 @@ def create(request: Request) -> HttpResponse:
         return redirect("chat:new")  # a reload of the page that showed an error
     form = posted_form(request)
     try:
-        started = start.send(user=request.user, **form.cleaned_data)
+        started = start_posted(form, partial(start.send, user=request.user))
     except ChatError as error:
         raise_unless_page(request, error)
         return new_page(request, form=new_form(form.cleaned_data["text"]), error=error)

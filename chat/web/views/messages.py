@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from uuid import UUID
 
 from django.conf import settings
@@ -14,7 +15,7 @@ from chat import access
 from chat.errors import ChatError
 from chat.runs import cost, start
 from chat.web.forms import new_client_id
-from chat.web.pages import posted_form, refused_page, started_response
+from chat.web.pages import posted_form, refused_page, start_posted, started_response
 from chat.web.responses import handles_chat_errors
 from chatproject.lib.http import Request
 
@@ -27,8 +28,8 @@ def send(request: Request, conversation_id: UUID) -> HttpResponse:
         return redirect("chat:conversation", conversation_id)
     form = posted_form(request)
     try:
-        started = start.send(
-            user=request.user, conversation_id=conversation_id, **form.cleaned_data
+        started = start_posted(
+            form, partial(start.send, user=request.user, conversation_id=conversation_id)
         )
     except ChatError as error:
         return refused_page(request, error, conversation_id, form)
@@ -74,7 +75,7 @@ def edit(request: Request, message_id: UUID) -> HttpResponse:
         return redirect("chat:conversation", edited.conversation_id)
     form = posted_form(request)
     try:
-        started = start.edit(user=request.user, message_id=message_id, **form.cleaned_data)
+        started = start_posted(form, partial(start.edit, user=request.user, message_id=message_id))
     except ChatError as error:
         return refused_page(request, error, edited.conversation_id, form, editing=str(message_id))
     return started_response(request, started)

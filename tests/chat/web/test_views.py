@@ -98,6 +98,22 @@ def test_repeated_form_has_one_effect(page):
     assert Run.objects.count() == 1
 
 
+def test_changed_text_of_repeated_form_is_sent(page, owner, conversation, address):
+    """As after Back, or an error page: the browser shows the form again, with its client_id."""
+    page.post("/c/new/", {"text": "Once", "client_id": "a" * 64})
+    for _ in range(2):
+        page.post("/c/new/", {"text": "Changed\r\n", "client_id": "a" * 64})
+    texts = (
+        Message.objects.filter(role="user").order_by("created_at").values_list("text", flat=True)
+    )
+    assert list(texts) == ["Once", "Changed"]
+    Run.objects.update(status="done", ended_at=timezone.now())
+    for text in ("Third", "Fourth", "Fourth"):
+        page.post(f"{address}send/", {"text": text, "client_id": "b"})
+        Run.objects.update(status="done", ended_at=timezone.now())
+    assert list(texts.all()) == ["Once", "Changed", "Third", "Fourth"]
+
+
 def test_form_without_client_id_is_accepted(page):
     assert page.post("/c/new/", {"text": "Hello"}).status_code == 302
     assert Run.objects.count() == 1
