@@ -1,8 +1,8 @@
 """The connections of this process to the providers: one `Provider` for each row that is in use.
 
 They belong to an event loop, are opened at first use, and are replaced when their row has changed: a
-reply that is being generated ends on the connections that it began with. Those that no reply has used
-for IDLE_SECONDS are closed.
+reply that is being generated ends on the connections that it began with. Connections that no reply has
+used for IDLE_SECONDS are closed.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def _url_parts(value: str, schemes: tuple[str, ...]) -> Any:
 
 
 def validate_headers(headers: Mapping[str, str]) -> None:
-    """Raise ValidationError unless names and values may stand in an HTTP request."""
+    """Raise ValidationError unless an HTTP request may have these names and values."""
     for name, value in headers.items():
         if not HTTP_TOKEN.fullmatch(name):
             raise ValidationError(f"{name[:50]!r} is not the name of a header.")

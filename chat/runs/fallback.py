@@ -1,7 +1,7 @@
 """Fallbacks: the model that is asked for a run's reply when the run's own model fails before the first word.
 
-The fallback stands in the run's row before it is asked, so that a later attempt continues its text with
-it, and that the reply and the record of its usage name it. The user pays the quoted price, and never
+The run's row names the fallback before it is asked, so that a later attempt continues its text with it, and
+that the reply and the record of its usage name it. The user pays the quoted price, and never
 more than was held.
 """
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from django.core.management import call_command
+from django.db import connection
 from django.urls import reverse
 
 from billing.models import CreditPackage, ModelPrice
-from chat.models import Assistant, LanguageModel
+from chat.models import Assistant, LanguageModel, Provider
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,6 +38,42 @@ def test_new_default_model_replaces_only_the_old_default(settings):
     call_command("create_catalogue")
     assistant.refresh_from_db()
     assert assistant.model.name == "first"
+
+
+def test_catalogue_gives_models_to_the_environment(settings):
+    """The previous release adds models without a provider during a rolling upgrade."""
+    settings.DEFAULT_MODEL = "first"
+    call_command("create_catalogue")
+    provider = Provider.objects.get()
+    assert provider.is_environment
+    columns = "name, provider_model, context_tokens, max_output_tokens, enabled, created_at"
+    with connection.cursor() as cursor:
+        for name in ("second", "first"):
+            cursor.execute(
+                f"INSERT INTO chat_languagemodel ({columns})"  # noqa: S608 # of names alone
+                f" VALUES ('{name}', '{name}', 8000, 1000, true, now())"
+            )
+    call_command("create_catalogue")
+    names = LanguageModel.objects.filter(provider=provider).values_list("name", flat=True)
+    assert sorted(names) == ["first", "second"]
+    assert Assistant.objects.get().model.provider == provider
+
+
+@pytest.mark.parametrize("change", ["address", "deletion"])
+def test_catalogue_leaves_replaced_environment_alone(settings, change):
+    settings.DEFAULT_MODEL = "first"
+    call_command("create_catalogue")
+    if change == "address":  # staff entered the address and the key in the row itself
+        Provider.objects.update(base_url="https://api.example.com/v1")
+    else:
+        other = Provider.objects.create(name="Other", base_url="https://api.example.com/v1")
+        LanguageModel.objects.update(provider=other)
+        Provider.objects.filter(base_url="").delete()
+    settings.DEFAULT_MODEL = "second"
+    call_command("create_catalogue")
+    assert Provider.objects.get().base_url == "https://api.example.com/v1"
+    assert LanguageModel.objects.get().name == "first"
+    assert CreditPackage.objects.count() == 3
 
 
 @pytest.mark.usefixtures("valkey_url")

@@ -98,6 +98,11 @@ class FakeLLM:
         counts: dict[str, int] = self._state()["counts"]
         return counts
 
+    @property
+    def peak(self) -> int:
+        """The largest number of streams under way at the same time since `reset()`."""
+        return int(self._state()["peak"])
+
     def wait(self, *, timeout: float = 10.0, **counts: int) -> None:
         """Return when the counters are as given: `wait(active=0, aborted=1)`, `wait(held=1)`.
 

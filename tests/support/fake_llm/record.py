@@ -34,6 +34,7 @@ class Record:
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(("active", "finished", "aborted", "failed", "held"), 0)
+        self.peak = 0  # the most streams at the same time
         # Body, headers, and the peer address of the connection.
         self.requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
@@ -45,6 +46,7 @@ class Record:
         """Change counters, and call the functions that wait for their new values."""
         for name, change in changes.items():
             self.counts[name] += change
+        self.peak = max(self.peak, self.counts["active"])
         waiting, self._waiting = self._waiting, []
         for counts, call in waiting:
             self.wait(counts, call)
@@ -59,5 +61,6 @@ class Record:
     def reset(self) -> None:
         """Forget everything but the streams under way."""
         self.counts |= {"finished": 0, "aborted": 0, "failed": 0}
+        self.peak = self.counts["active"]
         for kept in (self.requests, self.calls, self.attempts, self.released):
             kept.clear()

@@ -107,7 +107,12 @@ class Server:
         answer: object = {}
         match name:
             case "state":
-                answer = {"counts": self.record.counts, "requests": list(self.record.requests)}
+                record = self.record
+                answer = {
+                    "counts": record.counts,
+                    "peak": record.peak,
+                    "requests": list(record.requests),
+                }
             case "calls":
                 for stream in self.streams():
                     stream.note()
