@@ -320,7 +320,7 @@ def test_pages_open_without_inline_script(client: Client, reader: User):
 # --- Errors -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["400", "403", "403_csrf", "404", "500"])
+@pytest.mark.parametrize("name", ["400", "403", "403_csrf", "403_origin", "404", "500"])
 def test_error_pages_need_neither_database_nor_request(name: str, django_assert_num_queries):
     with django_assert_num_queries(0):
         html = render_to_string(f"{name}.html")
