@@ -9,6 +9,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register, run_checks
 from django.core.exceptions import ImproperlyConfigured
 
+from chat.llm import address
+
 TAG = "parley"
 
 
@@ -25,9 +27,18 @@ def require() -> None:
 
 @register(TAG)
 def check_provider(**kwargs: Any) -> list[CheckMessage]:
-    """Check that OpenAI has a key and that a default model is named."""
+    """Check the text of the base URL, that OpenAI has a key, and that a default model is named."""
     found: list[CheckMessage] = []
-    host = urlsplit(settings.OPENAI_BASE_URL).hostname or ""
+    if wrong := address.malformed(settings.OPENAI_BASE_URL):
+        found.append(
+            Error(
+                f"OPENAI_BASE_URL: {wrong}",
+                hint="Write the address up to its version, for example https://api.openai.com/v1, or"
+                " remove the variable.",
+                id="parley.E005",
+            )
+        )
+    host = "" if wrong else urlsplit(settings.OPENAI_BASE_URL).hostname
     if host == "api.openai.com" and not settings.OPENAI_API_KEY:
         found.append(
             Warning(

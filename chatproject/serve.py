@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         application = load(options.application)
         limits = Limits.from_environment()
         host = options.host or env.text("HOST", "127.0.0.1")
-        port = env.integer("PORT", 8000) if options.port is None else options.port
-        if port > 65_535:
-            raise ImproperlyConfigured(f"PORT={port}: write a number up to 65535.")
+        port = env.integer("PORT", 8000, most=65_535) if options.port is None else options.port
+        if not 0 <= port <= 65_535:
+            raise ImproperlyConfigured(f"--port {port}: write a number up to 65535.")
         hops = env.hops("TRUST_PROXY")
     except ImproperlyConfigured as error:
         fail(str(error))
@@ -95,8 +95,9 @@ def bind(host: str, port: int, limits: Limits) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
-    except OSError as error:
-        fail(f"cannot listen on {host}, port {port}: {error.strerror}")
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "this is no address"
+        fail(f"cannot listen on {host}, port {port}: {reason}. Change HOST or PORT.")
     # Connections inherit both options. Only Linux has the first; on other systems only pings detect
     # such clients.
     stall = getattr(socket, "TCP_USER_TIMEOUT", None)

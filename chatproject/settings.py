@@ -12,7 +12,7 @@ from chatproject.lib import env
 from chatproject.lib.db import limits
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env.load_file(BASE_DIR / env.text("ENV_FILE", ".env"))
+env.load_file(BASE_DIR, env.text("ENV_FILE"))
 
 # --- The installation -------------------------------------------------------------------------
 
@@ -27,7 +27,7 @@ if not SECRET_KEY:
 SECRET_KEY_FALLBACKS = env.secrets("SECRET_KEY_FALLBACKS")
 # Of secrets at rest (lib.encryption): the first encrypts, all decrypt. Empty: derived from SECRET_KEY.
 ENCRYPTION_KEYS = env.secrets("ENCRYPTION_KEYS", least=32)
-ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+ALLOWED_HOSTS = env.hosts("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 HTTPS = env.flag("HTTPS", default=not DEBUG)
 TRUST_PROXY = env.hops("TRUST_PROXY")  # the number of proxies in front
 SITE_NAME = env.text("SITE_NAME", "Parley")
@@ -137,20 +137,18 @@ DB_THREADS = env.integer("DB_THREADS", 8, least=1)
 
 # --- Redis: queue, run logs, channel layer, cache ---------------------------------------------
 
-REDIS_URL = env.url("REDIS_URL", "", schemes=("redis", "rediss", "unix"))
+# The time limits are part of the URL, so that no client, of whatever library, waits without one.
+REDIS_URL = env.redis("REDIS_URL")
 if not REDIS_URL:
     raise ImproperlyConfigured(
         "REDIS_URL is not set. Write redis://host:6379/0, or use `make run`, which starts its own Valkey."
     )
 
-# The time limits are part of the URL, so that no client, of whatever library, waits without one.
-REDIS_URL = env.redis_url(REDIS_URL)
-
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "chatproject.lib.pubsub.layer.PubSubChannelLayer",
         "CONFIG": {
-            "hosts": [env.redis_url(url) for url in env.words("CHANNEL_LAYER_URLS")] or [REDIS_URL],
+            "hosts": env.servers("CHANNEL_LAYER_URLS") or [REDIS_URL],
             "prefix": "parley",
         },
     },
@@ -195,15 +193,19 @@ RQ = {
 }
 WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", 500, least=1)
 # Imported by workers before their first job; importing the provider's library takes up to a second.
-WORKER_IMPORTS = ["chat.generation.generate", "chatproject.lib.db.in_worker"]
+WORKER_IMPORTS = [
+    "chat.generation.generate",
+    "chatproject.lib.db.in_worker",
+    "chatproject.ops.in_worker",
+]
 WORKER_MAX_MB = env.integer("WORKER_MAX_MB", 0)
 WORKER_DRAIN_SECONDS = env.integer("WORKER_DRAIN_SECONDS", 25)
 
 # --- The model provider -----------------------------------------------------------------------
 
 OPENAI_BASE_URL = env.url("OPENAI_BASE_URL", "https://api.openai.com/v1")
-OPENAI_API_KEY = env.secret("OPENAI_API_KEY")
-DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini")
+OPENAI_API_KEY = env.key("OPENAI_API_KEY")
+DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini", most=100)
 # Micro-credits per million tokens: input, cached input, output.
 DEFAULT_MODEL_PRICE = tuple(
     int(price * 1_000_000) for price in env.decimals("DEFAULT_MODEL_PRICE", "15 7.5 60", count=3)
@@ -233,18 +235,18 @@ CREDIT_USD = env.decimal("CREDIT_USD", "0.01", above=0)  # value of a credit, to
 CURRENCIES = [word.upper() for word in env.words("CURRENCIES", "USD")]  # of packages
 if not all(len(word) == 3 and word.isalpha() for word in CURRENCIES):
     raise ImproperlyConfigured("CURRENCIES: write codes of three letters, for example USD,EUR.")
-STRIPE_SECRET_KEY = env.secret("STRIPE_SECRET_KEY")
+STRIPE_SECRET_KEY = env.key("STRIPE_SECRET_KEY")
 # Several while one is being replaced: deliveries in flight are signed with the old one.
-STRIPE_WEBHOOK_SECRETS = env.secret("STRIPE_WEBHOOK_SECRETS").replace(",", " ").split()
+STRIPE_WEBHOOK_SECRETS = env.secrets("STRIPE_WEBHOOK_SECRETS")
 STRIPE_LIVEMODE = env.flag(
     "STRIPE_LIVEMODE", default=STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
 )
 STRIPE_TAX = env.flag("STRIPE_TAX", default=False)
 STRIPE_API_BASE = env.url("STRIPE_API_BASE", "https://api.stripe.com").rstrip("/")
-STRIPE_CHECKOUT_ORIGIN = env.url("STRIPE_CHECKOUT_ORIGIN", "https://checkout.stripe.com")
-RAZORPAY_KEY_ID = env.text("RAZORPAY_KEY_ID")
-RAZORPAY_KEY_SECRET = env.secret("RAZORPAY_KEY_SECRET")
-RAZORPAY_WEBHOOK_SECRETS = env.secret("RAZORPAY_WEBHOOK_SECRETS").replace(",", " ").split()
+STRIPE_CHECKOUT_ORIGIN = env.origin("STRIPE_CHECKOUT_ORIGIN", "https://checkout.stripe.com")
+RAZORPAY_KEY_ID = env.key("RAZORPAY_KEY_ID")
+RAZORPAY_KEY_SECRET = env.key("RAZORPAY_KEY_SECRET")
+RAZORPAY_WEBHOOK_SECRETS = env.secrets("RAZORPAY_WEBHOOK_SECRETS")
 # Contained in prices that are paid with Razorpay, which computes no tax.
 RAZORPAY_TAX_PERCENT = env.decimal("RAZORPAY_TAX_PERCENT", "0")
 RAZORPAY_API_BASE = env.url("RAZORPAY_API_BASE", "https://api.razorpay.com").rstrip("/")
@@ -275,7 +277,7 @@ REFUND_UNUSED_PERCENT = env.integer("REFUND_UNUSED_PERCENT", 90, least=1)
 # Whether users may enable automatic purchases of a package when their balance is low.
 AUTO_TOP_UP = env.flag("AUTO_TOP_UP", default=False)
 # Recipients of alerts about payments that do not match, disputes and refunds; empty: only the log.
-BILLING_ALERT_EMAIL = env.words("BILLING_ALERT_EMAIL")
+BILLING_ALERT_EMAIL = env.addresses("BILLING_ALERT_EMAIL")
 
 # The seller on receipts; lines of the address are separated by commas.
 SELLER_NAME = env.text("SELLER_NAME", SITE_NAME)
@@ -396,7 +398,7 @@ ACCOUNT_RATE_LIMITS = dict.fromkeys(
 # Without it the site sends no mail: staff set passwords and pass on links.
 MAIL_TRANSPORT = ""  # the backend with which the outbox sends
 globals().update(env.mail("EMAIL_URL", "console://" if DEBUG else ""))
-DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "parley@localhost")
+DEFAULT_FROM_EMAIL = env.sender("DEFAULT_FROM_EMAIL", "parley@localhost")
 SERVER_EMAIL = DEFAULT_FROM_EMAIL
 
 # --- Sessions and headers ---------------------------------------------------------------------
@@ -406,12 +408,11 @@ SESSION_ENGINE = "accounts.session_store"
 SESSION_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_AGE = 60 * 60 * 24 * 30
 CSRF_COOKIE_SECURE = HTTPS
-CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
+CSRF_TRUSTED_ORIGINS = env.origins("CSRF_TRUSTED_ORIGINS")
 CSRF_FAILURE_VIEW = "chatproject.ops.error_pages.csrf_failure"
 SECURE_SSL_REDIRECT = HTTPS
-# The health pages are requested on the machine itself, without TLS.
-SECURE_REDIRECT_EXEMPT = [r"^health"]
-SECURE_HSTS_SECONDS = env.integer("HSTS_SECONDS", YEAR) if HTTPS else 0
+HSTS_SECONDS = env.integer("HSTS_SECONDS", YEAR)
+SECURE_HSTS_SECONDS = HSTS_SECONDS if HTTPS else 0
 # Both concern hosts besides this one, and browsers and their lists keep them for months.
 SECURE_HSTS_INCLUDE_SUBDOMAINS = env.flag("HSTS_SUBDOMAINS", default=False)
 SECURE_HSTS_PRELOAD = env.flag("HSTS_PRELOAD", default=False)
@@ -458,10 +459,11 @@ STORAGES = {
 }
 
 LANGUAGE_CODE = "en"
-TIME_ZONE = env.text("TIME_ZONE", "UTC")
+TIME_ZONE = env.zone("TIME_ZONE", "UTC")
 USE_I18N = True
 USE_TZ = True
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -480,7 +482,7 @@ LOGGING: dict[str, Any] = {
             "filters": ["outages"],
         },
     },
-    "root": {"handlers": ["stderr"], "level": env.text("LOG_LEVEL", "INFO").upper()},
+    "root": {"handlers": ["stderr"], "level": env.choice("LOG_LEVEL", "INFO", LOG_LEVELS)},
     "loggers": {
         # Without the handlers that Django gives them, which would not scrub.
         "django": {"handlers": [], "level": "INFO"},

@@ -1,29 +1,58 @@
 """The only module that reads the environment.
 
-Each function takes the name of a variable and a default, and raises `ImproperlyConfigured` with a
-sentence that says what to write instead. A secret may also come from a file: when `NAME_FILE` is
-set, `secret("NAME")` reads that file (the convention of container secrets). The file `.env` beside
-manage.py, or the one that `ENV_FILE` names, may set variables; the environment takes precedence.
+Each function takes the name of a variable and a default, and raises `ImproperlyConfigured` with one
+sentence that names the variable and its remedy, and never a secret. Spaces around a value and one pair
+of quotes are removed. A secret may also come from a file: when `NAME_FILE` is set, `secret("NAME")`
+reads that file (the convention of container secrets). The file `.env` beside manage.py, or the one that
+`ENV_FILE` names, may set variables; the environment takes precedence.
 """
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import psycopg
 from django.core.exceptions import ImproperlyConfigured
+from psycopg.conninfo import make_conninfo
+from redis import ConnectionPool, RedisError
 
 REDIS_LIMITS = {"socket_connect_timeout": "2", "socket_timeout": "3"}  # seconds
 
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"0", "false", "no", "off", ""}
 
-MAX_HOPS = 9  # proxies between a client and the site
+QUOTES = "'\""
+MAX_FILE = 65_536  # bytes of a secret's file, or of .env
+MAX_NUMBER = 1_000_000_000  # any more is a slip of the keyboard, and overflows somewhere
+
+# The form of a name in ALLOWED_HOSTS, as Django compares it with the Host of a request.
+HOST = re.compile(
+    r"\.?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]", re.ASCII | re.IGNORECASE
+)
+KEY = re.compile(r"[!-~]*")  # what an HTTP header can carry, without spaces
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# Options of libpq that it checks only when it connects, where they would look like an outage.
+NUMERIC_OPTIONS = frozenset(
+    {
+        "connect_timeout",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "tcp_user_timeout",
+    }
+)
+SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
 PERIODS = {"second": 1, "minute": 60, "hour": 60 * 60, "day": 24 * 60 * 60}
 
@@ -39,55 +68,142 @@ class Limit(NamedTuple):
     fails_closed: bool = False
 
 
-def load_file(path: Path) -> None:
+# --- Files -------------------------------------------------------------------------------------
+
+
+def load_file(folder: Path, name: str) -> None:
     """Set the variables of a file with `NAME=value` lines that the environment does not have yet.
 
-    Blank lines and lines that begin with `#` are skipped; one pair of quotes around a value is
-    removed. A missing file is no error. Raises ImproperlyConfigured for any other line.
+    The file is `name` (ENV_FILE), relative to the folder; without a name it is `.env`, which may be
+    missing. Raises ImproperlyConfigured like `parse_file`.
     """
-    if not path.is_file():
+    path = folder / (name or ".env")
+    if not name and not path.exists():
         return
-    for name, value in parse_file(path):
-        os.environ.setdefault(name, value)
+    for variable, value in parse_file(path):
+        os.environ.setdefault(variable, value)
 
 
 def parse_file(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the names and values of a file in `.env` form; see `load_file`."""
-    for number, raw in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    """Yield the names and values of a file in `.env` form.
+
+    Blank lines and lines that begin with `#` are skipped; one pair of quotes around a value is
+    removed. Raises ImproperlyConfigured for any other line, with its number, and for a file that
+    cannot be read or is not UTF-8.
+    """
+    for number, raw in enumerate(re.split(r"\r\n|\r|\n", read_file(path, str(path))), start=1):
         line = raw.strip().removeprefix("export ")
         if not line or line.startswith("#"):
             continue
+        where = f"{path.name}, line {number}"
         name, separator, value = line.partition("=")
-        if not separator or not name.strip().isidentifier():
-            raise ImproperlyConfigured(f"{path.name}, line {number}: write NAME=value.")
-        value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+        name, value = name.strip(), value.strip()
+        if not separator or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ImproperlyConfigured(f"{where}: write NAME=value.")
+        if value[:1] in ("'", '"'):
+            if len(value) < 2 or value[-1] != value[0]:
+                raise ImproperlyConfigured(
+                    f"{where}: {name} begins with a quote that does not end it."
+                )
             value = value[1:-1]
-        yield name.strip(), value
+        elif re.search(r"\s#", value):
+            raise ImproperlyConfigured(
+                f"{where}: put the comment into a line of its own, or the value of {name} into quotes."
+            )
+        yield name, value
 
 
-def text(name: str, default: str = "") -> str:
-    """Return the variable as text, without surrounding space."""
-    return os.environ.get(name, default).strip()
+def read_file(path: Path, where: str) -> str:
+    """Return the text of a small file, without a byte order mark.
+
+    Raises ImproperlyConfigured, which begins with `where`, for any other kind of file.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ImproperlyConfigured(
+            f"{where}: the file cannot be read ({reason}). Name a file that this process may read."
+        ) from error
+    if len(data) > MAX_FILE:
+        raise ImproperlyConfigured(f"{where}: the file is larger than {MAX_FILE:,} bytes.")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        raise ImproperlyConfigured(
+            f"{where}: the file is UTF-16 or contains NUL. Save it as UTF-8."
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ImproperlyConfigured(f"{where}: the file is not UTF-8. Save it as UTF-8.") from error
+
+
+# --- Texts -------------------------------------------------------------------------------------
+
+
+def text(name: str, default: str = "", *, most: int | None = None) -> str:
+    """Return the variable as text of at most so many characters."""
+    value = _unquoted(os.environ.get(name, default))
+    if any(character < " " or "\x7f" <= character < "\xa0" for character in value):
+        raise ImproperlyConfigured(
+            f"{name} contains a line break or a control character. Remove it."
+        )
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ImproperlyConfigured(f"{name} is not UTF-8. Write it in UTF-8.")
+    if most is not None and len(value) > most:
+        raise ImproperlyConfigured(f"{name} is longer than {most} characters. Shorten it.")
+    return value
+
+
+def _unquoted(value: str) -> str:
+    """Return a value without spaces around it and one pair of quotes, which some loaders keep."""
+    value = value.strip()
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in QUOTES:
+        return value[1:-1].strip()
+    return value
 
 
 def secret(name: str, default: str = "") -> str:
     """Return the variable as text, or the content of the file that `NAME_FILE` names."""
     path = text(f"{name}_FILE")
     if not path:
-        return text(name, default)
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
+        value, where = text(name, default), name
+    else:
+        where = f"{name}_FILE"
+        value = _unquoted(read_file(Path(path), where))
+        if not value:
+            raise ImproperlyConfigured(
+                f"{where}: the file is empty. Write the value into it, or remove the variable."
+            )
+    if not value.isprintable():
         raise ImproperlyConfigured(
-            f"{name}_FILE: the file cannot be read ({error.strerror}). Point it at a readable file."
-        ) from error
+            f"{where} contains a line break or an invisible character. Write the value anew, in one"
+            " line."
+        )
+    return value
+
+
+def key(name: str) -> str:
+    """Return the variable, or the content of its file, as a key that is sent in HTTP headers."""
+    value = secret(name)
+    if not KEY.fullmatch(value):
+        raise ImproperlyConfigured(
+            f"{name} contains a space or a letter that no key has. Copy the key anew."
+        )
+    return value
 
 
 def secrets(name: str, *, least: int = 1) -> list[str]:
-    """Return the variable as a list of secrets of at least `least` characters, separated by commas or space."""
-    found = secret(name).replace(",", " ").split()
-    if any(len(one) < least for one in found):
+    """Return the variable, or the content of its file, as a list of secrets.
+
+    They are separated by commas, spaces or lines, and have at least `least` characters.
+    """
+    path = text(f"{name}_FILE")
+    value = read_file(Path(path), f"{name}_FILE") if path else text(name)
+    found = [_unquoted(word) for word in value.replace(",", " ").split()]
+    if not all(word.isprintable() for word in found):
+        raise ImproperlyConfigured(f"{name} contains an invisible character. Write it anew.")
+    if any(len(word) < least for word in found):
         raise ImproperlyConfigured(
             f"{name}: a secret is shorter than {least} characters. Write random ones, for example from "
             "`python -c 'import secrets; print(secrets.token_urlsafe(50))'`, separated by commas."
@@ -95,12 +211,57 @@ def secrets(name: str, *, least: int = 1) -> list[str]:
     return found
 
 
+def choice(name: str, default: str, choices: Sequence[str]) -> str:
+    """Return the variable, in any case, as one of the choices, which are in capitals."""
+    value = text(name).upper() or default
+    if value not in choices:
+        raise ImproperlyConfigured(f"{name}={value!r}: write one of {', '.join(choices)}.")
+    return value
+
+
+def zone(name: str, default: str) -> str:
+    """Return the variable as the name of a time zone of the IANA database."""
+    value = text(name) or default
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ImproperlyConfigured(
+            f"{name}={value!r} is no time zone. Write a name such as UTC or Europe/Berlin."
+        ) from error
+    return value
+
+
+def sender(name: str, default: str) -> str:
+    """Return the variable as one e-mail address, with a name or without."""
+    value = text(name) or default
+    _check_address(name, value)
+    return value
+
+
+def addresses(name: str) -> list[str]:
+    """Return the variable as e-mail addresses, separated by commas."""
+    found = words(name)
+    for word in found:
+        _check_address(name, word)
+    return found
+
+
+def _check_address(name: str, value: str) -> None:
+    local, at, domain = parseaddr(value)[1].rpartition("@")
+    if not (local and at and domain) or " " in domain:
+        raise ImproperlyConfigured(
+            f"{name}: {value[:40]!r} is no e-mail address. Write, for example, chat@example.org."
+        )
+
+
+# --- Numbers -----------------------------------------------------------------------------------
+
+
 def flag(name: str, *, default: bool) -> bool:
     """Return the variable as a boolean: 1/true/yes/on or 0/false/no/off."""
-    value = os.environ.get(name)
-    if value is None:
+    if name not in os.environ:
         return default
-    value = value.strip().lower()
+    value = text(name).lower()
     if value not in TRUE | FALSE:
         raise ImproperlyConfigured(f"{name}={value!r} is neither yes nor no. Write 1 or 0.")
     return value in TRUE
@@ -113,23 +274,23 @@ def hops(name: str) -> int:
         return 1
     if value in FALSE:
         return 0
-    if not value.isdecimal() or int(value) > MAX_HOPS:
+    if not value.isdecimal() or len(value) > 1:
         raise ImproperlyConfigured(
-            f"{name}={value!r}: write the number of proxies in front, for example 1, or 0."
+            f"{name}={value[:40]!r}: write the number of proxies in front, for example 1, or 0."
         )
     return int(value)
 
 
-def integer(name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
+def integer(name: str, default: int, *, least: int = 0, most: int = MAX_NUMBER) -> int:
     """Return the variable as a whole number of at least `least` and at most `most`."""
     value = text(name)
     if not value:
         return default
-    is_number = value.isdecimal() and int(value) >= least
-    if not is_number or (most is not None and int(value) > most):
-        limits = f"of at least {least}" + (f" and at most {most}" if most is not None else "")
+    # The length first: Python refuses to read a number of thousands of digits.
+    if not (value.isdecimal() and len(value) <= 10 and least <= int(value) <= most):
         raise ImproperlyConfigured(
-            f"{name}={value!r}: write a whole number {limits}, for example {default}."
+            f"{name}={value[:40]!r}: write a whole number of at least {least} and at most {most},"
+            f" for example {default}."
         )
     return int(value)
 
@@ -145,15 +306,16 @@ def decimal(name: str, default: str, *, above: int | None = None) -> Decimal:
 
 
 def decimals(name: str, default: str, *, count: int) -> list[Decimal]:
-    """Return the variable as `count` decimal numbers of at least 0, separated by spaces."""
-    value = os.environ.get(name, default).strip()
+    """Return the variable as `count` decimal numbers from 0 to MAX_NUMBER, separated by spaces."""
+    value = text(name, default)
     try:
         numbers = [Decimal(word) for word in value.split()]
     except InvalidOperation:
         numbers = []
-    if len(numbers) != count or not all(n.is_finite() and n >= 0 for n in numbers):
+    if len(numbers) != count or not all(n.is_finite() and 0 <= n <= MAX_NUMBER for n in numbers):
         raise ImproperlyConfigured(
-            f"{name}={value!r}: write numbers of at least 0, for example {default}."
+            f"{name}={value[:40]!r}: write {count} number{'s' if count > 1 else ''} from 0 to"
+            f" {MAX_NUMBER}, for example {default}."
         )
     return numbers
 
@@ -168,17 +330,71 @@ def limit(name: str, default: str, *, fails_closed: bool = False) -> Limit:
         return Limit((), fails_closed)
     rates = []
     for part in value.split(";"):
-        found = re.fullmatch(r"([1-9]\d*)(?:/([1-9]\d*)?(second|minute|hour|day)s?)?", part.strip())
+        found = re.fullmatch(
+            r"(?a)([1-9]\d{0,5})(?:/([1-9]\d{0,2})?(second|minute|hour|day)s?)?", part.strip()
+        )
         if found is None or ("/" in part) != ("/" in default):
-            raise ImproperlyConfigured(f"{name}={value!r}: write {default}, for example, or off.")
+            raise ImproperlyConfigured(
+                f"{name}={value[:40]!r}: write {default}, for example, or off."
+            )
         amount, multiple, period = found.groups()
         rates.append((int(amount), PERIODS[period] * int(multiple or 1) if period else 0))
     return Limit(tuple(rates), fails_closed)
 
 
+# --- Lists and addresses -------------------------------------------------------------------------
+
+
 def words(name: str, default: str = "") -> list[str]:
     """Return the variable as a list, separated by commas."""
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def hosts(name: str, default: str) -> list[str]:
+    """Return the variable as host names as Django's ALLOWED_HOSTS has them."""
+    found = words(name, default)
+    if not found:
+        raise ImproperlyConfigured(
+            f"{name} is empty, so every page would be refused. Name the host of the site, for example"
+            " chat.example.org."
+        )
+    for word in found:
+        if word != "*" and not HOST.fullmatch(word):
+            raise ImproperlyConfigured(
+                f"{name}: {word!r} is no host name. Write it without https://, port and path, for"
+                " example chat.example.org, or .example.org for it and all of its subdomains;"
+                " separate several by commas."
+            )
+    return found
+
+
+def origin(name: str, default: str = "") -> str:
+    """Return the variable as scheme, host and port of a site (RFC 6454); it may be empty."""
+    value = secret(name, default)
+    return _origin(name, value) if value else ""
+
+
+def origins(name: str) -> list[str]:
+    """Return the variable as a list of origins; `*.` stands for all subdomains."""
+    return [_origin(name, word) for word in words(name)]
+
+
+def _origin(name: str, value: str) -> str:
+    """Return an origin as browsers write it: in lower case, without slash and default port."""
+    parts = _parts(name, value, ("http", "https"))
+    host = parts.netloc.rpartition(":")[0] if parts.port is not None else parts.netloc
+    if (
+        not HOST.fullmatch(host.removeprefix("*."))
+        or parts.path.strip("/")
+        or parts.query
+        or parts.fragment
+    ):
+        raise ImproperlyConfigured(
+            f"{name}: write scheme, host and, unless it is the default, port, without a path:"
+            " https://chat.example.org. Sites are served at the root of a host name, not below a path."
+        )
+    has_port = parts.port not in (None, DEFAULT_PORTS[parts.scheme])
+    return f"{parts.scheme}://{host.lower()}{f':{parts.port}' if has_port else ''}"
 
 
 def url(name: str, default: str, *, schemes: tuple[str, ...] = ("http", "https")) -> str:
@@ -187,35 +403,63 @@ def url(name: str, default: str, *, schemes: tuple[str, ...] = ("http", "https")
     Like a secret it may come from a file, since it may contain a password.
     """
     value = secret(name, default)
-    if value and urlsplit(value).scheme not in schemes:
+    if value:
+        _parts(name, value, schemes)
+    return value
+
+
+def _parts(name: str, value: str, schemes: tuple[str, ...]) -> SplitResult:
+    """Return the parts of a URL. Raises ImproperlyConfigured, which never quotes the URL."""
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"{name}: the port is not a number up to 65535, or an address in brackets is wrong. In a"
+            " password write / ? # @ : as %2F %3F %23 %40 %3A."
+        ) from error
+    if parts.scheme not in schemes:
         raise ImproperlyConfigured(
             f"{name} must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}. "
             "See .env.example."
         )
-    return value
-
-
-def origin(name: str) -> str:
-    """Return the variable as scheme, host and port of the site; it may be empty."""
-    value = url(name, "").rstrip("/")
-    parts = urlsplit(value)
-    if parts.path or parts.query or parts.fragment:
+    needs_host = parts.scheme in ("http", "https", "smtp", "smtps")
+    if port == 0 or " " in value or (needs_host and not parts.hostname):
         raise ImproperlyConfigured(
-            f"{name}={value}: the site works at the root of a host name, not below a path. Give it a"
-            " host name of its own, for example https://chat.example.org."
+            f"{name} names no host, has the port 0 or contains a space. See .env.example."
         )
-    return value
+    return parts
 
 
-def redis_url(value: str) -> str:
-    """Return the URL of a Redis with time limits, which every client that is made from it keeps.
+def redis(name: str) -> str:
+    """Return the variable as the URL of a Redis, with time limits that every client of it keeps.
 
-    It waits two seconds for a connection and three for an answer, unless the URL names other values
-    (`?socket_connect_timeout=…&socket_timeout=…`).
+    A client waits two seconds for a connection and three for an answer, unless the URL names other
+    values (`?socket_connect_timeout=…&socket_timeout=…`). It may be empty.
     """
-    parts = urlsplit(value)
+    value = secret(name)
+    return _redis(name, value) if value else ""
+
+
+def servers(name: str) -> list[str]:
+    """Return the variable as URLs of Redis servers as `redis` returns them, separated by commas."""
+    return [_redis(name, word) for word in words(name)]
+
+
+def _redis(name: str, value: str) -> str:
+    parts = _parts(name, value, ("redis", "rediss", "unix"))
+    if parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path):
+        raise ImproperlyConfigured(f"{name}: end the address with the number of a database: /0.")
     query = REDIS_LIMITS | dict(parse_qsl(parts.query))
-    return parts._replace(query=urlencode(query)).geturl()
+    limited = parts._replace(query=urlencode(query)).geturl()
+    try:
+        pool = ConnectionPool.from_url(limited)
+        pool.connection_class(**pool.connection_kwargs)  # which connects to nothing yet
+    except (TypeError, ValueError, RedisError) as error:
+        raise ImproperlyConfigured(
+            f"{name}: an option after the ? is unknown or has a wrong value. See .env.example."
+        ) from error
+    return limited
 
 
 def database(name: str) -> dict[str, Any]:
@@ -230,21 +474,31 @@ def database(name: str) -> dict[str, Any]:
             "or use `make run`, which starts its own Postgres."
         )
     parts = urlsplit(value)
-    try:
-        port = parts.port
-    except ValueError as error:
-        raise ImproperlyConfigured(f"{name}: the port is not a number.") from error
     database_name = unquote(parts.path.lstrip("/"))
     if not database_name:
         raise ImproperlyConfigured(f"{name} names no database: end it with /parley, for example.")
+    options = dict(parse_qsl(parts.query))
+    try:
+        make_conninfo(**options)
+    except psycopg.Error as error:
+        raise ImproperlyConfigured(
+            f"{name}: an option after the ? is none of libpq's. See .env.example."
+        ) from error
+    for option in NUMERIC_OPTIONS & options.keys():
+        if not options[option].isdecimal():
+            raise ImproperlyConfigured(f"{name}: {option} must be a whole number.")
+    if options.get("sslmode", "require") not in SSL_MODES:
+        raise ImproperlyConfigured(
+            f"{name}: sslmode must be one of {', '.join(sorted(SSL_MODES))}."
+        )
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": database_name,
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
         "HOST": unquote(parts.hostname or ""),
-        "PORT": str(port or ""),
-        "OPTIONS": dict(parse_qsl(parts.query)),
+        "PORT": str(parts.port or ""),
+        "OPTIONS": options,
     }
 
 
@@ -265,17 +519,15 @@ def mail(name: str, default: str) -> dict[str, Any]:
     if parts.scheme == "console":
         return outbox | {"MAIL_TRANSPORT": "django.core.mail.backends.console.EmailBackend"}
     options = dict(parse_qsl(parts.query))
-    try:
-        port = parts.port
-    except ValueError as error:
-        raise ImproperlyConfigured(f"{name}: the port is not a number.") from error
+    if options.keys() - {"tls"} or options.get("tls", "1").lower() not in TRUE | FALSE:
+        raise ImproperlyConfigured(f"{name}: after the ? only tls=1 or tls=0 may follow.")
     return outbox | {
         "MAIL_TRANSPORT": "chatproject.lib.mail.smtp.EmailBackend",
         "EMAIL_HOST": parts.hostname or "",
-        "EMAIL_PORT": port or (465 if parts.scheme == "smtps" else 587),
+        "EMAIL_PORT": parts.port or (465 if parts.scheme == "smtps" else 587),
         "EMAIL_HOST_USER": unquote(parts.username or ""),
         "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
         "EMAIL_USE_SSL": parts.scheme == "smtps",
-        "EMAIL_USE_TLS": parts.scheme == "smtp" and options.get("tls", "1") in TRUE,
+        "EMAIL_USE_TLS": parts.scheme == "smtp" and options.get("tls", "1").lower() in TRUE,
         "EMAIL_TIMEOUT": 10,  # seconds for each answer of the mail server
     }

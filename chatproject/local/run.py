@@ -65,11 +65,11 @@ def run() -> None:
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, frame: sys.exit(128 + received))
+    env.load_file(BASE_DIR, env.text("ENV_FILE"))
     # Postgres, started by root, runs as another user and must be able to pass through the folder.
     DATA_DIR.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, exist_ok=True)
     with contextlib.ExitStack() as cleanup:
         lock = cleanup.enter_context(_only_one())
-        env.load_file(BASE_DIR / env.text("ENV_FILE", ".env"))
         _set_up_site()
         address = f"http://localhost:{os.environ['PORT']}"
         servers = []
@@ -136,7 +136,7 @@ def _set_up_site() -> None:
 
 def choose_port() -> int:
     """Return PORT, or the next port that is free in IPv4 and IPv6; print a line when it differs."""
-    wanted = env.integer("PORT", PORT, least=1)
+    wanted = env.integer("PORT", PORT, least=1, most=65_535)
     for port in range(wanted, min(wanted + PORTS_TO_TRY, 65536)):
         # A browser may resolve "localhost" to either address.
         if is_free(port, HOST) and is_free(port, "::1"):
@@ -277,10 +277,9 @@ class Watch(threading.Thread):
 
 def manage(arguments: Sequence[str]) -> NoReturn:
     """Replace this process with manage.py in the environment of `run`. Raises RunError without one."""
-    try:
-        running = dict(env.parse_file(ENV_PATH))
-    except FileNotFoundError:
-        raise RunError("Parley is not running: start it with make run first.") from None
+    if not ENV_PATH.exists():
+        raise RunError("Parley is not running: start it with make run first.")
+    running = dict(env.parse_file(ENV_PATH))
     os.environ.update(running)
     os.chdir(BASE_DIR)
     os.execv(sys.executable, [sys.executable, "manage.py", *arguments])  # noqa: S606

@@ -21,6 +21,35 @@ def test_missing_key_and_model_are_reported(settings):
     assert [found.id for found in checks.check_provider()] == ["parley.E001"]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "https://api.example.org/v1/chat/completions",
+        "https://api.example.org/v1/models",
+        "https://api.example.org/v1?key=1",
+    ],
+)
+def test_unusable_base_url_is_reported_by_its_text(settings, value):
+    settings.OPENAI_BASE_URL = value
+    [found] = checks.check_provider()
+    assert found.id == "parley.E005"
+    assert found.msg.startswith("OPENAI_BASE_URL: The base URL ")
+
+
+@pytest.mark.parametrize("value", ["", "https://api.example.org/v1/chat/completions"])
+def test_no_process_starts_with_an_unusable_base_url(value):
+    started = subprocess.run(
+        [sys.executable, "-m", "chatproject.serve", "--port", "0"],
+        env=environment(OPENAI_BASE_URL=value),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert started.returncode == 1
+    assert started.stderr.startswith("serve: OPENAI_BASE_URL: The base URL ")
+
+
 def test_pool_smaller_than_its_threads_is_reported(settings):
     assert checks.check_pool() == []
     settings.DB_THREADS = settings.DATABASES["default"]["OPTIONS"]["pool"]["max_size"]

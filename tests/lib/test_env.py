@@ -125,6 +125,72 @@ WRONG: list[tuple[Callable[[str], object], str, str]] = [
     (env.database, "mysql://host/db", "NAME"),
     (env.database, "postgres://host:port/db", "NAME"),
     (env.database, "postgres://host:5432/", "NAME"),
+    (env.database, "postgres://host/db?pool=5", "NAME.*libpq"),
+    (env.database, "postgres://host/db?connect_timeout=soon", "NAME.*connect_timeout"),
+    (env.database, "postgres://host/db?sslmode=yes", "NAME.*verify-full"),
+    (env.database, "postgres://me:p/w@host/db", "NAME.*%2F"),
+    *(
+        (env.redis, value, "NAME")
+        for value in (
+            "http://host",
+            "redis://host:port",
+            "redis://host:6379/first",
+            "redis://host:6379/0?socket_timeout=soon",
+            "redis://host:6379/0?colour=blue",
+            "redis://[::1",
+        )
+    ),
+    (env.servers, "redis://one:6379/0, two:6379", "NAME"),
+    *(
+        (partial(env.hosts, default="localhost"), value, "NAME")
+        for value in (
+            "https://chat.example.org",
+            "chat.example.org:443",
+            "chat.example.org/",
+            "*.example.org",
+            "chat.example.org other.example.org",
+            "bücher.example",
+            ",",
+            "::1",
+        )
+    ),
+    *(
+        (env.origins, value, "NAME.*https://")
+        for value in (
+            "chat.example.org",
+            "//chat.example.org",
+            "https://chat.example.org/path",
+            "https://chat.example.org?a=b",
+            "https://me@chat.example.org",
+            "https://*",
+            "ftp://chat.example.org",
+        )
+    ),
+    (env.origin, "https://chat.example.org/parley", "NAME.*without a path"),
+    (env.origin, "https://chat.example.org:99999", "NAME.*port"),
+    (partial(env.url, default=""), "http://", "NAME"),
+    (partial(env.url, default=""), "http://exam ple.org", "NAME"),
+    (partial(env.mail, default=""), "smtp://", "NAME"),
+    (partial(env.mail, default=""), "smtp://host?tls=maybe", "NAME.*tls"),
+    (partial(env.mail, default=""), "smtp://host?ssl=1", "NAME.*tls"),
+    (partial(env.choice, default="INFO", choices=("INFO", "DEBUG")), "LOUD", "NAME.*INFO, DEBUG"),
+    *(
+        (partial(env.zone, default="UTC"), value, "NAME.*Europe/Berlin")
+        for value in ("Mars/Olympus", "Europe", "../etc/passwd", "/etc/localtime", "+02:00")
+    ),
+    (env.addresses, "someone", "NAME.*e-mail"),
+    (partial(env.sender, default="a@b"), "Parley", "NAME.*e-mail"),
+    (env.key, "sk-one two", "NAME.*key"),
+    (env.key, "sk-\N{ZERO WIDTH SPACE}abc", "NAME"),
+    (env.key, "\N{LEFT DOUBLE QUOTATION MARK}sk-abc", "NAME.*key"),
+    (env.secret, "one\ntwo", "NAME.*line break"),
+    (env.text, "a\x07b", "NAME.*control"),
+    (env.text, "caf\udce9", "NAME is not UTF-8"),
+    (partial(env.text, most=3), "four", "NAME.*3 characters"),
+    (partial(env.integer, default=5), "9" * 5_000, "NAME"),
+    (partial(env.decimal, default="1"), "1e99", "NAME.*1000000000"),
+    (partial(env.limit, default="5/minute"), "99999999/minute", "NAME"),
+    (partial(env.limit, default="5/minute"), "5/9999day", "NAME"),
 ]
 
 
@@ -157,11 +223,13 @@ def test_env_file_fills_only_unset_variables(monkeypatch, tmp_path):
     for name in "BC":
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    env.load_file(path)
+    env.load_file(tmp_path, "")
     assert [env.text(name) for name in "ABC"] == ["from environment", "quoted", "x=y"]
     for name in "BC":
         monkeypatch.delenv(name)
-    env.load_file(tmp_path / "none")
+    env.load_file(tmp_path / "none", "")
+    with pytest.raises(ImproperlyConfigured, match=r"other\.env"):
+        env.load_file(tmp_path, "other.env")  # ENV_FILE names it
 
 
 @pytest.mark.parametrize("line", ["no equals sign", "1A=x", "A B=x"])
@@ -170,3 +238,100 @@ def test_wrong_line_of_the_file_is_named(tmp_path, line):
     path.write_text(f"OK=1\n{line}\n")
     with pytest.raises(ImproperlyConfigured, match="line 2"):
         list(env.parse_file(path))
+
+
+# --- Accepted, although not quite right -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("read", "value", "meant"),
+    [
+        (env.text, ' "quoted" ', "quoted"),
+        (env.text, "'spaces inside '", "spaces inside"),
+        (partial(env.flag, default=False), '"1"\r', True),
+        (partial(env.integer, default=5), "'7' ", 7),
+        (env.key, '"sk-abc"', "sk-abc"),
+        (env.secrets, "whsec_a, whsec_b", ["whsec_a", "whsec_b"]),
+        (env.origin, "https://Chat.Example.org:443/", "https://chat.example.org"),
+        (env.origins, "https://*.example.net/", ["https://*.example.net"]),
+        (
+            partial(env.hosts, default=""),
+            "a.example, .b.example,*",
+            ["a.example", ".b.example", "*"],
+        ),
+        (partial(env.choice, default="INFO", choices=("INFO", "DEBUG")), "debug", "DEBUG"),
+        (partial(env.zone, default="UTC"), "", "UTC"),
+        (partial(env.sender, default=""), "Parley <a@b.example>", "Parley <a@b.example>"),
+    ],
+)
+def test_value_is_read_as_it_was_meant(monkeypatch, read, value, meant):
+    monkeypatch.setenv("NAME", value)
+    assert read("NAME") == meant
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+BAD_FILES = [
+    ("\ufeffkey".encode("utf-16-le"), "UTF-16"),
+    ("key".encode("utf-16-be"), "UTF-16 or contains NUL"),
+    (b"key\0", "NUL"),
+    ("clé".encode("latin-1"), "UTF-8"),
+    (b"one\ntwo\n", "line break"),
+    (b" \n", "empty"),
+    (b"x" * 70_000, "65,536"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), BAD_FILES, ids=[words for _, words in BAD_FILES])
+def test_unusable_secret_file_is_named(monkeypatch, tmp_path, content, words):
+    (tmp_path / "key").write_bytes(content)
+    monkeypatch.setenv("KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(ImproperlyConfigured, match=f"KEY_FILE.*{words}"):
+        env.secret("KEY")
+
+
+def test_folder_or_unreadable_file_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("KEY_FILE", str(tmp_path))
+    with pytest.raises(ImproperlyConfigured, match=r"KEY_FILE.*Is a directory"):
+        env.secret("KEY")
+    (tmp_path / ".env").mkdir()  # as Docker makes it for a missing file
+    with pytest.raises(ImproperlyConfigured, match=r"\.env.*Is a directory"):
+        env.load_file(tmp_path, "")
+    monkeypatch.setenv("KEY_FILE", "/proc/self/mem")  # opens, and cannot be read
+    with pytest.raises(ImproperlyConfigured, match=r"KEY_FILE.*cannot be read"):
+        env.secret("KEY")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbfs3cret\r\n", b"  s3cret  \n\n", b'"s3cret"\n', b"s3cret"],
+    ids=["BOM and CRLF", "spaces", "quotes", "no line end"],
+)
+def test_secret_file_is_read_despite_its_form(monkeypatch, tmp_path, content):
+    (tmp_path / "key").write_bytes(content)
+    monkeypatch.setenv("KEY_FILE", str(tmp_path / "key"))
+    assert env.secret("KEY") == "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfeA\0=\0", "UTF-16"),
+        (b"A=\xe9\n", "UTF-8"),
+        (b"A=1\0\n", "NUL"),
+        (b"OK=1\rA='open\r", "line 2: A begins with a quote"),
+        (b"OK=1\r\nA=1 # one\r\n", "line 2: put the comment"),
+        ("ÄÖ=1".encode(), "line 1: write NAME=value"),
+    ],
+)
+def test_unusable_env_file_is_named(tmp_path, content, words):
+    path = tmp_path / ".env"
+    path.write_bytes(content)
+    with pytest.raises(ImproperlyConfigured, match=rf"\.env.*{words}"):
+        list(env.parse_file(path))
+
+
+def test_env_file_of_windows_is_read(tmp_path):
+    path = tmp_path / ".env"
+    path.write_bytes('\ufeffA=1 \r\n\r\n# note\r\nB = "x # y" \r\n'.encode())
+    assert dict(env.parse_file(path)) == {"A": "1", "B": "x # y"}

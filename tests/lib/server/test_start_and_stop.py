@@ -45,7 +45,8 @@ def test_taken_port_is_one_line_and_code_1():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         lines = refused_start("--port", str(port))
-    assert lines == [f"serve: cannot listen on 127.0.0.1, port {port}: Address already in use"]
+    reason = "Address already in use. Change HOST or PORT."
+    assert lines == [f"serve: cannot listen on 127.0.0.1, port {port}: {reason}"]
 
 
 @pytest.mark.parametrize("setting", ["MAX_BODY_BYTES=2 MB", "PORT=99999"])
