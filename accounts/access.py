@@ -34,8 +34,6 @@ PUBLIC_VIEWS = frozenset(
         "admin_login",
         "billing:packages_json",
         "billing:webhook",
-        "health",
-        "health_ready",
     }
 )
 

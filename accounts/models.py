@@ -60,6 +60,7 @@ class User(AbstractUser):
         permissions = [
             ("approve_user", "Can approve a user, with the sign-up credits"),
             ("link_user", "Can create links that set a user's password"),
+            ("view_status", "Can view the system status"),
         ]
 
     def save(self, *args: Any, **kwargs: Any) -> None:

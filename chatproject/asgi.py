@@ -18,6 +18,7 @@ from accounts.sockets import from_own_pages, with_user  # noqa: E402
 from chat.web.routing import websocket_urlpatterns  # noqa: E402
 from chatproject import checks  # noqa: E402
 from chatproject.lib.db import limits  # noqa: E402
+from chatproject.ops.health import with_health  # noqa: E402
 
 checks.require()
 
@@ -26,7 +27,7 @@ get_resolver().url_patterns  # noqa: B018
 
 application = ProtocolTypeRouter(
     {
-        "http": OneThreadHandler(limits.page),
+        "http": with_health(OneThreadHandler(limits.page)),  # type: ignore[arg-type] # typed as mutable
         "websocket": from_own_pages(
             with_user(URLRouter(websocket_urlpatterns))  # type: ignore[arg-type] # see chat.web.routing
         ),

@@ -170,6 +170,9 @@ def serve(application: Application, listener: socket.socket, limits: Limits) -> 
         gc.freeze()
         if settings.configured:  # a bare ASGI application has no Redis to report to
             loop_monitor.start("web")
+            from chatproject.ops import doctor, start_report
+
+            start_report.start(doctor.AT_WEB_START)
         logger.info("listening on %s", url)
 
     # Importing Daphne creates the event loop, which must be uvloop's.

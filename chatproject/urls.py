@@ -5,7 +5,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from accounts.access import admin_login
-from chatproject.ops import health
+from chatproject.ops import status_page
 
 admin.site.site_header = "Parley"
 admin.site.site_title = "Parley"
@@ -14,10 +14,9 @@ admin.site.index_title = "Staff"
 handler500 = "chatproject.ops.error_pages.server_error"
 
 urlpatterns = [
-    path("health", health.health, name="health"),
-    path("health/ready", health.ready, name="health_ready"),
     path("admin/billing/report/", include("billing.admin.report")),
     path("admin/chat/live/", include("chat.admin.live_queue")),
+    path("admin/status/", admin.site.admin_view(status_page.status), name="system_status"),
     path("admin/login/", admin_login, name="admin_login"),
     # The site's page announces the change by mail.
     path(

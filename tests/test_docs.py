@@ -21,6 +21,7 @@ from chat.streaming import places
 from chat.streaming.leases import lease_key, stop_key
 from chatproject.lib import loop_monitor, rate_limits
 from chatproject.lib.pubsub.layer import get_layer
+from chatproject.ops import readiness
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROTOCOL = (PROJECT / "docs" / "protocol.md").read_text()
@@ -109,6 +110,7 @@ def test_glossary_has_every_redis_key_prefix():
     ours += [loop_monitor.LOOPS, loop_monitor.BLOCKS, Job.key_for(queue.job_id(run_id, 1))]
     ours += [caches["default"].make_key("x"), get_layer().raw_channel("run.x")]
     ours += [f"{rate_limits.PREFIX}:messages", places.places_key(1), places.WAITING]
+    ours.append(readiness.PROBE)
     assert {re.match(r"\w+:?", key).group() for key in ours} == prefixes
 
 

@@ -307,9 +307,9 @@ class Worker:
     is_taking: bool
 
 
-def workers(now: datetime) -> list[Worker]:
-    """Return the workers of this queue, by name. A dead one is listed for some minutes more."""
-    queue = rq_queue()
+def workers(now: datetime, of: str = QUEUE) -> list[Worker]:
+    """Return the workers of a queue, by name. A dead one is listed for some minutes more."""
+    queue = django_rq.get_queue(of, connection=sync_client())
     keys = sorted(worker_registration.get_keys(queue))
     names = [key.removeprefix(f"{RQ_KEY_PREFIX}:worker:") for key in keys]
     pipeline = queue.connection.pipeline(transaction=False)

@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from chatproject.clock import Clock
+from chatproject.ops import start_report
 
 
 class Command(BaseCommand):
@@ -15,4 +16,5 @@ class Command(BaseCommand):
         clock = Clock()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: clock.stop.set())
+        start_report.start()
         clock.run()

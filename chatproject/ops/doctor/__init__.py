@@ -1,0 +1,52 @@
+"""Checks of a whole installation: `manage.py doctor`, the page in the admin, and the log at each start.
+
+A check yields findings; each says what was found and what to do, and none contains a secret.
+"""
+
+from __future__ import annotations
+
+from chatproject.ops.doctor import (
+    catalogue,
+    configuration,
+    database,
+    machine,
+    mail,
+    processes,
+    provider,
+    redis_server,
+    site,
+)
+from chatproject.ops.doctor.checkup import Check, examine
+from chatproject.ops.doctor.finding import Finding, Level
+
+__all__ = ["ALL", "AT_START", "AT_WEB_START", "ON_PAGE", "Check", "Finding", "Level", "examine"]
+
+_database = Check(database.PART, database.check)
+_redis = Check(redis_server.PART, redis_server.check)
+_catalogue = Check(catalogue.PART, catalogue.check)
+_static = Check("static files", machine.check_static_files)
+
+# What needs neither the network beyond Postgres and Redis nor more than some tenths of a second.
+ON_PAGE = (
+    _database,
+    _redis,
+    Check("worker", processes.check_workers),
+    Check("clock", processes.check_clock),
+    _catalogue,
+    _static,
+    Check("time", machine.check_time),
+    Check("disk", machine.check_disk),
+)
+
+ALL = (
+    Check(configuration.PART, configuration.check),
+    *ON_PAGE,
+    Check(provider.PART, provider.check, seconds=10.0),
+    Check(mail.PART, mail.check, seconds=20.0),
+    Check(site.PART, site.check, seconds=20.0),
+)
+
+# Processes start together, so each of them lacks the others at its start. Web processes also need the
+# static files.
+AT_START = (_database, _redis, _catalogue)
+AT_WEB_START = (*AT_START, _static)

@@ -1,0 +1,226 @@
+"""Postgres: its version, its rights, a pooler on the way to it, and the migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from django.apps import apps
+from django.db import connection
+
+from chatproject.lib.db import limits, pooler
+from chatproject.ops import migrations
+from chatproject.ops.doctor.finding import Finding, ok, one_line, problem, warning
+
+PART = "database"
+OLDEST = 150_000  # as server_version_num; the oldest on which the tests run
+CROWDED = 0.85  # share of max_connections
+
+# Parts of libpq's messages, in lower case, and what to do about them.
+ADVICE = (
+    ("password authentication failed", "Correct user or password in DATABASE_URL."),
+    ("no password supplied", "Add the password to DATABASE_URL."),
+    ("pg_hba", "Allow this host, user and database in Postgres' pg_hba.conf."),
+    ("too many", "Raise max_connections, or lower DB_POOL_SIZE."),
+    ("starting up", "Wait until Postgres has started."),
+    (
+        "unsupported startup parameter",
+        "Add the parameter to ignore_startup_parameters of PgBouncer.",
+    ),
+    ("ssl", "Correct sslmode in DATABASE_URL, or set up TLS on the server."),
+    ("role", "Create the role, or correct DATABASE_URL: CREATE ROLE parley LOGIN PASSWORD '…'."),
+    (
+        "database",
+        "Create it: CREATE DATABASE parley OWNER parley ENCODING 'UTF8' TEMPLATE template0.",
+    ),
+)
+UNREACHABLE = "Start Postgres, or correct host and port in DATABASE_URL."
+
+# Triggers refuse changes to these tables, so docs/operations/money.md advises to revoke the rights.
+APPEND_ONLY = frozenset(
+    {
+        "billing_auditrecord",
+        "billing_debtentry",
+        "billing_invoice",
+        "billing_ledgerentry",
+        "billing_lotmove",
+        "billing_modelprice",
+        "billing_usagerecord",
+    }
+)
+
+SERVER = """
+SELECT current_setting('server_version'), current_setting('server_version_num')::int,
+  current_database(), current_user::text, current_setting('server_encoding'),
+  (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
+  pg_is_in_recovery() OR current_setting('transaction_read_only')::bool,
+  (SELECT count(*) FROM pg_stat_activity
+    WHERE coalesce(backend_type, 'client backend') = 'client backend'),
+  current_setting('max_connections')::int,
+  datcollate, datcollversion, pg_database_collation_actual_version(oid)
+FROM pg_database WHERE datname = current_database()
+"""
+
+RIGHTS = """
+SELECT table_.relname, right_
+FROM pg_class AS table_, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS right_
+WHERE table_.relname = ANY(%s) AND pg_table_is_visible(table_.oid)
+  AND NOT has_table_privilege(table_.oid, right_)
+  AND NOT (table_.relname = ANY(%s) AND right_ IN ('UPDATE', 'DELETE'))
+ORDER BY 1, 2
+"""
+
+
+def connect() -> psycopg.Connection[Any]:
+    """Return a connection outside the pool, whose errors name the reason of a failure."""
+    options = {
+        **connection.get_connection_params(),
+        "autocommit": True,
+        "cursor_factory": psycopg.Cursor,
+        "prepare_threshold": 1_000,  # prepares none of the checks' own
+    }
+    return limits.Connection.connect(**options)
+
+
+def check() -> Iterator[Finding]:
+    """Yield the findings about Postgres; only the first one if it cannot be used at all."""
+    try:
+        with connect() as session:
+            yield from _server(session)
+            yield from _pooler(session)
+            yield from _rights(session)
+        yield from _migrations()
+    except psycopg.OperationalError as error:
+        text = str(error).lower()
+        advice = next((advice for words, advice in ADVICE if words in text), UNREACHABLE)
+        if "refused" in text or "timeout" in text or "translate host" in text:
+            advice = UNREACHABLE
+        yield problem(PART, one_line(error), advice)
+
+
+def _server(session: psycopg.Connection[Any]) -> Iterator[Finding]:
+    [number] = session.execute("SELECT current_setting('server_version_num')::int").fetchone() or [
+        0
+    ]
+    if number < OLDEST:  # which lacks functions of SERVER
+        yield problem(
+            PART,
+            f"Postgres {number // 10_000} is too old",
+            f"Upgrade to Postgres {OLDEST // 10_000} or newer.",
+        )
+        return
+    (
+        version,
+        number,
+        name,
+        role,
+        encoding,
+        is_superuser,
+        is_read_only,
+        used,
+        most,
+        collation,
+        stored_version,
+        actual_version,
+    ) = session.execute(SERVER).fetchall()[0]
+    yield ok(PART, f"Postgres {version.split()[0]}, database {name}, role {role}")
+    if is_read_only:
+        yield problem(
+            PART,
+            "it accepts no writes: a replica, or default_transaction_read_only",
+            "Name the primary server in DATABASE_URL.",
+        )
+    if is_superuser:
+        yield warning(
+            PART,
+            f"the role {role} is a superuser",
+            "Give the site a role of its own: CREATE ROLE parley LOGIN PASSWORD '…'.",
+        )
+    if used > CROWDED * most:
+        yield warning(
+            PART,
+            f"{used} of {most} connections are in use",
+            "Raise max_connections, lower DB_POOL_SIZE, or put PgBouncer in front.",
+        )
+    if encoding != "UTF8":
+        yield problem(
+            "encoding",
+            f"the database stores text as {encoding}",
+            "Create it anew with ENCODING 'UTF8' TEMPLATE template0, and restore the data into it.",
+        )
+    elif stored_version != actual_version:
+        yield warning(
+            "encoding",
+            f"the collation {collation} has changed from version {stored_version} to"
+            f" {actual_version}, so indexes of texts may be wrong",
+            f"Run REINDEX DATABASE {name}; ALTER DATABASE {name} REFRESH COLLATION VERSION.",
+        )
+    else:
+        yield ok("encoding", f"UTF8, collation {collation}")
+
+
+TURNS = 20  # of a search for a server that two clients of a pooler share
+
+
+def _pooler(session: psycopg.Connection[Any]) -> Iterator[Finding]:
+    if not pooler.is_behind_pooler(session):
+        yield ok("pooler", "none: the connections lead to Postgres itself")
+        return
+    try:
+        with session.transaction():
+            _server_pid(session)
+    except psycopg.Error:
+        yield problem(
+            "pooler",
+            "it gives a server to each statement, so there are no transactions",
+            "Set pool_mode = transaction.",
+        )
+        return
+    ours, theirs = set(), set()
+    with connect() as other:
+        for _ in range(TURNS):
+            ours.add(_server_pid(session))
+            theirs.add(_server_pid(other))
+    mode = "transaction" if ours & theirs else "session"
+    # None: lib.db.pooler has found out that the pooler does not keep them.
+    prepared = "not kept, and not used" if session.prepare_threshold is None else "kept"
+    yield ok("pooler", f"pooling by {mode}; prepared statements are {prepared}")
+
+
+def _server_pid(session: psycopg.Connection[Any]) -> int:
+    [pid] = session.execute("SELECT pg_backend_pid()").fetchone() or [0]
+    return int(pid)
+
+
+def _rights(session: psycopg.Connection[Any]) -> Iterator[Finding]:
+    tables = [model._meta.db_table for model in apps.get_models(include_auto_created=True)]
+    missing = session.execute(RIGHTS, [tables, list(APPEND_ONLY)]).fetchall()
+    if missing:
+        shown = ", ".join(f"{right} on {table}" for table, right in missing[:3])
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        yield problem(
+            "rights",
+            f"the role lacks {shown}{more}",
+            "GRANT the rights that docs/operations/money.md lists.",
+        )
+    else:
+        yield ok("rights", "the role may read and write the tables")
+
+
+def _migrations() -> Iterator[Finding]:
+    difference = migrations.compare()
+    if difference.missing:
+        yield problem(
+            "migrations",
+            f"{len(difference.missing)} are missing, the first is {'.'.join(difference.missing[0])}",
+            "Run manage.py migrate.",
+        )
+    elif difference.unknown:
+        yield warning(
+            "migrations",
+            f"the database has {'.'.join(difference.unknown[-1])}, which this version lacks",
+            "Deploy the newer version again, or restore the backup from before its migration.",
+        )
+    else:
+        yield ok("migrations", "all are applied")
