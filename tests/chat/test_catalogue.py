@@ -90,3 +90,25 @@ def test_suggestions_are_a_list_of_texts(admin_client, assistant):
         assert admin_client.post(url, form | {"suggestions": value}).status_code == 302
         assistant.refresh_from_db()
         assert assistant.suggestions == stored
+
+
+@pytest.mark.usefixtures("valkey_url")
+@pytest.mark.parametrize("missing", ["model", "assistant", "price"])
+def test_site_without_a_model_says_so(client, admin_client, owner, assistant, missing):
+    """Staff read what to do, and users that the site is not ready yet."""
+    client.force_login(owner)
+    assert "not ready yet" not in client.get("/").text
+    if missing == "model":
+        LanguageModel.objects.update(enabled=False)
+    elif missing == "assistant":
+        Assistant.objects.all().delete()
+    else:
+        LanguageModel.objects.update(provider_model="unpriced")
+    page = client.get("/").text
+    assert "This site is not ready yet" in page
+    assert "create_catalogue" not in page
+    assert "<chat-composer" not in page
+    staff_page = admin_client.get("/").text
+    assert "manage.py create_catalogue" in staff_page
+    assert reverse("admin:chat_languagemodel_changelist") in staff_page
+    assert "<chat-composer" not in staff_page
