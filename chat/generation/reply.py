@@ -52,11 +52,18 @@ class Reply:
     def add(self, event: Event, writer: RunWriter) -> None:
         """Add an event of the provider, and pass text on to the writer. Raises ReplyTooLong."""
         if isinstance(event, TextDelta):
-            scanner, text = self.scanner, event.text
-            if scanner is None or (scanner.is_plain and "<" not in text):
-                self._add_text(text, writer)
-            else:
+            text, scanner = event.text, self.scanner
+            if scanner is not None and ("<" in text or not scanner.is_plain):
                 self._add_pieces(scanner, scanner.feed(text), writer)
+                return
+            # As in `_storable`, whose calls would cost more than the work: this is done per token.
+            if self.first_token_at is None or "\x00" in text:
+                text = self._cleaned(text)
+            self.characters += len(text)
+            if self.characters > REPLY_MAX_CHARACTERS:
+                raise ReplyTooLong
+            self.text.append(text)
+            writer.text(text)
         elif isinstance(event, ReasoningDelta):
             self._add_reasoning(event.text, writer)
         elif isinstance(event, Finish):
@@ -70,34 +77,29 @@ class Reply:
         if self.scanner is not None:
             self._add_pieces(self.scanner, self.scanner.release(), writer)
 
-    def _add_text(self, text: str, writer: RunWriter) -> None:
-        text = self._storable(text)
-        self.text.append(text)
-        writer.text(text)
-
     def _add_reasoning(self, text: str, writer: RunWriter) -> None:
         text = self._storable(text)
         self.reasoning.append(text)
         writer.reasoning(text)
 
-    def _storable(self, text: str) -> str:
+    def _cleaned(self, text: str) -> str:
         if self.first_token_at is None:
             self.first_token_at = timezone.now()
+        return text.replace("\x00", "")  # Postgres stores none, and a small model may produce one
+
+    def _storable(self, text: str) -> str:
+        text = self._cleaned(text)
         self.characters += len(text)
         if self.characters > REPLY_MAX_CHARACTERS:
             raise ReplyTooLong
-        # Postgres stores no NUL in text, and a small model may well produce one.
-        return text.replace("\x00", "") if "\x00" in text else text
-
-    def begin_again(self) -> None:
-        """Forget what a provider reported before its first token: another model is asked."""
-        self.usage, self.reported, self.finish_reason = None, (0, 0), ""
-        self.scanner = ThoughtScanner(self.whole_text, is_continued=bool(self.prefix))
+        return text
 
     def _add_pieces(self, scanner: ThoughtScanner, pieces: list[Piece], writer: RunWriter) -> None:
         for piece in pieces:
             if isinstance(piece, TextDelta):
-                self._add_text(piece.text, writer)
+                text = self._storable(piece.text)
+                self.text.append(text)
+                writer.text(text)
             elif isinstance(piece, ReasoningDelta):
                 self._add_reasoning(piece.text, writer)
             else:
@@ -115,6 +117,11 @@ class Reply:
         self.reported = 0, sum(self.reported)
         self.has_tags = True
         writer.replace("", self.whole_reasoning())
+
+    def begin_again(self) -> None:
+        """Forget what a provider reported before its first token: another model is asked."""
+        self.usage, self.reported, self.finish_reason = None, (0, 0), ""
+        self.scanner = ThoughtScanner(self.whole_text, is_continued=bool(self.prefix))
 
     def finished(self) -> finish.Outcome:
         """Return the run's end after the provider has finished: a reply needs a text, or a reason."""

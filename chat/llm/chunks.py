@@ -64,6 +64,11 @@ class UsageObject(msgspec.Struct):
     prompt_cache_hit_tokens: float | None = None  # DeepSeek
     cache_read_input_tokens: float | None = None  # Anthropic, and gateways in front of it
     cache_creation_input_tokens: float | None = None
+    google_prompt: float | None = msgspec.field(default=None, name="promptTokenCount")
+    google_completion: float | None = msgspec.field(default=None, name="candidatesTokenCount")
+    google_total: float | None = msgspec.field(default=None, name="totalTokenCount")
+    google_cached: float | None = msgspec.field(default=None, name="cachedContentTokenCount")
+    google_reasoning: float | None = msgspec.field(default=None, name="thoughtsTokenCount")
 
 
 class Choice(msgspec.Struct):
@@ -85,29 +90,21 @@ class Chunk(msgspec.Struct):
 
     choices: list[Choice] | None = None  # absent or empty in Azure's first and in usage chunks
     usage: UsageObject | None = None
+    google_usage: UsageObject | None = msgspec.field(default=None, name="usageMetadata")
     x_groq: Groq | None = None
     error: Any = None
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 
-# Google's names, which some gateways pass on.
-GOOGLE_NAMES = {
-    "promptTokenCount": "prompt_tokens",
-    "candidatesTokenCount": "completion_tokens",
-    "totalTokenCount": "total_tokens",
-    "cachedContentTokenCount": "cached_tokens",
-    "thoughtsTokenCount": "reasoning_tokens",
-}
-
 
 def lenient_chunk(data: dict[str, Any]) -> Chunk:
     """Return the chunk of a decoded JSON object in which some fields may have other types."""
     groq = as_object(data.get("x_groq"))
-    usage = data.get("usage") or data.get("usageMetadata") or data.get("usage_metadata")
     return Chunk(
         choices=[_choice(choice) for choice in as_list(data.get("choices"))],
-        usage=_usage(usage),
+        usage=_usage(data.get("usage")),
+        google_usage=_usage(data.get("usageMetadata")),
         x_groq=Groq(usage=_usage(groq.get("usage")), error=groq.get("error")),
         error=data.get("error"),
     )
@@ -139,7 +136,9 @@ def _delta(data: Any) -> Delta | None:
         reasoning_content=_joined(data.get("reasoning_content")),
         reasoning=_joined(data.get("reasoning")),
         refusal=_joined(data.get("refusal")),
-        tool_calls=[_tool_call(call) for call in as_list(data.get("tool_calls"))],
+        tool_calls=[
+            _tool_call(call) for call in as_list(data.get("tool_calls")) if as_object(call)
+        ],
     )
 
 
@@ -192,11 +191,7 @@ def _usage(data: Any) -> UsageObject | None:
     fields = as_object(next((each for each in as_list(data) if isinstance(each, dict)), None))
     if not fields:
         return None
-    numbers = {
-        GOOGLE_NAMES.get(name, name): as_number(value)
-        for name, value in fields.items()
-        if GOOGLE_NAMES.get(name, name) in COUNTS
-    }
+    numbers = {name: as_number(fields.get(key)) for name, key in COUNTS.items()}
     return UsageObject(
         **numbers,
         prompt_tokens_details=_prompt_details(fields.get("prompt_tokens_details")),
@@ -207,7 +202,9 @@ def _usage(data: Any) -> UsageObject | None:
 
 
 COUNTS = {
-    field.name for field in msgspec.structs.fields(UsageObject) if "details" not in field.name
+    field.name: field.encode_name
+    for field in msgspec.structs.fields(UsageObject)
+    if "details" not in field.name
 }
 
 

@@ -90,7 +90,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 Event: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage
 
 # msgspec.ValidationError (JSON of another shape) is a DecodeError; bad UTF-8 is not.
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # Finish reasons of other APIs, in lower case, by OpenAI's word for them.
 REASONS = {
@@ -116,7 +116,8 @@ WORDS = {other: word for word, others in REASONS.items() for other in (word, *ot
 
 BOM = b"\xef\xbb\xbf"
 REPLACEMENT = "\ufffd"
-FIELD = re.compile(rb"[\w-]*:")  # a line of an event stream; one that begins with ":" is a comment
+# A line of an event stream; one that begins with ":" is a comment.
+FIELD = re.compile(rb"[\w-]*:|(data|event|id|retry)$")
 
 # Top-level fields of errors that are not wrapped, and codes that mean no error.
 ERROR_FIELDS = ("message", "msg", "detail", "errors", "error_msg", "error_message", "errorMessage")
@@ -281,6 +282,8 @@ class StreamDecoder:
         was_first = self._is_first
         self._json(data, events)
         self._is_bare = was_first and bool(self._pending)
+        if not self._pending:
+            self._odd = self._odd or data
 
     def _json(self, data: bytes, events: list[Event]) -> None:
         """Handle data that should be a JSON object; the beginning of one becomes `_pending`."""
@@ -311,7 +314,7 @@ class StreamDecoder:
 
     def _chunk(self, chunk: Chunk, data: bytes | dict[str, Any], events: list[Event]) -> None:
         """Handle a chunk, which was decoded from `data`."""
-        usage = chunk.usage
+        usage = chunk.usage or chunk.google_usage
         error = chunk.error
         for choice in chunk.choices or ():
             if choice.index:
@@ -447,6 +450,8 @@ class StreamDecoder:
         if data and not self.ended:
             count = len(events)
             self._json(data, events)
+            if self._is_bare and not self._pending:
+                self._odd = self._odd or data
             self._pending.clear()  # it was cut in the middle
             self._mend(events, count)
 
@@ -466,11 +471,6 @@ class StreamDecoder:
         self.ended = True
 
 
-def tokens(count: float | None) -> int:
-    """Return a count within the range of money arithmetic and of the database, for any input."""
-    return min(max(0, int(count or 0)), TOKENS_LIMIT)
-
-
 def usage_of(usage: UsageObject) -> Usage:
     """Return the tokens of a usage object.
 
@@ -479,17 +479,19 @@ def usage_of(usage: UsageObject) -> Usage:
     """
     prompt_details = usage.prompt_tokens_details or usage.input_tokens_details or PromptDetails()
     details = usage.completion_tokens_details or usage.output_tokens_details or CompletionDetails()
-    prompt = tokens(usage.prompt_tokens) or tokens(usage.input_tokens)
-    completion = tokens(usage.completion_tokens) or tokens(usage.output_tokens)
-    reasoning = tokens(details.reasoning_tokens) or tokens(usage.reasoning_tokens)
-    cached = (
-        tokens(prompt_details.cached_tokens)
-        or tokens(usage.cached_tokens)
-        or tokens(usage.prompt_cache_hit_tokens)
-        or tokens(usage.cache_read_input_tokens)
+    prompt = first_of(usage.prompt_tokens, usage.input_tokens, usage.google_prompt)
+    completion = first_of(usage.completion_tokens, usage.output_tokens, usage.google_completion)
+    reasoning = first_of(details.reasoning_tokens, usage.reasoning_tokens, usage.google_reasoning)
+    cached = first_of(
+        prompt_details.cached_tokens,
+        usage.cached_tokens,
+        usage.prompt_cache_hit_tokens,
+        usage.cache_read_input_tokens,
+        usage.google_cached,
     )
-    written = tokens(usage.cache_creation_input_tokens)
-    beside = tokens(usage.total_tokens) - prompt - completion
+    total = first_of(usage.total_tokens, usage.google_total)
+    written = first_of(usage.cache_creation_input_tokens)
+    beside = total - prompt - completion
     if cached > prompt or (cached and beside == cached + written):
         prompt += cached + written
     elif beside > 0 and not prompt:
@@ -497,7 +499,7 @@ def usage_of(usage: UsageObject) -> Usage:
     elif beside > 0:
         reasoning = reasoning or (beside if completion else 0)
         completion += beside
-    elif not usage.total_tokens and reasoning > completion > 0:
+    elif not total and reasoning > completion > 0:
         completion += reasoning
     return Usage(
         prompt_tokens=min(prompt, TOKENS_LIMIT),
@@ -505,6 +507,11 @@ def usage_of(usage: UsageObject) -> Usage:
         cached_tokens=cached,
         reasoning_tokens=reasoning,
     )
+
+
+def first_of(*counts: float | None) -> int:
+    """Return the first count that is not zero, within the range of money and of the database."""
+    return min(max(0, int(next(filter(None, counts), 0))), TOKENS_LIMIT)
 
 
 def is_error(error: Any) -> bool:

@@ -146,13 +146,15 @@ ALLOWED = re.compile(
 )
 
 CONTEXT_CODES = re.compile(
-    r"context_length|exceed_context_size|tokens_limit_reached|context_window|prompt_too_long"
+    r"context_?(length|window)|exceed_context_size|tokens_limit_reached|prompt_too_long",
+    re.IGNORECASE,
 )
 CONTEXT_WORDS = re.compile(
-    r"context (length|size|window|limit)|(prompt|input|message|conversation)s? (is|are) too (long|large)"
+    r"context[ _-]?(length|size|window|limit)|(prompt|input|message|conversation)s? (is|are) too (long|large)"
     r"|too many (input |prompt )?tokens|input token count|(prompt|input) length|model token limit"
     r"|(input|prompt) tokens? exceed|exceed\w* .{0,30}token limit|reduce the length of"
-    r"|inputs? is longer than|too large for model with",
+    r"|(input|prompt|request|message)s?\b.{0,40}? (is longer than|exceeds? (the )?max)"
+    r"|max(imum)? (model|sequence) length|too large for model with",
     re.IGNORECASE,
 )
 CONTENT_CODES = re.compile(
@@ -187,7 +189,7 @@ KEY_CODES = re.compile(
 )
 KEY_WORDS = re.compile(
     r"(invalid|incorrect|wrong|expired|missing|revoked|disabled|provide an?|no) (\w+ )?"
-    r"(api[ _-]?key|credentials|access token|auth\w* (token|header|credentials))"
+    r"(api[ _-]?(key|token)|credentials|access token|auth\w* (token|header|credentials))"
     r"|api[ _-]?key.{0,40}?(not valid|invalid|incorrect|expired|not found|missing|required|revoked"
     r"|disabled|leaked)|unauthori[sz]ed|authentication (failed|fails|error|required)"
     r"|not authenticated|invalid token",
@@ -226,7 +228,7 @@ QUOTED_PARAMETER = re.compile(
 SYSTEM_WORDS = re.compile(
     r"(system|developer)['\"`]? (role|message|prompt|instruction)|role['\"`:]* ?['\"`]?(system|developer)"
     r"|support ['\"`]?(system|developer)['\"`]|variant ['\"`](system|developer)|roles must alternate"
-    r"|['\"`](system|developer)['\"`] is not (one of|a valid role)",
+    r"|only user.{1,30} roles? (is|are) supported|['\"`](system|developer)['\"`] is not (one of|a valid role)",
     re.IGNORECASE,
 )
 
@@ -313,6 +315,8 @@ def _context(message: str) -> Refusal | None:
 
 def _parameter(codes: str, message: str, parameters: list[str]) -> Refusal | None:
     """Return the refusal of a parameter, or of a request that lacks one."""
+    if any(name.endswith("role") for name in parameters):
+        return Refusal("parameter", parameter="system")
     is_refused = PARAMETER_CODES.search(codes) or REFUSING_WORDS.search(message)
     is_missing = MISSING_WORDS.search(message) or "missing" in codes
     if not is_refused and not is_missing:

@@ -232,11 +232,285 @@ def test_reported_error_has_reason(error, reason, retryable):
     assert failure.message == (REFUSALS[reason] if reason else ProviderReported.message)
 
 
+def event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def text(content: Any, **choice: Any) -> bytes:
+    return event(choices=[{"delta": {"content": content}, **choice}])
+
+
+STOP = event(choices=[{"delta": {}, "finish_reason": "stop"}])
+
+
+def reply_of(*pieces: bytes) -> tuple[str, str, str]:
+    """Return text, reasoning and last finish reason of a stream that ends without an error."""
+    events, error = decode(*pieces)
+    assert error is None
+    forms = merged(events)
+    return (
+        "".join(form.get("text", "") for form in forms),
+        "".join(form.get("reasoning", "") for form in forms),
+        [form["finish"] for form in forms if "finish" in form][-1],
+    )
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"choices": [{"index": "0", "delta": {}}]},
+        {"choices": [{"index": None, "delta": None}]},
+        {"choices": [{"delta": []}]},
+        {"choices": [{"delta": {}, "finish_reason": False}]},
+        {"choices": [{"delta": {}, "finish_reason": {}}]},
+        {"choices": [{"delta": {"content": {}, "role": 5}}]},
+        {"choices": [{"delta": {"content": True}}]},
+        {"choices": [{"delta": {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}}]},
+        {"choices": [{"delta": {"reasoning": False, "refusal": []}}]},
+        {"choices": [{"delta": {"tool_calls": "none"}}]},
+        {"choices": [{"delta": {"tool_calls": {}}}]},
+        {"choices": {"a": 1}},
+        {"choices": "none"},
+        {"choices": None, "usage": "none"},
+        {"choices": [], "usage": {"prompt_tokens": {"a": 1}, "completion_tokens": True}},
+        {"choices": [{"delta": {}}], "usage": 5, "x_groq": "none"},
+        {"choices": [{"delta": {}}], "created": "now", "id": 7, "logprobs": float("-inf")},
+        {"choices": [{"delta": {}}], "error": False},
+        {"choices": [{"delta": {}, "error": None}], "error": {"message": None, "code": 0}},
+        {"type": "ping"},
+        {"code": 200, "message": "success"},
+        {},
+        None,
+        "ping",
+        7,
+        [],
+    ],
+)
+def test_field_of_odd_type_is_passed_over(chunk):
+    odd = b"data: " + json.dumps(chunk).encode() + b"\n\n"
+    assert reply_of(text("Hi"), odd, text(" there"), STOP) == ("Hi there", "", "stop")
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        ({"content": 42}, ("42", "")),
+        ({"content": [{"type": "text", "text": "a"}, "b"]}, ("ab", "")),
+        ({"content": {"type": "text", "text": {"value": "a"}}}, ("a", "")),
+        ({"content": [{"type": "thinking", "thinking": "t"}]}, ("", "t")),
+        ({"content": [{"type": "reasoning", "reasoning": [{"text": "t"}]}]}, ("", "t")),
+        ({"content": "a", "index": "x", "reasoning_content": ["t", {"text": "u"}]}, ("a", "tu")),
+        ({"reasoning": {"text": "t"}, "content": None}, ("", "t")),
+        ({"refusal": [{"refusal": "no"}]}, ("no", "")),
+        ("bare", ("bare", "")),
+    ],
+)
+def test_needed_field_is_read_in_other_types(delta, expected):
+    assert reply_of(event(choices=[{"index": "0", "delta": delta}]), STOP)[:2] == expected
+
+
+def test_arguments_may_be_an_object():
+    call = {"index": "1", "id": "c", "function": {"name": "f", "arguments": {"a": [1]}}}
+    events, _ = decode(event(choices=[{"delta": {"tool_calls": [call]}}]))
+
+    assert events == [ToolCallDelta(1, "c", "f", '{"a":[1]}')]
+
+
+def test_odd_shape_is_logged_once_without_its_content(caplog):
+    odd = event(choices=[{"delta": {"content": "secret", "reasoning": 5}, "index": "0"}])
+    decode(odd, odd, text("x"))
+    decode(odd)
+
+    assert caplog.text.count("is not as expected") <= 1  # none if another test was the first
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ((b'"a\\ud83d"', b'"\\ude00b"'), "a\U0001f600b"),
+        ((b'"a\\ud83d"', b'"b"'), "a\ufffdb"),
+        ((b'"\\ude00b"',), "\ufffdb"),
+        ((b'"a\\ud83d"',), "a\ufffd"),
+        ((b'"\\ud83d"', b'"\\ud83d"', b'"\\ude00"'), "\ufffd\U0001f600"),
+        ((b'"\\ud83d\\ude00\\ud83d"', b'""', b'"\\ude00"'), "\U0001f600\U0001f600"),
+        ((b'"\xe2\x9c z"', b'" more"'), "\ufffd z more"),
+        ((b'"\xff"',), "\ufffd"),
+    ],
+)
+def test_broken_characters_cost_a_character(pieces, expected):
+    for field in (b"content", b"reasoning"):
+        chunks = [b'data: {"choices":[{"delta":{"%b":%b}}]}\n\n' % (field, p) for p in pieces]
+        found = reply_of(*chunks, STOP)
+        assert found == ((expected, "", "stop") if field == b"content" else ("", expected, "stop"))
+
+
+def test_half_of_a_pair_survives_other_events():
+    usage = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 1})
+    first = b'data: {"choices":[{"delta":{"content":"\\ud83d"}}]}\n\n'
+    second = b'data: {"choices":[{"delta":{"content":"\\ude00"}}]}\n\n'
+    assert reply_of(first, usage, second, STOP)[0] == "\U0001f600"
+    reasoning = event(choices=[{"delta": {"reasoning": "t"}}])
+    assert reply_of(first, reasoning, STOP)[:2] == ("\ufffd", "t")
+
+
+WHOLE = {
+    "choices": [{"message": {"content": "Hi", "reasoning_content": "t"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps(WHOLE).encode(),
+        b"\xef\xbb\xbf\n  \n " + json.dumps(WHOLE).encode() + b"\n\n",
+        json.dumps(WHOLE, indent=2).encode(),
+        json.dumps(WHOLE, indent=2).replace("\n", "\r\n\r\n").encode() + b"\r\n",
+        json.dumps([WHOLE]).encode(),
+        b"data: " + json.dumps(WHOLE).encode(),
+        b"data: data: " + json.dumps(WHOLE).encode() + b"\n\ndata: [DONE]\n\n",
+    ],
+)
+def test_whole_completion_is_a_reply(body):
+    for pieces in ([body], [body[at : at + 1] for at in range(len(body))]):
+        events, error = decode(*pieces)
+        assert error is None
+        assert events == [ReasoningDelta("t"), TextDelta("Hi"), Finish("stop"), Usage(3, 1, 0, 0)]
+
+
+def test_whole_message_after_its_deltas_is_no_more_text():
+    summary = event(choices=[{"message": {"content": "Hi there"}, "finish_reason": "stop"}])
+    assert reply_of(text("Hi"), text(" there"), summary) == ("Hi there", "", "stop")
+
+
+def test_cut_body_of_json_is_cut():
+    _, error = decode(json.dumps(WHOLE, indent=1).encode()[:-9])
+    assert isinstance(error, ProviderCut)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"status": "ok"}', b"Ollama is running", b"data: Bad Gateway\n\n", b"<html>", b"\n\n<p>"],
+)
+def test_body_without_reply_is_malformed(body):
+    events, error = decode(body)
+    assert events == []
+    assert isinstance(error, ProviderMalformed)
+    assert error.cause == ("address" if b"<" in body else "malformed")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b'data: {"object":"error","message":"boom","code":400}\n\n', "request"),
+        (b'data: {"type":"error","code":"server_error","message":"boom"}\n\n', None),
+        (b'data: {"code":"DataInspectionFailed","message":"x"}\n\n', "content"),
+        (b'data: {"detail":"Incorrect API key provided"}\n\n', "key"),
+        (b'data: {"error_code":336,"error_msg":"boom"}\n\n', None),
+        (b'data: {"base_resp":{"status_code":1008,"status_msg":"insufficient balance"}}', "quota"),
+        (b'data: {"choices":[{"delta":{},"error":{"code":402,"message":"x"}}]}\n\n', "quota"),
+        (b'data: {"choices":[],"error":"overloaded"}\n\n', None),
+        (b'data: {"error":["overloaded"]}\n\n', None),
+        (b'event: error\ndata: {"message":"boom"}\n\n', None),
+        (b"event: error\ndata: boom\n\n", None),
+        (b'event: error\ndata: {"error":{"code":429,"message":"x"}}\n\n', None),
+        (b"Error: the key is an invalid API key\n", "key"),
+        (b'[{"error":{"code":401,"message":"x"}}]', "key"),
+    ],
+)
+def test_error_of_any_shape_is_reported(data, reason):
+    events, error = decode(data)
+    assert events == []
+    assert isinstance(error, ProviderReported)
+    assert error.reason == reason
+
+
+def test_event_after_error_event_is_data_again():
+    events, error = decode(b"event: error\n\n", text("Hi"), STOP)
+    assert (events, error) == ([TextDelta("Hi"), Finish("stop")], None)
+
+
+@pytest.mark.parametrize(
+    "keep_alive",
+    [
+        b"data: : PROCESSING\n\n",
+        b": PROCESSING\n\n",
+        b"data:\n\n",
+        b"data\n\n",
+        b"data: null\n\n",
+        b"data: ping\n\n",
+        b"event: ping\ndata: {}\n\n",
+        b"id: 7\nretry: 5\nx-trace: 1\n\n",
+    ],
+)
+def test_keep_alive_is_passed_over(keep_alive):
+    assert reply_of(keep_alive, text("Hi"), keep_alive, STOP, keep_alive)[0] == "Hi"
+
+
+@pytest.mark.parametrize(
+    "end", [b"data: [DONE]", b'data: "[DONE]"', b"data: DONE", b"data: data: [DONE]"]
+)
+def test_done_is_found_in_other_forms(end):
+    decoder = StreamDecoder()
+    decoder.feed(text("Hi") + end + b"\n")
+    assert decoder.ended
+    decoder.close()
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("MAX_TOKENS", "length"),
+        ("model_length", "length"),
+        ("SAFETY", "content_filter"),
+        ("PROHIBITED_CONTENT", "content_filter"),
+        ("end_turn", "stop"),
+        ("STOP", "stop"),
+        ({"type": "length"}, "length"),
+        ("something_new", "something_new"),
+    ],
+)
+def test_finish_reason_is_translated(reason, word):
+    events, _ = decode(text("Hi"), event(choices=[{"delta": {}, "finish_reason": reason}]))
+    assert events == [TextDelta("Hi"), Finish(word)]
+
+
+@pytest.mark.parametrize("reason", ["null", "", "NONE", None, 0])
+def test_finish_reason_without_meaning_is_none(reason):
+    events, error = decode(text("Hi", finish_reason=reason))
+    assert events == [TextDelta("Hi")]
+    assert isinstance(error, ProviderCut)
+
+
+def test_finish_reason_before_more_output_is_premature():
+    decoder = StreamDecoder()
+    assert decoder.feed(event(choices=[{"delta": {"reasoning": "t"}, "finish_reason": "stop"}]))
+    assert decoder.finished
+    assert decoder.is_doubtful
+    assert decoder.feed(text("Hi")) == [TextDelta("Hi")]
+    assert not decoder.finished
+    assert decoder.feed(event(choices=[{"delta": {}, "finish_reason": "length"}])) == [
+        Finish("length")
+    ]
+    assert decoder.finished
+    assert not decoder.is_doubtful
+    assert decoder.feed(STOP) == []  # the first after the output counts
+
+
+def test_finish_reason_on_each_chunk_ends_nothing():
+    chunks = [text(word, finish_reason="stop") for word in ("one", " two", " three")]
+    assert reply_of(*chunks) == ("one two three", "", "stop")
+
+
 def test_finish_reason_error_is_reported():
     events, error = decode(b'data: {"choices":[{"delta":{},"finish_reason":"error"}]}\n\n')
 
     assert events == []
     assert isinstance(error, ProviderReported)
+
+
+USED = {"prompt_tokens": 20, "completion_tokens": 10}
 
 
 @pytest.mark.parametrize(
@@ -247,10 +521,80 @@ def test_finish_reason_error_is_reported():
         ({"prompt_tokens": -3, "completion_tokens": 10**30}, (0, TOKENS_LIMIT, 0, 0)),
         ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": None}}, (3, 0, 0, 0)),
         ({"completion_tokens_details": {"reasoning_tokens": 4}}, (0, 0, 0, 4)),
+        ({"prompt_tokens": "12", "completion_tokens": "x"}, (12, 0, 0, 0)),
+        ([{"prompt_tokens": 3, "completion_tokens": 2}], (3, 2, 0, 0)),
+        # reasoning beside the completion, or within
+        (
+            USED | {"total_tokens": 60, "completion_tokens_details": {"reasoning_tokens": 30}},
+            (20, 40, 0, 30),
+        ),
+        (
+            USED | {"total_tokens": 30, "completion_tokens_details": {"reasoning_tokens": 5}},
+            (20, 10, 0, 5),
+        ),
+        (USED | {"completion_tokens_details": {"reasoning_tokens": 30}}, (20, 40, 0, 30)),
+        (USED | {"total_tokens": 75}, (20, 55, 0, 45)),
+        (USED | {"total_tokens": 5}, (20, 10, 0, 0)),
+        ({"prompt_tokens": 20, "total_tokens": 30}, (20, 10, 0, 0)),
+        ({"completion_tokens": 10, "total_tokens": 30}, (20, 10, 0, 0)),
+        # cached input
+        (USED | {"prompt_cache_hit_tokens": 8}, (20, 10, 8, 0)),
+        (USED | {"cached_tokens": 8}, (20, 10, 8, 0)),
+        (USED | {"cache_read_input_tokens": 8}, (20, 10, 8, 0)),
+        (
+            USED | {"cache_read_input_tokens": 100, "cache_creation_input_tokens": 5},
+            (125, 10, 100, 0),
+        ),
+        (USED | {"cached_tokens": 8, "total_tokens": 38}, (28, 10, 8, 0)),
+        # other names
+        (
+            {
+                "input_tokens": 20,
+                "output_tokens": 10,
+                "input_tokens_details": {"cached_tokens": 8},
+                "output_tokens_details": {"reasoning_tokens": 3},
+            },
+            (20, 10, 8, 3),
+        ),
+        (
+            {
+                "promptTokenCount": 20,
+                "candidatesTokenCount": 10,
+                "totalTokenCount": 33,
+                "thoughtsTokenCount": 3,
+            },
+            (20, 13, 0, 3),
+        ),
     ],
 )
-def test_token_counts_are_bounded_integers(usage, expected):
+def test_token_counts_are_read_and_bounded(usage, expected):
     events, _ = decode(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
 
     assert events == [Usage(*expected)]
     assert all(type(count) is int for count in msgspec.structs.astuple(events[0]))
+
+
+@pytest.mark.parametrize(
+    ("reports", "expected"),
+    [
+        ([{"prompt_tokens": 20}, {"completion_tokens": 9}], Usage(20, 9, 0, 0)),
+        ([USED, {"prompt_tokens": 20, "completion_tokens": 15}], Usage(20, 15, 0, 0)),
+        ([USED, {"prompt_tokens": 0, "completion_tokens": 0}], Usage(20, 10, 0, 0)),
+    ],
+)
+def test_later_usage_replaces_all_but_by_zeros(reports, expected):
+    events, _ = decode(*(event(choices=[], usage=usage) for usage in reports))
+    assert events[-1] == expected
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"choices": [{"delta": {}, "usage": USED}]},
+        {"choices": [], "x_groq": {"usage": USED}},
+        {"choices": [], "usageMetadata": {"promptTokenCount": 20, "candidatesTokenCount": 10}},
+    ],
+)
+def test_usage_is_found_in_other_places(chunk):
+    events, _ = decode(event(**chunk))
+    assert events == [Usage(20, 10, 0, 0)]

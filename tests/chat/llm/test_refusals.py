@@ -45,6 +45,12 @@ def reason(status: int, body: Any) -> str | None:
         "Prompt contains 40960 tokens and 0 draft tokens, too large for model with 32768 maximum"
         " context length",
         "The decoder prompt is longer: context window exceeded",
+        "The decoder prompt (length 5012) is longer than the maximum model length of 4096.",
+        "too many tokens: total number of tokens in the prompt cannot exceed 4081 - received 5000.",
+        "Prompt exceeds max length",
+        "litellm.ContextWindowExceededError: BadRequest",
+        "This model's maximum context length is 8192 tokens, however you requested 9000 tokens (8000 in"
+        " your prompt; 1000 for the completion). Please reduce your prompt; or completion length.",
     ],
 )
 def test_too_long_prompt_is_context(message):
@@ -354,6 +360,19 @@ SYSTEM = "Unsupported value: 'messages[0].role' does not support 'system' with t
             "system",
             False,
         ),
+        (error("Only user, assistant and tool roles are supported!"), "system", False),
+        (error('messages: Unexpected role "system".'), "system", False),
+        (
+            {"detail": [{"loc": ["body", "messages", 0, "role"], "msg": "Input should be 'user'"}]},
+            "system",
+            False,
+        ),
+        (
+            error("`temperature` and `top_p` cannot both be specified for this model"),
+            "temperature",
+            False,
+        ),
+        (error("unexpected keyword argument 'stream_options'"), "stream_options", False),
         (error("Missing required parameter: 'max_tokens'"), "max_tokens", True),
         (
             {
