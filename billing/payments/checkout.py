@@ -409,9 +409,11 @@ def _apply_unpaid(order: Order, state: OrderState, now: datetime) -> None:
         order.status = Order.Status.CANCELED
         order.problem = ""
     elif order.status == Order.Status.REVIEW:
-        # The mismatch no longer exists.
-        order.status = Order.Status.PENDING
-        order.problem = ""
+        # An automatic order without a trace at the provider is left to staff (auto_top_up).
+        if order.kind != Order.Kind.AUTO or order.provider_order_id:
+            # The mismatch no longer exists.
+            order.status = Order.Status.PENDING
+            order.problem = ""
     elif order.status in Order.OPEN:
         if order.created_at < now - ABANDONED:
             order.status = Order.Status.CANCELED

@@ -280,6 +280,13 @@ def test_charge_unknown_for_hours_is_left_to_staff(account, stripe_card, fakepay
     Order.objects.filter(pk=order.pk).update(created_at=timezone.now() - timedelta(hours=21))
     assert auto_top_up.charge(order.pk).status == "review"
     assert len(purchases.alerts()) == len(mail.outbox) == 1
+    for night in range(1, 4):
+        checkout.sync_order(order.pk)
+        poller.poll(timezone.now() + timedelta(days=night))
+        purchases.work()
+        order.refresh_from_db()
+        assert order.status == "review"
+    assert len(purchases.alerts()) == 1
 
 
 def test_charge_that_fails_days_later_counts_once(account, package, consent):
