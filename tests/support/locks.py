@@ -1,10 +1,10 @@
-"""The lock of an account's row, for tests of settlements that have to wait for it."""
+"""Locks of rows and tables, for tests of code that has to wait for them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from django.db import connection, transaction
 from django.db.models import Model
@@ -12,15 +12,29 @@ from django.db.models import Model
 from tests.support.programs import wait_until
 
 
-@contextmanager
-def locked(row: Model) -> Iterator[None]:
+def locked(row: Model) -> AbstractContextManager[None]:
     """Keep a row (of an account, a hold) locked by another session, so that a settlement has to wait."""
+    return _held(lambda: type(row)._default_manager.select_for_update().get(pk=row.pk))
+
+
+def unreadable(model: type[Model]) -> AbstractContextManager[None]:
+    """Keep a table locked by another session, so that all that read it have to wait."""
+
+    def lock() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"LOCK TABLE {model._meta.db_table} IN ACCESS EXCLUSIVE MODE")
+
+    return _held(lock)
+
+
+@contextmanager
+def _held(lock: Callable[[], object]) -> Iterator[None]:
     is_locked, may_go = threading.Event(), threading.Event()
 
     def hold_lock() -> None:
         try:
             with transaction.atomic():
-                type(row)._default_manager.select_for_update().get(pk=row.pk)
+                lock()
                 is_locked.set()
                 may_go.wait(60)
         finally:

@@ -11,16 +11,18 @@ import pytest
 
 from chat import errors, protocol
 from chat.generation import generate
-from chat.models import Conversation, Message
+from chat.models import Conversation, Message, Run
 from chat.rendering.message import message_html
 from chat.streaming import groups
 from chat.streaming import log as run_log
-from chat.web import outgoing, run_follower
+from chat.web import consumer, outgoing, run_follower
 from chatproject.lib import db
+from chatproject.lib.db import limits
 from chatproject.lib.pubsub.layer import publish
 from tests.support.conversations import begin, send
 from tests.support.fake_llm import reply_text
-from tests.support.runs import add_to_log, delta, generate_until_hold, send_running
+from tests.support.locks import unreadable
+from tests.support.runs import add_to_log, delta, generate_until_hold, mark_done, send_running
 from tests.support.sockets import Closed, open_tab
 
 pytestmark = [
@@ -202,6 +204,26 @@ class FullFrames:
 
 async def unused_send(message: object) -> None:
     raise AssertionError("the frames are used instead")
+
+
+async def test_tokens_do_not_wait_for_unreadable_row(
+    owner, conversation, valkey_client, monkeypatch
+):
+    monkeypatch.setattr(consumer, "RECHECK", 0.1)
+    run = await db.run(send_running, owner, conversation)
+    async with open_tab(owner) as tab:
+        await tab.send(type="resume", run=str(run.pk), after=0)
+        assert await tab.is_silent()
+        monkeypatch.setattr(limits, "STATEMENT", 0.3)
+        lock = unreadable(Run)
+        await asyncio.to_thread(lock.__enter__)
+        try:
+            await asyncio.to_thread(add_to_log, valkey_client, delta(run, 1, "Hello"))
+            assert (await tab.until("text.delta"))["text"] == "Hello"
+        finally:
+            await asyncio.to_thread(lock.__exit__, None, None, None)
+        await db.run(mark_done, run)
+        assert (await tab.end())["text"] == "A reply"
 
 
 async def test_slow_client_has_bounded_buffer_and_no_gaps(
