@@ -29,6 +29,7 @@ class FakePay:
         self.faults: deque[str] = deque()  # of the next requests; see `fault`
         self.settle_late_after = settle_late_after  # seconds; None: by hand
         self.lock = threading.RLock()
+        self.held = threading.Event()
         self.stopped = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
         self._server.daemon_threads = True
@@ -50,7 +51,7 @@ class FakePay:
         """Add faults for the next requests to an API, one each.
 
         They are 429, 500, done-500 (done, but answered with 500), html, hang, cut (done, but not
-        answered), and an empty text for none. The first answer to an idempotency key is repeated.
+        answered), hold (done, then `held` is set, and there is no answer), and an empty text for none. The first answer to an idempotency key is repeated.
         """
         self.faults.extend(kinds)
 
@@ -115,7 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
         with pay.lock:
             status, body = side.answer(method, path, text, self.headers, fault)
             answer = json.dumps(body)
-        if fault != "cut":
+        if fault == "hold":
+            pay.held.set()
+            pay.stopped.wait()
+        elif fault != "cut":
             self._send(status, answer, "application/json")
 
     # --- The pages ------------------------------------------------------------------------------
