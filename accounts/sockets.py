@@ -30,7 +30,9 @@ from django.utils.http import is_same_domain
 
 from chatproject.lib import db
 from chatproject.lib.db import prepared
+from chatproject.lib.http import network_of
 from chatproject.lib.origins import report_refusal
+from chatproject.lib.rate_limits import Windows
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -172,11 +174,22 @@ def with_user(sockets: Application) -> Application:
     Without a valid session they are None and an AnonymousUser. While the database is unreachable the
     socket is closed with 1013, after which clients connect again. Channels' own stack would query
     through one thread for all sockets of the process, one after the other.
+
+    Sockets that are opened too often have the seconds after which they may be opened again in
+    `scope["socket_wait"]`; the database is not asked for their session.
     """
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         header = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
         key = parse_cookie(header.decode("latin1")).get(settings.SESSION_COOKIE_NAME, "")
+        network = network_of(str((scope.get("client") or [""])[0]))
+        # A session that this process has found before has a limit of its own, whatever else comes from
+        # the same address.
+        counted = key if key in _handshakes else network
+        if wait := _handshakes.wait(counted):
+            scope = {**scope, "user": AnonymousUser(), "socket_session": None, "socket_wait": wait}
+            await sockets(scope, receive, send)
+            return
         try:
             async with asyncio.timeout(PATIENCE):
                 session = await db.run(find_session, key) if SESSION_KEY.fullmatch(key) else None
@@ -185,10 +198,15 @@ def with_user(sockets: Application) -> Application:
             await send({"type": "websocket.accept"})  # without it a close is a 403, which is final
             await send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
             return
+        _handshakes.hit(counted if session is None else key)
         user = AnonymousUser() if session is None else session.user
         await sockets({**scope, "user": user, "socket_session": session}, receive, send)
 
     return application
+
+
+# By session, and by address for sockets without a valid one; used in one event loop only.
+_handshakes = Windows("handshakes")
 
 
 def find_session(key: str) -> SocketSession | None:

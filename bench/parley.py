@@ -41,6 +41,7 @@ ENVIRONMENT = {
     "LIMIT_ESTIMATES": "off",
     "LIMIT_FRAMES": "off",
     "LIMIT_RESUMES": "off",
+    "LIMIT_HANDSHAKES": "off",
     "LIMIT_SOCKETS": "off",
 }
 

@@ -326,6 +326,7 @@ RATE_LIMITS = {
     "password_checks": env.limit("LIMIT_PASSWORD_CHECKS", "10/5minute; 60/day", fails_closed=True),
     "email_changes": env.limit("LIMIT_EMAIL_CHANGES", "10/10minute", fails_closed=True),
     "confirmation_mails": env.limit("LIMIT_CONFIRMATION_MAILS", "1/3minute", fails_closed=True),
+    "handshakes": env.limit("LIMIT_HANDSHAKES", "300/minute"),
     "sockets": env.limit("LIMIT_SOCKETS", "50"),
     "frames": env.limit("LIMIT_FRAMES", "600/minute"),
     "resumes": env.limit("LIMIT_RESUMES", "120/minute"),

@@ -18,6 +18,7 @@ from django.core import mail, signing
 from django.test import Client, RequestFactory
 from django.urls import get_resolver, reverse
 
+from accounts import sockets
 from accounts.models import User
 from chat.models import Message, Run
 from chat.runs import queue
@@ -32,7 +33,7 @@ from chatproject.ops import rate_limits as pages
 from tests.accounts.test_pages import patterns
 from tests.support.conversations import send
 from tests.support.limits import limits_without_redis
-from tests.support.people import assistant, conversation, owner, stranger
+from tests.support.people import assistant, conversation, owner, session_key, stranger
 from tests.support.sockets import Closed, open_tab, refusal
 
 __all__ = ["assistant", "conversation", "limits_without_redis", "owner", "stranger"]
@@ -525,6 +526,54 @@ def test_lost_scripts_are_loaded_again(only, owner, valkey_client):
     assert not queue.count_message(owner.pk).is_too_fast
     assert queue.count_message(owner.pk).is_too_fast
     assert 1 <= rate_limits.retry_after("messages", owner.pk) <= 60
+
+
+@reaches("handshakes")
+@pytest.mark.usefixtures("socket_loop")
+async def test_sockets_opened_too_often_are_refused(only, owner, stranger, monkeypatch):
+    """The database is not asked for their session."""
+    only(handshakes=(3, 60))
+    monkeypatch.setattr(sockets, "_handshakes", rate_limits.Windows("handshakes"))
+    found: list[str] = []
+    find = sockets.find_session
+
+    def note(key: str) -> Any:
+        found.append(key)
+        return find(key)
+
+    monkeypatch.setattr(sockets, "find_session", note)
+    session = await sync_to_async(session_key)(owner)
+    for _ in range(3):
+        async with open_tab(owner, session=session) as tab:
+            assert await tab.is_silent()
+    error, code = await refusal(owner, session=session)
+    assert (error["code"], code) == ("rate_limited", 4429)
+    assert 1 <= error["retry_after"] <= 60
+    assert found == [session] * 3
+    # Sockets without a valid session count by address, and leave known sessions alone.
+    other = await sync_to_async(session_key)(stranger)
+    async with open_tab(stranger, session=other) as tab:
+        assert await tab.is_silent()
+    for number in range(3):
+        assert (await refusal(owner, session=f"{number:032}"))[1] == 4401
+    assert (await refusal(owner, session=f"{4:032}"))[1] == 4429
+    assert (await refusal(None))[1] == 4429
+    async with open_tab(stranger, session=other) as tab:
+        assert await tab.is_silent()
+    assert len(found) == 3 + 1 + 3 + 1
+
+
+def test_idle_windows_are_forgotten(only, monkeypatch):
+    now = 1_000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    only(handshakes=(3, 60))
+    windows = rate_limits.Windows("handshakes")
+    windows.hit("a")
+    now += 59
+    windows.hit("b")
+    now += 2
+    windows.hit("c")
+    assert ["a" in windows, "b" in windows] == [False, True]
 
 
 @reaches("sockets")

@@ -25,6 +25,7 @@ from chat.runs import describe, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.streaming import groups
 from chat.streaming.user_channel import ACCESS_CHANGED
+from chat.web import socket_limits
 from chat.web.outgoing import UNREACHABLE, Outgoing
 from chat.web.run_follower import ATTACH_WITHIN, Follower, replay_reader
 from chat.web.socket_limits import Allowance
@@ -69,6 +70,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve the socket; nothing of it stays behind, however it ends."""
         self._session = scope["socket_session"]
+        self._wait: float = scope.get("socket_wait", 0.0)
         self._outgoing = Outgoing(send, (scope.get("extensions") or {}).get(TEXT_FRAMES))
         try:
             await super().__call__(scope, receive, send)
@@ -93,6 +95,10 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
     async def connect(self) -> None:
         await self.accept()
         session = self._session
+        if self._wait:
+            refusal = socket_limits.refuse_handshake(self._wait)
+            await self._outgoing.close(protocol.TOO_MANY, refusal)
+            return
         if session is None:
             await self._outgoing.close(protocol.NOT_SIGNED_IN, ChatError("not_signed_in"))
             return

@@ -27,6 +27,7 @@ SOCKETS_RETRY_AFTER = 30.0  # seconds; another tab may be closed by then
 FORGET_EVERY = 60.0  # seconds
 
 TOO_MANY_SOCKETS = "You have too many tabs open. Close some, and this one connects again."
+TOO_MANY_HANDSHAKES = "Your browser connects too often. It tries again in a moment."
 TOO_MANY_FRAMES = "Your tabs are sending too much. Wait a moment."
 
 
@@ -99,6 +100,11 @@ class Allowance:
         """Count a `resume`. Raises ChatError `rate_limited`."""
         if self._usage is not None and (wait := self._usage.resumes.hit()):
             raise _refusal("resumes", TOO_MANY_FRAMES, wait)
+
+
+def refuse_handshake(wait: float) -> ChatError:
+    """Return the error of a socket that was opened too often; again after `wait` seconds."""
+    return _refusal("handshakes", TOO_MANY_HANDSHAKES, wait)
 
 
 def _refusal(name: str, message: str, wait: float) -> ChatError:

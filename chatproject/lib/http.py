@@ -29,13 +29,18 @@ def client_address(request: HttpRequest) -> str:
 
 
 def client_network(request: HttpRequest) -> str:
-    """Return the part of the client's address that limits count by.
+    """Return the part of the client's address that limits count by; see `network_of`."""
+    return network_of(client_address(request))
+
+
+def network_of(text: str) -> str:
+    """Return the part of an address that limits count by.
 
     An IPv4 address, also one that is written as IPv6, or the /64 of an IPv6 address: a client may
     choose freely among the addresses of its /64.
     """
     try:
-        address = ipaddress.ip_address(client_address(request))
+        address = ipaddress.ip_address(text)
     except ValueError:
         return "unknown"
     if isinstance(address, ipaddress.IPv6Address):

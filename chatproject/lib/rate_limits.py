@@ -164,3 +164,35 @@ class Window:
             not hits or hits[-1] + seconds <= now
             for hits, (_, seconds) in zip(self._hits, self._rates, strict=True)
         )
+
+
+class Windows:
+    """The windows of a limit in this process, by key; not for several threads."""
+
+    FORGET_EVERY = 60.0  # seconds
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._windows: dict[str, Window] = {}
+        self._forgotten_at = 0.0
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._windows
+
+    def hit(self, key: str) -> float:
+        """`Window.hit` of a key."""
+        self._forget_idle()
+        if key not in self._windows:
+            self._windows[key] = Window(limit_of(self._name))
+        return self._windows[key].hit()
+
+    def wait(self, key: str) -> float:
+        """`Window.wait` of a key."""
+        window = self._windows.get(key)
+        return window.wait() if window is not None else 0.0
+
+    def _forget_idle(self) -> None:
+        now = time.monotonic()
+        if now - self._forgotten_at >= self.FORGET_EVERY:
+            self._forgotten_at = now
+            self._windows = {key: one for key, one in self._windows.items() if not one.is_idle}

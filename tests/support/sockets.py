@@ -126,10 +126,14 @@ async def open_tab(
         await communicator.disconnect(timeout=PATIENCE)
 
 
-async def refusal(user: User) -> tuple[dict[str, Any], int | str | None]:
+async def refusal(
+    user: User | None, *, session: str | None = None
+) -> tuple[dict[str, Any], int | str | None]:
     """Open a socket that the server refuses; return its error and the close code."""
-    cookie = f"sessionid={await db.run(session_key, user)}".encode()
-    headers = [(b"host", b"localhost"), (b"origin", b"http://localhost"), (b"cookie", cookie)]
+    headers = [(b"host", b"localhost"), (b"origin", b"http://localhost")]
+    if user is not None:
+        key = session or await db.run(session_key, user)
+        headers.append((b"cookie", f"sessionid={key}".encode()))
     communicator = WebsocketCommunicator(application, "/ws/v1/", headers=headers)
     connected, code = await communicator.connect(PATIENCE)
     if not connected:
