@@ -101,7 +101,7 @@ class RunAdmin(TextGuard):
         column("charged", credits.show, "credits"),
         "error_code",
     ]
-    list_filter = ["status", "error_code", "error_cause", "model", "queued_at"]
+    list_filter = ["status", "error_code", "error_cause", "provider", "model", "queued_at"]
     search_fields = ["id", "user__email", "conversation__id"]
     date_hierarchy = "queued_at"
 

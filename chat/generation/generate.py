@@ -26,7 +26,7 @@ from chat.conversations import prompt_builder
 from chat.conversations.prompt_builder import Prompt
 from chat.generation.reply import Reply, ReplyTooLong
 from chat.llm.connections import close_connections, current_connections
-from chat.llm.errors import ProviderError, ProviderRefused, ProviderReported
+from chat.llm.errors import ProviderError, ProviderRefused, ProviderReported, ProviderTimeout
 from chat.llm.provider import NoteAccepted
 from chat.llm.request import CompletionRequest
 from chat.models import Assistant, Continuation, LanguageModel, Provider, Run
@@ -263,7 +263,13 @@ async def _generate(
     except _Interrupted:
         return reply.outcome(Run.Status.STOPPED)
     except (ReplyTooLong, TimeoutError):
-        return reply.outcome(Run.Status.FAILED, code="limit_reached")
+        if reply.first_token_at is not None:
+            return reply.outcome(Run.Status.FAILED, code="limit_reached")
+        silent = ProviderTimeout(f"nothing arrived within {settings.RUN_SECONDS} s")
+        logger.warning("run %s: %s", work.id, silent.detail)
+        return reply.outcome(
+            Run.Status.FAILED, code=silent.code, message=silent.message, cause=silent.cause
+        )
     except ProviderError as error:
         logger.warning("run %s: %s: %s", work.id, type(error).__name__, error.detail)
         return reply.outcome(

@@ -270,10 +270,11 @@ def known(runs: Sequence[Run]) -> set[UUID]:
 
 @dataclass(frozen=True, slots=True)
 class QueueLength:
-    """Runs in the whole queue, and throttled runs of all users."""
+    """Runs in the whole queue, throttled runs of all users, and runs that wait for a busy provider."""
 
     queued: int
     throttled: int
+    waiting: int
     throughput: Throughput | None
 
 
@@ -282,11 +283,12 @@ def length() -> QueueLength:
     queue = rq_queue()
     pipeline = queue.connection.pipeline(transaction=False)
     pipeline.llen(queue.key)
+    pipeline.hlen(places.WAITING)
     pipeline.get(wait_estimate.KEY)
-    queued, measured = pipeline.execute()
+    queued, waiting, measured = pipeline.execute()
     for limits in RateLimitRegistry.all(queue.connection):
         pipeline.zcard(limits.rate_limited_key)
-    return QueueLength(queued, sum(pipeline.execute()), wait_estimate.decode(measured))
+    return QueueLength(queued, sum(pipeline.execute()), waiting, wait_estimate.decode(measured))
 
 
 def throttled(user_ids: Sequence[int]) -> list[int]:

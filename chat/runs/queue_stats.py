@@ -28,13 +28,14 @@ class UserFigures:
 class QueueFigures:
     """Statistics of the queue; times in seconds, None without a measurement.
 
-    `queued` runs wait for a worker, `throttled` ones for other runs of their user. `oldest_wait` is
-    the longest wait so far, `service_time` the mean from claim to end, and `expected_wait` the wait
+    `queued` runs wait for a worker, `throttled` ones for other runs of their user, `waiting` ones for a
+    provider whose concurrency limit is reached. `oldest_wait` is the longest wait so far, `service_time` the mean from claim to end, and `expected_wait` the wait
     of a new message of a user without other runs. `users` are the TOP with the most active runs.
     """
 
     queued: int
     throttled: int
+    waiting: int
     running: int
     oldest_wait: float | None
     service_time: float | None
@@ -60,6 +61,7 @@ def queue_figures(now: datetime) -> QueueFigures:
     return QueueFigures(
         queued=length.queued,
         throttled=length.throttled,
+        waiting=length.waiting,
         running=totals["running"],
         oldest_wait=(now - totals["oldest"]).total_seconds() if totals["oldest"] else None,
         service_time=throughput.service if throughput else None,

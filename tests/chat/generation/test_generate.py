@@ -179,6 +179,17 @@ async def test_unreachable_provider_fails_run(owner, conversation, settings):
     assert (run.status, run.error_code) == ("failed", "provider_error")
 
 
+async def test_silence_until_time_limit_is_the_providers(owner, conversation, settings):
+    settings.RUN_SECONDS = 1
+    run = await make(owner, conversation, "[[headers=60]]")
+    assert (run.status, run.error_code, run.error_cause) == (
+        "failed",
+        "provider_timeout",
+        "timeout",
+    )
+    assert run.charged == 0
+
+
 async def test_run_over_time_limit_keeps_text(owner, conversation, settings):
     settings.RUN_SECONDS = 1
     text = "[[tokens=50 rate=0 silent=4]]"

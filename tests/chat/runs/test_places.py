@@ -62,6 +62,7 @@ def test_run_above_the_limit_stays_queued(owner, assistant, limited, valkey_clie
     event = queue_status(user=owner, run_id=last.pk)
     assert isinstance(event, protocol.RunQueued)
     assert (event.position, event.busy) == (2, True)
+    assert queue.length().waiting == 2
     assert queue.positions([third, last])[third.pk] == queue.Position(
         1, None, is_provider_busy=True
     )

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from chat import protocol
 from chat.conversations import prompt_builder
 from chat.generation import generate
-from chat.models import Run
+from chat.models import LanguageModel, Provider, Run
 from chat.runs import finish
 from tests.support.conversations import send
 
@@ -33,3 +33,25 @@ def test_message_takes_at_most_26_statements(owner, conversation):
         query["sql"] for query in captured if not query["sql"].upper().startswith(CONTROL)
     ]
     assert len(statements) <= 26, "\n".join(statements)
+
+
+def test_providers_add_no_statement_to_a_message(owner, conversation):
+    """Their rows are read by the statements that lock the conversation and claim the run."""
+
+    def statements() -> list[str]:
+        Run.objects.all().delete()
+        with CaptureQueriesContext(connection) as captured:
+            send(owner, conversation)
+            generate.claim(Run.objects.get().pk, 1)
+        found = [query["sql"].strip() for query in captured]
+        return [sql for sql in found if not sql.upper().startswith(CONTROL)]
+
+    statements()  # opens the account
+    before = statements()
+    model = conversation.assistant.model
+    model.provider = Provider.objects.create(name="Environment")
+    model.fallback = LanguageModel.objects.create(name="Spare", provider_model="spare")
+    model.save()
+    after = statements()
+    assert len(after) == len(before)
+    assert sum(sql.startswith("UPDATE chat_run") for sql in after) == 1
