@@ -16,6 +16,7 @@ from django.http import HttpRequest
 from billing import credits
 from billing.credits import CreditsFormField
 from billing.metering import pricing
+from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
 from chat.models import Assistant, LanguageModel, Provider
 from chat.models.catalogue import validate_headers, validate_proxy
@@ -229,7 +230,8 @@ class ProviderAdmin(BaseAdmin):
 
 
 @admin.register(LanguageModel)
-class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
+class LanguageModelAdmin(BaseAdmin):
+    form_fields = {"quirks": QuirksFormField}
     list_display = [
         "name",
         "provider",

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from billing.metering import pricing
 from chat.conversations.path import path_to_root
+from chat.llm.quirks import Quirks
 from chat.llm.tokens import TEMPLATE_TOKENS, count_tokens, token_upper_bound, typical_tokens
 from chat.models import Message, Run
 from chatproject.lib.db import prepared
@@ -34,25 +35,31 @@ SMALLEST_REPLY = 16  # tokens
 class Prompt:
     """The messages sent to the model, and `max_tokens`, the reply's cap.
 
-    `tokens` is the estimated size of the prompt, which does not exceed `token_upper_bound`.
+    `tokens` is the estimated size of the prompt, which does not exceed `token_upper_bound`; `size` is
+    the estimate that the window is filled by, which is rather too high. `is_single`: of the
+    conversation it has only the message to be answered.
     """
 
     messages: list[dict[str, str]]
     tokens: int
     token_upper_bound: int
     max_tokens: int
+    size: int
+    is_single: bool
 
 
-def build(run: Run, *, shrink: float = 1.0) -> Prompt:
+def build(run: Run, *, within: int | None = None) -> Prompt:
     """Return the prompt of a run: system prompt, then as many of the newest messages as fit.
 
     The message to be answered is always included. The prompt is built from the tree alone, so that
-    no message is in it twice. `shrink` below 1 leaves more of the window free, for a provider that
-    counts more tokens than this module.
+    no message is in it twice. `within` is a lower limit of its `size`, for a provider that counts more
+    tokens than this module or has a smaller window.
     """
     model = run.model
-    reply_tokens = min(model.max_output_tokens, model.context_tokens // 2)
-    budget = int((model.context_tokens - reply_tokens) * shrink)
+    longest_reply = Quirks.of(model.quirks).lower(model.max_output_tokens)
+    budget = model.context_tokens - min(longest_reply, model.context_tokens // 2)
+    if within is not None:
+        budget = min(budget, within)
     turns: list[dict[str, str]] = []
     system = run.assistant.system_prompt.strip()
     used = sum(count_tokens(text) for text in (system, run.prefix) if text)
@@ -62,11 +69,15 @@ def build(run: Run, *, shrink: float = 1.0) -> Prompt:
             break
         used += cost
         turns.append({"role": role, "content": text})
+    if len(turns) > 1 and turns[-1]["role"] == Message.Role.ASSISTANT:
+        # Many chat templates insist that the user begins.
+        used -= count_tokens(turns.pop()["content"])
+    is_single = len(turns) == 1
     if system:
         turns.append({"role": "system", "content": system})
     turns.reverse()
     free = model.context_tokens - used
-    cap = min(model.max_output_tokens, run.max_tokens or model.max_output_tokens)
+    cap = min(longest_reply, run.max_tokens or longest_reply)
     if run.prefix:
         # The model continues this text, which counts against the cap.
         turns.append({"role": "assistant", "content": run.prefix})
@@ -84,6 +95,8 @@ def build(run: Run, *, shrink: float = 1.0) -> Prompt:
         tokens=sum(map(typical_tokens, texts)),
         token_upper_bound=upper_bound,
         max_tokens=min(cap, max(SMALLEST_REPLY, free)),
+        size=used,
+        is_single=is_single,
     )
 
 

@@ -8,16 +8,19 @@ stored in the database once, at the end (runs/finish.py).
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import redis
 from django.conf import settings
+from django.db import connection
 from django.utils import timezone
 
 from billing.metering import settlement
@@ -25,10 +28,18 @@ from chat import errors, protocol
 from chat.conversations import prompt_builder
 from chat.conversations.prompt_builder import Prompt
 from chat.generation.reply import Reply, ReplyTooLong
+from chat.llm import quirks
 from chat.llm.connections import close_connections, current_connections
-from chat.llm.errors import ProviderError, ProviderRefused, ProviderReported, ProviderTimeout
-from chat.llm.provider import NoteAccepted
-from chat.llm.request import CompletionRequest
+from chat.llm.errors import (
+    MessageTooLong,
+    ProviderError,
+    ProviderRefused,
+    ProviderReported,
+    ProviderTimeout,
+)
+from chat.llm.provider import NoteAccepted, NoteLearned
+from chat.llm.quirks import CONTINUATION, LEFT_OUT, Quirks
+from chat.llm.request import CompletionRequest, refuses_continuation
 from chat.models import Assistant, Continuation, LanguageModel, Provider, Run
 from chat.runs import fallback, finish, handover, queue
 from chat.streaming import log as run_log
@@ -53,8 +64,8 @@ SLOW = 0.8  # the part of its time limit above which a run is counted as slow
 
 PLACE_PAUSE = 0.5  # seconds between two tries to take a place for a fallback
 
-# Parts of the context window to fill, in turn, if the provider counts more tokens than we do.
-SHRINKS = (1.0, 0.6, 0.3)
+# The size of a prompt as a part of the one before, which the provider refused as too long.
+SHRINKS = (0.6, 0.5)
 
 
 async def run(run_id: UUID, attempt: int) -> Run | None:
@@ -141,6 +152,8 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
             run: Run
             run, run.assistant, run.model, run.provider, run.newest = claimed
             run.place = place.pk if place else None
+            if run.prefix and not Quirks.of(run.model.quirks).continues:
+                drop_prefix(run)
             return run
         found = Run.objects.filter(pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1)
         queued = found.select_related("model__provider", "answered_by__provider").first()
@@ -170,6 +183,14 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
     if ended is not None:
         run_log.publish_end(ended)
     return None
+
+
+def drop_prefix(run: Run) -> None:
+    """Let a running run begin anew: its model does not continue the text of the attempt before."""
+    run.prefix = run.prefix_reasoning = ""
+    Run.objects.filter(pk=run.pk, attempt=run.attempt, status=Run.Status.RUNNING).update(
+        prefix="", prefix_reasoning=""
+    )
 
 
 def _limited_provider(run: Run) -> Provider | None:
@@ -231,7 +252,26 @@ async def _generate_and_finish(
             await asyncio.shield(finishing)
         except asyncio.CancelledError:
             await finishing  # the run has all but ended: its end must be stored, and only once
+    if reply.learned and reply.first_token_at is not None:
+        try:
+            await db.run(remember, reply.learned)
+        except db.UNREACHABLE as error:
+            # The next reply meets the same refusal, and stores it then.
+            logger.warning("run %s: quirks are not stored: %s", work.id, error)
     return None
+
+
+REMEMBER = "UPDATE chat_languagemodel SET quirks = quirks || %s::jsonb WHERE id = %s"
+
+
+def remember(learned: Mapping[int, Mapping[str, str]]) -> None:
+    """Add to the quirks of models, by their ids; entries of other workers and of staff stay."""
+    now = timezone.now().isoformat(timespec="seconds")
+    for model_id, found in learned.items():
+        entries = {subject: quirks.entry(value, now) for subject, value in found.items()}
+        with connection.cursor() as cursor:
+            cursor.execute(REMEMBER, [json.dumps(entries), model_id])
+        logger.warning("model %s: its server refuses a part of requests: %s", model_id, found)
 
 
 async def _generate(
@@ -322,19 +362,48 @@ async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
         reply.is_accepted = is_accepted
         writer.mark_accepted(is_accepted)
 
-    for shrink in SHRINKS:
-        if prompt is None or shrink < 1:
-            prompt = await _with_patience(prompt_builder.build, work, shrink=shrink)
+    def note_learned(learned: dict[str, str]) -> None:
+        reply.learned.setdefault(work.model.pk, {}).update(learned)
+
+    shrinks = iter(SHRINKS)
+    while True:
+        if prompt is None:
+            prompt = await _with_patience(prompt_builder.build, work)
         reply.prompt_tokens = prompt.tokens
         note_accepted(False)
         try:
-            await _consume(work, prompt, writer, reply, note_accepted)
-        except (ProviderRefused, ProviderReported) as error:
-            delivered = reply.first_token_at is not None
-            if error.reason != "context" or shrink == SHRINKS[-1] or delivered:
-                raise
-        else:
+            await _consume(work, prompt, writer, reply, note_accepted, note_learned)
             return
+        except (ProviderRefused, ProviderReported) as error:
+            if reply.first_token_at is not None:
+                raise
+            if work.prefix and refuses_continuation(error):
+                note_learned({CONTINUATION: LEFT_OUT})
+                await _with_patience(drop_prefix, work)
+                reply.drop_prefix(writer)
+                prompt = None
+                continue
+            shrink = next(shrinks, None)
+            if error.reason not in {"context", "too_large"} or shrink is None:
+                raise
+            prompt = await _shortened(work, prompt, shrink, error)
+
+
+async def _shortened(
+    work: Run, prompt: Prompt, shrink: float, error: ProviderRefused | ProviderReported
+) -> Prompt:
+    """Return a shorter prompt than the refused one. Raises MessageTooLong if there is none."""
+    refusal = error.refusal
+    assert refusal is not None
+    if not prompt.is_single:
+        within = int(prompt.size * shrink)
+        if refusal.window:
+            within = min(within, max(refusal.window // 2, refusal.window - prompt.max_tokens))
+        return await _with_patience(prompt_builder.build, work, within=within)
+    room = refusal.allowed or 0
+    if not 0 < room < prompt.max_tokens:
+        raise MessageTooLong(error.detail, refusal) from None
+    return replace(prompt, max_tokens=room)  # a shorter reply is better than none
 
 
 class _Interrupted(Exception):
@@ -342,14 +411,19 @@ class _Interrupted(Exception):
 
 
 async def _consume(
-    work: Run, prompt: Prompt, writer: RunWriter, reply: Reply, note_accepted: NoteAccepted
+    work: Run,
+    prompt: Prompt,
+    writer: RunWriter,
+    reply: Reply,
+    note_accepted: NoteAccepted,
+    note_learned: NoteLearned,
 ) -> None:
     """Read the provider's stream to its end, in a task that the writer can interrupt."""
     request = completion_request(work, prompt)
 
     async def read() -> None:
         with current_connections().use(work.provider or Provider()) as provider:
-            batches = provider.stream(request, writer.pause_reading, note_accepted)
+            batches = provider.stream(request, writer.pause_reading, note_accepted, note_learned)
             try:
                 async with aclosing(batches) as stream:
                     async for batch in stream:
@@ -388,6 +462,7 @@ def completion_request(run: Run, prompt: Prompt) -> CompletionRequest:
         temperature=run.assistant.temperature,
         extra=extra,
         has_fallback=fallback.has_fallback(run),
+        quirks=Quirks.of(run.model.quirks),
     )
 
 

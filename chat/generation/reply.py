@@ -28,7 +28,8 @@ class Reply:
     """The output of an attempt so far, and the tokens of its prompt as estimated here.
 
     The attempt continues `prefix` and `prefix_reasoning`, the output of earlier ones. `is_accepted`
-    while the provider works on its request (llm.provider.Provider.stream).
+    while the provider works on its request (llm.provider.Provider.stream). `learned` are quirks of the
+    server that its requests have shown, by the id of the model (llm/quirks.py).
     """
 
     prompt_tokens: int
@@ -42,6 +43,7 @@ class Reply:
     reported: tuple[int, int] = (0, 0)  # items of text and reasoning that the usage includes
     is_accepted: bool = False
     first_token_at: datetime | None = None
+    learned: dict[int, dict[str, str]] = field(default_factory=dict)
     is_whole: bool = False  # the provider has finished
     scanner: ThoughtScanner | None = field(init=False)  # None when no thoughts can come any longer
     has_tags: bool = False  # the reasoning came in tags, with white space around it
@@ -93,6 +95,12 @@ class Reply:
         if self.characters > REPLY_MAX_CHARACTERS:
             raise ReplyTooLong
         return text
+
+    def drop_prefix(self, writer: RunWriter) -> None:
+        """Begin anew: the provider does not continue the output of earlier attempts."""
+        self.prefix = self.prefix_reasoning = ""
+        self.begin_again()
+        writer.replace("", "")
 
     def _add_pieces(self, scanner: ThoughtScanner, pieces: list[Piece], writer: RunWriter) -> None:
         for piece in pieces:

@@ -325,7 +325,8 @@ def _parameter(codes: str, message: str, parameters: list[str]) -> Refusal | Non
         return None
     if is_refused and SYSTEM_WORDS.search(message):
         return Refusal("parameter", parameter="system")
-    name = re.split(r"[.\[]", parameters[0])[0] if parameters else ""
+    path = re.split(r"[.\[\]]+", parameters[0]) if parameters else [""]
+    name = "prefix" if path[0] == "messages" and "prefix" in path else path[0]
     if not name:
         found = KNOWN_PARAMETERS.search(message)
         if found is None and not MODEL_WORDS.search(message):

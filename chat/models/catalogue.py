@@ -291,6 +291,14 @@ class LanguageModel(models.Model):
         help_text="The model that is asked when this one's provider fails before the first word: "
         "best one of another provider.",
     )
+    # The vocabulary is that of chat.llm.quirks, which ignores anything else.
+    quirks = models.JSONField(
+        default=dict,
+        db_default={},
+        blank=True,
+        help_text="What its server refuses, one for each line, such as temperature: left out. Replies"
+        " add what they meet; remove a line, and the next reply tries again.",
+    )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from billing.metering import settlement
 from chat import protocol
+from chat.llm.quirks import Quirks
 from chat.llm.tokens import typical_tokens
 from chat.models import Run
 from chat.runs import finish
@@ -64,7 +65,9 @@ def _hand_over(lost: Mapping[UUID, LostAttempt]) -> list[Run]:
         run.status = Run.Status.QUEUED
         # Without a text there is nothing to continue from: the prefix of the attempt before, if any,
         # stays.
-        if (run.answered_by or run.model).continuation and lost[run.pk].text:
+        model = run.answered_by or run.model
+        continues = model.continuation and Quirks.of(model.quirks).continues
+        if continues and lost[run.pk].text:
             run.prefix, run.prefix_reasoning = lost[run.pk].text, lost[run.pk].reasoning
     Run.objects.bulk_update(
         runs, ["status", "prefix", "prefix_reasoning", "model_snapshot", *USAGE]

@@ -133,7 +133,7 @@ class RunWriter:
         self._add(protocol.ReasoningDelta, text)
 
     def replace(self, text: str, reasoning: str) -> None:
-        """Replace the reply so far: text that was published turned out to be reasoning."""
+        """Replace the reply so far: it turned out to be reasoning, or is not continued."""
         self.seal()
         common: dict[str, Any] = {"run": self.run_id, "attempt": self.attempt, "seq": self.next_seq}
         self.append(protocol.ReplyReplaced(**common, text=text, reasoning=reasoning))

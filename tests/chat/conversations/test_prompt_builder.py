@@ -80,7 +80,31 @@ def test_small_window_keeps_newest_messages(owner, conversation):
     assert "Question 9" in texts[-3]
     assert not any("Question 0" in text for text in texts)
     assert prompt.tokens + prompt.max_tokens <= 600
-    assert len(contents(run, shrink=0.3)) < len(texts)
+    assert len(contents(run, within=prompt.size // 2)) < len(texts)
+
+
+@pytest.mark.usefixtures("small_window")
+def test_shortened_prompt_begins_with_user(owner, conversation):
+    for number in range(3):
+        add_turn(owner, conversation, f"Question {number}", "Reply " * 20)
+    run = send(owner, conversation, "Last")
+    whole = build(run)
+    sizes = {}
+    for within in range(1, whole.size + 1):
+        prompt = build(run, within=within)
+        sizes[prompt.size] = prompt
+        assert [message["role"] for message in prompt.messages[:2]] == ["system", "user"]
+        assert prompt.messages[-1]["content"] == "Last"
+        assert prompt.is_single is (len(prompt.messages) == 2)
+    assert len(sizes) == 4
+    assert sizes[whole.size] == whole
+    assert build(run, within=whole.size - 1).size < whole.size
+
+
+def test_learned_limit_shortens_the_reply(owner, conversation):
+    run = send(owner, conversation)
+    LanguageModel.objects.update(quirks={"longest reply": {"value": "1000", "learned": ""}})
+    assert build(run).max_tokens == 1000
 
 
 @pytest.mark.usefixtures("small_window")
