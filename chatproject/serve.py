@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         hops = env.hops("TRUST_PROXY")
     except ImproperlyConfigured as error:
         fail(str(error))
-    listener = bind(host, port, limits)
+    listener = bind(host, port, limits, reuse_port=options.reuse_port)
     configure_logging(quiet=options.quiet)
     if env.text(REMOVED_VARIABLE) not in ("", "daphne"):
         logger.warning("%s has no effect: Daphne serves. Remove the variable.", REMOVED_VARIABLE)
@@ -65,6 +65,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m chatproject.serve")
     parser.add_argument("--host", help="address to listen on (HOST, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (PORT, else 8000)")
+    parser.add_argument(
+        "--reuse-port",
+        action="store_true",
+        help="share the port with other processes (SO_REUSEPORT): the kernel spreads connections",
+    )
     parser.add_argument(
         "--application",
         default="chatproject.asgi:application",
@@ -86,13 +91,15 @@ def fail(reason: str) -> NoReturn:
     sys.exit(1)
 
 
-def bind(host: str, port: int, limits: Limits) -> socket.socket:
+def bind(host: str, port: int, limits: Limits, *, reuse_port: bool = False) -> socket.socket:
     """Return a listening socket whose connections are dropped when a client stops reading."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         # Connections left behind by a server that has just ended would keep the port taken.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:

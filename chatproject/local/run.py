@@ -85,7 +85,7 @@ def run() -> None:
         cleanup.callback(ENV_PATH.unlink, missing_ok=True)
         write_env_file()
 
-        commands = read_procfile(BASE_DIR / "Procfile")
+        commands = with_processes_per_core(read_procfile(BASE_DIR / "Procfile"))
         console = Console([NAME, *commands])
         watch = Watch(servers, console=console, address=address)
         cleanup.callback(watch.finish)
@@ -155,7 +155,7 @@ def _missing_servers() -> Iterator[EmbeddedServer]:
         yield PostgresServer(
             DATA_DIR / "postgres",
             password=True,
-            settings={"max_connections": "200"},
+            settings={"max_connections": str(_max_connections())},
             log_path=logs / "postgres.log",
         )
     if not env.secret("REDIS_URL"):
@@ -175,6 +175,32 @@ def _missing_servers() -> Iterator[EmbeddedServer]:
         os.environ["DEFAULT_MODEL"] = MODEL_NAME
         os.environ["DEFAULT_MODEL_CONTEXT"] = str(MODEL_CONTEXT)
         yield ModelServer(log_path=logs / "model.log")
+
+
+def _max_connections() -> int:
+    """Return the connections that full pools of all processes take, and some for tools."""
+    web, worker = processes_per_role().values()
+    return 50 + (web + worker + 2) * env.integer("DB_POOL_SIZE", 16, least=2)
+
+
+def processes_per_role() -> dict[str, int]:
+    """Return the number of web and of worker processes: by default one of each per core."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return {
+        "web": env.integer("WEB_PROCESSES", cores, least=1),
+        "worker": env.integer("WORKER_PROCESSES", cores, least=1),
+    }
+
+
+def with_processes_per_core(commands: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return the commands by name, those of web and worker several times: `web.1`, `web.2` …"""
+    counts = processes_per_role()
+    started: dict[str, list[str]] = {}
+    for name, command in commands.items():
+        count = counts.get(name, 1)
+        shared = [*command, "--reuse-port"] if name == "web" and count > 1 else command
+        started |= {f"{name}.{n + 1}" if count > 1 else name: shared for n in range(count)}
+    return started
 
 
 def _run_manage(*arguments: str) -> None:

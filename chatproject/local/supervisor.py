@@ -271,7 +271,10 @@ def describe_exit(code: int) -> str:
 
 
 def read_procfile(path: Path) -> dict[str, list[str]]:
-    """Return the commands of a Procfile by name. Raises ValueError that names a malformed line."""
+    """Return the commands of a Procfile by name, without `release`, which is no process to keep running.
+
+    Raises ValueError that names a malformed line.
+    """
     commands = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
@@ -279,7 +282,8 @@ def read_procfile(path: Path) -> dict[str, list[str]]:
         name, separator, command = line.partition(":")
         if not separator or not command.strip():
             raise ValueError(f"{path.name}, line {number}: write name: command.")
-        commands[name.strip()] = shlex.split(command)
+        if name.strip() != "release":
+            commands[name.strip()] = shlex.split(command)
     return commands
 
 

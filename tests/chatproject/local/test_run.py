@@ -25,7 +25,7 @@ from chatproject.local.servers import BASE_DIR, MODEL_NAME, children_of, free_po
 from tests.support.programs import PATIENCE, Program, is_open, wait_until
 
 LEFT_OUT = shutil.ignore_patterns(
-    ".venv", ".git", ".data", ".env", "staticfiles", "tests", "__pycache__", ".*_cache", ".coverage*",
+    ".venv*", ".git", ".data", ".env", "staticfiles", "tests", "__pycache__", ".*_cache", ".coverage*",
 )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_make_run_serves_from_a_bare_folder(project):
     """It avoids a taken port, restarts what dies, and keeps data and port over a SIGKILL."""
     with socket.create_server(("127.0.0.1", free_port())) as other:
         taken = other.getsockname()[1]
-        bare = bare_environment(PORT=str(taken))
+        bare = bare_environment(PORT=str(taken), WEB_PROCESSES="2", WORKER_PROCESSES="2")
         with Program(["make", "run"], cwd=project, env=bare) as run:
             run.wait_for(f"Port {taken} is taken")
             port, pid = wait_until_up(run, project)
@@ -107,7 +107,7 @@ def test_make_run_serves_from_a_bare_folder(project):
             model = "from chat.models import Assistant; print(Assistant.objects.get().model.name)"
             assert MODEL_NAME in shell(project, model)
             urls = check_that_all_is_private(project)
-            check_that_all_seven_come_back(run, pid, urls)
+            check_that_all_nine_come_back(run, pid, urls)
             key = (project / ".data/secret-key").read_text()
             os.kill(pid, signal.SIGKILL)
             run.wait()
@@ -162,16 +162,17 @@ def check_that_all_is_private(project: Path) -> list[str]:
     return urls
 
 
-def check_that_all_seven_come_back(run: Program, pid: int, urls: list[str]) -> None:
+def check_that_all_nine_come_back(run: Program, pid: int, urls: list[str]) -> None:
     before = children_of(pid)
-    assert len(before) == 7
+    assert len(before) == 9
     for child in before:
         os.kill(child, signal.SIGKILL)
-    expected = {"Postgres", "Valkey", "The language model", "web", "worker", "low", "clock"}
+    expected = {"Postgres", "Valkey", "The language model", "low", "clock"}
+    expected |= {"web.1", "web.2", "worker.1", "worker.2"}
     while expected:
         ended = run.wait_for("; again in")
         expected = {name for name in expected if f"| {name} " not in ended}
-    wait_until(lambda: len(children_of(pid)) == 7, "all seven run again")
+    wait_until(lambda: len(children_of(pid)) == 9, "all nine run again")
     assert not any(map(is_alive, before))
     wait_until(lambda: answers(urls), "the three servers answer again")
 
@@ -196,6 +197,7 @@ def test_services_of_the_env_file_are_used(project, own_postgres, own_valkey):
     port = free_port()
     (project / ".env").write_text(
         f"DATABASE_URL={own_postgres.url}\nREDIS_URL={own_valkey.url}\nPORT={port}\n"
+        "WEB_PROCESSES=1\nWORKER_PROCESSES=1\n"
         "OPENAI_BASE_URL=http://127.0.0.1:9/v1\nDEFAULT_MODEL=big-model\nSECRET_KEY=fixed\n"
     )
     with Program(["make", "run"], cwd=project, env=bare_environment()) as run:
@@ -242,6 +244,20 @@ def test_make_asks_for_the_venv_package(project):
     (project / "python3").write_text("#!/bin/sh\nexit 1\n")
     (project / "python3").chmod(0o755)
     assert "apt-get install python3-venv" in refused(project, "run", "PYTHON=./python3")
+
+
+def test_processes_are_one_per_core(monkeypatch):
+    commands = {name: ["python", name] for name in ("web", "worker", "low", "clock")}
+    monkeypatch.delenv("WEB_PROCESSES", raising=False)
+    monkeypatch.setenv("WORKER_PROCESSES", "3")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5})
+    started = run.with_processes_per_core(commands)
+    assert [name for name in started if name.startswith("web")] == ["web.1", "web.2"]
+    assert started["web.2"] == ["python", "web", "--reuse-port"]
+    assert [name for name in started if name.startswith("wo")] == [f"worker.{n}" for n in (1, 2, 3)]
+    assert (started["low"], started["clock"]) == (["python", "low"], ["python", "clock"])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    assert run.with_processes_per_core(commands)["web"] == ["python", "web"]
 
 
 def test_env_file_keeps_special_values(tmp_path, monkeypatch):

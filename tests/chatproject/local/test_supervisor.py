@@ -195,6 +195,8 @@ def test_procfile_line_without_command_is_named(folder, line):
 
 
 def test_own_procfile_has_the_four_processes():
+    """Its line `release` is for platforms, which run it before they start a new version."""
+    assert (BASE_DIR / "Procfile").read_text().startswith("release: python manage.py migrate")
     commands = read_procfile(BASE_DIR / "Procfile")
     assert list(commands) == ["web", "worker", "low", "clock"]
     assert all(command[0] == "python" for command in commands.values())

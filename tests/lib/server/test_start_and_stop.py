@@ -49,6 +49,15 @@ def test_taken_port_is_one_line_and_code_1():
     assert lines == [f"serve: cannot listen on 127.0.0.1, port {port}: {reason}"]
 
 
+def test_processes_share_a_port(start: Start):
+    first = start("--reuse-port")
+    second = start("--reuse-port", "--port", str(first.address[1]))  # argparse: the last one counts
+    assert first.get("/health") == b"ok"
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 0
+    assert second.get("/health") == b"ok"
+
+
 @pytest.mark.parametrize("setting", ["MAX_BODY_BYTES=2 MB", "PORT=99999"])
 def test_wrong_variable_is_one_line_and_code_1(setting: str):
     variable, _, value = setting.partition("=")
