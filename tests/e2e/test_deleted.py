@@ -12,6 +12,7 @@ from tests.e2e.conftest import Site
 pytestmark = pytest.mark.e2e
 
 DELETED = "This chat was deleted."
+IS_OPEN = "return document.querySelector('chat-app').connection.isOpen"
 
 
 def delete(browser: Browser) -> None:
@@ -97,6 +98,26 @@ def test_tab_that_was_offline_shows_the_deletion(browser: Browser, is_reply_writ
     browser.click("[data-deleted] a")
     wait_until(lambda: browser.path == "/", "a new chat")
     assert browser.draft == "half a sentence"
+
+
+def test_list_that_was_offline_loses_the_chat(browser: Browser):
+    browser.ask("[[tokens=3 rate=0]] Stays")
+    browser.open("/")
+    browser.ask("[[tokens=3 rate=0]] Goes")
+    chat = browser.path
+    browser.open("/chats/")
+    wait_until(lambda: browser.run(IS_OPEN), "the socket is open")
+    here = browser.tab
+    pause(browser)
+    browser.new_tab(chat)
+    delete(browser)
+
+    browser.go_to_tab(here)
+    assert len(browser.texts(".chats-title")) == 2
+    wake(browser)
+    wait_until(lambda: len(browser.texts(".chats-title")) == 1, "the row is removed")
+    assert "Stays" in browser.texts(".chats-title")[0]
+    assert browser.complaints == []
 
 
 def test_send_into_a_deleted_chat_keeps_the_text(site: Site, browser: Browser):

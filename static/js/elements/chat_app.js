@@ -406,6 +406,7 @@ export class ChatApp extends HTMLElement {
     }
     if (page === null) return;
     this.#sidebar.replaceWith(page);
+    this.#replaceList(page);
     if (isMissing) return;
     if (!transcript?.conversation) {
       this.#isStale = false;
@@ -415,6 +416,17 @@ export class ChatApp extends HTMLElement {
     this.#isStale = false;
     transcript.sync(page);
     this.#rename(page.querySelector("[data-title]").textContent);
+  }
+
+  /** Show the page of all chats as it was fetched, unless a menu is open, perhaps with a new name. */
+  #replaceList(page) {
+    const [shown, fetched] = [this, page].map((root) => root.querySelector(".chats"));
+    if (shown === null || fetched === null || shown.querySelector("[open]") !== null) return;
+    for (const row of fetched.querySelectorAll("[data-id]")) {
+      if (this.#sidebar.isDeleted(row.dataset.id)) row.remove();
+    }
+    removeEmptyLists(fetched);
+    if (shown.textContent !== fetched.textContent) shown.replaceWith(fetched);
   }
 
   #lost({ code, message, seconds }) {

@@ -21,6 +21,11 @@ export class ChatSidebar extends HTMLElement {
     return this.querySelector(`[data-id="${id}"] .sidebar-title`)?.textContent;
   }
 
+  /** Whether a chat was deleted while this page was open. */
+  isDeleted(id) {
+    return this.#deleted.has(id);
+  }
+
   /** Show a conversation as a `conversation.updated` event describes it. */
   update(event) {
     if (event.deleted) this.#deleted.add(event.conversation);
