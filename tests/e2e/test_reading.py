@@ -144,6 +144,15 @@ def test_movement_up_stops_following(streaming: Browser, move: Callable[[Browser
     assert_stays(streaming)
 
 
+def test_movement_up_counts_on_short_page(browser: Browser):
+    send(browser, STREAM)
+    wait_until(lambda: browser.reply, "text comes")
+    assert browser.run(LEFT) <= 1
+    wheel(-8, 3)(browser)
+    wait_until(lambda: browser.run(LEFT) > 200, "the reply grows beyond the page")
+    assert browser.run(TOP) == 0
+
+
 @pytest.mark.parametrize(
     "move", [drag(24, 6), drag(120, 4), drag(288, 40)], ids=["short", "fast", "slow"]
 )

@@ -124,7 +124,7 @@ test("a small movement up stops following, also before its scroll event", () => 
   assert.equal(page.scrollTop, 597);
 
   scroll.toEnd();
-  scroll.up();
+  scroll.stop();
   scroll.follow(() => {
     page.scrollHeight = 1060;
   });

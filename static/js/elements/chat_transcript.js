@@ -41,7 +41,7 @@ export class ChatTranscript extends HTMLElement {
     document.addEventListener("selectionchange", () => {
       if (isSelected(this)) this.#scroll.stop(); // text must not move away from under the pointer
     });
-    listenForScrolling({ up: () => this.#scroll.up(), down: () => this.#scroll.down() });
+    listenForScrolling({ up: () => this.#scroll.stop(), down: () => this.#scroll.down() });
     this.#prepare(this);
     const edited = this.querySelector("[data-edited]");
     if (edited !== null) edited.scrollIntoView({ block: "center" });

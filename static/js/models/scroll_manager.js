@@ -39,11 +39,7 @@ export class ScrollManager {
     else if (distance > 0 && this.isAtEnd) this.#isFollowing = true;
   }
 
-  /** The reader begins to move up: stop following before the page has moved. */
-  up() {
-    if (this.#view.scrollTop > 0) this.stop();
-  }
-
+  /** The reader begins to move up, or would if the page were longer: stop before it has moved. */
   stop() {
     this.#isFollowing = false;
   }
