@@ -11,6 +11,7 @@ from uuid import UUID
 from billing.metering import pricing
 from chat.conversations.path import path_to_root
 from chat.llm.quirks import Quirks
+from chat.llm.thoughts import split_thoughts
 from chat.llm.tokens import TEMPLATE_TOKENS, count_tokens, token_upper_bound, typical_tokens
 from chat.models import Message, Run
 from chatproject.lib.db import prepared
@@ -106,7 +107,12 @@ def _turns(run: Run) -> Iterator[tuple[str, str]]:
     Replies without text are left out, and adjacent messages of one role are then joined: many chat
     templates insist that the roles alternate.
     """
-    messages = (message for message in _ancestors(run) if message[1].strip())
+    # A model must not read its own thoughts again. Replies of today have none in their text.
+    ancestors = (
+        (role, split_thoughts(text)[0] if role == "assistant" and "</" in text else text)
+        for role, text in _ancestors(run)
+    )
+    messages = (message for message in ancestors if message[1].strip())
     for role, adjacent in groupby(messages, key=itemgetter(0)):
         texts = [text for _, text in adjacent]
         yield role, "\n\n".join(reversed(texts))

@@ -128,3 +128,14 @@ test("replacing an empty reply clears nothing", () => {
   writer.flush();
   assert.deepEqual(shown(), ["partial"]);
 });
+
+test("text that turns out to be reasoning moves there", () => {
+  writer.write("plan");
+  writer.flush();
+  writer.write("\n");
+  assert.equal(writer.replaceWith("", "plan"), true);
+  writer.write("Answer");
+  writer.flush();
+  assert.deepEqual(shown(), ["Answer"]);
+  assert.equal(reasoning.textContent, "plan");
+});

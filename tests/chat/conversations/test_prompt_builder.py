@@ -117,3 +117,18 @@ def test_new_message_is_kept_whatever_its_length(owner, conversation):
 @pytest.mark.parametrize(("text", "least"), [("", 1), ("word " * 100, 100), ("日本語" * 10, 30)])
 def test_token_counts_are_upper_bounds(text, least):
     assert count_tokens(text) >= least
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("<think>plan</think>Answer", "Answer"),
+        ("plan\n</think>\n\nAnswer", "Answer"),
+        ("Write `<think>a</think>` first", "Write `<think>a</think>` first"),
+    ],
+)
+def test_thoughts_of_older_replies_are_not_sent(owner, conversation, text, sent):
+    """Replies that were stored before thoughts in tags were separated from the text."""
+    add_turn(owner, conversation, text, text)
+    run = send(owner, conversation, "And then?")
+    assert contents(run)[1:] == [("user", text), ("assistant", sent), ("user", "And then?")]

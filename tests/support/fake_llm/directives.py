@@ -21,6 +21,9 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # the reply
     tokens: int = 24  # cut to the request's max_tokens, and then with the finish reason "length"
     reasoning: int = 0  # reasoning tokens sent first
+    tags: str = (
+        ""  # send them in the text: between "whole" tags, or with the tag at their "end" alone
+    )
     finish: str = "stop"  # finish_reason
     nousage: bool = False  # no usage, even though the client asked for it
     stamps: bool = False  # tokens with number and time of emission, see stamps.py

@@ -95,6 +95,11 @@ class Reply:
         self._tokens = [self.delta(reasoning_content=piece) for piece in thoughts]
         encoded = {piece: self.delta(content=piece) for piece in {*self._pieces}}
         self._tokens += [encoded[piece] for piece in self._pieces]
+        if asked.tags and thoughts and self._pieces:
+            opening = "<think>\n" if asked.tags == "whole" else ""
+            thoughts[0] = opening + thoughts[0]
+            thoughts.append(f"\n</think>\n\n{self._pieces[0]}")
+            self._tokens[: len(thoughts)] = [self.delta(content=piece) for piece in thoughts]
         self.size = len(self._tokens)
         self._prompt = sum(len(str(message.get("content")).split()) for message in request.messages)
         includes_usage = bool((request.stream_options or {}).get("include_usage"))
