@@ -255,3 +255,41 @@ def test_message_can_be_edited_and_resent(site: Site, browser: Browser):
     assert site.rows(
         "SELECT count(*) FROM chat_message WHERE conversation_id = %s", conversation
     ) == [(6,)]
+
+
+def test_shown_thoughts_become_reasoning_and_stay_so(site: Site, browser: Browser):
+    """A server that sends only the end of the thoughts: they are shown as text until it comes."""
+    message = "[[tokens=9 reasoning=9 rate=0 tags=end hold=0 key=moved]] Think"
+    thoughts = reasoning_text(9, message)
+    browser.send(message)
+    site.provider.wait(held=1)
+    wait_until(lambda: words(browser.reply) == words(thoughts), "the thoughts are shown")
+
+    site.provider.release("moved")
+    browser.wait_for_status("done")
+    text, status = site.reply(browser.conversation)
+    assert (text, status) == (reply_text(9, message), "done")
+    for _ in range(2):
+        browser.click(".reasoning summary")
+        assert words(browser.texts(".reasoning-text")[0]) == words(thoughts)
+        browser.driver.refresh()
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("directives", "status", "sentence"),
+    [
+        ("tokens=0", "failed", "The model returned nothing. Try again. Nothing was charged."),
+        ("tokens=0 reasoning=4", "failed", "The model ended after thinking, without an answer."),
+        ("tokens=0 finish=content_filter", "failed", "content filter blocked this reply"),
+        ("tokens=0 reasoning=4 finish=length", "done", "thinking used the whole length"),
+        ("tokens=4 finish=SAFETY", "done", "content filter cut this reply short"),
+        ("tokens=4 finish=model_length", "done", "The reply reached its maximum length."),
+    ],
+)
+def test_reply_that_ended_early_says_so(browser: Browser, directives, status, sentence):
+    browser.send(f"[[rate=0 {directives}]] Say something")
+    browser.wait_for_status(status)
+    browser.wait_for_text(".reply .notice", sentence)
+    assert browser.shown(".reply [data-regenerate]")
+    assert browser.complaints == []
