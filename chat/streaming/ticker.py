@@ -47,7 +47,10 @@ PART = 0.050  # of a stretched tick
 WORTH_PAUSING = 0.050  # in a shorter tick two tokens of one run seldom arrive
 POLL = 0.100  # between two reads of the stop flags, whether or not tokens arrive
 PAUSE = 0.5  # after a failed write
-CLOSE_PATIENCE = 5.0  # how long a run's last event waits for an unreachable Redis
+# How long a run's last event waits for an unreachable Redis. A web process that keeps its connection
+# through a silence, of up to 7.5 s (lib.pubsub.raw), has no other occasion to read the run's end; the
+# next write after a failed one begins up to 3.5 s later.
+CLOSE_PATIENCE = 12.0
 
 
 class Ticker:
@@ -100,8 +103,8 @@ class Ticker:
     async def close(self, writer: RunWriter) -> None:
         """Write the last events of a run that has ended, and forget it.
 
-        If Redis is unreachable for longer than CLOSE_PATIENCE they are dropped: followers read the
-        end from the row when they have reconnected.
+        If Redis is unreachable for longer than CLOSE_PATIENCE they are dropped: followers have lost
+        their connections by then, and read the end from the row when they have reconnected.
         """
         if writer.is_open and not writer.lost:
             writer.closed = asyncio.get_running_loop().create_future()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from typing import Any
 
 import psycopg
 import pytest
+import redis
 
 from chat import protocol
 from chat.conversations import prompt_builder
@@ -27,7 +30,15 @@ from chatproject.lib import db, rq_asyncio
 from chatproject.lib.env import Limit
 from tests.support.conversations import client_id, send
 from tests.support.fake_llm import reasoning_text, reply_pieces, reply_text
-from tests.support.runs import fresh, generate_until_hold, held_text, logged, until
+from tests.support.runs import (
+    fresh,
+    generate_until_hold,
+    held_text,
+    logged,
+    mark_done,
+    send_running,
+    until,
+)
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -379,3 +390,24 @@ async def test_end_whose_commit_was_not_answered_is_published(
     assert lost == [1]
     assert (await db.run(fresh, run.pk)).status == "done"
     assert [event["type"] for event in logged(valkey_client, run.pk)][-1] == "run.done"
+
+
+async def test_end_is_published_after_silence_of_valkey(owner, conversation, settings, own_valkey):
+    """A web process that kept its connection has no other occasion to read the run's end."""
+    settings.REDIS_URL = own_valkey.url
+    run = await db.run(send_running, owner, conversation)
+    own_ticker = ticker.Ticker()
+    writer = own_ticker.open(run.pk, 1, age=0)
+    await own_ticker.flush(writer)
+    await db.run(mark_done, run)
+    os.kill(own_valkey.pid, signal.SIGSTOP)
+    end = await db.run(finish.read, run.pk)
+    assert end is not None
+    writer.append(end)
+    closing = asyncio.create_task(own_ticker.close(writer))
+    await asyncio.sleep(6)
+    os.kill(own_valkey.pid, signal.SIGCONT)
+    await asyncio.wait_for(closing, 10)
+    await own_ticker.shut_down()
+    with redis.Redis.from_url(own_valkey.url) as client:
+        assert [event["type"] for event in logged(client, run.pk)] == ["run.started", "run.done"]
