@@ -17,6 +17,8 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 
+from chatproject.lib import log_context
+
 # Names of the views that answer without a session. All others require one, even when a library
 # marks them as public.
 PUBLIC_VIEWS = frozenset(
@@ -53,6 +55,7 @@ class LoginRequiredMiddleware(DjangoMiddleware):
         if request.resolver_match and request.resolver_match.view_name in PUBLIC_VIEWS:
             return None
         if request.user.is_authenticated:
+            log_context.bind(user_id=request.user.pk)
             return None
         if request.accepts("application/json") and not request.accepts("text/html"):
             return JsonResponse({"code": "not_signed_in", "message": NOT_SIGNED_IN}, status=401)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from allauth.account.models import EmailAddress
-from allauth.account.signals import email_removed, password_reset
+from allauth.account.signals import email_removed, password_reset, user_signed_up
 from django.db.models.signals import post_delete, post_save
 from django.http import HttpRequest
 
@@ -14,14 +14,21 @@ from accounts import sign_in_limits
 from accounts.models import User
 from accounts.signals import access_changed
 from chatproject.lib.db import after_commit
+from chatproject.lib.log_events import log_event
 
 
 def connect() -> None:
     """Connect all receivers."""
     post_save.connect(user_saved, sender=User, dispatch_uid="accounts.user_saved")
+    user_signed_up.connect(signed_up, dispatch_uid="accounts.signed_up")
     post_delete.connect(user_deleted, sender=User, dispatch_uid="accounts.user_deleted")
     password_reset.connect(sign_in_limits.forget_attempts)
     password_reset.connect(remove_foreign_addresses)
+
+
+def signed_up(*, user: User, **kwargs: Any) -> None:
+    """Log the event."""
+    after_commit(log_event, "sign_up", user_id=user.pk)
 
 
 def user_saved(

@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
@@ -28,7 +29,7 @@ from django.http import HttpRequest, parse_cookie
 from django.utils import timezone
 from django.utils.http import is_same_domain
 
-from chatproject.lib import db
+from chatproject.lib import db, log_context
 from chatproject.lib.db import prepared
 from chatproject.lib.http import network_of
 from chatproject.lib.origins import report_refusal
@@ -200,6 +201,8 @@ def with_user(sockets: Application) -> Application:
             return
         _handshakes.hit(counted if session is None else key)
         user = AnonymousUser() if session is None else session.user
+        if session is not None:
+            log_context.bind(user_id=session.user.pk)
         await sockets({**scope, "user": user, "socket_session": session}, receive, send)
 
     return application
@@ -311,7 +314,8 @@ class SessionWatch:
         """Call `on_end` once, in the event loop, when the session has ended; until `remove`."""
         self._watched[session] = on_end
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            # Without the context of this socket, since it serves all.
+            self._task = asyncio.create_task(self._run(), context=Context())
 
     def remove(self, session: SocketSession) -> None:
         """Watch a session no longer; without effect when it is not watched."""

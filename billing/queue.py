@@ -15,6 +15,7 @@ import django_rq
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 
+from chatproject.lib import log_context
 from chatproject.lib.redis.clients import sync_client
 
 QUEUE = "billing"
@@ -51,6 +52,7 @@ def _enqueue(name: str, **arguments: str | int) -> None:
     _queue().enqueue_call(
         func=f"billing.jobs.{name}",
         kwargs=arguments,
+        meta=log_context.carried(),
         description=" ".join([name.replace("_", " "), *map(str, arguments.values())]),
     )
 

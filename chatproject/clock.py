@@ -23,7 +23,7 @@ from billing import schedule as billing_schedule
 from chat.recovery.retention import Retention
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
-from chatproject.lib import db
+from chatproject.lib import db, metrics
 from chatproject.lib.db import limits
 from chatproject.lib.leadership.lease import LeadershipLost, Lease
 from chatproject.lib.mail import outbox
@@ -78,8 +78,12 @@ class Clock:
                     is_leader = False
                 if is_leader:
                     logger.info("the clock runs as %s", self._lease.holder)
-                    with self._lease.kept():
-                        self._work()
+                    metrics.CLOCK_LEADERS.set(1)
+                    try:
+                        with self._lease.kept():
+                            self._work()
+                    finally:
+                        metrics.CLOCK_LEADERS.set(0)
                 connection.close()
                 self.stop.wait(0 if is_leader else STANDBY)
 
@@ -87,6 +91,7 @@ class Clock:
         # New ones, since tasks remember what they saw: another clock may have worked meanwhile.
         tasks = self._make_schedule()
         while not self.stop.is_set():
+            metrics.CLOCK_TURNS.inc()
             now = timezone.now()
             for task in tasks:
                 if not self._lease.is_valid():
@@ -105,10 +110,12 @@ class Clock:
         except LeadershipLost:
             logger.warning("%s was left to the next clock", task.name)
         except redis.RedisError as error:
+            metrics.CLOCK_FAILURES.labels(task.name).inc()
             logger.warning("%s waits for Redis: %s", task.name, error)
         except db.UNREACHABLE as error:
             logger.warning("%s waits for the database: %s", task.name, error)
             connection.close()
         except Exception:
             # A bug in one task must stop neither the other tasks nor its own next turn.
+            metrics.CLOCK_FAILURES.labels(task.name).inc()
             logger.exception("%s failed", task.name)

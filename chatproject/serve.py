@@ -25,8 +25,9 @@ import uvloop
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from chatproject.lib import env, loop_monitor
+from chatproject.lib import env, loop_monitor, metrics
 from chatproject.lib.log_scrubbing import scrub_path
+from chatproject.lib.metrics import shared as shared_metrics
 from chatproject.lib.server.asgi_types import Application, Message, Receive, Scope, Send
 from chatproject.lib.server.limits import BACKLOG, KERNEL_BUFFER_BYTES, Limits
 from chatproject.lib.server.proxies import trust_proxies
@@ -36,6 +37,11 @@ access = logging.getLogger("chatproject.access")
 
 # It chose between two servers. Read only for a warning, so .env.example no longer names it.
 REMOVED_VARIABLE = "WEB_SERVER"
+
+SLOW_REQUEST = 2.0  # seconds after which a request's line is a warning
+
+# The parts of the site that metrics have, by the first part of a path; all other paths are of chat.
+AREAS = {b"accounts", b"admin", b"billing", b"health", b"metrics", b"static"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,7 +131,7 @@ def configure_logging(*, quiet: bool) -> None:
 
 
 def log_access(application: Application) -> Application:
-    """Log one line for each request, and for each socket when it ends.
+    """Log one line for each request, and for each socket when it ends; count and measure requests.
 
     The line has method (`WS` for a socket), path, status or close code, and milliseconds; no query
     string, header or address, and no key of a mailed link.
@@ -154,13 +160,27 @@ def log_access(application: Application) -> Application:
             else:
                 await application(scope, receive, noting_send)
         finally:
+            seconds = time.perf_counter() - began
+            if scope["type"] == "http":
+                first = scope["raw_path"].split(b"/", 2)[1:2]
+                area = first[0].decode() if first and first[0] in AREAS else "chat"
+                metrics.HTTP_REQUESTS.labels(area, status).inc()
+                metrics.HTTP_SECONDS.labels(area).observe(seconds)
+            method = scope.get("method", "WS")
             # The raw path: a decoded one could bring line breaks into the log.
-            access.info(
-                "%s %s %s %.0f ms",
-                scope.get("method", "WS"),
-                scrub_path(scope["raw_path"].decode("latin-1")),
-                status,
-                (time.perf_counter() - began) * 1000,
+            path = scrub_path(scope["raw_path"].decode("latin-1"))
+            line, level = "%s %s %s %.0f ms", logging.INFO
+            log = access
+            if scope["type"] == "http" and seconds > SLOW_REQUEST:
+                line, level, log = f"slow request: {line}", logging.WARNING, logger
+            fields = {
+                "method": method,
+                "path": path,
+                "status": status,
+                "milliseconds": round(seconds * 1000),
+            }
+            log.log(
+                level, line, method, path, status, seconds * 1000, extra={"json_fields": fields}
             )
 
     return logged
@@ -177,6 +197,7 @@ def serve(application: Application, listener: socket.socket, limits: Limits) -> 
         gc.freeze()
         if settings.configured:  # a bare ASGI application has no Redis to report to
             loop_monitor.start("web")
+            shared_metrics.start("web")
             from chatproject.ops import doctor, start_report
 
             start_report.start(doctor.AT_WEB_START)

@@ -59,6 +59,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "chatproject.ops.metrics.MetricsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "chatproject.ops.compression.CompressionMiddleware",
     "chatproject.lib.staticfiles.StaticFilesMiddleware",
@@ -70,6 +71,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     # Every view requires a signed-in user unless accounts.access exempts it.
     "accounts.access.LoginRequiredMiddleware",
+    "chatproject.ops.staff_log.StaffLogMiddleware",
     # After it, so that the limits of pages are those of their user.
     "chatproject.ops.rate_limits.RateLimitMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -443,7 +445,7 @@ CONTENT_SECURITY_POLICY = {
     },
 }
 
-# --- Static files, language, log --------------------------------------------------------------
+# --- Static files, metrics, language, log ------------------------------------------------------
 
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.text("STATIC_ROOT") or BASE_DIR / "staticfiles")
@@ -459,27 +461,40 @@ STORAGES = {
     },
 }
 
+# /metrics answers requests with the token, and those from the networks; without both, none.
+METRICS_TOKEN = env.secret("METRICS_TOKEN")
+if METRICS_TOKEN and len(METRICS_TOKEN) < 16:
+    raise ImproperlyConfigured(
+        "METRICS_TOKEN is too short: write at least 16 random characters, for example from"
+        " `python -c 'import secrets; print(secrets.token_urlsafe(32))'`."
+    )
+METRICS_NETWORKS = env.networks("METRICS_NETWORKS")
+
 LANGUAGE_CODE = "en"
 TIME_ZONE = env.zone("TIME_ZONE", "UTC")
 USE_I18N = True
 USE_TZ = True
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LOG_FORMAT = env.text("LOG_FORMAT", "text").lower()
+if LOG_FORMAT not in ("text", "json"):
+    raise ImproperlyConfigured(f"LOG_FORMAT={LOG_FORMAT!r}: write text or json.")
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {
+        "text": {
             "()": "chatproject.lib.outages.OutageFormatter",
             "format": "{asctime} {levelname} {name}: {message}",
             "style": "{",
         },
+        "json": {"()": "chatproject.lib.log_json.JSONFormatter"},
     },
     "filters": {"outages": {"()": "chatproject.lib.outages.OutageFilter"}},
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
-            "formatter": "line",
+            "formatter": LOG_FORMAT,
             "filters": ["outages"],
         },
     },

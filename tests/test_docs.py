@@ -20,6 +20,7 @@ from chat.streaming import log as run_log
 from chat.streaming import places
 from chat.streaming.leases import lease_key, stop_key
 from chatproject.lib import loop_monitor, rate_limits
+from chatproject.lib.metrics import shared
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.ops import readiness
 
@@ -111,6 +112,7 @@ def test_glossary_has_every_redis_key_prefix():
     ours += [caches["default"].make_key("x"), get_layer().raw_channel("run.x")]
     ours += [f"{rate_limits.PREFIX}:messages", places.places_key(1), places.WAITING]
     ours.append(readiness.PROBE)
+    ours += [shared.TOTALS, shared.PROCESSES]
     assert {re.match(r"\w+:?", key).group() for key in ours} == prefixes
 
 

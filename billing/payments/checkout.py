@@ -39,6 +39,7 @@ from billing.payments.providers.base import (
 )
 from billing.payments.providers.payload import MAX_URL
 from chatproject.lib.db import after_commit, money_transaction
+from chatproject.lib.log_events import log_event
 
 logger = logging.getLogger(__name__)
 
@@ -396,6 +397,16 @@ def _credit(order: Order, now: datetime) -> None:
         )
     order.invoice_no = invoices.next_number()
     after_commit(mail.send_receipt, order.pk)
+    after_commit(
+        log_event,
+        "order_paid",
+        order_id=order.pk,
+        user_id=order.user_id,
+        provider=order.provider,
+        amount_minor=order.amount_minor,
+        currency=order.currency,
+        microcredits=order.credits + order.bonus,
+    )
 
 
 def _apply_unpaid(order: Order, state: OrderState, now: datetime) -> None:

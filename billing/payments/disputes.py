@@ -15,6 +15,7 @@ from billing.models import Account, Dispute, Order
 from billing.payments import mail, reclaim
 from billing.payments.providers.base import DisputeState
 from chatproject.lib.db import after_commit
+from chatproject.lib.log_events import log_event
 
 
 def apply_state(order: Order, states: Iterable[DisputeState]) -> None:
@@ -55,6 +56,17 @@ def apply_state(order: Order, states: Iterable[DisputeState]) -> None:
             _notify_staff(order, "A dispute was won", "The credits were returned to the buyer.")
         elif state.status == Dispute.Status.LOST and dispute.status != Dispute.Status.LOST:
             _notify_staff(order, "A dispute was lost", "The account stays frozen until you decide.")
+        if is_new or dispute.status != state.status:
+            after_commit(
+                log_event,
+                "dispute",
+                status=str(state.status),
+                order_id=order.pk,
+                user_id=order.user_id,
+                provider=order.provider,
+                amount_minor=state.amount_minor,
+                currency=order.currency,
+            )
         dispute.status = state.status
         dispute.save()
 

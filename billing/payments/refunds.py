@@ -24,6 +24,7 @@ from billing.payments import invoices, mail, providers, reclaim
 from billing.payments.packages import lock_order
 from billing.payments.providers.base import ProviderDeclined, ProviderError, RefundState
 from chatproject.lib.db import after_commit, money_transaction
+from chatproject.lib.log_events import log_event
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +242,19 @@ def _move(order: Order, refund: Refund, status: Refund.Status) -> None:
         refund.error = ""
     refund.status = status
     refund.save()
+    if is_new:
+        after_commit(
+            log_event,
+            "refund",
+            status=str(status),
+            refund_id=refund.pk,
+            order_id=order.pk,
+            user_id=order.user_id,
+            provider=order.provider,
+            amount_minor=refund.amount_minor,
+            currency=order.currency,
+            initiated_by=str(refund.initiated_by),
+        )
     if is_new and status == Refund.Status.SUCCEEDED:
         after_commit(mail.send_refunded, refund.pk)
 

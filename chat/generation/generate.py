@@ -45,8 +45,9 @@ from chat.runs import fallback, finish, handover, queue
 from chat.streaming import log as run_log
 from chat.streaming.ticker import Ticker, close_ticker, current_ticker
 from chat.streaming.writer import RunWriter, no_interrupt
-from chatproject.lib import db, metrics, rq_asyncio
+from chatproject.lib import db, log_context, metrics, rq_asyncio
 from chatproject.lib.db import prepared
+from chatproject.lib.log_events import log_event
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +75,15 @@ async def run(run_id: UUID, attempt: int) -> Run | None:
     Returns the run if this worker has to end before the reply does: the caller then enqueues the
     next attempt.
     """
+    log_context.bind(run_id=str(run_id))
     claimed = await _with_patience(claim_with_prompt, run_id, attempt)
     if claimed is None:
         logger.info("run %s: attempt %d is not claimed", run_id, attempt)
         return None
     work, prompt = claimed
+    log_context.bind(user_id=work.user_id)
+    # One line at its end is enough by default; it has this one's time.
+    log_event("run_started", level=logging.DEBUG, run_id=run_id, attempt=attempt, worker=WORKER)
     ticker = current_ticker()
     assert work.started_at is not None
     writer = ticker.open(
@@ -485,6 +490,7 @@ async def _hand_back(ticker: Ticker, writer: RunWriter, reply: Reply) -> Run | N
         return None
     if not handed_over:
         return None  # another process was faster
+    metrics.ATTEMPTS_HANDED_OVER.inc()
     logger.info("run %s is handed over after attempt %d", writer.run_id, writer.attempt)
     return handed_over[0]
 

@@ -143,6 +143,7 @@ def opened(row: Row) -> Provider:
     return Provider(
         base_url=row.address,
         api_key=key,
+        name=row.name or "environment",
         headers=headers,
         proxy=proxy,
         first_token_timeout=row.first_byte_seconds,

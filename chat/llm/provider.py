@@ -73,6 +73,7 @@ from chat.llm.paused_body import Body
 from chat.llm.quotes import texts, without
 from chat.llm.refusals import is_page, read_error, refusal_of, seconds_to_wait
 from chat.llm.request import AdaptedRequest, CompletionRequest
+from chatproject.lib import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def learn_nothing(learned: dict[str, str]) -> None:
 class Provider:
     """A provider and its connections; belongs to one event loop.
 
-    Times are in seconds; the module's docstring explains the limits. `max_retries` counts the tries
+    `name` is for the metrics. Times are in seconds; the module's docstring explains the limits. `max_retries` counts the tries
     after the first; about `retry_delay` passes before the second, twice that before the third.
     """
 
@@ -122,6 +123,7 @@ class Provider:
         *,
         base_url: str,
         api_key: str,
+        name: str = "",
         headers: Mapping[str, str] | None = None,
         proxy: str = "",
         connect_timeout: float = 10.0,
@@ -134,6 +136,7 @@ class Provider:
         retry_delay: float = 0.5,
         max_retry_after: float = 30.0,
     ) -> None:
+        self._name = name
         self._secrets = [api_key, *(headers or {}).values(), urlsplit(proxy).password or ""]
         self._first_token_timeout = first_token_timeout
         self._silence_timeout = silence_timeout
@@ -194,6 +197,7 @@ class Provider:
         started = was_silent = False
         retry = 0
         while True:
+            began, outcome = time.monotonic(), "cancelled"
             try:
                 async with aclosing(self._attempt(asked, pause_reading, note_accepted)) as batches:
                     async for events in batches:
@@ -201,11 +205,16 @@ class Provider:
                             started = True
                             if asked.learned:
                                 note_learned(asked.learned)
+                            metrics.PROVIDER_FIRST_EVENT.labels(self._name).observe(
+                                time.monotonic() - began
+                            )
                         yield events
+                outcome = "ok"
                 return
             except ProviderError as error:
                 kind, is_silent = type(error).__name__, isinstance(error, ProviderTimeout)
                 is_adapted = not started and asked.adapt(error)
+                outcome = "adapted" if is_adapted else error.cause
                 error.detail = clean(error.detail, request.messages, self._secrets)
                 if error.cause == "address":
                     error.detail = f"{self._address}: {error.detail}"
@@ -222,6 +231,8 @@ class Provider:
                         "%s: %s; try %d follows in %.1f s", kind, error.detail, retry + 1, delay
                     )
                 note_accepted(False)
+            finally:
+                metrics.PROVIDER_REQUESTS.labels(self._name, outcome).inc()
             await asyncio.sleep(delay)
 
     def _delay(self, error: ProviderError, retry: int) -> float | None:

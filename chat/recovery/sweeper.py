@@ -30,6 +30,7 @@ from chat.streaming.leases import (
     leased_runs,
     stop_requested,
 )
+from chatproject.lib import metrics
 from chatproject.lib.batches import SetAside, raise_outage
 
 logger = logging.getLogger(__name__)
@@ -157,6 +158,7 @@ def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
     if not again:
         return
     for run in handover.hand_over(again):
+        metrics.ATTEMPTS_LOST.inc()
         logger.warning("run %s lost its worker; attempt %d follows", run.pk, run.attempt + 1)
         queue.enqueue(run)
 
@@ -187,6 +189,7 @@ def _end(lost: handover.LostAttempt, *, is_stopped: bool) -> None:
     )
     if event is None:
         return  # its worker ended it first
+    metrics.ATTEMPTS_LOST.inc()
     logger.warning("run %s lost its worker and was ended as %s", run_id, outcome.status)
     queue.release(run.user_id, run_id, attempt)
     run_log.publish_end(event)

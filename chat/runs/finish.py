@@ -25,8 +25,9 @@ from chat.rendering import markdown
 from chat.rendering.message import message_html
 from chat.runs import fallback
 from chat.streaming import user_channel
-from chatproject.lib import db
+from chatproject.lib import db, metrics
 from chatproject.lib.db import prepared
+from chatproject.lib.log_events import log_event
 
 # Where Run.model_snapshot has the model of the attempt whose usage is in the run's columns.
 LOST_MODEL = "lost_model"
@@ -91,8 +92,44 @@ def end(
     run = db.money_transaction(_end, run_id, attempt, status, seq, outcome, html)
     if run is None:
         return None
+    _report(run)
     user_channel.announce_conversation(run.conversation)
     return event(run)
+
+
+def _report(run: Run) -> None:
+    """Log and measure the end of a run."""
+
+    def seconds(start: datetime | None, end: datetime | None) -> float | None:
+        return round((end - start).total_seconds(), 3) if start and end else None
+
+    wait = seconds(run.queued_at, run.started_at)
+    first_token = seconds(run.queued_at, run.first_token_at)
+    duration = seconds(run.started_at, run.ended_at)
+    metrics.RUNS_ENDED.labels(run.status, run.error_code, run.error_cause).inc()
+    if duration is not None:
+        metrics.RUN_SECONDS.observe(duration)
+    if run.attempt == 1:  # the times of a later attempt include the earlier ones
+        if wait is not None:
+            metrics.RUN_WAIT.observe(wait)
+        if first_token is not None:
+            metrics.FIRST_TOKEN.observe(first_token)
+    log_event(
+        "run_ended",
+        run_id=run.pk,
+        user_id=run.user_id,
+        attempt=run.attempt,
+        outcome=str(run.status),
+        code=run.error_code,
+        cause=run.error_cause,
+        model=run.model_snapshot.get("provider_model"),
+        input_tokens=run.prompt_tokens,
+        output_tokens=run.completion_tokens,
+        charged_microcredits=run.charged,
+        wait_seconds=wait,
+        first_token_seconds=first_token,
+        seconds=duration,
+    )
 
 
 # In plain SQL, as are the other statements here, since each run ends once: see lib.db.prepared.

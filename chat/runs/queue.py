@@ -23,15 +23,17 @@ from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.rate_limit import RateLimit, RateLimitRegistry
+from rq.registry import FailedJobRegistry
 
 from chat.models import Provider, Run
 from chat.runs import wait_estimate
 from chat.runs.wait_estimate import Throughput
 from chat.streaming import places
-from chatproject.lib import rate_limits
+from chatproject.lib import log_context, rate_limits
 from chatproject.lib.redis.clients import sync_client
 
 QUEUE = "chat"
+NAMES = tuple(settings.RQ_QUEUES)
 
 # The entry point of a job. Redis stores it, so processes of the previous release must find it, too.
 GENERATE = "chat.jobs.generate"
@@ -76,6 +78,7 @@ def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
         kwargs={"run_id": str(run.id), "attempt": attempt},
         job_id=name,
         description=f"run {run.id}, attempt {attempt}",
+        meta=log_context.carried(),
         result_ttl=FINISHED_JOB_TTL,
         status=JobStatus.RATE_LIMITED,
         rate_limit=RateLimit(limits.key, settings.USER_CONCURRENCY),
@@ -277,6 +280,10 @@ class QueueLength:
     waiting: int
     throughput: Throughput | None
 
+    def expected_wait(self) -> float | None:
+        """Return the wait in seconds of a new message of a user without other runs, if known."""
+        return self.throughput.wait(self.queued + 1) if self.throughput else None
+
 
 def length() -> QueueLength:
     """Return the length of the queue."""
@@ -311,7 +318,7 @@ class Worker:
 
 def workers(now: datetime, of: str = QUEUE) -> list[Worker]:
     """Return the workers of a queue, by name. A dead one is listed for some minutes more."""
-    queue = django_rq.get_queue(of, connection=sync_client())
+    queue = rq_queue(of)
     keys = sorted(worker_registration.get_keys(queue))
     names = [key.removeprefix(f"{RQ_KEY_PREFIX}:worker:") for key in keys]
     pipeline = queue.connection.pipeline(transaction=False)
@@ -326,6 +333,27 @@ def workers(now: datetime, of: str = QUEUE) -> list[Worker]:
             is_taking = not stopping and now - last_seen < WORKER_TIMEOUT
             found.append(Worker(name, jobs, last_seen, is_taking))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """Jobs of all queues by queue: those that wait, and those that failed and are still listed."""
+
+    waiting: dict[str, int]
+    failed: dict[str, int]
+
+
+def job_counts() -> JobCounts:
+    """Count jobs of all kinds, also those of billing and of mails."""
+    pipeline = rq_queue().connection.pipeline(transaction=False)
+    for name in NAMES:
+        pipeline.llen(rq_queue(name).key)
+        pipeline.zcard(FailedJobRegistry.key_template.format(name))
+    answers = pipeline.execute()
+    return JobCounts(
+        waiting=dict(zip(NAMES, answers[::2], strict=True)),
+        failed=dict(zip(NAMES, answers[1::2], strict=True)),
+    )
 
 
 def publish_throughput(now: datetime) -> None:
@@ -348,7 +376,7 @@ def _limits(user_id: int) -> RateLimitRegistry:
 
 
 @cache
-def rq_queue() -> Queue:
-    """Return the queue of this process."""
+def rq_queue(name: str = QUEUE) -> Queue:
+    """Return a queue."""
     # Our client instead of a new one per call, which would open a connection for each message.
-    return django_rq.get_queue(QUEUE, connection=sync_client())
+    return django_rq.get_queue(name, connection=sync_client())

@@ -44,12 +44,28 @@ class QueueFigures:
     workers: list[queue.Worker]
 
 
+@dataclass(frozen=True, slots=True)
+class ActiveRuns:
+    """Active runs as the rows have them: running ones, and the longest wait of a queued one."""
+
+    running: int
+    oldest_wait: float | None
+
+
+def active_runs(now: datetime) -> ActiveRuns:
+    """Count running runs, and measure the longest wait so far in seconds; None without a queue."""
+    is_queued = Q(status=Run.Status.QUEUED)
+    totals = Run.objects.active().aggregate(
+        running=Count("pk", filter=~is_queued), oldest=Min("queued_at", filter=is_queued)
+    )
+    oldest = totals["oldest"]
+    return ActiveRuns(totals["running"], (now - oldest).total_seconds() if oldest else None)
+
+
 def queue_figures(now: datetime) -> QueueFigures:
     """Count queued, throttled and running runs. Raises redis.RedisError."""
     active, is_queued = Run.objects.active(), Q(status=Run.Status.QUEUED)
-    totals = active.aggregate(
-        running=Count("pk", filter=~is_queued), oldest=Min("queued_at", filter=is_queued)
-    )
+    runs = active_runs(now)
     users = list(
         active.values("user_id", "user__email")
         .annotate(queued=Count("pk", filter=is_queued), running=Count("pk", filter=~is_queued))
@@ -62,10 +78,10 @@ def queue_figures(now: datetime) -> QueueFigures:
         queued=length.queued,
         throttled=length.throttled,
         waiting=length.waiting,
-        running=totals["running"],
-        oldest_wait=(now - totals["oldest"]).total_seconds() if totals["oldest"] else None,
+        running=runs.running,
+        oldest_wait=runs.oldest_wait,
         service_time=throughput.service if throughput else None,
-        expected_wait=throughput.wait(length.queued + 1) if throughput else None,
+        expected_wait=length.expected_wait(),
         users=[
             UserFigures(
                 user_id=user["user_id"],

@@ -26,7 +26,7 @@ from chat.models import Conversation, Message, Run
 from chat.runs import admission, cost, queue, wait_estimate
 from chat.runs.describe import Started, describe, stored_position, whole_runs
 from chat.streaming import user_channel
-from chatproject.lib import db
+from chatproject.lib import db, metrics
 from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def _start(ask: Ask) -> Started:
         run, is_new = _store(ask)
     if not is_new:
         return describe(run, stored_position(run), is_new=False)
+    metrics.RUNS_STORED.inc()
     try:
         position = queue.enqueue(run)
     except redis.RedisError as error:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from functools import partial
 from uuid import UUID
 
@@ -32,7 +33,7 @@ from chat.streaming import lease_renewal
 from chat.streaming.batch import Batch
 from chat.streaming.leases import LEASE_SECONDS, RENEW_SECONDS
 from chat.streaming.writer import RunWriter
-from chatproject.lib import db
+from chatproject.lib import db, metrics
 from chatproject.lib.pubsub.layer import host_urls
 from chatproject.lib.redis.clients import CONNECT_TIMEOUT, SOCKET_TIMEOUT
 from chatproject.lib.redis.pipeline import Pipeline
@@ -97,7 +98,8 @@ class Ticker:
         self._writers[run_id] = writer
         writer.start(text, reasoning)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._tick(), name="ticker")
+            # Without the context of this run, since it serves all.
+            self._task = asyncio.create_task(self._tick(), name="ticker", context=Context())
         return writer
 
     async def close(self, writer: RunWriter) -> None:
@@ -203,8 +205,12 @@ class Ticker:
                 self._wakeup = None
 
     async def _write_safely(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            await self._write(await self._due())
+            due = await self._due()
+            began = loop.time()
+            await self._write(due)
+            metrics.TICK.observe(loop.time() - began)
         except (redis.RedisError, *db.UNREACHABLE) as error:
             # Nothing is lost: the writers keep their events, and the next tick tries again.
             logger.warning("events not written yet: %s: %s", type(error).__name__, error)
@@ -218,6 +224,7 @@ class Ticker:
             self._end_flushes(written=True)
 
     async def _recover(self) -> None:
+        metrics.TICK_FAILURES.inc()
         self._is_failing = True
         self._end_flushes(written=False)
         self._resume_reading(list(self._paused))

@@ -29,7 +29,7 @@ from chat.web import socket_limits
 from chat.web.outgoing import UNREACHABLE, Outgoing
 from chat.web.run_follower import ATTACH_WITHIN, Follower, replay_reader
 from chat.web.socket_limits import Allowance
-from chatproject.lib import db
+from chatproject.lib import db, metrics
 from chatproject.lib.db import limits
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.pubsub.raw import Attachment
@@ -72,9 +72,11 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         self._session = scope["socket_session"]
         self._wait: float = scope.get("socket_wait", 0.0)
         self._outgoing = Outgoing(send, (scope.get("extensions") or {}).get(TEXT_FRAMES))
+        metrics.OPEN_SOCKETS.inc()
         try:
             await super().__call__(scope, receive, send)
         finally:
+            metrics.OPEN_SOCKETS.dec()
             # Nothing here suspends: the task may be cancelled a second time.
             if self._ending is not None:
                 self._ending.cancel()
@@ -117,6 +119,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             logger.warning("a socket was refused: %r", error)
             await self._outgoing.close(protocol.TRY_AGAIN_LATER, ChatError("unavailable"))
             return
+        metrics.SOCKETS_OPENED.inc()
         self._outgoing.open(protocol.Ready(user=session.user.pk).encode())
 
     def _session_ended(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from chat import protocol
 from chat.errors import ChatError
-from chatproject.lib import outages
+from chatproject.lib import metrics, outages
 from chatproject.lib.server.asgi_types import Send, TextFrames
 
 logger = logging.getLogger(__name__)
@@ -155,6 +155,7 @@ class Outgoing:
         if self._has_ended:
             return
         self.stop()
+        metrics.SOCKETS_CLOSED.labels(code).inc()
         if error is not None:
             last = protocol.Error.of(error, ref).encode()
             if self._frames is None:

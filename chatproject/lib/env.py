@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from email.utils import parseaddr
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
@@ -395,6 +396,19 @@ def _origin(name: str, value: str) -> str:
         )
     has_port = parts.port not in (None, DEFAULT_PORTS[parts.scheme])
     return f"{parts.scheme}://{host.lower()}{f':{parts.port}' if has_port else ''}"
+
+
+def networks(name: str) -> list[IPv4Network | IPv6Network]:
+    """Return the variable as networks, separated by commas; a single address is a network of one."""
+    found = []
+    for word in words(name):
+        try:
+            found.append(ip_network(word, strict=False))
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"{name}={word!r}: write addresses or networks, for example 10.0.0.7,192.168.0.0/16."
+            ) from error
+    return found
 
 
 def url(name: str, default: str, *, schemes: tuple[str, ...] = ("http", "https")) -> str:

@@ -67,27 +67,43 @@ class OutageFilter(logging.Filter):
         return True
 
 
+def condense(record: logging.LogRecord) -> logging.LogRecord:
+    """Return the report of an outage or a refused request as one line without its traceback.
+
+    Any other record is returned unchanged.
+    """
+    error = outage_of(record)
+    if error is not None:
+        record = copy.copy(record)
+        message = record.getMessage()
+        if record.exc_info:
+            message = f"{message}: {error}"
+        message = " ".join(message.split())[: MAX_REASON + len(str(record.msg))]
+        dropped = getattr(record, "dropped", 0)
+        record.msg = f"{message} ({dropped} like it before)" if dropped else message
+        record.args = record.exc_info = record.exc_text = None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    elif record.exc_info and isinstance(record.exc_info[1], REFUSED_REQUESTS):
+        reason = str(record.exc_info[1])
+        record = copy.copy(record)
+        message = record.getMessage()
+        record.msg = " ".join(
+            (message if reason in message else f"{message}: {reason}").split()
+        )
+        record.args = record.exc_info = record.exc_text = None
+    return record
+
+
 class OutageFormatter(ScrubbingFormatter):
-    """Writes the report of an outage or a refused request in one line without its traceback, and no secret."""
+    """Writes the report of an outage or a refused request in one line without its traceback, and no secret.
+
+    The fields of a business event follow its name, as `name=value`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        error = outage_of(record)
-        if error is not None:
+        record = condense(record)
+        if fields := getattr(record, "fields", None):
             record = copy.copy(record)
-            message = record.getMessage()
-            if record.exc_info:
-                message = f"{message}: {error}"
-            message = " ".join(message.split())[: MAX_REASON + len(str(record.msg))]
-            dropped = getattr(record, "dropped", 0)
-            record.msg = f"{message} ({dropped} like it before)" if dropped else message
-            record.args = record.exc_info = record.exc_text = None
-            record.levelno, record.levelname = logging.WARNING, "WARNING"
-        elif record.exc_info and isinstance(record.exc_info[1], REFUSED_REQUESTS):
-            reason = str(record.exc_info[1])
-            record = copy.copy(record)
-            message = record.getMessage()
-            record.msg = " ".join(
-                (message if reason in message else f"{message}: {reason}").split()
-            )
-            record.args = record.exc_info = record.exc_text = None
+            shown = (f"{name}={value}" for name, value in fields.items() if value not in ("", None))
+            record.msg, record.args = " ".join([record.getMessage(), *shown]), None
         return super().format(record)

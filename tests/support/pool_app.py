@@ -9,7 +9,7 @@ from django.db import connection
 from chatproject.asgi import application as untyped_project
 from chatproject.lib.server.asgi_types import Application, Receive, Scope, Send
 
-project: Application = untyped_project  # type: ignore[assignment] # its types are stricter
+project: Application = untyped_project
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,15 +1,22 @@
-"""Connection checks, retry pauses and time limits of psycopg's pool, for which it has no option."""
+"""Connection checks, retry pauses and time limits of psycopg's pool, for which it has no option.
+
+And its metrics.
+"""
 
 from __future__ import annotations
 
 import select
 import time
+from collections.abc import Iterator
 from typing import Any
 
+from django.db import connections
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 from psycopg_pool.base import AttemptWithBackoff
 
+from chatproject.lib import metrics
 from chatproject.lib.db import breaker, limits
 
 # Seconds before the second try, and the growth of the following pauses. A call that takes a
@@ -73,3 +80,41 @@ def check(connection: Connection[Any]) -> None:
     if is_suspect:
         with limits.statements(CHECK_SECONDS):
             _ask_server(connection)
+
+
+GAUGES = {
+    "pool_max": ("max_connections", "Connections that the pools may open."),
+    "pool_size": ("connections", "Connections of the pools."),
+    "pool_available": ("idle_connections", "Connections of the pools that are not lent."),
+    "requests_waiting": ("waiting_calls", "Calls that wait for a connection."),
+}
+COUNTERS = {
+    "requests_num": ("calls", "Calls that took a connection.", 1.0),
+    "requests_queued": ("queued_calls", "Calls that had to wait for a connection.", 1.0),
+    "requests_wait_ms": ("wait_seconds", "Time that calls waited for a connection.", 0.001),
+    "requests_errors": ("failed_calls", "Calls that got no connection in time.", 1.0),
+    "connections_errors": ("failed_connections", "Attempts to connect that failed.", 1.0),
+    "connections_lost": ("lost_connections", "Connections that were found broken.", 1.0),
+}
+
+
+class PoolCollector:
+    """The statistics that psycopg's pool keeps, as metrics of this process."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of the default database's pool."""
+        role = metrics.PROCESS.role
+        stats = connections["default"].pool.get_stats() if role else {}  # type: ignore[attr-defined]
+        for key, (name, meaning) in GAUGES.items():
+            value = GaugeMetricFamily(f"parley_db_pool_{name}", meaning, labels=["role"])
+            if role:
+                value.add_metric([role], stats.get(key, 0))
+            yield value
+        for key, (name, meaning, unit) in COUNTERS.items():
+            total = CounterMetricFamily(f"parley_db_pool_{name}", meaning, labels=["role"])
+            if role:
+                total.add_metric([role], unit * stats.get(key, 0))
+            yield total
+
+
+metrics.REGISTRY.register(PoolCollector())

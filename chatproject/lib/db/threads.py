@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import cache, partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -66,7 +66,8 @@ async def _run(answer_within: float | None, fn: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     deferred: list[Callable[[], object]] = []
     answer_at = answer_within and time.monotonic() + answer_within
-    work = _threads().submit(_call, deferred, answer_at, fn)
+    # With the caller's context, so that lines of the log have its ids.
+    work = _threads().submit(copy_context().run, _call, deferred, answer_at, fn)
     work.add_done_callback(lambda _: _schedule(loop, deferred))
     if answer_within is None:
         return await asyncio.wrap_future(work)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import smtplib
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import formatdate, make_msgid
 from functools import cache
@@ -22,12 +23,12 @@ import redis
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 from django.db import transaction
-from django.db.models import F
+from django.db.models import Count, F, Min, Q
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from rq.queue import Queue
 
-from chatproject.lib import db
+from chatproject.lib import db, log_context, metrics
 from chatproject.lib.log_scrubbing import scrub
 from chatproject.lib.mail.models import OutgoingMail
 from chatproject.lib.mail.packing import pack, unpack
@@ -53,6 +54,8 @@ CLEARED = 5_000  # rows deleted in one turn
 FAILED_TEXT_KEPT = timedelta(days=7)
 ROWS_KEPT = timedelta(days=30)
 
+DAY = timedelta(days=1)
+
 Status = OutgoingMail.Status
 
 
@@ -64,6 +67,36 @@ def is_configured() -> bool:
 def is_delayed() -> bool:
     """Return whether mails wait because the mail server is unreachable or refuses the site."""
     return OutgoingMail.objects.filter(status__in=OutgoingMail.OPEN, is_delayed=True).exists()
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxState:
+    """Mails that are not sent yet, and mails of the last day that were given up.
+
+    `oldest` is the age in seconds of the oldest that is not sent yet, if there is one.
+    """
+
+    waiting: int
+    failed: int
+    oldest: float | None
+    is_delayed: bool
+
+
+def state(now: datetime) -> OutboxState:
+    """Count the mails of the outbox."""
+    waiting = OutgoingMail.objects.filter(status__in=OutgoingMail.OPEN).aggregate(
+        count=Count("pk"),
+        oldest=Min("created_at"),
+        delayed=Count("pk", filter=Q(is_delayed=True)),
+    )
+    failed = OutgoingMail.objects.filter(status=Status.FAILED, created_at__gte=now - DAY).count()
+    oldest = waiting["oldest"]
+    return OutboxState(
+        waiting=waiting["count"],
+        failed=failed,
+        oldest=(now - oldest).total_seconds() if oldest else None,
+        is_delayed=waiting["delayed"] > 0,
+    )
 
 
 def hash_of(address: str) -> str:
@@ -104,6 +137,7 @@ def _enqueue(mail_id: int, attempt: int) -> None:
     low_queue().enqueue_call(
         func=JOB,
         kwargs={"mail_id": mail_id, "attempt": attempt},
+        meta=log_context.carried(),
         description=f"mail {mail_id}, attempt {attempt + 1}",
     )
 
@@ -171,6 +205,7 @@ def send(mail_id: int, attempt: int) -> None:
         refused = [*error.recipients]
     except (OSError, ValueError) as error:  # smtplib's exceptions are OSErrors
         is_final = attempt + 1 >= MAX_ATTEMPTS or is_permanent(error)
+        metrics.MAILS.labels("failed" if is_final else "delayed").inc()
         ours.update(
             status=Status.FAILED if is_final else Status.QUEUED,
             due_at=timezone.now() + min(FIRST_PAUSE * 2**attempt, MAX_PAUSE),
@@ -185,6 +220,7 @@ def send(mail_id: int, attempt: int) -> None:
             reason(error, message),
         )
         return
+    metrics.MAILS.labels("sent").inc()
     with transaction.atomic():
         is_ours = ours.update(
             status=Status.SENT, content=None, is_delayed=False, error="", sent_at=timezone.now()

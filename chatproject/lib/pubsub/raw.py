@@ -25,6 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from chatproject.lib import metrics
 from chatproject.lib.pubsub.hosts import make_pool
 from chatproject.lib.redis.connection import Connection
 from chatproject.lib.redis.pipeline import pack
@@ -51,6 +52,7 @@ class DropCount:
         self._lock = threading.Lock()
 
     def add(self, count: int, reason: object) -> None:
+        metrics.EVENTS_DROPPED.inc(count)
         with self._lock:
             self.total += count
             now = time.monotonic()

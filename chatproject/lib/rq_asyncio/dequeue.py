@@ -59,7 +59,8 @@ class Dequeuer:
                 bookkeeping.insist(partial(undo_dequeue, job, queue))
                 return None
             worker.reorder_queues(queue)
-            logger.info("Worker %s: %s: %s", worker.name, queue.name, job.id)
+            # No line of its own by default: a run's end has one, and so has a job that fails.
+            logger.debug("Worker %s: %s: %s", worker.name, queue.name, job.id)
             return self._prepare(job, queue)
         except NotRecordedError:
             logger.error("Job %s was dequeued, but Redis has no record of it", job.id)

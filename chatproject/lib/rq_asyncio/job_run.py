@@ -13,6 +13,7 @@ from rq.job import Job, _current_job
 from rq.queue import Queue
 from rq.timeouts import JobTimeoutException
 
+from chatproject.lib import log_context
 from chatproject.lib.rq_asyncio.plain_functions import ThreadDeathPenalty, timeout_message
 
 STOPPED = "stopped"
@@ -60,6 +61,7 @@ class JobRun:
         No exception leaves it, as some (SystemExit, KeyboardInterrupt) would end the loop.
         """
         _current_job.set(self.job)
+        log_context.begin_job(self.job.meta)
         assert self.coroutine is not None
         try:
             async with asyncio.timeout(self.time_limit if self.time_limit > 0 else None) as timeout:
@@ -74,6 +76,7 @@ class JobRun:
     def call_function(self) -> None:
         """Call the plain function, in a thread of its own. Never raises."""
         assert self.penalty is not None
+        log_context.begin_job(self.job.meta)
         try:
             with self.penalty:
                 value = self.job.perform()

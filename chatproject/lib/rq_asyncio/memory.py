@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
-from pathlib import Path
+
+from chatproject.lib.metrics import resident_bytes
 
 
 def resident_megabytes() -> float:
     """Return the resident memory of this process in MB; 0 where /proc is missing (not Linux)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return resident_bytes() / 2**20
 
 
 def freeze_startup_objects() -> None:

@@ -36,6 +36,7 @@ from rq.utils import now
 from rq.worker import BaseWorker, DequeueStrategy
 
 from chatproject.lib import loop_monitor
+from chatproject.lib.metrics import shared as shared_metrics
 from chatproject.lib.redis import UNREACHABLE
 from chatproject.lib.rq_asyncio import memory
 from chatproject.lib.rq_asyncio.bookkeeping import IDLE_STATES, Bookkeeping, NoRetry
@@ -214,6 +215,7 @@ class AsyncWorker(BaseWorker):
         await await_callbacks(_start_callbacks, "on_start")
         memory.freeze_startup_objects()
         monitor = loop_monitor.start("worker") if settings.configured else None
+        publisher = shared_metrics.start("worker") if settings.configured else None
         checks = asyncio.create_task(self._keep_checking())
         try:
             return bool(await self._take_jobs(burst, max_jobs, max_idle_time))
@@ -225,6 +227,8 @@ class AsyncWorker(BaseWorker):
                 monitor.stop()
             gc.unfreeze()
             await await_callbacks(_shutdown_callbacks, "on_shutdown")
+            if publisher is not None:
+                await in_thread(publisher.stop)
             left_behind = asyncio.all_tasks() - {asyncio.current_task()}
             for task in left_behind:
                 task.cancel()

@@ -7,6 +7,7 @@ from django.core.management.base import BaseCommand
 
 from chatproject.clock import Clock
 from chatproject.ops import start_report
+from chatproject.lib.metrics import shared
 
 
 class Command(BaseCommand):
@@ -17,4 +18,5 @@ class Command(BaseCommand):
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: clock.stop.set())
         start_report.start()
+        shared.start("clock")
         clock.run()

@@ -55,7 +55,7 @@ class Socket:
                 (b"cookie", f"sessionid={session}".encode()),
             ],
         }
-        self.task = asyncio.create_task(application(scope, self._inbox.get, self._send))  # type: ignore[arg-type]
+        self.task = asyncio.create_task(application(scope, self._inbox.get, self._send))
 
     def put(self, text: str) -> None:
         """Let a frame arrive."""

@@ -14,11 +14,11 @@ from django.db import (
     connections,
     transaction,
 )
-from prometheus_client import REGISTRY
 
 from accounts.models import User
 from chatproject.lib import db
 from chatproject.lib.db import MoneyBusy, money_transaction, transactions
+from chatproject.lib.metrics import REGISTRY
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
