@@ -27,6 +27,7 @@ from chatproject.lib import db, metrics
 from chatproject.lib.db import limits
 from chatproject.lib.leadership.lease import LeadershipLost, Lease
 from chatproject.lib.mail import outbox
+from chatproject.ops import alerts
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def schedule() -> list[Task]:
         Task("grant sign-up credits", 60, signup.grant_lost),
         Task("purge deleted chats", 60, Retention().purge),
         Task("clear sessions", 60, sessions.clear_expired),
+        Task("check alerts", alerts.EVERY, alerts.AlertCheck().check),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),
     ]
 

@@ -470,15 +470,17 @@ if METRICS_TOKEN and len(METRICS_TOKEN) < 16:
     )
 METRICS_NETWORKS = env.networks("METRICS_NETWORKS")
 
+# Alerts (chatproject/ops/alerts.py), for sites without Prometheus.
+ALERT_EMAIL = env.words("ALERT_EMAIL")
+ALERT_WEBHOOK_URL = env.url("ALERT_WEBHOOK_URL", "")  # a secret, by which anyone may post
+
 LANGUAGE_CODE = "en"
 TIME_ZONE = env.zone("TIME_ZONE", "UTC")
 USE_I18N = True
 USE_TZ = True
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-LOG_FORMAT = env.text("LOG_FORMAT", "text").lower()
-if LOG_FORMAT not in ("text", "json"):
-    raise ImproperlyConfigured(f"LOG_FORMAT={LOG_FORMAT!r}: write text or json.")
+LOG_FORMAT = env.choice("LOG_FORMAT", "TEXT", ("TEXT", "JSON")).lower()
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -22,7 +22,7 @@ from chat.streaming.leases import lease_key, stop_key
 from chatproject.lib import loop_monitor, rate_limits
 from chatproject.lib.metrics import shared
 from chatproject.lib.pubsub.layer import get_layer
-from chatproject.ops import readiness
+from chatproject.ops import alerts, readiness
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROTOCOL = (PROJECT / "docs" / "protocol.md").read_text()
@@ -112,7 +112,7 @@ def test_glossary_has_every_redis_key_prefix():
     ours += [caches["default"].make_key("x"), get_layer().raw_channel("run.x")]
     ours += [f"{rate_limits.PREFIX}:messages", places.places_key(1), places.WAITING]
     ours.append(readiness.PROBE)
-    ours += [shared.TOTALS, shared.PROCESSES]
+    ours += [shared.TOTALS, shared.PROCESSES, f"{alerts.PREFIX}:x"]
     assert {re.match(r"\w+:?", key).group() for key in ours} == prefixes
 
 

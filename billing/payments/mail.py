@@ -14,8 +14,7 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 
 from billing.models import AutoTopUp, Order, Refund
-
-logger = logging.getLogger(__name__)
+from chatproject.lib import alerts
 
 
 def send_receipt(order_id: UUID) -> None:
@@ -64,6 +63,4 @@ def alert(subject: str, text: str) -> None:
 
 def notify_staff(subject: str, text: str, *, level: int = logging.WARNING) -> None:
     """Mail staff about an event that is in order but worth knowing."""
-    logger.log(level, "%s: %s", subject, text)
-    if settings.BILLING_ALERT_EMAIL:
-        send_mail(f"{settings.SITE_NAME}: {subject}", text, None, settings.BILLING_ALERT_EMAIL)
+    alerts.send(subject, text, settings.BILLING_ALERT_EMAIL, level=level)

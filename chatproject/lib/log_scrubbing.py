@@ -32,7 +32,7 @@ VALUES = re.compile(
 )
 # Of the header Authorization, and keys of providers by their form.
 TOKENS = re.compile(
-    r"(\b(?:Bearer|Basic)\s++)(?!\[key\])[\w.+/=~-]{8,}|\b()(?:sk|rk|pk|whsec|rzp)[-_][\w-]{8,}",
+    r"(\b(?:Bearer|Basic)\s++)(?!\[key\])[\w.+/=~-]{8,}|\b(?:sk|rk|pk|whsec|rzp)[-_][\w-]{8,}",
     re.IGNORECASE,
 )
 CREDENTIALS = re.compile(r"(://[^\s/:@]*:)(?!\[key\])[^\s/@]+(?=@)")
@@ -87,6 +87,8 @@ def scrub_path(path: str) -> str:
 # Settings with secrets, each a text or a list of texts.
 SECRETS = (
     "SECRET_KEY",
+    "SECRET_KEY_FALLBACKS",
+    "ENCRYPTION_KEYS",
     "OPENAI_API_KEY",
     "STRIPE_SECRET_KEY",
     "STRIPE_WEBHOOK_SECRETS",
@@ -94,6 +96,7 @@ SECRETS = (
     "RAZORPAY_WEBHOOK_SECRETS",
     "EMAIL_HOST_PASSWORD",
     "METRICS_TOKEN",
+    "ALERT_WEBHOOK_URL",
 )
 LEAST_LENGTH = 8  # a shorter one would take common words out of the log
 

@@ -87,9 +87,7 @@ def condense(record: logging.LogRecord) -> logging.LogRecord:
         reason = str(record.exc_info[1])
         record = copy.copy(record)
         message = record.getMessage()
-        record.msg = " ".join(
-            (message if reason in message else f"{message}: {reason}").split()
-        )
+        record.msg = " ".join((message if reason in message else f"{message}: {reason}").split())
         record.args = record.exc_info = record.exc_text = None
     return record
 

@@ -33,8 +33,8 @@ def of_redis(now: datetime) -> Iterator[Metric]:
     taking = {name: queue.workers(now, name) for name in queue.NAMES}
     yield gauge(
         "queue_runs",
-        "Runs that wait for a worker, or for other runs of their user.",
-        {"queued": length.queued, "throttled": length.throttled},
+        "Runs that wait for a worker, for other runs of their user, or for a place at a provider.",
+        {"queued": length.queued, "throttled": length.throttled, "waiting": length.waiting},
         "state",
     )
     yield gauge(

@@ -6,8 +6,8 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from chatproject.clock import Clock
-from chatproject.ops import start_report
 from chatproject.lib.metrics import shared
+from chatproject.ops import start_report
 
 
 class Command(BaseCommand):
