@@ -22,8 +22,9 @@ def connect() -> None:
     post_save.connect(user_saved, sender=User, dispatch_uid="accounts.user_saved")
     user_signed_up.connect(signed_up, dispatch_uid="accounts.signed_up")
     post_delete.connect(user_deleted, sender=User, dispatch_uid="accounts.user_deleted")
-    password_reset.connect(sign_in_limits.forget_attempts)
+    # In this order: the second needs Redis.
     password_reset.connect(remove_foreign_addresses)
+    password_reset.connect(sign_in_limits.forget_attempts)
 
 
 def signed_up(*, user: User, **kwargs: Any) -> None:

@@ -13,6 +13,9 @@ from django.urls import URLPattern, get_resolver, reverse
 from accounts.models import User
 from chatproject.lib.env import Limit
 from tests.accounts.test_pages import EMAIL, OTHER, PASSWORD, is_signed_in, patterns
+from tests.support.limits import limits_without_redis
+
+__all__ = ["limits_without_redis"]
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
 
@@ -202,6 +205,20 @@ def test_reset_removes_addresses_of_first_maker(client: Client, verified):
     assert reset(EMAIL)
     assert addresses() == [(EMAIL, True, False)]
     assert not reset(SECOND)
+
+
+def test_reset_removes_addresses_also_without_redis(request: pytest.FixtureRequest):
+    client = Client(raise_request_exception=False)
+    client.post("/accounts/signup/", {"email": EMAIL, "password1": PASSWORD})
+    add_second(User.objects.get())
+    mail.outbox.clear()
+    client.post("/accounts/password/reset/", {"email": EMAIL})
+    [link] = re.findall(r"http://testserver(/\S+)", str(mail.outbox[0].body))
+    address = client.get(link, follow=True).redirect_chain[-1][0]
+    request.getfixturevalue("limits_without_redis")
+    client.post(address, {"password1": OTHER, "password2": OTHER})
+    assert User.objects.get().check_password(OTHER)
+    assert addresses() == [(EMAIL, True, False)]
 
 
 @pytest.mark.parametrize("verified", [False, True], ids=["unconfirmed", "confirmed"])
