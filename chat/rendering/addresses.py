@@ -81,7 +81,8 @@ def bare_address(state: StateInline, silent: bool) -> bool:
     if found is None or CREDENTIALS.match(src, found.end()):
         return False
     state.env["budget"].spend(LINK_STEPS)
-    text = without_punctuation(found)
+    source = without_punctuation(found).removesuffix("&amp")
+    text = source.replace("&amp;", "&")
     host = text[len(found["scheme"]) :]
     if not any(char.isalnum() for char in host) or (not found["scheme"] and host.count(".") < 2):
         return False
@@ -93,7 +94,7 @@ def bare_address(state: StateInline, silent: bool) -> bool:
     state.push("link_open", "a", 1).attrs = {"href": url}
     state.push("text", "", 0).content = text
     state.push("link_close", "a", -1)
-    state.pos = start + len(text)
+    state.pos = start + len(source)
     return True
 
 

@@ -374,6 +374,14 @@ def test_bare_address_in_other_scripts_is_link():
     assert links("[https://a.org](https://b.org)") == [("https://b.org", "https://a.org")]
 
 
+def test_bare_address_contains_entity_as_its_character():
+    assert links("https://a.org/?q=1&amp;r=2, https://a.org/x&amp; y") == [
+        ("https://a.org/?q=1&amp;r=2", "https://a.org/?q=1&amp;r=2"),  # escaped once
+        ("https://a.org/x", "https://a.org/x"),
+    ]
+    assert unescape(plain(to_html("https://a.org/x&amp; y"))) == "https://a.org/x& y\n"
+
+
 @pytest.mark.parametrize(
     "text",
     [
