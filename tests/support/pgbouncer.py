@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +22,14 @@ PROGRAM = shutil.which("pgbouncer", path=PATH)
 needed = pytest.mark.skipif(
     PROGRAM is None, reason="PgBouncer is not installed. On Debian: apt-get install pgbouncer"
 )
+
+
+def keeps_prepared_statements() -> bool:
+    """Whether the installed version does so by default."""
+    assert PROGRAM is not None
+    printed = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True)
+    major, minor = re.findall(r"\d+", printed.stdout)[:2]
+    return (int(major), int(minor)) >= (1, 24)
 
 
 class PgBouncer(EmbeddedServer):
