@@ -9,7 +9,7 @@ has examples from public bug reports.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chat.llm.errors import Reason, Refusal
 
@@ -24,6 +24,7 @@ SENTENCE_FIELDS = {
     *("message", "msg", "detail", "details", "error", "errors", "title", "description", "raw"),
     *("error_msg", "error_message", "errormessage", "error_description", "status_msg"),
 }
+DELAY_FIELDS = {"retrydelay", "retry_after", "retry_after_seconds"}  # the first is Google's: "3.5s"
 # Pydantic's reports quote the request in these.
 QUOTING_FIELDS = {"input", "ctx", "request", "prompt", "messages", "url"}
 
@@ -77,6 +78,8 @@ def _collect(data: object, report: ErrorReport, depth: int) -> None:
                 report.codes.append(str(value))
             elif name in {"param", "parameter", "loc", "field"}:
                 _collect_parameter(value, report)
+            elif name in DELAY_FIELDS and re.fullmatch(r"\d+(\.\d+)?s?", str(value)):
+                report.sentences.append(f"Retry in {str(value).rstrip('s')}s.")
             elif name in SENTENCE_FIELDS or (
                 isinstance(value, dict | list) and name not in QUOTING_FIELDS
             ):
@@ -116,7 +119,8 @@ LIMIT_AND_REQUESTED = re.compile(
 # The context window, and the tokens of the prompt, in sentences that also name the reply's cap.
 SUM = re.compile(r"(?P<prompt>\d+) \+ \d+ > (?P<window>\d+)")
 WINDOW = re.compile(
-    r"(?:context (?:length|window|size|limit)\D{0,30}?|must be <= )(?P<window>\d+)", re.IGNORECASE
+    r"(?:context (?:length|window|size|limit)\D{0,30}?|\+ \S{0,20} must be <= )(?P<window>\d+)",
+    re.IGNORECASE,
 )
 PROMPT_TOKENS = re.compile(
     r"(?P<prompt>\d+) (?:in (?:the|your) (?:messages|prompt|input)|of text input"
@@ -133,7 +137,9 @@ CAP = r"(?:max(?:imum)?[ _]?(?:completion|output|new)?[ _]?tokens(?:_to_sample)?
 CAP_WORDS = re.compile(
     rf"{CAP}.{{0,80}}?(too (large|high|big)|must (not exceed|be (less|at most|smaller|between|<=))"
     r"|should be (less|at most|between|<=|\[|in)|exceed|(greater|larger) than|cannot be more"
-    r"|at most|out of range|: \d+ > \d+|maximum (allowed )?value|supported range)"
+    r"|at most|out of range|: \d+ > \d+|maximum (allowed )?value|supported range"
+    r"|less than or equal|参数非法|超|限制|范围)"
+    rf"|{CAP} (is |allowed )*\d+"
     rf"|range of {CAP}|at most \d+ (completion|output) tokens|invalid {CAP} value",
     re.IGNORECASE | re.DOTALL,
 )
@@ -141,7 +147,7 @@ CAP_WORDS = re.compile(
 ALLOWED = re.compile(
     r"(at most|up to|<=|less than or equal to|(?:less|lower|smaller) than|not exceed|: \d+ >"
     r"|between \d+ and|\[\d+, ?|from \d+ \(inclusive\) to"
-    r"|(?:maximum|limit)(?: \w+){0,6}?(?: is| of|:)?)\W{0,3}(\d+)(?P<exclusive> \(exclusive\))?",
+    r"|(?:maximum|limit|\bmax\b)(?: \w+){0,6}?(?: is| of|:)?)\W{0,3}(\d+)(?P<exclusive> \(exclusive\))?",
     re.IGNORECASE,
 )
 
@@ -202,6 +208,13 @@ ADDRESS_WORDS = re.compile(
     re.IGNORECASE,
 )
 
+REQUEST_CODES = re.compile(
+    r"invalid_?request|bad_?request|invalid_?argument|validation_?error|unprocessable",
+    re.IGNORECASE,
+)
+TEMPORARY_CODES = re.compile(
+    r"rate_?limit|overloaded|exhausted|unavailable|time_?out|server_?error", re.IGNORECASE
+)
 PARAMETER_CODES = re.compile(
     r"(unsupported|unknown|unrecognized|invalid)_(parameter|value|argument|field)|extra_forbidden"
 )
@@ -262,7 +275,10 @@ def refusal_of(status: int, report: ErrorReport, *, is_page: bool = False) -> Re
         return Refusal("key")
     if status in TEMPORARY_STATUSES:
         return None
-    found = _context(message) or _parameter(codes, message, report.parameters)
+    subject = report.parameters[0] if report.parameters else ""
+    # The sentence of a field's own report need not name it.
+    about_cap = f"{subject} {message}" if re.fullmatch(CAP, subject, re.IGNORECASE) else message
+    found = _context(about_cap) or _parameter(codes, message, report.parameters)
     if found is not None:
         return found
     if CONTENT_CODES.search(message) or CONTENT_WORDS.search(message):
@@ -278,7 +294,14 @@ def refusal_of(status: int, report: ErrorReport, *, is_page: bool = False) -> Re
         return Refusal("model")
     if KEY_WORDS.search(message):
         return Refusal("key")
-    return Refusal("address") if ADDRESS_WORDS.search(message) else _by_status(status)
+    if ADDRESS_WORDS.search(message):
+        return Refusal("address")
+    refusal = _by_status(status)
+    if status == 0 and REQUEST_CODES.search(codes) and not TEMPORARY_CODES.search(codes):
+        refusal = Refusal("request")  # in a stream, which has no status
+    if refusal is not None and refusal.reason == "request":
+        return replace(refusal, parameter=subject.partition(".")[0])
+    return refusal
 
 
 def _too_large(status: int, message: str) -> Refusal | None:

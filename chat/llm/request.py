@@ -51,7 +51,8 @@ ROLES_TAKEN = re.compile(
     r"(?:\buse\b|\bexpected\b|one of|supported (?:values|roles))[^.\n]*", re.IGNORECASE
 )
 NOT_TAKEN = re.compile(
-    r"unsupported|unrecogni[sz]ed|unknown|unexpected|invalid(?!_request)|(not|n't) (be )?(support|permit|allow|accept)",
+    r"unsupported|unrecogni[sz]ed|unknown|unexpected|invalid(?!_request)|(not|n't) (be )?(support|permit|allow|accept)"
+    r"|must|only|should|range|at (most|least)|greater than|less than|between|deprecated",
     re.IGNORECASE,
 )
 CONTINUATION_WORDS = re.compile(
@@ -259,5 +260,6 @@ def mention(name: str, words: str) -> int:
     if "_" in name or name == "temperature":
         found = re.search(rf"(?<!\w){names}(?!\w)", words)
     else:
-        found = re.search(rf"['\"`]{names}['\"`]|{BEFORE_A_NAME}{names}(?!\w)", words)
+        before, after = rf"{BEFORE_A_NAME}{names}(?!\w)", rf"(?<!\w){names} (?:is|are) (?:not|un)"
+        found = re.search(rf"['\"`]{names}['\"`]|{before}|{after}", words)
     return found.start() if found else -1

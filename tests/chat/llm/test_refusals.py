@@ -188,6 +188,49 @@ def test_used_up_quota_is_found_in_words(status, body):
     assert reason(status, body) == "quota"
 
 
+@pytest.mark.parametrize(
+    ("details", "seconds"),
+    [
+        (
+            {
+                "details": [
+                    {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3.5s"}
+                ]
+            },
+            3.5,
+        ),
+        ({"details": [{"@type": "…QuotaFailure", "violations": []}, {"retryDelay": "41s"}]}, 41),
+        ({"metadata": {"retry_after": 7}}, 7),
+        ({"retry_after_seconds": 0.5}, 0.5),
+    ],
+)
+def test_delay_in_a_field_is_temporary(details, seconds):
+    body = error("You exceeded your current quota, check your plan and billing details.", **details)
+
+    assert reason(429, body) is None
+    assert seconds_to_wait(read_error(body)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"type": "invalid_request_error"}, "request"),
+        ({"type": "BadRequestError", "code": None}, "request"),
+        ({"status": "INVALID_ARGUMENT"}, "request"),
+        ({"type": "invalid_request_error", "code": "rate_limit_exceeded"}, None),
+        ({"type": "server_error"}, None),
+        ({}, None),
+    ],
+)
+def test_refusal_in_stream_has_no_status(fields, expected):
+    assert reason(0, error("It went wrong", **fields)) == expected
+
+
+@pytest.mark.parametrize("value", ["soon", None, [3], {"s": 3}, True])
+def test_other_delay_is_ignored(value):
+    assert seconds_to_wait(read_error(error("Slow down", retryDelay=value))) is None
+
+
 def test_quota_of_minute_is_temporary():
     message = "You exceeded your current quota. Please retry in 34.07s."
     body = [error(message, code=429, status="RESOURCE_EXHAUSTED")]

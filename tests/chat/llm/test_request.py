@@ -155,6 +155,9 @@ REFUSED_TEMPERATURE = [
         "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
     ),
     {"message": "Unknown parameter temperature"},
+    error("temperature: range: 0..1"),
+    error("Input should be less than or equal to 1", param="temperature"),
+    error("`temperature` may only be set to 1 when thinking is enabled."),
 ]
 
 
@@ -179,6 +182,7 @@ async def test_refused_field_is_left_out(client, answer, status):
         ({"reasoning_effort": "low"}, error("Model m does not support parameter reasoningEffort.")),
         ({"presence_penalty": 1}, error("Argument not supported on this model: presencePenalty")),
         ({"stop": ["\n"]}, error("Unsupported parameter: 'stop' is not supported with this model.")),
+        ({"logprobs": True}, error("logprobs is not supported with this model")),
         ({"seed": 3}, error("Invalid request", param="seed", code="unsupported_parameter")),
         ({"top_k": 3}, {"detail": [{"loc": ["body", "top_k"], "type": "extra_forbidden", "msg": "Extra inputs are not permitted"}]}),
         ({"chat_template_kwargs": {}}, error("Unknown parameter: 'chat_template_kwargs'.")),
@@ -415,6 +419,11 @@ async def test_parts_of_message_keep_their_form(client):
         ("The maximum tokens you requested exceeds the model limit of 4096. Try again with a maximum tokens value that is lower than 4097.", 4096, True),
         ("max_tokens (8192) exceeds the model's maximum output tokens (4096)", 4096, True),
         ("max_tokens cannot exceed 4096", 4096, True),
+        ("max_tokens must be between 1 and 4096", 4096, True),
+        ("The `max_tokens` value must be <= 4096 for this model", 4096, True),
+        ("Requested max_tokens 8192 exceeds model max output 4096", 4096, True),
+        ("output token limit exceeded. max output tokens 4096.", 4096, True),
+        ("max_tokens参数非法。限制是[1,4096]", 4096, True),
         ("'max_tokens' or 'max_completion_tokens' is too large: 8192. This model's maximum context length is 4096 tokens and your request has 20 input tokens (8192 > 4096 - 20).", 4076, False),
         ("This model's maximum context length is 4097 tokens. However, you requested 8292 tokens (100 in the messages, 8192 in the completion). Please reduce the length of the messages or completion.", 3997, False),
         ("Requested token count exceeds the model's maximum context length of 4096 tokens. You requested a total of 8196 tokens: 4 tokens from the input messages and 8192 tokens for the completion.", 4092, False),
@@ -430,6 +439,21 @@ async def test_refused_cap_is_lowered(client, message, lowered, is_longest):
 
     assert [cap(request) for request in provider.requests] == [8_192, lowered]
     assert client.learned == ({"longest reply": str(lowered)} if is_longest else {})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        error("Input should be less than or equal to 4096", param="max_tokens"),
+        {"detail": [{"loc": ["body", "max_tokens"], "msg": "ensure this value is less than or equal to 4096", "type": "value_error.number.not_le"}]},
+    ],
+)  # fmt: skip
+async def test_cap_in_field_of_refusal_is_lowered(client, answer):
+    with Refusing(when(lambda body: cap(body) > 4_096, answer, 422)) as provider:
+        await client.ask(provider.url)
+
+    assert [cap(request) for request in provider.requests] == [8_192, 4_096]
+    assert client.learned == {"longest reply": "4096"}
 
 
 async def test_cap_without_number_is_halved(client):
