@@ -75,7 +75,7 @@ class Reply:
             self.reported = len(self.text), len(self.reasoning)
 
     def release(self, writer: RunWriter) -> None:
-        """Add the text that may have been the beginning of a tag: the provider sends no more."""
+        """Add the text that was held back as the possible beginning of a tag, at the end of the stream."""
         if self.scanner is not None:
             self._add_pieces(self.scanner, self.scanner.release(), writer)
 

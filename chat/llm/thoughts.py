@@ -52,7 +52,7 @@ class ThoughtScanner:
     def __init__(self, before: Callable[[], str], *, is_continued: bool) -> None:
         self._before = before
         self._state = State.TEXT if is_continued else State.BEGINNING
-        self._held = ""  # not returned yet: what follows decides what it is
+        self._held = ""  # not returned yet: the next characters decide
         self._closing = re.compile("")
         self._closing_tag = ""
         self._has_thoughts = False
