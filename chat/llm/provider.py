@@ -266,10 +266,10 @@ class Provider:
             async with self._answer(asked, watchdog, last_event + silence) as body:
                 note_accepted(True)
                 while True:
-                    if decoder.is_doubtful:
-                        deadline = last_event + self._late_text_timeout
-                    elif decoder.finished:
-                        deadline = last_event + self._tail_timeout
+                    if decoder.finished:
+                        is_late = decoder.is_doubtful
+                        limit = self._late_text_timeout if is_late else self._tail_timeout
+                        deadline = last_event + limit
                     else:
                         deadline = min(loop.time() + silence, last_event + self._wait_limit)
                     chunk = await watchdog.wait(body.read(), deadline)
@@ -286,6 +286,8 @@ class Provider:
                 with suppress(TimeoutError):
                     await watchdog.wait(body.drain(), loop.time() + DRAIN_SECONDS)
         except TimeoutError:
+            if events := decoder.feed(b""):
+                yield events
             if not decoder.finished:
                 quiet = loop.time() - last_event
                 raise ProviderTimeout(f"no event for {quiet:.1f} s") from None

@@ -204,7 +204,7 @@ KEY_WORDS = re.compile(
 ADDRESS_WORDS = re.compile(
     r"invalid url|unexpected endpoint|unknown (request )?(url|path|endpoint|route)|no (such )?route"
     r"|cannot post|(route|path|resource|file|page|url) .{0,80}?not found|plain http request"
-    r"|method not allowed",
+    r"|method not allowed|^not found\W?$",
     re.IGNORECASE,
 )
 

@@ -797,8 +797,10 @@ async def test_redirect_without_end_is_fault_of_address(make, target):
     [
         b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(CHUNK + END),
         b"Content-Length: 999\r\n\r\n" + CHUNK + END,
+        b"Content-Length: 999\r\n\r\n" + CHUNK + END.strip(),
+        b"\r\n" + CHUNK + END.strip(),
     ],
-    ids=["compressed unasked", "broken after the end"],
+    ids=["compressed unasked", "broken after the end", "broken last line", "open last line"],
 )
 async def test_irregular_stream_is_read(make, body):
     async with server(sends(HEAD + body)) as url:
@@ -821,6 +823,40 @@ async def test_connection_left_open_is_not_waited_for(make, tail):
         await closed.wait()
 
     assert events == [TextDelta("Hi."), Finish("stop")]
+
+
+EARLY_END = b'data: {"choices":[{"delta":{"reasoning":"t"},"finish_reason":"stop"}]}\n\n'
+
+
+async def test_text_after_finish_reason_of_reasoning_is_waited_for(make):
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"\r\n" + EARLY_END)
+        await asyncio.sleep(0.5)
+        writer.write(CHUNK + END)
+
+    async with server(answer) as url:
+        events = await events_of(make(base_url=url, tail_timeout=0.05), "hello")
+
+    assert events == [ReasoningDelta("t"), Finish("stop"), TextDelta("Hi."), Finish("stop")]
+
+
+async def test_reply_without_text_ends_after_its_own_limit(make):
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"\r\n" + EARLY_END)
+        await reader.read()  # until the client closes the connection
+
+    async with server(answer) as url, asyncio.timeout(30):
+        events = await events_of(make(base_url=url, late_text_timeout=0.2), "hello")
+
+    assert events == [ReasoningDelta("t"), Finish("stop")]
+
+
+async def test_connection_lost_before_late_text_is_cut(make):
+    async with server(sends(HEAD + b"Content-Length: 999\r\n\r\n" + EARLY_END)) as url:
+        events, error = await failure_of(make(base_url=url), "hello")
+
+    assert events == [ReasoningDelta("t"), Finish("stop")]
+    assert isinstance(error, ProviderCut)
 
 
 async def test_kept_connection_is_replaced_when_dropped(make):

@@ -300,6 +300,7 @@ def test_unknown_model_is_found_in_words(status, body):
         (404, error("Resource not found", code="404")),
         (405, {"detail": "Method Not Allowed"}),
         (301, ""),
+        (0, {"detail": "Not Found"}),
         (0, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}),
     ],
 )
