@@ -45,10 +45,12 @@ from billing.payments.providers.payload import (
     sentence,
     word,
 )
+from chatproject.lib.db import limits
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT = (3, 15)  # seconds to connect, and between two bytes
+PAGE_TIMEOUT = (2, 5)  # the same for a page
 PAGE = 100
 # Not final: the same request may succeed later.
 TRANSIENT = {401, 408, 409, 425, 429}
@@ -166,7 +168,8 @@ class _Session(requests.Session):
     """
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
-        options.setdefault("timeout", TIMEOUT)
+        is_page = limits.time_left() is not None
+        options.setdefault("timeout", PAGE_TIMEOUT if is_page else TIMEOUT)
         try:
             response = super().request(*args, **options)
             answer = response.json()

@@ -44,11 +44,13 @@ from billing.payments.providers.payload import (
     sentence,
     word,
 )
+from chatproject.lib.db import limits
 
 # The shape of the answers read below. Raise it together with the library, after reading Stripe's
 # changelog; webhooks keep the version of their endpoint, and only ids are read from them.
 API_VERSION = "2026-10-28.endive"
 TIMEOUT = (3, 15)  # seconds to connect, and between two bytes
+PAGE_TIMEOUT = (2, 5)  # the same for a page, which repeats nothing
 RETRIES = 2  # by the library, under the same idempotency key
 TOLERANCE = 300  # seconds that a webhook's signature may be old
 PAGE = 100
@@ -213,8 +215,10 @@ class StripeProvider:
 @contextmanager
 def _client() -> Iterator[stripe.StripeClient]:
     """Give a client, and turn its errors into ours."""
+    is_page = limits.time_left() is not None
+    timeout, retries = (PAGE_TIMEOUT, 0) if is_page else (TIMEOUT, RETRIES)
     try:
-        yield _shared_client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE, TIMEOUT, RETRIES)
+        yield _shared_client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE, timeout, retries)
     except (stripe.CardError, stripe.InvalidRequestError) as error:
         code = getattr(error.error, "decline_code", None) or error.code or ""
         raise ProviderDeclined(error.user_message or "Stripe refused.", code=code) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -22,7 +23,7 @@ from billing.payments import checkout, poller
 from billing.payments.checkout import CheckoutRefused
 from billing.payments.providers import sandbox as bank
 from billing.payments.providers.base import ProviderError
-from chatproject.lib.db import money_transaction
+from chatproject.lib.db import limits, money_transaction
 from tests.support import money, purchases
 from tests.support.fakepay import Switches
 from tests.support.threads import race
@@ -388,3 +389,12 @@ def test_false_amount_in_a_webhook_changes_nothing(account, fakepay, side, provi
     purchases.flush(fakepay)
     assert money.state(account) == (FULL, 0, 0)  # the amount is the API's, not the webhook's
     assert money.problems() == []
+
+
+def test_page_of_a_silent_provider_answers_in_time(account, fakepay, provider):
+    order = purchases.order(account, provider=provider)
+    fakepay.fault("hang", "hang", "hang")
+    began = time.monotonic()
+    with limits.page(), pytest.raises(CheckoutRefused, match="not responding"):
+        checkout.begin(order.pk, **purchases.URLS)
+    assert time.monotonic() - began < 10
