@@ -113,6 +113,7 @@ ci: ## Run lint, test, ledger-short, bench-short and e2e, each to its end, and p
 .PHONY: ci-long
 ci-long: .venv/.dev ## Run what make ci leaves out: chaos rounds, kills amid money, all ledger mutants, gateways
 	@$(MAKE) chaos ROUNDS=$(or $(ROUNDS),20)
+	@$(MAKE) chaos ROUNDS=$(or $(ROUNDS),20) ARGS=--pooler
 	@$(MAKE) chaos-billing ROUNDS=$(or $(ROUNDS),20)
 	@LEDGER_MUTANTS=all $(MAKE) test ARGS=tests/billing/ledger/test_ledger_mutants.py
 	@$(MAKE) gateways

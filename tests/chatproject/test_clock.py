@@ -28,6 +28,7 @@ from chatproject.lib.leadership.models import Leadership
 from chatproject.lib.mail.models import OutgoingMail
 from tests.support.programs import wait_until
 from tests.support.runs import add_to_log, delta, fresh, mark_running, send_many
+from tests.support.stack import Stack
 from tests.support.threads import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -170,6 +171,30 @@ def test_clock_outlives_a_database_that_is_unreachable(caplog):
     with running(Task("unlucky", 0.01, fail_once)):
         wait_until(lambda: len(turns) > 3, "the clock goes on")
     assert "unlucky waits for the database" in caplog.text
+
+
+@pytest.mark.usefixtures("valkey_url")
+@pytest.mark.parametrize("blow", ["kill", "pause", "terminate"])
+def test_another_process_works_after_a_blow(blow, server_folder):
+    """Within ten seconds; a clock that was frozen stands by when it wakes."""
+
+    def works(name: str) -> bool:
+        found = leader("clock")
+        return bool(found and found.is_alive and f":{stack.pid(name)}:" in found.name)
+
+    with Stack(server_folder, provider_url="http://127.0.0.1:9/v1") as stack:
+        stack.start("clock")
+        wait_until(lambda: works("clock"), "the first clock works")
+        stack.start("clock-2")
+        time.sleep(2)  # so that it stands by; a later start does not change what is asserted
+        struck_at = time.monotonic()
+        getattr(stack, blow)("clock")
+        wait_until(lambda: works("clock-2"), "the second clock works")
+        assert time.monotonic() - struck_at < 10
+        if blow == "pause":
+            stack.go_on("clock")
+            wait_until(lambda: "lost its lease" in stack.log("clock"), "the first stands by")
+            assert works("clock-2")
 
 
 def test_two_clocks_at_once_do_everything_once(owner, assistant, settings, valkey_client):
