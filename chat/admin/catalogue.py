@@ -60,20 +60,21 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at 
         required=False,
         strip=True,
         max_length=4_000,
-        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "class": "vTextField"}),
     )
     remove_key = forms.BooleanField(label="Remove the stored key", required=False)
     header_lines = forms.CharField(
         label="Extra headers",
         required=False,
         max_length=20_000,
-        widget=forms.Textarea(attrs={"rows": 3}),
+        widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"}),
         help_text="One a line, for example X-Team: research. They are encrypted like the key.",
     )
     proxy_address = forms.CharField(
         label="Proxy",
         required=False,
         max_length=500,
+        widget=forms.TextInput(attrs={"class": "vTextField"}),
         help_text="For example http://user:password@proxy.example.org:3128. Empty: HTTP_PROXY and "
         "HTTPS_PROXY of the environment.",
     )
@@ -193,7 +194,6 @@ def key_of(provider: Provider) -> str:
 class ProviderAdmin(BaseAdmin):
     form = ProviderForm
     list_display = ["name", "address", "key_shown", "concurrency", "models_count", "enabled"]
-    list_filter = ["enabled"]
     search_fields = ["name", "base_url", "notes"]
     fieldsets = [
         (
@@ -236,19 +236,22 @@ class LanguageModelAdmin(BaseAdmin):
         "name",
         "provider",
         "provider_model",
-        "context_tokens",
-        "max_output_tokens",
-        "fallback",
+        "tokens",
         "price_now",
         "offered",
     ]
-    list_filter = ["enabled", "provider"]
-    list_select_related = ["provider", "fallback"]
+    list_filter = ["provider"]
+    list_select_related = ["provider"]
     search_fields = ["name", "provider_model", "provider__name"]
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_foreignkey(db_field, request, **options)
         return with_providers(field) if db_field.name == "fallback" else field
+
+    @admin.display(description="context / reply", ordering="context_tokens")
+    def tokens(self, model: LanguageModel) -> str:
+        """Return the sizes of the context window and of the longest reply."""
+        return f"{model.context_tokens:,} / {model.max_output_tokens:,}"
 
     @admin.display(description="offered")
     def offered(self, model: LanguageModel) -> str:

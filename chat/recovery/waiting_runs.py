@@ -70,12 +70,15 @@ class WaitingRuns:
     def _serve(self, now: datetime) -> None:
         """Enqueue the runs that a provider has free places for."""
         providers = places.providers_with_waiting_runs()
-        limits = Provider.objects.filter(pk__in=providers).values_list("pk", "concurrency")
-        for provider_id, limit in limits if providers else ():
+        if not providers:
+            return
+        limits = dict(Provider.objects.filter(pk__in=providers).values_list("pk", "concurrency"))
+        for provider_id in providers:
             row = ("provider", provider_id)
             if self._set_aside.is_due(row, now):
                 with self._set_aside.apart(row, f"the queue of provider {provider_id}", now):
-                    queue.serve_waiting(provider_id, limit)
+                    # One that was deleted has no limit: its runs now have another provider.
+                    queue.serve_waiting(provider_id, limits.get(provider_id))
 
     def _next(self, now: datetime) -> list[Run]:
         queued = Run.objects.filter(status=Run.Status.QUEUED, queued_at__lt=now - MIN_AGE)

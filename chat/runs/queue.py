@@ -255,7 +255,7 @@ def serve_waiting(provider_id: int, limit: int | None, *, ended: UUID | None = N
     while served := places.serve(provider_id, limit, ended=freed):
         queued = Run.objects.filter(pk__in=served, status=Run.Status.QUEUED)
         runs = {run.pk: run for run in queued.only("attempt", "user_id", "queued_at")}
-        for run_id in served:
+        for run_id in reversed(served):  # each goes to the front
             if run_id in runs:
                 enqueue(runs[run_id], at_front=True)
         freed = [run_id for run_id in served if run_id not in runs]  # ended while it waited

@@ -121,11 +121,19 @@ def test_next_attempt_keeps_the_place(owner, assistant, limited):
     assert claimed(runs[0], 2)
 
 
-def test_raised_limit_serves_waiting_runs(owner, assistant, limited):
+@pytest.mark.parametrize("change", ["limit", "provider"])
+def test_lifted_limit_serves_waiting_runs(owner, assistant, limited, valkey_client, change):
     runs = send_many(owner, assistant, 5)
     assert sum(claimed(run) for run in runs) == 2
-    Provider.objects.update(concurrency=None)
+    valkey_client.delete(queue.rq_queue().key)
+    if change == "limit":
+        Provider.objects.update(concurrency=None)
+    else:  # its models were given to another one
+        other = Provider.objects.create(name="Other", base_url="https://api.example.com/v1")
+        LanguageModel.objects.update(provider=other)
+        limited.delete()
     WaitingRuns().sweep(timezone.now())
+    assert queued_jobs() == [run.pk for run in runs[2:]]
     assert all(claimed(run) for run in runs[2:])
 
 
