@@ -49,14 +49,14 @@ class Reply:
     has_tags: bool = False  # the reasoning came in tags, with white space around it
 
     def __post_init__(self) -> None:
-        self.scanner = ThoughtScanner(self.whole_text, is_continued=bool(self.prefix))
+        self.scanner = ThoughtScanner(is_continued=bool(self.prefix))
 
     def add(self, event: Event, writer: RunWriter) -> None:
         """Add an event of the provider, and pass text on to the writer. Raises ReplyTooLong."""
         if isinstance(event, TextDelta):
             text, scanner = event.text, self.scanner
             if scanner is not None and ("<" in text or not scanner.is_plain):
-                self._add_pieces(scanner, scanner.feed(text), writer)
+                self._add_pieces(scanner, scanner.feed(text, self.whole_text), writer)
                 return
             # As in `_storable`, whose calls would cost more than the work: this is done per token.
             if self.first_token_at is None or "\x00" in text:
@@ -129,7 +129,7 @@ class Reply:
     def begin_again(self) -> None:
         """Forget what a provider reported before its first token: another model is asked."""
         self.usage, self.reported, self.finish_reason = None, (0, 0), ""
-        self.scanner = ThoughtScanner(self.whole_text, is_continued=bool(self.prefix))
+        self.scanner = ThoughtScanner(is_continued=bool(self.prefix))
 
     def finished(self) -> finish.Outcome:
         """Return the run's end after the provider has finished: a reply needs a text, or a reason."""

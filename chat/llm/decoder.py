@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 LINE_LIMIT = 1024 * 1024  # bytes of one event whose end has not arrived
 TOKENS_LIMIT = 2**31 - 1  # of one reply; no real reply comes near
+REASON_CHARACTERS = 30  # of an unknown finish reason
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
@@ -377,7 +378,9 @@ class StreamDecoder:
             self.finished = False
 
     def _finish(self, reason: str, events: list[Event]) -> None:
-        word = WORDS.get(reason.lower(), reason)
+        word = WORDS.get(reason.lower())
+        if word is None:
+            word = re.sub(r"[^\w.: -]", "", reason, flags=re.ASCII)[:REASON_CHARACTERS] or "other"
         if word == "error":
             self._fail(ProviderReported(f"finish_reason {reason}"))
         elif word and (not self.finished or not self._reason):

@@ -66,7 +66,8 @@ def read_error(data: object) -> ErrorReport:
 
 def _collect(data: object, report: ErrorReport, depth: int) -> None:
     if isinstance(data, str):
-        if text := data.strip():
+        # Halves of surrogate pairs could not be logged.
+        if text := data.strip().encode(errors="replace").decode():
             report.sentences.append(text)
     elif isinstance(data, list) and depth:
         for item in data[:20]:
@@ -75,7 +76,7 @@ def _collect(data: object, report: ErrorReport, depth: int) -> None:
         for key, value in data.items():
             name = str(key).lower()
             if name in CODE_FIELDS and isinstance(value, str | int) and not isinstance(value, bool):
-                report.codes.append(str(value))
+                report.codes.append(str(value).encode(errors="replace").decode())
             elif name in {"param", "parameter", "loc", "field"}:
                 _collect_parameter(value, report)
             elif name in DELAY_FIELDS and re.fullmatch(r"\d+(\.\d+)?s?", str(value)):

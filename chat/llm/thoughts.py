@@ -44,13 +44,9 @@ class State(Enum):
 
 
 class ThoughtScanner:
-    """Reads the text of a reply piece by piece; `is_continued` if it goes on from an earlier text.
+    """Reads the text of a reply piece by piece; `is_continued` if it goes on from an earlier text."""
 
-    `before` returns the text of the reply so far, as far as it was returned by `feed`.
-    """
-
-    def __init__(self, before: Callable[[], str], *, is_continued: bool) -> None:
-        self._before = before
+    def __init__(self, *, is_continued: bool) -> None:
         self._state = State.TEXT if is_continued else State.BEGINNING
         self._held = ""  # not returned yet: the next characters decide
         self._closing = re.compile("")
@@ -70,11 +66,14 @@ class ThoughtScanner:
         """Whether thoughts were found in tags."""
         return self._has_thoughts
 
-    def feed(self, text: str) -> list[Piece]:
-        """Return the pieces of the reply that this text completes."""
+    def feed(self, text: str, before: Callable[[], str]) -> list[Piece]:
+        """Return the pieces of the reply that this text completes.
+
+        `before` returns the text of the reply as far as earlier calls have returned it.
+        """
         pieces: list[Piece] = []
         self._held += text
-        while self._step(pieces):
+        while self._step(pieces, before):
             pass
         self.is_plain = self._state is State.TEXT and not self._held
         return pieces
@@ -91,7 +90,7 @@ class ThoughtScanner:
             return []
         return [self._thought(held) if self._state is State.THINKING else TextDelta(held)]
 
-    def _step(self, pieces: list[Piece]) -> bool:
+    def _step(self, pieces: list[Piece], before: Callable[[], str]) -> bool:
         """Take one step; returns whether another one may follow."""
         if not self._held:
             return False
@@ -101,7 +100,7 @@ class ThoughtScanner:
             case State.THINKING:
                 return self._think(pieces)
             case State.TEXT:
-                return self._watch(pieces)
+                return self._watch(pieces, before)
             case State.ENDED:
                 pieces.append(TextDelta(self._held))
                 self._held = ""
@@ -146,7 +145,7 @@ class ThoughtScanner:
             text, self._gap = self._gap + text, BLOCK_GAP
         return ReasoningDelta(text)
 
-    def _watch(self, pieces: list[Piece]) -> bool:
+    def _watch(self, pieces: list[Piece], before: Callable[[], str]) -> bool:
         found = CLOSING.search(self._held)
         if found is None:
             end = len(self._held) - len(beginning_of(LONE_CLOSINGS, self._held))
@@ -154,11 +153,11 @@ class ThoughtScanner:
             return False
         self._return_text(found.start(), pieces)
         tag, following = found[0], self._held[len(found[0]) : len(found[0]) + 1]
-        before = self._before() + "".join(p.text for p in pieces if isinstance(p, TextDelta))
-        if OPENING.search(before):
+        so_far = before() + "".join(p.text for p in pieces if isinstance(p, TextDelta))
+        if OPENING.search(so_far):
             self._state = State.ENDED
             return True
-        is_lone = ends_thoughts(before, following)
+        is_lone = ends_thoughts(so_far, following)
         if is_lone is None:
             return False
         if is_lone:
@@ -204,8 +203,8 @@ def split_thoughts(text: str) -> tuple[str, str]:
     """Return the text and the thoughts of a whole reply."""
     texts: list[str] = []
     thoughts: list[str] = []
-    scanner = ThoughtScanner(lambda: "".join(texts), is_continued=False)
-    for piece in [*scanner.feed(text), *scanner.release()]:
+    scanner = ThoughtScanner(is_continued=False)
+    for piece in [*scanner.feed(text, str), *scanner.release()]:
         if isinstance(piece, TextDelta):
             texts.append(piece.text)
         elif isinstance(piece, ReasoningDelta):

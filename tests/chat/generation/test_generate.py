@@ -166,14 +166,22 @@ async def test_stop_flag_set_before_claim_counts(owner, conversation):
 
 
 @pytest.mark.parametrize(
-    ("fault", "delivered"), [("status=400", 0), ("cut=5", 5), ("garbage=5", 5), ("error=5", 5)]
+    ("fault", "delivered", "cause"),
+    [
+        ("status=400", 0, "refused"),
+        ("status=401", 0, "key"),
+        ("status=429 retry_after=99", 0, "busy"),
+        ("cut=5", 5, "cut"),
+        ("garbage=5", 5, "malformed"),
+        ("error=5", 5, "reported"),
+    ],
 )
 async def test_provider_fault_keeps_delivered_text(
-    owner, conversation, valkey_client, fault, delivered
+    owner, conversation, valkey_client, fault, delivered, cause
 ):
     text = f"[[tokens=20 rate=0 {fault}]]"
     run = await make(owner, conversation, text)
-    assert (run.status, run.error_code) == ("failed", "provider_error")
+    assert (run.status, run.error_code, run.error_cause) == ("failed", "provider_error", cause)
     assert run.message.status == "failed"
     assert run.message.text == "".join(reply_pieces(20, text)[:delivered])
     assert run.error_message.endswith(".")

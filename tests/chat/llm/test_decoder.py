@@ -469,6 +469,8 @@ def test_done_is_found_in_other_forms(end):
         ("STOP", "stop"),
         ({"type": "length"}, "length"),
         ("something_new", "something_new"),
+        ("a\x00\ud83d" + "b" * 50, "a" + "b" * 29),
+        ("\x00", "other"),
     ],
 )
 def test_finish_reason_is_translated(reason, word):

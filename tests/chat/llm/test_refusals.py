@@ -458,6 +458,11 @@ def test_error_of_no_known_shape_is_request(body):
     assert reason(400, body) == "request"
 
 
+def test_broken_characters_in_error_can_be_logged():
+    report = read_error(error("bad \ud83d", code="x\udc00"))
+    assert (report.message, report.codes) == ("bad ?", ["x?"])
+
+
 def test_each_reason_has_words_and_cause():
     assert REFUSALS.keys() == CAUSES.keys()
 

@@ -11,12 +11,12 @@ from chat.llm.thoughts import TextIsReasoning, ThoughtScanner, split_thoughts
 def scan(*texts: str, before: str = "") -> tuple[str, str]:
     """Return the text and the thoughts of a reply that comes in pieces; `before` is continued."""
     text, thoughts = before, ""
-    scanner = ThoughtScanner(lambda: text, is_continued=bool(before))
+    scanner = ThoughtScanner(is_continued=bool(before))
     for piece in [*texts, None]:  # None: the end
         if piece is not None and (scanner.has_ended or (scanner.is_plain and "<" not in piece)):
             text += piece  # as generation.reply does
             continue
-        for found in scanner.release() if piece is None else scanner.feed(piece):
+        for found in scanner.release() if piece is None else scanner.feed(piece, text.__str__):
             match found:
                 case TextDelta():
                     assert found.text
@@ -91,10 +91,10 @@ def test_closing_tag_reclassifies_text_that_was_continued():
 
 
 def test_text_is_returned_as_it_comes():
-    scanner = ThoughtScanner(str, is_continued=False)
-    assert scanner.feed("He") == [TextDelta("He")]
+    scanner = ThoughtScanner(is_continued=False)
+    assert scanner.feed("He", str) == [TextDelta("He")]
     assert scanner.is_plain
-    assert scanner.feed("a <b") == [TextDelta("a <b")]
-    assert scanner.feed("c </") == [TextDelta("c ")]
+    assert scanner.feed("a <b", str) == [TextDelta("a <b")]
+    assert scanner.feed("c </", str) == [TextDelta("c ")]
     assert not scanner.is_plain
-    assert scanner.feed("x") == [TextDelta("</x")]
+    assert scanner.feed("x", str) == [TextDelta("</x")]
