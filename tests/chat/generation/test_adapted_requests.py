@@ -30,6 +30,11 @@ pytestmark = [
 ]
 
 CASES = {case.id: case for case in load_cases()}
+# The cases that say what is sent after a refusal.
+ABOUT_REQUESTS = [
+    case for case in CASES.values() if case.expect.keys() & {"second_request", "same_body"}
+]
+INSTRUCTIONS = "Be brief."
 
 
 @pytest.fixture
@@ -60,6 +65,48 @@ def stored_quirks() -> dict[str, str]:
         age = timezone.now() - datetime.fromisoformat(entry["learned"])
         assert timedelta(seconds=-1) < age < timedelta(minutes=1)
     return {subject: entry["value"] for subject, entry in found.items()}
+
+
+async def converse(owner, conversation, turns: int) -> Run:
+    """Send a message in a conversation of so many turns and generate its reply."""
+    await db.run(add_turns, owner, conversation, turns)
+    run = await db.run(send, owner, conversation, "And now?")
+    await generate.run(run.pk, 1)
+    return await db.run(fresh, run.pk)
+
+
+def is_expected(expected: str, first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Return whether a second request differs from the first in the way that a case names."""
+    before, after = first["messages"], second["messages"]
+    if expected == "shorter":
+        ends = [before[0], before[-1]] == [after[0], after[-1]]
+        return ends and after[1]["role"] == "user" and length(second) < length(first)
+    if expected == "lower cap":
+        return bool(second["max_tokens"] < first["max_tokens"] and before == after)
+    if expected == "instructions in the first user message":
+        joined = f"{INSTRUCTIONS}\n\n{before[1]['content']}"
+        return bool(after == [{"role": "user", "content": joined}, *before[2:]])
+    if expected == "max_completion_tokens":
+        cap = first["max_tokens"]
+        return second == {k: v for k, v in first.items() if k != "max_tokens"} | {expected: cap}
+    name = expected.removeprefix("without ")
+    return second == {k: v for k, v in first.items() if k != name}
+
+
+@pytest.mark.parametrize("case", ABOUT_REQUESTS, ids=[case.id for case in ABOUT_REQUESTS])
+async def test_request_after_refusal_is_as_expected(owner, conversation, serve, case):
+    await db.run(LanguageModel.objects.update, context_tokens=16_384, max_output_tokens=4_096)
+    await db.run(LanguageModel.objects.update, **(case.needs or {}))
+    with serve(AnsweringProvider(case)) as provider:
+        run = await converse(owner, conversation, 10)
+
+    assert (run.status, run.message.text) == ("done", GOOD_TEXT)
+    first, second = provider.requests
+    if "second_request" in case.expect:
+        assert is_expected(case.expect["second_request"], first, second)
+    if "same_body" in case.expect:
+        assert first == second
+    assert bool(await db.run(stored_quirks)) is case.expect.get("remembered", False)
 
 
 # --- What is remembered -----------------------------------------------------------------------
@@ -155,46 +202,19 @@ async def test_learned_limit_lowers_cap_and_hold(owner, assistant, serve):
 # --- Prompts that are too long ----------------------------------------------------------------
 
 
-async def converse(owner, conversation, turns: int) -> Run:
-    """Send a message in a conversation of so many turns and generate its reply."""
-    await db.run(add_turns, owner, conversation, turns)
-    run = await db.run(send, owner, conversation, "And now?")
-    await generate.run(run.pk, 1)
-    return await db.run(fresh, run.pk)
-
-
-@pytest.mark.parametrize(
-    "case",
-    ["context-xai", "context-moonshot", "context-anthropic", "too-large-429", "cap-too-large"],
-)
-async def test_too_long_prompt_is_sent_shorter(owner, conversation, serve, case):
-    await db.run(LanguageModel.objects.update, context_tokens=16_384, max_output_tokens=4_096)
-    await db.run(LanguageModel.objects.update, **(CASES[case].needs or {}))
-    with serve(AnsweringProvider(CASES[case])) as provider:
-        run = await converse(owner, conversation, 10)
-
-    assert (run.status, run.message.text) == ("done", GOOD_TEXT)
-    first, second = provider.requests
-    if case == "cap-too-large":
-        assert (second["max_tokens"], second["messages"]) == (4_076, first["messages"])
-    else:
-        assert length(second) < length(first)
-        assert second["messages"][0] == first["messages"][0]
-        assert second["messages"][1]["role"] == "user"
-        assert second["messages"][-1] == first["messages"][-1]
-
-
 TOO_LONG = error("Your input is too long for the context window")
 
 
-async def test_conversation_is_shortened_twice(owner, conversation, serve):
-    with serve(Refusing(always(TOO_LONG))) as provider:
+@pytest.mark.parametrize("status", [400, 200])
+async def test_conversation_is_shortened_twice(owner, conversation, serve, status):
+    """Also when the refusal is the first event of a stream."""
+    with serve(Refusing(lambda body: (status, TOO_LONG))) as provider:
         run = await converse(owner, conversation, 20)
 
     lengths = [length(request) for request in provider.requests]
     assert len(lengths) == 3
     assert lengths[0] > lengths[1] > lengths[2]
-    assert (run.status, run.error_cause) == ("failed", "context")
+    assert (run.status, run.error_cause, run.charged) == ("failed", "context", 0)
     assert "Start a new chat" in run.error_message
 
 
