@@ -25,21 +25,23 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
+from chat.llm.refusals import ErrorReport, read_error, refusal_of
+
 SECONDS = 10.0
 READ_BYTES = 4 * 1024 * 1024  # of a list of models; the longest known one has 1 MB
 SHOWN_CHARACTERS = 200
 
 # Ends of addresses of single routes, which each request adds.
 ROUTES = re.compile(r"(/chat/completions|/chat|/completions|/responses|/models|/embeddings)/*$")
-# Where APIs are, most frequent first: OpenAI's own, Groq and Azure, OpenRouter, Google.
-PATHS = ("/v1", "/openai/v1", "/api/v1", "/v1beta/openai")
+# Where APIs are: OpenAI's own; Groq, Azure; OpenRouter; Google; Open WebUI; Fireworks; Alibaba; Cohere; Z.ai.
+PATHS = (
+    *("/v1", "/openai/v1", "/api/v1", "/v1beta/openai", "/api"),
+    *("/inference/v1", "/compatible-mode/v1", "/compatibility/v1", "/api/paas/v4"),
+)
 
 REDIRECTS = {301, 302, 303, 307, 308}
 BUSY = {429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 JUNK = " \t\r\n\"'`<>"  # around a copied address
-KEY_WORDS = re.compile(
-    r"api[ _-]?key.{0,40}(not valid|invalid|incorrect|missing)|API_KEY_INVALID", re.IGNORECASE
-)
 PLAIN_HTTP = re.compile(r"plain HTTP request|HTTP request to an HTTPS", re.IGNORECASE)
 
 
@@ -81,7 +83,7 @@ def diagnose(
 
     def work() -> None:
         try:
-            with Server(key, proxy, headers or {}, began + seconds) as server:
+            with Server(base_url, key, proxy, headers or {}, began + seconds) as server:
                 results.put(_diagnose(base_url, server))
         except Exception as error:  # noqa: BLE001 # raised again in the caller's thread
             results.put(error)
@@ -155,14 +157,11 @@ def probable(base_url: str, target: str) -> Iterator[str]:
     text = base_url.strip(JUNK)
     if not text:
         return
-    scheme = re.match(r"(https?):/*|\w+://+|/+", text)
-    rest = re.split(r"[?#]", text[scheme.end() :] if scheme else text)[0]
-    authority, _, path = rest.partition("/")
-    path = f"/{path}".rstrip("/")
+    scheme, authority, path = split_address(text)
     while path and ROUTES.search(path):
         path = ROUTES.sub("", path)
     is_local = is_loopback(authority)
-    is_plain = is_local or (scheme is not None and scheme[1] == "http")
+    is_plain = is_local or scheme == "http"
     schemes = ["http", "https"] if is_plain else ["https"]
     bases = [path, *(path + one for one in PATHS if not path.endswith(one)), *PATHS]
     found = [target] if is_same_host(target, f"{schemes[0]}://{authority}") else []
@@ -172,6 +171,15 @@ def probable(base_url: str, target: str) -> Iterator[str]:
         if one not in seen and not malformed(one):
             seen.add(one)
             yield one
+
+
+def split_address(text: str) -> tuple[str, str, str]:
+    """Return scheme, authority and path of an address that may be badly written; "" for other schemes."""
+    text = text.strip(JUNK)
+    scheme = re.match(r"(https?):/*|\w+://+|/+", text)
+    rest = re.split(r"[?#]", text[scheme.end() :] if scheme else text)[0]
+    authority, _, path = rest.partition("/")
+    return (scheme[1] or "" if scheme else ""), authority, f"/{path}".rstrip("/")
 
 
 def is_loopback(authority: str) -> bool:
@@ -227,7 +235,7 @@ class Response:
     def has_no_route(self) -> bool:
         """Whether the server knows no such path: a page, or 404 and 405 that are not about a model."""
         if self.is_page or self.status in {404, 405, 410, 501}:
-            return self.is_page or b"model" not in self.content
+            return self.is_page or not re.search(rb"\bmodel\b", self.content)
         return not isinstance(self.data, dict | list)
 
     @property
@@ -235,8 +243,19 @@ class Response:
         """The beginning of the content, for staff."""
         if self.is_page:
             return "a web page"
-        text = " ".join(self.content.decode(errors="replace").split())
-        return text[:SHOWN_CHARACTERS] or "nothing"
+        message = self.report.message or self.content.decode(errors="replace")
+        return " ".join(message.split())[:SHOWN_CHARACTERS] or "nothing"
+
+    @property
+    def report(self) -> ErrorReport:
+        """The error in the content."""
+        return read_error(self.data)
+
+    @property
+    def reason(self) -> str:
+        """The reason of a refusal; "" without one."""
+        refusal = refusal_of(self.status, self.report, is_page=self.is_page)
+        return refusal.reason if refusal is not None and self.status >= 400 else ""
 
 
 class Failure(Exception):
@@ -250,12 +269,17 @@ class Failure(Exception):
 class Server:
     """The client of a diagnosis: asks base URLs until its deadline, by the clock of time.monotonic."""
 
-    def __init__(self, key: str, proxy: str, headers: Mapping[str, str], deadline: float) -> None:
+    def __init__(
+        self, base_url: str, key: str, proxy: str, headers: Mapping[str, str], deadline: float
+    ) -> None:
         self._has_key = bool(key)
         self._deadline = deadline
         self._client = httpx2.Client(
             headers={"Authorization": f"Bearer {key or 'none'}", **headers},
             proxy=proxy or None,
+            # A proxy of the environment could not reach a loopback address.
+            trust_env=not is_loopback(split_address(base_url)[1]),
+            verify=httpx2.create_ssl_context(),
             follow_redirects=False,
         )
 
@@ -300,14 +324,13 @@ class Server:
 
     def _answer_of_api(self, listed: Response, posted: Response) -> Answer:
         for response in (posted, listed):
-            if response.status in {401, 403} or KEY_WORDS.search(response.words):
+            if response.reason == "quota":
+                sentence = f"{response.url} refused for lack of quota: {response.words}. Check the balance."
+                return Answer("quota", sentence)
+            if response.status in {401, 403} or response.reason == "key":
                 remedy = "Check the API key." if self._has_key else "Enter an API key."
                 sentence = f"{response.url} refused the key (HTTP {response.status}): {response.words}. {remedy}"
                 return Answer("key", sentence)
-        if posted.status == 402:
-            return Answer(
-                "quota", f"{posted.url} answered HTTP 402: {posted.words}. Check the balance."
-            )
         if listed.status != 200:
             return Answer("", "The address answers. It does not list its models.")
         models = model_names(listed.data)

@@ -159,7 +159,9 @@ def test_almost_right_path_gets_suggestion(api, path):
     assert found.models == ("small", "large")
 
 
-@pytest.mark.parametrize("base", ["/openai/v1", "/api/v1", "/v1beta/openai", "/tenant/7/v1"])
+@pytest.mark.parametrize(
+    "base", ["/openai/v1", "/api/v1", "/v1beta/openai", "/api", "/inference/v1", "/tenant/7/v1"]
+)
 def test_paths_of_other_apis_are_tried(base):
     with serving(base) as api:
         meant = base.removesuffix("/v1") if base.startswith("/tenant") else ""
@@ -245,6 +247,7 @@ def test_web_page_is_no_api(api, status):
         ("GET", (403, JSON, {"detail": "Forbidden"}), "key"),
         ("POST", (400, JSON, [{"error": {"message": "API key not valid."}}]), "key"),
         ("POST", (402, JSON, {"error": {"message": "Insufficient credits"}}), "quota"),
+        ("POST", (429, JSON, {"error": {"message": "You exceeded your current quota"}}), "quota"),
         ("POST", (503, "text/html", PAGE), "busy"),
         ("POST", (403, "text/html", PAGE), "refused"),
     ],
@@ -317,6 +320,14 @@ def test_silent_server_ends_within_limit(api, drips):
     released.set()
     assert found.cause == "timeout"
     assert time.monotonic() - began < 10
+
+
+def test_proxy_of_environment_is_not_for_loopback(api, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+    assert diagnose(api.url("/v1")).is_fine
+    assert diagnose(f"127.0.0.1:{api.port}").suggestion == api.url("/v1")
 
 
 def test_proxy_is_used_and_named(api):
