@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from django.core.management import call_command
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from chatproject import VERSION
 from chatproject.local.run import documented_variables
 from chatproject.local.servers import BASE_DIR
 
@@ -72,6 +74,13 @@ def test_locks_of_one_environment_agree_on_versions():
             if " ; " not in entry.partition("\n")[0]:
                 versions.setdefault(package, set()).add(version)
     assert not {package: found for package, found in versions.items() if len(found) > 1}
+
+
+def test_version_is_that_of_the_changelog():
+    project = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]
+    sections = re.findall(r"^## (\S+)", (BASE_DIR / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert project["version"] == VERSION
+    assert next(name for name in sections if name != "Unreleased") == VERSION
 
 
 def test_make_describes_all_targets():

@@ -25,7 +25,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from tests.e2e.browser import Browser
-from tests.support import pytest_servers
+from tests.support import nginx, pytest_servers
 from tests.support.fake_llm import FakeLLM
 from tests.support.stack import PROJECT, Stack
 
@@ -34,6 +34,7 @@ SCREENSHOTS = PROJECT / ".data" / "screenshots"
 # Another name of this machine, as in a home network. Browsers trust an address without TLS only if it is
 # 127.0.0.1 or localhost.
 HOME = "parley.home"
+RESOLVED = f"MAP {HOME} 127.0.0.1, MAP {nginx.HOST} 127.0.0.1"
 
 DESKTOP = (1280, 800)
 PHONE = (390, 844)
@@ -139,7 +140,7 @@ def driver() -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     words = "headless no-sandbox disable-gpu disable-dev-shm-usage disable-background-networking"
-    for word in [*words.split(), "hide-scrollbars", f"host-resolver-rules=MAP {HOME} 127.0.0.1"]:
+    for word in [*words.split(), "hide-scrollbars", f"host-resolver-rules={RESOLVED}"]:
         options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))

@@ -28,6 +28,7 @@ _static = Check("static files", machine.check_static_files)
 
 # What needs neither the network beyond Postgres and Redis nor more than some tenths of a second.
 ON_PAGE = (
+    Check("versions", machine.check_versions),
     _database,
     _redis,
     Check("worker", processes.check_workers),

@@ -1,19 +1,22 @@
-"""This machine: the time and its zone, free disk space, collected static files."""
+"""This machine: versions, the time and its zone, free disk space, collected static files."""
 
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import django
 import psycopg
 import redis
 from django.conf import settings
 from django.contrib.staticfiles.finders import get_finders
 from django.contrib.staticfiles.storage import ManifestFilesMixin, staticfiles_storage
 
+from chatproject import VERSION
 from chatproject.ops.doctor import database, redis_server
 from chatproject.ops.doctor.finding import Finding, ok, problem, warning
 
@@ -28,6 +31,12 @@ LOCAL_HOSTS = ("", "localhost", "127.0.0.1", "::1")
 FOLDERS_OF_POSTGRES = ("/var/lib/postgresql", "/var/lib/pgsql")
 
 COLLECT = "Run manage.py collectstatic --noinput and restart the web processes."
+
+
+def check_versions() -> Iterator[Finding]:
+    """Yield the versions of Parley, Django and Python."""
+    found = f"Parley {VERSION}, Django {django.get_version()}, Python {platform.python_version()}"
+    yield ok("versions", found)
 
 
 def check_time() -> Iterator[Finding]:
