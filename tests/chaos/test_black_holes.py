@@ -111,8 +111,8 @@ async def site(owner: User, provider: FakeLLM, server_folder: Path) -> AsyncIter
                 print(f"--- {name}\n{log}")  # noqa: T201 # shown when a test fails
                 assert "Traceback" not in log
                 warnings = [line.split()[3] for line in log.splitlines() if " WARNING " in line]
-                # These report single runs, or the machine.
-                about = ("loop_monitor", "ticker", "sweeper", "waiting_runs", "pubsub")
+                # These report single runs and requests, or the machine.
+                about = ("loop_monitor", "ticker", "sweeper", "waiting_runs", "pubsub", "serve")
                 warnings = [name for name in warnings if not any(word in name for word in about)]
                 # One line for each logger, again after some seconds.
                 assert all(warnings.count(one) <= 2 + outage / 5 for one in warnings), warnings
