@@ -80,12 +80,8 @@ class Clock:
                     is_leader = False
                 if is_leader:
                     logger.info("the clock runs as %s", self._lease.holder)
-                    metrics.CLOCK_LEADERS.set(1)
-                    try:
-                        with self._lease.kept():
-                            self._work()
-                    finally:
-                        metrics.CLOCK_LEADERS.set(0)
+                    with self._lease.kept():
+                        self._work()
                 connection.close()
                 self.stop.wait(0 if is_leader else STANDBY)
 
@@ -93,7 +89,6 @@ class Clock:
         # New ones, since tasks remember what they saw: another clock may have worked meanwhile.
         tasks = self._make_schedule()
         while not self.stop.is_set():
-            metrics.CLOCK_TURNS.inc()
             now = timezone.now()
             for task in tasks:
                 if not self._lease.is_valid():

@@ -20,7 +20,7 @@ JOB = "chatproject.ops.jobs.post_alert"
 
 
 def send(subject: str, text: str, recipients: Sequence[str], *, level: int = logging.ERROR) -> None:
-    """Log and send an alert. Call it after the commit of what it is about."""
+    """Log and send an alert; after the commit of its cause, as it goes out at once."""
     logger.log(level, "%s: %s", subject, text)
     if recipients:
         send_mail(f"{settings.SITE_NAME}: {subject}", text, None, list(recipients))

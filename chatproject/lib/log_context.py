@@ -19,8 +19,8 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 
 META = "log"  # the key in the record of a job
 
-# One dict for a request or a job, which its tasks and threads share: what a view binds in a thread is
-# there when the access log's line is written.
+# A request or a job has one dict, which its tasks and threads share: an id that a view binds in its thread
+# is in the access log's line.
 _ids: ContextVar[dict[str, Any] | None] = ContextVar("ids", default=None)
 
 
@@ -30,11 +30,9 @@ def begin(**ids: object) -> None:
 
 
 def bind(**ids: object) -> None:
-    """Add ids to the present context."""
+    """Add ids to the present context; without one, as in a command, they are dropped."""
     bound = _ids.get()
-    if bound is None:
-        begin(**ids)
-    else:
+    if bound is not None:
         bound.update(ids)
 
 
@@ -77,5 +75,5 @@ def carried() -> dict[str, Any]:
 
 
 def begin_job(meta: dict[str, Any]) -> None:
-    """Begin the context of a job with what `carried` put into its `meta`."""
+    """Begin the context of a job with the ids that its `meta` carries."""
     begin(**meta.get(META, {}))

@@ -31,7 +31,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 class Figures:
-    """The samples of one scrape, and those of a scrape some minutes ago."""
+    """The samples of one scrape, and of an earlier one."""
 
     def __init__(self, now: datetime, samples: Samples, before: Samples | None) -> None:
         self.now = now

@@ -72,7 +72,7 @@ def is_allowed(request: HttpRequest) -> bool:
 
 
 class SiteCollector:
-    """The metrics of all processes, and those of the site that are measured now."""
+    """The metrics of all processes, and of the site as it is now."""
 
     def collect(self) -> Iterator[Metric]:
         """Yield them; while Postgres or Redis is unreachable those from there are missing."""

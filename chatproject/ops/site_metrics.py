@@ -13,8 +13,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from billing.ledger.audit import OVERDUE
 from billing.models import Hold, LedgerCheck, ProviderEvent
 from chat.runs import queue, queue_stats
+from chatproject.lib.leadership import lease
 from chatproject.lib.mail import outbox
 from chatproject.lib.redis.clients import sync_client
+from chatproject.ops.readiness import CLOCK
 
 
 def gauge(
@@ -74,6 +76,17 @@ def of_database(now: datetime) -> Iterator[Metric]:
     yield gauge("running_runs", "Runs that a worker makes.", active.running)
     yield gauge(
         "queue_oldest_seconds", "Wait so far of the oldest queued run.", active.oldest_wait or 0.0
+    )
+    leader = lease.leader(CLOCK)
+    yield gauge(
+        "clock_alive",
+        "1 if a clock has the lease by which one of them works, else 0.",
+        float(leader is not None and leader.is_alive),
+    )
+    yield gauge(
+        "clock_lease_age_seconds",
+        "Time since the clock renewed its lease; none before the first.",
+        {} if leader is None else leader.age,
     )
     holds = Hold.objects.filter(status=Hold.Status.ACTIVE).aggregate(
         active=Count("pk"), overdue=Count("pk", filter=Q(expires_at__lt=now - OVERDUE))

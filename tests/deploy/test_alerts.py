@@ -45,8 +45,7 @@ HEALTHY = {
     'parley_workers{queue="chat"}': "2+0",
     'parley_workers{queue="billing"}': "1+0",
     'parley_workers{queue="low"}': "1+0",
-    "parley_clock_turns_total": "0+120",
-    "parley_clock_leaders": "1+0",
+    "parley_clock_alive": "1+0",
     'parley_clock_task_failures_total{task="sweep runs"}': "2+0",
     'parley_jobs_failed{queue="low"}': "4+0",
     "parley_attempts_lost_total": "9+0",
@@ -97,8 +96,7 @@ FIRING: dict[str, dict[str, str]] = {
     "ParleyLiveEventsDropped": {"parley_live_events_dropped_total": "0+20"},
     "ParleyNoWorker": {'parley_workers{queue="chat"}': "0+0"},
     "ParleyNoJobWorker": {'parley_workers{queue="low"}': "0+0"},
-    "ParleyClockStopped": {"parley_clock_turns_total": "500+0"},
-    "ParleyTwoClocks": {"parley_clock_leaders": "2+0"},
+    "ParleyClockStopped": {"parley_clock_alive": "0+0"},
     "ParleyClockTaskFails": {'parley_clock_task_failures_total{task="sweep runs"}': "0+1"},
     "ParleyJobsFail": {'parley_jobs_failed{queue="low"}': "0+1"},
     "ParleyWorkersDie": {"parley_attempts_lost_total": "0+1"},
@@ -134,11 +132,10 @@ SINGLE: list[tuple[set[str], dict[str, str | None]]] = [
         {"ParleyRedisUnreachable"},
         {
             **{name: None for name in HEALTHY if re.search(r"_(total|bucket|count)\b", name)},
-            **{name: None for name in HEALTHY if re.match("parley_(workers|queue|clock)", name)},
+            **{name: None for name in HEALTHY if re.match("parley_(workers|queue)", name)},
             "parley_redis_up": "0+0",
         },
     ),
-    ({"ParleyClockStopped"}, {"parley_clock_turns_total": None}),
     ({"ParleyMailsWait"}, {"parley_mail_server_failing": "1+0"}),
     # Few failures on a quiet site, a Redis without a limit, a short pause of the queue.
     (

@@ -13,6 +13,7 @@ from django.conf import settings as project_settings
 from django.test import Client
 
 from chatproject import serve
+from chatproject.lib import log_scrubbing
 from chatproject.lib.log_scrubbing import scrub, scrub_path
 
 KEY = "MQ:1vPabc:s3cr3t-Key_of-a-link"
@@ -62,6 +63,58 @@ def test_secrets_are_scrubbed_from_text(text):
     assert "s3cr3t" not in scrub(text)
     assert "[key]" in scrub(text)
     assert scrub(scrub(text)) == scrub(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("Authorization: Bearer s3cr3t-token-of-a-client", "Bearer [key]"),
+        ("headers {'Authorization': 'Basic dXNlcjpzM2NyM3Q='}s3cr3t"[:-6], "Basic [key]"),
+        ("Incorrect API key provided: sk-proj-s3cr3t12345", "[key]"),
+        ("no webhook has the secret whsec_s3cr3t12345", "[key]"),
+        ("{'password': 's3cr3t', 'password1': \"s3cr3t\"}", "[key]"),
+        ("api_key=s3cr3t-of-a-provider&x=1", "api_key=[key]"),
+        ("X-Api-Key: s3cr3t-of-a-provider", "[key]"),
+        ("cannot connect to redis://:s3cr3t@redis.example.org:6379/0", "redis://:[key]@"),
+        ("postgres://parley:s3cr3t@10.0.0.5/parley is down", "parley:[key]@10.0.0.5"),
+        ("550 <s3cr3t.name+tag@mail.example.org> is unknown", "<[address]>"),
+        ("DETAIL:  Key (email)=(s3cr3t@example.org) already exists.", "(email)=([key])"),
+        ("DETAIL:  Key (title)=(my s3cr3t (really)) already exists.", "(title)=([key])"),
+        (
+            "violates check constraint DETAIL:  Failing row contains (1, my s3cr3t, (x), null).\nNext",
+            "Failing row contains ([row])\nNext",
+        ),
+    ],
+)
+def test_quoted_secrets_and_rows_are_scrubbed(text, mark):
+    assert "s3cr3t" not in scrub(text)
+    assert mark in scrub(text)
+    assert scrub(scrub(text)) == scrub(text)
+
+
+def test_secrets_of_the_settings_are_scrubbed_anywhere(settings):
+    settings.OPENAI_API_KEY = "an.unusual(form)*of-key"
+    settings.STRIPE_WEBHOOK_SECRETS = ["one of two secrets", "short"]
+    settings.DATABASES["default"]["PASSWORD"] = "of the database"
+    log_scrubbing.known_secrets.cache_clear()
+    try:
+        text = "x an.unusual(form)*of-key y one of two secrets z short of the database"
+        assert scrub(text) == "x [key] y [key] z short [key]"
+    finally:
+        log_scrubbing.known_secrets.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DETAIL:  Key (id)=(01a22a75-a691-74b9-ad5b-693e5c05071c) is not present in table",
+        "the basic rules; a bearer of news; risk-free task_123456789",
+        "mail 7, attempt 1 of 12 failed",
+        "listening on http://127.0.0.1:8000",
+    ],
+)
+def test_ids_and_words_are_kept(text):
+    assert scrub(text) == text
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,6 @@ LOOP_LAG = histogram(
     "role",
 )
 LOOP_BLOCKS = counter("loop_blocks_total", "Blocks of the event loop.", "role")
-CLOCK_LEADERS = gauge("clock_leaders", "Clocks that work; the others stand by.")
-CLOCK_TURNS = counter("clock_turns_total", "Turns of the clock that works.")
 CLOCK_FAILURES = counter("clock_task_failures_total", "Tasks of the clock that failed.", "task")
 MAILS = counter("mails_total", "Attempts to send a mail: sent, delayed or failed.", "outcome")
 BUSINESS_EVENTS = counter("events_total", "Business events, as the log has them.", "event")

@@ -1,7 +1,7 @@
 """Metrics of all processes together, through Redis (docs/adr/ explains the choice).
 
-Each process adds to Redis what its counters and histograms have gained, every few seconds and at its
-end, and stores its gauges. So a total is the same whichever web process is scraped, includes processes
+Each process adds the gains of its counters and histograms to Redis, every few seconds and at its end,
+and stores its gauges. So a total is the same whichever web process is scraped, includes processes
 on other machines, and does not go down when a process ends.
 
     metrics:totals     hash; the sum over all processes, also ended ones, of each series
@@ -68,7 +68,7 @@ class Presence(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The values of all series at one time, and what they have gained since the batch before."""
+    """The values of all series at one time, and their gains since the batch before."""
 
     number: int
     presence: bytes
@@ -113,7 +113,7 @@ class Publisher:
             logger.exception("the metrics were not published")
 
     def publish(self) -> None:
-        """Add what was gained since the last call. Raises redis.RedisError; then it is added later."""
+        """Add the gains since the last call. Raises redis.RedisError; then the next call adds them."""
         with self._lock:
             if self._unanswered is not None:
                 self._send(self._unanswered)
@@ -143,7 +143,7 @@ class Publisher:
     def _send(self, batch: Batch) -> None:
         self._unanswered = batch
         gains = [part for gain in batch.gains.items() for part in (encode(gain[0]), repr(gain[1]))]
-        _script()(
+        add_script()(
             keys=[TOTALS, PROCESSES],
             args=[self._process, batch.number, batch.presence, PROCESS_KEPT, TOTALS_KEPT, *gains],
         )
@@ -157,20 +157,22 @@ def encode(series: Series) -> bytes:
 
 
 @cache
-def _script() -> Script:
+def add_script() -> Script:
+    """Return the script ADD, which redis-py loads into Redis when that lacks it."""
     return sync_client().register_script(ADD)
 
 
 def start(role: str) -> Publisher:
     """Publish the metrics of this process until its end; `role` is one of ROLES."""
     PROCESS.role = role
-    publisher = _publisher()
+    publisher = process_publisher()
     publisher.start()
     return publisher
 
 
 @cache
-def _publisher() -> Publisher:
+def process_publisher() -> Publisher:
+    """Return the publisher of this process, which also publishes at its exit."""
     publisher = Publisher()
     atexit.register(publisher.stop)
     return publisher

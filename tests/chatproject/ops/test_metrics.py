@@ -239,7 +239,7 @@ async def test_totals_cover_all_processes_and_survive_them(
         assert found["parley_processes", "role=web"] == 2
         assert found["parley_processes", "role=worker"] == 1
         assert found["parley_processes", "role=clock"] == 1
-        assert found["parley_clock_leaders", ""] == 1
+        assert found["parley_clock_alive", ""] == 1
         assert found["parley_workers", "queue=chat"] == 1
         assert found["parley_sockets_opened_total", ""] == 1
         assert found["parley_db_pool_calls_total", "role=worker"] > 0

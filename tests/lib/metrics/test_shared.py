@@ -66,14 +66,14 @@ def test_batch_with_lost_answer_counts_once(monkeypatch):
     publisher.publish()
     before = value("parley_runs_stored_total")
     metrics.RUNS_STORED.inc()
-    script = shared._script()
+    script = shared.add_script()
 
     def lose_the_answer(**arguments):
         script(**arguments)
         raise redis.TimeoutError("lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shared, "_script", lambda: lose_the_answer)
+        patch.setattr(shared, "add_script", lambda: lose_the_answer)
         with pytest.raises(redis.TimeoutError):
             publisher.publish()
     metrics.RUNS_STORED.inc()
@@ -90,7 +90,7 @@ def test_gains_during_an_outage_are_added_later(monkeypatch):
         raise redis.ConnectionError("refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shared, "_script", lambda: fail)
+        patch.setattr(shared, "add_script", lambda: fail)
         for _ in range(3):
             metrics.RUNS_STORED.inc()
             with pytest.raises(redis.ConnectionError):
