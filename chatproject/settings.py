@@ -462,7 +462,7 @@ STORAGES = {
 }
 
 # /metrics answers requests with the token, and those from the networks; without both, none.
-METRICS_TOKEN = env.secret("METRICS_TOKEN")
+METRICS_TOKEN = env.key("METRICS_TOKEN")
 if METRICS_TOKEN and len(METRICS_TOKEN) < 16:
     raise ImproperlyConfigured(
         "METRICS_TOKEN is too short: write at least 16 random characters, for example from"
@@ -471,7 +471,7 @@ if METRICS_TOKEN and len(METRICS_TOKEN) < 16:
 METRICS_NETWORKS = env.networks("METRICS_NETWORKS")
 
 # Alerts (chatproject/ops/alerts.py), for sites without Prometheus.
-ALERT_EMAIL = env.words("ALERT_EMAIL")
+ALERT_EMAIL = env.addresses("ALERT_EMAIL")
 ALERT_WEBHOOK_URL = env.url("ALERT_WEBHOOK_URL", "")  # a secret, by which anyone may post
 
 LANGUAGE_CODE = "en"

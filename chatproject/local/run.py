@@ -187,8 +187,8 @@ def processes_per_role() -> dict[str, int]:
     """Return the number of web and of worker processes: by default one of each per core."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return {
-        "web": env.integer("WEB_PROCESSES", cores, least=1),
-        "worker": env.integer("WORKER_PROCESSES", cores, least=1),
+        "web": env.integer("WEB_PROCESSES", cores, least=1, most=256),
+        "worker": env.integer("WORKER_PROCESSES", cores, least=1, most=256),
     }
 
 

@@ -1,4 +1,4 @@
-"""Compares the migrations of the code with those of the database."""
+"""Compares the migrations of the code with the applied ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Migrations that the database lacks, and those that the code lacks of its own apps."""
+    """Migrations that the database lacks, and applied ones of our apps that the code lacks."""
 
     missing: list[Name]
     unknown: list[Name]

@@ -38,7 +38,7 @@ class Part:
 
 @require_safe
 def status(request: HttpRequest) -> HttpResponse:
-    """Show the parts of /health/ready with their reasons, and what `doctor` finds without mail and site.
+    """Show the parts of /health/ready with their reasons, and the quick checks of `doctor`.
 
     The page answers within the time limits of the checks also while Postgres is silent.
     """
@@ -48,7 +48,10 @@ def status(request: HttpRequest) -> HttpResponse:
         Check("database", lambda: _note(reasons, readiness.database_parts()), seconds=2.0),
         Check("redis", lambda: _note(reasons, readiness.redis_parts()), seconds=2.0),
     ]
-    findings = list(doctor.examine([*checks, *doctor.ON_PAGE]))
+    order = [Level.PROBLEM, Level.WARNING, Level.OK]
+    findings = sorted(
+        doctor.examine([*checks, *doctor.ON_PAGE]), key=lambda finding: order.index(finding.level)
+    )
     parts = [
         Part(name, label, reasons.get(name, "Not checked: see below."), name in readiness.REQUIRED)
         for name, label in LABELS.items()

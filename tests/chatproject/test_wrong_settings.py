@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from chatproject.lib import env
 from chatproject.lib.server.limits import Limits
-from chatproject.local.run import choose_port, documented_variables
+from chatproject.local.run import choose_port, documented_variables, processes_per_role
 from chatproject.local.servers import BASE_DIR
 from tests.support.programs import environment
 
@@ -46,6 +46,7 @@ def read_all() -> None:
     runpy.run_path(SETTINGS)
     Limits.from_environment()
     choose_port()
+    processes_per_role()
     env.text("HOST", "127.0.0.1")
 
 

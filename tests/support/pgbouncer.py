@@ -33,7 +33,7 @@ def keeps_prepared_statements() -> bool:
 
 
 class PgBouncer(EmbeddedServer):
-    """PgBouncer with transaction pooling in front of the server at a URL; `url` leads through it.
+    """PgBouncer with pooling by `mode` in front of the server at a URL; `url` leads through it.
 
     Its sessions are few, so that each is soon used by another client.
     """
@@ -42,11 +42,14 @@ class PgBouncer(EmbeddedServer):
     variable: ClassVar[str] = "DATABASE_URL"
     ready_line: ClassVar[str] = "process up: "
 
-    def __init__(self, folder: Path, server_url: str, *, sessions: int = 20) -> None:
+    def __init__(
+        self, folder: Path, server_url: str, *, sessions: int = 20, mode: str = "transaction"
+    ) -> None:
         super().__init__(port=None, log_path=folder / "pgbouncer.log")
         self._folder = folder
         self._server = urlsplit(server_url)
         self._sessions = sessions
+        self._mode = mode
 
     @property
     def url(self) -> str:
@@ -66,7 +69,7 @@ listen_addr = {HOST}
 listen_port = {self.port}
 unix_socket_dir =
 auth_type = any
-pool_mode = transaction
+pool_mode = {self._mode}
 default_pool_size = {self._sessions}
 max_client_conn = 1000
 server_login_retry = 1

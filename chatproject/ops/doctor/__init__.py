@@ -1,6 +1,6 @@
 """Checks of a whole installation: `manage.py doctor`, the page in the admin, and the log at each start.
 
-A check yields findings; each says what was found and what to do, and none contains a secret.
+A check yields findings: a state, its description and a remedy, never a secret.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _redis = Check(redis_server.PART, redis_server.check)
 _catalogue = Check(catalogue.PART, catalogue.check)
 _static = Check("static files", machine.check_static_files)
 
-# What needs neither the network beyond Postgres and Redis nor more than some tenths of a second.
+# Checks that take some tenths of a second and use no server but Postgres and Redis.
 ON_PAGE = (
     Check("versions", machine.check_versions),
     _database,

@@ -28,6 +28,7 @@ ADVICE = (
         "unsupported startup parameter",
         "Add the parameter to ignore_startup_parameters of PgBouncer.",
     ),
+    ("statement pooling", "Set pool_mode = transaction in PgBouncer."),
     ("ssl", "Correct sslmode in DATABASE_URL, or set up TLS on the server."),
     ("role", "Create the role, or correct DATABASE_URL: CREATE ROLE parley LOGIN PASSWORD '…'."),
     (
@@ -166,16 +167,6 @@ TURNS = 20  # of a search for a server that two clients of a pooler share
 def _pooler(session: psycopg.Connection[Any]) -> Iterator[Finding]:
     if not pooler.is_behind_pooler(session):
         yield ok("pooler", "none: the connections lead to Postgres itself")
-        return
-    try:
-        with session.transaction():
-            _server_pid(session)
-    except psycopg.Error:
-        yield problem(
-            "pooler",
-            "it gives a server to each statement, so there are no transactions",
-            "Set pool_mode = transaction.",
-        )
         return
     ours, theirs = set(), set()
     with connect() as other:

@@ -16,7 +16,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found about a part of the site, and what to do about it; neither has a secret."""
+    """The state of a part of the site, its description (`found`) and the remedy; no text has a secret."""
 
     part: str
     level: Level

@@ -125,7 +125,7 @@ def _redis_folder() -> str:
 
 
 def check_static_files() -> Iterator[Finding]:
-    """Compare the collected static files with those of this version."""
+    """Compare the collected static files with their sources in this version."""
     part = "static files"
     if settings.DEBUG:
         yield ok(part, "served from their sources (DEBUG=1)")

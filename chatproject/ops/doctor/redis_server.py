@@ -19,7 +19,7 @@ from chatproject.ops.doctor.finding import Finding, ok, one_line, problem, warni
 PART = "redis"
 OLDEST = 7  # the major version of Redis or Valkey
 FILLING, FULL = 0.75, 0.95  # shares of the memory
-SAMPLE = 2_000  # keys that are looked at for those of other programs
+SAMPLE = 2_000  # keys, among which other programs are searched for
 
 # Beginnings of our keys: docs/glossary.md lists them.
 OURS = ("run:", "rq:", "queue:", "cache:", "limit:", "loop:", "loops", "health:")
@@ -133,13 +133,7 @@ def _persistence(info: dict[str, Any]) -> Iterator[Finding]:
     elif info.get("aof_enabled"):
         yield ok("redis disk", "append-only file")
     else:
-        saved = info.get("rdb_last_save_time", 0)
-        yield ok(
-            "redis disk",
-            "snapshots at most: after a crash the queue is rebuilt from Postgres"
-            if saved
-            else "nothing is stored: the queue is rebuilt from Postgres",
-        )
+        yield ok("redis disk", "no append-only file: a lost queue is rebuilt from Postgres")
 
 
 def _neighbours(client: redis.Redis, info: dict[str, Any]) -> Iterator[Finding]:

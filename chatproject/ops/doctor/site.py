@@ -241,7 +241,7 @@ def _scheme_advice(seen: Mapping[str, Any]) -> str:
 
 
 def _page(site: Site, seen: Mapping[str, Any]) -> Iterator[Finding]:
-    """Open the start page as a visitor, who is sent to sign in."""
+    """Open the start page as a visitor does, up to the form to sign in."""
     url, visited = f"{settings.SITE_URL}/", list[str]()
     while url not in visited and len(visited) <= MAX_REDIRECTS:
         visited.append(url)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from io import StringIO
 from typing import Any
@@ -15,6 +17,7 @@ from redis import Redis
 
 from accounts.models import User
 from chat.models import Assistant, LanguageModel, Provider
+from chatproject.local.servers import BASE_DIR
 from chatproject.ops import doctor
 from chatproject.ops.doctor import (
     Check,
@@ -28,9 +31,11 @@ from chatproject.ops.doctor import (
     redis_server,
 )
 from tests.chat.llm.test_address import serving
+from tests.support import pgbouncer
 from tests.support.conversations import begin, send
 from tests.support.fake_mail import mail_server
 from tests.support.people import assistant, owner
+from tests.support.programs import environment
 from tests.support.stack import database_url
 
 __all__ = ["assistant", "owner"]
@@ -170,6 +175,25 @@ def test_migrations_of_another_version_are_reported(cursor):
         assert "chat.9999_newer" in finding.found
     finally:
         cursor.execute("DELETE FROM django_migrations WHERE name = '9999_newer'")
+
+
+@pgbouncer.needed
+@pytest.mark.parametrize(
+    ("mode", "part", "level", "words"),
+    [
+        ("transaction", "pooler", Level.OK, "pooling by transaction"),
+        ("session", "pooler", Level.OK, "pooling by session"),
+        ("statement", "database", Level.PROBLEM, "statement pooling"),
+    ],
+)
+def test_pooler_is_found_with_its_mode(server_folder, monkeypatch, mode, part, level, words):
+    pooler = pgbouncer.PgBouncer(server_folder, database_url(), mode=mode)
+    pooler.start()
+    try:
+        monkeypatch.setitem(connection.settings_dict, "PORT", str(pooler.port))
+        assert words in one(database.check, part, level).found
+    finally:
+        pooler.stop()
 
 
 # --- Redis --------------------------------------------------------------------------------------
@@ -353,3 +377,39 @@ def test_each_enabled_provider_is_asked():
     assert (unlisted.level, unlisted.found) == (Level.WARNING, "Right does not list gone")
     assert undecryptable.found.startswith("Wrong: ")
     assert "ENCRYPTION_KEYS" in undecryptable.advice
+
+
+# --- Secrets --------------------------------------------------------------------------------------
+
+
+def test_no_finding_has_a_secret(server, own_valkey):
+    """Right or wrong, none of the passwords and keys is printed."""
+    secrets = [f"s3cret-{name}" for name in ("db", "redis", "mail", "model", "django")]
+    database, redis_password, mail_password, model, django = secrets
+    with Redis.from_url(own_valkey.url) as client:
+        client.config_set("requirepass", redis_password)
+    server.answers |= {"EHLO": "250-fake\r\n250 AUTH PLAIN", "AUTH": f"535 no {mail_password}"}
+    right = own_valkey.url.replace("redis://", f"redis://:{redis_password}@")
+    for redis_url in (
+        right,
+        right.replace(redis_password, f"{redis_password}-wrong"),
+        "redis://a:1",
+    ):
+        done = subprocess.run(
+            [sys.executable, "manage.py", "doctor"],
+            cwd=BASE_DIR,
+            env=environment(
+                DATABASE_URL=f"postgres://stranger:{database}@127.0.0.1:{connection.settings_dict['PORT']}/x",
+                REDIS_URL=redis_url,
+                EMAIL_URL=f"smtp://me:{mail_password}@127.0.0.1:{server.port}?tls=0",
+                OPENAI_API_KEY=model,
+                SECRET_KEY=django * 5,
+            ),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 1
+        assert "problem  database" in done.stdout
+        assert "Traceback" not in done.stderr
+        assert [secret for secret in secrets if secret in done.stdout + done.stderr] == []
