@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
+from django.core.exceptions import ImproperlyConfigured
+
+from chat.llm.address import malformed
 from chat.llm.errors import ProviderRefused, Refusal
 from chat.llm.provider import Provider
 from chatproject.lib import encryption
@@ -134,12 +137,19 @@ class Connection:
 def opened(row: Row) -> Provider:
     """Return a provider with the address, secrets and limits of a row; the caller closes it.
 
-    Raises ProviderRefused if the secrets cannot be decrypted.
+    Raises ProviderRefused if the secrets cannot be read, or if no request can be made of them.
     """
     try:
         key, headers, proxy = row.key, row.headers, row.proxy
     except encryption.Undecryptable:
         raise ProviderRefused(UNDECRYPTABLE.format(name=row.name), Refusal("key")) from None
+    except ImproperlyConfigured as error:  # the file of a variable
+        raise ProviderRefused(f"provider {row.name}: {error}", Refusal("key")) from None
+    if not (key.isascii() and key.isprintable()):
+        detail = f"the key of provider {row.name} has a character that no HTTP header can have"
+        raise ProviderRefused(detail, Refusal("key"))
+    if fault := malformed(row.address):
+        raise ProviderRefused(f"provider {row.name}: {fault}", Refusal("address"))
     return Provider(
         base_url=row.address,
         api_key=key,

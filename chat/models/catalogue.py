@@ -223,6 +223,7 @@ class Provider(models.Model):
         """All that connections are opened from, still encrypted: another value opens others."""
         environment = (settings.OPENAI_BASE_URL, settings.OPENAI_API_KEY)
         return (
+            self.name,
             self.base_url or environment,
             self.key_variable,
             self.encrypted_key,

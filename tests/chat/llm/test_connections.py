@@ -147,6 +147,27 @@ async def test_undecryptable_key_is_reported_clearly(opened, stub, settings):
     assert "ENCRYPTION_KEYS" in caught.value.detail
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"key": "", "key_variable": "LOST_API_KEY"}, "key"),
+        ({"key": "sk-\N{EN DASH}-copied"}, "key"),
+        ({"key": "two\nlines"}, "key"),
+        ({"base_url": "http://127.0.0.1:99999/v1"}, "address"),
+        ({"base_url": "http://127.0.0.1:port/v1"}, "address"),
+        ({"base_url": "http://[::1/v1"}, "address"),
+        ({"base_url": "http://127.0.0.1:1/v1/chat/completions"}, "address"),
+    ],
+    ids=["unreadable file", "dash", "two lines", "high port", "no port", "bracket", "route"],
+)
+async def test_unusable_row_is_refused(opened, stub, monkeypatch, fields, reason):
+    monkeypatch.setenv("LOST_API_KEY_FILE", "/no/such/file")
+    with pytest.raises(ProviderRefused) as caught, opened.use(row(stub, **fields)):
+        pass
+    assert caught.value.reason == reason
+    assert "provider First" in caught.value.detail
+
+
 async def test_secrets_stay_out_of_the_log(opened, stub, caplog):
     caplog.set_level("DEBUG")
     provider = row(stub, headers={"X-Secret": "a-header-nobody-may-see"})
