@@ -536,7 +536,10 @@ async def _finish(ticker: Ticker, writer: RunWriter, outcome: finish.Outcome) ->
 
 async def open_shared() -> None:
     """Open the environment's provider and the ticker: saves the first run half a second."""
-    current_connections().open(Provider())
+    try:
+        current_connections().open(Provider(name="OPENAI_BASE_URL"))
+    except ProviderRefused as error:  # other providers may be usable
+        logger.error("%s", error.detail)
     current_ticker()
 
 

@@ -108,3 +108,10 @@ def test_chat_with_disabled_provider_refuses_messages(owner, second):
         send(owner, conversation)
     assert (refused.value.code, refused.value.message) == ("unavailable", DISABLED)
     assert not Run.objects.exists()
+
+
+async def test_worker_starts_with_an_unusable_environment(settings, caplog):
+    """Its other providers may be usable."""
+    settings.OPENAI_BASE_URL = "http://127.0.0.1:port/v1"
+    await generate.open_shared()
+    assert "the port of the base URL is invalid" in caplog.text
