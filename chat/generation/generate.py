@@ -304,6 +304,7 @@ async def _generate(
                     asked.model,
                 )
                 reply.begin_again()
+                reply.learned.clear()  # by requests that have failed
                 await _ask(asked, None, writer, reply)
     except _Interrupted:
         return reply.outcome(Run.Status.STOPPED)
@@ -368,7 +369,8 @@ async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
         writer.mark_accepted(is_accepted)
 
     def note_learned(learned: dict[str, str]) -> None:
-        reply.learned.setdefault(work.model.pk, {}).update(learned)
+        if learned:
+            reply.learned.setdefault(work.model.pk, {}).update(learned)
 
     shrinks = iter(SHRINKS)
     while True:
@@ -383,7 +385,7 @@ async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
             if reply.first_token_at is not None:
                 raise
             if work.prefix and refuses_continuation(error):
-                note_learned({CONTINUATION: LEFT_OUT})
+                note_learned(error.learned | {CONTINUATION: LEFT_OUT})
                 await _with_patience(drop_prefix, work)
                 reply.drop_prefix(writer)
                 prompt = None
@@ -391,6 +393,7 @@ async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
             shrink = next(shrinks, None)
             if error.reason not in {"context", "too_large"} or shrink is None:
                 raise
+            note_learned(error.learned)
             prompt = await _shortened(work, prompt, shrink, error)
 
 
@@ -424,7 +427,7 @@ async def _consume(
     note_learned: NoteLearned,
 ) -> None:
     """Read the provider's stream to its end, in a task that the writer can interrupt."""
-    request = completion_request(work, prompt)
+    request = completion_request(work, prompt, reply.learned.get(work.model.pk))
 
     async def read() -> None:
         with current_connections().use(work.provider or Provider()) as provider:
@@ -452,8 +455,13 @@ async def _consume(
         writer.interrupt = no_interrupt
 
 
-def completion_request(run: Run, prompt: Prompt) -> CompletionRequest:
-    """Return the request for a reply; a prefix is marked in the format that the model continues."""
+def completion_request(
+    run: Run, prompt: Prompt, learned: Mapping[str, str] | None = None
+) -> CompletionRequest:
+    """Return the request for a reply; a prefix is marked in the format that the model continues.
+
+    `learned` are quirks of the model that are not stored yet.
+    """
     messages: list[dict[str, Any]] = [*prompt.messages]
     extra: dict[str, Any] = {}
     if run.prefix and run.model.continuation == Continuation.PREFIX:
@@ -467,7 +475,7 @@ def completion_request(run: Run, prompt: Prompt) -> CompletionRequest:
         temperature=run.assistant.temperature,
         extra=extra,
         has_fallback=fallback.has_fallback(run),
-        quirks=Quirks.of(run.model.quirks),
+        quirks=Quirks.of(run.model.quirks, learned),
     )
 
 

@@ -105,7 +105,8 @@ class ProviderError(Exception):
     `code` is the wire protocol's error code. `message` is for the user: the problem, then a remedy.
     `detail` is for the log: status and the provider's message, shortened; `Provider.stream` removes
     the key and the prompt from it. `cause` is for operators. `retryable`: the same request may well
-    succeed later, after `retry_after` seconds if the provider sent them.
+    succeed later, after `retry_after` seconds if the provider sent them. `learned` are the quirks that
+    earlier refusals of the same request have shown (llm/request.py).
     """
 
     code = "provider_error"
@@ -118,6 +119,7 @@ class ProviderError(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(self.message)
         self.detail = detail
+        self.learned: dict[str, str] = {}
 
     @property
     def reason(self) -> Reason | None:

@@ -225,6 +225,7 @@ class Provider:
                     is_last = started or (is_silent and (was_silent or request.has_fallback))
                     wait = None if is_last else self._delay(error, retry)
                     if wait is None or (request.has_fallback and wait > FALLBACK_PATIENCE):
+                        error.learned = asked.learned
                         raise
                     delay, retry, was_silent = wait, retry + 1, was_silent or is_silent
                     logger.warning(

@@ -57,13 +57,17 @@ class Quirks:
     left_out: frozenset[str] = field(default_factory=frozenset)
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Quirks:
-        """Return the quirks of a model's row; entries that are not in the vocabulary are ignored."""
-        if not stored:
+    def of(cls, stored: Mapping[str, Any], learned: Mapping[str, str] | None = None) -> Quirks:
+        """Return the quirks of a model's row, and those learned since as subjects and values.
+
+        Entries that are not in the vocabulary are ignored.
+        """
+        if not stored and not learned:
             return NONE
         values = {
-            subject: entry["value"] for subject, entry in stored.items() if is_known(subject, entry)
+            subject: one["value"] for subject, one in stored.items() if is_known(subject, one)
         }
+        values |= learned or {}
         return cls(
             cap=values.pop(CAP, ""),
             instructions=values.pop(INSTRUCTIONS, SYSTEM),

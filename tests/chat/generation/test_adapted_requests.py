@@ -15,7 +15,7 @@ from billing.ledger import audit
 from billing.models import Hold
 from chat.generation import generate
 from chat.llm.quirks import FIRST_USER_MESSAGE
-from chat.models import LanguageModel, Run
+from chat.models import Assistant, LanguageModel, Provider, Run
 from chat.runs import handover
 from chatproject.lib import db
 from tests.support.conversations import add_turns, begin, send
@@ -253,6 +253,48 @@ async def test_single_message_gets_shorter_reply(owner, conversation, serve):
 
     assert run.status == "done"
     assert [request["max_tokens"] for request in provider.requests] == [2_000, 1_096]
+
+
+async def test_form_is_kept_while_prompt_is_shortened(owner, conversation, serve):
+    refused = [
+        when(has("temperature"), error("Unsupported parameter: 'temperature'")),
+        when(has("stream_options"), error("Unsupported parameter: 'stream_options'")),
+        when(lambda body: length(body) > 60, TOO_LONG),
+    ]
+    await db.run(Assistant.objects.update, temperature=0.5)
+    with serve(Refusing(*refused)) as provider:
+        run = await converse(owner, conversation, 4)
+
+    assert run.status == "done"
+    assert [
+        ("temperature" in body, "stream_options" in body) for body in provider.requests[:3]
+    ] == [
+        (True, True),
+        (False, True),
+        (False, False),
+    ]
+    later = provider.requests[3:]
+    assert later
+    assert not any({"temperature", "stream_options"} & body.keys() for body in later)
+    assert await db.run(stored_quirks) == {"temperature": "left out", "stream_options": "left out"}
+
+
+async def test_only_answering_model_learns(owner, assistant, serve):
+    """A model that fails after another form teaches nothing; its fallback does."""
+    refusal = when(has("stream_options"), error("Unsupported parameter: 'stream_options'"))
+    broken = [refusal, always(error("Bad request"))]
+    with serve(Refusing(*broken)) as first, Refusing(refusal) as second:
+        provider = await db.run(Provider.objects.create, name="Second", base_url=second.url)
+        fallback = await db.run(
+            LanguageModel.objects.create, name="Other", provider_model="other", provider=provider
+        )
+        await db.run(LanguageModel.objects.filter(name="Stub").update, fallback=fallback)
+        run = await make(owner, assistant)
+
+    assert (run.status, run.message.text) == ("done", GOOD_TEXT)
+    assert (len(first.requests), len(second.requests)) == (2, 2)
+    learned = await db.run(lambda: dict(LanguageModel.objects.values_list("name", "quirks")))
+    assert (learned["Stub"], [*learned["Other"]]) == ({}, ["stream_options"])
 
 
 # --- Partial replies --------------------------------------------------------------------------
