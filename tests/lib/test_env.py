@@ -36,6 +36,19 @@ def test_flag_accepts_usual_words(monkeypatch, value, is_set):
     assert env.flag("OTHER", default=is_set) is is_set
 
 
+def test_networks_include_single_addresses(monkeypatch):
+    monkeypatch.setenv("NETS", "10.0.0.7, 192.168.1.9/16,2001:db8::/64")
+    assert [str(one) for one in env.networks("NETS")] == [
+        "10.0.0.7/32",
+        "192.168.0.0/16",
+        "2001:db8::/64",
+    ]
+    assert env.networks("OTHER") == []
+    monkeypatch.setenv("NETS", "10.0.0.7,prometheus.example.org")
+    with pytest.raises(ImproperlyConfigured, match=r"NETS.*prometheus"):
+        env.networks("NETS")
+
+
 @pytest.mark.parametrize(
     ("value", "hops"),
     [("", 0), ("0", 0), ("no", 0), ("1", 1), ("Yes", 1), ("true", 1), ("2", 2), (" 3 ", 3)],

@@ -199,10 +199,10 @@ class AsyncWorker(BaseWorker):
     def _stop(self) -> None:
         moment = self._loop.time()
         if self._deadline is None:
-            logger.info("Worker %s: stopping within %s s", self.name, self.drain_seconds)
             self._shutdown_requested_date = now()
             self._stopped_at, self._deadline = moment, moment + self.drain_seconds
             self.bookkeeping.stopping.set()
+            logger.info("Worker %s: stopping within %s s", self.name, self.drain_seconds)
         elif moment >= self._stopped_at + REPEAT_SECONDS:
             self._deadline = min(moment, self._deadline)
         self._changed.set()
