@@ -283,7 +283,6 @@ async def _generate(
     work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
 ) -> finish.Outcome:
     """Request the reply from the provider and pass its events on; returns how the run ended."""
-
     try:
         async with asyncio.timeout(settings.RUN_SECONDS):
             try:

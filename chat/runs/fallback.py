@@ -26,9 +26,9 @@ OF_THE_MESSAGE = ("content", "context")
 def has_fallback(run: Run) -> bool:
     """Return whether a run's model names a fallback that may still be asked.
 
-    It does not continue the text of another model.
+    It does not continue the text of another model, and has no fallback of its own.
     """
-    return run.model.fallback_id is not None and not run.prefix
+    return run.model.fallback_id is not None and run.answered_by_id is None and not run.prefix
 
 
 def is_for(error: ProviderError) -> bool:
@@ -65,7 +65,7 @@ def begin(run: Run) -> Run | None:
     found.context_tokens = min(found.context_tokens, run.model.context_tokens)
     found.max_output_tokens = min(found.max_output_tokens, run.model.max_output_tokens)
     asked = copy(run)
-    asked.model, asked.provider = found, provider
+    asked.model, asked.answered_by, asked.provider = found, found, provider
     return asked
 
 

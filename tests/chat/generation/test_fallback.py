@@ -72,7 +72,7 @@ FAILURES = [
 
 @pytest.mark.parametrize("fault", FAILURES)
 async def test_fallback_answers_where_provider_fails(
-    owner, conversation, provider, other, backup, valkey_client, fault
+    owner, conversation, provider, other, backup, valkey_client, fault, caplog
 ):
     text = f"[[tokens=5 rate=0 {fault} only=stub-model]]"
     run = await make(owner, conversation, text)
@@ -82,6 +82,7 @@ async def test_fallback_answers_where_provider_fails(
     assert (end["type"], end["answered_by"]) == ("run.done", "Backup")
     assert "Backup, as Stub was unavailable" in end["html"]
     assert provider.requests
+    assert "Backup is asked instead" in caplog.text
     (request,) = other.requests
     assert (request["model"], other.headers[0]["Authorization"]) == (
         "backup-model",
@@ -171,6 +172,16 @@ async def test_failing_fallback_is_asked_once(owner, conversation, other, backup
     run = await make(owner, conversation, "[[status=404 code=model_not_found]]")
     assert (run.status, run.error_cause, len(other.requests)) == ("failed", "model", 1)
     assert run.charged == 0
+
+
+async def test_fallback_is_waited_for_like_a_last_one(owner, conversation, other, backup):
+    """Its own fallback, which is not asked, costs it no retry."""
+    third = await db.run(LanguageModel.objects.create, name="Third", provider_model="third")
+    await db.run(LanguageModel.objects.filter(pk=backup.pk).update, fallback=third)
+    await db.run(Provider.objects.create, name="Environment", enabled=False)
+    text = "[[tokens=5 rate=0 status=503 fail=1 retry_after=3 key=late]]"
+    run = await make(owner, conversation, text)
+    assert (run.status, run.answered_by_id, len(other.requests)) == ("done", backup.pk, 2)
 
 
 async def test_fallback_is_charged_at_the_quoted_price(owner, conversation, backup):
