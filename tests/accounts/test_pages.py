@@ -269,7 +269,7 @@ ROUTES = sorted({(name, an_address(route)) for name, route, _ in patterns(get_re
 
 def test_walk_over_routes_finds_all_pages():
     names = {name for name, _ in ROUTES}
-    assert {"chat:new", "chat:send", "admin:index", "account_login", "health"} <= names
+    assert {"chat:new", "chat:send", "admin:index", "account_login", "system_status"} <= names
     assert any(name.startswith("admin:chat_message") for name in names)
     assert names >= PUBLIC_VIEWS
 

@@ -1,15 +1,12 @@
-"""The version, and settings that cannot work together, by the system checks."""
+"""Settings that cannot work together, by the system checks."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 
-import django
 from django.conf import settings
 from django.core.checks import ERROR, run_checks
 
-from chatproject import VERSION
 from chatproject.ops.doctor.finding import Finding, ok, problem, warning
 
 PART = "settings"
@@ -18,8 +15,6 @@ SECRET_CHARACTERS = 40
 
 def check() -> Iterator[Finding]:
     """Yield the messages of Django's and our own system checks, and of settings for development."""
-    python, django_version = platform.python_version(), django.get_version()
-    yield ok("version", f"Parley {VERSION}, Django {django_version}, Python {python}")
     found = run_checks()
     for message in found:
         yield (problem if message.level >= ERROR else warning)(

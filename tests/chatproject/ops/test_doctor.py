@@ -17,6 +17,7 @@ from redis import Redis
 
 from accounts.models import User
 from chat.models import Assistant, LanguageModel, Provider
+from chatproject import VERSION
 from chatproject.local.servers import BASE_DIR
 from chatproject.ops import doctor
 from chatproject.ops.doctor import (
@@ -76,6 +77,7 @@ def test_command_reports_all_parts_and_fails_on_problems(settings):
     assert "problem  catalogue     there is no enabled model" in output
     assert "Run manage.py create_catalogue" in output
     assert "ok       migrations    all are applied" in output
+    assert f"ok       versions      Parley {VERSION}" in output
     assert settings.SECRET_KEY not in output
     assert settings.OPENAI_API_KEY not in output
 
