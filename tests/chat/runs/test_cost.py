@@ -406,7 +406,7 @@ def test_zeros_of_gateway_are_not_usage(sent, counted):
     reply.text.append("A reply")
     reply.first_token_at = timezone.now()
     reply.usage = Usage(**{"cached_tokens": 0, "reasoning_tokens": 0, **sent})
-    usage = reply.outcome(Run.Status.DONE).usage
+    usage = reply.finished().usage
     assert usage.estimated is counted
     assert usage.prompt_tokens == (20 if counted else 12)
     assert usage.cached_tokens <= usage.prompt_tokens
