@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 
 MAX_REPORTED = 100  # origins, as clients can make up any number
 
-ORIGIN = re.compile(r"\w+://[^/?#\s,]*")  # at the beginning of an address
+# At the beginning of an address: scheme, without user and password, host and port.
+ORIGIN = re.compile(r"(\w+://)(?:[^/?#\s,]*@)?([^/?#\s,@]*)")
 
 _reported: set[str] = set()
 
@@ -24,7 +25,7 @@ def report_refusal(request: HttpRequest, page: str) -> None:
     `page` is an Origin or a Referer, of which the path is left out; it may be anything else.
     """
     found = ORIGIN.match(page)
-    origin = found[0].lower() if found else "no origin"
+    origin = f"{found[1]}{found[2]}".lower() if found else "no origin"
     if origin in _reported or len(_reported) >= MAX_REPORTED:
         return
     _reported.add(origin)

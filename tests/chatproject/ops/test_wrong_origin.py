@@ -44,7 +44,7 @@ def post(**headers: str) -> Any:
         ({"HTTP_ORIGIN": "https://other.example.org"}, "CSRF_TRUSTED_ORIGINS"),
         ({"HTTP_ORIGIN": "null"}, "Sandboxed pages"),
         ({"HTTP_ORIGIN": "http://[x"}, "malformed"),
-        ({"wsgi.url_scheme": "https", "HTTP_REFERER": "https://other.example.org/secret"}, "CSRF_TRUSTED_ORIGINS"),
+        ({"wsgi.url_scheme": "https", "HTTP_REFERER": "https://secret@other.example.org/secret"}, "CSRF_TRUSTED_ORIGINS"),
         ({"wsgi.url_scheme": "https", "HTTP_REFERER": "http://chat.example.org/"}, "redirect http to https"),
         ({"wsgi.url_scheme": "https"}, "programs may leave it out"),
     ],
