@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from allauth.account.adapter import get_adapter
+from allauth.account.admin import EmailAddressAdmin as AllauthEmailAddressAdmin
 from allauth.account.forms import default_token_generator
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from allauth.account.utils import user_pk_to_url_str
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
@@ -27,6 +32,51 @@ from chatproject.lib import db
 from chatproject.lib.admin import BaseAdmin, ReadOnlyAdmin, require_permission, staff_id
 
 APPROVE, LINK = "accounts.approve_user", "accounts.link_user"
+
+RIGHTS = (
+    "is_staff",
+    "is_superuser",
+    "groups",
+    "user_permissions",
+)  # only superusers give and take them
+SHOWN = 100  # users that the page to confirm names
+
+admin.site.unregister([Group, EmailAddress])
+
+
+def may_change(request: HttpRequest, user: User | None) -> bool:
+    """Return whether a member of staff may change a user; None stands for users in general.
+
+    Staff are changed by superusers alone: another password or e-mail address of a member of staff gives
+    all of that person's rights.
+    """
+    return request.user.is_superuser or user is None or not (user.is_staff or user.is_superuser)
+
+
+class ChangedBySuperusers(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
+    """An admin of rows that give rights: others with a permission only read them."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.is_superuser
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_superuser
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_superuser
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        return super().get_actions(request) if request.user.is_superuser else {}
+
+
+@admin.register(Group)
+class GroupAdmin(ChangedBySuperusers, DjangoGroupAdmin):
+    pass
+
+
+@admin.register(EmailAddress)
+class EmailAddressAdmin(ChangedBySuperusers, AllauthEmailAddressAdmin):
+    """Addresses beside the primary one: a confirmed one receives links to a new password."""
 
 
 @admin.register(User)
@@ -48,6 +98,25 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg] # not generic at run
         ("Dates", {"fields": ["date_joined", "last_login"]}),
     ]
     add_fieldsets = [(None, {"classes": ["wide"], "fields": ["email", "password1", "password2"]})]
+    actions = ["deactivate", "reactivate"]
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return super().has_change_permission(request, obj) and may_change(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        """Return False: a user's runs, orders and ledger must outlive the access."""
+        return False
+
+    def get_fieldsets(self, request: HttpRequest, obj: User | None = None) -> Any:
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fieldsets
+        # Django would offer "Reset password" on a page that cannot change the user.
+        return [(None, {"fields": ["email"]}), *fieldsets[1:]]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
+        fixed = [*super().get_readonly_fields(request, obj)]
+        return fixed if request.user.is_superuser else [*fixed, *RIGHTS]
 
     @admin.display(description="credits")
     def credits(self, user: User) -> str:
@@ -80,12 +149,85 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg] # not generic at run
             )
 
     def get_urls(self) -> list[URLPattern]:
-        access = path(
-            "<int:user_id>/access/",
-            self.admin_site.admin_view(self.access_view),
-            name="accounts_user_access",
-        )
-        return [access, *super().get_urls()]
+        def page(name: str, view: Any) -> URLPattern:
+            url: URLPattern = path(
+                f"<int:user_id>/{name}/",
+                self.admin_site.admin_view(view),
+                name=f"accounts_user_{name}",
+            )
+            return url
+
+        return [
+            page("access", self.access_view),
+            page("deactivate", self.deactivate_view),
+            page("reactivate", self.reactivate_view),
+            *super().get_urls(),
+        ]
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Redirect to the page that deactivates."""
+        user = self.get_object(request, object_id)
+        if user is None:
+            return redirect("admin:accounts_user_changelist")
+        return redirect("admin:accounts_user_deactivate", user.pk)
+
+    def deactivate_view(self, request: HttpRequest, user_id: int) -> HttpResponse:
+        """Deactivate a user, after a confirmation."""
+        return self._active_page(request, User.objects.filter(pk=user_id), is_active=False)
+
+    def reactivate_view(self, request: HttpRequest, user_id: int) -> HttpResponse:
+        """Reactivate a user, after a confirmation."""
+        return self._active_page(request, User.objects.filter(pk=user_id), is_active=True)
+
+    @admin.action(description="Deactivate selected users", permissions=["change"])
+    def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse:
+        """Deactivate the selected users, after a confirmation."""
+        return self._active_page(request, queryset, is_active=False)
+
+    @admin.action(description="Reactivate selected users", permissions=["change"])
+    def reactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse:
+        """Reactivate the selected users, after a confirmation."""
+        return self._active_page(request, queryset, is_active=True)
+
+    def _active_page(
+        self, request: HttpRequest, queryset: QuerySet[User], *, is_active: bool
+    ) -> HttpResponse:
+        users = list(queryset.order_by("email"))
+        changed = [
+            user
+            for user in users
+            if self.has_change_permission(request, user) and user.pk != request.user.pk
+        ]
+        if not changed:
+            raise PermissionDenied
+        if request.POST.get("confirmed"):
+            set_active(request, changed, is_active=is_active)
+            word = "Reactivated" if is_active else "Deactivated"
+            whom = str(changed[0]) if len(changed) == 1 else f"{len(changed)} users"
+            messages.success(request, f"{word} {whom}.")
+            if skipped := len(users) - len(changed):
+                messages.warning(
+                    request,
+                    f"{skipped} skipped: staff are changed by superusers, and not by themselves.",
+                )
+            if request.POST.get("action") or len(users) > 1:
+                return redirect("admin:accounts_user_changelist")
+            return redirect("admin:accounts_user_change", changed[0].pk)
+        verb = "Reactivate" if is_active else "Deactivate"
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"{verb} {changed[0]}" if len(changed) == 1 else f"{verb} users",
+            "opts": self.opts,
+            "verb": verb,
+            "is_active": is_active,
+            "users": changed[:SHOWN],
+            "more": len(changed[SHOWN:]),
+            "selected": [user.pk for user in users] if request.POST.get("action") else [],
+            "action": request.POST.get("action", ""),
+        }
+        return TemplateResponse(request, "admin/accounts/user/active.html", context)
 
     def access_view(self, request: HttpRequest, user_id: int) -> HttpResponse:
         """Approve a user, or create a link for one who gets no mail."""
@@ -102,6 +244,9 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg] # not generic at run
             "is_verified": address is not None and address.verified,
         }
         action = request.POST.get("action")
+        # The link of a member of staff would give its creator all of that person's rights.
+        if action and not may_change(request, user):
+            raise PermissionDenied
         if action == "approve":
             require_permission(request, APPROVE)
             with transaction.atomic():
@@ -115,9 +260,6 @@ class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg] # not generic at run
             return redirect("admin:accounts_user_access", user.pk)
         if action in ("password", "confirm"):
             require_permission(request, LINK)
-            # The link of a member of staff would give its creator all of that person's rights.
-            if (user.is_staff or user.is_superuser) and not request.user.is_superuser:
-                raise PermissionDenied
             if action == "password":
                 key = f"{user_pk_to_url_str(user)}-{default_token_generator.make_token(user)}"
                 names = dict(zip(["uidb36", "key"], key.split("-", 1), strict=True))
@@ -141,6 +283,15 @@ class SignupGrantAdmin(ReadOnlyAdmin, BaseAdmin):
     search_fields = ["user__email"]
     ordering = ["-created_at"]
     fields = ["user", "created_at", "granted_at"]
+
+
+def set_active(request: HttpRequest, users: Iterable[User], *, is_active: bool) -> None:
+    """Give users their access again, or end it; saving each ends its sockets."""
+    with transaction.atomic():
+        for user in users:
+            user.is_active = is_active
+            user.save(update_fields=["is_active"])
+            log(request, user, "Reactivated" if is_active else "Deactivated")
 
 
 def log(request: HttpRequest, user: User, change: str) -> None:

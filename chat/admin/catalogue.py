@@ -195,6 +195,7 @@ class ProviderAdmin(BaseAdmin):
     form = ProviderForm
     list_display = ["name", "address", "key_shown", "concurrency", "models_count", "enabled"]
     search_fields = ["name", "base_url", "notes"]
+    ordering = ["name"]  # the model's own is ignored where rows are counted
     fieldsets = [
         (
             None,

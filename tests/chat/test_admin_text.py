@@ -9,7 +9,7 @@ from django.contrib.auth.models import Permission
 from django.urls import reverse
 
 from accounts.models import User
-from chat.models import Conversation, Message, MessagePart, Run
+from chat.models import Conversation, Message, MessagePart, Provider, Run
 from tests.support.conversations import begin, send
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
@@ -29,6 +29,7 @@ def run(owner: User, assistant) -> Run:
     )
     Message.objects.filter(pk=run.message_id).update(text=WORD, html=f"<p>{WORD}</p>")
     MessagePart.objects.create(message=run.message, position=0, kind="reasoning", data={"t": WORD})
+    Provider.objects.get_or_create(name="Second")
     return run
 
 
