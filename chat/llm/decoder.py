@@ -297,7 +297,7 @@ class StreamDecoder:
             self.finished = self.ended = True
             return
         try:
-            value = lenient_json.loads(data)
+            values = lenient_json.loads_all(data)
         except ValueError:
             if data.startswith((b"{", b"[")):
                 self._pending += data  # the first of several lines, or garbage
@@ -308,10 +308,12 @@ class StreamDecoder:
             return
         is_mistyped = isinstance(error, msgspec.ValidationError)
         shape = str(error) if is_mistyped else "JSON with characters that it must not have"
-        for each in value if isinstance(value, list) else [value]:
+        for each in values[0] if len(values) == 1 and isinstance(values[0], list) else values:
             self._pass_over(shape, data)
             if isinstance(each, dict):
                 self._chunk(lenient_chunk(each), each, events)
+            elif isinstance(each, str) and each.startswith(("{", "data:", "[DONE]")):
+                self._data(each.encode(errors="replace"), events)  # encoded twice
 
     def _chunk(self, chunk: Chunk, data: bytes | dict[str, Any], events: list[Event]) -> None:
         """Handle a chunk, which was decoded from `data`."""

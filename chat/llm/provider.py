@@ -226,6 +226,8 @@ class Provider:
                     wait = None if is_last else self._delay(error, retry)
                     if wait is None or (request.has_fallback and wait > FALLBACK_PATIENCE):
                         error.learned = asked.learned
+                        if error.refusal is not None and not started:
+                            note_accepted(False)  # also if its status was 200
                         raise
                     delay, retry, was_silent = wait, retry + 1, was_silent or is_silent
                     logger.warning(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from billing.models import UsageRecord
 from chat.generation import generate
 from chat.models import Message, Run
 from chat.rendering.message import message_html
@@ -100,3 +101,15 @@ async def test_answer_of_provider_becomes_reply(
         assert found["status"] == "failed"
     end = logged(valkey_client, run.pk)[-1]
     assert (end["type"], end["text"]) == (f"run.{run.status}", found["text"])
+
+
+async def test_refusal_with_status_200_costs_nothing(owner, conversation, settings):
+    """Not even the operator: the provider has not begun to work."""
+    [case] = [case for case in CASES if case.id == "plain-json-error-200"]
+    with AnsweringProvider(case) as provider:
+        settings.OPENAI_BASE_URL = provider.url
+        run = await db.run(send, owner, conversation, "Hello there")
+        await generate.run(run.pk, 1)
+    run = await db.run(fresh, run.pk)
+    assert (run.error_cause, run.prompt_tokens, run.charged) == ("quota", None, 0)
+    assert await db.run(UsageRecord.objects.count) == 0

@@ -379,6 +379,19 @@ def test_whole_completion_is_a_reply(body):
         assert events == [ReasoningDelta("t"), TextDelta("Hi"), Finish("stop"), Usage(3, 1, 0, 0)]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"data: " + json.dumps(json.dumps({"choices": [{"delta": {"content": "Hi"}}]})).encode(),
+        text("Hi").strip() + b" " + STOP.strip() + b"data: [DONE]",
+        text("H").strip() + text("i").strip(),
+        text("H").strip() + text("i").removeprefix(b"data: ").strip(),
+    ],
+)
+def test_events_that_a_gateway_wrapped_are_found(data):
+    assert reply_of(data + b"\n\n", STOP)[0] == "Hi"
+
+
 def test_whole_message_after_its_deltas_is_no_more_text():
     summary = event(choices=[{"message": {"content": "Hi there"}, "finish_reason": "stop"}])
     assert reply_of(text("Hi"), text(" there"), summary) == ("Hi there", "", "stop")
