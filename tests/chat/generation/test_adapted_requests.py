@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -18,7 +19,9 @@ from chat.llm.quirks import FIRST_USER_MESSAGE
 from chat.models import Assistant, LanguageModel, Provider, Run
 from chat.runs import handover
 from chatproject.lib import db
+from chatproject.lib.db import prepared
 from tests.support.conversations import add_turns, begin, send
+from tests.support.locks import locked, wait_for_blocked_session
 from tests.support.provider_answers import GOOD_TEXT, AnsweringProvider, length, load_cases
 from tests.support.refusing_provider import Refusing, always, error, has, when
 from tests.support.runs import fresh, logged, mark_running, until
@@ -170,6 +173,44 @@ async def test_other_entries_stay_beside_learned_one(owner, assistant, serve):
         await make(owner, assistant)
 
     assert await db.run(stored_quirks) == {"top_p": "left out", "cap": "max_completion_tokens"}
+
+
+async def test_entries_learned_at_once_are_all_kept(assistant):
+    model = assistant.model
+    with locked(model):
+        writes = [
+            asyncio.create_task(db.run(generate.remember, {model.pk: {subject: "left out"}}))
+            for subject in ("temperature", "top_p", "stream_options")
+        ]
+        await db.run(wait_for_blocked_session)
+    await asyncio.gather(*writes)
+
+    assert (await db.run(stored_quirks)).keys() == {"temperature", "top_p", "stream_options"}
+
+
+async def test_reply_does_not_wait_for_storing(owner, assistant, serve, valkey_client):
+    refusal = when(has("stream_options"), error("Unsupported parameter: 'stream_options'"))
+    with serve(Refusing(refusal)):
+        run = await db.run(send, owner, await db.run(begin, owner, assistant))
+        with locked(assistant.model):
+            generating = asyncio.create_task(generate.run(run.pk, 1))
+            await db.run(wait_for_blocked_session)
+            assert logged(valkey_client, run.pk)[-1]["type"] == "run.done"
+            assert await db.run(stored_quirks) == {}
+        await generating
+
+    assert await db.run(stored_quirks) == {"stream_options": "left out"}
+
+
+async def test_previous_release_adds_models_without_quirks(assistant):
+    """During a rolling upgrade its statements do not name the column."""
+    insert = (
+        "INSERT INTO chat_languagemodel (name, provider_model, context_tokens, max_output_tokens,"
+        " enabled, created_at) VALUES ('old', 'old', 1000, 100, true, now())"
+    )
+    await db.run(prepared.change, insert, [])
+
+    assert (await db.run(LanguageModel.objects.get, name="old")).quirks == {}
 
 
 async def test_unknown_entries_do_no_harm(owner, assistant, serve):
