@@ -11,11 +11,13 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import BooleanField, Case, Count, QuerySet, Value, When
 from django.forms.fields import InvalidJSONInput
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
 
 from billing import credits
 from billing.credits import CreditsFormField
 from billing.metering import pricing
+from chat.admin import provider_pages
 from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
 from chat.models import Assistant, LanguageModel, Provider
@@ -218,6 +220,24 @@ class ProviderAdmin(BaseAdmin):
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).annotate(models_count=Count("models"))
+
+    def get_urls(self) -> list[URLPattern]:
+        pages = {
+            "test": provider_pages.test,
+            "base_url": provider_pages.take_base_url,
+        }
+        return [
+            path(
+                f"<path:pk>/{name.replace('_', '-')}/",
+                self.admin_site.admin_view(page),
+                name=f"chat_provider_{name}",
+            )
+            for name, page in pages.items()
+        ] + super().get_urls()
+
+    def response_post_save_add(self, request: HttpRequest, obj: Provider) -> HttpResponseRedirect:
+        """Lead to the provider's page, which has the buttons of the next steps."""
+        return HttpResponseRedirect(reverse("admin:chat_provider_change", args=[obj.pk]))
 
     @admin.display(description="key")
     def key_shown(self, provider: Provider) -> str:

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import queue
 import re
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
+from chat.llm.deadline import within
 from chat.llm.refusals import ErrorReport, read_error, refusal_of
 
 SECONDS = 10.0
@@ -79,24 +79,16 @@ def diagnose(
         sentence = "The API key has a character that no HTTP header can have. Copy the key again."
         return Diagnosis("key", sentence)
     began = time.monotonic()
-    results: queue.Queue[Diagnosis | Exception] = queue.Queue()
 
-    def work() -> None:
-        try:
-            with Server(base_url, key, proxy, headers or {}, began + seconds) as server:
-                results.put(_diagnose(base_url, server))
-        except Exception as error:  # noqa: BLE001 # raised again in the caller's thread
-            results.put(error)
+    def work() -> Diagnosis:
+        with Server(base_url, key, proxy, headers or {}, began + seconds) as server:
+            return _diagnose(base_url, server)
 
-    # In a thread, since looking up a host's name has no time limit of its own.
-    threading.Thread(target=work, name="diagnosis", daemon=True).start()
     try:
-        found = results.get(timeout=seconds + 0.5)
-    except queue.Empty:
+        found = within(seconds + 0.5, work, name="diagnosis")
+    except TimeoutError:
         host = urlsplit(base_url).hostname or base_url
         found = Diagnosis("timeout", f"{host} did not answer within {seconds:g} seconds.")
-    if isinstance(found, Exception):
-        raise found
     sentence = found.sentence
     for secret in (key, *(headers or {}).values()):
         if len(secret) > 3:  # servers may quote it
@@ -274,6 +266,7 @@ class Server:
     ) -> None:
         self._has_key = bool(key)
         self._deadline = deadline
+        self._proxy = proxy
         self._client = httpx2.Client(
             headers={"Authorization": f"Bearer {key or 'none'}", **headers},
             proxy=proxy or None,
@@ -297,10 +290,10 @@ class Server:
         """Return what the server answers at a base URL."""
         base = base_url.rstrip("/")
         try:
-            listed = self._send("GET", f"{base}/models")
+            listed = self.send("GET", f"{base}/models")
             if listed.status in REDIRECTS:
                 return redirected(listed, "/models")
-            posted = self._send("POST", f"{base}/chat/completions")
+            posted = self.send("POST", f"{base}/chat/completions")
         except Failure as failure:
             return failure.answer
         if posted.status in REDIRECTS:
@@ -336,7 +329,8 @@ class Server:
         models = model_names(listed.data)
         return Answer("", f"The address answers and lists {len(models)} models.", models)
 
-    def _send(self, method: str, url: str) -> Response:
+    def send(self, method: str, url: str) -> Response:
+        """Return the response of a route. Raises Failure without one."""
         content = b"{}" if method == "POST" else None
         fields = {"Content-Type": "application/json"} if content else {}
         left = max(0.1, self._deadline - time.monotonic())
@@ -350,16 +344,23 @@ class Server:
                 shown = where(url) + urlsplit(url).path
                 return Response(shown, response.status_code, self._read(response), location)
         except httpx2.ConnectTimeout:
-            sentence = (
-                f"{where(url)} did not accept a connection in time. Check host, port and firewall."
-            )
+            sentence = f"{self._place(url)} did not accept a connection in time. Check host, port and firewall."
             raise Failure(Answer("unreachable", sentence)) from None
         except httpx2.TimeoutException:
             raise Failure(Answer("timeout", f"{where(url)} did not answer in time.")) from None
         except httpx2.ProxyError as error:
             raise Failure(Answer("unreachable", f"The proxy failed: {error}.")) from None
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
-            raise Failure(unreachable(url, error)) from None
+            raise Failure(unreachable(url, error, self._place(url))) from None
+
+    def _place(self, url: str) -> str:
+        """Return the server that connections for a URL are opened to: a proxy, or its own."""
+        proxy = self._proxy
+        parts = urlsplit(url)
+        if not proxy and self._client.trust_env and not proxy_bypass(parts.netloc):
+            proxies = getproxies()
+            proxy = proxies.get(parts.scheme) or proxies.get("all", "")
+        return f"The proxy {where(proxy)}" if proxy else where(url)
 
     def _read(self, response: httpx2.Response) -> bytes:
         content = bytearray()
@@ -379,16 +380,20 @@ def where(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-def unreachable(url: str, error: Exception) -> Answer:
-    """Return the answer for a request without a response, with its innermost reason."""
+def unreachable(url: str, error: Exception, peer: str) -> Answer:
+    """Return the answer for a request without a response, with its innermost reason.
+
+    `peer` is the server that the connection is opened to, which may be a proxy; TLS is spoken with the
+    server of the URL.
+    """
     cause: BaseException = error
     while inner := cause.__cause__ or cause.__context__:
         cause = inner
     place = where(url)
     if isinstance(cause, socket.gaierror):
-        sentence = f"The host name of {place} cannot be resolved ({cause.strerror}). Check its spelling and the DNS."
+        sentence = f"The host name of {peer[0].lower() + peer[1:]} cannot be resolved ({cause.strerror}). Check its spelling and the DNS."
     elif isinstance(cause, ConnectionRefusedError):
-        sentence = f"{place} refuses connections. Check the port, and that the server runs."
+        sentence = f"{peer} refuses connections. Check the port, and that the server runs."
     elif isinstance(cause, ssl.SSLCertVerificationError):
         sentence = f"The certificate of {place} is not valid: {cause.verify_message}."
     elif isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
@@ -398,9 +403,9 @@ def unreachable(url: str, error: Exception) -> Answer:
     elif isinstance(cause, ssl.SSLError):
         sentence = f"The TLS connection to {place} failed: {cause.reason or cause}."
     elif isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError):
-        sentence = f"{place} closed the connection or does not speak HTTP at this port. It may need https://."
+        sentence = f"{peer} closed the connection or does not speak HTTP at this port. It may need https://."
     else:
-        sentence = f"{place} cannot be reached: {cause}."
+        sentence = f"{peer} cannot be reached: {cause}."
     return Answer("unreachable", sentence)
 
 

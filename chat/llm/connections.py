@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -134,10 +134,11 @@ class Connection:
         self.is_replaced = False
 
 
-def opened(row: Row) -> Provider:
+def opened(row: Row, **limits: Any) -> Provider:
     """Return a provider with the address, secrets and limits of a row; the caller closes it.
 
-    Raises ProviderRefused if the secrets cannot be read, or if no request can be made of them.
+    `limits` are arguments of Provider that replace the row's. Raises ProviderRefused if the secrets
+    cannot be read, or if no request can be made of them.
     """
     try:
         key, headers, proxy = row.key, row.headers, row.proxy
@@ -156,9 +157,12 @@ def opened(row: Row) -> Provider:
         name=row.name or "environment",
         headers=headers,
         proxy=proxy,
-        first_token_timeout=row.first_byte_seconds,
-        silence_timeout=row.silence_seconds,
-        wait_limit=max(300.0, row.first_byte_seconds, row.silence_seconds),
+        **{
+            "first_token_timeout": row.first_byte_seconds,
+            "silence_timeout": row.silence_seconds,
+            "wait_limit": max(300.0, row.first_byte_seconds, row.silence_seconds),
+        }
+        | limits,
     )
 
 
