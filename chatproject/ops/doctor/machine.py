@@ -6,7 +6,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import django
@@ -41,21 +41,27 @@ def check_versions() -> Iterator[Finding]:
 
 def check_time() -> Iterator[Finding]:
     """Compare the clocks of this machine, Postgres and Redis; unreachable ones have their own lines."""
-    found = [f"TIME_ZONE {settings.TIME_ZONE}"]
+    skews = {}
     for name, read in (("Postgres", _postgres_time), ("Redis", _redis_time)):
         before = time.time()
         try:
-            skew = read() - (before + time.time()) / 2
+            skews[name] = read() - (before + time.time()) / 2
         except (psycopg.Error, redis.RedisError):
             continue
-        if abs(skew) > SKEW:
-            yield (problem if abs(skew) > LARGE_SKEW else warning)(
-                "time",
-                f"the clock of {name} is {abs(skew):.1f} s {'ahead' if skew > 0 else 'behind'}",
-                "Have both machines synchronise their time (systemd-timesyncd, chrony).",
-            )
-        found.append(f"{name} {skew:+.1f} s")
-    yield ok("time", ", ".join(found))
+    yield judge_skews(skews)
+
+
+def judge_skews(skews: Mapping[str, float]) -> Finding:
+    """Return the finding about the clocks of servers, by their seconds ahead of ours."""
+    found = ", ".join(f"{name} {skew:+.1f} s" for name, skew in skews.items())
+    largest = max(map(abs, skews.values()), default=0.0)
+    if largest <= SKEW:
+        return ok("time", f"TIME_ZONE {settings.TIME_ZONE}; {found}")
+    return (problem if largest > LARGE_SKEW else warning)(
+        "time",
+        f"the clocks differ from that of this machine: {found}",
+        "Have all machines synchronise their time (systemd-timesyncd, chrony).",
+    )
 
 
 def _postgres_time() -> float:
@@ -127,23 +133,20 @@ def _redis_folder() -> str:
 def check_static_files() -> Iterator[Finding]:
     """Compare the collected static files with their sources in this version."""
     part = "static files"
-    if settings.DEBUG:
-        yield ok(part, "served from their sources (DEBUG=1)")
+    if not isinstance(staticfiles_storage, ManifestFilesMixin):
+        yield ok(part, "served from their sources (STATIC_MANIFEST=0)")
         return
     root = Path(settings.STATIC_ROOT)
-    hashed: dict[str, str] = {}
-    if isinstance(staticfiles_storage, ManifestFilesMixin):
-        hashed = staticfiles_storage.load_manifest()[0]
-        if not hashed:
-            yield problem(part, f"{root} has no staticfiles.json, so pages have no styles", COLLECT)
-            return
+    hashed: dict[str, str] = staticfiles_storage.load_manifest()[0]
+    if not hashed:
+        yield problem(part, f"{root} has no staticfiles.json, so pages have no styles", COLLECT)
+        return
     count, stale = 0, []
     for finder in get_finders():
         for path, storage in finder.list([]):
             count += 1
-            if not _is_collected(Path(storage.path(path)), root / path) or (
-                hashed and not (root / hashed.get(path, "-")).is_file()
-            ):
+            is_hashed = (root / hashed.get(path, "-")).is_file()
+            if not is_hashed or not _is_collected(Path(storage.path(path)), root / path):
                 stale.append(path)
     if stale:
         yield problem(

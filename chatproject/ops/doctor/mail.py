@@ -15,6 +15,7 @@ from chatproject.lib.mail import outbox
 from chatproject.ops.doctor.finding import Finding, ok, one_line, problem, warning
 
 PART = "mail"
+SMTPS = 465  # the port where TLS begins with the first byte
 SECONDS = 5.0  # for each answer of the mail server
 
 
@@ -56,11 +57,12 @@ def check() -> Iterator[Finding]:
             "Use smtps:// for TLS from the first byte (port 465), and smtp:// for STARTTLS (587).",
         )
     except (OSError, smtplib.SMTPException) as error:
-        yield problem(
-            PART,
-            f"{server} is unreachable: {one_line(error)}",
-            "Correct host and port in EMAIL_URL, or allow the connection in the firewall.",
-        )
+        advice = "Correct host and port in EMAIL_URL, or allow the connection in the firewall."
+        if settings.EMAIL_PORT == SMTPS and not settings.EMAIL_USE_SSL:
+            advice = (
+                "Write smtps:// in EMAIL_URL: at port 465 servers expect TLS from the first byte."
+            )
+        yield problem(PART, f"{server} is unreachable: {one_line(error)}", advice)
     else:
         if code >= 400:
             yield problem(

@@ -26,6 +26,7 @@ from chatproject.ops.doctor import (
     Level,
     catalogue,
     database,
+    machine,
     mail,
     processes,
     provider,
@@ -276,6 +277,59 @@ def test_missing_processes_are_problems(owner, assistant):
     assert all("manage.py rqworker" in finding.advice for finding in workers)
     one(processes.check_workers, "queue", Level.WARNING)
     assert "manage.py clock" in one(processes.check_clock, "clock", Level.PROBLEM).advice
+
+
+# --- This machine -----------------------------------------------------------------------------------
+
+
+def test_static_files_must_be_collected_from_this_version(tmp_path):
+    variables = environment(
+        STATIC_MANIFEST="1", STATIC_ROOT=str(tmp_path), DATABASE_URL=database_url()
+    )
+
+    def finding() -> tuple[str, str]:
+        done = subprocess.run(
+            [sys.executable, "manage.py", "doctor", "--json"],
+            cwd=BASE_DIR,
+            env=variables,
+            stdout=subprocess.PIPE,
+            timeout=120,
+        )
+        findings = json.loads(done.stdout)["findings"]
+        [found] = [each for each in findings if each["part"] == "static files"]
+        return found["level"], found["found"] + found["advice"]
+
+    level, words = finding()
+    assert level == "problem"
+    assert "no staticfiles.json" in words
+    collect = [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"]
+    subprocess.run(collect, cwd=BASE_DIR, env=variables, check=True, timeout=120)
+    assert finding()[0] == "ok"
+    with (tmp_path / "css" / "base.css").open("a") as copy:
+        copy.write("/* of another version */")
+    level, words = finding()
+    assert level == "problem"
+    assert "css/base.css" in words
+    assert "collectstatic" in words
+
+
+@pytest.mark.parametrize(
+    ("skew", "level"), [(0.5, Level.OK), (-3.0, Level.WARNING), (60.0, Level.PROBLEM)]
+)
+def test_skewed_clock_is_reported(skew, level):
+    """A clock that differs by seconds makes living workers look dead."""
+    one(machine.check_time, "time", Level.OK)
+    finding = machine.judge_skews({"Postgres": 0.0, "Redis": skew})
+    assert finding.level is level
+    assert f"Postgres +0.0 s, Redis {skew:+.1f} s" in finding.found
+
+
+def test_full_disk_is_a_problem(monkeypatch):
+    assert {finding.part for finding in found_by(machine.check_disk)} == {"disk"}
+    monkeypatch.setattr(machine, "NO_SPACE", 2**62)
+    full = found_by(machine.check_disk)
+    assert {finding.level for finding in full} == {Level.PROBLEM}
+    assert "GB free" in full[0].found
 
 
 # --- The catalogue --------------------------------------------------------------------------------
