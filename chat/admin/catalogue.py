@@ -10,7 +10,6 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import BooleanField, Case, Count, QuerySet, Value, When
-from django.forms.fields import InvalidJSONInput
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 
@@ -21,33 +20,41 @@ from chat.admin import provider_pages
 from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
 from chat.models import Assistant, LanguageModel, Provider
-from chat.models.catalogue import validate_headers, validate_proxy
+from chat.models.catalogue import texts_in, validate_headers, validate_proxy
 from chatproject.lib import encryption
 from chatproject.lib.admin import NOTHING, BaseAdmin
 
-UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # JSON can write them, Postgres refuses them
+MOST_SUGGESTIONS = 20
+LONGEST_SUGGESTION = 300  # characters
 
 
-class SuggestionsFormField(forms.JSONField):
-    """A list of texts in JSON. Any other value would break the page of a new chat.
+class SuggestionsFormField(forms.CharField):
+    """First questions of a new chat, one a line."""
 
-    Django's own field raises for nesting and numbers that Python does not read.
-    """
+    widget = forms.Textarea(attrs={"rows": 4, "class": "vLargeTextField"})
+
+    def __init__(self, **options: Any) -> None:
+        help_text = "First questions that a new chat offers, one a line; it shows three of them."
+        super().__init__(**options | {"help_text": help_text})
+
+    def prepare_value(self, value: Any) -> Any:
+        """Return the stored texts as lines; what was typed is shown again as it is."""
+        return value if isinstance(value, str) else "\n".join(texts_in(value))
 
     def to_python(self, value: Any) -> Any:
-        try:
-            texts = super().to_python(value)
-        except (RecursionError, ValueError):
-            texts = False
-        if texts is None:
-            return []
-        is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-        if not is_list or any(map(UNSTORABLE.search, texts)):
-            raise ValidationError('Write a list of texts, for example: ["Explain a rainbow"].')
-        return list(texts)
+        """Return the list to store. Raises ValidationError for too many or too long lines."""
+        texts = texts_in(str(value or "").splitlines())
+        if len(texts) > MOST_SUGGESTIONS:
+            raise ValidationError(f"These are {len(texts)} lines. Keep {MOST_SUGGESTIONS} or less.")
+        for text in texts:
+            if len(text) > LONGEST_SUGGESTION:
+                raise ValidationError(
+                    f"“{text[:30]}…” has {len(text)} characters. Shorten it to {LONGEST_SUGGESTION}."
+                )
+        return texts
 
-    def bound_data(self, data: Any, initial: Any) -> Any:
-        return InvalidJSONInput(data or "")  # shown again as it was typed
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return texts_in(initial) != texts_in(str(data or "").splitlines())
 
 
 HIDDEN = "…"  # begins the value of a secret as a form shows it

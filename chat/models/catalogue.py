@@ -364,3 +364,16 @@ class Assistant(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def first_questions(self) -> list[str]:
+        """The suggestions, without what is no text: the column holds any JSON."""
+        return texts_in(self.suggestions)
+
+
+def texts_in(value: Any) -> list[str]:
+    """Return the texts of a stored list, as lines without surrounding spaces; none of any other value."""
+    if not isinstance(value, list):
+        return []
+    lines = [" ".join(text.split()) for text in value if isinstance(text, str)]
+    return [line for line in lines if line]

@@ -120,9 +120,9 @@ def estimate(*, user: User, text: str, conversation_id: UUID | None = None) -> E
 
 def usual_cost(*, user: User, assistant: Assistant | None) -> str:
     """Return the usual cost of one of an assistant's suggestions as pages write it; "" if free."""
-    if assistant is None or not assistant.suggestions:
+    if assistant is None or not assistant.first_questions:
         return ""
-    found = _estimate(user, assistant, None, str(assistant.suggestions[0]))
+    found = _estimate(user, assistant, None, assistant.first_questions[0])
     return credits.show(found.usual) if found and found.usual else ""
 
 
