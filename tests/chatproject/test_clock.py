@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from queue import SimpleQueue
 
@@ -173,6 +173,7 @@ def test_clock_outlives_a_database_that_is_unreachable(caplog):
     assert "unlucky waits for the database" in caplog.text
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("valkey_url")
 @pytest.mark.parametrize("blow", ["kill", "pause", "terminate"])
 def test_another_process_works_after_a_blow(blow, server_folder):
@@ -182,11 +183,23 @@ def test_another_process_works_after_a_blow(blow, server_folder):
         found = leader("clock")
         return bool(found and found.is_alive and f":{stack.pid(name)}:" in found.name)
 
+    def has_tried(since: datetime) -> bool:
+        """Whether a clock has tried to take the lease since a time."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid() AND query LIKE '%%WITH taken AS%%'"
+                " AND query_start > %s",
+                [since],
+            )
+            return cursor.rowcount > 0
+
     with Stack(server_folder, provider_url="http://127.0.0.1:9/v1") as stack:
         stack.start("clock")
-        wait_until(lambda: works("clock"), "the first clock works")
+        wait_until(lambda: works("clock"), "the first clock works", patience=120)
+        launched_at = timezone.now()
         stack.start("clock-2")
-        time.sleep(2)  # so that it stands by; a later start does not change what is asserted
+        wait_until(lambda: has_tried(launched_at), "the second stands by", patience=120)
         struck_at = time.monotonic()
         getattr(stack, blow)("clock")
         wait_until(lambda: works("clock-2"), "the second clock works")
