@@ -22,7 +22,7 @@ def check() -> Iterator[Finding]:
     enabled = LanguageModel.objects.filter(enabled=True)
     if assistant is not None:
         models = enabled.count()
-        yield ok(PART, f"{assistant.name} answers with {assistant.model.name}; {models} models")
+        yield ok(PART, f"{assistant.name} answers with {assistant.model.name}; models: {models}")
     elif not enabled.exists():
         yield problem(
             PART,

@@ -22,7 +22,19 @@ FILLING, FULL = 0.75, 0.95  # shares of the memory
 SAMPLE = 2_000  # keys, among which other programs are searched for
 
 # Beginnings of our keys: docs/glossary.md lists them.
-OURS = ("run:", "rq:", "queue:", "cache:", "limit:", "loop:", "loops", "health:")
+OURS = (
+    "alert:",
+    "cache:",
+    "health:",
+    "limit:",
+    "loop:",
+    "loops",
+    "metrics:",
+    "places:",
+    "queue:",
+    "rq:",
+    "run:",
+)
 
 UNREACHABLE = "Start Redis, or correct host and port in REDIS_URL."
 
