@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
+from chatproject.lib.metrics.shared import Publisher
 from chatproject.ops.metrics import SiteCollector
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -207,6 +209,19 @@ def dashboard_queries() -> list[str]:
         for panel in dashboard["panels"]
         for target in panel.get("targets", ())
     ]
+
+
+@needs_promtool
+@pytest.mark.django_db
+@pytest.mark.usefixtures("valkey_url")
+def test_scrape_follows_the_conventions_of_prometheus():
+    Publisher().publish()
+    scrape = generate_latest(SiteCollector())
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=scrape, capture_output=True, timeout=100
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert scrape.count(b"# HELP") > 50
 
 
 @pytest.mark.django_db
