@@ -37,8 +37,12 @@ TOKENS = re.compile(
 )
 CREDENTIALS = re.compile(r"(://[^\s/:@]*:)(?!\[key\])[^\s/@]+(?=@)")
 ADDRESSES = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}+@(?:[\w-]+\.)+[a-z]{2,}\b", re.IGNORECASE)
-# Postgres quotes a row that breaks a rule, whose columns may be a message, and the values of a key.
-ROWS = re.compile(r"(Failing row contains \()(?!\[row\])[^\n]*")
+# Postgres quotes rows that break a rule, values that it cannot read, and the values of a key: any of
+# them may be the text of a message.
+ROWS = re.compile(
+    r"(Failing row contains \(|JSON data, line \d+: |invalid input syntax for type [\w ]+: |\$\d+ = ')"
+    r"(?!\[row\])[^\n]*"
+)
 KEYS = re.compile(
     r"(\bKey \([^\n]*?\)=\()(?![\w-]{1,36}\) |\[key\])[^\n]*?(?=\) (?:already|is |conflicts))"
 )
@@ -60,7 +64,7 @@ def scrub(text: str) -> str:
     text = VALUES.sub(rf"\1{REPLACEMENT}", text)
     text = TOKENS.sub(rf"\1{REPLACEMENT}", text)
     text = CREDENTIALS.sub(rf"\1{REPLACEMENT}", text)
-    text = ROWS.sub(r"\1[row])", text)
+    text = ROWS.sub(r"\1[row]", text)
     text = KEYS.sub(r"\1[key]", text)
     text = ADDRESSES.sub("[address]", text)
     plain = text

@@ -85,7 +85,7 @@ def wait_for_event(running: Stack, event: str, count: int = 1) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_secrets_of_every_path_stay_out_of_the_log(owner, provider, server_folder, form):
+def test_secrets_of_every_path_stay_unlogged(owner, provider, server_folder, form):
     with (
         mail_server() as mails,
         stack(

@@ -82,8 +82,11 @@ def test_secrets_are_scrubbed_from_text(text):
         ("DETAIL:  Key (title)=(my s3cr3t (really)) already exists.", "(title)=([key])"),
         (
             "violates check constraint DETAIL:  Failing row contains (1, my s3cr3t, (x), null).\nNext",
-            "Failing row contains ([row])\nNext",
+            "Failing row contains ([row]\nNext",
         ),
+        ('CONTEXT:  JSON data, line 1: {"text": "my s3cr3t ...', "JSON data, line 1: [row]"),
+        ('invalid input syntax for type uuid: "my s3cr3t"\nLINE 1', "type uuid: [row]\nLINE 1"),
+        ("CONTEXT:  unnamed portal parameter $2 = 'my s3cr3t'", "parameter $2 = '[row]"),
     ],
 )
 def test_quoted_secrets_and_rows_are_scrubbed(text, mark):

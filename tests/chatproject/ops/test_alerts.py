@@ -84,7 +84,7 @@ def test_rules_read_existing_metrics():
     assert asked <= existing
 
 
-def test_lasting_cause_is_sent_once_until_the_cooldown_ends():
+def test_lasting_cause_is_sent_once_per_cooldown():
     check = AlertCheck()
     check.check(minutes(0))
     assert mail.outbox == []  # workers are missing for less than a minute
@@ -239,7 +239,7 @@ def test_alert_about_money_is_posted_too(receiver, settings):
 @pytest.mark.parametrize(
     ("statuses", "tries"), [([503, 500], 3), ([500, 500, 500], 3), ([404], 1), ([], 1)]
 )
-def test_failed_post_is_tried_again_without_naming_its_url(receiver, caplog, statuses, tries):
+def test_failed_post_is_repeated_and_hides_its_url(receiver, caplog, statuses, tries):
     receiver.statuses = statuses.copy()
     jobs.post_alert("A subject", "A text")
     assert len(receiver.bodies) == tries

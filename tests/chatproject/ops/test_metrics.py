@@ -113,12 +113,22 @@ def test_scrape_needs_neither_host_name_nor_https(settings):
 
 
 def test_documented_metrics_are_those_that_exist():
-    types = {
-        f"{one.name}_total" if one.type == "counter" else one.name: one.type
-        for one in page.SiteCollector().collect()
-    }
-    rows = re.findall(r"^\| `(parley_\w+)` \| (\w+) \|", DOCUMENT.read_text(), re.MULTILINE)
-    assert dict(rows) == types
+    metrics.PROCESS.role = "web"
+    try:
+        Publisher().publish()
+        found = {
+            f"{one.name}_total" if one.type == "counter" else one.name: one
+            for one in page.SiteCollector().collect()
+        }
+    finally:
+        metrics.PROCESS.role = ""
+    row = re.compile(r"^\| `(parley_\w+)` \| (\w+) \| ([^|]*)\|", re.MULTILINE)
+    rows = row.findall(DOCUMENT.read_text())
+    assert {name: kind for name, kind, _ in rows} == {name: one.type for name, one in found.items()}
+    for name, _, labels in rows:
+        documented = set(re.findall(r"`(\w+)`", labels))
+        for sample in found[name].samples:
+            assert set(sample.labels) - {"le"} == documented, name
 
 
 def test_names_follow_the_conventions():
