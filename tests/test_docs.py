@@ -23,6 +23,7 @@ from chatproject.lib import loop_monitor, rate_limits
 from chatproject.lib.metrics import shared
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.ops import alerts, readiness
+from chatproject.ops.doctor import redis_server
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROTOCOL = (PROJECT / "docs" / "protocol.md").read_text()
@@ -114,6 +115,7 @@ def test_glossary_has_every_redis_key_prefix():
     ours.append(readiness.PROBE)
     ours += [shared.TOTALS, shared.PROCESSES, f"{alerts.PREFIX}:x"]
     assert {re.match(r"\w+:?", key).group() for key in ours} == prefixes
+    assert {*redis_server.OURS} == prefixes - {"parley:"}  # those that doctor expects
 
 
 @pytest.mark.parametrize("path", ["docs/architecture.md", "docs/glossary.md"])
