@@ -162,7 +162,9 @@ def doctor_header() -> dict[str, str]:
 
 def seen(scope: Scope) -> Answer:
     """Return how this process sees a request, after the proxies in front of it."""
-    request = ASGIRequest({**scope, "headers": _without_content_type(scope)}, BytesIO())
+    # Without the Content-Type, whose parameters Django would decode.
+    headers = [header for header in scope["headers"] if header[0] != b"content-type"]
+    request = ASGIRequest({**scope, "headers": headers}, BytesIO())
     token = request.headers.get(DOCTOR_HEADER, "")
     try:
         signing.TimestampSigner(salt=DOCTOR_SALT).unsign(token, max_age=DOCTOR_SECONDS)
@@ -182,8 +184,3 @@ def seen(scope: Scope) -> Answer:
         "forwarded_for": request.headers.get("X-Forwarded-For", ""),
     }
     return 200, "application/json", json.dumps(found)
-
-
-def _without_content_type(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """Return the headers without the one whose parameters Django would decode."""
-    return [header for header in scope["headers"] if header[0] != b"content-type"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -40,17 +39,11 @@ def compare() -> Difference:
             raise
         rows = []
     applied: set[Name] = {(app, name) for app, name in rows}
-    missing = [
-        name
-        for name in sorted(code.graph.nodes)
-        if name not in applied and not _is_replaced(code.graph.nodes[name].replaces, applied)
-    ]
+    missing = []
+    for name in sorted(code.graph.nodes):
+        parts = set(code.graph.nodes[name].replaces)  # of a squashed migration
+        if name not in applied and not (parts and parts <= applied):
+            missing.append(name)
     known = set(code.disk_migrations or ())
     unknown = [name for name in rows if name[0] in code.migrated_apps and name not in known]
     return Difference(missing, unknown)
-
-
-def _is_replaced(replaced: Iterable[Name], applied: set[Name]) -> bool:
-    """Return whether a squashed migration was applied in its parts."""
-    parts = set(replaced)
-    return bool(parts) and parts <= applied

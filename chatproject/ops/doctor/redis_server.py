@@ -63,7 +63,9 @@ def check() -> Iterator[Finding]:
         elif "db index" in text:
             advice = "Name a database that exists at the end of REDIS_URL: /0."
         yield problem(PART, one_line(error), advice)
-    for number, url in enumerate(_others(), start=1):
+    layers: Any = settings.CHANNEL_LAYERS
+    others = [url for url in layers["default"]["CONFIG"]["hosts"] if url != settings.REDIS_URL]
+    for number, url in enumerate(others, start=1):
         try:
             with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as client:
                 client.ping()
@@ -75,11 +77,6 @@ def check() -> Iterator[Finding]:
             )
         else:
             yield ok("live events", f"server {number} of CHANNEL_LAYER_URLS answers")
-
-
-def _others() -> list[str]:
-    layers: Any = settings.CHANNEL_LAYERS
-    return [url for url in layers["default"]["CONFIG"]["hosts"] if url != settings.REDIS_URL]
 
 
 def _server(info: dict[str, Any]) -> Iterator[Finding]:
