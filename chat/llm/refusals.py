@@ -78,21 +78,17 @@ def _collect(data: object, report: ErrorReport, depth: int) -> None:
             if name in CODE_FIELDS and isinstance(value, str | int) and not isinstance(value, bool):
                 report.codes.append(str(value).encode(errors="replace").decode())
             elif name in {"param", "parameter", "loc", "field"}:
-                _collect_parameter(value, report)
+                # Pydantic gives the path as a list, such as ["body", "stream_options"].
+                path = value if isinstance(value, list) else [value]
+                names = [str(x) for x in path if isinstance(x, str | int) and x != "body"]
+                if names and names[0]:
+                    report.parameters.append(".".join(names))
             elif name in DELAY_FIELDS and re.fullmatch(r"\d+(\.\d+)?s?", str(value)):
                 report.sentences.append(f"Retry in {str(value).rstrip('s')}s.")
             elif name in SENTENCE_FIELDS or (
                 isinstance(value, dict | list) and name not in QUOTING_FIELDS
             ):
                 _collect(value, report, depth - 1)
-
-
-def _collect_parameter(value: object, report: ErrorReport) -> None:
-    """Add a parameter; pydantic gives its path as a list, such as ["body", "stream_options"]."""
-    path = value if isinstance(value, list) else [value]
-    names = [str(part) for part in path if isinstance(part, str | int) and part != "body"]
-    if names and names[0]:
-        report.parameters.append(".".join(names))
 
 
 QUOTA_CODES = re.compile(
@@ -264,8 +260,12 @@ def refusal_of(status: int, report: ErrorReport, *, is_page: bool = False) -> Re
         return Refusal("quota")
     if QUOTA_WORDS.search(message) and not SOON_WORDS.search(f"{codes} {message}"):
         return Refusal("quota")
-    if (too_large := _too_large(status, message)) is not None:
-        return too_large
+    if numbers := LIMIT_AND_REQUESTED.search(message):
+        limit, requested = int(numbers[1]), int(numbers[2])
+        if requested > limit:  # the request alone has more than the tokens of a minute
+            return Refusal("too_large", window=limit)
+    elif status in {413, 429} and TOO_LARGE_WORDS.search(message):
+        return Refusal("too_large")
     if CONTEXT_CODES.search(codes):
         return _context(message) or Refusal("context")
     if CONTENT_CODES.search(codes):
@@ -303,15 +303,6 @@ def refusal_of(status: int, report: ErrorReport, *, is_page: bool = False) -> Re
     if refusal is not None and refusal.reason == "request":
         return replace(refusal, parameter=subject.partition(".")[0])
     return refusal
-
-
-def _too_large(status: int, message: str) -> Refusal | None:
-    """Return the refusal of a request that alone has more tokens than the provider accepts in a minute."""
-    if numbers := LIMIT_AND_REQUESTED.search(message):
-        limit, requested = int(numbers[1]), int(numbers[2])
-        return Refusal("too_large", window=limit) if requested > limit else None
-    is_too_large = status in {413, 429} and TOO_LARGE_WORDS.search(message)
-    return Refusal("too_large") if is_too_large else None
 
 
 def _context(message: str) -> Refusal | None:

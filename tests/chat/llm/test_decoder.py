@@ -392,7 +392,7 @@ def test_events_that_a_gateway_wrapped_are_found(data):
     assert reply_of(data + b"\n\n", STOP)[0] == "Hi"
 
 
-def test_whole_message_after_its_deltas_is_no_more_text():
+def test_message_after_its_deltas_adds_no_text():
     summary = event(choices=[{"message": {"content": "Hi there"}, "finish_reason": "stop"}])
     assert reply_of(text("Hi"), text(" there"), summary) == ("Hi there", "", "stop")
 

@@ -828,7 +828,7 @@ async def test_connection_left_open_is_not_waited_for(make, tail):
 EARLY_END = b'data: {"choices":[{"delta":{"reasoning":"t"},"finish_reason":"stop"}]}\n\n'
 
 
-async def test_text_after_finish_reason_of_reasoning_is_waited_for(make):
+async def test_text_after_premature_finish_is_waited_for(make):
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + b"\r\n" + EARLY_END)
         await asyncio.sleep(0.5)
