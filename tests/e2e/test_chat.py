@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.browser import Browser, wait_until
 from tests.e2e.conftest import Site
-from tests.support.fake_llm import reasoning_text, reply_text
+from tests.support.fake_llm import reasoning_text, reply_pieces, reply_text
 
 pytestmark = pytest.mark.e2e
 
@@ -293,3 +293,20 @@ def test_reply_that_ended_early_says_so(browser: Browser, directives, status, se
     browser.wait_for_text(".reply .notice", sentence)
     assert browser.shown(".reply [data-regenerate]")
     assert browser.complaints == []
+
+
+def test_moved_thoughts_survive_a_reload_of_running_reply(site: Site, browser: Browser):
+    message = "[[tokens=9 reasoning=9 rate=0 tags=end hold=4 key=reloaded]] Think"
+    browser.send(message)
+    site.provider.wait(held=1)
+    for _ in range(2):
+        wait_until(
+            lambda: words(browser.reply) == words("".join(reply_pieces(9, message)[:4])),
+            "the text after the thoughts is shown",
+        )
+        browser.click(".reasoning summary")
+        assert words(browser.texts(".reasoning-text")[0]) == words(reasoning_text(9, message))
+        browser.driver.refresh()
+    site.provider.release("reloaded")
+    browser.wait_for_status("done")
+    assert site.reply(browser.conversation) == (reply_text(9, message), "done")
