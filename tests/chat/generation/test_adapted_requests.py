@@ -143,6 +143,17 @@ async def test_accepted_form_is_remembered_by_all(
     assert provider.requests[1] == provider.requests[2] == provider.requests[3]
 
 
+async def test_usage_is_estimated_without_stream_options(owner, assistant, provider):
+    entry = {"value": "left out", "learned": timezone.now().isoformat()}
+    await db.run(LanguageModel.objects.update, quirks={"stream_options": entry})
+    run = await make(owner, assistant, "[[tokens=10 rate=0]]")
+
+    assert "stream_options" not in provider.requests[0]
+    assert run.usage_estimated
+    assert run.completion_tokens > 0
+    assert run.charged > 0
+
+
 async def test_words_of_user_are_not_remembered(owner, assistant, serve):
     text = "Unsupported parameter: 'temperature' is not supported with this model."
     with serve(Refusing(always(error(f"Blocked: {text}")))) as provider:
