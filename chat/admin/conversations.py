@@ -1,18 +1,41 @@
-"""Admin of conversations, messages and runs: read-only, as they are records."""
+"""Admin of conversations, messages and runs: read-only, as they are records.
+
+Staff with the permission to see messages read a conversation on a page of its own. Each page with text of
+messages is in the admin's log. Runs are stopped and asked again with the permission to change runs.
+"""
 
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
-from django.contrib import admin
-from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE as CHANGED
+from django.contrib.admin.models import LogEntry
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
 
 from billing import credits
+from chat.conversations.transcript import excerpt
+from chat.errors import ChatError
 from chat.models import Conversation, Message, MessagePart, Run
-from chatproject.lib.admin import ReadOnlyAdmin, column
+from chat.runs import start
+from chat.runs.stop import stop_run_by_staff
+from chatproject.lib.admin import ReadOnlyAdmin, column, require_permission, staff_id
 
 READ = "chat.view_message"
+CHANGE_RUN = "chat.change_run"
+
+
+def log(request: HttpRequest, row: Model, message: str) -> None:
+    """Store in the admin's log what a member of staff did with a row."""
+    LogEntry.objects.log_actions(
+        staff_id(request), [row], CHANGED, change_message=message, single_object=True
+    )
 
 
 class TextGuard(ReadOnlyAdmin):
@@ -54,6 +77,33 @@ class ConversationAdmin(TextGuard):
     list_select_related = ["owner", "assistant"]
     search_fields = ["title", "owner__email", "id"]
     date_hierarchy = "created_at"
+    view_on_site = False  # the site shows it to its owner alone
+
+    def get_urls(self) -> list[URLPattern]:
+        page = path(
+            "<uuid:conversation_id>/messages/",
+            self.admin_site.admin_view(self.messages_view),
+            name="chat_conversation_messages",
+        )
+        return [page, *super().get_urls()]
+
+    def messages_view(self, request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+        """Show the messages, as many as a page of the site has; the look is logged before."""
+        conversation = get_object_or_404(
+            Conversation.objects.select_related("owner"), pk=conversation_id
+        )
+        require_permission(request, READ)
+        if not self.has_view_permission(request, conversation):
+            raise PermissionDenied
+        log(request, conversation, "Looked at the messages")
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Messages of {conversation}",
+            "opts": self.opts,
+            "original": conversation,
+            "part": excerpt(conversation, request.GET.get("before", "")),
+        }
+        return TemplateResponse(request, "admin/chat/conversation/messages.html", context)
 
 
 class PartInline(admin.TabularInline):  # type: ignore[type-arg]
@@ -63,8 +113,21 @@ class PartInline(admin.TabularInline):  # type: ignore[type-arg]
     readonly_fields = ["position", "kind", "data"]
 
 
+class LoggedLook(ReadOnlyAdmin):
+    """Logs each look at a page that shows the text of a message."""
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, *args: Any, **options: Any
+    ) -> HttpResponse:
+        response = super().change_view(request, object_id, *args, **options)
+        row = self.get_object(request, object_id)
+        if row is not None and response.status_code == 200 and request.user.has_perm(READ):
+            log(request, row, "Looked at the text")
+        return response
+
+
 @admin.register(Message)
-class MessageAdmin(ReadOnlyAdmin):
+class MessageAdmin(LoggedLook):
     list_display = ["id", "conversation", "role", "status", "created_at"]
     list_filter = ["role", "status"]
     list_select_related = ["conversation"]
@@ -73,7 +136,7 @@ class MessageAdmin(ReadOnlyAdmin):
 
 
 @admin.register(MessagePart)
-class MessagePartAdmin(ReadOnlyAdmin):
+class MessagePartAdmin(LoggedLook):
     """Parts are text of messages, so that their own permission is not enough."""
 
     list_display = ["message", "position", "kind"]
@@ -85,7 +148,7 @@ class MessagePartAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Run)
-class RunAdmin(TextGuard):
+class RunAdmin(LoggedLook, TextGuard):
     # A provider's error may quote the prompt.
     text_fields = ("prefix", "prefix_reasoning", "error_message")
     list_display = [
@@ -108,9 +171,89 @@ class RunAdmin(TextGuard):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
         return super().get_queryset(request).select_related("user", "model")
 
+    def get_urls(self) -> list[URLPattern]:
+        def page(name: str, view: Any) -> URLPattern:
+            url: URLPattern = path(
+                f"<uuid:run_id>/{name}/",
+                self.admin_site.admin_view(view),
+                name=f"chat_run_{name}",
+            )
+            return url
+
+        return [page("stop", self.stop_view), page("again", self.again_view), *super().get_urls()]
+
+    def stop_view(self, request: HttpRequest, run_id: UUID) -> HttpResponse:
+        """Stop a run, after a confirmation."""
+        run = self._changed_run(request, run_id)
+        if request.method != "POST":
+            return self._confirmation(request, run, "Stop")
+        try:
+            is_stopped = stop_run_by_staff(run.pk)
+        except ChatError as error:
+            messages.error(request, error.message)
+        else:
+            if is_stopped:
+                log(request, run, "Stopped")
+                messages.success(request, "The run is being stopped.")
+            else:
+                messages.warning(request, "The run had ended before.")
+        return redirect("admin:chat_run_change", run.pk)
+
+    def again_view(self, request: HttpRequest, run_id: UUID) -> HttpResponse:
+        """Ask for the reply of a failed run again, as its user would, after a confirmation."""
+        run = self._changed_run(request, run_id)
+        if not can_be_asked_again(run):
+            messages.error(
+                request, "Only the last run of a conversation, if it failed, can be asked again."
+            )
+            return redirect("admin:chat_run_change", run.pk)
+        if request.method != "POST":
+            return self._confirmation(request, run, "Ask again")
+        try:
+            started = start.regenerate(
+                user=run.user, message_id=run.message_id, client_id=f"again-{run.pk}"
+            )
+        except ChatError as error:
+            messages.error(request, f"Not asked again. To the user: {error.message}")
+            return redirect("admin:chat_run_change", run.pk)
+        log(request, run, f"Asked again: {started.run}")
+        messages.success(request, "The model is asked again. This is the new run.")
+        return redirect("admin:chat_run_change", started.run.pk)
+
+    def _changed_run(self, request: HttpRequest, run_id: UUID) -> Run:
+        require_permission(request, CHANGE_RUN)
+        run: Run = get_object_or_404(self.get_queryset(request), pk=run_id)
+        if not self.has_view_permission(request, run):
+            raise PermissionDenied
+        return run
+
+    def _confirmation(self, request: HttpRequest, run: Run, verb: str) -> HttpResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"{verb}: {run}",
+            "opts": self.opts,
+            "original": run,
+            "verb": verb,
+        }
+        return TemplateResponse(request, "admin/chat/run/confirm.html", context)
+
+    def render_change_form(
+        self, request: HttpRequest, context: Any, *args: Any, **options: Any
+    ) -> HttpResponse:
+        run = options.get("obj")
+        if run is not None and request.user.has_perm(CHANGE_RUN):
+            context |= {"can_stop": not run.has_ended, "can_ask_again": can_be_asked_again(run)}
+        return super().render_change_form(request, context, *args, **options)
+
     @admin.display(description="seconds")
     def seconds(self, run: Run) -> str:
         """Return the time from queueing to the end."""
         if run.ended_at is None:
             return ""
         return f"{(run.ended_at - run.queued_at).total_seconds():.1f}"
+
+
+def can_be_asked_again(run: Run) -> bool:
+    """Return whether a run failed and no other followed, so that asking again replaces nothing newer."""
+    newer = Run.objects.filter(conversation=run.conversation_id, pk__gt=run.pk)
+    return run.status == Run.Status.FAILED and not newer.exists()

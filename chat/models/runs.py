@@ -134,6 +134,9 @@ class Run(models.Model):
     )
     worker = models.CharField(max_length=100, blank=True)
 
+    # An error_code: of a stopped run whose user did not stop it.
+    STOPPED_BY_STAFF = "stopped_by_staff"
+
     objects: ClassVar[Any] = RunQuerySet.as_manager()
 
     # Role, text and parent of the newest messages before the reply; read by the claim.

@@ -41,11 +41,11 @@ FINISH = {
 
 @dataclass(slots=True)
 class Outcome:
-    """The result of a run; `code`, `message` and `cause` are set for a failed run only.
+    """The result of a run; `message` and `cause` are set for a failed run only, `code` also if staff stopped it.
 
     `cause` is the kind of a provider's failure (llm.errors.Cause), for operators.
     `usage` is that of the attempt that ends it, and None if no provider accepted its request.
-    `is_users_stop` is False when an operator stopped the job.
+    `is_users_stop` is False when an operator stopped the job, or staff the run.
     """
 
     status: Run.Status
@@ -156,6 +156,8 @@ def _end(
     run: Run
     run, run.price = row
     now = timezone.now()
+    if outcome.status == Run.Status.STOPPED and run.error_code == Run.STOPPED_BY_STAFF:
+        outcome = replace(outcome, code=run.error_code, is_users_stop=False)
     run.message = _store_message(run, outcome, html)
     leaf = {
         "id": run.conversation_id,

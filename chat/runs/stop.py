@@ -28,8 +28,27 @@ def stop_run(*, user: User, run_id: UUID) -> None:
     `unavailable` when Redis did not take the request.
     """
     run = access.run(user, run_id, write=True)
-    if run.has_ended:
-        return
+    if not run.has_ended:
+        _stop(run)
+
+
+def stop_run_by_staff(run_id: UUID) -> bool:
+    """Stop a run of any user, who reads that staff did it; return False for a run that has ended.
+
+    A reply without a word is then not charged. Raises ChatError `unavailable` like `stop_run`.
+    """
+    active = Run.objects.active().filter(pk=run_id)
+    if not active.update(error_code=Run.STOPPED_BY_STAFF):
+        return False
+    try:
+        _stop(Run.objects.get(pk=run_id))
+    except ChatError:
+        active.update(error_code="")
+        raise
+    return True
+
+
+def _stop(run: Run) -> None:
     text, reasoning = run.prefix, run.prefix_reasoning
     if run.attempt:
         try:
