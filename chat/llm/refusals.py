@@ -101,7 +101,9 @@ QUOTA_WORDS = re.compile(
     r"|quota (has been |is |was )?(exceeded|exhausted|used up)|balance is (too low|insufficient)"
     r"|(out of|not enough|no more|more) credits?\b|please recharge|payment required"
     r"|budget has been exceeded|exceeded .{0,20}(budget|spend(ing)? limit)"
-    r"|hard limit has been reached|negative balance|in good standing|余额不足|欠费",
+    r"|reached your .{0,30}usage limits?|(spend(ing)?|credit) limit .{0,30}(reached|exceeded)"
+    r"|quota is not enough|credits? (are |is |have been )?(exhausted|depleted|used up)"
+    r"|monthly included credits|额度|hard limit has been reached|negative balance|in good standing|余额不足|欠费",
     re.IGNORECASE,
 )
 # Google reports the limit of a minute as a quota, too.
@@ -157,7 +159,7 @@ CONTEXT_WORDS = re.compile(
     r"|too many (input |prompt )?tokens|input token count|(prompt|input) length|model token limit"
     r"|(input|prompt) tokens? exceed|exceed\w* .{0,30}token limit|reduce the length of"
     r"|(input|prompt|request|message)s?\b.{0,40}? (is longer than|exceeds? (the )?max)"
-    r"|max(imum)? (model|sequence) length|too large for model with",
+    r"|max(imum)? (model|sequence) length|shorten (your|the) (prompt|input|message)|too large for model with",
     re.IGNORECASE,
 )
 CONTENT_CODES = re.compile(
@@ -169,6 +171,7 @@ CONTENT_WORDS = re.compile(
     r"content[ _-]?(management |moderation )?(policy|policies|filter|moderation|inspection|exists risk)"
     r"|inappropriate content|prohibited content|sensitive (content|words?|information)|\bflagged\b"
     r"|safety (system|filter|guideline|reasons|setting|polic)|usage polic(y|ies)|responsible ai"
+    r"|considered high risk|blocked (due to|by|because of) .{0,30}(safety|polic|filter)"
     r"|violat\w+ .{0,60}(polic|guideline|terms)|敏感|不安全",
     re.IGNORECASE,
 )
@@ -184,6 +187,12 @@ MODEL_WORDS = re.compile(
     r"|deployment .{0,60}(not found|does not exist)|模型不存在",
     re.IGNORECASE | re.DOTALL,
 )
+# Words that leave no doubt, even if a gateway has made the status a 5xx.
+UNKNOWN_MODEL_WORDS = re.compile(
+    r"(invalid|unknown|no such) model|\bmodel\b.{0,80}?(not found|(does not|doesn't|not) exist)"
+    r"|no available channel|无可用渠道",
+    re.IGNORECASE | re.DOTALL,
+)
 # LiteLLM without a database answers `no_db_connection` to any key but its own.
 KEY_CODES = re.compile(
     r"no_db_connection|(invalid|incorrect|missing|expired)_api_key|api_key_(invalid|expired|missing)|unauthenticated"
@@ -194,7 +203,7 @@ KEY_WORDS = re.compile(
     r"(invalid|incorrect|wrong|expired|missing|revoked|disabled|provide an?|no) (\w+ )?"
     r"(api[ _-]?(key|token)|credentials|access token|auth\w* (token|header|credentials))"
     r"|api[ _-]?key.{0,40}?(not valid|invalid|incorrect|expired|not found|missing|required|revoked"
-    r"|disabled|leaked)|unauthori[sz]ed|authentication (failed|fails|error|required)"
+    r"|disabled|leaked|exist)|unauthori[sz]ed|authentication (failed|fails|error|required)"
     r"|not authenticated|invalid token",
     re.IGNORECASE,
 )
@@ -285,7 +294,7 @@ def refusal_of(status: int, report: ErrorReport, *, is_page: bool = False) -> Re
     if CONTENT_CODES.search(message) or CONTENT_WORDS.search(message):
         return Refusal("content")
     if status >= 500:
-        return None
+        return Refusal("model") if UNKNOWN_MODEL_WORDS.search(message) else None
     if status == 404:
         is_path = ADDRESS_WORDS.search(message) or not re.search(
             r"model|deployment", message, re.IGNORECASE

@@ -182,6 +182,9 @@ def test_request_above_limit_of_minute_is_too_large(status, message, expected):
             ),
         ),
         (500, error("RateLimitError: insufficient_quota")),
+        (400, error("You have reached your specified API usage limits.")),
+        (403, error("user quota is not enough", type="new_api_error")),
+        (403, error("Your credits are exhausted")),
     ],
 )
 def test_used_up_quota_is_found_in_words(status, body):
@@ -283,6 +286,8 @@ def test_refused_key_is_found_in_words(status, body):
             ),
         ),
         (400, error("Model Not Exist")),
+        (500, error("litellm.NotFoundError: the model x does not exist")),
+        (503, error("no available channel for model x")),
         (400, {"object": "error", "message": "Invalid model: x", "type": "invalid_model"}),
     ],
 )
@@ -339,6 +344,7 @@ def test_page_is_classified_by_status(status, expected):
             },
         ),
         (400, error("Content Exists Risk")),
+        (400, error("The request was rejected because it was considered high risk")),
         (403, error("Your input was flagged", metadata={"reasons": ["violence"]})),
         (500, error("ContentPolicyViolationError: content_filter")),
     ],
