@@ -101,10 +101,12 @@ def test_form_of_the_admin_is_an_event(caplog):
     deletion = reverse("admin:billing_creditpackage_delete", args=[package.pk])
     client.post(deletion, {})  # asks for confirmation first
     client.post(deletion, {"post": "yes"})
+    other = CreditPackage.objects.create(name="Large", credits=2_000_000)
     client.post(
-        reverse("admin:accounts_user_changelist"),
-        {"action": "delete_selected", "_selected_action": [boss.pk], "post": ""},
-    )
+        reverse("admin:billing_creditpackage_changelist"),
+        {"action": "delete_selected", "_selected_action": [other.pk]},
+    )  # asks for confirmation, too
+    assert CreditPackage.objects.get() == other
     [(name, fields)] = events(caplog)
     assert name == "staff_action"
     assert fields["user_id"] == boss.pk
