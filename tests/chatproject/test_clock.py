@@ -192,7 +192,7 @@ def test_another_process_works_after_a_blow(blow, server_folder):
                 " AND query_start > %s",
                 [since],
             )
-            return cursor.rowcount > 0
+            return bool(cursor.rowcount)
 
     with Stack(server_folder, provider_url="http://127.0.0.1:9/v1") as stack:
         stack.start("clock")
