@@ -223,7 +223,7 @@ def test_evicting_redis_is_a_problem(valkey):
 
 
 def test_full_redis_is_a_problem(valkey):
-    valkey.config_set("maxmemory", "1mb")
+    valkey.config_set("maxmemory", "500kb")
     assert "Raise maxmemory" in one(redis_server.check, "redis memory", Level.PROBLEM).advice
 
 

@@ -107,7 +107,7 @@ def test_readiness_finds_a_full_redis(stack, own_valkey):
     stack.start("web", "worker", "clock")
     becomes(stack, 200)
     with Redis.from_url(own_valkey.url) as client:
-        client.config_set("maxmemory", "1mb")
+        client.config_set("maxmemory", "500kb")
         becomes(stack, 503, redis=False)
         probes = stack.log("web").count("GET /health/ready 503")
         while stack.log("web").count("GET /health/ready 503") <= probes + 3:
