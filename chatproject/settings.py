@@ -230,6 +230,8 @@ STAFF_PAY = env.flag("STAFF_PAY", default=False)  # off: their runs are the oper
 STAFF_DAILY_CREDITS = int(env.decimal("STAFF_DAILY_CREDITS", "0") * 1_000_000)
 # Micro-credits above which a gift must be confirmed; 0: none must.
 STAFF_CONFIRM_CREDITS = int(env.decimal("STAFF_CONFIRM_CREDITS", "10000") * 1_000_000)
+# A file in the format of LiteLLM's list, for the discovery of models; empty: no list.
+PRICE_LIST = env.text("PRICE_LIST")
 CREDIT_USD = env.decimal("CREDIT_USD", "0.01", above=0)  # value of a credit, to import prices
 
 # --- Payment providers: each is enabled by its key, see docs/payments.md -----------------------

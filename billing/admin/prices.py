@@ -14,12 +14,12 @@ from billing import credits
 from billing.admin.base import AuditedAdmin, RecordAdmin, amount, money
 from billing.admin.fields import TiersFormField, major, minor, show_tiers
 from billing.credits import CreditsFormField
-from billing.ledger import staff_actions
 from billing.metering import pricing
+from billing.metering.publishing import FIGURES, publish
 from billing.models import CreditPackage, ModelPrice, PackagePrice
 from chatproject.lib.admin import BaseAdmin, client_ip, column, staff_id
 
-RATES = ("in_per_m", "cached_in_per_m", "out_per_m", "reasoning_per_m", "request_fee")
+RATES = FIGURES
 PER_MILLION = "Credits per million tokens."
 
 
@@ -115,16 +115,7 @@ class ModelPriceAdmin(BaseAdmin):
         return [] if obj is None else self.get_fields(request, obj)
 
     def save_model(self, request: HttpRequest, obj: ModelPrice, form: Any, change: bool) -> None:
-        obj.created_by_id = staff_id(request)
-        obj.save(force_insert=True)
-        staff_actions.record(
-            actor_id=staff_id(request),
-            action="set price",
-            target=str(obj),
-            after={field: getattr(obj, field) for field in (*RATES, "tiers")},
-            reason=obj.source,
-            ip=client_ip(request),
-        )
+        publish(obj, actor_id=staff_id(request), ip=client_ip(request))
 
     @admin.display(description="long prompts")
     def long_prompts(self, price: ModelPrice) -> str:

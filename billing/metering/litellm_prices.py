@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -105,40 +107,63 @@ class PriceList:
             raise Refused(f"the list has several of that name: {names}")
         return alike[0]
 
-    def price(self, key: str, rate: Rate, *, model: str, effective_from: datetime) -> ModelPrice:
-        """Build (without saving) one of our models' price from the entry under a key.
+    def entry(self, key: str) -> dict[str, Any]:
+        """Return the entry under a key, with its sizes."""
+        return self._entries[key]
 
-        Raises Refused for a price that is missing, negative, absurd, not per token, or not allowed
-        to begin at `effective_from`.
-        """
-        entry = self._entries[key]
-        mode = mode_of(entry)
-        if mode not in TOKEN_MODES:
-            raise Refused(f"models of mode {mode} are not paid by the token")
-        if entry.get("tiered_pricing"):
-            raise Refused("its prices are in tiered_pricing, which is not read: enter them by hand")
-        fee = _usd(entry, "input_cost_per_request")
-        (_, base), *tiers = [
-            (above, {field: rate.micro(usd, pricing.MILLION) for field, usd in level.items()})
-            for above, level in _levels(entry)
-        ]
-        levels = [base, *(level for _, level in tiers)]
-        if all(level["reasoning_per_m"] == level["out_per_m"] for level in levels):
-            for level in levels:
-                del level["reasoning_per_m"]
-        price = ModelPrice(
-            model=model,
-            effective_from=effective_from,
-            request_fee=0 if fee is None else rate.micro(fee, 1),
-            tiers=[{"above": above} | level for above, level in tiers],
-            **base,
-        )
-        try:
-            price.clean_fields()
-            price.clean()
-        except ValidationError as error:
-            raise Refused(" ".join(dict.fromkeys(error.messages))) from error
-        return price
+    def price(self, key: str, rate: Rate, *, model: str, effective_from: datetime) -> ModelPrice:
+        """Build a price from the entry under a key: see `price_of`."""
+        return price_of(self._entries[key], rate, model=model, effective_from=effective_from)
+
+
+@lru_cache(maxsize=1)
+def _read(path: str, changed_at: int) -> PriceList:
+    return PriceList(Path(path).read_text(encoding="utf-8"))
+
+
+def read_list(path: str) -> PriceList:
+    """Return the list in a file, parsed anew when it has changed. Raises Unreadable."""
+    try:
+        return _read(path, Path(path).stat().st_mtime_ns)
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unreadable(str(error)) from error
+
+
+def price_of(
+    entry: dict[str, Any], rate: Rate, *, model: str, effective_from: datetime
+) -> ModelPrice:
+    """Build (without saving) the price of one of our models from an entry of a list.
+
+    Raises Refused for a price that is missing, negative, absurd, not per token, or not allowed
+    to begin at `effective_from`.
+    """
+    mode = mode_of(entry)
+    if mode not in TOKEN_MODES:
+        raise Refused(f"models of mode {mode} are not paid by the token")
+    if entry.get("tiered_pricing"):
+        raise Refused("its prices are in tiered_pricing, which is not read: enter them by hand")
+    fee = _usd(entry, "input_cost_per_request")
+    (_, base), *tiers = [
+        (above, {field: rate.micro(usd, pricing.MILLION) for field, usd in level.items()})
+        for above, level in _levels(entry)
+    ]
+    levels = [base, *(level for _, level in tiers)]
+    if all(level["reasoning_per_m"] == level["out_per_m"] for level in levels):
+        for level in levels:
+            del level["reasoning_per_m"]
+    price = ModelPrice(
+        model=model,
+        effective_from=effective_from,
+        request_fee=0 if fee is None else rate.micro(fee, 1),
+        tiers=[{"above": above} | level for above, level in tiers],
+        **base,
+    )
+    try:
+        price.clean_fields()
+        price.clean()
+    except ValidationError as error:
+        raise Refused(" ".join(dict.fromkeys(error.messages))) from error
+    return price
 
 
 def same(one: ModelPrice, other: ModelPrice) -> bool:

@@ -6,6 +6,7 @@ without a price in force is not offered.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -67,6 +68,13 @@ IN_FORCE = f"""
 SELECT {prepared.columns(ModelPrice, "price")} FROM billing_modelprice AS price
 WHERE model = %(model)s AND effective_from <= %(at)s ORDER BY effective_from DESC LIMIT 1
 """  # noqa: S608 # of names alone
+
+
+def all_in_force(models: Iterable[str]) -> dict[str, ModelPrice]:
+    """Return the present prices of models by the provider's names; those without one are missing."""
+    begun = ModelPrice.objects.filter(model__in=list(models), effective_from__lte=timezone.now())
+    newest = begun.order_by("model", "-effective_from").distinct("model")
+    return {price.model: price for price in newest}
 
 
 def priced_models() -> set[str]:

@@ -16,7 +16,7 @@ from django.urls import URLPattern, path, reverse
 from billing import credits
 from billing.credits import CreditsFormField
 from billing.metering import pricing
-from chat.admin import provider_pages
+from chat.admin import discovery, provider_pages
 from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
 from chat.models import Assistant, LanguageModel, Provider
@@ -232,6 +232,7 @@ class ProviderAdmin(BaseAdmin):
         pages = {
             "test": provider_pages.test,
             "base_url": provider_pages.take_base_url,
+            "discover": discovery.discover,
         }
         return [
             path(
@@ -346,13 +347,9 @@ class AssistantAdmin(BaseAdmin):
             self.message_user(request, "Select one assistant.", messages.ERROR)
             return
         chosen = queryset.get()
-        ordered = [chosen, *Assistant.objects.exclude(pk=chosen.pk)]
-        for position, assistant in enumerate(ordered):
-            assistant.position = position
-        Assistant.objects.bulk_update(ordered, ["position"])
+        is_default = lifecycle.put_first(chosen)
         self.log_change(request, chosen, "Made default for new chats.")
-        default = lifecycle.default_assistant()
-        if default == chosen:
+        if is_default:
             self.message_user(request, f"New chats now use {chosen}.")
             return
         self.message_user(

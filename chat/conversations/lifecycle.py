@@ -34,6 +34,15 @@ def default_assistant() -> Assistant | None:
     return offered.first()
 
 
+def put_first(chosen: Assistant) -> bool:
+    """Put an assistant before all others; return whether it is now the one of new conversations."""
+    ordered = [chosen, *Assistant.objects.exclude(pk=chosen.pk)]
+    for position, assistant in enumerate(ordered):
+        assistant.position = position
+    Assistant.objects.bulk_update(ordered, ["position"])
+    return default_assistant() == chosen
+
+
 def first_title(text: str) -> str:
     """Return the title of a conversation that begins with a text: its first line, cut at a word.
 

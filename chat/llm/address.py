@@ -28,7 +28,7 @@ from chat.llm.deadline import within
 from chat.llm.refusals import ErrorReport, read_error, refusal_of
 
 SECONDS = 10.0
-READ_BYTES = 4 * 1024 * 1024  # of a list of models; the longest known one has 1 MB
+READ_BYTES = 16 * 1024 * 1024  # of a list of models: OpenRouter's has 1 MB for 400 models
 SHOWN_CHARACTERS = 200
 
 # Ends of addresses of single routes, which each request adds.
