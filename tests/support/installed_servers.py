@@ -7,13 +7,14 @@ from pathlib import Path
 
 from chatproject.local.servers import PostgresServer, ValkeyServer
 
+WHEEL_LOCALE = PostgresServer.locale
+
 
 def use() -> None:
     """Start the programs that TEST_POSTGRES_BIN (a folder) and TEST_REDIS_SERVER (a file) name."""
     if folder := os.environ.get("TEST_POSTGRES_BIN"):
         PostgresServer.programs = Path(folder)
-        PostgresServer.locale = (
-            "--locale=C.UTF-8",
-        )  # before Postgres 17 it has no other of its own
+        # Before Postgres 17 it has no locales of its own.
+        PostgresServer.locale = ("--locale=C.UTF-8",)
     if program := os.environ.get("TEST_REDIS_SERVER"):
         ValkeyServer.program = Path(program)

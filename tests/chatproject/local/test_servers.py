@@ -38,6 +38,7 @@ from chatproject.local.servers import (
     is_alive,
 )
 from chatproject.local.spawn import Account, spawn
+from tests.support.installed_servers import WHEEL_LOCALE
 from tests.support.programs import PATIENCE, Program, is_open, wait_until
 from tests.support.pytest_servers import POSTGRES_SETTINGS
 
@@ -46,6 +47,14 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a
 NOBODY = 65534  # a user id
 
 Server = TypeVar("Server", bound=EmbeddedServer)
+
+
+@pytest.fixture(autouse=True)
+def programs_of_the_wheels(monkeypatch) -> None:
+    """These servers are the subject, whatever the other tests run on."""
+    monkeypatch.setattr(PostgresServer, "programs", None)
+    monkeypatch.setattr(PostgresServer, "locale", WHEEL_LOCALE)
+    monkeypatch.setattr(ValkeyServer, "program", None)
 
 
 @pytest.fixture
