@@ -10,7 +10,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import BooleanField, Case, Count, QuerySet, Value, When
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 
 from billing import credits
@@ -21,6 +21,7 @@ from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
 from chat.models import Assistant, LanguageModel, Provider
 from chat.models.catalogue import texts_in, validate_headers, validate_proxy
+from chat.runs.provider_health import Health, last_hour
 from chatproject.lib import encryption
 from chatproject.lib.admin import NOTHING, BaseAdmin
 
@@ -57,6 +58,7 @@ class SuggestionsFormField(forms.CharField):
         return texts_in(initial) != texts_in(str(data or "").splitlines())
 
 
+NO_REPLIES = "No replies in the last hour"
 HIDDEN = "…"  # begins the value of a secret as a form shows it
 LOST = "The stored {what} cannot be decrypted: ENCRYPTION_KEYS or SECRET_KEY has changed. Enter it again."
 
@@ -227,6 +229,29 @@ class ProviderAdmin(BaseAdmin):
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).annotate(models_count=Count("models"))
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        found: dict[int, Health] = {}
+
+        @admin.display(description="last hour")
+        def health(provider: Provider) -> str:
+            if not found:  # one statement for the whole list
+                found.update(last_hour() or {0: Health()})
+            one = found.get(provider.pk)
+            return NO_REPLIES if one is None else one.summary
+
+        return [*self.list_display, health]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        health = last_hour().get(int(object_id)) if object_id.isdecimal() else None
+        context = {"health": health, "no_replies": NO_REPLIES, **(extra_context or {})}
+        return super().change_view(request, object_id, form_url, context)
 
     def get_urls(self) -> list[URLPattern]:
         pages = {
