@@ -29,7 +29,13 @@ from accounts.forms import AdminPasswordForm
 from accounts.models import SignupGrant, User
 from billing import credits
 from chatproject.lib import db
-from chatproject.lib.admin import BaseAdmin, ReadOnlyAdmin, require_permission, staff_id
+from chatproject.lib.admin import (
+    BaseAdmin,
+    LoggedValues,
+    ReadOnlyAdmin,
+    require_permission,
+    staff_id,
+)
 
 APPROVE, LINK = "accounts.approve_user", "accounts.link_user"
 
@@ -70,7 +76,7 @@ class ChangedBySuperusers(admin.ModelAdmin):  # type: ignore[type-arg] # not gen
 
 
 @admin.register(Group)
-class GroupAdmin(ChangedBySuperusers, DjangoGroupAdmin):
+class GroupAdmin(ChangedBySuperusers, LoggedValues, DjangoGroupAdmin):
     pass
 
 
@@ -80,7 +86,7 @@ class EmailAddressAdmin(ChangedBySuperusers, AllauthEmailAddressAdmin):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin):  # type: ignore[type-arg] # not generic at run time
+class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not generic at run time
     change_password_form = AdminPasswordForm
     ordering = ["email"]
     list_display = ["email", "is_active", "is_staff", "credits", "date_joined", "last_login"]
@@ -283,6 +289,40 @@ class SignupGrantAdmin(ReadOnlyAdmin, BaseAdmin):
     search_fields = ["user__email"]
     ordering = ["-created_at"]
     fields = ["user", "created_at", "granted_at"]
+
+
+@admin.register(LogEntry)
+class LogEntryAdmin(ReadOnlyAdmin, BaseAdmin):
+    """The record of what staff did in the admin; billing's audit records have actions on money."""
+
+    list_display = ["action_time", "user", "content_type", "subject", "done"]
+    list_display_links = ["action_time"]
+    list_filter = [
+        "action_time",
+        "action_flag",
+        ("user", admin.RelatedOnlyFieldListFilter),
+        "content_type",
+    ]
+    list_select_related = ["user", "content_type"]
+    search_fields = ["object_repr", "change_message", "user__email", "object_id__exact"]
+    search_help_text = (
+        "E-mail address of the member of staff, name or id of the object, or a word of the change"
+    )
+    fields = ["action_time", "user", "content_type", "subject", "done"]
+    readonly_fields = ["action_time", "user", "content_type", "subject", "done"]
+
+    @admin.display(description="object")
+    def subject(self, entry: LogEntry) -> str:
+        """Return the changed object, as a link to its page if it has one."""
+        url = None if entry.is_deletion() else entry.get_admin_url()
+        return (
+            format_html('<a href="{}">{}</a>', url, entry.object_repr) if url else entry.object_repr
+        )
+
+    @admin.display(description="action")
+    def done(self, entry: LogEntry) -> str:
+        """Return what was done, with old and new values."""
+        return entry.get_change_message() or entry.get_action_flag_display()
 
 
 def set_active(request: HttpRequest, users: Iterable[User], *, is_active: bool) -> None:

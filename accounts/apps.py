@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+from allauth.account.apps import AccountConfig
 from django.apps import AppConfig
+from django.utils.translation import gettext_lazy
 
 
 class AccountsConfig(AppConfig):
     name = "accounts"
+    verbose_name = "Users"
+    default = True
 
     def ready(self) -> None:
         # notices and signup connect their receivers on import.
         from accounts import notices, receivers, signup  # noqa: F401
 
         receivers.connect()
+
+
+class AddressesConfig(AccountConfig):
+    """allauth's app, under a name that the admin has once."""
+
+    verbose_name = gettext_lazy("E-mail addresses")
+    default = False

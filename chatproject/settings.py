@@ -53,7 +53,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "channels",
     "allauth",
-    "allauth.account",
+    "accounts.apps.AddressesConfig",
     "django_rq",
     "django.forms",
 ]

@@ -194,6 +194,7 @@ class InvoiceAddress(models.Model):
 
     class Meta:
         ordering = ["id"]
+        verbose_name_plural = "invoice addresses"
 
     def __str__(self) -> str:
         return self.name or str(self.user)

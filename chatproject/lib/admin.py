@@ -19,7 +19,44 @@ from chatproject.lib.http import client_address
 NOTHING = "\N{EN DASH}"
 
 
-class BaseAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
+LONGEST_VALUE = 200  # characters of a value in the admin's log
+
+
+class LoggedValues(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
+    """Stores in the admin's log the old and new values of changed fields.
+
+    A field that only the form has, such as a key or a password, is named without its values.
+    """
+
+    def construct_change_message(
+        self, request: HttpRequest, form: Any, formsets: Any, add: bool = False
+    ) -> Any:
+        if not form.changed_data:
+            return super().construct_change_message(request, form, formsets, add)
+        columns = {field.name for field in self.model._meta.get_fields()}
+        parts = []
+        for name in form.changed_data:
+            field = form.fields[name]
+            part = str(field.label or name)
+            if name in columns and name != "password":
+                old = "" if add else f"{_shown(field, form.initial.get(name))} → "
+                part = f"{part}: {old}{_shown(field, form.cleaned_data.get(name))}"
+            parts.append(part)
+        return f"{'Added' if add else 'Changed'}. {'; '.join(parts)}."
+
+
+def _shown(field: forms.Field, value: Any) -> str:
+    """Return a value as the admin's log shows it; of a related row, its name."""
+    if isinstance(field, forms.ModelMultipleChoiceField):
+        value = ", ".join(sorted(map(str, value or [])))
+    elif isinstance(field, forms.ModelChoiceField) and not isinstance(value, models.Model):
+        assert field.queryset is not None
+        value = field.queryset.model._default_manager.filter(pk=value).first()
+    text = NOTHING if value in (None, "") else str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+
+
+class BaseAdmin(LoggedValues):
     """An admin of a table that may be large.
 
     `form_fields` names form fields to use in place of Django's, by the name of the model field.
