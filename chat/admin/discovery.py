@@ -152,7 +152,7 @@ LABELS = {
 
 
 class OptionsForm(forms.Form):
-    """What happens to the chosen models."""
+    """The fate of the chosen models."""
 
     enabled = forms.BooleanField(required=False, initial=True, label="Enable them")
     assistant = forms.ChoiceField(required=False, label="Assistant")
@@ -261,7 +261,7 @@ def forms_of(
     markup: Decimal,
     data: Any,
 ) -> list[ListedForm]:
-    """Return the forms of some models, with what is known about each."""
+    """Return the forms of some models, with the known facts about each."""
     names = [one.name for one in listed]
     in_force = pricing.all_in_force(names)
     present = {

@@ -2,7 +2,7 @@
 
 OpenAI, Ollama (names alone); OpenRouter, Together, Vercel, DeepInfra (sizes and prices); Groq, Mistral,
 vLLM, llama.cpp (sizes); LiteLLM's proxy (sizes and prices at /model/info); Google ("models/" before
-names). Whatever a list does not state is left open.
+names). A field that a list does not state is left open.
 """
 
 from __future__ import annotations

@@ -367,7 +367,7 @@ class Assistant(models.Model):
 
     @property
     def first_questions(self) -> list[str]:
-        """The suggestions, without what is no text: the column holds any JSON."""
+        """The suggestions, without values that are no text: the column holds any JSON."""
         return texts_in(self.suggestions)
 
 

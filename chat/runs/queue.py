@@ -145,7 +145,7 @@ def withdraw(user_id: int, run_id: UUID, attempt: int) -> None:
 class UserLoad:
     """Runs in the whole queue (`queued`), and a user's runs: admitted (queued or running), throttled.
 
-    Those that wait for a busy provider are in the whole queue, too.
+    Runs that wait for a busy provider are in the whole queue, too.
 
     `is_too_fast`: the user has used up the limit `messages`.
     """

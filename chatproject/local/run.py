@@ -151,11 +151,14 @@ def choose_port() -> int:
 def _missing_servers() -> Iterator[EmbeddedServer]:
     """Yield a server for each service that the environment does not name."""
     logs = DATA_DIR / "logs"
+    # Full pools of all processes (`low` and clock, too), and some connections for tools.
+    processes = sum(processes_per_role().values()) + 2
+    connections = 50 + processes * env.integer("DB_POOL_SIZE", 16, least=2)
     if not env.secret("DATABASE_URL"):
         yield PostgresServer(
             DATA_DIR / "postgres",
             password=True,
-            settings={"max_connections": str(_max_connections())},
+            settings={"max_connections": str(connections)},
             log_path=logs / "postgres.log",
         )
     if not env.secret("REDIS_URL"):
@@ -175,12 +178,6 @@ def _missing_servers() -> Iterator[EmbeddedServer]:
         os.environ["DEFAULT_MODEL"] = MODEL_NAME
         os.environ["DEFAULT_MODEL_CONTEXT"] = str(MODEL_CONTEXT)
         yield ModelServer(log_path=logs / "model.log")
-
-
-def _max_connections() -> int:
-    """Return the connections that full pools of all processes take, and some for tools."""
-    web, worker = processes_per_role().values()
-    return 50 + (web + worker + 2) * env.integer("DB_POOL_SIZE", 16, least=2)
 
 
 def processes_per_role() -> dict[str, int]:
