@@ -232,6 +232,10 @@ STAFF_DAILY_CREDITS = int(env.decimal("STAFF_DAILY_CREDITS", "0") * 1_000_000)
 STAFF_CONFIRM_CREDITS = int(env.decimal("STAFF_CONFIRM_CREDITS", "10000") * 1_000_000)
 # A file in the format of LiteLLM's list, for the discovery of models; empty: no list.
 PRICE_LIST = env.text("PRICE_LIST")
+if PRICE_LIST and not Path(PRICE_LIST).is_file():
+    raise ImproperlyConfigured(
+        f"PRICE_LIST={PRICE_LIST}: there is no such file. Write the path of a price list, or nothing."
+    )
 CREDIT_USD = env.decimal("CREDIT_USD", "0.01", above=0)  # value of a credit, to import prices
 
 # --- Payment providers: each is enabled by its key, see docs/payments.md -----------------------

@@ -25,6 +25,7 @@ from chat.runs.provider_health import Health, last_hour
 from chatproject.lib import encryption
 from chatproject.lib.admin import NOTHING, BaseAdmin
 
+ROW_ID = re.compile(r"[0-9]{1,18}")
 MOST_SUGGESTIONS = 20
 LONGEST_SUGGESTION = 300  # characters
 
@@ -249,7 +250,7 @@ class ProviderAdmin(BaseAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        health = last_hour().get(int(object_id)) if object_id.isdecimal() else None
+        health = last_hour().get(int(object_id)) if ROW_ID.fullmatch(object_id) else None
         context = {"health": health, "no_replies": NO_REPLIES, **(extra_context or {})}
         return super().change_view(request, object_id, form_url, context)
 

@@ -36,9 +36,10 @@ class LoggedValues(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at
         columns = {field.name for field in self.model._meta.get_fields()}
         parts = []
         for name in form.changed_data:
-            field = form.fields[name]
-            part = str(field.label or name)
-            if name in columns and name != "password":
+            # Django's form of a password names the column, which is none of its fields.
+            field = form.fields.get(name)
+            part = str((field and field.label) or name)
+            if field is not None and name in columns and name != "password":
                 old = "" if add else f"{_shown(field, form.initial.get(name))} → "
                 part = f"{part}: {old}{_shown(field, form.cleaned_data.get(name))}"
             parts.append(part)
