@@ -66,9 +66,9 @@ def test_new_chat_gets_address_and_title_without_reload(site: Site, browser: Bro
     assert browser.path == f"/c/{browser.conversation}/"
     assert browser.texts("h1") == ["[[tokens=10 rate=0]] On tides"]
     assert browser.driver.title == "[[tokens=10 rate=0]] On tides · Parley"
-    assert browser.texts("chat-sidebar [aria-current]") == ["[[tokens=10 rate=0]] On tides"]
     assert browser.shown("[data-chat-menu]")
     wait_until(lambda: not browser.shown(".sidebar-active"), "nothing is being written any more")
+    assert browser.texts("chat-sidebar [aria-current]") == ["[[tokens=10 rate=0]] On tides"]
 
     browser.ask("[[tokens=5 rate=0]] And ebbs?")
     assert site.rows(

@@ -310,11 +310,12 @@ def test_text_stays_while_it_is_selected(streaming: Browser):
     for step in range(1, 11):
         mouse("mouseMoved", 450 + 20 * step)
     selected, top = streaming.run(SELECTED), streaming.run(TOP)
-    assert 0 < len(selected) < 100
+    # At most some lines: the reply may have grown by one between press and movement.
+    assert 0 < len(selected) < 300
     wait_for_growth(streaming)
     mouse("mouseMoved", 651)
     assert streaming.run(TOP) == top
-    assert len(streaming.run(SELECTED)) < 100
+    assert len(streaming.run(SELECTED)) < 300
     mouse("mouseReleased", 651)
     streaming.click("[data-to-end]")
     wait_for_growth(streaming)
