@@ -16,7 +16,6 @@ from tests.chaos.rounds.asks import DONE, FAILED, STOPPED, Ask
 from tests.chaos.rounds.evidence import Evidence, Price, RunRow, Seen, Used
 from tests.chaos.rounds.faults import FAULTS, POOLER_FAULTS, draw
 from tests.chaos.rounds.judge import judge
-from tests.support import pgbouncer
 from tests.support.fake_llm import Call, reply_pieces, reply_text
 from tests.support.reconnecting_client import FIRST_SEQS, LiveTab
 
@@ -377,14 +376,6 @@ def test_five_rounds_pass():
 def test_rolling_restart_loses_no_reply():
     options = "--rolling --conversations 20"
     assert " 0 begun again" in output_of("tests.chaos.rounds", *options.split())
-
-
-@pgbouncer.needed
-@pytest.mark.timeout(300)
-def test_rounds_behind_a_pooler_pass():
-    faults = "kill-clock,kill-worker,restart-pooler"
-    options = "--pooler --rounds 3 --conversations 20 --seed 11 --bound 90 --faults"
-    assert "3 rounds in" in output_of("tests.chaos.rounds", *options.split(), faults)
 
 
 def test_expected_reply_is_the_whole_one():
