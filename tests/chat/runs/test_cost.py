@@ -333,14 +333,15 @@ async def test_socket_receives_balance_and_cost(owner, conversation, socket_loop
     async with open_tab(owner) as tab:
         await tab.send(**SEND, conversation=str(conversation.pk), text=text)
         queued = await tab.until("run.queued")
+        # Balances are read and published after the response: this one must be read before the end.
+        received = [event for event in tab.received if event["type"] == "balance"]
+        held = received[0] if received else await tab.until("balance")
         await generate.run(UUID(queued["run"]), 1)
         end = await tab.end()
-        # The balance is published after the response, so it may arrive after the end.
-        balances = [event for event in tab.received if event["type"] == "balance"]
-        while not balances or balances[-1]["held"] > 0:
-            balances.append(await tab.until("balance"))
-    assert balances[0]["held"] > 0
-    balance = balances[-1]
+        balance = next((event for event in tab.received if event.get("held") == 0), None)
+        while balance is None or balance["held"] > 0:
+            balance = await tab.until("balance")
+    assert held["held"] > 0
     assert end["text"] == reply_text(20, text)
     assert end["cost"] > 0
     account = await db.run(account_of, owner)
