@@ -68,7 +68,10 @@ def test_new_chat_gets_address_and_title_without_reload(site: Site, browser: Bro
     assert browser.driver.title == "[[tokens=10 rate=0]] On tides · Parley"
     assert browser.shown("[data-chat-menu]")
     wait_until(lambda: not browser.shown(".sidebar-active"), "nothing is being written any more")
-    assert browser.texts("chat-sidebar [aria-current]") == ["[[tokens=10 rate=0]] On tides"]
+    here = ["[[tokens=10 rate=0]] On tides"]
+    wait_until(
+        lambda: browser.texts("chat-sidebar [aria-current]") == here, "the list has its title"
+    )
 
     browser.ask("[[tokens=5 rate=0]] And ebbs?")
     assert site.rows(
