@@ -10,10 +10,19 @@ from chat.llm.connections import close_connections
 from chat.streaming.ticker import close_ticker
 from chat.web import run_follower
 from tests.support.fake_llm import FakeLLM
-from tests.support.fake_llm.fixture import provider, provider_process
+from tests.support.fake_llm.fixture import other, other_process, provider, provider_process
 from tests.support.people import assistant, conversation, owner, stranger
 
-__all__ = ["assistant", "conversation", "owner", "provider", "provider_process", "stranger"]
+__all__ = [
+    "assistant",
+    "conversation",
+    "other",
+    "other_process",
+    "owner",
+    "provider",
+    "provider_process",
+    "stranger",
+]
 
 
 @pytest_asyncio.fixture

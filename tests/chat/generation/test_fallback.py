@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -23,18 +22,6 @@ from tests.support.fake_llm import FakeLLM, reply_text
 from tests.support.runs import fresh, generate_until_hold, held_text, logged, until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("worker_loop")]
-
-
-@pytest.fixture(scope="module")
-def other_process() -> Iterator[FakeLLM]:
-    with FakeLLM() as llm:
-        yield llm
-
-
-@pytest.fixture
-def other(other_process: FakeLLM) -> FakeLLM:
-    other_process.reset()
-    return other_process
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from django.db import connection
@@ -14,22 +13,10 @@ from chat.models import Assistant, LanguageModel, Provider, Run
 from chat.runs.start import DISABLED
 from chatproject.lib import db
 from tests.support.conversations import begin, send
-from tests.support.fake_llm import FakeLLM, reply_text
+from tests.support.fake_llm import reply_text
 from tests.support.runs import fresh, send_many
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("worker_loop")]
-
-
-@pytest.fixture(scope="module")
-def other_process() -> Iterator[FakeLLM]:
-    with FakeLLM() as llm:
-        yield llm
-
-
-@pytest.fixture
-def other(other_process: FakeLLM) -> FakeLLM:
-    other_process.reset()
-    return other_process
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
@@ -25,18 +25,6 @@ KEY = "sk-first-0123456789"
 def stub(provider_process: FakeLLM) -> FakeLLM:
     provider_process.reset()
     return provider_process
-
-
-@pytest.fixture(scope="module")
-def other_process() -> Iterator[FakeLLM]:
-    with FakeLLM() as llm:
-        yield llm
-
-
-@pytest.fixture
-def other(other_process: FakeLLM) -> FakeLLM:
-    other_process.reset()
-    return other_process
 
 
 @pytest_asyncio.fixture
