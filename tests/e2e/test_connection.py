@@ -344,6 +344,26 @@ def test_reconnected_tab_catches_up(browser: Browser):
     browser.wait_for_status("done")
 
 
+# The page was fetched with the run before its `run.queued` arrives: then it is already followed.
+LATE_CONFIRMATION = """
+const transcript = document.querySelector("chat-transcript");
+const {run} = transcript.cursor;
+const reply = document.querySelector(".message.reply:last-child").id.slice(2);
+transcript.showSending("late", "Tides");
+const before = document.querySelectorAll("[data-pending]").length;
+const event = {client_id: "late", run, reply: {id: reply}, conversation: transcript.conversation};
+transcript.queue({...event, position: 0, eta: null}, {own: true});
+return [before, document.querySelectorAll("[data-pending]").length];
+"""
+
+
+def test_late_confirmation_ends_the_sending(browser: Browser):
+    browser.send("[[tokens=60 rate=15]] Tides")
+    wait_until(lambda: browser.reply, "text comes")
+    assert browser.run(LATE_CONFIRMATION) == [1, 0]
+    browser.wait_for_status("done")
+
+
 def test_message_without_confirmation_arrives_once(site: Site, browser: Browser):
     browser.ask("[[tokens=3 rate=0]] One")
     conversation = browser.conversation

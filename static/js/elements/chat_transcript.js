@@ -110,12 +110,11 @@ export class ChatTranscript extends HTMLElement {
   /** Show the messages of a `run.queued` event and follow its run. */
   queue(event, { own }) {
     const shown = this.#find(event.reply.id);
-    if (this.#follower?.run === event.run) {
-      if (!this.#follower.hasStarted) this.#showWait(event, 1);
-      return;
-    }
-    if (shown !== null && shown.dataset.status !== "pending") {
+    const isFollowed = this.#follower?.run === event.run;
+    if (isFollowed || (shown !== null && shown.dataset.status !== "pending")) {
+      // The page was fetched anew after the message was stored and before this event came.
       this.unsend(event.client_id);
+      if (isFollowed && !this.#follower.hasStarted) this.#showWait(event, 1);
       return;
     }
     this.#scroll.follow(
