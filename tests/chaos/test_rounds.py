@@ -364,14 +364,22 @@ def test_faults_of_the_pooler_are_drawn_with_it():
 
 
 @pytest.mark.timeout(300)
+def test_two_rounds_pass():
+    # The bound is generous, as other tests may run meanwhile: only a hang fails.
+    options = "--rounds 2 --conversations 15 --bound 90 --faults kill-worker,flushall"
+    assert "2 rounds in" in output_of("tests.chaos.rounds", *options.split())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
 def test_five_rounds_pass():
-    # With this seed the worker is frozen for ten seconds, long enough to lose its runs. The bound is
-    # generous, as other tests may run meanwhile: only a hang fails.
+    # With this seed the worker is frozen for ten seconds, long enough to lose its runs.
     faults = "kill-worker,stop-worker,flushall,restart-postgres,kill-web"
     options = "--rounds 5 --conversations 30 --seed 3434 --bound 90 --faults"
     assert "5 rounds in" in output_of("tests.chaos.rounds", *options.split(), faults)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_rolling_restart_loses_no_reply():
     options = "--rolling --conversations 20"
