@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from django import forms
 from django.contrib import admin, messages
@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import BooleanField, Case, Count, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
 
 from billing import credits
 from billing.credits import CreditsFormField
@@ -23,7 +24,7 @@ from chat.models import Assistant, LanguageModel, Provider
 from chat.models.catalogue import texts_in, validate_headers, validate_proxy
 from chat.runs.provider_health import Health, last_hour
 from chatproject.lib import encryption
-from chatproject.lib.admin import NOTHING, BaseAdmin
+from chatproject.lib.admin import NOTHING, MergedForm, MergingAdmin
 
 ROW_ID = re.compile(r"[0-9]{1,18}")
 MOST_SUGGESTIONS = 20
@@ -64,8 +65,10 @@ HIDDEN = "…"  # begins the value of a secret as a form shows it
 LOST = "The stored {what} cannot be decrypted: ENCRYPTION_KEYS or SECRET_KEY has changed. Enter it again."
 
 
-class ProviderForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
+class ProviderForm(MergedForm):
     """A provider, whose secrets are written and never shown: a form that is saved unchanged keeps them."""
+
+    merged_fields = ("header_lines", "proxy_address")
 
     new_key = forms.CharField(
         label="API key",
@@ -203,7 +206,7 @@ def key_of(provider: Provider) -> str:
 
 
 @admin.register(Provider)
-class ProviderAdmin(BaseAdmin):
+class ProviderAdmin(MergingAdmin):
     form = ProviderForm
     list_display = ["name", "address", "key_shown", "concurrency", "models_count", "enabled"]
     search_fields = ["name", "base_url", "notes"]
@@ -285,7 +288,7 @@ class ProviderAdmin(BaseAdmin):
 
 
 @admin.register(LanguageModel)
-class LanguageModelAdmin(BaseAdmin):
+class LanguageModelAdmin(MergingAdmin):
     form_fields = {"quirks": QuirksFormField}
     list_display = [
         "name",
@@ -302,6 +305,16 @@ class LanguageModelAdmin(BaseAdmin):
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_foreignkey(db_field, request, **options)
         return with_providers(field) if db_field.name == "fallback" else field
+
+    def save_model(self, request: HttpRequest, obj: LanguageModel, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if obj.enabled and pricing.in_force(obj.provider_model) is None:
+            words, address = f"{obj} is not offered yet: it has no price.", ""
+            if request.user.has_perm("billing.add_modelprice"):
+                address = reverse("admin:billing_modelprice_add")
+                address += f"?{urlencode({'model': obj.provider_model})}"
+            link = format_html(' <a href="{}">Add one</a>', address) if address else ""
+            self.message_user(request, format_html("{}{}", words, link), messages.WARNING)
 
     @admin.display(description="context / reply", ordering="context_tokens")
     def tokens(self, model: LanguageModel) -> str:
@@ -334,7 +347,7 @@ def with_providers(field: Any) -> Any:
 
 
 @admin.register(Assistant)
-class AssistantAdmin(BaseAdmin):
+class AssistantAdmin(MergingAdmin):
     form_fields = {"message_fee": CreditsFormField, "suggestions": SuggestionsFormField}
     list_display = ["name", "model", "model_provider", "is_default", "position", "enabled"]
     list_filter = ["enabled", "model"]

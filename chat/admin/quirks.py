@@ -51,8 +51,27 @@ class QuirksFormField(forms.CharField):
         return stored
 
     def has_changed(self, initial: Any, data: Any) -> bool:
-        before = str(self.prepare_value(initial) or "").split()
-        return before != str(data or "").split()
+        try:
+            return values_in(initial) != values_in(self.to_python(data))
+        except ValidationError:
+            return True
+
+    def merge(
+        self, opened: Any, sent: Mapping[str, Any], present: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Return the present entries with the lines that staff changed; None for one changed by both."""
+        before, after, now = values_in(opened), values_in(sent), values_in(present)
+        changed = {one for one in before | after if before.get(one) != after.get(one)}
+        if any(now.get(one) not in (before.get(one), after.get(one)) for one in changed):
+            return None
+        merged = {one: entry for one, entry in present.items() if one not in changed}
+        return merged | {one: sent[one] for one in changed if one in sent}
+
+
+def values_in(stored: Any) -> dict[str, str]:
+    """Return subjects and values of a stored object, without entries outside the vocabulary."""
+    known = stored.items() if isinstance(stored, Mapping) else ()
+    return {subject: one["value"] for subject, one in known if quirks.is_known(subject, one)}
 
 
 def learned_at(entry: Mapping[str, Any]) -> str:

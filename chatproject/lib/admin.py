@@ -88,6 +88,91 @@ class BaseAdmin(LoggedValues):
         )
 
 
+class MergedForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A form of a row that others may change while it is open: stores what its user has changed.
+
+    A three-way merge: the form carries the values that it was opened with. A field that its user left
+    keeps the row's present value. A field that both changed is refused with the present value, and
+    replaces it when the form is sent again. A form field may have a method `merge(opened, sent, present)`
+    that returns the value to store, or None where both changes exclude each other. `merged_fields` are
+    fields of the form alone, which stores them if they were changed. The caller locks the row.
+    """
+
+    merged_fields: tuple[str, ...] = ()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.instance.pk is None:
+            return
+        for name, field in self.fields.items():
+            if name in self.initial or name in self.merged_fields:
+                opened = self.add_initial_prefix(name)
+                field.show_hidden_initial = not self.is_bound or opened in self.data
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        data = self.cleaned_data
+        for name, field in self.fields.items():
+            if not field.show_hidden_initial:
+                continue
+            if name in self.changed_data:
+                self._merge(name, field)
+            elif name in data and name not in self.merged_fields:
+                data[name] = getattr(self.instance, name)
+        return cleaned
+
+    def _merge(self, name: str, field: forms.Field) -> None:
+        present, opened_name = self.initial.get(name), self.add_initial_prefix(name)
+        try:
+            opened = field.to_python(self.data[opened_name])
+        except ValidationError:
+            opened = None  # of a choice that was deleted meanwhile
+        prepared = field.prepare_value(present)
+        if not _differ(field, opened, prepared):
+            return
+        if name in self.cleaned_data:
+            if not _differ(field, present, self[name].data):
+                return  # both made the same change
+            if (merge := getattr(field, "merge", None)) is not None:
+                merged = merge(opened, self.cleaned_data[name], present)
+                if merged is not None:
+                    self.cleaned_data[name] = merged
+                    return
+        data: Any = self.data  # a QueryDict
+        self.data = data = data.copy()
+        data[opened_name] = "" if prepared is None else str(prepared)
+        shown = _shown(field, prepared)
+        self.add_error(
+            name,
+            f"Changed meanwhile by others, to: {shown}. Save again to replace that by your value.",
+        )
+
+
+def _differ(field: forms.Field, value: Any, data: Any) -> bool:
+    """Return whether a form's data stands for another value, whatever the line breaks."""
+    if isinstance(value, str) and isinstance(data, str):
+        value, data = ("\n".join(text.splitlines()) for text in (value, data))
+    return field.has_changed(value, data)
+
+
+class MergingAdmin(BaseAdmin):
+    """An admin whose forms are merged with changes of others: see MergedForm."""
+
+    form = MergedForm
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
+        """Return a row; for a POST, locked until the end of the page's transaction."""
+        row = super().get_object(request, object_id, from_field)
+        if row is not None and request.method == "POST":
+            try:
+                row.refresh_from_db(
+                    from_queryset=self.model._default_manager.select_for_update(no_key=True)
+                )
+            except self.model.DoesNotExist:
+                return None
+        return row
+
+
 class UsableChoices(AutocompleteSelect):
     """The field that searches a table, when its form is shown again with a key that is none.
 

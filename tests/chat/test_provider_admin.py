@@ -9,6 +9,7 @@ from django.urls import reverse
 from chat.admin.catalogue import ProviderForm, key_of
 from chat.conversations import lifecycle
 from chat.models import Assistant, LanguageModel, Provider
+from tests.support.html_forms import posted_form
 from tests.support.people import assistant
 
 __all__ = ["assistant"]
@@ -39,13 +40,7 @@ def url(provider: Provider) -> str:
     return reverse("admin:chat_provider_change", args=[provider.pk])
 
 
-def shown(page) -> dict[str, str]:
-    """Return the form as a browser would post it."""
-    form = page.context["adminform"].form
-    return {name: form[name].value() or "" for name in form.fields} | {"enabled": "on"}
-
-
-def test_secrets_are_encrypted_and_never_shown(admin_client, provider):
+def test_secrets_are_encrypted_and_never_posted_form(admin_client, provider):
     assert provider.base_url == "https://api.example.com/v1"
     assert provider.key == KEY
     assert provider.headers == {"X-Team": "research", "X-Secret": "a-secret-of-the-team"}
@@ -63,8 +58,55 @@ def test_secrets_are_encrypted_and_never_shown(admin_client, provider):
     assert all("set, ends in …abcd" in page.content.decode() for page in pages)
 
 
+def test_two_open_forms_keep_both_changes(admin_client, provider):
+    first, second = (posted_form(admin_client.get(url(provider))) for _ in range(2))
+    lines = str(first["header_lines"]) + "\nX-New: yes"
+    changes = {"name": "Renamed", "header_lines": lines, "concurrency": "3", "enabled": ""}
+    assert admin_client.post(url(provider), first | changes).status_code == 302
+
+    saved = admin_client.post(url(provider), second | {"notes": "Fast.", "silence_seconds": "60"})
+
+    assert saved.status_code == 302, saved.context["errors"]
+    kept = Provider.objects.get()
+    assert (kept.name, kept.concurrency, kept.enabled, kept.silence_seconds, kept.notes) == (
+        *("Renamed", 3, False),
+        *(60, "Fast."),
+    )
+    assert kept.headers["X-New"] == "yes"
+    assert (kept.key, kept.proxy) == (KEY, FORM["proxy_address"])
+
+
+def test_field_changed_by_two_is_refused_once(admin_client, provider):
+    opened = posted_form(admin_client.get(url(provider)))
+    Provider.objects.update(base_url="https://new.example.com/v1")
+    opened["base_url"] = "https://mine.example.com/v1"
+
+    page = admin_client.post(url(provider), opened)
+
+    words = "Changed meanwhile by others, to: https://new.example.com/v1. Save again"
+    assert words in str(page.context["errors"])
+    assert Provider.objects.get().base_url == "https://new.example.com/v1"
+    assert admin_client.post(url(provider), posted_form(page)).status_code == 302
+    assert Provider.objects.get().base_url == "https://mine.example.com/v1"
+
+
+def test_old_form_keeps_new_choices(admin_client, assistant):
+    Assistant.objects.update(system_prompt="\nBe brief.\nBe kind.\n", message_fee=1_500_000)
+    address = reverse("admin:chat_assistant_change", args=[assistant.pk])
+    opened = posted_form(admin_client.get(address))
+    chosen = LanguageModel.objects.create(name="Chosen", provider_model="chosen")
+    Assistant.objects.update(model=chosen, temperature=0.5, suggestions=["Why?"], enabled=False)
+
+    assert admin_client.post(address, opened | {"position": "7"}).status_code == 302
+
+    kept = Assistant.objects.get()
+    assert (kept.model, kept.temperature, kept.suggestions) == (chosen, 0.5, ["Why?"])
+    assert (kept.position, kept.enabled, kept.message_fee) == (7, False, 1_500_000)
+    assert kept.system_prompt == "\nBe brief.\nBe kind.\n"
+
+
 def test_unchanged_form_keeps_secrets(admin_client, provider):
-    posted = shown(admin_client.get(url(provider))) | {"name": "Renamed"}
+    posted = posted_form(admin_client.get(url(provider))) | {"name": "Renamed"}
     assert not any(secret in str(posted) for secret in SECRETS)
     assert admin_client.post(url(provider), posted).status_code == 302
     kept = Provider.objects.get()
@@ -74,14 +116,14 @@ def test_unchanged_form_keeps_secrets(admin_client, provider):
 
 
 def test_secrets_are_replaced_and_removed(admin_client, provider):
-    posted = shown(admin_client.get(url(provider)))
+    posted = posted_form(admin_client.get(url(provider)))
     lines = posted["header_lines"].replace("X-Team: …", "X-Team: blue")
     changed = {"new_key": "another-key-0987", "header_lines": lines, "proxy_address": ""}
     assert admin_client.post(url(provider), posted | changed).status_code == 302
     changed_row = Provider.objects.get()
     assert (changed_row.key, changed_row.proxy) == ("another-key-0987", "")
     assert changed_row.headers == {"X-Team": "blue", "X-Secret": "a-secret-of-the-team"}
-    posted = shown(admin_client.get(url(provider)))
+    posted = posted_form(admin_client.get(url(provider)))
     posted |= {"remove_key": "on", "header_lines": "", "key_variable": "SECOND_API_KEY"}
     assert admin_client.post(url(provider), posted).status_code == 302
     row = Provider.objects.get()
@@ -113,7 +155,7 @@ def test_secrets_are_replaced_and_removed(admin_client, provider):
     ],
 )
 def test_wrong_value_is_refused_with_words(admin_client, provider, field, value, words):
-    posted = shown(admin_client.get(url(provider))) | {field: value}
+    posted = posted_form(admin_client.get(url(provider))) | {field: value}
     page = admin_client.post(url(provider), posted)
     assert page.status_code == 200
     errors = str(page.context["errors"])
@@ -151,6 +193,23 @@ def test_models_may_share_a_name_between_providers(admin_client, provider, assis
     page = admin_client.get(reverse("admin:chat_assistant_change", args=[assistant.pk]))
     assert "Large (Second)" in page.content.decode()
     assert "Large (Third)" in page.content.decode()
+
+
+def test_model_without_price_warns_on_saving(admin_client, assistant):
+    provider = Provider.objects.create(name="Environment")
+    form = {"name": "Large", "provider_model": "large & new", "context_tokens": 8_000}
+    form |= {"max_output_tokens": 1_000, "provider": provider.pk, "enabled": "on"}
+    add = reverse("admin:chat_languagemodel_add")
+    page = admin_client.post(add, form, follow=True).content.decode()
+    assert "Large is not offered yet: it has no price." in page
+    assert "/admin/billing/modelprice/add/?model=large+%26+new" in page
+    assert "no: no price" in page
+    page = admin_client.get("/admin/billing/modelprice/add/?model=large+%26+new")
+    assert page.context["adminform"].form["model"].value() == "large & new"
+    for changed in ({"provider_model": assistant.model.provider_model}, {"enabled": ""}):
+        page = admin_client.post(add, form | {"name": "Other"} | changed, follow=True)
+        assert "not offered yet" not in page.content.decode()
+        LanguageModel.objects.filter(name="Other").delete()
 
 
 def test_fallback_must_not_lead_back(admin_client, assistant):

@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from chat.models import LanguageModel, Provider
+from tests.support.html_forms import posted_form
 from tests.support.people import assistant
 
 __all__ = ["assistant"]
@@ -36,13 +37,12 @@ class Form:
         self._client, self._model = client, model
         self._url = reverse("admin:chat_languagemodel_change", args=[model.pk])
 
-    def fields(self) -> dict[str, object]:
-        form = self._client.get(self._url).context["adminform"].form
-        return {name: form[name].value() or "" for name in form.fields}
+    def fields(self) -> dict[str, str]:
+        return posted_form(self._client.get(self._url))
 
-    def post(self, lines: str) -> str:
+    def post(self, lines: str, opened: dict[str, str] | None = None) -> str:
         """Return the page that is shown again, or "" when the model was saved."""
-        page = self._client.post(self._url, self.fields() | {"quirks": lines})
+        page = self._client.post(self._url, (opened or self.fields()) | {"quirks": lines})
         self._model.refresh_from_db()
         return "" if page.status_code == 302 else page.content.decode()
 
@@ -53,16 +53,12 @@ def form(admin_client, model) -> Form:
 
 
 def test_quirks_are_shown_with_their_time(form):
-    assert form.fields()["quirks"] == LINES
+    assert form.fields()["quirks"] == LINES.replace("\n", "\r\n")
 
 
 def test_unchanged_form_keeps_quirks(form, model):
     assert form.post(LINES.replace("\n", "\r\n")) == ""
-    assert {subject: one["value"] for subject, one in model.quirks.items()} == {
-        "cap": "max_completion_tokens",
-        "temperature": "left out",
-    }
-    assert form.fields()["quirks"] == LINES
+    assert model.quirks == LEARNED
 
 
 def test_lines_are_removed_and_added(form, model):
@@ -77,6 +73,32 @@ def test_lines_are_removed_and_added(form, model):
 def test_empty_field_forgets_all(form, model):
     assert form.post("") == ""
     assert model.quirks == {}
+
+
+def test_old_form_keeps_what_was_learned_meanwhile(form, model):
+    opened = form.fields()
+    learned = {"top_p": {"value": "left out", "learned": "2026-11-30T04:00:00+00:00"}}
+    LanguageModel.objects.update(quirks=LEARNED | learned)
+
+    assert form.post(LINES, opened | {"name": "Renamed"}) == ""
+    assert (model.name, model.quirks) == ("Renamed", LEARNED | learned)
+    # A line that was removed in the old form is removed, and no other.
+    assert form.post(LINES.splitlines()[0], opened | {"name": "Renamed"}) == ""
+    assert [*model.quirks] == ["cap", "top_p"]
+
+
+def test_line_changed_by_both_is_refused_once(form, model):
+    LanguageModel.objects.update(quirks={"longest reply": {"value": "4096", "learned": ""}})
+    opened = form.fields()
+    LanguageModel.objects.update(quirks={"longest reply": {"value": "2048", "learned": ""}})
+
+    page = form.post("longest reply: 8192", opened)
+
+    assert "Changed meanwhile by others, to: longest reply: 2048" in page
+    assert "longest reply: 8192" in page
+    assert 'name="initial-quirks" value="longest reply: 2048"' in page
+    assert form.post("longest reply: 8192", form.fields()) == ""
+    assert model.quirks["longest reply"]["value"] == "8192"
 
 
 @pytest.mark.parametrize(
@@ -104,4 +126,4 @@ def test_entries_of_other_releases_do_no_harm(form, model):
         quirks=LEARNED | {"cap": 7, "x": {"value": "y"}, "top_k": {"value": "left out"}}
     )
 
-    assert form.fields()["quirks"] == "top_k: left out\ntemperature: left out (2026-11-29 23:00)"
+    assert form.fields()["quirks"] == "top_k: left out\r\ntemperature: left out (2026-11-29 23:00)"
