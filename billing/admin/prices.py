@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.apps import apps
+from django.conf import settings
+from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
+from django.db.models import Exists, OuterRef
 from django.http import HttpRequest
 
 from billing import credits
@@ -17,6 +21,7 @@ from billing.credits import CreditsFormField
 from billing.metering import pricing
 from billing.metering.publishing import FIGURES, publish
 from billing.models import CreditPackage, ModelPrice, PackagePrice
+from billing.payments import providers
 from chatproject.lib.admin import BaseAdmin, client_ip, column, staff_id
 
 RATES = FIGURES
@@ -88,9 +93,17 @@ class ModelPriceAdmin(BaseAdmin):
         "effective_from",
         *(amount(field) for field in RATES),
         "long_prompts",
+        "used_by",
         "source",
     ]
     search_fields = ["model", "source"]
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        # A row of chat, which billing does not import.
+        same_name = apps.get_model("chat", "LanguageModel").objects.filter(
+            provider_model=OuterRef("model")
+        )
+        return super().get_queryset(request).annotate(is_used=Exists(same_name))
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -116,6 +129,23 @@ class ModelPriceAdmin(BaseAdmin):
 
     def save_model(self, request: HttpRequest, obj: ModelPrice, form: Any, change: bool) -> None:
         publish(obj, actor_id=staff_id(request), ip=client_ip(request))
+        named = apps.get_model("chat", "LanguageModel").objects.order_by().distinct()
+        names = [*named.values_list("provider_model", flat=True)]
+        if obj.model not in names:
+            by_key = {name.casefold(): name for name in names}
+            close = get_close_matches(obj.model.casefold(), by_key, 1, 0.8)
+            hint = f" Did you mean {by_key[close[0]]}?" if close else ""
+            self.message_user(
+                request,
+                f"No language model has the name {obj.model} at its provider, so no reply uses this "
+                f"price yet.{hint}",
+                messages.WARNING,
+            )
+
+    @admin.display(description="used")
+    def used_by(self, price: Any) -> str:
+        """Return whether a language model has the name that the price is for."""
+        return "yes" if price.is_used else "no: no model of that name"
 
     @admin.display(description="long prompts")
     def long_prompts(self, price: ModelPrice) -> str:
@@ -193,12 +223,36 @@ class CreditPackageAdmin(AuditedAdmin):
         if before != after:
             self._record(request, "price", form.instance, before, after)
 
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        found = {
+            *PackagePrice.objects.filter(package=form.instance).values_list("currency", flat=True)
+        }
+        sold = ", ".join(settings.CURRENCIES)
+        unsold = ", ".join(sorted(found - {*settings.CURRENCIES}))
+        if unsold:
+            words = (
+                f"Nobody can buy it in {unsold}: this site sells in {sold}. Add the currency to "
+                "CURRENCIES, or remove the price."
+            )
+        elif not found:
+            words = f"Nobody can buy it: it has no price. Add one in {sold}."
+        elif not providers.enabled():
+            words = "Nobody can buy it: no payment provider is configured. See docs/payments.md."
+        else:
+            return
+        self.message_user(request, words, messages.WARNING)
+
     @admin.display(description="prices")
     def prices_shown(self, package: CreditPackage) -> str:
-        """Return the price in each currency."""
-        return ", ".join(
-            credits.show_money(price.amount_minor, price.currency) for price in package.prices.all()
-        )
+        """Return the price in each currency, with a mark where it is not sold."""
+        is_sold = bool(providers.enabled())
+        shown = [
+            credits.show_money(price.amount_minor, price.currency)
+            + ("" if price.currency in settings.CURRENCIES and is_sold else " (not sold)")
+            for price in package.prices.all()
+        ]
+        return ", ".join(shown) or "none: not sold"
 
 
 def _prices(package: CreditPackage) -> dict[str, int]:

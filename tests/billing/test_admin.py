@@ -31,6 +31,7 @@ from billing.models import (
     Refund,
     SpendingLimit,
 )
+from chat.models import LanguageModel
 from tests.support import billing_rows, money
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
@@ -423,6 +424,18 @@ def test_price_replaces_another_after_confirmation_only(client, boss, all_rows):
     assert ModelPrice.objects.filter(model="stub-model").count() == 2
 
 
+def test_price_without_its_model_warns(client, boss):
+    LanguageModel.objects.create(name="Small", provider_model="vendor/Small-4o")
+    response = add_price(client, model="vendor/small4o")
+    assert "so no reply uses this price yet. Did you mean vendor/Small-4o?" in said(response)
+    prices = reverse("admin:billing_modelprice_changelist")
+    client.get(prices)  # shows the message, and with it deletes it
+    assert "uses this price yet. The" in said(add_price(client, model="another"))
+    page = client.get(prices).text
+    assert page.count("no: no model of that name") == 2
+    assert "no reply" not in said(add_price(client, model="vendor/Small-4o"))
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -495,6 +508,26 @@ def test_invalid_package_is_refused(client, boss, fields, words):
     assert response.status_code == 200
     assert words in response.text
     assert not CreditPackage.objects.exists()
+
+
+def test_package_that_nobody_can_buy_warns(client, boss, settings):
+    settings.CURRENCIES, settings.STRIPE_SECRET_KEY = ["USD"], "sk_test_x"
+    add, shown = (reverse(f"admin:billing_creditpackage_{name}") for name in ("add", "changelist"))
+    response = client.post(add, package_fields())
+    assert "in JPY: this site sells in USD" in said(response)
+    page = client.get(shown).text
+    assert "JPY 1,500 (not sold)" in page
+    assert "USD 9.99 (not sold)" not in page
+    settings.CURRENCIES = ["JPY", "USD"]
+    assert "Nobody" not in said(client.post(add, package_fields(slug="second")))
+    assert "not sold" not in client.get(shown).text
+    unpriced = package_fields(slug="third") | {"prices-TOTAL_FORMS": "0"}
+    assert "it has no price. Add one in JPY, USD" in said(client.post(add, unpriced))
+    assert "none: not sold" in client.get(shown).text
+    settings.STRIPE_SECRET_KEY = ""
+    response = client.post(add, package_fields(slug="fourth"))
+    assert "no payment provider is configured" in said(response)
+    assert "USD 9.99 (not sold)" in client.get(shown).text
 
 
 def test_promo_code_is_saved_in_capitals(client, boss):
