@@ -102,6 +102,8 @@ QUOTA_WORDS = re.compile(
     r"|(out of|not enough|no more|more) credits?\b|please recharge|payment required"
     r"|budget has been exceeded|exceeded .{0,20}(budget|spend(ing)? limit)"
     r"|reached your .{0,30}usage limits?|(spend(ing)?|credit) limit .{0,30}(reached|exceeded)"
+    r"|key limit exceeded|max budget|usage limit reached|free tier .{0,40}exhausted"
+    r"|account .{0,120}(past invoices|non-payment)"
     r"|quota is not enough|credits? (are |is |have been )?(exhausted|depleted|used up)"
     r"|monthly included credits|额度|hard limit has been reached|negative balance|in good standing|余额不足|欠费",
     re.IGNORECASE,
@@ -155,9 +157,12 @@ CONTEXT_CODES = re.compile(
     re.IGNORECASE,
 )
 CONTEXT_WORDS = re.compile(
-    r"context[ _-]?(length|size|window|limit)|(prompt|input|message|conversation)s? (is|are) too (long|large)"
+    r"context[ _-]?(length|size|window|limit)"
+    r"|(prompt|input|message|conversation|request)s? ((is|are|was) )?too (long|large)\b"
     r"|too many (input |prompt )?tokens|input token count|(prompt|input) length|model token limit"
     r"|(input|prompt) tokens? exceed|exceed\w* .{0,30}token limit|reduce the length of"
+    r"|token (length|count) .{0,20}?exceeds?|token limit exceeded|`inputs` must have less than|content\W{1,3}string too long"
+    r"|超长|(输入|prompt|tokens?).{0,12}超过"
     r"|(input|prompt|request|message)s?\b.{0,40}? (is longer than|exceeds? (the )?max)"
     r"|max(imum)? (model|sequence) length|shorten (your|the) (prompt|input|message)|too large for model with",
     re.IGNORECASE,
@@ -172,11 +177,12 @@ CONTENT_WORDS = re.compile(
     r"|inappropriate content|prohibited content|sensitive (content|words?|information)|\bflagged\b"
     r"|safety (system|filter|guideline|reasons|setting|polic)|usage polic(y|ies)|responsible ai"
     r"|considered high risk|blocked (due to|by|because of) .{0,30}(safety|polic|filter)"
-    r"|violat\w+ .{0,60}(polic|guideline|terms)|敏感|不安全",
+    r"|violat\w+ .{0,60}(polic|guideline|terms)|new_sensitive|guardrails? (failed|violat)"
+    r"|blocked due to security|敏感|不安全|内容审核",
     re.IGNORECASE,
 )
 MODEL_CODES = re.compile(
-    r"model_?not_?(found|available|supported)|deployment_?not_?found|invalid_?model|unknown_?model",
+    r"model_?not_?(found|available|supported)|model_access_denied|deployment_?not_?found|invalid_?model|unknown_?model",
     re.IGNORECASE,
 )
 MODEL_WORDS = re.compile(
@@ -184,7 +190,8 @@ MODEL_WORDS = re.compile(
     r"|\bmodels?\b.{0,120}?(not found|(does not|doesn't|not) exist|(not|no longer) available"
     r"|is not supported|not loaded|decommissioned|deprecated|is unknown)"
     r"|no (endpoints?|deployments?|models?|available channels?) .{0,30}?(found|available|loaded|for)"
-    r"|deployment .{0,60}(not found|does not exist)|模型不存在",
+    r"|deployment .{0,60}(not found|does not exist)|model identifier is invalid|(not allowed|don't have) access to (the )?model"
+    r"|not allowed to access model|on-demand throughput|provider not provided|模型不存在|无权访问模型",
     re.IGNORECASE | re.DOTALL,
 )
 # Words that leave no doubt, even if a gateway has made the status a 5xx.
@@ -204,12 +211,14 @@ KEY_WORDS = re.compile(
     r"(api[ _-]?(key|token)|credentials|access token|auth\w* (token|header|credentials))"
     r"|api[ _-]?key.{0,40}?(not valid|invalid|incorrect|expired|not found|missing|required|revoked"
     r"|disabled|leaked|exist)|unauthori[sz]ed|authentication (failed|fails|error|required)"
-    r"|not authenticated|invalid token",
+    r"|not authenticated|invalid token|key does not have access|security token .{0,40}invalid|request signature"
+    r"|(virtual |^)key expired|authentication credentials|unregistered callers|invalid proxy server token"
+    r"|login fail|api_key:.{0,80}suspended|身份验证|令牌.{0,6}(过期|无效|不正确)|无效的令牌",
     re.IGNORECASE,
 )
 ADDRESS_WORDS = re.compile(
     r"invalid url|unexpected endpoint|unknown (request )?(url|path|endpoint|route)|no (such )?route"
-    r"|cannot post|(route|path|resource|file|page|url) .{0,80}?not found|plain http request"
+    r"|cannot post|(route|path|resource|file|page|url) .{0,80}?not found|plain http request|http request to an https server"
     r"|method not allowed|^not found\W?$",
     re.IGNORECASE,
 )
@@ -221,6 +230,8 @@ REQUEST_CODES = re.compile(
 TEMPORARY_CODES = re.compile(
     r"rate_?limit|overloaded|exhausted|unavailable|time_?out|server_?error", re.IGNORECASE
 )
+# In a refusal of another status: the server is busy.
+BUSY_WORDS = re.compile(r"overloaded|(try again|retry) later|负载|请稍后再试", re.IGNORECASE)
 PARAMETER_CODES = re.compile(
     r"(unsupported|unknown|unrecognized|invalid)_(parameter|value|argument|field)|extra_forbidden"
 )
@@ -247,7 +258,7 @@ QUOTED_PARAMETER = re.compile(
 SYSTEM_WORDS = re.compile(
     r"(system|developer)['\"`]? (role|message|prompt|instruction)|role['\"`:]* ?['\"`]?(system|developer)"
     r"|support ['\"`]?(system|developer)['\"`]|variant ['\"`](system|developer)|roles must alternate"
-    r"|only user.{1,30} roles? (is|are) supported|['\"`](system|developer)['\"`] is not (one of|a valid role)",
+    r"|only user.{1,30} roles? (is|are) supported|(system|developer)['\"`]? is not (one of|a valid role)",
     re.IGNORECASE,
 )
 
@@ -310,6 +321,8 @@ def refusal_of(status: int, report: ErrorReport, *, is_page: bool = False) -> Re
     if status == 0 and REQUEST_CODES.search(codes) and not TEMPORARY_CODES.search(codes):
         refusal = Refusal("request")  # in a stream, which has no status
     if refusal is not None and refusal.reason == "request":
+        if BUSY_WORDS.search(message):
+            return None
         return replace(refusal, parameter=subject.partition(".")[0])
     return refusal
 

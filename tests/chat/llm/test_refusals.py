@@ -48,6 +48,14 @@ def reason(status: int, body: Any) -> str | None:
         "The decoder prompt (length 5012) is longer than the maximum model length of 4096.",
         "too many tokens: total number of tokens in the prompt cannot exceed 4081 - received 5000.",
         "Prompt exceeds max length",
+        "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000",
+        "Total message token length exceed model limit (10000000 tokens).",
+        "输入长度超过模型最大长度限制",
+        "Prompt 超长",
+        "The request was too long: input contains 9000 tokens but the limit is 8000",
+        "Invalid 'messages[1].content': string too long. Expected a string with maximum length 10",
+        "token limit exceeded",
+        "Conversation too long; please start a new conversation",
         "litellm.ContextWindowExceededError: BadRequest",
         "This model's maximum context length is 8192 tokens, however you requested 9000 tokens (8000 in"
         " your prompt; 1000 for the completion). Please reduce your prompt; or completion length.",
@@ -185,6 +193,17 @@ def test_request_above_limit_of_minute_is_too_large(status, message, expected):
         (400, error("You have reached your specified API usage limits.")),
         (403, error("user quota is not enough", type="new_api_error")),
         (403, error("Your credits are exhausted")),
+        (403, error("Key limit exceeded (total limit).", code=403)),
+        (400, error("ExceededTokenBudget: Current spend: 5.01; Max Budget for Token: 5.0")),
+        (403, error("The free tier of the model has been exhausted.", code="FreeTierOnly")),
+        (
+            412,
+            error(
+                "Account is suspended, possibly due to reaching the monthly spending limit or"
+                " failure to pay past invoices."
+            ),
+        ),
+        (429, error("Weekly usage limit reached")),
     ],
 )
 def test_used_up_quota_is_found_in_words(status, body):
@@ -261,6 +280,14 @@ def test_quota_of_minute_is_temporary():
         (400, error("Incorrect API key provided", code="400")),
         (400, "Unauthorized"),
         (400, error("litellm.AuthenticationError: no key", code="400")),
+        (403, error("Forbidden: Your API key does not have access")),
+        (403, {"message": "The security token included in the request is invalid."}),
+        (403, {"message": "The request signature we calculated does not match."}),
+        (400, error("身份验证失败", code="1000")),
+        (400, error("令牌已过期或验证不正确", code="1000")),
+        (0, {"status_code": 1004, "status_msg": "login fail: Please carry the API secret key"}),
+        (403, error("Method doesn't allow unregistered callers.", status="PERMISSION_DENIED")),
+        (403, error("Virtual key expired", type="expired_key")),
     ],
 )
 def test_refused_key_is_found_in_words(status, body):
@@ -288,6 +315,12 @@ def test_refused_key_is_found_in_words(status, body):
         (400, error("Model Not Exist")),
         (500, error("litellm.NotFoundError: the model x does not exist")),
         (503, error("no available channel for model x")),
+        (401, error("key not allowed to access model.", type="key_model_access_denied")),
+        (403, error("该令牌无权访问模型 x", type="new_api_error")),
+        (400, error("The provided model identifier is invalid.")),
+        (403, {"message": "You don't have access to the model with the specified model ID."}),
+        (400, error("Invocation of model ID x with on-demand throughput isn't supported.")),
+        (400, error("litellm.BadRequestError: LLM Provider NOT provided.")),
         (400, {"object": "error", "message": "Invalid model: x", "type": "invalid_model"}),
     ],
 )
@@ -304,6 +337,7 @@ def test_unknown_model_is_found_in_words(status, body):
         (404, error("Invalid URL (POST /v1/models/chat/completions)")),
         (404, error("Resource not found", code="404")),
         (405, {"detail": "Method Not Allowed"}),
+        (400, "Client sent an HTTP request to an HTTPS server."),
         (301, ""),
         (0, {"detail": "Not Found"}),
         (0, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}),
@@ -328,6 +362,10 @@ def test_page_is_classified_by_status(status, expected):
     ("status", "body"),
     [
         (400, error("x", code="content_filter")),
+        (0, {"status_code": 1026, "status_msg": "input new_sensitive"}),
+        (446, {"error": "guardrails failed"}),
+        (400, error("内容审核不通过")),
+        (403, error("Prompt blocked due to security configurations", code=2016)),
         (
             400,
             error(
@@ -451,6 +489,8 @@ def test_parameter_of_refusal_is_named(body, parameter, is_missing):
         (500, error("out of memory")),
         (0, error("Rate limit reached", type="requests", code="rate_limit_exceeded")),
         (0, "overloaded"),
+        (400, error("model is currently overloaded", type="overloaded")),
+        (400, error("当前分组上游负载已饱和", type="upstream_error")),
     ],
 )
 def test_temporary_error_is_no_refusal(status, body):
