@@ -21,7 +21,13 @@ import msgspec
 from chat.llm.decoder import ReasoningDelta, TextDelta
 
 NAMES = ("think", "thinking", "thought", "thoughts", "reasoning", "seed:think")
-CLOSINGS = {f"<{name}>": f"</{name}>" for name in NAMES} | {"[think]": "[/think]"}  # Magistral
+CLOSINGS = {f"<{name}>": f"</{name}>" for name in NAMES} | {
+    "[think]": "[/think]",  # Magistral
+    "◁think▷": "◁/think▷",  # Kimi
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    # gpt-oss, in the format "harmony"
+    "<|channel|>analysis<|message|>": "<|end|><|start|>assistant<|channel|>final<|message|>",
+}
 OPENING = re.compile(f"<({'|'.join(NAMES)})>", re.IGNORECASE)
 CLOSING = re.compile(f"</({'|'.join(NAMES)})>", re.IGNORECASE)
 LONE_CLOSINGS = tuple(f"</{name}>" for name in NAMES)
@@ -108,7 +114,7 @@ class ThoughtScanner:
 
     def _begin(self) -> bool:
         text = self._held.lstrip()
-        lower = text[:20].lower()
+        lower = text[:40].lower()
         for opening, closing in CLOSINGS.items():
             if lower.startswith(opening):
                 self._state, self._closing_tag = State.THINKING, closing
@@ -176,9 +182,14 @@ class ThoughtScanner:
 
 def beginning_of(tags: tuple[str, ...], text: str) -> str:
     """Return the end of `text` that may be the beginning of one of the tags; empty if none."""
-    at = text.rfind(tags[0][0])
-    tail = text[at:] if at >= 0 else ""
-    return tail if any(tag.startswith(tail.lower()) for tag in tags) else ""
+    first, longest = tags[0][0], max(map(len, tags))
+    at = text.find(first, max(0, len(text) - longest + 1))
+    while at >= 0:
+        tail = text[at:].lower()
+        if any(tag.startswith(tail) for tag in tags):
+            return text[at:]
+        at = text.find(first, at + 1)
+    return ""
 
 
 def ends_thoughts(before: str, following: str) -> bool | None:

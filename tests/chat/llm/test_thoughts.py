@@ -38,6 +38,14 @@ def scan(*texts: str, before: str = "") -> tuple[str, str]:
         ("<thought>plan</thought>Answer", "Answer", "plan"),
         ("<Think>plan</THINK>Answer", "Answer", "plan"),
         ("[THINK]plan[/THINK]Answer", "Answer", "plan"),
+        ("◁think▷plan◁/think▷Answer", "Answer", "plan"),
+        ("<|begin_of_thought|>plan<|end_of_thought|>Answer", "Answer", "plan"),
+        (
+            "<|channel|>analysis<|message|>plan"
+            "<|end|><|start|>assistant<|channel|>final<|message|>Answer",
+            "Answer",
+            "plan",
+        ),
         ("<think>\n\n</think>\n\nAnswer", "Answer", ""),
         ("<think>a < b, </thin and x</think>Answer", "Answer", "a < b, </thin and x"),
         ("<think>İ</think>Answer", "Answer", "İ"),
