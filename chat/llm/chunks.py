@@ -75,6 +75,7 @@ class Choice(msgspec.Struct):
     index: int | None = None
     delta: Delta | None = None  # Azure sends choices without one for its content filter
     message: Delta | None = None  # of a whole completion in place of a stream
+    text: str | None = None
     finish_reason: str | None = None
     usage: UsageObject | None = None  # Moonshot
     error: Any = None  # OpenRouter
@@ -119,6 +120,7 @@ def _choice(data: Any) -> Choice:
         index=int(as_number(choice.get("index")) or 0),
         delta=_delta(choice.get("delta")),
         message=_delta(choice.get("message")),
+        text=as_text(choice.get("text")),
         finish_reason=reason if isinstance(reason, str) else None,
         usage=_usage(choice.get("usage")),
         error=choice.get("error"),

@@ -100,17 +100,23 @@ REASONS = {
         *("max_length", "model_length", "model_context_window_exceeded", "context_length"),
         *("context_length_exceeded", "context_window_exceeded", "token_limit", "error_limit"),
         *("token_limit_reached", "length_limit", "limit", "incomplete"),
+        *("max_context_length", "output_limit", "truncated", "length_capped"),
     ),
     "content_filter": (
         *("content_filtered", "contentfilter", "content-filter", "safety", "image_safety"),
         *("recitation", "blocklist", "prohibited_content", "spii", "sensitive", "blocked"),
         *("guardrail_intervened", "error_toxic", "refusal", "moderation", "filtered"),
+        *("content_moderation", "model_armor", "risk_control"),
     ),
     "error": (
         *("abort", "aborted", "network_error", "insufficient_system_resource"),
-        *("internal_error", "server_error", "failed"),
+        *("internal_error", "server_error", "failed", "model_error", "engine_error"),
+        *("unknown_error", "timeout", "cancelled"),
     ),
-    "stop": ("eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed", "normal"),
+    "stop": (
+        *("eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed", "normal"),
+        *("stop_token", "end", "finished", "done"),
+    ),
     "": ("null", "none", "undefined", "finish_reason_unspecified"),
 }
 WORDS = {other: word for word, others in REASONS.items() for other in (word, *others)}
@@ -293,7 +299,7 @@ class StreamDecoder:
             return
         except UNREADABLE as refused:
             error = refused
-        if data.strip(b'"[] ').upper() == b"DONE":
+        if data.strip(b'"<[]> ').upper() == b"DONE":
             self.finished = self.ended = True
             return
         try:
@@ -328,6 +334,8 @@ class StreamDecoder:
                 self.finished = self._has_output
             elif delta is not None:
                 self._delta(delta, events)
+            elif choice.text:  # as in OpenAI's older completions API
+                self._delta(Delta(content=choice.text), events)
             if choice.finish_reason:
                 self._finish(choice.finish_reason, events)
             usage = usage or choice.usage
@@ -380,7 +388,8 @@ class StreamDecoder:
             self.finished = False
 
     def _finish(self, reason: str, events: list[Event]) -> None:
-        word = WORDS.get(reason.lower())
+        snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", reason).lower()
+        word = WORDS.get(snake_case, WORDS.get(snake_case.removeprefix("finish_reason_")))
         if word is None:
             word = re.sub(r"[^\w.: -]", "", reason, flags=re.ASCII)[:REASON_CHARACTERS] or "other"
         if word == "error":
@@ -522,8 +531,9 @@ def first_of(*counts: float | None) -> int:
 def is_error(error: Any) -> bool:
     """Return whether the field `error` of a chunk has an error: some servers fill it with nothing."""
     if isinstance(error, dict):
-        return any(error.values())
-    return bool(error)
+        words = [value for value in error.values() if value and value not in SUCCESSES]
+        return any(not isinstance(word, str) or word.lower() not in SUCCESSES for word in words)
+    return bool(error) and error not in ("null", "None", "none")
 
 
 def reported(error: Any) -> ProviderReported:

@@ -369,6 +369,8 @@ WHOLE = {
         json.dumps(WHOLE, indent=2).replace("\n", "\r\n\r\n").encode() + b"\r\n",
         json.dumps([WHOLE]).encode(),
         b"data: " + json.dumps(WHOLE).encode(),
+        json.dumps({**WHOLE, "error": {"code": 0, "message": "Success"}}).encode(),
+        json.dumps({**WHOLE, "error": "null"}).encode(),
         b"data: data: " + json.dumps(WHOLE).encode() + b"\n\ndata: [DONE]\n\n",
     ],
 )
@@ -385,6 +387,7 @@ def test_whole_completion_is_a_reply(body):
         b"data: " + json.dumps(json.dumps({"choices": [{"delta": {"content": "Hi"}}]})).encode(),
         text("Hi").strip() + b" " + STOP.strip() + b"data: [DONE]",
         text("H").strip() + text("i").strip(),
+        event(choices=[{"text": "Hi"}]).strip(),
         text("H").strip() + text("i").removeprefix(b"data: ").strip(),
     ],
 )
@@ -462,7 +465,8 @@ def test_keep_alive_is_passed_over(keep_alive):
 
 
 @pytest.mark.parametrize(
-    "end", [b"data: [DONE]", b'data: "[DONE]"', b"data: DONE", b"data: data: [DONE]"]
+    "end",
+    [b"data: [DONE]", b'data: "[DONE]"', b"data: DONE", b"data: data: [DONE]", b"data: <[DONE]>"],
 )
 def test_done_is_found_in_other_forms(end):
     decoder = StreamDecoder()
@@ -476,6 +480,13 @@ def test_done_is_found_in_other_forms(end):
     [
         ("MAX_TOKENS", "length"),
         ("model_length", "length"),
+        ("FINISH_REASON_MAX_TOKENS", "length"),
+        ("maxTokens", "length"),
+        ("truncated", "length"),
+        ("contentFiltered", "content_filter"),
+        ("MODEL_ARMOR", "content_filter"),
+        ("FINISH_REASON_STOP", "stop"),
+        ("finished", "stop"),
         ("SAFETY", "content_filter"),
         ("PROHIBITED_CONTENT", "content_filter"),
         ("end_turn", "stop"),
