@@ -1,8 +1,8 @@
 """The list of a provider's models (`GET /models`) in the shapes of the known servers.
 
-OpenAI, Ollama (names alone); OpenRouter, Together, Vercel, DeepInfra (sizes and prices); Groq, Mistral,
-vLLM, llama.cpp (sizes); LiteLLM's proxy (sizes and prices at /model/info); Google ("models/" before
-names). A field that a list does not state is left open.
+OpenAI, Ollama, LM Studio (names alone); OpenRouter, Together, Vercel, DeepInfra (sizes and prices); Groq,
+Mistral, vLLM, llama.cpp, LM Studio's /api/v0 (sizes); LiteLLM's proxy (sizes and prices at /model/info);
+Google ("models/" before names). A field that a list does not state is left open.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ TITLE_CHARACTERS = 100
 
 PARTS = ("top_provider", "meta", "metadata", "model_info", "limits")  # objects within an item
 CONTEXT = (
+    "loaded_context_length",  # of LM Studio: less than the model could have
     *("context_length", "max_model_len", "context_window", "max_context_length", "n_ctx"),
     *("n_ctx_train", "max_input_tokens", "inputTokenLimit"),
 )
@@ -153,7 +154,7 @@ def is_chat(item: dict[str, Any], name: str) -> bool:
         return "text" in architecture["output_modalities"]
     kind = item.get("type") or (info.get("mode") if isinstance(info, dict) else None)
     if isinstance(kind, str) and kind not in {"model", "base"}:
-        return kind in {"chat", "language", "code", "completion", "responses"}
+        return kind in {"chat", "language", "code", "completion", "responses", "llm", "vlm"}
     return NOT_CHAT.search(name) is None and item.get("active") is not False
 
 
@@ -178,6 +179,8 @@ def prices_in(item: dict[str, Any], name: str) -> dict[str, Any]:
             continue
         if not number.is_finite() or number < 0:
             return {}  # OpenRouter has -1 for prices that vary
+        if field_name == "output_cost_per_reasoning_token" and not number:
+            continue  # OpenRouter's for "as output", of which thoughts are a part
         is_per_call = field_name == "input_cost_per_request"
         entry[field_name] = number if is_per_token or is_per_call else number / 1_000_000
     is_free = name.endswith(":free")  # elsewhere zeros may be unknown prices

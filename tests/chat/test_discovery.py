@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from django.urls import reverse
 from accounts.models import User
 from billing.metering import pricing
 from billing.models import AuditRecord, ModelPrice
+from chat.admin import discovery
 from chat.conversations import lifecycle
 from chat.models import Assistant, LanguageModel, Provider
 from tests.chat.llm.test_model_list import OPENROUTER
@@ -54,6 +56,84 @@ def chosen(page, *names: str, **fields: object) -> dict[str, object]:
         if form.model.name in names:
             posted[f"{form.prefix}-chosen"] = "on"
     return posted | fields
+
+
+# Of each row: name, context, input price in credits per million tokens, whether it answers chats.
+SHAPES: dict[str, list[tuple[str, int | None, int | None, bool]]] = {
+    "openai": [
+        ("fake-large", None, None, True),
+        ("fake-small", None, None, True),
+        ("text-embedding-3-small", None, None, False),
+    ],
+    "openrouter": [
+        ("openai/gpt-4o", 128_000, 250, True),
+        ("meta-llama/llama-3.3-70b-instruct:free", 65_536, 0, True),
+        ("openrouter/auto", 2_000_000, None, True),
+    ],
+    "vllm": [("Qwen/Qwen3-8B", 40_960, None, True)],
+    "lmstudio": [
+        ("qwen2.5-7b-instruct", None, None, True),
+        ("text-embedding-nomic-embed-text-v1.5", None, None, False),
+    ],
+    "lmstudio-rest": [
+        ("qwen2.5-7b-instruct", 32_768, None, True),
+        ("qwen2-vl-7b-instruct", 4_096, None, True),
+        ("nomic", 2_048, None, False),
+    ],
+    "mistral": [
+        ("mistral-large-latest", 131_072, None, True),
+        ("mistral-embed", 8_192, None, False),
+    ],
+    "together": [
+        ("meta-llama/Llama-3.3-70B-Instruct-Turbo", 131_072, 88, True),
+        ("black-forest-labs/FLUX.1-schnell", None, None, False),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_lists_of_servers_are_shown(admin_client, provider, kind):
+    row = Provider.objects.create(name="Server", base_url=provider.url)
+    provider.list_models(kind)
+
+    page = admin_client.post(address(row), follow=True)
+
+    shown = []
+    for form in page.context["rows"]:
+        price = form.initial.get("in_per_m")
+        credits = None if price is None else price // 1_000_000
+        shown.append((form.model.name, form.known.context, credits, form.model.is_chat))
+    assert shown == SHAPES[kind]
+    first = SHAPES[kind][0][0]
+    assert admin_client.post(address(row), chosen(page, first)).status_code == 302
+    assert LanguageModel.objects.get().provider_model == first
+
+
+@pytest.mark.parametrize(
+    ("kind", "delay", "words"),
+    [
+        ("unauthorized", 0, "Incorrect API key provided"),
+        ("missing", 0, "does not list its models"),
+        ("empty", 0, "lists no models"),
+        ("openai", 5, "did not answer in time"),
+    ],
+)
+def test_servers_without_list_are_explained(
+    admin_client, provider, monkeypatch, kind, delay, words
+):
+    row = Provider.objects.create(name="Server", base_url=provider.url)
+    provider.list_models(kind, delay=delay)
+    if delay:
+        monkeypatch.setattr(discovery, "SECONDS", 1.0)
+
+    page = admin_client.post(address(row))
+
+    text = html.unescape(page.content.decode())
+    assert words in text
+    assert "rows" not in page.context
+    # A server without a list may serve models whose names staff know.
+    by_hand = f"/admin/chat/languagemodel/add/?provider={row.pk}"
+    assert (by_hand in text) == (kind in {"missing", "empty"})
 
 
 def test_model_is_added_with_stated_price(admin_client, api, row):
@@ -135,7 +215,7 @@ def test_price_in_force_is_kept(admin_client, api, row):
 
 def test_added_model_becomes_the_default(admin_client, api, row):
     page = discovered(admin_client, api, row, OPENROUTER)
-    posted = chosen(page, "openai/gpt-4o", assistant="new", default="on")
+    posted = chosen(page, "openai/gpt-4o", default="on")
     page = admin_client.post(address(row), posted, follow=True)
     assert "New chats now use it" in page.content.decode()
     default = lifecycle.default_assistant()
@@ -154,7 +234,6 @@ def test_added_model_becomes_the_default(admin_client, api, row):
     [
         ([], {}, "Choose a model"),
         (["openai/gpt-4o", "meta/llama"], {"assistant": "new", "default": "on"}, "choose one"),
-        (["openai/gpt-4o"], {"default": "on"}, "its assistant"),
         (["openai/gpt-4o"], {"0-name": ""}, "This field is required"),
         (["openai/gpt-4o"], {"0-out_per_m": ""}, "input and output, or none"),
         (["openai/gpt-4o"], {"0-in_per_m": "-1"}, "at least 0"),

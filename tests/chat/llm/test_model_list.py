@@ -72,8 +72,14 @@ def test_sizes_of_known_shapes_are_read(item, expected):
                 "input_cost_per_token": Decimal("0.0000025"),
                 "output_cost_per_token": Decimal("0.00001"),
                 "cache_read_input_token_cost": Decimal("0.00000125"),
-                "output_cost_per_reasoning_token": Decimal(0),
                 "input_cost_per_request": Decimal("0.01"),
+            },
+        ),
+        (
+            {"id": "thinker", "pricing": {"completion": "0.1", "internal_reasoning": "0.2"}},
+            {
+                "output_cost_per_token": Decimal("0.1"),
+                "output_cost_per_reasoning_token": Decimal("0.2"),
             },
         ),
         ({"id": "auto", "pricing": {"prompt": "-1", "completion": "-1"}}, {}),

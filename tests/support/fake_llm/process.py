@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from tests.support.fake_llm.model_lists import KINDS
 from tests.support.fake_llm.record import Call
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -118,8 +119,13 @@ class FakeLLM:
         """End the streams with `[[group=…]]` in the order of their beginning, over so many seconds."""
         self._ask("end", group=group, over=over)
 
+    def list_models(self, kind: str, *, delay: float = 0.0) -> None:
+        """Answer `GET /models` in the shape of this kind of server (see model_lists.py), so late."""
+        assert kind in KINDS
+        self._ask("models", kind=kind, delay=delay)
+
     def reset(self) -> None:
-        """Forget requests, calls, attempts, releases and counters."""
+        """Forget requests, calls, attempts, releases and counters; list models as OpenAI does."""
         self._ask("reset")
 
     def cut(self) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from tests.support.fake_llm.directives import FAULTLESS, Directives, Request, parse_directives
+from tests.support.fake_llm.model_lists import LISTS, REFUSALS
 from tests.support.fake_llm.record import Call, Record
 from tests.support.fake_llm.replies import Reply, StampedReply
 from tests.support.fake_llm.streams import Stream, Wheel
@@ -36,6 +37,7 @@ class Server:
         self.wheel = Wheel(loop)
         self.record = Record()
         self.connections: set[Connection] = set()
+        self.models = ("openai", 0.0)  # the list of models, and the seconds before it is sent
         self._listener: asyncio.Server
 
     async def listen(self, port: int) -> int:
@@ -100,6 +102,14 @@ class Server:
         message += f": {quoted}" if asked.echo else ""
         connection.refuse(asked.status, message, asked.code or None, **headers)
 
+    def list_models(self, connection: Connection) -> None:
+        """Answer with the list of models, or refuse, as the test chose."""
+        kind, delay = self.models
+        if kind in REFUSALS:
+            self.loop.call_later(delay, connection.refuse, *REFUSALS[kind])
+        else:
+            self.loop.call_later(delay, connection.send, "200 OK", LISTS[kind])
+
     # --- Control --------------------------------------------------------------------------------
 
     def control(self, connection: Connection, name: str, asked: Mapping[str, str]) -> None:
@@ -130,8 +140,11 @@ class Server:
                 streams = [one for one in self.streams() if one.call.group == asked["group"]]
                 for number, stream in enumerate(streams):
                     stream.end_in(float(asked["over"]) * number / len(streams))
+            case "models":
+                self.models = (asked["kind"], float(asked["delay"]))
             case "reset":
                 self.record.reset()
+                self.models = ("openai", 0.0)
             case "cut":
                 self._cut(connection)
             case "away":
@@ -200,6 +213,8 @@ class Connection(asyncio.Protocol):
         path, _, query = target.partition("?")
         if path == "/v1/chat/completions":
             self.server.complete(self, headers, body[:length])
+        elif (method, path) == ("GET", "/v1/models"):
+            self.server.list_models(self)
         elif path.startswith("/control/"):
             self.server.control(self, path.removeprefix("/control/"), dict(parse_qsl(query)))
         else:
