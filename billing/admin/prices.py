@@ -13,6 +13,8 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Exists, OuterRef
 from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.html import format_html_join
 
 from billing import credits
 from billing.admin.base import AuditedAdmin, RecordAdmin, amount, money
@@ -25,6 +27,7 @@ from billing.payments import providers
 from chatproject.lib.admin import BaseAdmin, client_ip, column, staff_id
 
 RATES = FIGURES
+TITLES = ("input", "cached", "output", "reasoning", "per call")  # of the list's columns
 PER_MILLION = "Credits per million tokens."
 
 
@@ -90,10 +93,12 @@ class ModelPriceAdmin(BaseAdmin):
     form = PriceForm
     list_display = [
         "model",
-        "effective_from",
-        *(amount(field) for field in RATES),
+        "used",
+        column(
+            "effective_from", lambda moment: f"{timezone.localtime(moment):%Y-%m-%d %H:%M}", "from"
+        ),
+        *(amount(field, title) for field, title in zip(RATES, TITLES, strict=True)),
         "long_prompts",
-        "used_by",
         "source",
     ]
     search_fields = ["model", "source"]
@@ -143,7 +148,7 @@ class ModelPriceAdmin(BaseAdmin):
             )
 
     @admin.display(description="used")
-    def used_by(self, price: Any) -> str:
+    def used(self, price: Any) -> str:
         """Return whether a language model has the name that the price is for."""
         return "yes" if price.is_used else "no: no model of that name"
 
@@ -202,7 +207,7 @@ class CreditPackageAdmin(AuditedAdmin):
         amount("credits"),
         amount("bonus"),
         "prices_shown",
-        "valid_days",
+        column("valid_days", str, "days"),
         "popular",
         "active",
         "position",
@@ -247,12 +252,18 @@ class CreditPackageAdmin(AuditedAdmin):
     def prices_shown(self, package: CreditPackage) -> str:
         """Return the price in each currency, with a mark where it is not sold."""
         is_sold = bool(providers.enabled())
-        shown = [
-            credits.show_money(price.amount_minor, price.currency)
-            + ("" if price.currency in settings.CURRENCIES and is_sold else " (not sold)")
-            for price in package.prices.all()
-        ]
-        return ", ".join(shown) or "none: not sold"
+        shown = format_html_join(
+            ", ",
+            '<span class="nowrap">{}</span>{}',
+            (
+                (
+                    credits.show_money(price.amount_minor, price.currency),
+                    "" if price.currency in settings.CURRENCIES and is_sold else " (not sold)",
+                )
+                for price in package.prices.all()
+            ),
+        )
+        return shown or "none: not sold"
 
 
 def _prices(package: CreditPackage) -> dict[str, int]:

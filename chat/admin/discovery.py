@@ -123,7 +123,8 @@ class ListedForm(forms.Form):
         # Fields without their checkbox may have any value.
         super().__init__(data, prefix=prefix, initial=initial, use_required_attribute=False)
         for name, field in self.fields.items():
-            field.widget.attrs |= {"aria-label": f"{LABELS.get(name, name)} of {model.name}"}
+            field.label = LABELS.get(name, name)
+            field.widget.attrs |= {"aria-label": f"{field.label} of {model.name}"}
             field.widget.attrs.pop("class", None)
         for name in FIGURES if known.in_force else ():
             self.fields[name].disabled = True
@@ -154,9 +155,9 @@ LABELS = {
 class OptionsForm(forms.Form):
     """The fate of the chosen models."""
 
-    enabled = forms.BooleanField(required=False, initial=True, label="Enable them")
+    enabled = forms.BooleanField(required=False, initial=True, label="Enabled")
     assistant = forms.ChoiceField(required=False, label="Assistant")
-    default = forms.BooleanField(required=False, label="Make it the default for new chats")
+    default = forms.BooleanField(required=False, label="Default for new chats")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -165,6 +166,12 @@ class OptionsForm(forms.Form):
         field = self.fields["assistant"]
         assert isinstance(field, forms.ChoiceField)
         field.choices = choices
+
+    def clean(self) -> dict[str, Any]:
+        data = self.cleaned_data
+        if data.get("default") and not data.get("assistant"):
+            data["assistant"] = NEW_ASSISTANTS  # chats begin with an assistant
+        return data
 
 
 def discover(request: HttpRequest, pk: str) -> HttpResponse:
@@ -221,6 +228,7 @@ def list_page(
     """Return the page of a list; `rows` are the forms of a page that is shown again with errors."""
     query, markup = request.GET.get("q", "").strip(), markup_of(request)
     context |= context_of(request, provider, "Models of") | {"query": query, "markup": markup}
+    context["may_add"] = request.user.has_perm("chat.add_languagemodel")
     if listed is not None:
         words = query.lower().split()
         found = [
@@ -361,8 +369,8 @@ def problem_of(request: HttpRequest, chosen: list[ListedForm], options: dict[str
         return "Choose a model."
     if len(chosen) > 1 and assistant not in ("", NEW_ASSISTANTS):
         return "An assistant has one model. Choose one, or a new assistant for each."
-    if options["default"] and (len(chosen) > 1 or not assistant):
-        return "For the default of new chats choose one model and its assistant."
+    if options["default"] and len(chosen) > 1:
+        return "For the default of new chats choose one model."
     if assistant == NEW_ASSISTANTS and not user.has_perm("chat.add_assistant"):
         return "You may not add assistants."
     is_changed = options["default"] or assistant not in ("", NEW_ASSISTANTS)

@@ -236,7 +236,8 @@ class Response:
         if self.is_page:
             return "a web page"
         message = self.report.message or self.content.decode(errors="replace")
-        return " ".join(message.split())[:SHOWN_CHARACTERS] or "nothing"
+        words = " ".join(message.split())[:SHOWN_CHARACTERS]
+        return f"“{words}”" if words else "nothing"
 
     @property
     def report(self) -> ErrorReport:
@@ -327,7 +328,8 @@ class Server:
         if listed.status != 200:
             return Answer("", "The address answers. It does not list its models.")
         models = model_names(listed.data)
-        return Answer("", f"The address answers and lists {len(models)} models.", models)
+        number = f"{len(models)} model{'' if len(models) == 1 else 's'}" if models else "no models"
+        return Answer("", f"The address answers and lists {number}.", models)
 
     def send(self, method: str, url: str) -> Response:
         """Return the response of a route. Raises Failure without one."""

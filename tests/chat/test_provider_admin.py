@@ -228,6 +228,21 @@ def test_fallback_must_not_lead_back(admin_client, assistant):
         assert "fall back to itself" in page.content.decode()
 
 
+def test_provider_with_models_is_not_deleted(admin_client, assistant, provider):
+    LanguageModel.objects.update(provider=provider)
+    delete = reverse("admin:chat_provider_delete", args=[provider.pk])
+    for page in (admin_client.get(delete), admin_client.post(delete, {"post": "yes"})):
+        text = page.content.decode()
+        assert "disable it instead" in text
+        assert url(provider) in text
+    form = {"action": "delete_selected", "_selected_action": [provider.pk], "post": "yes"}
+    admin_client.post(reverse("admin:chat_provider_changelist"), form)
+    assert Provider.objects.count() == 1
+    LanguageModel.objects.all().update(provider=None)
+    assert admin_client.post(delete, {"post": "yes"}).status_code == 302
+    assert not Provider.objects.exists()
+
+
 def test_model_of_disabled_provider_is_not_offered(admin_client, assistant, provider):
     LanguageModel.objects.update(provider=provider)
     assert lifecycle.default_assistant() == assistant
