@@ -12,44 +12,69 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 KEY = "sk-of-the-second-provider-wxyz"
 
 
-def test_staff_add_provider_that_answers_as_fallback(site: Site, browser: Browser, email: str):
+def test_new_provider_answers_after_one_walk(site: Site, browser: Browser, email: str):
+    """Staff add, test and discover a provider and make its model the default; users get its replies.
+
+    Then it answers as the fallback of the first provider.
+    """
     site.execute(
         "UPDATE accounts_user SET is_staff = true, is_superuser = true WHERE email = %s", email
     )
-    browser.open("/admin/chat/provider/add/")
+    [(first,)] = site.rows("SELECT provider_model FROM chat_languagemodel")
+    site.provider.list_models("openrouter")
+    browser.open("/admin/chat/provider/")
+    browser.click(".object-tools .addlink")
     browser.find("[name=name]").send_keys("Second")
     browser.find("[name=base_url]").send_keys(site.provider.url)
     browser.find("[name=new_key]").send_keys(KEY)
     browser.find("[name=header_lines]").send_keys("X-Team: research")
-    browser.click("input[name=_continue]")
+    browser.click("input[name=_save]")
     browser.wait_for_text(".messagelist", "was added successfully")
     assert "set, ends in …wxyz" in browser.find("#provider_form").text
     assert KEY not in browser.driver.page_source
-    browser.open("/admin/chat/provider/")
-    browser.wait_for_text("#result_list", "set, ends in …wxyz")
-
-    browser.open("/admin/chat/languagemodel/add/")
-    browser.find("[name=name]").send_keys("Spare")
-    browser.find("[name=provider_model]").send_keys("spare-model")
-    browser.run(
-        "const list = document.querySelector('[name=provider]');"
-        "list.value = [...list.options].find((one) => one.text === 'Second').value"
+    browser.click("form[action$='/test/'] button")
+    browser.wait_for_text(".provider-result h2", "The provider answers")
+    busy = browser.run(
+        "const button = document.querySelector('.provider-result button');"
+        "button.click(); return button.textContent"
     )
-    browser.click("input[name=_save]")
-    browser.wait_for_text("#result_list", "Spare")
+    assert busy == "Asking the provider…"
+    browser.wait_for_text(".provider-models", "openai/gpt-4o")
+    browser.click("[data-choose=all]")
+    browser.wait_for_text("[data-chosen]", "3 chosen")
+    browser.click("[data-choose=none]")
+    browser.click("[name='0-chosen']")
+    browser.wait_for_text("[data-chosen]", "1 chosen")
+    browser.click("[name=default]")
+    browser.click("button[name=add]")
+    browser.wait_for_text(
+        ".messagelist", "1 model added, 1 with a new price. New chats now use it."
+    )
+    assert browser.texts(".provider-mark") == ["added"]
+
+    browser.open("/")
+    browser.send("[[tokens=5 rate=0]] Hello")
+    browser.wait_for_status("done")
+    assert site.provider.requests[-1]["model"] == "openai/gpt-4o"
+    sent = site.provider.headers[-1]
+    assert (sent["Authorization"], sent["X-Team"]) == (f"Bearer {KEY}", "research")
+    [(run,)] = site.rows("SELECT id FROM chat_run WHERE conversation_id = %s", browser.conversation)
+    browser.open(f"/admin/chat/run/{run}/change/")
+    browser.wait_for_text(".field-provider", "Second")
+    browser.wait_for_text(".field-model", "OpenAI: GPT-4o")
+
+    site.execute("UPDATE chat_assistant SET enabled = false WHERE name = 'OpenAI: GPT-4o'")
     site.execute(
         "UPDATE chat_languagemodel SET fallback_id = spare.id FROM chat_languagemodel spare"
-        " WHERE spare.name = 'Spare' AND chat_languagemodel.name <> 'Spare'"
+        " WHERE spare.name = 'OpenAI: GPT-4o' AND chat_languagemodel.provider_model = %s",
+        first,
     )
     try:
-        [(model,)] = site.rows(
-            "SELECT provider_model FROM chat_languagemodel WHERE name <> 'Spare'"
-        )
         browser.open("/")
-        browser.send(f"[[tokens=5 rate=0 status=401 only={model}]] Hello")
+        browser.send(f"[[tokens=5 rate=0 status=401 only={first}]] Hello")
         browser.wait_for_status("done")
-        browser.wait_for_text(".action-model", f"Spare, as {model} was unavailable")
-        assert site.provider.headers[-1]["X-Team"] == "research"
+        browser.wait_for_text(".action-model", f"OpenAI: GPT-4o, as {first} was unavailable")
+        assert browser.complaints == []
     finally:
         site.execute("UPDATE chat_languagemodel SET fallback_id = NULL")
 
