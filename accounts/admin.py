@@ -21,7 +21,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 
 from accounts import signup
@@ -34,6 +34,7 @@ from chatproject.lib.admin import (
     LoggedValues,
     ReadOnlyAdmin,
     require_permission,
+    row_pages,
     staff_id,
 )
 
@@ -155,20 +156,12 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
             )
 
     def get_urls(self) -> list[URLPattern]:
-        def page(name: str, view: Any) -> URLPattern:
-            url: URLPattern = path(
-                f"<int:user_id>/{name}/",
-                self.admin_site.admin_view(view),
-                name=f"accounts_user_{name}",
-            )
-            return url
-
-        return [
-            page("access", self.access_view),
-            page("deactivate", self.deactivate_view),
-            page("reactivate", self.reactivate_view),
-            *super().get_urls(),
-        ]
+        pages = {
+            "access": self.access_view,
+            "deactivate": self.deactivate_view,
+            "reactivate": self.reactivate_view,
+        }
+        return [*row_pages(self, "int:user_id", pages), *super().get_urls()]
 
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None

@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, reverse
 from django.utils import timezone
 
 from billing import credits
@@ -30,7 +30,7 @@ from billing.models import (
     LotMove,
     Plan,
 )
-from chatproject.lib.admin import client_ip, require_permission, staff_id
+from chatproject.lib.admin import client_ip, require_permission, row_pages, staff_id
 
 CHANGE = "billing.change_account"
 
@@ -117,22 +117,14 @@ class AccountAdmin(RecordAdmin):
         return request.user.has_perm(CHANGE)
 
     def get_urls(self) -> list[URLPattern]:
-        def page(name: str, view: Any) -> URLPattern:
-            url: URLPattern = path(
-                f"<int:account_id>/{name}/",
-                self.admin_site.admin_view(view),
-                name=f"billing_account_{name}",
-            )
-            return url
-
-        return [
-            page("give", self.give_view),
-            page("plan", self.plan_view),
-            page("messages", self.messages_view),
-            page("freeze", self.freeze_view),
-            page("unfreeze", self.unfreeze_view),
-            *super().get_urls(),
-        ]
+        pages = {
+            "give": self.give_view,
+            "plan": self.plan_view,
+            "messages": self.messages_view,
+            "freeze": self.freeze_view,
+            "unfreeze": self.unfreeze_view,
+        }
+        return [*row_pages(self, "int:account_id", pages), *super().get_urls()]
 
     def give_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
         """Give or take credits; a large gift is confirmed on a second page."""

@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path
+from django.urls import URLPattern
 from django.utils.html import format_html
 
 from billing import credits, queue
@@ -38,7 +38,7 @@ from billing.models import (
 from billing.payments import checkout, refunds, webhook_events
 from billing.payments.packages import in_review
 from billing.payments.providers.base import ProviderError
-from chatproject.lib.admin import client_ip, require_permission, staff_id
+from chatproject.lib.admin import client_ip, require_permission, row_pages, staff_id
 
 CHANGE_ORDER = "billing.change_order"
 AT_ONCE = 5  # orders synced within the request; more are enqueued
@@ -120,35 +120,25 @@ class OrderAdmin(RecordAdmin):
         return request.user.has_perm(CHANGE_ORDER)
 
     def get_urls(self) -> list[URLPattern]:
-        return [
-            path(
-                "<uuid:order_id>/refund/",
-                self.admin_site.admin_view(self.refund_view),
-                name="billing_order_refund",
-            ),
-            path(
-                "<uuid:order_id>/ask/",
-                self.admin_site.admin_view(self.ask_view),
-                name="billing_order_ask",
-            ),
-            *super().get_urls(),
-        ]
+        pages = {"refund": self.refund_view, "ask": self.ask_view}
+        return [*row_pages(self, "uuid:order_id", pages), *super().get_urls()]
 
     @admin.action(description="Sync with provider", permissions=["manage"])
     def ask_again(self, request: HttpRequest, chosen: QuerySet[Order]) -> None:
         """Sync the orders with their providers: a few at once, many through the queue."""
-        ids = list(chosen.values_list("pk", flat=True))
-        if len(ids) <= AT_ONCE:
-            for order_id in ids:
-                _ask(request, order_id)
+        orders = list(chosen)
+        if len(orders) <= AT_ONCE:
+            for order in orders:
+                _ask(request, order.pk)
             return
         try:
-            for order_id in ids:
-                queue.enqueue_sync(order_id)
+            for order in orders:
+                queue.enqueue_sync(order.pk)
+                _record_ask(request, order, "through the queue")
         except redis.RedisError:
             messages.error(request, "The queue is not responding. Try again in a minute.")
         else:
-            messages.success(request, f"The provider is being asked about {len(ids)} orders.")
+            messages.success(request, f"The provider is being asked about {len(orders)} orders.")
 
     def ask_view(self, request: HttpRequest, order_id: UUID) -> HttpResponse:
         """Sync an order with its provider; by POST only."""
@@ -172,19 +162,11 @@ class OrderAdmin(RecordAdmin):
                     reason=form.cleaned_data["reason"],
                     initiated_by=Refund.Initiator.STAFF,
                     nonce=str(form.cleaned_data["nonce"]),
+                    ip=client_ip(request),
                 )
             except refunds.RefundRefused as refused:
                 form.add_error(None, refused.message)
             else:
-                staff_actions.record(
-                    actor_id=staff_id(request),
-                    action="refund",
-                    target=f"{order} of {order.user}",
-                    before={"refunded": order.amount_refunded_minor},
-                    after={"refund": str(refund.pk), "amount": refund.amount_minor},
-                    reason=form.cleaned_data["reason"],
-                    ip=client_ip(request),
-                )
                 _report_refund(request, refund, order)
                 return redirect("admin:billing_order_change", order.pk)
         refundable = refunds.refundable_minor(order)
@@ -209,18 +191,23 @@ def _ask(request: HttpRequest, order_id: UUID) -> None:
     except ProviderError as error:
         messages.error(request, f"Order {order_id} could not be synced: {error}")
         return
-    staff_actions.record(
-        actor_id=staff_id(request),
-        action="ask provider",
-        target=str(order),
-        before={"status": before},
-        after={"status": order.status},
-        ip=client_ip(request),
-    )
+    _record_ask(request, order, f"{before} → {order.status}")
     level = messages.WARNING if order.status == Order.Status.REVIEW else messages.SUCCESS
     problem = f" {order.problem}" if order.problem else ""
     status = Order.Status(order.status).label.lower()
     messages.add_message(request, level, f"Order {order_id} is {status}.{problem}")
+
+
+def _record_ask(request: HttpRequest, order: Order, change: str) -> None:
+    staff_actions.record(
+        actor_id=staff_id(request),
+        action="ask provider",
+        target=str(order),
+        after={"status": order.status},
+        ip=client_ip(request),
+        row=order,
+        change=change,
+    )
 
 
 def _report_refund(request: HttpRequest, refund: Refund, order: Order) -> None:
@@ -264,20 +251,21 @@ class ProviderEventAdmin(RecordAdmin):
     @admin.action(description="Process again", permissions=["manage"])
     def process_again(self, request: HttpRequest, chosen: QuerySet[ProviderEvent]) -> None:
         """Enqueue events once more, whatever their status."""
-        ids = list(chosen.values_list("pk", flat=True))
-        for event_id in ids:
+        events = list(chosen.defer("body"))
+        for event in events:
             # While Redis is unreachable the poller enqueues it: it is due at once.
             with suppress(redis.RedisError):
-                webhook_events.retry(event_id)
+                webhook_events.retry(event.pk)
             staff_actions.record(
                 actor_id=staff_id(request),
                 action="process event",
-                target=f"event {event_id}",
+                target=f"event {event.pk}",
                 ip=client_ip(request),
+                row=event,
             )
         messages.success(
             request,
-            f"{len(ids)} event{'' if len(ids) == 1 else 's'} will be processed again. "
+            f"{len(events)} event{'' if len(events) == 1 else 's'} will be processed again. "
             "Reload this page in a moment.",
         )
 

@@ -24,7 +24,7 @@ from billing.metering import pricing
 from billing.metering.publishing import FIGURES, publish
 from billing.models import CreditPackage, ModelPrice, PackagePrice
 from billing.payments import providers
-from chatproject.lib.admin import BaseAdmin, client_ip, column, staff_id
+from chatproject.lib.admin import NOTHING, BaseAdmin, client_ip, column, staff_id
 
 RATES = FIGURES
 TITLES = ("input", "cached", "output", "reasoning", "per call")  # of the list's columns
@@ -226,7 +226,8 @@ class CreditPackageAdmin(AuditedAdmin):
         super().save_formset(request, form, formset, change)
         after = _prices(form.instance)
         if before != after:
-            self._record(request, "price", form.instance, before, after)
+            words = f"{shown_prices(before)} → {shown_prices(after)}"
+            self._record(request, "price", form.instance, before, after, words)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
@@ -269,6 +270,12 @@ class CreditPackageAdmin(AuditedAdmin):
 def _prices(package: CreditPackage) -> dict[str, int]:
     prices = PackagePrice.objects.filter(package=package)
     return {price.currency: price.amount_minor for price in prices}
+
+
+def shown_prices(prices: dict[str, int]) -> str:
+    """Return the prices of a package in one line."""
+    shown = [credits.show_money(amount, currency) for currency, amount in sorted(prices.items())]
+    return ", ".join(shown) or NOTHING
 
 
 @admin.register(PackagePrice)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import redis
 from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -12,6 +14,7 @@ from django.views.decorators.http import require_POST
 
 from billing import queue
 from billing.ledger import staff_actions
+from billing.models import LedgerCheck
 from billing.reports import staff_report
 from chatproject.lib.admin import client_ip, require_permission, staff_id
 
@@ -50,6 +53,13 @@ def check(request: HttpRequest) -> HttpResponse:
             action="check ledger",
             target="ledger",
             ip=client_ip(request),
+        )
+        LogEntry.objects.create(
+            user_id=staff_id(request),
+            content_type=ContentType.objects.get_for_model(LedgerCheck),
+            object_repr="ledger",
+            action_flag=CHANGE,
+            change_message="Check ledger",
         )
         messages.success(request, "The ledger is being checked. Reload this page in a moment.")
     return HttpResponseRedirect(reverse("billing_report"))

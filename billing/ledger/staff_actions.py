@@ -8,8 +8,9 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth import get_user_model
-from django.db.models import Sum
+from django.db.models import Model, Sum
 from django.utils import timezone
 
 from billing import credits
@@ -115,6 +116,9 @@ def give_or_take(
             },
             reason=reason,
             ip=ip,
+            row=entry.account,
+            change=f"{credits.show(abs(entry.amount))} (balance "
+            f"{credits.show(entry.balance_before)} → {credits.show(entry.balance_after)})",
         )
     return posted
 
@@ -165,6 +169,8 @@ def set_status(
         after={"status": status},
         reason=reason,
         ip=ip,
+        row=account,
+        change=f"{account.status} → {status}",
     )
     return True
 
@@ -188,6 +194,8 @@ def set_plan(
         after={"plan": after},
         reason=reason,
         ip=ip,
+        row=account,
+        change=f"{before or 'default'} → {after or 'default'}",
     )
     return True
 
@@ -206,6 +214,8 @@ def reset_messages(*, actor_id: int, account_id: int, reason: str, ip: str | Non
         after={"messages_from": str(now)},
         reason=reason,
         ip=ip,
+        row=account,
+        change=f"from now, {now:%Y-%m-%d %H:%M} UTC",
     )
 
 
@@ -218,14 +228,27 @@ def record(
     after: dict[str, Any] | None = None,
     reason: str = "",
     ip: str | None = None,
+    row: Model | None = None,
+    change: str = "",
 ) -> None:
-    """Write the audit record of an action, in the caller's transaction if it has one."""
+    """Write the audit record of an action, in the caller's transaction if it has one.
+
+    The admin's log also gets an entry of `row`, with `change` in words: give it for an action that the
+    admin does not log.
+    """
+    reason = reason.strip()[:300]
     AuditRecord.objects.create(
         actor_id=actor_id,
         action=action,
         target=target[:200],
         before=before or {},
         after=after or {},
-        reason=reason.strip()[:300],
+        reason=reason,
         ip=ip,
     )
+    if row is not None:
+        parts = [f"{action.capitalize()}{f': {change}' if change else ''}", reason]
+        message = ". Reason: ".join(part for part in parts if part)
+        LogEntry.objects.log_actions(
+            actor_id, [row], CHANGE, change_message=message, single_object=True
+        )

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
+from billing import credits
 from billing.models.base import CreditsField, at_least, known, new_id
 from billing.models.prices import ModelPrice
 
@@ -319,7 +320,7 @@ class LedgerEntry(models.Model):
         ]  # fmt: skip
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.amount}"
+        return f"{self.kind} {credits.exact(self.amount)}"
 
 
 class DebtEntry(models.Model):
@@ -338,7 +339,7 @@ class DebtEntry(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"debt {self.amount}"
+        return f"debt {credits.exact(self.amount)}"
 
 
 class LotMove(models.Model):
@@ -356,4 +357,4 @@ class LotMove(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.amount} of lot {self.lot_id}"
+        return f"{credits.exact(self.amount)} of lot {self.lot_id}"

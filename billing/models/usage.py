@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
+from billing import credits
 from billing.models.accounts import Account, Hold
 from billing.models.base import CreditsField, at_least, known
 from billing.models.prices import ModelPrice
@@ -175,4 +176,4 @@ class SpendingLimit(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.amount} per {self.period}"
+        return f"{credits.exact(self.amount)} per {self.period}"

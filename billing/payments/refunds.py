@@ -18,7 +18,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import credits
-from billing.ledger import postings
+from billing.ledger import postings, staff_actions
 from billing.models import Account, Dispute, Order, Refund
 from billing.payments import invoices, mail, providers, reclaim
 from billing.payments.packages import lock_order
@@ -86,15 +86,17 @@ def request_refund(
     reason: str,
     initiated_by: Refund.Initiator,
     nonce: str,
+    ip: str | None = None,
 ) -> Refund:
     """Refund unused credits of an order; no amount means all that they are worth.
 
-    A call with the same `nonce` finds the first call's refund. The returned refund succeeded, failed,
+    A call with the same `nonce` finds the first call's refund. One of staff is audited with their address
+    `ip`. The returned refund succeeded, failed,
     or is pending; the poller asks the provider about a pending one. Raises RefundRefused.
     """
     refund_id = uuid5(order_id, nonce)  # so that the primary key makes it one refund
     refund = money_transaction(
-        _request, refund_id, order_id, amount_minor, actor_id, reason, initiated_by
+        _request, refund_id, order_id, amount_minor, actor_id, reason, initiated_by, ip
     )
     return send(refund.pk)
 
@@ -106,6 +108,7 @@ def _request(
     actor_id: int | None,
     reason: str,
     initiated_by: Refund.Initiator,
+    ip: str | None,
 ) -> Refund:
     order = lock_order(order_id)
     found = Refund.objects.filter(pk=refund_id, order=order).first()
@@ -143,6 +146,18 @@ def _request(
             "Some of these credits have just been used. Check the amount and try again."
         )
     order.save()
+    if initiated_by == Refund.Initiator.STAFF and actor_id is not None:
+        staff_actions.record(
+            actor_id=actor_id,
+            action="refund",
+            target=f"{order} of {order.user}",
+            before={"refunded": order.amount_refunded_minor},
+            after={"refund": str(refund.pk), "amount": refund.amount_minor},
+            reason=reason,
+            ip=ip,
+            row=order,
+            change=credits.show_money(amount, order.currency),
+        )
     return refund
 
 

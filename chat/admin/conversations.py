@@ -17,7 +17,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path
+from django.urls import URLPattern
 
 from billing import credits
 from chat.conversations.transcript import excerpt
@@ -25,7 +25,7 @@ from chat.errors import ChatError
 from chat.models import Conversation, Message, MessagePart, Run
 from chat.runs import start
 from chat.runs.stop import stop_run_by_staff
-from chatproject.lib.admin import ReadOnlyAdmin, column, require_permission, staff_id
+from chatproject.lib.admin import ReadOnlyAdmin, column, require_permission, row_pages, staff_id
 
 READ = "chat.view_message"
 CHANGE_RUN = "chat.change_run"
@@ -72,7 +72,7 @@ class TextGuard(ReadOnlyAdmin):
 @admin.register(Conversation)
 class ConversationAdmin(TextGuard):
     text_fields = ("title",)
-    list_display = ["id", "title", "owner", "assistant", "updated_at", "deleted_at"]
+    list_display = ["updated_at", "title", "owner", "assistant", "deleted_at"]
     list_filter = ["assistant", "updated_at"]
     list_select_related = ["owner", "assistant"]
     search_fields = ["title", "owner__email", "id"]
@@ -80,12 +80,8 @@ class ConversationAdmin(TextGuard):
     view_on_site = False  # the site shows it to its owner alone
 
     def get_urls(self) -> list[URLPattern]:
-        page = path(
-            "<uuid:conversation_id>/messages/",
-            self.admin_site.admin_view(self.messages_view),
-            name="chat_conversation_messages",
-        )
-        return [page, *super().get_urls()]
+        pages = {"messages": self.messages_view}
+        return [*row_pages(self, "uuid:conversation_id", pages), *super().get_urls()]
 
     def messages_view(self, request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         """Show the messages, as many as a page of the site has; the look is logged before."""
@@ -128,7 +124,7 @@ class LoggedLook(ReadOnlyAdmin):
 
 @admin.register(Message)
 class MessageAdmin(LoggedLook):
-    list_display = ["id", "conversation", "role", "status", "created_at"]
+    list_display = ["created_at", "conversation", "role", "status"]
     list_filter = ["role", "status"]
     list_select_related = ["conversation"]
     search_fields = ["id", "conversation__id"]
@@ -152,17 +148,17 @@ class RunAdmin(LoggedLook, TextGuard):
     # A provider's error may quote the prompt.
     text_fields = ("prefix", "prefix_reasoning", "error_message")
     list_display = [
-        "id",
+        "queued_at",
         "user",
         "model",
         "status",
         "attempt",
-        "queued_at",
         "seconds",
         "prompt_tokens",
         "completion_tokens",
         column("charged", credits.show, "credits"),
         "error_code",
+        "error_cause",
     ]
     list_filter = ["status", "error_code", "error_cause", "provider", "model", "queued_at"]
     search_fields = ["id", "user__email", "conversation__id"]
@@ -172,15 +168,8 @@ class RunAdmin(LoggedLook, TextGuard):
         return super().get_queryset(request).select_related("user", "model")
 
     def get_urls(self) -> list[URLPattern]:
-        def page(name: str, view: Any) -> URLPattern:
-            url: URLPattern = path(
-                f"<uuid:run_id>/{name}/",
-                self.admin_site.admin_view(view),
-                name=f"chat_run_{name}",
-            )
-            return url
-
-        return [page("stop", self.stop_view), page("again", self.again_view), *super().get_urls()]
+        pages = {"stop": self.stop_view, "again": self.again_view}
+        return [*row_pages(self, "uuid:run_id", pages), *super().get_urls()]
 
     def stop_view(self, request: HttpRequest, run_id: UUID) -> HttpResponse:
         """Stop a run, after a confirmation."""
@@ -250,7 +239,7 @@ class RunAdmin(LoggedLook, TextGuard):
         """Return the time from queueing to the end."""
         if run.ended_at is None:
             return ""
-        return f"{(run.ended_at - run.queued_at).total_seconds():.1f}"
+        return f"{max(0.0, (run.ended_at - run.queued_at).total_seconds()):.1f}"
 
 
 def can_be_asked_again(run: Run) -> bool:

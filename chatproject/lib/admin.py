@@ -12,7 +12,8 @@ from django.contrib import admin
 from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
 
 from chatproject.lib.http import client_address
 
@@ -53,6 +54,9 @@ def _shown(field: forms.Field, value: Any) -> str:
     elif isinstance(field, forms.ModelChoiceField) and not isinstance(value, models.Model):
         assert field.queryset is not None
         value = field.queryset.model._default_manager.filter(pk=value).first()
+    if not isinstance(value, models.Model):
+        # As the form shows it: credits, for example, not the micro-credits that are stored.
+        value = field.prepare_value(value)
     text = NOTHING if value in (None, "") else str(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
@@ -202,6 +206,21 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
 
+def row_pages(
+    model_admin: admin.ModelAdmin[Any], key: str, views: Mapping[str, Callable[..., HttpResponse]]
+) -> list[URLPattern]:
+    """Return the addresses of pages of one row, by their names; `key` is a converter, as `int:user_id`."""
+    opts = model_admin.opts
+    return [
+        path(
+            f"<{key}>/{name}/",
+            model_admin.admin_site.admin_view(view),
+            name=f"{opts.app_label}_{opts.model_name}_{name}",
+        )
+        for name, view in views.items()
+    ]
+
+
 @cache
 def column(field: str, show: Callable[[Any], str], title: str = "") -> Callable[[Any], str]:
     """Return a column that formats a field with `show`, and None as a dash.
@@ -214,7 +233,7 @@ def column(field: str, show: Callable[[Any], str], title: str = "") -> Callable[
         value = getattr(row, field)
         return NOTHING if value is None else show(value)
 
-    shown.__name__ = field
+    shown.__name__ = f"{field}_number"  # its class in admin.css
     return shown
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib import admin
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
 from django.contrib.messages import get_messages
 from django.urls import reverse
 from django.utils import timezone
@@ -32,7 +34,8 @@ from billing.models import (
     SpendingLimit,
 )
 from chat.models import LanguageModel
-from tests.support import billing_rows, money
+from chatproject.lib.admin import NOTHING
+from tests.support import billing_rows, money, purchases
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
 
@@ -636,3 +639,83 @@ def test_order_without_unused_credits_is_not_refundable(client, boss):
     money.adjust(account, -1000 * MICRO)
     page = client.get(reverse("admin:billing_order_refund", args=[order.pk]))
     assert "Nothing of this purchase can be refunded" in page.text
+
+
+# --- The record of staff's changes --------------------------------------------------------------
+
+
+def logged(row) -> list[str]:
+    """The entries of a row in the admin's log, oldest first."""
+    entries = LogEntry.objects.filter(
+        object_id=str(row.pk), content_type=ContentType.objects.get_for_model(row)
+    )
+    return [entry.get_change_message() for entry in entries.order_by("pk")]
+
+
+def test_account_actions_are_in_the_admins_log(client, boss):
+    account = money.open_account(2 * MICRO)
+    plan = Plan.objects.create(slug="school", name="School")
+    give(client, account, nonce=(nonce := uuid.uuid4()))
+    give(client, account, nonce=nonce)  # a double click
+    for page, fields in (
+        ("freeze", {"reason": "Fraud"}),
+        ("freeze", {"reason": "Fraud"}),
+        ("plan", {"reason": "A pupil", "plan": plan.pk}),
+        ("messages", {"reason": "Our fault"}),
+    ):
+        client.post(reverse(f"admin:billing_account_{page}", args=[account.pk]), fields)
+    entries = logged(account)
+    assert entries[:3] == [
+        "Give credits: 5 (balance 2 → 7). Reason: For the outage",
+        "Freeze account: active → frozen. Reason: Fraud",
+        "Change plan: default → school. Reason: A pupil",
+    ]
+    assert entries[3].startswith("Reset messages")
+    assert len(entries) == AuditRecord.objects.count() == 4
+    page = client.get(reverse("admin:admin_logentry_changelist"), {"q": str(account.user)})
+    assert "Reason: For the outage" in page.text
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_refund_and_sync_are_recorded_once(client, boss):
+    order = purchases.paid(money.open_account())
+    fields = {"amount": "2", "reason": "Asked", "nonce": uuid.uuid4()}
+    url = reverse("admin:billing_order_refund", args=[order.pk])
+    client.post(url, fields)
+    client.post(url, fields)  # a double click
+    client.post(reverse("admin:billing_order_ask", args=[order.pk]))
+    assert Refund.objects.count() == 1
+    assert logged(order) == [
+        "Refund: USD 2.00. Reason: Asked",
+        "Ask provider: partially_refunded → partially_refunded",
+    ]
+    actions = AuditRecord.objects.order_by("pk").values_list("action", "ip")
+    assert list(actions) == [("refund", "127.0.0.1"), ("ask provider", "127.0.0.1")]
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_many_orders_are_recorded_when_synced(client, boss):
+    account = money.open_account()
+    orders = [money.order(account) for _ in range(6)]
+    client.post(
+        reverse("admin:billing_order_changelist"),
+        {"action": "ask_again", "_selected_action": [order.pk for order in orders]},
+    )
+    for order in orders:
+        assert logged(order) == ["Ask provider: through the queue"]
+
+
+def test_package_and_event_changes_are_logged_in_words(client, boss, all_rows):
+    client.post(reverse("admin:billing_creditpackage_add"), package_fields(name="Big", slug="big"))
+    package = CreditPackage.objects.get(slug="big")
+    prices, added = logged(package)
+    assert prices == f"Price credit package: {NOTHING} → JPY 1,500, USD 9.99"
+    assert "Credits: 1000" in added
+    event = ProviderEvent.objects.get()
+    client.post(
+        reverse("admin:billing_providerevent_changelist"),
+        {"action": "process_again", "_selected_action": [event.pk]},
+    )
+    assert logged(event) == ["Process event"]
+    client.post(reverse("billing_report_check"))
+    assert LogEntry.objects.latest("pk").change_message == "Check ledger"

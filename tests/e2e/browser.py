@@ -76,6 +76,11 @@ class Browser:
         ):
             self.driver.execute_cdp_cmd(command, parameters)
 
+    def resize(self, size: tuple[int, int]) -> None:
+        """Change the size of the screen, without reloading the page."""
+        self._size = size
+        self._emulate()
+
     # --- Going places
 
     def open(self, path: str = "/") -> None:
