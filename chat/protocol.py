@@ -86,6 +86,16 @@ class MessageEdit(ClientAction, frozen=True, tag="message.edit", kw_only=True):
     text: str
 
 
+class BranchSelect(ClientEvent, frozen=True, tag="branch.select"):
+    """Show the branch of `message`, down to its newest leaf."""
+
+    message: UUID
+
+    @property
+    def ref(self) -> str | None:
+        return str(self.message)
+
+
 class RunAction(ClientEvent, frozen=True):
     """Base of the frames about an existing run."""
 
@@ -112,7 +122,7 @@ class Ping(ClientEvent, frozen=True, tag="ping"):
 
 CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
     str(event.__struct_config__.tag): event
-    for event in (ChatSend, RunRegenerate, MessageEdit, RunStop, Resume, Ping)
+    for event in (ChatSend, RunRegenerate, MessageEdit, BranchSelect, RunStop, Resume, Ping)
 }
 
 
@@ -158,14 +168,14 @@ def decode(frame: str) -> ClientEvent:
 
 
 def ref_of(frame: str) -> str | None:
-    """Return the `client_id` or `run` of a frame that `decode` refused, if it has one."""
+    """Return the `client_id`, `run` or `message` of a frame that `decode` refused, if it has one."""
     try:
         data = strict_json.loads(frame)
     except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict):
         return None
-    ref = data.get("client_id") or data.get("run")
+    ref = data.get("client_id") or data.get("run") or data.get("message")
     return ref[:64] if isinstance(ref, str) and is_storable(ref) else None
 
 
@@ -371,6 +381,14 @@ class ConversationUpdated(ServerEvent, frozen=True, tag="conversation.updated", 
     updated_at: str
     active: bool = False
     deleted: bool = False
+
+
+class BranchSelected(ServerEvent, frozen=True, tag="branch.selected", kw_only=True):
+    """The user chose another branch, that of `message`; the conversation now ends with `leaf`."""
+
+    conversation: UUID
+    message: UUID
+    leaf: UUID
 
 
 class Balance(ServerEvent, frozen=True, tag="balance", kw_only=True):

@@ -1,4 +1,4 @@
-"""A whole conversation: its default assistant, first title, renaming, deletion, active run."""
+"""A whole conversation: its default assistant, first title, renaming, deletion, active runs."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def rename(*, user: User, conversation_id: UUID, title: str) -> Conversation:
     conversation = access.conversation(user, conversation_id, write=True)
     conversation.title = title
     conversation.save(update_fields=["title"])
-    announce_conversation(conversation, active=active_run(conversation) is not None)
+    announce_conversation(conversation, active=bool(active_runs(conversation)))
     return conversation
 
 
 def delete(*, user: User, conversation_id: UUID) -> Conversation:
     """Mark a conversation as deleted; recovery/retention.py purges it after some days.
 
-    A reply that is being generated should be stopped first (`active_run`, `runs.stop`). Raises
+    Replies that are being generated should be stopped first (`active_runs`, `runs.stop`). Raises
     ChatError `not_found` or `not_allowed`.
     """
     conversation = access.conversation(user, conversation_id, write=True)
@@ -81,7 +81,6 @@ def delete(*, user: User, conversation_id: UUID) -> Conversation:
     return conversation
 
 
-def active_run(conversation: Conversation) -> Run | None:
-    """Return the run that generates a reply in the conversation, if there is one."""
-    run: Run | None = conversation.runs.active().select_related("message").first()
-    return run
+def active_runs(conversation: Conversation) -> list[Run]:
+    """Return the runs that generate replies in the conversation: several only for a comparison."""
+    return list(conversation.runs.active().select_related("message").order_by("lane"))

@@ -1,4 +1,4 @@
-"""The walk from a message up to the root of its conversation's tree, as SQL."""
+"""Ways through the tree of a conversation, as SQL: up to its root, and to a message's siblings."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ WITH RECURSIVE path AS (
     WHERE path.depth + 1 < {length}
 )
 """  # noqa: S608 # of names alone
+
+
+def sibling_ids(of: str) -> str:
+    """Return the ids of the siblings of a chat_message named `of`, itself included, oldest first."""
+    ids = "SELECT array_agg(sibling.id ORDER BY sibling.id) FROM chat_message AS sibling"
+    # Two queries, as each has an index.
+    return f"""CASE WHEN {of}.parent_id IS NULL
+  THEN ({ids} WHERE sibling.conversation_id = {of}.conversation_id AND sibling.parent_id IS NULL)
+  ELSE ({ids} WHERE sibling.parent_id = {of}.parent_id) END"""  # of names alone

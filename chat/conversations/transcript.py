@@ -1,23 +1,27 @@
-"""The messages that a conversation's page shows: the end of the path, or an earlier part."""
+"""The messages that a conversation's page shows: the end of the path, an earlier part, or another branch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
-from chat.conversations.path import path_to_root
-from chat.models import Conversation, Message, MessagePart, Run
+from django.db.models import Q
+
+from chat.conversations import branches
+from chat.conversations.path import path_to_root, sibling_ids
+from chat.models import Conversation, Message, MessagePart, Run, Siblings
 from chatproject.lib.db import prepared
 
 MESSAGES_SHOWN = 100  # on one page
 
 RUN = Message._meta.get_field("run")
 
-# The last message: `end`, else the reply of the active run, else the conversation's leaf.
+# The last message: `end`, else the reply that the leaf will move to, else the conversation's leaf.
 LAST_SHOWN = """COALESCE(
     %(end)s,
     (SELECT message_id FROM chat_run
-     WHERE conversation_id = %(conversation)s AND status IN ('queued', 'running')),
+     WHERE conversation_id = %(conversation)s AND status IN ('queued', 'running') AND moves_leaf
+     LIMIT 1),
     (SELECT leaf_id FROM chat_conversation WHERE id = %(conversation)s)
 )"""
 
@@ -26,7 +30,10 @@ PATH = f"""
 {path_to_root(LAST_SHOWN, "%(max)s")}
 SELECT {prepared.columns(Message, "m")}, {prepared.columns(Run, "run")},
   (SELECT json_agg(json_build_array(position, kind, data) ORDER BY position)
-   FROM chat_messagepart WHERE message_id = m.id)
+   FROM chat_messagepart WHERE message_id = m.id),
+  {sibling_ids("m")},
+  (SELECT array_agg(id ORDER BY id) FROM chat_run
+   WHERE conversation_id = %(conversation)s AND status IN ('queued', 'running'))
 FROM path JOIN chat_message m ON m.id = path.id LEFT JOIN chat_run run ON run.message_id = m.id
 ORDER BY path.depth
 """  # noqa: S608 # of names alone
@@ -34,46 +41,75 @@ ORDER BY path.depth
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """Successive messages, oldest first: the end of a conversation, or (`is_past`) an earlier part.
+    """Successive messages, oldest first: the end of a conversation, or (`is_past`) another part.
 
     `earlier` is the message before which there are more; None at the beginning. `active_run`
-    generates the last message. The `run` and parts of each reply are already read.
+    generates the last message, `runs` are the ids of all active runs of the conversation, also in
+    branches that are not shown. `branch` is a message of the shown branch, if that is not the
+    conversation's. The `run`, parts and siblings of each message are already read.
     """
 
     messages: list[Message]
     earlier: UUID | None
     is_past: bool
     active_run: Run | None
+    runs: list[UUID] = field(default_factory=list)
+    branch: UUID | None = None
 
 
-def excerpt(conversation: Conversation, before: str = "") -> Excerpt:
+def excerpt(conversation: Conversation, before: str = "", message: str = "") -> Excerpt:
     """Return the last MESSAGES_SHOWN messages, or as many before the message with the id `before`.
 
-    An id of no message of the conversation is ignored. While a reply is generated that replaces
-    another one (regenerate, edit), the conversation ends with it. One query whatever the length,
-    and one for `before`.
+    With `message`, the id of a message that these do not have, the part around it is returned, in
+    whatever branch it is. An id of no message of the conversation is ignored. While a reply is
+    generated that replaces another one (regenerate), the conversation ends with it. One query
+    whatever the length, and one more for a reply that failed to replace another; `before` and
+    `message` need others.
     """
     past = _message(conversation, before)
-    found = _newest_first(conversation, past)
+    if past is not None:
+        # Nothing precedes the first message.
+        return (
+            _part(conversation, past.parent_id) if past.parent_id else Excerpt([], None, True, None)
+        )
+    shown = _part(conversation)
+    linked = _message(conversation, message)
+    if linked is None or linked in shown.messages:
+        _add_failed_siblings(conversation, shown)
+        return shown
+    end = branches.end_below(conversation.leaf_id, linked.pk, MESSAGES_SHOWN // 2)
+    if end is not None:
+        return _part(conversation, end)
+    leaf = branches.newest_leaf(linked.pk)
+    end = branches.end_below(leaf, linked.pk, MESSAGES_SHOWN // 2)
+    return _part(conversation, end, branch=linked.pk)
+
+
+def _part(
+    conversation: Conversation, end: UUID | None = None, *, branch: UUID | None = None
+) -> Excerpt:
+    found, runs = _newest_first(conversation, end)
     messages = found[:MESSAGES_SHOWN]
     messages.reverse()
-    run = getattr(messages[-1], "run", None) if messages and not past else None
+    run = getattr(messages[-1], "run", None) if messages and not end else None
     return Excerpt(
         messages=messages,
         earlier=messages[0].pk if len(found) > len(messages) else None,
-        is_past=past is not None,
+        is_past=end is not None,
         active_run=run if run and not run.has_ended else None,
+        runs=runs,
+        branch=branch,
     )
 
 
-def _newest_first(conversation: Conversation, past: Message | None) -> list[Message]:
-    """Return one message more than a page shows, if there are so many."""
-    end = past.parent_id if past else None
-    if past and not end:
-        return []  # nothing precedes the first message
+def _newest_first(conversation: Conversation, end: UUID | None) -> tuple[list[Message], list[UUID]]:
+    """Return one message more than a page shows, if there are so many, and the active runs."""
     values = {"conversation": conversation.pk, "end": end, "max": MESSAGES_SHOWN + 1}
     messages: list[Message] = []
-    for message, run, parts in prepared.each(PATH, values, Message, Run):
+    active: list[UUID] = []
+    for message, run, parts, siblings, runs in prepared.each(PATH, values, Message, Run):
+        active = runs or []
+        message.siblings = Siblings.of(message.pk, siblings)
         message.ordered_parts = [
             MessagePart(message=message, position=position, kind=kind, data=data)
             for position, kind, data in parts or ()
@@ -83,7 +119,28 @@ def _newest_first(conversation: Conversation, past: Message | None) -> list[Mess
         else:
             RUN.set_cached_value(message, None)  # or the template would query it
         messages.append(message)
-    return messages
+    return messages, active
+
+
+def _add_failed_siblings(conversation: Conversation, shown: Excerpt) -> None:
+    """Set `failed_sibling` of replies whose last try to replace them failed, or was stopped without a text.
+
+    Only while it is newer than the end of the conversation.
+    """
+    leaf = conversation.leaf_id
+    replaced = {
+        one.siblings.newest: one
+        for one in shown.messages
+        if leaf
+        and one.siblings
+        and one.role == Message.Role.ASSISTANT
+        and one.siblings.newest > leaf
+    }
+    if not replaced:
+        return
+    failed = Q(status=Message.Status.FAILED) | Q(status__in=["stopped", "done"], text="")
+    for message in Message.objects.filter(failed, pk__in=replaced).select_related("run"):
+        replaced[message.pk].failed_sibling = message
 
 
 def own_message(conversation: Conversation, id: str) -> Message | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from chat.models.base import new_id
 from chat.models.catalogue import Assistant, Continuation, LanguageModel, Provider
 from chat.models.conversations import Conversation
-from chat.models.messages import Message, MessagePart
+from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.runs import Run
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "MessagePart",
     "Provider",
     "Run",
+    "Siblings",
     "new_id",
 ]

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
 from django.db import models
 from django.db.models import Q
 from django.utils.functional import cached_property
 
 from chat.models.base import new_id
 from chat.models.conversations import Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Siblings:
+    """The place of a message among the messages with its parent, by age: `position` of `count`, from 1."""
+
+    position: int
+    count: int
+    previous: UUID | None
+    next: UUID | None
+    newest: UUID
+
+    @classmethod
+    def of(cls, id: UUID, ids: Sequence[UUID] | None) -> Siblings | None:
+        """Return the place of a message among `ids`, oldest first; None for the only one."""
+        if ids is None or len(ids) < 2 or id not in ids:
+            return None
+        at = ids.index(id)
+        return cls(
+            position=at + 1,
+            count=len(ids),
+            previous=ids[at - 1] if at else None,
+            next=ids[at + 1] if at + 1 < len(ids) else None,
+            newest=ids[-1],
+        )
 
 
 class Message(models.Model):
@@ -40,8 +69,15 @@ class Message(models.Model):
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
+    # Set by code that shows the message: its siblings, and a newer sibling that failed to replace it.
+    siblings: Siblings | None = None
+    failed_sibling: Message | None = None
+
     class Meta:
         ordering = ["id"]
+        indexes = [
+            models.Index(fields=["conversation"], name="message_root", condition=Q(parent=None)),
+        ]
         constraints = [
             models.CheckConstraint(
                 condition=Q(role__in=["user", "assistant"]), name="message_role_known"

@@ -57,6 +57,20 @@ class Run(models.Model):
     seq = models.BigIntegerField(
         default=0, help_text="Number of the last event; set when the run has ended."
     )
+    # Defaults of the database as well: during a rolling upgrade the old version still inserts rows.
+    lane = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="Tells apart the active runs of one comparison, from 0."
+    )
+    moves_leaf = models.BooleanField(
+        default=False,
+        db_default=True,
+        help_text="The conversation will end with its reply, unless it fails or has no text.",
+    )
+    continued = models.PositiveIntegerField(
+        default=0,
+        db_default=0,
+        help_text="Characters of another reply that it continues; 0 for a reply of its own.",
+    )
 
     # Assistant and model at the time of the request: the catalogue may change afterwards.
     assistant = models.ForeignKey(Assistant, on_delete=models.PROTECT, related_name="+")
@@ -167,9 +181,9 @@ class Run(models.Model):
         ]
         constraints = [
             models.UniqueConstraint(
-                fields=["conversation"],
+                fields=["conversation", "lane"],
                 condition=Q(status__in=["queued", "running"]),
-                name="run_one_active_per_conversation",
+                name="run_one_active_per_lane",
             ),
             models.UniqueConstraint(
                 fields=["conversation", "client_id"], name="run_once_per_client_id"

@@ -10,6 +10,7 @@ import redis
 from django.db.models import QuerySet
 
 from chat import access, protocol
+from chat.conversations import branches
 from chat.models import Run
 from chat.rendering.message import message_html
 from chat.runs import queue
@@ -45,10 +46,17 @@ def stored_position(run: Run) -> queue.Position | None:
         return None
 
 
-def describe(run: Run, position: queue.Position | None, *, is_new: bool) -> Started:
-    """Describe a run to the socket that asked for it and to the user's other tabs."""
+def describe(
+    run: Run, position: queue.Position | None, *, is_new: bool, has_siblings: bool = True
+) -> Started:
+    """Describe a run to the socket that asked for it and to the user's other tabs.
+
+    Unless its messages cannot have siblings, their siblings are read by one query.
+    """
     reply, sent = run.message, run.message.parent
     reply.run = run
+    if has_siblings:
+        branches.read_siblings([reply, sent] if sent else [reply])
     return Started(
         run=run,
         is_new=is_new,

@@ -19,8 +19,10 @@ from billing.metering import settlement
 from billing.metering.pricing import Tokens
 from billing.models import Hold, ModelPrice, UsageRecord
 from chat import errors, protocol
+from chat.conversations import branches
+from chat.conversations.path import sibling_ids
 from chat.llm.tokens import typical_tokens
-from chat.models import Conversation, Message, MessagePart, Run
+from chat.models import Conversation, Message, MessagePart, Run, Siblings
 from chat.rendering import markdown
 from chat.rendering.message import message_html
 from chat.runs import fallback
@@ -93,7 +95,12 @@ def end(
     if run is None:
         return None
     _report(run)
-    user_channel.announce_conversation(run.conversation)
+    # Only beside a sibling can another run of the conversation be active.
+    has_others = run.message.siblings is not None
+    user_channel.announce_conversation(
+        run.conversation,
+        active=has_others and Run.objects.active().filter(conversation=run.conversation).exists(),
+    )
     return event(run)
 
 
@@ -134,15 +141,16 @@ def _report(run: Run) -> None:
 
 # In plain SQL, as are the other statements here, since each run ends once: see lib.db.prepared.
 LOCK = f"""
-SELECT {prepared.columns(Run, "run")}, {prepared.columns(ModelPrice, "price")}
+SELECT {prepared.columns(Run, "run")}, {prepared.columns(ModelPrice, "price")},
+  (SELECT {sibling_ids("reply")} FROM chat_message AS reply WHERE reply.id = run.message_id)
 FROM chat_run AS run LEFT JOIN billing_modelprice AS price ON price.id = run.price_id
 WHERE run.id = %s AND run.attempt = %s AND run.status = %s FOR NO KEY UPDATE OF run
 """  # noqa: S608 # of names alone
 
-# Shows the new reply, unless it failed and replaces another one.
+# Shows the new reply, unless it replaces another one and failed, has no text, or another branch was chosen.
 MOVE_LEAF = f"""
 UPDATE chat_conversation SET leaf_id = %(reply)s, updated_at = %(now)s
-WHERE id = %(id)s AND (leaf_id = %(reply)s OR NOT %(failed)s)
+WHERE id = %(id)s AND (leaf_id = %(reply)s OR %(moves)s)
 RETURNING {prepared.columns(Conversation, "chat_conversation")}
 """  # noqa: S608 # of names alone
 
@@ -154,16 +162,17 @@ def _end(
     if row is None:
         return None
     run: Run
-    run, run.price = row
+    run, run.price, siblings = row
     now = timezone.now()
     if outcome.status == Run.Status.STOPPED and run.error_code == Run.STOPPED_BY_STAFF:
         outcome = replace(outcome, code=run.error_code, is_users_stop=False)
     run.message = _store_message(run, outcome, html)
+    run.message.siblings = Siblings.of(run.message_id, siblings)
     leaf = {
         "id": run.conversation_id,
         "reply": run.message_id,
         "now": now,
-        "failed": outcome.status == Run.Status.FAILED,
+        "moves": run.moves_leaf and outcome.status != Run.Status.FAILED and bool(outcome.text),
     }
     moved = prepared.first(MOVE_LEAF, leaf, Conversation)
     run.conversation = moved[0] if moved else run.conversation
@@ -315,7 +324,9 @@ def read(run_id: UUID) -> protocol.RunEnd | None:
     """
     if Run.objects.active().filter(pk=run_id).exists():
         return None
-    return event(Run.objects.select_related("message").get(pk=run_id))
+    run = Run.objects.select_related("message").get(pk=run_id)
+    branches.read_siblings([run.message])
+    return event(run)
 
 
 def event(run: Run) -> protocol.RunEnd:

@@ -143,7 +143,8 @@ def _start(ask: Ask) -> Started:
         # The run is stored; the sweeper enqueues it as soon as Redis answers again.
         logger.warning("run %s could not be queued yet: %s", run.id, error)
         position = None
-    started = describe(run, position, is_new=True)
+    # A message at the end of its conversation has none.
+    started = describe(run, position, is_new=True, has_siblings=not ask.follows_leaf)
     db.after_response(user_channel.announce_run, run, started.event)
     return started
 
@@ -243,6 +244,8 @@ def _new_run(ask: Ask, conversation: Conversation) -> Run:
         )
     assistant = conversation.assistant
     return Run(
+        # The leaf moves when the new reply is finished: a failure must not replace the old reply.
+        moves_leaf=ask.prompt is not None,
         conversation=conversation,
         message=Message(
             conversation=conversation,
@@ -269,7 +272,6 @@ def _insert(run: Run) -> None:
     prompt = reply.parent
     assert prompt is not None
     if not prompt._state.adding:
-        # The leaf moves when the new reply is finished: a failure must not replace the old reply.
         prepared.write(reply, run)
         return
     conversation.leaf = reply

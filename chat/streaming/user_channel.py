@@ -64,6 +64,11 @@ def announce_conversation(conversation: Conversation, *, active: bool = False) -
     publish(groups.user_group(conversation.owner_id), event.encode())
 
 
+def announce_branch(owner_id: int, event: protocol.BranchSelected) -> None:
+    """Publish the branch that a user chose to the user's pages."""
+    publish(groups.user_group(owner_id), event.encode())
+
+
 def announce_run(run: Run, event: protocol.RunQueued) -> None:
     """Publish a new run, and the conversation that it makes active, to its owner's pages."""
     announce_conversation(run.conversation, active=True)

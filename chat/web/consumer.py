@@ -20,6 +20,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 
 from accounts import sockets
 from chat import protocol
+from chat.conversations import branches
 from chat.errors import ERRORS, ChatError
 from chat.runs import describe, start, wait_estimate
 from chat.runs.stop import stop_run
@@ -212,6 +213,10 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     text=event.text,
                     client_id=event.client_id,
                 )
+            case protocol.BranchSelect():
+                selected = await self._call(event, branches.select, message_id=event.message)
+                self._outgoing.put(selected.encode())
+                return
             case protocol.RunStop():
                 await self._call(event, stop_run, run_id=event.run)
                 return

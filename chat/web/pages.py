@@ -56,19 +56,22 @@ def conversation_page(
     conversation: Conversation,
     *,
     before: str = "",
+    message: str = "",
     editing: str = "",
     form: MessageForm | None = None,
     error: ChatError | None = None,
 ) -> HttpResponse:
-    """Return the page of a conversation, up to the message `before`; `editing` is edited on it."""
-    part = transcript.excerpt(conversation, before)
+    """Return the page of a conversation, up to the message `before`, or with the message `message`.
+
+    `editing` is edited on it.
+    """
+    part = transcript.excerpt(conversation, before, message)
     edited = transcript.own_message(conversation, editing)
     shown = [message.pk for message in part.messages]
     context = {
         "conversation": conversation,
         "conversation_id": conversation.id,
         "part": part,
-        "active_run": part.active_run,
         "editing": edited,
         # None if the page does not show the message.
         "replaced_by_edit": (

@@ -24,6 +24,7 @@ REPEAT: dict[str, Any] = {"client_id": "a", "message": RUN}
         ("chat.send", SEND | {"parent": RUN}, protocol.ChatSend(**SEND, parent=RUN)),
         ("run.regenerate", REPEAT, protocol.RunRegenerate(client_id="a", message=RUN)),
         ("message.edit", REPEAT | {"text": "x"}, protocol.MessageEdit(**REPEAT, text="x")),
+        ("branch.select", {"message": RUN}, protocol.BranchSelect(message=RUN)),
         ("run.stop", {"run": RUN}, protocol.RunStop(run=RUN)),
         ("resume", {"run": RUN}, protocol.Resume(run=RUN, after=0)),
         ("resume", {"run": RUN, "after": 7}, protocol.Resume(run=RUN, after=7)),
@@ -111,6 +112,7 @@ def test_numbers_of_attempts_never_overlap():
 def test_refs_name_client_id_or_run():
     assert protocol.Ping().ref is None
     assert protocol.Resume(run=RUN).ref == protocol.RunStop(run=RUN).ref == str(RUN)
+    assert protocol.BranchSelect(message=RUN).ref == str(RUN)
     assert protocol.ChatSend(client_id="a", text="").ref == "a"
 
 

@@ -176,9 +176,11 @@ def test_failed_regeneration_restores_the_old_reply(site: Site, browser: Browser
         browser.conversation,
     )
     browser.click("[data-regenerate]")
-    browser.wait_for_text("[data-error-text]", "The previous reply is restored.")
+    browser.wait_for_text(".reply .notice", "The previous reply is kept.")
+    browser.wait_for_text(".reply .branch-place", "1 / 2")
     assert browser.reply == before
     browser.driver.refresh()
+    browser.wait_for_text(".reply .notice", "The previous reply is kept.")
     assert browser.reply == before
 
 

@@ -51,10 +51,14 @@ def new(request: Request) -> HttpResponse:
 @never_cache
 @handles_chat_errors
 def conversation(request: Request, conversation_id: UUID) -> HttpResponse:
-    """Show the end of a conversation, or the part up to ?before=ID; ?edit=ID edits a message."""
+    """Show the end of a conversation, the part up to ?before=ID, or the one with ?message=ID.
+
+    ?edit=ID edits a message.
+    """
     found = access.conversation(request.user, conversation_id)
-    before, editing = request.GET.get("before", ""), request.GET.get("edit", "")
-    return conversation_page(request, found, before=before, editing=editing)
+    before, message = request.GET.get("before", ""), request.GET.get("message", "")
+    editing = request.GET.get("edit", "")
+    return conversation_page(request, found, before=before, message=message, editing=editing)
 
 
 @require_safe
@@ -110,8 +114,7 @@ def rename(request: Request, conversation_id: UUID) -> HttpResponse:
 def delete(request: Request, conversation_id: UUID) -> HttpResponse:
     """Delete a conversation, and stop its active run."""
     found = access.conversation(request.user, conversation_id, write=True)
-    active = lifecycle.active_run(found)
-    if active is not None:
+    for active in lifecycle.active_runs(found):
         try:
             stop_run(user=request.user, run_id=active.id)
         except ChatError as error:
@@ -133,15 +136,15 @@ def delete(request: Request, conversation_id: UUID) -> HttpResponse:
 @require_safe
 @never_cache
 def active_run(request: Request, conversation_id: UUID) -> HttpResponse:
-    """Return the active run of a conversation, and the message that its page ends with."""
+    """Return the active runs of a conversation, and the message that its page ends with.
+
+    `run` is the first of `runs`.
+    """
     try:
         found = access.conversation(request.user, conversation_id)
     except ChatError as error:
         return error_json(error)
-    active = lifecycle.active_run(found)
-    return JsonResponse(
-        {
-            "run": run_json(active) if active else None,
-            "leaf": active.message_id if active else found.leaf_id,
-        }
-    )
+    active = lifecycle.active_runs(found)
+    leaf = next((run.message_id for run in active if run.moves_leaf), found.leaf_id)
+    runs = [run_json(run) for run in active]
+    return JsonResponse({"run": runs[0] if runs else None, "runs": runs, "leaf": leaf})

@@ -1,4 +1,4 @@
-"""Forms that send, edit and regenerate messages, and the estimate of a message's cost."""
+"""Forms that send, edit and regenerate messages and choose branches, and the estimate of a message's cost."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from uuid import UUID
 from django.conf import settings
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST
 
 from chat import access
+from chat.conversations import branches
 from chat.errors import ChatError
 from chat.runs import cost, start
 from chat.web.forms import new_client_id
@@ -79,3 +81,31 @@ def edit(request: Request, message_id: UUID) -> HttpResponse:
     except ChatError as error:
         return refused_page(request, error, edited.conversation_id, form, editing=str(message_id))
     return started_response(request, started)
+
+
+def select_branch(request: Request, message_id: UUID) -> HttpResponse:
+    """Show the branch of a message."""
+    selected = branches.select(user=request.user, message_id=message_id)
+    page = reverse("chat:conversation", args=[selected.conversation])
+    return redirect(f"{page}#m-{message_id}")
+
+
+# The buttons below messages belong to one form, since a page has hundreds: each names its action, and has
+# the message as its value.
+ACTIONS = {"regenerate": regenerate, "branch": select_branch}
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@handles_chat_errors
+def actions(request: Request, conversation_id: UUID) -> HttpResponse:
+    """Do the action of a button below a message."""
+    if request.method != "POST":
+        return redirect("chat:conversation", conversation_id)
+    for name, act in ACTIONS.items():
+        if name in request.POST:
+            try:
+                message_id = UUID(request.POST[name])
+            except ValueError as error:
+                raise ChatError("not_found") from error
+            return act(request, message_id)
+    raise ChatError("not_found")

@@ -28,6 +28,7 @@ export class ChatApp extends HTMLElement {
   #mayBeRenewed = false; // whether the session may have been replaced while the socket was open
   #isStale = false;
   #delayedRun = null; // id of the followed run whose events the server cannot send yet
+  #branch = null; // the leaf of the branch that is being fetched
   #refusedKeys = new Map(); // of replies: the client_id of a regeneration that was refused
 
   connectedCallback() {
@@ -146,6 +147,7 @@ export class ChatApp extends HTMLElement {
   #submitted(event) {
     const button = event.submitter;
     if (button?.dataset.regenerate) this.#regenerate(event, button.dataset.regenerate);
+    else if (button?.name === "branch") this.#chooseBranch(event, button);
     else if (button?.dataset.stop) this.#stop(event, button);
     else if (event.target.matches("[data-prompts]")) this.#prompt(event, button.value);
   }
@@ -158,6 +160,17 @@ export class ChatApp extends HTMLElement {
     this.#refusedKeys.delete(message);
     event.preventDefault();
     this.#composer.showError("");
+  }
+
+  /** Ask for the branch of a message; the answer is `branch.selected`. */
+  #chooseBranch(event, button) {
+    const transcript = this.#transcript;
+    if (transcript.isPast) return; // the browser opens the whole page
+    if (transcript.isChoosing(button.value)) event.preventDefault();
+    else if (this.connection.send({ type: "branch.select", message: button.value })) {
+      transcript.choose(button);
+      event.preventDefault();
+    }
   }
 
   #stop(event, button) {
@@ -221,6 +234,9 @@ export class ChatApp extends HTMLElement {
       case "balance":
         this.#showBalance(event);
         return;
+      case "branch.selected":
+        this.#showBranch(event);
+        return;
       default:
         if (event.run === this.#delayedRun) {
           this.#delayedRun = null;
@@ -231,7 +247,7 @@ export class ChatApp extends HTMLElement {
   }
 
   #delayed(event) {
-    const isFollowed = event.ref === this.#transcript?.cursor?.run;
+    const isFollowed = this.#transcript?.cursor(event.ref) !== undefined;
     if (isFollowed) this.#delayedRun = event.ref;
     if (isFollowed || this.#outbox.pending().some((frame) => frame.client_id === event.ref)) {
       this.#showError(event.message);
@@ -248,11 +264,11 @@ export class ChatApp extends HTMLElement {
     }
     if (event.conversation !== transcript.conversation) return;
     if (frame?.type === "message.edit") this.#composer.clear();
-    const followed = transcript.cursor?.run;
+    const wasFollowed = transcript.cursor(event.run) !== undefined;
     transcript.queue(event, { own: frame !== undefined });
     // The server subscribes the socket that asked to the run; every other tab has to resume it.
-    const cursor = transcript.cursor;
-    if (frame === undefined && cursor !== null && cursor.run !== followed) this.#resume(cursor);
+    const cursor = transcript.cursor(event.run);
+    if (frame === undefined && cursor !== undefined && !wasFollowed) this.#resume(cursor);
   }
 
   /** Turn the page of a new chat into the page of the chat just created, without a reload. */
@@ -334,10 +350,12 @@ export class ChatApp extends HTMLElement {
       if (event.code === "not_found") this.#catchUp(); // the chat was probably deleted
       return;
     }
-    if (event.ref && event.ref === this.#transcript?.cursor?.run && event.code === "not_found") {
-      this.#transcript.abandon(); // asking again would get the same answer
+    const isFollowed = this.#transcript?.cursor(event.ref) !== undefined;
+    if (this.#transcript?.isChoosing(event.ref)) this.#transcript.refuseBranch();
+    if (isFollowed && event.code === "not_found") {
+      this.#transcript.abandon(event.ref); // asking again would get the same answer
       this.#catchUp(); // the chat was probably deleted
-    } else if (event.ref && event.ref === this.#transcript?.cursor?.run) {
+    } else if (isFollowed) {
       const seconds = event.retry_after ?? RESUME_AFTER;
       setTimeout(() => this.#resumeIfFollowed(event.ref), 1_000 * seconds);
       if (event.ref !== this.#stopping) return;
@@ -352,9 +370,25 @@ export class ChatApp extends HTMLElement {
     this.#composer?.showError(message, offers);
   }
 
+  /** Show the branch that this reader or the same user in another tab has chosen. */
+  async #showBranch({ conversation, message, leaf }) {
+    const transcript = this.#transcript;
+    if (conversation !== transcript?.conversation || transcript.isPast || leaf === this.#branch) return;
+    if (!transcript.isChoosing(message)) {
+      if (transcript.cursors.length > 0) this.#isStale = true; // followed when the reply has ended
+      else if (transcript.lastMessage !== leaf) this.#catchUp();
+      return;
+    }
+    this.#branch = leaf; // the event may come twice
+    const { page } = await fetchPage(this.#page);
+    this.#branch = null;
+    if (page !== null) transcript.showBranch(page);
+    else location.assign(`${this.#page}#m-${message}`);
+  }
+
   #resumeIfFollowed(run) {
-    const cursor = this.#transcript.cursor;
-    if (cursor?.run === run) this.#resume(cursor);
+    const cursor = this.#transcript.cursor(run);
+    if (cursor !== undefined) this.#resume(cursor);
   }
 
   #resume(cursor) {
@@ -378,18 +412,18 @@ export class ChatApp extends HTMLElement {
     this.#mayBeRenewed = true;
     this.#hideNotice();
     for (const frame of this.#outbox.pending()) this.connection.send(frame);
-    const cursor = this.#transcript?.cursor ?? null;
-    if (cursor !== null) this.#resume(cursor);
+    const cursors = this.#transcript?.cursors ?? [];
+    for (const cursor of cursors) this.#resume(cursor);
     if (this.#stopping !== null) this.connection.send({ type: "run.stop", run: this.#stopping });
     if (isReconnect) setTimeout(() => this.#catchUp(), CATCH_UP_WITHIN * Math.random());
-    else if (cursor === null) this.#catchUpIfStale();
+    else if (cursors.length === 0) this.#catchUpIfStale();
   }
 
   /** Check for messages that came between the rendering of the page and the opening of its socket. */
   async #catchUpIfStale() {
     if (!this.#transcript?.conversation || this.#transcript.isPast) return;
     const current = await fetchJSON(this.#transcript.dataset.activeRun);
-    if (this.#transcript.cursor !== null) return;
+    if (this.#transcript.cursors.length > 0) return;
     // Without an answer the chat may have been deleted.
     if (current === null || current.leaf !== this.#transcript.lastMessage) this.#catchUp();
   }
@@ -412,7 +446,7 @@ export class ChatApp extends HTMLElement {
       this.#isStale = false;
       return;
     }
-    if (transcript.cursor !== null) return; // repeated when the reply has ended
+    if (transcript.cursors.length > 0) return; // repeated when the reply has ended
     this.#isStale = false;
     transcript.sync(page);
     this.#rename(page.querySelector("[data-title]").textContent);
@@ -521,7 +555,7 @@ export class ChatApp extends HTMLElement {
   /** Close the socket of a hidden tab, but not during a reply or with an unsent message. */
   #pauseSoon() {
     this.#pause = setTimeout(() => {
-      const isIdle = !this.#transcript?.cursor && this.#outbox.pending().length === 0;
+      const isIdle = !this.#transcript?.cursors.length && this.#outbox.pending().length === 0;
       if (isIdle) this.connection.pause();
       else this.#pauseSoon();
     }, PAUSE_AFTER);

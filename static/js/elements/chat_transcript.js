@@ -3,39 +3,31 @@ import { fetchJSON, fetchPage, fromHTML, fromTemplate } from "../helpers/dom.js"
 import { NO_ID } from "../helpers/ids.js";
 import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { listenForScrolling } from "../helpers/scroll_intent.js";
-import { APPLY, END, GAP, IGNORE, RESTART, RunFollower, WAIT } from "../models/run_follower.js";
+import { LiveReply } from "../models/live_reply.js";
 import { ReplySources } from "../models/reply_sources.js";
 import { ScrollManager } from "../models/scroll_manager.js";
-import { StreamWriter } from "../models/stream_writer.js";
-import { Wait } from "../models/wait.js";
 
-const RESUME_AGAIN_AFTER = 2_000; // milliseconds between two requests for the same missing events
 const COPIED_FOR = 2_000; // milliseconds
-const READING = "Reading your message…";
-const THINKING = "Thinking…";
 
 /**
- * The messages of the page. Follows one run at a time and shows its reply as it streams in.
+ * The messages of the page. Follows the active runs of the chat and shows their replies as they stream in.
  *
- * Fires "chat:run" (detail: the id of the run that is followed, or null), "chat:resume" ({run,
+ * Fires "chat:run" (detail: the id of a run that is followed, or null), "chat:resume" ({run,
  * after}), "chat:announce" (a sentence for the live region), "chat:error" (a sentence for the
  * composer), "chat:stale" (the page must be fetched again) and "chat:scrolled".
  */
 export class ChatTranscript extends HTMLElement {
   #scroll = new ScrollManager(document.scrollingElement);
-  #follower = null;
-  #writer = null;
-  #frame = null;
-  #wait = null; // the wait for a worker
-  #warning = null;
+  #live = new Map(); // the replies that are being generated, by the ids of their runs
   #replaced = null; // the messages that a new reply replaced: {run, after, items}
-  #resumed = { last: -1, at: 0 };
+  #chosen = null; // the branch that the reader has asked for: {message, button}
   #sources = new ReplySources((run) => this.#fetchSource(run));
   #visible = new IntersectionObserver((entries) => this.#prefetch(entries));
 
   connectedCallback() {
     history.scrollRestoration = "manual";
     this.addEventListener("click", (event) => this.#clicked(event));
+    this.addEventListener("keydown", (event) => this.#key(event));
     this.addEventListener("toggle", () => this.#toggled(), { capture: true });
     addEventListener("scroll", () => this.#scrolled(), { passive: true });
     document.addEventListener("selectionchange", () => {
@@ -61,10 +53,14 @@ export class ChatTranscript extends HTMLElement {
     return this.#scroll.isNearEnd;
   }
 
-  /** The run that is followed: {run, after}, or null. */
-  get cursor() {
-    if (this.#follower === null) return null;
-    return { run: this.#follower.run, after: this.#follower.last };
+  /** The runs that are followed: {run, after} of each. */
+  get cursors() {
+    return [...this.#live.values()].map((live) => live.cursor);
+  }
+
+  /** The position in the events of a run that is followed: {run, after}, or undefined. */
+  cursor(run) {
+    return this.#live.get(run)?.cursor;
   }
 
   get lastMessage() {
@@ -80,9 +76,9 @@ export class ChatTranscript extends HTMLElement {
     this.#scroll.resized();
   }
 
-  /** Follow the run that the page was rendered with, if there is one. */
+  /** Follow the runs that the page was rendered with. */
   followRendered() {
-    if (this.dataset.run) this.#follow(this.dataset.run, this.#items.at(-1));
+    for (const run of runsOf(this)) this.#follow(run);
   }
 
   /** Show the user's message before the server has it. */
@@ -110,11 +106,11 @@ export class ChatTranscript extends HTMLElement {
   /** Show the messages of a `run.queued` event and follow its run. */
   queue(event, { own }) {
     const shown = this.#find(event.reply.id);
-    const isFollowed = this.#follower?.run === event.run;
-    if (isFollowed || (shown !== null && shown.dataset.status !== "pending")) {
+    const live = this.#live.get(event.run);
+    if (live !== undefined || (shown !== null && shown.dataset.status !== "pending")) {
       // The page was fetched anew after the message was stored and before this event came.
       this.unsend(event.client_id);
-      if (isFollowed && !this.#follower.hasStarted) this.#showWait(event, 1);
+      if (live !== undefined && !live.hasStarted) live.showWait(event, 1);
       return;
     }
     this.#scroll.follow(
@@ -124,56 +120,76 @@ export class ChatTranscript extends HTMLElement {
       },
       { always: own },
     );
-    const reply = this.#find(event.reply.id);
-    if (reply === null) return;
-    this.#follow(event.run, reply);
-    this.#showWait(event, 1);
+    if (this.#find(event.reply.id) === null) return;
+    this.#follow(event.run).showWait(event, 1);
   }
 
-  /** Show an event of the run that is followed; events of other runs do nothing. */
+  /** Show an event of a run that is followed; events of other runs do nothing. */
   receive(event) {
-    if (this.#follower === null) return;
-    switch (this.#follower.receive(event)) {
-      case IGNORE:
-        return;
-      case GAP:
-        this.#requestMissing();
-        return;
-      case WAIT:
-        this.#showWait(event, event.attempt);
-        return;
-      case RESTART:
-        this.#restart(event);
-        return;
-      case APPLY:
-        this.#apply(event);
-        return;
-      case END:
-        this.#end(event);
-    }
+    const live = this.#live.get(event.run);
+    if (live?.receive(event)) this.#end(live, event);
   }
 
-  /** Follow the run no longer: the server does not find it. */
-  abandon() {
-    this.#unfollow();
+  /** Follow a run no longer: the server does not find it. */
+  abandon(run) {
+    this.#unfollow(run);
   }
 
   /** Replace the messages by those of a fetched page, if they differ. */
   sync(page) {
     const fresh = page.querySelector("chat-transcript");
     if (fresh === null || this.isPast) return;
-    const run = fresh.dataset.run ?? null;
-    if (run !== null && run === this.#follower?.run) return;
+    const runs = runsOf(fresh);
     const items = [...fresh.querySelectorAll(".messages > li")];
-    if (run === null && this.#isSame(items)) return;
+    const isSameRuns = runs.length === this.#live.size && runs.every((run) => this.#live.has(run));
+    if (isSameRuns && this.#isSame(items)) return;
     const sending = this.#items.filter((item) => item.dataset.pending);
-    this.#unfollow();
+    for (const run of [...this.#live.keys()]) this.#unfollow(run);
+    this.#replaced = null;
     this.#scroll.follow(() => this.#arrange([...items, ...sending]));
     this.#prepare(this);
-    if (run !== null) {
-      this.#follow(run, items.at(-1));
-      this.#fire("chat:resume", this.cursor);
-    }
+    for (const run of runs) this.#fire("chat:resume", this.#follow(run).cursor);
+  }
+
+  // --- Branches
+
+  /** Whether the reader has asked for the branch of a message. */
+  isChoosing(message) {
+    return this.#chosen?.message === message;
+  }
+
+  /** The reader has pressed a button for the branch of a message. */
+  choose(button) {
+    this.#chosen = { message: button.value, button };
+  }
+
+  /** The branch that the reader asked for cannot be shown. */
+  refuseBranch() {
+    this.#chosen = null;
+  }
+
+  /**
+   * Show the messages of a fetched page with the branch that the reader asked for. The buttons of the
+   * message where it branches stay where they were on the screen, and keep the focus.
+   */
+  showBranch(page) {
+    const { message, button } = this.#chosen;
+    this.#chosen = null;
+    const group = button.closest(".branches");
+    const isPrevious = group?.querySelector("button") === button;
+    const top = (group ?? button).getBoundingClientRect().top;
+    const hadFocus = (group ?? button).contains(document.activeElement);
+    this.#scroll.stop();
+    this.sync(page);
+    const shown = this.#find(message)?.querySelector(".branches") ?? null;
+    if (shown === null) return;
+    this.#scroll.shift(shown.getBoundingClientRect().top - top);
+    const buttons = [...shown.querySelectorAll("button")];
+    if (!isPrevious) buttons.reverse();
+    if (hadFocus) buttons.find((one) => !one.disabled)?.focus({ preventScroll: true });
+    const place = shown.querySelector(".branch-place").textContent;
+    this.#fire("chat:announce", `${shown.getAttribute("aria-label")}: ${place}`);
+    this.#fire("chat:scrolled");
   }
 
   // --- Internal: placing messages
@@ -205,7 +221,7 @@ export class ChatTranscript extends HTMLElement {
     const wanted = items.map((item) => {
       if (item.parentNode === this.#list) return item; // being sent
       const same = shown.get(versionOf(item));
-      return same !== undefined && canStay(same, item) ? same : item;
+      return same !== undefined && canStay(same) ? same : item;
     });
     for (const item of this.#items) if (!wanted.includes(item)) item.remove();
     wanted.forEach((item, index) => {
@@ -236,153 +252,53 @@ export class ChatTranscript extends HTMLElement {
 
   // --- Internal: following a run
 
-  #follow(run, reply) {
-    this.#follower = new RunFollower(run);
-    this.#writer = new StreamWriter(
-      reply.querySelector(".stream"),
-      reply.querySelector(".reasoning-text"),
-    );
-    this.#list.setAttribute("data-busy", "");
-    this.#fire("chat:run", run);
+  #follow(run) {
+    const parts = { scroll: this.#scroll, fire: (name, detail) => this.#fire(name, detail) };
+    const reply = this.#list.querySelector(`[data-run="${run}"][data-status="pending"]`);
+    const live = new LiveReply(run, reply, parts);
+    this.#live.set(run, live);
+    this.#followed();
+    return live;
   }
 
-  #unfollow() {
-    cancelAnimationFrame(this.#frame);
-    clearTimeout(this.#warning);
-    this.#frame = null;
-    this.#wait = null;
-    this.#follower = null;
-    this.#writer = null;
-    this.#list.removeAttribute("data-busy");
-    this.#fire("chat:run", null);
+  #unfollow(run) {
+    this.#live.get(run)?.stop();
+    this.#live.delete(run);
+    this.#followed();
   }
 
-  get #reply() {
-    return this.#list.querySelector(`[data-run="${this.#follower.run}"]`);
+  #followed() {
+    this.#list.toggleAttribute("data-busy", this.#live.size > 0);
+    this.#fire("chat:run", [...this.#live.keys()].at(-1) ?? null);
   }
 
-  #requestMissing() {
-    const { last } = this.#follower;
-    const now = Date.now();
-    if (this.#resumed.last === last && now - this.#resumed.at < RESUME_AGAIN_AFTER) return;
-    this.#resumed = { last, at: now };
-    this.#fire("chat:resume", this.cursor);
-  }
-
-  /** Show the queue position of the run, and a warning when it stops moving. */
-  #showWait(queued, attempt) {
-    const reply = this.#reply;
-    if (this.#wait?.attempt !== attempt) {
-      this.#wait = new Wait(attempt, attempt === 1 ? queuedAt(reply) : Date.now());
-    }
-    this.#wait.update(queued);
-    this.#showProgress(reply, this.#wait.status);
-    clearTimeout(this.#warning);
-    const { warnAt } = this.#wait;
-    if (warnAt !== null) this.#warning = setTimeout(() => this.#warn(), warnAt - Date.now());
-  }
-
-  #warn() {
-    const notice = this.#reply.querySelector("[data-no-worker]");
-    if (!notice.hidden) return;
-    this.#scroll.follow(() => {
-      notice.hidden = false;
-    });
-    this.#fire("chat:announce", notice.textContent.trim());
-  }
-
-  #started(attempt) {
-    // A replayed start may belong to a lost attempt, while the run waits for the next one.
-    const isLost = this.#wait !== null && this.#wait.attempt > attempt;
-    if (!isLost) this.#endWait(this.#reply);
-  }
-
-  #endWait(reply) {
-    clearTimeout(this.#warning);
-    this.#wait = null;
-    reply.querySelector("[data-no-worker]").hidden = true;
-    this.#showProgress(reply, READING);
-  }
-
-  /** Show the reply as its next attempt begins with it, with a note if it starts over from nothing. */
-  #restart({ text = "", reasoning = "" }) {
-    const reply = this.#reply;
-    this.#endWait(reply);
-    const wasCleared = this.#writer.replaceWith(text, reasoning);
-    if (wasCleared && text === "") {
-      const note = reply.querySelector("[data-restarted]");
-      note.hidden = false;
-      this.#fire("chat:announce", note.textContent);
-    }
-    this.#drawSoon();
-  }
-
-  #apply(event) {
-    switch (event.type) {
-      case "run.started":
-        this.#started(event.attempt);
-        return;
-      case "reasoning.delta":
-        this.#writer.writeReasoning(event.text);
-        break;
-      case "text.delta":
-        this.#writer.write(event.text);
-        break;
-      case "reply.replaced": // text turned out to be reasoning
-        this.#writer.replaceWith(event.text ?? "", event.reasoning ?? "");
-    }
-    this.#drawSoon();
-  }
-
-  #drawSoon() {
-    this.#frame ??= requestAnimationFrame(() => this.#draw());
-  }
-
-  #draw() {
-    this.#frame = null;
-    const reply = this.#reply;
-    this.#scroll.follow(() => {
-      this.#writer.flush();
-      const progress = reply.querySelector(".progress");
-      progress.hidden = this.#writer.hasText && this.#wait === null;
-      const reasoning = reply.querySelector(".reasoning");
-      const isNew = reasoning.hidden && this.#writer.hasReasoning;
-      if (isNew && this.#wait === null) progress.textContent = THINKING;
-      reasoning.hidden = !this.#writer.hasReasoning;
-    });
-    this.#fire("chat:scrolled");
-  }
-
-  #showProgress(reply, status) {
-    const progress = reply.querySelector(".progress");
-    progress.hidden = false;
-    if (progress.textContent !== status) progress.textContent = status;
-  }
-
-  #end(event) {
+  #end(live, event) {
     const reply = this.#find(event.reply);
-    const replaced = this.#replaced;
-    this.#replaced = null;
-    if (event.type === "run.failed" && replaced?.run === event.run && replaced.items.length) {
+    const replaced = this.#replaced?.run === event.run ? this.#replaced : null;
+    if (replaced !== null) this.#replaced = null;
+    const isShown = event.type !== "run.failed" && event.text !== "";
+    const isElsewhere = live.element === null && reply === null; // another branch is shown
+    const isRestored = !isShown && replaced !== null && replaced.items.length > 0;
+    if (isRestored) {
       this.#scroll.follow(() => {
         reply?.remove();
         replaced.after.after(...replaced.items);
       });
-      this.#fire("chat:error", `${event.message} The previous reply is restored.`);
-    } else {
-      this.#scroll.follow(() => this.#finish(reply, event));
-      this.#fire("chat:announce", ending(event));
+    } else if (!isElsewhere) {
+      this.#scroll.follow(() => this.#finish(live, reply, event));
     }
-    this.#unfollow();
+    this.#fire("chat:announce", ending(event));
+    this.#unfollow(event.run);
+    // The page has the error below the previous reply, and one more sibling of it.
+    if (isRestored || isElsewhere) this.#fire("chat:stale");
     this.#fire("chat:scrolled");
   }
 
-  #finish(reply, event) {
+  #finish(live, reply, event) {
     this.#sources.put(event.run, event.text);
     const finished = fromHTML(event.html);
     if (reply !== null && isSelected(reply)) {
-      this.#writer.complete(event.text);
-      this.#writer.flush();
+      live.complete(event.text);
       this.#finishSelected(reply, finished);
       return;
     }
@@ -460,6 +376,18 @@ export class ChatTranscript extends HTMLElement {
     }
   }
 
+  /** Arrow keys walk between the siblings of a message while its buttons have the focus. */
+  #key(event) {
+    const group = event.target.closest(".branches");
+    if (group === null || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    const [previous, next] = group.querySelectorAll("button");
+    const isReversed = getComputedStyle(group).direction === "rtl";
+    (step < 0 === isReversed ? next : previous).click();
+  }
+
   async #copy(button) {
     try {
       await copy(this.#textFor(button));
@@ -530,22 +458,20 @@ export class ChatTranscript extends HTMLElement {
   }
 }
 
-/** The time at which the run of a freshly rendered reply was queued, by the clock of this machine. */
-function queuedAt(reply) {
-  const { queued, rendered } = reply.dataset; // by the server's clock, in seconds
-  return Date.now() - 1_000 * (queued ? rendered - queued : 0);
+/** The ids of the active runs of a transcript, as the server rendered it. */
+function runsOf(transcript) {
+  return transcript.dataset.runs?.split(" ") ?? [];
 }
 
 /** Tells apart the messages of a page, and the states of a message. */
 function versionOf(item) {
-  return `${item.dataset.id} ${item.dataset.status}`;
+  const { id, status, place = "", failed = "" } = item.dataset;
+  return `${id} ${status} ${place} ${failed}`;
 }
 
 /** Whether a shown message can stay in place of a fetched one of the same version. */
-function canStay(shown, fetched) {
-  if (shown.dataset.status === "pending") return false; // another writer will begin it anew
-  const isLast = fetched.querySelector(".action-again") !== null; // of the last message of a page
-  return !isLast || shown.querySelector(".action-again") !== null;
+function canStay(shown) {
+  return shown.dataset.status !== "pending"; // another writer will begin it anew
 }
 
 /** Whether the text of a link is its address. */

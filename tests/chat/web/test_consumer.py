@@ -13,13 +13,14 @@ from chat import errors, protocol
 from chat.generation import generate
 from chat.models import Conversation, Message, Run
 from chat.rendering.message import message_html
+from chat.runs import start
 from chat.streaming import groups
 from chat.streaming import log as run_log
 from chat.web import consumer, outgoing, run_follower
 from chatproject.lib import db
 from chatproject.lib.db import limits
 from chatproject.lib.pubsub.layer import publish
-from tests.support.conversations import begin, send
+from tests.support.conversations import add_turns, begin, send
 from tests.support.fake_llm import reply_text
 from tests.support.locks import unreadable
 from tests.support.runs import add_to_log, delta, generate_until_hold, mark_done, send_running
@@ -394,6 +395,30 @@ async def test_regenerate_and_edit_start_runs(owner, conversation):
 
 
 # --- Bad input --------------------------------------------------------------------------------
+
+
+async def test_chosen_branch_reaches_all_tabs(owner, stranger, conversation):
+    made = await db.run(add_turns, owner, conversation, 1)
+    async with open_tab(owner) as tab, open_tab(owner) as other, open_tab(stranger) as strange:
+        run = await db.run(regenerate_done, owner, made[1])
+        await tab.send(type="branch.select", message=str(made[1].pk))
+        selected = await tab.until("branch.selected")
+        assert selected == {
+            "type": "branch.selected",
+            "conversation": str(conversation.pk),
+            "message": str(made[1].pk),
+            "leaf": str(made[1].pk),
+        }
+        assert await other.until("branch.selected") == selected
+        await strange.send(type="branch.select", message=str(run.message_id))
+        error = await strange.until("error")
+        assert (error["code"], error["ref"]) == ("not_found", str(run.message_id))
+        assert await strange.is_silent()
+    assert (await db.run(Conversation.objects.get, pk=conversation.pk)).leaf_id == made[1].pk
+
+
+def regenerate_done(owner, reply: Message) -> Run:
+    return mark_done(start.regenerate(user=owner, message_id=reply.pk, client_id="again").run)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from chat.runs import start
 from chat.web import responses
 from chatproject.local.servers import BASE_DIR
 from tests.support.conversations import add_turns, begin, send
-from tests.support.runs import send_many
+from tests.support.runs import mark_done, send_many
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
 
@@ -166,7 +166,7 @@ def test_conversation_shows_path_and_title(page, owner, conversation, address):
     assert re.findall(r'<div class="prose"><p>(.*?)</p></div>', html) == ["Answer 0", "Answer 1"]
     assert "<title>Tides &amp; &lt;ebbs&gt; · Parley</title>" in html
     assert "http-equiv" not in html
-    assert "data-run=" not in html.split("<ol")[0]
+    assert "data-runs=" not in html.split("<ol")[0]
 
 
 def test_active_run_is_followed_with_or_without_script(page, owner, conversation, address):
@@ -174,7 +174,7 @@ def test_active_run_is_followed_with_or_without_script(page, owner, conversation
     html = page.get(address).content.decode()
     transcript = re.search(r"<chat-transcript[^>]*>", html)
     assert transcript is not None
-    assert f'data-run="{run.pk}"' in transcript[0]
+    assert f'data-runs="{run.pk}"' in transcript[0]
     assert f'<noscript><meta http-equiv="refresh" content="3; url={address}"></noscript>' in html
     assert "data-send-button hidden" in html
     assert f'formaction="/runs/{run.pk}/stop/"' in html
@@ -284,6 +284,26 @@ def test_regenerated_reply_replaces_old_one(page, owner, conversation, address):
     assert "A reply is still being written." in refused.content.decode()
 
 
+def test_form_shows_other_branch(page, owner, conversation, address):
+    [_, reply] = add_turns(owner, conversation, 1)
+    response = page.post(f"{address}actions/", {"regenerate": str(reply.pk)})
+    assert response["Location"] == f"{address}#end"
+    other = mark_done(Run.objects.get(status="queued"), "Another")
+    response = page.post(f"{address}actions/", {"branch": str(other.message_id)})
+    assert response["Location"] == f"{address}#m-{other.message_id}"
+    html = page.get(address).content.decode()
+    assert "2 / 2" in html
+    assert f'name="branch" value="{reply.pk}"' in html
+    # A link to the other branch shows it, and changes nothing.
+    linked = page.get(f"{address}?message={reply.pk}").content.decode()
+    assert "1 / 2" in linked
+    assert "data-past" in linked
+    conversation.refresh_from_db()
+    assert conversation.leaf_id == other.message_id
+    for data in ({"branch": "x"}, {"branch": str(uuid4())}, {}):
+        assert page.post(f"{address}actions/", data).status_code == 404
+
+
 def test_stop_form_stops_queued_run(page, owner, conversation, address):
     run = send(owner, conversation)
     response = page.post(f"/runs/{run.pk}/stop/")
@@ -374,9 +394,9 @@ def test_run_is_returned_as_json(page, owner, conversation):
 
 def test_active_run_and_leaf_are_returned(page, owner, conversation, address):
     path = f"{address}active-run/"
-    assert page.get(path).json() == {"run": None, "leaf": None}
+    assert page.get(path).json() == {"run": None, "runs": [], "leaf": None}
     [_, reply] = add_turns(owner, conversation, 1)
-    assert page.get(path).json() == {"run": None, "leaf": str(reply.pk)}
+    assert page.get(path).json() == {"run": None, "runs": [], "leaf": str(reply.pk)}
     run = start.regenerate(user=owner, message_id=reply.pk, client_id="a").run
     found = page.get(path).json()
     assert (found["run"]["id"], found["leaf"]) == (str(run.pk), str(run.message_id))

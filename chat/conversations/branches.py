@@ -1,0 +1,97 @@
+"""Branches of a conversation: the siblings of messages, and the branch that its page shows.
+
+Nothing is ever removed: another branch is shown by moving the conversation's leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from django.db import transaction
+
+from chat import access, protocol
+from chat.conversations.path import path_to_root, sibling_ids
+from chat.models import Conversation, Message, Run, Siblings
+from chat.streaming import user_channel
+from chatproject.lib.db import prepared
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+LONGEST_PATH = 100_000  # messages of a walk, which ends even if rows were damaged into a circle
+
+# Nothing is younger than its ancestors, so the newest message below another one is a leaf. A reply that
+# failed to replace an older one is not it, unless it was continued or is `message` itself.
+NEWEST_LEAF = """
+WITH RECURSIVE below AS (
+  SELECT %(message)s::uuid AS id
+  UNION ALL
+  SELECT m.id FROM chat_message m JOIN below ON m.parent_id = below.id
+)
+SELECT m.id FROM below JOIN chat_message m ON m.id = below.id
+WHERE m.id = %(message)s OR NOT (
+  m.role = 'assistant' AND (m.status = 'failed' OR m.text = '')
+  AND NOT EXISTS (SELECT FROM chat_message child WHERE child.parent_id = m.id)
+  AND EXISTS (
+    SELECT FROM chat_message older WHERE older.parent_id = m.parent_id AND older.id < m.id
+    AND older.status IN ('done', 'stopped') AND older.text <> ''
+  )
+)
+ORDER BY m.id DESC LIMIT 1
+"""
+
+SIBLINGS = f"SELECT m.id, {sibling_ids('m')} FROM chat_message m WHERE m.id = ANY(%s)"  # noqa: S608 # of names alone
+
+
+def select(*, user: User, message_id: UUID) -> protocol.BranchSelected:
+    """Show the branch of a message: set its conversation's leaf to the newest leaf below the message.
+
+    A reply that is being generated goes on, and no longer moves the leaf when it is finished. Returns
+    the event, which is published to the user's pages. Raises ChatError `not_found` or `not_allowed`.
+    """
+    message = access.message(user, message_id, write=True)
+    conversation = message.conversation
+    with transaction.atomic():
+        # Before the conversation, as the end of a run locks them.
+        Run.objects.active().filter(conversation=conversation, moves_leaf=True).update(
+            moves_leaf=False
+        )
+        leaf = newest_leaf(message_id)
+        Conversation.objects.filter(pk=conversation.pk).update(leaf=leaf)
+    event = protocol.BranchSelected(conversation=conversation.pk, message=message_id, leaf=leaf)
+    user_channel.announce_branch(conversation.owner_id, event)
+    return event
+
+
+def newest_leaf(message_id: UUID) -> UUID:
+    """Return the newest leaf below a message, or the message itself if it is a leaf."""
+    [[leaf]] = prepared.all(NEWEST_LEAF, {"message": message_id})
+    found: UUID = leaf
+    return found
+
+
+def read_siblings(messages: Sequence[Message]) -> None:
+    """Set `siblings` of messages, by one query."""
+    found = dict(prepared.all(SIBLINGS, [[message.pk for message in messages]]))
+    for message in messages:
+        message.siblings = Siblings.of(message.pk, found.get(message.pk))
+
+
+# The ancestor of a leaf that lies so many messages below another ancestor, or the leaf if it is nearer.
+BELOW = f"""
+{path_to_root("%(leaf)s", "%(max)s")}
+SELECT id FROM path
+WHERE depth = (SELECT GREATEST(0, depth - %(below)s) FROM path WHERE id = %(message)s)
+"""  # noqa: S608 # of names alone
+
+
+def end_below(leaf: UUID | None, message_id: UUID, below: int) -> UUID | None:
+    """Return the ancestor of a leaf that is `below` messages below the ancestor `message_id`.
+
+    The leaf itself if it is nearer; None if `message_id` is no ancestor of it.
+    """
+    values = {"leaf": leaf, "message": message_id, "below": below, "max": LONGEST_PATH}
+    rows = prepared.all(BELOW, values) if leaf is not None else []
+    return rows[0][0] if rows else None

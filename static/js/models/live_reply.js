@@ -1,0 +1,196 @@
+// A reply that is being generated: follows its run, and writes the reply as it streams in. Its element may be
+// missing, when the page shows another branch of the chat; then only the end of the run matters.
+
+import { APPLY, END, GAP, RESTART, RunFollower, WAIT } from "./run_follower.js";
+import { StreamWriter } from "./stream_writer.js";
+import { Wait } from "./wait.js";
+
+const RESUME_AGAIN_AFTER = 2_000; // milliseconds between two requests for the same missing events
+const READING = "Reading your message…";
+const THINKING = "Thinking…";
+
+export class LiveReply {
+  #follower;
+  #writer = null;
+  #element;
+  #scroll;
+  #fire;
+  #frame = null;
+  #wait = null; // the wait for a worker
+  #warning = null;
+  #resumed = { last: -1, at: 0 };
+
+  /** `element` is the pending reply, or null; `fire` sends an event of the transcript (name, detail). */
+  constructor(run, element, { scroll, fire }) {
+    this.#follower = new RunFollower(run);
+    this.#element = element;
+    this.#scroll = scroll;
+    this.#fire = fire;
+    if (element === null) return;
+    this.#writer = new StreamWriter(
+      element.querySelector(".stream"),
+      element.querySelector(".reasoning-text"),
+    );
+  }
+
+  get run() {
+    return this.#follower.run;
+  }
+
+  /** The position in its events: {run, after}. */
+  get cursor() {
+    return { run: this.#follower.run, after: this.#follower.last };
+  }
+
+  get hasStarted() {
+    return this.#follower.hasStarted;
+  }
+
+  get element() {
+    return this.#element;
+  }
+
+  /** Show an event of the run; returns whether it is the run's last one, which the caller shows. */
+  receive(event) {
+    switch (this.#follower.receive(event)) {
+      case GAP:
+        this.#requestMissing();
+        break;
+      case WAIT:
+        this.showWait(event, event.attempt);
+        break;
+      case RESTART:
+        this.#restart(event);
+        break;
+      case APPLY:
+        this.#apply(event);
+        break;
+      case END:
+        return true;
+    }
+    return false;
+  }
+
+  /** Show nothing from now on. */
+  stop() {
+    cancelAnimationFrame(this.#frame);
+    clearTimeout(this.#warning);
+    this.#frame = null;
+    this.#wait = null;
+  }
+
+  /** Write the part of the whole text that is not written yet. */
+  complete(text) {
+    this.#writer?.complete(text);
+    this.#writer?.flush();
+  }
+
+  /** Show the queue position of the run, and a warning when it stops moving. */
+  showWait(queued, attempt) {
+    const reply = this.#element;
+    if (reply === null) return;
+    if (this.#wait?.attempt !== attempt) {
+      this.#wait = new Wait(attempt, attempt === 1 ? queuedAt(reply) : Date.now());
+    }
+    this.#wait.update(queued);
+    this.#showProgress(this.#wait.status);
+    clearTimeout(this.#warning);
+    const { warnAt } = this.#wait;
+    if (warnAt !== null) this.#warning = setTimeout(() => this.#warn(), warnAt - Date.now());
+  }
+
+  // --- Internal
+
+  #requestMissing() {
+    const { last } = this.#follower;
+    const now = Date.now();
+    if (this.#resumed.last === last && now - this.#resumed.at < RESUME_AGAIN_AFTER) return;
+    this.#resumed = { last, at: now };
+    this.#fire("chat:resume", this.cursor);
+  }
+
+  #warn() {
+    const notice = this.#element.querySelector("[data-no-worker]");
+    if (!notice.hidden) return;
+    this.#scroll.follow(() => {
+      notice.hidden = false;
+    });
+    this.#fire("chat:announce", notice.textContent.trim());
+  }
+
+  #apply(event) {
+    if (this.#element === null) return;
+    switch (event.type) {
+      case "run.started":
+        this.#started(event.attempt);
+        return;
+      case "reasoning.delta":
+        this.#writer.writeReasoning(event.text);
+        break;
+      case "text.delta":
+        this.#writer.write(event.text);
+        break;
+      case "reply.replaced": // text turned out to be reasoning
+        this.#writer.replaceWith(event.text ?? "", event.reasoning ?? "");
+    }
+    this.#drawSoon();
+  }
+
+  #started(attempt) {
+    // A replayed start may belong to a lost attempt, while the run waits for the next one.
+    const isLost = this.#wait !== null && this.#wait.attempt > attempt;
+    if (!isLost) this.#endWait();
+  }
+
+  /** Show the reply as its next attempt begins with it, with a note if it starts over from nothing. */
+  #restart({ text = "", reasoning = "" }) {
+    const reply = this.#element;
+    if (reply === null) return;
+    this.#endWait();
+    const wasCleared = this.#writer.replaceWith(text, reasoning);
+    if (wasCleared && text === "") {
+      const note = reply.querySelector("[data-restarted]");
+      note.hidden = false;
+      this.#fire("chat:announce", note.textContent);
+    }
+    this.#drawSoon();
+  }
+
+  #endWait() {
+    clearTimeout(this.#warning);
+    this.#wait = null;
+    this.#element.querySelector("[data-no-worker]").hidden = true;
+    this.#showProgress(READING);
+  }
+
+  #drawSoon() {
+    this.#frame ??= requestAnimationFrame(() => this.#draw());
+  }
+
+  #draw() {
+    this.#frame = null;
+    const reply = this.#element;
+    this.#scroll.follow(() => {
+      this.#writer.flush();
+      const progress = reply.querySelector(".progress");
+      progress.hidden = this.#writer.hasText && this.#wait === null;
+      const reasoning = reply.querySelector(".reasoning");
+      const isNew = reasoning.hidden && this.#writer.hasReasoning;
+      if (isNew && this.#wait === null) progress.textContent = THINKING;
+      reasoning.hidden = !this.#writer.hasReasoning;
+    });
+    this.#fire("chat:scrolled");
+  }
+
+  #showProgress(status) {
+    const progress = this.#element.querySelector(".progress");
+    progress.hidden = false;
+    if (progress.textContent !== status) progress.textContent = status;
+  }
+}
+
+/** The time at which the run of a freshly rendered reply was queued, by the clock of this machine. */
+function queuedAt(reply) {
+  const { queued, rendered } = reply.dataset; // by the server's clock, in seconds
+  return Date.now() - 1_000 * (queued ? rendered - queued : 0);
+}

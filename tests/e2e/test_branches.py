@@ -1,0 +1,127 @@
+"""Branches: walking between siblings, failed replacements, other tabs, and the same by plain forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.e2e.browser import Browser, wait_until
+from tests.e2e.conftest import DESKTOP, PHONE, Site
+
+pytestmark = pytest.mark.e2e
+
+PLACE = ".reply .branch-place"
+
+
+def top_of(browser: Browser, selector: str) -> float:
+    return float(
+        browser.run(
+            "return document.querySelector(arguments[0]).getBoundingClientRect().top", selector
+        )
+    )
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_siblings_are_walked_without_page_load(
+    open_browser: Callable[..., Browser], email: str, size: tuple[int, int]
+):
+    browser = open_browser(size)
+    browser.sign_up(email)
+    for text in ("[[tokens=10 rate=0]] One", "[[tokens=120 rate=0]] Two"):
+        browser.write(text)
+        browser.click("[data-send-button]")
+        browser.wait_for_text(".message:nth-last-child(2) .own-text", text)
+        browser.wait_for_status("done")
+    first_replies = browser.texts(".reply .prose")
+    # Regenerate the first reply, in the middle of the chat.
+    browser.run("document.querySelector('.reply [data-regenerate]').click()")
+    browser.wait_for_text(PLACE, "2 / 2")
+    browser.wait_for_status("done")
+    assert len(browser.own_messages) == 1
+    browser.write("half a sentence")
+    browser.run("document.mark = 'the same page'")
+
+    browser.find(".branches button").click()
+    browser.wait_for_text(PLACE, "1 / 2")
+    wait_until(lambda: browser.texts(".reply .prose") == first_replies, "the old branch")
+    assert browser.draft == "half a sentence"
+    # The other button has the focus, as there is no earlier sibling.
+    focused = "return document.activeElement.getAttribute('aria-label')"
+    wait_until(lambda: browser.run(focused) == "Next version", "the control keeps the focus")
+    before = top_of(browser, PLACE)
+    browser.driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    browser.wait_for_text(PLACE, "2 / 2")
+    assert len(browser.own_messages) == 1
+    if browser.run("return document.scrollingElement.scrollTop") > 0:
+        assert abs(top_of(browser, PLACE) - before) < 2
+    browser.driver.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
+    wait_until(lambda: browser.texts(".reply .prose") == first_replies, "back again")
+    assert browser.run("return document.mark") == "the same page"
+    browser.driver.refresh()
+    assert browser.texts(".reply .prose") == first_replies
+    assert browser.complaints == []
+
+
+def test_other_tab_follows_chosen_branch(browser: Browser):
+    browser.ask("[[tokens=10 rate=0]] One")
+    browser.click("[data-regenerate]")
+    browser.wait_for_text(PLACE, "2 / 2")
+    browser.wait_for_status("done")
+    first = browser.tab
+    browser.new_tab(f"/c/{browser.conversation}/")
+    browser.click(".branches button")
+    browser.wait_for_text(PLACE, "1 / 2")
+    browser.go_to_tab(first)
+    browser.wait_for_text(PLACE, "1 / 2")
+    # An edit is a branch as well; the old text is one step away.
+    browser.click(".action-edit")
+    wait_until(lambda: "edit=" in browser.path, "the page to edit opens")
+    browser.write(" more")
+    browser.click("[data-send-button]")
+    browser.wait_for_text(".own .branch-place", "2 / 2")
+    browser.wait_for_status("done")
+    browser.click(".own .branches button")
+    browser.wait_for_text(PLACE, "2 / 2")
+    assert browser.own_messages == ["[[tokens=10 rate=0]] One"]
+
+
+def test_branch_is_left_during_its_reply(site: Site, browser: Browser, email: str):
+    browser.ask("[[tokens=10 rate=0]] One")
+    before = browser.reply
+    site.execute(
+        "UPDATE chat_message SET text = '[[tokens=300 hold=20 key=' || %s || ']] Hello'"
+        " WHERE conversation_id = %s AND role = 'user'",
+        email,
+        browser.conversation,
+    )
+    browser.click("[data-regenerate]")
+    wait_until(lambda: browser.status == "pending" and len(browser.reply) > 20, "text comes")
+    browser.click(".branches button")
+    wait_until(lambda: browser.reply == before, "the old reply")
+    assert browser.shown("[data-stop]")
+    browser.click(".branches button:last-child")
+    wait_until(lambda: browser.status == "pending" and len(browser.reply) > 20, "the text so far")
+    browser.click(".branches button")
+    wait_until(lambda: browser.reply == before, "the old reply again")
+    site.provider.release(email)
+    wait_until(lambda: browser.shown("[data-send-button]"), "the reply has ended")
+    assert browser.reply == before
+    browser.wait_for_text(PLACE, "1 / 2")
+
+
+def test_branches_work_without_script(open_browser: Callable[..., Browser], email: str):
+    browser = open_browser(PHONE, scripting=False)
+    browser.sign_up(email)
+    browser.write("[[tokens=10 rate=0]] One")
+    browser.click("[data-send-button]")
+    browser.wait_for_status("done")
+    first = browser.find(".reply").get_attribute("data-id")
+    browser.click("[data-regenerate]")
+    browser.wait_for_text(PLACE, "2 / 2")
+    browser.wait_for_status("done")
+    browser.click(".reply .branches button")
+    browser.wait_for_text(PLACE, "1 / 2")
+    assert browser.find(".reply").get_attribute("data-id") == first
+    assert browser.path.endswith(f"#m-{first}")
