@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import redis
-from django.db import connection
+from django.db import ProgrammingError, connection
 from django.utils import timezone
+from psycopg.errors import UndefinedTable
 
 from accounts import sessions, signup
 from billing import schedule as billing_schedule
@@ -71,6 +72,7 @@ class Clock:
 
     def run(self) -> None:
         """Work, or stand by for another clock, until `stop` is set."""
+        lacks_tables = False
         with limits.statements(limits.STATEMENT):
             while not self.stop.is_set():
                 try:
@@ -78,6 +80,12 @@ class Clock:
                 except db.UNREACHABLE as error:
                     logger.warning("the clock waits for the database: %s", error)
                     is_leader = False
+                except ProgrammingError as error:
+                    if not isinstance(error.__cause__, UndefinedTable):
+                        raise
+                    if not lacks_tables:
+                        logger.warning("the clock waits for its tables: run manage.py migrate")
+                    lacks_tables, is_leader = True, False
                 if is_leader:
                     logger.info("the clock runs as %s", self._lease.holder)
                     with self._lease.kept():

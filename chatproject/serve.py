@@ -30,7 +30,7 @@ from chatproject.lib.log_scrubbing import scrub_path
 from chatproject.lib.metrics import shared as shared_metrics
 from chatproject.lib.server.asgi_types import Application, Message, Receive, Scope, Send
 from chatproject.lib.server.limits import BACKLOG, KERNEL_BUFFER_BYTES, Limits
-from chatproject.lib.server.proxies import trust_proxies
+from chatproject.lib.server.proxies import trust_proxies, warn_of_proxies
 
 logger = logging.getLogger("chatproject.serve")  # __name__ is __main__ here
 access = logging.getLogger("chatproject.access")
@@ -62,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if env.text(REMOVED_VARIABLE) not in ("", "daphne"):
         logger.warning("%s has no effect: Daphne serves. Remove the variable.", REMOVED_VARIABLE)
     application = log_access(application)
-    if hops:
-        application = trust_proxies(application, hops)
+    application = trust_proxies(application, hops) if hops else warn_of_proxies(application)
     serve(application, listener, limits)
 
 

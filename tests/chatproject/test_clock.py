@@ -173,6 +173,23 @@ def test_clock_outlives_a_database_that_is_unreachable(caplog):
     assert "unlucky waits for the database" in caplog.text
 
 
+def test_clock_before_migrate_waits_for_its_tables(caplog):
+    turns: list[object] = []
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE leadership RENAME TO leadership_later")
+    try:
+        with running(Task("first", 0.01, turns.append)):
+            wait_until(lambda: "run manage.py migrate" in caplog.text, "the clock waits")
+            assert not turns
+            with connection.cursor() as cursor:
+                cursor.execute("ALTER TABLE leadership_later RENAME TO leadership")
+            wait_until(lambda: turns, "the clock works")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE IF EXISTS leadership_later RENAME TO leadership")
+    assert caplog.text.count("run manage.py migrate") == 1
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("valkey_url")
 @pytest.mark.parametrize("blow", ["kill", "pause", "terminate"])

@@ -10,6 +10,7 @@ from chatproject.lib.server.asgi_types import Application, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
+FORWARDED = b"x-forwarded-"
 FORWARDED_FOR = b"x-forwarded-for"
 FORWARDED_PROTO = b"x-forwarded-proto"
 FORWARDED_PREFIX = b"x-forwarded-prefix"
@@ -63,6 +64,39 @@ def trust_proxies(application: Application, hops: int) -> Application:
         await application(scope, receive, send)
 
     return proxied
+
+
+def warn_of_proxies(application: Application) -> Application:
+    """Log once that a proxy on this machine or in its private network sends requests: TRUST_PROXY is 0.
+
+    Its headers stay unread: without a proxy any client could write them.
+    """
+    has_warned = False
+
+    async def direct(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal has_warned
+        if not has_warned and is_from_proxy(scope):
+            has_warned = True
+            logger.warning(
+                "A proxy at %s sends X-Forwarded headers, but TRUST_PROXY is 0: all visitors share the"
+                " limits of its address, and with HTTPS=1 pages redirect for ever. Set TRUST_PROXY to"
+                " the number of proxies in front.",
+                scope["client"][0],
+            )
+        await application(scope, receive, send)
+
+    return direct
+
+
+def is_from_proxy(scope: Scope) -> bool:
+    """Return whether a request has a header of proxies and comes from a private or loopback address."""
+    # `doctor` sends such a header itself, to /health/seen.
+    if not scope.get("client") or scope["path"].startswith("/health"):
+        return False
+    if not any(name.startswith(FORWARDED) for name, _ in scope["headers"]):
+        return False
+    address = address_in(scope["client"][0])
+    return bool(address) and ipaddress.ip_address(address).is_private
 
 
 def entries(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:

@@ -23,7 +23,8 @@ __all__ = ["ALL", "AT_START", "AT_WEB_START", "ON_PAGE", "Check", "Finding", "Le
 
 _database = Check(database.PART, database.check)
 _redis = Check(redis_server.PART, redis_server.check)
-_catalogue = Check(catalogue.PART, catalogue.check)
+_tables = (database.PART, "migrations")
+_catalogue = Check(catalogue.PART, catalogue.check, needs=_tables)
 _static = Check("static files", machine.check_static_files)
 
 # Checks that take some tenths of a second and use no server but Postgres and Redis.
@@ -31,8 +32,8 @@ ON_PAGE = (
     Check("versions", machine.check_versions),
     _database,
     _redis,
-    Check("worker", processes.check_workers),
-    Check("clock", processes.check_clock),
+    Check("worker", processes.check_workers, needs=(*_tables, redis_server.PART)),
+    Check("clock", processes.check_clock, needs=_tables),
     _catalogue,
     _static,
     Check("time", machine.check_time),
@@ -42,7 +43,7 @@ ON_PAGE = (
 ALL = (
     Check(configuration.PART, configuration.check),
     *ON_PAGE,
-    Check(provider.PART, provider.check, seconds=10.0),
+    Check(provider.PART, provider.check, seconds=10.0, needs=_tables),
     Check(mail.PART, mail.check, seconds=20.0),
     Check(site.PART, site.check, seconds=20.0),
 )

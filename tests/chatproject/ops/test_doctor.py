@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from io import StringIO
 from typing import Any
@@ -110,6 +111,35 @@ def test_late_or_failing_check_is_a_problem():
     first, second, third = doctor.examine(checks)
     assert (first.found, second.found) == ("begun", "no answer within 0.5 s")
     assert (third.level, third.found) == (Level.PROBLEM, "the check failed: ValueError: on purpose")
+
+
+def test_failing_check_names_the_part_it_needs():
+    def broken() -> Iterator[Finding]:
+        yield Finding("base", Level.PROBLEM, "wrong password")
+
+    def failing() -> Iterator[Finding]:
+        yield Finding("other", Level.OK, "begun")
+        raise ValueError("on purpose")
+
+    def late() -> Iterator[Finding]:
+        time.sleep(1)
+        yield Finding("slow", Level.OK, "ended")
+
+    needs = ("base",)
+    checks = [
+        Check("base", broken),
+        Check("other", failing, needs=needs),
+        Check("slow", late, seconds=0.2, needs=needs),
+        Check("good", lambda: [Finding("good", Level.OK, "works")], needs=needs),
+    ]
+    found = [(each.part, each.level, each.found) for each in doctor.examine(checks)]
+    reason = "not checked, because of the problem with base"
+    assert found[1:] == [
+        ("other", Level.OK, "begun"),
+        ("other", Level.WARNING, reason),
+        ("slow", Level.WARNING, reason),
+        ("good", Level.OK, "works"),
+    ]
 
 
 # --- Postgres -----------------------------------------------------------------------------------

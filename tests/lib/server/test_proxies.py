@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatproject.lib.server.proxies import trust_proxies
+from chatproject.lib.server.proxies import trust_proxies, warn_of_proxies
 
 PROXY = "10.0.0.1"  # the address from which the proxy connects
 
@@ -132,3 +132,28 @@ async def test_missing_hop_and_prefix_are_logged_once(caplog):
     caplog.clear()
     await seen(("X-Forwarded-Proto", "https"), ("X-Forwarded-Prefix", "/"))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("client", "path", "header", "warnings"),
+    [
+        ("127.0.0.1", "/", "X-Forwarded-For", 1),
+        ("::1", "/ws/", "X-Forwarded-Proto", 1),
+        (PROXY, "/accounts/login/", "X-Forwarded-Host", 1),
+        ("127.0.0.1", "/", "Forwarded", 0),  # which is not read
+        ("127.0.0.1", "/health/seen", "X-Forwarded-For", 0),  # from doctor
+        ("8.8.8.8", "/", "X-Forwarded-For", 0),  # any client can write it
+    ],
+)
+async def test_uncounted_proxy_is_logged_once(caplog, client, path, header, warnings):
+    reached: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope)
+
+    direct = warn_of_proxies(application)
+    scope = {"client": [client, 4711], "path": path, "headers": [(header.lower().encode(), b"x")]}
+    for _ in range(3):
+        await direct(scope, None, None)  # type: ignore[arg-type] # never called
+    assert reached == [scope] * 3
+    assert caplog.text.count("Set TRUST_PROXY") == warnings
