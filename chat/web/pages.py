@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.contrib.staticfiles.storage import staticfiles_storage
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -101,8 +102,11 @@ def chat_page(
 
 def page_context(request: Request) -> dict[str, Any]:
     """Return the context of every page with a sidebar."""
+    # A script that replaces parts of its page, and keeps the sidebar, sends this header.
+    is_part = "X-Swap" in request.headers
     return {
-        "sidebar": listing.sidebar(request.user),
+        "sidebar": None if is_part else listing.sidebar(request.user),
+        "assets": getattr(staticfiles_storage, "manifest_hash", ""),
         "modules": MODULES,
         "no_id": NO_ID,
     }

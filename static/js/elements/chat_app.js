@@ -4,6 +4,7 @@ import { storageOf } from "../helpers/storage.js";
 import { countDown } from "../helpers/timing.js";
 import { Connection, NOT_SIGNED_IN, REFUSED, RESTARTING, TOO_MANY } from "../models/connection.js";
 import { Draft } from "../models/draft.js";
+import { Navigation } from "../models/navigation.js";
 import { Outbox } from "../models/outbox.js";
 
 const MAX_FRAME_BYTES = 64 * 1024; // the server closes the socket on a larger frame
@@ -19,6 +20,8 @@ const CATCH_UP_WITHIN = 2_000; // spread, so that the tabs of a restarted server
 /** A signed-in page: one socket, and the elements of the page that depend on it. */
 export class ChatApp extends HTMLElement {
   connection = new Connection(() => new WebSocket(this.#socketUrl));
+  navigation = new Navigation(this, () => this.#transcript?.place ?? document.scrollingElement.scrollTop);
+  #sizes = new ResizeObserver(() => this.#transcript?.resized());
   #outbox;
   #notice = null;
   #countdown = null; // of the next attempt to connect
@@ -36,7 +39,10 @@ export class ChatApp extends HTMLElement {
     this.#listenToParts();
     this.#listenToConnection();
     this.#listenToPage();
-    if (this.#transcript !== null) this.#restore();
+    this.navigation.addEventListener("leave", () => this.#left());
+    this.navigation.addEventListener("arrive", ({ detail }) => this.#arrived(detail));
+    this.navigation.start();
+    this.#restore();
     this.connection.start();
   }
 
@@ -51,7 +57,9 @@ export class ChatApp extends HTMLElement {
     this.addEventListener("chat:stale", () => this.#catchUp());
     this.addEventListener("chat:scrolled", () => this.#scrolled());
     this.addEventListener("submit", (event) => this.#submitted(event));
-    this.querySelector("[data-to-end]")?.addEventListener("click", () => this.#jump());
+    this.addEventListener("click", (event) => {
+      if (event.target.closest("[data-to-end]")) this.#jump();
+    });
   }
 
   #listenToConnection() {
@@ -66,25 +74,43 @@ export class ChatApp extends HTMLElement {
     addEventListener("offline", () => this.#noticeSoon(NOTICE_AFTER));
     document.addEventListener("visibilitychange", () => this.#visibilityChanged());
     addEventListener("pageshow", (event) => this.#returned(event));
-    if (this.#transcript !== null && this.#composer !== null) this.#listenToSizes();
-  }
-
-  /** A composer that grows and a keyboard that opens must not hide the end of the page. */
-  #listenToSizes() {
-    const resized = () => this.#transcript.resized();
-    new ResizeObserver(resized).observe(this.#composer);
+    // A composer that grows and a keyboard that opens must not hide the end of the page.
+    const resized = () => this.#transcript?.resized();
     addEventListener("resize", resized);
     visualViewport.addEventListener("resize", resized);
   }
 
+  /** Complete the page that the server rendered by the state of this tab. */
   #restore() {
-    this.#sidebar.current = this.#transcript.conversation;
+    this.#sidebar.current = this.#transcript?.conversation ?? "";
+    if (this.#composer !== null) this.#sizes.observe(this.#composer);
+    if (this.#transcript === null) return;
     for (const frame of this.#outbox.removeExpired()) this.#returnToDraft(frame);
     for (const frame of this.#outbox.pending()) {
       if (this.#belongsHere(frame)) this.#transcript.showSending(frame.client_id, frame.text);
     }
     if (!this.#transcript.isPast) this.#transcript.followRendered();
     this.#scrolled();
+  }
+
+  // --- Another page, without a load
+
+  /** The run of the page that is left goes on; its end is announced by `conversation.updated`. */
+  #left() {
+    this.#sizes.disconnect();
+    this.#stopping = null;
+    this.#delayedRun = null;
+    this.#isStale = false;
+    this.#branch = null;
+  }
+
+  #arrived({ place }) {
+    this.#restore();
+    if (this.#transcript === null) document.scrollingElement.scrollTop = place ?? 0;
+    else if (place !== undefined) this.#transcript.place = place;
+    this.#sidebar.close();
+    for (const cursor of this.#transcript?.cursors ?? []) this.#resume(cursor);
+    this.#announce(document.title);
   }
 
   // --- Parts of the page
@@ -276,6 +302,7 @@ export class ChatApp extends HTMLElement {
     this.#transcript.dataset.conversation = id;
     nameConversation(this, id);
     history.replaceState(history.state, "", this.#page);
+    this.navigation.moved();
     this.#composer.moved(id);
     this.#sidebar.current = id;
     this.querySelector("[data-chat-menu]").hidden = false;
@@ -382,12 +409,13 @@ export class ChatApp extends HTMLElement {
     this.#branch = leaf; // the event may come twice
     const { page } = await fetchPage(this.#page);
     this.#branch = null;
+    if (!transcript.isConnected) return;
     if (page !== null) transcript.showBranch(page);
     else location.assign(`${this.#page}#m-${message}`);
   }
 
   #resumeIfFollowed(run) {
-    const cursor = this.#transcript.cursor(run);
+    const cursor = this.#transcript?.cursor(run);
     if (cursor !== undefined) this.#resume(cursor);
   }
 
@@ -422,10 +450,11 @@ export class ChatApp extends HTMLElement {
   /** Check for messages that came between the rendering of the page and the opening of its socket. */
   async #catchUpIfStale() {
     if (!this.#transcript?.conversation || this.#transcript.isPast) return;
-    const current = await fetchJSON(this.#transcript.dataset.activeRun);
-    if (this.#transcript.cursors.length > 0) return;
+    const transcript = this.#transcript;
+    const current = await fetchJSON(transcript.dataset.activeRun);
+    if (transcript.cursors.length > 0 || !transcript.isConnected) return;
     // Without an answer the chat may have been deleted.
-    if (current === null || current.leaf !== this.#transcript.lastMessage) this.#catchUp();
+    if (current === null || current.leaf !== transcript.lastMessage) this.#catchUp();
   }
 
   /** Fetch the page again and show what this tab has missed. */
@@ -434,6 +463,8 @@ export class ChatApp extends HTMLElement {
     const transcript = this.#transcript;
     const url = transcript?.conversation ? this.#page : location.href;
     let { page, isMissing } = await fetchPage(url);
+    const isLeft = transcript !== this.#transcript || (transcript === null && url !== location.href);
+    if (isLeft) return; // the page that is shown now is newer
     if (isMissing && transcript?.conversation) {
       this.#close();
       ({ page } = await fetchPage(this.dataset.newChat)); // for its list of chats

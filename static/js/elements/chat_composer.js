@@ -18,6 +18,7 @@ export class ChatComposer extends HTMLElement {
   #draft;
   #unanswered = null; // a text that may have been stored after all, and its client_id
   #countdown = null;
+  #listening = new AbortController();
   #saveSoon = debounce(() => this.#save(), 300);
   #estimateSoon = debounce(() => this.#estimate(), 400);
 
@@ -34,12 +35,20 @@ export class ChatComposer extends HTMLElement {
     this.#field.addEventListener("keydown", (event) => this.#key(event));
     this.#form.addEventListener("submit", (event) => this.#submit(event));
     this.querySelector("[data-cancel]")?.addEventListener("click", () => this.#discardDraft());
-    addEventListener("keydown", (event) => this.#escape(event));
-    addEventListener("pagehide", () => this.#saveSoon.flush());
+    const { signal } = this.#listening;
+    addEventListener("keydown", (event) => this.#escape(event), { signal });
+    addEventListener("pagehide", () => this.#saveSoon.flush(), { signal });
     this.#fit();
     this.#estimateSoon();
     // Never take the focus from another element; on a phone the keyboard would cover the page.
     if (!isTouch() && document.activeElement === document.body) this.#focusAtEnd();
+  }
+
+  disconnectedCallback() {
+    this.#saveSoon.flush();
+    this.#estimateSoon.cancel();
+    this.#countdown?.cancel();
+    this.#listening.abort();
   }
 
   get isBusy() {

@@ -7,13 +7,19 @@ export class ChatSidebar extends HTMLElement {
 
   connectedCallback() {
     this.addEventListener("focusout", (event) => this.#closeWhenLeft(event));
-    matchMedia("(max-width: 48rem)").addEventListener("change", () => this.#close());
+    matchMedia("(max-width: 48rem)").addEventListener("change", () => this.close());
   }
 
-  /** The id of the chat that the page shows. */
+  /** The id of the chat that the page shows; empty on other pages. */
   set current(id) {
     this.#current = id;
     for (const item of this.querySelectorAll("[data-id]")) this.#markCurrent(item);
+    for (const link of this.querySelectorAll("a[data-page]")) markPage(link, link.pathname === location.pathname);
+  }
+
+  /** Close the sheet of a phone. */
+  close() {
+    if (this.matches(":popover-open")) this.hidePopover();
   }
 
   /** The name of a chat, or undefined if it is not in the list. */
@@ -66,9 +72,7 @@ export class ChatSidebar extends HTMLElement {
   }
 
   #markCurrent(item) {
-    const link = item.querySelector("a");
-    if (item.dataset.id === this.#current) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    markPage(item.querySelector("a"), item.dataset.id === this.#current);
   }
 
   #putFirst(item) {
@@ -93,10 +97,11 @@ export class ChatSidebar extends HTMLElement {
 
   #closeWhenLeft(event) {
     // Without a related target (a click into the sheet, another window) the focus has not left it.
-    if (event.relatedTarget !== null && !this.contains(event.relatedTarget)) this.#close();
+    if (event.relatedTarget !== null && !this.contains(event.relatedTarget)) this.close();
   }
+}
 
-  #close() {
-    if (this.matches(":popover-open")) this.hidePopover();
-  }
+function markPage(link, isCurrent) {
+  if (isCurrent) link.setAttribute("aria-current", "page");
+  else link.removeAttribute("aria-current");
 }

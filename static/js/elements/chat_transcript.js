@@ -23,25 +23,51 @@ export class ChatTranscript extends HTMLElement {
   #chosen = null; // the branch that the reader has asked for: {message, button}
   #sources = new ReplySources((run) => this.#fetchSource(run));
   #visible = new IntersectionObserver((entries) => this.#prefetch(entries));
+  #listening = new AbortController();
 
   connectedCallback() {
     history.scrollRestoration = "manual";
+    const { signal } = this.#listening;
     this.addEventListener("click", (event) => this.#clicked(event));
     this.addEventListener("keydown", (event) => this.#key(event));
     this.addEventListener("toggle", () => this.#toggled(), { capture: true });
-    addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    document.addEventListener("selectionchange", () => {
+    addEventListener("scroll", () => this.#scrolled(), { passive: true, signal });
+    const selected = () => {
       if (isSelected(this)) this.#scroll.stop(); // text must not move away from under the pointer
-    });
-    listenForScrolling({ up: () => this.#scroll.stop(), down: () => this.#scroll.down() });
+    };
+    document.addEventListener("selectionchange", selected, { signal });
+    listenForScrolling({ up: () => this.#scroll.stop(), down: () => this.#scroll.down() }, signal);
     this.#prepare(this);
     const edited = this.querySelector("[data-edited]");
     if (edited !== null) edited.scrollIntoView({ block: "center" });
     else if (!this.isPast && !location.hash.startsWith("#m-")) this.#scroll.toEnd();
   }
 
+  disconnectedCallback() {
+    this.#listening.abort();
+    this.#visible.disconnect();
+    for (const live of this.#live.values()) live.stop();
+    this.#live.clear();
+  }
+
   get conversation() {
     return this.dataset.conversation;
+  }
+
+  /** The place of a reader: the first visible message and its distance from the top; null at the end. */
+  get place() {
+    if (this.#scroll.isAtEnd) return null;
+    const bar = document.querySelector(".topbar").offsetHeight;
+    const item = this.#items.find((shown) => shown.getBoundingClientRect().bottom > bar);
+    return item === undefined ? null : { id: item.id, top: item.getBoundingClientRect().top };
+  }
+
+  /** Scroll to a place that `place` returned, unless its message is not on the page. */
+  set place(place) {
+    const item = place === null ? null : document.getElementById(place.id);
+    if (item === null) return;
+    this.#scroll.stop();
+    this.#scroll.shift(item.getBoundingClientRect().top - place.top);
   }
 
   /** Whether the page shows an earlier part of the conversation, where nothing new arrives. */

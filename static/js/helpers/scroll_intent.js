@@ -5,9 +5,9 @@ const DOWN = new Set(["ArrowDown", "PageDown", "End"]);
 
 /**
  * Call `up` or `down` when the reader begins to move the page by wheel, finger or key: before the page
- * has moved, so that nothing moves it back meanwhile.
+ * has moved, so that nothing moves it back meanwhile. An AbortSignal ends it.
  */
-export function listenForScrolling({ up, down }) {
+export function listenForScrolling({ up, down }, signal) {
   const report = (event, distance) => {
     if (distance === 0 || scrollsInside(event.target, distance)) return;
     if (distance < 0) up();
@@ -30,10 +30,10 @@ export function listenForScrolling({ up, down }) {
     report(event, distance);
   };
 
-  addEventListener("wheel", wheel, { passive: true });
-  addEventListener("touchstart", touchStart, { passive: true });
-  addEventListener("touchmove", touchMove, { passive: true });
-  addEventListener("keydown", (event) => report(event, keyDistance(event)));
+  addEventListener("wheel", wheel, { passive: true, signal });
+  addEventListener("touchstart", touchStart, { passive: true, signal });
+  addEventListener("touchmove", touchMove, { passive: true, signal });
+  addEventListener("keydown", (event) => report(event, keyDistance(event)), { signal });
 }
 
 function keyDistance(event) {
