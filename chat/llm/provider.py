@@ -26,7 +26,8 @@ more text, since some servers send premature ones. After one that precedes the f
 and 5xx (Retry-After is obeyed; one longer than `max_retry_after` means no retry, as an earlier one
 would be useless and a later one too slow for the user), after connection errors (such as a
 kept-alive connection that the server had dropped), and after a stream that broke or reported a
-temporary error before its first event, and once after silence until a limit. When another
+temporary error before its first event; once after silence until a limit, and after another 4xx
+whose words ask for another try. When another
 model can be asked instead (`CompletionRequest.has_fallback`), neither silence nor a retry that would
 begin later than FALLBACK_PATIENCE is waited for. A part of the request that the server refuses is sent
 in another form, each once (llm/request.py).
@@ -71,7 +72,13 @@ from chat.llm.errors import (
 )
 from chat.llm.paused_body import Body
 from chat.llm.quotes import texts, without
-from chat.llm.refusals import is_page, read_error, refusal_of, seconds_to_wait
+from chat.llm.refusals import (
+    TEMPORARY_STATUSES,
+    is_page,
+    read_error,
+    refusal_of,
+    seconds_to_wait,
+)
 from chat.llm.request import AdaptedRequest, CompletionRequest
 from chatproject.lib import metrics
 
@@ -243,6 +250,10 @@ class Provider:
             return None
         if isinstance(error, ProviderTimeout):
             return 0.0  # the user has waited long already
+        if isinstance(error, ProviderBusy) and retry:
+            status = error.status
+            if 400 <= status < 500 and status not in TEMPORARY_STATUSES:
+                return None  # the words ask for another try, the status for none: one is enough
         if isinstance(error, ProviderUnreachable) and error.dropped and retry == 0:
             # Most likely a kept-alive connection that the server was just closing: llama.cpp does
             # so after each reply, and the next request may be sent before the close arrives.

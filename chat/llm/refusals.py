@@ -24,6 +24,7 @@ SENTENCE_FIELDS = {
     *("message", "msg", "detail", "details", "error", "errors", "title", "description", "raw"),
     *("error_msg", "error_message", "errormessage", "error_description", "status_msg"),
 }
+COUNT_FIELDS = {"n_ctx": "Context size", "n_prompt_tokens": "Prompt tokens"}  # llama.cpp
 DELAY_FIELDS = {"retrydelay", "retry_after", "retry_after_seconds"}  # the first is Google's: "3.5s"
 # Pydantic's reports quote the request in these.
 QUOTING_FIELDS = {"input", "ctx", "request", "prompt", "messages", "url"}
@@ -81,8 +82,13 @@ def _collect(data: object, report: ErrorReport, depth: int) -> None:
                 # Pydantic gives the path as a list, such as ["body", "stream_options"].
                 path = value if isinstance(value, list) else [value]
                 names = [str(x) for x in path if isinstance(x, str | int) and x != "body"]
-                if names and names[0]:
-                    report.parameters.append(".".join(names))
+                name = ".".join(names)
+                if " " in name:  # some gateways put the sentence here
+                    report.sentences.append(name)
+                elif name:
+                    report.parameters.append(name)
+            elif name in COUNT_FIELDS and isinstance(value, int):
+                report.sentences.append(f"{COUNT_FIELDS[name]}: {value}.")
             elif name in DELAY_FIELDS and re.fullmatch(r"\d+(\.\d+)?s?", str(value)):
                 report.sentences.append(f"Retry in {str(value).rstrip('s')}s.")
             elif name in SENTENCE_FIELDS or (
@@ -93,7 +99,8 @@ def _collect(data: object, report: ErrorReport, depth: int) -> None:
 
 QUOTA_CODES = re.compile(
     r"insufficient_(quota|credits?|balance|funds)|billing_(hard_limit|not_active)|payment_required"
-    r"|exceeded_current_quota|quota_exhausted|budget_exceeded|Arrearage|AccountOverdue",
+    r"|exceeded_current_quota|quota_exhausted|budget_exceeded|Arrearage|AccountOverdue"
+    r"|(insufficient|consume)_\w*quota",
     re.IGNORECASE,
 )
 QUOTA_WORDS = re.compile(
@@ -103,7 +110,9 @@ QUOTA_WORDS = re.compile(
     r"|budget has been exceeded|exceeded .{0,20}(budget|spend(ing)? limit)"
     r"|reached your .{0,30}usage limits?|(spend(ing)?|credit) limit .{0,30}(reached|exceeded)"
     r"|key limit exceeded|max budget|usage limit reached|free tier .{0,40}exhausted"
-    r"|account .{0,120}(past invoices|non-payment)"
+    r"|account .{0,120}(past invoices|non-payment)|doesn't have any credits|no credits\b"
+    r"|billing account .{0,60}disabled|enable billing|need quota|consumed quota failed|overdue balance"
+    r"|reached (your|its) .{0,12}(monthly|daily|spending) limit"
     r"|quota is not enough|credits? (are |is |have been )?(exhausted|depleted|used up)"
     r"|monthly included credits|额度|hard limit has been reached|negative balance|in good standing|余额不足|欠费",
     re.IGNORECASE,
@@ -117,36 +126,42 @@ LIMIT_AND_REQUESTED = re.compile(
     r"limit:? *(\d+)\D+?(?:(?:used|current):? *\d+\D+?)?requested:? *(\d+)", re.IGNORECASE
 )
 
+# A server that subtracts the prompt from its window, with nothing left (older vLLM).
+NO_ROOM = re.compile(r"tokens\W{0,3} must be at least 1, got -?\d", re.IGNORECASE)
 # The context window, and the tokens of the prompt, in sentences that also name the reply's cap.
 SUM = re.compile(r"(?P<prompt>\d+) \+ \d+ > (?P<window>\d+)")
 WINDOW = re.compile(
-    r"(?:context (?:length|window|size|limit)\D{0,30}?|\+ \S{0,20} must be <= )(?P<window>\d+)",
+    r"(?:context (?:length|window|size|limit)(?! \(n_keep)\D{0,30}?|\+ \S{0,20} must be <= |n_ctx: )"
+    r"(?P<window>\d+)",
     re.IGNORECASE,
 )
 PROMPT_TOKENS = re.compile(
     r"(?P<prompt>\d+) (?:in (?:the|your) (?:messages|prompt|input)|of text input"
-    r"|(?:input|prompt) tokens|`?inputs`? tokens|tokens from the input)",
+    r"|(?:input|prompt) tokens|`?inputs`? tokens|tokens from the input)"
+    r"|(?:prompt tokens|n_keep): (?P<counted>\d+)",
     re.IGNORECASE,
 )
 # The limit of a prompt, in other sentences.
 STATED_WINDOW = re.compile(
     r"(?:length|size|window|limit)(?: should be \[\d+,|\b\D{0,40}?) ?(\d+)|allowed \((\d+)\)"
-    r"|> (\d+) maximum|with (\d+) maximum",
+    r"|> (\d+) maximum|with (\d+) maximum|max input tokens\W{1,3}(\d+)",
     re.IGNORECASE,
 )
-CAP = r"(?:max(?:imum)?[ _]?(?:completion|output|new)?[ _]?tokens(?:_to_sample)?)"
+CAP = r"(?:max(?:imum)?[ _]?(?:completion|output|new|total)?[ _]?tokens(?:_to_sample)?)"
 CAP_WORDS = re.compile(
     rf"{CAP}.{{0,80}}?(too (large|high|big)|must (not exceed|be (less|at most|smaller|between|<=))"
-    r"|should be (less|at most|between|<=|\[|in)|exceed|(greater|larger) than|cannot be more"
-    r"|at most|out of range|: \d+ > \d+|maximum (allowed )?value|supported range"
-    r"|less than or equal|参数非法|超|限制|范围)"
+    r"|should be (less|at most|between|<=|\[|in)|exceed|(greater|larger|more|higher) than|cannot be more"
+    r"|at most|out of range|in range|: \d+ > \d+|(above|over) (the )?(max|limit)|maximum (allowed )?value"
+    r"|has to be (less|at most|between|<=)|supported range|less than or equal|value <= \d"
+    r"|参数非法|超|限制|范围|最大)"
     rf"|{CAP} (is |allowed )*\d+"
-    rf"|range of {CAP}|at most \d+ (completion|output) tokens|invalid {CAP} value",
+    rf"|(range|maximum|limit) (of|for) ['\"`]?{CAP}|at most \d+ (completion|output) tokens|invalid {CAP} value"
+    r"|output tokens requested .{0,20}exceed",
     re.IGNORECASE | re.DOTALL,
 )
 # The highest cap, in sentences about a cap.
 ALLOWED = re.compile(
-    r"(at most|up to|<=|less than or equal to|(?:less|lower|smaller) than|not exceed|: \d+ >"
+    r"(at most|up to|<=|less than or equal to|(?:less|lower|smaller) than|not exceed|: \d+ >|最大值?[为是]"
     r"|between \d+ and|\[\d+, ?|from \d+ \(inclusive\) to"
     r"|(?:maximum|limit|\bmax\b)(?: \w+){0,6}?(?: is| of|:)?)\W{0,3}(\d+)(?P<exclusive> \(exclusive\))?",
     re.IGNORECASE,
@@ -159,7 +174,7 @@ CONTEXT_CODES = re.compile(
 CONTEXT_WORDS = re.compile(
     r"context[ _-]?(length|size|window|limit)"
     r"|(prompt|input|message|conversation|request)s? ((is|are|was) )?too (long|large)\b"
-    r"|too many (input |prompt )?tokens|input token count|(prompt|input) length|model token limit"
+    r"|max input tokens|too many (input |prompt )?tokens|input token count|(prompt|input) length|model token limit"
     r"|(input|prompt) tokens? exceed|exceed\w* .{0,30}token limit|reduce the length of"
     r"|token (length|count) .{0,20}?exceeds?|token limit exceeded|`inputs` must have less than|content\W{1,3}string too long"
     r"|超长|(输入|prompt|tokens?).{0,12}超过"
@@ -182,7 +197,7 @@ CONTENT_WORDS = re.compile(
     re.IGNORECASE,
 )
 MODEL_CODES = re.compile(
-    r"model_?not_?(found|available|supported)|model_access_denied|deployment_?not_?found|invalid_?model|unknown_?model",
+    r"model_?not_?(found|available|supported)|model_access_denied|model_decommissioned|deployment_?not_?found|invalid_?model|unknown_?model",
     re.IGNORECASE,
 )
 MODEL_WORDS = re.compile(
@@ -191,7 +206,7 @@ MODEL_WORDS = re.compile(
     r"|is not supported|not loaded|decommissioned|deprecated|is unknown)"
     r"|no (endpoints?|deployments?|models?|available channels?) .{0,30}?(found|available|loaded|for)"
     r"|deployment .{0,60}(not found|does not exist)|model identifier is invalid|(not allowed|don't have) access to (the )?model"
-    r"|not allowed to access model|on-demand throughput|provider not provided|模型不存在|无权访问模型",
+    r"|not allowed to access (this )?model|on-demand throughput|provider not provided|模型不存在|无权访问模型",
     re.IGNORECASE | re.DOTALL,
 )
 # Words that leave no doubt, even if a gateway has made the status a 5xx.
@@ -211,15 +226,16 @@ KEY_WORDS = re.compile(
     r"(api[ _-]?(key|token)|credentials|access token|auth\w* (token|header|credentials))"
     r"|api[ _-]?key.{0,40}?(not valid|invalid|incorrect|expired|not found|missing|required|revoked"
     r"|disabled|leaked|exist)|unauthori[sz]ed|authentication (failed|fails|error|required)"
-    r"|not authenticated|invalid token|key does not have access|security token .{0,40}invalid|request signature"
+    r"|not authenticated|key does not have permission|member of an organization|API has not been used in project"
+    r"|invalid token|key does not have access|security token .{0,40}invalid|request signature"
     r"|(virtual |^)key expired|authentication credentials|unregistered callers|invalid proxy server token"
-    r"|login fail|api_key:.{0,80}suspended|身份验证|令牌.{0,6}(过期|无效|不正确)|无效的令牌",
+    r"|login fail|api_key:.{0,80}suspended|身份验证|令牌.{0,6}(过期|无效|不正确|不可用|已用尽)|无效的令牌",
     re.IGNORECASE,
 )
 ADDRESS_WORDS = re.compile(
     r"invalid url|unexpected endpoint|unknown (request )?(url|path|endpoint|route)|no (such )?route"
     r"|cannot post|(route|path|resource|file|page|url) .{0,80}?not found|plain http request|http request to an https server"
-    r"|method not allowed|^not found\W?$",
+    r"|method not allowed|^not found\W?$|could not route to|not supported for requested URI",
     re.IGNORECASE,
 )
 
@@ -231,7 +247,11 @@ TEMPORARY_CODES = re.compile(
     r"rate_?limit|overloaded|exhausted|unavailable|time_?out|server_?error", re.IGNORECASE
 )
 # In a refusal of another status: the server is busy.
-BUSY_WORDS = re.compile(r"overloaded|(try again|retry) later|负载|请稍后再试", re.IGNORECASE)
+BUSY_WORDS = re.compile(
+    r"overloaded|(try again|retry) (later|after|in a|shortly|soon)|too busy|capacity|no available workers"
+    r"|failed during generation|temporarily|负载|繁忙|请稍后",
+    re.IGNORECASE,
+)
 PARAMETER_CODES = re.compile(
     r"(unsupported|unknown|unrecognized|invalid)_(parameter|value|argument|field)|extra_forbidden"
 )
@@ -239,7 +259,7 @@ REFUSING_WORDS = re.compile(
     r"unsupported|not (currently |yet )?(supported|permitted|allowed|recognized|accepted|enabled)"
     r"|not one of|n[o']t support|unrecogni[sz]ed|unknown|unexpected|extra (inputs|fields)|additional propert"
     r"|cannot (both )?be (used|set|specified)|cannot find field|only .{0,60}(allowed|supported)"
-    r"|no longer|deprecated|incompatible|invalid",
+    r"|no longer|deprecated|incompatible|invalid|use a valid",
     re.IGNORECASE,
 )
 MISSING_WORDS = re.compile(
@@ -258,7 +278,7 @@ QUOTED_PARAMETER = re.compile(
 SYSTEM_WORDS = re.compile(
     r"(system|developer)['\"`]? (role|message|prompt|instruction)|role['\"`:]* ?['\"`]?(system|developer)"
     r"|support ['\"`]?(system|developer)['\"`]|variant ['\"`](system|developer)|roles must alternate"
-    r"|only user.{1,30} roles? (is|are) supported|(system|developer)['\"`]? is not (one of|a valid role)",
+    r"|valid role: user|only user.{1,30} roles? (is|are) supported|(system|developer)['\"`]? is not (one of|a valid role)",
     re.IGNORECASE,
 )
 
@@ -332,11 +352,14 @@ def _context(message: str) -> Refusal | None:
     both = SUM.search(message)
     window, prompt = both or WINDOW.search(message), both or PROMPT_TOKENS.search(message)
     if window is not None and prompt is not None:
-        tokens, used = int(window["window"]), int(prompt["prompt"])
+        tokens = int(window["window"])
+        used = int(next(filter(None, (prompt["prompt"], prompt.groupdict().get("counted")))))
         room = max(0, tokens - used)
         # A prompt of more than half of the window leaves too little for a reply.
         reason: Reason = "cap" if used <= tokens // 2 else "context"
         return Refusal(reason, allowed=room or None, window=tokens)
+    if NO_ROOM.search(message):
+        return Refusal("context")
     if CAP_WORDS.search(message):
         allowed = ALLOWED.search(message)
         if allowed is None:
@@ -346,7 +369,7 @@ def _context(message: str) -> Refusal | None:
         return Refusal("cap", allowed=int(allowed[2]) - is_below, is_longest=window is None)
     if not CONTEXT_WORDS.search(message):
         return None
-    stated = STATED_WINDOW.search(message)
+    stated = window or STATED_WINDOW.search(message)
     return Refusal("context", window=int(next(filter(None, stated.groups()))) if stated else 0)
 
 

@@ -107,6 +107,12 @@ def test_working_address_lists_models(api, path):
     assert {header for _, header in api.asked} == {f"Bearer {KEY}"}
 
 
+def test_single_model_is_counted_in_singular(api):
+    api.routes["GET /v1/models"] = (200, JSON, {"data": [{"id": "small"}]})
+
+    assert diagnose(api.url("/v1")).sentence == "The address answers and lists 1 model."
+
+
 def test_server_without_list_works(api):
     del api.routes["GET /v1/models"]
 

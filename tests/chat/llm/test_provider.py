@@ -741,6 +741,22 @@ def sends(data: bytes) -> Answer:
     return answer
 
 
+async def test_busy_words_of_refusal_allow_one_retry(make):
+    body = b'{"error":{"message":"Service temporarily unavailable, try again later"}}'
+    head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+    tries = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tries.append(1)
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+    async with server(answer) as url:
+        _, error = await failure_of(make(base_url=url, max_retries=5), "hello")
+
+    assert error.cause == "busy"
+    assert len(tries) == 2
+
+
 @pytest.mark.parametrize(
     "data",
     [

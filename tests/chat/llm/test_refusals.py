@@ -479,6 +479,96 @@ def test_parameter_of_refusal_is_named(body, parameter, is_missing):
     assert classified(422, body) == expected
 
 
+CAP_OF_131072 = (
+    "max_tokens is too large: 1048576. This model supports at most 131072 completion tokens, whereas"
+    " you provided 1048576."
+)
+N_KEEP = (
+    "The number of tokens to keep from the initial prompt is greater than the context length"
+    " (n_keep: 13055>= n_ctx: 4096). Try to load the model with a larger context length."
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "fields", "allowed"),
+    [
+        ("Param Incorrect", {"param": CAP_OF_131072, "type": "upstream_error"}, 131_072),
+        ("The value of max_tokens is invalid, must be in range [1, 4096]", {"code": "1210"}, 4096),
+        ("API 调用参数有误，请检查文档。max_tokens 最大值为 4095", {"code": "1210"}, 4095),
+        ("`max_tokens` has to be less than 32768", {}, 32_767),
+        ("The requested max_tokens (32000) is above the limit of 16384 for it.", {}, 16_384),
+        ("Number of output tokens requested (9000) exceeds the limit (4096)", {}, 4096),
+        ("max_total_tokens (40000) must be less than or equal to max_seq_len (32768)", {}, None),
+    ],
+)
+def test_cap_in_other_words_is_lowered(message, fields, allowed):
+    for status in (0, 400):
+        found = classified(status, error(message, **fields))
+        assert found is not None
+        assert (found.reason, found.allowed) == ("cap", allowed)
+
+
+@pytest.mark.parametrize(
+    ("body", "window"),
+    [
+        # vLLM subtracts the prompt from the window, LM Studio and llama.cpp report both as numbers
+        (error("max_tokens must be at least 1, got -7584.", param="max_tokens"), 0),
+        (error("Input length (11680) exceeds model's maximum context length (4096)."), 4096),
+        ({"error": N_KEEP}, 4096),
+        (
+            error(
+                "the request exceeds the available context size. try increasing the context size or"
+                " enable context shift",
+                type="exceed_context_size_error",
+                n_prompt_tokens=1407,
+                n_ctx=256,
+            ),
+            256,
+        ),
+        (error("Max Input Tokens=131072, Got=301450"), 131_072),
+    ],
+)
+def test_prompt_in_other_words_is_too_long(body, window):
+    for status in (0, 400, 500):
+        found = classified(status, body)
+        assert found is not None
+        assert (found.reason, found.window) == ("context", window)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (403, {"error": "Your newly created team doesn't have any credits or licenses."}, "quota"),
+        (403, error("chat pre-consumed quota failed, user quota: 138, need quota: 150"), "quota"),
+        (403, error("x", code="pre_consume_token_quota_failed"), "quota"),
+        (403, error("The billing account for the owning project is disabled"), "quota"),
+        (429, error("You have reached your monthly limit. Upgrade your plan."), "quota"),
+        (
+            403,
+            {"errors": [{"message": "This account is not allowed to access this model."}]},
+            "model",
+        ),
+        (400, error("Gone.", code="model_decommissioned"), "model"),
+        (403, error("Your API key does not have permission to use the resource."), "key"),
+        (403, error("Generative Language API has not been used in project 1 before"), "key"),
+        (400, error("You must be a member of an organization to use the API"), "key"),
+        (403, error("该令牌状态不可用", type="new_api_error"), "key"),
+        (400, {"errors": [{"code": 7003, "message": "Could not route to /accounts/x"}]}, "address"),
+        (400, error("The service is too busy. Please retry after a while."), None),
+        (403, {"errors": [{"message": "AiError: capacity temporarily exceeded"}]}, None),
+        (424, {"error": "Request failed during generation", "error_type": "generation"}, None),
+        (400, error("Service temporarily unavailable"), None),
+    ],
+)
+def test_refusal_in_other_words_has_its_reason(status, body, expected):
+    assert reason(status, body) == expected
+
+
+def test_roles_of_google_name_system_message():
+    body = error("Please use a valid role: user, model.", status="INVALID_ARGUMENT")
+    assert classified(400, body) == Refusal("parameter", parameter="system")
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
