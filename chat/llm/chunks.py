@@ -41,6 +41,8 @@ class Delta(msgspec.Struct):
 
 class PromptDetails(msgspec.Struct):
     cached_tokens: float | None = None
+    cache_read_tokens: float | None = None
+    cache_read_input_tokens: float | None = None
 
 
 class CompletionDetails(msgspec.Struct):
@@ -61,9 +63,21 @@ class UsageObject(msgspec.Struct):
     output_tokens_details: CompletionDetails | None = None
     reasoning_tokens: float | None = None
     cached_tokens: float | None = None  # Moonshot
+    num_cached_tokens: float | None = None  # Mistral
+    cached_prompt_tokens: float | None = None
+    cached_input_tokens: float | None = None
+    prompt_cache_tokens: float | None = None
+    cache_read_tokens: float | None = None
+    input_cached_tokens: float | None = None
     prompt_cache_hit_tokens: float | None = None  # DeepSeek
     cache_read_input_tokens: float | None = None  # Anthropic, and gateways in front of it
     cache_creation_input_tokens: float | None = None
+    cache_write_tokens: float | None = None
+    camel_input: float | None = msgspec.field(default=None, name="inputTokens")  # Bedrock
+    camel_output: float | None = msgspec.field(default=None, name="outputTokens")
+    camel_total: float | None = msgspec.field(default=None, name="totalTokens")
+    camel_cached: float | None = msgspec.field(default=None, name="cacheReadInputTokens")
+    camel_written: float | None = msgspec.field(default=None, name="cacheWriteInputTokens")
     google_prompt: float | None = msgspec.field(default=None, name="promptTokenCount")
     google_completion: float | None = msgspec.field(default=None, name="candidatesTokenCount")
     google_total: float | None = msgspec.field(default=None, name="totalTokenCount")
@@ -211,7 +225,10 @@ COUNTS = {
 
 
 def _prompt_details(data: Any) -> PromptDetails:
-    return PromptDetails(as_number(as_object(data).get("cached_tokens")))
+    fields = as_object(data)
+    return PromptDetails(
+        **{name: as_number(fields.get(name)) for name in PromptDetails.__struct_fields__}
+    )
 
 
 def _completion_details(data: Any) -> CompletionDetails:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import msgspec
@@ -33,6 +34,7 @@ from chat.llm.errors import (
     ProviderError,
     ProviderMalformed,
     ProviderReported,
+    ProviderTimeout,
 )
 from chat.llm.refusals import is_page, read_error, refusal_of, seconds_to_wait
 
@@ -109,9 +111,17 @@ REASONS = {
         *("content_moderation", "model_armor", "risk_control"),
     ),
     "error": (
-        *("abort", "aborted", "network_error", "insufficient_system_resource"),
-        *("internal_error", "server_error", "failed", "model_error", "engine_error"),
-        *("unknown_error", "timeout", "cancelled"),
+        *("network_error", "insufficient_system_resource", "failed", "failure"),
+        *("internal_error", "server_error", "model_error", "engine_error"),
+        *("unknown_error", "other_error", "overloaded"),
+    ),
+    "cut": (
+        *("abort", "aborted", "cancel", "cancelled", "canceled", "interrupted", "interrupt"),
+        *("preempted", "disconnected", "shutdown", "user_cancelled"),
+    ),
+    "timeout": (
+        *("timed_out", "time_out", "time_limit", "max_time", "deadline_exceeded"),
+        *("request_timeout", "generation_timeout"),
     ),
     "stop": (
         *("eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed", "normal"),
@@ -119,12 +129,37 @@ REASONS = {
     ),
     "": ("null", "none", "undefined", "finish_reason_unspecified"),
 }
+FAULTS: dict[str, type[ProviderError]] = {
+    "error": ProviderReported,
+    "cut": ProviderCut,
+    "timeout": ProviderTimeout,
+}
 WORDS = {other: word for word, others in REASONS.items() for other in (word, *others)}
 
 BOM = b"\xef\xbb\xbf"
 REPLACEMENT = "\ufffd"
+DATA = re.compile(rb"data *:", re.IGNORECASE)  # the standard's form is in small letters
 # A line of an event stream; one that begins with ":" is a comment.
-FIELD = re.compile(rb"[\w-]*:|(data|event|id|retry)$")
+FIELD = re.compile(rb"([\w-]*) *:|(?:data|event|id|retry)$")
+
+# Fields and types of events by which other APIs than OpenAI's chat completions are known.
+OTHER_APIS = (
+    ("Ollama", {"done", "message"}),
+    ("Ollama", {"done", "response"}),
+    ("Gemini", {"candidates"}),
+    ("Anthropic", {"message_start"}),
+    ("Anthropic", {"content_block_delta"}),
+    ("OpenAI's responses", {"response.created"}),
+    ("OpenAI's responses", {"response.output_text.delta"}),
+    ("llama.cpp", {"content", "stop"}),
+    ("text-generation-inference", {"token", "generated_text"}),
+    ("Cohere", {"message-start"}),
+    ("Cohere", {"content-delta"}),
+    ("Cohere", {"text-generation"}),
+    ("Cloudflare", {"response", "p"}),
+)
+# Objects that some gateways wrap chunks in.
+WRAPPERS = ("data", "result", "chunk", "response", "body", "output", "completion")
 
 # Top-level fields of errors that are not wrapped, and codes that mean no error.
 ERROR_FIELDS = ("message", "msg", "detail", "errors", "error_msg", "error_message", "errorMessage")
@@ -132,15 +167,17 @@ SUCCESSES = (0, 200, "0", "200", "ok", "success")
 
 _passed_over: set[str] = set()  # shapes that this process has logged
 SHAPES_LIMIT = 200
+LONGEST_PIECE = 20  # characters of a message that may come twice as the same piece
 
 
 class StreamDecoder:
     """Decodes the body of a response, however the network splits it.
 
     Reads server-sent events by their specification (html.spec.whatwg.org, 9.2), with extensions for
-    real providers: a data line with a whole JSON object counts at once, blank line or not; `error:`
-    lines report an error (older llama.cpp), and so may a line of bare JSON (proxies); a body of JSON
-    is the answer of a server that does not stream.
+    real providers: a data line with a whole JSON object counts at once, blank line or not, as does
+    `Data:`; `error:` lines report an error (older llama.cpp), and so may bare JSON (proxies, Google); a
+    body of JSON is the answer of a server that does not stream. An event of another API means that the
+    base URL is not the right one.
 
     `feed` never raises, so that the events before a fault are not lost with it: it returns them and
     sets `ended`; `close` raises. `feed(b"")` is the end of the body, at which a last line counts
@@ -156,12 +193,18 @@ class StreamDecoder:
         self._is_first = True
         self._pending = bytearray()  # data lines that are not yet a whole JSON object
         self._is_bare = False  # they have no "data:": a body of JSON, up to its end
+        self._is_body = False  # the first data had no "data:"
+        self._is_block = False  # the pending data have no "data:", and end with a closing bracket
         self._in_error_event = False
         self._half: TextDelta | ReasoningDelta | None = None  # the first half of a surrogate pair
-        # Whether a line may take the fast path: nothing of the five above is set.
+        # Whether a line may take the fast path: nothing of the six above is set.
         self._is_regular = False
         self._reason = ""  # the last finish reason, premature or not
+        self._index = 0  # of the choice that is read
         self._has_output = False  # text, or a tool call
+        self._has_reasoning = False
+        self._messages: dict[str, list[str]] = {}  # texts of choices without a delta, by kind
+        self._sends_pieces = False  # they are the reply's pieces, not all of it so far
         self._odd = b""  # the first data that was passed over
         self._usage: Usage | None = None
 
@@ -231,19 +274,24 @@ class StreamDecoder:
         text = line.strip()
         if self._is_bare:
             self._pending += line + b"\n"
+        elif self._is_block and not DATA.match(text):
+            self._block(line, events)
         elif not text:
             self._blank(events)
-        elif text.startswith(b"data:"):
-            self._data(text[5:], events)
-        elif text.startswith(b"event:"):
+        elif found := DATA.match(text):
+            self._data(text[found.end() :], events)
+        elif text[:6].lower() == b"event:":
             self._in_error_event = text[6:].strip() == b"error"
         elif text[:6].lower() == b"error:":
             self._error(text[6:])
         elif text.startswith((b"{", b"[")):
             self._bare(text, events)
-        elif not FIELD.match(text):
+        elif (field := FIELD.match(text)) is None:
             page = is_page(text.decode(errors="replace"))
-            self._fail(ProviderMalformed(f"not an event stream: {shown(line)}", is_page=page))
+            detail = f"not an event stream: {shown(line)}"
+            self._fail(ProviderMalformed(detail, is_of_address=page))
+        elif field[1] and text[field.end() :].lstrip().startswith(b"{"):
+            self._pass_over("a field of an event with JSON", text)
         if text:
             self._is_first = False
         self._mend(events, count)
@@ -262,11 +310,22 @@ class StreamDecoder:
             self._pending.clear()
             self._fail(ProviderMalformed(f"not a chunk: {shown(data)}"))
 
+    def _block(self, line: bytes, events: list[Event]) -> None:
+        """Handle a line of JSON over several lines, among the events (Google's errors)."""
+        self._pending += line + b"\n"
+        if not line.startswith((b"}", b"]")):
+            return
+        data, self._pending = bytes(self._pending), bytearray()
+        self._json(data, events)
+        self._is_block = bool(self._pending)
+
     def _data(self, data: bytes, events: list[Event]) -> None:
         data = data.strip()
-        while data.startswith(b"data:"):  # some gateways wrap events twice
-            data = data[5:].strip()
-        if self._pending:
+        while found := DATA.match(data):  # some gateways wrap events twice
+            data = data[found.end() :].strip()
+        if self._pending and self._is_block:
+            self._fail(ProviderMalformed(f"not a chunk: {shown(bytes(self._pending))}"))
+        elif self._pending:
             self._pending += b"\n" + data
         elif self._in_error_event:
             self._error(data)
@@ -287,8 +346,12 @@ class StreamDecoder:
             self._pending += b"\n" + data
             return
         was_first = self._is_first
+        self._is_body = self._is_body or was_first
         self._json(data, events)
         self._is_bare = was_first and bool(self._pending)
+        self._is_block = not was_first and bool(self._pending)
+        if self._is_block:
+            self._pending += b"\n"
         if not self._pending:
             self._odd = self._odd or data
 
@@ -308,7 +371,7 @@ class StreamDecoder:
             if data.startswith((b"{", b"[")):
                 self._pending += data  # the first of several lines, or garbage
             elif data.startswith(b"<"):
-                self._fail(ProviderMalformed(f"not a chunk: {shown(data)}", is_page=True))
+                self._fail(ProviderMalformed(f"not a chunk: {shown(data)}", is_of_address=True))
             else:
                 self._pass_over("data that is no JSON", data)
             return
@@ -326,12 +389,13 @@ class StreamDecoder:
         usage = chunk.usage or chunk.google_usage
         error = chunk.error
         for choice in chunk.choices or ():
-            if choice.index:
-                continue  # a second choice was not requested
+            if choice.index and choice.index != self._index:
+                if self._has_output or self._index:
+                    continue  # a second choice was not requested
+                self._index = choice.index  # some servers do not count from 0
             delta, whole = choice.delta, choice.message
-            if whole is not None and not self._has_output and not (delta and delta.content):
-                self._delta(whole, events)
-                self.finished = self._has_output
+            if whole is not None and not (delta and delta.content):
+                self._message(whole, events, is_last=bool(choice.finish_reason))
             elif delta is not None:
                 self._delta(delta, events)
             elif choice.text:  # as in OpenAI's older completions API
@@ -347,13 +411,67 @@ class StreamDecoder:
             self._count(usage, events)
         if error and is_error(error):
             self._fail(reported(error))
-        elif not chunk.choices and usage is None:
-            self._other(data)
+        elif not chunk.choices:
+            fields = lenient_json.loads(data) if isinstance(data, bytes) else data
+            if self._unwrap(fields, events) or self._is_foreign(fields):
+                return
+            if usage is None:
+                self._other(fields)
+
+    def _unwrap(self, fields: dict[str, Any], events: list[Event]) -> bool:
+        """Read a chunk that is wrapped in another object; returns whether there is one."""
+        for name in WRAPPERS:
+            inner = fields.get(name)
+            if isinstance(inner, str) and inner.startswith("{"):
+                with suppress(ValueError):
+                    inner = lenient_json.loads(inner.encode(errors="replace"))
+            if isinstance(inner, dict) and any(map(inner.get, ("choices", "usage", "error"))):
+                self._chunk(lenient_chunk(inner), inner, events)
+                return True
+        return False
+
+    def _is_foreign(self, fields: dict[str, Any]) -> bool:
+        """Fail for an event of another API, unless the reply has begun; returns whether it is one."""
+        kinds = (fields.get("type"), fields.get("event_type"))
+        names = {*fields, *(kind for kind in kinds if isinstance(kind, str))}
+        api = next((api for api, marks in OTHER_APIS if marks <= names), "")
+        if not api or self._has_output:
+            return False
+        detail = f"an event of another API ({api}): the base URL is not that of chat completions"
+        self._fail(ProviderMalformed(detail, is_of_address=True))
+        return True
+
+    def _message(self, whole: Delta, events: list[Event], *, is_last: bool) -> None:
+        """Handle a message in place of a delta: the whole reply, all of it so far, or its next piece."""
+        if self._has_output and not self._messages:
+            return  # the reply so far came in deltas, which this one repeats
+        thoughts = whole.reasoning_content or whole.reasoning or ""
+        if self._has_reasoning and not self._messages:
+            thoughts = ""
+        whole.reasoning_content, whole.reasoning = self._news("thoughts", thoughts, is_last), None
+        if isinstance(whole.content, str):
+            whole.content = self._news("text", whole.content, is_last)
+        self._delta(whole, events)
+
+    def _news(self, kind: str, text: str, is_last: bool) -> str:
+        """Return the part of a message's text that the messages before did not have."""
+        pieces = self._messages.setdefault(kind, [])
+        so_far = "".join(pieces)
+        is_repeated = so_far == text and (is_last or len(text) > LONGEST_PIECE)
+        grows = len(text) > len(so_far) and text.startswith(so_far)
+        if pieces and (is_repeated or (grows and not self._sends_pieces)):
+            text = text[len(so_far) :]
+        elif pieces and text:
+            self._sends_pieces = True  # it does not begin with all before
+        if text:
+            pieces.append(text)
+        return text
 
     def _delta(self, delta: Delta, events: list[Event]) -> None:
         reasoning = delta.reasoning_content or delta.reasoning
         if reasoning:
             self.finished = False
+            self._has_reasoning = True
             events.append(ReasoningDelta(reasoning))
         content = delta.content
         if content:
@@ -392,8 +510,8 @@ class StreamDecoder:
         word = WORDS.get(snake_case, WORDS.get(snake_case.removeprefix("finish_reason_")))
         if word is None:
             word = re.sub(r"[^\w.: -]", "", reason, flags=re.ASCII)[:REASON_CHARACTERS] or "other"
-        if word == "error":
-            self._fail(ProviderReported(f"finish_reason {reason}"))
+        if word in FAULTS:
+            self._fail(FAULTS[word](f"finish_reason {reason}"))
         elif word and (not self.finished or not self._reason):
             self.finished = True
             self._reason = word
@@ -413,9 +531,8 @@ class StreamDecoder:
             self._usage = counted
             events.append(counted)
 
-    def _other(self, data: bytes | dict[str, Any]) -> None:
+    def _other(self, fields: dict[str, Any]) -> None:
         """Handle an object that is no chunk: an error that is not wrapped, or of no interest."""
-        fields = lenient_json.loads(data) if isinstance(data, bytes) else data
         wrapped = fields.get("base_resp")  # MiniMax
         if isinstance(wrapped, dict) and wrapped.get("status_code"):
             self._fail(reported(wrapped))
@@ -468,6 +585,8 @@ class StreamDecoder:
                 self._odd = self._odd or data
             self._pending.clear()  # it was cut in the middle
             self._mend(events, count)
+        if self._is_body and len(self._messages.get("text", ())) == 1 and not self._reason:
+            self.finished = True  # a whole reply, without a reason
 
     def _pass_over(self, shape: str, data: bytes) -> None:
         """Note data of an unexpected shape; each shape is logged once in this process."""
@@ -493,18 +612,33 @@ def usage_of(usage: UsageObject) -> Usage:
     """
     prompt_details = usage.prompt_tokens_details or usage.input_tokens_details or PromptDetails()
     details = usage.completion_tokens_details or usage.output_tokens_details or CompletionDetails()
-    prompt = first_of(usage.prompt_tokens, usage.input_tokens, usage.google_prompt)
-    completion = first_of(usage.completion_tokens, usage.output_tokens, usage.google_completion)
+    prompt = first_of(
+        usage.prompt_tokens, usage.input_tokens, usage.google_prompt, usage.camel_input
+    )
+    completion = first_of(
+        usage.completion_tokens, usage.output_tokens, usage.google_completion, usage.camel_output
+    )
     reasoning = first_of(details.reasoning_tokens, usage.reasoning_tokens, usage.google_reasoning)
     cached = first_of(
         prompt_details.cached_tokens,
+        prompt_details.cache_read_tokens,
+        prompt_details.cache_read_input_tokens,
         usage.cached_tokens,
         usage.prompt_cache_hit_tokens,
         usage.cache_read_input_tokens,
+        usage.num_cached_tokens,
+        usage.cached_prompt_tokens,
+        usage.cached_input_tokens,
+        usage.prompt_cache_tokens,
+        usage.cache_read_tokens,
+        usage.input_cached_tokens,
         usage.google_cached,
+        usage.camel_cached,
     )
-    total = first_of(usage.total_tokens, usage.google_total)
-    written = first_of(usage.cache_creation_input_tokens)
+    total = first_of(usage.total_tokens, usage.google_total, usage.camel_total)
+    written = first_of(
+        usage.cache_creation_input_tokens, usage.cache_write_tokens, usage.camel_written
+    )
     beside = total - prompt - completion
     if cached > prompt or (cached and beside == cached + written):
         prompt += cached + written

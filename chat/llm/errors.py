@@ -178,14 +178,14 @@ class ProviderCut(ProviderError):
 
 
 class ProviderMalformed(ProviderError):
-    """Also a page of HTML in place of a stream, as servers answer at a wrong base URL (`is_page`)."""
+    """`is_of_address`: such as servers answer at a wrong base URL, a page of HTML or another API's events."""
 
     message = "The model provider sent an invalid response. Try again; if it happens again, contact the site administrator."
     cause: Cause = "malformed"
     retryable = False
 
-    def __init__(self, detail: str, *, is_page: bool = False) -> None:
-        if is_page:
+    def __init__(self, detail: str, *, is_of_address: bool = False) -> None:
+        if is_of_address:
             self.message, self.cause = REFUSALS["address"], "address"
         super().__init__(detail)
 

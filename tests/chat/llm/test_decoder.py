@@ -27,6 +27,7 @@ from chat.llm.errors import (
     ProviderError,
     ProviderMalformed,
     ProviderReported,
+    ProviderTimeout,
 )
 
 STREAMS = Path(__file__).parent / "streams"
@@ -161,7 +162,7 @@ def test_done_or_finish_reason_is_end(end):
         b"data: <html>\n\n",
         b'data: {"choices":[{"delta":{"content": \x00 \xff\n\n',
         b"<!doctype html>\n<html>\n",
-        b'{\n  "choices": []\n}\n',
+        b'{\n  "choices": [\n',
         b"\x00\x01\x02\n",
     ],
 )
@@ -307,6 +308,101 @@ def test_field_of_odd_type_is_passed_over(chunk):
 )
 def test_needed_field_is_read_in_other_types(delta, expected):
     assert reply_of(event(choices=[{"index": "0", "delta": delta}]), STOP)[:2] == expected
+
+
+def message(content: Any, reason: str | None = None, **fields: Any) -> bytes:
+    choice = {"message": {"role": "assistant", "content": content, **fields}}
+    return event(choices=[{"index": 0, **choice, "finish_reason": reason}])
+
+
+ENVELOPE = {"code": 0, "message": "success"}
+GOOGLE = {"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        # a message in place of each delta: pieces, or all of the reply so far
+        (message("He") + message("llo") + message(" you", "stop"), ("Hello you", "")),
+        (message("He") + message("Hello") + message("Hello you", "stop"), ("Hello you", "")),
+        (message("Hello you") + message("Hello you", "stop"), ("Hello you", "")),
+        (message("ha") + message("ha") + message("", "stop"), ("haha", "")),
+        (message("a") + message("b") + message("ab") + message("", "stop"), ("abab", "")),
+        (
+            message("", reasoning="t") + message("", reasoning="tu") + message("Hi", "stop"),
+            ("Hi", "tu"),
+        ),
+        (
+            event(choices=[{"delta": {"reasoning": "t"}}])
+            + message("Hi", "stop", reasoning_content="t"),
+            ("Hi", "t"),
+        ),
+        # chunks within other objects
+        (event(**ENVELOPE, data=json.loads(text("Hi")[6:])) + STOP, ("Hi", "")),
+        (event(data=text("Hi")[6:].decode()) + STOP, ("Hi", "")),
+        (
+            event(output={"choices": [{"message": {"content": "Hi"}}]}, usage=None) + STOP,
+            ("Hi", ""),
+        ),
+        # fields of events in other forms
+        (b"Data" + text("Hi")[4:] + b"DATA" + text(" you")[4:] + STOP, ("Hi you", "")),
+        (b"data " + text("Hi")[4:] + b"EVENT: chunk\n" + STOP, ("Hi", "")),
+        # choices that are not counted from 0
+        (text("Hi", index=1) + text(" you", index=1) + STOP, ("Hi you", "")),
+        # JSON of several lines among the events
+        (
+            text("Hi")
+            + json.dumps({"choices": [{"delta": {"content": " you"}}]}, indent=2).encode()
+            + b"\n\n"
+            + STOP,
+            ("Hi you", ""),
+        ),
+    ],
+)
+def test_odd_stream_loses_no_text(body, expected):
+    for at in range(len(body) + 1):
+        assert reply_of(body[:at], body[at:])[:2] == expected
+
+
+def test_error_of_several_lines_is_reported():
+    events, error = decode(text("Hi") + json.dumps(GOOGLE, indent=2).encode() + b"\n")
+    assert events == [TextDelta("Hi")]
+    assert isinstance(error, ProviderReported)
+    assert "overloaded" in error.detail
+
+
+def test_messages_without_end_are_cut():
+    events, error = decode(message("He") + message("llo"))
+    assert (merged(events), type(error)) == ([{"text": "Hello"}], ProviderCut)
+    events, error = decode(message("He"))
+    assert (events, type(error)) == ([TextDelta("He")], ProviderCut)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","message":{"role":"assistant","content":"Hi"},"done":false}\n'
+        b'{"model":"m","message":{"content":""},"done":true}\n',
+        b'{"message":{"content":"Hi"},"done":false}\n',
+        b'{"model":"m","response":"Hi","done":false}\n',
+        b'data: {"candidates":[{"content":{"parts":[{"text":"Hi"}]}}],"usageMetadata":'
+        b'{"promptTokenCount":3}}\n\n',
+        b'[{\n  "candidates": [{"content": {"parts": [{"text": "Hi"}]}}]\n}\n]\n',
+        b'event: message_start\ndata: {"type":"message_start","message":{"role":"assistant"}}\n\n',
+        b'data: {"type":"response.created","response":{"error":null,"usage":null}}\n\n',
+        b'data: {"content":"Hi","stop":false,"id_slot":0}\n\n',
+        b'data: {"index":1,"token":{"text":"Hi"},"generated_text":null}\n\n',
+        b'data: {"type":"message-start","id":"x"}\n\n',
+        b'data: {"response":"Hi","p":"abc"}\n\ndata: [DONE]\n\n',
+    ],
+)
+def test_event_of_other_api_names_base_url(body):
+    for at in range(len(body) + 1):
+        events, error = decode(body[:at], body[at:])
+        assert not [one for one in events if not isinstance(one, Usage)]
+        assert isinstance(error, ProviderMalformed)
+        assert (error.cause, error.message) == ("address", REFUSALS["address"])
+        assert "base URL" in error.detail
 
 
 def test_arguments_may_be_an_object():
@@ -529,6 +625,22 @@ def test_finish_reason_on_each_chunk_ends_nothing():
     assert reply_of(*chunks) == ("one two three", "", "stop")
 
 
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("abort", ProviderCut),
+        ("CANCELLED", ProviderCut),
+        ("timeout", ProviderTimeout),
+        ("time_limit", ProviderTimeout),
+        ("failed", ProviderReported),
+    ],
+)
+def test_finish_reason_of_fault_keeps_text(reason, kind):
+    events, error = decode(text("Hi"), event(choices=[{"delta": {}, "finish_reason": reason}]))
+    assert events == [TextDelta("Hi")]
+    assert type(error) is kind
+
+
 def test_finish_reason_error_is_reported():
     events, error = decode(b'data: {"choices":[{"delta":{},"finish_reason":"error"}]}\n\n')
 
@@ -567,12 +679,29 @@ USED = {"prompt_tokens": 20, "completion_tokens": 10}
         (USED | {"prompt_cache_hit_tokens": 8}, (20, 10, 8, 0)),
         (USED | {"cached_tokens": 8}, (20, 10, 8, 0)),
         (USED | {"cache_read_input_tokens": 8}, (20, 10, 8, 0)),
+        (USED | {"num_cached_tokens": 8}, (20, 10, 8, 0)),
+        (USED | {"cached_prompt_tokens": "8"}, (20, 10, 8, 0)),
+        (USED | {"cached_input_tokens": 8}, (20, 10, 8, 0)),
+        (USED | {"input_cached_tokens": 8}, (20, 10, 8, 0)),
+        (USED | {"cache_read_tokens": 8}, (20, 10, 8, 0)),
+        (USED | {"prompt_cache_tokens": 8}, (20, 10, 8, 0)),
+        (USED | {"prompt_tokens_details": {"cache_read_input_tokens": 8}}, (20, 10, 8, 0)),
+        (USED | {"prompt_tokens_details": {"cache_read_tokens": "8"}}, (20, 10, 8, 0)),
         (
             USED | {"cache_read_input_tokens": 100, "cache_creation_input_tokens": 5},
             (125, 10, 100, 0),
         ),
         (USED | {"cached_tokens": 8, "total_tokens": 38}, (28, 10, 8, 0)),
         # other names
+        (
+            {
+                "inputTokens": 4,
+                "outputTokens": 832,
+                "totalTokens": 2326,
+                "cacheReadInputTokens": 1490,
+            },
+            (1494, 832, 1490, 0),
+        ),
         (
             {
                 "input_tokens": 20,
