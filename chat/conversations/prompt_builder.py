@@ -11,7 +11,7 @@ from uuid import UUID
 from billing.metering import pricing
 from chat.conversations.path import path_to_root
 from chat.llm.quirks import Quirks
-from chat.llm.thoughts import split_thoughts
+from chat.llm.thoughts import PARTS_OF_CLOSINGS, split_thoughts
 from chat.llm.tokens import TEMPLATE_TOKENS, count_tokens, token_upper_bound, typical_tokens
 from chat.models import Message, Run
 from chatproject.lib.db import prepared
@@ -109,7 +109,9 @@ def _turns(run: Run) -> Iterator[tuple[str, str]]:
     """
     # A model must not read its own thoughts again. Replies of today have none in their text.
     ancestors = (
-        (role, split_thoughts(text)[0] if role == "assistant" and "</" in text else text)
+        (role, split_thoughts(text)[0])
+        if role == "assistant" and any(part in text for part in PARTS_OF_CLOSINGS)
+        else (role, text)
         for role, text in _ancestors(run)
     )
     messages = (message for message in ancestors if message[1].strip())

@@ -55,7 +55,10 @@ class Reply:
         """Add an event of the provider, and pass text on to the writer. Raises ReplyTooLong."""
         if isinstance(event, TextDelta):
             text, scanner = event.text, self.scanner
-            if scanner is not None and ("<" in text or not scanner.is_plain):
+            if scanner is not None and (
+                # As thoughts.FIRST_CHARACTERS, without the cost of a loop.
+                "<" in text or "[" in text or "◁" in text or not scanner.is_plain
+            ):
                 self._add_pieces(scanner, scanner.feed(text, self.whole_text), writer)
                 return
             # As in `_storable`, whose calls would cost more than the work: this is done per token.

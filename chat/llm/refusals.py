@@ -112,14 +112,14 @@ QUOTA_WORDS = re.compile(
     r"|key limit exceeded|max budget|usage limit reached|free tier .{0,40}exhausted"
     r"|account .{0,120}(past invoices|non-payment)|doesn't have any credits|no credits\b"
     r"|billing account .{0,60}disabled|enable billing|need quota|consumed quota failed|overdue balance"
-    r"|reached (your|its) .{0,12}(monthly|daily|spending) limit"
+    r"|reached (your|its) .{0,12}(monthly|daily|spending) limit|exceeds? .{0,12}quota|资源包|已用尽"
     r"|quota is not enough|credits? (are |is |have been )?(exhausted|depleted|used up)"
     r"|monthly included credits|额度|hard limit has been reached|negative balance|in good standing|余额不足|欠费",
     re.IGNORECASE,
 )
 # Google reports the limit of a minute as a quota, too.
 SOON_WORDS = re.compile(
-    r"per[ _-]?(minute|second)|(retry|try again) in \d|retryDelay", re.IGNORECASE
+    r"per[ _-]?(minute|second)|(retry|try again) in \d|retryDelay|wait before trying", re.IGNORECASE
 )
 TOO_LARGE_WORDS = re.compile(r"request too large|reduce your message size", re.IGNORECASE)
 LIMIT_AND_REQUESTED = re.compile(
@@ -141,29 +141,32 @@ PROMPT_TOKENS = re.compile(
     r"|(?:prompt tokens|n_keep): (?P<counted>\d+)",
     re.IGNORECASE,
 )
-# The limit of a prompt, in other sentences.
+# The limit of a prompt, in other sentences: those that call it so, and then any.
+STATED_LIMIT = re.compile(r"\b(?:max(?:imum)?|limit)\b\D{0,40}?(\d+)", re.IGNORECASE)
 STATED_WINDOW = re.compile(
     r"(?:length|size|window|limit)(?: should be \[\d+,|\b\D{0,40}?) ?(\d+)|allowed \((\d+)\)"
     r"|> (\d+) maximum|with (\d+) maximum|max input tokens\W{1,3}(\d+)",
     re.IGNORECASE,
 )
+OUTPUT = r"(?:output|completion)[ _]tokens?"
 CAP = r"(?:max(?:imum)?[ _]?(?:completion|output|new|total)?[ _]?tokens(?:_to_sample)?)"
 CAP_WORDS = re.compile(
     rf"{CAP}.{{0,80}}?(too (large|high|big)|must (not exceed|be (less|at most|smaller|between|<=))"
     r"|should be (less|at most|between|<=|\[|in)|exceed|(greater|larger|more|higher) than|cannot be more"
     r"|at most|out of range|in range|: \d+ > \d+|(above|over) (the )?(max|limit)|maximum (allowed )?value"
-    r"|has to be (less|at most|between|<=)|supported range|less than or equal|value <= \d"
+    r"|has to be (less|at most|between|<=)|in the range|limited to|or less\b|cannot be|can ?not be"
+    r"|supported range|less than or equal|value <= \d"
     r"|参数非法|超|限制|范围|最大)"
     rf"|{CAP} (is |allowed )*\d+"
     rf"|(range|maximum|limit) (of|for) ['\"`]?{CAP}|at most \d+ (completion|output) tokens|invalid {CAP} value"
-    r"|output tokens requested .{0,20}exceed",
+    rf"|{OUTPUT}.{{0,60}}?(maximum|limit|exceed|\(max)|\b(maximum|limit|at most|up to)\b.{{0,40}}?{OUTPUT}",
     re.IGNORECASE | re.DOTALL,
 )
 # The highest cap, in sentences about a cap.
 ALLOWED = re.compile(
-    r"(at most|up to|<=|less than or equal to|(?:less|lower|smaller) than|not exceed|: \d+ >|最大值?[为是]"
+    r"(at most|up to|<=|limited to|tokens to|range \d+ to|not be (?:greater|larger|more|higher) than|less than or equal to|(?:less|lower|smaller) than|not exceed|: \d+ >|最大值?[为是]"
     r"|between \d+ and|\[\d+, ?|from \d+ \(inclusive\) to"
-    r"|(?:maximum|limit|\bmax\b)(?: \w+){0,6}?(?: is| of|:)?)\W{0,3}(\d+)(?P<exclusive> \(exclusive\))?",
+    r"|(?:maximum|limit|\bmax\b)(?: \w+){0,8}?(?: is| of|:)?)\W{0,3}(\d+)(?P<exclusive> \(exclusive\))?",
     re.IGNORECASE,
 )
 
@@ -173,7 +176,8 @@ CONTEXT_CODES = re.compile(
 )
 CONTEXT_WORDS = re.compile(
     r"context[ _-]?(length|size|window|limit)"
-    r"|(prompt|input|message|conversation|request)s? ((is|are|was) )?too (long|large)\b"
+    r"|(prompt|input|message|conversation|request)s?( tokens?)? ((is|are|was) )?too (long|large)\b"
+    r"|max(imum)? length of the (current )?(question|prompt|input|message)"
     r"|max input tokens|too many (input |prompt )?tokens|input token count|(prompt|input) length|model token limit"
     r"|(input|prompt) tokens? exceed|exceed\w* .{0,30}token limit|reduce the length of"
     r"|token (length|count) .{0,20}?exceeds?|token limit exceeded|`inputs` must have less than|content\W{1,3}string too long"
@@ -218,7 +222,7 @@ UNKNOWN_MODEL_WORDS = re.compile(
 # LiteLLM without a database answers `no_db_connection` to any key but its own.
 KEY_CODES = re.compile(
     r"no_db_connection|(invalid|incorrect|missing|expired)_api_key|api_key_(invalid|expired|missing)|unauthenticated"
-    r"|authentication_error|invalid_authentication|AuthenticationError",
+    r"|authentication_error|invalid_authentication|AuthenticationError|AuthFailure",
     re.IGNORECASE,
 )
 KEY_WORDS = re.compile(
@@ -228,7 +232,7 @@ KEY_WORDS = re.compile(
     r"|disabled|leaked|exist)|unauthori[sz]ed|authentication (failed|fails|error|required)"
     r"|not authenticated|key does not have permission|member of an organization|API has not been used in project"
     r"|invalid token|key does not have access|security token .{0,40}invalid|request signature"
-    r"|(virtual |^)key expired|authentication credentials|unregistered callers|invalid proxy server token"
+    r"|(virtual |^)key expired|authentication (credentials|scopes)|unregistered callers|invalid proxy server token"
     r"|login fail|api_key:.{0,80}suspended|身份验证|令牌.{0,6}(过期|无效|不正确|不可用|已用尽)|无效的令牌",
     re.IGNORECASE,
 )
@@ -249,7 +253,7 @@ TEMPORARY_CODES = re.compile(
 # In a refusal of another status: the server is busy.
 BUSY_WORDS = re.compile(
     r"overloaded|(try again|retry) (later|after|in a|shortly|soon)|too busy|capacity|no available workers"
-    r"|failed during generation|temporarily|负载|繁忙|请稍后",
+    r"|failed during generation|temporarily|unexpected error|try your request again|负载|繁忙|请稍后",
     re.IGNORECASE,
 )
 PARAMETER_CODES = re.compile(
@@ -316,6 +320,9 @@ def refusal_of(status: int, report: ErrorReport, *, is_page: bool = False) -> Re
         return Refusal("key")
     if status in TEMPORARY_STATUSES:
         return None
+    is_limited = "rate_limit" in codes or SOON_WORDS.search(message)
+    if status in {0, 400, 403} and is_limited:
+        return None
     subject = report.parameters[0] if report.parameters else ""
     # The sentence of a field's own report need not name it.
     about_cap = f"{subject} {message}" if re.fullmatch(CAP, subject, re.IGNORECASE) else message
@@ -364,12 +371,13 @@ def _context(message: str) -> Refusal | None:
         allowed = ALLOWED.search(message)
         if allowed is None:
             return Refusal("cap")
-        is_below = allowed[1].lower().endswith("er than") or allowed[1].lower() == "less than"
+        words = allowed[1].lower()
+        is_below = words in {"less than", "lower than", "smaller than"}
         is_below = is_below or allowed["exclusive"] is not None
         return Refusal("cap", allowed=int(allowed[2]) - is_below, is_longest=window is None)
     if not CONTEXT_WORDS.search(message):
         return None
-    stated = window or STATED_WINDOW.search(message)
+    stated = window or STATED_LIMIT.search(message) or STATED_WINDOW.search(message)
     return Refusal("context", window=int(next(filter(None, stated.groups()))) if stated else 0)
 
 

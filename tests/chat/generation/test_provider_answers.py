@@ -28,6 +28,50 @@ NOTICES = {"length": "The reply reached its maximum length."}
 
 # What is sent after a refusal is the subject of other tests.
 ABOUT_REQUESTS = {"second_request", "same_body", "remembered"}
+MORE = [
+    Case(
+        id="events-of-ollama",
+        body=b'{"message":{"role":"assistant","content":"Hi"},"done":false}\n'
+        b'{"message":{"role":"assistant","content":""},"done":true}\n',
+        expect={"status": "failed", "cause": "address", "requests": 1, "words": "not set up"},
+    ),
+    Case(
+        id="messages-for-deltas",
+        body=b'data: {"choices":[{"message":{"content":"He"},"finish_reason":null}]}\n\n'
+        b'data: {"choices":[{"message":{"content":"llo"},"finish_reason":"stop"}]}\n\n',
+        expect={"status": "done", "text": "Hello"},
+    ),
+    Case(
+        id="aborted-midway",
+        body=b'data: {"choices":[{"delta":{"content":"Half a"}}]}\n\n'
+        b'data: {"choices":[{"delta":{},"finish_reason":"abort"}]}\n\ndata: [DONE]\n\n',
+        expect={"status": "failed", "cause": "cut", "text": "Half a", "retry_button": True},
+    ),
+    Case(
+        id="timed-out-midway",
+        body=b'data: {"choices":[{"delta":{"content":"Half a"}}]}\n\n'
+        b'data: {"choices":[{"delta":{},"finish_reason":"timeout"}]}\n\ndata: [DONE]\n\n',
+        expect={"status": "failed", "error": "provider_timeout", "text": "Half a"},
+    ),
+    Case(
+        id="marks-of-cohere-without-the-first",
+        body=b'data: {"choices":[{"delta":{"content":"plan<|END_THIN"}}]}\n\n'
+        b'data: {"choices":[{"delta":{"content":"KING|><|START_RESPONSE|>Answer<|END_"}}]}\n\n'
+        b'data: {"choices":[{"delta":{"content":"RESPONSE|>"},"finish_reason":"stop"}]}\n\n',
+        expect={
+            "status": "done",
+            "text": "Answer",
+            "reasoning_text": "plan",
+            "next_prompt": "Answer",
+        },
+    ),
+    Case(
+        id="only-closing-mark-of-kimi",
+        body='data: {"choices":[{"delta":{"content":"plan◁/thi"}}]}\n\n'
+        'data: {"choices":[{"delta":{"content":"nk▷Answer"},"finish_reason":"stop"}]}\n\n'.encode(),
+        expect={"status": "done", "text": "Answer", "reasoning_text": "plan"},
+    ),
+]
 CASES = [case for case in load_cases() if not ABOUT_REQUESTS & case.expect.keys()]
 
 
@@ -47,6 +91,7 @@ def outcome_of(run: Run, page: str) -> dict[str, Any]:
         "text": message.text,
         "reasoning_text": reasoning,
         "error": run.error_code,
+        "cause": run.error_cause,
         "finish": run.finish_reason,
         "input": run.prompt_tokens,
         "output": run.completion_tokens,
@@ -58,7 +103,7 @@ def outcome_of(run: Run, page: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
+@pytest.mark.parametrize("case", CASES + MORE, ids=[case.id for case in CASES + MORE])
 async def test_answer_of_provider_becomes_reply(
     case: Case, owner, conversation, settings, valkey_client
 ):

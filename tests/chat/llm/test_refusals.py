@@ -494,10 +494,20 @@ N_KEEP = (
     [
         ("Param Incorrect", {"param": CAP_OF_131072, "type": "upstream_error"}, 131_072),
         ("The value of max_tokens is invalid, must be in range [1, 4096]", {"code": "1210"}, 4096),
-        ("API 调用参数有误，请检查文档。max_tokens 最大值为 4095", {"code": "1210"}, 4095),
+        ("API 调用参数有误。max_tokens 最大值为 4095", {"code": "1210"}, 4095),
         ("`max_tokens` has to be less than 32768", {}, 32_767),
         ("The requested max_tokens (32000) is above the limit of 16384 for it.", {}, 16_384),
         ("Number of output tokens requested (9000) exceeds the limit (4096)", {}, 4096),
+        ("Requested 100000 output tokens but the maximum is 32768", {}, 32_768),
+        ("Too many output tokens requested: 9000 (max 8192)", {}, 8192),
+        ("max_tokens (8193) must be in the range 1 to 8192", {}, 8192),
+        ("maxOutputTokens must be in the range from 1 (inclusive) to 8193 (exclusive)", {}, 8192),
+        ("max_tokens limited to 4096 for free accounts", {}, 4096),
+        ("max_tokens can not be greater than 2048", {}, 2048),
+        ("Please lower max_tokens to 2048 or less", {}, 2048),
+        ("The maximum number of output tokens for this model is 2048", {}, 2048),
+        ("This model supports a maximum of 2048 output tokens", {}, 2048),
+        ("Output token limit exceeded: max 2048", {}, 2048),
         ("max_total_tokens (40000) must be less than or equal to max_seq_len (32768)", {}, None),
     ],
 )
@@ -526,6 +536,10 @@ def test_cap_in_other_words_is_lowered(message, fields, allowed):
             256,
         ),
         (error("Max Input Tokens=131072, Got=301450"), 131_072),
+        (error("Requested input length 99009 exceeds maximum input length 8192"), 8192),
+        (error("Reduce the length of the messages: it is 16429 while limit is 8192"), 8192),
+        ({"error_code": 336103, "error_msg": "Prompt tokens too long"}, 0),
+        ({"error_msg": "the max length of the current question is 20000"}, 20_000),
     ],
 )
 def test_prompt_in_other_words_is_too_long(body, window):
@@ -558,6 +572,13 @@ def test_prompt_in_other_words_is_too_long(body, window):
         (403, {"errors": [{"message": "AiError: capacity temporarily exceeded"}]}, None),
         (424, {"error": "Request failed during generation", "error_type": "generation"}, None),
         (400, error("Service temporarily unavailable"), None),
+        (403, error("Your request exceeds the max quota"), "quota"),
+        (400, error("资源包余量已用尽"), "quota"),
+        (403, error("Request had insufficient authentication scopes."), "key"),
+        (400, {"Response": {"Error": {"Code": "AuthFailure.SecretIdNotFound"}}}, "key"),
+        (0, {"message": "Too many tokens, please wait before trying again."}, None),
+        (0, error("No deployments available for the model, Try again in 60 seconds."), None),
+        (0, error("rate limit of 8,000 output tokens per minute", type="rate_limit_error"), None),
     ],
 )
 def test_refusal_in_other_words_has_its_reason(status, body, expected):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from chat.llm.decoder import ReasoningDelta, TextDelta
-from chat.llm.thoughts import TextIsReasoning, ThoughtScanner, split_thoughts
+from chat.llm.thoughts import FIRST_CHARACTERS, TextIsReasoning, ThoughtScanner, split_thoughts
+
+FIRST = set(FIRST_CHARACTERS)
 
 
 def scan(*texts: str, before: str = "") -> tuple[str, str]:
@@ -13,7 +15,9 @@ def scan(*texts: str, before: str = "") -> tuple[str, str]:
     text, thoughts = before, ""
     scanner = ThoughtScanner(is_continued=bool(before))
     for piece in [*texts, None]:  # None: the end
-        if piece is not None and (scanner.has_ended or (scanner.is_plain and "<" not in piece)):
+        if piece is not None and (
+            scanner.has_ended or (scanner.is_plain and not FIRST & set(piece))
+        ):
             text += piece  # as generation.reply does
             continue
         for found in scanner.release() if piece is None else scanner.feed(piece, text.__str__):
@@ -52,7 +56,51 @@ def scan(*texts: str, before: str = "") -> tuple[str, str]:
         ("<think>one</think>\n<think>two</think>\n\nAnswer", "Answer", "one\n\ntwo"),
         ("<think>cut in the mid", "", "cut in the mid"),
         ("<think>cut in the tag</thi", "", "cut in the tag</thi"),
+        # attributes, spaces and marks of other models
+        ("<think >plan</think >Answer", "Answer", "plan"),
+        ('<think time="3" mode="x">plan</think>\nAnswer', "Answer", "plan"),
+        ("<thinking\n>plan</thinking\n>Answer", "Answer", "plan"),
+        ("<thinkers>a</thinkers>", "<thinkers>a</thinkers>", ""),
+        (
+            "<|START_THINKING|>plan<|END_THINKING|>\n<|START_RESPONSE|>Answer<|END_RESPONSE|>",
+            "Answer",
+            "plan",
+        ),
+        ("<|START_RESPONSE|>\nAnswer\n<|END_RESPONSE|>\n", "Answer\n", ""),
+        ("<|channel>thought\nplan\n<channel|>Answer", "Answer", "plan"),
+        ("<|channel>\nplan<channel|>\nAnswer", "Answer", "plan"),
+        (
+            "<|channel|>analysis<|message|>plan<|end|><|start|>assistant"
+            "<|channel|>final<|message|>Answer<|return|>",
+            "Answer",
+            "plan",
+        ),
+        ("<|channel|>final<|message|>Answer <|return|> it<|return|>", "Answer <|return|> it", ""),
+        (
+            "<|begin_of_thought|>plan<|end_of_thought|>\n\n"
+            "<|begin_of_solution|>Answer<|end_of_solution|>",
+            "Answer",
+            "plan",
+        ),
+        ("<think>plan</think>\n<answer>\nAnswer </b></answer>", "Answer </b>", "plan"),
+        ("<answer>a</answer>", "<answer>a</answer>", ""),
+        # nested, and closed twice
+        ("<think>a<think>b</think>c</think>Answer", "Answer", "a<think>bc"),
+        ("<think><think>plan</think></think>Answer", "Answer", "<think>plan"),
+        ("<think>plan</think></think>\n\nAnswer", "Answer", "plan"),
+        ("<think>use <think> now</think>Answer", "Answer", "use <think> now"),
+        ("<think>a</think>So:\n</think>\nb", "So:\n</think>\nb", "a"),
         # without the opening tag
+        ("plan\n</think >\n\nAnswer", "Answer", "plan"),
+        ("plan\n[/THINK]Answer", "Answer", "plan"),
+        ("plan◁/think▷Answer", "Answer", "plan"),
+        ("plan<|END_THINKING|><|START_RESPONSE|>Answer<|END_RESPONSE|>", "Answer", "plan"),
+        ("1.  **Scan**\n    ...\n<channel|>Answer", "Answer", "1.  **Scan**\n    ..."),
+        (
+            "plan<|end|><|start|>assistant<|channel|>final<|message|>Answer",
+            "Answer",
+            "plan",
+        ),
         ("plan\n</think>\n\nAnswer", "Answer", "plan"),
         ("plan</think>Answer", "Answer", "plan"),
         ("plan. </think>\nAnswer", "Answer", "plan."),
