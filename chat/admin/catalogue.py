@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db.models import BooleanField, Case, Count, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
@@ -20,6 +20,7 @@ from billing.metering import pricing
 from chat.admin import discovery, provider_pages
 from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
+from chat.llm.address import malformed
 from chat.models import Assistant, LanguageModel, Provider
 from chat.models.catalogue import texts_in, validate_headers, validate_proxy
 from chat.runs.provider_health import Health, last_hour
@@ -125,8 +126,22 @@ class ProviderForm(MergedForm):
         except encryption.Undecryptable:
             self.fields["proxy_address"].help_text = LOST.format(what="proxy")
 
+    def clean_name(self) -> str:
+        name = str(self.cleaned_data["name"])
+        if not name.isprintable():
+            raise ValidationError("The name has a character that cannot be shown. Type it anew.")
+        return name
+
+    def clean_base_url(self) -> str:
+        base_url = str(self.cleaned_data["base_url"])
+        if fault := base_url and malformed(base_url):
+            raise ValidationError(fault)
+        return base_url
+
     def clean_new_key(self) -> str:
         key = str(self.cleaned_data["new_key"])
+        if key.lower().startswith("bearer "):
+            raise ValidationError("Leave out the word Bearer: it is added to each request.")
         if not re.fullmatch(r"[\x21-\x7e]*", key):
             raise ValidationError("A key has no spaces and no characters other than ASCII.")
         return key
@@ -135,6 +150,8 @@ class ProviderForm(MergedForm):
         """Return the headers; None for unchanged ones."""
         if "header_lines" not in self.changed_data:
             return None
+        if str(self.cleaned_data["header_lines"]).lstrip().startswith(("{", "[")):
+            raise ValidationError("Write lines such as X-Team: research, not JSON.")
         headers: dict[str, str] = {}
         for line in str(self.cleaned_data["header_lines"]).splitlines():
             if not line.strip():
@@ -198,7 +215,11 @@ def key_of(provider: Provider) -> str:
     if provider.is_environment:
         return f"OPENAI_API_KEY: {encryption.shown(provider.key)}"
     if provider.key_variable:
-        return f"variable {provider.key_variable}"
+        try:
+            is_set = bool(provider.key)
+        except ImproperlyConfigured as error:  # the file that it names
+            return f"variable {provider.key_variable}: {error}"
+        return f"variable {provider.key_variable}" + ("" if is_set else ", not set in this process")
     try:
         return encryption.shown(provider.key)
     except encryption.Undecryptable:

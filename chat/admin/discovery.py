@@ -129,6 +129,12 @@ class ListedForm(forms.Form):
         for name in FIGURES if known.in_force else ():
             self.fields[name].disabled = True
 
+    def clean_name(self) -> str:
+        name = str(self.cleaned_data["name"])
+        if not name.isprintable():
+            raise ValidationError("The name has a character that cannot be shown. Type it anew.")
+        return name
+
     def clean(self) -> dict[str, Any]:
         data = self.cleaned_data
         stated = [name for name in FIGURES if data.get(name) is not None]
@@ -367,6 +373,8 @@ def problem_of(request: HttpRequest, chosen: list[ListedForm], options: dict[str
     user, assistant = request.user, options["assistant"]
     if not chosen:
         return "Choose a model."
+    if added := [row.model.name for row in chosen if row.is_present]:
+        return f"Nothing was added: {', '.join(added)} was added meanwhile. Choose again."
     if len(chosen) > 1 and assistant not in ("", NEW_ASSISTANTS):
         return "An assistant has one model. Choose one, or a new assistant for each."
     if options["default"] and len(chosen) > 1:

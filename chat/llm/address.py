@@ -26,6 +26,7 @@ import httpx2
 
 from chat.llm.deadline import within
 from chat.llm.refusals import ErrorReport, read_error, refusal_of
+from chatproject.lib.hosts import has_valid_host
 
 SECONDS = 10.0
 READ_BYTES = 16 * 1024 * 1024  # of a list of models: OpenRouter's has 1 MB for 400 models
@@ -131,6 +132,8 @@ def malformed(base_url: str) -> str:
         return "The base URL must begin with https:// or http://."
     if not parts.hostname:
         return "The base URL names no host."
+    if not has_valid_host(parts):
+        return "The host of the base URL is neither a name nor an IP address. Check its spelling."
     if port == 0:
         return "The port of the base URL must be a number from 1 to 65535."
     if "?" in base_url or "#" in base_url:

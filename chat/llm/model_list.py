@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from chat.llm.address import Diagnosis, Failure, Server, diagnose, malformed
+from chat.llm.address import Diagnosis, Failure, Server, diagnose, malformed, where
 from chat.llm.connections import Row
 from chat.llm.deadline import within
 
@@ -70,9 +70,10 @@ def fetch(row: Row, seconds: float) -> tuple[list[Listed], Diagnosis]:
     """
     key, headers, proxy, base = row.key, row.headers, row.proxy, row.address.rstrip("/")
     began = time.monotonic()
+    patience = seconds - 0.5
 
     def work() -> list[Listed]:
-        with Server(base, key, proxy, headers, began + seconds) as server:
+        with Server(base, key, proxy, headers, began + patience) as server:
             found = models_in(answer(server, f"{base}/models"))
             if found and not any(one.context or one.entry for one in found):
                 # LiteLLM's proxy states sizes and prices at another route.
@@ -82,10 +83,16 @@ def fetch(row: Row, seconds: float) -> tuple[list[Listed], Diagnosis]:
 
     if not malformed(base) and re.fullmatch(r"[\x20-\x7e]*", key):
         with suppress(TimeoutError):
-            if found := within(seconds, work, name="list of models"):
+            if found := within(patience, work, name="list of models"):
                 milliseconds = round((time.monotonic() - began) * 1000)
                 return found, Diagnosis("", "", milliseconds=milliseconds)
-    left = max(1.0, seconds - (time.monotonic() - began))
+    left = seconds - (time.monotonic() - began)
+    if left < 1:
+        sentence = (
+            f"{where(base)} did not answer within {patience:g} seconds. Check host, port and firewall, and"
+            " that the server runs, or try again."
+        )
+        return [], Diagnosis("timeout", sentence)
     diagnosis = diagnose(base, key=key, proxy=proxy, headers=headers, seconds=left)
     return [], diagnosis
 

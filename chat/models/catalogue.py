@@ -15,6 +15,7 @@ from django.db import models
 from django.db.models import Q
 
 from chatproject.lib import encryption, env
+from chatproject.lib.hosts import has_valid_host
 
 HTTP_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
 HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,3998}[\x21-\x7e])?")
@@ -75,6 +76,8 @@ def _url_parts(value: str, schemes: tuple[str, ...]) -> Any:
         ) from None
     if parts.scheme not in schemes or not parts.hostname or port == 0:
         raise ValidationError(example)
+    if not has_valid_host(parts):
+        raise ValidationError("The host is neither a name nor an IP address. Check its spelling.")
     return parts
 
 

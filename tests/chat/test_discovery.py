@@ -115,7 +115,7 @@ def test_lists_of_servers_are_shown(admin_client, provider, kind):
         ("unauthorized", 0, "Incorrect API key provided"),
         ("missing", 0, "does not list its models"),
         ("empty", 0, "lists no models"),
-        ("openai", 5, "did not answer in time"),
+        ("openai", 5, "did not answer within 0.5 seconds. Check host"),
     ],
 )
 def test_servers_without_list_are_explained(
@@ -254,6 +254,15 @@ def test_wrong_choice_adds_nothing(admin_client, api, row, names, fields, words)
     assert not LanguageModel.objects.exists()
     assert not ModelPrice.objects.exists()
     assert not Assistant.objects.exists()
+
+
+def test_model_added_meanwhile_is_not_added_again(admin_client, api, row):
+    page = discovered(admin_client, api, row, OPENROUTER, UNPRICED)
+    posted = chosen(page, "openai/gpt-4o") | {"0-name": "Another name"}
+    LanguageModel.objects.create(name="First", provider_model="openai/gpt-4o", provider=row)
+    page = admin_client.post(address(row), posted)
+    assert "openai/gpt-4o was added meanwhile" in page.content.decode()
+    assert LanguageModel.objects.count() == 1
 
 
 def test_long_list_is_searched_and_paged(admin_client, api, row):

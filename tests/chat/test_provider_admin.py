@@ -134,22 +134,37 @@ def test_secrets_are_replaced_and_removed(admin_client, provider):
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("base_url", "ftp://api.example.com", "begins with http:// or https://"),
+        ("base_url", "ftp://api.example.com", "begin with https:// or http://"),
         ("base_url", "https://api.example.com:99999/v1", "port"),
         ("base_url", "https://user:pass@api.example.com/v1", "Leave out the user"),
-        ("base_url", "https://api.example.com/v1?version=2", "from the ? or # on"),
+        ("base_url", "https://api.example.com/v1?version=2", "before the ? or #"),
         ("base_url", "https://api.example.com/v1/chat/completions", "/chat/completions"),
         ("base_url", "https://api.exämple.com/v1", "character"),
+        ("base_url", "https://api.example.com/v1/models", "ends with /models"),
+        ("base_url", "'https://api.example.com/v1'", "quotes or spaces around it"),
+        ("base_url", "https://api..example.com/v1", "neither a name nor an IP address"),
+        ("base_url", f"https://{'a' * 64}.example.com/v1", "neither a name nor an IP address"),
+        ("base_url", "http://2130706433/v1", "neither a name nor an IP address"),
+        ("base_url", "http://[v1.a]/v1", "neither a name nor an IP address"),
+        ("base_url", "http://host,other/v1", "neither a name nor an IP address"),
+        ("name", "Sec\nond", "cannot be shown"),
+        ("name", "x" * 101, "at most 100"),
         ("base_url", "", "OPENAI_API_KEY"),
         ("new_key", "two words", "no spaces"),
+        ("new_key", "two\nlines", "no spaces"),
+        ("new_key", "Bearer sk-1", "Leave out the word Bearer"),
+        ("new_key", "k" * 4_001, "at most 4000"),
         ("key_variable", "SECRET_KEY", "ends in _API_KEY"),
         ("header_lines", "no colon", "Name: value"),
+        ("header_lines", '{"X-Team": "research"}', "not JSON"),
         ("header_lines", "Bad name: x", "not the name of a header"),
         ("header_lines", "X-Ok: ünicode", "ASCII"),
         ("header_lines", "Content-Length: 5", "by each request itself"),
         ("header_lines", "X-Other: …abcd", "Write the value of X-Other"),
         ("proxy_address", "socks5://proxy:1", "begins with http:// or https://"),
         ("proxy_address", "http://parley:…@other:1", "password again"),
+        ("proxy_address", "proxy:3128", "begins with http:// or https://"),
+        ("proxy_address", "http://a..b:3128", "neither a name nor an IP address"),
         ("concurrency", "0", "greater than or equal to 1"),
         ("first_byte_seconds", "0", "greater than or equal to 1"),
     ],
@@ -162,6 +177,24 @@ def test_wrong_value_is_refused_with_words(admin_client, provider, field, value,
     assert words in errors, errors
     unchanged = Provider.objects.get()
     assert (unchanged.key, unchanged.headers) == (KEY, provider.headers)
+
+
+def test_unset_variable_of_key_is_named(admin_client, provider, monkeypatch):
+    Provider.objects.update(key_variable="SECOND_API_KEY", encrypted_key="")
+    monkeypatch.delenv("SECOND_API_KEY", raising=False)
+    changelist = reverse("admin:chat_provider_changelist")
+    unset = "variable SECOND_API_KEY, not set in this process"
+    assert unset in admin_client.get(changelist).content.decode()
+    monkeypatch.setenv("SECOND_API_KEY", "sk-second")
+    page = admin_client.get(changelist).content.decode()
+    assert "variable SECOND_API_KEY" in page
+    assert unset not in page
+    monkeypatch.delenv("SECOND_API_KEY")
+    monkeypatch.setenv("SECOND_API_KEY_FILE", "/nowhere/key")
+    assert (
+        "SECOND_API_KEY_FILE: the file cannot be read"
+        in admin_client.get(changelist).content.decode()
+    )
 
 
 def test_undecryptable_secrets_are_reported_and_entered_again(admin_client, provider, settings):

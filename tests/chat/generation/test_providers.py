@@ -67,6 +67,26 @@ async def test_changed_row_holds_for_the_next_run(owner, second, provider, other
     assert len(other.requests) == 1
 
 
+async def test_deleted_provider_finishes_its_reply(owner, assistant, second, other):
+    """Staff switch a provider off, give its model to another and delete it while it streams."""
+    text = "[[tokens=4 rate=0 hold=2 key=held]]"
+    (run,) = await db.run(send_many, owner, second, 1, text)
+    generating = asyncio.create_task(generate.run(run.pk, 1))
+    await asyncio.to_thread(other.wait, held=1)
+
+    def delete() -> None:
+        Provider.objects.update(enabled=False)
+        LanguageModel.objects.filter(provider__name="Second").update(provider=None, name="Moved")
+        Provider.objects.get().delete()
+
+    await db.run(delete)
+    await asyncio.to_thread(other.release, "held")
+    await asyncio.wait_for(generating, 10)
+    ended = await db.run(fresh, run.pk)
+    assert (ended.status, ended.message.text) == ("done", reply_text(4, text))
+    assert (ended.provider_id, ended.cost > 0) == (None, True)
+
+
 async def test_model_without_provider_is_the_environments(owner, assistant, provider):
     """As the previous release inserts it, during a rolling upgrade."""
     environment = await db.run(lambda: Provider.objects.create(name="Environment"))
