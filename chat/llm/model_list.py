@@ -73,7 +73,8 @@ def fetch(row: Row, seconds: float) -> tuple[list[Listed], Diagnosis]:
     patience = seconds - 0.5
 
     def work() -> list[Listed]:
-        with Server(base, key, proxy, headers, began + patience) as server:
+        # Earlier than the limit, so that a silent second route costs no list.
+        with Server(base, key, proxy, headers, began + patience - 0.5) as server:
             found = models_in(answer(server, f"{base}/models"))
             if found and not any(one.context or one.entry for one in found):
                 # LiteLLM's proxy states sizes and prices at another route.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import threading
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -18,7 +19,7 @@ from chat.admin import discovery
 from chat.conversations import lifecycle
 from chat.models import Assistant, LanguageModel, Provider
 from tests.chat.llm.test_model_list import OPENROUTER
-from tests.support.provider_api import Api, api, row
+from tests.support.provider_api import Answer, Api, api, row
 
 __all__ = ["api", "row"]
 
@@ -311,6 +312,22 @@ def test_sizes_of_litellm_proxy_are_read(admin_client, api, row):
     (form,) = page.context["rows"]
     assert form.initial["context_tokens"] == 200_000
     assert form.initial["out_per_m"] == 1_500_000_000
+
+
+def test_silent_second_route_costs_no_list(admin_client, api, row, monkeypatch):
+    monkeypatch.setattr(discovery, "SECONDS", 2.5)
+    waiting = threading.Event()
+    given = api.answer
+
+    def answer(route: str, body: bytes) -> Answer:
+        if route == "GET /v1/model/info":
+            waiting.wait(5)
+        return given(route, body)
+
+    api.answer = answer
+    page = discovered(admin_client, api, row, {"id": "small"})
+    waiting.set()
+    assert [form.model.name for form in page.context["rows"]] == ["small"]
 
 
 def test_wrong_address_is_reported_with_suggestion(admin_client, api, row):

@@ -52,24 +52,26 @@ def test_new_provider_answers_after_one_walk(site: Site, browser: Browser, email
     )
     assert browser.texts(".provider-mark") == ["added"]
 
-    browser.open("/")
-    browser.send("[[tokens=5 rate=0]] Hello")
-    browser.wait_for_status("done")
-    assert site.provider.requests[-1]["model"] == "openai/gpt-4o"
-    sent = site.provider.headers[-1]
-    assert (sent["Authorization"], sent["X-Team"]) == (f"Bearer {KEY}", "research")
-    [(run,)] = site.rows("SELECT id FROM chat_run WHERE conversation_id = %s", browser.conversation)
-    browser.open(f"/admin/chat/run/{run}/change/")
-    browser.wait_for_text(".field-provider", "Second")
-    browser.wait_for_text(".field-model", "OpenAI: GPT-4o")
-
-    site.execute("UPDATE chat_assistant SET enabled = false WHERE name = 'OpenAI: GPT-4o'")
-    site.execute(
-        "UPDATE chat_languagemodel SET fallback_id = spare.id FROM chat_languagemodel spare"
-        " WHERE spare.name = 'OpenAI: GPT-4o' AND chat_languagemodel.provider_model = %s",
-        first,
-    )
     try:
+        browser.open("/")
+        browser.send("[[tokens=5 rate=0]] Hello")
+        browser.wait_for_status("done")
+        assert site.provider.requests[-1]["model"] == "openai/gpt-4o"
+        sent = site.provider.headers[-1]
+        assert (sent["Authorization"], sent["X-Team"]) == (f"Bearer {KEY}", "research")
+        [(run,)] = site.rows(
+            "SELECT id FROM chat_run WHERE conversation_id = %s", browser.conversation
+        )
+        browser.open(f"/admin/chat/run/{run}/change/")
+        browser.wait_for_text(".field-provider", "Second")
+        browser.wait_for_text(".field-model", "OpenAI: GPT-4o")
+
+        site.execute("UPDATE chat_assistant SET enabled = false WHERE name = 'OpenAI: GPT-4o'")
+        site.execute(
+            "UPDATE chat_languagemodel SET fallback_id = spare.id FROM chat_languagemodel spare"
+            " WHERE spare.name = 'OpenAI: GPT-4o' AND chat_languagemodel.provider_model = %s",
+            first,
+        )
         browser.open("/")
         browser.send(f"[[tokens=5 rate=0 status=401 only={first}]] Hello")
         browser.wait_for_status("done")
@@ -77,6 +79,7 @@ def test_new_provider_answers_after_one_walk(site: Site, browser: Browser, email
         assert browser.complaints == []
     finally:
         site.execute("UPDATE chat_languagemodel SET fallback_id = NULL")
+        site.execute("UPDATE chat_assistant SET enabled = (name <> 'OpenAI: GPT-4o')")
 
 
 def test_busy_provider_shows_the_position(site: Site, browser: Browser):
