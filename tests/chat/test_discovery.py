@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import threading
+from collections.abc import Callable
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -317,7 +318,7 @@ def test_sizes_of_litellm_proxy_are_read(admin_client, api, row):
 def test_silent_second_route_costs_no_list(admin_client, api, row, monkeypatch):
     monkeypatch.setattr(discovery, "SECONDS", 2.5)
     waiting = threading.Event()
-    given = api.answer
+    given: Callable[[str, bytes], Answer] = api.answer
 
     def answer(route: str, body: bytes) -> Answer:
         if route == "GET /v1/model/info":
