@@ -79,6 +79,12 @@ class RunRegenerate(ClientAction, frozen=True, tag="run.regenerate", kw_only=Tru
     message: UUID
 
 
+class RunContinue(ClientAction, frozen=True, tag="run.continue", kw_only=True):
+    """A reply that goes on where the reply `message` reached its length limit, which is kept as a branch."""
+
+    message: UUID
+
+
 class MessageEdit(ClientAction, frozen=True, tag="message.edit", kw_only=True):
     """Another text in place of the user's own `message`, which is kept as a branch."""
 
@@ -122,7 +128,16 @@ class Ping(ClientEvent, frozen=True, tag="ping"):
 
 CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
     str(event.__struct_config__.tag): event
-    for event in (ChatSend, RunRegenerate, MessageEdit, BranchSelect, RunStop, Resume, Ping)
+    for event in (
+        ChatSend,
+        RunRegenerate,
+        RunContinue,
+        MessageEdit,
+        BranchSelect,
+        RunStop,
+        Resume,
+        Ping,
+    )
 }
 
 
@@ -298,9 +313,10 @@ class RunStarted(RunEvent, frozen=True, tag="run.started"):
 
 
 class RunRestarted(RunEvent, frozen=True, tag="run.restarted", kw_only=True):
-    """Another worker has claimed the run: the reply so far is exactly `text`, its reasoning `reasoning`.
+    """A worker has claimed the run: the reply so far is exactly `text`, its reasoning `reasoning`.
 
-    A model that can continue goes on from them; for any other they are empty, and it begins again.
+    It is another worker, or the run continues another reply (`run.continue`). After a lost attempt a
+    model that can continue goes on from them; for any other they are empty, and it begins again.
     """
 
     text: str = ""

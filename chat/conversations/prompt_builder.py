@@ -31,6 +31,12 @@ FIRST_CHUNK = f"""
 
 SMALLEST_REPLY = 16  # tokens
 
+# For a model that continues a reply only when it is asked to.
+GO_ON = (
+    "Your last message was cut off. Continue it exactly where it stopped, in the middle of a word if"
+    " need be. Do not repeat any of it, and do not comment on the interruption."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -63,7 +69,8 @@ def build(run: Run, *, within: int | None = None) -> Prompt:
         budget = min(budget, within)
     turns: list[dict[str, str]] = []
     system = run.assistant.system_prompt.strip()
-    used = sum(count_tokens(text) for text in (system, run.prefix) if text)
+    asking = GO_ON if run.prefix and not continues(run) else ""
+    used = sum(count_tokens(text) for text in (system, run.prefix, asking) if text)
     for role, text in _turns(run):
         cost = count_tokens(text)
         if turns and used + cost > budget:
@@ -80,9 +87,11 @@ def build(run: Run, *, within: int | None = None) -> Prompt:
     free = model.context_tokens - used
     cap = min(longest_reply, run.max_tokens or longest_reply)
     if run.prefix:
-        # The model continues this text, which counts against the cap.
+        # The model continues this text; the part that this run has made counts against the cap.
         turns.append({"role": "assistant", "content": run.prefix})
-        cap = max(SMALLEST_REPLY, cap - typical_tokens(run.prefix))
+        cap = max(SMALLEST_REPLY, cap - typical_tokens(run.prefix[run.continued :]))
+        if asking:
+            turns.append({"role": "user", "content": asking})
     texts = [turn["content"] for turn in turns]
     upper_bound = TEMPLATE_TOKENS + sum(map(token_upper_bound, texts))
     if run.prefix and run.price is not None and run.most:
@@ -99,6 +108,11 @@ def build(run: Run, *, within: int | None = None) -> Prompt:
         size=used,
         is_single=is_single,
     )
+
+
+def continues(run: Run) -> bool:
+    """Return whether the model of a run continues a partial reply at the end of its prompt."""
+    return bool(run.model.continuation) and Quirks.of(run.model.quirks).continues
 
 
 def _turns(run: Run) -> Iterator[tuple[str, str]]:

@@ -157,7 +157,7 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
             run: Run
             run, run.assistant, run.model, run.provider, run.newest = claimed
             run.place = place.pk if place else None
-            if run.prefix and not Quirks.of(run.model.quirks).continues:
+            if run.prefix and not run.continued and not Quirks.of(run.model.quirks).continues:
                 drop_prefix(run)
             return run
         found = Run.objects.filter(pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1)
@@ -228,7 +228,7 @@ RETURNING {prepared.columns(Run, "run")}, {prepared.columns(Assistant, "assistan
 async def _generate_and_finish(
     work: Run, prompt: Prompt | None, ticker: Ticker, writer: RunWriter
 ) -> Run | None:
-    reply = Reply(work.prompt_estimate, work.prefix, work.prefix_reasoning)
+    reply = Reply(work.prompt_estimate, work.prefix, work.prefix_reasoning, work.continued)
     try:
         outcome = await _generate(work, prompt, writer, reply)
     except asyncio.CancelledError as cancelled:
@@ -383,10 +383,14 @@ async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
         except (ProviderRefused, ProviderReported) as error:
             if reply.first_token_at is not None:
                 raise
-            if work.prefix and refuses_continuation(error):
+            if work.prefix and prompt_builder.continues(work) and refuses_continuation(error):
                 note_learned(error.learned | {CONTINUATION: LEFT_OUT})
-                await _with_patience(drop_prefix, work)
-                reply.drop_prefix(writer)
+                if work.continued:  # then it is asked to
+                    now = timezone.now().isoformat(timespec="seconds")
+                    work.model.quirks |= {CONTINUATION: quirks.entry(LEFT_OUT, now)}
+                else:
+                    await _with_patience(drop_prefix, work)
+                    reply.drop_prefix(writer)
                 prompt = None
                 continue
             shrink = next(shrinks, None)
@@ -463,9 +467,10 @@ def completion_request(
     """
     messages: list[dict[str, Any]] = [*prompt.messages]
     extra: dict[str, Any] = {}
-    if run.prefix and run.model.continuation == Continuation.PREFIX:
+    is_continued = run.prefix and prompt_builder.continues(run)
+    if is_continued and run.model.continuation == Continuation.PREFIX:
         messages[-1] = {**messages[-1], "prefix": True}
-    elif run.prefix and run.model.continuation == Continuation.VLLM:
+    elif is_continued and run.model.continuation == Continuation.VLLM:
         extra = {"continue_final_message": True, "add_generation_prompt": False}
     return CompletionRequest(
         model=run.model.provider_model,

@@ -27,7 +27,8 @@ class ReplyTooLong(Exception):
 class Reply:
     """The output of an attempt so far, and the tokens of its prompt as estimated here.
 
-    The attempt continues `prefix` and `prefix_reasoning`, the output of earlier ones. `is_accepted`
+    The attempt continues `prefix` and `prefix_reasoning`, the output of earlier ones, of which the
+    first `continued` characters are another reply's. `is_accepted`
     while the provider works on its request (llm.provider.Provider.stream). `learned` are quirks of the
     server that its requests have shown, by the id of the model (llm/quirks.py).
     """
@@ -35,6 +36,7 @@ class Reply:
     prompt_tokens: int
     prefix: str = ""
     prefix_reasoning: str = ""
+    continued: int = 0
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     characters: int = 0
@@ -49,7 +51,11 @@ class Reply:
     has_tags: bool = False  # the reasoning came in tags, with white space around it
 
     def __post_init__(self) -> None:
-        self.scanner = ThoughtScanner(is_continued=bool(self.prefix))
+        self.scanner = self._new_scanner()
+
+    def _new_scanner(self) -> ThoughtScanner:
+        # A model that continues another reply may think first.
+        return ThoughtScanner(is_continued=len(self.prefix) > self.continued)
 
     def add(self, event: Event, writer: RunWriter) -> None:
         """Add an event of the provider, and pass text on to the writer. Raises ReplyTooLong."""
@@ -123,27 +129,30 @@ class Reply:
         """Make all text so far a part of the reasoning."""
         if not self.whole_text():
             return
-        self.prefix_reasoning, self.prefix = self.prefix_reasoning + self.prefix, ""
+        kept, own = self.prefix[: self.continued], self.prefix[self.continued :]
+        self.prefix_reasoning, self.prefix = self.prefix_reasoning + own, kept
         self.reasoning, self.text = self.reasoning + self.text, []
         self.reported = 0, sum(self.reported)
         self.has_tags = True
-        writer.replace("", self.whole_reasoning())
+        writer.replace(kept, self.whole_reasoning())
 
     def begin_again(self) -> None:
         """Forget what a provider reported before its first token: another model is asked."""
         self.usage, self.reported, self.finish_reason = None, (0, 0), ""
-        self.scanner = ThoughtScanner(is_continued=bool(self.prefix))
+        self.scanner = self._new_scanner()
 
     def finished(self) -> finish.Outcome:
         """Return the run's end after the provider has finished: a reply needs a text, or a reason."""
         self.is_whole = True
-        if self.whole_text().strip() or self.finish_reason == "length":
+        if self.whole_text()[self.continued :].strip() or self.finish_reason == "length":
             return self.outcome(Run.Status.DONE)
         if self.finish_reason == "content_filter":
             return self.outcome(
                 Run.Status.FAILED, code="provider_error", message=errors.FILTERED, cause="content"
             )
         message = errors.ONLY_THOUGHTS if self.whole_reasoning() else ""
+        if self.continued:
+            message = errors.NOTHING_ADDED
         return self.outcome(Run.Status.FAILED, code="empty_reply", message=message)
 
     def outcome(
@@ -170,7 +179,7 @@ class Reply:
     def whole_reasoning(self) -> str:
         """Return the reasoning with its prefix."""
         reasoning = self.prefix_reasoning + "".join(self.reasoning)
-        return reasoning.strip() if self.has_tags else reasoning
+        return reasoning.strip() if self.has_tags or self.continued else reasoning
 
     def present_usage(self) -> protocol.Usage | None:
         """Return the usage of this attempt so far; None if the provider accepted no request.

@@ -166,9 +166,9 @@ def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
 def _end(lost: handover.LostAttempt, *, is_stopped: bool) -> None:
     """End a run whose worker died, with the text that its log holds."""
     run_id, attempt = lost.run_id, lost.attempt
-    run = Run.objects.only("user_id", "prompt_estimate", "prefix", "prefix_reasoning").get(
-        pk=run_id
-    )
+    run = Run.objects.only(
+        "user_id", "prompt_estimate", "prefix", "prefix_reasoning", "continued"
+    ).get(pk=run_id)
     # A log that Redis lost does not even have the prefix that the attempt began from.
     text = lost.text or run.prefix
     reasoning = lost.reasoning or run.prefix_reasoning

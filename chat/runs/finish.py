@@ -164,6 +164,9 @@ def _end(
     run: Run
     run, run.price, siblings = row
     now = timezone.now()
+    if run.continued and not outcome.text[run.continued :].strip():
+        # Without a word of its own it is an empty reply: the one that it was to continue stays shown.
+        outcome, html = replace(outcome, text="", reasoning=""), ""
     if outcome.status == Run.Status.STOPPED and run.error_code == Run.STOPPED_BY_STAFF:
         outcome = replace(outcome, code=run.error_code, is_users_stop=False)
     run.message = _store_message(run, outcome, html)

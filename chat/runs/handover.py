@@ -67,7 +67,8 @@ def _hand_over(lost: Mapping[UUID, LostAttempt]) -> list[Run]:
         # stays.
         model = run.answered_by or run.model
         continues = model.continuation and Quirks.of(model.quirks).continues
-        if continues and lost[run.pk].text:
+        # Any model continues by being asked to, but would then not begin a reply of its own.
+        if (continues or run.continued) and lost[run.pk].text:
             run.prefix, run.prefix_reasoning = lost[run.pk].text, lost[run.pk].reasoning
     Run.objects.bulk_update(
         runs, ["status", "prefix", "prefix_reasoning", "model_snapshot", *USAGE]
@@ -122,5 +123,6 @@ def usage_of_attempt(run: Run, lost: LostAttempt) -> protocol.Usage | None:
         reasoning = reasoning.removeprefix(run.prefix)
     if not (text or reasoning or lost.is_accepted):
         return None
-    prompt_tokens = run.prompt_estimate + typical_tokens(run.prefix)
+    # The text of another reply that it continues is part of the estimate.
+    prompt_tokens = run.prompt_estimate + typical_tokens(run.prefix[run.continued :])
     return finish.counted_usage(prompt_tokens, text, reasoning)

@@ -86,7 +86,7 @@ class Ticker:
     ) -> RunWriter:
         """Begin to write the events of an attempt that was claimed `age` seconds ago.
 
-        A later attempt continues `text` and `reasoning`. The lease is written with the first
+        The attempt continues `text` and `reasoning`. The lease is written with the first
         events; until then the sweeper treats a claim as a lease that began with it.
         """
         if run_id in self._writers:

@@ -102,9 +102,9 @@ class RunWriter:
         return bool(self._pending) or not is_written or self.is_accepted != self.stored_acceptance
 
     def start(self, text: str, reasoning: str) -> None:
-        """Add the attempt's first event; a later attempt's carries the reply that it continues."""
+        """Add the attempt's first event, which carries the reply that the attempt continues."""
         common: dict[str, Any] = {"run": self.run_id, "attempt": self.attempt, "seq": self.next_seq}
-        if self.attempt == 1:
+        if self.attempt == 1 and not text:
             self.append(protocol.RunStarted(**common))
         else:
             self.append(protocol.RunRestarted(**common, text=text, reasoning=reasoning))

@@ -205,6 +205,13 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     message_id=event.message,
                     client_id=event.client_id,
                 )
+            case protocol.RunContinue():
+                started = await self._call(
+                    event,
+                    start.continue_reply,
+                    message_id=event.message,
+                    client_id=event.client_id,
+                )
             case protocol.MessageEdit():
                 started = await self._call(
                     event,

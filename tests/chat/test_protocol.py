@@ -23,6 +23,7 @@ REPEAT: dict[str, Any] = {"client_id": "a", "message": RUN}
         ("chat.send", SEND | {"conversation": RUN}, protocol.ChatSend(**SEND, conversation=RUN)),
         ("chat.send", SEND | {"parent": RUN}, protocol.ChatSend(**SEND, parent=RUN)),
         ("run.regenerate", REPEAT, protocol.RunRegenerate(client_id="a", message=RUN)),
+        ("run.continue", REPEAT, protocol.RunContinue(client_id="a", message=RUN)),
         ("message.edit", REPEAT | {"text": "x"}, protocol.MessageEdit(**REPEAT, text="x")),
         ("branch.select", {"message": RUN}, protocol.BranchSelect(message=RUN)),
         ("run.stop", {"run": RUN}, protocol.RunStop(run=RUN)),

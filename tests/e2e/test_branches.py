@@ -111,6 +111,31 @@ def test_branch_is_left_during_its_reply(site: Site, browser: Browser, email: st
     browser.wait_for_text(PLACE, "1 / 2")
 
 
+def test_reply_at_its_limit_is_continued(site: Site, browser: Browser):
+    browser.ask("[[tokens=30 rate=0 finish=length]] Tell me")
+    text = browser.reply
+    browser.click("[data-continue]")
+    # The text so far stays in sight, and grows.
+    wait_until(lambda: browser.status == "pending", "the new reply")
+    assert browser.reply.split()[:5] == text.split()[:5]
+    browser.wait_for_text(PLACE, "2 / 2")
+    browser.wait_for_status("done")
+    assert browser.reply.startswith(text)
+    assert len(browser.reply) > len(text)
+    assert not browser.shown("[data-continue]")
+    browser.click(".branches button")
+    wait_until(lambda: browser.reply == text, "the old reply")
+    # Refused: the old reply stays, and the reason is shown.
+    site.execute("UPDATE billing_account SET status = 'frozen'")
+    try:
+        browser.click("[data-continue]")
+        browser.wait_for_text("[data-error-text]", "frozen")
+    finally:
+        site.execute("UPDATE billing_account SET status = 'active'")
+    assert browser.reply == text
+    assert browser.complaints == []
+
+
 def test_branches_work_without_script(open_browser: Callable[..., Browser], email: str):
     browser = open_browser(PHONE, scripting=False)
     browser.sign_up(email)
@@ -125,3 +150,10 @@ def test_branches_work_without_script(open_browser: Callable[..., Browser], emai
     browser.wait_for_text(PLACE, "1 / 2")
     assert browser.find(".reply").get_attribute("data-id") == first
     assert browser.path.endswith(f"#m-{first}")
+    browser.write("[[tokens=10 rate=0 finish=length]] Two")
+    browser.click("[data-send-button]")
+    browser.wait_for_text(".message:nth-last-child(2) .own-text", "Two")
+    browser.wait_for_status("done")
+    browser.click("[data-continue]")
+    browser.wait_for_text(".reply:last-child .branch-place", "2 / 2")
+    browser.wait_for_status("done")

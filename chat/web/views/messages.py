@@ -83,6 +83,20 @@ def edit(request: Request, message_id: UUID) -> HttpResponse:
     return started_response(request, started)
 
 
+def continue_reply(request: Request, message_id: UUID) -> HttpResponse:
+    """Ask for the rest of a reply that reached its length limit."""
+    reply = access.message(request.user, message_id)
+    try:
+        started = start.continue_reply(
+            user=request.user,
+            message_id=message_id,
+            client_id=request.POST.get("client_id") or new_client_id(),
+        )
+    except ChatError as error:
+        return refused_page(request, error, reply.conversation_id)
+    return started_response(request, started)
+
+
 def select_branch(request: Request, message_id: UUID) -> HttpResponse:
     """Show the branch of a message."""
     selected = branches.select(user=request.user, message_id=message_id)
@@ -92,7 +106,7 @@ def select_branch(request: Request, message_id: UUID) -> HttpResponse:
 
 # The buttons below messages belong to one form, since a page has hundreds: each names its action, and has
 # the message as its value.
-ACTIONS = {"regenerate": regenerate, "branch": select_branch}
+ACTIONS = {"regenerate": regenerate, "continue": continue_reply, "branch": select_branch}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -32,7 +32,7 @@ export class ChatApp extends HTMLElement {
   #isStale = false;
   #delayedRun = null; // id of the followed run whose events the server cannot send yet
   #branch = null; // the leaf of the branch that is being fetched
-  #refusedKeys = new Map(); // of replies: the client_id of a regeneration that was refused
+  #refusedKeys = new Map(); // of frames about replies: the client_id of one that was refused
 
   connectedCallback() {
     this.#outbox = new Outbox(this.#storage);
@@ -172,18 +172,20 @@ export class ChatApp extends HTMLElement {
   /** Forms whose button names the action. Without a connection the browser submits them. */
   #submitted(event) {
     const button = event.submitter;
-    if (button?.dataset.regenerate) this.#regenerate(event, button.dataset.regenerate);
+    if (button?.dataset.regenerate) this.#again(event, "run.regenerate", button.dataset.regenerate);
+    else if (button?.dataset.continue) this.#again(event, "run.continue", button.dataset.continue);
     else if (button?.name === "branch") this.#chooseBranch(event, button);
     else if (button?.dataset.stop) this.#stop(event, button);
     else if (event.target.matches("[data-prompts]")) this.#prompt(event, button.value);
   }
 
-  #regenerate(event, message) {
+  /** Ask for another reply, or for the rest of one. */
+  #again(event, type, message) {
     // Refused by mistake (see ChatComposer.refused), it has been accepted: the same key has one effect.
-    const clientId = this.#refusedKeys.get(message) ?? newClientId();
-    const frame = { type: "run.regenerate", client_id: clientId, message };
+    const clientId = this.#refusedKeys.get(`${type} ${message}`) ?? newClientId();
+    const frame = { type, client_id: clientId, message };
     if (!this.#dispatch(frame)) return;
-    this.#refusedKeys.delete(message);
+    this.#refusedKeys.delete(`${type} ${message}`);
     event.preventDefault();
     this.#composer.showError("");
   }
@@ -224,8 +226,8 @@ export class ChatApp extends HTMLElement {
 
   /** Put the text of a frame that was not accepted back where it was typed. */
   #returnToDraft(frame) {
-    if (frame.type === "run.regenerate") {
-      this.#refusedKeys.set(frame.message, frame.client_id);
+    if (frame.type === "run.regenerate" || frame.type === "run.continue") {
+      this.#refusedKeys.set(`${frame.type} ${frame.message}`, frame.client_id);
     } else if (frame.type === "message.edit") {
       new Draft(this.#storage, `edit:${frame.message}`).text = frame.text;
       if (this.#composer?.dataset.edit === frame.message) this.#composer.refused(frame);
@@ -372,7 +374,7 @@ export class ChatApp extends HTMLElement {
     const frame = event.ref ? this.#outbox.remove(event.ref) : undefined;
     if (frame !== undefined) {
       this.#returnToDraft(frame);
-      const retryAfter = frame.type === "run.regenerate" ? null : event.retry_after;
+      const retryAfter = frame.text === undefined ? null : event.retry_after;
       this.#showError(event.message, { lacksCredits, retryAfter });
       if (event.code === "not_found") this.#catchUp(); // the chat was probably deleted
       return;

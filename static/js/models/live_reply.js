@@ -28,7 +28,7 @@ export class LiveReply {
     this.#fire = fire;
     if (element === null) return;
     this.#writer = new StreamWriter(
-      element.querySelector(".stream"),
+      element.querySelector(".stream:not([data-continued])"),
       element.querySelector(".reasoning-text"),
     );
   }
@@ -147,6 +147,7 @@ export class LiveReply {
     const reply = this.#element;
     if (reply === null) return;
     this.#endWait();
+    reply.querySelector("[data-continued]")?.remove(); // `text` begins with it
     const wasCleared = this.#writer.replaceWith(text, reasoning);
     if (wasCleared && text === "") {
       const note = reply.querySelector("[data-restarted]");
