@@ -64,7 +64,8 @@ def test_restored_backup_is_whole(
     dump = tmp_path / "parley.dump"
 
     postgres("pg_dump", "--format", "custom", "--file", str(dump), database_url())
-    postgres("pg_restore", "--no-owner", "--dbname", empty_database, str(dump))
+    options = ("--exit-on-error", "--no-owner")
+    postgres("pg_restore", *options, "--dbname", empty_database, str(dump))
 
     manage(empty_database, "migrate", "--check")
     assert manage(empty_database, "check_ledger") == "The ledger is consistent.\n"
