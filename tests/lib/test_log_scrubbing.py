@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import logging.config
+import time
 from copy import deepcopy
 from typing import Any
 
@@ -87,12 +88,50 @@ def test_secrets_are_scrubbed_from_text(text):
         ('CONTEXT:  JSON data, line 1: {"text": "my s3cr3t ...', "JSON data, line 1: [row]"),
         ('invalid input syntax for type uuid: "my s3cr3t"\nLINE 1', "type uuid: [row]\nLINE 1"),
         ("CONTEXT:  unnamed portal parameter $2 = 'my s3cr3t'", "parameter $2 = '[row]"),
+        ("DETAIL:  Failing row contains (1, my\n s3cr3t).\nNext", "contains ([row]\nNext"),
+        ('invalid input value for enum mood: "my s3cr3t"', "enum mood: [row]"),
+        ('DETAIL:  Token "s3cr3t" is invalid.', "Token [row]"),
+        ("authorization: Token s3cr3t-of-a-client", "Token [key]"),
+        ("[(b'x-api-key', b's3cr3t'), (b'a', b'b')]", "b'x-api-key', b'[key]'"),
+        ("{'password': 's3cr3t of three words', 'a': 1}", "{'password': '[key]', 'a': 1}"),
+        (
+            "new_password1=s3cr3t&client_secret=s3cr3t&a=1",
+            "new_password1=[key]&client_secret=[key]",
+        ),
+        ("access_token: s3cr3t, SECRET_KEY=s3cr3t", "access_token: [key], SECRET_KEY=[key]"),
+        ("Not Found: /x%3Fpassword%3Ds3cr3t", "[key]"),
+        ("Not Found: /pass%77ord=s3cr3t", "[key]"),
+        ("Stripe-Signature: t=1,v1=s3cr3t", "[key]"),
+        ("invalid key gsk_s3cr3t12345", "[key]"),
+        ("invalid key AIzaSyA-s3cr3t12345678901234", "[key]"),
     ],
 )
 def test_quoted_secrets_and_rows_are_scrubbed(text, mark):
     assert "s3cr3t" not in scrub(text)
     assert mark in scrub(text)
     assert scrub(scrub(text)) == scrub(text)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "Key (a)=(",
+        "Key (",
+        "Failing row contains (\n",
+        "invalid input syntax for type ",
+        "reset/key/ ",
+    ],
+)
+def test_hostile_text_is_scrubbed_in_time(part):
+    """Clients choose parts of log lines, such as the path of a page that is not found."""
+    begun = time.perf_counter()
+    scrubbed = scrub(part * (1_000_000 // len(part)))
+    assert time.perf_counter() - begun < 2
+    assert len(scrubbed) < 100_000
+
+
+def test_control_characters_are_escaped():
+    assert scrub("a\x1b[2Kb\rc\x9bd\ud800\n\te") == "a\\x1b[2Kb\\rc\\x9bd\\ud800\n\te"
 
 
 def test_secrets_of_the_settings_are_scrubbed_anywhere(settings):
@@ -114,6 +153,7 @@ def test_secrets_of_the_settings_are_scrubbed_anywhere(settings):
         "the basic rules; a bearer of news; risk-free task_123456789",
         "mail 7, attempt 1 of 12 failed",
         "listening on http://127.0.0.1:8000",
+        "run_ended input_tokens=5 first_token_seconds=0.2 code=key",
     ],
 )
 def test_ids_and_words_are_kept(text):
