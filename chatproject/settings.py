@@ -205,7 +205,12 @@ WORKER_DRAIN_SECONDS = env.integer("WORKER_DRAIN_SECONDS", 25)
 
 # --- The model provider -----------------------------------------------------------------------
 
-OPENAI_BASE_URL = env.url("OPENAI_BASE_URL", "https://api.openai.com/v1")
+# Set and empty it is refused (chatproject.checks): keys and prompts would be sent to OpenAI.
+OPENAI_BASE_URL = (
+    ""
+    if env.is_empty("OPENAI_BASE_URL")
+    else env.url("OPENAI_BASE_URL", "https://api.openai.com/v1")
+)
 OPENAI_API_KEY = env.key("OPENAI_API_KEY")
 DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini", most=100)
 # Micro-credits per million tokens: input, cached input, output.
@@ -231,11 +236,7 @@ STAFF_DAILY_CREDITS = int(env.decimal("STAFF_DAILY_CREDITS", "0") * 1_000_000)
 # Micro-credits above which a gift must be confirmed; 0: none must.
 STAFF_CONFIRM_CREDITS = int(env.decimal("STAFF_CONFIRM_CREDITS", "10000") * 1_000_000)
 # A file in the format of LiteLLM's list, for the discovery of models; empty: no list.
-PRICE_LIST = env.text("PRICE_LIST")
-if PRICE_LIST and not Path(PRICE_LIST).is_file():
-    raise ImproperlyConfigured(
-        f"PRICE_LIST={PRICE_LIST}: there is no such file. Write the path of a price list, or nothing."
-    )
+PRICE_LIST = env.file("PRICE_LIST")
 CREDIT_USD = env.decimal("CREDIT_USD", "0.01", above=0)  # value of a credit, to import prices
 
 # --- Payment providers: each is enabled by its key, see docs/payments.md -----------------------

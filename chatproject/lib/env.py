@@ -1,6 +1,6 @@
 """The only module that reads the environment.
 
-Each function takes the name of a variable and a default, and raises `ImproperlyConfigured` with one
+Each function takes the name of a variable and a default, which an empty variable has as well, and raises `ImproperlyConfigured` with one
 sentence that names the variable and its remedy, and never a secret. Spaces around a value and one pair
 of quotes are removed. A secret may also come from a file: when `NAME_FILE` is set, `secret("NAME")`
 reads that file (the convention of container secrets). The file `.env` beside manage.py, or the one that
@@ -27,6 +27,9 @@ from psycopg.conninfo import make_conninfo
 from redis import ConnectionPool, RedisError
 
 REDIS_LIMITS = {"socket_connect_timeout": "2", "socket_timeout": "3"}  # seconds
+
+# Options that the site sets where it needs them: with others it could not read the answers.
+REDIS_FIXED = {"decode_responses", "encoding", "max_connections", "protocol", "timeout"}
 
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"0", "false", "no", "off", ""}
@@ -143,8 +146,8 @@ def read_file(path: Path, where: str) -> str:
 
 
 def text(name: str, default: str = "", *, most: int | None = None) -> str:
-    """Return the variable as text of at most so many characters."""
-    value = _unquoted(os.environ.get(name, default))
+    """Return the variable as text of at most so many characters; an empty one is the default."""
+    value = _unquoted(os.environ.get(name, "")) or default
     if any(character < " " or "\x7f" <= character < "\xa0" for character in value):
         raise ImproperlyConfigured(
             f"{name} contains a line break or a control character. Remove it."
@@ -154,6 +157,11 @@ def text(name: str, default: str = "", *, most: int | None = None) -> str:
     if most is not None and len(value) > most:
         raise ImproperlyConfigured(f"{name} is longer than {most} characters. Shorten it.")
     return value
+
+
+def is_empty(name: str) -> bool:
+    """Return whether the variable is set, and empty."""
+    return name in os.environ and not text(name)
 
 
 def _unquoted(value: str) -> str:
@@ -216,7 +224,7 @@ def choice(name: str, default: str, choices: Sequence[str]) -> str:
     """Return the variable, in any case, as one of the choices, which are in capitals."""
     value = text(name).upper() or default
     if value not in choices:
-        raise ImproperlyConfigured(f"{name}={value!r}: write one of {', '.join(choices)}.")
+        raise ImproperlyConfigured(f"{name}={value[:40]!r}: write one of {', '.join(choices)}.")
     return value
 
 
@@ -227,7 +235,7 @@ def zone(name: str, default: str) -> str:
         ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise ImproperlyConfigured(
-            f"{name}={value!r} is no time zone. Write a name such as UTC or Europe/Berlin."
+            f"{name}={value[:40]!r} is no time zone. Write a name such as UTC or Europe/Berlin."
         ) from error
     return value
 
@@ -248,8 +256,9 @@ def addresses(name: str) -> list[str]:
 
 
 def _check_address(name: str, value: str) -> None:
-    local, at, domain = parseaddr(value)[1].rpartition("@")
-    if not (local and at and domain) or " " in domain:
+    address = parseaddr(value)[1]
+    local, at, domain = address.rpartition("@")
+    if not (local and at and domain) or address not in value or {*" /:"} & {*address}:
         raise ImproperlyConfigured(
             f"{name}: {value[:40]!r} is no e-mail address. Write, for example, chat@example.org."
         )
@@ -259,13 +268,11 @@ def _check_address(name: str, value: str) -> None:
 
 
 def flag(name: str, *, default: bool) -> bool:
-    """Return the variable as a boolean: 1/true/yes/on or 0/false/no/off."""
-    if name not in os.environ:
-        return default
+    """Return the variable as a boolean: 1/true/yes/on or 0/false/no/off. Empty is the default."""
     value = text(name).lower()
     if value not in TRUE | FALSE:
-        raise ImproperlyConfigured(f"{name}={value!r} is neither yes nor no. Write 1 or 0.")
-    return value in TRUE
+        raise ImproperlyConfigured(f"{name}={value[:40]!r} is neither yes nor no. Write 1 or 0.")
+    return value in TRUE if value else default
 
 
 def hops(name: str) -> int:
@@ -354,7 +361,7 @@ def words(name: str, default: str = "") -> list[str]:
 def hosts(name: str, default: str) -> list[str]:
     """Return the variable as host names as Django's ALLOWED_HOSTS has them."""
     found = words(name, default)
-    if not found:
+    if not found or is_empty(name):
         raise ImproperlyConfigured(
             f"{name} is empty, so every page would be refused. Name the host of the site, for example"
             " chat.example.org."
@@ -372,6 +379,8 @@ def hosts(name: str, default: str) -> list[str]:
 def origin(name: str, default: str = "") -> str:
     """Return the variable as scheme, host and port of a site (RFC 6454); it may be empty."""
     value = secret(name, default)
+    if "*" in value:
+        raise ImproperlyConfigured(f"{name} names one site, without *: https://chat.example.org.")
     return _origin(name, value) if value else ""
 
 
@@ -406,7 +415,7 @@ def networks(name: str) -> list[IPv4Network | IPv6Network]:
             found.append(ip_network(word, strict=False))
         except ValueError as error:
             raise ImproperlyConfigured(
-                f"{name}={word!r}: write addresses or networks, for example 10.0.0.7,192.168.0.0/16."
+                f"{name}={word[:40]!r}: write addresses or networks, for example 10.0.0.7,192.168.0.0/16."
             ) from error
     return found
 
@@ -445,6 +454,17 @@ def _parts(name: str, value: str, schemes: tuple[str, ...]) -> SplitResult:
     return parts
 
 
+def file(name: str) -> str:
+    """Return the variable as the path of a file that exists; it may be empty."""
+    value = text(name)
+    # Not by Path, which raises an error for a name that is too long.
+    if value and not os.path.isfile(value):
+        raise ImproperlyConfigured(
+            f"{name}={value[:200]!r}: there is no such file. Write the path of one, or nothing."
+        )
+    return value
+
+
 def redis(name: str) -> str:
     """Return the variable as the URL of a Redis, with time limits that every client of it keeps.
 
@@ -457,16 +477,23 @@ def redis(name: str) -> str:
 
 def servers(name: str) -> list[str]:
     """Return the variable as URLs of Redis servers as `redis` returns them, separated by commas."""
-    return [_redis(name, word) for word in words(name)]
+    return [_redis(name, word.strip()) for word in secret(name).split(",") if word.strip()]
 
 
 def _redis(name: str, value: str) -> str:
     parts = _parts(name, value, ("redis", "rediss", "unix"))
+    if parts.scheme == "unix" and not parts.path.strip("/"):
+        raise ImproperlyConfigured(f"{name}: write the path of the socket: unix:///run/redis.sock.")
     if parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path):
         raise ImproperlyConfigured(f"{name}: end the address with the number of a database: /0.")
     query = REDIS_LIMITS | dict(parse_qsl(parts.query))
-    limited = parts._replace(query=urlencode(query)).geturl()
+    # Not by geturl(), which leaves the slashes of an empty host out.
+    limited = f"{parts.scheme}://{parts.netloc}{parts.path}?{urlencode(query)}"
     try:
+        if query.keys() & REDIS_FIXED or not all(
+            0 < float(query[key]) < 3600 for key in REDIS_LIMITS
+        ):
+            raise ValueError
         pool = ConnectionPool.from_url(limited)
         pool.connection_class(**pool.connection_kwargs)  # which connects to nothing yet
     except (TypeError, ValueError, RedisError) as error:
@@ -498,6 +525,9 @@ def database(name: str) -> dict[str, Any]:
         raise ImproperlyConfigured(
             f"{name}: an option after the ? is none of libpq's. See .env.example."
         ) from error
+    account = [unquote(part or "") for part in (parts.username, parts.password, parts.hostname)]
+    if not all(part.isprintable() for part in (database_name, *account, *options.values())):
+        raise ImproperlyConfigured(f"{name} contains an invisible character, such as %00 or %0A.")
     for option in NUMERIC_OPTIONS & options.keys():
         if not options[option].isdecimal():
             raise ImproperlyConfigured(f"{name}: {option} must be a whole number.")
@@ -508,9 +538,9 @@ def database(name: str) -> dict[str, Any]:
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": database_name,
-        "USER": unquote(parts.username or ""),
-        "PASSWORD": unquote(parts.password or ""),
-        "HOST": unquote(parts.hostname or ""),
+        "USER": account[0],
+        "PASSWORD": account[1],
+        "HOST": account[2],
         "PORT": str(parts.port or ""),
         "OPTIONS": options,
     }

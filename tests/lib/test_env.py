@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from redis import ConnectionPool
 
 from chatproject.lib import env
 
@@ -27,13 +29,36 @@ def test_secret_comes_from_a_file(monkeypatch, tmp_path):
         env.secret("KEY")
 
 
-@pytest.mark.parametrize(
-    ("value", "is_set"), [("1", True), ("Yes", True), ("off", False), ("", False)]
-)
+@pytest.mark.parametrize(("value", "is_set"), [("1", True), ("Yes", True), ("off", False)])
 def test_flag_accepts_usual_words(monkeypatch, value, is_set):
     monkeypatch.setenv("FLAG", value)
     assert env.flag("FLAG", default=not is_set) is is_set
     assert env.flag("OTHER", default=is_set) is is_set
+
+
+@pytest.mark.parametrize("value", ["", "  ", '""', "\r"])
+@pytest.mark.parametrize(
+    ("read", "default"),
+    [
+        (partial(env.flag, default=True), True),
+        (partial(env.flag, default=False), False),
+        (partial(env.text, default="Parley"), "Parley"),
+        (partial(env.words, default="USD"), ["USD"]),
+        (partial(env.decimal, default="0.5"), Decimal("0.5")),
+        (partial(env.url, default="https://api.example.org"), "https://api.example.org"),
+    ],
+)
+def test_empty_variable_has_its_default(monkeypatch, read, default, value):
+    """BILLING= must not make a site free, nor HTTPS= turn off its cookies' protection."""
+    monkeypatch.setenv("NAME", value)
+    assert read("NAME") == default
+    assert env.is_empty("NAME")
+
+
+def test_redis_may_be_a_socket(monkeypatch):
+    monkeypatch.setenv("REDIS", "unix:///run/redis/redis.sock?db=1")
+    assert env.redis("REDIS").startswith("unix:///run/redis/redis.sock?socket_connect_timeout=2&")
+    assert ConnectionPool.from_url(env.redis("REDIS")).connection_kwargs["db"] == 1
 
 
 def test_networks_include_single_addresses(monkeypatch):
@@ -180,6 +205,31 @@ WRONG: list[tuple[Callable[[str], object], str, str]] = [
         )
     ),
     (env.origin, "https://chat.example.org/parley", "NAME.*without a path"),
+    (env.origin, "https://*.example.org", "NAME.*one site"),
+    *(
+        (env.redis, f"redis://host/0?{option}", "NAME.*option")
+        for option in (
+            "socket_timeout=0",
+            "socket_timeout=-1",
+            "socket_connect_timeout=nan",
+            "decode_responses=1",
+            "protocol=3",
+        )
+    ),
+    (env.redis, "unix://", "NAME.*socket"),
+    # Behind a NUL libpq reads nothing: it would connect to another server.
+    *(
+        (env.database, value, "NAME.*invisible")
+        for value in (
+            "postgres://me:pa%00ss@host/db",
+            "postgres://host/d%0Ab",
+            "postgres://host/db?host=%00",
+        )
+    ),
+    (partial(env.hosts, default="localhost"), "", "NAME is empty"),
+    (env.file, "x" * 5_000, "NAME.*no such file"),
+    (env.file, "/", "NAME.*no such file"),
+    (partial(env.sender, default="a@b"), "https://me@example.org", "NAME.*e-mail"),
     (env.origin, "https://chat.example.org:99999", "NAME.*port"),
     (partial(env.url, default=""), "http://", "NAME"),
     (partial(env.url, default=""), "http://exam ple.org", "NAME"),
