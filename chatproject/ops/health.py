@@ -73,10 +73,11 @@ def with_health(pages: Application) -> Application:
             (b"content-type", f"{kind}; charset=utf-8".encode()),
             (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
+            *([(b"allow", b"GET, HEAD")] if status == 405 else ()),
         ]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send(
-            {"type": "http.response.body", "body": body if scope["method"] == "GET" else b""}
+            {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
         )
 
     return application

@@ -122,7 +122,7 @@ def address_in(entry: str) -> str:
         candidates = [inside] if not rest.strip(":").strip("0123456789") else []
     else:
         before, _, port = entry.rpartition(":")
-        candidates = [entry, before] if port.isdecimal() else [entry]
+        candidates = [entry, before] if port.isdecimal() or not port else [entry]
     for candidate in candidates:
         try:
             address = ipaddress.ip_address(candidate.partition("%")[0])

@@ -72,6 +72,11 @@ def test_health_answers_any_host_over_plain_http(stack):
     assert get(stack, "/", Host="10.1.2.3").status == 400
     assert get(stack, "/", Host="chat.example.org").status == 301
     assert get(stack, "/health/seen").status == 404  # without doctor's signature
+    with closing(http.client.HTTPConnection("127.0.0.1", stack.port, timeout=PATIENCE)) as client:
+        client.request("POST", "/health/ready")
+        response = client.getresponse()
+        assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
+        assert response.read() == b"Use GET.\n"  # as long as its Content-Length
 
 
 def test_health_needs_neither_postgres_nor_redis(tmp_path):
