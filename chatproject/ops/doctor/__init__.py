@@ -44,8 +44,8 @@ ALL = (
     Check(configuration.PART, configuration.check),
     *ON_PAGE,
     Check(provider.PART, provider.check, seconds=10.0, needs=_tables),
-    Check(mail.PART, mail.check, seconds=20.0),
-    Check(site.PART, site.check, seconds=20.0),
+    Check(mail.PART, mail.check, seconds=10.0),
+    Check(site.PART, site.check, seconds=10.0),
 )
 
 # Processes start together, so each of them lacks the others at its start. Web processes also need the

@@ -17,26 +17,59 @@ PART = "database"
 OLDEST = 150_000  # as server_version_num; the oldest on which the tests run
 CROWDED = 0.85  # share of max_connections
 
-# Parts of libpq's messages, in lower case, and what to do about them.
+UNREACHABLE = "Start Postgres (and its pooler), or correct host and port in DATABASE_URL."
+CREDENTIALS = "Correct user or password in DATABASE_URL."
+OTHER = "See the log of Postgres (and of its pooler), and compare DATABASE_URL."
+
+# Parts of messages of libpq, Postgres and PgBouncer, in lower case, and what to do about them. The first
+# one counts.
 ADVICE = (
-    ("password authentication failed", "Correct user or password in DATABASE_URL."),
+    ("refused", UNREACHABLE),
+    ("timeout expired", UNREACHABLE),
+    ("no answer within", UNREACHABLE),
+    ("translate host", UNREACHABLE),
+    ("resolve host", UNREACHABLE),
+    ("no such file", UNREACHABLE),
+    (
+        "invalid response to ssl",
+        "Another program answers there: correct host and port in DATABASE_URL.",
+    ),
+    (
+        "during ssl exchange",
+        "Another program answers there: correct host and port in DATABASE_URL.",
+    ),
+    ("authentication failed", CREDENTIALS),
     ("no password supplied", "Add the password to DATABASE_URL."),
     ("pg_hba", "Allow this host, user and database in Postgres' pg_hba.conf."),
+    (
+        "too many connections for role",
+        "Raise the role's limit: ALTER ROLE parley CONNECTION LIMIT -1.",
+    ),
     ("too many", "Raise max_connections, or lower DB_POOL_SIZE."),
+    ("slots are reserved", "Raise max_connections, or lower DB_POOL_SIZE."),
+    ("max_client_conn", "Raise max_client_conn of PgBouncer, or lower DB_POOL_SIZE."),
     ("starting up", "Wait until Postgres has started."),
+    ("shutting down", "Start Postgres again."),
+    ("recovery mode", "Wait until Postgres has recovered."),
+    ("not yet accepting", "Wait until Postgres has started."),
     (
         "unsupported startup parameter",
         "Add the parameter to ignore_startup_parameters of PgBouncer.",
     ),
     ("statement pooling", "Set pool_mode = transaction in PgBouncer."),
+    ("bouncer config", "Correct the line of this database in PgBouncer's configuration."),
+    ("statement timeout", "Raise statement_timeout of the role or the database, or remove it."),
+    ("not permitted to log in", "Allow it: ALTER ROLE parley LOGIN."),
+    ("permission denied for database", "Allow it: GRANT CONNECT ON DATABASE parley TO parley."),
+    ("not currently accepting", "Allow it: ALTER DATABASE parley ALLOW_CONNECTIONS true."),
     ("ssl", "Correct sslmode in DATABASE_URL, or set up TLS on the server."),
     ("role", "Create the role, or correct DATABASE_URL: CREATE ROLE parley LOGIN PASSWORD '…'."),
     (
         "database",
-        "Create it: CREATE DATABASE parley OWNER parley ENCODING 'UTF8' TEMPLATE template0.",
+        "Create it: CREATE DATABASE parley OWNER parley ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE"
+        " template0.",
     ),
 )
-UNREACHABLE = "Start Postgres, or correct host and port in DATABASE_URL."
 
 # Triggers refuse changes to these tables, so docs/operations/money.md advises to revoke the rights.
 APPEND_ONLY = frozenset(
@@ -59,6 +92,7 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
   (SELECT count(*) FROM pg_stat_activity
     WHERE coalesce(backend_type, 'client backend') = 'client backend'),
   current_setting('max_connections')::int,
+  current_setting('default_transaction_isolation'), lower('Ä') = 'ä',
   datcollate, datcollversion, pg_database_collation_actual_version(oid)
 FROM pg_database WHERE datname = current_database()
 """
@@ -70,6 +104,15 @@ WHERE table_.relname = ANY(%s) AND pg_table_is_visible(table_.oid)
   AND NOT has_table_privilege(table_.oid, right_)
   AND NOT (table_.relname = ANY(%s) AND right_ IN ('UPDATE', 'DELETE'))
 ORDER BY 1, 2
+"""
+
+# A schema whose tables are not visible, and whether tables exist or may be created.
+SCHEMA = """
+SELECT
+  (SELECT nspname FROM pg_class JOIN pg_namespace AS schema_ ON schema_.oid = relnamespace
+    WHERE relname = 'django_migrations' AND to_regclass('django_migrations') IS NULL LIMIT 1),
+  to_regclass('django_migrations') IS NOT NULL
+    OR coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
 """
 
 
@@ -94,9 +137,7 @@ def check() -> Iterator[Finding]:
         yield from _migrations()
     except psycopg.OperationalError as error:
         text = str(error).lower()
-        advice = next((advice for words, advice in ADVICE if words in text), UNREACHABLE)
-        if "refused" in text or "timeout" in text or "translate host" in text:
-            advice = UNREACHABLE
+        advice = next((advice for words, advice in ADVICE if words in text), OTHER)
         yield problem(PART, one_line(error), advice)
 
 
@@ -121,6 +162,8 @@ def _server(session: psycopg.Connection[Any]) -> Iterator[Finding]:
         is_read_only,
         used,
         most,
+        isolation,
+        folds_case,
         collation,
         stored_version,
         actual_version,
@@ -144,6 +187,12 @@ def _server(session: psycopg.Connection[Any]) -> Iterator[Finding]:
             f"{used} of {most} connections are in use",
             "Raise max_connections, lower DB_POOL_SIZE, or put PgBouncer in front.",
         )
+    if isolation != "read committed":
+        yield problem(
+            PART,
+            f"default_transaction_isolation is {isolation}, for which the locks are not made",
+            f"Run ALTER ROLE {role} SET default_transaction_isolation = 'read committed'.",
+        )
     if encoding != "UTF8":
         yield problem(
             "encoding",
@@ -156,6 +205,12 @@ def _server(session: psycopg.Connection[Any]) -> Iterator[Finding]:
             f"the collation {collation} has changed from version {stored_version} to"
             f" {actual_version}, so indexes of texts may be wrong",
             f"Run REINDEX DATABASE {name}; ALTER DATABASE {name} REFRESH COLLATION VERSION.",
+        )
+    elif not folds_case:
+        yield warning(
+            "encoding",
+            f"with the collation {collation} Ä and ä are different letters to searches",
+            "Create the database anew with --locale C.UTF-8, and restore the data into it.",
         )
     else:
         yield ok("encoding", f"UTF8, collation {collation}")
@@ -187,7 +242,20 @@ def _server_pid(session: psycopg.Connection[Any]) -> int:
 def _rights(session: psycopg.Connection[Any]) -> Iterator[Finding]:
     tables = [model._meta.db_table for model in apps.get_models(include_auto_created=True)]
     missing = session.execute(RIGHTS, [tables, list(APPEND_ONLY)]).fetchall()
-    if missing:
+    [hidden, may_create] = session.execute(SCHEMA).fetchone() or [None, True]
+    if hidden:
+        yield problem(
+            "rights",
+            f"the role does not see the tables of the schema {hidden}",
+            f"GRANT USAGE ON SCHEMA {hidden} TO the role, and have it in the role's search_path.",
+        )
+    elif not may_create:
+        yield problem(
+            "rights",
+            "there are no tables yet, and the role may not create them",
+            "Make the role the owner: ALTER DATABASE parley OWNER TO parley.",
+        )
+    elif missing:
         shown = ", ".join(f"{right} on {table}" for table, right in missing[:3])
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         yield problem(

@@ -37,6 +37,30 @@ OURS = (
 )
 
 UNREACHABLE = "Start Redis, or correct host and port in REDIS_URL."
+RIGHTS = "Allow this user all commands, keys and channels (ACL): Parley has Redis for itself."
+PRIMARY = "Name the primary server in REDIS_URL."
+NO_REDIS = (
+    "Another program answers there, or only one side uses TLS (rediss://): correct REDIS_URL."
+)
+
+# Parts of messages of Redis and its client, in lower case, and what to do about them.
+ADVICE = (
+    ("no permissions", RIGHTS),
+    ("noperm", RIGHTS),
+    ("db index", "Name a database that exists at the end of REDIS_URL: /0."),
+    ("max number of clients", "Raise maxclients of Redis."),
+    ("busy", "A script of another program runs: SCRIPT KILL ends it. Give Parley its own Redis."),
+    ("loading", "Wait until Redis has read its data."),
+    ("link with master", PRIMARY),
+    ("read only replica", PRIMARY),
+    ("not enough good replicas", "Start the replicas, or set min-replicas-to-write 0."),
+    ("misconf", "See Redis' log: the disk is full, or its folder is not writable."),
+    ("protected mode", "Set a password in Redis and in REDIS_URL, or bind it to an inner address."),
+    ("protocol error", NO_REDIS),
+    ("closed by server", NO_REDIS),
+    ("reset by peer", NO_REDIS),
+    ("ssl", NO_REDIS),
+)
 
 
 def connect(**options: Any) -> redis.Redis:
@@ -53,15 +77,18 @@ def check() -> Iterator[Finding]:
             yield from _memory(info)
             yield from _persistence(info)
             yield from _neighbours(client, info)
+            if info.get("role") == "master":
+                # One command of each kind, none of which changes anything.
+                client.delete(*(f"{prefix}doctor" for prefix in OURS))
+                client.eval("return 1", 0)
+                client.publish("parley:doctor", "")
     except redis.AuthenticationError:
         yield problem(PART, "it refuses the password", "Correct user and password in REDIS_URL.")
     except redis.RedisError as error:
         text = str(error).lower()
-        advice = UNREACHABLE
-        if "noperm" in text or "permissions" in text:
-            advice = "Allow this user all commands and keys (ACL): Parley has Redis for itself."
-        elif "db index" in text:
-            advice = "Name a database that exists at the end of REDIS_URL: /0."
+        advice = next((advice for words, advice in ADVICE if words in text), UNREACHABLE)
+        if advice is UNREACHABLE and settings.REDIS_URL.startswith("rediss:"):
+            advice = f"{UNREACHABLE} Write redis:// for a Redis without TLS."
         yield problem(PART, one_line(error), advice)
     layers: Any = settings.CHANNEL_LAYERS
     others = [url for url in layers["default"]["CONFIG"]["hosts"] if url != settings.REDIS_URL]

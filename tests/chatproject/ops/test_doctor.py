@@ -199,6 +199,49 @@ def test_role_without_rights_is_a_problem(cursor, monkeypatch):
         cursor.execute("DROP OWNED BY doctor_test; DROP ROLE doctor_test")
 
 
+@pytest.mark.parametrize(
+    ("change", "part", "advice"),
+    [
+        ("ALTER ROLE doctor_test NOLOGIN", "database", "ALTER ROLE parley LOGIN"),
+        ("ALTER ROLE doctor_test CONNECTION LIMIT 0", "database", "CONNECTION LIMIT -1"),
+        ("ALTER ROLE doctor_test SET statement_timeout = '1ms'", "database", "statement_timeout"),
+        (
+            "ALTER ROLE doctor_test SET default_transaction_isolation = serializable",
+            "database",
+            "read committed",
+        ),
+        ("ALTER ROLE doctor_test SET search_path = nowhere", "rights", "GRANT USAGE ON SCHEMA"),
+    ],
+)
+def test_wrong_state_of_the_role_is_named(cursor, monkeypatch, change, part, advice):
+    cursor.execute("CREATE ROLE doctor_test LOGIN PASSWORD 'x'")
+    try:
+        cursor.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO doctor_test")
+        cursor.execute(change)
+        monkeypatch.setitem(connection.settings_dict, "USER", "doctor_test")
+        monkeypatch.setitem(connection.settings_dict, "PASSWORD", "x")
+        found = [finding.advice for finding in found_by(database.check, part)]
+        assert any(advice in each for each in found), found
+    finally:
+        cursor.execute("DROP OWNED BY doctor_test; DROP ROLE doctor_test")
+
+
+def test_database_without_case_or_rights_is_named(cursor, monkeypatch):
+    """As Debian creates it in a system without locales, and since Postgres 15 for a role of no rights."""
+    cursor.execute("CREATE ROLE doctor_test LOGIN PASSWORD 'x'")
+    try:
+        cursor.execute(
+            "CREATE DATABASE doctor_test TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER libc LOCALE 'C'"
+        )
+        for name, value in {"NAME": "doctor_test", "USER": "doctor_test", "PASSWORD": "x"}.items():
+            monkeypatch.setitem(connection.settings_dict, name, value)
+        assert "C.UTF-8" in one(database.check, "encoding", Level.WARNING).advice
+        assert "OWNER" in one(database.check, "rights", Level.PROBLEM).advice
+    finally:
+        cursor.execute("DROP DATABASE IF EXISTS doctor_test WITH (FORCE)")
+        cursor.execute("DROP ROLE doctor_test")
+
+
 def test_migrations_of_another_version_are_reported(cursor):
     cursor.execute(
         "INSERT INTO django_migrations (app, name, applied) VALUES ('chat', '9999_newer', now())"
@@ -287,6 +330,20 @@ def test_refused_password_is_a_problem(valkey, settings, password, advice):
     finding = one(redis_server.check, "redis", Level.PROBLEM)
     assert advice in finding.advice
     assert "wrong" not in finding.found
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        (("ACL", "SETUSER", "default", "-@scripting"), "Allow this user all commands"),
+        (("ACL", "SETUSER", "default", "resetkeys", "~run:*"), "Allow this user all commands"),
+        (("ACL", "SETUSER", "default", "resetchannels"), "Allow this user all commands"),
+        (("CONFIG", "SET", "min-replicas-to-write", "1"), "min-replicas-to-write 0"),
+    ],
+)
+def test_redis_that_refuses_commands_is_a_problem(valkey, changes, advice):
+    valkey.execute_command(*changes)
+    assert advice in found_by(redis_server.check, "redis")[-1].advice
 
 
 def test_unreachable_redis_is_a_problem(settings):
