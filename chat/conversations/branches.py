@@ -1,4 +1,4 @@
-"""Branches of a conversation: the siblings of messages, and the branch that its page shows.
+"""Branches of a conversation: the siblings of messages, the branch that its page shows, and copies.
 
 Nothing is ever removed: another branch is shown by moving the conversation's leaf.
 """
@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
+from django.db.models import Model
+from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from chat import access, protocol
 from chat.conversations.path import path_to_root, sibling_ids
-from chat.models import Conversation, Message, Run, Siblings
+from chat.errors import ChatError
+from chat.models import Conversation, Message, MessagePart, Run, Siblings, new_id
 from chat.streaming import user_channel
 from chatproject.lib.db import prepared
 
@@ -95,3 +99,89 @@ def end_below(leaf: UUID | None, message_id: UUID, below: int) -> UUID | None:
     values = {"leaf": leaf, "message": message_id, "below": below, "max": LONGEST_PATH}
     rows = prepared.all(BELOW, values) if leaf is not None else []
     return rows[0][0] if rows else None
+
+
+COPY_MAX_MESSAGES = 2_000
+
+# One message more than may be copied, from the last one to the root.
+COPIED = f"""
+{path_to_root("%(message)s", COPY_MAX_MESSAGES + 1, "status")}
+SELECT id, status FROM path ORDER BY depth
+"""  # noqa: S608 # of names alone
+
+
+def _others(model: type[Model], *own: str) -> list[str]:
+    """Return the columns of a table that a copy takes over: all but its `own`."""
+    return [str(one.column) for one in model._meta.concrete_fields if one.column not in own]
+
+
+def _copying() -> str:
+    messages = _others(Message, "id", "conversation_id", "parent_id")
+    parts = _others(MessagePart, "id", "message_id")
+    return f"""
+WITH copied AS (
+  SELECT * FROM unnest(%(old)s::uuid[], %(new)s::uuid[], %(parents)s::uuid[]) AS one(old, new, parent)
+), messages AS (
+  INSERT INTO chat_message (id, conversation_id, parent_id, {", ".join(messages)})
+  SELECT copied.new, %(conversation)s, copied.parent, {", ".join(f"m.{name}" for name in messages)}
+  FROM copied JOIN chat_message m ON m.id = copied.old
+)
+INSERT INTO chat_messagepart (message_id, {", ".join(parts)})
+SELECT copied.new, {", ".join(f"part.{name}" for name in parts)}
+FROM copied JOIN chat_messagepart part ON part.message_id = copied.old
+"""  # noqa: S608 # of names alone
+
+
+COPY = _copying()
+
+
+def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
+    """Copy the path from the root to a message into a new conversation of the user; return that.
+
+    Texts, rendered HTML and parts are copied; runs and their cost belong to the original. Idempotent
+    by `client_id`. Raises ChatError: `not_found`, `run_active` for a reply that is being generated,
+    `limit_reached` for more than COPY_MAX_MESSAGES messages.
+    """
+    message = access.message(user, message_id)
+    mine = Conversation.objects.not_deleted().filter(owner=user, client_id=client_id)
+    found: Conversation | None = mine.first()
+    if found is not None:
+        return found
+    rows = prepared.all(COPIED, {"message": message_id})
+    if len(rows) > COPY_MAX_MESSAGES:
+        raise ChatError(
+            "limit_reached",
+            _("A copy may have %(most)s messages at most. Copy the chat from an earlier message.")
+            % {"most": f"{COPY_MAX_MESSAGES:,}"},
+        )
+    if any(status == Message.Status.PENDING for _id, status in rows):
+        raise ChatError("run_active")
+    old = [id for id, _status in reversed(rows)]
+    new = sorted(new_id() for _id in old)  # a message is older than those that follow it
+    original = message.conversation
+    copy = Conversation(
+        owner=user,
+        assistant_id=original.assistant_id,
+        title=_copied_title(original.name),
+        leaf_id=new[-1],
+        client_id=client_id,
+        updated_at=timezone.now(),
+    )
+    values = {"conversation": copy.pk, "old": old, "new": new, "parents": [None, *new[:-1]]}
+    try:
+        with transaction.atomic():  # references are checked at the COMMIT
+            copy.save(force_insert=True)
+            prepared.change(COPY, values)
+    except IntegrityError:
+        # The same request came twice at once.
+        if (found := mine.first()) is None:
+            raise
+        return found
+    user_channel.announce_conversation(copy)
+    return copy
+
+
+def _copied_title(title: str) -> str:
+    ending = _("(copy)")
+    longest = Conversation._meta.get_field("title").max_length or 100
+    return f"{title[: longest - len(ending) - 1].rstrip()} {ending}"

@@ -157,3 +157,12 @@ def test_branches_work_without_script(open_browser: Callable[..., Browser], emai
     browser.click("[data-continue]")
     browser.wait_for_text(".reply:last-child .branch-place", "2 / 2")
     browser.wait_for_status("done")
+
+    # A copy of the chat up to its first reply.
+    browser.click(".reply [name=fork]")
+    wait_until(lambda: browser.find("h1").text.endswith("(copy)"), "the copy opens")
+    assert browser.own_messages == ["[[tokens=10 rate=0]] One"]
+    browser.write("[[tokens=10 rate=0]] Other")
+    browser.click("[data-send-button]")
+    browser.wait_for_status("done")
+    assert len(browser.own_messages) == 2

@@ -1,7 +1,9 @@
-"""Forms that send, edit and regenerate messages and choose branches, and the estimate of a message's cost."""
+"""Forms that send, edit and regenerate messages choose branches and copy chats; a message's cost."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from uuid import UUID
@@ -15,7 +17,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from chat import access
 from chat.conversations import branches
 from chat.errors import ChatError
-from chat.runs import cost, start
+from chat.runs import cost, describe, start
 from chat.web.forms import new_client_id
 from chat.web.pages import posted_form, refused_page, start_posted, started_response
 from chat.web.responses import handles_chat_errors
@@ -60,12 +62,11 @@ def regenerate(request: Request, message_id: UUID) -> HttpResponse:
     reply = access.message(request.user, message_id)
     if request.method != "POST":
         return redirect("chat:conversation", reply.conversation_id)
-    client_id = request.POST.get("client_id") or new_client_id()
-    try:
-        started = start.regenerate(user=request.user, message_id=message_id, client_id=client_id)
-    except ChatError as error:
-        return refused_page(request, error, reply.conversation_id)
-    return started_response(request, started)
+    return _again(request, start.regenerate, message_id, _client_id(request))
+
+
+def _client_id(request: Request) -> str:
+    return request.POST.get("client_id") or new_client_id()
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -83,30 +84,9 @@ def edit(request: Request, message_id: UUID) -> HttpResponse:
     return started_response(request, started)
 
 
-def continue_reply(request: Request, message_id: UUID) -> HttpResponse:
-    """Ask for the rest of a reply that reached its length limit."""
-    reply = access.message(request.user, message_id)
-    try:
-        started = start.continue_reply(
-            user=request.user,
-            message_id=message_id,
-            client_id=request.POST.get("client_id") or new_client_id(),
-        )
-    except ChatError as error:
-        return refused_page(request, error, reply.conversation_id)
-    return started_response(request, started)
-
-
-def select_branch(request: Request, message_id: UUID) -> HttpResponse:
-    """Show the branch of a message."""
-    selected = branches.select(user=request.user, message_id=message_id)
-    page = reverse("chat:conversation", args=[selected.conversation])
-    return redirect(f"{page}#m-{message_id}")
-
-
 # The buttons below messages belong to one form, since a page has hundreds: each names its action, and has
 # the message as its value.
-ACTIONS = {"regenerate": regenerate, "continue": continue_reply, "branch": select_branch}
+ACTIONS = ("regenerate", "continue", "branch", "fork")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -115,11 +95,43 @@ def actions(request: Request, conversation_id: UUID) -> HttpResponse:
     """Do the action of a button below a message."""
     if request.method != "POST":
         return redirect("chat:conversation", conversation_id)
-    for name, act in ACTIONS.items():
-        if name in request.POST:
-            try:
-                message_id = UUID(request.POST[name])
-            except ValueError as error:
-                raise ChatError("not_found") from error
-            return act(request, message_id)
-    raise ChatError("not_found")
+    action = next((name for name in ACTIONS if name in request.POST), "")
+    try:
+        message_id = UUID(request.POST.get(action, ""))
+    except ValueError as error:
+        raise ChatError("not_found") from error
+    # A form that is posted twice has one effect, and that of another button of the same page another.
+    digest = hashlib.blake2b(f"{action} {message_id}".encode(), digest_size=8).hexdigest()
+    client_id = f"{_client_id(request)[:40]}.{digest}"
+    match action:
+        case "regenerate":
+            return _again(request, start.regenerate, message_id, client_id)
+        case "continue":
+            return _again(request, start.continue_reply, message_id, client_id)
+        case "fork":
+            return _fork(request, message_id, client_id)
+    selected = branches.select(user=request.user, message_id=message_id)
+    page = reverse("chat:conversation", args=[selected.conversation])
+    return redirect(f"{page}#m-{message_id}")
+
+
+def _again(
+    request: Request, begin: Callable[..., describe.Started], message_id: UUID, client_id: str
+) -> HttpResponse:
+    """Start a run for another reply, or for the rest of one."""
+    reply = access.message(request.user, message_id)
+    try:
+        started = begin(user=request.user, message_id=message_id, client_id=client_id)
+    except ChatError as error:
+        return refused_page(request, error, reply.conversation_id)
+    return started_response(request, started)
+
+
+def _fork(request: Request, message_id: UUID, client_id: str) -> HttpResponse:
+    """Copy the chat up to a message, and open the copy."""
+    message = access.message(request.user, message_id)
+    try:
+        copy = branches.fork(user=request.user, message_id=message_id, client_id=client_id)
+    except ChatError as error:
+        return refused_page(request, error, message.conversation_id)
+    return redirect(copy)

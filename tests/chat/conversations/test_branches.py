@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
 from uuid import UUID, uuid4
 
 import pytest
 
 from chat.conversations import branches, transcript
 from chat.errors import ChatError
-from chat.models import Conversation, Message, Run
+from chat.models import Conversation, Message, MessagePart, Run, new_id
 from chat.runs import finish, start
 from chat.runs.stop import stop_run
 from tests.support.conversations import add_turns, begin, client_id, send
 from tests.support.runs import fresh, mark_running
+from tests.support.threads import race
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -177,3 +180,55 @@ def test_queries_of_branch_do_not_grow(owner, assistant, django_assert_num_queri
         made = add_turns(owner, conversation, turns)
         with django_assert_num_queries(6):
             branches.select(user=owner, message_id=made[0].pk)
+
+
+def test_fork_copies_path_without_runs(owner, stranger, conversation):
+    made = add_turns(owner, conversation, 3)
+    Conversation.objects.filter(pk=conversation.pk).update(title="T" * 100)
+    MessagePart.objects.create(message=made[3], position=0, kind="reasoning", data={"text": "Hm"})
+    end(regenerate(owner, made[3]), "done", "Elsewhere")
+    copy = branches.fork(user=owner, message_id=made[4].pk, client_id="f")
+    shown = transcript.excerpt(copy).messages
+    fields = "role", "text", "html", "status"
+    assert [[getattr(one, name) for name in fields] for one in shown] == [
+        [getattr(one, name) for name in fields] for one in made[:5]
+    ]
+    assert [part.data for part in shown[3].ordered_parts] == [{"text": "Hm"}]
+    assert not {one.pk for one in shown} & {one.pk for one in made}
+    assert copy.title == "T" * 93 + " (copy)"
+    assert (copy.owner, copy.leaf_id) == (owner, shown[-1].pk)
+    assert not copy.runs.exists()
+    assert branches.fork(user=owner, message_id=made[4].pk, client_id="f") == copy
+    assert copy.messages.count() == 5
+    run = send(owner, copy, "Go on")
+    assert run.message.parent is not None
+    assert run.message.parent.parent_id == shown[-1].pk
+    with pytest.raises(ChatError, match="run_active:"):
+        branches.fork(user=owner, message_id=run.message_id, client_id="g")
+    with pytest.raises(ChatError, match="not_found:"):
+        branches.fork(user=stranger, message_id=made[4].pk, client_id="f")
+
+
+def test_fork_is_bounded(owner, conversation, django_assert_num_queries):
+    made = add_turns(owner, conversation, 3)
+    for message in (made[1], made[5]):
+        with django_assert_num_queries(7):
+            branches.fork(user=owner, message_id=message.pk, client_id=client_id())
+    rest = [
+        Message(id=new_id(), conversation=conversation, role="assistant", text="More")
+        for _ in range(branches.COPY_MAX_MESSAGES - 5)
+    ]
+    for parent, message in pairwise([made[5], *rest]):
+        message.parent = parent
+    Message.objects.bulk_create(rest)
+    with pytest.raises(ChatError, match="limit_reached:"):
+        branches.fork(user=owner, message_id=rest[-1].pk, client_id=client_id())
+    longest = branches.fork(user=owner, message_id=rest[-2].pk, client_id=client_id())
+    assert longest.messages.count() == branches.COPY_MAX_MESSAGES
+
+
+def test_ten_concurrent_forks_make_one_copy(owner, conversation):
+    [_, reply] = add_turns(owner, conversation, 1)
+    copies = race([partial(branches.fork, user=owner, message_id=reply.pk, client_id="f")] * 10)
+    assert len({copy.pk for copy in copies}) == 1
+    assert Conversation.objects.count() == 2

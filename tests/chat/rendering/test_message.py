@@ -77,7 +77,7 @@ def test_user_text_is_shown_as_typed(sent):
 
 def test_own_message_has_edit_button(sent):
     assert f'form="edit" name="edit" value="{sent.id}"' in message_html(sent)
-    assert read(sent).buttons == ["Edit message"]
+    assert read(sent).buttons == ["Edit message", "Copy the chat up to here"]
 
 
 def test_queued_reply_has_containers_for_stream(reply):
@@ -98,7 +98,7 @@ def test_running_reply_shows_progress(reply):
 def test_finished_reply_has_actions_and_model(reply):
     html = message_html(finish(reply, "done", "It is *so*."))
     assert '<div class="prose"><p dir="auto">It is <em>so</em>.</p>\n</div>' in html
-    assert Reader(html).buttons == ["Copy reply", "Regenerate"]
+    assert Reader(html).buttons == ["Copy reply", "Regenerate", "Copy the chat up to here"]
     assert '<span class="action-model">Stub</span>' in html
     assert "notice" not in html
 

@@ -300,7 +300,12 @@ def test_form_shows_other_branch(page, owner, conversation, address):
     assert "data-past" in linked
     conversation.refresh_from_db()
     assert conversation.leaf_id == other.message_id
-    for data in ({"branch": "x"}, {"branch": str(uuid4())}, {}):
+    # A double click on the button of a copy makes one.
+    data = {"fork": str(reply.pk), "client_id": "page"}
+    copies = {page.post(f"{address}actions/", data)["Location"] for _ in range(2)}
+    assert len(copies) == 1
+    assert "(copy)" in page.get(*copies).content.decode()
+    for data in ({"branch": "x"}, {"branch": str(uuid4())}, {}, {"fork": str(uuid4())}):
         assert page.post(f"{address}actions/", data).status_code == 404
 
 
