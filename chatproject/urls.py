@@ -11,6 +11,7 @@ admin.site.site_header = "Parley"
 admin.site.site_title = "Parley"
 admin.site.index_title = "Staff"
 
+handler400 = "chatproject.ops.error_pages.bad_request"
 handler500 = "chatproject.ops.error_pages.server_error"
 
 urlpatterns = [

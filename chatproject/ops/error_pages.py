@@ -1,9 +1,11 @@
-"""The pages of an unexpected exception, and of a form that failed the CSRF check."""
+"""The pages of a bad request, of an unexpected exception, and of a form that failed the CSRF check."""
 
 from __future__ import annotations
 
+import logging
 import sys
 
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.middleware import csrf
 from django.template import loader
@@ -11,6 +13,19 @@ from django.template import loader
 from chat.errors import ERRORS
 from chatproject.lib.origins import report_refusal
 from chatproject.lib.outages import UNREACHABLE
+
+logger = logging.getLogger(__name__)
+
+WRONG_HOST = (
+    "The site does not use this address. Check the address, or contact the site administrator, who finds"
+    " the setting in the log."
+)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Return the page of a request that Django refused, such as one for a host not in ALLOWED_HOSTS."""
+    context = {"message": WRONG_HOST if isinstance(exception, DisallowedHost) else ""}
+    return HttpResponse(loader.render_to_string("400.html", context), status=400)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
@@ -20,13 +35,23 @@ def server_error(request: HttpRequest) -> HttpResponse:
     """
     status = 503 if isinstance(sys.exc_info()[1], UNREACHABLE) else 500
     if request.accepts("text/html"):
-        response = HttpResponse(loader.render_to_string(f"{status}.html"), status=status)
+        response = HttpResponse(_page(status), status=status)
     else:
         code = "unavailable" if status == 503 else "internal"
         response = JsonResponse({"code": code, "message": ERRORS[code]}, status=status)
     if status == 503:
         response["Retry-After"] = "5"
     return response
+
+
+def _page(status: int) -> str:
+    try:
+        return loader.render_to_string(f"{status}.html")
+    except Exception:
+        # Before collectstatic no template of the site can be rendered, so neither can its error page.
+        logger.exception("the error page cannot be rendered")
+        code = "unavailable" if status == 503 else "internal"
+        return f"<!doctype html><title>Error {status}</title><p>{ERRORS[code]}</p><p>Error {status}</p>"
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

@@ -150,3 +150,10 @@ def hsts(**variables: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
     )
+
+
+def test_wrong_host_is_named_on_the_page(caplog):
+    response = Client().get("/accounts/login/", HTTP_HOST="other.example.org")
+    assert response.status_code == 400
+    assert "does not use this address" in response.content.decode()
+    assert "add 'other.example.org' to ALLOWED_HOSTS" in caplog.text
