@@ -35,6 +35,7 @@ class Delta(msgspec.Struct):
     content: str | list[ContentPart] | None = None
     reasoning_content: str | None = None  # DeepSeek, llama.cpp, vLLM
     reasoning: str | None = None  # OpenRouter, Groq, Ollama, newer vLLM; some send both
+    reasoning_text: str | None = None  # GitHub's models
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
 
@@ -151,6 +152,7 @@ def _delta(data: Any) -> Delta | None:
         content=as_text(content) if is_scalar(content) else _parts(content),
         reasoning_content=_joined(data.get("reasoning_content")),
         reasoning=_joined(data.get("reasoning")),
+        reasoning_text=_joined(data.get("reasoning_text")),
         refusal=_joined(data.get("refusal")),
         tool_calls=[
             _tool_call(call) for call in as_list(data.get("tool_calls")) if as_object(call)

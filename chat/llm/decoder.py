@@ -117,7 +117,7 @@ REASONS = {
     ),
     "cut": (
         *("abort", "aborted", "cancel", "cancelled", "canceled", "interrupted", "interrupt"),
-        *("preempted", "disconnected", "shutdown", "user_cancelled"),
+        *("preempted", "disconnected", "shutdown", "user_cancelled", "user_cancel"),
     ),
     "timeout": (
         *("timed_out", "time_out", "time_limit", "max_time", "deadline_exceeded"),
@@ -159,7 +159,7 @@ OTHER_APIS = (
     ("Cloudflare", {"response", "p"}),
 )
 # Objects that some gateways wrap chunks in.
-WRAPPERS = ("data", "result", "chunk", "response", "body", "output", "completion")
+WRAPPERS = ("data", "result", "chunk", "response", "body", "output", "completion", "Response")
 
 # Top-level fields of errors that are not wrapped, and codes that mean no error.
 ERROR_FIELDS = ("message", "msg", "detail", "errors", "error_msg", "error_message", "errorMessage")
@@ -287,7 +287,7 @@ class StreamDecoder:
         elif text.startswith((b"{", b"[")):
             self._bare(text, events)
         elif (field := FIELD.match(text)) is None:
-            page = is_page(text.decode(errors="replace"))
+            page = is_page(text.decode(errors="replace")) and not self._has_output
             detail = f"not an event stream: {shown(line)}"
             self._fail(ProviderMalformed(detail, is_of_address=page))
         elif field[1] and text[field.end() :].lstrip().startswith(b"{"):
@@ -371,7 +371,8 @@ class StreamDecoder:
             if data.startswith((b"{", b"[")):
                 self._pending += data  # the first of several lines, or garbage
             elif data.startswith(b"<"):
-                self._fail(ProviderMalformed(f"not a chunk: {shown(data)}", is_of_address=True))
+                page = not self._has_output
+                self._fail(ProviderMalformed(f"not a chunk: {shown(data)}", is_of_address=page))
             else:
                 self._pass_over("data that is no JSON", data)
             return
@@ -425,7 +426,12 @@ class StreamDecoder:
             if isinstance(inner, str) and inner.startswith("{"):
                 with suppress(ValueError):
                     inner = lenient_json.loads(inner.encode(errors="replace"))
-            if isinstance(inner, dict) and any(map(inner.get, ("choices", "usage", "error"))):
+            if not isinstance(inner, dict):
+                continue
+            if error := inner.get("Error"):  # Tencent
+                self._fail(reported(error))
+                return True
+            if any(map(inner.get, ("choices", "usage", "error"))):
                 self._chunk(lenient_chunk(inner), inner, events)
                 return True
         return False
@@ -445,10 +451,11 @@ class StreamDecoder:
         """Handle a message in place of a delta: the whole reply, all of it so far, or its next piece."""
         if self._has_output and not self._messages:
             return  # the reply so far came in deltas, which this one repeats
-        thoughts = whole.reasoning_content or whole.reasoning or ""
+        thoughts = whole.reasoning_content or whole.reasoning or whole.reasoning_text or ""
         if self._has_reasoning and not self._messages:
             thoughts = ""
-        whole.reasoning_content, whole.reasoning = self._news("thoughts", thoughts, is_last), None
+        whole.reasoning_content = self._news("thoughts", thoughts, is_last)
+        whole.reasoning = whole.reasoning_text = None
         if isinstance(whole.content, str):
             whole.content = self._news("text", whole.content, is_last)
         self._delta(whole, events)
@@ -468,7 +475,7 @@ class StreamDecoder:
         return text
 
     def _delta(self, delta: Delta, events: list[Event]) -> None:
-        reasoning = delta.reasoning_content or delta.reasoning
+        reasoning = delta.reasoning_content or delta.reasoning or delta.reasoning_text
         if reasoning:
             self.finished = False
             self._has_reasoning = True
@@ -507,7 +514,10 @@ class StreamDecoder:
 
     def _finish(self, reason: str, events: list[Event]) -> None:
         snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", reason).lower()
-        word = WORDS.get(snake_case, WORDS.get(snake_case.removeprefix("finish_reason_")))
+        # Also "FINISH_REASON_STOP", "FinishReason.STOP" and Google's "content_filter: RECITATION".
+        plain = re.sub(r"^(finish|stop)_?reason[_.]", "", snake_case)
+        parts = re.split(r"[:.\s]+", plain)
+        word = next((WORDS[one] for one in (plain, parts[0], parts[-1]) if one in WORDS), None)
         if word is None:
             word = re.sub(r"[^\w.: -]", "", reason, flags=re.ASCII)[:REASON_CHARACTERS] or "other"
         if word in FAULTS:
@@ -533,10 +543,11 @@ class StreamDecoder:
 
     def _other(self, fields: dict[str, Any]) -> None:
         """Handle an object that is no chunk: an error that is not wrapped, or of no interest."""
-        wrapped = fields.get("base_resp")  # MiniMax
-        if isinstance(wrapped, dict) and wrapped.get("status_code"):
-            self._fail(reported(wrapped))
-            return
+        for name, code in (("base_resp", "status_code"), ("header", "code")):  # MiniMax, iFlytek
+            wrapped = as_object(fields.get(name))
+            if wrapped.get(code):
+                self._fail(reported(wrapped))
+                return
         is_named = "error" in (fields.get("object"), fields.get("type"))
         is_success = fields.get("code", fields.get("status")) in SUCCESSES
         sentences = filter(None, map(fields.get, ERROR_FIELDS))

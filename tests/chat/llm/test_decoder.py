@@ -302,6 +302,7 @@ def test_field_of_odd_type_is_passed_over(chunk):
         ({"content": [{"type": "reasoning", "reasoning": [{"text": "t"}]}]}, ("", "t")),
         ({"content": "a", "index": "x", "reasoning_content": ["t", {"text": "u"}]}, ("a", "tu")),
         ({"reasoning": {"text": "t"}, "content": None}, ("", "t")),
+        ({"reasoning_text": "t", "content": None}, ("", "t")),
         ({"refusal": [{"refusal": "no"}]}, ("no", "")),
         ("bare", ("bare", "")),
     ],
@@ -369,6 +370,14 @@ def test_error_of_several_lines_is_reported():
     assert events == [TextDelta("Hi")]
     assert isinstance(error, ProviderReported)
     assert "overloaded" in error.detail
+
+
+def test_page_after_text_is_no_fault_of_address():
+    for page in (b"<html><body>502 Bad Gateway</body></html>\n", b"data: <html>\n\n"):
+        events, error = decode(text("Hi") + page)
+        assert events == [TextDelta("Hi")]
+        assert isinstance(error, ProviderMalformed)
+        assert error.cause == "malformed"
 
 
 def test_messages_without_end_are_cut():
@@ -523,6 +532,8 @@ def test_body_without_reply_is_malformed(body):
         (b'data: {"base_resp":{"status_code":1008,"status_msg":"insufficient balance"}}', "quota"),
         (b'data: {"choices":[{"delta":{},"error":{"code":402,"message":"x"}}]}\n\n', "quota"),
         (b'data: {"choices":[],"error":"overloaded"}\n\n', None),
+        (b'data: {"header":{"code":11200,"message":"invalid api key"}}\n\n', "key"),
+        (b'{"Response":{"Error":{"Code":"AuthFailure","Message":"x"},"RequestId":"1"}}', "key"),
         (b'data: {"error":["overloaded"]}\n\n', None),
         (b'event: error\ndata: {"message":"boom"}\n\n', None),
         (b"event: error\ndata: boom\n\n", None),
@@ -584,6 +595,8 @@ def test_done_is_found_in_other_forms(end):
         ("FINISH_REASON_STOP", "stop"),
         ("finished", "stop"),
         ("SAFETY", "content_filter"),
+        ("content_filter: PROHIBITED_CONTENT", "content_filter"),
+        ("FinishReason.MAX_TOKENS", "length"),
         ("PROHIBITED_CONTENT", "content_filter"),
         ("end_turn", "stop"),
         ("STOP", "stop"),
