@@ -25,6 +25,7 @@ from chat.llm.chunks import (
     PromptDetails,
     ToolCall,
     UsageObject,
+    as_list,
     as_object,
     decode_chunk,
     lenient_chunk,
@@ -203,6 +204,7 @@ class StreamDecoder:
         self._index = 0  # of the choice that is read
         self._has_output = False  # text, or a tool call
         self._has_reasoning = False
+        self._is_elsewhere = False  # the text is beside the places for it
         self._messages: dict[str, list[str]] = {}  # texts of choices without a delta, by kind
         self._sends_pieces = False  # they are the reply's pieces, not all of it so far
         self._odd = b""  # the first data that was passed over
@@ -389,6 +391,7 @@ class StreamDecoder:
         """Handle a chunk, which was decoded from `data`."""
         usage = chunk.usage or chunk.google_usage
         error = chunk.error
+        count = len(events)
         for choice in chunk.choices or ():
             if choice.index and choice.index != self._index:
                 if self._has_output or self._index:
@@ -401,6 +404,8 @@ class StreamDecoder:
                 self._delta(delta, events)
             elif choice.text:  # as in OpenAI's older completions API
                 self._delta(Delta(content=choice.text), events)
+            if len(events) == count and (self._is_elsewhere or not self._has_output):
+                self._find_text(data, events)
             if choice.finish_reason:
                 self._finish(choice.finish_reason, events)
             usage = usage or choice.usage
@@ -418,6 +423,15 @@ class StreamDecoder:
                 return
             if usage is None:
                 self._other(fields)
+
+    def _find_text(self, data: bytes | dict[str, Any], events: list[Event]) -> None:
+        """Read text beside the places for it: of a chunk before the first text, and of those after it."""
+        fields = lenient_json.loads(data) if isinstance(data, bytes) else data
+        choice = as_object(next(iter(as_list(fields.get("choices"))), None))
+        found = as_object(choice.get("delta")).get("text") or choice.get("content")
+        if isinstance(found, str) and found:
+            self._is_elsewhere = True
+            self._delta(Delta(content=found), events)
 
     def _unwrap(self, fields: dict[str, Any], events: list[Event]) -> bool:
         """Read a chunk that is wrapped in another object; returns whether there is one."""

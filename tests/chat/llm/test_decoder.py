@@ -348,6 +348,19 @@ GOOGLE = {"error": {"code": 503, "message": "The model is overloaded.", "status"
         # fields of events in other forms
         (b"Data" + text("Hi")[4:] + b"DATA" + text(" you")[4:] + STOP, ("Hi you", "")),
         (b"data " + text("Hi")[4:] + b"EVENT: chunk\n" + STOP, ("Hi", "")),
+        # text beside its place
+        (
+            event(choices=[{"delta": {"role": "assistant"}}])
+            + event(choices=[{"delta": {"text": "Hi"}}])
+            + event(choices=[{"delta": {"text": " you"}, "finish_reason": "stop"}]),
+            ("Hi you", ""),
+        ),
+        (
+            event(choices=[{"content": "Hi"}])
+            + event(choices=[{"index": "0", "content": " you"}])
+            + STOP,
+            ("Hi you", ""),
+        ),
         # choices that are not counted from 0
         (text("Hi", index=1) + text(" you", index=1) + STOP, ("Hi you", "")),
         # JSON of several lines among the events
