@@ -96,12 +96,14 @@ def test_live_queue_shows_queue_workers_and_blocks(staff, owner, conversation, v
     block = loop_monitor.Block(
         process="host:1", role="worker", at=time.time(), milliseconds=250.0, **where
     )
-    valkey_client.lpush(loop_monitor.BLOCKS, msgspec.json.encode(block))
+    unknown = msgspec.structs.replace(block, task="", where="")
+    valkey_client.lpush(loop_monitor.BLOCKS, *map(msgspec.json.encode, (block, unknown)))
     page = staff.get(reverse("chat_live_queue")).content.decode()
     assert "owner@example.org" in page
     assert "No worker is running" in page
     assert "chat/streaming/ticker.py:1 slow" in page
     assert "250 ms" in page
+    assert "Unknown: no Python code was sampled" in page
     assert reverse("chat_live_queue") in staff.get("/admin/chat/").content.decode()
 
 

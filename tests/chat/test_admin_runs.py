@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from urllib.parse import urlencode
+
 import pytest
 import redis
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.models import User
 from chat.conversations.transcript import MESSAGES_SHOWN
-from chat.models import Message, Run
+from chat.models import Message, Provider, Run
 from chat.runs import finish
 from chat.streaming import leases
 from chat.streaming.leases import stop_requested
-from tests.support.conversations import add_turns, send
+from tests.support.conversations import add_turns, begin, send
 from tests.support.runs import fresh, mark_running
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
@@ -215,3 +219,43 @@ def test_runs_are_changed_with_the_permission_alone(owner, conversation, page, p
     assert browser.get(url).status_code == 403
     assert browser.post(url).status_code == 403
     assert fresh(run.pk).status == "queued"
+
+
+# --- Filtering --------------------------------------------------------------------------------
+
+
+def test_runs_are_filtered_by_outcome_cause_and_period(owner, conversation):
+    first, other = send(owner, conversation), send(owner, begin(owner, conversation.assistant))
+    provider = Provider.objects.create(name="Gateway", base_url="https://one.example.org/v1")
+    now = timezone.now()
+    Run.objects.filter(pk=first.pk).update(
+        status="failed",
+        ended_at=now,
+        error_code="provider_error",
+        error_cause="quota",
+        provider=provider,
+        queued_at=now - timedelta(days=400),
+    )
+    browser = desk("view_run")
+    url = reverse("admin:chat_run_changelist")
+    page = browser.get(url).content.decode()
+    filters = {
+        "status__exact=failed": {first.pk},
+        "status__exact=queued": {other.pk},
+        "error_code=provider_error": {first.pk},
+        "error_cause=quota": {first.pk},
+        "error_cause=key": set(),
+        f"provider__id__exact={provider.pk}": {first.pk},
+        f"model__id__exact={first.model_id}": {first.pk, other.pk},
+        urlencode({"queued_at__gte": now - timedelta(days=7)}): {other.pk},
+        f"user__id__exact={owner.pk}": {first.pk, other.pk},
+        f"conversation__id__exact={conversation.pk}": {first.pk},
+    }
+    for query, found in filters.items():
+        shown = browser.get(f"{url}?{query}")
+        assert shown.status_code == 200, query
+        assert {run.pk for run in shown.context["cl"].result_list} == found, query
+    for choice in ("error_cause=quota", "error_code=provider_error", "status__exact=failed"):
+        assert f"?{choice}" in page
+    for odd in ("provider__id__exact=x", "queued_at__gte=never", "status__exact=%00", "p=-1"):
+        assert browser.get(f"{url}?{odd}").status_code in (200, 302, 400), odd
