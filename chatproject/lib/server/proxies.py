@@ -22,7 +22,8 @@ def trust_proxies(application: Application, hops: int) -> Application:
     Each proxy appends the address of its own client to X-Forwarded-For. So the last `hops` entries
     come from the proxies, and the entries before them from the client, which can write anything: the
     client's address is the first of the last `hops`. Where X-Forwarded-Proto has several values, it
-    is read in the same way. Afterwards that header has the scheme alone, for all later readers.
+    is read in the same way. Afterwards that header has the scheme alone, for all later readers, and the
+    Host no default port.
     """
     warned: set[str] = set()
 
@@ -50,8 +51,14 @@ def trust_proxies(application: Application, hops: int) -> Application:
                 scope["scheme"] = "wss" if is_secure else "ws"
             else:
                 scope["scheme"] = "https" if is_secure else "http"
+            # `$host:$server_port` of a proxy: browsers leave the default port out of an Origin.
+            default_port = b":443" if is_secure else b":80"
             scope["headers"] = [
-                *(header for header in headers if header[0] != FORWARDED_PROTO),
+                *(
+                    (name, value.removesuffix(default_port) if name == b"host" else value)
+                    for name, value in headers
+                    if name != FORWARDED_PROTO
+                ),
                 (FORWARDED_PROTO, b"https" if is_secure else b"http"),
             ]
         for prefix in entries(headers, FORWARDED_PREFIX):

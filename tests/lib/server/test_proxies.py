@@ -124,6 +124,22 @@ async def test_scheme_is_the_one_of_the_first_trusted_proxy(lines, hops, is_secu
     assert left == expected
 
 
+@pytest.mark.parametrize(
+    ("scheme", "host", "expected"),
+    [
+        ("https", "chat.example.org:443", "chat.example.org"),
+        ("http", "chat.example.org:80", "chat.example.org"),
+        ("https", "[2001:db8::443]", "[2001:db8::443]"),
+        ("https", "chat.example.org:80", "chat.example.org:80"),
+        ("https", "chat.example.org:8443", "chat.example.org:8443"),
+    ],
+)
+async def test_host_has_no_default_port(scheme, host, expected):
+    """Django compares it with the Origin of a form, in which browsers leave that port out."""
+    scope = await seen(("X-Forwarded-Proto", scheme), ("Host", host), hops=1, kind="http")
+    assert dict(scope["headers"])[b"host"] == expected.encode()
+
+
 async def test_missing_hop_and_prefix_are_logged_once(caplog):
     caplog.set_level(logging.WARNING)
     headers = [("X-Forwarded-Proto", "https,http"), ("X-Forwarded-Prefix", "/chat")]
