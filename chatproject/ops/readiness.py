@@ -26,7 +26,10 @@ REQUIRED = frozenset({"database", "migrations", "redis"})
 
 NO_ANSWER = "no answer within {seconds:g} s"
 NO_CLOCK = "No clock works: lost workers are not noticed. Start manage.py clock."
-NO_WORKER = "No worker takes messages: they stay queued. Start manage.py rqworker chat."
+NO_WORKER = (
+    "No worker takes messages: they stay queued. Start manage.py rqworker chat"
+    " --serializer rq.serializers.JSONSerializer."
+)
 FULL = "It is full and refuses writes. Raise maxmemory, or remove the keys of other programs."
 REPLICA = "It is a replica and refuses writes. Name the primary server in REDIS_URL."
 OLD_SCHEMA = "{count} migrations are missing. Run manage.py migrate."
