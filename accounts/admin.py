@@ -82,8 +82,18 @@ class GroupAdmin(ChangedBySuperusers, LoggedValues, DjangoGroupAdmin):
 
 
 @admin.register(EmailAddress)
-class EmailAddressAdmin(ChangedBySuperusers, AllauthEmailAddressAdmin):
+class EmailAddressAdmin(ChangedBySuperusers, LoggedValues, AllauthEmailAddressAdmin):
     """Addresses beside the primary one: a confirmed one receives links to a new password."""
+
+    @admin.action(description="Mark selected email addresses as verified")
+    def make_verified(self, request: HttpRequest, queryset: QuerySet[EmailAddress]) -> None:
+        """Verify addresses, each with an entry in the admin's log."""
+        keys = [address.pk for address in queryset.filter(verified=False)]
+        super().make_verified(request, queryset)
+        verified = EmailAddress.objects.filter(pk__in=keys, verified=True)
+        LogEntry.objects.log_actions(
+            staff_id(request), verified, CHANGE, change_message="Marked as verified"
+        )
 
 
 @admin.register(User)
@@ -319,9 +329,14 @@ class LogEntryAdmin(ReadOnlyAdmin, BaseAdmin):
 
 
 def set_active(request: HttpRequest, users: Iterable[User], *, is_active: bool) -> None:
-    """Give users their access again, or end it; saving each ends its sockets."""
+    """Give users their access again, or end it; saving each ends its sockets.
+
+    Users that another member of staff has changed so meanwhile are left as they are.
+    """
+    keys = [user.pk for user in users]
     with transaction.atomic():
-        for user in users:
+        rows = User.objects.select_for_update(no_key=True).order_by("pk")
+        for user in rows.filter(pk__in=keys, is_active=not is_active):
             user.is_active = is_active
             user.save(update_fields=["is_active"])
             log(request, user, "Reactivated" if is_active else "Deactivated")
