@@ -425,7 +425,7 @@ class StreamDecoder:
                 self._other(fields)
 
     def _find_text(self, data: bytes | dict[str, Any], events: list[Event]) -> None:
-        """Read text beside the places for it: of a chunk before the first text, and of those after it."""
+        """Read text from other fields than `content`, when no chunk before had its text there."""
         fields = lenient_json.loads(data) if isinstance(data, bytes) else data
         choice = as_object(next(iter(as_list(fields.get("choices"))), None))
         found = as_object(choice.get("delta")).get("text") or choice.get("content")

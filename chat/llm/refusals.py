@@ -141,7 +141,7 @@ PROMPT_TOKENS = re.compile(
     r"|(?:prompt tokens|n_keep): (?P<counted>\d+)",
     re.IGNORECASE,
 )
-# The limit of a prompt, in other sentences: those that call it so, and then any.
+# The limit of a prompt in other sentences: the number after such a word, else after a length.
 STATED_LIMIT = re.compile(r"\b(?:max(?:imum)?|limit)\b\D{0,40}?(\d+)", re.IGNORECASE)
 STATED_WINDOW = re.compile(
     r"(?:length|size|window|limit)(?: should be \[\d+,|\b\D{0,40}?) ?(\d+)|allowed \((\d+)\)"
@@ -152,9 +152,9 @@ OUTPUT = r"(?:output|completion)[ _]tokens?"
 CAP = r"(?:max(?:imum)?[ _]?(?:completion|output|new|total)?[ _]?tokens(?:_to_sample)?)"
 CAP_WORDS = re.compile(
     rf"{CAP}.{{0,80}}?(too (large|high|big)|must (not exceed|be (less|at most|smaller|between|<=))"
-    r"|should be (less|at most|between|<=|\[|in)|exceed|(greater|larger|more|higher) than|cannot be more"
+    r"|should be (less|at most|between|<=|\[|in)|exceed|(greater|larger|more|higher) than|can ?not be more"
     r"|at most|out of range|in range|: \d+ > \d+|(above|over) (the )?(max|limit)|maximum (allowed )?value"
-    r"|has to be (less|at most|between|<=)|in the range|limited to|or less\b|cannot be|can ?not be"
+    r"|has to be (less|at most|between|<=)|in the range|limited to|or less\b"
     r"|supported range|less than or equal|value <= \d"
     r"|参数非法|超|限制|范围|最大)"
     rf"|{CAP} (is |allowed )*\d+"

@@ -415,6 +415,7 @@ SYSTEM = "Unsupported value: 'messages[0].role' does not support 'system' with t
             "max_tokens",
             False,
         ),
+        (error("'max_tokens' cannot be used with this model"), "max_tokens", False),
         (
             error("Unrecognized request argument supplied: max_completion_tokens"),
             "max_completion_tokens",
