@@ -7,6 +7,7 @@ object that the user may not read is reported as not found, so that ids reveal n
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -59,6 +60,16 @@ def conversation(
         raise ChatError("not_found")
     require(user, found, write=write)
     return found
+
+
+def conversations(
+    user: User | AnonymousUser, conversation_ids: Iterable[UUID]
+) -> list[Conversation]:
+    """Return those of the conversations that the user may write in; raises ChatError `not_found` if there are none."""
+    found = Conversation.objects.not_deleted().filter(pk__in=conversation_ids, owner=user.pk)
+    if not (user.is_authenticated and user.is_active and found):
+        raise ChatError("not_found")
+    return list(found)
 
 
 def message(user: User | AnonymousUser, message_id: UUID, *, write: bool = False) -> Message:

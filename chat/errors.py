@@ -17,6 +17,7 @@ ERRORS: dict[str, str] = {
     "unknown_field": "The message has an unknown field. Reload the page.",
     "bad_json": "The server could not read the message. Reload the page and try again.",
     "insufficient_credits": "Your credits do not cover this message. Buy credits, or send less.",
+    "too_many": "These are too many at a time. Select fewer.",
     "run_active": "A reply is still being written. Wait for it, or stop it first.",
     "busy": "Too many messages are queued right now. Try again in a moment.",
     "rate_limited": "Too many of your messages are queued. Let some replies finish, then try again.",

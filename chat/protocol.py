@@ -122,6 +122,16 @@ class Resume(RunAction, frozen=True, tag="resume"):
     after: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
+class ConversationRead(ClientEvent, frozen=True, tag="conversation.read"):
+    """The user has seen the newest reply of a conversation."""
+
+    conversation: UUID
+
+    @property
+    def ref(self) -> str | None:
+        return str(self.conversation)
+
+
 class Ping(ClientEvent, frozen=True, tag="ping"):
     pass
 
@@ -136,6 +146,7 @@ CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
         BranchSelect,
         RunStop,
         Resume,
+        ConversationRead,
         Ping,
     )
 }
@@ -389,7 +400,7 @@ class RunFailed(RunEnd, frozen=True, tag="run.failed", kw_only=True):
 
 
 class ConversationUpdated(ServerEvent, frozen=True, tag="conversation.updated", kw_only=True):
-    """A conversation of the user is new, was renamed, moved up in the list, or was deleted."""
+    """A conversation of the user is new, or its title, place or state in the lists has changed."""
 
     conversation: UUID
     title: str
@@ -397,6 +408,10 @@ class ConversationUpdated(ServerEvent, frozen=True, tag="conversation.updated", 
     updated_at: str
     active: bool = False
     deleted: bool = False
+    restored: bool = False
+    pinned: bool = False
+    archived: bool = False
+    unread: bool = False
 
 
 class BranchSelected(ServerEvent, frozen=True, tag="branch.selected", kw_only=True):

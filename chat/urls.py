@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from chat.web.views import conversations, messages, runs
+from chat.web.views import chats, conversations, messages, runs
 
 app_name = "chat"
 
@@ -16,7 +16,11 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/rename/", conversations.rename, name="rename"),
     path("c/<uuid:conversation_id>/delete/", conversations.delete, name="delete"),
     path("c/<uuid:conversation_id>/active-run/", conversations.active_run, name="active_run"),
-    path("chats/", conversations.chats, name="list"),
+    path("chats/", chats.chats, name="list"),
+    path("chats/archive/", chats.archive, name="archive"),
+    path("chats/sidebar/", chats.sidebar, name="sidebar"),
+    path("chats/change/", chats.change, name="change"),
+    path("chats/undo/", chats.undo, name="undo"),
     path("runs/<uuid:run_id>/", runs.run, name="run"),
     path("runs/<uuid:run_id>/stop/", runs.stop, name="stop"),
     path("messages/<uuid:message_id>/regenerate/", messages.regenerate, name="regenerate"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.conf import settings
 from django.utils import timezone
+from django.utils.translation import gettext_lazy
 
 from billing.metering import pricing
 from chat import access
+from chat.errors import ChatError
 from chat.models import Assistant, Conversation, Run
 from chat.streaming.user_channel import announce_conversation
 
@@ -17,6 +21,10 @@ if TYPE_CHECKING:
     from accounts.models import User
 
 TITLE_CHARACTERS = 50
+MAX_CHANGED = 200  # conversations of one request
+MAX_PINNED = 50
+TOO_MANY_CHANGED = gettext_lazy("Select up to %(count)d chats at a time. Nothing was changed.")
+TOO_MANY_PINNED = gettext_lazy("You can pin up to %(count)d chats. Unpin one first.")
 
 
 def default_assistant() -> Assistant | None:
@@ -62,23 +70,73 @@ def rename(*, user: User, conversation_id: UUID, title: str) -> Conversation:
     Raises ChatError `not_found` or `not_allowed`. `title` is validated by forms.TitleForm.
     """
     conversation = access.conversation(user, conversation_id, write=True)
-    conversation.title = title
-    conversation.save(update_fields=["title"])
+    conversation.title, conversation.titled_by = title, Conversation.TitledBy.PERSON
+    conversation.save(update_fields=["title", "titled_by"])
     announce_conversation(conversation, active=bool(active_runs(conversation)))
     return conversation
 
 
-def delete(*, user: User, conversation_id: UUID) -> Conversation:
-    """Mark a conversation as deleted; recovery/retention.py purges it after some days.
+# The column of a conversation that an action sets to the present time, or empties.
+ACTIONS = {
+    "pin": ("pinned_at", True),
+    "unpin": ("pinned_at", False),
+    "archive": ("archived_at", True),
+    "unarchive": ("archived_at", False),
+    "delete": ("deleted_at", True),
+}
 
-    Replies that are being generated should be stopped first (`active_runs`, `runs.stop`). Raises
-    ChatError `not_found` or `not_allowed`.
+
+def change(
+    *, user: User, conversation_ids: Sequence[UUID], action: str
+) -> tuple[list[Conversation], datetime]:
+    """Apply one of ACTIONS to conversations; return them, and the time by which `undo` finds them.
+
+    recovery/retention.py purges deleted conversations after some days; `runs.delete` stops their replies
+    first. Raises ChatError `not_found` if the user has none of them, or `too_many`.
     """
+    if len(conversation_ids) > MAX_CHANGED:
+        raise ChatError("too_many", str(TOO_MANY_CHANGED % {"count": MAX_CHANGED}))
+    found = access.conversations(user, conversation_ids)
+    column, is_set = ACTIONS[action]
+    now = timezone.now()
+    rows = Conversation.objects.filter(owner=user)
+    if action == "pin":
+        pinned = rows.not_deleted().filter(pinned_at__isnull=False)
+        if pinned.exclude(pk__in=conversation_ids).count() + len(found) > MAX_PINNED:
+            raise ChatError("too_many", str(TOO_MANY_PINNED % {"count": MAX_PINNED}))
+    rows.filter(pk__in=[each.pk for each in found]).update(**{column: now if is_set else None})
+    for conversation in found:
+        setattr(conversation, column, now if is_set else None)
+    _announce(found)
+    return found, now
+
+
+def undo(*, user: User, action: str, at: datetime) -> int:
+    """Undo a `change` ("archive" or "delete") made at a time; return the number of conversations."""
+    column, _ = ACTIONS[action]
+    found = list(Conversation.objects.filter(owner=user, **{column: at})[:MAX_CHANGED])
+    undone = Conversation.objects.filter(pk__in=[each.pk for each in found], **{column: at})
+    count = undone.update(**{column: None})
+    for conversation in found:
+        setattr(conversation, column, None)
+    _announce(found, restored=action == "delete")
+    return count
+
+
+def mark_read(*, user: User, conversation_id: UUID) -> None:
+    """Record that the user has seen the newest reply; raises ChatError `not_found` or `not_allowed`."""
     conversation = access.conversation(user, conversation_id, write=True)
-    conversation.deleted_at = timezone.now()
-    conversation.save(update_fields=["deleted_at"])
-    announce_conversation(conversation)
-    return conversation
+    if not Conversation.objects.filter(pk=conversation.pk, unread=True).update(unread=False):
+        return
+    conversation.unread = False
+    _announce([conversation])
+
+
+def _announce(conversations: list[Conversation], *, restored: bool = False) -> None:
+    runs = Run.objects.active().filter(conversation__in=[each.pk for each in conversations])
+    active = set(runs.values_list("conversation", flat=True))
+    for conversation in conversations:
+        announce_conversation(conversation, active=conversation.pk in active, restored=restored)
 
 
 def active_runs(conversation: Conversation) -> list[Run]:

@@ -12,7 +12,9 @@ from uuid import UUID
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.formats import date_format
+from django.utils.translation import gettext as _
 
+from chat.conversations.lifecycle import MAX_PINNED
 from chat.errors import ChatError
 from chat.models import Conversation, Run
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from accounts.models import User
 
 SIDEBAR_LENGTH = 40
+SIDEBAR_MAX = 400  # conversations of one request
 PAGE_LENGTH = 50  # conversations of one page of the list
 
 
@@ -30,49 +33,76 @@ class Day:
     label: str
     conversations: list[Conversation]
     is_recent: bool
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of the list; `next` is the cursor of the page after it, empty at the end."""
+    """A page of a list; `next` is the cursor of the page after it, empty at the end."""
 
     days: list[Day]
     next: str
 
 
-def sidebar(user: User) -> list[Day]:
-    """Return the newest SIDEBAR_LENGTH conversations by day, in one query.
+def sidebar(user: User, before: str = "", length: int = SIDEBAR_LENGTH) -> Page:
+    """Return the pinned conversations and the `length` newest others, or those from the cursor `before`.
 
-    Each has `active`: whether a reply is being generated in it.
+    At most SIDEBAR_MAX. Each has `active`: whether a reply is being generated in it. One query. Raises
+    ChatError `not_found` for an invalid cursor.
     """
-    return by_day(_newest(user)[:SIDEBAR_LENGTH])
+    return page(user, before, max(1, min(length, SIDEBAR_MAX)))
 
 
-def page(user: User, before: str = "") -> Page:
-    """Return PAGE_LENGTH conversations from the newest, or from the cursor `before`; one query.
+def page(user: User, before: str = "", length: int = PAGE_LENGTH) -> Page:
+    """Return the pinned conversations and the `length` newest others, or those from the cursor `before`.
+
+    The pinned ones are on the first page only. One query. Raises ChatError `not_found` for an invalid
+    cursor.
+    """
+    shown = _conversations(user).filter(archived_at=None)
+    others = shown.filter(pinned_at=None).order_by("-updated_at", "-id")
+    if before:
+        updated_at, id = _read_cursor(before)
+        earlier = Q(updated_at__lt=updated_at) | Q(updated_at=updated_at, id__lt=id)
+        found = list(others.filter(earlier)[: length + 1])
+    else:
+        pinned = shown.filter(pinned_at__isnull=False).order_by("-pinned_at")[:MAX_PINNED]
+        found = list(pinned.union(others[: length + 1], all=True))
+    rows = [each for each in found if each.pinned_at is None]
+    next = _cursor(rows[length - 1].updated_at, rows[length - 1]) if len(rows) > length else ""
+    rows.sort(key=lambda each: (each.updated_at, each.id), reverse=True)
+    pins = [each for each in found if each.pinned_at is not None]
+    pins.sort(key=lambda each: (each.pinned_at, each.id), reverse=True)
+    group = [Day(_("Pinned"), pins, is_recent=False, is_pinned=True)] if pins else []
+    return Page(days=group + by_day(rows[:length]), next=next)
+
+
+def archive(user: User, before: str = "") -> Page:
+    """Return PAGE_LENGTH archived conversations by the day of their archiving; one query.
 
     Raises ChatError `not_found` for an invalid cursor.
     """
-    found = _newest(user)
+    found = _conversations(user).filter(archived_at__isnull=False)
     if before:
-        updated_at, id = _read_cursor(before)
-        found = found.filter(Q(updated_at__lt=updated_at) | Q(updated_at=updated_at, id__lt=id))
-    rows = list(found[: PAGE_LENGTH + 1])
+        archived_at, id = _read_cursor(before)
+        found = found.filter(Q(archived_at__lt=archived_at) | Q(archived_at=archived_at, id__lt=id))
+    rows = list(found.order_by("-archived_at", "-id")[: PAGE_LENGTH + 1])
     shown = rows[:PAGE_LENGTH]
-    has_more = len(rows) > PAGE_LENGTH
-    next = f"{shown[-1].updated_at.isoformat()}_{shown[-1].id}" if has_more else ""
-    return Page(days=by_day(shown), next=next)
+    next = _cursor(shown[-1].archived_at, shown[-1]) if len(rows) > PAGE_LENGTH else ""
+    return Page(days=by_day(shown, by="archived_at"), next=next)
 
 
-def _newest(user: User) -> QuerySet[Conversation]:
+def _conversations(user: User) -> QuerySet[Conversation]:
     active = Run.objects.active().filter(conversation=OuterRef("pk"))
     found: QuerySet[Conversation] = (
-        Conversation.objects.not_deleted()
-        .filter(owner=user)
-        .annotate(active=Exists(active))
-        .order_by("-updated_at", "-id")
+        Conversation.objects.not_deleted().filter(owner=user).annotate(active=Exists(active))
     )
     return found
+
+
+def _cursor(moment: datetime | None, conversation: Conversation) -> str:
+    assert moment is not None  # the list is ordered by it
+    return f"{moment.isoformat()}_{conversation.id}"
 
 
 def _read_cursor(text: str) -> tuple[datetime, UUID]:
@@ -86,12 +116,14 @@ def _read_cursor(text: str) -> tuple[datetime, UUID]:
         raise ChatError("not_found") from error
 
 
-def by_day(conversations: Iterable[Conversation], *, today: date | None = None) -> list[Day]:
+def by_day(
+    conversations: Iterable[Conversation], *, today: date | None = None, by: str = "updated_at"
+) -> list[Day]:
     """Group conversations, newest first: today, yesterday, the last 7 days, then by month."""
     day = today or timezone.localdate()
 
     def label(conversation: Conversation) -> tuple[str, bool]:
-        updated = timezone.localdate(conversation.updated_at)
+        updated = timezone.localdate(getattr(conversation, by))
         if updated >= day:
             return "Today", True
         if updated == day - timedelta(days=1):

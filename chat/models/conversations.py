@@ -32,6 +32,10 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
 class Conversation(models.Model):
     """A conversation of one user with an assistant."""
 
+    class TitledBy(models.TextChoices):
+        PERSON = "person"
+        MODEL = "model"
+
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations"
@@ -50,6 +54,26 @@ class Conversation(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(help_text="When the last message was sent or finished.")
     deleted_at = models.DateTimeField(null=True, blank=True)
+    pinned_at = models.DateTimeField(null=True, blank=True)
+    archived_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="Archived chats are left out of the lists but that of the archive.",
+    )
+    # db_default: during a rolling upgrade the old version still inserts rows.
+    unread = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="A reply has ended that the owner has not seen on any device.",
+    )
+    titled_by = models.CharField(
+        max_length=6,
+        choices=TitledBy,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Empty: the title is the first line of the first message.",
+    )
 
     objects: ClassVar[Any] = ConversationQuerySet.as_manager()
 
@@ -58,8 +82,18 @@ class Conversation(models.Model):
         indexes = [
             models.Index(
                 fields=["owner", "-updated_at", "-id"],
-                name="conversation_list",
-                condition=Q(deleted_at=None),
+                name="conversation_shown",
+                condition=Q(deleted_at=None, archived_at=None),
+            ),
+            models.Index(
+                fields=["owner", "-pinned_at"],
+                name="conversation_pinned",
+                condition=Q(deleted_at=None, archived_at=None, pinned_at__isnull=False),
+            ),
+            models.Index(
+                fields=["owner", "-archived_at", "-id"],
+                name="conversation_archived",
+                condition=Q(deleted_at=None, archived_at__isnull=False),
             ),
             models.Index(
                 fields=["deleted_at"],

@@ -149,7 +149,8 @@ WHERE run.id = %s AND run.attempt = %s AND run.status = %s FOR NO KEY UPDATE OF 
 
 # Shows the new reply, unless it replaces another one and failed, has no text, or another branch was chosen.
 MOVE_LEAF = f"""
-UPDATE chat_conversation SET leaf_id = %(reply)s, updated_at = %(now)s
+UPDATE chat_conversation
+SET leaf_id = %(reply)s, updated_at = %(now)s, unread = unread OR %(unread)s
 WHERE id = %(id)s AND (leaf_id = %(reply)s OR %(moves)s)
 RETURNING {prepared.columns(Conversation, "chat_conversation")}
 """  # noqa: S608 # of names alone
@@ -175,6 +176,7 @@ def _end(
         "id": run.conversation_id,
         "reply": run.message_id,
         "now": now,
+        "unread": not (outcome.status == Run.Status.STOPPED and outcome.is_users_stop),
         "moves": run.moves_leaf and outcome.status != Run.Status.FAILED and bool(outcome.text),
     }
     moved = prepared.first(MOVE_LEAF, leaf, Conversation)

@@ -48,10 +48,13 @@ def announce_balance(*, account_id: int, **kwargs: Any) -> None:
     publish(groups.user_group(found.user_id), event.encode())
 
 
-def announce_conversation(conversation: Conversation, *, active: bool = False) -> None:
+def announce_conversation(
+    conversation: Conversation, *, active: bool = False, restored: bool = False
+) -> None:
     """Publish the title, time and state of a conversation to its owner's pages.
 
-    Whether it was deleted is read from the row: a run can end in a deleted conversation.
+    Whether it was deleted is read from the row: a run can end in a deleted conversation. `restored`: its
+    deletion was undone.
     """
     event = protocol.ConversationUpdated(
         conversation=conversation.id,
@@ -60,6 +63,10 @@ def announce_conversation(conversation: Conversation, *, active: bool = False) -
         updated_at=conversation.updated_at.isoformat(),
         active=active,
         deleted=conversation.deleted_at is not None,
+        restored=restored,
+        pinned=conversation.pinned_at is not None,
+        archived=conversation.archived_at is not None,
+        unread=conversation.unread,
     )
     publish(groups.user_group(conversation.owner_id), event.encode())
 

@@ -20,7 +20,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 
 from accounts import sockets
 from chat import protocol
-from chat.conversations import branches
+from chat.conversations import branches, lifecycle
 from chat.errors import ERRORS, ChatError
 from chat.runs import describe, start, wait_estimate
 from chat.runs.stop import stop_run
@@ -239,6 +239,9 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                 if queued is not None:
                     self._outgoing.put(queued.encode())
                 self._follow(event.run, event.after, report=partial(self._report_delay, event))
+                return
+            case protocol.ConversationRead():
+                await self._call(event, lifecycle.mark_read, conversation_id=event.conversation)
                 return
             case protocol.Ping():
                 self._outgoing.put(protocol.Pong().encode())

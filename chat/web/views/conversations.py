@@ -9,32 +9,35 @@ from __future__ import annotations
 from functools import partial
 from uuid import UUID
 
-from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
-from django.shortcuts import redirect, render
-from django.template.defaultfilters import pluralize
-from django.utils.html import format_html
+from django.shortcuts import redirect
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import access
-from chat.conversations import lifecycle, listing
+from chat.conversations import lifecycle
 from chat.errors import ChatError
+from chat.runs import delete as runs_delete
 from chat.runs import start
-from chat.runs.stop import stop_run
 from chat.web.forms import TitleForm
 from chat.web.pages import (
     conversation_page,
     new_form,
     new_page,
-    page_context,
     posted_form,
     refused_page,
     start_posted,
     started_response,
 )
-from chat.web.responses import error_json, handles_chat_errors, raise_unless_page, run_json
+from chat.web.responses import (
+    error_json,
+    handles_chat_errors,
+    raise_unless_page,
+    run_json,
+    wants_json,
+)
+from chat.web.views.chats import changed_response
 from chatproject.lib.http import Request
 
 # --- Pages ------------------------------------------------------------------------------------
@@ -56,24 +59,12 @@ def conversation(request: Request, conversation_id: UUID) -> HttpResponse:
     ?edit=ID edits a message.
     """
     found = access.conversation(request.user, conversation_id)
+    # A script fetches pages also in hidden tabs, and sends `conversation.read` for a visible one.
+    if found.unread and not {"X-Swap", "X-Sync"} & set(request.headers):
+        lifecycle.mark_read(user=request.user, conversation_id=conversation_id)
     before, message = request.GET.get("before", ""), request.GET.get("message", "")
     editing = request.GET.get("edit", "")
     return conversation_page(request, found, before=before, message=message, editing=editing)
-
-
-@require_safe
-@never_cache
-@handles_chat_errors
-def chats(request: Request) -> HttpResponse:
-    """List all conversations by day, one page at a time."""
-    before = request.GET.get("before", "")
-    page = listing.page(request.user, before)
-    return render(
-        request,
-        "chat/list.html",
-        page_context(request)
-        | {"page": "list", "days": page.days, "next": page.next, "is_first": not before},
-    )
 
 
 # --- Actions on conversations -----------------------------------------------------------------
@@ -99,11 +90,15 @@ def create(request: Request) -> HttpResponse:
 def rename(request: Request, conversation_id: UUID) -> HttpResponse:
     """Give a conversation another name."""
     form = TitleForm(request.POST)
-    if form.is_valid():
+    is_valid = form.is_valid()
+    problem = "" if is_valid else "A chat needs a name of 1 to 100 characters. It was not renamed."
+    if is_valid:
         title = form.cleaned_data["title"]
         lifecycle.rename(user=request.user, conversation_id=conversation_id, title=title)
-    else:
-        messages.error(request, "A chat needs a name of 1 to 100 characters. It was not renamed.")
+    if wants_json(request):
+        return JsonResponse({"message": problem})
+    if problem:
+        messages.error(request, problem)
     if request.POST.get("from") == "list":
         return redirect("chat:list")
     return redirect("chat:conversation", conversation_id)
@@ -112,25 +107,12 @@ def rename(request: Request, conversation_id: UUID) -> HttpResponse:
 @require_POST
 @handles_chat_errors
 def delete(request: Request, conversation_id: UUID) -> HttpResponse:
-    """Delete a conversation, and stop its active run."""
-    found = access.conversation(request.user, conversation_id, write=True)
-    for active in lifecycle.active_runs(found):
-        try:
-            stop_run(user=request.user, run_id=active.id)
-        except ChatError as error:
-            return refused_page(request, error, conversation_id)
-    lifecycle.delete(user=request.user, conversation_id=conversation_id)
-    days = settings.DELETED_CHAT_DAYS
-    messages.success(
-        request,
-        format_html(
-            "“<bdi>{}</bdi>” was deleted. It is removed for good after {} day{}.",
-            found.name,
-            days,
-            pluralize(days),
-        ),
-    )
-    return redirect("chat:list")
+    """Delete a conversation, and stop its active runs."""
+    try:
+        found, at = runs_delete.delete(user=request.user, conversation_ids=[conversation_id])
+    except ChatError as error:
+        return refused_page(request, error, conversation_id)
+    return changed_response(request, "delete", found, at, "chat:list")
 
 
 @require_safe

@@ -1,4 +1,4 @@
-import { fetchJSON, fetchPage, fromTemplate, nameConversation, removeEmptyLists } from "../helpers/dom.js";
+import { fetchJSON, fetchPage, fromTemplate, nameConversation } from "../helpers/dom.js";
 import { newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
 import { countDown } from "../helpers/timing.js";
@@ -55,6 +55,7 @@ export class ChatApp extends HTMLElement {
     this.addEventListener("chat:announce", ({ detail }) => this.#announce(detail));
     this.addEventListener("chat:error", ({ detail }) => this.#showError(detail));
     this.addEventListener("chat:stale", () => this.#catchUp());
+    this.addEventListener("chat:listed", () => this.#read());
     this.addEventListener("chat:scrolled", () => this.#scrolled());
     this.addEventListener("submit", (event) => this.#submitted(event));
     this.addEventListener("click", (event) => {
@@ -111,6 +112,7 @@ export class ChatApp extends HTMLElement {
     this.#sidebar.close();
     for (const cursor of this.#transcript?.cursors ?? []) this.#resume(cursor);
     this.#announce(document.title);
+    this.#read();
   }
 
   // --- Parts of the page
@@ -320,17 +322,23 @@ export class ChatApp extends HTMLElement {
 
   #updated(event) {
     this.#sidebar.update(event);
-    if (event.deleted) this.#removeRow(event.conversation);
+    this.querySelector("chat-list")?.update(event);
+    this.#read();
     if (event.conversation !== this.#transcript?.conversation) return;
     if (event.deleted) this.#close();
+    else if (event.restored && this.querySelector("[data-deleted]") !== null) this.navigation.reload();
     else this.#rename(event.title);
   }
 
-  /** Remove a deleted chat from the page of all chats. */
-  #removeRow(conversation) {
-    const list = this.querySelector(".chats");
-    list?.querySelector(`[data-id="${conversation}"]`)?.remove();
-    if (list !== null) removeEmptyLists(list);
+  /** Report that the shown chat was read, if it is unread and visible, and show the number of unread ones. */
+  #read() {
+    const current = this.#transcript?.conversation;
+    if (current && !document.hidden && this.#sidebar.isUnread(current)) {
+      if (this.connection.send({ type: "conversation.read", conversation: current })) this.#sidebar.markRead(current);
+    }
+    const { unread } = this.#sidebar;
+    const name = document.title.replace(/^\(\d+\) /, "");
+    document.title = unread > 0 ? `(${unread}) ${name}` : name;
   }
 
   /** The chat of this page was deleted: leave it to be read, and offer a new one for unsent text. */
@@ -359,6 +367,7 @@ export class ChatApp extends HTMLElement {
     this.querySelector("[data-title]").textContent = title;
     this.querySelector("[data-rename]").value = title;
     document.title = `${title} · ${this.dataset.site}`;
+    this.#read();
   }
 
   #showBalance(event) {
@@ -445,8 +454,12 @@ export class ChatApp extends HTMLElement {
     const cursors = this.#transcript?.cursors ?? [];
     for (const cursor of cursors) this.#resume(cursor);
     if (this.#stopping !== null) this.connection.send({ type: "run.stop", run: this.#stopping });
-    if (isReconnect) setTimeout(() => this.#catchUp(), CATCH_UP_WITHIN * Math.random());
-    else if (cursors.length === 0) this.#catchUpIfStale();
+    this.#read();
+    if (isReconnect) {
+      this.#sidebar.forgetDeleted(); // a deletion may have been undone meanwhile
+      setTimeout(() => this.#catchUp(), CATCH_UP_WITHIN * Math.random());
+    }
+    if (!isReconnect && cursors.length === 0) this.#catchUpIfStale();
   }
 
   /** Check for messages that came between the rendering of the page and the opening of its socket. */
@@ -473,7 +486,8 @@ export class ChatApp extends HTMLElement {
     }
     if (page === null) return;
     this.#sidebar.replaceWith(page);
-    this.#replaceList(page);
+    this.querySelector("chat-list")?.replaceWith(page, (id) => this.#sidebar.isDeleted(id));
+    this.#read();
     if (isMissing) return;
     if (!transcript?.conversation) {
       this.#isStale = false;
@@ -483,17 +497,6 @@ export class ChatApp extends HTMLElement {
     this.#isStale = false;
     transcript.sync(page);
     this.#rename(page.querySelector("[data-title]").textContent);
-  }
-
-  /** Show the page of all chats as it was fetched, unless a menu is open, perhaps with a new name. */
-  #replaceList(page) {
-    const [shown, fetched] = [this, page].map((root) => root.querySelector(".chats"));
-    if (shown === null || fetched === null || shown.querySelector("[open]") !== null) return;
-    for (const row of fetched.querySelectorAll("[data-id]")) {
-      if (this.#sidebar.isDeleted(row.dataset.id)) row.remove();
-    }
-    removeEmptyLists(fetched);
-    if (shown.textContent !== fetched.textContent) shown.replaceWith(fetched);
   }
 
   #lost({ code, message, seconds }) {
@@ -582,7 +585,10 @@ export class ChatApp extends HTMLElement {
   #visibilityChanged() {
     clearTimeout(this.#pause);
     if (document.hidden) this.#pauseSoon();
-    else this.connection.wake();
+    else {
+      this.connection.wake();
+      this.#read();
+    }
   }
 
   /** Close the socket of a hidden tab, but not during a reply or with an unsent message. */

@@ -34,9 +34,25 @@ export async function postForm(url, fields) {
   return text === null ? null : JSON.parse(text);
 }
 
+/**
+ * Send the fields of a form to this site: {isDone, message, undo}. `message` is a sentence for the user, perhaps
+ * empty; after a failure without an answer it is that of the page.
+ */
+export async function sendForm(url, fields) {
+  try {
+    const body = new URLSearchParams([...fields]);
+    const response = await fetch(url, { method: "POST", body, headers: { Accept: "application/json" } });
+    const { message = "", undo = "" } = await response.json();
+    return { isDone: response.ok, message, undo };
+  } catch (error) {
+    console.warn("Request failed", url, error);
+    return { isDone: false, message: document.querySelector("[data-toast]").dataset.failed, undo: "" };
+  }
+}
+
 async function fetchText(url, type, options = {}) {
   try {
-    const response = await fetch(url, { ...options, headers: { Accept: type } });
+    const response = await fetch(url, { ...options, headers: { Accept: type, "X-Sync": "1" } });
     const isWanted = response.ok && !response.redirected;
     return { text: isWanted ? await response.text() : null, status: response.status };
   } catch (error) {

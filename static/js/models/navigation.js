@@ -42,6 +42,11 @@ export class Navigation extends EventTarget {
     else location.assign(url);
   }
 
+  /** Fetch the page that is shown anew. */
+  reload() {
+    this.#load(new URL(location.href));
+  }
+
   // --- Internal
 
   #clicked(event) {

@@ -16,6 +16,7 @@ from accounts.models import User
 from chat.conversations import lifecycle, listing
 from chat.errors import ChatError
 from chat.models import Assistant, Conversation, Run
+from chat.runs import finish
 from chat.streaming import groups, user_channel
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.local.servers import ValkeyServer
@@ -89,16 +90,16 @@ def test_sidebar_has_newest_own_conversations(owner, stranger, assistant):
     make(stranger, assistant, 1)
     make(owner, assistant, 1, deleted_at=timezone.now())
     mine = make(owner, assistant, listing.SIDEBAR_LENGTH + 3)
-    assert listed(listing.sidebar(owner)) == mine[: listing.SIDEBAR_LENGTH]
+    assert listed(listing.sidebar(owner).days) == mine[: listing.SIDEBAR_LENGTH]
 
 
 def test_sidebar_marks_active_runs(valkey_url, owner, assistant):
     quiet, busy = make(owner, assistant, 2)
     run = send(owner, busy)
-    marks = {each.pk: each.active for each in listed(listing.sidebar(owner))}  # type: ignore[attr-defined] # annotated
+    marks = {each.pk: each.active for each in listed(listing.sidebar(owner).days)}  # type: ignore[attr-defined] # annotated
     assert marks == {quiet.pk: False, busy.pk: True}
     Run.objects.filter(pk=run.pk).update(status="done", ended_at=timezone.now())
-    assert not any(each.active for each in listed(listing.sidebar(owner)))  # type: ignore[attr-defined] # annotated
+    assert not any(each.active for each in listed(listing.sidebar(owner).days))  # type: ignore[attr-defined] # annotated
 
 
 def test_list_pages_have_every_conversation_once(owner, assistant):
@@ -136,6 +137,81 @@ def test_lists_take_one_query_at_any_length(owner, assistant, django_assert_num_
             listing.sidebar(owner)
         with django_assert_num_queries(1):
             listing.page(owner)
+        with django_assert_num_queries(1):
+            listing.archive(owner)
+
+
+def test_pinned_chats_come_first_and_archived_not(valkey_url, owner, assistant):
+    first, second, third, fourth = make(owner, assistant, 4)
+    for chat in (second, fourth):
+        lifecycle.change(user=owner, conversation_ids=[chat.pk], action="pin")
+    lifecycle.change(user=owner, conversation_ids=[third.pk], action="archive")
+    for days in (listing.sidebar(owner).days, listing.page(owner).days):
+        assert [day.label for day in days] == ["Pinned", "Today"]
+        assert [day.conversations for day in days] == [[fourth, second], [first]]
+    assert listed(listing.archive(owner).days) == [third]
+
+    lifecycle.change(user=owner, conversation_ids=[third.pk, fourth.pk], action="unarchive")
+    lifecycle.change(user=owner, conversation_ids=[fourth.pk, second.pk], action="unpin")
+    assert listed(listing.sidebar(owner).days) == [first, second, third, fourth]
+
+
+def test_sidebar_pages_have_every_chat_once(valkey_url, owner, assistant):
+    made = make(owner, assistant, 30)
+    lifecycle.change(user=owner, conversation_ids=[made[20].pk], action="pin")
+    found, before = [], ""
+    for _ in range(3):
+        page = listing.sidebar(owner, before, 10)
+        found += listed(page.days)
+        before = page.next
+    assert before == ""
+    assert found == [made[20], *made[:20], *made[21:]]
+
+
+# --- Changing several -------------------------------------------------------------------------
+
+
+def test_undo_restores_what_one_change_deleted(valkey_url, owner, stranger, assistant):
+    kept, first, second = make(owner, assistant, 3)
+    [strange] = make(stranger, assistant, 1)
+    ids = [first.pk, second.pk, strange.pk]
+    found, at = lifecycle.change(user=owner, conversation_ids=ids, action="delete")
+    assert {each.pk for each in found} == {first.pk, second.pk}
+    lifecycle.change(user=owner, conversation_ids=[kept.pk], action="delete")
+    assert lifecycle.undo(user=stranger, action="delete", at=at) == 0
+    assert lifecycle.undo(user=owner, action="delete", at=at) == 2
+    assert listed(listing.sidebar(owner).days) == [first, second]
+    assert listed(listing.sidebar(stranger).days) == [strange]
+    assert lifecycle.undo(user=owner, action="delete", at=at) == 0
+
+
+def test_changes_and_pins_are_bounded(valkey_url, owner, assistant, monkeypatch):
+    monkeypatch.setattr(lifecycle, "MAX_PINNED", 2)
+    ids = [each.pk for each in make(owner, assistant, 3)]
+    with pytest.raises(ChatError, match="too_many: You can pin up to 2 chats"):
+        lifecycle.change(user=owner, conversation_ids=ids, action="pin")
+    lifecycle.change(user=owner, conversation_ids=ids[:2], action="pin")
+    lifecycle.change(user=owner, conversation_ids=ids[:2], action="pin")  # again
+    with pytest.raises(ChatError, match="too_many"):
+        lifecycle.change(user=owner, conversation_ids=ids[2:], action="pin")
+    with pytest.raises(ChatError, match="too_many: Select up to 200"):
+        lifecycle.change(user=owner, conversation_ids=ids * 67, action="archive")
+
+
+def test_finished_reply_is_unread_until_seen(valkey_url, published, owner, conversation):
+    outcomes = (
+        finish.Outcome(status=Run.Status.STOPPED, text="Ebb"),
+        finish.Outcome(status=Run.Status.DONE, text="Ebb"),
+    )
+    for outcome in outcomes:
+        run = send(owner, conversation)
+        finish.end(run_id=run.pk, attempt=0, status=Run.Status.QUEUED, seq=1, outcome=outcome)
+        conversation.refresh_from_db()
+        assert conversation.unread == (outcome.status == Run.Status.DONE)
+    read = partial(lifecycle.mark_read, user=owner, conversation_id=conversation.pk)
+    assert "unread" not in published(read)
+    conversation.refresh_from_db()
+    assert not conversation.unread
 
 
 # --- The default assistant --------------------------------------------------------------------
@@ -162,10 +238,10 @@ def test_rename_keeps_order_of_list(valkey_url, owner, conversation):
 
 
 def test_deleted_conversation_stays_in_database_alone(valkey_url, owner, conversation):
-    lifecycle.delete(user=owner, conversation_id=conversation.pk)
-    assert listing.sidebar(owner) == []
+    lifecycle.change(user=owner, conversation_ids=[conversation.pk], action="delete")
+    assert listing.sidebar(owner).days == []
     with pytest.raises(ChatError, match="not_found"):
-        lifecycle.delete(user=owner, conversation_id=conversation.pk)
+        lifecycle.change(user=owner, conversation_ids=[conversation.pk], action="delete")
     assert Conversation.objects.get(pk=conversation.pk).deleted_at is not None
 
 
@@ -173,7 +249,7 @@ def test_other_users_cannot_rename_or_delete(stranger, conversation):
     with pytest.raises(ChatError, match="not_found"):
         lifecycle.rename(user=stranger, conversation_id=conversation.pk, title="Mine")
     with pytest.raises(ChatError, match="not_found"):
-        lifecycle.delete(user=stranger, conversation_id=conversation.pk)
+        lifecycle.change(user=stranger, conversation_ids=[conversation.pk], action="delete")
     conversation.refresh_from_db()
     assert (conversation.title, conversation.deleted_at) == ("", None)
 
@@ -211,7 +287,10 @@ def test_changes_are_published_to_owners_pages(published, owner, assistant):
     mine = {"user": owner, "conversation_id": conversation.pk}
     assert published(lifecycle.rename, **mine, title="Ebb") == {**event, "title": "Ebb"}
     deleted = {**event, "title": "Ebb", "deleted": True}
-    assert published(lifecycle.delete, **mine) == deleted
+    change = partial(
+        lifecycle.change, user=owner, conversation_ids=[conversation.pk], action="delete"
+    )
+    assert published(change) == deleted
     # A reply may end in a deleted conversation.
     conversation.refresh_from_db()
     assert published(announce) == deleted

@@ -51,7 +51,7 @@ def finished_chat(owner, assistant, valkey_client) -> Conversation:
 
 
 def delete(owner, chat: Conversation) -> None:
-    lifecycle.delete(user=owner, conversation_id=chat.pk)
+    lifecycle.change(user=owner, conversation_ids=[chat.pk], action="delete")
 
 
 def purge(after: timedelta) -> int:
@@ -97,7 +97,7 @@ def test_setting_decides_when_chats_are_purged(owner, assistant, settings, clien
     menu = client.get(f"/c/{chat.pk}/").content.decode()
     assert "Deleted chats are removed for good after 1 day." in menu
     deleted = client.post(f"/c/{chat.pk}/delete/", follow=True).content.decode()
-    assert "was deleted. It is removed for good after 1 day." in deleted
+    assert "was deleted. Removed for good after 1 day." in deleted
     assert purge(DAY - timedelta(hours=1)) == 0
     assert purge(DAY) == 1
 
