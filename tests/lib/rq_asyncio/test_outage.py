@@ -174,6 +174,7 @@ def test_scheduler_runs_again_after_an_outage(valkey, open_queue, folder, start)
     wait_until(lambda: job.is_finished)
     # A signal to that process must not be taken for one to the worker, whose loop it inherits.
     (key,) = queue.connection.keys("rq:scheduler:*")
+    wait_until(lambda: queue.connection.hexists(key, "pid"))
     os.kill(int(queue.connection.hget(key, "pid")), signal.SIGTERM)
     wait_until(lambda: not queue.connection.keys("rq:scheduler:*"))
     job = queue.enqueue(jobs.returns)
