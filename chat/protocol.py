@@ -360,6 +360,18 @@ class ReasoningDelta(Delta, frozen=True, tag="reasoning.delta"):
     """More of the model's reasoning."""
 
 
+class ReplyBlocks(RunEvent, frozen=True, tag="reply.blocks", kw_only=True):
+    """The HTML of blocks of the reply, from number `first` on; the reply's text is sent before it.
+
+    All blocks so far show the first `end` UTF-16 code units of the text. A block that begins with `<li` or
+    `<tr` belongs to the list or the table before it.
+    """
+
+    first: int
+    blocks: list[str]
+    end: int
+
+
 class Usage(Struct, frozen=True, kw_only=True):
     """Tokens of a run. `estimated`: counted here, as the provider sent no usage."""
 
@@ -374,7 +386,8 @@ class RunEnd(RunEvent, frozen=True, kw_only=True):
     """Base of the three ends of a run. `text` is the whole reply, `html` its rendered message.
 
     `cost` is the charge to the user in micro-credits; left out where billing is switched off.
-    `answered_by` is the name of the fallback model that answered instead of the chat's own.
+    `answered_by` is the name of the fallback model that answered instead of the chat's own. `streamed` are
+    the parts of `html`, as beginning and end in characters, that the events before it contain.
     """
 
     conversation: UUID
@@ -384,6 +397,7 @@ class RunEnd(RunEvent, frozen=True, kw_only=True):
     usage: Usage | None = None
     cost: int | None = None
     answered_by: str = ""
+    streamed: list[tuple[int, int]] = []
 
 
 class RunDone(RunEnd, frozen=True, tag="run.done", kw_only=True):
@@ -453,6 +467,20 @@ TERMINAL_TYPES = frozenset({"run.done", "run.stopped", "run.failed"})
 def header(data: bytes) -> Header:
     """Decode the header of an encoded event."""
     return _header.decode(data)
+
+
+def shortened(data: bytes) -> bytes:
+    """Return the end of a run without the text and the HTML that the events before it contain."""
+    event = msgspec.json.decode(data)
+    streamed = event.pop("streamed", None)
+    if not streamed:
+        return data
+    html = event.pop("html")
+    del event["text"]
+    ends = [0, *(end for _, end in streamed)]
+    begins = [*(begin for begin, _ in streamed), len(html)]
+    event["html"] = "".join(html[end:begin] for end, begin in zip(ends, begins, strict=True))
+    return msgspec.json.encode(event)
 
 
 def first_seq(attempt: int) -> int:

@@ -513,6 +513,8 @@ async def _finish(ticker: Ticker, writer: RunWriter, outcome: finish.Outcome) ->
     Retries for as long as Postgres is unreachable; the ticker keeps the lease meanwhile.
     """
     writer.seal()
+    if outcome.text:
+        outcome.html = await writer.rendering.finish(outcome.text)
     # The log must be complete before the row has the end, for followers that arrive in between.
     await ticker.flush(writer)
     writer.is_ending = True

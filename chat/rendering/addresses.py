@@ -39,7 +39,7 @@ BARE = re.compile(
 # A user's name and password come before the host: an address without them would be another site's.
 CREDENTIALS = re.compile(r"(?::[^\s/@]{0,200})?@")
 SCHEME_BEFORE = re.compile(r"https?$", re.IGNORECASE)
-# The last part of a name that goes on, without a space, in another script: "example.com请看".
+# The last block of a name that goes on, without a space, in another script: "example.com请看".
 FOREIGN_TAIL = re.compile(r"(?<=[a-z0-9])[^\x00-\x7f][^.]*$", re.IGNORECASE)
 BRACKETS = {")": "(", "]": "[", "}": "{"}
 PUNCTUATION = "?!.,:;*_~'"
@@ -116,17 +116,32 @@ def without_punctuation(found: re.Match[str]) -> str:
 
 
 class References(dict[str, dict[str, Any]]):
-    """The link definitions of a text, and the labels that its links use."""
+    """The definitions of links and notes in a text, and the labels in use.
+
+    `block` is the number of the block that is being rendered. `missing` are the labels in it that have no
+    definition yet, and `shown` those of its definitions that the page shows, as no link uses them yet.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.used: set[str] = set()
+        self.block = 0
+        self.missing: set[str] = set()
+        self.shown: set[str] = set()
         self._left = MAX_EXPANSION
+
+    def begin_block(self, number: int) -> None:
+        """Render another block."""
+        self.block, self.missing, self.shown = number, set(), set()
+
+    def __setitem__(self, label: str, definition: dict[str, Any]) -> None:
+        super().__setitem__(label, {**definition, "block": self.block})
 
     def get(self, label: str, default: Any = None) -> Any:
         """Return a definition for a link; `default` when all that may be filled in has been."""
         found = super().get(label)
         if found is None:
+            self.missing.add(label)
             return default
         self._left -= len(found["href"]) + len(found["title"])
         if self._left < 0:
@@ -135,9 +150,12 @@ class References(dict[str, dict[str, Any]]):
         return found
 
     def is_used(self, definition: Token) -> bool:
-        """Return whether a link shows a definition, so that the page need not."""
-        label = definition.meta["id"]
-        return label in self.used and self[label]["map"] == definition.map
+        """Return whether a link shows a definition of the present block, so that the page need not."""
+        label, found = definition.meta["id"], self[definition.meta["id"]]
+        if label in self.used and (found["block"], found["map"]) == (self.block, definition.map):
+            return True
+        self.shown.add(label)
+        return False
 
 
 def link_definition(state: StateBlock, start: int, end: int, silent: bool) -> bool:

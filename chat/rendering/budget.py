@@ -11,7 +11,7 @@ from markdown_it.rules_block import StateBlock
 
 # Twice the steps of 200 kB of ordinary text with dense markup, which takes about half a second.
 STEPS = 80_000
-KEPT_FOR_MARKUP = 20_000  # steps that blocks leave to the markup within them
+BLOCK_STEPS = 60_000  # of them, to find blocks: the others are left to the markup within them
 BLOCK_TOKENS = 80_000
 
 
@@ -22,10 +22,11 @@ class TooCostly(Exception):
 class Budget:
     """The steps that are left to one text."""
 
-    __slots__ = ("steps",)
+    __slots__ = ("block_steps", "steps")
 
     def __init__(self) -> None:
         self.steps = STEPS
+        self.block_steps = BLOCK_STEPS
 
     def spend(self, steps: int) -> None:
         """Take steps for markup within a block. Raises TooCostly when none are left."""
@@ -37,7 +38,9 @@ class Budget:
 def count_block_step(state: StateBlock, _start: int, _end: int, silent: bool) -> bool:
     """Count a block, or a look for the end of one; a rule that never matches. Raises TooCostly."""
     budget: Budget = state.env["budget"]
-    budget.steps -= 1 if silent else 3
-    if budget.steps < KEPT_FOR_MARKUP or len(state.tokens) > BLOCK_TOKENS:
+    cost = 1 if silent else 3
+    budget.steps -= cost
+    budget.block_steps -= cost
+    if budget.block_steps < 0 or len(state.tokens) > BLOCK_TOKENS:
         raise TooCostly
     return False

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import nh3
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
 from markdown_it.renderer import RendererHTML
-from markdown_it.rules_block import StateBlock
+from markdown_it.rules_block import StateBlock, table
 from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
@@ -25,6 +25,7 @@ from chat.rendering import addresses, formulas
 from chat.rendering.budget import Budget, TooCostly, count_block_step
 from chat.rendering.directions import set_directions
 from chat.rendering.emphasis import InlineParser
+from chat.rendering.splitter import Block, Join
 from chat.rendering.tables import whole_table
 
 # Halves of a UTF-16 pair, which Python's strings can contain, but neither UTF-8 nor the cleaner.
@@ -48,22 +49,111 @@ LINE_BREAK = re.compile(r"</?br\s{0,9}/?\s{0,9}>", re.IGNORECASE)
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
-def to_html(text: str) -> str:
-    """Render a reply as HTML. Accepts any text, never raises; time is linear in its length.
+class Context:
+    """The state that the blocks of one text share, in their order."""
 
-    A text of more markup than the budget allows becomes plain paragraphs, or its last blocks do.
+    def __init__(self) -> None:
+        self.references = addresses.References()
+        self.env: dict[str, Any] = {
+            "budget": Budget(),
+            "references": self.references,
+            "headings": set(),  # the tags in use
+            "is_cell": False,
+            "is_row": False,
+        }
+        self.is_list_loose = False
+        self.open = Join.NONE  # what can follow in the list or the table of the last block
+
+
+class Rendered(NamedTuple):
+    """The HTML of a block. Items or rows can follow before `end`, the end tags of its list or its table."""
+
+    html: str
+    end: str = ""
+    join: Join = Join.NONE
+
+
+ITEMS = re.compile(
+    r"<(?:ul|ol)(?: start=\"\d+\")?>\n(?P<items>.*)(?P<end></(?:ul|ol)>\n)", re.DOTALL
+)
+TABLE_END = "</tbody></table></div>\n"
+
+
+def render_block(block: Block, context: Context) -> Rendered:
+    """Render a block of a text, after the blocks before it. Accepts any text, and never raises.
+
+    A part with more markup than the rest of the budget allows becomes plain paragraphs, or its last blocks do.
     """
-    text = SURROGATES.sub("\ufffd", text)
-    env = {"budget": Budget(), "references": addresses.References(), "is_cell": False}
+    text = SURROGATES.sub("\ufffd", block.text)
+    env = context.env
+    can_join = block.join is context.open
+    env["is_row"] = block.join is Join.ROW and can_join
     try:
-        html = _markdown.render(text, env)
+        if env["budget"].block_steps < 0:
+            raise TooCostly
+        tokens = _markdown.parse(block.head + text if env["is_row"] else text, env)
+        is_list = is_one_list(tokens)
+        if is_list:
+            loosen(tokens, block, context)
+        html = _markdown.renderer.render(tokens, _markdown.options, env)
+        html = clean_row(html) if env["is_row"] else _cleaner.clean(html)
     except (TooCostly, RecursionError):
-        paragraphs = BLANK_LINES.split(text.strip("\n"))
-        html = "".join(
-            "<p>" + escapeHtml(paragraph).replace("\n", "<br>\n") + "</p>\n"
-            for paragraph in paragraphs
-        )
-    return _cleaner.clean(html)
+        context.open = Join.NONE
+        return Rendered(_cleaner.clean(plain(text)))
+    if env["is_row"]:
+        return Rendered(html, join=Join.ROW)
+    context.open = Join.NONE
+    if block.head and html.endswith(TABLE_END):
+        context.open = Join.ROW
+        return Rendered(html.removesuffix(TABLE_END), TABLE_END)
+    found = ITEMS.fullmatch(html) if is_list else None
+    if found is None:
+        return Rendered(html)
+    context.open = Join.ITEM
+    if block.join is Join.ITEM and can_join:
+        return Rendered(found["items"], join=Join.ITEM)
+    return Rendered(html[: found.start("end")], found["end"])
+
+
+def clean_row(html: str) -> str:
+    """Sanitise a row of a table: the parser of HTML drops cells that are in no table."""
+    start, end = "<table><tbody>", "</tbody></table>"
+    return _cleaner.clean(f"{start}{html}{end}")[len(start) : -len(end)]
+
+
+def plain(text: str) -> str:
+    """Return the HTML of a text whose markup is not rendered."""
+    paragraphs = BLANK_LINES.split(text.strip("\n"))
+    return "".join(
+        "<p>" + escapeHtml(paragraph).replace("\n", "<br>\n") + "</p>\n" for paragraph in paragraphs
+    )
+
+
+def is_table(head: str) -> bool:
+    """Return whether two lines are the head of a table. Raises nothing."""
+    tokens: list[Token] = []
+    state = StateBlock(head, _markdown, {}, tokens)
+    return table(state, 0, 2, silent=True)
+
+
+def is_one_list(tokens: Sequence[Token]) -> bool:
+    """Return whether the blocks of a block are one list."""
+    if not tokens or tokens[0].type not in {"bullet_list_open", "ordered_list_open"}:
+        return False
+    return sum(token.level == 0 for token in tokens) == 2
+
+
+def loosen(tokens: Sequence[Token], block: Block, context: Context) -> None:
+    """Make paragraphs of an item's texts, from the first item on that has blank lines.
+
+    Elsewhere an item without them is one of paragraphs, too, if an item after it has blank lines.
+    """
+    paragraphs = [t for t in tokens if t.level == 2 and t.type.startswith("paragraph_")]
+    is_loose = block.is_loose or any(not token.hidden for token in paragraphs)
+    context.is_list_loose = is_loose or (block.join is Join.ITEM and context.is_list_loose)
+    if context.is_list_loose:
+        for token in paragraphs:
+            token.hidden = False
 
 
 class Renderer(RendererHTML):
@@ -75,8 +165,16 @@ class Renderer(RendererHTML):
             '<div class="table" role="region" aria-label="Table" tabindex="0"><table dir="auto">\n'
         )
 
-    def table_close(self, *_: Any) -> str:
-        return "</table></div>\n"
+    def table_close(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
+        # A head without rows has a body nevertheless, as rows may follow.
+        body = "<tbody></tbody>" if tokens[index - 1].type == "thead_close" else ""
+        return f"{body}</table></div>\n"
+
+    def tbody_open(self, *_: Any) -> str:
+        return "<tbody>"
+
+    def tbody_close(self, *_: Any) -> str:
+        return "</tbody>"
 
     def th_open(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
         # The policy forbids style attributes, in which the parser puts a column's alignment.
@@ -160,7 +258,7 @@ def flatten(state: StateBlock, start_line: int, end_line: int, _silent: bool) ->
 
 def parse_inlines(state: StateCore) -> None:
     """Parse the text within the blocks, each as it is written once the budget is spent."""
-    is_spent = False
+    is_spent = state.env["budget"].steps < 0
     state.env["budget"].steps -= len(state.tokens) // 2  # the time that writing them takes
     for token in state.tokens:
         if token.type != "inline":
@@ -180,11 +278,27 @@ def parse_inlines(state: StateCore) -> None:
 
 
 def level_headings(state: StateCore) -> None:
-    """Move a reply's headings to the levels below the page's own, without gaps between levels."""
-    headings = [token for token in state.tokens if token.type in {"heading_open", "heading_close"}]
-    used = sorted({token.tag for token in headings})
-    for token in headings:
-        token.tag = f"h{min(LAST_HEADING, FIRST_HEADING + used.index(token.tag))}"
+    """Move a reply's headings to the levels below the page's own, without gaps between levels.
+
+    A heading is as many levels below the first one as there are higher levels among those before it.
+    """
+    used: set[str] = state.env["headings"]
+    for token in state.tokens:
+        if token.type in {"heading_open", "heading_close"}:
+            used.add(token.tag)
+            above = sum(tag < token.tag for tag in used)
+            token.tag = f"h{min(LAST_HEADING, FIRST_HEADING + above)}"
+
+
+def keep_row(state: StateCore) -> None:
+    """Leave the cells of a row that was parsed with the head of its table. Raises TooCostly for other text."""
+    if not state.env["is_row"]:
+        return
+    state.env["budget"].block_steps -= len(state.tokens) // 4  # the head is read for each row
+    rows = [number for number, token in enumerate(state.tokens) if token.type == "tr_open"]
+    if len(rows) != 2 or state.tokens[-1].type != "table_close":
+        raise TooCostly
+    state.tokens = state.tokens[rows[1] : -2]
 
 
 def line_break(state: StateInline, silent: bool) -> bool:
@@ -249,6 +363,7 @@ _markdown = Blocks(
     },
     renderer_cls=Renderer,
 ).enable("table")
+_markdown.core.ruler.after("block", "keep_row", keep_row)
 _markdown.core.ruler.at("inline", parse_inlines)
 _markdown.core.ruler.push("level_headings", level_headings)
 _markdown.core.ruler.push("set_directions", set_directions)

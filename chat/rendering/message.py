@@ -12,6 +12,19 @@ from chat.models import Message
 TEMPLATE = "chat/_message.html"
 
 
+PROSE, REASONING = '<div class="prose">', '<div class="reasoning-text" dir="auto">'
+
+
+def streamed_spans(html: str, message: Message) -> list[tuple[int, int]]:
+    """Return the places of a reply's reasoning and text in its rendered message, in characters."""
+    spans: list[tuple[int, int]] = []
+    if message.ordered_parts:
+        begin = html.index(REASONING) + len(REASONING)
+        spans.append((begin, html.index("</div>", begin)))
+    begin = html.index(PROSE, spans[-1][1] if spans else 0) + len(PROSE)
+    return [*spans, (begin, begin + len(message.html))]
+
+
 def message_html(message: Message, **context: Any) -> SafeString:
     """Render a message as HTML, without a request: a worker's events carry the same HTML.
 

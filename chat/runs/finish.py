@@ -23,8 +23,8 @@ from chat.conversations import branches
 from chat.conversations.path import sibling_ids
 from chat.llm.tokens import typical_tokens
 from chat.models import Conversation, Message, MessagePart, Run, Siblings
-from chat.rendering import markdown
-from chat.rendering.message import message_html
+from chat.rendering.document import to_html
+from chat.rendering.message import message_html, streamed_spans
 from chat.runs import fallback
 from chat.streaming import user_channel
 from chatproject.lib import db, metrics
@@ -47,6 +47,7 @@ class Outcome:
 
     `cause` is the kind of a provider's failure (llm.errors.Cause), for operators.
     `usage` is that of the attempt that ends it, and None if no provider accepted its request.
+    `html` is the rendered text, if all of it was published before; otherwise it is rendered here.
     `is_users_stop` is False when an operator stopped the job, or staff the run.
     """
 
@@ -61,6 +62,7 @@ class Outcome:
     first_token_at: datetime | None = None
     by: Hold.Resolver = Hold.Resolver.WORKER
     is_users_stop: bool = True
+    html: str | None = None
 
 
 def counted_usage(prompt_tokens: int, text: str, reasoning: str) -> protocol.Usage:
@@ -90,7 +92,9 @@ def end(
     not in the expected state: then another process has it or has ended it, and nothing was changed.
     Raises db.MoneyBusy, after which the call may be repeated.
     """
-    html = markdown.to_html(outcome.text) if outcome.text else ""
+    html = outcome.html
+    if html is None:
+        html = to_html(outcome.text) if outcome.text else ""
     run = db.money_transaction(_end, run_id, attempt, status, seq, outcome, html)
     if run is None:
         return None
@@ -101,7 +105,7 @@ def end(
         run.conversation,
         active=has_others and Run.objects.active().filter(conversation=run.conversation).exists(),
     )
-    return event(run)
+    return event(run, is_streamed=outcome.html is not None)
 
 
 def _report(run: Run) -> None:
@@ -334,11 +338,12 @@ def read(run_id: UUID) -> protocol.RunEnd | None:
     return event(run)
 
 
-def event(run: Run) -> protocol.RunEnd:
-    """Return the last event of a run that has ended."""
+def event(run: Run, *, is_streamed: bool = False) -> protocol.RunEnd:
+    """Return the last event of a run that has ended; `is_streamed`: its reply was published with its HTML."""
     message: Message = run.message
     # The page shows the run below the message: set here, it costs no query.
     message.run = run
+    html = message_html(message)
     common: dict[str, Any] = {
         "run": run.id,
         "attempt": run.attempt,
@@ -346,10 +351,11 @@ def event(run: Run) -> protocol.RunEnd:
         "conversation": run.conversation_id,
         "reply": message.id,
         "text": message.text,
-        "html": message_html(message),
+        "html": html,
         "usage": usage_of(run),
         "cost": run.charged,
         "answered_by": (fallback.names_of(run) or {}).get("name", "") if message.text else "",
+        "streamed": streamed_spans(html, message) if is_streamed else [],
     }
     if run.status == Run.Status.DONE:
         return protocol.RunDone(**common, finish_reason=run.finish_reason)

@@ -15,9 +15,11 @@ from uuid import UUID
 import msgspec
 
 from chat import protocol
+from chat.rendering.document import Change
 from chat.streaming import groups
 from chat.streaming import log as run_log
 from chat.streaming.leases import accepted_key, lease_key, stop_key
+from chat.streaming.live_rendering import LiveRendering
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.redis.pipeline import bulk, head
 
@@ -72,6 +74,7 @@ class RunWriter:
         self._heads: dict[Delta, bytes] = {}
         self._pending: list[str] = []
         self._has_begun = False
+        self.rendering = self._new_rendering()
         # Bytes that all of its commands share.
         layer = get_layer()
         channel = layer.raw_channel(groups.run_group(run_id))
@@ -108,6 +111,7 @@ class RunWriter:
             self.append(protocol.RunStarted(**common))
         else:
             self.append(protocol.RunRestarted(**common, text=text, reasoning=reasoning))
+            self.rendering.add(text)
 
     def mark_accepted(self, is_accepted: bool) -> None:
         """Store that the provider has accepted the request, or that it has ended it by an error.
@@ -137,6 +141,24 @@ class RunWriter:
         self.seal()
         common: dict[str, Any] = {"run": self.run_id, "attempt": self.attempt, "seq": self.next_seq}
         self.append(protocol.ReplyReplaced(**common, text=text, reasoning=reasoning))
+        self.rendering.close()
+        self.rendering = self._new_rendering()
+        self.rendering.add(text)
+
+    def _new_rendering(self) -> LiveRendering:
+        return LiveRendering(self._add_blocks, lambda: self._notify(self, True))
+
+    def _add_blocks(self, change: Change, end: int) -> None:
+        """Add the HTML of blocks after the text that they show; the caller writes it in this tick."""
+        event = protocol.ReplyBlocks(
+            run=self.run_id,
+            attempt=self.attempt,
+            seq=self.next_seq,
+            first=change.first,
+            blocks=change.blocks,
+            end=end,
+        )
+        self.events.append(event.encode())
 
     def _add(self, kind: Delta, text: str) -> None:
         if kind is not self._kind:
@@ -161,6 +183,8 @@ class RunWriter:
         # Reading the clock and formatting its digits for each event would cost too much.
         t = b',"t":%d' % int(time.time() * 1000) if seq % TIMED == 0 else b""
         self.events.append(b'%b%d,"text":%b%b}' % (self._head(), seq, _encode_text(text), t))
+        if self._kind is protocol.TextDelta:
+            self.rendering.add(text)
 
     def _head(self) -> bytes:
         """Return a delta's bytes up to its number, as the event's own encoder writes them."""

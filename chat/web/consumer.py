@@ -48,6 +48,8 @@ MAX_ANNOUNCED = 1_000  # runs whose `run.queued` one socket remembers
 # last resort for an event that was published while a host of the channel layer was unreachable.
 RECHECK = 5.0
 
+SHORT_ENDS = b"ends=short"  # in the query of the socket's address: see docs/protocol.md
+
 DELAYED_AFTER = 2.5  # seconds without an answer to a frame, after which `delayed` is sent
 
 T = TypeVar("T")
@@ -72,7 +74,11 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         """Serve the socket; nothing of it stays behind, however it ends."""
         self._session = scope["socket_session"]
         self._wait: float = scope.get("socket_wait", 0.0)
-        self._outgoing = Outgoing(send, (scope.get("extensions") or {}).get(TEXT_FRAMES))
+        self._outgoing = Outgoing(
+            send,
+            (scope.get("extensions") or {}).get(TEXT_FRAMES),
+            short_ends=SHORT_ENDS in scope.get("query_string", b"").split(b"&"),
+        )
         metrics.OPEN_SOCKETS.inc()
         try:
             await super().__call__(scope, receive, send)

@@ -40,11 +40,15 @@ class Outgoing:
     """Sends the events of one socket, in order and without locks.
 
     `asgi_send` takes ASGI messages; `frames` writes encoded text past it, where the server has that
-    extension. Until `open` is called nothing is written, and from `close` or `stop` on everything is
+    extension. `short_ends`: the client keeps what it received of a reply, so that the end of a run that it
+    has followed needs no text. Until `open` is called nothing is written, and from `close` or `stop` on everything is
     dropped.
     """
 
-    def __init__(self, asgi_send: Send, frames: TextFrames | None) -> None:
+    def __init__(
+        self, asgi_send: Send, frames: TextFrames | None, *, short_ends: bool = False
+    ) -> None:
+        self.short_ends = short_ends
         self.is_open = False
         self._has_ended = False
         self._asgi_send = asgi_send

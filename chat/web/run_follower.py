@@ -287,6 +287,8 @@ class Follower:
             elif not self._cursor.advance(header):
                 is_in_order = False
                 break
+            elif is_end and self._outgoing.short_ends:
+                data = protocol.shortened(data)
             self._has_ended = self._has_ended or is_end
             texts.append(data)
             size += len(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chat.rendering.markdown import to_html
+from chat.rendering.document import to_html
 from tests.e2e.browser import Browser, wait_until
 from tests.e2e.conftest import Site
 

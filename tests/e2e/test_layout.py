@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from chat.rendering.markdown import to_html
+from chat.rendering.document import to_html
 from tests.e2e.browser import Browser, wait_until
 from tests.e2e.conftest import DESKTOP, PHONE, Site
 from tests.e2e.test_screens import LOW_CONTRAST, NARROW

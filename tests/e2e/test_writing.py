@@ -10,7 +10,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
-from chat.rendering.markdown import to_html
+from chat.rendering.document import to_html
 from tests.e2e.browser import Browser, wait_until
 from tests.e2e.conftest import DESKTOP, HOME, PHONE, Site
 

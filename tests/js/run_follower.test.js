@@ -133,7 +133,7 @@ test("run.waiting counts only before its attempt starts, and moves no cursor", (
     waiting(2),
     event("run.restarted", SECOND, 2),
     waiting(2),
-    event("run.done", 9),
+    { ...event("run.done", 9), text: "" },
     waiting(3),
   );
   assert.deepEqual(verdicts, [WAIT, APPLY, IGNORE, APPLY, WAIT, RESTART, IGNORE, END, IGNORE]);
@@ -151,11 +151,17 @@ for (const type of ["run.done", "run.stopped", "run.failed"]) {
   test(`${type} ends the run once, also after a gap`, () => {
     const [follower, verdicts] = follow(
       event("run.started", 1),
-      event(type, 9),
-      event(type, 9),
+      { ...event(type, 9), text: "" },
+      { ...event(type, 9), text: "" },
       event("text.delta", 2),
     );
     assert.deepEqual(verdicts, [APPLY, END, IGNORE, IGNORE]);
+    assert.equal(follower.hasEnded, true);
+  });
+
+  test(`${type} without a text is a gap, unless it is the next event`, () => {
+    const [follower, verdicts] = follow(event("run.started", 1), event(type, 3), event("text.delta", 2), event(type, 3));
+    assert.deepEqual(verdicts, [APPLY, GAP, APPLY, END]);
     assert.equal(follower.hasEnded, true);
   });
 }

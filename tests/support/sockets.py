@@ -92,6 +92,15 @@ class Tab:
         """Return the text of all deltas received so far."""
         return "".join(event["text"] for event in self.received if event["type"] == "text.delta")
 
+    def blocks(self) -> list[str]:
+        """Return the HTML of all blocks received so far."""
+        blocks: list[str] = []
+        for event in self.received:
+            if event["type"] == "reply.blocks":
+                first = event["first"]
+                blocks[first : first + len(event["blocks"])] = event["blocks"]
+        return blocks
+
     def seqs(self) -> list[int]:
         """Return the numbers of all numbered events received so far."""
         return [event["seq"] for event in self.received if "seq" in event]
@@ -99,11 +108,11 @@ class Tab:
 
 @asynccontextmanager
 async def open_tab(
-    user: User | None, *, session: str | None = None, **headers: bytes
+    user: User | None, *, session: str | None = None, query: str = "", **headers: bytes
 ) -> AsyncIterator[Tab]:
     """Open a socket and read its `ready`; without a user, the server is about to close it.
 
-    `session` is the key of the user's session, by default a new one.
+    `session` is the key of the user's session, by default a new one; `query` belongs to the address.
     """
     sent = {b"host": b"localhost", b"origin": b"http://localhost"} | {
         name.encode(): value for name, value in headers.items()
@@ -112,7 +121,7 @@ async def open_tab(
         key = session or await db.run(session_key, user)
         sent[b"cookie"] = f"sessionid={key}".encode()
     await db.run_deferred()  # events of earlier steps would arrive in between
-    communicator = WebsocketCommunicator(application, "/ws/v1/", headers=list(sent.items()))
+    communicator = WebsocketCommunicator(application, f"/ws/v1/{query}", headers=list(sent.items()))
     connected, code = await communicator.connect(PATIENCE)
     if not connected:
         raise Closed(code)

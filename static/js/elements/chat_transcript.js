@@ -1,6 +1,7 @@
 import { copy, needsTextAtHand } from "../helpers/clipboard.js";
-import { fetchJSON, fetchPage, fromHTML, fromTemplate } from "../helpers/dom.js";
+import { fetchJSON, fetchPage, fromHTML, fromTemplate, isSelected } from "../helpers/dom.js";
 import { NO_ID } from "../helpers/ids.js";
+import { prepareProse } from "../helpers/prose.js";
 import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { listenForScrolling } from "../helpers/scroll_intent.js";
 import { LiveReply } from "../models/live_reply.js";
@@ -303,7 +304,7 @@ export class ChatTranscript extends HTMLElement {
     const replaced = this.#replaced?.run === event.run ? this.#replaced : null;
     if (replaced !== null) this.#replaced = null;
     const isShown = event.type !== "run.failed" && event.text !== "";
-    const isElsewhere = live.element === null && reply === null; // another branch is shown
+    const isElsewhere = live.element === null || reply === null; // another branch is shown
     const isRestored = !isShown && replaced !== null && replaced.items.length > 0;
     if (isRestored) {
       this.#scroll.follow(() => {
@@ -321,8 +322,13 @@ export class ChatTranscript extends HTMLElement {
   }
 
   #finish(live, reply, event) {
-    this.#sources.put(event.run, event.text);
+    this.#sources.put(event.run, event.text ?? live.text);
     const finished = fromHTML(event.html);
+    if (event.text === undefined) {
+      live.finish(finished);
+      this.#prepare(reply);
+      return;
+    }
     if (reply !== null && isSelected(reply)) {
       live.complete(event.text);
       this.#finishSelected(reply, finished);
@@ -384,7 +390,7 @@ export class ChatTranscript extends HTMLElement {
   /** Add the parts that need the script to messages rendered by the server. */
   #prepare(root) {
     this.#watchReplies();
-    for (const link of root.querySelectorAll(".prose a")) link.toggleAttribute("data-bare", isAddress(link));
+    prepareProse(root.querySelectorAll(".prose > *"));
     for (const code of root.querySelectorAll(".code:not(:has(> .action))")) {
       const button = fromTemplate(document.getElementById("copy-code"));
       code.querySelector("pre").before(button);
@@ -498,17 +504,6 @@ function versionOf(item) {
 /** Whether a shown message can stay in place of a fetched one of the same version. */
 function canStay(shown) {
   return shown.dataset.status !== "pending"; // another writer will begin it anew
-}
-
-/** Whether the text of a link is its address. */
-function isAddress(link) {
-  const href = link.getAttribute("href") ?? "";
-  return href.replace(/^\w+:(\/\/)?/, "").startsWith(link.textContent.trim().replace(/^\w+:(\/\/)?|…$/g, ""));
-}
-
-function isSelected(element) {
-  const selection = document.getSelection();
-  return !selection.isCollapsed && selection.containsNode(element, true);
 }
 
 /** Open the reasoning of a finished reply if the reader had it open. */

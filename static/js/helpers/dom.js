@@ -83,3 +83,9 @@ export function removeEmptyLists(root) {
 export function isTouch() {
   return matchMedia("(hover: none) and (pointer: coarse)").matches;
 }
+
+/** Whether text in an element is selected. */
+export function isSelected(element) {
+  const selection = document.getSelection();
+  return !selection.isCollapsed && selection.containsNode(element, true);
+}

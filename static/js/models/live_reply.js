@@ -1,6 +1,9 @@
 // A reply that is being generated: follows its run, and writes the reply as it streams in. Its element may be
 // missing, when the page shows another branch of the chat; then only the end of the run matters.
 
+import { isSelected } from "../helpers/dom.js";
+import { prepareProse } from "../helpers/prose.js";
+import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { APPLY, END, GAP, RESTART, RunFollower, WAIT } from "./run_follower.js";
 import { StreamWriter } from "./stream_writer.js";
 import { Wait } from "./wait.js";
@@ -30,6 +33,7 @@ export class LiveReply {
     this.#writer = new StreamWriter(
       element.querySelector(".stream:not([data-continued])"),
       element.querySelector(".reasoning-text"),
+      isSelected,
     );
   }
 
@@ -85,6 +89,28 @@ export class LiveReply {
     this.#writer?.flush();
   }
 
+  /** The text of the reply so far. */
+  get text() {
+    return this.#writer.text;
+  }
+
+  /** Put the parts of the finished reply around its text and its reasoning, which are in the page. */
+  finish(finished) {
+    const reply = this.#element;
+    this.#flush();
+    const stream = reply.querySelector(".stream");
+    frame(reply, finished, stream);
+    stream.className = "prose";
+    const settle = () => {
+      if (isSelected(stream.querySelector(".stream-tail"))) return; // it is formatted afterwards
+      document.removeEventListener("selectionchange", settle);
+      this.#scroll.follow(() => this.#flush());
+      this.#writer.close();
+    };
+    document.addEventListener("selectionchange", settle);
+    settle();
+  }
+
   /** Show the queue position of the run, and a warning when it stops moving. */
   showWait(queued, attempt) {
     const reply = this.#element;
@@ -130,6 +156,9 @@ export class LiveReply {
       case "text.delta":
         this.#writer.write(event.text);
         break;
+      case "reply.blocks":
+        this.#writer.addBlocks(event);
+        break;
       case "reply.replaced": // text turned out to be reasoning
         this.#writer.replaceWith(event.text ?? "", event.reasoning ?? "");
     }
@@ -172,7 +201,7 @@ export class LiveReply {
     this.#frame = null;
     const reply = this.#element;
     this.#scroll.follow(() => {
-      this.#writer.flush();
+      this.#flush();
       const progress = reply.querySelector(".progress");
       progress.hidden = this.#writer.hasText && this.#wait === null;
       const reasoning = reply.querySelector(".reasoning");
@@ -181,6 +210,19 @@ export class LiveReply {
       reasoning.hidden = !this.#writer.hasReasoning;
     });
     this.#fire("chat:scrolled");
+  }
+
+  /** Put all that has arrived into the page, without moving the line that a reader looks at. */
+  #flush() {
+    const tail = this.#element.querySelector(".stream-tail");
+    const bar = document.querySelector(".topbar").offsetHeight;
+    // Only text below the beginning of the tail can move.
+    const isRead =
+      this.#writer.hasNewBlocks && !this.#scroll.isFollowing && tail.getBoundingClientRect().top < bar;
+    const place = isRead ? placeBelow(tail.parentElement, bar) : null;
+    const added = this.#writer.flush();
+    if (added.length > 0) prepareProse(added);
+    if (place !== null) this.#scroll.shift(movementOf(place, tail.parentElement));
   }
 
   #showProgress(status) {
@@ -194,4 +236,23 @@ export class LiveReply {
 function queuedAt(reply) {
   const { queued, rendered } = reply.dataset; // by the server's clock, in seconds
   return Date.now() - 1_000 * (queued ? rendered - queued : 0);
+}
+
+/** Put the parts of a finished reply around its text, which stays, as does the reasoning. */
+function frame(reply, finished, stream) {
+  const reasoning = reply.querySelector(":scope > .reasoning");
+  const fresh = finished.querySelector(":scope > .reasoning");
+  for (const part of [...reply.children]) {
+    if (part !== stream && (part !== reasoning || fresh === null)) part.remove();
+  }
+  if (fresh !== null) reasoning.querySelector("summary").replaceWith(fresh.querySelector("summary"));
+  for (const { name, value } of finished.attributes) reply.setAttribute(name, value);
+  let anchor = fresh === null ? stream : reasoning;
+  let isAfter = false;
+  for (const part of [...finished.children]) {
+    if (part === fresh) anchor = stream;
+    else if (part.matches(".prose")) isAfter = true;
+    else if (isAfter) reply.append(part);
+    else anchor.before(part);
+  }
 }

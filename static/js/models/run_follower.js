@@ -37,7 +37,9 @@ export class RunFollower {
   receive(event) {
     if (this.#hasEnded || event.run !== this.run) return IGNORE;
     if (ENDS.has(event.type)) {
-      // Also out of order: the terminal event carries the whole reply.
+      // Without the reply's text it needs all events before it. Otherwise it needs none.
+      const isNext = event.attempt === this.#attempt && event.seq === this.#last + 1;
+      if (event.text === undefined && !isNext) return GAP;
       this.#hasEnded = true;
       return END;
     }

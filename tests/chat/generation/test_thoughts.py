@@ -92,7 +92,7 @@ async def test_events_move_text_to_reasoning_once(owner, conversation, provider,
     assert set(kinds[1:moved]) == {"text.delta"}
     assert events[moved].get("text", "") == ""
     assert events[moved]["reasoning"] == reasoning_text(8, BEFORE)
-    after = "".join(event["text"] for event in events[moved + 1 : -1])
+    after = "".join(event.get("text", "") for event in events[moved + 1 : -1])
     assert after == events[-1]["text"] == reply_text(20, BEFORE)
 
 

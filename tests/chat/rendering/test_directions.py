@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from chat.rendering.markdown import to_html
+from chat.rendering.document import to_html
 
 ARABIC = "مرحبا بالعالم"
 

@@ -8,7 +8,7 @@ import pytest
 
 from accounts.models import User
 from chat.models import Assistant, Conversation, Message, MessagePart, Run, new_id
-from chat.rendering import markdown
+from chat.rendering import document as markdown
 from chat.rendering.message import message_html
 
 

@@ -24,6 +24,7 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tags: str = (
         ""  # send them in the text: between "whole" tags, or with the tag at their "end" alone
     )
+    sample: bool = False  # the reply is Markdown of all kinds, from sample.md
     finish: str = "stop"  # finish_reason
     nousage: bool = False  # no usage, even though the client asked for it
     stamps: bool = False  # tokens with number and time of emission, see stamps.py

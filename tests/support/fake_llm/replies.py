@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -23,11 +25,19 @@ PIECES = (
 )  # fmt: skip
 
 
+# As a tokenizer cuts Markdown: words with their leading space, line breaks and marks.
+SAMPLE = re.findall(
+    r"\n+| ?\w+| ?[^\w\s]{1,3}| +", (Path(__file__).parent / "sample.md").read_text()
+)
+
+
 def reply_pieces(tokens: int, seed: str) -> list[str]:
     """The reply of `tokens` tokens to the user message `seed` (its whole text, directives too).
 
     The same in every process and on every machine.
     """
+    if "sample=true" in seed:
+        return [SAMPLE[index % len(SAMPLE)] for index in range(tokens)]
     chosen = random.Random(seed).choices(PIECES, k=tokens)
     if chosen:
         # No white space at either end: code that strips a reply is not what is tested.

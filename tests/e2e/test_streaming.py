@@ -1,0 +1,91 @@
+"""A reply is formatted while it streams in, and nothing moves at its end."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.e2e.browser import Browser, wait_until
+from tests.e2e.conftest import PHONE, Site
+from tests.support.fake_llm.replies import SAMPLE
+
+pytestmark = pytest.mark.e2e
+
+ALL = len(SAMPLE)
+PROSE = "return document.querySelector('.message.reply:last-child .prose')?.innerHTML"
+TAGS = "return [...document.querySelector('.stream')?.children ?? []].map(({ tagName }) => tagName)"
+
+# The largest move of the reply's first heading within the window, and of the page's end, from frame to frame.
+WATCH = """
+window.moves = [];
+const heading = document.querySelector(".message.reply:last-child h3");
+let before = null;
+(function look() {
+  const top = heading.getBoundingClientRect().top;
+  const left = document.documentElement.scrollHeight - innerHeight - scrollY;
+  if (before !== null) window.moves.push([Math.abs(top - before), left]);
+  before = top;
+  requestAnimationFrame(look);
+})();
+"""
+
+
+def structure(html: str) -> str:
+    """The HTML without the parts that the script adds, and without spaces between elements."""
+    return re.sub(r">\s+<", "><", html.replace(' data-bare=""', "")).strip()
+
+
+@pytest.mark.parametrize("size", [(1280, 900), PHONE], ids=["desktop", "phone"])
+def test_blocks_are_formatted_before_the_end(site: Site, open_browser, email, size):
+    browser = open_browser(size)
+    browser.sign_up(email)
+    browser.write(f"[[tokens={ALL} rate=0 sample=true hold={ALL - 3} key={email}]]")
+    browser.click("[data-send-button]")
+    wait_until(lambda: "That is all" in browser.reply, "the text is shown")
+    assert browser.status == "pending"
+    tags = browser.run(TAGS)
+    assert {"H3", "P", "UL", "DIV", "FIGURE", "BLOCKQUOTE", "OL"} <= set(tags), tags
+    assert browser.run("return document.querySelectorAll('.stream tbody tr').length") == 3
+    assert browser.run("return document.querySelectorAll('.stream > ul > li').length") == 5
+    assert browser.shown(".stream .code [data-copy-code]"), "its buttons work before the end"
+    browser.run(WATCH)
+    site.provider.release(email)
+    browser.wait_for_status("done")
+    wait_until(lambda: browser.run("return window.moves.length > 10"), "frames pass")
+    moves = browser.run("return window.moves")
+    assert max(move for move, _ in moves) < 30, "at most one line came"
+    assert max(left for _, left in moves) < 2, "the end stays in view"
+    assert browser.shown(".stream, .stream-tail") == []
+    streamed = structure(browser.run(PROSE))
+    browser.driver.refresh()
+    wait_until(lambda: browser.run(PROSE), "the page is loaded again")
+    assert structure(browser.run(PROSE)) == streamed
+    assert browser.complaints == []
+
+
+def test_selection_in_a_block_survives_the_end(site: Site, browser: Browser):
+    browser.send(f"[[tokens={ALL} rate=0 sample=true hold={ALL // 2} key=select]]")
+    wait_until(lambda: "Lighthouse" in browser.reply, "the first half is shown")
+    browser.run("getSelection().selectAllChildren(document.querySelector('.stream h3'))")
+    site.provider.release("select")
+    browser.wait_for_status("done")
+    assert browser.run("return getSelection().toString()") == "A plan for the harbour"
+    browser.run("getSelection().removeAllRanges()")
+    assert browser.shown(".prose h3")
+    assert browser.complaints == []
+
+
+def test_end_repeats_no_text(site: Site, browser: Browser):
+    browser.run(
+        "window.ends = [];"
+        "document.querySelector('chat-app').connection.addEventListener('message', ({ detail }) => {"
+        "  if (detail.type === 'run.done') window.ends.push(detail);"
+        "});"
+    )
+    browser.ask(f"[[tokens={ALL} rate=0 reasoning=20 sample=true]]")
+    [end] = browser.run("return window.ends")
+    assert "text" not in end
+    assert "harbour" not in end["html"]
+    browser.driver.refresh()
+    wait_until(lambda: browser.shown(".prose h3"), "the page has all of it")
