@@ -105,7 +105,7 @@ def end(
         run.conversation,
         active=has_others and Run.objects.active().filter(conversation=run.conversation).exists(),
     )
-    return event(run, is_streamed=outcome.html is not None)
+    return event(run, is_streamed=bool(outcome.html) and run.message.html == outcome.html)
 
 
 def _report(run: Run) -> None:

@@ -77,6 +77,10 @@ class FakeElement {
   get textContent() {
     return this.children.map((child) => child.textContent ?? child).join("");
   }
+
+  set textContent(text) {
+    this.children = [text];
+  }
 }
 
 class FakeText {
@@ -277,7 +281,7 @@ test("code and items are shown as such before they are formatted", () => {
   writer.write("\nb\n``");
   writer.flush();
   assert.equal(figure.children[1].textContent, "a = 1\n\nb");
-  blocks(0, 16, "<figure>…</figure>");
+  blocks(0, 19, "<figure>…</figure>");
   writer.write("`\n3. it");
   writer.flush();
   const [list] = tail().children;

@@ -304,7 +304,7 @@ export class ChatTranscript extends HTMLElement {
     const replaced = this.#replaced?.run === event.run ? this.#replaced : null;
     if (replaced !== null) this.#replaced = null;
     const isShown = event.type !== "run.failed" && event.text !== "";
-    const isElsewhere = live.element === null || reply === null; // another branch is shown
+    const isElsewhere = live.element === null && reply === null; // another branch is shown
     const isRestored = !isShown && replaced !== null && replaced.items.length > 0;
     if (isRestored) {
       this.#scroll.follow(() => {
@@ -322,9 +322,14 @@ export class ChatTranscript extends HTMLElement {
   }
 
   #finish(live, reply, event) {
+    const isShort = event.text === undefined;
+    if (isShort && (reply === null || live.element !== reply)) {
+      this.#fire("chat:stale"); // the page was changed meanwhile
+      return;
+    }
     this.#sources.put(event.run, event.text ?? live.text);
     const finished = fromHTML(event.html);
-    if (event.text === undefined) {
+    if (isShort) {
       live.finish(finished);
       this.#prepare(reply);
       return;

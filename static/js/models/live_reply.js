@@ -98,7 +98,7 @@ export class LiveReply {
   finish(finished) {
     const reply = this.#element;
     this.#flush();
-    const stream = reply.querySelector(".stream");
+    const stream = reply.querySelector(".stream:not([data-continued])");
     frame(reply, finished, stream);
     stream.className = "prose";
     const settle = () => {

@@ -12,6 +12,7 @@ import pytest
 from chat import errors, protocol
 from chat.generation import generate
 from chat.models import Conversation, Message, Run
+from chat.rendering.document import to_html
 from chat.rendering.message import message_html
 from chat.runs import start
 from chat.streaming import groups
@@ -22,6 +23,7 @@ from chatproject.lib.db import limits
 from chatproject.lib.pubsub.layer import publish
 from tests.support.conversations import add_turns, begin, send
 from tests.support.fake_llm import reply_text
+from tests.support.fake_llm.replies import SAMPLE
 from tests.support.locks import unreadable
 from tests.support.runs import add_to_log, delta, generate_until_hold, mark_done, send_running
 from tests.support.sockets import Closed, open_tab
@@ -104,6 +106,44 @@ async def test_late_tab_receives_events_after_its_cursor(owner, conversation, pr
     await generating
     assert tab.text() == end["text"] == reply_text(40, text)
     assert tab.seqs() == list(range(after + 1, end["seq"] + 1))
+
+
+SAMPLED = f"[[tokens={len(SAMPLE)} rate=0 reasoning=5 sample=true]]"
+
+
+async def test_end_is_short_for_a_client_that_asks(owner, conversation):
+    async with open_tab(owner, query="?ends=short") as tab, open_tab(owner) as other:
+        await tab.send(**{**SEND, "text": SAMPLED}, conversation=str(conversation.pk))
+        queued = await tab.until("run.queued")
+        await other.send(type="resume", run=queued["run"], after=0)
+        await generate.run(UUID(queued["run"]), 1)
+        short, end = await tab.end(), await other.end()
+    assert tab.text() == end["text"] == "".join(SAMPLE)
+    assert "text" not in short
+    html = end["html"]
+    (reasoning, reasoning_end), (prose, prose_end) = end["streamed"]
+    assert short["html"] == html[:reasoning] + html[reasoning_end:prose] + html[prose_end:]
+    assert html[prose:prose_end] == to_html("".join(SAMPLE))
+    assert len(tab.blocks()) > 20
+    for block in tab.blocks():
+        assert block in html[prose:prose_end] or block.endswith(("</ul>\n", "</ol>\n", "</div>\n"))
+
+
+@pytest.mark.parametrize("after", [0, 3, 10_000])
+async def test_client_with_a_gap_gets_all_it_lacks(owner, conversation, valkey_client, after):
+    """While the log exists, its events and a short end; then, or for an unknown cursor, the whole end."""
+    run = await db.run(send, owner, conversation, SAMPLED)
+    await generate.run(run.pk, 1)
+    async with open_tab(owner, query="?ends=short") as tab:
+        await tab.send(type="resume", run=str(run.pk), after=after)
+        end = await tab.end()
+    assert ("text" in end) == (after == 10_000)
+    if after < 10_000:
+        assert tab.seqs() == list(range(after + 1, end["seq"] + 1))
+    valkey_client.flushall()
+    async with open_tab(owner, query="?ends=short") as tab:
+        await tab.send(type="resume", run=str(run.pk), after=after)
+        assert (await tab.end())["text"] == "".join(SAMPLE)
 
 
 async def test_ended_run_is_read_from_its_row(owner, conversation, valkey_client):
