@@ -8,9 +8,9 @@ from allauth.account import forms
 from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
 from django.contrib.auth.forms import AdminPasswordChangeForm
-from django.forms import Form
+from django.forms import ChoiceField, Form
 
-from accounts.models import User
+from accounts.models import TextSize, Theme, User
 
 LABELS = {
     "Email": "E-mail address",
@@ -93,3 +93,10 @@ class AdminPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg] # no
         assert isinstance(user, User)
         get_adapter().send_notification_mail("account/email/password_changed", user)
         return user
+
+
+class AppearanceForm(Form):
+    """The theme and the text size of the pages; the template draws the choices."""
+
+    theme = ChoiceField(choices=Theme)
+    text_size = ChoiceField(choices=TextSize)

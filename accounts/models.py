@@ -9,6 +9,7 @@ from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.db import models, transaction
 from django.db.models.functions import Lower
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 from billing.ledger import signup
 from chatproject.lib.db import after_commit
@@ -38,11 +39,36 @@ class UserManager(BaseUserManager["User"]):
         return self.get(email=(username or "").lower())
 
 
+class Theme(models.TextChoices):
+    """The colours of the pages; SYSTEM follows the device."""
+
+    SYSTEM = "system", _("System")
+    LIGHT = "light", _("Light")
+    DARK = "dark", _("Dark")
+
+
+class TextSize(models.TextChoices):
+    """The size of all text of the pages."""
+
+    SMALL = "small", _("Small")
+    MEDIUM = "medium", _("Medium")
+    LARGE = "large", _("Large")
+
+
 class User(AbstractUser):
     """A user. The e-mail address is used to sign in; there are no user names."""
 
     username = None  # type: ignore[assignment] # taken out of Django's base
     email = models.EmailField("e-mail address", unique=True)
+    # Settings of the user's own, on all devices: accounts/appearance.py.
+    theme = models.CharField(
+        max_length=10, choices=Theme, default=Theme.SYSTEM, db_default=Theme.SYSTEM.value
+    )
+    text_size = models.CharField(
+        max_length=10, choices=TextSize, default=TextSize.MEDIUM, db_default=TextSize.MEDIUM.value
+    )
+    # Shortcuts of a single key can disturb dictation (WCAG 2.2, 2.1.4), so a user can switch them off.
+    single_keys = models.BooleanField(default=True, db_default=True)
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []

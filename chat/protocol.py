@@ -449,6 +449,13 @@ class Balance(ServerEvent, frozen=True, tag="balance", kw_only=True):
     low: str = ""
 
 
+class AppearanceChanged(ServerEvent, frozen=True, tag="appearance.changed", kw_only=True):
+    """The user chose another theme or text size, on this device or another one."""
+
+    theme: str
+    text_size: str
+
+
 class Header(Struct, frozen=True):
     """The fields by which followers order an event, without decoding the rest."""
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from chat.web.views import chats, conversations, messages, runs
+from chat.web.views import chats, conversations, messages, runs, settings
 
 app_name = "chat"
 
@@ -21,6 +21,7 @@ urlpatterns = [
     path("chats/sidebar/", chats.sidebar, name="sidebar"),
     path("chats/change/", chats.change, name="change"),
     path("chats/undo/", chats.undo, name="undo"),
+    path("settings/", settings.settings, name="settings"),
     path("runs/<uuid:run_id>/", runs.run, name="run"),
     path("runs/<uuid:run_id>/stop/", runs.stop, name="stop"),
     path("messages/<uuid:message_id>/regenerate/", messages.regenerate, name="regenerate"),

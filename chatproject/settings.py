@@ -71,6 +71,8 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     # Every view requires a signed-in user unless accounts.access exempts it.
     "accounts.access.LoginRequiredMiddleware",
+    # After it, since it uses the user that was loaded there.
+    "accounts.appearance.AppearanceMiddleware",
     "chatproject.ops.staff_log.StaffLogMiddleware",
     # After it, so that the limits of pages are those of their user.
     "chatproject.ops.rate_limits.RateLimitMiddleware",

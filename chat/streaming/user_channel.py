@@ -76,6 +76,11 @@ def announce_branch(owner_id: int, event: protocol.BranchSelected) -> None:
     publish(groups.user_group(owner_id), event.encode())
 
 
+def announce_appearance(user_id: int, event: protocol.AppearanceChanged) -> None:
+    """Publish the appearance that a user chose to the user's pages."""
+    publish(groups.user_group(user_id), event.encode())
+
+
 def announce_run(run: Run, event: protocol.RunQueued) -> None:
     """Publish a new run, and the conversation that it makes active, to its owner's pages."""
     announce_conversation(run.conversation, active=True)

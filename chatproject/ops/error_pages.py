@@ -24,7 +24,10 @@ WRONG_HOST = (
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Return the page of a request that Django refused, such as one for a host not in ALLOWED_HOSTS."""
-    context = {"message": WRONG_HOST if isinstance(exception, DisallowedHost) else ""}
+    context = {
+        "message": WRONG_HOST if isinstance(exception, DisallowedHost) else "",
+        "request": request,  # of its appearance; no context processor runs, which could use the database
+    }
     return HttpResponse(loader.render_to_string("400.html", context), status=400)
 
 
@@ -35,7 +38,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
     """
     status = 503 if isinstance(sys.exc_info()[1], UNREACHABLE) else 500
     if request.accepts("text/html"):
-        response = HttpResponse(_page(status), status=status)
+        response = HttpResponse(_page(status, request), status=status)
     else:
         code = "unavailable" if status == 503 else "internal"
         response = JsonResponse({"code": code, "message": ERRORS[code]}, status=status)
@@ -44,9 +47,9 @@ def server_error(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _page(status: int) -> str:
+def _page(status: int, request: HttpRequest) -> str:
     try:
-        return loader.render_to_string(f"{status}.html")
+        return loader.render_to_string(f"{status}.html", {"request": request})
     except Exception:
         # Before collectstatic no template of the site can be rendered, so neither can its error page.
         logger.exception("the error page cannot be rendered")
@@ -64,7 +67,7 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
         name = "403_origin"
         page = request.META.get("HTTP_ORIGIN") or request.META.get("HTTP_REFERER", "")
         report_refusal(request, page)
-    return HttpResponse(loader.render_to_string(f"{name}.html"), status=403)
+    return HttpResponse(loader.render_to_string(f"{name}.html", {"request": request}), status=403)
 
 
 ORIGIN_REFUSED = csrf.REASON_BAD_ORIGIN.partition("%s")[0]

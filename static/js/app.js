@@ -5,12 +5,14 @@ import { ChatComposer } from "./elements/chat_composer.js";
 import { ChatList } from "./elements/chat_list.js";
 import { ChatRowMenu } from "./elements/chat_row_menu.js";
 import { ChatSidebar } from "./elements/chat_sidebar.js";
+import { ChatSettings } from "./elements/chat_settings.js";
 import { ChatTranscript } from "./elements/chat_transcript.js";
 import { closeMenus } from "./helpers/menus.js";
 
 customElements.define("chat-sidebar", ChatSidebar);
 customElements.define("chat-row-menu", ChatRowMenu);
 customElements.define("chat-list", ChatList);
+customElements.define("chat-settings", ChatSettings);
 customElements.define("chat-composer", ChatComposer);
 customElements.define("chat-transcript", ChatTranscript);
 customElements.define("chat-app", ChatApp);

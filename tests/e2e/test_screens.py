@@ -63,7 +63,13 @@ def pages(site: Site, browser: Browser, email: str) -> Iterator[str]:
     yield "menu"
     browser.open(f"{chat}?edit={browser.find('.message.own').get_attribute('data-id')}")
     yield "edit"
-    for path in ("/chats/", "/accounts/email/", "/accounts/password/change/", "/accounts/logout/"):
+    for path in (
+        "/chats/",
+        "/settings/",
+        "/accounts/email/",
+        "/accounts/password/change/",
+        "/accounts/logout/",
+    ):
         browser.open(path)
         yield path
 

@@ -1,3 +1,4 @@
+import { showAppearance } from "../helpers/appearance.js";
 import { fetchJSON, fetchPage, fromTemplate, nameConversation } from "../helpers/dom.js";
 import { newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
@@ -263,6 +264,9 @@ export class ChatApp extends HTMLElement {
         return;
       case "balance":
         this.#showBalance(event);
+        return;
+      case "appearance.changed":
+        showAppearance(event);
         return;
       case "branch.selected":
         this.#showBranch(event);

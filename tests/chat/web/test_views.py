@@ -626,8 +626,8 @@ def test_every_script_module_is_preloaded(page):
 def test_theme_colours_equal_page_background(page):
     html = page.get("/").content.decode()
     tokens, _ = (BASE_DIR / "static/css/tokens.css").read_text().split("@media print")
-    named = re.findall(r'name="theme-color" content="(#\w+)"', html)
-    assert named == re.findall(r"--bg: (#\w+);", tokens)
+    named = re.findall(r'name="theme-color"[^>]* content="(#\w+)"', html)
+    assert [tuple(named)] == re.findall(r"--bg: light-dark\((#\w+), (#\w+)\);", tokens)
     manifest = json.loads((BASE_DIR / "static/manifest.webmanifest").read_text())
     assert manifest["background_color"] == named[0]
 

@@ -1,0 +1,57 @@
+"""The settings of a user: stored in the row, in a cookie for pages without a user, and in every page's markup."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import Client
+
+from accounts.models import User
+
+pytestmark = pytest.mark.usefixtures("valkey_url", "assistant")
+
+DARK = {"theme": "dark", "text_size": "large"}
+SHOWN = b'<html lang="en" data-theme="dark" data-text-size="large">'
+
+
+@pytest.fixture
+def page(owner: User) -> Client:
+    client = Client()
+    client.force_login(owner)
+    return client
+
+
+def test_appearance_holds_on_all_pages_and_devices(page, owner):
+    other = Client()
+    other.force_login(owner)
+    assert b'data-theme="system" data-text-size="medium"' in other.get("/").content
+    assert "appearance" not in other.cookies
+    response = page.post("/settings/", DARK)
+    assert (response.status_code, response["Location"]) == (302, "/settings/")
+    for client in (page, other):
+        for path in ("/", "/settings/", "/chats/", "/billing/"):
+            html = client.get(path).content
+            assert SHOWN in html, path
+            assert b'data-scheme="dark" content="#161513" media="all"' in html
+        assert SHOWN in client.get("/nowhere").content  # an address without a view: by the cookie
+        client.get("/accounts/logout/")
+        client.post("/accounts/logout/")
+        assert SHOWN in client.get("/accounts/login/").content
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"theme": "dark"}, DARK | {"theme": "\x00"}, DARK | {"text_size": "x" * 9_000}]
+)
+def test_unknown_choice_is_refused_and_changes_nothing(page, owner, fields):
+    assert page.post("/settings/", fields).status_code == 400
+    answer = page.post("/settings/", fields, headers={"Accept": "application/json"})
+    assert answer.status_code == 400
+    owner.refresh_from_db()
+    assert (owner.theme, owner.text_size) == ("system", "medium")
+
+
+@pytest.mark.parametrize("value", ["", ".", "dark", 'dark."><script>', "red.medium", "dark.huge.x"])
+def test_strange_cookie_shows_the_default(value):
+    client = Client()
+    client.cookies["appearance"] = value
+    html = client.get("/accounts/login/").content
+    assert b'<html lang="en" data-theme="system" data-text-size="medium">' in html
