@@ -242,7 +242,8 @@ def test_reset_returns_password_checks_to_owner(borrowed: Client, reader: User, 
 
 
 def test_changes_by_staff_are_announced(client: Client, reader: User):
-    client.force_login(User.objects.create_superuser("staff@example.org", PASSWORD))
+    manager = User.objects.create_user("staff@example.org", is_staff=True, is_superuser=True)
+    client.force_login(manager)
     page = f"/admin/accounts/user/{reader.pk}"
     form = {"password1": OTHER, "password2": OTHER, "usable_password": "true"}
     assert client.post(f"{page}/password/", form).status_code == 302

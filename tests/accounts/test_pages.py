@@ -105,7 +105,7 @@ def test_sign_in_returns_to_the_requested_page(client: Client, reader: User):
     )
     assert response["Location"] == "/chats/"
     # A signed-in page is enough; no notice repeats it.
-    assert "notice" not in client.get("/chats/").content.decode().split("<main")[1]
+    assert 'class="notice' not in client.get("/chats/").content.decode().split("<main")[1]
 
 
 def test_sign_in_never_redirects_to_other_sites(client: Client, reader: User):
@@ -123,6 +123,16 @@ def test_wrong_password_does_not_reveal_known_addresses(client: Client, reader: 
     assert "The e-mail address or the password is not correct." in html
     assert f'value="{login}"' in html
     assert not is_signed_in(client)
+
+
+def test_first_superuser_signs_in_without_working_mail(client: Client, settings):
+    """Of `manage.py createsuperuser`, while addresses must be confirmed."""
+    settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+    User.objects.create_superuser("Boss@example.org", "a-long-password-1")
+    form = {"login": "boss@example.org", "password": "a-long-password-1"}
+    response = client.post(f"{reverse('account_login')}?next=/admin/", form, follow=True)
+    assert response.request["PATH_INFO"] == "/admin/"
+    assert response.status_code == 200
 
 
 def test_closed_account_cannot_sign_in(client: Client, reader: User):
