@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from chat.web.views import chats, conversations, messages, runs, settings
+from chat.web.views import chats, conversations, messages, runs, settings, transfer
 
 app_name = "chat"
 
@@ -16,6 +16,8 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/rename/", conversations.rename, name="rename"),
     path("c/<uuid:conversation_id>/delete/", conversations.delete, name="delete"),
     path("c/<uuid:conversation_id>/active-run/", conversations.active_run, name="active_run"),
+    path("c/<uuid:conversation_id>/export/", transfer.export, name="export"),
+    path("c/<uuid:conversation_id>/print/", transfer.print_page, name="print"),
     path("chats/", chats.chats, name="list"),
     path("chats/archive/", chats.archive, name="archive"),
     path("chats/sidebar/", chats.sidebar, name="sidebar"),

@@ -13,13 +13,14 @@ from typing import Any, Concatenate, ParamSpec
 import msgspec
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
 
 from chat.errors import ChatError
 from chat.models import Run
 from chatproject.lib.http import Request
 
 P = ParamSpec("P")
-View = Callable[Concatenate[Request, P], HttpResponse]
+View = Callable[Concatenate[Request, P], HttpResponseBase]
 
 STATUS = {
     "not_signed_in": 401,
@@ -40,7 +41,7 @@ def handles_chat_errors(view: View[P]) -> View[P]:
     """Turn a view's ChatError into JSON for programs, and into the pages of 403 and 404 for people."""
 
     @wraps(view)
-    def respond(request: Request, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+    def respond(request: Request, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         try:
             return view(request, *args, **kwargs)
         except ChatError as error:

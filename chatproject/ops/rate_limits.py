@@ -25,6 +25,8 @@ LIMITS = {
     "billing:history_csv": "exports",
     "billing:usage_csv": "exports",
     "chat:estimate": "estimates",
+    "chat:export": "exports",
+    "chat:print": "exports",
 }
 # The same for requests that change something. `messages` is counted by chat.runs.admission, which
 # sockets use, too; `promo_codes` by the view, which shows the refusal beside the code.

@@ -1,0 +1,254 @@
+"""A conversation as a document: Markdown and HTML of the shown branch, JSON of the whole tree.
+
+Each document is made in parts of MESSAGES messages, so that a long conversation needs little memory.
+docs/export.md describes the JSON.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from chat.conversations.branches import LONGEST_PATH
+from chat.conversations.path import path_to_root
+from chat.conversations.transcript import LAST_SHOWN
+from chat.models import Conversation, Message, MessagePart
+from chatproject.lib.db import prepared
+
+FORMAT = "parley.conversation"
+VERSION = 1
+MESSAGES = 50  # of one part
+NAME_BYTES = 120  # of a file's name, in UTF-8: file systems allow 255, with its date and its ending
+
+Part = tuple[str, int | None]  # a text, and the message at which the next part begins
+
+SHOWN = f"""
+{path_to_root(LAST_SHOWN, "%(max)s")}
+SELECT id FROM path ORDER BY depth DESC
+"""  # noqa: S608 # of names alone
+
+
+def shown_ids(conversation: Conversation) -> list[UUID]:
+    """Return the ids of the messages of the shown branch, oldest first."""
+    values = {"conversation": conversation.pk, "end": None, "max": LONGEST_PATH}
+    return [id for [id] in prepared.all(SHOWN, values)]
+
+
+def all_ids(conversation: Conversation) -> list[UUID]:
+    """Return the ids of all messages of a conversation: each after its parent."""
+    found = Message.objects.filter(conversation=conversation).order_by("pk")
+    return list(found.values_list("pk", flat=True))
+
+
+def _read(ids: Sequence[UUID]) -> list[Message]:
+    found = Message.objects.select_related("run").prefetch_related("parts").in_bulk(list(ids))
+    return [found[id] for id in ids if id in found]  # without those purged meanwhile
+
+
+def _in_parts(ids: Sequence[UUID], write: Callable[[list[Message]], str]) -> Callable[[int], Part]:
+    """Return the function that makes the part from a position on; `write` writes its messages."""
+
+    def part(at: int) -> Part:
+        next = at + MESSAGES
+        return write(_read(ids[at:next])), next if next < len(ids) else None
+
+    return part
+
+
+# --- Markdown ---------------------------------------------------------------------------------
+
+
+def markdown(conversation: Conversation) -> Callable[[int], Part]:
+    """Return the function that makes the parts of a Markdown document."""
+    part = _in_parts(shown_ids(conversation), _markdown_messages)
+    title = " ".join(conversation.name.split())
+
+    def with_head(at: int) -> Part:
+        text, next = part(at)
+        return (text if at else f"# {title}\n{text}"), next
+
+    return with_head
+
+
+def _markdown_messages(messages: list[Message]) -> str:
+    return "".join(_markdown_message(message) for message in messages)
+
+
+def _markdown_message(message: Message) -> str:
+    moment = timezone.localtime(message.created_at).strftime("%Y-%m-%d %H:%M %Z")
+    blocks = [f"## {author(message)} · {moment}"]
+    for thoughts in reasoning(message):
+        quoted = "\n".join(f"> {line}".rstrip() for line in thoughts.splitlines())
+        blocks.append(f"> **{_('Reasoning')}**\n>\n{quoted}")
+    if message.text:
+        blocks.append(closed(message.text.strip("\n")))
+    if note := ending(message):
+        blocks.append(f"*{note}*")
+    return "\n" + "\n\n".join(blocks) + "\n"
+
+
+FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
+
+
+def closed(text: str) -> str:
+    """Return Markdown with its last code block closed, or it would take in the next messages."""
+    fence = ""
+    for line in text.splitlines():
+        match = FENCE.match(line)
+        if match is None:
+            continue
+        mark, rest = match.groups()
+        if not fence:
+            if mark[0] == "~" or "`" not in rest:
+                fence = mark
+        elif mark.startswith(fence) and not rest.strip():
+            fence = ""
+    return f"{text}\n{fence}" if fence else text
+
+
+# --- JSON -------------------------------------------------------------------------------------
+
+
+def json(conversation: Conversation) -> Callable[[int], Part]:
+    """Return the function that makes the parts of a JSON document of the whole tree (docs/export.md)."""
+    part = _in_parts(all_ids(conversation), _json_messages)
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "exported_at": timezone.now(),
+        "id": conversation.pk,
+        "title": conversation.name,
+        "assistant": conversation.assistant.name,
+        "created_at": conversation.created_at,
+        "updated_at": conversation.updated_at,
+        "pinned": conversation.pinned_at is not None,
+        "archived": conversation.archived_at is not None,
+        "leaf": conversation.leaf_id,
+    }
+
+    def with_head(at: int) -> Part:
+        text, next = part(at)
+        if at == 0:
+            text = f'{_encode(head)[:-1]},"messages":[\n{text}'
+        elif text:
+            text = f",\n{text}"
+        return (text if next is not None else f"{text}\n]}}\n"), next
+
+    return with_head
+
+
+def _json_messages(messages: list[Message]) -> str:
+    return ",\n".join(_encode(_json_message(message)) for message in messages)
+
+
+def _json_message(message: Message) -> dict[str, Any]:
+    run = getattr(message, "run", None)
+    fields: dict[str, Any] = {
+        "id": message.pk,
+        "parent": message.parent_id,
+        "role": message.role,
+        "status": message.status,
+        "created_at": message.created_at,
+        "text": message.text,
+        "parts": [{"kind": part.kind, "data": part.data} for part in message.ordered_parts],
+    }
+    if run is not None:
+        fields |= {
+            "model": run.model_snapshot.get("name", ""),
+            "tokens": {"input": run.prompt_tokens, "output": run.completion_tokens},
+        }
+    return fields
+
+
+def _encode(value: dict[str, Any]) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+# --- HTML -------------------------------------------------------------------------------------
+
+PLACE = "<!-- messages -->"  # of the messages in templates/chat/print.html
+
+
+def html(conversation: Conversation, page: str) -> Callable[[int], Part]:
+    """Return the function that makes the parts of a page for printing: `page` with the messages at PLACE."""
+    part = _in_parts(shown_ids(conversation), _html_messages)
+    head, _place, foot = page.partition(PLACE)
+
+    def with_head(at: int) -> Part:
+        text, next = part(at)
+        text = text if at else f"{head}{text}"
+        return (text if next is not None else f"{text}{foot}"), next
+
+    return with_head
+
+
+def _html_messages(messages: list[Message]) -> str:
+    shown = [
+        {
+            "message": message,
+            "author": author(message),
+            "reasoning": reasoning(message),
+            "ending": ending(message),
+        }
+        for message in messages
+    ]
+    return render_to_string("chat/_print_messages.html", {"shown": shown})
+
+
+# --- Of all -----------------------------------------------------------------------------------
+
+
+def author(message: Message) -> str:
+    """Return the author of a message in words: the user, or the model's name."""
+    if message.role == Message.Role.USER:
+        return _("You")
+    run = getattr(message, "run", None)
+    name = run.model_snapshot.get("name") if run is not None else ""
+    return name or _("Reply")
+
+
+def reasoning(message: Message) -> list[str]:
+    """Return the texts of a reply's reasoning."""
+    return [
+        str(part.data.get("text", ""))
+        for part in message.ordered_parts
+        if part.kind == MessagePart.Kind.REASONING and part.data.get("text")
+    ]
+
+
+def ending(message: Message) -> str:
+    """Return a sentence about a reply that did not end as usual; empty for others."""
+    return {
+        Message.Status.PENDING: _("This reply is still being written."),
+        Message.Status.STOPPED: _("This reply was stopped."),
+        Message.Status.FAILED: _("This reply failed."),
+    }.get(Message.Status(message.status), "")
+
+
+# Separators of paths, and characters that Windows refuses.
+REFUSED = re.compile(r'[/\\:*?"<>|]+')
+
+
+def file_name(title: str, moment: datetime, ending: str) -> str:
+    """Return the name of a file: a title in any script, a day and an ending ("md").
+
+    Without control, formatting and bidirectional characters, which could hide the ending.
+    """
+    plain = "".join(
+        " "
+        if unicodedata.category(one) in ("Cc", "Cf", "Zl", "Zp") and one not in "\u200c\u200d"
+        else one
+        for one in REFUSED.sub(" ", title)
+    )
+    cut = " ".join(plain.split()).encode()[:NAME_BYTES].decode(errors="ignore").strip(" .")
+    day = timezone.localdate(moment).isoformat()
+    return f"{cut or _('Chat')} {day}.{ending}"
