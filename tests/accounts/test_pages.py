@@ -105,7 +105,7 @@ def test_sign_in_returns_to_the_requested_page(client: Client, reader: User):
     )
     assert response["Location"] == "/chats/"
     # A signed-in page is enough; no notice repeats it.
-    assert 'class="notice' not in client.get("/chats/").content.decode().split("<main")[1]
+    assert 'class="notice"' not in client.get("/chats/").content.decode().split("<main")[1]
 
 
 def test_sign_in_never_redirects_to_other_sites(client: Client, reader: User):
