@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from msgspec import UNSET, UnsetType
+
 from chat.errors import ChatError
 from chat.models import Assistant, Conversation, LanguageModel, Message, Provider, Run
 from chatproject.lib.db import prepared
@@ -33,29 +35,33 @@ SELECT {prepared.columns(Conversation, "conversation")}, {prepared.columns(Assis
   {prepared.columns(LanguageModel, "model")}, {prepared.columns(Provider, "provider")}
 FROM chat_conversation AS conversation
 JOIN chat_assistant AS assistant ON assistant.id = conversation.assistant_id
-JOIN chat_languagemodel AS model ON model.id = assistant.model_id
+LEFT JOIN chat_languagemodel AS model ON model.id = COALESCE(
+  %(model)s, CASE WHEN NOT %(is_own)s THEN conversation.model_id END, assistant.model_id)
 LEFT JOIN chat_provider AS provider ON provider.id = {Provider.OF_MODEL}
-WHERE conversation.id = %s FOR NO KEY UPDATE OF conversation
+WHERE conversation.id = %(conversation)s FOR NO KEY UPDATE OF conversation
 """  # noqa: S608 # of names alone
 
 
 def conversation(
-    user: User | AnonymousUser, conversation_id: UUID, *, write: bool = False, lock: bool = False
+    user: User | AnonymousUser,
+    conversation_id: UUID,
+    *,
+    write: bool = False,
+    lock: bool = False,
+    model_id: int | UnsetType | None = UNSET,
 ) -> Conversation:
     """Return the conversation, if the user may read it (or write in it).
 
-    `lock` locks its row until the COMMIT, and reads its assistant, model and provider with it. Raises ChatError
-    `not_found`, or `not_allowed` when it may be read but not written.
+    `lock` locks its row until the COMMIT, and reads its assistant, model and provider with it. With
+    `model_id` it has that model instead of the stored one (None: the assistant's), if there is one
+    with this id; whether the user may use it is not decided here. Raises ChatError `not_found`, or
+    `not_allowed` when it may be read but not written.
     """
     found: Conversation | None
     if not lock:
         found = Conversation.objects.filter(pk=conversation_id).first()
-    elif row := prepared.first(
-        LOCK, [conversation_id], Conversation, Assistant, LanguageModel, Provider
-    ):
-        found, found.assistant, found.assistant.model, found.assistant.model.provider = row
     else:
-        found = None
+        found = _locked(conversation_id, model_id)
     if found is None:
         raise ChatError("not_found")
     require(user, found, write=write)
@@ -70,6 +76,27 @@ def conversations(
     if not (user.is_authenticated and user.is_active and found):
         raise ChatError("not_found")
     return list(found)
+
+
+def _locked(id: UUID, model_id: int | UnsetType | None) -> Conversation | None:
+    values = {
+        "conversation": id,
+        "model": model_id if isinstance(model_id, int) else None,
+        "is_own": model_id is None,
+    }
+    row = prepared.first(LOCK, values, Conversation, Assistant, LanguageModel, Provider)
+    if row is None:
+        return None
+    found: Conversation
+    found, found.assistant, model, provider = row
+    if model is None:
+        return found
+    model.provider = provider
+    if model.pk == found.assistant.model_id:
+        found.model, found.assistant.model = None, model
+    else:
+        found.model = model
+    return found
 
 
 def message(user: User | AnonymousUser, message_id: UUID, *, write: bool = False) -> Message:

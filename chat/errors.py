@@ -16,6 +16,8 @@ ERRORS: dict[str, str] = {
     "unknown_type": "The message has an unknown type. Reload the page.",
     "unknown_field": "The message has an unknown field. Reload the page.",
     "bad_json": "The server could not read the message. Reload the page and try again.",
+    "model_unavailable": "This model is not available to you. Nothing was sent. Choose another model.",
+    "bad_setting": "The model does not have this setting. Nothing was sent. Choose another value.",
     "insufficient_credits": "Your credits do not cover this message. Buy credits, or send less.",
     "too_many": "These are too many at a time. Select fewer.",
     "run_active": "A reply is still being written. Wait for it, or stop it first.",

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from accounts.sockets import TRY_AGAIN_LATER as TRY_AGAIN_LATER
 from chat.errors import ERRORS, ChatError, Missing
@@ -62,8 +62,24 @@ class ClientAction(ClientEvent, frozen=True, kw_only=True):
         return self.client_id
 
 
-class ChatSend(ClientAction, frozen=True, tag="chat.send", kw_only=True):
-    """A message in a conversation; without `conversation` it begins a new one.
+RowId = Annotated[int, Meta(ge=1, le=2**53)]
+Effort = Annotated[str, Meta(max_length=10)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+
+
+class Choosing(ClientAction, frozen=True, kw_only=True):
+    """Base of the frames with a new message, whose conversation keeps the model and settings.
+
+    A value that is left out stays as it is; null returns to that of the assistant or the model.
+    """
+
+    model: RowId | UnsetType | None = UNSET
+    effort: Effort | UnsetType | None = UNSET
+    temperature: Temperature | UnsetType | None = UNSET
+
+
+class ChatSend(Choosing, frozen=True, tag="chat.send", kw_only=True):
+    """A message in a conversation; without `conversation` it begins a new one, with `assistant`.
 
     It follows the message `parent`, by default the end of the conversation.
     """
@@ -71,12 +87,17 @@ class ChatSend(ClientAction, frozen=True, tag="chat.send", kw_only=True):
     text: str
     conversation: UUID | None = None
     parent: UUID | None = None
+    assistant: RowId | None = None
 
 
 class RunRegenerate(ClientAction, frozen=True, tag="run.regenerate", kw_only=True):
-    """Another reply in place of the reply `message`, which is kept as a branch."""
+    """Another reply in place of the reply `message`, which is kept as a branch.
+
+    `model` answers this once, by default the model of the conversation.
+    """
 
     message: UUID
+    model: RowId | None = None
 
 
 class RunContinue(ClientAction, frozen=True, tag="run.continue", kw_only=True):
@@ -85,7 +106,7 @@ class RunContinue(ClientAction, frozen=True, tag="run.continue", kw_only=True):
     message: UUID
 
 
-class MessageEdit(ClientAction, frozen=True, tag="message.edit", kw_only=True):
+class MessageEdit(Choosing, frozen=True, tag="message.edit", kw_only=True):
     """Another text in place of the user's own `message`, which is kept as a branch."""
 
     message: UUID
@@ -279,7 +300,8 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
     throttled (`held`) run waits for other runs of its user, and `position` counts among the user's
     throttled runs. A `busy` provider has reached its limit, and `position` counts among the runs that
     wait for it. `most` is the maximum cost in micro-credits; `shortened`: the balance lowered the
-    reply's cap to `max_tokens`.
+    reply's cap to `max_tokens`. `model`, `effort` and `temperature` are those of the conversation's
+    next message.
     """
 
     run: UUID
@@ -295,6 +317,9 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
     most: int = 0
     max_tokens: int | None = None
     shortened: bool = False
+    model: int = 0
+    effort: str = ""
+    temperature: float | None = None
 
 
 class RunWaiting(ServerEvent, frozen=True, tag="run.waiting", kw_only=True):

@@ -12,7 +12,7 @@ from django.contrib import admin
 from django.urls import reverse
 
 from accounts.models import User
-from chat.models import Message, MessagePart, Provider
+from chat.models import ChatPreference, Message, MessagePart, Provider
 from chatproject.lib import loop_monitor
 from tests.support.conversations import send
 from tests.support.people import assistant, conversation, owner
@@ -40,6 +40,7 @@ def row(owner, conversation):
     """A run, with a row in each table."""
     run = send(owner, conversation, "Hello there")
     Provider.objects.create(name="Hello")
+    ChatPreference.objects.create(user=owner)
     MessagePart.objects.create(
         message=run.message, position=0, kind="reasoning", data={"text": "Hm."}
     )

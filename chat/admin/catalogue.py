@@ -21,11 +21,11 @@ from chat.admin import discovery, provider_pages
 from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
 from chat.llm.address import malformed
-from chat.models import Assistant, LanguageModel, Provider
+from chat.models import EFFORTS, Assistant, ChatPreference, LanguageModel, Provider
 from chat.models.catalogue import texts_in, validate_headers, validate_proxy
 from chat.runs.provider_health import Health, last_hour
 from chatproject.lib import encryption
-from chatproject.lib.admin import NOTHING, MergedForm, MergingAdmin
+from chatproject.lib.admin import NOTHING, BaseAdmin, MergedForm, MergingAdmin
 
 ROW_ID = re.compile(r"[0-9]{1,18}")
 MOST_SUGGESTIONS = 20
@@ -59,6 +59,37 @@ class SuggestionsFormField(forms.CharField):
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         return texts_in(initial) != texts_in(str(data or "").splitlines())
+
+
+class EffortsFormField(forms.Field):
+    """The reasoning efforts that users may choose, separated by commas."""
+
+    widget = forms.TextInput(attrs={"class": "vTextField"})
+
+    def __init__(self, **options: Any) -> None:
+        help_text = (
+            f"What users may choose, for example low, medium, high. Of {', '.join(EFFORTS)}."
+        )
+        super().__init__(**options | {"help_text": help_text})
+
+    def prepare_value(self, value: Any) -> Any:
+        """Return the stored efforts as one line; what was typed is shown again as it is."""
+        return value if isinstance(value, str) else ", ".join(texts_in(value))
+
+    def to_python(self, value: Any) -> list[str]:
+        """Return the list to store, from the least to the most. Raises ValidationError for other words."""
+        words = re.split(r"[\s,]+", str(value or "").strip().lower())
+        if unknown := [word for word in words if word and word not in EFFORTS]:
+            raise ValidationError(
+                f"“{unknown[0][:30]}” is no reasoning effort. Write some of {', '.join(EFFORTS)}."
+            )
+        return [one for one in EFFORTS if one in words]
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return texts_in(initial) != self.to_python(data)
+        except ValidationError:
+            return True
 
 
 NO_REPLIES = "No replies in the last hour"
@@ -310,7 +341,8 @@ class ProviderAdmin(MergingAdmin):
 
 @admin.register(LanguageModel)
 class LanguageModelAdmin(MergingAdmin):
-    form_fields = {"quirks": QuirksFormField}
+    form_fields = {"quirks": QuirksFormField, "efforts": EffortsFormField}
+    filter_horizontal = ["groups"]
     list_display = [
         "name",
         "provider",
@@ -358,6 +390,14 @@ class LanguageModelAdmin(MergingAdmin):
         if price is None:
             return NOTHING
         return f"{credits.exact(price.in_per_m)} / {credits.exact(price.out_per_m)}"
+
+
+@admin.register(ChatPreference)
+class ChatPreferenceAdmin(BaseAdmin):
+    list_display = ["user", "model"]
+    list_select_related = ["user", "model"]
+    raw_id_fields = ["user"]
+    search_fields = ["user__email"]
 
 
 def with_providers(field: Any) -> Any:

@@ -53,7 +53,7 @@ from chat.admin.provider_pages import (
 from chat.conversations import lifecycle
 from chat.llm.model_list import Listed, fetch
 from chat.llm.probe import SECONDS
-from chat.models import Assistant, LanguageModel, Provider
+from chat.models import EFFORTS, Assistant, LanguageModel, Provider
 from chatproject.lib import encryption
 from chatproject.lib.admin import client_ip, staff_id
 
@@ -68,13 +68,15 @@ NEW_ASSISTANTS = "new"
 class Known:
     """The sizes and the price of a listed model, as far as they are known.
 
-    `price` is not stored. `in_force` is the present price of the model's name, which stays.
+    `price` is not stored. `in_force` is the present price of the model's name, which stays. `abilities` are
+    the flags of the price list ("supports_vision" …).
     """
 
     context: int | None
     output: int | None
     price: ModelPrice | None
     in_force: ModelPrice | None
+    abilities: dict[str, Any]
 
     @property
     def note(self) -> str:
@@ -199,7 +201,7 @@ def discover(request: HttpRequest, pk: str) -> HttpResponse:
 
 def cache_key(provider: Provider) -> str:
     """Return the key of a provider's list, which another address makes void."""
-    return f"models:1:{provider.pk}:{provider.address}"
+    return f"models:2:{provider.pk}:{provider.address}"
 
 
 def ask(request: HttpRequest, provider: Provider) -> HttpResponse:
@@ -312,6 +314,7 @@ def known_of(
 ) -> Known:
     """Return what the provider, or else the price list, states about a model."""
     context, output, price = model.context, model.output, None
+    abilities: dict[str, Any] = {}
     sources = [(model.entry, f"list of {provider}")] if model.entry else []
     if prices is not None:
         try:
@@ -319,7 +322,7 @@ def known_of(
         except Refused:
             pass
         else:
-            entry = prices.entry(key)
+            abilities = entry = prices.entry(key)
             sizes = [entry.get(name) for name in ("max_input_tokens", "max_output_tokens")]
             sizes = [size if type(size) is int and size > 0 else None for size in sizes]
             context, output = context or sizes[0], output or sizes[1]
@@ -331,7 +334,7 @@ def known_of(
             continue
         price.source = source[:200]
         break
-    return Known(context, output, price, in_force)
+    return Known(context, output, price, in_force, abilities)
 
 
 def add_chosen(request: HttpRequest, provider: Provider, listed: list[Listed]) -> HttpResponse:
@@ -410,6 +413,11 @@ def add(
             provider_model=row.model.name,
             context_tokens=data["context_tokens"],
             max_output_tokens=data["max_output_tokens"],
+            description=row.model.description,
+            vision=row.model.vision or row.known.abilities.get("supports_vision") is True,
+            tools=row.model.tools or row.known.abilities.get("supports_function_calling") is True,
+            reasoning=row.model.reasoning or row.known.abilities.get("supports_reasoning") is True,
+            efforts=[one for one in EFFORTS if one in row.model.efforts],
             enabled=options["enabled"],
         )
         stored(request, model, f"Discovered at {provider}.")

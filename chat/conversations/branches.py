@@ -162,6 +162,9 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
     copy = Conversation(
         owner=user,
         assistant_id=original.assistant_id,
+        model_id=original.model_id,
+        temperature=original.temperature,
+        reasoning_effort=original.reasoning_effort,
         title=_copied_title(original.name),
         leaf_id=new[-1],
         client_id=client_id,

@@ -472,11 +472,14 @@ def completion_request(
         messages[-1] = {**messages[-1], "prefix": True}
     elif is_continued and run.model.continuation == Continuation.VLLM:
         extra = {"continue_final_message": True, "add_generation_prompt": False}
+    effort = run.model_snapshot.get("effort")
+    if effort in run.model.offered_efforts:  # a fallback may have others
+        extra["reasoning_effort"] = effort
     return CompletionRequest(
         model=run.model.provider_model,
         messages=messages,
         max_tokens=prompt.max_tokens,
-        temperature=run.assistant.temperature,
+        temperature=run.model_snapshot.get("temperature", run.assistant.temperature),
         extra=extra,
         has_fallback=fallback.has_fallback(run),
         quirks=Quirks.of(run.model.quirks, learned),

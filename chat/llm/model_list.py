@@ -21,6 +21,7 @@ from chat.llm.deadline import within
 
 NAME_CHARACTERS = 200
 TITLE_CHARACTERS = 100
+DESCRIPTION_CHARACTERS = 200
 
 PARTS = ("top_provider", "meta", "metadata", "model_info", "limits")  # objects within an item
 CONTEXT = (
@@ -29,6 +30,14 @@ CONTEXT = (
     *("n_ctx_train", "max_input_tokens", "inputTokenLimit"),
 )
 OUTPUT = ("max_completion_tokens", "max_output_tokens", "outputTokenLimit", "max_tokens")
+
+# Words for abilities, in lower case and with hyphens. Lists: OpenRouter, Vercel, DeepInfra, LM Studio,
+# Ollama; flags: Mistral, LiteLLM, Google.
+LISTS_OF_ABILITIES = ("capabilities", "tags", "supported_parameters", "input_modalities")
+VISION = {"vision", "image", "supports-vision"}
+TOOLS = {"tools", "tool-use", "function-calling", "tool-calling", "supports-function-calling"}
+REASONING = {"reasoning", "reasoning-effort", "include-reasoning", "supports-reasoning", "thinking"}
+USUAL_EFFORTS = ("low", "medium", "high")
 
 # Texts are dollars per token (OpenRouter, Vercel), numbers dollars per million (Together, DeepInfra).
 PRICES = {
@@ -51,7 +60,8 @@ NOT_CHAT = re.compile(
 class Listed:
     """A model as its provider lists it.
 
-    `context` and `output` are tokens, None where the provider does not state them. `entry` are its
+    `context` and `output` are tokens, None where the provider does not state them. `description` is one
+    line, "" without one; the abilities are false and `efforts` is empty where they are not stated. `entry` are its
     prices in US dollars per token, in the format of LiteLLM's list; empty without any.
     """
 
@@ -61,6 +71,11 @@ class Listed:
     output: int | None = None
     is_chat: bool = True
     entry: dict[str, Any] = field(default_factory=dict)
+    description: str = ""
+    vision: bool = False
+    tools: bool = False
+    reasoning: bool = False
+    efforts: list[str] = field(default_factory=list)
 
 
 def fetch(row: Row, seconds: float) -> tuple[list[Listed], Diagnosis]:
@@ -130,6 +145,7 @@ def model_in(item: dict[str, Any]) -> Listed | None:
     titles = (item.get(key) for key in ("display_name", "name"))
     title = next((one for one in titles if isinstance(one, str) and one.isprintable()), "")
     places = [item, *(part for key in PARTS if isinstance(part := item.get(key), dict))]
+    words = ability_words(places)
     return Listed(
         name,
         (title or name)[:TITLE_CHARACTERS],
@@ -137,7 +153,51 @@ def model_in(item: dict[str, Any]) -> Listed | None:
         first_number(places, OUTPUT),
         is_chat(item, name),
         prices_in(item, name),
+        description_in(places),
+        vision=bool(words & VISION) or item.get("type") == "vlm",
+        tools=bool(words & TOOLS),
+        reasoning=bool(words & REASONING),
+        efforts=efforts_in(places, words),
     )
+
+
+def description_in(places: list[dict[str, Any]]) -> str:
+    """Return the first sentences of a model's description, as one line of DESCRIPTION_CHARACTERS at most."""
+    found = (place.get("description") for place in places)
+    text = next((one for one in found if isinstance(one, str) and one.strip()), "")
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:2_000]).split())
+    if len(line) <= DESCRIPTION_CHARACTERS:
+        return line
+    cut = line[:DESCRIPTION_CHARACTERS]
+    sentences = cut.rpartition(". ")[0]
+    return f"{sentences}." if sentences else f"{cut[:-1].rpartition(' ')[0] or cut[:-1]}…"
+
+
+def ability_words(places: list[dict[str, Any]]) -> set[str]:
+    """Return the words by which a list states abilities: flags that are true, and names in its lists."""
+    words: set[str] = set()
+    objects = [
+        one
+        for place in places
+        for key in ("capabilities", "architecture")
+        if isinstance(one := place.get(key), dict)
+    ]
+    for place in [*places, *objects]:
+        words |= {key for key, value in place.items() if value is True}
+        for key in LISTS_OF_ABILITIES:
+            if isinstance(found := place.get(key), list):
+                words |= {one for one in found if isinstance(one, str)}
+    return {word.lower().replace("_", "-") for word in words}
+
+
+def efforts_in(places: list[dict[str, Any]], words: set[str]) -> list[str]:
+    """Return the reasoning efforts that a model takes: as stated, else the usual ones if it takes any."""
+    for place in places:
+        reasoning = place.get("reasoning")
+        stated = reasoning.get("supported_efforts") if isinstance(reasoning, dict) else None
+        if isinstance(stated, list):
+            return [one for one in stated if isinstance(one, str)]
+    return [*USUAL_EFFORTS] if "reasoning-effort" in words else []
 
 
 def first_number(places: list[dict[str, Any]], keys: tuple[str, ...]) -> int | None:

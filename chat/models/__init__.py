@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from chat.models.base import new_id
-from chat.models.catalogue import Assistant, Continuation, LanguageModel, Provider
+from chat.models.catalogue import EFFORTS, Assistant, Continuation, LanguageModel, Provider
 from chat.models.conversations import Conversation
 from chat.models.messages import Message, MessagePart, Siblings
+from chat.models.preferences import ChatPreference
 from chat.models.runs import Run
 
 __all__ = [
+    "EFFORTS",
     "Assistant",
+    "ChatPreference",
     "Continuation",
     "Conversation",
     "LanguageModel",

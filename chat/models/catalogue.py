@@ -105,7 +105,9 @@ class Provider(models.Model):
     decrypt them, raising encryption.Undecryptable, and encrypt what is assigned.
     """
 
-    name = models.CharField(max_length=100, unique=True, help_text="What staff see.")
+    name = models.CharField(
+        max_length=100, unique=True, help_text="The heading of its models in the list of models."
+    )
     base_url = models.CharField(
         "base URL",
         max_length=500,
@@ -254,6 +256,18 @@ class Continuation(models.TextChoices):
     VLLM = "vllm", "continue_final_message (vLLM, SGLang)"
 
 
+# Words for `reasoning_effort`, from the least to the most, as the known servers take them.
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def validate_efforts(value: Any) -> None:
+    """Raise ValidationError unless a value is a list of EFFORTS, each once."""
+    if not isinstance(value, list) or not all(
+        isinstance(one, str) and one in EFFORTS and value.count(one) == 1 for one in value
+    ):
+        raise ValidationError(f"Write each of these at most once: {', '.join(EFFORTS)}.")
+
+
 class LanguageModel(models.Model):
     """A model that a provider serves; one without a provider belongs to the environment's.
 
@@ -303,6 +317,37 @@ class LanguageModel(models.Model):
         help_text="What its server refuses, one for each line, such as temperature: left out. Replies"
         " add what they meet; remove a line, and the next reply tries again.",
     )
+    # What users read when they choose a model. Defaults of the database as well: during a rolling
+    # upgrade the previous release still inserts rows.
+    description = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="What it is good for, in one sentence for users.",
+    )
+    vision = models.BooleanField(default=False, db_default=False, help_text="It reads images.")
+    tools = models.BooleanField(default=False, db_default=False, help_text="It can call tools.")
+    reasoning = models.BooleanField(
+        default=False, db_default=False, help_text="It reasons before it answers."
+    )
+    efforts = models.JSONField(
+        "reasoning efforts",
+        default=list,
+        db_default=[],
+        blank=True,
+        validators=[validate_efforts],
+        help_text="The values of reasoning_effort that users may choose, one for each line, such as"
+        " low, medium and high. Empty: no choice.",
+    )
+    restricted = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Only staff and the groups below may use it.",
+    )
+    groups = models.ManyToManyField(
+        "auth.Group", blank=True, related_name="+", help_text="Used only if it is restricted."
+    )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -334,6 +379,16 @@ class LanguageModel(models.Model):
                 raise ValidationError({"fallback": "This model would fall back to itself."})
             seen.add(fallback.pk)
             fallback = fallback.fallback
+
+    @property
+    def takes_temperature(self) -> bool:
+        """Whether requests have a temperature: its server has not refused the field (chat.llm.quirks)."""
+        return "temperature" not in self.quirks
+
+    @property
+    def offered_efforts(self) -> list[str]:
+        """The reasoning efforts that users may choose, without values that no request can have."""
+        return [one for one in texts_in(self.efforts) if one in EFFORTS]
 
 
 class Assistant(models.Model):

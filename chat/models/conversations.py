@@ -14,7 +14,7 @@ from django.db.models import Q
 from django.urls import reverse
 
 from chat.models.base import new_id
-from chat.models.catalogue import Assistant
+from chat.models.catalogue import Assistant, LanguageModel
 
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
@@ -24,9 +24,9 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
 
     def with_lock(self) -> ConversationQuerySet:
         """Lock the rows until the COMMIT; assistant and model are read along, and not locked."""
-        return self.select_related("assistant__model__provider").select_for_update(
-            no_key=True, of=("self",)
-        )
+        return self.select_related(
+            "assistant__model__provider", "model__provider"
+        ).select_for_update(no_key=True, of=("self",))
 
 
 class Conversation(models.Model):
@@ -41,6 +41,21 @@ class Conversation(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations"
     )
     assistant = models.ForeignKey(Assistant, on_delete=models.PROTECT, related_name="conversations")
+    # The choice of its user. Defaults of the database as well, as in LanguageModel; without an index,
+    # as only the deletion of a model looks for them.
+    model = models.ForeignKey(
+        LanguageModel,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        db_index=False,
+        help_text="Empty: the assistant's.",
+    )
+    temperature = models.FloatField(null=True, blank=True, help_text="Empty: the assistant's.")
+    reasoning_effort = models.CharField(
+        max_length=10, blank=True, default="", db_default="", help_text="Empty: the model's own."
+    )
     title = models.CharField(max_length=100, blank=True)
     leaf = models.ForeignKey(
         "Message", null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
@@ -112,6 +127,16 @@ class Conversation(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("chat:conversation", args=[self.id])
+
+    @property
+    def chosen_model(self) -> LanguageModel:
+        """The model that answers its next message."""
+        return self.model or self.assistant.model
+
+    @property
+    def chosen_model_id(self) -> int:
+        """The key of `chosen_model`; reads at most the assistant."""
+        return self.model_id or self.assistant.model_id
 
     @property
     def name(self) -> str:

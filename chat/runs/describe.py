@@ -74,6 +74,9 @@ def describe(
             most=run.most,
             max_tokens=run.max_tokens,
             shortened=run.shortened,
+            model=run.conversation.chosen_model_id,
+            effort=run.conversation.reasoning_effort,
+            temperature=run.conversation.temperature,
         ),
     )
 

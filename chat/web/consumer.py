@@ -21,6 +21,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from accounts import sockets
 from chat import protocol
 from chat.conversations import branches, lifecycle
+from chat.conversations.offers import Choice
 from chat.errors import ERRORS, ChatError
 from chat.runs import describe, start, wait_estimate
 from chat.runs.stop import stop_run
@@ -203,6 +204,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     client_id=event.client_id,
                     conversation_id=event.conversation,
                     parent_id=event.parent,
+                    choice=choice_of(event, event.assistant),
                 )
             case protocol.RunRegenerate():
                 started = await self._call(
@@ -210,6 +212,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     start.regenerate,
                     message_id=event.message,
                     client_id=event.client_id,
+                    model_id=event.model,
                 )
             case protocol.RunContinue():
                 started = await self._call(
@@ -225,6 +228,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     message_id=event.message,
                     text=event.text,
                     client_id=event.client_id,
+                    choice=choice_of(event),
                 )
             case protocol.BranchSelect():
                 selected = await self._call(event, branches.select, message_id=event.message)
@@ -341,6 +345,11 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         if len(self._announced) > MAX_ANNOUNCED:
             del self._announced[next(iter(self._announced))]
         self._outgoing.put(queued)
+
+
+def choice_of(event: protocol.Choosing, assistant_id: int | None = None) -> Choice:
+    """Return the model and settings that a frame names."""
+    return Choice(event.model, event.effort, event.temperature, assistant_id)
 
 
 class UnknownPathConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore] # Channels is untyped

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from django import forms
 from django.conf import settings
+from msgspec import UNSET
 
+from chat.conversations.offers import Choice
+from chat.errors import ChatError
 from chat.models import Conversation, new_id
 
 
@@ -28,6 +33,12 @@ class MessageForm(forms.Form):
     # The idempotency key: a form that is posted twice (a double click, a reload) has one effect.
     client_id = forms.CharField(required=False, widget=forms.HiddenInput)
 
+    # The picker's; a form without one of them leaves it as the conversation has it.
+    model = forms.CharField(required=False)
+    effort = forms.CharField(required=False)
+    temperature = forms.CharField(required=False)
+    assistant = forms.CharField(required=False)
+
     max_characters = settings.TEXT_MAX_CHARACTERS
 
     def clean_text(self) -> str:
@@ -37,6 +48,36 @@ class MessageForm(forms.Form):
 
     def clean_client_id(self) -> str:
         return self.cleaned_data["client_id"] or new_client_id()
+
+    @property
+    def choice(self) -> Choice:
+        """The model and settings that were posted, each as `Choice` has it.
+
+        An empty effort or temperature is the default. Raises ChatError `model_unavailable` or `bad_setting`.
+        """
+        posted = self.cleaned_data
+        return Choice(
+            model_id=row_id(posted["model"]) if posted["model"] else UNSET,
+            effort=posted["effort"] if "effort" in self.data else UNSET,
+            temperature=_temperature(posted["temperature"])
+            if "temperature" in self.data
+            else UNSET,
+            assistant_id=row_id(posted["assistant"]) if posted["assistant"] else None,
+        )
+
+
+def row_id(text: str) -> int:
+    """Return the key of a model or assistant from a form. Raises ChatError `model_unavailable`."""
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ChatError("model_unavailable")
+    return int(text)
+
+
+def _temperature(text: str) -> float | None:
+    try:
+        return float(text) if text.strip() else None  # offers.apply_settings checks the range
+    except ValueError as error:
+        raise ChatError("bad_setting") from error
 
 
 class TitleForm(forms.Form):

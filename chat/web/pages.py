@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -131,6 +132,7 @@ def start_posted(form: MessageForm, begin: Callable[..., describe.Started]) -> d
     text was changed meanwhile, the text is a message of its own.
     """
     text, client_id = form.cleaned_data["text"], form.cleaned_data["client_id"]
+    begin = partial(begin, choice=form.choice)
     started = begin(text=text, client_id=client_id)
     prompt = started.run.message.parent
     if started.is_new or prompt is None or prompt.text == text.strip():

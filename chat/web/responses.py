@@ -27,6 +27,7 @@ STATUS = {
     "insufficient_credits": 402,
     "not_allowed": 403,
     "not_found": 404,
+    "model_unavailable": 409,
     "run_active": 409,
     "text_too_long": 413,
     "limit_reached": 429,

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from chat import errors, protocol
-from chat.llm import errors as llm_errors
 
 RUN = UUID("01a20233-4297-7324-b834-bda0617df291")
 SEND: dict[str, Any] = {"client_id": "a", "text": "Hi"}
@@ -22,6 +21,9 @@ REPEAT: dict[str, Any] = {"client_id": "a", "message": RUN}
         ("chat.send", SEND, protocol.ChatSend(client_id="a", text="Hi")),
         ("chat.send", SEND | {"conversation": RUN}, protocol.ChatSend(**SEND, conversation=RUN)),
         ("chat.send", SEND | {"parent": RUN}, protocol.ChatSend(**SEND, parent=RUN)),
+        ("chat.send", SEND | {"model": 7}, protocol.ChatSend(**SEND, model=7)),
+        ("chat.send", SEND | {"model": None}, protocol.ChatSend(**SEND, model=None)),
+        ("run.regenerate", REPEAT | {"model": 7}, protocol.RunRegenerate(**REPEAT, model=7)),
         ("run.regenerate", REPEAT, protocol.RunRegenerate(client_id="a", message=RUN)),
         ("run.continue", REPEAT, protocol.RunContinue(client_id="a", message=RUN)),
         ("message.edit", REPEAT | {"text": "x"}, protocol.MessageEdit(**REPEAT, text="x")),
@@ -115,13 +117,3 @@ def test_refs_name_client_id_or_run():
     assert protocol.Resume(run=RUN).ref == protocol.RunStop(run=RUN).ref == str(RUN)
     assert protocol.BranchSelect(message=RUN).ref == str(RUN)
     assert protocol.ChatSend(client_id="a", text="").ref == "a"
-
-
-def test_no_error_offers_choice_of_model():
-    """Users cannot choose a model: a sentence that sends them to one leads nowhere."""
-    sentences = [
-        *errors.ERRORS.values(),
-        *llm_errors.REFUSALS.values(),
-        *(kind.message for kind in llm_errors.ProviderError.__subclasses__() if kind.message),
-    ]
-    assert not [one for one in sentences if "choose" in one.lower() and "model" in one.lower()]

@@ -14,7 +14,15 @@ from accounts.models import SignupGrant, User
 from billing.credits import MICRO
 from billing.models import ModelPrice
 from chat.llm.errors import Cause
-from chat.models import Assistant, LanguageModel, Message, MessagePart, Provider, Run
+from chat.models import (
+    Assistant,
+    ChatPreference,
+    LanguageModel,
+    Message,
+    MessagePart,
+    Provider,
+    Run,
+)
 from chatproject.lib.mail.models import OutgoingMail
 from tests.support import billing_rows
 from tests.support.conversations import begin
@@ -83,6 +91,7 @@ def _make_runs(user: User) -> None:
     )
     model.save()
     assistant = Assistant.objects.create(slug="parley", name="Parley", model=model)
+    ChatPreference.objects.create(user=user, model=model)
     now = timezone.now()
     outcomes: list[dict[str, Any]] = [
         {"status": status, "ended_at": None if status in Run.ACTIVE else now}

@@ -10,7 +10,6 @@ from django.db import connection
 from chat.errors import ChatError
 from chat.generation import generate
 from chat.models import Assistant, LanguageModel, Provider, Run
-from chat.runs.start import DISABLED
 from chatproject.lib import db
 from tests.support.conversations import begin, send
 from tests.support.fake_llm import reply_text
@@ -113,7 +112,8 @@ def test_chat_with_disabled_provider_refuses_messages(owner, second):
     Provider.objects.update(enabled=False)
     with pytest.raises(ChatError) as refused:
         send(owner, conversation)
-    assert (refused.value.code, refused.value.message) == ("unavailable", DISABLED)
+    assert refused.value.code == "model_unavailable"
+    assert f"The model {second.model} is not available" in refused.value.message
     assert not Run.objects.exists()
 
 

@@ -137,3 +137,84 @@ def test_names_are_listed_once_and_usable():
     data = [{"id": "one"}, {"id": "one"}, {"id": "x" * 201}, {"id": "tab\t"}, {"id": "\0"}]
 
     assert [one.name for one in models_in(data)] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("item", "abilities", "efforts"),
+    [
+        (
+            {
+                "id": "a",
+                "description": "Good\nfor  long texts.",
+                "architecture": {"input_modalities": ["text", "image"]},
+                "supported_parameters": ["tools", "reasoning", "reasoning_effort"],
+            },
+            (True, True, True),
+            ["low", "medium", "high"],
+        ),
+        (
+            {
+                "id": "a",
+                "description": "Good for long texts.",
+                "capabilities": {
+                    "completion_chat": True,
+                    "vision": True,
+                    "function_calling": False,
+                },
+            },
+            (True, False, False),
+            [],
+        ),
+        (
+            {"id": "a", "metadata": {"description": "Good for long texts.", "tags": ["reasoning"]}},
+            (False, False, True),
+            [],
+        ),
+        (
+            {
+                "model_name": "a",
+                "description": "Good for long texts.",
+                "model_info": {"supports_vision": True, "supports_function_calling": True},
+            },
+            (True, True, False),
+            [],
+        ),
+        (
+            {
+                "id": "a",
+                "description": "Good for long texts.",
+                "type": "vlm",
+                "capabilities": ["tool_use"],
+                "reasoning": {"supported_efforts": ["high", "low", 7]},
+            },
+            (True, True, False),
+            ["high", "low"],
+        ),
+        (
+            {"id": "a", "description": "Good for long texts.", "tags": 7, "architecture": []},
+            (False, False, False),
+            [],
+        ),
+    ],
+)
+def test_abilities_of_known_shapes_are_read(item, abilities, efforts):
+    [found] = models_in([item])
+    assert found.description == "Good for long texts."
+    assert (found.vision, found.tools, found.reasoning) == abilities
+    assert found.efforts == efforts
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("One sentence. " * 30, ("One sentence. " * 14).strip()),
+        ("word " * 100, ("word " * 39).strip() + "…"),
+        ("x" * 500, "x" * 199 + "…"),
+        (7, ""),
+        ("\u200e \n", ""),
+    ],
+)
+def test_description_is_one_short_line(text, line):
+    [found] = models_in([{"id": "a", "description": text}])
+    assert found.description == line
+    assert len(line) <= 200

@@ -207,7 +207,7 @@ def test_too_small_balance_is_refused_with_figures(owner, conversation):
 def test_model_without_price_is_not_offered(owner, conversation, assistant):
     assistant.model.provider_model = "unpriced"
     assistant.model.save()
-    with pytest.raises(ChatError, match="no price"):
+    with pytest.raises(ChatError, match="model_unavailable"):
         send(owner, conversation)
     with pytest.raises(ChatError, match="No model is available"):
         start.send(user=owner, text="Hello", client_id="a")

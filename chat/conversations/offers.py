@@ -1,0 +1,178 @@
+"""The models that users may choose: those that are offered, and the choice that a message brings.
+
+`is_usable` is the one function that decides, for pages, sockets, forms and estimates. A user's group is
+read only for a restricted model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.contrib.auth.models import Group
+from django.db.models import Exists, OuterRef, Q
+from django.utils.translation import gettext as _
+from msgspec import UNSET, UnsetType
+
+from billing import credits
+from billing.metering import pricing
+from billing.models import ModelPrice
+from chat.errors import ChatError
+from chat.models import ChatPreference, Conversation, LanguageModel
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+# An English word has about four thirds of a token, by the published figures of OpenAI and Google.
+TOKENS_PER_1000_WORDS = 1_333
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The model, its settings and the assistant that a request names.
+
+    UNSET leaves a value as the conversation has it; None returns to that of the assistant or the model.
+    The assistant counts only for a new conversation.
+    """
+
+    model_id: int | UnsetType | None = UNSET
+    effort: str | UnsetType | None = UNSET
+    temperature: float | UnsetType | None = UNSET
+    assistant_id: int | None = None
+
+
+UNCHANGED = Choice()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model that a user may choose, with its price (None where messages are free)."""
+
+    model: LanguageModel
+    price: ModelPrice | None
+
+    @property
+    def words_in(self) -> str:
+        """Credits for 1,000 words that the model reads, as pages write them; "" if free."""
+        return _per_1000_words(self.price.in_per_m) if self.price else ""
+
+    @property
+    def words_out(self) -> str:
+        """Credits for 1,000 words that the model writes, as pages write them; "" if free."""
+        return _per_1000_words(self.price.out_per_m) if self.price else ""
+
+
+def _per_1000_words(per_million_tokens: int) -> str:
+    amount = -(-per_million_tokens * TOKENS_PER_1000_WORDS // pricing.MILLION)
+    return credits.show(amount) if amount else ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderOffers:
+    """The offers of one provider, by name."""
+
+    name: str
+    offers: list[Offer]
+
+
+def offered(user: User) -> list[Offer]:
+    """Return the models that a user may choose, by provider and name; two queries.
+
+    They and their providers are enabled, have a price, and are not restricted to other groups.
+    """
+    models = LanguageModel.objects.select_related("provider").filter(enabled=True)
+    models = models.exclude(provider__enabled=False)
+    if not user.is_staff:
+        own = Group.objects.filter(user=user, pk=OuterRef("group_id"))
+        granted = LanguageModel.groups.through.objects.filter(languagemodel_id=OuterRef("pk"))
+        models = models.filter(Q(restricted=False) | Q(Exists(granted.filter(Exists(own)))))
+    found = list(models.order_by("provider__name", "name"))
+    if not settings.BILLING:
+        return [Offer(model, None) for model in found]
+    prices = pricing.all_in_force(model.provider_model for model in found)
+    return [
+        Offer(model, prices[model.provider_model])
+        for model in found
+        if model.provider_model in prices
+    ]
+
+
+def by_provider(offers: list[Offer]) -> list[ProviderOffers]:
+    """Group offers, which are sorted by provider, by the names of their providers."""
+    return [
+        ProviderOffers(name, list(found))
+        for name, found in groupby(offers, lambda offer: str(offer.model.provider or ""))
+    ]
+
+
+def is_usable(user: User, model: LanguageModel) -> bool:
+    """Return whether a user's message may be answered by a model; one query for a restricted one.
+
+    A model of a disabled provider is usable if it has a fallback. The price is checked by the quote.
+    """
+    provider = model.provider
+    is_served = provider is None or provider.enabled or model.fallback_id is not None
+    if not model.enabled or not is_served:
+        return False
+    return not model.restricted or user.is_staff or model.groups.filter(user=user).exists()
+
+
+def unavailable(user: User, model: LanguageModel | None = None) -> ChatError:
+    """Return the refusal of a model, which names another one that the user may choose."""
+    other = next((one.model for one in offered(user) if one.model != model), None)
+    words = {"model": model, "other": other}
+    if model is None:
+        text = _("This model is not available to you.")
+    else:
+        text = _("The model %(model)s is not available to you at the moment.") % words
+    if other is None:
+        advice = _("Nothing was sent. Try again later, or contact the staff.")
+    else:
+        advice = _("Nothing was sent. Choose another model, for example %(other)s.") % words
+    return ChatError("model_unavailable", f"{text} {advice}")
+
+
+def chosen(user: User, model_id: int) -> LanguageModel:
+    """Return the model with this id. Raises ChatError `model_unavailable` unless it is usable."""
+    model = LanguageModel.objects.select_related("provider").filter(pk=model_id).first()
+    if model is None or not is_usable(user, model):
+        raise unavailable(user, model)
+    return model
+
+
+def apply_settings(conversation: Conversation, choice: Choice) -> None:
+    """Set the effort and the temperature of a choice in a conversation, which is not stored here.
+
+    Raises ChatError `bad_setting` for an effort that the conversation's model does not have.
+    """
+    if choice.effort is not UNSET:
+        efforts = conversation.chosen_model.offered_efforts
+        if choice.effort and choice.effort not in efforts:
+            raise ChatError("bad_setting")
+        conversation.reasoning_effort = choice.effort or ""
+    if choice.temperature is not UNSET:
+        if choice.temperature is not None and not 0 <= choice.temperature <= 2:
+            raise ChatError("bad_setting")
+        conversation.temperature = choice.temperature
+
+
+def preferred(user: User, model_id: int | None) -> LanguageModel | None:
+    """Return a user's model for new conversations; None without one that is offered now."""
+    if model_id is None:
+        return None
+    model = LanguageModel.objects.select_related("provider").filter(pk=model_id).first()
+    if model is None or not is_usable(user, model):
+        return None
+    is_priced = not settings.BILLING or pricing.in_force(model.provider_model) is not None
+    return model if is_priced else None
+
+
+def prefer(*, user: User, model_id: int | None) -> None:
+    """Store the model for a user's new conversations; None returns to that of the assistant.
+
+    Raises ChatError `model_unavailable`.
+    """
+    model = None if model_id is None else chosen(user, model_id)
+    ChatPreference.objects.update_or_create(user=user, defaults={"model": model})
