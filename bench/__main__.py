@@ -2,6 +2,7 @@
 
     python -m bench                                       everything, three rounds: half an hour
     python -m bench stream --users 200 --seconds 15 --system parley
+    python -m bench search                                the search, alone: bench/search.py
     python -m bench stream ttft --rounds 3 --baseline bench/results/summary.json
 
 A run without targets writes bench/results/summary.json and the tables of docs/performance.md; a run of
@@ -28,7 +29,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import load, plan, processes, report, results, systems
+from bench import load, plan, processes, report, results, search, systems
 from bench.results import Results, Summary
 from bench.systems import NotInstalled, WrongReply
 from bench.targets.base import Place, Target
@@ -40,6 +41,9 @@ OPEN_FILES = 8192  # a thousand sockets are as many files here and in a web proc
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["search"]:
+        search.main(sys.argv[2:])
+        return
     options = parse()
     # After SIGTERM, too, it ends the processes that it started and removes its folders.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

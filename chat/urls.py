@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from chat.web.views import chats, conversations, messages, runs, settings, transfer
+from chat.web.views import chats, conversations, messages, runs, search, settings, transfer
 
 app_name = "chat"
 
@@ -22,6 +22,8 @@ urlpatterns = [
     path("chats/archive/", chats.archive, name="archive"),
     path("chats/sidebar/", chats.sidebar, name="sidebar"),
     path("chats/change/", chats.change, name="change"),
+    path("search/", search.search_page, name="search"),
+    path("search/results/", search.results, name="search_results"),
     path("chats/undo/", chats.undo, name="undo"),
     path("settings/", settings.settings, name="settings"),
     path("runs/<uuid:run_id>/", runs.run, name="run"),

@@ -21,6 +21,7 @@ from psycopg.errors import UndefinedTable
 
 from accounts import sessions, signup
 from billing import schedule as billing_schedule
+from chat.recovery import search_sweep
 from chat.recovery.retention import Retention
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
@@ -56,6 +57,7 @@ def schedule() -> list[Task]:
         Task("clear mail", 600, outbox.clear),
         Task("grant sign-up credits", 60, signup.grant_lost),
         Task("purge deleted chats", 60, Retention().purge),
+        Task("index messages", search_sweep.EVERY, search_sweep.enqueue_missing),
         Task("clear sessions", 60, sessions.clear_expired),
         Task("check alerts", alerts.EVERY, alerts.AlertCheck().check),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),

@@ -310,6 +310,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes of a form
 RATE_LIMITS = {
     "messages": env.limit("LIMIT_MESSAGES", "30/minute"),
     "estimates": env.limit("LIMIT_ESTIMATES", "120/minute"),
+    "searches": env.limit("LIMIT_SEARCHES", "240/minute"),
     "orders": env.limit("LIMIT_ORDERS", "120/minute"),
     "checkouts": env.limit("LIMIT_CHECKOUTS", "20/minute"),
     "receipts": env.limit("LIMIT_RECEIPTS", "20/minute"),

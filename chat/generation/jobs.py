@@ -1,4 +1,4 @@
-"""Entry points of chat's RQ jobs: coroutine functions that a worker awaits."""
+"""Entry points of chat's RQ jobs: coroutine functions that a worker awaits, and plain ones of the low queues."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from uuid import UUID
 
 import redis
 
+from chat.conversations import search_index
 from chat.generation import generate as generation
 from chat.runs import queue
 
 logger = logging.getLogger(__name__)
+
+INDEX_BATCHES = 20  # of one job; the clock enqueues the next
 
 
 async def generate(run_id: str, attempt: int) -> None:
@@ -23,3 +26,10 @@ async def generate(run_id: str, attempt: int) -> None:
         except redis.RedisError:
             # The sweeper will enqueue it.
             logger.warning("run %s could not be enqueued yet", run_id)
+
+
+def index_messages() -> None:
+    """Index messages that the search does not find yet."""
+    for _ in range(INDEX_BATCHES):
+        if not search_index.index_batch():
+            return

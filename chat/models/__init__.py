@@ -8,6 +8,7 @@ from chat.models.conversations import Conversation
 from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.preferences import ChatPreference
 from chat.models.runs import Run
+from chat.models.search import SearchEntry, SearchPosition
 
 __all__ = [
     "EFFORTS",
@@ -20,6 +21,8 @@ __all__ = [
     "MessagePart",
     "Provider",
     "Run",
+    "SearchEntry",
+    "SearchPosition",
     "Siblings",
     "new_id",
 ]

@@ -61,6 +61,9 @@ class Position:
     is_provider_busy: bool = False
 
 
+INDEX_JOB = "chat.generation.jobs.index_messages"
+
+
 def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
     """Enqueue the next attempt of a run; return its position, None if a worker is taking it.
 
@@ -373,6 +376,13 @@ def job_id(run_id: UUID, attempt: int) -> str:
 @lru_cache(maxsize=1_000)  # making one takes longer than using it: it hashes RQ's scripts
 def _limits(user_id: int) -> RateLimitRegistry:
     return RateLimitRegistry(f"user:{user_id}", rq_queue().connection)
+
+
+def enqueue_index() -> None:
+    """Enqueue the indexing of messages, unless such a job is waiting; raises redis.RedisError."""
+    waiting = rq_queue("index")
+    if INDEX_JOB not in {job.func_name for job in waiting.get_jobs(length=10)}:
+        waiting.enqueue_call(func=INDEX_JOB, description="index messages", result_ttl=0)
 
 
 @cache

@@ -226,6 +226,7 @@ class PostgresServer(DataServer):
     # Sorts and folds case alike on every system: independent of its C library.
     locale: ClassVar[Sequence[str]] = (
         "--locale=C",
+        "--lc-ctype=C.UTF-8",  # by which pg_trgm tells letters from signs
         "--locale-provider=builtin",
         "--builtin-locale=C.UTF-8",
     )

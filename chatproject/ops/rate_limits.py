@@ -27,6 +27,8 @@ LIMITS = {
     "chat:estimate": "estimates",
     "chat:export": "exports",
     "chat:print": "exports",
+    "chat:search": "searches",
+    "chat:search_results": "searches",
 }
 # The same for requests that change something. `messages` is counted by chat.runs.admission, which
 # sockets use, too; `promo_codes` by the view, which shows the refusal beside the code.

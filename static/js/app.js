@@ -4,12 +4,14 @@ import { ChatApp } from "./elements/chat_app.js";
 import { ChatComposer } from "./elements/chat_composer.js";
 import { ChatList } from "./elements/chat_list.js";
 import { ChatRowMenu } from "./elements/chat_row_menu.js";
+import { ChatSearch } from "./elements/chat_search.js";
 import { ChatSidebar } from "./elements/chat_sidebar.js";
 import { ChatSettings } from "./elements/chat_settings.js";
 import { ChatTranscript } from "./elements/chat_transcript.js";
 import { closeMenus } from "./helpers/menus.js";
 
 customElements.define("chat-sidebar", ChatSidebar);
+customElements.define("chat-search", ChatSearch);
 customElements.define("chat-row-menu", ChatRowMenu);
 customElements.define("chat-list", ChatList);
 customElements.define("chat-settings", ChatSettings);

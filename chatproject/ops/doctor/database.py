@@ -135,6 +135,8 @@ def check() -> Iterator[Finding]:
             yield from _pooler(session)
             yield from _rights(session)
         yield from _migrations()
+        with connect() as session:
+            yield from _search(session)
     except psycopg.OperationalError as error:
         text = str(error).lower()
         advice = next((advice for words, advice in ADVICE if words in text), OTHER)
@@ -283,3 +285,35 @@ def _migrations() -> Iterator[Finding]:
         )
     else:
         yield ok("migrations", "all are applied")
+
+
+# Trigrams of a letter beyond ASCII: none under the locale C.
+SEARCH = """
+SELECT to_regclass('chat_searchentry') IS NOT NULL, to_regclass('chat_search_trigrams') IS NOT NULL,
+  EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_trgm'), datctype
+FROM pg_database WHERE datname = current_database()
+"""
+
+
+def _search(session: psycopg.Connection[Any]) -> Iterator[Finding]:
+    has_table, has_trigrams, is_available, ctype = session.execute(SEARCH).fetchall()[0]
+    if not has_table:
+        return  # `_migrations` reports it
+    if has_trigrams:
+        yield ok("search", "words, and parts of words by trigrams")
+        return
+    slow = "the search finds parts of words only in a user's 5,000 newest messages"
+    if ctype in ("C", "POSIX"):
+        yield warning(
+            "search",
+            f"{slow}, as the character type of the database is {ctype}",
+            "Create the database anew with LOCALE 'C.UTF-8', and restore the data into it.",
+        )
+        return
+    install = "" if is_available else "Install Postgres' contrib package. "
+    yield warning(
+        "search",
+        f"{slow}, as it has no index of trigrams",
+        f"{install}Run CREATE EXTENSION IF NOT EXISTS pg_trgm; CREATE INDEX CONCURRENTLY"
+        " chat_search_trigrams ON chat_searchentry USING gin (text gin_trgm_ops).",
+    )

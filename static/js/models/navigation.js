@@ -2,7 +2,8 @@
 // and replaced, the sidebar and the socket stay. Whenever that is not possible, the browser navigates.
 
 // Addresses whose pages have the same sidebar.
-const PAGES = /^\/(c\/[0-9a-f-]{36}\/|chats\/(archive\/)?|projects\/([0-9a-f-]{36}\/)?|settings\/)?$/;
+const PAGES =
+  /^\/(c\/[0-9a-f-]{36}\/|chats\/(archive\/)?|search\/|projects\/([0-9a-f-]{36}\/)?|settings\/)?$/;
 const PARTS = [".topbar", "main"];
 const SLOW = 200; // milliseconds, after which the page shows that another one is on its way
 const MAX_PLACES = 200; // pages whose scroll place is remembered

@@ -1,0 +1,207 @@
+"""Searches a user's conversations: their titles, and the words and parts of words of their messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.db import connection
+from django.utils.translation import gettext as _
+
+from chat.conversations import search_words
+from chat.models import Conversation
+from chatproject.lib.db import prepared
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+MAX_CHARACTERS = 200  # of a query
+MAX_HITS = 30  # conversations of one result
+MIN_PART = 3  # characters of a part of a word: a trigram
+RANKED = 100  # of the matching messages, the newest
+SCANNED = 5_000  # of the messages, the newest, for parts of words without the index of trigrams
+BEFORE, AFTER = 60, 140  # characters of a snippet
+
+TRIGRAMS = "chat_search_trigrams"
+
+# Stems of words in all languages, and whether the index of trigrams exists.
+STEMS = """
+SELECT word, array_agg(DISTINCT stem), to_regclass(%(index)s) IS NOT NULL
+FROM unnest(%(words)s::text[]) AS word, unnest(%(languages)s::regconfig[]) AS language,
+  unnest(tsvector_to_array(to_tsvector(language, word)) || ARRAY[word]) AS stem
+GROUP BY word
+"""
+
+# The newest matches are ranked: so many of a frequent word cost the same as of a rare one.
+WORDS = """
+WITH found AS (
+  SELECT message_id, vector FROM chat_searchentry
+  WHERE owner_id = %(owner)s AND vector @@ %(query)s::tsquery
+  ORDER BY owner_id, message_id DESC LIMIT %(ranked)s
+), ranked AS (
+  SELECT message_id, ts_rank(vector, %(query)s::tsquery, 1) AS rank FROM found
+)
+SELECT entry.message_id, entry.text, conversation.id, conversation.title,
+  conversation.updated_at, conversation.archived_at IS NOT NULL
+FROM ranked JOIN chat_searchentry AS entry USING (message_id)
+JOIN chat_conversation AS conversation ON conversation.id = entry.conversation_id
+WHERE conversation.deleted_at IS NULL
+ORDER BY rank DESC, message_id DESC LIMIT %(most)s
+"""
+
+# Parts of words: by the index of trigrams, or of the newest messages.
+PARTS = """
+SELECT entry.message_id, entry.text, conversation.id, conversation.title,
+  conversation.updated_at, conversation.archived_at IS NOT NULL
+FROM {entries} AS entry
+JOIN chat_conversation AS conversation ON conversation.id = entry.conversation_id
+WHERE entry.owner_id = %(owner)s AND entry.text ILIKE %(pattern)s
+  AND conversation.deleted_at IS NULL
+ORDER BY entry.owner_id, entry.message_id DESC LIMIT %(most)s
+"""
+BY_TRIGRAMS = PARTS.format(entries="chat_searchentry")
+BY_SCAN = PARTS.format(
+    entries="""(
+  SELECT * FROM chat_searchentry WHERE owner_id = %(owner)s
+  ORDER BY owner_id, message_id DESC LIMIT %(scanned)s
+)"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A conversation that was found; `message` is the message to open it at, None for a hit in the title.
+
+    `title` and `snippet` are parts of text, each with whether it matches.
+    """
+
+    conversation: UUID
+    title: list[tuple[str, bool]]
+    updated_at: datetime
+    is_archived: bool
+    message: UUID | None = None
+    snippet: list[tuple[str, bool]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        if self.message is None:
+            return f"/c/{self.conversation}/"
+        return f"/c/{self.conversation}/?message={self.message}#m-{self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search; `note` is a sentence about a query that cannot be searched, else empty."""
+
+    hits: list[Hit]
+    note: str = ""
+
+
+def search(user: User, query: str) -> Found:
+    """Search the user's conversations: titles first, then the best and newest messages, one for each.
+
+    Four statements at most, whatever there is to search.
+    """
+    query = query.replace("\x00", " ").strip()
+    if not query:
+        return Found([])
+    if len(query) > MAX_CHARACTERS:
+        return Found([], _("The search has more than %d characters. Shorten it.") % MAX_CHARACTERS)
+    words = search_words.words_of(query)
+    if not words:
+        return Found([], _("Type a word to search for. Signs alone are not found."))
+    rows = prepared.all(
+        STEMS, {"words": words, "languages": list(search_words.LANGUAGES), "index": TRIGRAMS}
+    )
+    stems = {word: found for word, found, _has in rows}
+    marker = _marker(stem for found in stems.values() for stem in found)
+    hits = _in_titles(user, words)
+    values: dict[str, Any] = {
+        "owner": user.pk,
+        "query": f"'owner={user.pk}' & {search_words.tsquery(words, stems)}",
+        "ranked": RANKED,
+        "most": 2 * MAX_HITS,  # several may be in one conversation
+    }
+    by_words = _by_words(values)
+    _add(hits, by_words, marker)
+    if len(by_words) < values["most"] and len(query) >= MIN_PART:
+        escaped = re.sub(r"([%_\\])", r"\\\1", query)
+        values |= {"pattern": f"%{escaped}%", "scanned": SCANNED}
+        has_trigrams = rows[0][2]
+        part = re.compile(re.escape(search_words.fold(query)))
+        _add(hits, prepared.all(BY_TRIGRAMS if has_trigrams else BY_SCAN, values), part)
+    return Found(list(hits.values())[:MAX_HITS])
+
+
+def _marker(stems: Iterable[str]) -> re.Pattern[str]:
+    """Return the expression of the words that begin with one of the stems, in a folded text."""
+    longest_first = sorted({*stems}, key=len, reverse=True)
+    spaceless = [re.escape(each) for each in longest_first if search_words.RUN.fullmatch(each)]
+    spaced = [re.escape(each) for each in longest_first if not search_words.RUN.fullmatch(each)]
+    choices = [rf"(?<![^\W_])(?:{'|'.join(spaced)})[^\W_]*"] if spaced else []
+    return re.compile("|".join([*choices, *spaceless]))
+
+
+def _in_titles(user: User, words: list[str]) -> dict[UUID, Hit]:
+    titles = Conversation.objects.not_deleted().filter(owner=user)
+    for word in words:
+        titles = titles.filter(title__icontains=word)
+    part = re.compile("|".join(map(re.escape, words)))
+    columns = ("id", "title", "updated_at", "archived_at")
+    return {
+        id: Hit(id, _marked(title, part), updated_at, archived_at is not None)
+        for id, title, updated_at, archived_at in titles.order_by("-updated_at").values_list(
+            *columns
+        )[:MAX_HITS]
+    }
+
+
+def _by_words(values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Return the rows of WORDS, planned for these values and not prepared.
+
+    Only by the values can Postgres tell a frequent word, for which it reads the newest messages one by
+    one, from a rare one, for which it reads the index of words: one plan for all took ten times as long.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(WORDS, values)
+        return list(cursor.fetchall())
+
+
+def _add(hits: dict[UUID, Hit], rows: list[tuple[Any, ...]], part: re.Pattern[str]) -> None:
+    """Add the first message of each conversation; one that was found by its title gets a snippet."""
+    for message_id, text, id, title, updated_at, is_archived in rows:
+        present = hits.get(id)
+        if present is not None and present.message is not None:
+            continue
+        hits[id] = Hit(
+            conversation=id,
+            title=present.title if present else [(title, False)],
+            updated_at=updated_at,
+            is_archived=is_archived,
+            message=message_id,
+            snippet=_snippet(text, part),
+        )
+
+
+def _snippet(text: str, part: re.Pattern[str]) -> list[tuple[str, bool]]:
+    """Return the surroundings of the first match."""
+    match = part.search(search_words.fold(text))
+    at = match.start() if match else 0
+    begin, end = max(0, at - BEFORE), at + AFTER
+    if begin > 0:
+        space = text.find(" ", begin, at)
+        begin = space + 1 if space >= 0 else begin
+    shown = " ".join(text[begin:end].split())
+    return _marked(f"{'… ' if begin else ''}{shown}{' …' if end < len(text) else ''}", part)
+
+
+def _marked(text: str, part: re.Pattern[str]) -> list[tuple[str, bool]]:
+    found, end = [], 0
+    for match in part.finditer(search_words.fold(text)):
+        found += [(text[end : match.start()], False), (text[match.start() : match.end()], True)]
+        end = match.end()
+    return [(each, is_match) for each, is_match in [*found, (text[end:], False)] if each]
