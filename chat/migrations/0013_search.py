@@ -28,7 +28,7 @@ def add_trigrams(apps, schema_editor):
 class Migration(migrations.Migration):
     dependencies = [
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
-        ('chat', '0011_kept_chats'),
+        ('chat', '0012_choice_of_models'),
     ]
 
     operations = [
