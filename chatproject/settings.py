@@ -215,6 +215,8 @@ OPENAI_BASE_URL = (
 )
 OPENAI_API_KEY = env.key("OPENAI_API_KEY")
 DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini", most=100)
+# The model that names chats after their first reply, by its name in the catalogue; the operator pays. Empty: none.
+TITLE_MODEL = env.text("TITLE_MODEL", "", most=100)
 # Micro-credits per million tokens: input, cached input, output.
 DEFAULT_MODEL_PRICE = tuple(
     int(price * 1_000_000) for price in env.decimals("DEFAULT_MODEL_PRICE", "15 7.5 60", count=3)

@@ -257,6 +257,12 @@ async def _generate_and_finish(
             await asyncio.shield(finishing)
         except asyncio.CancelledError:
             await finishing  # the run has all but ended: its end must be stored, and only once
+    is_first = outcome.status == Run.Status.DONE and prompt is not None and prompt.is_single
+    if settings.TITLE_MODEL and is_first:
+        try:
+            await db.run(queue.enqueue_title, work.id)
+        except redis.RedisError as error:
+            logger.warning("the chat of run %s keeps its first title: %s", work.id, error)
     if reply.learned and reply.first_token_at is not None:
         try:
             await db.run(remember, reply.learned)

@@ -10,6 +10,7 @@ import redis
 
 from chat.conversations import search_index
 from chat.generation import generate as generation
+from chat.generation import titles
 from chat.runs import queue
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,11 @@ async def generate(run_id: str, attempt: int) -> None:
         except redis.RedisError:
             # The sweeper will enqueue it.
             logger.warning("run %s could not be enqueued yet", run_id)
+
+
+async def make_title(run_id: str) -> None:
+    """Name the conversation of a run by TITLE_MODEL."""
+    await titles.make_title(UUID(run_id))
 
 
 def index_messages() -> None:

@@ -378,6 +378,16 @@ def _limits(user_id: int) -> RateLimitRegistry:
     return RateLimitRegistry(f"user:{user_id}", rq_queue().connection)
 
 
+def enqueue_title(run_id: UUID) -> None:
+    """Enqueue the naming of a run's conversation by a model; raises redis.RedisError."""
+    rq_queue("low").enqueue_call(
+        func="chat.generation.jobs.make_title",
+        kwargs={"run_id": str(run_id)},
+        description=f"make the title of run {run_id}",
+        result_ttl=0,
+    )
+
+
 def enqueue_index() -> None:
     """Enqueue the indexing of messages, unless such a job is waiting; raises redis.RedisError."""
     waiting = rq_queue("index")

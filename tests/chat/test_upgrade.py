@@ -53,7 +53,8 @@ def restore_rows() -> None:
             )
             times = [column for (column,) in cursor.fetchall()]
             moved = [
-                row | {at: str(datetime.fromisoformat(row[at]) + shift) for at in times if row.get(at)}
+                row
+                | {at: str(datetime.fromisoformat(row[at]) + shift) for at in times if row.get(at)}
                 for row in rows
             ]
             columns = ", ".join(rows[0])  # the others get their defaults

@@ -32,6 +32,7 @@ ANY_TEXT = {
 # Names that only another program can judge; `doctor` asks it.
 JUDGED_ELSEWHERE = {
     "DEFAULT_MODEL": "the provider",
+    "TITLE_MODEL": "the catalogue",
     "HOST": "the resolver, when the web server starts",
     "STATIC_ROOT": "collectstatic",
     "STRIPE_WEBHOOK_SECRETS": "the signature of a webhook",
