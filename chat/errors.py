@@ -42,9 +42,6 @@ ONLY_THOUGHTS = "The model ended after thinking, without an answer. Try again."
 # The same for a model that added nothing to the reply that it was to continue.
 NOTHING_ADDED = "The model added nothing to the reply. Nothing was lost. Try again."
 
-# The text of `not_found` when there is nothing to continue.
-NOT_CUT_OFF = "This reply did not reach its length limit. There is nothing to continue."
-
 # The text of `provider_error` when the provider's filter stopped a reply before its first word.
 FILTERED = (
     "The model provider's content filter blocked this reply. Rephrase your message, or try again."

@@ -39,6 +39,8 @@ TOO_MANY = 4429
 
 # --- From the client --------------------------------------------------------------------------
 
+MOST_COMPARED = 3  # models of one comparison
+
 # The client's idempotency key: a repeated action has one effect.
 CLIENT_ID = r"^[A-Za-z0-9._:-]{1,64}\Z"
 ClientId = Annotated[str, Meta(pattern=CLIENT_ID)]
@@ -85,6 +87,16 @@ class ChatSend(Choosing, frozen=True, tag="chat.send", kw_only=True):
     """
 
     text: str
+    conversation: UUID | None = None
+    parent: UUID | None = None
+    assistant: RowId | None = None
+
+
+class ChatCompare(Choosing, frozen=True, tag="chat.compare", kw_only=True):
+    """A message like that of `chat.send`, with a reply of each of the `models` (their ids)."""
+
+    text: str
+    models: Annotated[list[RowId], Meta(min_length=2, max_length=MOST_COMPARED)]
     conversation: UUID | None = None
     parent: UUID | None = None
     assistant: RowId | None = None
@@ -161,6 +173,7 @@ CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
     str(event.__struct_config__.tag): event
     for event in (
         ChatSend,
+        ChatCompare,
         RunRegenerate,
         RunContinue,
         MessageEdit,
@@ -301,7 +314,7 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
     throttled runs. A `busy` provider has reached its limit, and `position` counts among the runs that
     wait for it. `most` is the maximum cost in micro-credits; `shortened`: the balance lowered the
     reply's cap to `max_tokens`. `model`, `effort` and `temperature` are those of the conversation's
-    next message.
+    next message. `compared` is the number of replies to `sent` that are shown side by side.
     """
 
     run: UUID
@@ -320,6 +333,7 @@ class RunQueued(ServerEvent, frozen=True, tag="run.queued", kw_only=True):
     model: int = 0
     effort: str = ""
     temperature: float | None = None
+    compared: int = 0
 
 
 class RunWaiting(ServerEvent, frozen=True, tag="run.waiting", kw_only=True):

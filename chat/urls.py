@@ -13,6 +13,7 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/", conversations.conversation, name="conversation"),
     path("c/<uuid:conversation_id>/send/", messages.send, name="send"),
     path("c/<uuid:conversation_id>/actions/", messages.actions, name="actions"),
+    path("c/<uuid:conversation_id>/compare/", messages.compare, name="compare"),
     path("c/<uuid:conversation_id>/rename/", conversations.rename, name="rename"),
     path("c/<uuid:conversation_id>/delete/", conversations.delete, name="delete"),
     path("c/<uuid:conversation_id>/active-run/", conversations.active_run, name="active_run"),

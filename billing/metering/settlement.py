@@ -76,10 +76,20 @@ class Charge:
     charged: int
 
 
-def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee: int = 0) -> Quote:
+def quote(
+    *,
+    user_id: int,
+    model: str,
+    prompt_tokens: int,
+    max_tokens: int,
+    fee: int = 0,
+    reserved: int = 0,
+    parts: int = 1,
+) -> Quote:
     """Quote a run whose prompt has at most `prompt_tokens` tokens.
 
-    The cap is lowered to fit the user's credits. A user without an account gets one, which needs a
+    The cap is lowered to fit the user's credits; of these, `reserved` micro-credits belong to other
+    runs that begin with this one, and of the rest it may use one of `parts`. A user without an account gets one, which needs a
     money transaction. Raises NotPriced, AccountFrozen, AccountInDebt, and InsufficientCredits
     if not even MIN_REPLY_TOKENS are covered.
     """
@@ -94,6 +104,10 @@ def quote(*, user_id: int, model: str, prompt_tokens: int, max_tokens: int, fee:
         raise NotPriced(model)
     if account is None:
         account = signup.open_account(user_id=user_id)
+    if parts > 1 or reserved:
+        # In this object alone; each hold is checked against the row.
+        left = max(0, account.available - reserved)
+        account.held = account.balance - left // parts
     if is_free(is_staff=is_staff):
         quoted = Quote(max_tokens=max_tokens, price_id=price.pk, fee=fee, account_id=account.pk)
     else:

@@ -6,7 +6,7 @@ Nothing is ever removed: another branch is shown by moving the conversation's le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -63,7 +63,11 @@ def select(*, user: User, message_id: UUID) -> protocol.BranchSelected:
             moves_leaf=False
         )
         leaf = newest_leaf(message_id)
-        Conversation.objects.filter(pk=conversation.pk).update(leaf=leaf)
+        changes: dict[str, Any] = {"leaf": leaf, "compared": None}
+        if conversation.compared and message.parent_id == conversation.compared:
+            # The model of the chosen reply goes on.
+            changes["model"] = Run.objects.values_list("model", flat=True).get(message=message)
+        Conversation.objects.filter(pk=conversation.pk).update(**changes)
     event = protocol.BranchSelected(conversation=conversation.pk, message=message_id, leaf=leaf)
     user_channel.announce_branch(conversation.owner_id, event)
     return event

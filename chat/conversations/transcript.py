@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Q
@@ -25,17 +26,26 @@ LAST_SHOWN = """COALESCE(
     (SELECT leaf_id FROM chat_conversation WHERE id = %(conversation)s)
 )"""
 
+PARTS = """
+  (SELECT json_agg(json_build_array(position, kind, data) ORDER BY position)
+   FROM chat_messagepart WHERE message_id = m.id)"""
+
 # One statement, so that a run and its message are read from the same snapshot.
 PATH = f"""
 {path_to_root(LAST_SHOWN, "%(max)s")}
-SELECT {prepared.columns(Message, "m")}, {prepared.columns(Run, "run")},
-  (SELECT json_agg(json_build_array(position, kind, data) ORDER BY position)
-   FROM chat_messagepart WHERE message_id = m.id),
+SELECT {prepared.columns(Message, "m")}, {prepared.columns(Run, "run")}, {PARTS},
   {sibling_ids("m")},
   (SELECT array_agg(id ORDER BY id) FROM chat_run
    WHERE conversation_id = %(conversation)s AND status IN ('queued', 'running'))
 FROM path JOIN chat_message m ON m.id = path.id LEFT JOIN chat_run run ON run.message_id = m.id
 ORDER BY path.depth
+"""  # noqa: S608 # of names alone
+
+
+COMPARED = f"""
+SELECT {prepared.columns(Message, "m")}, {prepared.columns(Run, "run")}, {PARTS}
+FROM chat_message m JOIN chat_run run ON run.message_id = m.id
+WHERE m.parent_id = %s ORDER BY run.lane
 """  # noqa: S608 # of names alone
 
 
@@ -75,7 +85,10 @@ def excerpt(conversation: Conversation, before: str = "", message: str = "") -> 
     shown = _part(conversation)
     linked = _message(conversation, message)
     if linked is None or linked in shown.messages:
-        _add_failed_siblings(conversation, shown)
+        if conversation.compared and shown.messages:
+            _add_compared(conversation, shown)
+        else:
+            _add_failed_siblings(conversation, shown)
         return shown
     end = branches.end_below(conversation.leaf_id, linked.pk, MESSAGES_SHOWN // 2)
     if end is not None:
@@ -110,16 +123,32 @@ def _newest_first(conversation: Conversation, end: UUID | None) -> tuple[list[Me
     for message, run, parts, siblings, runs in prepared.each(PATH, values, Message, Run):
         active = runs or []
         message.siblings = Siblings.of(message.pk, siblings)
-        message.ordered_parts = [
-            MessagePart(message=message, position=position, kind=kind, data=data)
-            for position, kind, data in parts or ()
-        ]
-        if run:
-            run.message = message  # sets `message.run` as well
-        else:
-            RUN.set_cached_value(message, None)  # or the template would query it
-        messages.append(message)
+        messages.append(_with_parts(message, run, parts))
     return messages, active
+
+
+def _with_parts(message: Message, run: Run | None, parts: list[list[Any]] | None) -> Message:
+    message.ordered_parts = [
+        MessagePart(message=message, position=position, kind=kind, data=data)
+        for position, kind, data in parts or ()
+    ]
+    if run:
+        run.message = message  # sets `message.run` as well
+    else:
+        RUN.set_cached_value(message, None)  # or the template would query it
+    return message
+
+
+def _add_compared(conversation: Conversation, shown: Excerpt) -> None:
+    """Show all replies of a comparison in place of the last message, which is one of them."""
+    if shown.messages[-1].parent_id != conversation.compared:
+        return
+    found = prepared.each(COMPARED, [conversation.compared], Message, Run)
+    replies = [_with_parts(message, run, parts) for message, run, parts in found]
+    ids = sorted(reply.pk for reply in replies)
+    for reply in replies:
+        reply.siblings, reply.is_compared = Siblings.of(reply.pk, ids), True
+    shown.messages[-1:] = replies
 
 
 def _add_failed_siblings(conversation: Conversation, shown: Excerpt) -> None:

@@ -60,6 +60,13 @@ class Conversation(models.Model):
     leaf = models.ForeignKey(
         "Message", null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
+    # No foreign key: it would cost an index, and a deleted message has no replies.
+    compared = models.UUIDField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The message whose replies are compared, until one of them is chosen.",
+    )
     client_id = models.CharField(  # noqa: DJ001 # two empty texts would not be unique
         max_length=64,
         null=True,

@@ -72,6 +72,7 @@ class Message(models.Model):
     # Set by code that shows the message: its siblings, and a newer sibling that failed to replace it.
     siblings: Siblings | None = None
     failed_sibling: Message | None = None
+    is_compared: bool = False  # shown beside its siblings
 
     class Meta:
         ordering = ["id"]

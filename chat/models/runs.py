@@ -207,6 +207,11 @@ class Run(models.Model):
         return self.status not in self.ACTIVE
 
     @property
+    def compared(self) -> int:
+        """The number of replies of the comparison that it belongs to; 0 without one."""
+        return int(self.model_snapshot.get("compared", 0))
+
+    @property
     def bill(self) -> str:
         """The amount that the user paid, for the page; empty before the end and without billing."""
         if self.charged is None:

@@ -6,6 +6,7 @@ ledger's refusals into sentences for the user.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -42,10 +43,32 @@ TOO_LITTLE = (
 )
 
 
-def apply_quote(run: Run) -> None:
+def apply_quotes(runs: Sequence[Run]) -> None:
+    """Fix price, cap and maximum cost of runs that are not stored yet and begin together.
+
+    Each may use its part of the credits that the ones before it have left. Call it inside the money
+    transaction that stores the runs. Raises one of REFUSALS.
+    """
+    reserved = 0
+    for number, run in enumerate(runs):
+        parts = len(runs) - number
+        try:
+            apply_quote(run, reserved=reserved, parts=parts)
+        except InsufficientCredits as error:
+            if len(runs) == 1:
+                raise
+            required = reserved + parts * error.required
+            raise InsufficientCredits(
+                required=required, available=min(required - 1, reserved + parts * error.available)
+            ) from error
+        reserved += run.most
+
+
+def apply_quote(run: Run, *, reserved: int = 0, parts: int = 1) -> None:
     """Fix the price, cap and maximum cost of a run that is not stored yet.
 
-    Call it inside the money transaction that stores the run. Raises one of REFUSALS.
+    It may use one of `parts` of the user's credits, less `reserved` micro-credits. Raises one of
+    REFUSALS.
     """
     prompt = prompt_builder.build(run)
     quoted = settlement.quote(
@@ -54,6 +77,8 @@ def apply_quote(run: Run) -> None:
         prompt_tokens=prompt.token_upper_bound,
         max_tokens=prompt.max_tokens,
         fee=run.assistant.message_fee,
+        reserved=reserved,
+        parts=parts,
     )
     run.price_id = quoted.price_id
     run.fee = quoted.fee

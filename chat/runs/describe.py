@@ -55,6 +55,7 @@ def describe(
     """
     reply, sent = run.message, run.message.parent
     reply.run = run
+    reply.is_compared = run.compared > 0
     if has_siblings:
         branches.read_siblings([reply, sent] if sent else [reply])
     return Started(
@@ -77,6 +78,7 @@ def describe(
             model=run.conversation.chosen_model_id,
             effort=run.conversation.reasoning_effort,
             temperature=run.conversation.temperature,
+            compared=run.compared,
         ),
     )
 

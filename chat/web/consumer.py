@@ -206,6 +206,20 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     parent_id=event.parent,
                     choice=choice_of(event, event.assistant),
                 )
+            case protocol.ChatCompare():
+                compared = await self._call(
+                    event,
+                    start.compare,
+                    text=event.text,
+                    client_id=event.client_id,
+                    model_ids=event.models,
+                    conversation_id=event.conversation,
+                    parent_id=event.parent,
+                    choice=choice_of(event, event.assistant),
+                )
+                for one in compared:
+                    self._answer(one)
+                return
             case protocol.RunRegenerate():
                 started = await self._call(
                     event,
@@ -256,7 +270,10 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             case protocol.Ping():
                 self._outgoing.put(protocol.Pong().encode())
                 return
-        # The run is stored: from here on no error may refer to the frame.
+        self._answer(started)
+
+    def _answer(self, started: describe.Started) -> None:
+        """Announce and follow a run. It is stored: no error may refer to its frame any longer."""
         self._announce(started.run.id, started.event.encode(), is_repeated=not started.is_new)
         self._follow(started.run.id, 0, is_new=started.is_new)
 

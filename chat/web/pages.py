@@ -16,7 +16,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 
 from chat import access
-from chat.conversations import lifecycle, listing, transcript
+from chat.conversations import lifecycle, listing, offers, transcript
 from chat.errors import ChatError
 from chat.models import Conversation
 from chat.runs import cost, describe
@@ -93,7 +93,9 @@ def chat_page(
     request: Request, context: dict[str, Any], error: ChatError | None = None
 ) -> HttpResponse:
     """Render a chat, with the error's sentence and status if there is one."""
+    models = [offer.model for offer in offers.offered(request.user)]
     context |= {
+        "compared_models": models if len(models) > 1 else [],
         "error": error.message if error else "",
         "error_code": error.code if error else "",
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from uuid import uuid4
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -166,3 +167,105 @@ def test_branches_work_without_script(open_browser: Callable[..., Browser], emai
     browser.click("[data-send-button]")
     browser.wait_for_status("done")
     assert len(browser.own_messages) == 2
+
+
+# --- Comparing models
+
+
+@pytest.fixture
+def second_model(site: Site) -> Iterator[str]:
+    """The name of a second model with a price, for the time of the test."""
+    name = f"Second {uuid4().hex[:6]}"
+    site.execute(
+        "INSERT INTO chat_languagemodel (name, provider_model, context_tokens, max_output_tokens,"
+        " continuation, enabled, created_at, provider_id)"
+        " SELECT %s, %s, context_tokens, max_output_tokens, '', true, now(), provider_id"
+        " FROM chat_languagemodel ORDER BY id LIMIT 1",
+        name,
+        name,
+    )
+    site.execute(
+        "INSERT INTO billing_modelprice"
+        " SELECT (jsonb_populate_record(one, jsonb_build_object("
+        "  'id', (SELECT max(id) + 1 FROM billing_modelprice), 'model', %s::text))).*"
+        " FROM billing_modelprice one ORDER BY id LIMIT 1",
+        name,
+    )
+    yield name
+    site.execute("UPDATE chat_languagemodel SET enabled = false WHERE name = %s", name)
+
+
+def choose_two(browser: Browser) -> None:
+    browser.click("[data-compare-menu] summary")
+    browser.click(".compare-models label:first-child input")
+    browser.click(".compare-models label:nth-child(2) input")
+    browser.click("[data-compare]")
+
+
+def boxes(browser: Browser) -> list[dict[str, float]]:
+    found = browser.run(
+        "return [...document.querySelectorAll('[data-compared]')]"
+        ".map((reply) => reply.getBoundingClientRect().toJSON())"
+    )
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_compared_replies_stream_and_one_is_chosen(
+    site: Site,
+    open_browser: Callable[..., Browser],
+    email: str,
+    second_model: str,
+    size: tuple[int, int],
+):
+    browser = open_browser(size)
+    browser.sign_up(email)
+    browser.write(f"[[tokens=60 rate=0 hold=20 key={email}]] Which one?")
+    choose_two(browser)
+    streams = "[data-compared] .stream"
+    wait_until(
+        lambda: [len(text) > 40 for text in browser.texts(streams)] == [True, True], "both stream"
+    )
+    assert len(browser.texts(".compare-head")) == 2
+    first, second = boxes(browser)
+    if size == PHONE:
+        assert second["top"] >= first["bottom"]
+    else:
+        assert (second["top"], second["left"] > first["right"]) == (first["top"], True)
+    # A reload shows both, and follows both.
+    browser.driver.refresh()
+    wait_until(
+        lambda: [len(text) > 40 for text in browser.texts(streams)] == [True, True], "both again"
+    )
+    # Each has its own Stop.
+    browser.click("[data-compared]:last-child [data-stop]")
+    wait_until(lambda: browser.status == "stopped", "the second is stopped")
+    assert browser.shown("chat-composer [data-stop]")
+    site.provider.release(email)
+    wait_until(lambda: browser.shown("[data-send-button]"), "the first has ended")
+    assert len(browser.texts("[data-compared] .prose")) == 2
+    kept = browser.texts("[data-compared]:last-child .prose")
+    browser.click("[data-compared]:last-child .compare-foot button")
+    browser.wait_for_text(PLACE, "2 / 2")
+    assert browser.texts(".reply .prose") == kept
+    assert not browser.shown("[data-compared], .compare-head")
+    browser.write("[[tokens=5 rate=0]] Go on")
+    browser.click("[data-send-button]")
+    browser.wait_for_text(".message:nth-last-child(2) .own-text", "Go on")
+    browser.wait_for_status("done")
+    assert len(browser.own_messages) == 2
+    assert browser.complaints == []
+
+
+def test_comparison_works_without_script(
+    open_browser: Callable[..., Browser], email: str, second_model: str
+):
+    browser = open_browser(PHONE, scripting=False)
+    browser.sign_up(email)
+    browser.write("[[tokens=10 rate=0]] Which one?")
+    choose_two(browser)
+    wait_until(lambda: len(browser.texts("[data-compared] .prose")) == 2, "both have ended")
+    browser.click("[data-compared]:last-child .compare-foot button")
+    browser.wait_for_text(PLACE, "2 / 2")
+    assert browser.status == "done"

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -19,8 +20,16 @@ from chat.conversations import branches
 from chat.errors import ChatError
 from chat.runs import cost, describe, start
 from chat.web.forms import new_client_id
-from chat.web.pages import posted_form, refused_page, start_posted, started_response
-from chat.web.responses import handles_chat_errors
+from chat.web.pages import (
+    NO_ID,
+    new_form,
+    new_page,
+    posted_form,
+    refused_page,
+    start_posted,
+    started_response,
+)
+from chat.web.responses import handles_chat_errors, raise_unless_page
 from chatproject.lib.http import Request
 
 
@@ -37,6 +46,31 @@ def send(request: Request, conversation_id: UUID) -> HttpResponse:
         )
     except ChatError as error:
         return refused_page(request, error, conversation_id, form)
+    return started_response(request, started)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@handles_chat_errors
+def compare(request: Request, conversation_id: UUID) -> HttpResponse:
+    """Send a message to several models; NO_ID begins a conversation."""
+    known = None if conversation_id == NO_ID else conversation_id
+    if request.method != "POST":
+        return redirect("chat:new") if known is None else redirect("chat:conversation", known)
+    form = posted_form(request)
+    chosen = [int(one) for one in request.POST.getlist("models") if one.isdecimal()]
+
+    def begin(**fields: Any) -> describe.Started:
+        return start.compare(user=request.user, model_ids=chosen, conversation_id=known, **fields)[
+            0
+        ]
+
+    try:
+        started = start_posted(form, begin)
+    except ChatError as error:
+        if known is not None:
+            return refused_page(request, error, known, form)
+        raise_unless_page(request, error)
+        return new_page(request, form=new_form(form.cleaned_data["text"]), error=error)
     return started_response(request, started)
 
 

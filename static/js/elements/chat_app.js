@@ -27,7 +27,7 @@ export class ChatApp extends HTMLElement {
   #notice = null;
   #countdown = null; // of the next attempt to connect
   #pause = null;
-  #stopping = null; // id of the run that the user asked to stop
+  #stopping = new Set(); // ids of the runs that the user asked to stop
   #everOpen = false;
   #mayBeRenewed = false; // whether the session may have been replaced while the socket was open
   #isStale = false;
@@ -100,7 +100,7 @@ export class ChatApp extends HTMLElement {
   /** The run of the page that is left goes on; its end is announced by `conversation.updated`. */
   #left() {
     this.#sizes.disconnect();
-    this.#stopping = null;
+    this.#stopping.clear();
     this.#delayedRun = null;
     this.#isStale = false;
     this.#branch = null;
@@ -146,14 +146,15 @@ export class ChatApp extends HTMLElement {
   // --- Sending
 
   #send(event) {
-    const { text, clientId, edit } = event.detail;
+    const { text, clientId, edit, models } = event.detail;
     const frame = edit
       ? { type: "message.edit", client_id: clientId, message: edit, text }
       : {
-          type: "chat.send",
+          type: models ? "chat.compare" : "chat.send",
           client_id: clientId,
           conversation: this.#transcript.conversation || null,
           text,
+          ...(models && { models }),
         };
     if (!this.#dispatch(frame)) return; // the browser submits the form
     event.preventDefault();
@@ -204,9 +205,13 @@ export class ChatApp extends HTMLElement {
     }
   }
 
+  /** Stop the run of a compared reply, or all runs of the chat. */
   #stop(event, button) {
-    this.#stopping = button.dataset.stop;
-    if (!this.connection.send({ type: "run.stop", run: this.#stopping })) {
+    const isOfAll = this.#composer?.contains(button) ?? false;
+    const all = this.#transcript.cursors.map(({ run }) => run);
+    for (const run of isOfAll && all.length > 0 ? all : [button.dataset.stop]) {
+      this.#stopping.add(run);
+      if (this.connection.send({ type: "run.stop", run })) continue;
       if (!this.#everOpen) return;
       this.connection.wake(); // `#opened` sends it
     }
@@ -222,7 +227,7 @@ export class ChatApp extends HTMLElement {
 
   #belongsHere(frame) {
     return (
-      frame.type === "chat.send" &&
+      isMessage(frame) &&
       (frame.conversation ?? "") === this.#transcript?.conversation
     );
   }
@@ -241,7 +246,7 @@ export class ChatApp extends HTMLElement {
         this.#composer.refused(frame);
         this.#composer.restore(frame.text);
       }
-    } else if (frame.type === "chat.send") {
+    } else if (isMessage(frame)) {
       new Draft(this.#storage, frame.conversation ?? "new").text = frame.text;
     }
   }
@@ -400,8 +405,7 @@ export class ChatApp extends HTMLElement {
     } else if (isFollowed) {
       const seconds = event.retry_after ?? RESUME_AFTER;
       setTimeout(() => this.#resumeIfFollowed(event.ref), 1_000 * seconds);
-      if (event.ref !== this.#stopping) return;
-      this.#stopping = null;
+      if (!this.#stopping.delete(event.ref)) return;
       if (this.#composer !== null) this.#composer.run = event.ref; // enables Stop again
     }
     // A socket that is refused before `ready` has the connection notice, which goes once it is open.
@@ -440,7 +444,7 @@ export class ChatApp extends HTMLElement {
 
   #runChanged(run) {
     if (this.#composer !== null) this.#composer.run = run;
-    this.#stopping = null;
+    if (run === null) this.#stopping.clear();
     if (run === null && this.#isStale) this.#catchUp();
   }
 
@@ -457,7 +461,7 @@ export class ChatApp extends HTMLElement {
     for (const frame of this.#outbox.pending()) this.connection.send(frame);
     const cursors = this.#transcript?.cursors ?? [];
     for (const cursor of cursors) this.#resume(cursor);
-    if (this.#stopping !== null) this.connection.send({ type: "run.stop", run: this.#stopping });
+    for (const run of this.#stopping) this.connection.send({ type: "run.stop", run });
     this.#read();
     if (isReconnect) {
       this.#sidebar.forgetDeleted(); // a deletion may have been undone meanwhile
@@ -540,7 +544,7 @@ export class ChatApp extends HTMLElement {
   /** Submit the pending message as a form, since no socket can be opened at all. */
   #postPending() {
     for (const frame of this.#outbox.pending()) {
-      if (this.#composer === null || !this.#belongsHere(frame)) continue;
+      if (this.#composer === null || frame.models || !this.#belongsHere(frame)) continue;
       this.#outbox.remove(frame.client_id);
       this.#composer.post(frame.text, frame.client_id);
       return;
@@ -629,4 +633,9 @@ export class ChatApp extends HTMLElement {
       announcer.textContent = sentence;
     }, 50);
   }
+}
+
+/** Whether a frame sends a new message, to one model or to several. */
+function isMessage({ type }) {
+  return type === "chat.send" || type === "chat.compare";
 }

@@ -11,7 +11,7 @@ const OFFLINE = "You are offline. Your text is saved here. Send it when you are 
 /**
  * The message field. Typed text is never lost: it stays in the tab's storage until the server has it.
  *
- * Fires "chat:send" ({text, clientId, edit}). A listener that sends the text calls preventDefault;
+ * Fires "chat:send" ({text, clientId, edit, models}; `models` are compared, or undefined). A listener that sends the text calls preventDefault;
  * otherwise the browser submits the form.
  */
 export class ChatComposer extends HTMLElement {
@@ -243,7 +243,9 @@ export class ChatComposer extends HTMLElement {
 
   #submit(event) {
     const text = this.#field.value;
-    const problem = this.#problem(text);
+    const compares = event.submitter?.dataset.compare;
+    const models = compares && this.#comparedModels;
+    const problem = this.#problem(text) ?? (models && (models.length < 2 || models.length > 3) ? compares : null);
     if (problem !== null) {
       event.preventDefault();
       this.showError(problem);
@@ -257,14 +259,21 @@ export class ChatComposer extends HTMLElement {
       text,
       clientId: this.#form.elements.client_id.value,
       edit: this.dataset.edit,
+      models,
     };
     const send = new CustomEvent("chat:send", { detail, bubbles: true, cancelable: true });
     if (!this.dispatchEvent(send)) {
       event.preventDefault();
+      if (models) this.querySelector("[data-compare-menu]").open = false;
       return;
     }
     this.#save();
     this.#draft.submitted();
+  }
+
+  get #comparedModels() {
+    const chosen = this.querySelectorAll("[data-compare-menu] input:checked");
+    return Array.from(chosen, (input) => Number(input.value));
   }
 
   /** Why a text cannot be sent now: a sentence, "" for a blank text, null if it can be sent. */

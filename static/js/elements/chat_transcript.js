@@ -268,6 +268,10 @@ export class ChatTranscript extends HTMLElement {
     const before = sent ?? parent;
     const items = this.#items;
     const replaced = items.slice(items.indexOf(before) + 1);
+    if (sent !== null && event.compared && replaced.every((item) => item.dataset.compared)) {
+      this.#list.append(fromHTML(event.reply.html)); // beside the other compared replies
+      return;
+    }
     const hadFocus = replaced.some((item) => item.contains(document.activeElement));
     for (const item of replaced) item.remove();
     this.#replaced = sent === null ? null : { run: event.run, after: sent, items: replaced };
@@ -329,6 +333,8 @@ export class ChatTranscript extends HTMLElement {
     }
     this.#sources.put(event.run, event.text ?? live.text);
     const finished = fromHTML(event.html);
+    const compared = reply?.dataset.compared;
+    if (compared) finished.dataset.compared = compared;
     if (isShort) {
       live.finish(finished);
       this.#prepare(reply);
@@ -351,7 +357,7 @@ export class ChatTranscript extends HTMLElement {
   #finishSelected(reply, finished) {
     for (const { name, value } of finished.attributes) reply.setAttribute(name, value);
     for (const part of reply.querySelectorAll(".progress, .notice")) part.remove();
-    reply.append(...finished.querySelectorAll(":scope > :is(.notice, .actions)"));
+    reply.append(...finished.querySelectorAll(":scope > :is(.notice, .actions, .compare-foot)"));
     const replace = () => {
       if (isSelected(reply)) return;
       document.removeEventListener("selectionchange", replace);
@@ -502,8 +508,8 @@ function runsOf(transcript) {
 
 /** Tells apart the messages of a page, and the states of a message. */
 function versionOf(item) {
-  const { id, status, place = "", failed = "" } = item.dataset;
-  return `${id} ${status} ${place} ${failed}`;
+  const { id, status, place = "", failed = "", compared = "" } = item.dataset;
+  return `${id} ${status} ${place} ${failed} ${compared}`;
 }
 
 /** Whether a shown message can stay in place of a fetched one of the same version. */

@@ -11,7 +11,7 @@ import pytest
 
 from chat import errors, protocol
 from chat.generation import generate
-from chat.models import Conversation, Message, Run
+from chat.models import Conversation, LanguageModel, Message, Run
 from chat.rendering.document import to_html
 from chat.rendering.message import message_html
 from chat.runs import start
@@ -435,6 +435,36 @@ async def test_regenerate_and_edit_start_runs(owner, conversation):
 
 
 # --- Bad input --------------------------------------------------------------------------------
+
+
+async def test_compared_replies_reach_all_tabs(owner, assistant, conversation):
+    def second() -> LanguageModel:
+        copy = LanguageModel.objects.get(pk=assistant.model_id)
+        copy.pk, copy.name = None, "Second"
+        copy.save(force_insert=True)
+        return copy
+
+    models = [assistant.model_id, (await db.run(second)).pk]
+    async with open_tab(owner) as tab, open_tab(owner) as other:
+        text = "[[tokens=4 rate=0]]"
+        fields = {"client_id": "a", "text": text, "conversation": str(conversation.pk)}
+        await tab.send(type="chat.compare", models=models, **fields)
+        queued = [await tab.until("run.queued") for _ in models]
+        assert [(one["client_id"], one["compared"]) for one in queued] == [("a", 2), ("a~1", 2)]
+        assert [await other.until("run.queued") for _ in models] == queued
+        for one in queued:
+            await generate.run(UUID(one["run"]), 1)
+        ended = [await tab.end() for _ in models]
+        assert {one["run"] for one in ended} == {one["run"] for one in queued}
+        assert {one["text"] for one in ended} == {reply_text(4, text)}
+        await tab.send(type="chat.compare", models=models, **fields)  # a repetition
+        repeated = [await tab.until("run.queued") for _ in models]
+        assert [one["run"] for one in repeated] == [one["run"] for one in queued]
+        await tab.send(
+            type="chat.compare", models=[models[0], 99_999], **fields | {"client_id": "b"}
+        )
+        error = await tab.until("error")
+        assert (error["code"], error["ref"]) == ("model_unavailable", "b")
 
 
 async def test_chosen_branch_reaches_all_tabs(owner, stranger, conversation):

@@ -18,6 +18,7 @@ from chat.errors import ERRORS
 from chat.models import Assistant, Conversation, Message, Run
 from chat.runs import start
 from chat.web import responses
+from chat.web.pages import NO_ID
 from chatproject.local.servers import BASE_DIR
 from tests.support.conversations import add_turns, begin, send
 from tests.support.runs import mark_done, send_many
@@ -307,6 +308,16 @@ def test_form_shows_other_branch(page, owner, conversation, address):
     assert "(copy)" in page.get(*copies).content.decode()
     for data in ({"branch": "x"}, {"branch": str(uuid4())}, {}, {"fork": str(uuid4())}):
         assert page.post(f"{address}actions/", data).status_code == 404
+
+
+def test_comparison_without_two_models_keeps_text(page, owner, assistant, conversation, address):
+    data = {"text": "Which?", "client_id": "a", "models": [str(assistant.model_id)]}
+    for path in (f"{address}compare/", f"/c/{NO_ID}/compare/"):
+        response = page.post(path, data)
+        assert response.status_code == 400
+        assert "Choose two or three models" in response.content.decode()
+        assert typed(response.content) == "Which?"
+    assert not Run.objects.exists()
 
 
 def test_stop_form_stops_queued_run(page, owner, conversation, address):
