@@ -13,6 +13,8 @@ from markdown_it.rules_block import StateBlock
 STEPS = 80_000
 BLOCK_STEPS = 60_000  # of them, to find blocks: the others are left to the markup within them
 BLOCK_TOKENS = 80_000
+MAX_FORMULAS = 40_000  # characters of formulas that become MathML
+MAX_HIGHLIGHTED = 40_000  # characters of code that is highlighted
 
 
 class TooCostly(Exception):
@@ -22,11 +24,13 @@ class TooCostly(Exception):
 class Budget:
     """The steps that are left to one text."""
 
-    __slots__ = ("block_steps", "steps")
+    __slots__ = ("block_steps", "formulas", "highlighted", "steps")
 
     def __init__(self) -> None:
         self.steps = STEPS
         self.block_steps = BLOCK_STEPS
+        self.formulas = MAX_FORMULAS
+        self.highlighted = MAX_HIGHLIGHTED
 
     def spend(self, steps: int) -> None:
         """Take steps for markup within a block. Raises TooCostly when none are left."""

@@ -27,8 +27,10 @@ def to_html(text: str) -> str:
 
 
 def is_light(blocks: Iterable[Block]) -> bool:
-    """Return whether blocks are rendered within few milliseconds, whatever their markup."""
+    """Return whether blocks are rendered within few milliseconds, whatever their markup; code is not."""
     texts = [block.text for block in blocks]
+    if any("```" in text or "~~~" in text for text in texts):
+        return False  # the first code of a language loads its lexer, too
     signs = sum(text.count(sign) for text in texts for sign in SIGNS)
     return sum(map(len, texts)) <= LIGHT and signs <= LIGHT_SIGNS
 

@@ -1,4 +1,4 @@
-r"""Keeps formulas as they are written: `\(…\)`, `\[…\]`, `$…$` and `$$…$$`.
+r"""Finds formulas, `\(…\)`, `\[…\]`, `$…$` and `$$…$$`, and shows them as MathML or as they are written.
 
 Otherwise a formula would lose its backslashes, and its underscores and asterisks would become emphasis.
 Amounts of money are no formulas: "$5 or $10".
@@ -9,8 +9,12 @@ from __future__ import annotations
 import re
 
 from markdown_it.rules_block import StateBlock
+from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
+
+from chat.rendering import mathml
+from chat.rendering.budget import Budget
 
 CLOSERS = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 
@@ -52,6 +56,17 @@ def formula(state: StateInline, silent: bool) -> bool:
     if opener == "\\[" and (src.startswith("(", end) or content.isdigit()):
         return False  # the escaped brackets of a link or a reference
     if not silent:
+        is_math = opener != "$" or (
+            mathml.looks_like_math(content)
+            and not src[start - 1 : start].isalnum()
+            and not src[end : end + 1].isalnum()
+        )
+        html = math_of(content, opener, src[start:end], state) if is_math else None
+        if html is not None:
+            token = state.push("math", "math", 0)
+            token.content, token.markup = html, src[start:end]
+            state.pos = end
+            return True
         for number, line in enumerate(src[start:end].split("\n")):
             if number > 0:
                 state.push("softbreak", "br", 0)
@@ -99,6 +114,30 @@ def formula_block(state: StateBlock, start_line: int, end_line: int, silent: boo
         token.meta["is_literal"] = True
         state.push("formula_close", "p", -1)
     return True
+
+
+def math_of(source: str, opener: str, shown: str, state: StateInline | StateCore) -> str | None:
+    """Return the MathML of a formula; None if it has none, or if the text has too many formulas."""
+    budget: Budget = state.env["budget"]
+    budget.formulas -= len(source)
+    if budget.formulas < 0:
+        return None
+    return mathml.to_mathml(source.strip(), is_block=opener in ("$$", "\\["), shown=shown)
+
+
+BLOCK = re.compile(
+    r"(?P<opener>\$\$|\\\[)(?P<source>.*)(?:\$\$|\\\])(?P<after>\s*[.,;:]?\s*)", re.DOTALL
+)
+
+
+def block_tokens(text: str, state: StateCore) -> list[Token]:
+    """Return the tokens of a formula of several lines."""
+    found = BLOCK.fullmatch(text)
+    html = math_of(found["source"], found["opener"], text, state) if found else None
+    if found is None or html is None:
+        return literal(text)
+    math = Token("math", "math", 0, content=html, markup=text)
+    return [math, Token("text", "", 0, content=found["after"].strip())]
 
 
 def literal(text: str) -> list[Token]:

@@ -21,10 +21,11 @@ from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
-from chat.rendering import addresses, formulas
+from chat.rendering import addresses, formulas, mathml
 from chat.rendering.budget import Budget, TooCostly, count_block_step
 from chat.rendering.directions import set_directions
 from chat.rendering.emphasis import InlineParser
+from chat.rendering.highlighting import ALLOWED, highlighted
 from chat.rendering.splitter import Block, Join
 from chat.rendering.tables import whole_table
 
@@ -184,20 +185,23 @@ class Renderer(RendererHTML):
 
     td_open = th_open
 
-    def fence(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
+    def fence(self, tokens: Sequence[Token], index: int, _: Any, env: Any) -> str:
         # All of it is shown: a model's text after three backticks is not always a language.
         info = tokens[index].info.strip()
         language = next(iter(info.split()), "")
         is_known = LANGUAGE.match(language) is not None
         caption = f"<figcaption>{escapeHtml(info)}</figcaption>" if info else ""
         kind = f' class="language-{escapeHtml(language)}"' if is_known else ""
+        content, budget = tokens[index].content, env["budget"]
+        budget.highlighted -= len(content) if language else 0
+        code = highlighted(content, language) if budget.highlighted >= 0 else None
         return (
             f'<figure class="code" dir="ltr">{caption}<pre tabindex="0">'
-            f"<code{kind}>{escapeHtml(tokens[index].content)}</code></pre></figure>\n"
+            f"<code{kind}>{escapeHtml(content) if code is None else code}</code></pre></figure>\n"
         )
 
-    def code_block(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
-        return self.fence(tokens, index)
+    def code_block(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+        return self.fence(tokens, index, options, env)
 
     def list_item_open(self, tokens: Sequence[Token], index: int, *rest: Any) -> str:
         item = self.renderToken(tokens, index, *rest)
@@ -209,6 +213,9 @@ class Renderer(RendererHTML):
 
     def link_open(self, tokens: Sequence[Token], index: int, *rest: Any) -> str:
         return self.renderToken(tokens, index, *rest) + escapeHtml(tokens[index].content)
+
+    def math(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
+        return tokens[index].content
 
     def image(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
         token = tokens[index]
@@ -235,7 +242,9 @@ class Renderer(RendererHTML):
     ) -> str:
         # Escaped characters and formulas within the label of an image: the base class leaves them out.
         for token in tokens or []:
-            if token.type == "text_special":
+            if token.type == "math":
+                token.content = token.markup
+            if token.type in {"text_special", "math"}:
                 token.type = "text"
         return super().renderInlineAsText(tokens, options, env)
 
@@ -270,8 +279,10 @@ def parse_inlines(state: StateCore) -> None:
                 _inlines.inline.parse(token.content, _inlines, state.env, children)
             except TooCostly:
                 is_spent = True
-        if is_spent or "is_literal" in token.meta:
+        if is_spent:
             children = formulas.literal(token.content)
+        elif "is_literal" in token.meta:
+            children = formulas.block_tokens(token.content, state)
         else:
             addresses.unwrap_refused(_inlines, children, state.env)
         token.children = children
@@ -384,13 +395,15 @@ _cleaner = nh3.Cleaner(
     tags={
         "a", "blockquote", "br", "code", "del", "div", "em", "figcaption", "figure", "h3", "h4",
         "h5", "h6", "hr", "input", "li", "ol", "p", "pre", "s", "strong", "table", "tbody", "td", "th",
-        "thead", "tr", "ul",
+        "thead", "tr", "ul", "span", *mathml.ELEMENTS,
     },
     attributes={
         "a": {"href", "title"},
         "code": {"class"},
         "div": {"aria-label"},
         "ol": {"start"},
+        **{tag: set(mathml.ATTRIBUTES) for tag in mathml.ELEMENTS - {"math"}},
+        "math": {"display", "alttext"},
     },
     tag_attribute_values={
         "div": {"role": {"region"}, "tabindex": {"0"}},
@@ -409,6 +422,7 @@ _cleaner = nh3.Cleaner(
         "div": {"table"},
         "figure": {"code"},
         "li": {"task-list-item"},
+        "span": ALLOWED,
         "td": {"left", "center", "right"},
         "th": {"left", "center", "right"},
     },

@@ -33,7 +33,40 @@ let before = null;
 
 def structure(html: str) -> str:
     """The HTML without the parts that the script adds, and without spaces between elements."""
+    html = re.sub(r'<div class="(code|table)-actions">.*?</div>', "", html, flags=re.DOTALL)
     return re.sub(r">\s+<", "><", html.replace(' data-bare=""', "")).strip()
+
+
+def test_code_and_tables_have_buttons_while_they_stream(site: Site, browser: Browser):
+    browser.send(f"[[tokens={ALL} rate=0 sample=true hold={ALL - 3} key=buttons]]")
+    wait_until(lambda: "That is all" in browser.reply, "the text is shown")
+    browser.run(
+        "window.copied = []; window.saved = [];"
+        "navigator.clipboard.write = async ([item]) =>"
+        "  window.copied.push(await (await item.getType('text/plain')).text());"
+        "HTMLAnchorElement.prototype.click = function () { window.saved.push(this.download); };"
+    )
+    for selector in ("[data-copy-csv]", "[data-copy-markdown]", "[data-copy-code]"):
+        browser.run("document.querySelector(arguments[0]).click()", selector)
+    wait_until(lambda: browser.run("return window.copied.length") == 3, "all are copied")
+    csv, table, code = browser.run("return window.copied")
+    assert csv.split("\r\n")[:2] == ["Place,Depth,Note", "North wall,3.2 m,calm"]
+    assert table.splitlines()[:3] == [
+        "| Place | Depth | Note |",
+        "| --- | --- | --- |",
+        "| North wall | 3.2 m | calm |",
+    ]
+    assert code.startswith("def depth(")
+    assert code.endswith("len(rest)")
+    browser.run("document.querySelector('[data-download-code]').click()")
+    assert browser.run("return window.saved") == ["code.py"]
+    browser.run("document.querySelector('[data-wrap-code]').click()")
+    assert browser.shown(".code.wrapped [aria-pressed=true]")
+    assert browser.run("return document.querySelectorAll('.stream math').length") >= 2
+    site.provider.release("buttons")
+    browser.wait_for_status("done")
+    assert browser.shown(".code.wrapped [data-copy-code]"), "nothing is set back at the end"
+    assert browser.complaints == []
 
 
 @pytest.mark.parametrize("size", [(1280, 900), PHONE], ids=["desktop", "phone"])

@@ -1,7 +1,8 @@
 import { copy, needsTextAtHand } from "../helpers/clipboard.js";
-import { fetchJSON, fetchPage, fromHTML, fromTemplate, isSelected } from "../helpers/dom.js";
+import { fetchJSON, fetchPage, fromHTML, fromTemplate, isSelected, saveFile } from "../helpers/dom.js";
+import { fileName, toCSV, toMarkdown } from "../helpers/formats.js";
 import { NO_ID } from "../helpers/ids.js";
-import { prepareProse } from "../helpers/prose.js";
+import { prepareProse, rowsOf, textOfCode, toggleWrap } from "../helpers/prose.js";
 import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { listenForScrolling } from "../helpers/scroll_intent.js";
 import { LiveReply } from "../models/live_reply.js";
@@ -402,16 +403,16 @@ export class ChatTranscript extends HTMLElement {
   #prepare(root) {
     this.#watchReplies();
     prepareProse(root.querySelectorAll(".prose > *"));
-    for (const code of root.querySelectorAll(".code:not(:has(> .action))")) {
-      const button = fromTemplate(document.getElementById("copy-code"));
-      code.querySelector("pre").before(button);
-    }
   }
 
   #clicked(event) {
     if (event.target.closest("details:not([open]) > summary")) this.#scroll.stop(); // `#toggled` follows again
-    const button = event.target.closest("[data-copy], [data-copy-code]");
+    const button = event.target.closest("[data-copy], [data-copy-code], [data-copy-csv], [data-copy-markdown]");
     if (button !== null) this.#copy(button);
+    const wrap = event.target.closest("[data-wrap-code]");
+    if (wrap !== null) toggleWrap(wrap);
+    const download = event.target.closest("[data-download-code]");
+    if (download !== null) this.#download(download);
     const earlier = event.target.closest("[data-earlier]");
     if (earlier !== null && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
       event.preventDefault();
@@ -447,14 +448,18 @@ export class ChatTranscript extends HTMLElement {
 
   /** The text that a button copies, or a promise of it: a code block, or a reply in Markdown. */
   #textFor(button) {
-    if (button.matches("[data-copy-code]")) {
-      // Without the last line break, at which a terminal would run the code.
-      return button.closest(".code").querySelector("pre").textContent.replace(/\n$/, "");
-    }
+    if (button.matches("[data-copy-code]")) return textOfCode(button);
+    if (button.matches("[data-copy-csv]")) return toCSV(rowsOf(button));
+    if (button.matches("[data-copy-markdown]")) return toMarkdown(rowsOf(button));
     const reply = button.closest(".message");
     const shown = () => reply.querySelector(".prose, .stream").innerText;
     const source = reply.dataset.run ? this.#sources.get(reply.dataset.run) : shown();
     return typeof source === "string" ? source : source.then((text) => text ?? shown());
+  }
+
+  #download(button) {
+    const caption = button.closest(".code").querySelector("figcaption")?.textContent ?? "";
+    saveFile(fileName(caption), `${textOfCode(button)}\n`);
   }
 
   async #fetchSource(run) {

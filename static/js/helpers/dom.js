@@ -89,3 +89,12 @@ export function isSelected(element) {
   const selection = document.getSelection();
   return !selection.isCollapsed && selection.containsNode(element, true);
 }
+
+/** Have the browser save a text as a file. */
+export function saveFile(name, text) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}

@@ -192,6 +192,7 @@ def test_hostile_block_is_not_light():
     assert is_light(document.split("Some *text* of a [model](https://a.org).\n\n" * 20))
     assert not is_light(document.split("[" * 1_000 + "\n\n"))
     assert not is_light(document.split("a " * 5_000 + "\n\n"))
+    assert not is_light(document.split("```py\nx\n```\n"))
 
 
 @pytest.mark.parametrize("line", ["- a", "| a | b |", "> a", "$$", "\\[ x", "a", "```", "[^1]: a"])

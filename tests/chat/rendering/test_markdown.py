@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat.rendering import document as markdown
+from chat.rendering import mathml
 
 DIRECTION = re.compile(r' dir="(auto|ltr)"')
 
@@ -51,7 +52,8 @@ def test_headings_begin_at_level_three(levels, shown):
 def test_code_block_has_language_and_escaped_text():
     assert to_html("```python title\nif a < b & c:\n    '<b>'\n```") == (
         '<figure class="code"><figcaption>python title</figcaption><pre tabindex="0">'
-        "<code class=\"language-python\">if a &lt; b &amp; c:\n    '&lt;b&gt;'\n"
+        '<code class="language-python"><span class="k">if</span> a &lt; b &amp; c:\n'
+        "    <span class=\"s\">'&lt;b&gt;'</span>\n"
         "</code></pre></figure>\n"
     )
 
@@ -75,8 +77,9 @@ def test_table_scrolls_and_has_no_style_attributes():
 
 
 def rows(*lines: str) -> list[list[str]]:
-    """The texts of the cells of a table's body."""
+    """The texts of the cells of a table's body, with the sources of formulas."""
     html = to_html("\n".join(["| a | b |", "|---|---|", *lines]))
+    html = re.sub(r'<math alttext="([^"]*)".*?</math>', r"\1", html)
     return [re.findall("<td>(.*)</td>", row) for row in html.split("<tr>")[2:]]
 
 
@@ -200,9 +203,12 @@ PIECES = st.sampled_from(
         "\ud800", "é", "- [x] ", "<br>", "$", "\\(", "\\)", "www.a.org", "「", "[^1]: ", "  - ", "[a]: ",
     )
 )  # fmt: skip
-ALLOWED = set(
-    "a blockquote br code del div em figcaption figure h3 h4 h5 h6 hr li ol p pre s strong table"  # noqa: SIM905
-    " tbody td th thead tr ul input".split()
+ALLOWED = (
+    set(
+        "a blockquote br code del div em figcaption figure h3 h4 h5 h6 hr li ol p pre s strong table"  # noqa: SIM905
+        " tbody td th thead tr ul input span".split()
+    )
+    | mathml.ELEMENTS
 )
 
 
@@ -213,7 +219,8 @@ def test_any_text_has_allowed_elements_only(text):
     assert found.tags <= ALLOWED
     assert found.attributes <= {
         *("href", "title", "target", "rel", "class", "tabindex", "role", "aria-label", "start"),
-        *("type", "disabled", "checked"),
+        *("type", "disabled", "checked", "alttext"),
+        *mathml.ATTRIBUTES,
     }
     html.encode()  # it is stored and sent as UTF-8
 
@@ -293,12 +300,43 @@ def test_line_break_tag_in_cell_breaks_line(tag):
 @pytest.mark.parametrize(
     "text",
     [
-        r"\(E=mc^2\)", r"\[a_1 * b_2 * c\]", "$a_1*b + c*d_2$", "$$x_1 * y * z$$", r"$\{a\}$", "$5 or $10",
-        "US$5–$10", "costs 5$ and 6$", r"$a\$b$", "$HOME and $PATH",
+        "$5 or $10", "US$5–$10", "costs 5$ and 6$", "$HOME and $PATH", "$HOME/$USER", "a$x$b", "$total_price$",
+        r"\(\bogus{x}\)", r"\(\frac{1}{\)", r"\(\def\a{\a\a}\a\)", r"\[\href{https://a.org}{x}\]", r"\(" + "{" * 900 + r"\)",
+        r"$\newcommand{\b}{c} \b_1$",
     ],
 )  # fmt: skip
 def test_formula_and_money_stay_as_written(text):
     assert to_html(text) == f"<p>{text}</p>\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        (r"\(E=mc^2\)", "msup"), (r"$a_1*b + c*d_2$", "msub"), ("$$x_1 * y * z$$", "msub"), ("$n$", "mi"), ("$2x$", "mn"),
+        (r"$\{a\}$", "mo"), (r"$a\$b$", "mi"), (r"\[\frac{a}{b}\]", "mfrac"), (r"$f(x)$", "mi"), (r"$\text{price} = 5$", "mtext"),
+        (r"$$\begin{pmatrix}a & b \\ c & d\end{pmatrix}$$", "mtable"), (r"$\alpha$", "mi"), (r"$x \le 5$", "mo"),
+    ],
+)  # fmt: skip
+def test_formula_becomes_mathml_with_its_source(text, tag):
+    html = to_html(text)
+    [(source, display)] = re.findall(r'<math alttext="([^"]*)" display="(\w+)">', html)
+    assert unescape(source) == text
+    assert display == ("block" if text.startswith(("$$", "\\[")) else "inline")
+    assert f"<{tag}" in html
+    assert unescape(plain(html)).strip() not in (text, "")
+
+
+def test_formula_has_no_html_of_its_own():
+    html = to_html(
+        r'\(\text{<script>alert(1)</script>}\) \(\text{" onload="x}\) $\color{red}{x_1}$'
+    )
+    assert Tags(html).tags <= {"p", *mathml.ELEMENTS}
+    assert Tags(html).attributes <= {"display", "alttext"}
+    assert html.count("&lt;script&gt;") == 2  # in the text and in the source
+
+
+def test_many_formulas_are_shown_as_written():
+    assert to_html(r"\(x_1\) " * 20_000).count("<math") == 40_000 // 3
 
 
 def test_money_does_not_hide_other_markup():
@@ -312,8 +350,18 @@ def test_money_does_not_hide_other_markup():
 
 
 @pytest.mark.parametrize(("opener", "closer"), [("$$", "$$"), (r"\[", r"\]")])
-def test_formula_of_several_lines_stays_as_written(opener, closer):
-    lines = [opener, "a_1 * b_1 * c", "=", "- d", r"\\ + e", closer]
+def test_formula_of_several_lines_becomes_mathml(opener, closer):
+    lines = [opener, "a_1 * b_1 * c", "=", "- d", "+ e", closer]
+    for before, between in (("", ""), ("> ", "> "), ("- ", "  ")):
+        html = to_html(before + f"\n{between}".join(lines) + ".")
+        assert html.count("<math") == html.count('display="block"') == 1
+        assert html.count("<li>") == (before == "- ")
+        assert "</math>." in html
+
+
+@pytest.mark.parametrize(("opener", "closer"), [("$$", "$$"), (r"\[", r"\]")])
+def test_odd_formula_of_several_lines_stays_as_written(opener, closer):
+    lines = [opener, "a_1 * b_1 * c", "=", "- d", r"\bogus + e", closer]
     shown = "<p>" + "<br>\n".join(lines) + "</p>\n"
     assert to_html("\n".join(["So", *lines, "where *x*"])) == (
         f"<p>So</p>\n{shown}<p>where <em>x</em></p>\n"
@@ -328,7 +376,7 @@ def test_formula_of_several_lines_stays_as_written(opener, closer):
 @pytest.mark.parametrize(("opener", "closer"), [("$$", "$$"), (r"\[", r"\]")])
 @pytest.mark.parametrize("prefix", ["", "  ", "> "])
 def test_formula_with_blank_lines_stays_as_written(opener, closer, prefix):
-    lines = [opener, "", "a_1 * b_1", "", r"\\* c_1", "", closer]
+    lines = [opener, "", "a_1 * b_1", "", r"\bogus* c_1", "", closer]
     html = to_html(
         f"{'- ' if prefix == '  ' else prefix}so\n" + "\n".join(prefix + line for line in lines)
     )
