@@ -12,7 +12,17 @@ from functools import cache
 from markdown_it.common.utils import escapeHtml
 from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
-from pygments.token import Comment, Generic, Keyword, Name, Number, Operator, String, _TokenType
+from pygments.token import (
+    Comment,
+    Generic,
+    Keyword,
+    Name,
+    Number,
+    Operator,
+    String,
+    _TokenType,
+    is_token_subtype,
+)
 
 MAX_CODE = 8_000  # characters of a block that is highlighted
 MAX_LINE = 500
@@ -118,4 +128,4 @@ def lexer_of(name: str) -> Lexer:
 @cache
 def class_of(kind: _TokenType) -> str:
     """Return the class for a kind of token; empty for text of no special colour."""
-    return next((name for parent, name in CLASSES if kind in parent), "")
+    return next((name for parent, name in CLASSES if is_token_subtype(kind, parent)), "")
