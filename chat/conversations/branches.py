@@ -161,7 +161,7 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
     if any(status == Message.Status.PENDING for _id, status in rows):
         raise ChatError("run_active")
     old = [id for id, _status in reversed(rows)]
-    new = sorted(new_id() for _id in old)  # a message is older than those that follow it
+    new = sorted(new_id() for _id in old)  # by age, as along the path
     original = message.conversation
     copy = Conversation(
         owner=user,
@@ -170,6 +170,7 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
         temperature=original.temperature,
         reasoning_effort=original.reasoning_effort,
         title=_copied_title(original.name),
+        titled_by=Conversation.TitledBy.PERSON,  # no model names it anew
         leaf_id=new[-1],
         client_id=client_id,
         updated_at=timezone.now(),

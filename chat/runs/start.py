@@ -254,7 +254,7 @@ def _enqueue(run: Run, *, has_siblings: bool) -> Started:
 
 
 def _find(ask: Ask) -> list[Run]:
-    """Return the stored run of this client_id, or those of the comparison, in their order."""
+    """Return the stored run of this client_id, or all runs of the comparison by lane."""
     if ask.conversation_id is not None:
         access.conversation(ask.user, ask.conversation_id, write=True)
         runs = whole_runs().filter(conversation=ask.conversation_id)

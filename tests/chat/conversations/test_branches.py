@@ -196,7 +196,7 @@ def test_fork_copies_path_without_runs(owner, stranger, conversation):
     assert [part.data for part in shown[3].ordered_parts] == [{"text": "Hm"}]
     assert not {one.pk for one in shown} & {one.pk for one in made}
     assert copy.title == "T" * 93 + " (copy)"
-    assert (copy.owner, copy.leaf_id) == (owner, shown[-1].pk)
+    assert (copy.owner, copy.leaf_id, copy.titled_by) == (owner, shown[-1].pk, "person")
     assert not copy.runs.exists()
     assert branches.fork(user=owner, message_id=made[4].pk, client_id="f") == copy
     assert copy.messages.count() == 5
