@@ -11,7 +11,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import models
+from django.db import connection, models
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 
@@ -169,7 +169,8 @@ class MergingAdmin(BaseAdmin):
     def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
         """Return a row; for a POST, locked until the end of the page's transaction."""
         row = super().get_object(request, object_id, from_field)
-        if row is not None and request.method == "POST":
+        # The page of the history, to which nobody posts a form, has no transaction.
+        if row is not None and request.method == "POST" and connection.in_atomic_block:
             try:
                 row.refresh_from_db(
                     from_queryset=self.model._default_manager.select_for_update(no_key=True)

@@ -9,13 +9,15 @@ from django.contrib.auth.models import Permission
 from django.urls import reverse
 
 from accounts.models import User
-from chat.models import Conversation, Message, MessagePart, Provider, Run
+from chat.models import ChatPreference, Conversation, Message, MessagePart, Provider, Run
 from tests.support.conversations import begin, send
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
 WORD = "xylophone"
-MODELS = list(apps.get_app_config("chat").get_models())
+MODELS = [
+    model for model in apps.get_app_config("chat").get_models() if model in admin.site._registry
+]
 FIELDS = ("prefix", "prefix_reasoning", "error_message")
 
 
@@ -30,6 +32,7 @@ def run(owner: User, assistant) -> Run:
     Message.objects.filter(pk=run.message_id).update(text=WORD, html=f"<p>{WORD}</p>")
     MessagePart.objects.create(message=run.message, position=0, kind="reasoning", data={"t": WORD})
     Provider.objects.get_or_create(name="Second")
+    ChatPreference.objects.create(user=owner)
     return run
 
 
@@ -118,7 +121,7 @@ def test_every_text_column_is_guarded():
     """A new column of text in these tables must be named in `text_fields`, or hold none."""
     harmless = {
         *("client_id", "status", "worker", "finish_reason"),
-        *("error_code", "error_cause", "model_snapshot"),
+        *("error_code", "error_cause", "model_snapshot", "reasoning_effort", "titled_by"),
     }
     for model in (Conversation, Run):
         guarded = set(vars(type(admin.site.get_model_admin(model)))["text_fields"])
