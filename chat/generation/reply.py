@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -48,6 +49,9 @@ class Reply:
     learned: dict[int, dict[str, str]] = field(default_factory=dict)
     is_whole: bool = False  # the provider has finished
     scanner: ThoughtScanner | None = field(init=False)  # None when no thoughts can come any longer
+    thoughts: tuple[float, float] | None = (
+        None  # when the reasoning of this attempt began and ended
+    )
     has_tags: bool = False  # the reasoning came in tags, with white space around it
 
     def __post_init__(self) -> None:
@@ -90,6 +94,8 @@ class Reply:
 
     def _add_reasoning(self, text: str, writer: RunWriter) -> None:
         text = self._storable(text)
+        now = time.monotonic()
+        self.thoughts = (self.thoughts[0] if self.thoughts else now, now)
         self.reasoning.append(text)
         writer.reasoning(text)
 
@@ -164,6 +170,7 @@ class Reply:
             status=status,
             text=text if text.strip() else "",
             reasoning=self.whole_reasoning(),
+            reasoning_seconds=self.thoughts[1] - self.thoughts[0] if self.thoughts else None,
             finish_reason=self.finish_reason,
             code=code,
             message=message or (errors.ERRORS[code] if code else ""),

@@ -54,6 +54,7 @@ class Outcome:
     status: Run.Status
     text: str = ""
     reasoning: str = ""
+    reasoning_seconds: float | None = None  # from its first to its last word
     finish_reason: str = ""
     code: str = ""
     message: str = ""
@@ -237,10 +238,18 @@ def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
             message=message,
             position=0,
             kind=MessagePart.Kind.REASONING,
-            data={"text": outcome.reasoning},
+            data=reasoning_data(outcome),
         )
         message.ordered_parts.append(reasoning)
     return message
+
+
+def reasoning_data(outcome: Outcome) -> dict[str, Any]:
+    """Return the stored reasoning, with its duration in whole seconds if that is known."""
+    data: dict[str, Any] = {"text": outcome.reasoning}
+    if outcome.reasoning_seconds is not None:
+        data["seconds"] = max(1, round(outcome.reasoning_seconds))
+    return data
 
 
 def call_of(run: Run) -> settlement.Call:

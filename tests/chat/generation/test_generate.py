@@ -96,7 +96,7 @@ async def test_reasoning_is_stored_apart_from_text(owner, conversation, valkey_c
     text = "[[tokens=10 rate=0 reasoning=5]]"
     run = await make(owner, conversation, text)
     part = await db.run(MessagePart.objects.get, message=run.message)
-    assert part.data["text"] == reasoning_text(5, text)
+    assert part.data == {"text": reasoning_text(5, text), "seconds": 1}
     assert run.message.text == reply_text(10, text)
     kinds = [event["type"] for event in logged(valkey_client, run.pk)]
     assert kinds.index("reasoning.delta") < kinds.index("text.delta")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from io import StringIO
 
 import pytest
+from django.core.management import call_command
 
 from accounts.models import User
 from chat.models import Assistant, Conversation, Message, MessagePart, Run, new_id
@@ -178,3 +180,20 @@ def test_rendering_queries_only_parts(reply, django_assert_num_queries):
     finish(reply, "done", "Yes")
     with django_assert_num_queries(1):
         message_html(reply)
+
+
+def test_reasoning_shows_its_duration(reply):
+    finish(reply, "done", "One")
+    reply.ordered_parts = [MessagePart(kind="reasoning", data={"text": "hm", "seconds": 12})]
+    assert "Thought for 12 s" in message_html(reply)
+
+
+def test_old_replies_are_rendered_again(reply):
+    finish(reply, "done", "**One**").save()
+    Message.objects.filter(pk=reply.pk).update(html="<p>old</p>")
+    call_command("render_messages", batch=1, pause=0, stdout=(output := StringIO()))
+    reply.refresh_from_db()
+    assert reply.html == markdown.to_html("**One**")
+    assert "1 changed" in output.getvalue()
+    call_command("render_messages", after=reply.pk, pause=0, stdout=(output := StringIO()))
+    assert output.getvalue() == "All replies are rendered.\n"
