@@ -122,3 +122,25 @@ def test_end_repeats_no_text(site: Site, browser: Browser):
     assert "harbour" not in end["html"]
     browser.driver.refresh()
     wait_until(lambda: browser.shown(".prose h3"), "the page has all of it")
+
+
+def test_long_message_is_folded_and_copied_whole(browser: Browser):
+    text = "A line of a long message. " * 80
+    browser.run("document.querySelector('chat-composer textarea').value = arguments[0]", text)
+    browser.ask("[[tokens=5 rate=0]]")
+    browser.driver.refresh()
+    wait_until(lambda: browser.shown("[data-fold]"), "the message is folded")
+    height = "return document.querySelector('.own-text').offsetHeight"
+    folded = browser.run(height)
+    browser.run("window.scrollTo(0, 0)")
+    browser.click("[data-fold]")
+    assert browser.run(height) > folded
+    assert browser.find("[data-fold]").text == "Show less"
+    browser.run(
+        "navigator.clipboard.write = async ([item]) =>"
+        "  { window.copied = await (await item.getType('text/plain')).text(); };"
+        "document.querySelector('[data-copy-own]').click()"
+    )
+    copied = wait_until(lambda: browser.run("return window.copied"), "it is copied")
+    assert copied.startswith("A line") and len(copied) > 2_000
+    assert browser.complaints == []

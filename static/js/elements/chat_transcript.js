@@ -1,5 +1,6 @@
 import { copy, needsTextAtHand } from "../helpers/clipboard.js";
 import { fetchJSON, fetchPage, fromHTML, fromTemplate, isSelected, saveFile } from "../helpers/dom.js";
+import { foldLong, toggleFold } from "../helpers/folding.js";
 import { fileName, toCSV, toMarkdown } from "../helpers/formats.js";
 import { NO_ID } from "../helpers/ids.js";
 import { prepareProse, rowsOf, textOfCode, toggleWrap } from "../helpers/prose.js";
@@ -403,12 +404,15 @@ export class ChatTranscript extends HTMLElement {
   #prepare(root) {
     this.#watchReplies();
     prepareProse(root.querySelectorAll(".prose > *"));
+    for (const text of root.querySelectorAll(".own-text")) foldLong(text);
   }
 
   #clicked(event) {
     if (event.target.closest("details:not([open]) > summary")) this.#scroll.stop(); // `#toggled` follows again
-    const button = event.target.closest("[data-copy], [data-copy-code], [data-copy-csv], [data-copy-markdown]");
+    const button = event.target.closest("[data-copy], [data-copy-own], [data-copy-code], [data-copy-csv], [data-copy-markdown]");
     if (button !== null) this.#copy(button);
+    const fold = event.target.closest("[data-fold]");
+    if (fold !== null) toggleFold(fold);
     const wrap = event.target.closest("[data-wrap-code]");
     if (wrap !== null) toggleWrap(wrap);
     const download = event.target.closest("[data-download-code]");
@@ -449,6 +453,7 @@ export class ChatTranscript extends HTMLElement {
   /** The text that a button copies, or a promise of it: a code block, or a reply in Markdown. */
   #textFor(button) {
     if (button.matches("[data-copy-code]")) return textOfCode(button);
+    if (button.matches("[data-copy-own]")) return button.closest(".own").querySelector(".own-text").textContent;
     if (button.matches("[data-copy-csv]")) return toCSV(rowsOf(button));
     if (button.matches("[data-copy-markdown]")) return toMarkdown(rowsOf(button));
     const reply = button.closest(".message");

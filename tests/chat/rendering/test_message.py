@@ -79,7 +79,7 @@ def test_user_text_is_shown_as_typed(sent):
 
 def test_own_message_has_edit_button(sent):
     assert f'form="edit" name="edit" value="{sent.id}"' in message_html(sent)
-    assert read(sent).buttons == ["Edit message", "Copy the chat up to here"]
+    assert read(sent).buttons == ["Copy message", "Edit message", "Copy the chat up to here"]
 
 
 def test_queued_reply_has_containers_for_stream(reply):
