@@ -21,6 +21,7 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/print/", transfer.print_page, name="print"),
     path("chats/", chats.chats, name="list"),
     path("chats/archive/", chats.archive, name="archive"),
+    path("chats/import/", transfer.import_chats, name="import"),
     path("chats/sidebar/", chats.sidebar, name="sidebar"),
     path("chats/change/", chats.change, name="change"),
     path("search/", search.search_page, name="search"),

@@ -25,6 +25,7 @@ from chat.recovery import search_sweep
 from chat.recovery.retention import Retention
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
+from chat.transfer import imports
 from chatproject.lib import db, metrics
 from chatproject.lib.db import limits
 from chatproject.lib.leadership.lease import LeadershipLost, Lease
@@ -58,6 +59,7 @@ def schedule() -> list[Task]:
         Task("grant sign-up credits", 60, signup.grant_lost),
         Task("purge deleted chats", 60, Retention().purge),
         Task("index messages", search_sweep.EVERY, search_sweep.enqueue_missing),
+        Task("resume imports", 60, imports.resume),
         Task("clear sessions", 60, sessions.clear_expired),
         Task("check alerts", alerts.EVERY, alerts.AlertCheck().check),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),

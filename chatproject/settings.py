@@ -317,6 +317,7 @@ RATE_LIMITS = {
     "checkouts": env.limit("LIMIT_CHECKOUTS", "20/minute"),
     "receipts": env.limit("LIMIT_RECEIPTS", "20/minute"),
     "exports": env.limit("LIMIT_EXPORTS", "10/minute"),
+    "imports": env.limit("LIMIT_IMPORTS", "20/hour"),
     "promo_codes": env.limit("LIMIT_PROMO_CODES", "10/hour", fails_closed=True),
     # Signing in (accounts/sign_in_limits.py): wrong passwords from one address for one account; from
     # one address for all accounts; the same with the admin as destination; for one account from all
@@ -473,6 +474,10 @@ STORAGES = {
         else "django.contrib.staticfiles.storage.StaticFilesStorage",
     },
 }
+
+# Uploads and other files of one user, for some hours; all processes share the folder.
+PRIVATE_ROOT = Path(env.text("PRIVATE_ROOT") or BASE_DIR / ".data" / "private")
+IMPORT_MAX_BYTES = 100_000_000  # of an uploaded file of chats
 
 # /metrics answers requests with the token, and those from the networks; without both, none.
 METRICS_TOKEN = env.key("METRICS_TOKEN")

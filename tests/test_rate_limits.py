@@ -102,7 +102,12 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
     "exports": [
         (name, lambda c, u, name=name, **h: c.get(reverse(name), **h))
         for name in ("billing:history_csv", "billing:usage_csv")
+    ]
+    + [
+        (name, lambda c, u, name=name, **h: c.get(reverse(name, args=[uuid4()]), **h))
+        for name in ("chat:export", "chat:print")
     ],
+    "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "checkouts": [
         ("billing:buy", lambda c, u, **h: c.post(reverse("billing:buy"), **h)),
         *(

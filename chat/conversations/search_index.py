@@ -7,6 +7,7 @@ as the text of a reply is stored at its end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -63,23 +64,32 @@ def index_batch(now: datetime | None = None) -> bool:
             },
         )
         if found:
-            words = [search_words.normalize(text) for _, text in found]
-            prepared.change(
-                INSERT,
-                {
-                    "ids": [id for id, _ in found],
-                    "texts": [text for _, text in found],
-                    "words": words,
-                    "languages": [search_words.language_of(each) for each in words],
-                    "characters": [" ".join(search_words.characters_of(each)) for each in words],
-                },
-            )
+            add(found)
         is_full = len(found) == BATCH
         position = min(found[-1][0], horizon) if is_full else horizon
         if position > row.message_id:
             row.message_id = position
             row.save(update_fields=["message_id"])
     return is_full
+
+
+def add(messages: Sequence[tuple[UUID, str]]) -> None:
+    """Index messages: the id of each, and its text or the beginning of it.
+
+    The walk passes only messages of a later time than its position: code that stores older ones calls this.
+    """
+    texts = [text[: search_words.MAX_INDEXED] for _id, text in messages]
+    words = [search_words.normalize(text) for text in texts]
+    prepared.change(
+        INSERT,
+        {
+            "ids": [id for id, _text in messages],
+            "texts": texts,
+            "words": words,
+            "languages": [search_words.language_of(each) for each in words],
+            "characters": [" ".join(search_words.characters_of(each)) for each in words],
+        },
+    )
 
 
 def _first_id_after(moment: datetime) -> UUID:

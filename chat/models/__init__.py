@@ -5,6 +5,7 @@ from __future__ import annotations
 from chat.models.base import new_id
 from chat.models.catalogue import EFFORTS, Assistant, Continuation, LanguageModel, Provider
 from chat.models.conversations import Conversation
+from chat.models.imports import ChatImport, ImportedChat
 from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.preferences import ChatPreference
 from chat.models.runs import Run
@@ -13,9 +14,11 @@ from chat.models.search import SearchEntry, SearchPosition
 __all__ = [
     "EFFORTS",
     "Assistant",
+    "ChatImport",
     "ChatPreference",
     "Continuation",
     "Conversation",
+    "ImportedChat",
     "LanguageModel",
     "Message",
     "MessagePart",

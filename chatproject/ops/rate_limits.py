@@ -41,6 +41,7 @@ LIMITS_OF_POSTS = {
     "billing:buy": "checkouts",
     "billing:pay": "checkouts",
     "billing:refund": "checkouts",
+    "chat:import": "imports",
 }
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}

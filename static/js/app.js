@@ -2,6 +2,7 @@
 
 import { ChatApp } from "./elements/chat_app.js";
 import { ChatComposer } from "./elements/chat_composer.js";
+import { ChatImport } from "./elements/chat_import.js";
 import { ChatList } from "./elements/chat_list.js";
 import { ChatRowMenu } from "./elements/chat_row_menu.js";
 import { ChatSearch } from "./elements/chat_search.js";
@@ -13,6 +14,7 @@ import { closeMenus } from "./helpers/menus.js";
 customElements.define("chat-sidebar", ChatSidebar);
 customElements.define("chat-search", ChatSearch);
 customElements.define("chat-row-menu", ChatRowMenu);
+customElements.define("chat-import", ChatImport);
 customElements.define("chat-list", ChatList);
 customElements.define("chat-settings", ChatSettings);
 customElements.define("chat-composer", ChatComposer);

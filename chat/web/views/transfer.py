@@ -1,22 +1,27 @@
-"""Chats out and in: a conversation as a file or as a page for printing."""
+"""Chats out and in: a conversation as a file or for printing, and the import of chats from a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from uuid import UUID
 
-from django.http import StreamingHttpResponse
+from django.contrib import messages
+from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.utils import timezone, translation
 from django.utils.http import content_disposition_header
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from chat import access
 from chat.errors import ChatError
-from chat.transfer import documents
-from chat.web.responses import handles_chat_errors
+from chat.models import ChatImport
+from chat.transfer import documents, imports
+from chat.web.pages import page_context
+from chat.web.responses import handles_chat_errors, wants_json
 from chatproject.lib.db import streamed_response
 from chatproject.lib.http import Request
 
@@ -68,3 +73,40 @@ def _streamed(
         else streamed_response.in_parts(part, 0),
         content_type=content_type,
     )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@handles_chat_errors
+def import_chats(request: Request) -> HttpResponse:
+    """Show the state of the last import; import the uploaded `file`."""
+    if request.method != "POST":
+        newest = imports.newest(request.user)
+        if wants_json(request):
+            return JsonResponse(_import_json(newest) if newest else {})
+        return render(request, "chat/import.html", page_context(request) | {"newest": newest})
+    try:
+        file = request.FILES.get("file")
+        if file is None or isinstance(file, list):
+            raise ChatError("not_found", _("Choose a file first. Nothing was imported."))
+        made = imports.start(
+            user=request.user,
+            file_name=file.name or "",
+            size=file.size or 0,
+            chunks=file.chunks(),
+        )
+    except ChatError as error:
+        if wants_json(request):
+            raise
+        messages.error(request, error.message)
+        return redirect("chat:import")
+    return (
+        JsonResponse(_import_json(made), status=202)
+        if wants_json(request)
+        else redirect("chat:import")
+    )
+
+
+def _import_json(one: ChatImport) -> dict[str, object]:
+    names = ("id", "status", "percent", "added", "updated", "known", "skipped", "notes", "error")
+    return {name: getattr(one, name) for name in names}

@@ -158,9 +158,14 @@ class Channel(http.HTTPChannel):
         self.refuse(HTTPStatus.BAD_REQUEST)
 
     def allHeadersReceived(self) -> None:
-        if self.length is not None and self.length > self.server.limits.max_body_bytes:
+        limits = self.server.limits
+        target: Any = self._path  # bytes until the whole request has arrived
+        if self.length is not None and self.length > limits.body_bytes(target):
             self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         else:
+            if limits.is_upload(target):
+                self.setTimeout(limits.upload_seconds)
+                self.requests[-1].max_body_bytes = limits.max_upload_bytes
             super().allHeadersReceived()
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
@@ -231,10 +236,11 @@ class Request(http_protocol.WebRequest):
         super().__init__(channel, queued, parsePOSTFormSubmission=False)
         self.gate = channel.gate
         self.body_bytes = 0
+        self.max_body_bytes = channel.server.limits.max_body_bytes
 
     def handleContentChunk(self, data: bytes) -> None:
         self.body_bytes += len(data)
-        if self.body_bytes > self.server.limits.max_body_bytes:
+        if self.body_bytes > self.max_body_bytes:
             raise BodyTooLargeError
         super().handleContentChunk(data)
 

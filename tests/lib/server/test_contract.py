@@ -57,7 +57,7 @@ CALLS: list[tuple[Any, str, str]] = [
 ]
 ATTRIBUTES: list[tuple[Any, str]] = [
     (ours.Channel, "MAX_LENGTH maxHeaders totalHeadersSize requestFactory"),
-    (ours.Channel, "_handlingRequest length persistent requests"),
+    (ours.Channel, "_handlingRequest _path length persistent requests"),
     (ours.Request, "_response_started requestHeaders responseHeaders startedWriting transport"),
     (ours.Socket, "CLOSE_STATUS_CODE_INTERNAL_ERROR CONFIG_ATTRS STATE_CONNECTING STATE_OPEN"),
     (ours.Socket, "failedByMe last_ping message_data state"),

@@ -45,6 +45,21 @@ def test_larger_body_is_refused_before_the_application(start: Start):
     assert server.state()["requests"] == 0
 
 
+def test_larger_body_reaches_the_address_of_uploads(start: Start):
+    server = start(MAX_BODY_BYTES="100000")
+    assert server.request("POST", "/chats/import/", body=b"x" * 5_000_000)[0] != 413
+    chunks = iter([b"x" * 100_000] * 20)
+    status, _ = server.request(
+        "POST", "/chats/import/?a=b", body=chunks, encode_chunked=True, headers=CHUNKED
+    )
+    assert status != 413
+    with server.raw() as connection:
+        connection.sendall(
+            b"POST /chats/import/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 101000001\r\n\r\n"
+        )
+        assert receive_all(connection).startswith(b"HTTP/1.1 413 ")
+
+
 def test_larger_length_is_refused_before_its_body(server: WebServer):
     with server.raw() as connection:
         connection.sendall(

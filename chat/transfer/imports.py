@@ -1,0 +1,441 @@
+"""Importing chats from a file: its upload, the job that stores them, and the clock's care for both.
+
+A conversation is stored in one transaction, or not at all. It is found again by its id in the file, or by
+the digest of its messages. The ids of messages are made from their content (`message_ids`), so another import
+adds only those that are new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import django_rq
+import redis
+from django.conf import settings
+from django.db import DataError, IntegrityError, transaction
+from django.db.models import F
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from rq.queue import Queue
+
+from chat.conversations import lifecycle, search_index
+from chat.errors import ChatError
+from chat.models import Assistant, ChatImport, Conversation, ImportedChat, new_id
+from chat.rendering.document import to_html
+from chat.streaming import user_channel
+from chat.transfer import formats, reader, tree
+from chat.transfer.reader import TooLarge, Unreadable
+from chatproject.lib import log_context, private_files
+from chatproject.lib.db import prepared
+from chatproject.lib.redis.clients import sync_client
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+logger = logging.getLogger(__name__)
+
+JOB = "chat.transfer.jobs.run_import"
+JOB_SECONDS = 3_600
+ATTEMPTS = 3
+LOST_AFTER = timedelta(minutes=3)  # without progress: its worker died, or its job was lost
+ROWS_KEPT = timedelta(days=30)
+MAX_NOTES = 100
+ANNOUNCED = (
+    40  # conversations that the user's pages add to their lists; others come with the next page
+)
+BATCH = 200  # rows of one statement
+
+Status = ChatImport.Status
+
+
+class Superseded(Exception):
+    """Another attempt at the import has begun, or the import was deleted."""
+
+
+# --- The upload -------------------------------------------------------------------------------
+
+
+def start(*, user: User, file_name: str, size: int, chunks: Iterable[bytes]) -> ChatImport:
+    """Store an uploaded file and enqueue its import.
+
+    Raises ChatError `limit_reached` for a file of more than IMPORT_MAX_BYTES, and `run_active` while
+    another import of the user goes on, `unavailable` if the file cannot be stored.
+    """
+    if size > settings.IMPORT_MAX_BYTES:
+        raise ChatError(
+            "limit_reached",
+            _("The file is larger than %(most)d MB. Unpack an archive and upload its JSON file.")
+            % {"most": settings.IMPORT_MAX_BYTES // 1_000_000},
+        )
+    try:
+        name = private_files.store(chunks)
+    except OSError as error:
+        logger.exception("an upload could not be stored in PRIVATE_ROOT")
+        raise ChatError(
+            "unavailable", _("The file could not be stored. Try again later.")
+        ) from error
+    try:
+        made = ChatImport.objects.create(
+            owner=user, file=name, file_name=file_name[:255], size=size, beat_at=timezone.now()
+        )
+    except IntegrityError as error:
+        private_files.remove(name)
+        raise ChatError(
+            "run_active",
+            _("Another import is not finished. Wait for its end, then upload the file."),
+        ) from error
+    try:
+        _enqueue(made.pk, 0)
+    except redis.RedisError as error:
+        logger.warning("import %s is left to the clock: %s", made.pk, error)
+    return made
+
+
+def newest(user: User) -> ChatImport | None:
+    """Return the user's last import."""
+    return ChatImport.objects.filter(owner=user).first()
+
+
+def _enqueue(import_id: UUID, attempt: int) -> None:
+    _queue().enqueue_call(
+        func=JOB,
+        kwargs={"import_id": str(import_id), "attempt": attempt},
+        timeout=JOB_SECONDS,
+        meta=log_context.carried(),
+        description=f"import {import_id}, attempt {attempt + 1}",
+    )
+
+
+@cache
+def _queue() -> Queue:
+    # "auto" enqueues at once: this module calls it after the commit.
+    return django_rq.get_queue("low", commit_mode="auto", connection=sync_client())
+
+
+# --- The job ----------------------------------------------------------------------------------
+
+
+class Progress:
+    """Writes the progress of an attempt into the row, at most once a second."""
+
+    def __init__(self, import_id: UUID, attempt: int) -> None:
+        self._rows = ChatImport.objects.filter(pk=import_id, status=Status.RUNNING, attempt=attempt)
+        self._due = 0.0
+        self._percent = 0
+
+    def read(self, percent: int) -> None:
+        """Record how much of the file was read. Raises Superseded."""
+        self._percent = percent
+        self.beat()
+
+    def beat(self) -> None:
+        """Record that the attempt goes on. Raises Superseded."""
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + 1
+            self.change(percent=self._percent, beat_at=timezone.now())
+
+    def change(self, **fields: Any) -> None:
+        """Change the row of the attempt. Raises Superseded."""
+        if not self._rows.update(**fields):
+            raise Superseded
+
+
+def run(import_id: UUID, attempt: int) -> None:
+    """Store the chats of an upload, unless another job has claimed this attempt."""
+    now = timezone.now()
+    claimed = ChatImport.objects.filter(pk=import_id, attempt=attempt, status=Status.QUEUED).update(
+        status=Status.RUNNING,
+        attempt=attempt + 1,
+        beat_at=now,
+        percent=0,
+        known=0,
+        skipped=0,
+        notes=[],
+    )
+    if not claimed:
+        return
+    one = ChatImport.objects.select_related("owner").get(pk=import_id)
+    progress = Progress(import_id, one.attempt)
+    try:
+        error = _store_all(one, progress)
+        # Chats that an earlier attempt at this import has stored are not counted twice.
+        again = one.added + one.updated
+        one.refresh_from_db(fields=["known"])
+        progress.change(
+            known=max(0, one.known - again),
+            status=Status.FAILED if error else Status.DONE,
+            error=error,
+            percent=100,
+            ended_at=timezone.now(),
+        )
+    except Superseded:
+        logger.info("import %s was left to another attempt", import_id)
+        return
+    private_files.remove(one.file)
+
+
+def _store_all(one: ChatImport, progress: Progress) -> str:
+    """Store the chats of a file; return the sentence about a file that could not be read to its end."""
+    assistant = lifecycle.default_assistant() or Assistant.objects.first()
+    if assistant is None:
+        return _("There is no model yet. Import the file again when there is one.")
+    made: list[Conversation] = []
+    is_known_kind = False
+    error = ""
+    try:
+        for document in reader.read(private_files.path(one.file), progress.read):
+            is_known_kind |= _store_one(one, document, assistant, made, progress)
+    except Unreadable as unreadable:
+        error = str(unreadable)
+    except FileNotFoundError:
+        error = _("The uploaded file was removed. Upload it again.")
+    if not is_known_kind and not error:
+        error = _(
+            "The file has no chats of a known kind. Choose an export of ChatGPT, Claude, LibreChat,"
+            " Open WebUI or Parley."
+        )
+    for conversation in made:
+        user_channel.announce_conversation(conversation)
+    return error
+
+
+def _store_one(
+    one: ChatImport,
+    document: Any,
+    assistant: Assistant,
+    made: list[Conversation],
+    progress: Progress,
+) -> bool:
+    """Store a conversation, or note why not; return whether it is of a known kind."""
+    title = ""
+    try:
+        if isinstance(document, TooLarge):
+            title = document.title
+            raise Unreadable(_("It is too large."))
+        if isinstance(document, dict):
+            title = str(document.get("title") or document.get("name") or "")
+        chat = formats.convert(document)
+        if chat is None:
+            return False
+        count, conversation = _store(one, chat, tree.build(chat), assistant, progress)
+        progress.change(**{count: F(count) + 1})
+        if conversation is not None:
+            made.append(conversation)
+            made.sort(key=lambda each: each.updated_at, reverse=True)
+            del made[ANNOUNCED:]
+    except Unreadable as unreadable:
+        _note(one, title, str(unreadable), progress)
+        progress.change(skipped=F("skipped") + 1)
+    except (DataError, TypeError, ValueError, KeyError, AttributeError, RecursionError):
+        logger.exception("a chat of import %s could not be stored", one.pk)
+        _note(one, title, _("It has an unexpected form."), progress)
+        progress.change(skipped=F("skipped") + 1)
+    return True
+
+
+def _note(one: ChatImport, title: str, sentence: str, progress: Progress) -> None:
+    if len(one.notes) < MAX_NOTES:
+        one.notes.append([tree.ODD.sub("\ufffd", title)[:100] or _("Chat"), sentence])
+        progress.change(notes=one.notes)
+
+
+# --- One conversation -------------------------------------------------------------------------
+
+
+def _store(
+    one: ChatImport, chat: formats.Chat, found: tree.Tree, assistant: Assistant, progress: Progress
+) -> tuple[str, Conversation | None]:
+    """Store the messages that are new; return the counter that it belongs to, and a changed conversation."""
+    digest = digest_of(found)
+    source_id = tree.ODD.sub("\ufffd", chat.source_id)[:200] or f"digest:{digest}"
+    origin = (
+        ImportedChat.objects.select_related("conversation")
+        .filter(owner=one.owner, source=chat.source, source_id=source_id)
+        .first()
+    )
+    if chat.source == "parley" and _is_own(one, source_id):
+        return "known", None
+    earlier = origin.conversation if origin and origin.conversation.deleted_at is None else None
+    if earlier is not None and origin is not None and origin.digest == digest:
+        return "known", None
+    conversation = earlier or _conversation(one, chat, found, assistant)
+    ids = message_ids(conversation.pk, found, chat)
+    rows = []
+    for id, message in zip(ids, found.messages, strict=True):
+        rows.append(_row(conversation, ids, id, message, chat))
+        progress.beat()
+    with transaction.atomic():
+        if earlier is None:
+            conversation.save(force_insert=True)
+            Conversation.objects.filter(pk=conversation.pk).update(
+                created_at=chat.created or conversation.updated_at
+            )
+        else:
+            conversation = Conversation.objects.with_lock().get(pk=conversation.pk)
+        count = sum(_insert(INSERT, rows[at : at + BATCH]) for at in range(0, len(rows), BATCH))
+        thoughts = [
+            (id, message.reasoning)
+            for id, message in zip(ids, found.messages, strict=True)
+            if message.reasoning
+        ]
+        for at in range(0, len(thoughts), BATCH):
+            _insert(INSERT_REASONING, thoughts[at : at + BATCH])
+        texts = [
+            (id, message.text)
+            for id, message in zip(ids, found.messages, strict=True)
+            if message.text
+        ]
+        for at in range(0, len(texts), BATCH):
+            search_index.add(texts[at : at + BATCH])
+        # A branch that the user has chosen or continued here stays.
+        if conversation.leaf_id is None or conversation.leaf_id in ids:
+            conversation.leaf_id = ids[found.leaf]
+            Conversation.objects.filter(pk=conversation.pk).update(leaf=conversation.leaf_id)
+        ImportedChat.objects.update_or_create(
+            owner=one.owner,
+            source=chat.source,
+            source_id=source_id,
+            defaults={"digest": digest, "conversation": conversation},
+        )
+    if found.cut:
+        sentence = _("%(count)d messages were cut after %(most)s characters.")
+        _note(
+            one,
+            conversation.name,
+            sentence % {"count": found.cut, "most": f"{tree.TEXT_CHARACTERS:,}"},
+            progress,
+        )
+    if earlier is None:
+        return "added", conversation
+    return ("updated", conversation) if count else ("known", None)
+
+
+def _is_own(one: ChatImport, source_id: str) -> bool:
+    """Whether a conversation that was exported here still exists."""
+    try:
+        mine = Conversation.objects.not_deleted().filter(pk=UUID(source_id), owner=one.owner)
+    except ValueError:
+        return False
+    return bool(mine.exists())
+
+
+def _conversation(
+    one: ChatImport, chat: formats.Chat, found: tree.Tree, assistant: Assistant
+) -> Conversation:
+    line = " ".join(tree.ODD.sub("\ufffd", chat.title).split())
+    times = [message.created for message in found.messages if message.created]
+    updated = chat.updated or max(times, default=None) or chat.created or one.created_at
+    return Conversation(
+        id=new_id(),
+        owner=one.owner,
+        assistant=assistant,
+        title=line[:100] or lifecycle.first_title(found.messages[0].text.strip() or "…"),
+        titled_by=Conversation.TitledBy.PERSON,
+        updated_at=updated,
+        archived_at=updated if chat.archived else None,
+    )
+
+
+def digest_of(found: tree.Tree) -> str:
+    """Return the digest of all messages of a conversation."""
+    digest = hashlib.blake2b(digest_size=32)
+    for message in found.messages:
+        digest.update(
+            f"{message.node.id}\0{message.parent}\0{message.role}\0".encode(errors="replace")
+        )
+        digest.update(f"{message.text}\0{message.reasoning}\0".encode())
+    return digest.hexdigest()
+
+
+# The first possible time of messages without one: any fixed time, as ids must not depend on the import.
+UNDATED = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def message_ids(conversation_id: UUID, found: tree.Tree, chat: formats.Chat) -> list[UUID]:
+    """Return ids of version 7: the time, and a hash of the conversation, the message and its ancestors.
+
+    Each is greater than its parent's, and the same in another import of the same messages.
+    """
+    ids: list[UUID] = []
+    for message in found.messages:
+        above = ids[message.parent] if message.parent is not None else None
+        created = message.created or chat.created or UNDATED
+        milliseconds = int(created.timestamp() * 1000)
+        if above is not None:
+            milliseconds = max(milliseconds, (above.int >> 80) + 1)
+        content = f"{message.node.id}\0{message.role}\0{message.text}".encode(errors="replace")
+        key = (above or conversation_id).bytes
+        digest = hashlib.blake2b(content, key=key, digest_size=10).digest()
+        bits = (milliseconds << 80) | int.from_bytes(digest, "big")
+        bits = bits & ~(0xF << 76) | (7 << 76)
+        ids.append(UUID(int=bits & ~(0b11 << 62) | (0b10 << 62)))
+    return ids
+
+
+def _row(
+    conversation: Conversation,
+    ids: Sequence[UUID],
+    id: UUID,
+    message: tree.Placed,
+    chat: formats.Chat,
+) -> tuple[Any, ...]:
+    is_reply = message.role == "assistant"
+    return (
+        id,
+        conversation.pk,
+        ids[message.parent] if message.parent is not None else None,
+        message.role,
+        message.node.status if is_reply else "done",
+        message.text,
+        to_html(message.text) if is_reply and message.text else "",
+        message.created or chat.created or conversation.updated_at,
+    )
+
+
+INSERT = """
+INSERT INTO chat_message (id, conversation_id, parent_id, role, status, text, html, created_at)
+SELECT * FROM unnest(
+  %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[]
+) ON CONFLICT (id) DO NOTHING
+"""
+
+INSERT_REASONING = """
+INSERT INTO chat_messagepart (message_id, position, kind, data)
+SELECT id, 0, 'reasoning', json_build_object('text', thoughts)
+FROM unnest(%s::uuid[], %s::text[]) AS one(id, thoughts)
+ON CONFLICT (message_id, position) DO NOTHING
+"""
+
+
+def _insert(sql: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    return prepared.change(sql, [list(column) for column in zip(*rows, strict=True)])
+
+
+# --- The clock --------------------------------------------------------------------------------
+
+
+def resume(now: datetime) -> None:
+    """Enqueue imports again whose job or worker was lost; remove old files and rows.
+
+    Raises redis.RedisError while the queue is unreachable.
+    """
+    lost = ChatImport.objects.filter(status__in=ChatImport.ACTIVE, beat_at__lt=now - LOST_AFTER)
+    for one in lost:
+        same = ChatImport.objects.filter(pk=one.pk, status=one.status, attempt=one.attempt)
+        if one.attempt >= ATTEMPTS:
+            sentence = _(
+                "The import was interrupted. Upload the file again: it goes on from there."
+            )
+            if same.update(status=Status.FAILED, error=sentence, ended_at=now):
+                private_files.remove(one.file)
+        elif same.update(status=Status.QUEUED, beat_at=now):
+            _enqueue(one.pk, one.attempt)
+    ChatImport.objects.filter(ended_at__lt=now - ROWS_KEPT).delete()
+    private_files.sweep()

@@ -1,0 +1,242 @@
+"""Reads the conversations of an uploaded file one at a time, within a bound of memory.
+
+The file is JSON, or a zip archive with JSON in it. The text is decoded leniently; a conversation that is too
+large is left out while the others are read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import ijson
+import ijson.common
+from django.utils.translation import gettext as _
+
+CHAT_CHARACTERS = 20_000_000  # of the texts of one conversation
+CHAT_VALUES = 1_000_000  # values and keys of one conversation
+STRING_BYTES = 32_000_000  # of one text
+JSON_BYTES = 1_000_000_000  # of all JSON in an archive
+DIRECTORY_BYTES = 10_000_000  # of an archive's list of files
+CHUNK = 65_536
+LISTS = ("conversations", "chats")  # keys of an object that holds a list of conversations
+
+
+class Unreadable(Exception):
+    """A file, or a conversation of it, that cannot be read; `str` is a sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """A conversation that exceeds a bound."""
+
+    title: str
+
+
+def read(path: Path, progress: Callable[[int], None]) -> Iterator[Any]:
+    """Yield the conversations of a file, unchecked, or TooLarge in place of one.
+
+    `progress` is called often, with the percentage that has been read. Raises Unreadable, also after some
+    conversations.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        is_archive = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+        file.seek(0)
+        if is_archive:
+            yield from _read_archive(file, progress)
+        elif size == 0:
+            raise Unreadable(_("The file is empty. Choose another one."))
+        else:
+            yield from _read_json(Utf8(file, size, progress))
+
+
+def _read_archive(file: IO[bytes], progress: Callable[[int], None]) -> Iterator[Any]:
+    _check_directory(file)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [one for one in archive.infolist() if one.filename.lower().endswith(".json")]
+            if sum(one.file_size for one in members) > JSON_BYTES:
+                raise Unreadable(_("The archive is too large when it is unpacked."))
+            if not members:
+                raise Unreadable(_("The archive has no JSON file. Choose an export of chats."))
+            total = sum(one.file_size for one in members) or 1
+            before = 0
+            unreadable: Unreadable | None = None
+            for member in members:
+                with archive.open(member) as unpacked:
+                    # Not more than it announces, whatever its data unpack to.
+                    text = Utf8(unpacked, total, progress, before, member.file_size)
+                    try:
+                        yield from _read_json(text)
+                    except Unreadable as error:
+                        unreadable = unreadable or error  # the others are read all the same
+                before += member.file_size
+            if unreadable is not None:
+                raise unreadable
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
+        raise Unreadable(_("The archive is damaged. Download it again.")) from error
+    except RuntimeError as error:  # of zipfile, for a password
+        raise Unreadable(_("The archive has a password. Unpack it and upload the JSON.")) from error
+
+
+def _check_directory(file: IO[bytes]) -> None:
+    """Raise Unreadable for an archive whose list of files would fill the memory."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 65_600))
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    file.seek(0)
+    if at < 0 or b"PK\x06\x07" in tail[max(0, at - 20) : at]:
+        raise Unreadable(_("The archive is damaged. Download it again."))
+    if int.from_bytes(tail[at + 12 : at + 16], "little") > DIRECTORY_BYTES:
+        raise Unreadable(_("The archive has too many files. Unpack it and upload the JSON."))
+
+
+# A quotation mark that ends a text, except after a backslash.
+QUOTE = re.compile(rb'(?<!\\)"')
+
+
+class Utf8:
+    """A file in UTF-8 or UTF-16, as valid UTF-8 for the parser; bounds the length of a text in it."""
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        total: int,
+        progress: Callable[[int], None],
+        before: int = 0,
+        most: int | None = None,
+    ) -> None:
+        self._file, self._total, self._progress = file, total, progress
+        self._read, self._left = before, most
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._since_quote = 0
+
+    def read(self, _size: int = -1) -> bytes:
+        """Return the next part; empty at the end. The parser asks with 0 first, to see the type."""
+        if _size == 0:
+            return b""
+        text = ""
+        while not text:
+            raw = self._file.read(CHUNK)
+            if self._decoder is None:
+                utf16 = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+                self._decoder = codecs.getincrementaldecoder("utf-16" if utf16 else "utf-8-sig")(
+                    "replace"
+                )
+            self._read += len(raw)
+            if self._left is not None:
+                self._left -= len(raw)
+                if self._left < 0:
+                    raise Unreadable(_("The archive is damaged. Download it again."))
+            self._progress(min(99, 100 * self._read // self._total))
+            text = self._decoder.decode(raw, final=not raw)
+            if not raw:
+                break
+        data = text.encode(errors="replace")
+        quotes = [match.end() for match in QUOTE.finditer(data)]
+        self._since_quote = len(data) - quotes[-1] if quotes else self._since_quote + len(data)
+        if self._since_quote > STRING_BYTES:
+            raise Unreadable(_("The file has a text that is too long to be read."))
+        return data
+
+
+def _read_json(text: Utf8) -> Iterator[Any]:
+    events = ijson.basic_parse(text, buf_size=CHUNK, use_float=True)
+    try:
+        event, _value = next(events)
+        if event == "start_array":
+            yield from _items(events)
+        elif event == "start_map":
+            yield from _from_object(events)
+        else:
+            raise Unreadable(_("The file has no chats. Choose an export of chats."))
+        for _rest in events:
+            pass  # raises for anything after the end
+    except (ijson.common.JSONError, StopIteration, ValueError, OverflowError) as error:
+        raise Unreadable(
+            _("The file is not valid JSON, or is cut off. Download it again.")
+        ) from error
+
+
+def _items(events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
+    """Yield the items of a list, up to its end."""
+    for event, value in events:
+        if event == "end_array":
+            return
+        yield _build(events, event, value)
+
+
+def _from_object(events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
+    """Yield the conversations of a list in an object; without such a list the object itself."""
+    others: dict[str, Any] = {}
+    has_list = False
+    for event, key in events:
+        if event == "end_map":
+            break
+        event, value = next(events)
+        if key in LISTS and event == "start_array":
+            has_list = True
+            yield from _items(events)
+        else:
+            others[key] = _build(events, event, value)
+    if not has_list:
+        large = [one for one in others.values() if isinstance(one, TooLarge)]
+        yield TooLarge(_title(others)) if large or len(others) > CHAT_VALUES else others
+
+
+def _build(events: Iterator[tuple[str, Any]], event: str, value: Any) -> Any:
+    """Return the value that begins with an event; TooLarge for one beyond the bounds, read to its end."""
+    root: list[Any] = []
+    stack: list[list[Any] | dict[str, Any]] = [root]
+    keys: list[str] = [""]
+    characters = values = 0
+    title = ""
+    depth = 0
+    while True:
+        if event == "map_key":
+            if stack:
+                keys[-1] = value
+            characters += len(value)
+        elif event in ("end_map", "end_array"):
+            depth -= 1
+            if stack:
+                stack.pop()
+                keys.pop()
+        else:
+            is_opening = event in ("start_map", "start_array")
+            made: Any = ({} if event == "start_map" else []) if is_opening else value
+            if isinstance(value, str):
+                characters += len(value)
+                if depth == 1 and keys and keys[-1] in ("title", "name"):
+                    title = value[:200]
+            values += 1
+            if stack:
+                parent = stack[-1]
+                if isinstance(parent, dict):
+                    parent[keys[-1]] = made
+                else:
+                    parent.append(made)
+            if is_opening:
+                depth += 1
+                if stack:
+                    stack.append(made)
+                    keys.append("")
+        if stack and (characters > CHAT_CHARACTERS or values > CHAT_VALUES):
+            stack, keys = [], []  # the rest is read and forgotten
+            root.clear()
+        if depth == 0:
+            return root[0] if root else TooLarge(title)
+        event, value = next(events)
+
+
+def _title(document: dict[str, Any]) -> str:
+    title = document.get("title") or document.get("name")
+    return title[:200] if isinstance(title, str) else ""
