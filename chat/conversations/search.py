@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from django.db import connection
 from django.utils.translation import gettext as _
 
 from chat.conversations import search_words
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 MAX_CHARACTERS = 200  # of a query
 MAX_HITS = 30  # conversations of one result
 MIN_PART = 3  # characters of a part of a word: a trigram
+NEWEST = 1_000  # messages among which a frequent word is found
 RANKED = 100  # of the matching messages, the newest
 SCANNED = 5_000  # of the messages, the newest, for parts of words without the index of trigrams
 BEFORE, AFTER = 60, 140  # characters of a snippet
@@ -36,14 +36,27 @@ FROM unnest(%(words)s::text[]) AS word, unnest(%(languages)s::regconfig[]) AS la
 GROUP BY word
 """
 
-# The newest matches are ranked: so many of a frequent word cost the same as of a rare one.
-WORDS = """
-WITH found AS (
-  SELECT message_id, vector FROM chat_searchentry
-  WHERE owner_id = %(owner)s AND vector @@ %(query)s::tsquery
-  ORDER BY owner_id, message_id DESC LIMIT %(ranked)s
+# A frequent word is found among the newest messages, read one by one; only for a rarer one all matches are
+# read, by the index of words or trigrams. So none of them costs much, and Postgres need not guess: its
+# estimates for words are far off. BETWEEN keeps it from the order of the primary key, in which other users'
+# messages would be read as well; OFFSET 0 separates the reading of an index from the order.
+FOUND = """
+WITH newest AS (
+  SELECT message_id, vector, text FROM chat_searchentry
+  WHERE owner_id BETWEEN %(owner)s AND %(owner)s
+  ORDER BY owner_id, message_id DESC LIMIT {newest}
+), frequent AS MATERIALIZED (
+  SELECT message_id, vector FROM newest AS entry WHERE {matches} LIMIT %(ranked)s
+), found AS (
+  SELECT message_id, vector FROM frequent
+  WHERE {is_enough}
+  UNION ALL
+  (SELECT message_id, vector FROM (
+    SELECT message_id, vector FROM chat_searchentry AS entry
+    WHERE NOT {is_enough} AND owner_id = %(owner)s AND {matches} OFFSET 0
+  ) AS rare ORDER BY message_id DESC LIMIT %(ranked)s)
 ), ranked AS (
-  SELECT message_id, ts_rank(vector, %(query)s::tsquery, 1) AS rank FROM found
+  SELECT message_id, {rank} AS rank FROM found
 )
 SELECT entry.message_id, entry.text, conversation.id, conversation.title,
   conversation.updated_at, conversation.archived_at IS NOT NULL
@@ -52,24 +65,17 @@ JOIN chat_conversation AS conversation ON conversation.id = entry.conversation_i
 WHERE conversation.deleted_at IS NULL
 ORDER BY rank DESC, message_id DESC LIMIT %(most)s
 """
-
-# Parts of words: by the index of trigrams, or of the newest messages.
-PARTS = """
-SELECT entry.message_id, entry.text, conversation.id, conversation.title,
-  conversation.updated_at, conversation.archived_at IS NOT NULL
-FROM {entries} AS entry
-JOIN chat_conversation AS conversation ON conversation.id = entry.conversation_id
-WHERE entry.owner_id = %(owner)s AND entry.text ILIKE %(pattern)s
-  AND conversation.deleted_at IS NULL
-ORDER BY entry.owner_id, entry.message_id DESC LIMIT %(most)s
-"""
-BY_TRIGRAMS = PARTS.format(entries="chat_searchentry")
-BY_SCAN = PARTS.format(
-    entries="""(
-  SELECT * FROM chat_searchentry WHERE owner_id = %(owner)s
-  ORDER BY owner_id, message_id DESC LIMIT %(scanned)s
-)"""
+ENOUGH = "(SELECT count(*) >= %(most)s FROM frequent)"
+PART = "entry.text ILIKE %(pattern)s"
+BY_WORDS = FOUND.format(
+    newest=NEWEST,
+    matches="entry.vector @@ %(query)s::tsquery",
+    is_enough=ENOUGH,
+    rank="ts_rank(vector, %(query)s::tsquery, 1)",
 )
+BY_TRIGRAMS = FOUND.format(newest=NEWEST, matches=PART, is_enough=ENOUGH, rank="0")
+# Without the index of trigrams: of the newest messages alone.
+BY_SCAN = FOUND.format(newest=SCANNED, matches=PART, is_enough="true", rank="0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +132,11 @@ def search(user: User, query: str) -> Found:
         "ranked": RANKED,
         "most": 2 * MAX_HITS,  # several may be in one conversation
     }
-    by_words = _by_words(values)
+    by_words = prepared.all(BY_WORDS, values)
     _add(hits, by_words, marker)
     if len(by_words) < values["most"] and len(query) >= MIN_PART:
         escaped = re.sub(r"([%_\\])", r"\\\1", query)
-        values |= {"pattern": f"%{escaped}%", "scanned": SCANNED}
+        values |= {"pattern": f"%{escaped}%"}
         has_trigrams = rows[0][2]
         part = re.compile(re.escape(search_words.fold(query)))
         _add(hits, prepared.all(BY_TRIGRAMS if has_trigrams else BY_SCAN, values), part)
@@ -158,17 +164,6 @@ def _in_titles(user: User, words: list[str]) -> dict[UUID, Hit]:
             *columns
         )[:MAX_HITS]
     }
-
-
-def _by_words(values: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Return the rows of WORDS, planned for these values and not prepared.
-
-    Only by the values can Postgres tell a frequent word, for which it reads the newest messages one by
-    one, from a rare one, for which it reads the index of words: one plan for all took ten times as long.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(WORDS, values)
-        return list(cursor.fetchall())
 
 
 def _add(hits: dict[UUID, Hit], rows: list[tuple[Any, ...]], part: re.Pattern[str]) -> None:
