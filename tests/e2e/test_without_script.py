@@ -61,10 +61,14 @@ def test_stop_rename_and_delete_work(site: Site, browser: Browser):
     browser.click("[data-chat-menu] details summary")
     browser.click("[data-chat-menu] .button-danger")
     wait_until(lambda: browser.path == "/chats/", "the list")
-    assert "Renamed” was deleted" in browser.find(".notices").text
+    assert "was deleted. Removed for good after" in browser.find(".notices").text
     assert site.rows(
         "SELECT deleted_at IS NOT NULL FROM chat_conversation WHERE id = %s", conversation
     ) == [(True,)]
+    browser.click(".notices button")
+    wait_until(lambda: browser.texts(".chats-title") == ["Renamed"], "the deletion is undone")
+    browser.open("/search/?q=renam")
+    wait_until(lambda: browser.texts(".result-title") == ["Renamed"], "it is found")
 
 
 def test_prompt_and_regeneration_work(site: Site, browser: Browser):
