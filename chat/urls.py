@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from chat.web.views import chats, conversations, messages, runs, search, settings, transfer
+from chat.web.views import chats, conversations, messages, models, runs, search, settings, transfer
 
 app_name = "chat"
 
@@ -19,6 +19,8 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/active-run/", conversations.active_run, name="active_run"),
     path("c/<uuid:conversation_id>/export/", transfer.export, name="export"),
     path("c/<uuid:conversation_id>/print/", transfer.print_page, name="print"),
+    path("models/", models.models, name="models"),
+    path("models/prefer/", models.prefer, name="prefer_model"),
     path("chats/", chats.chats, name="list"),
     path("chats/archive/", chats.archive, name="archive"),
     path("chats/import/", transfer.import_chats, name="import"),

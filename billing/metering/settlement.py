@@ -7,7 +7,7 @@ offered here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -113,6 +113,34 @@ def quote(
     else:
         quoted = _quote_for_payer(account, price, prompt_tokens, max_tokens, fee)
     return replace(quoted, is_limited=is_limited)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A possible run: its price, the tokens of its prompt at most, the cap of its reply, the fee."""
+
+    price: ModelPrice
+    prompt_tokens: int
+    max_tokens: int
+    fee: int = 0
+
+
+def quote_each(*, user_id: int, wanted: Mapping[int, Wanted]) -> dict[int, Quote | Exception]:
+    """Quote several possible runs of a user who pays, with one read of the account.
+
+    A run that would be refused has the refusal instead: AccountFrozen, AccountInDebt or
+    InsufficientCredits.
+    """
+    account = account_of(user_id)
+    quoted: dict[int, Quote | Exception] = {}
+    for key, run in wanted.items():
+        try:
+            quoted[key] = _quote_for_payer(
+                account, run.price, run.prompt_tokens, run.max_tokens, run.fee
+            )
+        except (InsufficientCredits, AccountFrozen, AccountInDebt) as refusal:
+            quoted[key] = refusal
+    return quoted
 
 
 # The price now, the user's account, whether the user is staff and whether any limit applies. One

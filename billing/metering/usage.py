@@ -6,6 +6,7 @@ reports read instead of the records (billing.reports.usage_report).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta
 from uuid import UUID
 
@@ -114,6 +115,13 @@ def typical_output(user_id: int, model: str) -> int:
     return TYPICAL_OUTPUT if mean is None else round(mean)
 
 
+def typical_outputs(user_id: int, models: Iterable[str]) -> dict[str, int]:
+    """Return the `typical_output` of each of several models, in one query."""
+    values = {"user": user_id, "chat": Purpose.CHAT, "ends": list(ENDED_WELL)}
+    means = {model: round(mean) for model, mean in prepared.all(REPLIES_OF_EACH, values)}
+    return {model: means.get(model, TYPICAL_OUTPUT) for model in models}
+
+
 def latest_calls(user: str, columns: str) -> str:
     """Return SQL that selects a user's READ_CALLS latest calls, and reads no other rows.
 
@@ -135,6 +143,15 @@ SELECT avg(output_tokens) FROM (
   WHERE model = %(model)s AND purpose = %(chat)s AND finish = ANY(%(ends)s)
   ORDER BY created_at DESC LIMIT 20
 ) AS replies
+"""  # noqa: S608 # of names alone
+
+
+REPLIES_OF_EACH = f"""
+SELECT model, avg(output_tokens) FROM (
+  SELECT model, output_tokens, row_number() OVER (PARTITION BY model ORDER BY created_at DESC) AS place
+  FROM ({latest_calls("%(user)s", "created_at, model, purpose, finish, output_tokens")}) AS calls
+  WHERE purpose = %(chat)s AND finish = ANY(%(ends)s)
+) AS replies WHERE place <= 20 GROUP BY model
 """  # noqa: S608 # of names alone
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -13,7 +13,7 @@ from chat.conversations.path import path_to_root
 from chat.llm.quirks import Quirks
 from chat.llm.thoughts import PARTS_OF_CLOSINGS, split_thoughts
 from chat.llm.tokens import TEMPLATE_TOKENS, count_tokens, token_upper_bound, typical_tokens
-from chat.models import Message, Run
+from chat.models import LanguageModel, Message, Run
 from chatproject.lib.db import prepared
 
 CHUNK = 50  # messages of one walk for a prompt; most prompts need no second one
@@ -27,6 +27,13 @@ SELECT role, text, parent_id FROM path ORDER BY depth
 FIRST_CHUNK = f"""
 ({path_to_root("run.message_id", CHUNK, "role", "text")}
   SELECT json_agg(json_build_array(role, text, parent_id) ORDER BY depth) FROM path)
+"""  # noqa: S608 # of names alone
+
+# For the prompts of several models: one walk, whatever their windows.
+LONGEST_PATH = 2_000
+WHOLE_PATH = f"""
+{path_to_root("%s", LONGEST_PATH, "role", "text")}
+SELECT role, text, parent_id FROM path ORDER BY depth
 """  # noqa: S608 # of names alone
 
 SMALLEST_REPLY = 16  # tokens
@@ -108,6 +115,27 @@ def build(run: Run, *, within: int | None = None) -> Prompt:
         size=used,
         is_single=is_single,
     )
+
+
+def build_each(run: Run, models: Iterable[LanguageModel]) -> dict[int, Prompt]:
+    """Return the prompts of a made-up run, by the keys of the models that it could have; one query.
+
+    Neither the reply nor the message that it answers is stored. At most LONGEST_PATH messages are read.
+    """
+    asked = run.message.parent
+    assert asked is not None
+    if asked.parent_id is not None:
+        rows = prepared.all(WHOLE_PATH, [asked.parent_id])
+        run.newest = [*rows[:-1], (*rows[-1][:2], None)]  # the walk ends with them
+    of_sizes: dict[tuple[int, int], Prompt] = {}
+    found: dict[int, Prompt] = {}
+    for run.model in models:
+        model = run.model
+        sizes = (model.context_tokens, Quirks.of(model.quirks).lower(model.max_output_tokens))
+        if sizes not in of_sizes:
+            of_sizes[sizes] = build(run)
+        found[model.pk] = of_sizes[sizes]
+    return found
 
 
 def continues(run: Run) -> bool:

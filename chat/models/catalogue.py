@@ -386,6 +386,11 @@ class LanguageModel(models.Model):
         return "temperature" not in self.quirks
 
     @property
+    def context_thousands(self) -> int:
+        """The context window in thousands of tokens, as pages write it."""
+        return max(1, self.context_tokens // 1_000)
+
+    @property
     def offered_efforts(self) -> list[str]:
         """The reasoning efforts that users may choose, without values that no request can have."""
         return [one for one in texts_in(self.efforts) if one in EFFORTS]

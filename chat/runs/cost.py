@@ -17,10 +17,11 @@ from msgspec.structs import asdict
 from billing import credits
 from billing.metering import limits, pricing, settlement, usage
 from billing.metering.settlement import AccountFrozen, AccountInDebt, InsufficientCredits
+from billing.models import ModelPrice
 from chat import access
-from chat.conversations import lifecycle, prompt_builder
+from chat.conversations import lifecycle, offers, prompt_builder
 from chat.errors import ChatError, Missing
-from chat.models import Assistant, Message, Run
+from chat.models import Assistant, LanguageModel, Message, Run
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -130,9 +131,33 @@ class Estimate:
         return f"About {credits.show(self.usual)}, at most {credits.show(self.most)} credits"
 
 
-def estimate(*, user: User, text: str, conversation_id: UUID | None = None) -> Estimate | None:
+def estimate(
+    *, user: User, text: str, conversation_id: UUID | None = None, model_id: int | None = None
+) -> Estimate | None:
     """Estimate the cost of a message before it is sent; None where messages are free.
 
+    `model_id` names another model than the one that the message would have. Raises ChatError `not_found`
+    or `model_unavailable`.
+    """
+    if conversation_id is None:
+        assistant, parent = lifecycle.default_assistant(user), None
+        key = getattr(assistant, "preferred_model_id", None)
+        model = offers.preferred(user, key) if model_id is None else None
+    else:
+        conversation = access.conversation(user, conversation_id)
+        assistant, parent = conversation.assistant, conversation.leaf
+        model = conversation.model
+    if model_id is not None:
+        model = offers.chosen(user, model_id)
+    return _estimate(user, assistant, parent, text, model)
+
+
+def estimate_each(
+    *, user: User, text: str, conversation_id: UUID | None = None
+) -> dict[int, Estimate]:
+    """Estimate the cost of a message with each model that a user may choose, by their keys.
+
+    Empty where messages are free. The number of queries does not depend on the number of models.
     Raises ChatError `not_found`.
     """
     if conversation_id is None:
@@ -140,39 +165,86 @@ def estimate(*, user: User, text: str, conversation_id: UUID | None = None) -> E
     else:
         conversation = access.conversation(user, conversation_id)
         assistant, parent = conversation.assistant, conversation.leaf
-    return _estimate(user, assistant, parent, text)
+    if assistant is None or not settings.BILLING or settlement.is_free(is_staff=user.is_staff):
+        return {}
+    found = {one.model.pk: one for one in offers.offered(user)}
+    fee = assistant.message_fee
+    run = _made_up(user, assistant, parent, text)
+    prompts = prompt_builder.build_each(run, [one.model for one in found.values()])
+    wanted = {
+        key: settlement.Wanted(
+            one.price, prompts[key].token_upper_bound, prompts[key].max_tokens, fee
+        )
+        for key, one in found.items()
+        if one.price is not None
+    }
+    outputs = usage.typical_outputs(user.pk, {one.price.model for one in wanted.values()})
+    estimates = {}
+    for key, quoted in settlement.quote_each(user_id=user.pk, wanted=wanted).items():
+        if isinstance(quoted, settlement.Quote):
+            price, tokens = wanted[key].price, prompts[key].tokens
+            output = min(outputs[price.model], quoted.max_tokens)
+            estimates[key] = _priced(price, tokens, output, quoted, fee)
+        else:
+            estimates[key] = Estimate(problem=refusal(quoted).message)
+    return estimates
 
 
-def usual_cost(*, user: User, assistant: Assistant | None) -> str:
-    """Return the usual cost of one of an assistant's suggestions as pages write it; "" if free."""
+def _priced(
+    price: ModelPrice, prompt_tokens: int, output: int, quoted: settlement.Quote, fee: int
+) -> Estimate:
+    note = SHORTENED.format(tokens=quoted.max_tokens) if quoted.shortened else ""
+    tokens = pricing.Tokens(input=prompt_tokens, output=output)
+    return Estimate(pricing.cost(price, tokens, fee=fee), quoted.amount, note=note)
+
+
+def usual_cost(
+    *, user: User, assistant: Assistant | None, model: LanguageModel | None = None
+) -> str:
+    """Return the usual cost of one of an assistant's suggestions as pages write it; "" if free.
+
+    `model` answers instead of the assistant's.
+    """
     if assistant is None or not assistant.first_questions:
         return ""
-    found = _estimate(user, assistant, None, assistant.first_questions[0])
+    found = _estimate(user, assistant, None, assistant.first_questions[0], model)
     return credits.show(found.usual) if found and found.usual else ""
 
 
 def _estimate(
-    user: User, assistant: Assistant | None, parent: Message | None, text: str
+    user: User,
+    assistant: Assistant | None,
+    parent: Message | None,
+    text: str,
+    chosen: LanguageModel | None = None,
 ) -> Estimate | None:
     if assistant is None or not settings.BILLING or settlement.is_free(is_staff=user.is_staff):
         return None
     settlement.account_of(user.pk)  # opens it, which `quote` could not outside a money transaction
-    # The run as it would be; none of it is stored.
-    sent = Message(parent=parent, role=Message.Role.USER, text=text)
-    reply = Message(parent=sent, role=Message.Role.ASSISTANT)
-    run = Run(message=reply, user=user, assistant=assistant, model=assistant.model)
+    run = _made_up(user, assistant, parent, text, chosen)
     try:
         apply_quote(run)
     except REFUSALS as error:
         return Estimate(problem=refusal(error).message)
-    model = assistant.model.provider_model
+    model = run.model.provider_model
     price = pricing.in_force(model)
-    if price is None or not run.most:
+    if price is None or not run.most or run.quote is None:
         return None
     output = min(usage.typical_output(user.pk, model), run.max_tokens or 0)
-    tokens = pricing.Tokens(input=run.prompt_estimate, output=output)
-    note = SHORTENED.format(tokens=run.max_tokens) if run.shortened else ""
-    return Estimate(pricing.cost(price, tokens, fee=assistant.message_fee), run.most, note=note)
+    return _priced(price, run.prompt_estimate, output, run.quote, assistant.message_fee)
+
+
+def _made_up(
+    user: User,
+    assistant: Assistant,
+    parent: Message | None,
+    text: str,
+    chosen: LanguageModel | None = None,
+) -> Run:
+    """Return the run of a message as it would be; none of it is stored."""
+    sent = Message(parent=parent, role=Message.Role.USER, text=text)
+    reply = Message(parent=sent, role=Message.Role.ASSISTANT)
+    return Run(message=reply, user=user, assistant=assistant, model=chosen or assistant.model)
 
 
 def refusal(error: Exception) -> ChatError:

@@ -11,6 +11,7 @@ from msgspec import UNSET
 from chat.conversations.offers import Choice
 from chat.errors import ChatError
 from chat.models import Conversation, new_id
+from chatproject.lib.http import Request
 
 
 class MessageForm(forms.Form):
@@ -71,6 +72,12 @@ def row_id(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ChatError("model_unavailable")
     return int(text)
+
+
+def posted_model(request: Request) -> int | None:
+    """Return the key of the model that was posted, None without one. Raises ChatError `model_unavailable`."""
+    text = request.POST.get("model", "")
+    return row_id(text) if text else None
 
 
 def _temperature(text: str) -> float | None:

@@ -16,11 +16,12 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 
 from chat import access
-from chat.conversations import lifecycle, listing, offers, transcript
+from chat.conversations import lifecycle, listing, transcript
 from chat.errors import ChatError
 from chat.models import Conversation
 from chat.runs import cost, describe
 from chat.web.forms import MessageForm, new_client_id
+from chat.web.picker import picker
 from chat.web.responses import raise_unless_page, run_json, wants_json, with_status
 from chatproject.lib.http import Request
 
@@ -41,13 +42,17 @@ def new_page(
     request: Request, *, form: MessageForm | None = None, error: ChatError | None = None
 ) -> HttpResponse:
     """Return the page of a new chat."""
-    assistant = lifecycle.default_assistant()
+    assistant = lifecycle.default_assistant(request.user)
+    form = form or new_form()
+    shown = picker(request.user, form, assistant=assistant)
+    model = shown.chosen if shown else None
     context = {
         "conversation": None,
         "conversation_id": NO_ID,
         "assistant": assistant,
-        "usual_cost": cost.usual_cost(user=request.user, assistant=assistant),
-        "form": form or new_form(),
+        "picker": shown,
+        "usual_cost": cost.usual_cost(user=request.user, assistant=assistant, model=model),
+        "form": form,
         "form_action": reverse("chat:create"),
     }
     return chat_page(request, context, error)
@@ -70,6 +75,7 @@ def conversation_page(
     part = transcript.excerpt(conversation, before, message)
     edited = transcript.own_message(conversation, editing)
     shown = [message.pk for message in part.messages]
+    form = form or new_form(edited.text if edited else "")
     context = {
         "conversation": conversation,
         "conversation_id": conversation.id,
@@ -79,7 +85,8 @@ def conversation_page(
         "replaced_by_edit": (
             len(shown) - shown.index(edited.pk) - 1 if edited and edited.pk in shown else None
         ),
-        "form": form or new_form(edited.text if edited else ""),
+        "form": form,
+        "picker": None if part.is_past else picker(request.user, form, conversation=conversation),
         "form_action": (
             reverse("chat:edit", args=[edited.id])
             if edited
@@ -93,7 +100,8 @@ def chat_page(
     request: Request, context: dict[str, Any], error: ChatError | None = None
 ) -> HttpResponse:
     """Render a chat, with the error's sentence and status if there is one."""
-    models = [offer.model for offer in offers.offered(request.user)]
+    shown = context.get("picker")
+    models = [one.model for group in shown.providers for one in group.offers] if shown else []
     context |= {
         "compared_models": models if len(models) > 1 else [],
         "error": error.message if error else "",
@@ -115,9 +123,15 @@ def page_context(request: Request) -> dict[str, Any]:
     }
 
 
-def new_form(text: str = "") -> MessageForm:
-    """Return a form with a new client_id, also for the text of a refused form, as it was not sent."""
-    return MessageForm(initial={"text": text, "client_id": new_client_id()})
+def new_form(text: str = "", refused: MessageForm | None = None) -> MessageForm:
+    """Return a form with a new client_id: with a text, or with text and choice of a refused form."""
+    initial = {"text": text}
+    if refused is not None:
+        names = [
+            name for name in ("text", "model", "effort", "temperature") if name in refused.data
+        ]
+        initial |= {name: refused.cleaned_data[name] for name in names}
+    return MessageForm(initial=initial | {"client_id": new_client_id()})
 
 
 def posted_form(request: Request) -> MessageForm:
@@ -156,7 +170,7 @@ def refused_page(
         request,
         access.conversation(request.user, conversation_id),
         editing=editing,
-        form=new_form(form.cleaned_data["text"]) if form else None,
+        form=new_form(refused=form) if form else None,
         error=error,
     )
 

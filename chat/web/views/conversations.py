@@ -81,7 +81,7 @@ def create(request: Request) -> HttpResponse:
         started = start_posted(form, partial(start.send, user=request.user))
     except ChatError as error:
         raise_unless_page(request, error)
-        return new_page(request, form=new_form(form.cleaned_data["text"]), error=error)
+        return new_page(request, form=new_form(refused=form), error=error)
     return started_response(request, started)
 
 

@@ -19,7 +19,7 @@ from chat import access
 from chat.conversations import branches
 from chat.errors import ChatError
 from chat.runs import cost, describe, start
-from chat.web.forms import new_client_id
+from chat.web.forms import new_client_id, posted_model
 from chat.web.pages import (
     NO_ID,
     new_form,
@@ -77,16 +77,30 @@ def compare(request: Request, conversation_id: UUID) -> HttpResponse:
 @require_POST
 @handles_chat_errors
 def estimate(request: Request) -> HttpResponse:
-    """Estimate the cost of a text as a message of `conversation`, or as the first of a new one."""
+    """Estimate the cost of a text as a message of `conversation`, or as the first of a new one.
+
+    `model` names another model than the chat's; with `each`, `models` has the estimates of all of them.
+    """
     text = request.POST.get("text", "")[: settings.TEXT_MAX_CHARACTERS]
     conversation = request.POST.get("conversation", "")
     try:
         conversation_id = UUID(conversation) if conversation else None
     except ValueError as error:
         raise ChatError("not_found") from error
-    found = cost.estimate(user=request.user, text=text, conversation_id=conversation_id)
-    found = found or cost.Estimate()
-    return JsonResponse({"shown": found.shown, **asdict(found)})
+    if "each" in request.POST:
+        each = cost.estimate_each(user=request.user, text=text, conversation_id=conversation_id)
+        return JsonResponse({"models": {key: _estimate_json(one) for key, one in each.items()}})
+    found = cost.estimate(
+        user=request.user,
+        text=text,
+        conversation_id=conversation_id,
+        model_id=posted_model(request),
+    )
+    return JsonResponse(_estimate_json(found or cost.Estimate()))
+
+
+def _estimate_json(estimate: cost.Estimate) -> dict[str, object]:
+    return {"shown": estimate.shown, **asdict(estimate)}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -96,7 +110,13 @@ def regenerate(request: Request, message_id: UUID) -> HttpResponse:
     reply = access.message(request.user, message_id)
     if request.method != "POST":
         return redirect("chat:conversation", reply.conversation_id)
-    return _again(request, start.regenerate, message_id, _client_id(request))
+    client_id = _client_id(request)
+    model_id = posted_model(request)
+    if model_id is None:
+        return _again(request, start.regenerate, message_id, client_id)
+    # Another button of the same page asks another model.
+    begin = partial(start.regenerate, model_id=model_id)
+    return _again(request, begin, message_id, f"{client_id[:40]}.{model_id}")
 
 
 def _client_id(request: Request) -> str:

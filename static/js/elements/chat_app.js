@@ -55,6 +55,9 @@ export class ChatApp extends HTMLElement {
     this.addEventListener("chat:resume", ({ detail }) => this.#resume(detail));
     this.addEventListener("chat:announce", ({ detail }) => this.#announce(detail));
     this.addEventListener("chat:error", ({ detail }) => this.#showError(detail));
+    this.addEventListener("chat:other-model", (event) => {
+      this.#again(event, "run.regenerate", event.detail.message, { model: event.detail.model });
+    });
     this.addEventListener("chat:stale", () => this.#catchUp());
     this.addEventListener("chat:listed", () => this.#read());
     this.addEventListener("chat:scrolled", () => this.#scrolled());
@@ -146,15 +149,15 @@ export class ChatApp extends HTMLElement {
   // --- Sending
 
   #send(event) {
-    const { text, clientId, edit, models } = event.detail;
+    const { text, clientId, edit, models, choice } = event.detail;
     const frame = edit
-      ? { type: "message.edit", client_id: clientId, message: edit, text }
+      ? { type: "message.edit", client_id: clientId, message: edit, text, ...choice }
       : {
           type: models ? "chat.compare" : "chat.send",
           client_id: clientId,
           conversation: this.#transcript.conversation || null,
           text,
-          ...(models && { models }),
+          ...(models ? { models } : choice),
         };
     if (!this.#dispatch(frame)) return; // the browser submits the form
     event.preventDefault();
@@ -176,7 +179,8 @@ export class ChatApp extends HTMLElement {
   /** Forms whose button names the action. Without a connection the browser submits them. */
   #submitted(event) {
     const button = event.submitter;
-    if (button?.dataset.regenerate) this.#again(event, "run.regenerate", button.dataset.regenerate);
+    if (event.target.id === "models") this.#askForModel(event, button);
+    else if (button?.dataset.regenerate) this.#again(event, "run.regenerate", button.dataset.regenerate);
     else if (button?.dataset.continue) this.#again(event, "run.continue", button.dataset.continue);
     else if (button?.name === "branch") this.#chooseBranch(event, button);
     else if (button?.dataset.stop) this.#stop(event, button);
@@ -184,14 +188,23 @@ export class ChatApp extends HTMLElement {
   }
 
   /** Ask for another reply, or for the rest of one. */
-  #again(event, type, message) {
+  #again(event, type, message, fields = {}) {
     // Refused by mistake (see ChatComposer.refused), it has been accepted: the same key has one effect.
-    const clientId = this.#refusedKeys.get(`${type} ${message}`) ?? newClientId();
-    const frame = { type, client_id: clientId, message };
+    const key = fields.model === undefined ? `${type} ${message}` : null;
+    const clientId = this.#refusedKeys.get(key) ?? newClientId();
+    const frame = { type, client_id: clientId, message, ...fields };
     if (!this.#dispatch(frame)) return;
     this.#refusedKeys.delete(`${type} ${message}`);
     event.preventDefault();
     this.#composer.showError("");
+  }
+
+  /** Let the user choose the model of another reply; without the list the browser opens the page of all models. */
+  #askForModel(event, button) {
+    const models = this.#composer?.models;
+    if (!models || !this.connection.isUsable) return;
+    event.preventDefault();
+    models.askFor(button.value);
   }
 
   /** Ask for the branch of a message; the answer is `branch.selected`. */
@@ -220,7 +233,7 @@ export class ChatApp extends HTMLElement {
   }
 
   #prompt(event, text) {
-    const detail = { text, clientId: newClientId() };
+    const detail = { text, clientId: newClientId(), choice: this.#composer?.models?.changes ?? {} };
     const send = new CustomEvent("chat:send", { detail, bubbles: true, cancelable: true });
     if (!this.dispatchEvent(send)) event.preventDefault();
   }
@@ -235,7 +248,7 @@ export class ChatApp extends HTMLElement {
   /** Put the text of a frame that was not accepted back where it was typed. */
   #returnToDraft(frame) {
     if (frame.type === "run.regenerate" || frame.type === "run.continue") {
-      this.#refusedKeys.set(`${frame.type} ${frame.message}`, frame.client_id);
+      if (frame.model === undefined) this.#refusedKeys.set(`${frame.type} ${frame.message}`, frame.client_id);
     } else if (frame.type === "message.edit") {
       new Draft(this.#storage, `edit:${frame.message}`).text = frame.text;
       if (this.#composer?.dataset.edit === frame.message) this.#composer.refused(frame);
@@ -302,6 +315,7 @@ export class ChatApp extends HTMLElement {
       this.#adopt(event.conversation);
     }
     if (event.conversation !== transcript.conversation) return;
+    if (event.model) this.#composer?.models?.stored(event, frame !== undefined && frame.type !== "run.regenerate");
     if (frame?.type === "message.edit") this.#composer.clear();
     const wasFollowed = transcript.cursor(event.run) !== undefined;
     transcript.queue(event, { own: frame !== undefined });
@@ -393,7 +407,8 @@ export class ChatApp extends HTMLElement {
     if (frame !== undefined) {
       this.#returnToDraft(frame);
       const retryAfter = frame.text === undefined ? null : event.retry_after;
-      this.#showError(event.message, { lacksCredits, retryAfter });
+      const lacksModel = event.code === "model_unavailable" || event.code === "bad_setting";
+      this.#showError(event.message, { lacksCredits, lacksModel, retryAfter });
       if (event.code === "not_found") this.#catchUp(); // the chat was probably deleted
       return;
     }

@@ -34,6 +34,11 @@ export class ChatComposer extends HTMLElement {
     this.#field.addEventListener("input", () => this.#typed());
     this.#field.addEventListener("keydown", (event) => this.#key(event));
     this.#form.addEventListener("submit", (event) => this.#submit(event));
+    this.addEventListener("chat:model", () => this.#modelChosen());
+    this.querySelector("[data-choose]").addEventListener("click", (event) => {
+      event.stopPropagation(); // or the menu would be closed as by a click outside
+      this.models?.open();
+    });
     this.querySelector("[data-cancel]")?.addEventListener("click", () => this.#discardDraft());
     const { signal } = this.#listening;
     addEventListener("keydown", (event) => this.#escape(event), { signal });
@@ -49,6 +54,11 @@ export class ChatComposer extends HTMLElement {
     this.#estimateSoon.cancel();
     this.#countdown?.cancel();
     this.#listening.abort();
+  }
+
+  /** The choice of models; null where no model is offered. */
+  get models() {
+    return this.querySelector("chat-models");
   }
 
   get isBusy() {
@@ -131,15 +141,17 @@ export class ChatComposer extends HTMLElement {
   }
 
   /**
-   * Show an error, or hide it with an empty text. `lacksCredits` offers to buy credits, `retryAfter`
+   * Show an error, or hide it with an empty text. `lacksCredits` offers to buy credits,
+   * `lacksModel` to choose a model, `retryAfter`
    * (seconds) offers to send the text again after that time.
    */
-  showError(message, { lacksCredits = false, retryAfter = null } = {}) {
+  showError(message, { lacksCredits = false, lacksModel = false, retryAfter = null } = {}) {
     this.querySelector("[data-error-text]").textContent = message;
     if (message !== "") this.#showCost(""); // one sentence at a time
     const buy = this.querySelector("[data-buy]");
     buy.hidden = !lacksCredits;
     buy.search = new URLSearchParams({ next: location.pathname });
+    this.querySelector("[data-choose]").hidden = !lacksModel || this.models === null;
     this.#offerRetry(retryAfter);
     this.querySelector("[data-error]").hidden = message === "";
   }
@@ -196,6 +208,12 @@ export class ChatComposer extends HTMLElement {
     return edit ? `edit:${edit}` : conversation || "new";
   }
 
+  #modelChosen() {
+    this.showError("");
+    this.#estimate();
+    this.focusField();
+  }
+
   #typed() {
     this.showError("");
     this.#fit();
@@ -214,6 +232,7 @@ export class ChatComposer extends HTMLElement {
       csrfmiddlewaretoken: this.#form.elements.csrfmiddlewaretoken.value,
       conversation: this.dataset.conversation,
       text,
+      model: this.models?.model ?? "",
     });
     const hasError = !this.querySelector("[data-error]").hidden;
     if (estimate === null || hasError || text !== this.#field.value) return;
@@ -260,6 +279,7 @@ export class ChatComposer extends HTMLElement {
       clientId: this.#form.elements.client_id.value,
       edit: this.dataset.edit,
       models,
+      choice: this.models?.changes ?? {},
     };
     const send = new CustomEvent("chat:send", { detail, bubbles: true, cancelable: true });
     if (!this.dispatchEvent(send)) {

@@ -100,7 +100,10 @@ def test_running_reply_shows_progress(reply):
 def test_finished_reply_has_actions_and_model(reply):
     html = message_html(finish(reply, "done", "It is *so*."))
     assert '<div class="prose"><p dir="auto">It is <em>so</em>.</p>\n</div>' in html
-    assert Reader(html).buttons == ["Copy reply", "Regenerate", "Copy the chat up to here"]
+    assert Reader(html).buttons == [
+        *("Copy reply", "Regenerate"),
+        *("Regenerate with another model", "Copy the chat up to here"),
+    ]
     assert '<span class="action-model">Stub</span>' in html
     assert "notice" not in html
 

@@ -1,0 +1,90 @@
+"""The picker of the composer: the models that it offers, and the choice that it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chat.conversations import offers
+from chat.conversations.offers import Offer, ProviderOffers
+from chat.models import EFFORTS, Assistant, Conversation, LanguageModel
+from chat.web.forms import MessageForm
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+# Steps of the select; a conversation may have any other from 0 to 2.
+TEMPERATURES = ("0", "0.3", "0.5", "0.7", "1", "1.3", "1.6", "2")
+
+
+@dataclass(frozen=True, slots=True)
+class Picker:
+    """Offers by provider, and the chosen model, effort and temperature ("" for the defaults).
+
+    `is_offered` is false for a chosen model that the user may not use any longer. `efforts` has the efforts of
+    all offered models, for browsers without scripts.
+    """
+
+    providers: list[ProviderOffers]
+    chosen: LanguageModel
+    is_offered: bool
+    effort: str
+    efforts: list[str]
+    temperature: str
+    temperatures: list[str]
+
+
+def picker(
+    user: User,
+    form: MessageForm,
+    *,
+    conversation: Conversation | None = None,
+    assistant: Assistant | None = None,
+) -> Picker | None:
+    """Return the picker of a conversation, or of a new one with `assistant`; None without any model.
+
+    A refused form keeps the choice that was posted with it.
+    """
+    found = offers.offered(user)
+    by_id = {one.model.pk: one for one in found}
+    shown = _shown(form, by_id, conversation, assistant)
+    if shown is None:
+        return None
+    stored = conversation.temperature if conversation else None
+    temperature = form.initial.get("temperature", "" if stored is None else f"{stored:g}")
+    efforts = {effort for one in found for effort in one.model.offered_efforts}
+    steps = {*TEMPERATURES, *filter(None, [temperature])}
+    return Picker(
+        providers=offers.by_provider(found),
+        chosen=shown,
+        is_offered=shown.pk in by_id,
+        effort=form.initial.get("effort", conversation.reasoning_effort if conversation else ""),
+        efforts=[one for one in EFFORTS if one in efforts],
+        temperature=temperature,
+        temperatures=sorted(steps, key=_number),
+    )
+
+
+def _shown(
+    form: MessageForm,
+    by_id: dict[int, Offer],
+    conversation: Conversation | None,
+    assistant: Assistant | None,
+) -> LanguageModel | None:
+    posted = form.initial.get("model", "")
+    if posted.isdecimal() and int(posted) in by_id:
+        return by_id[int(posted)].model
+    if conversation is not None:
+        key = conversation.chosen_model_id
+        return by_id[key].model if key in by_id else conversation.chosen_model
+    if assistant is None:
+        return None
+    preferred = by_id.get(getattr(assistant, "preferred_model_id", None) or 0)
+    return preferred.model if preferred else assistant.model
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0  # a refused form shows what was posted

@@ -1,0 +1,262 @@
+import { fetchPage, fromTemplate, postForm } from "../helpers/dom.js";
+
+/**
+ * The choice of model, effort and temperature. Its selects belong to the form of the composer and keep the
+ * choice; the list of models, fetched when the menu is opened, is a searchable view of the first one
+ * (WAI-ARIA: combobox with a listbox).
+ *
+ * Fires "chat:model" when the model changes, and "chat:other-model" ({message, model}) when it was opened by
+ * `askFor`.
+ */
+export class ChatModels extends HTMLElement {
+  #stored; // the choice that the server has
+  #message = null; // id of the reply that is to be regenerated with another model
+
+  connectedCallback() {
+    this.#stored = this.#shown;
+    if (this.querySelector(".model-search") === null) {
+      this.#plain.hidden = true;
+      this.#plain.after(fromTemplate(this.querySelector("template[data-list]")));
+    }
+    this.#menu.addEventListener("toggle", () => this.#toggled());
+    this.#field.addEventListener("input", () => this.#filter());
+    this.#field.addEventListener("keydown", (event) => this.#key(event));
+    this.#list.addEventListener("click", (event) => this.#pick(event.target.closest("[role=option]")));
+    this.querySelector("[data-prefer-button]").addEventListener("click", () => this.#prefer());
+    this.#show();
+  }
+
+  /** What the user has changed and the server does not have yet, as fields of a frame. */
+  get changes() {
+    const shown = this.#shown;
+    return Object.fromEntries(Object.entries(shown).filter(([name, value]) => value !== this.#stored[name]));
+  }
+
+  /** The id of the shown model. */
+  get model() {
+    return this.#select.value;
+  }
+
+  /** The server has stored a choice: of this tab (`own`), or of another one, which changes what is shown. */
+  stored({ model, effort = "", temperature = null }, own) {
+    const isChanged = Object.keys(this.changes).length > 0;
+    if (own || !isChanged) {
+      if (this.#has(model)) this.#select.value = model;
+      if (this.#effort !== null) this.#effort.value = effort;
+      this.#temperature.value = temperature === null ? "" : String(temperature);
+      this.#show();
+    }
+    this.#stored = { ...this.#shown, model, effort: effort || null, temperature };
+  }
+
+  /** Open the list to choose the model of one other reply in place of the reply `message`. */
+  askFor(message) {
+    this.#message = message;
+    this.#menu.open = true;
+  }
+
+  open() {
+    this.#menu.open = true;
+  }
+
+  // --- Internal
+
+  get #menu() {
+    return this.querySelector("details");
+  }
+
+  get #plain() {
+    return this.querySelector("[data-plain]");
+  }
+
+  get #select() {
+    return this.querySelector("select[name=model]");
+  }
+
+  get #effort() {
+    return this.querySelector("select[name=effort]");
+  }
+
+  get #temperature() {
+    return this.querySelector("select[name=temperature]");
+  }
+
+  get #field() {
+    return this.querySelector("[role=combobox]");
+  }
+
+  get #list() {
+    return this.querySelector("[role=listbox]");
+  }
+
+  get #shown() {
+    const temperature = this.#temperature.value;
+    return {
+      model: Number(this.#select.value),
+      effort: this.#effort?.value || null,
+      temperature: temperature === "" ? null : Number(temperature),
+    };
+  }
+
+  #has(model) {
+    return [...this.#select.options].some((option) => option.value === String(model));
+  }
+
+  /** Show the name of the model, and the settings that it has. */
+  #show() {
+    const option = this.#select.selectedOptions[0];
+    this.querySelector("[data-model-shown]").textContent = option.textContent;
+    const efforts = option.dataset.efforts?.split(" ") ?? [];
+    if (this.#effort !== null) {
+      for (const one of this.#effort.options) one.hidden = one.disabled = one.value !== "" && !efforts.includes(one.value);
+      if (!efforts.includes(this.#effort.value)) this.#effort.value = "";
+      this.querySelector("[data-effort]").hidden = efforts.length === 0;
+    }
+    this.querySelector("[data-temperature]").hidden = "fixed" in option.dataset;
+    this.querySelector("[data-preferred]").hidden = true;
+    this.querySelector("[data-prefer-button]").hidden = false;
+  }
+
+  async #toggled() {
+    if (!this.#menu.open) {
+      this.#message = null;
+      return;
+    }
+    this.querySelector(".model-settings").hidden = this.#message !== null;
+    this.#field.value = "";
+    this.#field.focus();
+    if (this.#options.length === 0) await this.#load();
+    this.#filter();
+    this.#activate(this.#options.find((one) => one.dataset.model === this.model));
+    this.#estimate();
+  }
+
+  async #load() {
+    const { page } = await fetchPage(this.dataset.models);
+    this.querySelector("[data-failed]").hidden = page !== null;
+    if (page === null) return;
+    const groups = [...page.querySelectorAll("[data-provider]")].map((section) => this.#group(section));
+    this.#list.replaceChildren(...groups);
+  }
+
+  /** The models of a provider, from its section of the page of all models. */
+  #group(section) {
+    const group = document.createElement("div");
+    group.role = "group";
+    const { provider } = section.dataset;
+    if (provider) {
+      const name = document.createElement("div");
+      name.className = "model-group-name";
+      name.role = "presentation";
+      name.textContent = provider;
+      group.append(name);
+      group.ariaLabel = provider;
+    }
+    for (const row of section.querySelectorAll("[data-model]")) {
+      const option = row.querySelector("[data-model-words]").cloneNode(true);
+      option.role = "option";
+      option.id = `model-${row.dataset.model}`;
+      option.dataset.model = row.dataset.model;
+      option.dataset.words = `${provider} ${option.textContent}`.toLowerCase();
+      group.append(option);
+    }
+    return group;
+  }
+
+  get #options() {
+    return [...this.#list.querySelectorAll("[role=option]")];
+  }
+
+  get #visible() {
+    return this.#options.filter((one) => !one.hidden);
+  }
+
+  #filter() {
+    const words = this.#field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const one of this.#options) {
+      one.hidden = !words.every((word) => one.dataset.words.includes(word));
+      one.ariaSelected = String(one.dataset.model === this.model);
+    }
+    for (const group of this.#list.children) group.hidden = group.querySelector("[role=option]:not([hidden])") === null;
+    const visible = this.#visible;
+    this.querySelector("[data-none]").hidden = visible.length > 0 || this.#options.length === 0;
+    this.#activate(visible[0]);
+  }
+
+  #activate(option) {
+    for (const one of this.#list.querySelectorAll("[data-active]")) delete one.dataset.active;
+    if (option === undefined) {
+      this.#field.removeAttribute("aria-activedescendant");
+      return;
+    }
+    option.dataset.active = "";
+    this.#field.setAttribute("aria-activedescendant", option.id);
+    option.scrollIntoView({ block: "nearest" });
+  }
+
+  #key(event) {
+    const visible = this.#visible;
+    const at = visible.findIndex((one) => "active" in one.dataset);
+    const steps = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + 5, PageUp: at - 5 };
+    if (event.key === "Enter" && !event.isComposing) {
+      event.preventDefault(); // the field is in no form, and must send no message
+      this.#pick(visible[at]);
+    } else if (event.key in steps) {
+      event.preventDefault();
+      this.#activate(visible[Math.max(0, Math.min(visible.length - 1, steps[event.key]))]);
+    }
+  }
+
+  #pick(option) {
+    if (!option) return;
+    const { model } = option.dataset;
+    if (this.#message !== null) {
+      const detail = { message: this.#message, model: Number(model) };
+      this.dispatchEvent(new CustomEvent("chat:other-model", { detail, bubbles: true }));
+    } else {
+      if (!this.#has(model)) {
+        // The list is newer than the page.
+        this.#select.add(new Option(option.querySelector(".model-name").textContent, model));
+      }
+      this.#select.value = model;
+      this.#show();
+      this.dispatchEvent(new CustomEvent("chat:model", { bubbles: true }));
+    }
+    this.#menu.open = false;
+  }
+
+  /** Show what the text in the composer would cost with each model. */
+  async #estimate() {
+    const composer = this.closest("chat-composer");
+    const answer = await postForm(composer.dataset.estimate, {
+      csrfmiddlewaretoken: this.#token,
+      conversation: composer.dataset.conversation,
+      text: composer.querySelector("textarea").value || "…",
+      each: "1",
+    });
+    for (const one of answer === null ? [] : this.#options) {
+      const { shown = "", problem = "", note = "" } = answer.models[one.dataset.model] ?? {};
+      let cost = one.querySelector(".model-cost");
+      if (cost === null) {
+        cost = document.createElement("span");
+        cost.className = "model-cost";
+        one.append(cost);
+      }
+      cost.textContent = problem || [shown, note].filter(Boolean).join(". ");
+      cost.toggleAttribute("data-problem", problem !== "");
+      cost.hidden = cost.textContent === "";
+    }
+  }
+
+  async #prefer() {
+    const answer = await postForm(this.dataset.prefer, { csrfmiddlewaretoken: this.#token, model: this.model });
+    this.querySelector("[data-failed]").hidden = answer !== null;
+    if (answer === null) return;
+    this.querySelector("[data-preferred]").hidden = false;
+    this.querySelector("[data-prefer-button]").hidden = true;
+  }
+
+  get #token() {
+    return document.querySelector("#composer [name=csrfmiddlewaretoken]").value;
+  }
+}
