@@ -4,8 +4,8 @@
 
 Fills a database of its own with messages of one user, and of other users, indexes them, and searches for
 frequent, rare and several words, beginnings and parts of words, and pairs of Chinese characters. Each time
-is compared to that of a scan of the same user's messages for the same text (ILIKE), which is what a search
-without an index does. `--most` fails above a median in milliseconds.
+is compared to that of a scan of the same user's messages for the same text (ILIKE), a search without an
+index. `--most` fails above a median in milliseconds.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def changed_response(
     if wants_json(request):
         return JsonResponse({"message": sentence, "undo": undo})
     if undo:
-        # The form stands in chat/page.html.
+        # Its form is in chat/_row_menu.html.
         button = format_html(
             '<button class="button button-quiet" form="undo" name="undo" value="{}">{}</button>',
             undo,
