@@ -1,0 +1,30 @@
+"""Chats into Parley and out of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.chat.transfer.test_imports import CLAUDE, chatgpt
+from tests.e2e.browser import Browser, wait_until
+from tests.e2e.conftest import Site
+
+pytestmark = pytest.mark.e2e
+
+
+def test_uploaded_chats_appear_with_a_report(site: Site, browser: Browser, tmp_path: Path):
+    site.stack.start("low")
+    file = tmp_path / "conversations.json"
+    file.write_text(json.dumps([chatgpt(), CLAUDE, {"chat_messages": [], "name": "Empty"}]))
+    browser.open("/chats/import/")
+    browser.driver.find_element("css selector", "#import-upload").send_keys(str(file))
+    browser.click(".import button[type=submit]")
+    wait_until(lambda: "Finished." in browser.run("return document.body.innerText"), "its end")
+    browser.open("/chats/")
+    browser.driver.find_element("link text", "Trees").click()
+    wait_until(lambda: "/c/" in browser.path, "the chat")
+    browser.driver.get(browser.driver.current_url.split("#")[0] + "print/")
+    assert "Name a tree" in browser.run("return document.body.innerText")
+    assert browser.complaints == []
