@@ -3,6 +3,16 @@ from __future__ import annotations
 from django.urls import path
 
 from chat.web.views import chats, conversations, messages, models, runs, search, settings, transfer
+from chat.web.views import (
+    chats,
+    conversations,
+    messages,
+    runs,
+    search,
+    settings,
+    styleguide,
+    transfer,
+)
 
 app_name = "chat"
 
@@ -30,6 +40,7 @@ urlpatterns = [
     path("search/results/", search.results, name="search_results"),
     path("chats/undo/", chats.undo, name="undo"),
     path("settings/", settings.settings, name="settings"),
+    path("styleguide/", styleguide.styleguide, name="styleguide"),
     path("runs/<uuid:run_id>/", runs.run, name="run"),
     path("runs/<uuid:run_id>/stop/", runs.stop, name="stop"),
     path("messages/<uuid:message_id>/regenerate/", messages.regenerate, name="regenerate"),

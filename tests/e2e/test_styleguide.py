@@ -1,0 +1,51 @@
+"""The style guide: it lists every style sheet, and its components pass axe in both themes and directions."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.browser import Browser
+from tests.e2e.conftest import Site
+from tests.e2e.test_screens import OVERFLOW
+from tests.support import axe
+from tests.support.stack import PROJECT
+
+pytestmark = pytest.mark.e2e
+
+RULES = """
+const done = arguments[arguments.length - 1];
+axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => done(violations.map(
+  ({id, nodes}) => [id, ...nodes.slice(0, 4).map(({target}) => target.join(" "))])));
+"""
+# Of no screen of their own: the admin's, paper, and the frame of the style guide.
+NO_SECTION = {"admin", "admin_billing", "admin_providers", "print", "styleguide"}
+SIZES = {"desktop": (1280, 900), "narrow": (320, 640)}
+
+
+def violations(browser: Browser) -> list[list[str]]:
+    """Return the violated rules of axe with elements that violate them. The page's CSP allows no eval."""
+    browser.driver.execute_cdp_cmd("Runtime.evaluate", {"expression": axe.SCRIPT})
+    found = browser.driver.execute_async_script(RULES)
+    assert isinstance(found, list)
+    return found
+
+
+def test_every_component_is_listed_and_accessible(site: Site, browser: Browser, email: str):
+    browser.open("/styleguide/")
+    browser.wait_for_text("h1", "Access denied")
+    assert len(browser.complaints) == 1  # of this status, 403
+    site.execute("UPDATE accounts_user SET is_staff = true WHERE email = %s", email)
+    browser.open("/styleguide/")
+    sheets = {path.stem for path in (PROJECT / "static/css").glob("*.css")}
+    for panel in ("light-ltr", "light-rtl", "dark-ltr", "dark-rtl"):
+        names = browser.run(
+            "return [...document.getElementById(arguments[0]).parentElement"
+            ".querySelectorAll('[data-sheet]')].map(({dataset}) => dataset.sheet)",
+            panel,
+        )
+        assert sorted(names) == sorted(sheets - NO_SECTION), panel
+    for name, size in SIZES.items():
+        browser.resize(size)
+        assert browser.run(OVERFLOW) <= 0, name
+    assert violations(browser) == []
+    assert browser.complaints == []
