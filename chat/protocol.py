@@ -488,11 +488,12 @@ class Balance(ServerEvent, frozen=True, tag="balance", kw_only=True):
     low: str = ""
 
 
-class AppearanceChanged(ServerEvent, frozen=True, tag="appearance.changed", kw_only=True):
-    """The user chose another theme or text size, on this device or another one."""
+class SettingsChanged(ServerEvent, frozen=True, tag="settings.changed", kw_only=True):
+    """The user changed settings, on this device or another one."""
 
     theme: str
     text_size: str
+    single_keys: bool
 
 
 class Header(Struct, frozen=True):

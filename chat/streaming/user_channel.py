@@ -76,8 +76,8 @@ def announce_branch(owner_id: int, event: protocol.BranchSelected) -> None:
     publish(groups.user_group(owner_id), event.encode())
 
 
-def announce_appearance(user_id: int, event: protocol.AppearanceChanged) -> None:
-    """Publish the appearance that a user chose to the user's pages."""
+def announce_settings(user_id: int, event: protocol.SettingsChanged) -> None:
+    """Publish the settings that a user chose to the user's pages."""
     publish(groups.user_group(user_id), event.encode())
 
 

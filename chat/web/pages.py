@@ -23,6 +23,7 @@ from chat.runs import cost, describe
 from chat.web.forms import MessageForm, new_client_id
 from chat.web.picker import picker
 from chat.web.responses import raise_unless_page, run_json, wants_json, with_status
+from chat.web.shortcuts import SHORTCUTS
 from chatproject.lib.http import Request
 
 # Placeholder in addresses of objects that do not exist yet when a page is rendered; the script
@@ -120,6 +121,7 @@ def page_context(request: Request) -> dict[str, Any]:
         "assets": getattr(staticfiles_storage, "manifest_hash", ""),
         "modules": MODULES,
         "no_id": NO_ID,
+        "shortcuts": SHORTCUTS,
     }
 
 

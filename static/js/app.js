@@ -3,8 +3,10 @@
 import { ChatApp } from "./elements/chat_app.js";
 import { ChatComposer } from "./elements/chat_composer.js";
 import { ChatImport } from "./elements/chat_import.js";
+import { ChatKeys } from "./elements/chat_keys.js";
 import { ChatList } from "./elements/chat_list.js";
 import { ChatModels } from "./elements/chat_models.js";
+import { ChatPalette } from "./elements/chat_palette.js";
 import { ChatRowMenu } from "./elements/chat_row_menu.js";
 import { ChatSearch } from "./elements/chat_search.js";
 import { ChatSidebar } from "./elements/chat_sidebar.js";
@@ -22,4 +24,6 @@ customElements.define("chat-models", ChatModels);
 customElements.define("chat-composer", ChatComposer);
 customElements.define("chat-transcript", ChatTranscript);
 customElements.define("chat-app", ChatApp);
+customElements.define("chat-palette", ChatPalette);
+customElements.define("chat-keys", ChatKeys);
 closeMenus(document);

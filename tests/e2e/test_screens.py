@@ -30,7 +30,7 @@ OVERFLOW = "return document.documentElement.scrollWidth - document.documentEleme
 # is as large as its label.
 SMALL = """
 return [...document.querySelectorAll(
-    "a, button, summary, textarea, .field-choice, input:not([type=hidden], .field-choice *)")]
+    "a, button, summary, textarea, .field-choice, .option, input:not([type=hidden], .field-choice *, .chats-box *, .chats-all *, .option *)")]
   .filter((element) => element.checkVisibility({opacityProperty: false}))
   .filter((element) => !element.closest(".prose, .form-note, .field-help, .visually-hidden, .skip"))
   .map((element) => {
@@ -107,7 +107,7 @@ def test_page_is_usable_by_keyboard(browser: Browser):
     # From the top of the page: the script has focused the field.
     browser.run("document.querySelector('.skip').focus({focusVisible: true})")
     seen: list[str] = []
-    for _ in range(11):
+    for _ in range(12):
         focused = browser.driver.switch_to.active_element
         ring = browser.run(
             "const box = arguments[0].matches('textarea') ? arguments[0].form : arguments[0];"
@@ -118,7 +118,7 @@ def test_page_is_usable_by_keyboard(browser: Browser):
         assert ring == "solid", [*seen, name, focused.tag_name]
         seen.append(name)
         focused.send_keys(Keys.TAB)
-    assert seen[:4] == ["Skip to content", "Parley", "New chat", "All chats"]
+    assert seen[:4] == ["Skip to content", "Parley", "New chat", "Search your chats"]
     assert seen[-1] == "Send"
 
 

@@ -25,8 +25,8 @@ def test_theme_reaches_other_tabs_and_the_next_page(site: Site, browser: Browser
     browser.go_to_tab(first)
     assert browser.run(LOOK) == [LIGHT, "16px", "light dark"]
     browser.go_to_tab(second)
-    browser.click("[name=theme][value=dark] + *")
-    browser.click("[name=text_size][value=large] + *")
+    browser.click(".option:has([value=dark])")
+    browser.click(".option:has([value=large])")
     browser.wait_for_text("[data-saved]", "Saved")
     assert browser.run(LOOK) == [DARK, "18px", "dark"]
     assert browser.run(LOW_CONTRAST) == []
@@ -47,8 +47,8 @@ def test_settings_work_without_script(open_browser: Callable[..., Browser], emai
     browser = open_browser(PHONE, scripting=False, dark=True)
     browser.sign_up(email)
     browser.open("/settings/")
-    browser.click("[name=theme][value=light] + *")
-    browser.click("[name=text_size][value=small] + *")
+    browser.click(".option:has([value=light])")
+    browser.click(".option:has([value=small])")
     browser.click(".settings-save button")
     browser.wait_for_text(".notice", "Your settings are saved.")
     assert browser.run(LOOK) == [LIGHT, "15px", "light"]

@@ -10,7 +10,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from accounts import appearance
+from accounts.appearance import Appearance
 from accounts.forms import AppearanceForm
+from accounts.models import User
 from chat import protocol
 from chat.streaming import user_channel
 from chat.web.pages import page_context
@@ -21,19 +23,32 @@ from chatproject.lib.http import Request
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def settings(request: Request) -> HttpResponse:
-    """Show the settings; store the appearance that a form posts, and publish it to the user's other pages."""
+    """Show the settings; store those that a form posts, and publish them to the user's other pages."""
+    user = request.user
     if request.method != "POST":
-        user = request.user
         return _page(request, AppearanceForm({"theme": user.theme, "text_size": user.text_size}))
+    if "keyboard" in request.POST:
+        is_on = "single_keys" in request.POST
+        User.objects.filter(pk=user.pk).update(single_keys=is_on)
+        return _saved(request, Appearance(user.theme, user.text_size), single_keys=is_on)
     form = AppearanceForm(request.POST)
     if not form.is_valid():
         if wants_json(request):
             return JsonResponse({"message": _("Choose one of the options.")}, status=400)
         return _page(request, form, status=400)
-    chosen = appearance.Appearance(**form.cleaned_data)
-    appearance.store(request, request.user, chosen)
-    event = protocol.AppearanceChanged(theme=chosen.theme, text_size=chosen.text_size)
-    user_channel.announce_appearance(request.user.pk, event)
+    chosen = Appearance(**form.cleaned_data)
+    appearance.store(request, user, chosen)
+    return _saved(request, chosen, single_keys=user.single_keys)
+
+
+def _saved(request: Request, shown: Appearance, *, single_keys: bool) -> HttpResponse:
+    """Publish the settings to the user's other pages, and answer the form that has changed one."""
+    user_channel.announce_settings(
+        request.user.pk,
+        protocol.SettingsChanged(
+            theme=shown.theme, text_size=shown.text_size, single_keys=single_keys
+        ),
+    )
     if wants_json(request):
         return JsonResponse({"message": _("Saved")})
     messages.success(request, _("Your settings are saved."))

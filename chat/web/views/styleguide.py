@@ -14,12 +14,12 @@ from chat.errors import ChatError
 from chat.web.responses import handles_chat_errors
 from chatproject.lib.http import Request
 
-# Of all pages but the admin's. `print` is for paper, which no screen shows.
+# Of all pages but the admin's. `print` and `paper` are for prints.
 SHEETS = sorted(
     path.relative_to(folder).as_posix()
     for folder in map(Path, settings.STATICFILES_DIRS)
     for path in folder.glob("css/*.css")
-    if not path.stem.startswith("admin") and path.stem != "print"
+    if not path.stem.startswith("admin") and path.stem not in ("paper", "print")
 )
 
 

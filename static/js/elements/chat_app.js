@@ -283,8 +283,9 @@ export class ChatApp extends HTMLElement {
       case "balance":
         this.#showBalance(event);
         return;
-      case "appearance.changed":
+      case "settings.changed":
         showAppearance(event);
+        this.querySelector("chat-keys").toggleAttribute("data-single-keys", event.single_keys);
         return;
       case "branch.selected":
         this.#showBranch(event);

@@ -10,7 +10,6 @@ export class ChatSearch extends HTMLElement {
   connectedCallback() {
     this.#field.addEventListener("input", () => this.#searchSoon());
     this.addEventListener("keydown", (event) => this.#key(event));
-    document.addEventListener("keydown", (event) => this.#shortcut(event));
     if (this.#field.value) this.#search(); // kept by the browser
   }
 
@@ -71,14 +70,5 @@ export class ChatSearch extends HTMLElement {
       event.preventDefault();
       links[0].click();
     }
-  }
-
-  #shortcut(event) {
-    const isCommand = (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && event.key === "k";
-    const isTyping = event.target.closest("input, textarea, select, [contenteditable]") !== null;
-    const isSlash = event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey;
-    if (event.defaultPrevented || !(isCommand || isSlash)) return;
-    event.preventDefault();
-    this.focusField();
   }
 }

@@ -55,3 +55,11 @@ def test_strange_cookie_shows_the_default(value):
     client.cookies["appearance"] = value
     html = client.get("/accounts/login/").content
     assert b'<html lang="en" data-theme="system" data-text-size="medium">' in html
+
+
+def test_single_keys_are_switched_by_their_own_form(page, owner):
+    page.post("/settings/", DARK)
+    for fields, is_on in (({"keyboard": ""}, False), ({"keyboard": "", "single_keys": "on"}, True)):
+        assert page.post("/settings/", fields)["Location"] == "/settings/"
+        assert (b"<chat-keys data-single-keys>" in page.get("/").content) is is_on
+    assert SHOWN in page.get("/").content
