@@ -14,6 +14,8 @@ from chat.errors import ERRORS
 from chatproject.lib.origins import report_refusal
 from chatproject.lib.outages import UNREACHABLE
 
+RETRY_AFTER = {503: 5}  # seconds
+
 logger = logging.getLogger(__name__)
 
 WRONG_HOST = (
@@ -43,13 +45,15 @@ def server_error(request: HttpRequest) -> HttpResponse:
         code = "unavailable" if status == 503 else "internal"
         response = JsonResponse({"code": code, "message": ERRORS[code]}, status=status)
     if status == 503:
-        response["Retry-After"] = "5"
+        response["Retry-After"] = str(RETRY_AFTER[status])
     return response
 
 
 def _page(status: int, request: HttpRequest) -> str:
     try:
-        return loader.render_to_string(f"{status}.html", {"request": request})
+        return loader.render_to_string(
+            f"{status}.html", {"request": request, "retry_after": RETRY_AFTER.get(status, 0)}
+        )
     except Exception:
         # Before collectstatic no template of the site can be rendered, so neither can its error page.
         logger.exception("the error page cannot be rendered")

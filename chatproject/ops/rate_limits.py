@@ -109,6 +109,8 @@ def too_many_requests(request: HttpRequest, error: RateLimited) -> HttpResponse:
             "message": message,
             "reset_helps": error.name in RESET_HELPS,
             "has_mail": outbox.is_configured(),
+            "retry_after": error.retry_after,
+            "request": request,
         }
         response = HttpResponse(loader.render_to_string("429.html", context), status=429)
     else:
