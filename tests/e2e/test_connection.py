@@ -141,6 +141,7 @@ def test_reply_continues_after_the_web_server_died(
         browser.wait_for_text("[data-connection]", "Connection lost. Reconnecting…")
         assert written(browser) == half(message)
     wait_until(lambda: not browser.shown("[data-connection]"), "it is connected again")
+    browser.wait_for_text("[data-toast]", "Resumed after a lost connection. Nothing was lost.")
     assert written(browser) == half(message)
     site.provider.release(email)
     browser.wait_for_status("done")

@@ -473,6 +473,7 @@ export class ChatApp extends HTMLElement {
     }
     this.#everOpen = true;
     this.#mayBeRenewed = true;
+    const wasNoticed = !this.querySelector("[data-connection]").hidden;
     this.#hideNotice();
     for (const frame of this.#outbox.pending()) this.connection.send(frame);
     const cursors = this.#transcript?.cursors ?? [];
@@ -481,9 +482,17 @@ export class ChatApp extends HTMLElement {
     this.#read();
     if (isReconnect) {
       this.#sidebar.forgetDeleted(); // a deletion may have been undone meanwhile
-      setTimeout(() => this.#catchUp(), CATCH_UP_WITHIN * Math.random());
+      setTimeout(() => this.#recover(wasNoticed), CATCH_UP_WITHIN * Math.random());
     }
     if (!isReconnect && cursors.length === 0) this.#catchUpIfStale();
+  }
+
+  /** Show what was missed; a loss that the user has seen gets a sentence about its end. */
+  async #recover(wasNoticed) {
+    const isComplete = await this.#catchUp();
+    if (!wasNoticed || !isComplete) return;
+    const { resumed } = this.querySelector("[data-connection]").dataset;
+    this.dispatchEvent(new CustomEvent("chat:notice", { detail: resumed }));
   }
 
   /** Check for messages that came between the rendering of the page and the opening of its socket. */
@@ -496,31 +505,32 @@ export class ChatApp extends HTMLElement {
     if (current === null || current.leaf !== transcript.lastMessage) this.#catchUp();
   }
 
-  /** Fetch the page again and show what this tab has missed. */
+  /** Fetch the page again and show what this tab has missed; whether the page is complete now. */
   async #catchUp() {
     this.#isStale = true;
     const transcript = this.#transcript;
     const url = transcript?.conversation ? this.#page : location.href;
     let { page, isMissing } = await fetchPage(url);
     const isLeft = transcript !== this.#transcript || (transcript === null && url !== location.href);
-    if (isLeft) return; // the page that is shown now is newer
+    if (isLeft) return true; // the page that is shown now is newer
     if (isMissing && transcript?.conversation) {
       this.#close();
       ({ page } = await fetchPage(this.dataset.newChat)); // for its list of chats
     }
-    if (page === null) return;
+    if (page === null) return false;
     this.#sidebar.replaceWith(page);
     this.querySelector("chat-list")?.replaceWith(page, (id) => this.#sidebar.isDeleted(id));
     this.#read();
-    if (isMissing) return;
+    if (isMissing) return false;
     if (!transcript?.conversation) {
       this.#isStale = false;
-      return;
+      return true;
     }
-    if (transcript.cursors.length > 0) return; // repeated when the reply has ended
+    if (transcript.cursors.length > 0) return true; // repeated when the reply has ended
     this.#isStale = false;
     transcript.sync(page);
     this.#rename(page.querySelector("[data-title]").textContent);
+    return true;
   }
 
   #lost({ code, message, seconds }) {

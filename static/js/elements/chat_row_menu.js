@@ -16,6 +16,7 @@ export class ChatRowMenu extends HTMLElement {
     app.addEventListener("keydown", (event) => {
       if (event.key === "F2") this.#renameAt(event);
     });
+    app.addEventListener("chat:notice", ({ detail }) => this.#show(detail));
     app.addEventListener("submit", (event) => this.#submitted(event));
     this.addEventListener("keydown", (event) => this.#move(event));
     this.addEventListener("toggle", ({ newState }) => this.#toggled(newState === "open"));
