@@ -21,7 +21,7 @@ COOKIE_SECONDS = 365 * 24 * 60 * 60
 
 @dataclass(frozen=True)
 class Appearance:
-    """A theme and a text size; the defaults are those of a new user."""
+    """A theme and a text size; a new user has the defaults."""
 
     theme: str = Theme.SYSTEM.value
     text_size: str = TextSize.MEDIUM.value

@@ -85,9 +85,10 @@ def test_stop_works_while_typing_and_tooltips_name_keys(browser: Browser):
     assert browser.draft == "next"
 
 
-def test_palette_finds_chats_actions_and_pages(browser: Browser):
+def test_palette_finds_chats_actions_and_pages(site: Site, browser: Browser):
     browser.ask("[[tokens=3 rate=0]] Études of a boat")
     browser.ask("[[tokens=3 rate=0]] A zeppelin")
+    site.manage("shell", "-c", "from chat.conversations import search_index as i; i.index_batch()")
     chat = browser.path
     browser.open("/settings/")
     press(browser, "k", Keys.CONTROL)
