@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from django.urls import path
 
-from chat.web.views import chats, conversations, messages, models, runs, search, settings, transfer
 from chat.web.views import (
     chats,
     conversations,
     messages,
+    models,
     runs,
     search,
     settings,
