@@ -99,6 +99,10 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
     "receipts": [
         ("", lambda c, u, **h: c.get(reverse("billing:receipt", args=[uuid4()]), **h)),
     ],
+    "searches": [
+        (name, lambda c, u, name=name, **h: c.get(reverse(name), {"q": "word"}, **h))
+        for name in ("chat:search", "chat:search_results")
+    ],
     "exports": [
         (name, lambda c, u, name=name, **h: c.get(reverse(name), **h))
         for name in ("billing:history_csv", "billing:usage_csv")
