@@ -10,9 +10,19 @@ import redis
 from django.apps import apps
 from django.contrib import admin
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.models import User
-from chat.models import ChatPreference, Message, MessagePart, Provider
+from chat.models import (
+    ChatImport,
+    ChatPreference,
+    ImportedChat,
+    Message,
+    MessagePart,
+    Provider,
+    SearchEntry,
+    SearchPosition,
+)
 from chatproject.lib import loop_monitor
 from tests.support.conversations import send
 from tests.support.people import assistant, conversation, owner
@@ -22,10 +32,15 @@ __all__ = ["assistant", "conversation", "owner"]
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
 # The tables of billing are opened in tests/billing/test_admin.py, which fills all of them.
+# Indexes that only the program reads.
+HIDDEN = (ImportedChat, SearchEntry, SearchPosition)
 OURS = [
-    model for label in ("accounts", "chat") for model in apps.get_app_config(label).get_models()
+    model
+    for label in ("accounts", "chat")
+    for model in apps.get_app_config(label).get_models()
+    if model not in HIDDEN
 ]
-GENERATED = ("conversation", "message", "messagepart", "run")
+GENERATED = ("chatimport", "conversation", "message", "messagepart", "run")
 
 
 @pytest.fixture
@@ -41,6 +56,7 @@ def row(owner, conversation):
     run = send(owner, conversation, "Hello there")
     Provider.objects.create(name="Hello")
     ChatPreference.objects.create(user=owner)
+    ChatImport.objects.create(owner=owner, size=1, beat_at=timezone.now())
     MessagePart.objects.create(
         message=run.message, position=0, kind="reasoning", data={"text": "Hm."}
     )

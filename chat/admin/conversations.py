@@ -22,7 +22,7 @@ from django.urls import URLPattern
 from billing import credits
 from chat.conversations.transcript import excerpt
 from chat.errors import ChatError
-from chat.models import Conversation, Message, MessagePart, Run
+from chat.models import ChatImport, Conversation, Message, MessagePart, Run
 from chat.runs import start
 from chat.runs.stop import stop_run_by_staff
 from chatproject.lib.admin import ReadOnlyAdmin, column, require_permission, row_pages, staff_id
@@ -141,6 +141,19 @@ class MessagePartAdmin(LoggedLook):
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm(READ) and super().has_view_permission(request, obj)
+
+
+@admin.register(ChatImport)
+class ChatImportAdmin(ReadOnlyAdmin):
+    # Not its file's name and its notes, which have titles of chats.
+    fields = [
+        *("owner", "status", "attempt", "size", "percent", "added", "updated", "known", "skipped"),
+        *("error", "created_at", "beat_at", "ended_at"),
+    ]
+    list_display = ["created_at", "owner", "status", "percent", "added", "updated", "skipped"]
+    list_filter = ["status"]
+    list_select_related = ["owner"]
+    search_fields = ["owner__email"]
 
 
 @admin.register(Run)

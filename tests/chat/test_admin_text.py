@@ -7,9 +7,18 @@ from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.models import Permission
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.models import User
-from chat.models import ChatPreference, Conversation, Message, MessagePart, Provider, Run
+from chat.models import (
+    ChatImport,
+    ChatPreference,
+    Conversation,
+    Message,
+    MessagePart,
+    Provider,
+    Run,
+)
 from tests.support.conversations import begin, send
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
@@ -33,6 +42,9 @@ def run(owner: User, assistant) -> Run:
     MessagePart.objects.create(message=run.message, position=0, kind="reasoning", data={"t": WORD})
     Provider.objects.get_or_create(name="Second")
     ChatPreference.objects.create(user=owner)
+    ChatImport.objects.create(
+        owner=owner, file_name=WORD, notes=[[WORD, WORD]], size=1, beat_at=timezone.now()
+    )
     return run
 
 

@@ -16,6 +16,7 @@ from billing.models import ModelPrice
 from chat.llm.errors import Cause
 from chat.models import (
     Assistant,
+    ChatImport,
     ChatPreference,
     LanguageModel,
     Message,
@@ -93,6 +94,7 @@ def _make_runs(user: User) -> None:
     assistant = Assistant.objects.create(slug="parley", name="Parley", model=model)
     ChatPreference.objects.create(user=user, model=model)
     now = timezone.now()
+    ChatImport.objects.create(owner=user, size=123_456_789, error=SENTENCE[:300], beat_at=now)
     outcomes: list[dict[str, Any]] = [
         {"status": status, "ended_at": None if status in Run.ACTIVE else now}
         for status in Run.Status

@@ -158,7 +158,10 @@ def test_bad_chat_does_not_stop_the_others(owner, assistant, monkeypatch):
 
 
 def test_purge_knows_all_tables_of_a_chat():
-    """A new table that refers to messages, runs or chats must be purged, too."""
+    """A new table that refers to messages, runs or chats must be purged, too.
+
+    Django deletes imported chats with their chat, the database entries of the search with their message.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT conrelid::regclass::text, confrelid::regclass::text FROM pg_constraint"
@@ -172,5 +175,7 @@ def test_purge_knows_all_tables_of_a_chat():
         ("chat_conversation", "chat_message"),
         ("chat_message", "chat_message"),
         ("chat_messagepart", "chat_message"),
+        ("chat_importedchat", "chat_conversation"),
+        ("chat_searchentry", "chat_message"),
         ("chat_run", "chat_message"),
     }
