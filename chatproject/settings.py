@@ -476,7 +476,7 @@ STORAGES = {
 }
 
 # Uploads and other files of one user, for some hours; all processes share the folder.
-PRIVATE_ROOT = Path(env.text("PRIVATE_ROOT") or BASE_DIR / ".data" / "private")
+PRIVATE_ROOT = env.folder("PRIVATE_ROOT", BASE_DIR / ".data" / "private")
 IMPORT_MAX_BYTES = 100_000_000  # of an uploaded file of chats
 
 # /metrics answers requests with the token, and those from the networks; without both, none.

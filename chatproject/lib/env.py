@@ -267,6 +267,19 @@ def _check_address(name: str, value: str) -> None:
 # --- Numbers -----------------------------------------------------------------------------------
 
 
+def folder(name: str, default: Path) -> Path:
+    """Return the path of a folder, which need not exist.
+
+    A relative one is refused: processes with other working directories would not share it.
+    """
+    path = Path(text(name) or default)
+    if not path.is_absolute():
+        raise ImproperlyConfigured(
+            f"{name}={str(path)[:40]!r} is not a whole path. Write one that begins with /."
+        )
+    return path
+
+
 def flag(name: str, *, default: bool) -> bool:
     """Return the variable as a boolean: 1/true/yes/on or 0/false/no/off. Empty is the default."""
     value = text(name).lower()
