@@ -79,8 +79,8 @@ def half(message: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """A text without its white space, part of which is layout."""
-    return "".join(text.split())
+    """A text without its white space and the marks of list items, which become layout."""
+    return "".join(text.split()).replace("-", "")
 
 
 def written(browser: Browser) -> str:

@@ -20,7 +20,7 @@ def test_new_provider_answers_after_one_walk(site: Site, browser: Browser, email
     site.execute(
         "UPDATE accounts_user SET is_staff = true, is_superuser = true WHERE email = %s", email
     )
-    [(first,)] = site.rows("SELECT provider_model FROM chat_languagemodel")
+    [(first,)] = site.rows("SELECT provider_model FROM chat_languagemodel ORDER BY id LIMIT 1")
     site.provider.list_models("openrouter")
     browser.open("/admin/chat/provider/")
     browser.click(".object-tools .addlink")

@@ -77,8 +77,8 @@ def test_blocks_are_formatted_before_the_end(site: Site, open_browser, email, si
     browser.click("[data-send-button]")
     wait_until(lambda: "That is all" in browser.reply, "the text is shown")
     assert browser.status == "pending"
-    tags = browser.run(TAGS)
-    assert {"H3", "P", "UL", "DIV", "FIGURE", "BLOCKQUOTE", "OL"} <= set(tags), tags
+    kinds = {"H3", "P", "UL", "DIV", "FIGURE", "BLOCKQUOTE", "OL"}
+    wait_until(lambda: kinds <= set(browser.run(TAGS)), "all blocks are formatted")
     assert browser.run("return document.querySelectorAll('.stream tbody tr').length") == 3
     assert browser.run("return document.querySelectorAll('.stream > ul > li').length") == 5
     assert browser.shown(".stream .code [data-copy-code]"), "its buttons work before the end"

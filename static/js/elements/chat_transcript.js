@@ -301,7 +301,8 @@ export class ChatTranscript extends HTMLElement {
   }
 
   #followed() {
-    this.#list.toggleAttribute("data-busy", this.#live.size > 0);
+    // It shows the buttons of all replies, which may take a second line.
+    this.#scroll.follow(() => this.#list.toggleAttribute("data-busy", this.#live.size > 0));
     this.#fire("chat:run", [...this.#live.keys()].at(-1) ?? null);
   }
 
