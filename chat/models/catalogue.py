@@ -317,7 +317,7 @@ class LanguageModel(models.Model):
         help_text="What its server refuses, one for each line, such as temperature: left out. Replies"
         " add what they meet; remove a line, and the next reply tries again.",
     )
-    # What users read when they choose a model. Defaults of the database as well: during a rolling
+    # Shown to users when they choose a model. Defaults of the database as well: during a rolling
     # upgrade the previous release still inserts rows.
     description = models.CharField(
         max_length=200,

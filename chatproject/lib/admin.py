@@ -169,7 +169,7 @@ class MergingAdmin(BaseAdmin):
     def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
         """Return a row; for a POST, locked until the end of the page's transaction."""
         row = super().get_object(request, object_id, from_field)
-        # The page of the history, to which nobody posts a form, has no transaction.
+        # The page of the history has no transaction; a form posted to it must not fail.
         if row is not None and request.method == "POST" and connection.in_atomic_block:
             try:
                 row.refresh_from_db(

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 ODD = re.compile("[\x00\ud800-\udfff]")
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
-# The admin joins a condition for each word of a search with those of all fields; Postgres 15 plans 3,000
-# words for minutes.
+# The admin adds a condition on all searched fields for each word of a search; Postgres 15 plans the query
+# of 3,000 words for minutes.
 SEARCH_MAX_WORDS = 20
 
 UNSTORABLE = "contains a character that cannot be stored. Remove it and try again."
