@@ -34,7 +34,9 @@ class Scene:
     chance: random.Random
     tabs: Sequence[LiveTab]
     orphans: dict[UUID, Orphan] = field(default_factory=dict)
-    valkey_turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of faults that kill Valkey
+    # Of faults that stop or freeze the server, of which two may be drawn for one round.
+    valkey_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    postgres_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _hit: set[str] = field(default_factory=set)
 
     def pick(self, names: Sequence[str]) -> str:
@@ -140,13 +142,14 @@ async def flush_valkey(scene: Scene) -> str:
 async def restart_postgres(scene: Scene) -> str:
     server, seconds = scene.stage.postgres, scene.chance.uniform(0, 5)
     at_once = scene.chance.random() < 0.5
-    if at_once:
-        os.kill(server.pid, signal.SIGQUIT)  # Postgres' immediate shutdown
-        while server.is_running:
-            await asyncio.sleep(0.02)
-    await asyncio.to_thread(server.stop)
-    await asyncio.sleep(seconds)
-    await asyncio.to_thread(server.start)
+    async with scene.postgres_turn:
+        if at_once:
+            os.kill(server.pid, signal.SIGQUIT)  # Postgres' immediate shutdown
+            while server.is_running:
+                await asyncio.sleep(0.02)
+        await asyncio.to_thread(server.stop)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(server.start)
     return f"Postgres {'crashed' if at_once else 'shut down'}, unreachable for {seconds:.1f} s"
 
 
@@ -172,26 +175,28 @@ async def silence_pooler(scene: Scene) -> str:
 async def silence_valkey(scene: Scene) -> str:
     """As when the network loses everything: connections stay open, and nothing answers."""
     seconds = scene.chance.uniform(2, 12)
-    pid = scene.stage.valkey.pid
-    os.kill(pid, signal.SIGSTOP)
-    await asyncio.sleep(seconds)
-    os.kill(pid, signal.SIGCONT)
+    async with scene.valkey_turn:
+        pid = scene.stage.valkey.pid
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
     return f"Valkey silent for {seconds:.1f} s"
 
 
 async def silence_postgres(scene: Scene) -> str:
     seconds = scene.chance.uniform(2, 12)
-    pid = scene.stage.postgres.pid
-    # The server first, so that it starts no further process for a connection.
-    os.kill(pid, signal.SIGSTOP)
-    stopped = [pid, *children(pid)]
-    for each in stopped[1:]:
-        with suppress(ProcessLookupError):
-            os.kill(each, signal.SIGSTOP)
-    await asyncio.sleep(seconds)
-    for each in stopped:
-        with suppress(ProcessLookupError):
-            os.kill(each, signal.SIGCONT)
+    async with scene.postgres_turn:
+        pid = scene.stage.postgres.pid
+        # The server first, so that it starts no further process for a connection.
+        os.kill(pid, signal.SIGSTOP)
+        stopped = [pid, *children(pid)]
+        for each in stopped[1:]:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        for each in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGCONT)
     return f"Postgres silent for {seconds:.1f} s"
 
 
