@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -17,6 +20,8 @@ from billing.models import LedgerEntry
 from chatproject.lib import db
 from chatproject.lib.db import limits, pooler
 from chatproject.lib.leadership.lease import leader
+from chatproject.local.servers import PostgresServer
+from tests.chaos.rounds.faults import children
 from tests.support import pgbouncer
 from tests.support.fake_llm import FakeLLM, reply_text
 from tests.support.people import session_key
@@ -94,6 +99,36 @@ def test_late_statement_is_cancelled_through_the_pooler(bouncer: PgBouncer):
         with limits.statements(0.3), pytest.raises(psycopg.errors.QueryCanceled):
             pooled.execute("SELECT pg_sleep(30)")
         assert pooled.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_silent_postgres_does_not_end_the_pooler(server_folder):
+    """PgBouncer 1.18 ends when the connection of a cancel request is closed before its server answers."""
+    server = PostgresServer(server_folder / "postgres")
+    server.start()
+    bouncer = PgBouncer(server_folder, server.url, sessions=SESSIONS)
+    bouncer.start()
+    clients = [limits.Connection.connect(bouncer.url) for _ in range(SESSIONS)]
+
+    def late(client: limits.Connection) -> None:
+        with limits.statements(0.3), pytest.raises(psycopg.OperationalError):
+            client.execute("SELECT 1")
+
+    try:
+        for client in clients:
+            client.execute("SELECT 1")  # in a transaction, so that each has a session
+        frozen = [server.pid, *children(server.pid)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(SESSIONS) as pool:
+            list(pool.map(late, clients))
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+        with limits.Connection.connect(bouncer.url) as pooled:
+            assert pooled.execute("SELECT 1").fetchone() == (1,)
+        assert bouncer.is_running
+    finally:
+        bouncer.stop()
+        server.stop()
 
 
 def test_statement_that_finds_no_session_ends_in_time(bouncer: PgBouncer):

@@ -10,9 +10,10 @@ still end a statement when the network is lost; workers and the clock set `defau
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar
 
@@ -29,6 +30,7 @@ JOB_STATEMENT = 30.0  # of a job that no user waits for
 LONG_STATEMENT = 3_600.0  # of a check of the whole ledger, or a roll-up
 ANSWER = 9.5  # for everything that a page or a command does until its answer
 CANCEL = 1.0  # for cancelling a late statement, and again for the server's confirmation
+CANCEL_REQUEST = 60.0  # after which the request itself is given up
 LEAST = 1.0  # that a statement gets when the time for the answer is used up: a ROLLBACK needs some
 
 T = TypeVar("T")
@@ -111,8 +113,14 @@ class Connection(psycopg.Connection[Any]):
         else:
             breaker.note_answer()
             return result
+        # The request outlives the wait for it: PgBouncer ends when the connection of a cancel request is
+        # closed while Postgres is silent (https://github.com/pgbouncer/pgbouncer/issues/801).
+        cancelling = threading.Thread(target=self._cancel, name="cancel", daemon=True)
+        cancelling.start()
+        cancelling.join(CANCEL)
         try:
-            self.cancel_safe(timeout=CANCEL)
+            if cancelling.is_alive():
+                raise errors.CancellationTimeout
             return super().wait(gen, interval, CANCEL)
         except errors.QueryCanceled:
             breaker.note_answer()
@@ -125,3 +133,7 @@ class Connection(psycopg.Connection[Any]):
             if pool is not None:
                 pool.drain()
             raise errors.OperationalError(f"no answer within {limit:.1f} s") from None
+
+    def _cancel(self) -> None:
+        with suppress(psycopg.Error):  # then the statement is not cancelled, which `wait` finds
+            self.cancel_safe(timeout=CANCEL_REQUEST)
