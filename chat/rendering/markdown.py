@@ -8,7 +8,9 @@ third party. No word is lost: where markup goes too far, its text is shown as it
 
 from __future__ import annotations
 
+import logging
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +30,8 @@ from chat.rendering.emphasis import InlineParser
 from chat.rendering.highlighting import ALLOWED, highlighted
 from chat.rendering.splitter import Block, Join
 from chat.rendering.tables import whole_table
+
+logger = logging.getLogger(__name__)
 
 # Halves of a UTF-16 pair, which Python's strings can contain, but neither UTF-8 nor the cleaner.
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -99,6 +103,17 @@ def render_block(block: Block, context: Context) -> Rendered:
         html = _markdown.renderer.render(tokens, _markdown.options, env)
         html = clean_row(html) if env["is_row"] else _cleaner.clean(html)
     except (TooCostly, RecursionError):
+        context.open = Join.NONE
+        return Rendered(_cleaner.clean(plain(text)))
+    except Exception as error:  # noqa: BLE001 # a fault of a parser or lexer must not cost the reply
+        # Neither the error's words nor its values, which can be the user's text.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        logger.error(
+            "a block is shown as it is written: %s in %s, line %s",
+            type(error).__name__,
+            place.filename,
+            place.lineno,
+        )
         context.open = Join.NONE
         return Rendered(_cleaner.clean(plain(text)))
     if env["is_row"]:

@@ -9,6 +9,7 @@ from html import unescape
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pygments.lexer import RegexLexer
 from pygments.lexers import get_lexer_by_name
 
 from chat.rendering.document import to_html
@@ -76,3 +77,15 @@ def test_time_of_a_lexer_has_a_bound(name):
         began = time.thread_time()
         highlighted(text, name)
         assert time.thread_time() - began < 1, shape
+
+
+def test_fault_of_a_lexer_costs_no_text(monkeypatch, caplog):
+    def broken(self, text, stack=("root",)):
+        raise IndexError(text)
+
+    monkeypatch.setattr(RegexLexer, "get_tokens_unprocessed", broken)
+    html = to_html("Before\n\n```python\nsecret = 1\n```\n\n**After**")
+    assert "secret = 1" in unescape(html)
+    assert "<strong>After</strong>" in html
+    assert "IndexError" in caplog.text
+    assert "secret" not in caplog.text
