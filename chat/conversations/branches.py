@@ -163,13 +163,14 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
     old = [id for id, _status in reversed(rows)]
     new = sorted(new_id() for _id in old)  # by age, as along the path
     original = message.conversation
+    ending, longest = _("(copy)"), Conversation._meta.get_field("title").max_length or 100
     copy = Conversation(
         owner=user,
         assistant_id=original.assistant_id,
         model_id=original.model_id,
         temperature=original.temperature,
         reasoning_effort=original.reasoning_effort,
-        title=_copied_title(original.name),
+        title=f"{original.name[: longest - len(ending) - 1].rstrip()} {ending}",
         titled_by=Conversation.TitledBy.PERSON,  # no model names it anew
         leaf_id=new[-1],
         client_id=client_id,
@@ -187,9 +188,3 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
         return found
     user_channel.announce_conversation(copy)
     return copy
-
-
-def _copied_title(title: str) -> str:
-    ending = _("(copy)")
-    longest = Conversation._meta.get_field("title").max_length or 100
-    return f"{title[: longest - len(ending) - 1].rstrip()} {ending}"

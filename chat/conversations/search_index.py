@@ -50,7 +50,10 @@ def is_behind() -> bool:
 
 def index_batch(now: datetime | None = None) -> bool:
     """Index up to BATCH messages; return whether there may be more."""
-    horizon = _first_id_after((now or datetime.now(UTC)) - HORIZON)
+    newest = (now or datetime.now(UTC)) - HORIZON
+    horizon = UUID(
+        int=int(newest.timestamp() * 1_000) << 80
+    )  # the smallest of version 7 of that time
     with transaction.atomic():
         row, _ = SearchPosition.objects.select_for_update().get_or_create(
             pk=1, defaults={"message_id": BEGINNING}
@@ -90,8 +93,3 @@ def add(messages: Sequence[tuple[UUID, str]]) -> None:
             "characters": [" ".join(search_words.characters_of(each)) for each in words],
         },
     )
-
-
-def _first_id_after(moment: datetime) -> UUID:
-    """Return the smallest UUID of version 7 of a time."""
-    return UUID(int=int(moment.timestamp() * 1_000) << 80)

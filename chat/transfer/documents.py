@@ -49,17 +49,17 @@ def all_ids(conversation: Conversation) -> list[UUID]:
     return list(found.values_list("pk", flat=True))
 
 
-def _read(ids: Sequence[UUID]) -> list[Message]:
-    found = Message.objects.select_related("run").prefetch_related("parts").in_bulk(list(ids))
-    return [found[id] for id in ids if id in found]  # without those purged meanwhile
-
-
 def _in_parts(ids: Sequence[UUID], write: Callable[[list[Message]], str]) -> Callable[[int], Part]:
     """Return the function that makes the part from a position on; `write` writes its messages."""
 
+    whole = Message.objects.select_related("run").prefetch_related("parts")
+
     def part(at: int) -> Part:
         next = at + MESSAGES
-        return write(_read(ids[at:next])), next if next < len(ids) else None
+        found = whole.in_bulk(list(ids[at:next]))
+        # Without those that were purged meanwhile.
+        messages = [found[id] for id in ids[at:next] if id in found]
+        return write(messages), next if next < len(ids) else None
 
     return part
 
@@ -69,7 +69,9 @@ def _in_parts(ids: Sequence[UUID], write: Callable[[list[Message]], str]) -> Cal
 
 def markdown(conversation: Conversation) -> Callable[[int], Part]:
     """Return the function that makes the parts of a Markdown document."""
-    part = _in_parts(shown_ids(conversation), _markdown_messages)
+    part = _in_parts(
+        shown_ids(conversation), lambda messages: "".join(map(_markdown_message, messages))
+    )
     title = " ".join(conversation.name.split())
 
     def with_head(at: int) -> Part:
@@ -77,10 +79,6 @@ def markdown(conversation: Conversation) -> Callable[[int], Part]:
         return (text if at else f"# {title}\n{text}"), next
 
     return with_head
-
-
-def _markdown_messages(messages: list[Message]) -> str:
-    return "".join(_markdown_message(message) for message in messages)
 
 
 def _markdown_message(message: Message) -> str:
@@ -120,7 +118,10 @@ def closed(text: str) -> str:
 
 def json(conversation: Conversation) -> Callable[[int], Part]:
     """Return the function that makes the parts of a JSON document of the whole tree (docs/export.md)."""
-    part = _in_parts(all_ids(conversation), _json_messages)
+    part = _in_parts(
+        all_ids(conversation),
+        lambda messages: ",\n".join(_encode(_json_message(message)) for message in messages),
+    )
     head = {
         "format": FORMAT,
         "version": VERSION,
@@ -144,10 +145,6 @@ def json(conversation: Conversation) -> Callable[[int], Part]:
         return (text if next is not None else f"{text}\n]}}\n"), next
 
     return with_head
-
-
-def _json_messages(messages: list[Message]) -> str:
-    return ",\n".join(_encode(_json_message(message)) for message in messages)
 
 
 def _json_message(message: Message) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def build(chat: Chat) -> Tree:
         raise Unreadable(_("It has no messages."))
     position = {id(one): at for at, one in enumerate(kept)}
     leaf = place_of.get(chat.leaf or "")
-    last = placed[leaf] if leaf is not None else max(kept, key=lambda one: _age(one, position))
+    # Of the newest messages the last one: `max` returns the first.
+    newest = max(reversed(kept), key=lambda one: one.created.timestamp() if one.created else 0.0)
+    last = placed[leaf] if leaf is not None else newest
     if not last.is_kept:  # it went into its children
         last = next(one for one in kept if one.node.parent == last.node.id or one is kept[-1])
     cut = 0
@@ -65,10 +67,6 @@ def build(chat: Chat) -> Tree:
         one.text = one.text[:TEXT_CHARACTERS]
         one.reasoning = one.reasoning[:TEXT_CHARACTERS]
     return Tree(kept, position[id(last)], cut)
-
-
-def _age(one: Placed, position: dict[int, int]) -> tuple[float, int]:
-    return (one.created.timestamp() if one.created else 0.0, position[id(one)])
 
 
 def _place(nodes: list[Node]) -> tuple[list[Placed], dict[str, int]]:
