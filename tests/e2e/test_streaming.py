@@ -40,13 +40,15 @@ def structure(html: str) -> str:
 def test_code_and_tables_have_buttons_while_they_stream(site: Site, browser: Browser):
     browser.send(f"[[tokens={ALL} rate=0 sample=true hold={ALL - 3} key=buttons]]")
     wait_until(lambda: "That is all" in browser.reply, "the text is shown")
+    buttons = ("[data-copy-csv]", "[data-copy-markdown]", "[data-copy-code]")
+    wait_until(lambda: all(map(browser.shown, buttons)), "the blocks are formatted")
     browser.run(
         "window.copied = []; window.saved = [];"
         "navigator.clipboard.write = async ([item]) =>"
         "  window.copied.push(await (await item.getType('text/plain')).text());"
         "HTMLAnchorElement.prototype.click = function () { window.saved.push(this.download); };"
     )
-    for selector in ("[data-copy-csv]", "[data-copy-markdown]", "[data-copy-code]"):
+    for selector in buttons:
         browser.run("document.querySelector(arguments[0]).click()", selector)
     wait_until(lambda: browser.run("return window.copied.length") == 3, "all are copied")
     csv, table, code = browser.run("return window.copied")
@@ -100,6 +102,7 @@ def test_blocks_are_formatted_before_the_end(site: Site, open_browser, email, si
 def test_selection_in_a_block_survives_the_end(site: Site, browser: Browser):
     browser.send(f"[[tokens={ALL} rate=0 sample=true hold={ALL // 2} key=select]]")
     wait_until(lambda: "Lighthouse" in browser.reply, "the first half is shown")
+    wait_until(lambda: "H3" in browser.run(TAGS), "its heading is formatted")
     browser.run("getSelection().selectAllChildren(document.querySelector('.stream h3'))")
     site.provider.release("select")
     browser.wait_for_status("done")
