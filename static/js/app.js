@@ -12,6 +12,7 @@ import { ChatSearch } from "./elements/chat_search.js";
 import { ChatSidebar } from "./elements/chat_sidebar.js";
 import { ChatSettings } from "./elements/chat_settings.js";
 import { ChatTranscript } from "./elements/chat_transcript.js";
+import { ConnectionNotice } from "./elements/connection_notice.js";
 import { closeMenus } from "./helpers/menus.js";
 
 customElements.define("chat-sidebar", ChatSidebar);
@@ -23,6 +24,7 @@ customElements.define("chat-settings", ChatSettings);
 customElements.define("chat-models", ChatModels);
 customElements.define("chat-composer", ChatComposer);
 customElements.define("chat-transcript", ChatTranscript);
+customElements.define("connection-notice", ConnectionNotice);
 customElements.define("chat-app", ChatApp);
 customElements.define("chat-palette", ChatPalette);
 customElements.define("chat-keys", ChatKeys);

@@ -1,14 +1,11 @@
 import { showAppearance } from "../helpers/appearance.js";
 import { fetchJSON, fetchPage, fromTemplate, nameConversation } from "../helpers/dom.js";
-import { newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
-import { countDown } from "../helpers/timing.js";
 import { Connection, NOT_SIGNED_IN, REFUSED, RESTARTING, TOO_MANY } from "../models/connection.js";
 import { Draft } from "../models/draft.js";
 import { Navigation } from "../models/navigation.js";
-import { Outbox } from "../models/outbox.js";
+import { Sender } from "../models/sender.js";
 
-const MAX_FRAME_BYTES = 64 * 1024; // the server closes the socket on a larger frame
 const NOTICE_AFTER = 1_500; // milliseconds; most sockets are open again before that
 const RESTART_NOTICE_AFTER = 5_000; // after close code 1012 the server is usually back soon
 const PAUSE_AFTER = 60_000; // of a hidden tab
@@ -21,22 +18,18 @@ const CATCH_UP_WITHIN = 2_000; // spread, so that the tabs of a restarted server
 /** A signed-in page: one socket, and the elements of the page that depend on it. */
 export class ChatApp extends HTMLElement {
   connection = new Connection(() => new WebSocket(this.#socketUrl));
-  navigation = new Navigation(this, () => this.#transcript?.place ?? document.scrollingElement.scrollTop);
-  #sizes = new ResizeObserver(() => this.#transcript?.resized());
-  #outbox;
-  #notice = null;
-  #countdown = null; // of the next attempt to connect
+  navigation = new Navigation(this, () => this.transcript?.place ?? document.scrollingElement.scrollTop);
+  #sizes = new ResizeObserver(() => this.transcript?.resized());
+  #sender;
   #pause = null;
-  #stopping = new Set(); // ids of the runs that the user asked to stop
-  #everOpen = false;
   #mayBeRenewed = false; // whether the session may have been replaced while the socket was open
   #isStale = false;
   #delayedRun = null; // id of the followed run whose events the server cannot send yet
   #branch = null; // the leaf of the branch that is being fetched
-  #refusedKeys = new Map(); // of frames about replies: the client_id of one that was refused
 
   connectedCallback() {
-    this.#outbox = new Outbox(this.#storage);
+    this.#sender = new Sender(this);
+    this.#sender.start();
     this.#listenToParts();
     this.#listenToConnection();
     this.#listenToPage();
@@ -50,18 +43,13 @@ export class ChatApp extends HTMLElement {
   // --- Lifecycle
 
   #listenToParts() {
-    this.addEventListener("chat:send", (event) => this.#send(event));
     this.addEventListener("chat:run", ({ detail }) => this.#runChanged(detail));
     this.addEventListener("chat:resume", ({ detail }) => this.#resume(detail));
     this.addEventListener("chat:announce", ({ detail }) => this.#announce(detail));
     this.addEventListener("chat:error", ({ detail }) => this.#showError(detail));
-    this.addEventListener("chat:other-model", (event) => {
-      this.#again(event, "run.regenerate", event.detail.message, { model: event.detail.model });
-    });
     this.addEventListener("chat:stale", () => this.#catchUp());
     this.addEventListener("chat:listed", () => this.#read());
     this.addEventListener("chat:scrolled", () => this.#scrolled());
-    this.addEventListener("submit", (event) => this.#submitted(event));
     this.addEventListener("click", (event) => {
       if (event.target.closest("[data-to-end]")) this.#jump();
     });
@@ -76,25 +64,22 @@ export class ChatApp extends HTMLElement {
 
   #listenToPage() {
     addEventListener("online", () => this.#online());
-    addEventListener("offline", () => this.#noticeSoon(NOTICE_AFTER));
+    addEventListener("offline", () => this.#notice.showSoon(NOTICE_AFTER));
     document.addEventListener("visibilitychange", () => this.#visibilityChanged());
     addEventListener("pageshow", (event) => this.#returned(event));
     // A composer that grows and a keyboard that opens must not hide the end of the page.
-    const resized = () => this.#transcript?.resized();
+    const resized = () => this.transcript?.resized();
     addEventListener("resize", resized);
     visualViewport.addEventListener("resize", resized);
   }
 
   /** Complete the page that the server rendered by the state of this tab. */
   #restore() {
-    this.#sidebar.current = this.#transcript?.conversation ?? "";
-    if (this.#composer !== null) this.#sizes.observe(this.#composer);
-    if (this.#transcript === null) return;
-    for (const frame of this.#outbox.removeExpired()) this.#returnToDraft(frame);
-    for (const frame of this.#outbox.pending()) {
-      if (this.#belongsHere(frame)) this.#transcript.showSending(frame.client_id, frame.text);
-    }
-    if (!this.#transcript.isPast) this.#transcript.followRendered();
+    this.sidebar.current = this.transcript?.conversation ?? "";
+    if (this.composer !== null) this.#sizes.observe(this.composer);
+    if (this.transcript === null) return;
+    this.#sender.restore();
+    if (!this.transcript.isPast) this.transcript.followRendered();
     this.#scrolled();
   }
 
@@ -103,7 +88,7 @@ export class ChatApp extends HTMLElement {
   /** The run of the page that is left goes on; its end is announced by `conversation.updated`. */
   #left() {
     this.#sizes.disconnect();
-    this.#stopping.clear();
+    this.#sender.forgetStops();
     this.#delayedRun = null;
     this.#isStale = false;
     this.#branch = null;
@@ -111,30 +96,41 @@ export class ChatApp extends HTMLElement {
 
   #arrived({ place }) {
     this.#restore();
-    if (this.#transcript === null) document.scrollingElement.scrollTop = place ?? 0;
-    else if (place !== undefined) this.#transcript.place = place;
-    this.#sidebar.close();
-    for (const cursor of this.#transcript?.cursors ?? []) this.#resume(cursor);
+    if (this.transcript === null) document.scrollingElement.scrollTop = place ?? 0;
+    else if (place !== undefined) this.transcript.place = place;
+    this.sidebar.close();
+    for (const cursor of this.transcript?.cursors ?? []) this.#resume(cursor);
     this.#announce(document.title);
     this.#read();
   }
 
   // --- Parts of the page
 
-  get #transcript() {
+  get transcript() {
     return this.querySelector("chat-transcript");
   }
 
-  get #composer() {
+  get composer() {
     return this.querySelector("chat-composer");
   }
 
-  get #sidebar() {
+  get sidebar() {
     return this.querySelector("chat-sidebar");
   }
 
-  get #storage() {
+  /** The storage of this tab for the signed-in user. */
+  get storage() {
     return storageOf(this.dataset.user);
+  }
+
+  /** Remove the greeting of a new chat, and the notices above it. */
+  removeGreeting() {
+    this.querySelector("[data-start]")?.remove();
+    this.querySelector(".notices")?.remove();
+  }
+
+  get #notice() {
+    return this.querySelector("connection-notice");
   }
 
   get #socketUrl() {
@@ -143,125 +139,7 @@ export class ChatApp extends HTMLElement {
   }
 
   get #page() {
-    return `/c/${this.#transcript.conversation}/`;
-  }
-
-  // --- Sending
-
-  #send(event) {
-    const { text, clientId, edit, models, choice } = event.detail;
-    const frame = edit
-      ? { type: "message.edit", client_id: clientId, message: edit, text, ...choice }
-      : {
-          type: models ? "chat.compare" : "chat.send",
-          client_id: clientId,
-          conversation: this.#transcript.conversation || null,
-          text,
-          ...(models ? { models } : choice),
-        };
-    if (!this.#dispatch(frame)) return; // the browser submits the form
-    event.preventDefault();
-    if (edit) return; // the text stays in the composer until the server has accepted it
-    this.#transcript.showSending(clientId, text);
-    this.#removeGreeting();
-    this.#composer.clear();
-  }
-
-  /** Send a frame that must arrive, now or as soon as the connection is open. */
-  #dispatch(frame) {
-    if (!this.connection.isUsable) return false;
-    if (new TextEncoder().encode(JSON.stringify(frame)).length > MAX_FRAME_BYTES) return false;
-    this.#outbox.put(frame);
-    if (!this.connection.send(frame)) this.connection.wake();
-    return true;
-  }
-
-  /** Forms whose button names the action. Without a connection the browser submits them. */
-  #submitted(event) {
-    const button = event.submitter;
-    if (event.target.id === "models") this.#askForModel(event, button);
-    else if (button?.dataset.regenerate) this.#again(event, "run.regenerate", button.dataset.regenerate);
-    else if (button?.dataset.continue) this.#again(event, "run.continue", button.dataset.continue);
-    else if (button?.name === "branch") this.#chooseBranch(event, button);
-    else if (button?.dataset.stop) this.#stop(event, button);
-    else if (event.target.matches("[data-prompts]")) this.#prompt(event, button.value);
-  }
-
-  /** Ask for another reply, or for the rest of one. */
-  #again(event, type, message, fields = {}) {
-    // Refused by mistake (see ChatComposer.refused), it has been accepted: the same key has one effect.
-    const key = fields.model === undefined ? `${type} ${message}` : null;
-    const clientId = this.#refusedKeys.get(key) ?? newClientId();
-    const frame = { type, client_id: clientId, message, ...fields };
-    if (!this.#dispatch(frame)) return;
-    this.#refusedKeys.delete(`${type} ${message}`);
-    event.preventDefault();
-    this.#composer.showError("");
-  }
-
-  /** Let the user choose the model of another reply; without the list the browser opens the page of all models. */
-  #askForModel(event, button) {
-    const models = this.#composer?.models;
-    if (!models || !this.connection.isUsable) return;
-    event.preventDefault();
-    models.askFor(button.value);
-  }
-
-  /** Ask for the branch of a message; the answer is `branch.selected`. */
-  #chooseBranch(event, button) {
-    const transcript = this.#transcript;
-    if (transcript.isPast) return; // the browser opens the whole page
-    if (transcript.isChoosing(button.value)) event.preventDefault();
-    else if (this.connection.send({ type: "branch.select", message: button.value })) {
-      transcript.choose(button);
-      event.preventDefault();
-    }
-  }
-
-  /** Stop the run of a compared reply, or all runs of the chat. */
-  #stop(event, button) {
-    const isOfAll = this.#composer?.contains(button) ?? false;
-    const all = this.#transcript.cursors.map(({ run }) => run);
-    for (const run of isOfAll && all.length > 0 ? all : [button.dataset.stop]) {
-      this.#stopping.add(run);
-      if (this.connection.send({ type: "run.stop", run })) continue;
-      if (!this.#everOpen) return;
-      this.connection.wake(); // `#opened` sends it
-    }
-    event.preventDefault();
-    button.disabled = true;
-  }
-
-  #prompt(event, text) {
-    const detail = { text, clientId: newClientId(), choice: this.#composer?.models?.changes ?? {} };
-    const send = new CustomEvent("chat:send", { detail, bubbles: true, cancelable: true });
-    if (!this.dispatchEvent(send)) event.preventDefault();
-  }
-
-  #belongsHere(frame) {
-    return (
-      isMessage(frame) &&
-      (frame.conversation ?? "") === this.#transcript?.conversation
-    );
-  }
-
-  /** Put the text of a frame that was not accepted back where it was typed. */
-  #returnToDraft(frame) {
-    if (frame.type === "run.regenerate" || frame.type === "run.continue") {
-      if (frame.model === undefined) this.#refusedKeys.set(`${frame.type} ${frame.message}`, frame.client_id);
-    } else if (frame.type === "message.edit") {
-      new Draft(this.#storage, `edit:${frame.message}`).text = frame.text;
-      if (this.#composer?.dataset.edit === frame.message) this.#composer.refused(frame);
-    } else if (this.#belongsHere(frame)) {
-      this.#transcript.unsend(frame.client_id);
-      if (this.#composer === null) this.#keepForNewChat(frame.text);
-      else {
-        this.#composer.refused(frame);
-        this.#composer.restore(frame.text);
-      }
-    } else if (isMessage(frame)) {
-      new Draft(this.#storage, frame.conversation ?? "new").text = frame.text;
-    }
+    return `/c/${this.transcript.conversation}/`;
   }
 
   // --- Receiving
@@ -295,29 +173,29 @@ export class ChatApp extends HTMLElement {
           this.#delayedRun = null;
           this.#showError("");
         }
-        this.#transcript?.receive(event);
+        this.transcript?.receive(event);
     }
   }
 
   #delayed(event) {
-    const isFollowed = this.#transcript?.cursor(event.ref) !== undefined;
+    const isFollowed = this.transcript?.cursor(event.ref) !== undefined;
     if (isFollowed) this.#delayedRun = event.ref;
-    if (isFollowed || this.#outbox.pending().some((frame) => frame.client_id === event.ref)) {
+    if (isFollowed || this.#sender.isPending(event.ref)) {
       this.#showError(event.message);
     }
   }
 
   #queued(event) {
-    const frame = this.#outbox.remove(event.client_id);
-    if (frame !== undefined) this.#composer?.showError(""); // of `delayed`
-    const transcript = this.#transcript;
+    const frame = this.#sender.accepted(event.client_id);
+    if (frame !== undefined) this.composer?.showError(""); // of `delayed`
+    const transcript = this.transcript;
     if (transcript === null || transcript.isPast) return;
-    if (frame !== undefined && this.#belongsHere(frame) && !transcript.conversation) {
+    if (frame !== undefined && this.#sender.isOfPage(frame) && !transcript.conversation) {
       this.#adopt(event.conversation);
     }
     if (event.conversation !== transcript.conversation) return;
-    if (event.model) this.#composer?.models?.stored(event, frame !== undefined && frame.type !== "run.regenerate");
-    if (frame?.type === "message.edit") this.#composer.clear();
+    if (event.model) this.composer?.models?.stored(event, frame !== undefined && frame.type !== "run.regenerate");
+    if (frame?.type === "message.edit") this.composer.clear();
     const wasFollowed = transcript.cursor(event.run) !== undefined;
     transcript.queue(event, { own: frame !== undefined });
     // The server subscribes the socket that asked to the run; every other tab has to resume it.
@@ -327,28 +205,22 @@ export class ChatApp extends HTMLElement {
 
   /** Turn the page of a new chat into the page of the chat just created, without a reload. */
   #adopt(id) {
-    this.#transcript.dataset.conversation = id;
+    this.transcript.dataset.conversation = id;
     nameConversation(this, id);
     history.replaceState(history.state, "", this.#page);
     this.navigation.moved();
-    this.#composer.moved(id);
-    this.#sidebar.current = id;
+    this.composer.moved(id);
+    this.sidebar.current = id;
     this.querySelector("[data-chat-menu]").hidden = false;
     // `conversation.updated` may have arrived before `run.queued`.
-    this.#rename(this.#sidebar.title(id) ?? "New chat");
-  }
-
-  /** Remove the greeting of a new chat, and the notices above it. */
-  #removeGreeting() {
-    this.querySelector("[data-start]")?.remove();
-    this.querySelector(".notices")?.remove();
+    this.#rename(this.sidebar.title(id) ?? "New chat");
   }
 
   #updated(event) {
-    this.#sidebar.update(event);
+    this.sidebar.update(event);
     this.querySelector("chat-list")?.update(event);
     this.#read();
-    if (event.conversation !== this.#transcript?.conversation) return;
+    if (event.conversation !== this.transcript?.conversation) return;
     if (event.deleted) this.#close();
     else if (event.restored && this.querySelector("[data-deleted]") !== null) this.navigation.reload();
     else this.#rename(event.title);
@@ -356,11 +228,11 @@ export class ChatApp extends HTMLElement {
 
   /** Report that the shown chat was read, if it is unread and visible, and show the number of unread ones. */
   #read() {
-    const current = this.#transcript?.conversation;
-    if (current && !document.hidden && this.#sidebar.isUnread(current)) {
-      if (this.connection.send({ type: "conversation.read", conversation: current })) this.#sidebar.markRead(current);
+    const current = this.transcript?.conversation;
+    if (current && !document.hidden && this.sidebar.isUnread(current)) {
+      if (this.connection.send({ type: "conversation.read", conversation: current })) this.sidebar.markRead(current);
     }
-    const { unread } = this.#sidebar;
+    const { unread } = this.sidebar;
     const name = document.title.replace(/^\(\d+\) /, "");
     document.title = unread > 0 ? `(${unread}) ${name}` : name;
   }
@@ -368,23 +240,18 @@ export class ChatApp extends HTMLElement {
   /** The chat of this page was deleted: leave it to be read, and offer a new one for unsent text. */
   #close() {
     if (this.querySelector("[data-deleted]") !== null) return;
-    const composer = this.#composer; // null on the page of an earlier part
+    const composer = this.composer; // null on the page of an earlier part
     const notice = fromTemplate(document.getElementById("chat-deleted"));
     const text = composer?.removeDraft() ?? "";
     notice.querySelector("[data-kept]").hidden = !text.trim();
-    this.#keepForNewChat(text);
+    this.#sender.keepForNewChat(text);
     const hadFocus = composer?.contains(document.activeElement) ?? false;
-    this.#transcript.close();
+    this.transcript.close();
     this.querySelector("[data-chat-menu]").hidden = true;
     composer?.remove();
-    this.#transcript.after(notice);
+    this.transcript.after(notice);
     if (hadFocus) notice.querySelector("a").focus({ preventScroll: true });
     this.#announce(notice.querySelector("p").innerText);
-  }
-
-  #keepForNewChat(text) {
-    const draft = new Draft(this.#storage, "new");
-    draft.text = [draft.text, text].filter((part) => part.trim()).join("\n\n");
   }
 
   #rename(title) {
@@ -404,37 +271,36 @@ export class ChatApp extends HTMLElement {
 
   #refused(event) {
     const lacksCredits = event.code === "insufficient_credits";
-    const frame = event.ref ? this.#outbox.remove(event.ref) : undefined;
+    const frame = event.ref ? this.#sender.refused(event.ref) : undefined;
     if (frame !== undefined) {
-      this.#returnToDraft(frame);
       const retryAfter = frame.text === undefined ? null : event.retry_after;
       const lacksModel = event.code === "model_unavailable" || event.code === "bad_setting";
       this.#showError(event.message, { lacksCredits, lacksModel, retryAfter });
       if (event.code === "not_found") this.#catchUp(); // the chat was probably deleted
       return;
     }
-    const isFollowed = this.#transcript?.cursor(event.ref) !== undefined;
-    if (this.#transcript?.isChoosing(event.ref)) this.#transcript.refuseBranch();
+    const isFollowed = this.transcript?.cursor(event.ref) !== undefined;
+    if (this.transcript?.isChoosing(event.ref)) this.transcript.refuseBranch();
     if (isFollowed && event.code === "not_found") {
-      this.#transcript.abandon(event.ref); // asking again would get the same answer
+      this.transcript.abandon(event.ref); // asking again would get the same answer
       this.#catchUp(); // the chat was probably deleted
     } else if (isFollowed) {
       const seconds = event.retry_after ?? RESUME_AFTER;
       setTimeout(() => this.#resumeIfFollowed(event.ref), 1_000 * seconds);
-      if (!this.#stopping.delete(event.ref)) return;
-      if (this.#composer !== null) this.#composer.run = event.ref; // enables Stop again
+      if (!this.#sender.stopRefused(event.ref)) return;
+      if (this.composer !== null) this.composer.run = event.ref; // enables Stop again
     }
     // A socket that is refused before `ready` has the connection notice, which goes once it is open.
     if (this.connection.isOpen) this.#showError(event.message);
   }
 
   #showError(message, offers = {}) {
-    this.#composer?.showError(message, offers);
+    this.composer?.showError(message, offers);
   }
 
   /** Show the branch that this reader or the same user in another tab has chosen. */
   async #showBranch({ conversation, message, leaf }) {
-    const transcript = this.#transcript;
+    const transcript = this.transcript;
     if (conversation !== transcript?.conversation || transcript.isPast || leaf === this.#branch) return;
     if (!transcript.isChoosing(message)) {
       if (transcript.cursors.length > 0) this.#isStale = true; // followed when the reply has ended
@@ -450,7 +316,7 @@ export class ChatApp extends HTMLElement {
   }
 
   #resumeIfFollowed(run) {
-    const cursor = this.#transcript?.cursor(run);
+    const cursor = this.transcript?.cursor(run);
     if (cursor !== undefined) this.#resume(cursor);
   }
 
@@ -459,8 +325,8 @@ export class ChatApp extends HTMLElement {
   }
 
   #runChanged(run) {
-    if (this.#composer !== null) this.#composer.run = run;
-    if (run === null) this.#stopping.clear();
+    if (this.composer !== null) this.composer.run = run;
+    if (run === null) this.#sender.forgetStops();
     if (run === null && this.#isStale) this.#catchUp();
   }
 
@@ -471,17 +337,16 @@ export class ChatApp extends HTMLElement {
       location.reload(); // another user has signed in meanwhile: nothing of this page is theirs
       return;
     }
-    this.#everOpen = true;
     this.#mayBeRenewed = true;
-    const wasNoticed = !this.querySelector("[data-connection]").hidden;
-    this.#hideNotice();
-    for (const frame of this.#outbox.pending()) this.connection.send(frame);
-    const cursors = this.#transcript?.cursors ?? [];
+    const wasNoticed = !this.#notice.hidden;
+    this.#notice.hide();
+    this.#sender.resend();
+    const cursors = this.transcript?.cursors ?? [];
     for (const cursor of cursors) this.#resume(cursor);
-    for (const run of this.#stopping) this.connection.send({ type: "run.stop", run });
+    this.#sender.resendStops();
     this.#read();
     if (isReconnect) {
-      this.#sidebar.forgetDeleted(); // a deletion may have been undone meanwhile
+      this.sidebar.forgetDeleted(); // a deletion may have been undone meanwhile
       setTimeout(() => this.#recover(wasNoticed), CATCH_UP_WITHIN * Math.random());
     }
     if (!isReconnect && cursors.length === 0) this.#catchUpIfStale();
@@ -491,14 +356,13 @@ export class ChatApp extends HTMLElement {
   async #recover(wasNoticed) {
     const isComplete = await this.#catchUp();
     if (!wasNoticed || !isComplete) return;
-    const { resumed } = this.querySelector("[data-connection]").dataset;
-    this.dispatchEvent(new CustomEvent("chat:notice", { detail: resumed }));
+    this.dispatchEvent(new CustomEvent("chat:notice", { detail: this.#notice.dataset.resumed }));
   }
 
   /** Check for messages that came between the rendering of the page and the opening of its socket. */
   async #catchUpIfStale() {
-    if (!this.#transcript?.conversation || this.#transcript.isPast) return;
-    const transcript = this.#transcript;
+    if (!this.transcript?.conversation || this.transcript.isPast) return;
+    const transcript = this.transcript;
     const current = await fetchJSON(transcript.dataset.activeRun);
     if (transcript.cursors.length > 0 || !transcript.isConnected) return;
     // Without an answer the chat may have been deleted.
@@ -508,18 +372,18 @@ export class ChatApp extends HTMLElement {
   /** Fetch the page again and show what this tab has missed; whether the page is complete now. */
   async #catchUp() {
     this.#isStale = true;
-    const transcript = this.#transcript;
+    const transcript = this.transcript;
     const url = transcript?.conversation ? this.#page : location.href;
     let { page, isMissing } = await fetchPage(url);
-    const isLeft = transcript !== this.#transcript || (transcript === null && url !== location.href);
+    const isLeft = transcript !== this.transcript || (transcript === null && url !== location.href);
     if (isLeft) return true; // the page that is shown now is newer
     if (isMissing && transcript?.conversation) {
       this.#close();
       ({ page } = await fetchPage(this.dataset.newChat)); // for its list of chats
     }
     if (page === null) return false;
-    this.#sidebar.replaceWith(page);
-    this.querySelector("chat-list")?.replaceWith(page, (id) => this.#sidebar.isDeleted(id));
+    this.sidebar.replaceWith(page);
+    this.querySelector("chat-list")?.replaceWith(page, (id) => this.sidebar.isDeleted(id));
     this.#read();
     if (isMissing) return false;
     if (!transcript?.conversation) {
@@ -534,56 +398,18 @@ export class ChatApp extends HTMLElement {
   }
 
   #lost({ code, message, seconds }) {
-    if (REFUSED.has(code)) this.#returnAll();
-    else if (!this.#everOpen && navigator.onLine) this.#postPending();
-    if (code === TOO_MANY) this.#noticeRefusal(message, seconds);
-    else this.#noticeSoon(code === RESTARTING ? RESTART_NOTICE_AFTER : NOTICE_AFTER);
-  }
-
-  #noticeRefusal(message, seconds) {
-    this.#countdown?.cancel();
-    this.#showNotice(message);
-    this.#countdown = countDown(seconds, (left) => {
-      const when = left > 0 ? `in ${left} s` : "now";
-      this.querySelector("[data-connection-text]").textContent = `${message} Reconnecting ${when}…`;
-    });
-  }
-
-  #noticeSoon(delay) {
-    this.#notice ??= setTimeout(() => this.#noticeLoss(), delay);
+    if (REFUSED.has(code)) {
+      this.#sender.returnAll();
+      this.#showError(this.#notice.dataset.frameRefused);
+    } else if (!this.connection.wasOpen && navigator.onLine) this.#sender.postPending();
+    if (code === TOO_MANY) this.#notice.showRefusal(message, seconds);
+    else this.#notice.showSoon(code === RESTARTING ? RESTART_NOTICE_AFTER : NOTICE_AFTER);
   }
 
   #online() {
     this.connection.wake();
     // The socket may have survived the time without a network.
-    if (this.connection.isOpen) this.#hideNotice();
-  }
-
-  #returnAll() {
-    for (const frame of this.#outbox.pending()) {
-      this.#outbox.remove(frame.client_id);
-      this.#returnToDraft(frame);
-    }
-    this.#showError("The server rejected this message. Shorten it or send it in parts.");
-  }
-
-  /** Submit the pending message as a form, since no socket can be opened at all. */
-  #postPending() {
-    for (const frame of this.#outbox.pending()) {
-      if (this.#composer === null || frame.models || !this.#belongsHere(frame)) continue;
-      this.#outbox.remove(frame.client_id);
-      this.#composer.post(frame.text, frame.client_id);
-      return;
-    }
-  }
-
-  #noticeLoss() {
-    if (document.hidden) return;
-    this.#showNotice(
-      navigator.onLine
-        ? "Connection lost. Reconnecting…"
-        : "You are offline. Your text is saved here.",
-    );
+    if (this.connection.isOpen) this.#notice.hide();
   }
 
   #ended(code) {
@@ -596,22 +422,7 @@ export class ChatApp extends HTMLElement {
       location.assign(`${this.dataset.signIn}?next=${encodeURIComponent(location.pathname)}`);
       return;
     }
-    this.#showNotice("Connection lost. Reload the page.");
-  }
-
-  #showNotice(sentence) {
-    this.querySelector("[data-connection-text]").textContent = sentence;
-    this.querySelector("[data-connection]").hidden = false;
-    this.#announce(sentence);
-  }
-
-  #hideNotice() {
-    clearTimeout(this.#notice);
-    this.#notice = null;
-    this.#countdown?.cancel();
-    const notice = this.querySelector("[data-connection]");
-    if (!notice.hidden) this.#announce("Reconnected");
-    notice.hidden = true;
+    this.#notice.show(this.#notice.dataset.ended);
   }
 
   // --- The page
@@ -628,7 +439,7 @@ export class ChatApp extends HTMLElement {
   /** Close the socket of a hidden tab, but not during a reply or with an unsent message. */
   #pauseSoon() {
     this.#pause = setTimeout(() => {
-      const isIdle = !this.#transcript?.cursors.length && this.#outbox.pending().length === 0;
+      const isIdle = !this.transcript?.cursors.length && !this.#sender.hasPending;
       if (isIdle) this.connection.pause();
       else this.#pauseSoon();
     }, PAUSE_AFTER);
@@ -642,13 +453,13 @@ export class ChatApp extends HTMLElement {
   }
 
   #scrolled() {
-    if (this.#composer !== null) this.#composer.showsJump = !this.#transcript.isNearEnd;
+    if (this.composer !== null) this.composer.showsJump = !this.transcript.isNearEnd;
   }
 
   #jump() {
-    this.#transcript.toEnd();
+    this.transcript.toEnd();
     this.#scrolled();
-    this.#composer.focusField(); // the button is hidden now
+    this.composer.focusField(); // the button is hidden now
   }
 
   #announce(sentence) {
@@ -659,9 +470,4 @@ export class ChatApp extends HTMLElement {
       announcer.textContent = sentence;
     }, 50);
   }
-}
-
-/** Whether a frame sends a new message, to one model or to several. */
-function isMessage({ type }) {
-  return type === "chat.send" || type === "chat.compare";
 }

@@ -58,6 +58,11 @@ export class Connection extends EventTarget {
     return this.#state === "open";
   }
 
+  /** Whether the server has ever sent `ready`. */
+  get wasOpen() {
+    return this.#openCount > 0;
+  }
+
   /** Whether to rely on it for a frame that must arrive: it was open, or may still open soon. */
   get isUsable() {
     if (this.#state === "ended") return false;
