@@ -20,7 +20,7 @@ RELOAD_SECONDS = 5
 
 
 def live_queue(request: HttpRequest) -> HttpResponse:
-    """Show the queue, the workers and the loops, or that Redis is unreachable; the page reloads."""
+    """Show the queue, the workers and the loops, or that Redis is unreachable; a script reads the page again."""
     if not request.user.has_perm(PERMISSION):
         raise PermissionDenied
     context = {

@@ -178,7 +178,7 @@ class Renderer(RendererHTML):
     def table_open(self, *_: Any) -> str:
         # A box that scrolls, and that the keyboard reaches as well.
         return (
-            '<div class="table" role="region" aria-label="Table" tabindex="0"><table dir="auto">\n'
+            '<div class="table" role="group" aria-label="Table" tabindex="0"><table dir="auto">\n'
         )
 
     def table_close(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
@@ -192,13 +192,17 @@ class Renderer(RendererHTML):
     def tbody_close(self, *_: Any) -> str:
         return "</tbody>"
 
-    def th_open(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
+    def td_open(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
         # The policy forbids style attributes, in which the parser puts a column's alignment.
         token = tokens[index]
         align = str(token.attrs.get("style", "")).removeprefix("text-align:")
         return f'<{token.tag} class="{align}">' if align else f"<{token.tag}>"
 
-    td_open = th_open
+    def th_open(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+        # An empty cell is the heading of nothing.
+        if not tokens[index + 1].content.strip():
+            tokens[index].tag = tokens[index + 2].tag = "td"
+        return self.td_open(tokens, index, options, env)
 
     def fence(self, tokens: Sequence[Token], index: int, _: Any, env: Any) -> str:
         # All of it is shown: a model's text after three backticks is not always a language.
@@ -421,7 +425,7 @@ _cleaner = nh3.Cleaner(
         "math": {"display", "alttext"},
     },
     tag_attribute_values={
-        "div": {"role": {"region"}, "tabindex": {"0"}},
+        "div": {"role": {"group"}, "tabindex": {"0"}},
         "input": {
             "type": {"checkbox"},
             "disabled": {""},

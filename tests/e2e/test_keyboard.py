@@ -11,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.e2e.browser import Browser, wait_until
 from tests.e2e.conftest import PHONE, Site
 from tests.e2e.test_screens import LOW_CONTRAST, OVERFLOW, SMALL
-from tests.e2e.test_styleguide import violations
+from tests.support import axe
 
 pytestmark = pytest.mark.e2e
 
@@ -94,7 +94,7 @@ def test_palette_finds_chats_actions_and_pages(site: Site, browser: Browser):
     press(browser, "k", Keys.CONTROL)
     browser.wait_for_text(".palette-option", "Études")
     assert browser.run(FOCUSED) == "combobox"
-    assert violations(browser) == []
+    assert axe.violations(browser.driver) == []
     press(browser, "etudes bo")
     wait_until(lambda: len(browser.texts(".palette-option")) == 1, "accents make no difference")
     press(browser, Keys.ENTER)

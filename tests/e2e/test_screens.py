@@ -20,7 +20,7 @@ WIDE = (
     '<figure class="code"><figcaption>python</figcaption><pre tabindex="0"><code>'
     + "x = 1; "
     * 60
-    + '</code></pre></figure><div class="table" role="region" aria-label="Table" tabindex="0">'
+    + '</code></pre></figure><div class="table" role="group" aria-label="Table" tabindex="0">'
     "<table><tr>" + "<td>1234567890</td>" * 30 + "</tr></table></div>"
 )
 

@@ -12,22 +12,9 @@ from tests.support.stack import PROJECT
 
 pytestmark = pytest.mark.e2e
 
-RULES = """
-const done = arguments[arguments.length - 1];
-axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => done(violations.map(
-  ({id, nodes}) => [id, ...nodes.slice(0, 4).map(({target}) => target.join(" "))])));
-"""
 # Of no screen of their own: the admin's, paper, and the frame of the style guide.
 NO_SECTION = {"admin", "admin_billing", "admin_providers", "paper", "print", "styleguide"}
 SIZES = {"desktop": (1280, 900), "narrow": (320, 640)}
-
-
-def violations(browser: Browser) -> list[list[str]]:
-    """Return the violated rules of axe with elements that violate them. The page's CSP allows no eval."""
-    browser.driver.execute_cdp_cmd("Runtime.evaluate", {"expression": axe.SCRIPT})
-    found = browser.driver.execute_async_script(RULES)
-    assert isinstance(found, list)
-    return found
 
 
 def test_every_component_is_listed_and_accessible(site: Site, browser: Browser, email: str):
@@ -47,5 +34,5 @@ def test_every_component_is_listed_and_accessible(site: Site, browser: Browser, 
     for name, size in SIZES.items():
         browser.resize(size)
         assert browser.run(OVERFLOW) <= 0, name
-    assert violations(browser) == []
+    assert axe.violations(browser.driver) == []
     assert browser.complaints == []

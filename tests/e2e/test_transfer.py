@@ -10,6 +10,7 @@ import pytest
 from tests.chat.transfer.test_imports import CLAUDE, chatgpt
 from tests.e2e.browser import Browser, wait_until
 from tests.e2e.conftest import Site
+from tests.support import axe
 
 pytestmark = pytest.mark.e2e
 
@@ -27,4 +28,5 @@ def test_uploaded_chats_appear_with_a_report(site: Site, browser: Browser, tmp_p
     wait_until(lambda: "/c/" in browser.path, "the chat")
     browser.driver.get(browser.driver.current_url.split("#")[0] + "print/")
     assert "Name a tree" in browser.run("return document.body.innerText")
+    assert axe.violations(browser.driver) == []
     assert browser.complaints == []

@@ -69,11 +69,16 @@ def test_invalid_language_is_only_a_caption(language):
 def test_table_scrolls_and_has_no_style_attributes():
     html = to_html("|a|b|c|\n|:-|:-:|-:|\n|1|2|3|")
     assert html.startswith(
-        '<div class="table" role="region" aria-label="Table" tabindex="0"><table>'
+        '<div class="table" role="group" aria-label="Table" tabindex="0"><table>'
     )
     assert '<th class="left">a</th>\n<th class="center">b</th>\n<th class="right">c</th>' in html
     assert '<td class="right">3</td>' in html
     assert "style" not in html
+
+
+def test_empty_heading_of_a_table_is_no_heading():
+    html = to_html("| | b |\n|:-|---|\n|1|2|")
+    assert '<tr>\n<td class="left"></td>\n<th>b</th>\n</tr>' in html
 
 
 def rows(*lines: str) -> list[list[str]]:
