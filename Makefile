@@ -93,6 +93,10 @@ format: .venv/.dev ## Format code and templates
 
 LOCK := $(PY) -m uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url \
 	--python-version 3.11
+.PHONY: messages
+messages: .venv/.dev ## Update the catalogues of the languages, and compile them (docs/translations.md)
+	@$(CHECK_ENV) $(PY) manage.py messages $(ARGS)
+
 .PHONY: lock
 lock: .venv/.dev ## Pin and hash the requirements again (ARGS=--upgrade: newer versions)
 	$(LOCK) $(ARGS) requirements.in -o requirements.txt

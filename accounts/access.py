@@ -34,6 +34,7 @@ PUBLIC_VIEWS = frozenset(
         "account_reset_password_from_key",
         "account_reset_password_from_key_done",
         "admin_login",
+        "visitor_language",
         "billing:packages_json",
         "billing:webhook",
     }

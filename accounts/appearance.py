@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
+from accounts import language
 from accounts.access import PUBLIC_VIEWS
 from accounts.models import TextSize, Theme, User
 
@@ -69,6 +70,8 @@ class AppearanceMiddleware:
         if request.resolver_match and request.resolver_match.view_name in PUBLIC_VIEWS:
             return
         if isinstance(request.user, User):
+            if request.user.language:
+                language.choose(request, request.user.language)
             request.appearance = Appearance(request.user.theme, request.user.text_size)  # type: ignore[attr-defined]
 
 

@@ -11,8 +11,8 @@ class AccountsConfig(AppConfig):
     default = True
 
     def ready(self) -> None:
-        # notices and signup connect their receivers on import.
-        from accounts import notices, receivers, signup  # noqa: F401
+        # language, notices and signup connect their receivers on import.
+        from accounts import language, notices, receivers, signup  # noqa: F401
 
         receivers.connect()
 

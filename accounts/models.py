@@ -73,6 +73,8 @@ class User(AbstractUser):
     text_size = models.CharField(
         max_length=10, choices=TextSize, default=TextSize.MEDIUM, db_default=TextSize.MEDIUM.value
     )
+    # A code of LANGUAGES: accounts/language.py. Empty until the first sign-in: the browser's.
+    language = models.CharField(max_length=10, blank=True, default="", db_default="")
     # Shortcuts of a single key can disturb dictation (WCAG 2.2, 2.1.4), so a user can switch them off.
     single_keys = models.BooleanField(default=True, db_default=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import include, path, re_path
 
-from accounts import views
+from accounts import language, views
 
 urlpatterns = [
     path("email/", views.EmailView.as_view(), name="account_email"),
@@ -13,6 +13,7 @@ urlpatterns = [
         views.ConfirmEmailView.as_view(),
         name="account_confirm_email",
     ),
+    path("language/", language.visitor_language, name="visitor_language"),
     path("password/set/", views.SetPasswordView.as_view(), name="account_set_password"),
     path("", include("allauth.account.urls")),
 ]

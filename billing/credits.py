@@ -11,6 +11,8 @@ from typing import Any
 
 from django import forms
 
+from chatproject.lib import languages
+
 MICRO = 1_000_000
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus in tabular figures
 
@@ -23,14 +25,27 @@ EXPONENTS = {
 
 
 def show(micro: int, *, signed: bool = False) -> str:
-    """Format micro-credits for users: `1,234.50`, `0.31`, and `<0.01` instead of a misleading zero."""
-    sign = MINUS if micro < 0 else "+" if signed and micro > 0 else ""
+    """Format micro-credits for users in the active language, whole credits without decimals.
+
+    `1,234.50`, `0.31`, and `<0.01` instead of a misleading zero.
+    """
+    amount = abs(micro)
+    if not amount or (amount >= MICRO and amount % MICRO < MICRO // 100):
+        return _sign(micro, signed=signed) + languages.number(amount // MICRO)
+    return in_column(micro, signed=signed)
+
+
+def in_column(micro: int, *, signed: bool = False) -> str:
+    """Format micro-credits like `show`, always with two decimals: `100.00`."""
+    sign = _sign(micro, signed=signed)
     value = Decimal(abs(micro)) / MICRO
     if 0 < value < Decimal("0.01"):
-        return f"{sign}<0.01"
-    rounded = value.quantize(Decimal("0.01"), rounding=ROUND_DOWN)
-    text = f"{rounded:,.2f}"
-    return sign + (text.removesuffix(".00"))
+        return f"{sign}<{languages.number(Decimal('0.01'), 2)}"
+    return sign + languages.number(value.quantize(Decimal("0.01"), rounding=ROUND_DOWN), 2)
+
+
+def _sign(micro: int, *, signed: bool) -> str:
+    return MINUS if micro < 0 else "+" if signed and micro > 0 else ""
 
 
 def exact(micro: int) -> str:
@@ -58,7 +73,7 @@ def parse(text: str) -> int:
 def show_money(minor: int, currency: str) -> str:
     """Format an amount of money with its currency: `USD 5.00`, `JPY 500`."""
     places = EXPONENTS.get(currency, 2)
-    return f"{currency} {Decimal(minor).scaleb(-places):,.{places}f}"
+    return f"{currency} {languages.number(Decimal(minor).scaleb(-places), places)}"
 
 
 def step_of_money(currency: str) -> int:
@@ -84,16 +99,16 @@ class CreditsFormField(forms.Field):
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
         try:
-            micro = parse(str(value).replace(MINUS, "-"))
+            micro = parse(languages.plain_number(str(value).replace(MINUS, "-")))
         except ValueError as error:
             raise forms.ValidationError(self.error_messages["invalid"]) from error
         if self.min_value is not None and micro < self.min_value:
-            limit = exact(self.min_value)
+            limit = languages.written(exact(self.min_value))
             raise forms.ValidationError(self.error_messages["min_value"], params={"limit": limit})
         return micro
 
     def prepare_value(self, value: Any) -> Any:
-        return exact(value) if isinstance(value, int) else value
+        return languages.written(exact(value)) if isinstance(value, int) else value
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         try:

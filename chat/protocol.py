@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from accounts.sockets import TRY_AGAIN_LATER as TRY_AGAIN_LATER
-from chat.errors import ERRORS, ChatError, Missing
+from chat.errors import ChatError, Missing, sentence
 from chatproject.lib import strict_json
 
 MAX_FRAME_BYTES = 64 * 1024
@@ -200,7 +200,7 @@ def decode(frame: str) -> ClientEvent:
     try:
         data = msgspec.json.decode(frame)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise ChatError("bad_json", f"{ERRORS['bad_json']} ({error})") from error
+        raise ChatError("bad_json", f"{sentence('bad_json')} ({error})") from error
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         # Text in UTF-16, as in a browser, may be cut in the middle of a character.
         try:
@@ -224,7 +224,7 @@ def decode(frame: str) -> ClientEvent:
     try:
         return msgspec.convert(data, event)
     except msgspec.ValidationError as error:
-        raise ChatError("bad_json", f"{ERRORS['bad_json']} ({error})") from error
+        raise ChatError("bad_json", f"{sentence('bad_json')} ({error})") from error
 
 
 def ref_of(frame: str) -> str | None:

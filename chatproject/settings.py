@@ -64,6 +64,8 @@ MIDDLEWARE = [
     "chatproject.ops.compression.CompressionMiddleware",
     "chatproject.lib.staticfiles.StaticFilesMiddleware",
     "chatproject.ops.private_pages.PrivatePagesMiddleware",
+    # Before all that answer with a sentence.
+    "accounts.language.LanguageMiddleware",
     "chatproject.ops.odd_input.OddInputMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -493,6 +495,10 @@ ALERT_EMAIL = env.addresses("ALERT_EMAIL")
 ALERT_WEBHOOK_URL = env.url("ALERT_WEBHOOK_URL", "")  # a secret, by which anyone may post
 
 LANGUAGE_CODE = "en"
+# The languages of the interface, each in its own words; docs/translations.md.
+LANGUAGES = [("en", "English"), ("de", "Deutsch"), ("es", "Español"), ("ar", "العربية")]
+LANGUAGE_COOKIE_NAME = "language"
+FORMAT_MODULE_PATH = "chatproject.formats"
 TIME_ZONE = env.zone("TIME_ZONE", "UTC")
 USE_I18N = True
 USE_TZ = True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from django import template
 
+from billing.credits import in_column as credits_in_column
 from billing.credits import show, show_money
+from chatproject.lib import languages
 
 register = template.Library()
 
@@ -18,8 +20,7 @@ def credits(micro: int) -> str:
 @register.filter
 def in_column(micro: int, *, signed: bool = False) -> str:
     """Micro-credits in a column of figures, always with two decimals: `100.00`."""
-    text = show(micro, signed=signed)
-    return text if "." in text else f"{text}.00"
+    return credits_in_column(micro, signed=signed)
 
 
 @register.filter
@@ -37,4 +38,4 @@ def money(minor: int, currency: str) -> str:
 @register.filter
 def thousands(count: int) -> str:
     """A count: `2,048`."""
-    return f"{count:,}"
+    return languages.number(count)

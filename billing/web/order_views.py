@@ -41,6 +41,7 @@ from billing.payments.invoices import NotPaid
 from billing.payments.providers.base import ProviderError
 from billing.payments.refunds import RefundRefused
 from billing.web.forms import BuyForm, InvoiceAddressForm, TopUpForm
+from chatproject.lib import languages
 from chatproject.lib.db import MoneyBusy, streamed_response
 
 if TYPE_CHECKING:
@@ -132,25 +133,26 @@ def _invoice_address(request: Request) -> InvoiceAddress:
 @cache_control(public=True, max_age=60)
 def packages_json(request: HttpRequest) -> JsonResponse:
     """Return the packages as JSON, without signing in; credits are decimal numbers as text."""
-    return JsonResponse(
-        {
-            "packages": [
-                {
-                    "id": offer.package.pk,
-                    "slug": offer.package.slug,
-                    "name": offer.package.name,
-                    "credits": credits.exact(offer.package.credits),
-                    "bonus": credits.exact(offer.package.bonus),
-                    "valid_days": offer.package.valid_days,
-                    "popular": offer.package.popular,
-                    "currency": offer.currency,
-                    "amount_minor": offer.amount_minor,
-                    "price": credits.show_money(offer.amount_minor, offer.currency),
-                }
-                for offer in packages.offers()
-            ]
-        }
-    )
+    with languages.use(settings.LANGUAGE_CODE):  # the same for all
+        return JsonResponse(
+            {
+                "packages": [
+                    {
+                        "id": offer.package.pk,
+                        "slug": offer.package.slug,
+                        "name": offer.package.name,
+                        "credits": credits.exact(offer.package.credits),
+                        "bonus": credits.exact(offer.package.bonus),
+                        "valid_days": offer.package.valid_days,
+                        "popular": offer.package.popular,
+                        "currency": offer.currency,
+                        "amount_minor": offer.amount_minor,
+                        "price": credits.show_money(offer.amount_minor, offer.currency),
+                    }
+                    for offer in packages.offers()
+                ]
+            }
+        )
 
 
 # --- One order --------------------------------------------------------------------------------

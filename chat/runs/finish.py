@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
+from django.utils.translation import gettext
 
 from billing.metering import settlement
 from billing.metering.pricing import Tokens
@@ -27,7 +28,7 @@ from chat.rendering.document import to_html
 from chat.rendering.message import message_html, streamed_spans
 from chat.runs import fallback
 from chat.streaming import user_channel
-from chatproject.lib import db, metrics
+from chatproject.lib import db, languages, metrics
 from chatproject.lib.db import prepared
 from chatproject.lib.log_events import log_event
 
@@ -352,7 +353,10 @@ def event(run: Run, *, is_streamed: bool = False) -> protocol.RunEnd:
     message: Message = run.message
     # The page shows the run below the message: set here, it costs no query.
     message.run = run
-    html = message_html(message)
+    # Live and late followers receive the same sentences.
+    with languages.use(run.model_snapshot.get("language")):
+        html = message_html(message)
+        sentence = gettext(run.error_message) if run.error_message else ""
     common: dict[str, Any] = {
         "run": run.id,
         "attempt": run.attempt,
@@ -370,4 +374,4 @@ def event(run: Run, *, is_streamed: bool = False) -> protocol.RunEnd:
         return protocol.RunDone(**common, finish_reason=run.finish_reason)
     if run.status == Run.Status.STOPPED:
         return protocol.RunStopped(**common)
-    return protocol.RunFailed(**common, code=run.error_code, message=run.error_message)
+    return protocol.RunFailed(**common, code=run.error_code, message=sentence)

@@ -31,7 +31,7 @@ from chat.models import Conversation, LanguageModel, Message, MessagePart, Run
 from chat.runs import admission, cost, queue, wait_estimate
 from chat.runs.describe import Started, describe, stored_position, whole_runs
 from chat.streaming import user_channel
-from chatproject.lib import db, metrics
+from chatproject.lib import db, languages, metrics
 from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
@@ -400,6 +400,8 @@ def _new_run(ask: Ask, conversation: Conversation, prompt: Message, model: Langu
         "provider_model": model.provider_model,
         "temperature": assistant.temperature if temperature is None else temperature,
         "assistant": assistant.name,
+        # Of the events that a worker makes, since it does not load the user.
+        "language": languages.active(),
     }
     if conversation.reasoning_effort in model.offered_efforts:
         snapshot["effort"] = conversation.reasoning_effort

@@ -17,12 +17,13 @@ import redis
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.utils import translation
 
 from accounts import sockets
 from chat import protocol
 from chat.conversations import branches, lifecycle
 from chat.conversations.offers import Choice
-from chat.errors import ERRORS, ChatError
+from chat.errors import ChatError, sentence
 from chat.runs import describe, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.streaming import groups
@@ -31,7 +32,7 @@ from chat.web import socket_limits
 from chat.web.outgoing import UNREACHABLE, Outgoing
 from chat.web.run_follower import ATTACH_WITHIN, Follower, replay_reader
 from chat.web.socket_limits import Allowance
-from chatproject.lib import db, metrics
+from chatproject.lib import db, languages, metrics
 from chatproject.lib.db import limits
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.pubsub.raw import Attachment
@@ -74,6 +75,8 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve the socket; nothing of it stays behind, however it ends."""
         self._session = scope["socket_session"]
+        self._language = languages.known(self._session.user.language if self._session else "")
+        translation.activate(self._language)
         self._wait: float = scope.get("socket_wait", 0.0)
         self._outgoing = Outgoing(
             send,
@@ -136,6 +139,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
 
     async def _end(self, ref: str | None = None) -> None:
         """Close the socket, whose session has ended; `ref` names the frame that was refused for it."""
+        translation.activate(self._language)  # also in a task of its own
         await self._leave()
         await self._outgoing.close(protocol.NOT_SIGNED_IN, ChatError("not_signed_in"), ref)
 
@@ -299,7 +303,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
 
     def _report_delay(self, event: protocol.ClientEvent) -> None:
         code = "still_trying"
-        delayed = protocol.Delayed(code=code, message=ERRORS[code], ref=event.ref)
+        delayed = protocol.Delayed(code=code, message=sentence(code), ref=event.ref)
         self._outgoing.put(delayed.encode())
 
     def _follow(

@@ -24,6 +24,7 @@ from chat.web.forms import MessageForm, new_client_id
 from chat.web.picker import picker
 from chat.web.responses import raise_unless_page, run_json, wants_json, with_status
 from chat.web.shortcuts import SHORTCUTS
+from chatproject.lib import languages
 from chatproject.lib.http import Request
 
 # Placeholder in addresses of objects that do not exist yet when a page is rendered; the script
@@ -118,7 +119,8 @@ def page_context(request: Request) -> dict[str, Any]:
     is_part = "X-Swap" in request.headers
     return {
         "sidebar": None if is_part else listing.sidebar(request.user),
-        "assets": getattr(staticfiles_storage, "manifest_hash", ""),
+        # A script loads the whole page when its files or its language are others.
+        "assets": f"{getattr(staticfiles_storage, 'manifest_hash', '')}.{languages.active()}",
         "modules": MODULES,
         "no_id": NO_ID,
         "shortcuts": SHORTCUTS,

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.middleware import csrf
 from django.template import loader
 
-from chat.errors import ERRORS
+from chat.errors import sentence
 from chatproject.lib.origins import report_refusal
 from chatproject.lib.outages import UNREACHABLE
 
@@ -43,7 +43,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
         response = HttpResponse(_page(status, request), status=status)
     else:
         code = "unavailable" if status == 503 else "internal"
-        response = JsonResponse({"code": code, "message": ERRORS[code]}, status=status)
+        response = JsonResponse({"code": code, "message": sentence(code)}, status=status)
     if status == 503:
         response["Retry-After"] = str(RETRY_AFTER[status])
     return response
@@ -58,7 +58,7 @@ def _page(status: int, request: HttpRequest) -> str:
         # Before collectstatic no template of the site can be rendered, so neither can its error page.
         logger.exception("the error page cannot be rendered")
         code = "unavailable" if status == 503 else "internal"
-        return f"<!doctype html><title>Error {status}</title><p>{ERRORS[code]}</p><p>Error {status}</p>"
+        return f"<!doctype html><title>Error {status}</title><p>{sentence(code)}</p><p>Error {status}</p>"
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

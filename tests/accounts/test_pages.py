@@ -212,7 +212,8 @@ def test_reset_link_expires_after_an_hour(client: Client, reader: User, time_mac
 def test_reset_page_does_not_reveal_unknown_addresses(client: Client, reader: User):
     with_account = client.post("/accounts/password/reset/", {"email": EMAIL}, follow=True)
     without = client.post("/accounts/password/reset/", {"email": "x@example.org"}, follow=True)
-    assert with_account.content == without.content
+    token = re.compile(rb'name="csrfmiddlewaretoken" value="\w+"')
+    assert token.sub(b"", with_account.content) == token.sub(b"", without.content)
     assert mail.outbox[1].subject == "Parley: There is no account for this address"
 
 
@@ -310,6 +311,7 @@ def test_pages_open_without_inline_script(client: Client, reader: User):
         "admin:login",
         "billing:packages_json",
         "billing:webhook",
+        "visitor_language",
     }
     arguments = {
         "account_confirm_email": ["key"],

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
-from accounts import appearance
+from accounts import appearance, language
 from accounts.appearance import Appearance
 from accounts.forms import AppearanceForm
 from accounts.models import User
@@ -17,6 +17,7 @@ from chat import protocol
 from chat.streaming import user_channel
 from chat.web.pages import page_context
 from chat.web.responses import wants_json
+from chatproject.lib import languages
 from chatproject.lib.http import Request
 
 
@@ -27,6 +28,13 @@ def settings(request: Request) -> HttpResponse:
     user = request.user
     if request.method != "POST":
         return _page(request, AppearanceForm({"theme": user.theme, "text_size": user.text_size}))
+    if "language" in request.POST:
+        if request.POST["language"] not in languages.CODES:
+            shown = AppearanceForm({"theme": user.theme, "text_size": user.text_size})
+            return _page(request, shown, status=400)
+        language.store(request, user, request.POST["language"])
+        messages.success(request, _("Your settings are saved."))
+        return redirect("chat:settings")
     if "keyboard" in request.POST:
         is_on = "single_keys" in request.POST
         User.objects.filter(pk=user.pk).update(single_keys=is_on)

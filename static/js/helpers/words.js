@@ -1,13 +1,14 @@
 // Sentences with numbers in them.
 
-const ORDINALS = new Intl.PluralRules("en", { type: "ordinal" });
-const SUFFIXES = { one: "st", two: "nd", few: "rd", other: "th" };
+import { gettext, language, ngettext, number } from "./gettext.js";
+
+const ORDINALS = new Intl.PluralRules(language, { type: "ordinal" });
 
 /** A duration, no more exact than an estimate can be: "about 5 s". */
 export function about(seconds) {
   const fives = 5 * Math.max(1, Math.round(seconds / 5));
-  if (fives < 60) return `about ${fives} s`;
-  return `about ${Math.round(seconds / 60)} min`;
+  if (fives < 60) return gettext("about {count} s", { count: fives });
+  return gettext("about {count} min", { count: Math.round(seconds / 60) });
 }
 
 /**
@@ -16,33 +17,51 @@ export function about(seconds) {
  * wait for a busy provider; `eta` is in seconds.
  */
 export function queueStatus(position, eta = null, throttled = false, busy = false) {
-  if (position < 1) return "Starting…";
-  if (busy) return `The model is busy: ${inLine(position)}`;
-  const place = throttled ? behindOwn(position - 1) : `Queued, ${inLine(position)}`;
-  return eta ? `${place}, ${about(eta)}` : place;
+  if (position < 1) return gettext("Starting…");
+  if (busy) return gettext("The model is busy: {place}", { place: inLine(position) });
+  const place = throttled ? behindOwn(position - 1) : gettext("Queued, {place}", { place: inLine(position) });
+  return eta ? gettext("{place}, {time}", { place, time: about(eta) }) : place;
 }
 
 function inLine(position) {
-  if (position === 1) return "next in line";
-  return `${position.toLocaleString("en")}${SUFFIXES[ORDINALS.select(position)]} in line`;
+  if (position === 1) return gettext("next in line");
+  return gettext("{ordinal} in line", { ordinal: ordinal(position) });
+}
+
+function ordinal(position) {
+  const n = number(position);
+  switch (ORDINALS.select(position)) {
+    case "one":
+      return gettext("{n}st", { n });
+    case "two":
+      return gettext("{n}nd", { n });
+    case "few":
+      return gettext("{n}rd", { n });
+    default:
+      return gettext("{n}th", { n });
+  }
 }
 
 function behindOwn(ahead) {
-  const place = "Queued behind your other replies";
-  if (ahead === 0) return place;
-  return `${place}, ${ahead.toLocaleString("en")} ${ahead === 1 ? "message" : "messages"} ahead`;
+  if (ahead === 0) return gettext("Queued behind your other replies");
+  return ngettext(
+    "Queued behind your other replies, {count} message ahead",
+    "Queued behind your other replies, {count} messages ahead",
+    ahead,
+  );
 }
 
 /** The label of a retry button that is disabled for so many more seconds. */
 export function retryLabel(seconds) {
-  if (seconds <= 0) return "Try again";
-  return seconds < 120 ? `Try again in ${seconds} s` : `Try again in ${Math.ceil(seconds / 60)} min`;
+  if (seconds <= 0) return gettext("Try again");
+  if (seconds < 120) return gettext("Try again in {count} s", { count: seconds });
+  return gettext("Try again in {count} min", { count: Math.ceil(seconds / 60) });
 }
 
 /** The number of characters left; empty while more than a tenth of the maximum is left. */
 export function remaining(length, max) {
   const left = max - length;
   if (left > max / 10) return "";
-  if (left < 0) return `${(-left).toLocaleString("en")} characters over the limit`;
-  return `${left.toLocaleString("en")} characters left`;
+  if (left < 0) return ngettext("{count} character over the limit", "{count} characters over the limit", -left);
+  return ngettext("{count} character left", "{count} characters left", left);
 }

@@ -10,7 +10,7 @@ from accounts.models import User
 pytestmark = pytest.mark.usefixtures("valkey_url", "assistant")
 
 DARK = {"theme": "dark", "text_size": "large"}
-SHOWN = b'<html lang="en" data-theme="dark" data-text-size="large">'
+SHOWN = b'<html lang="en" dir="ltr" data-theme="dark" data-text-size="large">'
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_strange_cookie_shows_the_default(value):
     client = Client()
     client.cookies["appearance"] = value
     html = client.get("/accounts/login/").content
-    assert b'<html lang="en" data-theme="system" data-text-size="medium">' in html
+    assert b'<html lang="en" dir="ltr" data-theme="system" data-text-size="medium">' in html
 
 
 def test_single_keys_are_switched_by_their_own_form(page, owner):

@@ -1,0 +1,66 @@
+"""The languages of the interface (gettext), and the forms of numbers and dates in each.
+
+A sentence is translated where its reader's language is known: pages and sockets are in that of their user,
+mails in that of their recipient, the events and documents of a run in the language of its request. Rows store
+the English source with a code. docs/translations.md has the rules.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager
+from decimal import Decimal
+
+from django.conf import settings
+from django.utils import formats, translation
+
+CODES = frozenset(code for code, _name in settings.LANGUAGES)
+
+
+def known(code: str | None) -> str:
+    """Return a language of this site: `code`, or the default for any other value."""
+    return code if code in CODES else settings.LANGUAGE_CODE
+
+
+def active() -> str:
+    """Return the language of the present page, socket or job."""
+    return known(translation.get_language())
+
+
+def use(code: str | None) -> AbstractContextManager[None]:
+    """Translate into a language inside of a `with`; into the default one for an unknown code."""
+    return translation.override(known(code))
+
+
+def plain_number(text: str) -> str:
+    """Return a number that a person typed in the active language as Python writes it: `1.234,5` → `1234.5`.
+
+    Separators of thousands must separate thousands, so that `12.5` is never taken for 125, and a decimal
+    point is accepted in each language. Any other text is returned as it is.
+    """
+    group, decimal = _separators()
+    text = text.strip()
+    grouped = rf"[+-]?\d{{1,3}}({re.escape(group)}\d{{3}})+({re.escape(decimal)}\d*)?"
+    plain = rf"[+-]?\d*{re.escape(decimal)}\d*"
+    if re.fullmatch(grouped, text):
+        text = text.replace(group, "")
+    elif not re.fullmatch(plain, text):
+        return text
+    return text.replace(decimal, ".")
+
+
+def written(text: str) -> str:
+    """Return a plain decimal number (`1234.5`) as `plain_number` reads it, without separators of thousands."""
+    return text.replace(".", _separators()[1])
+
+
+def _separators() -> tuple[str, str]:
+    """Return the separators of thousands and of decimals of the active language."""
+    names = ("THOUSAND_SEPARATOR", "DECIMAL_SEPARATOR")
+    group, decimal = (str(formats.get_format(name)) for name in names)
+    return group, decimal
+
+
+def number(value: int | Decimal, places: int | None = None) -> str:
+    """Format a number for people in the active language: `1,234.50`, in German `1.234,50`."""
+    return formats.number_format(value, decimal_pos=places, force_grouping=True)

@@ -1,0 +1,2 @@
+// Written by `make messages` from chatproject/locale/.
+globalThis.catalog = { language: "de", plural: (n) => Number((n != 1)), messages: {} };

@@ -1,0 +1,2 @@
+// Written by `make messages` from chatproject/locale/.
+globalThis.catalog = { language: "es", plural: (n) => Number((n != 1)), messages: {} };
