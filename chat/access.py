@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from msgspec import UNSET, UnsetType
 
 from chat.errors import ChatError
-from chat.models import Assistant, Conversation, LanguageModel, Message, Provider, Run
+from chat.models import (
+    Assistant,
+    ChatExport,
+    ChatImport,
+    Conversation,
+    LanguageModel,
+    Message,
+    Provider,
+    Run,
+)
 from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
 
     from accounts.models import User
+
+
+T = TypeVar("T", ChatImport, ChatExport)
 
 
 class Access(enum.IntEnum):
@@ -116,6 +128,14 @@ def run(user: User | AnonymousUser, run_id: UUID, *, write: bool = False) -> Run
     if found is None:
         raise ChatError("not_found")
     require(user, found.conversation, write=write)
+    return found
+
+
+def transfer(user: User | AnonymousUser, kind: type[T], id: UUID) -> T:
+    """Return the user's own import or export; raises ChatError `not_found`."""
+    found = kind.objects.filter(pk=id, owner=user.pk).first() if user.is_active else None
+    if found is None:
+        raise ChatError("not_found")
     return found
 
 

@@ -467,6 +467,18 @@ class ConversationUpdated(ServerEvent, frozen=True, tag="conversation.updated", 
     unread: bool = False
 
 
+class TransferUpdated(ServerEvent, frozen=True, tag="transfer.updated", kw_only=True):
+    """The progress or the end of an import (`kind` "import") or an export of all chats ("export").
+
+    `status` is "queued", "running", "done", "failed" or "stopped".
+    """
+
+    kind: str
+    id: UUID
+    status: str
+    percent: int
+
+
 class BranchSelected(ServerEvent, frozen=True, tag="branch.selected", kw_only=True):
     """The user chose another branch, that of `message`; the conversation now ends with `leaf`."""
 

@@ -25,7 +25,7 @@ from chat.recovery import search_sweep
 from chat.recovery.retention import Retention
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
-from chat.transfer import imports
+from chat.transfer import archives, imports
 from chatproject.lib import db, metrics
 from chatproject.lib.db import limits
 from chatproject.lib.leadership.lease import LeadershipLost, Lease
@@ -60,6 +60,7 @@ def schedule() -> list[Task]:
         Task("purge deleted chats", 60, Retention().purge),
         Task("index messages", search_sweep.EVERY, search_sweep.enqueue_missing),
         Task("resume imports", 60, imports.resume),
+        Task("resume exports", 60, archives.resume),
         Task("clear sessions", 60, sessions.clear_expired),
         Task("check alerts", alerts.EVERY, alerts.AlertCheck().check),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),

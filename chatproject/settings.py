@@ -319,6 +319,7 @@ RATE_LIMITS = {
     "checkouts": env.limit("LIMIT_CHECKOUTS", "20/minute"),
     "receipts": env.limit("LIMIT_RECEIPTS", "20/minute"),
     "exports": env.limit("LIMIT_EXPORTS", "10/minute"),
+    "full_exports": env.limit("LIMIT_FULL_EXPORTS", "5/hour"),
     "imports": env.limit("LIMIT_IMPORTS", "20/hour"),
     "promo_codes": env.limit("LIMIT_PROMO_CODES", "10/hour", fails_closed=True),
     # Signing in (accounts/sign_in_limits.py): wrong passwords from one address for one account; from

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from chat.models import (
+    ChatExport,
     ChatImport,
     ChatPreference,
     ImportedChat,
@@ -40,7 +41,7 @@ OURS = [
     for model in apps.get_app_config(label).get_models()
     if model not in HIDDEN
 ]
-GENERATED = ("chatimport", "conversation", "message", "messagepart", "run")
+GENERATED = ("chatexport", "chatimport", "conversation", "message", "messagepart", "run")
 
 
 @pytest.fixture
@@ -57,6 +58,7 @@ def row(owner, conversation):
     Provider.objects.create(name="Hello")
     ChatPreference.objects.create(user=owner)
     ChatImport.objects.create(owner=owner, size=1, beat_at=timezone.now())
+    ChatExport.objects.create(owner=owner, size=1, beat_at=timezone.now())
     MessagePart.objects.create(
         message=run.message, position=0, kind="reasoning", data={"text": "Hm."}
     )

@@ -109,7 +109,10 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
     ]
     + [
         (name, lambda c, u, name=name, **h: c.get(reverse(name, args=[uuid4()]), **h))
-        for name in ("chat:export", "chat:print")
+        for name in ("chat:export", "chat:export_file", "chat:print")
+    ],
+    "full_exports": [
+        ("chat:export_all", lambda c, u, **h: c.post(reverse("chat:export_all"), **h))
     ],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "checkouts": [

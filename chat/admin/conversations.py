@@ -22,7 +22,7 @@ from django.urls import URLPattern
 from billing import credits
 from chat.conversations.transcript import excerpt
 from chat.errors import ChatError
-from chat.models import ChatImport, Conversation, Message, MessagePart, Run
+from chat.models import ChatExport, ChatImport, Conversation, Message, MessagePart, Run
 from chat.runs import start
 from chat.runs.stop import stop_run_by_staff
 from chatproject.lib.admin import ReadOnlyAdmin, column, require_permission, row_pages, staff_id
@@ -151,6 +151,19 @@ class ChatImportAdmin(ReadOnlyAdmin):
         *("error", "created_at", "beat_at", "ended_at"),
     ]
     list_display = ["created_at", "owner", "status", "percent", "added", "updated", "skipped"]
+    list_filter = ["status"]
+    list_select_related = ["owner"]
+    search_fields = ["owner__email"]
+
+
+@admin.register(ChatExport)
+class ChatExportAdmin(ReadOnlyAdmin):
+    # Not the name of its file, with which staff could read it.
+    fields = [
+        *("owner", "status", "attempt", "size", "percent", "chats", "error"),
+        *("created_at", "beat_at", "ended_at"),
+    ]
+    list_display = ["created_at", "owner", "status", "percent", "chats", "size"]
     list_filter = ["status"]
     list_select_related = ["owner"]
     search_fields = ["owner__email"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 from chat.models.base import new_id
 from chat.models.catalogue import EFFORTS, Assistant, Continuation, LanguageModel, Provider
 from chat.models.conversations import Conversation
-from chat.models.imports import ChatImport, ImportedChat
 from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.preferences import ChatPreference
 from chat.models.runs import Run
 from chat.models.search import SearchEntry, SearchPosition
+from chat.models.transfers import ChatExport, ChatImport, ImportedChat
 
 __all__ = [
     "EFFORTS",
     "Assistant",
+    "ChatExport",
     "ChatImport",
     "ChatPreference",
     "Continuation",

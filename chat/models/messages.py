@@ -100,12 +100,21 @@ class Message(models.Model):
         """The parts, in order. Code that has already read them sets this, which saves a query."""
         return list(self.parts.all())
 
+    @property
+    def origin_model(self) -> str:
+        """The name of the model that wrote an imported reply; empty for others, and if its file named none."""
+        for part in self.ordered_parts:
+            if part.kind == MessagePart.Kind.ORIGIN:
+                return str(part.data.get("model", ""))
+        return ""
+
 
 class MessagePart(models.Model):
-    """Content of a reply besides its text, in order: reasoning, and later tables and charts."""
+    """Content of a reply besides its text, in order: reasoning, and the origin of an imported one."""
 
     class Kind(models.TextChoices):
         REASONING = "reasoning"
+        ORIGIN = "origin"  # of an imported reply: its `model` and the product, `source`
 
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="parts")
     position = models.PositiveSmallIntegerField()

@@ -12,7 +12,7 @@ from typing import Any
 from billing import credits
 from billing.reports import balances
 from chat import protocol
-from chat.models import Conversation, Run
+from chat.models import ChatExport, ChatImport, Conversation, Run
 from chat.streaming import groups
 from chatproject.lib import db
 from chatproject.lib.pubsub.layer import publish
@@ -74,6 +74,14 @@ def announce_conversation(
 def announce_branch(owner_id: int, event: protocol.BranchSelected) -> None:
     """Publish the branch that a user chose to the user's pages."""
     publish(groups.user_group(owner_id), event.encode())
+
+
+def announce_transfer(one: ChatImport | ChatExport) -> None:
+    """Publish the progress or the end of an import or export to its owner's pages."""
+    event = protocol.TransferUpdated(
+        kind=one.KIND, id=one.pk, status=one.status, percent=one.percent
+    )
+    publish(groups.user_group(one.owner_id), event.encode())
 
 
 def announce_settings(user_id: int, event: protocol.SettingsChanged) -> None:

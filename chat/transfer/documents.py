@@ -163,6 +163,8 @@ def _json_message(message: Message) -> dict[str, Any]:
             "model": run.model_snapshot.get("name", ""),
             "tokens": {"input": run.prompt_tokens, "output": run.completion_tokens},
         }
+    elif message.origin_model:
+        fields["model"] = message.origin_model
     return fields
 
 
@@ -209,7 +211,7 @@ def author(message: Message) -> str:
     if message.role == Message.Role.USER:
         return _("You")
     run = getattr(message, "run", None)
-    name = run.model_snapshot.get("name") if run is not None else ""
+    name = run.model_snapshot.get("name") if run is not None else message.origin_model
     return name or _("Reply")
 
 

@@ -32,6 +32,7 @@ class Node:
     created: datetime | None = None
     reasoning: str = ""
     status: str = "done"
+    model: str = ""  # the name that the product gives it
 
 
 @dataclass(slots=True)
@@ -66,9 +67,10 @@ def chatgpt(document: Document) -> Chat:
     nodes = []
     for id, node in document["mapping"].items():
         if isinstance(node, dict):
-            message = node.get("message")
-            read = _chatgpt_message(message if isinstance(message, dict) else {})
-            nodes.append(Node(id, _id(node.get("parent")), *read))
+            message = _dict(node.get("message"))
+            made = Node(id, _id(node.get("parent")), *_chatgpt_message(message))
+            made.model = _text(_dict(message.get("metadata")).get("model_slug"))
+            nodes.append(made)
     return Chat(
         source="chatgpt",
         source_id=_id(document.get("conversation_id")) or _id(document.get("id")) or "",
@@ -138,6 +140,7 @@ def claude(document: Document) -> Chat:
                 text=text.strip("\n"),
                 created=moment(message.get("created_at")),
                 reasoning="\n\n".join(filter(None, thoughts)),
+                model=_text(message.get("model")) or _text(document.get("model")),
             )
         )
     return Chat(
@@ -189,6 +192,7 @@ def librechat(document: Document) -> Chat:
                 created=moment(message.get("createdAt")),
                 reasoning="\n\n".join(filter(None, thoughts)),
                 status="failed" if message.get("error") is True else "done",
+                model=_text(message.get("model")),
             )
         )
         pending += [(child, id) for child in reversed(_list(message.get("children")))]
@@ -250,6 +254,7 @@ def _open_webui_node(id: str, parent: str | None, message: Document) -> Node:
         created=moment(message.get("timestamp")),
         reasoning=reasoning,
         status="failed" if message.get("error") and not text else "done",
+        model=_text(message.get("modelName")) or _text(message.get("model")),
     )
 
 
@@ -297,6 +302,7 @@ def parley(document: Document) -> Chat:
                 created=moment(message.get("created_at")),
                 reasoning="\n\n".join(filter(None, thoughts)),
                 status=status if status in ("done", "stopped", "failed") else "stopped",
+                model=_text(message.get("model")),
             )
         )
     return Chat(

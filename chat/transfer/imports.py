@@ -9,54 +9,38 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import django_rq
-import redis
 from django.conf import settings
 from django.db import DataError, IntegrityError, transaction
 from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from rq.queue import Queue
 
 from chat.conversations import lifecycle, search_index
 from chat.errors import ChatError
 from chat.models import Assistant, ChatImport, Conversation, ImportedChat, new_id
 from chat.rendering.document import to_html
 from chat.streaming import user_channel
-from chat.transfer import formats, reader, tree
+from chat.transfer import formats, reader, tracking, tree
 from chat.transfer.reader import TooLarge, Unreadable
-from chatproject.lib import log_context, private_files
+from chat.transfer.tracking import Progress, Superseded
+from chatproject.lib import private_files
 from chatproject.lib.db import prepared
-from chatproject.lib.redis.clients import sync_client
 
 if TYPE_CHECKING:
     from accounts.models import User
 
 logger = logging.getLogger(__name__)
 
-JOB = "chat.transfer.jobs.run_import"
-JOB_SECONDS = 3_600
-ATTEMPTS = 3
-LOST_AFTER = timedelta(minutes=3)  # without progress: its worker died, or its job was lost
-ROWS_KEPT = timedelta(days=30)
 MAX_NOTES = 100
 ANNOUNCED = (
     40  # conversations that the user's pages add to their lists; others come with the next page
 )
 BATCH = 200  # rows of one statement
-
-Status = ChatImport.Status
-
-
-class Superseded(Exception):
-    """Another attempt at the import has begun, or the import was deleted."""
 
 
 # --- The upload -------------------------------------------------------------------------------
@@ -91,10 +75,7 @@ def start(*, user: User, file_name: str, size: int, chunks: Iterable[bytes]) -> 
             "run_active",
             _("Another import is not finished. Wait for its end, then upload the file."),
         ) from error
-    try:
-        _enqueue(made.pk, 0)
-    except redis.RedisError as error:
-        logger.warning("import %s is left to the clock: %s", made.pk, error)
+    tracking.enqueue(made)
     return made
 
 
@@ -103,80 +84,23 @@ def newest(user: User) -> ChatImport | None:
     return ChatImport.objects.filter(owner=user).first()
 
 
-def _enqueue(import_id: UUID, attempt: int) -> None:
-    _queue().enqueue_call(
-        func=JOB,
-        kwargs={"import_id": str(import_id), "attempt": attempt},
-        timeout=JOB_SECONDS,
-        meta=log_context.carried(),
-        description=f"import {import_id}, attempt {attempt + 1}",
-    )
-
-
-@cache
-def _queue() -> Queue:
-    # "auto" enqueues at once: this module calls it after the commit.
-    return django_rq.get_queue("low", commit_mode="auto", connection=sync_client())
-
-
 # --- The job ----------------------------------------------------------------------------------
-
-
-class Progress:
-    """Writes the progress of an attempt into the row, at most once a second."""
-
-    def __init__(self, import_id: UUID, attempt: int) -> None:
-        self._rows = ChatImport.objects.filter(pk=import_id, status=Status.RUNNING, attempt=attempt)
-        self._due = 0.0
-        self._percent = 0
-
-    def read(self, percent: int) -> None:
-        """Record how much of the file was read. Raises Superseded."""
-        self._percent = percent
-        self.beat()
-
-    def beat(self) -> None:
-        """Record that the attempt goes on. Raises Superseded."""
-        if time.monotonic() >= self._due:
-            self._due = time.monotonic() + 1
-            self.change(percent=self._percent, beat_at=timezone.now())
-
-    def change(self, **fields: Any) -> None:
-        """Change the row of the attempt. Raises Superseded."""
-        if not self._rows.update(**fields):
-            raise Superseded
 
 
 def run(import_id: UUID, attempt: int) -> None:
     """Store the chats of an upload, unless another job has claimed this attempt."""
-    now = timezone.now()
-    claimed = ChatImport.objects.filter(pk=import_id, attempt=attempt, status=Status.QUEUED).update(
-        status=Status.RUNNING,
-        attempt=attempt + 1,
-        beat_at=now,
-        percent=0,
-        known=0,
-        skipped=0,
-        notes=[],
-    )
-    if not claimed:
+    one = tracking.claim(ChatImport, import_id, attempt, known=0, skipped=0, notes=[])
+    if one is None:
         return
-    one = ChatImport.objects.select_related("owner").get(pk=import_id)
-    progress = Progress(import_id, one.attempt)
+    progress = Progress(one)
     try:
         error = _store_all(one, progress)
         # Chats that an earlier attempt at this import has stored are not counted twice.
         again = one.added + one.updated
         one.refresh_from_db(fields=["known"])
-        progress.change(
-            known=max(0, one.known - again),
-            status=Status.FAILED if error else Status.DONE,
-            error=error,
-            percent=100,
-            ended_at=timezone.now(),
-        )
+        progress.end(error, known=max(0, one.known - again))
     except Superseded:
-        logger.info("import %s was left to another attempt", import_id)
+        logger.info("%s was stopped, or left to another attempt", one)
         return
     private_files.remove(one.file)
 
@@ -190,7 +114,7 @@ def _store_all(one: ChatImport, progress: Progress) -> str:
     is_known_kind = False
     error = ""
     try:
-        for document in reader.read(private_files.path(one.file), progress.read):
+        for document in reader.read(private_files.path(one.file), progress.reach):
             is_known_kind |= _store_one(one, document, assistant, made, progress)
     except Unreadable as unreadable:
         error = str(unreadable)
@@ -287,6 +211,13 @@ def _store(
         ]
         for at in range(0, len(thoughts), BATCH):
             _insert(INSERT_REASONING, thoughts[at : at + BATCH])
+        origins = [
+            (id, message.model, chat.source)
+            for id, message in zip(ids, found.messages, strict=True)
+            if message.model and message.role == "assistant"
+        ]
+        for at in range(0, len(origins), BATCH):
+            _insert(INSERT_ORIGIN, origins[at : at + BATCH])
         texts = [
             (id, message.text)
             for id, message in zip(ids, found.messages, strict=True)
@@ -413,6 +344,13 @@ FROM unnest(%s::uuid[], %s::text[]) AS one(id, thoughts)
 ON CONFLICT (message_id, position) DO NOTHING
 """
 
+INSERT_ORIGIN = """
+INSERT INTO chat_messagepart (message_id, position, kind, data)
+SELECT id, 1, 'origin', json_build_object('model', model, 'source', source)
+FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS one(id, model, source)
+ON CONFLICT (message_id, position) DO NOTHING
+"""
+
 
 def _insert(sql: str, rows: Sequence[tuple[Any, ...]]) -> int:
     return prepared.change(sql, [list(column) for column in zip(*rows, strict=True)])
@@ -426,16 +364,6 @@ def resume(now: datetime) -> None:
 
     Raises redis.RedisError while the queue is unreachable.
     """
-    lost = ChatImport.objects.filter(status__in=ChatImport.ACTIVE, beat_at__lt=now - LOST_AFTER)
-    for one in lost:
-        same = ChatImport.objects.filter(pk=one.pk, status=one.status, attempt=one.attempt)
-        if one.attempt >= ATTEMPTS:
-            sentence = _(
-                "The import was interrupted. Upload the file again: it goes on from there."
-            )
-            if same.update(status=Status.FAILED, error=sentence, ended_at=now):
-                private_files.remove(one.file)
-        elif same.update(status=Status.QUEUED, beat_at=now):
-            _enqueue(one.pk, one.attempt)
-    ChatImport.objects.filter(ended_at__lt=now - ROWS_KEPT).delete()
+    interrupted = _("The import was interrupted. Upload the file again: it goes on from there.")
+    tracking.resume(ChatImport, now, interrupted)
     private_files.sweep()

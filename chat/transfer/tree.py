@@ -13,6 +13,7 @@ from chat.transfer.reader import CHAT_CHARACTERS, Unreadable
 
 MAX_MESSAGES = 20_000  # of one conversation
 TEXT_CHARACTERS = 200_000  # of one message; longer ones are cut
+MODEL_CHARACTERS = 100
 
 ODD = re.compile("[\x00\ud800-\udfff]")  # Postgres stores neither
 
@@ -27,6 +28,7 @@ class Placed:
     text: str
     reasoning: str
     created: datetime | None
+    model: str = ""
     is_kept: bool = True
 
 
@@ -92,7 +94,8 @@ def _place(nodes: list[Node]) -> tuple[list[Placed], dict[str, int]]:
         text, reasoning = ODD.sub("\ufffd", node.text), ODD.sub("\ufffd", node.reasoning)
         if node.role in ("user", "assistant") and (text.strip() or reasoning.strip()):
             created = node.created or (placed[above].created if above is not None else None)
-            placed.append(Placed(node, above, node.role, text, reasoning, created))
+            model = ODD.sub("\ufffd", node.model)[:MODEL_CHARACTERS]
+            placed.append(Placed(node, above, node.role, text, reasoning, created, model))
             above = len(placed) - 1
         if above is not None:
             place_of[node.id] = above
@@ -118,6 +121,7 @@ def _join_roles(placed: list[Placed]) -> None:
             raise Unreadable(_("It is too large."))
         one.text = "\n\n".join(filter(None, [above.text, one.text]))
         one.reasoning = "\n\n".join(filter(None, [above.reasoning, one.reasoning]))
+        one.model = one.model or above.model
         one.parent = above.parent
         above.is_kept = False
     for at in has_other:

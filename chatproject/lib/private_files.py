@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from django.conf import settings
 
@@ -17,18 +19,30 @@ KEPT_SECONDS = 2 * 24 * 60 * 60  # after the last write
 
 def store(chunks: Iterable[bytes]) -> str:
     """Write a new file; return its name. Raises OSError, and leaves no part of a file then."""
+    name = new_name()
+    with writing(name) as file:
+        for chunk in chunks:
+            file.write(chunk)
+    return name
+
+
+def new_name() -> str:
+    """Return a random name."""
+    return secrets.token_hex(16)
+
+
+@contextmanager
+def writing(name: str) -> Iterator[BinaryIO]:
+    """Open a new file with a name of `new_name`. Raises OSError, and leaves no part of a file after an exception."""
     folder: Path = settings.PRIVATE_ROOT
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    name = secrets.token_hex(16)
     try:
         with path(name).open("xb") as file:
             path(name).chmod(0o600)
-            for chunk in chunks:
-                file.write(chunk)
+            yield file
     except BaseException:
         remove(name)
         raise
-    return name
 
 
 def path(name: str) -> Path:
@@ -38,8 +52,9 @@ def path(name: str) -> Path:
 
 
 def remove(name: str) -> None:
-    """Delete a file, if it exists."""
-    path(name).unlink(missing_ok=True)
+    """Delete a file, if it exists; an empty name is none."""
+    if name:
+        path(name).unlink(missing_ok=True)
 
 
 def sweep() -> int:

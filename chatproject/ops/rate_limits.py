@@ -26,6 +26,7 @@ LIMITS = {
     "billing:usage_csv": "exports",
     "chat:estimate": "estimates",
     "chat:export": "exports",
+    "chat:export_file": "exports",
     "chat:print": "exports",
     "chat:search": "searches",
     "chat:search_results": "searches",
@@ -41,6 +42,7 @@ LIMITS_OF_POSTS = {
     "billing:buy": "checkouts",
     "billing:pay": "checkouts",
     "billing:refund": "checkouts",
+    "chat:export_all": "full_exports",
     "chat:import": "imports",
 }
 

@@ -15,13 +15,14 @@ from tests.support import axe
 pytestmark = pytest.mark.e2e
 
 
-def test_uploaded_chats_appear_with_a_report(site: Site, browser: Browser, tmp_path: Path):
+def test_chats_come_in_and_go_out(site: Site, browser: Browser, tmp_path: Path):
+    """An import with its report, and an export that reports its end on another page."""
     site.stack.start("low")
     file = tmp_path / "conversations.json"
     file.write_text(json.dumps([chatgpt(), CLAUDE, {"chat_messages": [], "name": "Empty"}]))
     browser.open("/chats/import/")
     browser.driver.find_element("css selector", "#import-upload").send_keys(str(file))
-    browser.click(".import button[type=submit]")
+    browser.click(".transfer button[type=submit]")
     wait_until(lambda: "Finished." in browser.run("return document.body.innerText"), "its end")
     browser.open("/chats/")
     browser.driver.find_element("link text", "Trees").click()
@@ -29,4 +30,20 @@ def test_uploaded_chats_appear_with_a_report(site: Site, browser: Browser, tmp_p
     browser.driver.get(browser.driver.current_url.split("#")[0] + "print/")
     assert "Name a tree" in browser.run("return document.body.innerText")
     assert axe.violations(browser.driver) == []
+
+    site.stack.pause("low")
+    browser.open("/chats/export/")
+    browser.click(".transfer form button")
+    browser.wait_for_text(".transfer", "Waiting to begin.")
+    browser.open("/")
+    site.stack.go_on("low")
+    wait_until(lambda: browser.shown("chat-ready"), "the notice")
+    browser.click("chat-ready a")
+    browser.wait_for_text(".transfer", "2 chats,")
+    address = browser.find(".transfer a[download]").get_attribute("href")
+    kind = browser.run(
+        "return fetch(arguments[0]).then((one) => one.headers.get('content-type'))", address
+    )
+    assert kind == "application/zip"
+    assert not browser.shown("chat-ready")
     assert browser.complaints == []

@@ -16,6 +16,7 @@ from billing.models import ModelPrice
 from chat.llm.errors import Cause
 from chat.models import (
     Assistant,
+    ChatExport,
     ChatImport,
     ChatPreference,
     LanguageModel,
@@ -95,6 +96,7 @@ def _make_runs(user: User) -> None:
     ChatPreference.objects.create(user=user, model=model)
     now = timezone.now()
     ChatImport.objects.create(owner=user, size=123_456_789, error=SENTENCE[:300], beat_at=now)
+    ChatExport.objects.create(owner=user, size=123_456_789, error=SENTENCE[:300], beat_at=now)
     outcomes: list[dict[str, Any]] = [
         {"status": status, "ended_at": None if status in Run.ACTIVE else now}
         for status in Run.Status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 from django.contrib import messages
@@ -10,18 +11,20 @@ from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils import timezone, translation
 from django.utils.http import content_disposition_header
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import access
 from chat.errors import ChatError
-from chat.models import ChatImport
-from chat.transfer import documents, imports
+from chat.models import ChatExport, ChatImport
+from chat.transfer import archives, documents, imports, tracking
 from chat.web.pages import page_context
 from chat.web.responses import handles_chat_errors, wants_json
+from chatproject.lib import private_files
 from chatproject.lib.db import streamed_response
 from chatproject.lib.http import Request
 
@@ -73,6 +76,82 @@ def _streamed(
         else streamed_response.in_parts(part, 0),
         content_type=content_type,
     )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@handles_chat_errors
+def export_all(request: Request) -> HttpResponse:
+    """Show the state of the last export of all chats; begin one."""
+    if request.method != "POST":
+        newest = archives.newest(request.user)
+        if wants_json(request):
+            return JsonResponse(_export_json(newest) if newest else {})
+        return render(request, "chat/export.html", page_context(request) | {"newest": newest})
+    try:
+        made = archives.start(request.user)
+    except ChatError as error:
+        if wants_json(request):
+            raise
+        messages.error(request, error.message)
+        return redirect("chat:export_all")
+    return (
+        JsonResponse(_export_json(made), status=202)
+        if wants_json(request)
+        else redirect("chat:export_all")
+    )
+
+
+def _export_json(one: ChatExport) -> dict[str, object]:
+    return {
+        **{name: getattr(one, name) for name in ("id", "status", "percent", "chats", "error")},
+        "size": one.size if one.is_ready else None,
+        "url": reverse("chat:export_file", args=[one.pk]) if one.is_ready else None,
+    }
+
+
+@require_safe
+@never_cache
+@handles_chat_errors
+def export_file(request: Request, export_id: UUID) -> HttpResponseBase:
+    """Return the archive of an export."""
+    one = access.transfer(request.user, ChatExport, export_id)
+    if not one.is_ready or not private_files.path(one.file).is_file():
+        raise ChatError("not_found", _("This archive was removed. Export your chats again."))
+    response = StreamingHttpResponse(
+        streamed_response.no_part()
+        if request.method == "HEAD"
+        else streamed_response.in_parts(partial(archives.read_part, one.file), 0),
+        content_type="application/zip",
+    )
+    name = documents.file_name(_("Chats"), one.created_at, "zip")
+    response["Content-Disposition"] = content_disposition_header(True, name)
+    response["Content-Length"] = str(one.size)
+    return response
+
+
+@require_POST
+@handles_chat_errors
+def export_stop(request: Request, export_id: UUID) -> HttpResponse:
+    """Stop an export."""
+    return _stop(request, access.transfer(request.user, ChatExport, export_id), "chat:export_all")
+
+
+@require_POST
+@handles_chat_errors
+def import_stop(request: Request, import_id: UUID) -> HttpResponse:
+    """Stop an import; the chats so far are kept."""
+    return _stop(request, access.transfer(request.user, ChatImport, import_id), "chat:import")
+
+
+def _stop(request: Request, one: ChatImport | ChatExport, page: str) -> HttpResponse:
+    try:
+        tracking.stop(one)
+    except ChatError as error:
+        if wants_json(request):
+            raise
+        messages.error(request, error.message)
+    return JsonResponse({"status": one.status}) if wants_json(request) else redirect(page)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

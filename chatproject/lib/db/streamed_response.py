@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
+from typing import AnyStr, TypeVar
 
 from chatproject.lib.db.threads import run
 
 T = TypeVar("T")
 
 
-async def in_parts(make: Callable[[T], tuple[str, T | None]], start: T) -> AsyncIterator[str]:
+async def in_parts(make: Callable[[T], tuple[AnyStr, T | None]], start: T) -> AsyncIterator[AnyStr]:
     """Yield the parts of a StreamingHttpResponse: `make(start)` returns one and where to go on.
 
     `make` may use the database; it has a connection only while it works, not while a slow client

@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from accounts.models import User
 from chat.errors import ChatError
-from chat.models import ChatImport, Conversation, Message, SearchEntry
-from chat.transfer import documents, imports, reader
+from chat.models import ChatImport, Conversation, Message, MessagePart, SearchEntry
+from chat.transfer import documents, imports, reader, tracking, tree
 from chatproject.lib import private_files
 
 pytestmark = pytest.mark.usefixtures("valkey_url", "assistant")
@@ -87,7 +87,9 @@ def chatgpt(**changes: Any) -> dict[str, Any]:
                 "t", "assistant", {"content_type": "code", "text": "search()"}, recipient="web"
             ),
             "r": gpt_node("c", "tool", text("found")),
-            "a": gpt_node("r", "assistant", text("**Oak**"), 1700000002),
+            "a": gpt_node(
+                "r", "assistant", text("**Oak**"), 1700000002, metadata={"model_slug": "gpt-4o"}
+            ),
             "a2": gpt_node("u", "assistant", text("Elm"), 1700000003),
             "b1": gpt_node("a", "user", text("Another"), 1700000030),
             "c1": gpt_node("a", "user", text("Why?"), 1700000020),
@@ -101,6 +103,7 @@ CLAUDE = {
     "name": "Sea",
     "created_at": "2024-05-01T10:00:00.123456Z",
     "updated_at": "2024-05-02T10:00:00Z",
+    "model": "claude-3-opus",
     "chat_messages": [
         {
             "uuid": "m1",
@@ -134,6 +137,7 @@ LIBRECHAT = {
                 {
                     "messageId": "l2",
                     "isCreatedByUser": False,
+                    "model": "mistral-large",
                     "content": [
                         {"type": "think", "think": "Hm"},
                         {"type": "text", "text": {"value": "Many"}},
@@ -169,6 +173,7 @@ OPEN_WEBUI = {
                     "content": '<details type="reasoning" done="true"><summary>Thought</summary>\n'
                     "&gt; Hm\n</details>\n255",
                     "timestamp": 1700000010,
+                    "modelName": "Llama 3",
                 },
             },
         }
@@ -195,11 +200,16 @@ def test_exports_of_each_product_are_recognised(owner, folder):
     assert sums.archived_at is not None
     assert trees.updated_at.timestamp() == 1700000100.5
     assert trees.created_at.timestamp() == 1700000000.5
-    for chat, thoughts in ((trees, "S\nHm"), (sea, "Hm"), (stars, "Hm"), (sums, "Hm")):
-        [data] = Message.objects.filter(conversation=chat, parts__isnull=False).values_list(
-            "parts__data", flat=True
-        )
-        assert data == {"text": thoughts}
+    for chat, thoughts, model in (
+        (trees, "S\nHm", "gpt-4o"),
+        (sea, "Hm", "claude-3-opus"),
+        (stars, "Hm", "mistral-large"),
+        (sums, "Hm", "Llama 3"),
+    ):
+        parts = MessagePart.objects.filter(message__conversation=chat)
+        assert [one.data for one in parts.filter(kind="reasoning")] == [{"text": thoughts}]
+        [origin] = parts.filter(kind="origin")
+        assert origin.data["model"] == origin.message.origin_model == model
     oak = trees.messages.get(text="**Oak**")
     assert "<strong>Oak</strong>" in oak.html
     assert {each.text for each in oak.children.all()} == {"Another", "Why?"}
@@ -238,6 +248,10 @@ def test_own_export_returns_whole_in_another_account(owner, stranger):
     assert counts(imported(owner, part.encode())) == (0, 0, 1, 0)
     assert counts(imported(stranger, part.encode())) == (1, 0, 0, 0)
     copy = Conversation.objects.get(owner=stranger)
+    assert copy.messages.get(text="**Oak**").origin_model == "gpt-4o"
+    page = Client()
+    page.force_login(stranger)
+    assert ">gpt-4o<" in page.get(copy.get_absolute_url()).content.decode()
     assert shown(copy) == shown(chat)
     assert sorted(copy.messages.values_list("text", "created_at")) == sorted(
         chat.messages.values_list("text", "created_at")
@@ -352,6 +366,29 @@ def test_lost_import_goes_on_and_then_fails(owner, folder):
     assert rows.get().status == "failed"
     imports.resume(timezone.now() + timedelta(days=40))
     assert not rows.exists()
+
+
+def test_stopped_import_keeps_its_chats(owner, folder, monkeypatch):
+    page = Client()
+    page.force_login(owner)
+    data = json.dumps([CLAUDE, chatgpt()]).encode()
+    made = imports.start(user=owner, file_name="a", size=len(data), chunks=[data])
+    build = tree.build
+
+    def stopped(chat):
+        if chat.source == "chatgpt":
+            assert page.post(f"/chats/import/{made.pk}/stop/").status_code == 302
+        return build(chat)
+
+    monkeypatch.setattr(tree, "build", stopped)
+    monkeypatch.setattr(tracking, "BEAT", 0.0)
+    imports.run(made.pk, 0)
+    made.refresh_from_db()
+    assert (made.status, made.added) == ("stopped", 1)
+    assert "The chats so far are kept." in page.get("/chats/import/").content.decode()
+    assert list(folder.iterdir()) == []
+    monkeypatch.undo()
+    assert counts(imported(owner, data)) == (1, 0, 1, 0)
 
 
 def test_upload_without_a_script_shows_its_report(owner):
