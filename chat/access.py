@@ -1,4 +1,4 @@
-"""Access control: the only entry point to conversations, messages and runs.
+"""Access control: the only entry point to conversations, messages, runs and attachments.
 
 Pages, sockets and programs open them here. Access is denied unless a rule below grants it, and an
 object that the user may not read is reported as not found, so that ids reveal nothing.
@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 from chat.errors import ChatError
 from chat.models import (
     Assistant,
+    Attachment,
     ChatExport,
     ChatImport,
     Conversation,
@@ -137,6 +138,24 @@ def transfer(user: User | AnonymousUser, kind: type[T], id: UUID) -> T:
     if found is None:
         raise ChatError("not_found")
     return found
+
+
+def attachment(user: User | AnonymousUser, attachment_id: UUID) -> Attachment:
+    """Return an attachment in a conversation that the user may read, or the user's own in no message yet.
+
+    Raises ChatError `not_found`.
+    """
+    found = Attachment.objects.filter(pk=attachment_id).first()
+    if found is None or not (user.is_authenticated and user.is_active):
+        raise ChatError("not_found")
+    shown_in = Conversation.objects.not_deleted().filter(
+        messages__attachment_links__attachment=found
+    )
+    if shown_in.filter(owner=user.pk).exists():
+        return found
+    if found.owner_id == user.pk and not found.links.exists():
+        return found
+    raise ChatError("not_found")
 
 
 def require(user: User | AnonymousUser, conversation: Conversation, *, write: bool) -> None:

@@ -9,6 +9,7 @@ class ChatConfig(AppConfig):
     def ready(self) -> None:
         from accounts.signals import access_changed
         from billing.signals import balance_changed
+        from chat.attachments import sweep  # noqa: F401 # receives the deletion of attachments
         from chat.streaming import user_channel
 
         access_changed.connect(

@@ -30,6 +30,11 @@ ERRORS: dict[str, str] = {
     "bad_setting": _(
         "The model does not have this setting. Nothing was sent. Choose another value."
     ),
+    "bad_file": _("This file cannot be attached. Attach another one."),
+    "file_too_large": _("The file is too large. Attach a smaller one."),
+    "file_missing": _("A file of this message is no longer stored. Attach it again."),
+    "storage_full": _("Your files use all of your space. Delete some in the settings."),
+    "no_vision": _("This model cannot see images. Nothing was sent. Choose a model with vision."),
     "insufficient_credits": _("Your credits do not cover this message. Buy credits, or send less."),
     "too_many": _("These are too many at a time. Select fewer."),
     "run_active": _("A reply is still being written. Wait for it, or stop it first."),

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar
 from uuid import UUID
 
 import msgspec
+from django.conf import settings
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from accounts.sockets import TRY_AGAIN_LATER as TRY_AGAIN_LATER
@@ -65,6 +66,8 @@ class ClientAction(ClientEvent, frozen=True, kw_only=True):
 
 
 RowId = Annotated[int, Meta(ge=1, le=2**53)]
+# Ids of files that the user has uploaded, in order.
+Attachments = Annotated[list[UUID], Meta(max_length=settings.ATTACHMENTS_PER_MESSAGE)]
 Effort = Annotated[str, Meta(max_length=10)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 
@@ -83,13 +86,15 @@ class Choosing(ClientAction, frozen=True, kw_only=True):
 class ChatSend(Choosing, frozen=True, tag="chat.send", kw_only=True):
     """A message in a conversation; without `conversation` it begins a new one, with `assistant`.
 
-    It follows the message `parent`, by default the end of the conversation.
+    It follows the message `parent`, by default the end of the conversation. With `attachments` the text
+    may be empty.
     """
 
     text: str
     conversation: UUID | None = None
     parent: UUID | None = None
     assistant: RowId | None = None
+    attachments: Attachments = []
 
 
 class ChatCompare(Choosing, frozen=True, tag="chat.compare", kw_only=True):
@@ -100,6 +105,7 @@ class ChatCompare(Choosing, frozen=True, tag="chat.compare", kw_only=True):
     conversation: UUID | None = None
     parent: UUID | None = None
     assistant: RowId | None = None
+    attachments: Attachments = []
 
 
 class RunRegenerate(ClientAction, frozen=True, tag="run.regenerate", kw_only=True):
@@ -119,10 +125,14 @@ class RunContinue(ClientAction, frozen=True, tag="run.continue", kw_only=True):
 
 
 class MessageEdit(Choosing, frozen=True, tag="message.edit", kw_only=True):
-    """Another text in place of the user's own `message`, which is kept as a branch."""
+    """Another text in place of the user's own `message`, which is kept as a branch.
+
+    Without `attachments` the new message has those of the old one.
+    """
 
     message: UUID
     text: str
+    attachments: Attachments | UnsetType = UNSET
 
 
 class BranchSelect(ClientEvent, frozen=True, tag="branch.select"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.urls import path
 
 from chat.web.views import (
+    attachments,
     chats,
     conversations,
     messages,
@@ -29,6 +30,10 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/active-run/", conversations.active_run, name="active_run"),
     path("c/<uuid:conversation_id>/export/", transfer.export, name="export"),
     path("c/<uuid:conversation_id>/print/", transfer.print_page, name="print"),
+    path("attachments/", attachments.upload, name="attach"),
+    path("attachments/<uuid:attachment_id>/", attachments.attachment, name="attachment"),
+    path("attachments/<uuid:attachment_id>/thumbnail/", attachments.thumbnail, name="thumbnail"),
+    path("attachments/<uuid:attachment_id>/remove/", attachments.remove, name="remove_attachment"),
     path("models/", models.models, name="models"),
     path("models/prefer/", models.prefer, name="prefer_model"),
     path("chats/", chats.chats, name="list"),

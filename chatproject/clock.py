@@ -21,6 +21,7 @@ from psycopg.errors import UndefinedTable
 
 from accounts import sessions, signup
 from billing import schedule as billing_schedule
+from chat.attachments.sweep import Sweep
 from chat.recovery import search_sweep
 from chat.recovery.retention import Retention
 from chat.recovery.sweeper import Sweeper
@@ -58,6 +59,7 @@ def schedule() -> list[Task]:
         Task("clear mail", 600, outbox.clear),
         Task("grant sign-up credits", 60, signup.grant_lost),
         Task("purge deleted chats", 60, Retention().purge),
+        Task("sweep attachments", 60, Sweep().run),
         Task("index messages", search_sweep.EVERY, search_sweep.enqueue_missing),
         Task("resume imports", 60, imports.resume),
         Task("resume exports", 60, archives.resume),

@@ -38,9 +38,14 @@ access = logging.getLogger("chatproject.access")
 # It chose between two servers. Read only for a warning, so .env.example no longer names it.
 REMOVED_VARIABLE = "WEB_SERVER"
 
-# The addresses that take large files, and the size of such a request: IMPORT_MAX_BYTES and the form around it.
-UPLOAD_PATHS = frozenset({b"/chats/import/"})
-UPLOAD_BYTES = 101_000_000
+# The addresses that take files, and the size of such a request with the form around them: an import
+# (IMPORT_MAX_BYTES), an attachment (up to 100 MB by ATTACHMENT_MAX_MB), and a message with its files from a
+# page without JavaScript.
+UPLOADS = (
+    (rb"/chats/import/", 101_000_000),
+    (rb"/attachments/", 101_000_000),
+    (rb"/c/new/|/c/[0-9a-f-]{36}/(send|compare)/|/messages/[0-9a-f-]{36}/edit/", 101_000_000),
+)
 
 SLOW_REQUEST = 2.0  # seconds after which a request's line is a warning
 
@@ -53,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         # Before the environment is read: an application may load a file into it.
         application = load(options.application)
-        limits = Limits.from_environment(UPLOAD_PATHS, UPLOAD_BYTES)
+        limits = Limits.from_environment(UPLOADS)
         host = options.host or env.text("HOST", "127.0.0.1")
         port = env.integer("PORT", 8000, most=65_535) if options.port is None else options.port
         if not 0 <= port <= 65_535:

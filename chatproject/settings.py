@@ -320,6 +320,7 @@ RATE_LIMITS = {
     "receipts": env.limit("LIMIT_RECEIPTS", "20/minute"),
     "exports": env.limit("LIMIT_EXPORTS", "10/minute"),
     "full_exports": env.limit("LIMIT_FULL_EXPORTS", "5/hour"),
+    "uploads": env.limit("LIMIT_UPLOADS", "100/10minute"),
     "imports": env.limit("LIMIT_IMPORTS", "20/hour"),
     "promo_codes": env.limit("LIMIT_PROMO_CODES", "10/hour", fails_closed=True),
     # Signing in (accounts/sign_in_limits.py): wrong passwords from one address for one account; from
@@ -478,8 +479,13 @@ STORAGES = {
     },
 }
 
-# Uploads and other files of one user, for some hours; all processes share the folder.
+# Uploads and other files of users; all processes share the folder.
 PRIVATE_ROOT = env.folder("PRIVATE_ROOT", BASE_DIR / ".data" / "private")
+ATTACHMENT_MAX_BYTES = env.integer("ATTACHMENT_MAX_MB", 20, least=1, most=100) * 1_000_000
+ATTACHMENT_USER_BYTES = env.integer("ATTACHMENT_USER_MB", 1_000, least=1) * 1_000_000
+ATTACHMENTS_PER_MESSAGE = 10
+# A longer text that is pasted becomes a file of the message; 0: none does.
+PASTE_CHARACTERS = env.integer("PASTE_CHARACTERS", 5_000)
 IMPORT_MAX_BYTES = 100_000_000  # of an uploaded file of chats
 
 # /metrics answers requests with the token, and those from the networks; without both, none.

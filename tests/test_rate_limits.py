@@ -114,6 +114,7 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
     "full_exports": [
         ("chat:export_all", lambda c, u, **h: c.post(reverse("chat:export_all"), **h))
     ],
+    "uploads": [("chat:attach", lambda c, u, **h: c.post(reverse("chat:attach"), **h))],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "checkouts": [
         ("billing:buy", lambda c, u, **h: c.post(reverse("billing:buy"), **h)),

@@ -129,6 +129,10 @@ WITH copied AS (
   INSERT INTO chat_message (id, conversation_id, parent_id, {", ".join(messages)})
   SELECT copied.new, %(conversation)s, copied.parent, {", ".join(f"m.{name}" for name in messages)}
   FROM copied JOIN chat_message m ON m.id = copied.old
+), links AS (
+  INSERT INTO chat_messageattachment (id, message_id, attachment_id)
+  SELECT gen_random_uuid(), copied.new, link.attachment_id
+  FROM copied JOIN chat_messageattachment link ON link.message_id = copied.old
 )
 INSERT INTO chat_messagepart (message_id, {", ".join(parts)})
 SELECT copied.new, {", ".join(f"part.{name}" for name in parts)}
@@ -142,7 +146,7 @@ COPY = _copying()
 def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
     """Copy the path from the root to a message into a new conversation of the user; return that.
 
-    Texts, rendered HTML and parts are copied; runs and their cost belong to the original. Idempotent
+    Texts, rendered HTML, parts and links to attachments are copied; runs and their cost belong to the original. Idempotent
     by `client_id`. Raises ChatError: `not_found`, `run_active` for a reply that is being generated,
     `limit_reached` for more than COPY_MAX_MESSAGES messages.
     """

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
+from typing import Any
 from uuid import UUID
 
 from billing.metering import pricing
+from chat.attachments import content
+from chat.attachments.content import Files
 from chat.conversations.path import path_to_root
 from chat.llm.quirks import Quirks
 from chat.llm.thoughts import PARTS_OF_CLOSINGS, split_thoughts
@@ -19,21 +22,21 @@ from chatproject.lib.db import prepared
 CHUNK = 50  # messages of one walk for a prompt; most prompts need no second one
 
 NEXT_CHUNK = f"""
-{path_to_root("%s", CHUNK, "role", "text")}
-SELECT role, text, parent_id FROM path ORDER BY depth
+{path_to_root("%s", CHUNK, "role", "text", "attached")}
+SELECT role, text, attached::json, parent_id FROM path ORDER BY depth
 """  # noqa: S608 # of names alone
 
 # The first chunk, as a part of a statement that has a chat_run named `run`: saves a query.
 FIRST_CHUNK = f"""
-({path_to_root("run.message_id", CHUNK, "role", "text")}
-  SELECT json_agg(json_build_array(role, text, parent_id) ORDER BY depth) FROM path)
+({path_to_root("run.message_id", CHUNK, "role", "text", "attached")}
+  SELECT json_agg(json_build_array(role, text, attached, parent_id) ORDER BY depth) FROM path)
 """  # noqa: S608 # of names alone
 
 # For the prompts of several models: one walk, whatever their windows.
 LONGEST_PATH = 2_000
 WHOLE_PATH = f"""
-{path_to_root("%s", LONGEST_PATH, "role", "text")}
-SELECT role, text, parent_id FROM path ORDER BY depth
+{path_to_root("%s", LONGEST_PATH, "role", "text", "attached")}
+SELECT role, text, attached::json, parent_id FROM path ORDER BY depth
 """  # noqa: S608 # of names alone
 
 SMALLEST_REPLY = 16  # tokens
@@ -51,10 +54,10 @@ class Prompt:
 
     `tokens` is the estimated size of the prompt, which does not exceed `token_upper_bound`; `size` is
     the estimate that the window is filled by, which is rather too high. `is_single`: of the
-    conversation it has only the message to be answered.
+    conversation it has only the message to be answered. The content of a message with images has parts.
     """
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     tokens: int
     token_upper_bound: int
     max_tokens: int
@@ -62,45 +65,68 @@ class Prompt:
     is_single: bool
 
 
-def build(run: Run, *, within: int | None = None) -> Prompt:
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message of a prompt, with the attachments of a user's message."""
+
+    role: str
+    text: str
+    files: Files | None = None
+
+    @property
+    def counted(self) -> int:
+        return count_tokens(self.text) + (self.files.counted if self.files else 0)
+
+    @property
+    def typical(self) -> int:
+        return typical_tokens(self.text) + (self.files.typical if self.files else 0)
+
+    @property
+    def bound(self) -> int:
+        return token_upper_bound(self.text) + (self.files.bound if self.files else 0)
+
+
+def build(run: Run, *, within: int | None = None, with_files: bool = False) -> Prompt:
     """Return the prompt of a run: system prompt, then as many of the newest messages as fit.
 
     The message to be answered is always included. The prompt is built from the tree alone, so that
     no message is in it twice. `within` is a lower limit of its `size`, for a provider that counts more
-    tokens than this module or has a smaller window.
+    tokens than this module or has a smaller window. `with_files` reads the contents of attachments, which only
+    the worker needs: a quote counts their tokens.
     """
     model = run.model
     longest_reply = Quirks.of(model.quirks).lower(model.max_output_tokens)
     budget = model.context_tokens - min(longest_reply, model.context_tokens // 2)
     if within is not None:
         budget = min(budget, within)
-    turns: list[dict[str, str]] = []
+    turns: list[Turn] = []
+    room = content.Room()
     system = run.assistant.system_prompt.strip()
     asking = GO_ON if run.prefix and not continues(run) else ""
     used = sum(count_tokens(text) for text in (system, run.prefix, asking) if text)
-    for role, text in _turns(run):
-        cost = count_tokens(text)
+    for role, text, attached in _turns(run):
+        turn = Turn(role, text, Files.of(model, attached, room) if attached else None)
+        cost = turn.counted
         if turns and used + cost > budget:
             break
         used += cost
-        turns.append({"role": role, "content": text})
-    if len(turns) > 1 and turns[-1]["role"] == Message.Role.ASSISTANT:
+        turns.append(turn)
+    if len(turns) > 1 and turns[-1].role == Message.Role.ASSISTANT:
         # Many chat templates insist that the user begins.
-        used -= count_tokens(turns.pop()["content"])
+        used -= turns.pop().counted
     is_single = len(turns) == 1
     if system:
-        turns.append({"role": "system", "content": system})
+        turns.append(Turn("system", system))
     turns.reverse()
     free = model.context_tokens - used
     cap = min(longest_reply, run.max_tokens or longest_reply)
     if run.prefix:
         # The model continues this text; the part that this run has made counts against the cap.
-        turns.append({"role": "assistant", "content": run.prefix})
+        turns.append(Turn("assistant", run.prefix))
         cap = max(SMALLEST_REPLY, cap - typical_tokens(run.prefix[run.continued :]))
         if asking:
-            turns.append({"role": "user", "content": asking})
-    texts = [turn["content"] for turn in turns]
-    upper_bound = TEMPLATE_TOKENS + sum(map(token_upper_bound, texts))
+            turns.append(Turn("user", asking))
+    upper_bound = TEMPLATE_TOKENS + sum(turn.bound for turn in turns)
     if run.prefix and run.price is not None and run.most:
         # The prefix is input now, which may cost more than the output that the cap was lowered by.
         affordable = pricing.affordable(
@@ -108,13 +134,24 @@ def build(run: Run, *, within: int | None = None) -> Prompt:
         )
         cap = min(cap, max(SMALLEST_REPLY, affordable))
     return Prompt(
-        messages=turns,
-        tokens=sum(map(typical_tokens, texts)),
+        messages=_messages(turns, with_files=with_files),
+        tokens=sum(turn.typical for turn in turns),
         token_upper_bound=upper_bound,
         max_tokens=min(cap, max(SMALLEST_REPLY, free)),
         size=used,
         is_single=is_single,
     )
+
+
+def _messages(turns: Iterable[Turn], *, with_files: bool) -> list[dict[str, Any]]:
+    rows = content.rows_of([one.files for one in turns if one.files]) if with_files else {}
+    return [
+        {
+            "role": one.role,
+            "content": one.files.content(one.text, rows) if one.files and with_files else one.text,
+        }
+        for one in turns
+    ]
 
 
 def build_each(run: Run, models: Iterable[LanguageModel]) -> dict[int, Prompt]:
@@ -126,12 +163,13 @@ def build_each(run: Run, models: Iterable[LanguageModel]) -> dict[int, Prompt]:
     assert asked is not None
     if asked.parent_id is not None:
         rows = prepared.all(WHOLE_PATH, [asked.parent_id])
-        run.newest = [*rows[:-1], (*rows[-1][:2], None)]  # the walk ends with them
-    of_sizes: dict[tuple[int, int], Prompt] = {}
+        run.newest = [*rows[:-1], (*rows[-1][:3], None)]  # the walk ends with them
+    of_sizes: dict[tuple[object, ...], Prompt] = {}
     found: dict[int, Prompt] = {}
     for run.model in models:
         model = run.model
-        sizes = (model.context_tokens, Quirks.of(model.quirks).lower(model.max_output_tokens))
+        longest_reply = Quirks.of(model.quirks).lower(model.max_output_tokens)
+        sizes = (model.context_tokens, longest_reply, model.vision, model.image_tokens)
         if sizes not in of_sizes:
             of_sizes[sizes] = build(run)
         found[model.pk] = of_sizes[sizes]
@@ -143,27 +181,28 @@ def continues(run: Run) -> bool:
     return bool(run.model.continuation) and Quirks.of(run.model.quirks).continues
 
 
-def _turns(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield role and text of the messages before the reply, newest first.
+def _turns(run: Run) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """Yield role, text and attachments of the messages before the reply, newest first.
 
     Replies without text are left out, and adjacent messages of one role are then joined: many chat
     templates insist that the roles alternate.
     """
     # A model must not read its own thoughts again. Replies of today have none in their text.
     ancestors = (
-        (role, split_thoughts(text)[0])
+        (role, split_thoughts(text)[0], None)
         if role == "assistant" and any(part in text for part in PARTS_OF_CLOSINGS)
-        else (role, text)
-        for role, text in _ancestors(run)
+        else (role, text, attached)
+        for role, text, attached in _ancestors(run)
     )
-    messages = (message for message in ancestors if message[1].strip())
+    messages = (message for message in ancestors if message[1].strip() or message[2])
     for role, adjacent in groupby(messages, key=itemgetter(0)):
-        texts = [text for _, text in adjacent]
-        yield role, "\n\n".join(reversed(texts))
+        joined = list(adjacent)[::-1]
+        texts = "\n\n".join(text for _, text, _ in joined if text.strip())
+        yield role, texts, list(chain.from_iterable(attached or () for _, _, attached in joined))
 
 
-def _ancestors(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield role and text of the messages before the reply, reading chunks only as needed.
+def _ancestors(run: Run) -> Iterator[tuple[str, str, list[dict[str, Any]] | None]]:
+    """Yield role, text and attachments of the messages before the reply, reading chunks only as needed.
 
     Neither the reply nor the message that it answers need be stored: they may be about to be, or be
     made up for an estimate. The walk begins at a stored reply itself, which has no text yet.
@@ -174,11 +213,11 @@ def _ancestors(run: Run) -> Iterator[tuple[str, str]]:
         message_id = reply.parent_id
         asked: Message | None = reply._state.fields_cache.get("parent")
         if asked is not None and asked._state.adding:
-            yield asked.role, asked.text
+            yield asked.role, asked.text, asked.attached
             message_id = asked.parent_id
     found = run.newest
     while message_id is not None:
-        for role, text, parent_id in found or prepared.all(NEXT_CHUNK, [message_id]):
-            yield role, text
+        for role, text, attached, parent_id in found or prepared.all(NEXT_CHUNK, [message_id]):
+            yield role, text, attached
             message_id = parent_id
         found = None

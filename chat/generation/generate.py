@@ -133,7 +133,7 @@ def claim_with_prompt(run_id: UUID, attempt: int) -> tuple[Run, Prompt | None] |
     if work is None:
         return None
     try:
-        return work, prompt_builder.build(work)
+        return work, prompt_builder.build(work, with_files=True)
     except Exception:
         logger.warning("run %s: its prompt could not be built at once", run_id, exc_info=True)
         return work, None
@@ -380,7 +380,7 @@ async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
     shrinks = iter(SHRINKS)
     while True:
         if prompt is None:
-            prompt = await _with_patience(prompt_builder.build, work)
+            prompt = await _with_patience(prompt_builder.build, work, with_files=True)
         reply.prompt_tokens = prompt.tokens
         note_accepted(False)
         try:
@@ -416,7 +416,7 @@ async def _shortened(
         within = int(prompt.size * shrink)
         if refusal.window:
             within = min(within, max(refusal.window // 2, refusal.window - prompt.max_tokens))
-        return await _with_patience(prompt_builder.build, work, within=within)
+        return await _with_patience(prompt_builder.build, work, within=within, with_files=True)
     room = refusal.allowed or 0
     if not 0 < room < prompt.max_tokens:
         raise MessageTooLong(error.detail, refusal) from None

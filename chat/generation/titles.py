@@ -90,7 +90,8 @@ def _read(run_id: UUID) -> Task | None:
     if not provider.enabled or is_named:
         return None
     asked = run.message.parent
-    question = asked.text[:QUESTION_CHARACTERS] if asked else ""
+    names = [one["name"] for one in asked.attached or ()] if asked else []
+    question = "\n".join([asked.text, *names])[:QUESTION_CHARACTERS] if asked else ""
     text = f"User: {question}\n\nAssistant: {run.message.text[:ANSWER_CHARACTERS]}"
     return Task(run, model, provider, text)
 

@@ -14,7 +14,8 @@ def texts(value: Any) -> Iterable[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        yield from texts([part for key, part in value.items() if key not in {"role", "type"}])
+        no_text = {"role", "type", "image_url"}
+        yield from texts([part for key, part in value.items() if key not in no_text])
     elif isinstance(value, list):
         for part in value:
             yield from texts(part)

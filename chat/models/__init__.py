@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chat.models.attachments import Attachment, MessageAttachment
 from chat.models.base import new_id
 from chat.models.catalogue import EFFORTS, Assistant, Continuation, LanguageModel, Provider
 from chat.models.conversations import Conversation
@@ -14,6 +15,7 @@ from chat.models.transfers import ChatExport, ChatImport, ImportedChat
 __all__ = [
     "EFFORTS",
     "Assistant",
+    "Attachment",
     "ChatExport",
     "ChatImport",
     "ChatPreference",
@@ -22,6 +24,7 @@ __all__ = [
     "ImportedChat",
     "LanguageModel",
     "Message",
+    "MessageAttachment",
     "MessagePart",
     "Provider",
     "Run",

@@ -327,6 +327,12 @@ class LanguageModel(models.Model):
         help_text="What it is good for, in one sentence for users.",
     )
     vision = models.BooleanField(default=False, db_default=False, help_text="It reads images.")
+    image_tokens = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Tokens of an image of 1024 by 1024 pixels, as its provider counts them; empty: 1,400."
+        " (gpt-4o-mini counts 25,500.)",
+    )
     tools = models.BooleanField(default=False, db_default=False, help_text="It can call tools.")
     reasoning = models.BooleanField(
         default=False, db_default=False, help_text="It reasons before it answers."

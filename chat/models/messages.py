@@ -68,6 +68,12 @@ class Message(models.Model):
         blank=True, help_text="The text as rendered and sanitised when it was finished."
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    # A copy of what the rows of its attachments have, so that no page and no prompt reads them.
+    attached = models.JSONField(
+        null=True,
+        blank=True,
+        help_text="The files of a message of the user, in order (Attachment.snapshot).",
+    )
 
     # Set by code that shows the message: its siblings, and a newer sibling that failed to replace it.
     siblings: Siblings | None = None

@@ -153,8 +153,8 @@ class Run(models.Model):
 
     objects: ClassVar[Any] = RunQuerySet.as_manager()
 
-    # Role, text and parent of the newest messages before the reply; read by the claim.
-    newest: list[tuple[str, str, str | None]] | None = None
+    # Role, text, attachments and parent of the newest messages before the reply; read by the claim.
+    newest: list[tuple[str, str, list[Any] | None, str | None]] | None = None
 
     # The provider at which it has a place; set by the claim.
     place: int | None = None

@@ -1,7 +1,7 @@
 """Retention: deleted chats are purged DELETED_CHAT_DAYS after their deletion.
 
 Everything that holds text goes: messages with their parts, runs, the chat's title, and the runs' keys in
-Redis. Records of usage and of credits stay; they name a chat by its id and hold no text.
+Redis. Files that only its messages have go with the next turn of chat.attachments.sweep. Records of usage and of credits stay; they name a chat by its id and hold no text.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def purge_some(chat_id: UUID, before: datetime) -> bool | None:
 DELETE = """
 WITH runs AS (DELETE FROM chat_run WHERE message_id = ANY(%(messages)s)),
 parts AS (DELETE FROM chat_messagepart WHERE message_id = ANY(%(messages)s)),
+links AS (DELETE FROM chat_messageattachment WHERE message_id = ANY(%(messages)s)),
 children AS (
   UPDATE chat_message SET parent_id = NULL
   WHERE parent_id = ANY(%(messages)s) AND NOT id = ANY(%(messages)s)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 from msgspec.structs import asdict
 
 from billing import credits
@@ -19,6 +20,7 @@ from billing.metering import limits, pricing, settlement, usage
 from billing.metering.settlement import AccountFrozen, AccountInDebt, InsufficientCredits
 from billing.models import ModelPrice
 from chat import access
+from chat.attachments import uploads
 from chat.conversations import lifecycle, offers, prompt_builder
 from chat.errors import ChatError, Missing
 from chat.models import Assistant, LanguageModel, Message, Run
@@ -26,7 +28,13 @@ from chat.models import Assistant, LanguageModel, Message, Run
 if TYPE_CHECKING:
     from accounts.models import User
 
+
+class FilesTooLong(Exception):
+    """The files of a message do not fit into the context window of a model: `str` is the sentence for users."""
+
+
 REFUSALS = (
+    FilesTooLong,
     InsufficientCredits,
     AccountFrozen,
     AccountInDebt,
@@ -72,6 +80,7 @@ def apply_quote(run: Run, *, reserved: int = 0, parts: int = 1) -> None:
     REFUSALS.
     """
     prompt = prompt_builder.build(run)
+    _check_files(run, prompt)
     quoted = settlement.quote(
         user_id=run.user_id,
         model=run.model.provider_model,
@@ -88,6 +97,22 @@ def apply_quote(run: Run, *, reserved: int = 0, parts: int = 1) -> None:
     run.shortened = quoted.shortened
     run.most = quoted.amount
     run.quote = quoted
+
+
+def _check_files(run: Run, prompt: prompt_builder.Prompt) -> None:
+    """Raise FilesTooLong for a message with files that leaves no room for a reply."""
+    asked = run.message.parent
+    if asked is None or not asked.attached or not prompt.is_single:
+        return
+    window = run.model.context_tokens
+    if prompt.size + prompt_builder.SMALLEST_REPLY > window:
+        raise FilesTooLong(
+            _(
+                "The files have about %(tokens)s tokens, and %(model)s reads %(most)s. Nothing was sent."
+                " Remove a file, or choose a model with a larger context."
+            )
+            % {"tokens": f"{prompt.tokens:,}", "model": run.model, "most": f"{window:,}"}
+        )
 
 
 def hold(run: Run) -> None:
@@ -132,7 +157,12 @@ class Estimate:
 
 
 def estimate(
-    *, user: User, text: str, conversation_id: UUID | None = None, model_id: int | None = None
+    *,
+    user: User,
+    text: str,
+    conversation_id: UUID | None = None,
+    model_id: int | None = None,
+    attachment_ids: Sequence[UUID] = (),
 ) -> Estimate | None:
     """Estimate the cost of a message before it is sent; None where messages are free.
 
@@ -149,11 +179,16 @@ def estimate(
         model = conversation.model
     if model_id is not None:
         model = offers.chosen(user, model_id)
-    return _estimate(user, assistant, parent, text, model)
+    attached = uploads.described(user, attachment_ids)
+    return _estimate(user, assistant, parent, text, model, attached)
 
 
 def estimate_each(
-    *, user: User, text: str, conversation_id: UUID | None = None
+    *,
+    user: User,
+    text: str,
+    conversation_id: UUID | None = None,
+    attachment_ids: Sequence[UUID] = (),
 ) -> dict[int, Estimate]:
     """Estimate the cost of a message with each model that a user may choose, by their keys.
 
@@ -169,7 +204,7 @@ def estimate_each(
         return {}
     found = {one.model.pk: one for one in offers.offered(user)}
     fee = assistant.message_fee
-    run = _made_up(user, assistant, parent, text)
+    run = _made_up(user, assistant, parent, text, None, uploads.described(user, attachment_ids))
     prompts = prompt_builder.build_each(run, [one.model for one in found.values()])
     wanted = {
         key: settlement.Wanted(
@@ -180,14 +215,31 @@ def estimate_each(
     }
     outputs = usage.typical_outputs(user.pk, {one.price.model for one in wanted.values()})
     estimates = {}
+    attached = run.message.parent.attached if run.message.parent else None
     for key, quoted in settlement.quote_each(user_id=user.pk, wanted=wanted).items():
-        if isinstance(quoted, settlement.Quote):
+        run.model = found[key].model
+        problem = _problem_with_files(run, prompts[key], attached)
+        if problem:
+            estimates[key] = Estimate(problem=problem)
+        elif isinstance(quoted, settlement.Quote):
             price, tokens = wanted[key].price, prompts[key].tokens
             output = min(outputs[price.model], quoted.max_tokens)
             estimates[key] = _priced(price, tokens, output, quoted, fee)
         else:
             estimates[key] = Estimate(problem=refusal(quoted).message)
     return estimates
+
+
+def _problem_with_files(
+    run: Run, prompt: prompt_builder.Prompt, attached: list[dict[str, Any]] | None
+) -> str:
+    """Return why the model of a run cannot answer a message with files; "" if it can."""
+    try:
+        uploads.check_model(run.model, attached or ())
+        _check_files(run, prompt)
+    except (ChatError, FilesTooLong) as error:
+        return refusal(error).message
+    return ""
 
 
 def _priced(
@@ -217,14 +269,16 @@ def _estimate(
     parent: Message | None,
     text: str,
     chosen: LanguageModel | None = None,
+    attached: list[dict[str, Any]] | None = None,
 ) -> Estimate | None:
     if assistant is None or not settings.BILLING or settlement.is_free(is_staff=user.is_staff):
         return None
     settlement.account_of(user.pk)  # opens it, which `quote` could not outside a money transaction
-    run = _made_up(user, assistant, parent, text, chosen)
+    run = _made_up(user, assistant, parent, text, chosen, attached)
     try:
+        uploads.check_model(run.model, attached or ())
         apply_quote(run)
-    except REFUSALS as error:
+    except (ChatError, *REFUSALS) as error:
         return Estimate(problem=refusal(error).message)
     model = run.model.provider_model
     price = pricing.in_force(model)
@@ -240,15 +294,20 @@ def _made_up(
     parent: Message | None,
     text: str,
     chosen: LanguageModel | None = None,
+    attached: list[dict[str, Any]] | None = None,
 ) -> Run:
     """Return the run of a message as it would be; none of it is stored."""
-    sent = Message(parent=parent, role=Message.Role.USER, text=text)
+    sent = Message(parent=parent, role=Message.Role.USER, text=text, attached=attached or None)
     reply = Message(parent=sent, role=Message.Role.ASSISTANT)
     return Run(message=reply, user=user, assistant=assistant, model=chosen or assistant.model)
 
 
 def refusal(error: Exception) -> ChatError:
     """Return the error that the user sees for one of REFUSALS."""
+    if isinstance(error, ChatError):
+        return error
+    if isinstance(error, FilesTooLong):
+        return ChatError("text_too_long", str(error))
     if isinstance(error, InsufficientCredits):
         figures = Missing(error.required, error.available, error.missing)
         shown = {name: credits.show(amount) for name, amount in asdict(figures).items()}

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import redis
@@ -24,10 +24,19 @@ from msgspec import UNSET
 
 from billing.metering import settlement
 from chat import access, protocol
+from chat.attachments import uploads
 from chat.conversations import lifecycle, offers
 from chat.conversations.offers import UNCHANGED, Choice
 from chat.errors import ChatError
-from chat.models import Conversation, LanguageModel, Message, MessagePart, Run
+from chat.models import (
+    Attachment,
+    Conversation,
+    LanguageModel,
+    Message,
+    MessageAttachment,
+    MessagePart,
+    Run,
+)
 from chat.runs import admission, cost, queue, wait_estimate
 from chat.runs.describe import Started, describe, stored_position, whole_runs
 from chat.streaming import user_channel
@@ -55,7 +64,8 @@ class Ask:
     """A user's request for a reply: to a new message with `text`, or another one to `prompt`.
 
     The new message follows `parent_id`, or (`follows_leaf`) the end of the conversation. Without
-    `conversation_id` it begins a new conversation. The reply goes on from the text of the reply
+    `conversation_id` it begins a new conversation. Its files are the user's attachments `attachment_ids`. The
+    reply goes on from the text of the reply
     `continued`. Each of the `models` generates a reply; without any, that of the conversation after `choice`
     does, which is stored with a new message.
     """
@@ -70,6 +80,7 @@ class Ask:
     continued: Message | None = None
     models: tuple[LanguageModel, ...] = ()
     choice: Choice = UNCHANGED
+    attachment_ids: tuple[UUID, ...] = ()
 
 
 def send(
@@ -80,21 +91,32 @@ def send(
     conversation_id: UUID | None = None,
     parent_id: UUID | None = None,
     choice: Choice = UNCHANGED,
+    attachment_ids: Sequence[UUID] = (),
 ) -> Started:
     """Store a user's message and ask for its reply; without a conversation, begin one.
 
     Idempotent by `client_id`: a repetition (in the conversation, or as the first message of a new one)
     returns the stored run. The message follows `parent_id`, by default the end of the conversation.
-    The conversation keeps `choice`, the model and settings of the reply, for its next messages.
+    The conversation keeps `choice`, the model and settings of the reply, for its next messages. A message
+    with attachments may have no text.
 
-    Raises ChatError: `empty_text`, `bad_text`, `text_too_long`, `bad_json` (a malformed `client_id`), `not_found`,
+    Raises ChatError: `empty_text`, `bad_text`, `file_missing`, `too_many`, `no_vision`, `text_too_long`, `bad_json` (a malformed `client_id`), `not_found`,
     `not_allowed`, `model_unavailable`, `bad_setting`, `run_active`, `insufficient_credits`, `limit_reached`, `busy`, `rate_limited`,
     `unavailable`. Then nothing was stored.
     """
-    text = _clean_text(text)
+    text = _clean_text(text, attachment_ids)
     _check_parent(parent_id, conversation_id)
     [started] = _start(
-        Ask(user, client_id, conversation_id, text, parent_id, parent_id is None, choice=choice)
+        Ask(
+            user,
+            client_id,
+            conversation_id,
+            text,
+            parent_id,
+            parent_id is None,
+            choice=choice,
+            attachment_ids=tuple(attachment_ids),
+        )
     )
     return started
 
@@ -108,6 +130,7 @@ def compare(
     conversation_id: UUID | None = None,
     parent_id: UUID | None = None,
     choice: Choice = UNCHANGED,
+    attachment_ids: Sequence[UUID] = (),
 ) -> list[Started]:
     """Store a user's message and ask two or three models for a reply each: all of them, or none.
 
@@ -115,7 +138,7 @@ def compare(
     another model is chosen. Each reply has a run with its own hold and cost. Idempotent by `client_id`, with at most
     COMPARE_ID_LENGTH characters; raises ChatError like `send`.
     """
-    text = _clean_text(text)
+    text = _clean_text(text, attachment_ids)
     chosen = list(dict.fromkeys(model_ids))
     if len(client_id) > COMPARE_ID_LENGTH or not 2 <= len(chosen) <= protocol.MOST_COMPARED:
         raise ChatError("bad_json", _("Choose two or three models to compare. Nothing was sent."))
@@ -130,6 +153,7 @@ def compare(
             follows_leaf=parent_id is None,
             choice=choice,
             models=tuple(offers.chosen(user, model_id) for model_id in chosen),
+            attachment_ids=tuple(attachment_ids),
         )
     )
 
@@ -192,25 +216,41 @@ def continue_reply(*, user: User, message_id: UUID, client_id: str) -> Started:
 
 
 def edit(
-    *, user: User, message_id: UUID, text: str, client_id: str, choice: Choice = UNCHANGED
+    *,
+    user: User,
+    message_id: UUID,
+    text: str,
+    client_id: str,
+    choice: Choice = UNCHANGED,
+    attachment_ids: Sequence[UUID] | None = None,
 ) -> Started:
     """Send another text in place of the user's own message, which is kept as a branch.
 
-    `choice` is kept as by `send`. Idempotent by `client_id`; raises ChatError like `send`.
+    Without `attachment_ids` the new message has the attachments of the old one. `choice` is kept as by `send`. Idempotent by `client_id`; raises ChatError like `send`.
     """
     message = access.message(user, message_id, write=True)
     if message.role != Message.Role.USER:
         raise ChatError("not_found")
-    text = _clean_text(text)
+    if attachment_ids is None:
+        attachment_ids = uploads.kept_ids(message.attached)
+    text = _clean_text(text, attachment_ids)
     [started] = _start(
-        Ask(user, client_id, message.conversation_id, text, message.parent_id, choice=choice)
+        Ask(
+            user,
+            client_id,
+            message.conversation_id,
+            text,
+            message.parent_id,
+            choice=choice,
+            attachment_ids=tuple(attachment_ids),
+        )
     )
     return started
 
 
-def _clean_text(text: str) -> str:
+def _clean_text(text: str, attachment_ids: Sequence[UUID]) -> str:
     text = text.strip()
-    if not text:
+    if not text and not attachment_ids:
         raise ChatError("empty_text")
     if not protocol.is_storable(text):
         raise ChatError("bad_text")
@@ -324,14 +364,18 @@ def _quote_insert_hold(ask: Ask) -> tuple[list[Run], bool]:
         ask.choice.model_id != conversation.chosen_model_id
     ):
         raise offers.unavailable(ask.user)  # there is none with this id
+    files = uploads.take(ask.user, ask.attachment_ids) if ask.attachment_ids else []
+    attached = ask.prompt.attached if ask.prompt else [one.snapshot for one in files]
     models = ask.models or (conversation.chosen_model,)
     for model in models:
         if not offers.is_usable(ask.user, model):
             raise offers.unavailable(ask.user, model)
+        if attached:
+            uploads.check_model(model, attached)
     offers.apply_settings(conversation, ask.choice)
-    runs = _new_runs(ask, conversation, models)
+    runs = _new_runs(ask, conversation, models, attached)
     cost.apply_quotes(runs)
-    _insert(runs)
+    _insert(runs, files)
     for run in runs:
         cost.hold(run)
     return runs, True
@@ -372,8 +416,13 @@ def _begin(ask: Ask) -> Conversation:
     return begun
 
 
-def _new_runs(ask: Ask, conversation: Conversation, models: Sequence[LanguageModel]) -> list[Run]:
-    """Return a run of each model, with its empty reply and, for a new text, their prompt.
+def _new_runs(
+    ask: Ask,
+    conversation: Conversation,
+    models: Sequence[LanguageModel],
+    attached: list[dict[str, Any]] | None,
+) -> list[Run]:
+    """Return a run of each model, with its empty reply and, for a new text, their prompt with its files.
 
     None of them is stored yet.
     """
@@ -381,7 +430,11 @@ def _new_runs(ask: Ask, conversation: Conversation, models: Sequence[LanguageMod
     if prompt is None:
         parent_id = conversation.leaf_id if ask.follows_leaf else ask.parent_id
         prompt = Message(
-            conversation=conversation, parent_id=parent_id, role=Message.Role.USER, text=ask.text
+            conversation=conversation,
+            parent_id=parent_id,
+            role=Message.Role.USER,
+            text=ask.text,
+            attached=attached or None,
         )
     runs = [_new_run(ask, conversation, prompt, model) for model in models]
     for lane, (run, name) in enumerate(zip(runs, _client_ids(ask), strict=True)):
@@ -437,8 +490,11 @@ def _beginning(continued: Message | None) -> tuple[str, str]:
     return continued.text, "".join(f"{text}\n\n" for text in thoughts)
 
 
-def _insert(runs: Sequence[Run]) -> None:
-    """Insert runs, their replies and, where they are new, prompt and conversation, in one statement."""
+def _insert(runs: Sequence[Run], files: Sequence[Attachment]) -> None:
+    """Insert runs, their replies and, where they are new, prompt and conversation, in one statement.
+
+    The statement also links the prompt to its files, which then no longer expire.
+    """
     replies, conversation = [run.message for run in runs], runs[0].conversation
     prompt = replies[0].parent
     assert prompt is not None
@@ -450,7 +506,7 @@ def _insert(runs: Sequence[Run]) -> None:
     conversation.leaf = replies[0]
     conversation.compared = prompt.pk if len(runs) > 1 else None
     conversation.updated_at = timezone.now()
-    conversation.title = conversation.title or lifecycle.first_title(prompt.text)
+    conversation.title = conversation.title or lifecycle.first_title(prompt.text or files[0].name)
     if conversation._state.adding:
         shown: Conversation | prepared.Change = conversation
     else:
@@ -468,4 +524,9 @@ def _insert(runs: Sequence[Run]) -> None:
                 conversation.pk,
             ],
         )
-    prepared.write(prompt, *replies, *runs, shown)
+    linking: list[MessageAttachment | prepared.Change] = []
+    if files:
+        linking += [MessageAttachment(message=prompt, attachment=one) for one in files]
+        keep = "UPDATE chat_attachment SET expires_at = NULL WHERE id = ANY(%s)"
+        linking.append(prepared.Change(keep, [[one.pk for one in files]]))
+    prepared.write(prompt, *replies, *runs, *linking, shown)

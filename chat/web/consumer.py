@@ -18,6 +18,7 @@ from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.utils import translation
+from msgspec import UNSET
 
 from accounts import sockets
 from chat import protocol
@@ -209,6 +210,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     conversation_id=event.conversation,
                     parent_id=event.parent,
                     choice=choice_of(event, event.assistant),
+                    attachment_ids=event.attachments,
                 )
             case protocol.ChatCompare():
                 compared = await self._call(
@@ -220,6 +222,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     conversation_id=event.conversation,
                     parent_id=event.parent,
                     choice=choice_of(event, event.assistant),
+                    attachment_ids=event.attachments,
                 )
                 for one in compared:
                     self._answer(one)
@@ -247,6 +250,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     text=event.text,
                     client_id=event.client_id,
                     choice=choice_of(event),
+                    attachment_ids=None if event.attachments is UNSET else event.attachments,
                 )
             case protocol.BranchSelect():
                 selected = await self._call(event, branches.select, message_id=event.message)

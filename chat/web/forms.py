@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from uuid import UUID
 
 from django import forms
 from django.conf import settings
@@ -78,6 +79,14 @@ def posted_model(request: Request) -> int | None:
     """Return the key of the model that was posted, None without one. Raises ChatError `model_unavailable`."""
     text = request.POST.get("model", "")
     return row_id(text) if text else None
+
+
+def posted_attachments(request: Request) -> list[UUID]:
+    """Return the ids of attachments that were posted. Raises ChatError `file_missing` for other text."""
+    try:
+        return [UUID(one) for one in request.POST.getlist("attachments")]
+    except ValueError as error:
+        raise ChatError("file_missing") from error
 
 
 def _temperature(text: str) -> float | None:

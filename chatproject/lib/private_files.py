@@ -1,10 +1,12 @@
-"""Private files: of one user, for some hours, below PRIVATE_ROOT and never served as static files.
+"""Private files: of one user, below PRIVATE_ROOT and never served as static files.
 
 All processes share the folder. Names are random, so that no name of a user's reaches the file system.
+Files of a folder below PRIVATE_ROOT are kept until they are removed, all others for some hours.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
@@ -17,25 +19,33 @@ from django.conf import settings
 KEPT_SECONDS = 2 * 24 * 60 * 60  # after the last write
 
 
-def store(chunks: Iterable[bytes]) -> str:
-    """Write a new file; return its name. Raises OSError, and leaves no part of a file then."""
-    name = new_name()
+def store(chunks: Iterable[bytes], folder: str = "") -> str:
+    """Write a new file; return its name, which begins with its folder.
+
+    A file in a folder is on the disk when this returns. Raises OSError, and leaves no part of a file then.
+    """
+    name = new_name(folder)
     with writing(name) as file:
         for chunk in chunks:
             file.write(chunk)
+        if folder:
+            file.flush()
+            os.fsync(file.fileno())
     return name
 
 
-def new_name() -> str:
-    """Return a random name."""
-    return secrets.token_hex(16)
+def new_name(folder: str = "") -> str:
+    """Return a random name, below a folder if one is named."""
+    random = secrets.token_hex(16)
+    return f"{folder}/{random[:2]}/{random}" if folder else random
 
 
 @contextmanager
 def writing(name: str) -> Iterator[BinaryIO]:
     """Open a new file with a name of `new_name`. Raises OSError, and leaves no part of a file after an exception."""
-    folder: Path = settings.PRIVATE_ROOT
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root: Path = settings.PRIVATE_ROOT
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path(name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with path(name).open("xb") as file:
             path(name).chmod(0o600)
@@ -58,13 +68,25 @@ def remove(name: str) -> None:
 
 
 def sweep() -> int:
-    """Delete the files that were last written more than KEPT_SECONDS ago; return how many."""
-    folder: Path = settings.PRIVATE_ROOT
-    removed = 0
-    if folder.is_dir():
-        before = time.time() - KEPT_SECONDS
-        for file in folder.iterdir():
-            if file.is_file() and file.stat().st_mtime < before:
-                file.unlink(missing_ok=True)
-                removed += 1
-    return removed
+    """Delete the files in no folder that were last written more than KEPT_SECONDS ago; return how many."""
+    names = old_names("")
+    for name in names:
+        remove(name)
+    return len(names)
+
+
+def old_names(folder: str) -> list[str]:
+    """Return the names of a folder's files that were last written more than KEPT_SECONDS ago."""
+    root: Path = settings.PRIVATE_ROOT
+    before = time.time() - KEPT_SECONDS
+    found = []
+    if (root / folder).is_dir():
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                try:
+                    is_old = entry.is_file() and entry.stat().st_mtime < before
+                except FileNotFoundError:
+                    continue  # removed meanwhile
+                if is_old:
+                    found.append(f"{folder}/{entry.name}" if folder else entry.name)
+    return found

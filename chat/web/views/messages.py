@@ -19,7 +19,7 @@ from chat import access
 from chat.conversations import branches
 from chat.errors import ChatError
 from chat.runs import cost, describe, start
-from chat.web.forms import new_client_id, posted_model
+from chat.web.forms import new_client_id, posted_attachments, posted_model
 from chat.web.pages import (
     NO_ID,
     new_form,
@@ -87,14 +87,18 @@ def estimate(request: Request) -> HttpResponse:
         conversation_id = UUID(conversation) if conversation else None
     except ValueError as error:
         raise ChatError("not_found") from error
+    files = posted_attachments(request)
     if "each" in request.POST:
-        each = cost.estimate_each(user=request.user, text=text, conversation_id=conversation_id)
+        each = cost.estimate_each(
+            user=request.user, text=text, conversation_id=conversation_id, attachment_ids=files
+        )
         return JsonResponse({"models": {key: _estimate_json(one) for key, one in each.items()}})
     found = cost.estimate(
         user=request.user,
         text=text,
         conversation_id=conversation_id,
         model_id=posted_model(request),
+        attachment_ids=files,
     )
     return JsonResponse(_estimate_json(found or cost.Estimate()))
 

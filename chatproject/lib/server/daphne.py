@@ -160,12 +160,14 @@ class Channel(http.HTTPChannel):
     def allHeadersReceived(self) -> None:
         limits = self.server.limits
         target: Any = self._path  # bytes until the whole request has arrived
-        if self.length is not None and self.length > limits.body_bytes(target):
+        upload_bytes = limits.upload_bytes(target)
+        most = limits.max_body_bytes if upload_bytes is None else upload_bytes
+        if self.length is not None and self.length > most:
             self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         else:
-            if limits.is_upload(target):
+            if upload_bytes is not None:
                 self.setTimeout(limits.upload_seconds)
-                self.requests[-1].max_body_bytes = limits.max_upload_bytes
+                self.requests[-1].max_body_bytes = upload_bytes
             super().allHeadersReceived()
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from chatproject.lib import env
@@ -42,29 +44,22 @@ class Limits:
     request_seconds: int  # from the first byte of a request to the last one of its body
     stall_seconds: int  # that a client may read nothing while data is waiting for it
     drain_seconds: int  # that requests in flight have to finish after SIGTERM
-    # Paths with larger bodies, the largest of them, and the seconds for such a request.
-    upload_paths: frozenset[bytes] = frozenset()
-    max_upload_bytes: int = 0
+    # Paths with larger bodies as patterns, the largest body of each, and the seconds for such a request.
+    uploads: tuple[tuple[re.Pattern[bytes], int], ...] = ()
     upload_seconds: int = 900
 
     @classmethod
-    def from_environment(
-        cls, upload_paths: frozenset[bytes] = frozenset(), max_upload_bytes: int = 0
-    ) -> Limits:
+    def from_environment(cls, uploads: Iterable[tuple[bytes, int]] = ()) -> Limits:
         """Read the limits. Raises ImproperlyConfigured for a value that is no whole number."""
         return cls(
             max_body_bytes=env.integer("MAX_BODY_BYTES", 2 * 1024 * 1024),
             request_seconds=env.integer("WEB_REQUEST_SECONDS", 60, least=1),
             stall_seconds=env.integer("WEB_STALL_SECONDS", 30, least=1),
             drain_seconds=env.integer("WEB_DRAIN_SECONDS", 10),
-            upload_paths=upload_paths,
-            max_upload_bytes=max_upload_bytes,
+            uploads=tuple((re.compile(path), size) for path, size in uploads),
         )
 
-    def body_bytes(self, target: bytes) -> int:
-        """Return the limit of a request's body, by the target of its first line."""
-        return self.max_upload_bytes if self.is_upload(target) else self.max_body_bytes
-
-    def is_upload(self, target: bytes) -> bool:
-        """Return whether a request may have a larger body."""
-        return target.partition(b"?")[0] in self.upload_paths
+    def upload_bytes(self, target: bytes) -> int | None:
+        """Return the limit of a body by the target of its first line; None for a path without its own."""
+        path = target.partition(b"?")[0]
+        return next((size for pattern, size in self.uploads if pattern.fullmatch(path)), None)

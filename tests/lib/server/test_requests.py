@@ -45,9 +45,13 @@ def test_larger_body_is_refused_before_the_application(start: Start):
     assert server.state()["requests"] == 0
 
 
-def test_larger_body_reaches_the_address_of_uploads(start: Start):
+def test_larger_body_reaches_the_addresses_of_uploads(start: Start):
     server = start(MAX_BODY_BYTES="100000")
-    assert server.request("POST", "/chats/import/", body=b"x" * 5_000_000)[0] != 413
+    edit = "/messages/01934c4e-0000-7000-8000-000000000000/edit/"
+    for path in ("/chats/import/", "/attachments/", "/c/new/", edit):
+        assert server.request("POST", path, body=b"x" * 500_000)[0] != 413, path
+    for path in ("/attachments/remove/", "/c/new/x", "/c/../attachments/x"):
+        assert server.request("POST", path, body=b"x" * 500_000)[0] == 413, path
     chunks = iter([b"x" * 100_000] * 20)
     status, _ = server.request(
         "POST", "/chats/import/?a=b", body=chunks, encode_chunked=True, headers=CHUNKED
