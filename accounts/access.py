@@ -37,6 +37,9 @@ PUBLIC_VIEWS = frozenset(
         "visitor_language",
         "billing:packages_json",
         "billing:webhook",
+        "manifest",
+        "offline",
+        "service_worker",
     }
 )
 

@@ -31,6 +31,8 @@ ALLOWED_HOSTS = env.hosts("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 HTTPS = env.flag("HTTPS", default=not DEBUG)
 TRUST_PROXY = env.hops("TRUST_PROXY")  # the number of proxies in front
 SITE_NAME = env.text("SITE_NAME", "Parley")
+# The service worker shows a page of the site while it cannot be reached, and notifications (docs/operations/pwa.md).
+SERVICE_WORKER = env.flag("SERVICE_WORKER", default=True)
 # For links in mails that are sent outside a request. Empty: they name the page instead of a link.
 SITE_URL = env.origin("SITE_URL")
 

@@ -5,7 +5,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from accounts.access import admin_login
-from chatproject.ops import status_page
+from chatproject.ops import installable, status_page
 
 admin.site.site_header = "Parley"
 admin.site.site_title = "Parley"
@@ -26,6 +26,9 @@ urlpatterns = [
         name="admin_password_change",
     ),
     path("admin/", admin.site.urls),
+    path("manifest.webmanifest", installable.manifest, name="manifest"),
+    path("service-worker.js", installable.service_worker, name="service_worker"),
+    path("offline/", installable.offline, name="offline"),
     path("accounts/", include("accounts.urls")),
     path("billing/", include("billing.urls")),
     path("", include("chat.urls")),

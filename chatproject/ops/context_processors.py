@@ -9,7 +9,8 @@ from chatproject.lib.mail import outbox
 
 
 def site(request: HttpRequest) -> dict[str, Any]:
-    """Add the installation's name, what its account pages offer and how long deleted chats are kept to the context of every page.
+    """Add the installation's name, what its account pages offer, how long deleted chats are kept
+    and whether it has a service worker, to the context of every page.
 
     `mail_is_delayed` makes a query, in the templates that use it.
     """
@@ -19,4 +20,5 @@ def site(request: HttpRequest) -> dict[str, Any]:
         "mail_is_delayed": outbox.is_delayed,
         "signup_is_open": settings.SIGNUP_OPEN,
         "deleted_chat_days": settings.DELETED_CHAT_DAYS,
+        "service_worker": settings.SERVICE_WORKER,
     }

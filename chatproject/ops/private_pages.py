@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 # Names of the views whose answers are the same for all and may be cached as they say.
-PUBLIC_VIEWS = frozenset({"billing:packages_json"})
+PUBLIC_VIEWS = frozenset({"billing:packages_json", "manifest"})
 
 
 class PrivatePagesMiddleware:

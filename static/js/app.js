@@ -14,6 +14,7 @@ import { ChatReady, ChatTransfer } from "./elements/chat_transfer.js";
 import { ChatTranscript } from "./elements/chat_transcript.js";
 import { ConnectionNotice } from "./elements/connection_notice.js";
 import { closeMenus } from "./helpers/menus.js";
+import { keepServiceWorker } from "./helpers/service_worker.js";
 
 customElements.define("chat-sidebar", ChatSidebar);
 customElements.define("chat-search", ChatSearch);
@@ -30,3 +31,4 @@ customElements.define("chat-ready", ChatReady);
 customElements.define("chat-palette", ChatPalette);
 customElements.define("chat-keys", ChatKeys);
 closeMenus(document);
+keepServiceWorker().catch((error) => console.warn("no service worker:", error));

@@ -2,6 +2,8 @@
 
 import { PasswordField } from "./elements/password_field.js";
 import { WaitLink } from "./elements/wait_link.js";
+import { keepServiceWorker } from "./helpers/service_worker.js";
 
+keepServiceWorker().catch((error) => console.warn("no service worker:", error));
 customElements.define("password-field", PasswordField);
 customElements.define("wait-link", WaitLink);

@@ -87,6 +87,10 @@ class Stack:
         """The address of a web process, the same after a restart."""
         return f"http://127.0.0.1:{self._ports[name]}"
 
+    def change_environment(self, **variables: str) -> None:
+        """Set variables of the processes that are started from now on."""
+        self._environment |= variables
+
     def start(self, *names: str) -> None:
         """Start processes; return when the web processes among them answer."""
         for name in names:

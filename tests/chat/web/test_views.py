@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from html import unescape
 from pathlib import Path
@@ -639,7 +638,7 @@ def test_theme_colours_equal_page_background(page):
     tokens, _ = (BASE_DIR / "static/css/tokens.css").read_text().split("@media print")
     named = re.findall(r'name="theme-color"[^>]* content="(#\w+)"', html)
     assert [tuple(named)] == re.findall(r"--bg: light-dark\((#\w+), (#\w+)\);", tokens)
-    manifest = json.loads((BASE_DIR / "static/manifest.webmanifest").read_text())
+    manifest = page.get("/manifest.webmanifest").json()
     assert manifest["background_color"] == named[0]
 
 

@@ -1,0 +1,67 @@
+// The service worker. chatproject/ops/installable.py puts CONFIG in front of it.
+
+const CACHE = `parley-${CONFIG.release}`;
+
+self.addEventListener("install", (event) => {
+  self.skipWaiting(); // safe: pages take nothing from the cache while the site can be reached
+  if (CONFIG.isOn) event.waitUntil(storeOfflinePage());
+});
+
+self.addEventListener("activate", (event) => {
+  event.waitUntil(CONFIG.isOn ? takeOver() : removeItself());
+});
+
+self.addEventListener("fetch", (event) => {
+  const { request } = event;
+  if (!CONFIG.isOn || request.method !== "GET") return;
+  if (request.mode === "navigate") event.respondWith(fetchPage(event));
+  else if (CONFIG.files.includes(new URL(request.url).pathname)) event.respondWith(fetchFile(request));
+});
+
+/** Store the page as every visitor has it, without cookies, and the files that it needs. */
+async function storeOfflinePage() {
+  const cache = await caches.open(CACHE);
+  await cache.add(new Request(CONFIG.page, { credentials: "omit", cache: "reload" }));
+  await cache.addAll(CONFIG.files);
+}
+
+async function takeOver() {
+  await removeCaches((name) => name !== CACHE);
+  // The browser requests a page while it starts this worker.
+  await self.registration.navigationPreload?.enable();
+  await self.clients.claim();
+}
+
+async function removeItself() {
+  await removeCaches(() => true);
+  await self.registration.unregister();
+}
+
+async function removeCaches(isOld) {
+  const names = await caches.keys();
+  const old = names.filter((name) => name.startsWith("parley-") && isOld(name));
+  await Promise.all(old.map((name) => caches.delete(name)));
+}
+
+/** Return the page of the site; the stored page when the site cannot be reached. */
+async function fetchPage(event) {
+  try {
+    return (await event.preloadResponse) ?? (await fetch(event.request));
+  } catch (error) {
+    const cache = await caches.open(CACHE);
+    const page = await cache.match(CONFIG.page);
+    if (page === undefined) throw error;
+    return page;
+  }
+}
+
+async function fetchFile(request) {
+  try {
+    return await fetch(request);
+  } catch (error) {
+    const cache = await caches.open(CACHE);
+    const file = await cache.match(request);
+    if (file === undefined) throw error;
+    return file;
+  }
+}
