@@ -26,6 +26,8 @@ from tests.support import staff_rows
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
 
+# Each role takes every third address, and all of them in `make ci-long`.
+walks = pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.long)])
 OWN = {"/admin/", "/admin/jsi18n/", "/admin/password_change/done/"}  # of all staff
 # Fields of all forms at once, such as someone posts who knows their names.
 FORM = {
@@ -130,11 +132,12 @@ def staff(*codenames: str, prefix: str = "-") -> User:
     return user
 
 
+@walks
 @pytest.mark.parametrize("who", ["user", "staff"])
-def test_pages_are_closed_without_permissions(boss: User, who: str):
+def test_pages_are_closed_without_permissions(boss: User, who: str, step: int):
     client = signed_in(staff() if who == "staff" else User.objects.create_user("a@example.org"))
     before, opened = contents(), set()
-    for address in addresses():
+    for address in [*addresses()][::step]:
         for form in (None, *forms(address)):
             response = client.get(address) if form is None else client.post(address, form)
             assert response.status_code in (200, 302, 401, 403, 404, 405), address
@@ -144,41 +147,42 @@ def test_pages_are_closed_without_permissions(boss: User, who: str):
     assert contents() == before
 
 
-def test_viewers_change_nothing(boss: User):
+@walks
+def test_viewers_change_nothing(boss: User, step: int):
     clerk = staff(prefix="view_")
     client = signed_in(clerk)
     before = contents()
-    for address in addresses():
+    for address in [*addresses()][::step]:
         for form in forms(address):
             assert client.post(address, form).status_code < 500, address
     after = contents()
     # A check of the ledger, which only reads, is started with the permission to see its result.
-    assert {*AuditRecord.objects.filter(actor=clerk).values_list("action", flat=True)} == {
-        "check ledger"
-    }
-    assert {table for table in after if after[table] != before[table]} == {'"billing_auditrecord"'}
+    actions = {*AuditRecord.objects.filter(actor=clerk).values_list("action", flat=True)}
+    assert actions == {"check ledger"} or (step > 1 and not actions)
+    assert {table for table in after if after[table] != before[table]} <= {'"billing_auditrecord"'}
 
 
-def test_reading_changes_nothing(boss: User):
+@walks
+def test_reading_changes_nothing(boss: User, step: int):
     """Not even by an address that has the fields of a form."""
     client = signed_in(boss)
     before, newest = contents(), LogEntry.objects.latest("pk").pk
-    for address in addresses():
+    for address in [*addresses()][::step]:
         is_list = any("_selected_action" in form for form in forms(address))
         for query in [{}] if is_list else forms(address):
             assert client.get(address, query).status_code < 500, (address, query)
     assert contents() == before
     logged = LogEntry.objects.filter(user=boss, pk__gt=newest)
-    assert {*logged.values_list("change_message", flat=True)} == {
-        "Looked at the messages",
-        "Looked at the text",
-    }
+    looks = {*logged.values_list("change_message", flat=True)}
+    expected = {"Looked at the messages", "Looked at the text"}
+    assert looks == expected or (step > 1 and looks < expected)
 
 
-def test_forms_need_their_token(boss: User):
+@walks
+def test_forms_need_their_token(boss: User, step: int):
     client = signed_in(boss, enforce_csrf_checks=True)
     before = contents()
-    for address in addresses():
+    for address in [*addresses()][::step]:
         for form in forms(address):
             assert client.post(address, form).status_code in (403, 404), address
     assert contents() == before

@@ -107,10 +107,10 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_is_printed(account, script):
-    order = bought(account, buyer_name=SCRIPTS[script])
-    assert SCRIPTS[script] in words(receipts.pdf(order))
+def test_every_script_is_printed(account):
+    order = bought(account, buyer_address="\n".join(SCRIPTS.values()))
+    printed = words(receipts.pdf(order))
+    assert [name for name, text in SCRIPTS.items() if text not in printed] == []
 
 
 # Their letters are joined, so a copy may have others for the same sign.
@@ -125,10 +125,12 @@ JOINED = {
 }
 
 
-@pytest.mark.parametrize("script", JOINED)
-def test_joined_scripts_keep_their_letters(account, script):
-    printed = words(receipts.pdf(bought(account, buyer_name=JOINED[script])))
-    assert set(JOINED[script]) <= set(printed)
+def test_joined_scripts_keep_their_letters(account):
+    order = bought(account, buyer_address="\n".join(JOINED.values()))
+    printed = words(receipts.pdf(order))
+    assert {name: set(text) - set(printed) for name, text in JOINED.items()} == {
+        name: set() for name in JOINED
+    }
     assert "U+" not in printed
 
 
@@ -137,7 +139,7 @@ def test_character_without_a_glyph_is_named(account):
     assert "a[U+E000]b[U+1FBFF]" in printed
 
 
-@pytest.mark.parametrize("lines", [31, 33, 34, 36])
+@pytest.mark.parametrize("lines", [31, 34])
 def test_amount_is_printed_beside_its_description(account, lines):
     """The description goes on to the next page, or begins there."""
     order = bought(
@@ -190,17 +192,18 @@ def test_documents_never_change_once_issued(sandbox, account, settings):
         cursor.execute("UPDATE billing_invoice SET amount_minor = 1")
 
 
-@pytest.mark.parametrize("attempt", range(5))
-def test_credit_notes_keep_their_numbers(sandbox, account, attempt):
+def test_credit_notes_keep_their_numbers(sandbox, account):
     """The refunds' keys are random, and no order of theirs counts."""
-    order = purchases.paid(account)
-    no = f"{order.invoice_no:06d}"
-    expected = [(no, 500)]
-    for number, amount in enumerate((100, 150, 250), start=1):
-        request_refund(order, amount)
-        expected.append((f"{no}-{number}", amount))
-        assert numbers(order) == expected
-        assert f"Credit note {no}-{number}" in words(receipts.pdf(order))
+    for _ in range(5):
+        order = purchases.paid(account)
+        no = f"{order.invoice_no:06d}"
+        expected = [(no, 500)]
+        for number, amount in enumerate((100, 150, 250), start=1):
+            request_refund(order, amount)
+            expected.append((f"{no}-{number}", amount))
+            assert numbers(order) == expected
+    printed = words(receipts.pdf(order))
+    assert [number for number, _ in expected[1:] if f"Credit note {number}" not in printed] == []
 
 
 def test_taxes_of_partial_refunds_add_up(sandbox, account):
