@@ -121,6 +121,20 @@ def message(user: User | AnonymousUser, message_id: UUID, *, write: bool = False
     return found
 
 
+def assistant(user: User, assistant_id: int, *, lock: bool = False) -> Assistant:
+    """Return a user's own assistant, to be changed or deleted. Raises ChatError `not_found`.
+
+    chat.conversations.assistants decides which ones new conversations may have.
+    """
+    rows = Assistant.objects.select_related("model__provider")
+    if lock:
+        rows = rows.select_for_update(no_key=True, of=("self",))
+    found: Assistant | None = rows.filter(pk=assistant_id, owner=user, deleted_at=None).first()
+    if found is None or not user.is_active:
+        raise ChatError("not_found")
+    return found
+
+
 def run(user: User | AnonymousUser, run_id: UUID, *, write: bool = False) -> Run:
     """Return a run whose conversation the user may read or write; raises like `conversation`."""
     found: Run | None = (

@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.urls import path
 
 from chat.web.views import (
+    assistants,
     attachments,
     chats,
     conversations,
@@ -34,6 +35,10 @@ urlpatterns = [
     path("attachments/<uuid:attachment_id>/", attachments.attachment, name="attachment"),
     path("attachments/<uuid:attachment_id>/thumbnail/", attachments.thumbnail, name="thumbnail"),
     path("attachments/<uuid:attachment_id>/remove/", attachments.remove, name="remove_attachment"),
+    path("assistants/", assistants.gallery, name="assistants"),
+    path("assistants/new/", assistants.new, name="new_assistant"),
+    path("assistants/<int:assistant_id>/", assistants.edit, name="edit_assistant"),
+    path("assistants/<int:assistant_id>/delete/", assistants.delete, name="delete_assistant"),
     path("models/", models.models, name="models"),
     path("models/prefer/", models.prefer, name="prefer_model"),
     path("chats/", chats.chats, name="list"),

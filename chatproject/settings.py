@@ -221,6 +221,8 @@ OPENAI_API_KEY = env.key("OPENAI_API_KEY")
 DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini", most=100)
 # The model that names chats after their first reply, by its name in the catalogue; the operator pays. Empty: none.
 TITLE_MODEL = env.text("TITLE_MODEL", "", most=100)
+# Whether users may share the assistants that they make with all other users of the site.
+ASSISTANT_SHARING = env.flag("ASSISTANT_SHARING", default=False)
 # Micro-credits per million tokens: input, cached input, output.
 DEFAULT_MODEL_PRICE = tuple(
     int(price * 1_000_000) for price in env.decimals("DEFAULT_MODEL_PRICE", "15 7.5 60", count=3)
@@ -320,6 +322,7 @@ RATE_LIMITS = {
     "orders": env.limit("LIMIT_ORDERS", "120/minute"),
     "checkouts": env.limit("LIMIT_CHECKOUTS", "20/minute"),
     "receipts": env.limit("LIMIT_RECEIPTS", "20/minute"),
+    "assistants": env.limit("LIMIT_ASSISTANTS", "60/hour"),
     "exports": env.limit("LIMIT_EXPORTS", "10/minute"),
     "full_exports": env.limit("LIMIT_FULL_EXPORTS", "5/hour"),
     "uploads": env.limit("LIMIT_UPLOADS", "100/10minute"),

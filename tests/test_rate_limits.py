@@ -115,6 +115,13 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
         ("chat:export_all", lambda c, u, **h: c.post(reverse("chat:export_all"), **h))
     ],
     "uploads": [("chat:attach", lambda c, u, **h: c.post(reverse("chat:attach"), **h))],
+    "assistants": [
+        ("chat:new_assistant", lambda c, u, **h: c.post(reverse("chat:new_assistant"), **h)),
+        (
+            "chat:edit_assistant",
+            lambda c, u, **h: c.post(reverse("chat:edit_assistant", args=[1]), **h),
+        ),
+    ],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "checkouts": [
         ("billing:buy", lambda c, u, **h: c.post(reverse("billing:buy"), **h)),

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ImproperlyConfigured, ValidationError
-from django.db.models import BooleanField, Case, Count, QuerySet, Value, When
+from django.db.models import BooleanField, Case, Count, Q, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
@@ -410,11 +410,12 @@ def with_providers(field: Any) -> Any:
 @admin.register(Assistant)
 class AssistantAdmin(MergingAdmin):
     form_fields = {"message_fee": CreditsFormField, "suggestions": SuggestionsFormField}
-    list_display = ["name", "model", "model_provider", "is_default", "position", "enabled"]
-    list_filter = ["enabled", "model"]
-    list_select_related = ["model__provider"]
-    search_fields = ["name", "slug"]
+    list_display = ["name", "model", "model_provider", "maker", "is_default", "position", "enabled"]
+    list_filter = ["enabled", "restricted", "shared", "model"]
+    list_select_related = ["model__provider", "owner"]
+    search_fields = ["name", "slug", "owner__email"]
     prepopulated_fields = {"slug": ["name"]}
+    filter_horizontal = ["groups"]
     actions = ["make_default"]
 
     def get_queryset(self, request: HttpRequest) -> Any:
@@ -424,7 +425,9 @@ class AssistantAdmin(MergingAdmin):
             default=Value(False),
             output_field=BooleanField(),
         )
-        return super().get_queryset(request).annotate(is_default=is_default)
+        # Personal ones that are not shared are as private as messages.
+        shown = super().get_queryset(request).filter(Q(personal=False) | Q(shared=True))
+        return shown.annotate(is_default=is_default)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_foreignkey(db_field, request, **options)
@@ -434,6 +437,11 @@ class AssistantAdmin(MergingAdmin):
     def model_provider(self, assistant: Assistant) -> str:
         """Return the provider of the assistant's model."""
         return str(assistant.model.provider or NOTHING)
+
+    @admin.display(description="made by", ordering="owner__email", empty_value="staff")
+    def maker(self, assistant: Assistant) -> str | None:
+        """Return the owner of a shared assistant; None for one of staff's."""
+        return str(assistant.owner or "a deleted user") if assistant.personal else None
 
     @admin.display(description="default", boolean=True)
     def is_default(self, assistant: Any) -> bool:
@@ -447,6 +455,10 @@ class AssistantAdmin(MergingAdmin):
             self.message_user(request, "Select one assistant.", messages.ERROR)
             return
         chosen = queryset.get()
+        if chosen.personal:
+            text = f"{chosen} belongs to a user, who may change it. Choose one of staff's."
+            self.message_user(request, text, messages.ERROR)
+            return
         is_default = lifecycle.put_first(chosen)
         self.log_change(request, chosen, "Made default for new chats.")
         if is_default:
@@ -455,6 +467,6 @@ class AssistantAdmin(MergingAdmin):
         self.message_user(
             request,
             f"{chosen} is first, but it is not offered: it, its model or the model's provider is "
-            "disabled, or the model has no price.",
+            "disabled, the model has no price, or it is restricted to groups.",
             messages.WARNING,
         )

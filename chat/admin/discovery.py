@@ -435,7 +435,8 @@ def add(
         if not options["assistant"]:
             continue
         if options["assistant"] == NEW_ASSISTANTS:
-            last = Assistant.objects.aggregate(last=models.Max("position"))["last"] or 0
+            own = Assistant.objects.filter(personal=False)
+            last = own.aggregate(last=models.Max("position"))["last"] or 0
             assistant = Assistant(
                 name=model.name, slug=free_slug(model.name), model=model, position=last + 1
             )

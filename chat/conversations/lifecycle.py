@@ -7,15 +7,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from django.conf import settings
-from django.db.models import QuerySet, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext_lazy
 
-from billing.metering import pricing
 from chat import access
+from chat.conversations import assistants
 from chat.errors import ChatError
-from chat.models import Assistant, ChatPreference, Conversation, Run
+from chat.models import Assistant, Conversation, Run
 from chat.streaming.user_channel import announce_conversation
 
 if TYPE_CHECKING:
@@ -29,33 +27,13 @@ TOO_MANY_PINNED = gettext_lazy("You can pin up to %(count)d chats. Unpin one fir
 
 
 def default_assistant(user: User | None = None) -> Assistant | None:
-    """Return the assistant of new conversations; None if no enabled one has a priced model.
-
-    The model's provider must be enabled as well. For a user, its annotation `preferred_model_id` is the
-    key of the model that the user's new conversations begin with, None without a preference.
-    """
-    return offered_assistants(user).first()
-
-
-def offered_assistants(user: User | None = None) -> QuerySet[Assistant]:
-    """Select the assistants that new conversations may have, by position; as `default_assistant` reads them."""
-    offered: QuerySet[Assistant]
-    offered = (
-        Assistant.objects.select_related("model__provider")
-        .filter(enabled=True, model__enabled=True)
-        .exclude(model__provider__enabled=False)
-    )
-    if settings.BILLING:
-        offered = offered.filter(model__provider_model__in=pricing.priced_models())
-    if user is not None:
-        own = ChatPreference.objects.filter(user=user).values("model")
-        offered = offered.annotate(preferred_model_id=Subquery(own))
-    return offered
+    """Return the assistant of new conversations, the first of `assistants.of_staff`; None without one."""
+    return assistants.of_staff(user).first()
 
 
 def put_first(chosen: Assistant) -> bool:
-    """Put an assistant before all others; return whether it is now the one of new conversations."""
-    ordered = [chosen, *Assistant.objects.exclude(pk=chosen.pk)]
+    """Put one of staff's assistants before all others; return whether it is now the one of new conversations."""
+    ordered = [chosen, *Assistant.objects.filter(personal=False).exclude(pk=chosen.pk)]
     for position, assistant in enumerate(ordered):
         assistant.position = position
     Assistant.objects.bulk_update(ordered, ["position"])

@@ -1,7 +1,7 @@
 """The models that users may choose: those that are offered, and the choice that a message brings.
 
-`is_usable` is the one function that decides, for pages, sockets, forms and estimates. A user's group is
-read only for a restricted model.
+`is_usable` is the one function that decides, for pages, sockets, forms and estimates. A user's groups are
+read only for a restricted model. There are no plans yet: access is given by groups, as to assistants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from billing import credits
 from billing.metering import pricing
 from billing.models import ModelPrice
 from chat.errors import ChatError
-from chat.models import ChatPreference, Conversation, LanguageModel
+from chat.models import Assistant, ChatPreference, Conversation, LanguageModel
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -83,11 +83,7 @@ def offered(user: User) -> list[Offer]:
     They and their providers are enabled, have a price, and are not restricted to other groups.
     """
     models = LanguageModel.objects.select_related("provider").filter(enabled=True)
-    models = models.exclude(provider__enabled=False)
-    if not user.is_staff:
-        own = Group.objects.filter(user=user, pk=OuterRef("group_id"))
-        granted = LanguageModel.groups.through.objects.filter(languagemodel_id=OuterRef("pk"))
-        models = models.filter(Q(restricted=False) | Q(Exists(granted.filter(Exists(own)))))
+    models = models.exclude(provider__enabled=False).filter(granted(user, LanguageModel))
     found = list(models.order_by("provider__name", "name"))
     if not settings.BILLING:
         return [Offer(model, None) for model in found]
@@ -116,7 +112,22 @@ def is_usable(user: User, model: LanguageModel) -> bool:
     is_served = provider is None or provider.enabled or model.fallback_id is not None
     if not model.enabled or not is_served:
         return False
-    return not model.restricted or user.is_staff or model.groups.filter(user=user).exists()
+    return is_granted(user, model)
+
+
+def is_granted(user: User, row: LanguageModel | Assistant) -> bool:
+    """Return whether a row is not restricted to groups that the user is in none of."""
+    return not row.restricted or user.is_staff or row.groups.filter(user=user).exists()
+
+
+def granted(user: User, table: type[LanguageModel | Assistant]) -> Q:
+    """Return `is_granted` as a condition of a query of a table."""
+    if user.is_staff:
+        return Q()
+    own = Group.objects.filter(user=user, pk=OuterRef("group_id"))
+    key = f"{table._meta.model_name}_id"
+    groups = table.groups.through.objects.filter(Exists(own), **{key: OuterRef("pk")})
+    return Q(restricted=False) | Q(Exists(groups))
 
 
 def unavailable(user: User, model: LanguageModel | None = None) -> ChatError:

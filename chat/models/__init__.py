@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from chat.models.attachments import Attachment, MessageAttachment
 from chat.models.base import new_id
-from chat.models.catalogue import EFFORTS, Assistant, Continuation, LanguageModel, Provider
+from chat.models.catalogue import (
+    EFFORTS,
+    ICONS,
+    Assistant,
+    Continuation,
+    LanguageModel,
+    Provider,
+)
 from chat.models.conversations import Conversation
 from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.preferences import ChatPreference
@@ -14,6 +21,7 @@ from chat.models.transfers import ChatExport, ChatImport, ImportedChat
 
 __all__ = [
     "EFFORTS",
+    "ICONS",
     "Assistant",
     "Attachment",
     "ChatExport",

@@ -402,11 +402,49 @@ class LanguageModel(models.Model):
         return [one for one in texts_in(self.efforts) if one in EFFORTS]
 
 
+# The pictures of assistants: symbols of static/icons/assistants.svg.
+ICONS = (
+    *("spark", "pen", "book", "code", "chart", "language", "lamp", "flask", "briefcase", "heart"),
+    *(
+        "globe",
+        "music",
+        "camera",
+        "cooking",
+        "plant",
+        "compass",
+        "shield",
+        "scales",
+        "puzzle",
+        "cap",
+    ),
+)
+
+
 class Assistant(models.Model):
-    """A model with a system prompt; each conversation has one assistant."""
+    """A model with a system prompt; each conversation has one assistant.
+
+    Staff's have no owner. A personal one belongs to its owner, and is an orphan once the owner is deleted.
+    chat.conversations.assistants decides which ones a user's new conversations may have.
+    """
 
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=100)
+    # Defaults of the database: during a rolling upgrade the previous release still inserts rows.
+    icon = models.CharField(
+        max_length=20,
+        blank=True,
+        default="",
+        db_default="",
+        choices=[(icon, icon) for icon in ICONS],
+        help_text="Chats with an assistant that has one show it beside their title.",
+    )
+    description = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="What it is for, in one sentence for users.",
+    )
     system_prompt = models.TextField(blank=True)
     model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="assistants")
     temperature = models.FloatField(
@@ -414,6 +452,14 @@ class Assistant(models.Model):
         blank=True,
         validators=[MinValueValidator(0.0), MaxValueValidator(2.0)],
         help_text="From 0 to 2; empty leaves it to the provider.",
+    )
+    reasoning_effort = models.CharField(
+        max_length=10,
+        blank=True,
+        default="",
+        db_default="",
+        choices=[(effort, effort) for effort in EFFORTS],
+        help_text="Used if the model has it; empty leaves it to the model.",
     )
     suggestions = models.JSONField(
         default=list,
@@ -424,12 +470,56 @@ class Assistant(models.Model):
         default=0,
         help_text="Micro-credits for each message, on top of the model's price; for what its tools cost.",
     )
+    restricted = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Only staff and the groups below may use it.",
+    )
+    groups = models.ManyToManyField(
+        "auth.Group", blank=True, related_name="+", help_text="Used only if it is restricted."
+    )
+    personal = models.BooleanField(
+        default=False, db_default=False, editable=False, help_text="A user made it."
+    )
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        editable=False,
+        on_delete=models.SET_NULL,
+        related_name="assistants",
+    )
+    shared = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="All users of the site may use a personal one.",
+    )
+    deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
     enabled = models.BooleanField(default=True)
     position = models.PositiveSmallIntegerField(default=0, help_text="The lowest is the default.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["position", "name"]
+        indexes = [
+            models.Index(
+                fields=["name", "id"],
+                name="assistant_shared",
+                condition=Q(shared=True, deleted_at=None),
+            ),
+            models.Index(
+                fields=["id"],
+                name="assistant_to_purge",
+                condition=Q(Q(deleted_at__isnull=False) | Q(owner=None), personal=True),
+            ),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(personal=True) | Q(owner=None, shared=False, deleted_at=None),
+                name="assistant_owned_if_personal",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.name

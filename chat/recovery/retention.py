@@ -1,7 +1,8 @@
 """Retention: deleted chats are purged DELETED_CHAT_DAYS after their deletion.
 
 Everything that holds text goes: messages with their parts, runs, the chat's title, and the runs' keys in
-Redis. Files that only its messages have go with the next turn of chat.attachments.sweep. Records of usage and of credits stay; they name a chat by its id and hold no text.
+Redis. Files that only its messages have go with the next turn of chat.attachments.sweep. Records of usage and of
+credits stay; they name a chat by its id and hold no text. Deleted personal assistants are purged when no chat has them any longer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
+from chat.conversations import assistants
 from chat.models import Conversation, Message, Run
 from chat.streaming import log as run_log
 from chatproject.lib.batches import SetAside
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS = 2.0  # time limit of one turn, as the clock has other work; the next turn continues
 CHATS = 100  # chats of one query
+ASSISTANTS = "assistants"  # in place of a chat's id, when their purge is set aside
 MESSAGES = 500  # rows of one statement, which thus locks nothing for long
 
 
@@ -38,6 +41,9 @@ class Retention:
         Raises redis.RedisError while Redis is unreachable: nothing may be left there.
         """
         deadline = time.monotonic() + SECONDS
+        if self._set_aside.is_due(ASSISTANTS, now):
+            with self._set_aside.apart(ASSISTANTS, "the purge of assistants", now):
+                assistants.purge(CHATS)
         before = now - timedelta(days=settings.DELETED_CHAT_DAYS)
         purged = 0
         deleted = Conversation.objects.filter(deleted_at__lte=before).order_by("deleted_at")

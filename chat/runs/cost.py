@@ -21,7 +21,7 @@ from billing.metering.settlement import AccountFrozen, AccountInDebt, Insufficie
 from billing.models import ModelPrice
 from chat import access
 from chat.attachments import uploads
-from chat.conversations import lifecycle, offers, prompt_builder
+from chat.conversations import assistants, lifecycle, offers, prompt_builder
 from chat.errors import ChatError, Missing
 from chat.models import Assistant, LanguageModel, Message, Run
 
@@ -163,13 +163,18 @@ def estimate(
     conversation_id: UUID | None = None,
     model_id: int | None = None,
     attachment_ids: Sequence[UUID] = (),
+    assistant_id: int | None = None,
 ) -> Estimate | None:
     """Estimate the cost of a message before it is sent; None where messages are free.
 
-    `model_id` names another model than the one that the message would have. Raises ChatError `not_found`
-    or `model_unavailable`.
+    `model_id` names another model than the one that the message would have, `assistant_id` the assistant of a
+    new conversation. Raises ChatError `not_found` or `model_unavailable`.
     """
-    if conversation_id is None:
+    model: LanguageModel | None = None
+    assistant: Assistant | None
+    if conversation_id is None and assistant_id is not None:
+        assistant, parent = assistants.chosen(user, assistant_id), None
+    elif conversation_id is None:
         assistant, parent = lifecycle.default_assistant(user), None
         key = getattr(assistant, "preferred_model_id", None)
         model = offers.preferred(user, key) if model_id is None else None
@@ -189,14 +194,19 @@ def estimate_each(
     text: str,
     conversation_id: UUID | None = None,
     attachment_ids: Sequence[UUID] = (),
+    assistant_id: int | None = None,
 ) -> dict[int, Estimate]:
     """Estimate the cost of a message with each model that a user may choose, by their keys.
 
+    `assistant_id` names the assistant of a new conversation.
     Empty where messages are free. The number of queries does not depend on the number of models.
     Raises ChatError `not_found`.
     """
-    if conversation_id is None:
-        assistant, parent = lifecycle.default_assistant(), None
+    assistant: Assistant | None
+    if conversation_id is None and assistant_id is not None:
+        assistant, parent = assistants.chosen(user, assistant_id), None
+    elif conversation_id is None:
+        assistant, parent = lifecycle.default_assistant(user), None
     else:
         conversation = access.conversation(user, conversation_id)
         assistant, parent = conversation.assistant, conversation.leaf

@@ -25,7 +25,7 @@ from msgspec import UNSET
 from billing.metering import settlement
 from chat import access, protocol
 from chat.attachments import uploads
-from chat.conversations import lifecycle, offers
+from chat.conversations import assistants, lifecycle, offers
 from chat.conversations.offers import UNCHANGED, Choice
 from chat.errors import ChatError
 from chat.models import (
@@ -53,7 +53,6 @@ ACCOUNT_LOCKED = (
     "Your account is locked by another change right now. Nothing was sent or charged."
     " Try again in a moment."
 )
-NO_SUCH_ASSISTANT = "This assistant is not available to you. Nothing was sent. Choose another one."
 # The client_id of each further run of a comparison has two characters more.
 COMPARE_ID_LENGTH = 62
 NO_ASSISTANT = "No model is available. Ask the staff to add one."
@@ -366,6 +365,8 @@ def _quote_insert_hold(ask: Ask) -> tuple[list[Run], bool]:
         raise offers.unavailable(ask.user)  # there is none with this id
     files = uploads.take(ask.user, ask.attachment_ids) if ask.attachment_ids else []
     attached = ask.prompt.attached if ask.prompt else [one.snapshot for one in files]
+    if not assistants.may_continue(ask.user, conversation.assistant):
+        raise assistants.refusal(conversation.assistant)
     models = ask.models or (conversation.chosen_model,)
     for model in models:
         if not offers.is_usable(ask.user, model):
@@ -396,12 +397,10 @@ def _begin(ask: Ask) -> Conversation:
         return begun
     choice = ask.choice
     if choice.assistant_id is not None:
-        assistant = lifecycle.offered_assistants(ask.user).filter(pk=choice.assistant_id).first()
-        if assistant is None:
-            raise ChatError("not_found", NO_SUCH_ASSISTANT)
+        assistant = assistants.chosen(ask.user, choice.assistant_id)
+    elif (found := lifecycle.default_assistant(ask.user)) is not None:
+        assistant = found
     else:
-        assistant = lifecycle.default_assistant(ask.user)
-    if assistant is None:
         raise ChatError("unavailable", NO_ASSISTANT)
     begun = Conversation(owner=ask.user, assistant=assistant, client_id=ask.client_id)
     if isinstance(choice.model_id, int):
@@ -456,8 +455,9 @@ def _new_run(ask: Ask, conversation: Conversation, prompt: Message, model: Langu
         # Of the events that a worker makes, since it does not load the user.
         "language": languages.active(),
     }
-    if conversation.reasoning_effort in model.offered_efforts:
-        snapshot["effort"] = conversation.reasoning_effort
+    effort = conversation.reasoning_effort or assistant.reasoning_effort
+    if effort in model.offered_efforts:
+        snapshot["effort"] = effort
     return Run(
         # The leaf moves when the new reply is finished: a failure must not replace the old reply.
         moves_leaf=ask.prompt is not None,

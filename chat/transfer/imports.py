@@ -107,7 +107,9 @@ def run(import_id: UUID, attempt: int) -> None:
 
 def _store_all(one: ChatImport, progress: Progress) -> str:
     """Store the chats of a file; return the sentence about a file that could not be read to its end."""
-    assistant = lifecycle.default_assistant() or Assistant.objects.first()
+    assistant = lifecycle.default_assistant(one.owner) or (
+        Assistant.objects.filter(personal=False).first()
+    )
     if assistant is None:
         return _("There is no model yet. Import the file again when there is one.")
     made: list[Conversation] = []

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from uuid import UUID
 
 from django import forms
 from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
 from msgspec import UNSET
 
-from chat.conversations.offers import Choice
+from chat.conversations import assistants
+from chat.conversations.offers import Choice, ProviderOffers
 from chat.errors import ChatError
-from chat.models import Conversation, new_id
+from chat.models import ICONS, Assistant, Conversation, new_id
+from chat.models.catalogue import texts_in
+from chat.web.choices import ICON_WORDS, effort_choices, temperature_choices
 from chatproject.lib.http import Request
 
 
@@ -94,6 +100,130 @@ def _temperature(text: str) -> float | None:
         return float(text) if text.strip() else None  # offers.apply_settings checks the range
     except ValueError as error:
         raise ChatError("bad_setting") from error
+
+
+class AssistantForm(forms.Form):
+    """A user's own assistant. `values` are the columns for chat.conversations.assistants."""
+
+    name = forms.CharField(label=_("Name"), max_length=60)
+    icon = forms.ChoiceField(
+        label=_("Icon"),
+        choices=list(ICON_WORDS.items()),
+        initial=ICONS[0],
+        widget=forms.RadioSelect,
+    )
+    description = forms.CharField(
+        label=_("Description"),
+        required=False,
+        max_length=200,
+        help_text=_("What it is for, in one sentence."),
+    )
+    system_prompt = forms.CharField(
+        label=_("Instructions"),
+        required=False,
+        max_length=assistants.LONGEST_PROMPT,
+        widget=forms.Textarea(attrs={"rows": 8, "dir": "auto"}),
+        help_text=_(
+            "How it should answer, what it should know. The model reads this before every message."
+        ),
+    )
+    suggestions = forms.CharField(
+        label=_("Suggestions"),
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 3, "dir": "auto"}),
+        help_text=_("First questions that a new chat offers, one a line. Three of them are shown."),
+    )
+    model = forms.ChoiceField(label=_("Model"))
+    effort = forms.ChoiceField(label=_("Reasoning effort"), required=False)
+    temperature = forms.ChoiceField(label=_("Temperature"), required=False)
+    shared = forms.BooleanField(
+        label=_("Everyone on this site may use it"),
+        required=False,
+        help_text=_(
+            "Others do not see your instructions, but a model may reveal them when it is asked."
+        ),
+    )
+
+    def __init__(
+        self,
+        data: Any = None,
+        *,
+        providers: list[ProviderOffers],
+        assistant: Assistant | None = None,
+    ) -> None:
+        super().__init__(data, initial=_initial(assistant) if assistant else None)
+        models = [one.model for group in providers for one in group.offers]
+        choices: list[Any] = [
+            (group.name, [(one.model.pk, one.model.name) for one in group.offers])
+            for group in providers
+        ]
+        if len(choices) == 1:
+            choices = choices[0][1]  # the name of the only provider says nothing
+        if assistant and assistant.model not in models:
+            text = _("%(name)s (not available)") % {"name": assistant.model.name}
+            choices.insert(0, (assistant.model_id, text))
+            models.append(assistant.model)
+        efforts = {effort for model in models for effort in model.offered_efforts}
+        stored = "" if assistant is None else self.initial["temperature"]
+        for name, values in (
+            ("model", choices),
+            ("effort", [("", _("Default")), *effort_choices(efforts)]),
+            ("temperature", [("", _("Default")), *temperature_choices(stored)]),
+        ):
+            field = self.fields[name]
+            assert isinstance(field, forms.ChoiceField)
+            field.choices = values
+        if not efforts:
+            del self.fields["effort"]
+        if not settings.ASSISTANT_SHARING:
+            del self.fields["shared"]
+
+    def clean_name(self) -> str:
+        return " ".join(self.cleaned_data["name"].split())
+
+    def clean_suggestions(self) -> list[str]:
+        """Return the lines. Raises ValidationError for too many or too long ones."""
+        lines = texts_in(self.cleaned_data["suggestions"].splitlines())
+        if len(lines) > assistants.MOST_SUGGESTIONS:
+            text = _("These are %(count)s lines. Keep %(most)s or less.")
+            raise ValidationError(text % {"count": len(lines), "most": assistants.MOST_SUGGESTIONS})
+        for line in lines:
+            if len(line) > assistants.LONGEST_SUGGESTION:
+                text = _("“%(line)s…” has %(count)s characters. Shorten it to %(most)s.")
+                words = {
+                    "line": line[:30],
+                    "count": len(line),
+                    "most": assistants.LONGEST_SUGGESTION,
+                }
+                raise ValidationError(text % words)
+        return lines
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The columns of a valid form."""
+        cleaned = dict(self.cleaned_data)
+        temperature = cleaned.pop("temperature")
+        return {
+            "reasoning_effort": cleaned.pop("effort", ""),
+            "temperature": float(temperature) if temperature else None,
+            "model_id": int(cleaned.pop("model")),
+            **cleaned,
+        }
+
+
+def _initial(assistant: Assistant) -> dict[str, Any]:
+    temperature = assistant.temperature
+    return {
+        "name": assistant.name,
+        "icon": assistant.icon or ICONS[0],
+        "description": assistant.description,
+        "system_prompt": assistant.system_prompt,
+        "suggestions": "\n".join(assistant.first_questions),
+        "model": assistant.model_id,
+        "effort": assistant.reasoning_effort,
+        "temperature": "" if temperature is None else f"{temperature:g}",
+        "shared": assistant.shared,
+    }
 
 
 class TitleForm(forms.Form):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,9 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 
 from chat import access
-from chat.conversations import lifecycle, listing, transcript
+from chat.conversations import assistants, lifecycle, listing, transcript
 from chat.errors import ChatError
-from chat.models import Conversation
+from chat.models import Assistant, Conversation
 from chat.runs import cost, describe
 from chat.web.forms import MessageForm, new_client_id
 from chat.web.picker import picker
@@ -41,23 +42,37 @@ MODULES = sorted(
 
 
 def new_page(
-    request: Request, *, form: MessageForm | None = None, error: ChatError | None = None
+    request: Request,
+    *,
+    assistant: Assistant | None = None,
+    form: MessageForm | None = None,
+    error: ChatError | None = None,
 ) -> HttpResponse:
-    """Return the page of a new chat."""
-    assistant = lifecycle.default_assistant(request.user)
+    """Return the page of a new chat: with an assistant, that of a refused form, or the default one."""
     form = form or new_form()
+    named = assistant or _posted_assistant(request, form)
+    assistant = named or lifecycle.default_assistant(request.user)
     shown = picker(request.user, form, assistant=assistant)
     model = shown.chosen if shown else None
     context = {
         "conversation": None,
         "conversation_id": NO_ID,
         "assistant": assistant,
+        "named_assistant": named,
         "picker": shown,
         "usual_cost": cost.usual_cost(user=request.user, assistant=assistant, model=model),
         "form": form,
         "form_action": reverse("chat:create"),
     }
     return chat_page(request, context, error)
+
+
+def _posted_assistant(request: Request, form: MessageForm) -> Assistant | None:
+    """Return the assistant of a refused form; None if it is no longer available."""
+    posted = form.initial.get("assistant", "")
+    if not re.fullmatch(r"[0-9]{1,18}", posted):
+        return None
+    return assistants.offered(request.user).filter(pk=int(posted)).first()
 
 
 def conversation_page(
@@ -88,6 +103,10 @@ def conversation_page(
             len(shown) - shown.index(edited.pk) - 1 if edited and edited.pk in shown else None
         ),
         "form": form,
+        "named_assistant": conversation.assistant if conversation.assistant.icon else None,
+        "standing": ""
+        if part.is_past
+        else assistants.standing(request.user, conversation.assistant),
         "picker": None if part.is_past else picker(request.user, form, conversation=conversation),
         "form_action": (
             reverse("chat:edit", args=[edited.id])
@@ -132,7 +151,9 @@ def new_form(text: str = "", refused: MessageForm | None = None) -> MessageForm:
     initial = {"text": text}
     if refused is not None:
         names = [
-            name for name in ("text", "model", "effort", "temperature") if name in refused.data
+            name
+            for name in ("text", "model", "effort", "temperature", "assistant")
+            if name in refused.data
         ]
         initial |= {name: refused.cleaned_data[name] for name in names}
     return MessageForm(initial=initial | {"client_id": new_client_id()})

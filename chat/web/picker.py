@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chat.conversations import offers
 from chat.conversations.offers import Offer, ProviderOffers
-from chat.models import EFFORTS, Assistant, Conversation, LanguageModel
+from chat.models import Assistant, Conversation, LanguageModel
+from chat.web.choices import effort_choices, temperature_choices
 from chat.web.forms import MessageForm
 
 if TYPE_CHECKING:
     from accounts.models import User
-
-# Steps of the select; a conversation may have any other from 0 to 2.
-TEMPERATURES = ("0", "0.3", "0.5", "0.7", "1", "1.3", "1.6", "2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +27,9 @@ class Picker:
     chosen: LanguageModel
     is_offered: bool
     effort: str
-    efforts: list[str]
+    efforts: list[tuple[str, Any]]
     temperature: str
-    temperatures: list[str]
+    temperatures: list[tuple[str, Any]]
 
 
 def picker(
@@ -53,15 +51,14 @@ def picker(
     stored = conversation.temperature if conversation else None
     temperature = form.initial.get("temperature", "" if stored is None else f"{stored:g}")
     efforts = {effort for one in found for effort in one.model.offered_efforts}
-    steps = {*TEMPERATURES, *filter(None, [temperature])}
     return Picker(
         providers=offers.by_provider(found),
         chosen=shown,
         is_offered=shown.pk in by_id,
         effort=form.initial.get("effort", conversation.reasoning_effort if conversation else ""),
-        efforts=[one for one in EFFORTS if one in efforts],
+        efforts=effort_choices(efforts),
         temperature=temperature,
-        temperatures=sorted(steps, key=_number),
+        temperatures=temperature_choices(temperature),
     )
 
 
@@ -81,10 +78,3 @@ def _shown(
         return None
     preferred = by_id.get(getattr(assistant, "preferred_model_id", None) or 0)
     return preferred.model if preferred else assistant.model
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0  # a refused form shows what was posted

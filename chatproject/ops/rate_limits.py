@@ -45,6 +45,8 @@ LIMITS_OF_POSTS = {
     "chat:export_all": "full_exports",
     "chat:attach": "uploads",
     "chat:import": "imports",
+    "chat:new_assistant": "assistants",
+    "chat:edit_assistant": "assistants",
 }
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}

@@ -46,7 +46,7 @@ def test_model_is_chosen_by_keyboard(site: Site, thinker: int, browser: Browser)
     field = browser.driver.switch_to.active_element
     assert field.get_attribute("role") == "combobox"
     field.send_keys("no such model")
-    browser.wait_for_text("[data-none]", "No model matches")
+    browser.wait_for_text("[data-none]", "Nothing matches")
     field.send_keys(Keys.CONTROL, "a")
     field.send_keys("PROOFS plans")
     wait_until(lambda: len(browser.shown("[role=option]")) == 1, "the others are hidden")

@@ -12,15 +12,16 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import access
-from chat.conversations import lifecycle
+from chat.conversations import assistants, lifecycle
 from chat.errors import ChatError
 from chat.runs import delete as runs_delete
 from chat.runs import start
-from chat.web.forms import TitleForm
+from chat.web.forms import TitleForm, row_id
 from chat.web.pages import (
     conversation_page,
     new_form,
@@ -45,9 +46,18 @@ from chatproject.lib.http import Request
 
 @require_safe
 @never_cache
+@handles_chat_errors
 def new(request: Request) -> HttpResponse:
-    """Show a new chat, which is stored with its first message."""
-    return new_page(request)
+    """Show a new chat, which is stored with its first message; ?assistant=ID names its assistant."""
+    named = request.GET.get("assistant", "")
+    if not named:
+        return new_page(request)
+    try:
+        assistant = assistants.chosen(request.user, row_id(named))
+    except ChatError:
+        messages.error(request, _("This assistant is not available to you. Choose another one."))
+        return redirect("chat:assistants")
+    return new_page(request, assistant=assistant)
 
 
 @require_safe

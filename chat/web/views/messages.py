@@ -19,7 +19,7 @@ from chat import access
 from chat.conversations import branches
 from chat.errors import ChatError
 from chat.runs import cost, describe, start
-from chat.web.forms import new_client_id, posted_attachments, posted_model
+from chat.web.forms import new_client_id, posted_attachments, posted_model, row_id
 from chat.web.pages import (
     NO_ID,
     new_form,
@@ -70,7 +70,7 @@ def compare(request: Request, conversation_id: UUID) -> HttpResponse:
         if known is not None:
             return refused_page(request, error, known, form)
         raise_unless_page(request, error)
-        return new_page(request, form=new_form(form.cleaned_data["text"]), error=error)
+        return new_page(request, form=new_form(refused=form), error=error)
     return started_response(request, started)
 
 
@@ -79,7 +79,8 @@ def compare(request: Request, conversation_id: UUID) -> HttpResponse:
 def estimate(request: Request) -> HttpResponse:
     """Estimate the cost of a text as a message of `conversation`, or as the first of a new one.
 
-    `model` names another model than the chat's; with `each`, `models` has the estimates of all of them.
+    `model` names another model than the chat's, `assistant` the assistant of a new one; with `each`, `models`
+    has the estimates of all models.
     """
     text = request.POST.get("text", "")[: settings.TEXT_MAX_CHARACTERS]
     conversation = request.POST.get("conversation", "")
@@ -88,9 +89,15 @@ def estimate(request: Request) -> HttpResponse:
     except ValueError as error:
         raise ChatError("not_found") from error
     files = posted_attachments(request)
+    assistant = request.POST.get("assistant", "")
+    assistant_id = row_id(assistant) if assistant else None
     if "each" in request.POST:
         each = cost.estimate_each(
-            user=request.user, text=text, conversation_id=conversation_id, attachment_ids=files
+            user=request.user,
+            text=text,
+            conversation_id=conversation_id,
+            attachment_ids=files,
+            assistant_id=assistant_id,
         )
         return JsonResponse({"models": {key: _estimate_json(one) for key, one in each.items()}})
     found = cost.estimate(
@@ -99,6 +106,7 @@ def estimate(request: Request) -> HttpResponse:
         conversation_id=conversation_id,
         model_id=posted_model(request),
         attachment_ids=files,
+        assistant_id=assistant_id,
     )
     return JsonResponse(_estimate_json(found or cost.Estimate()))
 

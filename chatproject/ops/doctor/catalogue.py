@@ -18,7 +18,7 @@ PART = "catalogue"
 def check() -> Iterator[Finding]:
     """Yield whether new chats can be begun. Raises db.UNREACHABLE."""
     assistant = lifecycle.default_assistant()
-    usable = Assistant.objects.filter(enabled=True, model__enabled=True)
+    usable = Assistant.objects.filter(personal=False, enabled=True, model__enabled=True)
     enabled = LanguageModel.objects.filter(enabled=True)
     if assistant is not None:
         models = enabled.count()

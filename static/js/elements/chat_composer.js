@@ -61,6 +61,12 @@ export class ChatComposer extends HTMLElement {
     return this.querySelector("chat-models");
   }
 
+  /** The id of the assistant that a new chat names; undefined for the default one, and in a chat that has begun. */
+  get assistant() {
+    const id = this.#form.elements.assistant?.value;
+    return id && !this.dataset.conversation ? Number(id) : undefined;
+  }
+
   get isBusy() {
     return this.hasAttribute("data-busy");
   }
@@ -233,6 +239,7 @@ export class ChatComposer extends HTMLElement {
       conversation: this.dataset.conversation,
       text,
       model: this.models?.model ?? "",
+      assistant: this.assistant ?? "",
     });
     const hasError = !this.querySelector("[data-error]").hidden;
     if (estimate === null || hasError || text !== this.#field.value) return;
@@ -280,6 +287,7 @@ export class ChatComposer extends HTMLElement {
       edit: this.dataset.edit,
       models,
       choice: this.models?.changes ?? {},
+      assistant: this.assistant,
     };
     const send = new CustomEvent("chat:send", { detail, bubbles: true, cancelable: true });
     if (!this.dispatchEvent(send)) {

@@ -132,35 +132,42 @@ export class ChatModels extends HTMLElement {
   }
 
   async #load() {
-    const { page } = await fetchPage(this.dataset.models);
-    this.querySelector("[data-failed]").hidden = page !== null;
-    if (page === null) return;
-    const groups = [...page.querySelectorAll("[data-provider]")].map((section) => this.#group(section));
-    this.#list.replaceChildren(...groups);
+    const [models, assistants] = await Promise.all([this.dataset.models, this.dataset.assistants].map(fetchPage));
+    this.querySelector("[data-failed]").hidden = models.page !== null;
+    if (models.page === null) return;
+    const sections = (page, name) => [...(page?.querySelectorAll(`[${name}]`) ?? [])];
+    this.#list.replaceChildren(
+      ...sections(models.page, "data-provider").map((section) => this.#group(section)),
+      ...sections(assistants.page, "data-assistants").map((section) => this.#assistants(section)),
+    );
   }
 
   /** The models of a provider, from its section of the page of all models. */
   #group(section) {
-    const group = document.createElement("div");
-    group.role = "group";
     const { provider } = section.dataset;
-    if (provider) {
-      const name = document.createElement("div");
-      name.className = "model-group-name";
-      name.role = "presentation";
-      name.textContent = provider;
-      group.append(name);
-      group.ariaLabel = provider;
-    }
-    for (const row of section.querySelectorAll("[data-model]")) {
+    const options = [...section.querySelectorAll("[data-model]")].map((row) => {
       const option = row.querySelector("[data-model-words]").cloneNode(true);
-      option.role = "option";
       option.id = `model-${row.dataset.model}`;
       option.dataset.model = row.dataset.model;
-      option.dataset.words = `${provider} ${option.textContent}`.toLowerCase();
-      group.append(option);
-    }
-    return group;
+      return option;
+    });
+    return groupOf(provider, options);
+  }
+
+  /** Assistants, from a section of their gallery: a new chat begins with the one that is picked. */
+  #assistants(section) {
+    const options = [...section.querySelectorAll("[data-assistant]")].map((row) => {
+      const link = row.querySelector("[data-assistant-words]").cloneNode(true);
+      const option = document.createElement("div");
+      option.className = "model model-assistant";
+      option.id = `assistant-${row.dataset.assistant}`;
+      option.dataset.href = link.getAttribute("href");
+      option.append(...link.childNodes);
+      return option;
+    });
+    const { conversation } = this.closest("chat-composer").dataset;
+    const words = [section.dataset.assistants, conversation ? this.dataset.newChat : ""];
+    return groupOf(words.filter(Boolean).join(" · "), options);
   }
 
   get #options() {
@@ -174,7 +181,8 @@ export class ChatModels extends HTMLElement {
   #filter() {
     const words = this.#field.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const one of this.#options) {
-      one.hidden = !words.every((word) => one.dataset.words.includes(word));
+      const isOffered = this.#message === null || one.dataset.model !== undefined;
+      one.hidden = !isOffered || !words.every((word) => one.dataset.words.includes(word));
       one.ariaSelected = String(one.dataset.model === this.model);
     }
     for (const group of this.#list.children) group.hidden = group.querySelector("[role=option]:not([hidden])") === null;
@@ -209,8 +217,10 @@ export class ChatModels extends HTMLElement {
 
   #pick(option) {
     if (!option) return;
-    const { model } = option.dataset;
-    if (this.#message !== null) {
+    const { model, href } = option.dataset;
+    if (href !== undefined) {
+      this.closest("chat-app").navigation.go(href);
+    } else if (this.#message !== null) {
       const detail = { message: this.#message, model: Number(model) };
       this.dispatchEvent(new CustomEvent("chat:other-model", { detail, bubbles: true }));
     } else {
@@ -232,9 +242,10 @@ export class ChatModels extends HTMLElement {
       csrfmiddlewaretoken: this.#token,
       conversation: composer.dataset.conversation,
       text: composer.querySelector("textarea").value || "…",
+      assistant: composer.assistant ?? "",
       each: "1",
     });
-    for (const one of answer === null ? [] : this.#options) {
+    for (const one of answer === null ? [] : this.#list.querySelectorAll("[data-model]")) {
       const { shown = "", problem = "", note = "" } = answer.models[one.dataset.model] ?? {};
       let cost = one.querySelector(".model-cost");
       if (cost === null) {
@@ -259,4 +270,24 @@ export class ChatModels extends HTMLElement {
   get #token() {
     return document.querySelector("#composer [name=csrfmiddlewaretoken]").value;
   }
+}
+
+/** The options of the list below a name, which may be empty. */
+function groupOf(name, options) {
+  const group = document.createElement("div");
+  group.role = "group";
+  if (name) {
+    const heading = document.createElement("div");
+    heading.className = "model-group-name";
+    heading.role = "presentation";
+    heading.textContent = name;
+    group.append(heading);
+    group.ariaLabel = name;
+  }
+  for (const option of options) {
+    option.role = "option";
+    option.dataset.words = `${name} ${option.textContent}`.toLowerCase();
+  }
+  group.append(...options);
+  return group;
 }

@@ -105,7 +105,7 @@ export class Sender {
   // --- Internal
 
   #send(event) {
-    const { text, clientId, edit, models, choice } = event.detail;
+    const { text, clientId, edit, models, choice, assistant } = event.detail;
     const { transcript, composer } = this.#app;
     const frame = edit
       ? { type: "message.edit", client_id: clientId, message: edit, text, ...choice }
@@ -115,6 +115,7 @@ export class Sender {
           conversation: transcript.conversation || null,
           text,
           ...(models ? { models } : choice),
+          ...(assistant === undefined ? {} : { assistant }),
         };
     if (!this.#dispatch(frame)) return; // the browser submits the form
     event.preventDefault();
@@ -192,7 +193,8 @@ export class Sender {
   }
 
   #prompt(event, text) {
-    const detail = { text, clientId: newClientId(), choice: this.#app.composer?.models?.changes ?? {} };
+    const { models, assistant } = this.#app.composer ?? {};
+    const detail = { text, clientId: newClientId(), choice: models?.changes ?? {}, assistant };
     const send = new CustomEvent("chat:send", { detail, bubbles: true, cancelable: true });
     if (!this.#app.dispatchEvent(send)) event.preventDefault();
   }
