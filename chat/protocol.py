@@ -477,6 +477,14 @@ class ConversationUpdated(ServerEvent, frozen=True, tag="conversation.updated", 
     unread: bool = False
 
 
+class FeedbackChanged(ServerEvent, frozen=True, tag="feedback.changed", kw_only=True):
+    """The user's rating of a reply: "good", "bad" or, without one, empty; `html` are its buttons."""
+
+    message: UUID
+    rating: str
+    html: str
+
+
 class TransferUpdated(ServerEvent, frozen=True, tag="transfer.updated", kw_only=True):
     """The progress or the end of an import (`kind` "import") or an export of all chats ("export").
 

@@ -19,6 +19,7 @@ from chat.models import (
     ChatPreference,
     ImportedChat,
     Message,
+    MessageFeedback,
     MessagePart,
     Provider,
     SearchEntry,
@@ -41,7 +42,15 @@ OURS = [
     for model in apps.get_app_config(label).get_models()
     if model not in HIDDEN
 ]
-GENERATED = ("chatexport", "chatimport", "conversation", "message", "messagepart", "run")
+GENERATED = (
+    "chatexport",
+    "chatimport",
+    "conversation",
+    "message",
+    "messagefeedback",
+    "messagepart",
+    "run",
+)
 
 
 @pytest.fixture
@@ -59,6 +68,9 @@ def row(owner, conversation):
     ChatPreference.objects.create(user=owner)
     ChatImport.objects.create(owner=owner, size=1, beat_at=timezone.now())
     ChatExport.objects.create(owner=owner, size=1, beat_at=timezone.now())
+    MessageFeedback.objects.create(
+        message=run.message, user=owner, model=run.model, rating="bad", text="Hello"
+    )
     MessagePart.objects.create(
         message=run.message, position=0, kind="reasoning", data={"text": "Hm."}
     )

@@ -1,7 +1,7 @@
-"""Chat's part of the admin: the catalogue, records of conversations and runs, the live queue, RQ's pages."""
+"""Chat's part of the admin: the catalogue, records of conversations and runs, feedback, the live queue, RQ's pages."""
 
 from __future__ import annotations
 
-from chat.admin import catalogue, conversations, live_queue, queue_pages
+from chat.admin import catalogue, conversations, feedback, live_queue, queue_pages
 
-__all__ = ["catalogue", "conversations", "live_queue", "queue_pages"]
+__all__ = ["catalogue", "conversations", "feedback", "live_queue", "queue_pages"]

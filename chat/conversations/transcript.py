@@ -30,10 +30,13 @@ PARTS = """
   (SELECT json_agg(json_build_array(position, kind, data) ORDER BY position)
    FROM chat_messagepart WHERE message_id = m.id)"""
 
+RATING = """
+  (SELECT rating FROM chat_messagefeedback WHERE message_id = m.id AND user_id = %(reader)s)"""
+
 # One statement, so that a run and its message are read from the same snapshot.
 PATH = f"""
 {path_to_root(LAST_SHOWN, "%(max)s")}
-SELECT {prepared.columns(Message, "m")}, {prepared.columns(Run, "run")}, {PARTS},
+SELECT {prepared.columns(Message, "m")}, {prepared.columns(Run, "run")}, {PARTS}, {RATING},
   {sibling_ids("m")},
   (SELECT array_agg(id ORDER BY id) FROM chat_run
    WHERE conversation_id = %(conversation)s AND status IN ('queued', 'running'))
@@ -43,9 +46,9 @@ ORDER BY path.depth
 
 
 COMPARED = f"""
-SELECT {prepared.columns(Message, "m")}, {prepared.columns(Run, "run")}, {PARTS}
+SELECT {prepared.columns(Message, "m")}, {prepared.columns(Run, "run")}, {PARTS}, {RATING}
 FROM chat_message m JOIN chat_run run ON run.message_id = m.id
-WHERE m.parent_id = %s ORDER BY run.lane
+WHERE m.parent_id = %(parent)s ORDER BY run.lane
 """  # noqa: S608 # of names alone
 
 
@@ -117,17 +120,25 @@ def _part(
 
 def _newest_first(conversation: Conversation, end: UUID | None) -> tuple[list[Message], list[UUID]]:
     """Return one message more than a page shows, if there are so many, and the active runs."""
-    values = {"conversation": conversation.pk, "end": end, "max": MESSAGES_SHOWN + 1}
+    values = {
+        "conversation": conversation.pk,
+        "end": end,
+        "max": MESSAGES_SHOWN + 1,
+        "reader": conversation.owner_id,
+    }
     messages: list[Message] = []
     active: list[UUID] = []
-    for message, run, parts, siblings, runs in prepared.each(PATH, values, Message, Run):
+    for message, run, parts, rating, siblings, runs in prepared.each(PATH, values, Message, Run):
         active = runs or []
         message.siblings = Siblings.of(message.pk, siblings)
-        messages.append(_with_parts(message, run, parts))
+        messages.append(_with_parts(message, run, parts, rating))
     return messages, active
 
 
-def _with_parts(message: Message, run: Run | None, parts: list[list[Any]] | None) -> Message:
+def _with_parts(
+    message: Message, run: Run | None, parts: list[list[Any]] | None, rating: str | None
+) -> Message:
+    message.rating = rating or ""
     message.ordered_parts = [
         MessagePart(message=message, position=position, kind=kind, data=data)
         for position, kind, data in parts or ()
@@ -143,8 +154,8 @@ def _add_compared(conversation: Conversation, shown: Excerpt) -> None:
     """Show all replies of a comparison in place of the last message, which is one of them."""
     if shown.messages[-1].parent_id != conversation.compared:
         return
-    found = prepared.each(COMPARED, [conversation.compared], Message, Run)
-    replies = [_with_parts(message, run, parts) for message, run, parts in found]
+    values = {"parent": conversation.compared, "reader": conversation.owner_id}
+    replies = [_with_parts(*row) for row in prepared.each(COMPARED, values, Message, Run)]
     ids = sorted(reply.pk for reply in replies)
     for reply in replies:
         reply.siblings, reply.is_compared = Siblings.of(reply.pk, ids), True

@@ -13,6 +13,7 @@ from chat.models.catalogue import (
     Provider,
 )
 from chat.models.conversations import Conversation
+from chat.models.feedback import MessageFeedback
 from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.preferences import ChatPreference
 from chat.models.runs import Run
@@ -33,6 +34,7 @@ __all__ = [
     "LanguageModel",
     "Message",
     "MessageAttachment",
+    "MessageFeedback",
     "MessagePart",
     "Provider",
     "Run",

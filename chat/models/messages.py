@@ -79,6 +79,7 @@ class Message(models.Model):
     siblings: Siblings | None = None
     failed_sibling: Message | None = None
     is_compared: bool = False  # shown beside its siblings
+    rating: str = ""  # by its reader: "good" or "bad"
 
     class Meta:
         ordering = ["id"]

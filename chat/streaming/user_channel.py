@@ -84,6 +84,11 @@ def announce_transfer(one: ChatImport | ChatExport) -> None:
     publish(groups.user_group(one.owner_id), event.encode())
 
 
+def announce_feedback(user_id: int, event: protocol.FeedbackChanged) -> None:
+    """Publish a user's rating of a reply to the user's pages."""
+    publish(groups.user_group(user_id), event.encode())
+
+
 def announce_settings(user_id: int, event: protocol.SettingsChanged) -> None:
     """Publish the settings that a user chose to the user's pages."""
     publish(groups.user_group(user_id), event.encode())

@@ -49,10 +49,15 @@ def all_ids(conversation: Conversation) -> list[UUID]:
     return list(found.values_list("pk", flat=True))
 
 
-def _in_parts(ids: Sequence[UUID], write: Callable[[list[Message]], str]) -> Callable[[int], Part]:
-    """Return the function that makes the part from a position on; `write` writes its messages."""
+def _in_parts(
+    ids: Sequence[UUID], write: Callable[[list[Message]], str], *related: str
+) -> Callable[[int], Part]:
+    """Return the function that makes the part from a position on; `write` writes its messages.
 
-    whole = Message.objects.select_related("run").prefetch_related("parts")
+    Their run, parts and `related` rows are read along.
+    """
+
+    whole = Message.objects.select_related("run").prefetch_related("parts", *related)
 
     def part(at: int) -> Part:
         next = at + MESSAGES
@@ -121,6 +126,7 @@ def json(conversation: Conversation) -> Callable[[int], Part]:
     part = _in_parts(
         all_ids(conversation),
         lambda messages: ",\n".join(_encode(_json_message(message)) for message in messages),
+        "feedback",
     )
     head = {
         "format": FORMAT,
@@ -165,6 +171,8 @@ def _json_message(message: Message) -> dict[str, Any]:
         }
     elif message.origin_model:
         fields["model"] = message.origin_model
+    for given in message.feedback.all():
+        fields["feedback"] = {name: getattr(given, name) for name in ("rating", "reason", "text")}
     return fields
 
 

@@ -21,6 +21,7 @@ from chat.models import (
     ChatPreference,
     LanguageModel,
     Message,
+    MessageFeedback,
     MessagePart,
     Provider,
     Run,
@@ -108,6 +109,9 @@ def _make_runs(user: User) -> None:
     for number, outcome in enumerate(outcomes):
         conversation = begin(user, assistant, title=SENTENCE[:100])
         message = Message.objects.create(conversation=conversation, role="assistant", text=SENTENCE)
+        MessageFeedback.objects.create(
+            message=message, user=user, model=model, rating="bad", reason="other", text=SENTENCE
+        )
         MessagePart.objects.create(
             message=message, position=0, kind="reasoning", data={"text": SENTENCE}
         )

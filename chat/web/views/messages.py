@@ -10,26 +10,33 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.contrib import messages as notices
 from django.http import HttpResponse, JsonResponse
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from chat import access
-from chat.conversations import branches
+from chat.conversations import branches, feedback
 from chat.errors import ChatError
+from chat.models import Message, MessageFeedback
+from chat.models.feedback import TEXT_LENGTH
+from chat.rendering.message import rating_html
 from chat.runs import cost, describe, start
 from chat.web.forms import new_client_id, posted_attachments, posted_model, row_id
 from chat.web.pages import (
     NO_ID,
     new_form,
     new_page,
+    page_context,
     posted_form,
     refused_page,
     start_posted,
     started_response,
 )
-from chat.web.responses import handles_chat_errors, raise_unless_page
+from chat.web.responses import handles_chat_errors, raise_unless_page, wants_json, with_status
 from chatproject.lib.http import Request
 
 
@@ -152,7 +159,7 @@ def edit(request: Request, message_id: UUID) -> HttpResponse:
 
 # The buttons below messages belong to one form, since a page has hundreds: each names its action, and has
 # the message as its value.
-ACTIONS = ("regenerate", "continue", "branch", "fork")
+ACTIONS = ("regenerate", "continue", "branch", "fork", "good", "bad", "unrate")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -176,9 +183,71 @@ def actions(request: Request, conversation_id: UUID) -> HttpResponse:
             return _again(request, start.continue_reply, message_id, client_id)
         case "fork":
             return _fork(request, message_id, client_id)
+        case "good" | "bad" | "unrate":
+            return _rate(request, message_id, action)
     selected = branches.select(user=request.user, message_id=message_id)
     page = reverse("chat:conversation", args=[selected.conversation])
     return redirect(f"{page}#m-{message_id}")
+
+
+def _rate(request: Request, message_id: UUID, action: str) -> HttpResponse:
+    """Store or remove the rating of a reply; a page asks for the details of a bad one."""
+    if action == "unrate":
+        reply = feedback.remove(user=request.user, message_id=message_id)
+    else:
+        reply = feedback.rate(user=request.user, message_id=message_id, rating=action)
+    if wants_json(request):
+        return JsonResponse({"rating": reply.rating, "html": rating_html(reply)})
+    return redirect("chat:feedback", reply.pk) if action == "bad" else redirect(_place(reply))
+
+
+def _place(message: Message) -> str:
+    """Return the address of a message in its chat."""
+    page = reverse("chat:conversation", args=[message.conversation_id])
+    return f"{page}?message={message.pk}#m-{message.pk}"
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@handles_chat_errors
+def give_feedback(request: Request, message_id: UUID) -> HttpResponse:
+    """Show the form of the feedback on a reply, store it or remove it."""
+    reply = feedback.reply(request.user, message_id)
+    if request.method != "POST":
+        found = feedback.find(request.user, reply)
+        return _feedback_page(
+            request,
+            reply,
+            rating=found.rating if found else "",
+            reason=found.reason if found else "",
+            text=found.text if found else "",
+        )
+    posted = {name: request.POST.get(name, "") for name in ("rating", "reason", "text")}
+    try:
+        if "remove" in request.POST:
+            feedback.remove(user=request.user, message_id=message_id)
+            done = _("Your feedback was removed.")
+        else:
+            feedback.rate(user=request.user, message_id=message_id, **posted)
+            done = _("Thank you. Your feedback is saved.")
+    except ChatError as error:
+        raise_unless_page(request, error)
+        return with_status(_feedback_page(request, reply, error=error.message, **posted), error)
+    if wants_json(request):
+        return JsonResponse({"message": done})
+    notices.success(request, done)
+    return redirect(_place(reply))
+
+
+def _feedback_page(request: Request, reply: Message, **fields: Any) -> HttpResponse:
+    context = {
+        "message": reply,
+        "ratings": MessageFeedback.Rating.choices,
+        "reasons": MessageFeedback.Reason.choices,
+        "text_length": TEXT_LENGTH,
+        "has_feedback": feedback.find(request.user, reply) is not None,
+    }
+    return render(request, "chat/feedback.html", page_context(request) | context | fields)
 
 
 def _again(

@@ -116,7 +116,7 @@ def test_part_of_a_document_needs_few_queries(owner, conversation):
             ) as queries:
                 part(at)
             counts.append(len(queries))
-    assert counts == [2] * 6  # messages with runs, and parts
+    assert counts == [2, 2, 3, 3, 2, 2]  # messages with runs, parts, and of JSON feedback
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+import { fetchPage, sendForm } from "../helpers/dom.js";
+
+/** Opens the form of another page (a link with data-dialog) in a dialog, and sends it from there. */
+export class PageDialog extends HTMLElement {
+  connectedCallback() {
+    this.closest("chat-app").addEventListener("click", (event) => {
+      const link = event.target.closest("a[data-dialog]");
+      const isPlain = event.button === 0 && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
+      if (link === null || !isPlain) return;
+      event.preventDefault();
+      event.stopPropagation(); // it is no navigation
+      this.open(link.href);
+    }, { capture: true });
+    this.addEventListener("submit", (event) => this.#submitted(event));
+    this.addEventListener("click", (event) => {
+      if (event.target === this.#dialog) this.#dialog.close(); // the backdrop
+    });
+  }
+
+  get #dialog() {
+    return this.querySelector("dialog");
+  }
+
+  /** Open the form of the page at an address; without one the browser opens the page. */
+  async open(address) {
+    const { page } = await fetchPage(address);
+    const form = page?.querySelector("[data-dialog-form]");
+    if (!form) {
+      location.assign(address);
+      return;
+    }
+    this.querySelector("h2").textContent = form.getAttribute("aria-label");
+    this.querySelector(".sheet-body").replaceChildren(form);
+    if (!this.#dialog.open) this.#dialog.showModal();
+  }
+
+  async #submitted(event) {
+    const form = event.target;
+    if (!form.matches("[data-dialog-form]")) return;
+    event.preventDefault();
+    const { isDone, message } = await sendForm(form.action, new FormData(form, event.submitter));
+    if (isDone) {
+      this.#dialog.close();
+      this.dispatchEvent(new CustomEvent("chat:announce", { detail: message, bubbles: true }));
+      return;
+    }
+    const error = form.querySelector(".errors") ?? document.createElement("p");
+    error.className = "errors";
+    error.setAttribute("role", "alert");
+    error.textContent = message;
+    form.prepend(error);
+  }
+}
