@@ -37,6 +37,7 @@ ERRORS: dict[str, str] = {
     "no_vision": _("This model cannot see images. Nothing was sent. Choose a model with vision."),
     "insufficient_credits": _("Your credits do not cover this message. Buy credits, or send less."),
     "too_many": _("These are too many at a time. Select fewer."),
+    "already_sent": _("This message was sent or removed meanwhile. Nothing was changed."),
     "run_active": _("A reply is still being written. Wait for it, or stop it first."),
     "busy": _("Too many messages are queued right now. Try again in a moment."),
     "rate_limited": _(

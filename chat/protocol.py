@@ -87,7 +87,7 @@ class ChatSend(Choosing, frozen=True, tag="chat.send", kw_only=True):
     """A message in a conversation; without `conversation` it begins a new one, with `assistant`.
 
     It follows the message `parent`, by default the end of the conversation. With `attachments` the text
-    may be empty.
+    may be empty. `draft`: its text was stored by `draft.save`, and that draft is emptied.
     """
 
     text: str
@@ -95,6 +95,7 @@ class ChatSend(Choosing, frozen=True, tag="chat.send", kw_only=True):
     parent: UUID | None = None
     assistant: RowId | None = None
     attachments: Attachments = []
+    draft: bool = False
 
 
 class ChatCompare(Choosing, frozen=True, tag="chat.compare", kw_only=True):
@@ -106,6 +107,16 @@ class ChatCompare(Choosing, frozen=True, tag="chat.compare", kw_only=True):
     parent: UUID | None = None
     assistant: RowId | None = None
     attachments: Attachments = []
+    draft: bool = False
+
+
+class NextQueue(Choosing, frozen=True, tag="next.queue", kw_only=True):
+    """A message that is sent when the present reply has ended; at once without an active run."""
+
+    text: str
+    conversation: UUID
+    attachments: Attachments = []
+    draft: bool = False
 
 
 class RunRegenerate(ClientAction, frozen=True, tag="run.regenerate", kw_only=True):
@@ -165,14 +176,42 @@ class Resume(RunAction, frozen=True, tag="resume"):
     after: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
-class ConversationRead(ClientEvent, frozen=True, tag="conversation.read"):
-    """The user has seen the newest reply of a conversation."""
+class ConversationAction(ClientEvent, frozen=True):
+    """Base of the frames about a conversation."""
 
     conversation: UUID
 
     @property
     def ref(self) -> str | None:
         return str(self.conversation)
+
+
+class NextEdit(ConversationAction, frozen=True, tag="next.edit"):
+    """Take the next message back into the draft of the conversation."""
+
+
+class NextRemove(ConversationAction, frozen=True, tag="next.remove"):
+    """Remove the next message."""
+
+
+class NextSend(ConversationAction, frozen=True, tag="next.send"):
+    """Send a paused next message."""
+
+
+class ConversationRead(ConversationAction, frozen=True, tag="conversation.read"):
+    """The user has seen the newest reply of a conversation."""
+
+
+class DraftSave(ClientEvent, frozen=True, tag="draft.save", kw_only=True):
+    """The unsent text of a conversation, or (without one) of a new chat, typed `age` milliseconds ago."""
+
+    text: str
+    conversation: UUID | None = None
+    age: Annotated[int, Meta(ge=0, le=2**53)] = 0
+
+    @property
+    def ref(self) -> str | None:
+        return f"draft:{self.conversation or 'new'}"
 
 
 class Ping(ClientEvent, frozen=True, tag="ping"):
@@ -184,6 +223,10 @@ CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
     for event in (
         ChatSend,
         ChatCompare,
+        NextQueue,
+        NextEdit,
+        NextRemove,
+        NextSend,
         RunRegenerate,
         RunContinue,
         MessageEdit,
@@ -191,6 +234,7 @@ CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
         RunStop,
         Resume,
         ConversationRead,
+        DraftSave,
         Ping,
     )
 }
@@ -503,6 +547,32 @@ class BranchSelected(ServerEvent, frozen=True, tag="branch.selected", kw_only=Tr
     conversation: UUID
     message: UUID
     leaf: UUID
+
+
+class NextUpdated(ServerEvent, frozen=True, tag="next.updated", kw_only=True):
+    """The message that is sent when the present reply has ended; without `text` there is none.
+
+    A `paused` one waits for its user: `code` and `message` are the reason, as of one that is tried again later.
+    `client_id` names the request that is answered. `taken` is the text that `next.edit` took back. `attachments`
+    are its files, or those that were taken back.
+    """
+
+    conversation: UUID
+    client_id: str = ""
+    text: str = ""
+    attachments: list[UUID] = []
+    paused: bool = False
+    code: str = ""
+    message: str = ""
+    taken: str = ""
+
+
+class DraftUpdated(ServerEvent, frozen=True, tag="draft.updated", kw_only=True):
+    """The draft of a conversation, or of a new chat, which was typed `age` milliseconds ago."""
+
+    conversation: UUID | None = None
+    text: str = ""
+    age: int = 0
 
 
 class Balance(ServerEvent, frozen=True, tag="balance", kw_only=True):

@@ -24,6 +24,7 @@ urlpatterns = [
     path("c/estimate/", messages.estimate, name="estimate"),
     path("c/<uuid:conversation_id>/", conversations.conversation, name="conversation"),
     path("c/<uuid:conversation_id>/send/", messages.send, name="send"),
+    path("c/<uuid:conversation_id>/next/", messages.change_next, name="next"),
     path("c/<uuid:conversation_id>/actions/", messages.actions, name="actions"),
     path("c/<uuid:conversation_id>/compare/", messages.compare, name="compare"),
     path("c/<uuid:conversation_id>/rename/", conversations.rename, name="rename"),

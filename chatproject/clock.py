@@ -22,7 +22,7 @@ from psycopg.errors import UndefinedTable
 from accounts import sessions, signup
 from billing import schedule as billing_schedule
 from chat.attachments.sweep import Sweep
-from chat.recovery import search_sweep
+from chat.recovery import next_messages, search_sweep
 from chat.recovery.retention import Retention
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
@@ -54,6 +54,7 @@ def schedule() -> list[Task]:
     """Return all periodic tasks."""
     return [
         Task("sweep runs", 1.0, Sweeper().sweep),
+        Task("send next messages", next_messages.EVERY, next_messages.NextMessages().send),
         Task("measure the throughput", wait_estimate.EVERY, queue.publish_throughput),
         Task("send mail", 5.0, outbox.enqueue_due),
         Task("clear mail", 600, outbox.clear),

@@ -17,10 +17,12 @@ from chat.models import (
     ChatExport,
     ChatImport,
     ChatPreference,
+    Draft,
     ImportedChat,
     Message,
     MessageFeedback,
     MessagePart,
+    NextMessage,
     Provider,
     SearchEntry,
     SearchPosition,
@@ -35,7 +37,8 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 # The tables of billing are opened in tests/billing/test_admin.py, which fills all of them.
 # Indexes that only the program reads.
-HIDDEN = (ImportedChat, SearchEntry, SearchPosition)
+# And what a user has not sent.
+HIDDEN = (Draft, ImportedChat, NextMessage, SearchEntry, SearchPosition)
 OURS = [
     model
     for label in ("accounts", "chat")

@@ -41,7 +41,7 @@ from chat.llm.provider import NoteAccepted, NoteLearned
 from chat.llm.quirks import CONTINUATION, LEFT_OUT, Quirks
 from chat.llm.request import CompletionRequest, refuses_continuation
 from chat.models import Assistant, Continuation, LanguageModel, Provider, Run
-from chat.runs import fallback, finish, handover, queue
+from chat.runs import fallback, finish, handover, next_message, queue
 from chat.streaming import log as run_log
 from chat.streaming.ticker import Ticker, close_ticker, current_ticker
 from chat.streaming.writer import RunWriter, no_interrupt
@@ -257,6 +257,11 @@ async def _generate_and_finish(
             await asyncio.shield(finishing)
         except asyncio.CancelledError:
             await finishing  # the run has all but ended: its end must be stored, and only once
+    if outcome.has_next:
+        try:
+            await db.run(next_message.proceed, work.conversation_id)
+        except db.UNREACHABLE as error:
+            logger.warning("run %s: the next message is left to the clock: %s", work.id, error)
     is_first = outcome.status == Run.Status.DONE and prompt is not None and prompt.is_single
     if settings.TITLE_MODEL and is_first:
         try:

@@ -12,6 +12,7 @@ from chat.models.catalogue import (
     LanguageModel,
     Provider,
 )
+from chat.models.composing import Draft, NextMessage
 from chat.models.conversations import Conversation
 from chat.models.feedback import MessageFeedback
 from chat.models.messages import Message, MessagePart, Siblings
@@ -30,12 +31,14 @@ __all__ = [
     "ChatPreference",
     "Continuation",
     "Conversation",
+    "Draft",
     "ImportedChat",
     "LanguageModel",
     "Message",
     "MessageAttachment",
     "MessageFeedback",
     "MessagePart",
+    "NextMessage",
     "Provider",
     "Run",
     "SearchEntry",

@@ -88,6 +88,11 @@ class Conversation(models.Model):
         db_default=False,
         help_text="A reply has ended that the owner has not seen on any device.",
     )
+    has_next = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="It has a NextMessage. Here as well, so that the end of a reply finds it without a query.",
+    )
     titled_by = models.CharField(
         max_length=6,
         choices=TitledBy,

@@ -49,7 +49,8 @@ class Outcome:
     `cause` is the kind of a provider's failure (llm.errors.Cause), for operators.
     `usage` is that of the attempt that ends it, and None if no provider accepted its request.
     `html` is the rendered text, if all of it was published before; otherwise it is rendered here.
-    `is_users_stop` is False when an operator stopped the job, or staff the run.
+    `is_users_stop` is False when an operator stopped the job, or staff the run. `has_next` is set by `end`: a
+    message is to be sent after the reply (next_message.py).
     """
 
     status: Run.Status
@@ -65,6 +66,7 @@ class Outcome:
     by: Hold.Resolver = Hold.Resolver.WORKER
     is_users_stop: bool = True
     html: str | None = None
+    has_next: bool = False
 
 
 def counted_usage(prompt_tokens: int, text: str, reasoning: str) -> protocol.Usage:
@@ -101,6 +103,7 @@ def end(
     if run is None:
         return None
     _report(run)
+    outcome.has_next = run.conversation.has_next
     # Only beside a sibling can another run of the conversation be active.
     has_others = run.message.siblings is not None
     user_channel.announce_conversation(

@@ -25,7 +25,7 @@ from msgspec import UNSET
 from billing.metering import settlement
 from chat import access, protocol
 from chat.attachments import uploads
-from chat.conversations import assistants, lifecycle, offers
+from chat.conversations import assistants, drafts, lifecycle, offers
 from chat.conversations.offers import UNCHANGED, Choice
 from chat.errors import ChatError
 from chat.models import (
@@ -35,6 +35,7 @@ from chat.models import (
     Message,
     MessageAttachment,
     MessagePart,
+    NextMessage,
     Run,
 )
 from chat.runs import admission, cost, queue, wait_estimate
@@ -66,7 +67,8 @@ class Ask:
     `conversation_id` it begins a new conversation. Its files are the user's attachments `attachment_ids`. The
     reply goes on from the text of the reply
     `continued`. Each of the `models` generates a reply; without any, that of the conversation after `choice`
-    does, which is stored with a new message.
+    does, which is stored with a new message. The draft that became the text is cleared (`clears_draft`), and
+    `next_message`, the row that the text is from, is emptied by the same transaction.
     """
 
     user: User
@@ -80,6 +82,12 @@ class Ask:
     models: tuple[LanguageModel, ...] = ()
     choice: Choice = UNCHANGED
     attachment_ids: tuple[UUID, ...] = ()
+    clears_draft: bool = False
+    next_message: NextMessage | None = None
+
+
+class NextChanged(Exception):
+    """The next message of a conversation was changed, removed or sent meanwhile."""
 
 
 def send(
@@ -91,19 +99,20 @@ def send(
     parent_id: UUID | None = None,
     choice: Choice = UNCHANGED,
     attachment_ids: Sequence[UUID] = (),
+    clears_draft: bool = False,
 ) -> Started:
     """Store a user's message and ask for its reply; without a conversation, begin one.
 
     Idempotent by `client_id`: a repetition (in the conversation, or as the first message of a new one)
     returns the stored run. The message follows `parent_id`, by default the end of the conversation.
     The conversation keeps `choice`, the model and settings of the reply, for its next messages. A message
-    with attachments may have no text.
+    with attachments may have no text. `clears_draft`: the text was stored as a draft, which is cleared.
 
     Raises ChatError: `empty_text`, `bad_text`, `file_missing`, `too_many`, `no_vision`, `text_too_long`, `bad_json` (a malformed `client_id`), `not_found`,
     `not_allowed`, `model_unavailable`, `bad_setting`, `run_active`, `insufficient_credits`, `limit_reached`, `busy`, `rate_limited`,
     `unavailable`. Then nothing was stored.
     """
-    text = _clean_text(text, attachment_ids)
+    text = clean_text(text, attachment_ids)
     _check_parent(parent_id, conversation_id)
     [started] = _start(
         Ask(
@@ -112,9 +121,30 @@ def send(
             conversation_id,
             text,
             parent_id,
-            parent_id is None,
+            follows_leaf=parent_id is None,
             choice=choice,
             attachment_ids=tuple(attachment_ids),
+            clears_draft=clears_draft,
+        )
+    )
+    return started
+
+
+def send_next(*, user: User, row: NextMessage, choice: Choice) -> Started:
+    """Send the next message of a conversation, and remove it from its row, in one transaction.
+
+    Raises NextChanged unless the row is still as it was read, and ChatError like `send`.
+    """
+    [started] = _start(
+        Ask(
+            user,
+            row.client_id,
+            row.pk,
+            row.text,
+            follows_leaf=True,
+            choice=choice,
+            attachment_ids=tuple(UUID(one) for one in row.attachment_ids),
+            next_message=row,
         )
     )
     return started
@@ -130,6 +160,7 @@ def compare(
     parent_id: UUID | None = None,
     choice: Choice = UNCHANGED,
     attachment_ids: Sequence[UUID] = (),
+    clears_draft: bool = False,
 ) -> list[Started]:
     """Store a user's message and ask two or three models for a reply each: all of them, or none.
 
@@ -137,7 +168,7 @@ def compare(
     another model is chosen. Each reply has a run with its own hold and cost. Idempotent by `client_id`, with at most
     COMPARE_ID_LENGTH characters; raises ChatError like `send`.
     """
-    text = _clean_text(text, attachment_ids)
+    text = clean_text(text, attachment_ids)
     chosen = list(dict.fromkeys(model_ids))
     if len(client_id) > COMPARE_ID_LENGTH or not 2 <= len(chosen) <= protocol.MOST_COMPARED:
         raise ChatError("bad_json", _("Choose two or three models to compare. Nothing was sent."))
@@ -151,6 +182,7 @@ def compare(
             parent_id,
             follows_leaf=parent_id is None,
             choice=choice,
+            clears_draft=clears_draft,
             models=tuple(offers.chosen(user, model_id) for model_id in chosen),
             attachment_ids=tuple(attachment_ids),
         )
@@ -232,7 +264,7 @@ def edit(
         raise ChatError("not_found")
     if attachment_ids is None:
         attachment_ids = uploads.kept_ids(message.attached)
-    text = _clean_text(text, attachment_ids)
+    text = clean_text(text, attachment_ids)
     [started] = _start(
         Ask(
             user,
@@ -247,7 +279,11 @@ def edit(
     return started
 
 
-def _clean_text(text: str, attachment_ids: Sequence[UUID]) -> str:
+def clean_text(text: str, attachment_ids: Sequence[UUID] = ()) -> str:
+    """Return a message without white space at its ends.
+
+    Raises ChatError `empty_text`, `bad_text` or `text_too_long`.
+    """
     text = text.strip()
     if not text and not attachment_ids:
         raise ChatError("empty_text")
@@ -276,6 +312,8 @@ def _start(ask: Ask) -> list[Started]:
         return [describe(run, stored_position(run), is_new=False) for run in runs]
     # A single reply to a message at the end of its conversation has no sibling.
     has_siblings = not ask.follows_leaf or len(runs) > 1
+    if ask.clears_draft:
+        db.after_response(drafts.clear, ask.user.pk, ask.conversation_id, timezone.now())
     return [_enqueue(run, has_siblings=has_siblings) for run in runs]
 
 
@@ -346,6 +384,9 @@ def _quote_insert_hold(ask: Ask) -> tuple[list[Run], bool]:
         conversation = access.conversation(
             ask.user, ask.conversation_id, write=True, lock=True, model_id=ask.choice.model_id
         )
+    if ask.next_message is not None:
+        _take(ask.next_message)
+        conversation.has_next = False
     if not conversation._state.adding:
         # The runs that exclude a new one: the run of this client_id, and an active one. Plain SQL, as
         # each message needs it: Django takes longer to write the query than Postgres to answer it.
@@ -380,6 +421,16 @@ def _quote_insert_hold(ask: Ask) -> tuple[list[Run], bool]:
     for run in runs:
         cost.hold(run)
     return runs, True
+
+
+def _take(row: NextMessage) -> None:
+    """Empty the row of a next message, whose conversation is locked. Raises NextChanged."""
+    same = NextMessage.objects.filter(pk=row.pk, version=row.version)
+    empty = {"state": NextMessage.State.NONE, "text": "", "attachment_ids": [], "problem": ""}
+    changed = same.exclude(state=NextMessage.State.NONE)
+    if not changed.update(**empty, code="", version=row.version + 1):
+        raise NextChanged
+    Conversation.objects.filter(pk=row.pk).update(has_next=False)
 
 
 def _begin(ask: Ask) -> Conversation:

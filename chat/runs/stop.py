@@ -11,9 +11,10 @@ import redis
 from chat import access, protocol
 from chat.errors import ChatError
 from chat.models import Run
-from chat.runs import finish, queue, wait_estimate
+from chat.runs import finish, next_message, queue, wait_estimate
 from chat.streaming import log as run_log
 from chat.streaming.leases import request_stop
+from chatproject.lib import db
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -57,12 +58,13 @@ def _stop(run: Run) -> None:
             logger.warning("the log of run %s could not be read: %s", run.id, error)
         else:
             text, reasoning = written.text or text, written.reasoning or reasoning
+    outcome = finish.Outcome(status=Run.Status.STOPPED, text=text, reasoning=reasoning)
     ended = finish.end(
         run_id=run.id,
         attempt=run.attempt,
         status=Run.Status.QUEUED,  # no worker has it: then it ends at once, with its earlier text
         seq=protocol.first_seq(run.attempt + 1),
-        outcome=finish.Outcome(status=Run.Status.STOPPED, text=text, reasoning=reasoning),
+        outcome=outcome,
     )
     try:
         if ended is None:
@@ -74,3 +76,5 @@ def _stop(run: Run) -> None:
         if ended is None:
             raise ChatError("unavailable", retry_after=wait_estimate.RETRY_AFTER) from error
         logger.warning("the stop of run %s could not be announced: %s", run.id, error)
+    if outcome.has_next:
+        db.after_response(next_message.proceed, run.conversation_id)

@@ -94,6 +94,16 @@ def announce_settings(user_id: int, event: protocol.SettingsChanged) -> None:
     publish(groups.user_group(user_id), event.encode())
 
 
+def announce_next(owner_id: int, event: protocol.NextUpdated) -> None:
+    """Publish the state of a conversation's next message to its owner's pages."""
+    publish(groups.user_group(owner_id), event.encode())
+
+
+def announce_draft(user_id: int, event: protocol.DraftUpdated) -> None:
+    """Publish a draft to its user's pages."""
+    publish(groups.user_group(user_id), event.encode())
+
+
 def announce_run(run: Run, event: protocol.RunQueued) -> None:
     """Publish a new run, and the conversation that it makes active, to its owner's pages."""
     announce_conversation(run.conversation, active=True)

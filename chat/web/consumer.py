@@ -22,10 +22,10 @@ from msgspec import UNSET
 
 from accounts import sockets
 from chat import protocol
-from chat.conversations import branches, lifecycle
+from chat.conversations import branches, drafts, lifecycle
 from chat.conversations.offers import Choice
 from chat.errors import ChatError, sentence
-from chat.runs import describe, start, wait_estimate
+from chat.runs import describe, next_message, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.streaming import groups
 from chat.streaming.user_channel import ACCESS_CHANGED
@@ -211,6 +211,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     parent_id=event.parent,
                     choice=choice_of(event, event.assistant),
                     attachment_ids=event.attachments,
+                    clears_draft=event.draft,
                 )
             case protocol.ChatCompare():
                 compared = await self._call(
@@ -223,9 +224,38 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     parent_id=event.parent,
                     choice=choice_of(event, event.assistant),
                     attachment_ids=event.attachments,
+                    clears_draft=event.draft,
                 )
                 for one in compared:
                     self._answer(one)
+                return
+            case protocol.NextQueue():
+                answer = await self._call(
+                    event,
+                    next_message.queue,
+                    text=event.text,
+                    client_id=event.client_id,
+                    conversation_id=event.conversation,
+                    choice=choice_of(event),
+                    attachment_ids=event.attachments,
+                    clears_draft=event.draft,
+                )
+                self._answer_next(answer)
+                return
+            case protocol.NextEdit():
+                taken = await self._call(
+                    event, next_message.edit, conversation_id=event.conversation
+                )
+                self._outgoing.put(taken.encode())
+                return
+            case protocol.NextRemove():
+                await self._call(event, next_message.remove, conversation_id=event.conversation)
+                return
+            case protocol.NextSend():
+                sent = await self._call(
+                    event, next_message.send, conversation_id=event.conversation
+                )
+                self._answer_next(sent)
                 return
             case protocol.RunRegenerate():
                 started = await self._call(
@@ -275,10 +305,26 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             case protocol.ConversationRead():
                 await self._call(event, lifecycle.mark_read, conversation_id=event.conversation)
                 return
+            case protocol.DraftSave():
+                draft = await self._call(
+                    event,
+                    drafts.save,
+                    conversation_id=event.conversation,
+                    text=event.text,
+                    age_ms=event.age,
+                )
+                self._outgoing.put(draft.encode())
+                return
             case protocol.Ping():
                 self._outgoing.put(protocol.Pong().encode())
                 return
         self._answer(started)
+
+    def _answer_next(self, answer: describe.Started | protocol.NextUpdated) -> None:
+        if isinstance(answer, protocol.NextUpdated):
+            self._outgoing.put(answer.encode())
+        else:
+            self._answer(answer)
 
     def _answer(self, started: describe.Started) -> None:
         """Announce and follow a run. It is stored: no error may refer to its frame any longer."""

@@ -47,6 +47,9 @@ class MessageForm(forms.Form):
     temperature = forms.CharField(required=False)
     assistant = forms.CharField(required=False)
 
+    # Whether the text is a stored draft, which the message then empties.
+    draft = forms.BooleanField(required=False, widget=forms.HiddenInput)
+
     max_characters = settings.TEXT_MAX_CHARACTERS
 
     def clean_text(self) -> str:

@@ -17,10 +17,10 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 
 from chat import access
-from chat.conversations import assistants, lifecycle, listing, transcript
+from chat.conversations import assistants, drafts, lifecycle, listing, transcript
 from chat.errors import ChatError
-from chat.models import Assistant, Conversation
-from chat.runs import cost, describe
+from chat.models import Assistant, Conversation, Draft
+from chat.runs import cost, describe, next_message
 from chat.web.forms import MessageForm, new_client_id
 from chat.web.picker import picker
 from chat.web.responses import raise_unless_page, run_json, wants_json, with_status
@@ -49,7 +49,8 @@ def new_page(
     error: ChatError | None = None,
 ) -> HttpResponse:
     """Return the page of a new chat: with an assistant, that of a refused form, or the default one."""
-    form = form or new_form()
+    draft = drafts.shown(request.user, None)
+    form = form or new_form(draft=draft)
     named = assistant or _posted_assistant(request, form)
     assistant = named or lifecycle.default_assistant(request.user)
     shown = picker(request.user, form, assistant=assistant)
@@ -62,6 +63,7 @@ def new_page(
         "picker": shown,
         "usual_cost": cost.usual_cost(user=request.user, assistant=assistant, model=model),
         "form": form,
+        "draft": draft,
         "form_action": reverse("chat:create"),
     }
     return chat_page(request, context, error)
@@ -92,7 +94,8 @@ def conversation_page(
     part = transcript.excerpt(conversation, before, message)
     edited = transcript.own_message(conversation, editing)
     shown = [message.pk for message in part.messages]
-    form = form or new_form(edited.text if edited else "")
+    draft = None if part.is_past or edited else drafts.shown(request.user, conversation)
+    form = form or new_form(edited.text if edited else "", draft=draft)
     context = {
         "conversation": conversation,
         "conversation_id": conversation.id,
@@ -107,6 +110,10 @@ def conversation_page(
         "standing": ""
         if part.is_past
         else assistants.standing(request.user, conversation.assistant),
+        "draft": draft,
+        "next_message": next_message.shown(conversation),
+        # Without a script the page does not load again while the next message is written.
+        "writes_next": "write" in request.GET,
         "picker": None if part.is_past else picker(request.user, form, conversation=conversation),
         "form_action": (
             reverse("chat:edit", args=[edited.id])
@@ -146,13 +153,15 @@ def page_context(request: Request) -> dict[str, Any]:
     }
 
 
-def new_form(text: str = "", refused: MessageForm | None = None) -> MessageForm:
-    """Return a form with a new client_id: with a text, or with text and choice of a refused form."""
-    initial = {"text": text}
+def new_form(
+    text: str = "", refused: MessageForm | None = None, draft: Draft | None = None
+) -> MessageForm:
+    """Return a form with a new client_id: with a text or a draft, or with text and choice of a refused form."""
+    initial: dict[str, Any] = {"text": draft.text if draft else text, "draft": draft is not None}
     if refused is not None:
         names = [
             name
-            for name in ("text", "model", "effort", "temperature", "assistant")
+            for name in ("text", "model", "effort", "temperature", "assistant", "draft")
             if name in refused.data
         ]
         initial |= {name: refused.cleaned_data[name] for name in names}
@@ -204,10 +213,10 @@ def started_response(request: Request, started: describe.Started) -> HttpRespons
     """Return a run that was just asked for: JSON for programs, a redirect for people."""
     if wants_json(request):
         return JsonResponse(run_json(started.run), status=202)
-    return redirect_to_end(started.run.conversation)
+    return redirect_to_end(started.run.conversation_id)
 
 
-def redirect_to_end(conversation: Conversation) -> HttpResponse:
+def redirect_to_end(conversation_id: UUID) -> HttpResponse:
     """Redirect to the end of a conversation."""
     # The script takes this anchor as the sign that the typed text has arrived.
-    return redirect(f"{conversation.get_absolute_url()}#end")
+    return redirect(f"{reverse('chat:conversation', args=[conversation_id])}#end")

@@ -138,16 +138,6 @@ def test_drafts_belong_to_their_chat(browser: Browser):
     assert browser.draft == "for the first"
 
 
-def test_message_during_a_reply_stays_a_draft(browser: Browser):
-    browser.send("[[tokens=60 rate=20]] First")
-    wait_until(lambda: browser.reply, "text comes")
-    browser.send("Second")
-    browser.wait_for_text("[data-error-text]", "A reply is still being written.")
-    assert browser.draft == "Second"
-    browser.wait_for_status("done")
-    assert browser.draft == "Second"
-
-
 def test_too_long_text_stays_a_draft(browser: Browser):
     browser.run(
         "const field = document.querySelector(arguments[0]);"

@@ -88,7 +88,8 @@ def create(request: Request) -> HttpResponse:
         return redirect("chat:new")  # a reload of the page that showed an error
     form = posted_form(request)
     try:
-        started = start_posted(form, partial(start.send, user=request.user))
+        begin = partial(start.send, user=request.user, clears_draft=form.cleaned_data["draft"])
+        started = start_posted(form, begin)
     except ChatError as error:
         raise_unless_page(request, error)
         return new_page(request, form=new_form(refused=form), error=error)

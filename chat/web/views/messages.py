@@ -24,14 +24,15 @@ from chat.errors import ChatError
 from chat.models import Message, MessageFeedback
 from chat.models.feedback import TEXT_LENGTH
 from chat.rendering.message import rating_html
-from chat.runs import cost, describe, start
-from chat.web.forms import new_client_id, posted_attachments, posted_model, row_id
+from chat.runs import cost, describe, next_message, start
+from chat.web.forms import MessageForm, new_client_id, posted_attachments, posted_model, row_id
 from chat.web.pages import (
     NO_ID,
     new_form,
     new_page,
     page_context,
     posted_form,
+    redirect_to_end,
     refused_page,
     start_posted,
     started_response,
@@ -43,17 +44,64 @@ from chatproject.lib.http import Request
 @require_http_methods(["GET", "HEAD", "POST"])
 @handles_chat_errors
 def send(request: Request, conversation_id: UUID) -> HttpResponse:
-    """Send a message in a conversation."""
+    """Send a message in a conversation; that of a page is queued while a reply is generated."""
     if request.method != "POST":
         return redirect("chat:conversation", conversation_id)
     form = posted_form(request)
+    begin = partial(
+        start.send,
+        user=request.user,
+        conversation_id=conversation_id,
+        clears_draft=form.cleaned_data["draft"],
+    )
     try:
-        started = start_posted(
-            form, partial(start.send, user=request.user, conversation_id=conversation_id)
-        )
+        try:
+            started = start_posted(form, begin)
+        except ChatError as error:
+            if error.code != "run_active" or wants_json(request):
+                raise
+            _queue(request, conversation_id, form)
+            return redirect_to_end(conversation_id)
     except ChatError as error:
         return refused_page(request, error, conversation_id, form)
     return started_response(request, started)
+
+
+def _queue(request: Request, conversation_id: UUID, form: MessageForm) -> None:
+    # A form that is posted twice has one effect, and a changed text another.
+    text = form.cleaned_data["text"]
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    next_message.queue(
+        user=request.user,
+        text=text,
+        client_id=f"{form.cleaned_data['client_id'][:40]}.{digest}",
+        conversation_id=conversation_id,
+        choice=form.choice,
+        clears_draft=form.cleaned_data["draft"],
+    )
+
+
+NEXT_ACTIONS = {
+    "edit": next_message.edit,
+    "remove": next_message.remove,
+    "send": next_message.send,
+}
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@handles_chat_errors
+def change_next(request: Request, conversation_id: UUID) -> HttpResponse:
+    """Take the next message back to be edited, remove it, or send a paused one."""
+    if request.method != "POST":
+        return redirect("chat:conversation", conversation_id)
+    change = NEXT_ACTIONS.get(request.POST.get("action", ""))
+    if change is None:
+        raise ChatError("not_found")
+    try:
+        change(user=request.user, conversation_id=conversation_id)
+    except ChatError as error:
+        return refused_page(request, error, conversation_id)
+    return redirect_to_end(conversation_id)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -67,9 +115,13 @@ def compare(request: Request, conversation_id: UUID) -> HttpResponse:
     chosen = [int(one) for one in request.POST.getlist("models") if one.isdecimal()]
 
     def begin(**fields: Any) -> describe.Started:
-        return start.compare(user=request.user, model_ids=chosen, conversation_id=known, **fields)[
-            0
-        ]
+        return start.compare(
+            user=request.user,
+            model_ids=chosen,
+            conversation_id=known,
+            clears_draft=form.cleaned_data["draft"],
+            **fields,
+        )[0]
 
     try:
         started = start_posted(form, begin)

@@ -30,7 +30,7 @@ def stop(request: Request, run_id: UUID) -> HttpResponse:
         return refused_page(request, error, found.conversation_id)
     if wants_json(request):
         return JsonResponse(run_json(access.run(request.user, run_id)))
-    return redirect_to_end(found.conversation)
+    return redirect_to_end(found.conversation_id)
 
 
 @require_safe

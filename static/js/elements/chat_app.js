@@ -172,6 +172,10 @@ export class ChatApp extends HTMLElement {
       case "branch.selected":
         this.#showBranch(event);
         return;
+      case "next.updated":
+        this.#sender.accepted(event.client_id);
+        if (event.conversation === this.transcript?.conversation) this.composer?.next.receive(event);
+        return;
       default:
         if (event.run === this.#delayedRun) {
           this.#delayedRun = null;
@@ -190,7 +194,7 @@ export class ChatApp extends HTMLElement {
   }
 
   #queued(event) {
-    const frame = this.#sender.accepted(event.client_id);
+    const frame = this.#sender.accepted(event.client_id, event.conversation);
     if (frame !== undefined) this.composer?.showError(""); // of `delayed`
     const transcript = this.transcript;
     if (transcript === null || transcript.isPast) return;
@@ -274,6 +278,7 @@ export class ChatApp extends HTMLElement {
   }
 
   #refused(event) {
+    if (event.code === "run_active" && this.#sender.queueInstead(event.ref)) return;
     const lacksCredits = event.code === "insufficient_credits";
     const frame = event.ref ? this.#sender.refused(event.ref) : undefined;
     if (frame !== undefined) {
@@ -389,6 +394,7 @@ export class ChatApp extends HTMLElement {
     this.sidebar.replaceWith(page);
     this.querySelector("chat-list")?.replaceWith(page, (id) => this.sidebar.isDeleted(id));
     this.#read();
+    this.composer?.sync(page);
     if (isMissing) return false;
     if (!transcript?.conversation) {
       this.#isStale = false;

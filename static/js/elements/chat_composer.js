@@ -44,6 +44,7 @@ export class ChatComposer extends HTMLElement {
     addEventListener("keydown", (event) => this.#escape(event), { signal });
     addEventListener("pagehide", () => this.#saveSoon.flush(), { signal });
     this.#fit();
+    this.#showSend();
     this.#estimateSoon();
     // Never take the focus from another element; on a phone the keyboard would cover the page.
     if (!isTouch() && document.activeElement === document.body) this.#focusAtEnd();
@@ -67,17 +68,27 @@ export class ChatComposer extends HTMLElement {
     return id && !this.dataset.conversation ? Number(id) : undefined;
   }
 
+  /** The message that is sent when the present reply has ended. */
+  get next() {
+    return this.querySelector("chat-next");
+  }
+
+  /** Take the state of a fetched page. */
+  sync(page) {
+    this.next.sync(page);
+  }
+
   get isBusy() {
     return this.hasAttribute("data-busy");
   }
 
-  /** The id of the run in progress, or null. While there is one, Stop replaces Send. */
+  /** The id of the run in progress, or null. While there is one, Stop replaces Send of an empty field. */
   set run(id) {
     const isLosingFocus = (id === null ? this.#stop : this.#send) === document.activeElement;
     this.toggleAttribute("data-busy", id !== null);
     this.#stop.hidden = id === null;
     this.#stop.disabled = false;
-    this.#send.hidden = id !== null;
+    this.#showSend();
     if (id !== null) {
       this.#stop.dataset.stop = id;
       this.#stop.setAttribute("formaction", this.dataset.stopUrl.replace(NO_ID, id));
@@ -102,6 +113,7 @@ export class ChatComposer extends HTMLElement {
     this.#form.elements.client_id.value = newClientId();
     this.showError("");
     this.#fit();
+    this.#showSend();
     this.#showCost("");
     if (this.dataset.edit) this.#stopEditing();
   }
@@ -121,6 +133,7 @@ export class ChatComposer extends HTMLElement {
     this.#field.value = typed.trim() ? `${text}\n\n${typed}` : text;
     this.#save();
     this.#fit();
+    this.#showSend();
     this.#focusAtEnd();
   }
 
@@ -194,7 +207,7 @@ export class ChatComposer extends HTMLElement {
   }
 
   get #form() {
-    return this.querySelector("form");
+    return this.querySelector("form.composer");
   }
 
   get #field() {
@@ -220,9 +233,20 @@ export class ChatComposer extends HTMLElement {
     this.focusField();
   }
 
+  /** While a reply is being generated, Send is offered for a text alone. */
+  #showSend() {
+    const send = this.#send;
+    send.hidden = this.isBusy && (this.#field.value.trim() === "" || this.dataset.edit !== undefined);
+    send.dataset.label ??= send.getAttribute("aria-label");
+    const label = this.isBusy ? send.dataset.nextLabel : send.dataset.label;
+    send.setAttribute("aria-label", label);
+    send.title = this.isBusy ? label : "";
+  }
+
   #typed() {
     this.showError("");
     this.#fit();
+    this.#showSend();
     this.#saveSoon();
     this.#estimateSoon();
   }
@@ -252,13 +276,27 @@ export class ChatComposer extends HTMLElement {
     cost.hidden = sentence === "";
   }
 
-  /** Enter sends, on a touch device only with Control or Command. */
+  /** Enter sends, on a touch device only with Control or Command. Arrow up in an empty field edits. */
   #key(event) {
+    if (event.key === "ArrowUp" && !isComposition(event)) this.#editLast(event);
     if (event.key !== "Enter" || isComposition(event)) return;
     const isCommand = event.ctrlKey || event.metaKey;
     if (!isCommand && (event.shiftKey || isTouch())) return;
     event.preventDefault();
     this.#form.requestSubmit();
+  }
+
+  /** Edit the next message, or else the last own one. */
+  #editLast(event) {
+    const isPlain = !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
+    if (!isPlain || this.#field.value !== "" || this.dataset.edit) return;
+    if (this.next.edit()) event.preventDefault();
+    else if (!this.isBusy) {
+      const last = [...document.querySelectorAll(".messages .action-edit")].at(-1);
+      if (last === undefined) return;
+      event.preventDefault();
+      last.click();
+    }
   }
 
   /** Escape cancels an edit, unless it closes a menu or the sidebar. */
@@ -307,7 +345,7 @@ export class ChatComposer extends HTMLElement {
   /** Why a text cannot be sent now: a sentence, "" for a blank text, null if it can be sent. */
   #problem(text) {
     if (!text.trim()) return "";
-    if (this.isBusy) return STILL_WRITING;
+    if (this.isBusy && this.dataset.edit) return STILL_WRITING;
     if (!navigator.onLine) return OFFLINE;
     const over = length(text) - Number(this.dataset.maxCharacters);
     if (over > 0) return `The message is ${over.toLocaleString("en")} characters too long. Shorten it or send it in parts.`;

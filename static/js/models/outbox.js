@@ -24,6 +24,11 @@ export class Outbox {
     return found?.frame;
   }
 
+  /** Put another frame in the place of the one with its client_id. */
+  replace(frame) {
+    this.#write(this.#read().map((entry) => (entry.frame.client_id === frame.client_id ? { ...entry, frame } : entry)));
+  }
+
   /** The frames to send, oldest first. */
   pending(now = Date.now()) {
     return this.#read()

@@ -31,7 +31,7 @@ export class Sender {
   restore() {
     for (const frame of this.#outbox.removeExpired()) this.#returnToDraft(frame);
     for (const frame of this.#outbox.pending()) {
-      if (this.isOfPage(frame)) this.#app.transcript.showSending(frame.client_id, frame.text);
+      if (this.isOfPage(frame)) this.#showSending(frame);
     }
   }
 
@@ -51,7 +51,7 @@ export class Sender {
 
   /** The socket is open: send all frames again that have no answer. */
   resend() {
-    for (const frame of this.#outbox.pending()) this.#app.connection.send(frame);
+    for (const frame of this.#outbox.pending()) if (!isUnnamed(frame)) this.#app.connection.send(frame);
   }
 
   /** Ask again to stop the runs that the user asked to stop. */
@@ -59,15 +59,44 @@ export class Sender {
     for (const run of this.#stopping) this.#app.connection.send({ type: "run.stop", run });
   }
 
-  /** The server has accepted a frame: remove and return it; undefined if it is of another tab. */
-  accepted(clientId) {
-    return this.#outbox.remove(clientId);
+  /**
+   * The server has accepted a frame about a conversation: remove and return it; undefined if it is of another tab.
+   * The messages that were written after the first one of a new chat now have their conversation.
+   */
+  accepted(clientId, conversation) {
+    const frame = this.#outbox.remove(clientId);
+    if (frame !== undefined && isMessage(frame) && !frame.conversation) {
+      for (const next of this.#outbox.pending().filter(isUnnamed)) {
+        this.#outbox.replace({ ...next, conversation });
+        this.#app.connection.send({ ...next, conversation });
+      }
+    }
+    return frame;
+  }
+
+  /** A reply is being generated: send the message when it has ended, if it is one of this tab. */
+  queueInstead(clientId) {
+    const frame = this.#outbox.pending().find((one) => one.client_id === clientId);
+    if (frame?.type !== "chat.send" || !frame.conversation) return false;
+    const { assistant, parent, ...fields } = frame;
+    const next = { ...fields, type: "next.queue" };
+    this.#outbox.replace(next);
+    if (this.isOfPage(next)) {
+      this.#app.transcript.unsend(clientId);
+      this.#showSending(next);
+    }
+    this.#app.connection.send(next);
+    return true;
   }
 
   /** The server has refused a frame: return it, after its text is back where it was typed. */
   refused(clientId) {
     const frame = this.#outbox.remove(clientId);
-    if (frame !== undefined) this.#returnToDraft(frame);
+    if (frame === undefined) return undefined;
+    this.#returnToDraft(frame);
+    if (isMessage(frame) && !frame.conversation) {
+      for (const next of this.#outbox.pending().filter(isUnnamed)) this.refused(next.client_id);
+    }
     return frame;
   }
 
@@ -107,22 +136,35 @@ export class Sender {
   #send(event) {
     const { text, clientId, edit, models, choice, assistant } = event.detail;
     const { transcript, composer } = this.#app;
+    const conversation = transcript.conversation || null;
     const frame = edit
       ? { type: "message.edit", client_id: clientId, message: edit, text, ...choice }
       : {
-          type: models ? "chat.compare" : "chat.send",
+          type: models ? "chat.compare" : this.#isNext ? "next.queue" : "chat.send",
           client_id: clientId,
-          conversation: transcript.conversation || null,
+          conversation,
           text,
           ...(models ? { models } : choice),
-          ...(assistant === undefined ? {} : { assistant }),
+          ...(assistant === undefined || this.#isNext ? {} : { assistant }),
         };
     if (!this.#dispatch(frame)) return; // the browser submits the form
     event.preventDefault();
     if (edit) return; // the text stays in the composer until the server has accepted it
-    transcript.showSending(clientId, text);
+    this.#showSending(frame);
     this.#app.removeGreeting();
     composer.clear();
+  }
+
+  /** Whether a message of this page waits for a reply: one is being generated, or the chat is being begun. */
+  get #isNext() {
+    const isBeginning = !this.#app.transcript.conversation && this.#outbox.pending().some((one) => this.isOfPage(one));
+    return isBeginning || (this.#app.composer?.isBusy ?? false);
+  }
+
+  #showSending(frame) {
+    const { transcript, composer } = this.#app;
+    if (frame.type !== "next.queue") transcript.showSending(frame.client_id, frame.text);
+    else composer?.next.showSending(frame.client_id, frame.text);
   }
 
   /** Send a frame that must arrive, now or as soon as the connection is open. */
@@ -131,7 +173,7 @@ export class Sender {
     if (!connection.isUsable) return false;
     if (new TextEncoder().encode(JSON.stringify(frame)).length > MAX_FRAME_BYTES) return false;
     this.#outbox.put(frame);
-    if (!connection.send(frame)) connection.wake();
+    if (!isUnnamed(frame) && !connection.send(frame)) connection.wake();
     return true;
   }
 
@@ -209,6 +251,7 @@ export class Sender {
       if (composer?.dataset.edit === frame.message) composer.refused(frame);
     } else if (this.isOfPage(frame)) {
       transcript.unsend(frame.client_id);
+      composer?.next.unsend(frame.client_id);
       if (composer === null) this.keepForNewChat(frame.text);
       else {
         composer.refused(frame);
@@ -222,5 +265,10 @@ export class Sender {
 
 /** Whether a frame sends a new message, to one model or to several. */
 function isMessage({ type }) {
-  return type === "chat.send" || type === "chat.compare";
+  return type === "chat.send" || type === "chat.compare" || type === "next.queue";
+}
+
+/** Whether a message waits for the conversation that the message before it begins. */
+function isUnnamed({ type, conversation }) {
+  return type === "next.queue" && !conversation;
 }

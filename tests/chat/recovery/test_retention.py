@@ -162,7 +162,8 @@ def test_bad_chat_does_not_stop_the_others(owner, assistant, monkeypatch):
 def test_purge_knows_all_tables_of_a_chat():
     """A new table that refers to messages, runs or chats must be purged, too.
 
-    Django deletes imported chats with their chat, the database entries of the search with their message.
+    Django deletes imported chats with their chat; the database deletes entries of the search with their
+    message, drafts and the next message with their chat.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -180,6 +181,8 @@ def test_purge_knows_all_tables_of_a_chat():
         ("chat_messageattachment", "chat_message"),
         ("chat_messagefeedback", "chat_message"),
         ("chat_importedchat", "chat_conversation"),
+        ("chat_nextmessage", "chat_conversation"),
+        ("chat_draft", "chat_conversation"),
         ("chat_searchentry", "chat_message"),
         ("chat_run", "chat_message"),
     }

@@ -188,13 +188,29 @@ def test_message_follows_leaf_of_conversation(page, owner, conversation, address
     assert conversation.leaf.parent.text == "More"
 
 
-def test_message_during_active_run_keeps_its_text(page, owner, conversation, address):
-    send(owner, conversation)
-    response = page.post(f"{address}send/", {"text": "Too early", "client_id": "b"})
-    assert response.status_code == 409
-    assert "A reply is still being written." in response.content.decode()
-    assert typed(response.content) == "Too early"
-    assert Run.objects.count() == 1
+def test_message_during_active_run_is_sent_next(page, owner, conversation, address):
+    run = send(owner, conversation)
+    program = page.post(
+        f"{address}send/", {"text": "Program"}, headers={"Accept": "application/json"}
+    )
+    assert (program.status_code, program.json()["code"]) == (409, "run_active")
+    for text in ("Too early", "Too early", "And this"):
+        response = page.post(f"{address}send/", {"text": text, "client_id": "b"})
+        assert response["Location"] == f"{address}#end"
+    html = page.get(address).content.decode()
+    assert "Too early\n\nAnd this</p>" in html
+    assert 'http-equiv="refresh"' in html
+    assert 'http-equiv="refresh"' not in page.get(f"{address}?write=1").content.decode()
+    assert page.post(f"{address}next/", {"action": "other"}).status_code == 404
+    page.post(f"{address}next/", {"action": "edit"})
+    response = page.get(address)
+    assert typed(response.content) == "Too early\n\nAnd this"
+    assert page.post(f"{address}next/", {"action": "remove"}).status_code == 400
+    # Its text was a draft, which the message empties.
+    mark_done(run)
+    page.post(f"{address}send/", {"text": "Too early", "client_id": "c", "draft": "True"})
+    assert typed(page.get(address).content) == ""
+    assert Run.objects.count() == 2
 
 
 def test_long_conversation_is_shown_in_parts(page, owner, conversation, address):
@@ -240,7 +256,7 @@ def test_queries_do_not_grow_with_rows(page, owner, assistant, conversation, add
     add_turns(owner, conversation, 10)
     send_many(owner, assistant, 10)
     assert count() == few
-    assert max(few) <= 9
+    assert max(few) <= 10
 
 
 # --- Editing, regenerating, stopping ----------------------------------------------------------
