@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends import db as django_store
 
-from accounts.signals import access_changed
+from accounts.signals import access_changed, session_renewed
 from chatproject.lib.db import after_commit
 
 
@@ -24,8 +24,11 @@ class SessionStore(django_store.SessionStore):
         _announce(user_id)
 
     def cycle_key(self) -> None:
-        """Give the session another key: its user has signed in, or has changed the password."""
+        """Give the session another key: its user has signed in, or has changed the password. Sends `session_renewed`."""
+        old = self.session_key
         super().cycle_key()
+        if old is not None:
+            session_renewed.send(sender=SessionStore, old=old, new=self.session_key)
         _announce(self.get(SESSION_KEY))
 
 

@@ -7,3 +7,6 @@ from django.dispatch import Signal
 # Sent with `user_id` after the commit of a change that may have ended a session of the user, or all
 # of them: a sign-out, another password, a deactivation, a deletion.
 access_changed = Signal()
+
+# Sent with `old` and `new` when a session goes on with another key, within the same transaction if there is one.
+session_renewed = Signal()

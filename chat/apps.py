@@ -7,14 +7,16 @@ class ChatConfig(AppConfig):
     name = "chat"
 
     def ready(self) -> None:
-        from accounts.signals import access_changed
+        from accounts.signals import access_changed, session_renewed
         from billing.signals import balance_changed
         from chat.attachments import sweep  # noqa: F401 # receives the deletion of attachments
+        from chat.push import devices
         from chat.streaming import user_channel
 
         access_changed.connect(
             user_channel.announce_access, dispatch_uid="chat.streaming.user_channel"
         )
+        session_renewed.connect(devices.session_renewed, dispatch_uid="chat.push.devices")
         balance_changed.connect(
             user_channel.announce_balance, dispatch_uid="chat.streaming.user_channel"
         )

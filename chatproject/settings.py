@@ -33,6 +33,10 @@ TRUST_PROXY = env.hops("TRUST_PROXY")  # the number of proxies in front
 SITE_NAME = env.text("SITE_NAME", "Parley")
 # The service worker shows a page of the site while it cannot be reached, and notifications (docs/operations/pwa.md).
 SERVICE_WORKER = env.flag("SERVICE_WORKER", default=True)
+# Whether users may have notifications of finished replies, by the push services of their browsers.
+WEB_PUSH = env.flag("WEB_PUSH", default=SERVICE_WORKER)
+# Hosts (with ports) of push services in the own network, which are contacted also without TLS.
+PUSH_HOSTS = env.words("PUSH_HOSTS")
 # For links in mails that are sent outside a request. Empty: they name the page instead of a link.
 SITE_URL = env.origin("SITE_URL")
 
@@ -327,6 +331,7 @@ RATE_LIMITS = {
     "full_exports": env.limit("LIMIT_FULL_EXPORTS", "5/hour"),
     "uploads": env.limit("LIMIT_UPLOADS", "100/10minute"),
     "imports": env.limit("LIMIT_IMPORTS", "20/hour"),
+    "devices": env.limit("LIMIT_DEVICES", "20/hour"),
     "promo_codes": env.limit("LIMIT_PROMO_CODES", "10/hour", fails_closed=True),
     # Signing in (accounts/sign_in_limits.py): wrong passwords from one address for one account; from
     # one address for all accounts; the same with the admin as destination; for one account from all

@@ -18,6 +18,29 @@ self.addEventListener("fetch", (event) => {
   else if (CONFIG.files.includes(new URL(request.url).pathname)) event.respondWith(fetchFile(request));
 });
 
+self.addEventListener("push", (event) => event.waitUntil(notify(event.data.json())));
+
+self.addEventListener("notificationclick", (event) => {
+  event.notification.close();
+  event.waitUntil(openChat(event.notification.data.url));
+});
+
+/** Show a notification, unless its chat is visible in a window. */
+async function notify({ title, body, url, tag }) {
+  const windows = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
+  const isSeen = (page) => page.visibilityState === "visible" && new URL(page.url).pathname === url;
+  if (windows.some(isSeen)) return;
+  const { icon, badge } = CONFIG;
+  await self.registration.showNotification(title, { body, tag, icon, badge, data: { url } });
+}
+
+/** Focus the window that shows the chat, or open one. */
+async function openChat(url) {
+  const windows = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
+  const shown = windows.find((page) => new URL(page.url).pathname === url);
+  await (shown === undefined ? self.clients.openWindow(url) : shown.focus());
+}
+
 /** Store the page as every visitor has it, without cookies, and the files that it needs. */
 async function storeOfflinePage() {
   const cache = await caches.open(CACHE);

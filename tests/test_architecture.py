@@ -16,6 +16,7 @@ MAY_BE_ASYNC = (
     "accounts/sockets.py",
     "chat/generation/",
     "chat/llm/",
+    "chat/push/",
     "chat/streaming/",
     "chat/web/consumer.py",
     "chat/web/outgoing.py",

@@ -123,6 +123,7 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
         ),
     ],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
+    "devices": [("", lambda c, u, **h: c.post(reverse("chat:add_device"), **h))],
     "checkouts": [
         ("billing:buy", lambda c, u, **h: c.post(reverse("billing:buy"), **h)),
         *(

@@ -14,6 +14,7 @@ from chat.models.catalogue import (
 )
 from chat.models.composing import Draft, NextMessage
 from chat.models.conversations import Conversation
+from chat.models.devices import PushSubscription
 from chat.models.feedback import MessageFeedback
 from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.preferences import ChatPreference
@@ -40,6 +41,7 @@ __all__ = [
     "MessagePart",
     "NextMessage",
     "Provider",
+    "PushSubscription",
     "Run",
     "SearchEntry",
     "SearchPosition",

@@ -159,6 +159,9 @@ class Run(models.Model):
     # The provider at which it has a place; set by the claim.
     place: int | None = None
 
+    # Whether its user has devices for notifications; set only by its end.
+    has_devices = False
+
     # The quote that was applied to it; set only within the transaction that creates the run.
     quote: Quote | None = None
 

@@ -26,7 +26,7 @@ from chat.llm.tokens import typical_tokens
 from chat.models import Conversation, Message, MessagePart, Run, Siblings
 from chat.rendering.document import to_html
 from chat.rendering.message import message_html, streamed_spans
-from chat.runs import fallback
+from chat.runs import fallback, queue
 from chat.streaming import user_channel
 from chatproject.lib import db, languages, metrics
 from chatproject.lib.db import prepared
@@ -110,6 +110,8 @@ def end(
         run.conversation,
         active=has_others and Run.objects.active().filter(conversation=run.conversation).exists(),
     )
+    if run.has_devices and not (run.status == Run.Status.STOPPED and outcome.is_users_stop):
+        queue.enqueue_notification(run.pk)
     return event(run, is_streamed=bool(outcome.html) and run.message.html == outcome.html)
 
 
@@ -151,7 +153,8 @@ def _report(run: Run) -> None:
 # In plain SQL, as are the other statements here, since each run ends once: see lib.db.prepared.
 LOCK = f"""
 SELECT {prepared.columns(Run, "run")}, {prepared.columns(ModelPrice, "price")},
-  (SELECT {sibling_ids("reply")} FROM chat_message AS reply WHERE reply.id = run.message_id)
+  (SELECT {sibling_ids("reply")} FROM chat_message AS reply WHERE reply.id = run.message_id),
+  EXISTS (SELECT FROM chat_pushsubscription AS device WHERE device.user_id = run.user_id)
 FROM chat_run AS run LEFT JOIN billing_modelprice AS price ON price.id = run.price_id
 WHERE run.id = %s AND run.attempt = %s AND run.status = %s FOR NO KEY UPDATE OF run
 """  # noqa: S608 # of names alone
@@ -172,7 +175,7 @@ def _end(
     if row is None:
         return None
     run: Run
-    run, run.price, siblings = row
+    run, run.price, siblings, run.has_devices = row
     now = timezone.now()
     if run.continued and not outcome.text[run.continued :].strip():
         # Without a word of its own it is an empty reply: the one that it was to continue stays shown.

@@ -5,6 +5,7 @@ Ids, never objects, travel in a job. Functions raise redis.RedisError while Redi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from uuid import UUID
 
 import django_rq
 import msgspec
+import redis
 from django.conf import settings
 from redis.client import Pipeline
 from redis.exceptions import NoScriptError
@@ -31,6 +33,8 @@ from chat.runs.wait_estimate import Throughput
 from chat.streaming import places
 from chatproject.lib import log_context, rate_limits
 from chatproject.lib.redis.clients import sync_client
+
+logger = logging.getLogger(__name__)
 
 QUEUE = "chat"
 NAMES = tuple(settings.RQ_QUEUES)
@@ -386,6 +390,19 @@ def enqueue_title(run_id: UUID) -> None:
         description=f"make the title of run {run_id}",
         result_ttl=0,
     )
+
+
+def enqueue_notification(run_id: UUID) -> None:
+    """Enqueue the notification of a run's end to its user's devices; without Redis there is none."""
+    try:
+        rq_queue("low").enqueue_call(
+            func="chat.push.jobs.notify",
+            kwargs={"run_id": str(run_id)},
+            description=f"notify of the end of run {run_id}",
+            result_ttl=0,
+        )
+    except redis.RedisError as error:
+        logger.warning("run %s ends without a notification: %s", run_id, error)
 
 
 def enqueue_index() -> None:

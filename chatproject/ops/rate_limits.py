@@ -47,6 +47,7 @@ LIMITS_OF_POSTS = {
     "chat:import": "imports",
     "chat:new_assistant": "assistants",
     "chat:edit_assistant": "assistants",
+    "chat:add_device": "devices",
 }
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}

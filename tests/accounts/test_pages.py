@@ -312,6 +312,8 @@ def test_pages_open_without_inline_script(client: Client, reader: User):
         "billing:packages_json",
         "billing:webhook",
         "visitor_language",
+        "manifest",
+        "service_worker",
     }
     arguments = {
         "account_confirm_email": ["key"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings as django_settings
 from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
@@ -14,6 +15,7 @@ from accounts.appearance import Appearance
 from accounts.forms import AppearanceForm
 from accounts.models import User
 from chat import protocol
+from chat.push import vapid
 from chat.streaming import user_channel
 from chat.web.pages import page_context
 from chat.web.responses import wants_json
@@ -64,5 +66,11 @@ def _saved(request: Request, shown: Appearance, *, single_keys: bool) -> HttpRes
 
 
 def _page(request: Request, form: AppearanceForm, status: int = 200) -> HttpResponse:
-    context = page_context(request) | {"form": form, "page": "settings"}
+    context = page_context(request) | {
+        "form": form,
+        "page": "settings",
+        "devices": request.user.push_subscriptions.order_by("-pk"),
+        "session_key": request.session.session_key,
+        "push_key": vapid.current().public if django_settings.WEB_PUSH else "",
+    }
     return render(request, "chat/settings.html", context, status=status)

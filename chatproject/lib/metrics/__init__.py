@@ -68,6 +68,9 @@ RATE_LIMITS_UNCOUNTED = counter(
 
 RUNS_STORED = counter("runs_stored_total", "Runs that were stored and queued.")
 RUNS_ENDED = counter("runs_ended_total", "Runs that ended.", "outcome", "code", "cause")
+PUSH_MESSAGES = counter(
+    "push_messages_total", "Notifications to devices, by their result.", "result"
+)
 RUN_WAIT = histogram(
     "run_wait_seconds", "Time from the request to the claim by a worker, of first attempts.", LONG
 )

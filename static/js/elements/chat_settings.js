@@ -11,7 +11,7 @@ export class ChatSettings extends HTMLElement {
   }
 
   #changed(form) {
-    if (form.matches("[data-whole]")) return; // its button loads the page anew, in another language
+    if (form.matches("[data-whole]")) return; // its button loads the page anew
     const chosen = new FormData(form);
     if (chosen.has("theme")) showAppearance(Object.fromEntries(chosen));
     // One after the other, so that the last choice is the one that is stored.
