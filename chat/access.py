@@ -22,6 +22,7 @@ from chat.models import (
     Conversation,
     LanguageModel,
     Message,
+    Project,
     Provider,
     Run,
 )
@@ -45,12 +46,14 @@ class Access(enum.IntEnum):
 # In plain SQL, as each message needs it: see lib.db.prepared.
 LOCK = f"""
 SELECT {prepared.columns(Conversation, "conversation")}, {prepared.columns(Assistant, "assistant")},
-  {prepared.columns(LanguageModel, "model")}, {prepared.columns(Provider, "provider")}
+  {prepared.columns(LanguageModel, "model")}, {prepared.columns(Provider, "provider")},
+  {prepared.columns(Project, "project")}
 FROM chat_conversation AS conversation
 JOIN chat_assistant AS assistant ON assistant.id = conversation.assistant_id
 LEFT JOIN chat_languagemodel AS model ON model.id = COALESCE(
   %(model)s, CASE WHEN NOT %(is_own)s THEN conversation.model_id END, assistant.model_id)
 LEFT JOIN chat_provider AS provider ON provider.id = {Provider.OF_MODEL}
+LEFT JOIN chat_project AS project ON project.id = conversation.project_id
 WHERE conversation.id = %(conversation)s FOR NO KEY UPDATE OF conversation
 """  # noqa: S608 # of names alone
 
@@ -65,7 +68,7 @@ def conversation(
 ) -> Conversation:
     """Return the conversation, if the user may read it (or write in it).
 
-    `lock` locks its row until the COMMIT, and reads its assistant, model and provider with it. With
+    `lock` locks its row until the COMMIT, and reads its assistant, model, provider and project with it. With
     `model_id` it has that model instead of the stored one (None: the assistant's), if there is one
     with this id; whether the user may use it is not decided here. Raises ChatError `not_found`, or
     `not_allowed` when it may be read but not written.
@@ -91,17 +94,33 @@ def conversations(
     return list(found)
 
 
+def project(user: User | AnonymousUser, project_id: UUID, *, lock: bool = False) -> Project:
+    """Return a project of the user; raises ChatError `not_found`.
+
+    `lock` locks its row until the COMMIT: a project is not deleted while a conversation moves into it. Lock a
+    project before its conversations.
+    """
+    found = Project.objects.not_deleted().filter(pk=project_id, owner=user.pk)
+    if lock:
+        found = found.select_for_update(no_key=True)
+    project: Project | None = found.first() if user.is_authenticated and user.is_active else None
+    if project is None:
+        raise ChatError("not_found")
+    project.owner = user  # type: ignore[assignment] # a signed-in one
+    return project
+
+
 def _locked(id: UUID, model_id: int | UnsetType | None) -> Conversation | None:
     values = {
         "conversation": id,
         "model": model_id if isinstance(model_id, int) else None,
         "is_own": model_id is None,
     }
-    row = prepared.first(LOCK, values, Conversation, Assistant, LanguageModel, Provider)
+    row = prepared.first(LOCK, values, Conversation, Assistant, LanguageModel, Provider, Project)
     if row is None:
         return None
     found: Conversation
-    found, found.assistant, model, provider = row
+    found, found.assistant, model, provider, found.project = row
     if model is None:
         return found
     model.provider = provider

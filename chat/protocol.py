@@ -84,7 +84,7 @@ class Choosing(ClientAction, frozen=True, kw_only=True):
 
 
 class ChatSend(Choosing, frozen=True, tag="chat.send", kw_only=True):
-    """A message in a conversation; without `conversation` it begins a new one, with `assistant`.
+    """A message in a conversation; without `conversation` it begins a new one, with `assistant` in `project`.
 
     It follows the message `parent`, by default the end of the conversation. With `attachments` the text
     may be empty. `draft`: its text was stored by `draft.save`, and that draft is emptied.
@@ -96,6 +96,7 @@ class ChatSend(Choosing, frozen=True, tag="chat.send", kw_only=True):
     assistant: RowId | None = None
     attachments: Attachments = []
     draft: bool = False
+    project: UUID | None = None
 
 
 class ChatCompare(Choosing, frozen=True, tag="chat.compare", kw_only=True):
@@ -108,6 +109,7 @@ class ChatCompare(Choosing, frozen=True, tag="chat.compare", kw_only=True):
     assistant: RowId | None = None
     attachments: Attachments = []
     draft: bool = False
+    project: UUID | None = None
 
 
 class NextQueue(Choosing, frozen=True, tag="next.queue", kw_only=True):
@@ -519,6 +521,20 @@ class ConversationUpdated(ServerEvent, frozen=True, tag="conversation.updated", 
     pinned: bool = False
     archived: bool = False
     unread: bool = False
+    project: UUID | None = None
+
+
+class ProjectUpdated(ServerEvent, frozen=True, tag="project.updated", kw_only=True):
+    """A project of the user is new, was renamed, deleted or restored.
+
+    A deleted one has no conversations any longer, and a restored one has them again.
+    """
+
+    project: UUID
+    name: str
+    url: str
+    deleted: bool = False
+    restored: bool = False
 
 
 class FeedbackChanged(ServerEvent, frozen=True, tag="feedback.changed", kw_only=True):

@@ -23,6 +23,7 @@ from chat.models import (
     MessageFeedback,
     MessagePart,
     NextMessage,
+    Project,
     Provider,
     SearchEntry,
     SearchPosition,
@@ -37,8 +38,8 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 # The tables of billing are opened in tests/billing/test_admin.py, which fills all of them.
 # Indexes that only the program reads.
-# And what a user has not sent.
-HIDDEN = (Draft, ImportedChat, NextMessage, SearchEntry, SearchPosition)
+# And what a user has not sent, and how a user groups chats.
+HIDDEN = (Draft, ImportedChat, NextMessage, Project, SearchEntry, SearchPosition)
 OURS = [
     model
     for label in ("accounts", "chat")

@@ -122,6 +122,7 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
             lambda c, u, **h: c.post(reverse("chat:edit_assistant", args=[1]), **h),
         ),
     ],
+    "projects": [("chat:projects", lambda c, u, **h: c.post(reverse("chat:projects"), **h))],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "devices": [("", lambda c, u, **h: c.post(reverse("chat:add_device"), **h))],
     "checkouts": [

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy
 from chat import access
 from chat.conversations import assistants
 from chat.errors import ChatError
-from chat.models import Assistant, Conversation, Run
+from chat.models import Assistant, Conversation, Project, Run
 from chat.streaming.user_channel import announce_conversation
 
 if TYPE_CHECKING:
@@ -26,9 +26,19 @@ TOO_MANY_CHANGED = gettext_lazy("Select up to %(count)d chats at a time. Nothing
 TOO_MANY_PINNED = gettext_lazy("You can pin up to %(count)d chats. Unpin one first.")
 
 
-def default_assistant(user: User | None = None) -> Assistant | None:
-    """Return the assistant of new conversations, the first of `assistants.of_staff`; None without one."""
-    return assistants.of_staff(user).first()
+def default_assistant(user: User | None = None, project: Project | None = None) -> Assistant | None:
+    """Return the assistant of new conversations, the first of `assistants.of_staff`; None without one.
+
+    In a project it is the project's, if that is offered to the user; its annotation `preferred_model_id` is then
+    the key of the project's model.
+    """
+    chosen: Assistant | None = None
+    if user is not None and project is not None and project.assistant_id is not None:
+        chosen = assistants.offered(user).filter(pk=project.assistant_id).first()
+    chosen = chosen or assistants.of_staff(user).first()
+    if chosen is not None and project is not None and project.model_id is not None:
+        chosen.preferred_model_id = project.model_id  # type: ignore[attr-defined] # an annotation
+    return chosen
 
 
 def put_first(chosen: Assistant) -> bool:
@@ -96,7 +106,7 @@ def change(
     rows.filter(pk__in=[each.pk for each in found]).update(**{column: now if is_set else None})
     for conversation in found:
         setattr(conversation, column, now if is_set else None)
-    _announce(found)
+    announce_all(found)
     return found, now
 
 
@@ -108,7 +118,7 @@ def undo(*, user: User, action: str, at: datetime) -> int:
     count = undone.update(**{column: None})
     for conversation in found:
         setattr(conversation, column, None)
-    _announce(found, restored=action == "delete")
+    announce_all(found, restored=action == "delete")
     return count
 
 
@@ -118,10 +128,11 @@ def mark_read(*, user: User, conversation_id: UUID) -> None:
     if not Conversation.objects.filter(pk=conversation.pk, unread=True).update(unread=False):
         return
     conversation.unread = False
-    _announce([conversation])
+    announce_all([conversation])
 
 
-def _announce(conversations: list[Conversation], *, restored: bool = False) -> None:
+def announce_all(conversations: list[Conversation], *, restored: bool = False) -> None:
+    """Publish conversations of one user to the user's pages; one query."""
     runs = Run.objects.active().filter(conversation__in=[each.pk for each in conversations])
     active = set(runs.values_list("conversation", flat=True))
     for conversation in conversations:

@@ -9,14 +9,14 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
 from chat.conversations.lifecycle import MAX_PINNED
 from chat.errors import ChatError
-from chat.models import Conversation, Run
+from chat.models import Conversation, Project, Run
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -92,10 +92,27 @@ def archive(user: User, before: str = "") -> Page:
     return Page(days=by_day(shown, by="archived_at"), next=next)
 
 
+def in_project(project: Project, before: str = "") -> Page:
+    """Return PAGE_LENGTH conversations of a project, newest first; one query.
+
+    Raises ChatError `not_found` for an invalid cursor.
+    """
+    found = _conversations(project.owner).filter(project=project, archived_at=None)
+    if before:
+        updated_at, id = _read_cursor(before)
+        found = found.filter(Q(updated_at__lt=updated_at) | Q(updated_at=updated_at, id__lt=id))
+    rows = list(found.order_by("-updated_at", "-id")[: PAGE_LENGTH + 1])
+    shown = rows[:PAGE_LENGTH]
+    next = _cursor(shown[-1].updated_at, shown[-1]) if len(rows) > PAGE_LENGTH else ""
+    return Page(days=by_day(shown), next=next)
+
+
 def _conversations(user: User) -> QuerySet[Conversation]:
     active = Run.objects.active().filter(conversation=OuterRef("pk"))
     found: QuerySet[Conversation] = (
-        Conversation.objects.not_deleted().filter(owner=user).annotate(active=Exists(active))
+        Conversation.objects.not_deleted()
+        .filter(owner=user)
+        .annotate(active=Exists(active), project_name=F("project__name"))
     )
     return found
 

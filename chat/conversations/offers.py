@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.models import Group
@@ -34,13 +35,14 @@ class Choice:
     """The model, its settings and the assistant that a request names.
 
     UNSET leaves a value as the conversation has it; None returns to that of the assistant or the model.
-    The assistant counts only for a new conversation.
+    Assistant and project count only for a new conversation.
     """
 
     model_id: int | UnsetType | None = UNSET
     effort: str | UnsetType | None = UNSET
     temperature: float | UnsetType | None = UNSET
     assistant_id: int | None = None
+    project_id: UUID | None = None
 
 
 UNCHANGED = Choice()

@@ -32,6 +32,13 @@ FIRST_CHUNK = f"""
   SELECT json_agg(json_build_array(role, text, attached, parent_id) ORDER BY depth) FROM path)
 """  # noqa: S608 # of names alone
 
+# The instructions of a project, in the same way.
+INSTRUCTIONS = """
+(SELECT project.instructions FROM chat_conversation AS conversation
+  JOIN chat_project AS project ON project.id = conversation.project_id
+  WHERE conversation.id = run.conversation_id)
+"""
+
 # For the prompts of several models: one walk, whatever their windows.
 LONGEST_PATH = 2_000
 WHOLE_PATH = f"""
@@ -87,7 +94,8 @@ class Turn:
 
 
 def build(run: Run, *, within: int | None = None, with_files: bool = False) -> Prompt:
-    """Return the prompt of a run: system prompt, then as many of the newest messages as fit.
+    """Return the prompt of a run: system prompt with the project's instructions, then as many of the newest
+    messages as fit.
 
     The message to be answered is always included. The prompt is built from the tree alone, so that
     no message is in it twice. `within` is a lower limit of its `size`, for a provider that counts more
@@ -101,7 +109,9 @@ def build(run: Run, *, within: int | None = None, with_files: bool = False) -> P
         budget = min(budget, within)
     turns: list[Turn] = []
     room = content.Room()
-    system = run.assistant.system_prompt.strip()
+    system = "\n\n".join(
+        filter(None, [run.assistant.system_prompt.strip(), run.instructions.strip()])
+    )
     asking = GO_ON if run.prefix and not continues(run) else ""
     used = sum(count_tokens(text) for text in (system, run.prefix, asking) if text)
     for role, text, attached in _turns(run):

@@ -59,9 +59,10 @@ WITH newest AS (
   SELECT message_id, {rank} AS rank FROM found
 )
 SELECT entry.message_id, entry.text, conversation.id, conversation.title,
-  conversation.updated_at, conversation.archived_at IS NOT NULL
+  conversation.updated_at, conversation.archived_at IS NOT NULL, project.name
 FROM ranked JOIN chat_searchentry AS entry USING (message_id)
 JOIN chat_conversation AS conversation ON conversation.id = entry.conversation_id
+LEFT JOIN chat_project AS project ON project.id = conversation.project_id
 WHERE conversation.deleted_at IS NULL
 ORDER BY rank DESC, message_id DESC LIMIT %(most)s
 """
@@ -89,6 +90,7 @@ class Hit:
     title: list[tuple[str, bool]]
     updated_at: datetime
     is_archived: bool
+    project: str = ""
     message: UUID | None = None
     snippet: list[tuple[str, bool]] = field(default_factory=list)
 
@@ -157,18 +159,18 @@ def _in_titles(user: User, words: list[str]) -> dict[UUID, Hit]:
     for word in words:
         titles = titles.filter(title__icontains=word)
     part = re.compile("|".join(map(re.escape, words)))
-    columns = ("id", "title", "updated_at", "archived_at")
+    columns = ("id", "title", "updated_at", "archived_at", "project__name")
     return {
-        id: Hit(id, _marked(title, part), updated_at, archived_at is not None)
-        for id, title, updated_at, archived_at in titles.order_by("-updated_at").values_list(
-            *columns
-        )[:MAX_HITS]
+        id: Hit(id, _marked(title, part), updated_at, archived_at is not None, project or "")
+        for id, title, updated_at, archived_at, project in titles.order_by(
+            "-updated_at"
+        ).values_list(*columns)[:MAX_HITS]
     }
 
 
 def _add(hits: dict[UUID, Hit], rows: list[tuple[Any, ...]], part: re.Pattern[str]) -> None:
     """Add the first message of each conversation; one that was found by its title gets a snippet."""
-    for message_id, text, id, title, updated_at, is_archived in rows:
+    for message_id, text, id, title, updated_at, is_archived, project in rows:
         present = hits.get(id)
         if present is not None and present.message is not None:
             continue
@@ -177,6 +179,7 @@ def _add(hits: dict[UUID, Hit], rows: list[tuple[Any, ...]], part: re.Pattern[st
             title=present.title if present else [(title, False)],
             updated_at=updated_at,
             is_archived=is_archived,
+            project=project or "",
             message=message_id,
             snippet=_snippet(text, part),
         )

@@ -155,7 +155,8 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
         claimed = prepared.first(CLAIM, values, Run, Assistant, LanguageModel, Provider)
         if claimed is not None:
             run: Run
-            run, run.assistant, run.model, run.provider, run.newest = claimed
+            run, run.assistant, run.model, run.provider, run.newest, instructions = claimed
+            run.instructions = instructions or ""
             run.place = place.pk if place else None
             if run.prefix and not run.continued and not Quirks.of(run.model.quirks).continues:
                 drop_prefix(run)
@@ -221,7 +222,7 @@ WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s AND {settlement
   AND (provider.concurrency IS NULL OR %s)
 RETURNING {prepared.columns(Run, "run")}, {prepared.columns(Assistant, "assistant")},
   {prepared.columns(LanguageModel, "model")}, {prepared.columns(Provider, "provider")},
-  {prompt_builder.FIRST_CHUNK}
+  {prompt_builder.FIRST_CHUNK}, {prompt_builder.INSTRUCTIONS}
 """  # noqa: S608 # of names alone
 
 

@@ -18,6 +18,7 @@ from chat.models.devices import PushSubscription
 from chat.models.feedback import MessageFeedback
 from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.preferences import ChatPreference
+from chat.models.projects import Project
 from chat.models.runs import Run
 from chat.models.search import SearchEntry, SearchPosition
 from chat.models.transfers import ChatExport, ChatImport, ImportedChat
@@ -40,6 +41,7 @@ __all__ = [
     "MessageFeedback",
     "MessagePart",
     "NextMessage",
+    "Project",
     "Provider",
     "PushSubscription",
     "Run",

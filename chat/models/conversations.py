@@ -15,6 +15,7 @@ from django.urls import reverse
 
 from chat.models.base import new_id
 from chat.models.catalogue import Assistant, LanguageModel
+from chat.models.projects import Project
 
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
@@ -56,6 +57,18 @@ class Conversation(models.Model):
     reasoning_effort = models.CharField(
         max_length=10, blank=True, default="", db_default="", help_text="Empty: the model's own."
     )
+    # Without an index of its own: `conversation_in_project` has the rows that have one.
+    project = models.ForeignKey(
+        Project,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="conversations",
+        db_index=False,
+    )
+    # For the undo of a move, also of the one by which the deletion of a project moved it.
+    moved_at = models.DateTimeField(null=True, blank=True, editable=False)
+    moved_from = models.UUIDField(null=True, blank=True, editable=False)
     title = models.CharField(max_length=100, blank=True)
     leaf = models.ForeignKey(
         "Message", null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
@@ -121,6 +134,16 @@ class Conversation(models.Model):
                 fields=["owner", "-archived_at", "-id"],
                 name="conversation_archived",
                 condition=Q(deleted_at=None, archived_at__isnull=False),
+            ),
+            models.Index(
+                fields=["project", "-updated_at", "-id"],
+                name="conversation_in_project",
+                condition=Q(project__isnull=False),
+            ),
+            models.Index(
+                fields=["owner", "moved_at"],
+                name="conversation_moved",
+                condition=Q(moved_at__isnull=False),
             ),
             models.Index(
                 fields=["deleted_at"],

@@ -1,4 +1,4 @@
-"""Retention: deleted chats are purged DELETED_CHAT_DAYS after their deletion.
+"""Retention: deleted chats and projects are purged DELETED_CHAT_DAYS after their deletion.
 
 Everything that holds text goes: messages with their parts, runs, the chat's title, and the runs' keys in
 Redis. Files that only its messages have go with the next turn of chat.attachments.sweep. Records of usage and of
@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import transaction
 
 from chat.conversations import assistants
-from chat.models import Conversation, Message, Run
+from chat.models import Conversation, Message, Project, Run
 from chat.streaming import log as run_log
 from chatproject.lib.batches import SetAside
 from chatproject.lib.db import prepared
@@ -46,6 +46,9 @@ class Retention:
                 assistants.purge(CHATS)
         before = now - timedelta(days=settings.DELETED_CHAT_DAYS)
         purged = 0
+        # Without chats (conversations/projects.py); some at a time, as all others.
+        projects = Project.objects.filter(deleted_at__lte=before).values("pk")[:CHATS]
+        Project.objects.filter(pk__in=projects).delete()
         deleted = Conversation.objects.filter(deleted_at__lte=before).order_by("deleted_at")
         # A bad chat must not keep its place at the front: as many more are read as were set aside.
         found = deleted.values_list("pk", flat=True)[: CHATS + self._set_aside.count]

@@ -23,7 +23,7 @@ from chat import access
 from chat.attachments import uploads
 from chat.conversations import assistants, lifecycle, offers, prompt_builder
 from chat.errors import ChatError, Missing
-from chat.models import Assistant, LanguageModel, Message, Run
+from chat.models import Assistant, LanguageModel, Message, Project, Run
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -164,28 +164,32 @@ def estimate(
     model_id: int | None = None,
     attachment_ids: Sequence[UUID] = (),
     assistant_id: int | None = None,
+    project_id: UUID | None = None,
 ) -> Estimate | None:
     """Estimate the cost of a message before it is sent; None where messages are free.
 
-    `model_id` names another model than the one that the message would have, `assistant_id` the assistant of a
-    new conversation. Raises ChatError `not_found` or `model_unavailable`.
+    `model_id` names another model than the one that the message would have, `assistant_id` and `project_id` the
+    assistant and the project of a new conversation. Raises ChatError `not_found` or `model_unavailable`.
     """
     model: LanguageModel | None = None
     assistant: Assistant | None
-    if conversation_id is None and assistant_id is not None:
-        assistant, parent = assistants.chosen(user, assistant_id), None
-    elif conversation_id is None:
-        assistant, parent = lifecycle.default_assistant(user), None
+    if conversation_id is None:
+        project = None if project_id is None else access.project(user, project_id)
+        if assistant_id is not None:
+            assistant = assistants.chosen(user, assistant_id)
+        else:
+            assistant = lifecycle.default_assistant(user, project)
+        parent = None
         key = getattr(assistant, "preferred_model_id", None)
         model = offers.preferred(user, key) if model_id is None else None
     else:
         conversation = access.conversation(user, conversation_id)
         assistant, parent = conversation.assistant, conversation.leaf
-        model = conversation.model
+        model, project = conversation.model, conversation.project
     if model_id is not None:
         model = offers.chosen(user, model_id)
     attached = uploads.described(user, attachment_ids)
-    return _estimate(user, assistant, parent, text, model, attached)
+    return _estimate(user, assistant, parent, text, model, attached, project)
 
 
 def estimate_each(
@@ -195,6 +199,7 @@ def estimate_each(
     conversation_id: UUID | None = None,
     attachment_ids: Sequence[UUID] = (),
     assistant_id: int | None = None,
+    project_id: UUID | None = None,
 ) -> dict[int, Estimate]:
     """Estimate the cost of a message with each model that a user may choose, by their keys.
 
@@ -203,18 +208,23 @@ def estimate_each(
     Raises ChatError `not_found`.
     """
     assistant: Assistant | None
-    if conversation_id is None and assistant_id is not None:
-        assistant, parent = assistants.chosen(user, assistant_id), None
-    elif conversation_id is None:
-        assistant, parent = lifecycle.default_assistant(user), None
+    if conversation_id is None:
+        project = None if project_id is None else access.project(user, project_id)
+        if assistant_id is not None:
+            assistant = assistants.chosen(user, assistant_id)
+        else:
+            assistant = lifecycle.default_assistant(user, project)
+        parent = None
     else:
         conversation = access.conversation(user, conversation_id)
         assistant, parent = conversation.assistant, conversation.leaf
+        project = conversation.project
     if assistant is None or not settings.BILLING or settlement.is_free(is_staff=user.is_staff):
         return {}
     found = {one.model.pk: one for one in offers.offered(user)}
     fee = assistant.message_fee
-    run = _made_up(user, assistant, parent, text, None, uploads.described(user, attachment_ids))
+    described = uploads.described(user, attachment_ids)
+    run = _made_up(user, assistant, parent, text, None, described, project)
     prompts = prompt_builder.build_each(run, [one.model for one in found.values()])
     wanted = {
         key: settlement.Wanted(
@@ -261,7 +271,11 @@ def _priced(
 
 
 def usual_cost(
-    *, user: User, assistant: Assistant | None, model: LanguageModel | None = None
+    *,
+    user: User,
+    assistant: Assistant | None,
+    model: LanguageModel | None = None,
+    project: Project | None = None,
 ) -> str:
     """Return the usual cost of one of an assistant's suggestions as pages write it; "" if free.
 
@@ -269,7 +283,7 @@ def usual_cost(
     """
     if assistant is None or not assistant.first_questions:
         return ""
-    found = _estimate(user, assistant, None, assistant.first_questions[0], model)
+    found = _estimate(user, assistant, None, assistant.first_questions[0], model, project=project)
     return credits.show(found.usual) if found and found.usual else ""
 
 
@@ -280,11 +294,12 @@ def _estimate(
     text: str,
     chosen: LanguageModel | None = None,
     attached: list[dict[str, Any]] | None = None,
+    project: Project | None = None,
 ) -> Estimate | None:
     if assistant is None or not settings.BILLING or settlement.is_free(is_staff=user.is_staff):
         return None
     settlement.account_of(user.pk)  # opens it, which `quote` could not outside a money transaction
-    run = _made_up(user, assistant, parent, text, chosen, attached)
+    run = _made_up(user, assistant, parent, text, chosen, attached, project)
     try:
         uploads.check_model(run.model, attached or ())
         apply_quote(run)
@@ -305,11 +320,14 @@ def _made_up(
     text: str,
     chosen: LanguageModel | None = None,
     attached: list[dict[str, Any]] | None = None,
+    project: Project | None = None,
 ) -> Run:
     """Return the run of a message as it would be; none of it is stored."""
     sent = Message(parent=parent, role=Message.Role.USER, text=text, attached=attached or None)
     reply = Message(parent=sent, role=Message.Role.ASSISTANT)
-    return Run(message=reply, user=user, assistant=assistant, model=chosen or assistant.model)
+    run = Run(message=reply, user=user, assistant=assistant, model=chosen or assistant.model)
+    run.instructions = project.instructions if project else ""
+    return run
 
 
 def refusal(error: Exception) -> ChatError:

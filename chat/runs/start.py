@@ -436,7 +436,7 @@ def _take(row: NextMessage) -> None:
 def _begin(ask: Ask) -> Conversation:
     """Return the conversation that this client_id began, or a new one with the chosen assistant and model.
 
-    Without a choice they are the default assistant, and the user's model for new conversations. The caller inserts a new one with its run.
+    Without a choice they are those of the project, the default assistant, and the user's model for new conversations. The caller inserts a new one with its run.
     """
     begun: Conversation | None = (
         Conversation.objects.not_deleted()
@@ -447,21 +447,24 @@ def _begin(ask: Ask) -> Conversation:
     if begun is not None:
         return begun
     choice = ask.choice
+    project = None
+    if choice.project_id is not None:
+        project = access.project(ask.user, choice.project_id, lock=True)
     if choice.assistant_id is not None:
         assistant = assistants.chosen(ask.user, choice.assistant_id)
-    elif (found := lifecycle.default_assistant(ask.user)) is not None:
+    elif (found := lifecycle.default_assistant(ask.user, project)) is not None:
         assistant = found
     else:
         raise ChatError("unavailable", NO_ASSISTANT)
-    begun = Conversation(owner=ask.user, assistant=assistant, client_id=ask.client_id)
+    begun = Conversation(
+        owner=ask.user, assistant=assistant, client_id=ask.client_id, project=project
+    )
     if isinstance(choice.model_id, int):
         if choice.model_id != assistant.model_id:
             begun.model = offers.chosen(ask.user, choice.model_id)
     elif choice.model_id is UNSET and choice.assistant_id is None:
-        preferred = offers.preferred(
-            ask.user,
-            assistant.preferred_model_id,  # type: ignore[attr-defined] # an annotation
-        )
+        # An annotation, which the assistant of a project lacks.
+        preferred = offers.preferred(ask.user, getattr(assistant, "preferred_model_id", None))
         begun.model = None if preferred == assistant.model else preferred
     return begun
 
@@ -509,7 +512,7 @@ def _new_run(ask: Ask, conversation: Conversation, prompt: Message, model: Langu
     effort = conversation.reasoning_effort or assistant.reasoning_effort
     if effort in model.offered_efforts:
         snapshot["effort"] = effort
-    return Run(
+    run = Run(
         # The leaf moves when the new reply is finished: a failure must not replace the old reply.
         moves_leaf=ask.prompt is not None,
         conversation=conversation,
@@ -527,6 +530,9 @@ def _new_run(ask: Ask, conversation: Conversation, prompt: Message, model: Langu
         continued=len(text),
         model_snapshot=snapshot,
     )
+    if conversation.project is not None:
+        run.instructions = conversation.project.instructions
+    return run
 
 
 def _beginning(continued: Message | None) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from billing import credits
 from billing.reports import balances
 from chat import protocol
-from chat.models import ChatExport, ChatImport, Conversation, Run
+from chat.models import ChatExport, ChatImport, Conversation, Project, Run
 from chat.streaming import groups
 from chatproject.lib import db
 from chatproject.lib.pubsub.layer import publish
@@ -67,8 +67,21 @@ def announce_conversation(
         pinned=conversation.pinned_at is not None,
         archived=conversation.archived_at is not None,
         unread=conversation.unread,
+        project=conversation.project_id,
     )
     publish(groups.user_group(conversation.owner_id), event.encode())
+
+
+def announce_project(project: Project, *, restored: bool = False) -> None:
+    """Publish a project to its owner's pages; `restored`: its deletion was undone."""
+    event = protocol.ProjectUpdated(
+        project=project.id,
+        name=project.name,
+        url=project.get_absolute_url(),
+        deleted=project.deleted_at is not None,
+        restored=restored,
+    )
+    publish(groups.user_group(project.owner_id), event.encode())
 
 
 def announce_branch(owner_id: int, event: protocol.BranchSelected) -> None:

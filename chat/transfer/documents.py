@@ -140,6 +140,7 @@ def json(conversation: Conversation) -> Callable[[int], Part]:
         "pinned": conversation.pinned_at is not None,
         "archived": conversation.archived_at is not None,
         "leaf": conversation.leaf_id,
+        "project": _json_project(conversation),
     }
 
     def with_head(at: int) -> Part:
@@ -151,6 +152,13 @@ def json(conversation: Conversation) -> Callable[[int], Part]:
         return (text if next is not None else f"{text}\n]}}\n"), next
 
     return with_head
+
+
+def _json_project(conversation: Conversation) -> dict[str, str] | None:
+    project = conversation.project
+    if project is None:
+        return None
+    return {"name": project.name, "instructions": project.instructions}
 
 
 def _json_message(message: Message) -> dict[str, Any]:

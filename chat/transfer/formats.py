@@ -47,6 +47,8 @@ class Chat:
     created: datetime | None = None
     updated: datetime | None = None
     archived: bool = False
+    project: str = ""
+    instructions: str = ""
 
 
 def convert(document: Any) -> Chat | None:
@@ -314,6 +316,8 @@ def parley(document: Document) -> Chat:
         created=moment(document.get("created_at")),
         updated=moment(document.get("updated_at")),
         archived=document.get("archived") is True,
+        project=_text(_dict(document.get("project")).get("name")),
+        instructions=_text(_dict(document.get("project")).get("instructions")),
     )
 
 

@@ -20,9 +20,9 @@ from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from chat.conversations import lifecycle, search_index
+from chat.conversations import lifecycle, projects, search_index
 from chat.errors import ChatError
-from chat.models import Assistant, ChatImport, Conversation, ImportedChat, new_id
+from chat.models import Assistant, ChatImport, Conversation, ImportedChat, Project, new_id
 from chat.rendering.document import to_html
 from chat.streaming import user_channel
 from chat.transfer import formats, reader, tracking, tree
@@ -237,6 +237,9 @@ def _store(
             source_id=source_id,
             defaults={"digest": digest, "conversation": conversation},
         )
+        if earlier is None and chat.project:  # last, as it locks the project
+            conversation.project = _project(one, chat)
+            Conversation.objects.filter(pk=conversation.pk).update(project=conversation.project)
     if found.cut:
         sentence = _("%(count)d messages were cut after %(most)s characters.")
         _note(
@@ -248,6 +251,15 @@ def _store(
     if earlier is None:
         return "added", conversation
     return ("updated", conversation) if count else ("known", None)
+
+
+def _project(one: ChatImport, chat: formats.Chat) -> Project | None:
+    """Return the project of an imported conversation, by its name; None without one, or without room for it."""
+    name = " ".join(tree.ODD.sub("\ufffd", chat.project).split())[: Project.NAME_CHARACTERS]
+    if not name:
+        return None
+    instructions = tree.ODD.sub("\ufffd", chat.instructions)[: Project.INSTRUCTIONS_CHARACTERS]
+    return projects.take(user=one.owner, name=name, instructions=instructions)
 
 
 def _is_own(one: ChatImport, source_id: str) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -209,7 +210,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     client_id=event.client_id,
                     conversation_id=event.conversation,
                     parent_id=event.parent,
-                    choice=choice_of(event, event.assistant),
+                    choice=choice_of(event),
                     attachment_ids=event.attachments,
                     clears_draft=event.draft,
                 )
@@ -222,7 +223,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     model_ids=event.models,
                     conversation_id=event.conversation,
                     parent_id=event.parent,
-                    choice=choice_of(event, event.assistant),
+                    choice=choice_of(event),
                     attachment_ids=event.attachments,
                     clears_draft=event.draft,
                 )
@@ -418,9 +419,12 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         self._outgoing.put(queued)
 
 
-def choice_of(event: protocol.Choosing, assistant_id: int | None = None) -> Choice:
-    """Return the model and settings that a frame names."""
-    return Choice(event.model, event.effort, event.temperature, assistant_id)
+def choice_of(event: protocol.Choosing) -> Choice:
+    """Return what a frame names of `Choice`."""
+    chosen = Choice(event.model, event.effort, event.temperature)
+    if isinstance(event, protocol.ChatSend | protocol.ChatCompare):
+        return replace(chosen, assistant_id=event.assistant, project_id=event.project)
+    return chosen
 
 
 class UnknownPathConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore] # Channels is untyped

@@ -14,8 +14,9 @@ from msgspec import UNSET
 
 from chat.conversations import assistants
 from chat.conversations.offers import Choice, ProviderOffers
+from chat.conversations.projects import Fields
 from chat.errors import ChatError
-from chat.models import ICONS, Assistant, Conversation, new_id
+from chat.models import ICONS, Assistant, Conversation, Project, new_id
 from chat.models.catalogue import texts_in
 from chat.web.choices import ICON_WORDS, effort_choices, temperature_choices
 from chatproject.lib.http import Request
@@ -46,6 +47,7 @@ class MessageForm(forms.Form):
     effort = forms.CharField(required=False)
     temperature = forms.CharField(required=False)
     assistant = forms.CharField(required=False)
+    project = forms.CharField(required=False)
 
     # Whether the text is a stored draft, which the message then empties.
     draft = forms.BooleanField(required=False, widget=forms.HiddenInput)
@@ -64,7 +66,8 @@ class MessageForm(forms.Form):
     def choice(self) -> Choice:
         """The model and settings that were posted, each as `Choice` has it.
 
-        An empty effort or temperature is the default. Raises ChatError `model_unavailable` or `bad_setting`.
+        An empty effort or temperature is the default. Raises ChatError `model_unavailable`,
+        `bad_setting` or `not_found`.
         """
         posted = self.cleaned_data
         return Choice(
@@ -74,6 +77,7 @@ class MessageForm(forms.Form):
             if "temperature" in self.data
             else UNSET,
             assistant_id=row_id(posted["assistant"]) if posted["assistant"] else None,
+            project_id=posted_id(posted["project"]),
         )
 
 
@@ -82,6 +86,14 @@ def row_id(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ChatError("model_unavailable")
     return int(text)
+
+
+def posted_id(text: str) -> UUID | None:
+    """Return the id in a form's field, None for an empty one. Raises ChatError `not_found`."""
+    try:
+        return UUID(text) if text else None
+    except ValueError as error:
+        raise ChatError("not_found") from error
 
 
 def posted_model(request: Request) -> int | None:
@@ -237,6 +249,45 @@ class TitleForm(forms.Form):
     def clean_title(self) -> str:
         title: str = self.cleaned_data["title"]
         return " ".join(title.split())
+
+
+class ProjectForm(forms.Form):
+    """A project's fields. The chosen model and assistant are validated by conversations.projects."""
+
+    name = forms.CharField(
+        max_length=Project.NAME_CHARACTERS,
+        label=_("Name"),
+        widget=forms.TextInput(attrs={"class": "input", "dir": "auto", "autocomplete": "off"}),
+        error_messages={"required": _("A project needs a name.")},
+    )
+    instructions = forms.CharField(
+        max_length=Project.INSTRUCTIONS_CHARACTERS,
+        required=False,
+        label=_("Instructions"),
+        help_text=_("The model gets them with each message of the project's chats."),
+        widget=forms.Textarea(attrs={"class": "input", "dir": "auto", "rows": 6}),
+    )
+    model = forms.CharField(required=False)
+    assistant = forms.CharField(required=False)
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        return " ".join(name.split())
+
+    def clean_instructions(self) -> str:
+        text: str = self.cleaned_data["instructions"]
+        return text.replace("\r\n", "\n")
+
+    @property
+    def fields_of_project(self) -> Fields:
+        """The fields of a valid form. Raises ChatError `model_unavailable`."""
+        posted = self.cleaned_data
+        return Fields(
+            name=posted["name"],
+            instructions=posted["instructions"],
+            model_id=row_id(posted["model"]) if posted["model"] else None,
+            assistant_id=row_id(posted["assistant"]) if posted["assistant"] else None,
+        )
 
 
 def new_client_id() -> str:

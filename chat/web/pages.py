@@ -17,11 +17,11 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 
 from chat import access
-from chat.conversations import assistants, drafts, lifecycle, listing, transcript
+from chat.conversations import assistants, drafts, lifecycle, listing, projects, transcript
 from chat.errors import ChatError
-from chat.models import Assistant, Conversation, Draft
+from chat.models import Assistant, Conversation, Draft, Project
 from chat.runs import cost, describe, next_message
-from chat.web.forms import MessageForm, new_client_id
+from chat.web.forms import MessageForm, new_client_id, posted_id
 from chat.web.picker import picker
 from chat.web.responses import raise_unless_page, run_json, wants_json, with_status
 from chat.web.shortcuts import SHORTCUTS
@@ -47,21 +47,30 @@ def new_page(
     assistant: Assistant | None = None,
     form: MessageForm | None = None,
     error: ChatError | None = None,
+    project: Project | None = None,
 ) -> HttpResponse:
-    """Return the page of a new chat: with an assistant, that of a refused form, or the default one."""
+    """Return the page of a new chat, in a project or in none.
+
+    It has an assistant that is named, that of a refused form, that of the project, or the default one.
+    """
+    if form is not None and project is None:
+        project = _posted_project(request, form)
     draft = drafts.shown(request.user, None)
     form = form or new_form(draft=draft)
     named = assistant or _posted_assistant(request, form)
-    assistant = named or lifecycle.default_assistant(request.user)
+    assistant = named or lifecycle.default_assistant(request.user, project)
     shown = picker(request.user, form, assistant=assistant)
     model = shown.chosen if shown else None
     context = {
         "conversation": None,
         "conversation_id": NO_ID,
+        "project": project,
         "assistant": assistant,
         "named_assistant": named,
         "picker": shown,
-        "usual_cost": cost.usual_cost(user=request.user, assistant=assistant, model=model),
+        "usual_cost": cost.usual_cost(
+            user=request.user, assistant=assistant, model=model, project=project
+        ),
         "form": form,
         "draft": draft,
         "form_action": reverse("chat:create"),
@@ -75,6 +84,15 @@ def _posted_assistant(request: Request, form: MessageForm) -> Assistant | None:
     if not re.fullmatch(r"[0-9]{1,18}", posted):
         return None
     return assistants.offered(request.user).filter(pk=int(posted)).first()
+
+
+def _posted_project(request: Request, form: MessageForm) -> Project | None:
+    """Return the project of a refused form; None if it does not exist any longer."""
+    try:
+        project_id = posted_id(form.initial.get("project", ""))
+        return None if project_id is None else access.project(request.user, project_id)
+    except ChatError:
+        return None
 
 
 def conversation_page(
@@ -99,6 +117,7 @@ def conversation_page(
     context = {
         "conversation": conversation,
         "conversation_id": conversation.id,
+        "project": conversation.project,
         "part": part,
         "editing": edited,
         # None if the page does not show the message.
@@ -145,6 +164,8 @@ def page_context(request: Request) -> dict[str, Any]:
     is_part = "X-Swap" in request.headers
     return {
         "sidebar": None if is_part else listing.sidebar(request.user),
+        "projects": projects.own(request.user),
+        "projects_closed": request.COOKIES.get("projects") == "closed",
         # A script loads the whole page when its files or its language are others.
         "assets": f"{getattr(staticfiles_storage, 'manifest_hash', '')}.{languages.active()}",
         "modules": MODULES,
@@ -161,7 +182,15 @@ def new_form(
     if refused is not None:
         names = [
             name
-            for name in ("text", "model", "effort", "temperature", "assistant", "draft")
+            for name in (
+                "text",
+                "model",
+                "effort",
+                "temperature",
+                "assistant",
+                "project",
+                "draft",
+            )
             if name in refused.data
         ]
         initial |= {name: refused.cleaned_data[name] for name in names}

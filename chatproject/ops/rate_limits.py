@@ -48,6 +48,7 @@ LIMITS_OF_POSTS = {
     "chat:new_assistant": "assistants",
     "chat:edit_assistant": "assistants",
     "chat:add_device": "devices",
+    "chat:projects": "projects",
 }
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}

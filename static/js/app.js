@@ -8,6 +8,7 @@ import { ChatModels } from "./elements/chat_models.js";
 import { ChatNext } from "./elements/chat_next.js";
 import { ChatPush } from "./elements/chat_push.js";
 import { ChatPalette } from "./elements/chat_palette.js";
+import { ChatProjects } from "./elements/chat_projects.js";
 import { ChatRowMenu } from "./elements/chat_row_menu.js";
 import { ChatSearch } from "./elements/chat_search.js";
 import { ChatSidebar } from "./elements/chat_sidebar.js";
@@ -21,6 +22,7 @@ import { closeMenus } from "./helpers/menus.js";
 import { keepServiceWorker } from "./helpers/service_worker.js";
 
 customElements.define("chat-sidebar", ChatSidebar);
+customElements.define("chat-projects", ChatProjects);
 customElements.define("chat-search", ChatSearch);
 customElements.define("chat-row-menu", ChatRowMenu);
 customElements.define("chat-list", ChatList);

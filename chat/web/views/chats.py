@@ -9,13 +9,14 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from chat.conversations import lifecycle, listing
+from chat.conversations import lifecycle, listing, projects
 from chat.errors import ChatError
 from chat.models import Conversation
 from chat.runs.delete import delete
@@ -23,7 +24,7 @@ from chat.web.pages import page_context
 from chat.web.responses import handles_chat_errors, raise_unless_page, wants_json
 from chatproject.lib.http import Request
 
-UNDOABLE = ("archive", "delete")
+UNDOABLE = ("archive", "delete", "move", "project")  # `project`: the deletion of one
 BACK = {"list": "chat:list", "archive": "chat:archive"}  # the field `from` of the forms
 
 # --- Pages ------------------------------------------------------------------------------------
@@ -48,7 +49,13 @@ def archive(request: Request) -> HttpResponse:
 
 
 def _list(request: Request, page: listing.Page, name: str, *, is_first: bool) -> HttpResponse:
-    context = {"page": name, "days": page.days, "next": page.next, "is_first": is_first}
+    context = {
+        "page": name,
+        "origin": name,
+        "days": page.days,
+        "next": page.next,
+        "is_first": is_first,
+    }
     return render(request, "chat/list.html", page_context(request) | context)
 
 
@@ -71,13 +78,9 @@ def sidebar(request: Request) -> HttpResponse:
 def change(request: Request) -> HttpResponse:
     """Pin, archive or delete the conversations `chat`; `action` is one of lifecycle.ACTIONS."""
     action = request.POST.get("action", "")
-    back = BACK.get(request.POST.get("from", ""), "chat:list")
     if action not in lifecycle.ACTIONS:
         raise ChatError("not_found")
-    try:
-        ids = [UUID(each) for each in request.POST.getlist("chat")]
-    except ValueError as error:
-        raise ChatError("not_found") from error
+    ids, back = posted_chats(request)
     if not ids and not wants_json(request):
         messages.error(request, _("Select the chats first. Nothing was changed."))
         return redirect(back)
@@ -93,12 +96,34 @@ def change(request: Request) -> HttpResponse:
     return changed_response(request, action, found, at, back)
 
 
+def posted_chats(request: Request) -> tuple[list[UUID], str]:
+    """Return the ids `chat` of a form, and the address of the page `from` which it was posted.
+
+    Raises ChatError `not_found`.
+    """
+    origin = request.POST.get("from", "")
+    try:
+        ids = [UUID(each) for each in request.POST.getlist("chat")]
+        if origin and origin not in BACK:  # the page of a project or a chat
+            name, _space, id = origin.partition(" ")
+            if name not in ("project", "conversation"):
+                raise ValueError(f"no page is named {name}")
+            return ids, reverse(f"chat:{name}", args=[UUID(id)])
+    except ValueError as error:
+        raise ChatError("not_found") from error
+    return ids, reverse(BACK.get(origin, "chat:list"))
+
+
 def changed_response(
     request: Request, action: str, found: list[Conversation], at: datetime, back: str
 ) -> HttpResponse:
-    """Return the sentence about a change and the value that undoes it: JSON, or a redirect with a notice."""
-    sentence = _sentence(action, found)
+    """Answer a form that has changed conversations by one of lifecycle.ACTIONS."""
     undo = f"{action} {at.isoformat()}" if action in UNDOABLE else ""
+    return undoable_response(request, _sentence(action, found), undo, back)
+
+
+def undoable_response(request: Request, sentence: str, undo: str, back: str) -> HttpResponse:
+    """Return the sentence about a change and the value that undoes it: JSON, or a redirect with a notice."""
     if wants_json(request):
         return JsonResponse({"message": sentence, "undo": undo})
     if undo:
@@ -147,8 +172,23 @@ def undo(request: Request) -> HttpResponse:
         raise ChatError("not_found") from error
     if action not in UNDOABLE or moment.tzinfo is None:
         raise ChatError("not_found")
-    count = lifecycle.undo(user=request.user, action=action, at=moment)
-    sentence = ngettext("%(count)d chat was restored.", "%(count)d chats were restored.", count)
+    if action == "move":
+        count = projects.undo_move(user=request.user, at=moment)
+        sentence = ngettext(
+            "%(count)d chat is back where it was.",
+            "%(count)d chats are back where they were.",
+            count,
+        )
+    elif action == "project":
+        count = projects.undo_delete(user=request.user, at=moment)
+        sentence = ngettext(
+            "The project was restored, with %(count)d chat.",
+            "The project was restored, with %(count)d chats.",
+            count,
+        )
+    else:
+        count = lifecycle.undo(user=request.user, action=action, at=moment)
+        sentence = ngettext("%(count)d chat was restored.", "%(count)d chats were restored.", count)
     sentence %= {"count": count}
     if wants_json(request):
         return JsonResponse({"message": sentence, "undo": ""})

@@ -21,7 +21,7 @@ from chat.conversations import assistants, lifecycle
 from chat.errors import ChatError
 from chat.runs import delete as runs_delete
 from chat.runs import start
-from chat.web.forms import TitleForm, row_id
+from chat.web.forms import TitleForm, posted_id, row_id
 from chat.web.pages import (
     conversation_page,
     new_form,
@@ -48,16 +48,21 @@ from chatproject.lib.http import Request
 @never_cache
 @handles_chat_errors
 def new(request: Request) -> HttpResponse:
-    """Show a new chat, which is stored with its first message; ?assistant=ID names its assistant."""
+    """Show a new chat, which is stored with its first message.
+
+    ?assistant=ID names its assistant, ?project=ID its project.
+    """
+    project_id = posted_id(request.GET.get("project", ""))
+    project = None if project_id is None else access.project(request.user, project_id)
     named = request.GET.get("assistant", "")
     if not named:
-        return new_page(request)
+        return new_page(request, project=project)
     try:
         assistant = assistants.chosen(request.user, row_id(named))
     except ChatError:
         messages.error(request, _("This assistant is not available to you. Choose another one."))
         return redirect("chat:assistants")
-    return new_page(request, assistant=assistant)
+    return new_page(request, assistant=assistant, project=project)
 
 
 @require_safe

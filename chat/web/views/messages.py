@@ -25,7 +25,14 @@ from chat.models import Message, MessageFeedback
 from chat.models.feedback import TEXT_LENGTH
 from chat.rendering.message import rating_html
 from chat.runs import cost, describe, next_message, start
-from chat.web.forms import MessageForm, new_client_id, posted_attachments, posted_model, row_id
+from chat.web.forms import (
+    MessageForm,
+    new_client_id,
+    posted_attachments,
+    posted_id,
+    posted_model,
+    row_id,
+)
 from chat.web.pages import (
     NO_ID,
     new_form,
@@ -136,17 +143,15 @@ def compare(request: Request, conversation_id: UUID) -> HttpResponse:
 @require_POST
 @handles_chat_errors
 def estimate(request: Request) -> HttpResponse:
-    """Estimate the cost of a text as a message of `conversation`, or as the first of a new one.
+    """Estimate the cost of a text as a message of `conversation`, or as the first of a new one in `project`.
 
     `model` names another model than the chat's, `assistant` the assistant of a new one; with `each`, `models`
     has the estimates of all models.
     """
     text = request.POST.get("text", "")[: settings.TEXT_MAX_CHARACTERS]
     conversation = request.POST.get("conversation", "")
-    try:
-        conversation_id = UUID(conversation) if conversation else None
-    except ValueError as error:
-        raise ChatError("not_found") from error
+    conversation_id = posted_id(conversation)
+    project_id = posted_id(request.POST.get("project", ""))
     files = posted_attachments(request)
     assistant = request.POST.get("assistant", "")
     assistant_id = row_id(assistant) if assistant else None
@@ -157,6 +162,7 @@ def estimate(request: Request) -> HttpResponse:
             conversation_id=conversation_id,
             attachment_ids=files,
             assistant_id=assistant_id,
+            project_id=project_id,
         )
         return JsonResponse({"models": {key: _estimate_json(one) for key, one in each.items()}})
     found = cost.estimate(
@@ -166,6 +172,7 @@ def estimate(request: Request) -> HttpResponse:
         model_id=posted_model(request),
         attachment_ids=files,
         assistant_id=assistant_id,
+        project_id=project_id,
     )
     return JsonResponse(_estimate_json(found or cost.Estimate()))
 

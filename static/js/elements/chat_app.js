@@ -13,6 +13,7 @@ const RESUME_AFTER = 2; // seconds, when the server could not look up a run and 
 // Milliseconds after which a tab whose session has ended connects once more: another tab of this
 // browser may have changed the password, and the browser has a new session then.
 const RENEWED_AFTER = 1_500;
+const LEAVE_AFTER = 1_000; // milliseconds, the page of a deleted project
 const CATCH_UP_WITHIN = 2_000; // spread, so that the tabs of a restarted server do not reload at once
 
 /** A signed-in page: one socket, and the elements of the page that depend on it. */
@@ -169,6 +170,9 @@ export class ChatApp extends HTMLElement {
       case "transfer.updated":
         this.dispatchEvent(new CustomEvent(event.type, { detail: event })); // to elements of the page
         return;
+      case "project.updated":
+        this.#projectUpdated(event);
+        return;
       case "branch.selected":
         this.#showBranch(event);
         return;
@@ -231,7 +235,26 @@ export class ChatApp extends HTMLElement {
     if (event.conversation !== this.transcript?.conversation) return;
     if (event.deleted) this.#close();
     else if (event.restored && this.querySelector("[data-deleted]") !== null) this.navigation.reload();
-    else this.#rename(event.title);
+    else {
+      this.#rename(event.title);
+      this.sidebar.projects.showIn(this, event.project);
+    }
+  }
+
+  #projectUpdated(event) {
+    this.sidebar.projects.update(event);
+    if (event.deleted || event.restored) this.sidebar.reload();
+    this.sidebar.projects.markRows();
+    const list = this.querySelector("chat-list");
+    if (list === null) return;
+    if (list.dataset.project !== event.project) list.projectUpdated();
+    else if (!event.deleted) this.navigation.reload();
+    else {
+      // Not in the tab that has deleted it, which is on its way to the next page.
+      setTimeout(() => {
+        if (list.isConnected) this.navigation.go(this.sidebar.projects.dataset.all);
+      }, LEAVE_AFTER);
+    }
   }
 
   /** Report that the shown chat was read, if it is unread and visible, and show the number of unread ones. */

@@ -24,7 +24,9 @@ export class ChatList extends HTMLElement {
   /** Show a conversation as a `conversation.updated` event describes it. */
   update(event) {
     const row = this.querySelector(`[data-id="${event.conversation}"]`);
-    const belongs = !event.deleted && (event.archived ?? false) === (this.dataset.page === "archive");
+    const isOfProject = this.dataset.project === undefined || this.dataset.project === event.project;
+    const isOfArchive = this.dataset.page === "archive";
+    const belongs = !event.deleted && (event.archived ?? false) === isOfArchive && isOfProject;
     if (row === null) {
       if (belongs) this.#reloadSoon();
       return;
@@ -38,6 +40,17 @@ export class ChatList extends HTMLElement {
     }
     row.querySelector(".chats-title").textContent = event.title;
     if ((event.pinned ?? false) !== row.hasAttribute("data-pinned")) this.#reloadSoon();
+  }
+
+  /** A project was renamed, deleted or restored: fetch the list anew. */
+  projectUpdated() {
+    this.#reloadSoon();
+  }
+
+  /** A change of the selected rows has been made. */
+  deselect() {
+    for (const box of this.#checked) box.checked = false;
+    this.#selected();
   }
 
   /** Replace the list by that of a fetched page, unless it is being changed. `isDeleted(id)`. */

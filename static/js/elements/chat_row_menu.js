@@ -36,7 +36,10 @@ export class ChatRowMenu extends HTMLElement {
   #prepare(button) {
     this.#button = button;
     this.#row = button.closest("[data-id]");
-    this.querySelector("[name=chat]").value = this.#row.dataset.id;
+    for (const field of this.querySelectorAll("[name=chat]")) field.value = this.#row.dataset.id;
+    const { project = "none" } = this.#row.dataset;
+    for (const item of this.querySelectorAll("[data-move]")) item.hidden = item.dataset.move === project;
+    this.querySelector("details").open = false;
     const isPinned = this.#row.hasAttribute("data-pinned");
     const isArchived = this.#row.hasAttribute("data-archived");
     const shown = { pin: !isPinned && !isArchived, unpin: isPinned, archive: !isArchived, unarchive: isArchived };
@@ -58,7 +61,7 @@ export class ChatRowMenu extends HTMLElement {
   }
 
   get #choices() {
-    return [...this.querySelectorAll(".menu-item")].filter((item) => !item.hidden);
+    return [...this.querySelectorAll(".menu-item")].filter((item) => item.checkVisibility());
   }
 
   #move(event) {
@@ -129,12 +132,11 @@ export class ChatRowMenu extends HTMLElement {
     if (!isUndo && !fields.get("chat")) return;
     if (this.matches(":popover-open")) this.hidePopover();
     button.closest("details.menu")?.removeAttribute("open");
-    const { isDone, message, undo } = await sendForm(form.getAttribute("action"), fields);
+    const { isDone, message, undo } = await sendForm(button.getAttribute("formaction") ?? form.getAttribute("action"), fields);
     if (isDone) button.closest(".notices li")?.remove();
     this.#show(message, undo);
     if (!isDone) return;
-    const detail = { chats: fields.getAll("chat"), action: fields.get("action") };
-    this.dispatchEvent(new CustomEvent("chat:changed", { detail, bubbles: true }));
+    form.closest("chat-list")?.deselect();
   }
 
   #show(message, undo = "") {

@@ -48,7 +48,7 @@ export class ChatSearch extends HTMLElement {
   #show(nodes) {
     this.#found.replaceChildren(...(nodes ?? []));
     this.#found.hidden = nodes === null;
-    this.parentElement.querySelector("[data-list]").hidden = nodes !== null;
+    this.parentElement.querySelector("[data-lists]").hidden = nodes !== null;
   }
 
   #key(event) {

@@ -83,6 +83,7 @@ export class ChatSidebar extends HTMLElement {
     link.href = event.url;
     link.querySelector(".sidebar-title").textContent = event.title;
     this.#mark(item, event);
+    this.markProject(item, event.project);
     this.#markCurrent(item);
     // A new name leaves a chat in its row; a new message moves it to the top.
     if (changesList && isPinned) this.#putPinned(item);
@@ -90,10 +91,33 @@ export class ChatSidebar extends HTMLElement {
     else if (changesList || (isMoved && !isPinned)) this.#putFirst(item);
   }
 
+  /** Show in a row of chats which project it belongs to; an id, or undefined. */
+  markProject(row, id) {
+    row.querySelector(".row-project")?.remove();
+    if (id === undefined) delete row.dataset.project;
+    else row.dataset.project = id;
+    const name = this.projects.name(id);
+    if (name === undefined) return;
+    const mark = fromTemplate(this.querySelector("template[data-project-name]"));
+    mark.textContent = name;
+    const link = row.querySelector("a");
+    link.insertBefore(mark, link.querySelector("time"));
+  }
+
+  get projects() {
+    return this.querySelector("chat-projects");
+  }
+
+  /** Show all chats anew, as after a change of many of them. */
+  reload() {
+    this.#reloadSoon();
+  }
+
   /** Replace the list by that of a fetched page. */
   replaceWith(page) {
     const list = page.querySelector("chat-sidebar [data-list]");
     if (list === null) return;
+    this.projects.replaceWith(page);
     if (this.#items.length > PAGE) this.#reloadSoon();
     else this.#show(list.childNodes);
   }
@@ -115,13 +139,14 @@ export class ChatSidebar extends HTMLElement {
   #show(nodes) {
     const list = this.#list;
     if (list.querySelector("[data-renaming]") !== null) return; // shown by a later event or page
-    const top = list.scrollTop;
+    const scrolled = list.parentElement;
+    const top = scrolled.scrollTop;
     const focused = list.contains(document.activeElement) ? document.activeElement.closest("[data-id]")?.dataset.id : null;
     list.replaceChildren(...nodes);
     for (const item of this.#items) if (this.#deleted.has(item.dataset.id)) item.remove();
     removeEmptyLists(this);
     this.current = this.#current;
-    list.scrollTop = top;
+    scrolled.scrollTop = top;
     if (focused) this.#item(focused)?.querySelector("a").focus({ preventScroll: true });
     this.#changed();
   }

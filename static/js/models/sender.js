@@ -144,6 +144,7 @@ export class Sender {
           client_id: clientId,
           conversation,
           text,
+          ...(transcript.conversation ? {} : { project: transcript.dataset.project }),
           ...(models ? { models } : choice),
           ...(assistant === undefined || this.#isNext ? {} : { assistant }),
         };

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from chat.errors import ChatError
-from chat.models import ChatImport, Conversation, Message, MessagePart, SearchEntry
+from chat.models import ChatImport, Conversation, Message, MessagePart, Project, SearchEntry
 from chat.transfer import documents, imports, reader, tracking, tree
 from chatproject.lib import private_files
 
@@ -242,6 +242,7 @@ def test_second_import_adds_only_what_is_new(owner):
 def test_own_export_returns_whole_in_another_account(owner, stranger):
     imported(owner, [chatgpt()])
     chat = Conversation.objects.get(owner=owner)
+    chat.project = Project.objects.create(owner=owner, name="Wood", instructions="Be brief.")
     part, at = documents.json(chat)(0)
     assert at is None
 
@@ -253,6 +254,8 @@ def test_own_export_returns_whole_in_another_account(owner, stranger):
     page.force_login(stranger)
     assert ">gpt-4o<" in page.get(copy.get_absolute_url()).content.decode()
     assert shown(copy) == shown(chat)
+    assert copy.project is not None and copy.project.owner == stranger
+    assert (copy.project.name, copy.project.instructions) == ("Wood", "Be brief.")
     assert sorted(copy.messages.values_list("text", "created_at")) == sorted(
         chat.messages.values_list("text", "created_at")
     )
