@@ -15,6 +15,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 
 from chatproject.lib import log_context
@@ -43,7 +44,7 @@ PUBLIC_VIEWS = frozenset(
     }
 )
 
-NOT_SIGNED_IN = "You are not signed in. Sign in and try again."
+NOT_SIGNED_IN = gettext_lazy("You are not signed in. Sign in and try again.")
 
 
 class LoginRequiredMiddleware(DjangoMiddleware):

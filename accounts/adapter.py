@@ -10,8 +10,10 @@ from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.translation import gettext, gettext_lazy
 
 from accounts import known_browsers, sign_in_limits
+from chatproject.lib import languages
 from chatproject.lib.http import client_address
 
 MAX_AGENT = 200  # characters of a browser's name in a mail
@@ -21,10 +23,12 @@ class AccountAdapter(DefaultAccountAdapter):
     """Counts attempts to sign in by RATE_LIMITS, in place of allauth's own limits; closes sign-up."""
 
     error_messages = DefaultAccountAdapter.error_messages | {
-        "duplicate_email": "This e-mail address already belongs to your account.",
-        "email_password_mismatch": "The e-mail address or the password is not correct.",
-        "email_taken": "There is already an account with this e-mail address.",
-        "max_email_addresses": "You cannot add more than %d e-mail addresses.",
+        "duplicate_email": gettext_lazy("This e-mail address already belongs to your account."),
+        "email_password_mismatch": gettext_lazy(
+            "The e-mail address or the password is not correct."
+        ),
+        "email_taken": gettext_lazy("There is already an account with this e-mail address."),
+        "max_email_addresses": gettext_lazy("You cannot add more than %d e-mail addresses."),
     }
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:
@@ -33,13 +37,20 @@ class AccountAdapter(DefaultAccountAdapter):
             raise ImmediateHttpResponse(render(request, "account/signup_closed.html", status=403))
         return True
 
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        """Send a mail in the language of its recipient; of the page, to an address without a user."""
+        user = context.get("user")
+        code = getattr(user, "language", "") or languages.active()
+        with languages.use(code):
+            super().send_mail(template_prefix, email, context)
+
     def get_http_user_agent(self, request: HttpRequest) -> str:
         """Return the browser's name as one line for a mail."""
         agent: str = super().get_http_user_agent(request)
         return " ".join(agent.split())[:MAX_AGENT]
 
     def get_client_ip(self, request: HttpRequest) -> str:
-        return client_address(request) or "unknown"
+        return client_address(request) or gettext("unknown")
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         sign_in_limits.count_attempt(request, credentials.get("email", ""))

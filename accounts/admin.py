@@ -23,6 +23,8 @@ from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, reverse
 from django.utils.html import format_html
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from accounts import signup
 from accounts.forms import AdminPasswordForm
@@ -85,14 +87,14 @@ class GroupAdmin(ChangedBySuperusers, LoggedValues, DjangoGroupAdmin):
 class EmailAddressAdmin(ChangedBySuperusers, LoggedValues, AllauthEmailAddressAdmin):
     """Addresses beside the primary one: a confirmed one receives links to a new password."""
 
-    @admin.action(description="Mark selected email addresses as verified")
+    @admin.action(description=gettext_lazy("Mark selected email addresses as verified"))
     def make_verified(self, request: HttpRequest, queryset: QuerySet[EmailAddress]) -> None:
         """Verify addresses, each with an entry in the admin's log."""
         keys = [address.pk for address in queryset.filter(verified=False)]
         super().make_verified(request, queryset)
         verified = EmailAddress.objects.filter(pk__in=keys, verified=True)
         LogEntry.objects.log_actions(
-            staff_id(request), verified, CHANGE, change_message="Marked as verified"
+            staff_id(request), verified, CHANGE, change_message=_("Marked as verified")
         )
 
 
@@ -107,12 +109,12 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
     readonly_fields = ["date_joined", "last_login"]
     fieldsets = [
         (None, {"fields": ["email", "password"]}),
-        ("Person", {"fields": ["first_name", "last_name"]}),
+        (gettext_lazy("Person"), {"fields": ["first_name", "last_name"]}),
         (
-            "Rights",
+            gettext_lazy("Rights"),
             {"fields": ["is_active", "is_staff", "is_superuser", "groups", "user_permissions"]},
         ),
-        ("Dates", {"fields": ["date_joined", "last_login"]}),
+        (gettext_lazy("Dates"), {"fields": ["date_joined", "last_login"]}),
     ]
     add_fieldsets = [(None, {"classes": ["wide"], "fields": ["email", "password1", "password2"]})]
     actions = ["deactivate", "reactivate"]
@@ -190,12 +192,12 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
         """Reactivate a user, after a confirmation."""
         return self._active_page(request, User.objects.filter(pk=user_id), is_active=True)
 
-    @admin.action(description="Deactivate selected users", permissions=["change"])
+    @admin.action(description=gettext_lazy("Deactivate selected users"), permissions=["change"])
     def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse:
         """Deactivate the selected users, after a confirmation."""
         return self._active_page(request, queryset, is_active=False)
 
-    @admin.action(description="Reactivate selected users", permissions=["change"])
+    @admin.action(description=gettext_lazy("Reactivate selected users"), permissions=["change"])
     def reactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse:
         """Reactivate the selected users, after a confirmation."""
         return self._active_page(request, queryset, is_active=True)
@@ -213,7 +215,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
             raise PermissionDenied
         if request.POST.get("confirmed"):
             set_active(request, changed, is_active=is_active)
-            word = "Reactivated" if is_active else "Deactivated"
+            word = _("Reactivated") if is_active else _("Deactivated")
             whom = str(changed[0]) if len(changed) == 1 else f"{len(changed)} users"
             messages.success(request, f"{word} {whom}.")
             if skipped := len(users) - len(changed):
@@ -224,7 +226,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
             if request.POST.get("action") or len(users) > 1:
                 return redirect("admin:accounts_user_changelist")
             return redirect("admin:accounts_user_change", changed[0].pk)
-        verb = "Reactivate" if is_active else "Deactivate"
+        verb = _("Reactivate") if is_active else _("Deactivate")
         context = {
             **self.admin_site.each_context(request),
             "title": f"{verb} {changed[0]}" if len(changed) == 1 else f"{verb} users",
@@ -247,7 +249,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
         address = EmailAddress.objects.filter(user=user, email=user.email).first()
         context = {
             **self.admin_site.each_context(request),
-            "title": f"Access of {user}",
+            "title": (_("Access of %(user)s") % {"user": user}),
             "opts": self.opts,
             "original": user,
             "is_verified": address is not None and address.verified,
@@ -308,7 +310,7 @@ class LogEntryAdmin(ReadOnlyAdmin, BaseAdmin):
     ]
     list_select_related = ["user", "content_type"]
     search_fields = ["object_repr", "change_message", "user__email", "object_id__exact"]
-    search_help_text = (
+    search_help_text = gettext_lazy(
         "E-mail address of the member of staff, name or id of the object, or a word of the change"
     )
     fields = ["action_time", "user", "content_type", "subject", "done"]

@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy
 
 class AccountsConfig(AppConfig):
     name = "accounts"
-    verbose_name = "Users"
+    verbose_name = gettext_lazy("Users")
     default = True
 
     def ready(self) -> None:

@@ -7,24 +7,29 @@ from typing import Any
 from allauth.account import forms
 from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
+from django.conf import settings
 from django.contrib.auth.forms import AdminPasswordChangeForm
 from django.forms import ChoiceField, Form
+from django.utils.translation import gettext_lazy
 
 from accounts.models import TextSize, Theme, User
+from chatproject.lib import languages
 
 LABELS = {
-    "Email": "E-mail address",
-    "Login": "E-mail address",
-    "Current Password": "Current password",
-    "New Password": "New password",
-    "New Password (again)": "New password (again)",
+    "Email": gettext_lazy("E-mail address"),
+    "Login": gettext_lazy("E-mail address"),
+    "Current Password": gettext_lazy("Current password"),
+    "New Password": gettext_lazy("New password"),
+    "New Password (again)": gettext_lazy("New password (again)"),
 }
-INVALID_ADDRESS = "Enter a valid e-mail address."
+INVALID_ADDRESS = gettext_lazy("Enter a valid e-mail address.")
 
 
 def _reword(form: Form) -> None:
     for field in form.fields.values():
-        field.label = LABELS.get(str(field.label), field.label)
+        with languages.use(settings.LANGUAGE_CODE):
+            source = str(field.label)
+        field.label = LABELS.get(source, field.label)
         field.widget.attrs.pop("placeholder", None)  # it repeats the label
         if field.widget.input_type == "email":
             field.error_messages["invalid"] = INVALID_ADDRESS

@@ -88,13 +88,13 @@ class User(AbstractUser):
             models.UniqueConstraint(
                 Lower("email"),
                 name="user_email_any_case",
-                violation_error_message="There is already a user with this e-mail address.",
+                violation_error_message=_("There is already a user with this e-mail address."),
             )
         ]
         permissions = [
-            ("approve_user", "Can approve a user, with the sign-up credits"),
-            ("link_user", "Can create links that set a user's password"),
-            ("view_status", "Can view the system status"),
+            ("approve_user", _("Can approve a user, with the sign-up credits")),
+            ("link_user", _("Can create links that set a user's password")),
+            ("view_status", _("Can view the system status")),
         ]
 
     def save(self, *args: Any, **kwargs: Any) -> None:
@@ -123,8 +123,8 @@ class SignupGrant(models.Model):
     granted_at = models.DateTimeField(null=True)
 
     class Meta:
-        verbose_name = "right to sign-up credits"
-        verbose_name_plural = "rights to sign-up credits"
+        verbose_name = _("right to sign-up credits")
+        verbose_name_plural = _("rights to sign-up credits")
         default_permissions = ["view"]
         indexes = [
             models.Index(

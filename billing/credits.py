@@ -10,6 +10,9 @@ from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from typing import Any
 
 from django import forms
+from django.utils.functional import Promise, lazy
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from chatproject.lib import languages
 
@@ -81,19 +84,30 @@ def step_of_money(currency: str) -> int:
     return 10 if EXPONENTS.get(currency, 2) == 3 else 1
 
 
+def _credits_text(text: str | Promise) -> str:
+    return str(text).replace(_("Micro-credits"), _("Credits"))
+
+
+_in_credits: Any = lazy(_credits_text, str)
+
+
 class CreditsFormField(forms.Field):
     """Credits as a person types them; the value is whole micro-credits, or None when empty."""
 
     widget = forms.TextInput(attrs={"inputmode": "decimal", "class": "vTextField", "size": "20"})
     default_error_messages = {
-        "invalid": "Enter a number of credits with at most six decimals, for example 12.5.",
-        "min_value": "Enter at least %(limit)s.",
+        "invalid": gettext_lazy(
+            "Enter a number of credits with at most six decimals, for example 12.5."
+        ),
+        "min_value": gettext_lazy("Enter at least %(limit)s."),
     }
 
-    def __init__(self, *, min_value: int | None = 0, help_text: str = "", **options: Any) -> None:
+    def __init__(
+        self, *, min_value: int | None = 0, help_text: str | Promise = "", **options: Any
+    ) -> None:
         self.min_value = min_value
         # Help texts of models count micro-credits.
-        super().__init__(help_text=help_text.replace("Micro-credits", "Credits"), **options)
+        super().__init__(help_text=_in_credits(help_text), **options)
 
     def to_python(self, value: Any) -> int | None:
         if value is None or (isinstance(value, str) and not value.strip()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.conf import settings
+from django.utils.functional import Promise
 from django.utils.translation import gettext
 from django.utils.translation import gettext_noop as _
 from msgspec import Struct
@@ -101,13 +102,13 @@ class ChatError(Exception):
     def __init__(
         self,
         code: str,
-        message: str = "",
+        message: str | Promise = "",
         *,
         credits: Missing | None = None,
         retry_after: float | None = None,
     ) -> None:
         self.code = code
-        self.message = message or sentence(code)
+        self.message = str(message) or sentence(code)
         self.credits = credits
         self.retry_after = retry_after
         super().__init__(f"{code}: {self.message}")

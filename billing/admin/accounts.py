@@ -15,6 +15,8 @@ from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, reverse
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from billing.admin.base import AuditedAdmin, RecordAdmin, amount, money, owner
@@ -34,7 +36,10 @@ from chatproject.lib.admin import client_ip, require_permission, row_pages, staf
 
 CHANGE = "billing.change_account"
 
-STATUS_VERBS = {Account.Status.FROZEN: "Freeze", Account.Status.ACTIVE: "Unfreeze"}
+STATUS_VERBS = {
+    Account.Status.FROZEN: gettext_lazy("Freeze"),
+    Account.Status.ACTIVE: gettext_lazy("Unfreeze"),
+}
 
 
 class ReasonForm(forms.Form):
@@ -43,7 +48,7 @@ class ReasonForm(forms.Form):
     reason = forms.CharField(
         max_length=300,
         widget=forms.TextInput(attrs={"class": "vTextField"}),
-        help_text="Shown in the audit record with your name.",
+        help_text=gettext_lazy("Shown in the audit record with your name."),
     )
 
 
@@ -51,13 +56,15 @@ class GiveOrTakeForm(ReasonForm):
     """Credits to give to an account or take from it; the nonce makes a double click one action."""
 
     amount = CreditsFormField(
-        label="Credits", min_value=None, help_text="For example 50 to give, or -50 to take."
+        label=gettext_lazy("Credits"),
+        min_value=None,
+        help_text=gettext_lazy("For example 50 to give, or -50 to take."),
     )
     expires_on = forms.DateField(
         required=False,
-        label="Last day",
+        label=gettext_lazy("Last day"),
         widget=AdminDateWidget(),
-        help_text="For gifts only: the rest expires after this day. Empty: never.",
+        help_text=gettext_lazy("For gifts only: the rest expires after this day. Empty: never."),
     )
     nonce = forms.UUIDField(widget=forms.HiddenInput())
     confirmed = forms.IntegerField(required=False, widget=forms.HiddenInput())
@@ -67,17 +74,17 @@ class GiveOrTakeForm(ReasonForm):
     def clean_amount(self) -> int:
         amount: int = self.cleaned_data["amount"]
         if amount == 0:
-            raise forms.ValidationError("Enter an amount other than zero.")
+            raise forms.ValidationError(_("Enter an amount other than zero."))
         return amount
 
     def clean(self) -> dict[str, Any] | None:
         day = self.cleaned_data.get("expires_on")
         if day is not None:
             if day < timezone.localdate():
-                self.add_error("expires_on", "This day has passed.")
+                self.add_error("expires_on", _("This day has passed."))
             if (self.cleaned_data.get("amount") or 1) < 0:
                 self.add_error(
-                    "expires_on", "Credits that are taken do not expire: leave this empty."
+                    "expires_on", _("Credits that are taken do not expire: leave this empty.")
                 )
         return super().clean()
 
@@ -95,8 +102,10 @@ class PlanForm(ReasonForm):
     plan = forms.ModelChoiceField(
         Plan.objects.all(),
         required=False,
-        empty_label="The default plan",
-        help_text="Takes effect with the next month's credits: only a month's first grant counts.",
+        empty_label=gettext_lazy("The default plan"),
+        help_text=gettext_lazy(
+            "Takes effect with the next month's credits: only a month's first grant counts."
+        ),
     )
 
     field_order = ("plan", "reason")
@@ -108,7 +117,7 @@ class AccountAdmin(RecordAdmin):
     list_filter = ["status", "plan"]
     list_select_related = ["user", "plan"]
     search_fields = ["user__email"]
-    search_help_text = "E-mail address"
+    search_help_text = gettext_lazy("E-mail address")
     credit_fields = ("balance", "held", "debt")
     actions = ["freeze", "unfreeze"]
 
@@ -149,7 +158,7 @@ class AccountAdmin(RecordAdmin):
             else:
                 entry = change.entry
                 verb = "given to" if entry.amount > 0 else "taken from"
-                once = "" if change.is_new else "The form was sent twice and counted once. "
+                once = "" if change.is_new else _("The form was sent twice and counted once. ")
                 messages.success(
                     request,
                     f"{once}{credits.show(abs(entry.amount))} credits were {verb} {account.user}: "
@@ -157,7 +166,7 @@ class AccountAdmin(RecordAdmin):
                     f"{credits.show(entry.balance_after)} after.",
                 )
                 return self._to(account)
-        return self._page(request, account, form, "Give or take credits", "Give or take")
+        return self._page(request, account, form, _("Give or take credits"), _("Give or take"))
 
     def _confirm_page(
         self,
@@ -170,7 +179,7 @@ class AccountAdmin(RecordAdmin):
         values = {**request.POST.dict(), "confirmed": str(unconfirmed.amount)}
         context = {
             **self.admin_site.each_context(request),
-            "title": "Confirm the gift",
+            "title": _("Confirm the gift"),
             "subtitle": str(account.user),
             "opts": self.opts,
             "account": account,
@@ -197,10 +206,10 @@ class AccountAdmin(RecordAdmin):
             )
             messages.success(
                 request,
-                "The plan was changed." if changed else "The account has this plan already.",
+                _("The plan was changed.") if changed else _("The account has this plan already."),
             )
             return self._to(account)
-        return self._page(request, account, form, "Change the plan", "Change")
+        return self._page(request, account, form, _("Change the plan"), _("Change"))
 
     def messages_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
         """Restart the count of the month's messages."""
@@ -213,9 +222,11 @@ class AccountAdmin(RecordAdmin):
                 reason=form.cleaned_data["reason"],
                 ip=client_ip(request),
             )
-            messages.success(request, "This month's messages count from now on.")
+            messages.success(request, _("This month's messages count from now on."))
             return self._to(account)
-        return self._page(request, account, form, "Count messages from now on", "Count from now")
+        return self._page(
+            request, account, form, _("Count messages from now on"), _("Count from now")
+        )
 
     def freeze_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
         """Freeze an account: nothing new can be spent from it."""
@@ -234,14 +245,18 @@ class AccountAdmin(RecordAdmin):
             self._set_status(request, [account], status, form.cleaned_data["reason"])
             return self._to(account)
         verb = STATUS_VERBS[status]
-        return self._page(request, account, form, f"{verb} the account", verb)
+        is_frozen = status == Account.Status.FROZEN
+        title = _("Freeze the account") if is_frozen else _("Unfreeze the account")
+        return self._page(request, account, form, title, str(verb))
 
-    @admin.action(description="Freeze the selected accounts", permissions=["manage"])
+    @admin.action(description=gettext_lazy("Freeze the selected accounts"), permissions=["manage"])
     def freeze(self, request: HttpRequest, chosen: QuerySet[Account]) -> HttpResponse | None:
         """Ask for a reason, then freeze."""
         return self._status_action(request, chosen, Account.Status.FROZEN)
 
-    @admin.action(description="Unfreeze the selected accounts", permissions=["manage"])
+    @admin.action(
+        description=gettext_lazy("Unfreeze the selected accounts"), permissions=["manage"]
+    )
     def unfreeze(self, request: HttpRequest, chosen: QuerySet[Account]) -> HttpResponse | None:
         """Ask for a reason, then unfreeze."""
         return self._status_action(request, chosen, Account.Status.ACTIVE)
@@ -325,7 +340,7 @@ class LedgerEntryAdmin(RecordAdmin):
     list_filter = ["kind", "counter_account", "created_at"]
     list_select_related = ["account__user", "actor"]
     search_fields = ["account__user__email", "idempotency_key__exact", "note"]
-    search_help_text = "E-mail address, key, or a word of the note"
+    search_help_text = gettext_lazy("E-mail address, key, or a word of the note")
     credit_fields = ("amount", "balance_before", "balance_after")
 
 

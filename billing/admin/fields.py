@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from django import forms
+from django.utils.translation import gettext as _
 
 from billing import credits
 
@@ -28,7 +29,7 @@ class TiersFormField(forms.Field):
         return sorted(tiers, key=lambda tier: tier["above"])
 
     def _tier(self, line: str) -> dict[str, int]:
-        above, _, prices = line.partition(":")
+        above, _colon, prices = line.partition(":")
         try:
             tier = {"above": int(above.replace(",", ""))}
             for price in prices.split(","):
@@ -36,7 +37,8 @@ class TiersFormField(forms.Field):
                 tier[TIER_WORDS[word.lower()]] = credits.parse(amount)
         except (ValueError, KeyError) as error:
             raise forms.ValidationError(
-                f"“{line.strip()}” cannot be read. Enter for example 200000: input 2.5, output 15."
+                _("“%(strip)s” cannot be read. Enter for example 200000: input 2.5, output 15.")
+                % {"strip": line.strip()}
             ) from error
         return tier
 

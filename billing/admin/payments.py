@@ -18,6 +18,8 @@ from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
 from django.utils.html import format_html
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing import credits, queue
 from billing.admin.accounts import ReasonForm
@@ -51,7 +53,7 @@ class RefundForm(ReasonForm):
         required=False,
         min_value=Decimal(0),
         max_digits=15,
-        help_text="Empty: the full worth of the unused credits.",
+        help_text=gettext_lazy("Empty: the full worth of the unused credits."),
     )
     nonce = forms.UUIDField(widget=forms.HiddenInput())
 
@@ -60,7 +62,7 @@ class RefundForm(ReasonForm):
     def __init__(self, *args: Any, currency: str, **options: Any) -> None:
         super().__init__(*args, **options)
         self.currency = currency
-        self.fields["amount"].label = f"Amount in {currency}"
+        self.fields["amount"].label = _("Amount in %(currency)s") % {"currency": currency}
 
     def clean_amount(self) -> int | None:
         """Return the amount in minor units; None for all."""
@@ -69,7 +71,7 @@ class RefundForm(ReasonForm):
             return None
         minor_units = minor(amount, self.currency)
         if minor_units == 0:
-            raise ValidationError("Enter an amount above zero, or leave it empty for all.")
+            raise ValidationError(_("Enter an amount above zero, or leave it empty for all."))
         return minor_units
 
 
@@ -80,7 +82,7 @@ class NeedsReview(admin.SimpleListFilter):
     parameter_name = "review"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("yes", "Yes")]
+        return [("yes", _("Yes"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Order]) -> QuerySet[Order]:
         return queryset.filter(in_review()) if self.value() else queryset
@@ -105,7 +107,9 @@ class OrderAdmin(RecordAdmin):
     search_fields = [
         "user__email", "id__exact", "provider_order_id__exact", "provider_payment_id__exact", "invoice_no__exact",
     ]  # fmt: skip
-    search_help_text = "E-mail address, number of the receipt, or an id of ours or the provider's"
+    search_help_text = gettext_lazy(
+        "E-mail address, number of the receipt, or an id of ours or the provider's"
+    )
     credit_fields = ("credits", "bonus")
     money_fields = {
         "amount_minor": "currency",
@@ -123,7 +127,7 @@ class OrderAdmin(RecordAdmin):
         pages = {"refund": self.refund_view, "ask": self.ask_view}
         return [*row_pages(self, "uuid:order_id", pages), *super().get_urls()]
 
-    @admin.action(description="Sync with provider", permissions=["manage"])
+    @admin.action(description=gettext_lazy("Sync with provider"), permissions=["manage"])
     def ask_again(self, request: HttpRequest, chosen: QuerySet[Order]) -> None:
         """Sync the orders with their providers: a few at once, many through the queue."""
         orders = list(chosen)
@@ -134,11 +138,17 @@ class OrderAdmin(RecordAdmin):
         try:
             for order in orders:
                 queue.enqueue_sync(order.pk)
-                _record_ask(request, order, "through the queue")
+                _record_ask(request, order, _("through the queue"))
         except redis.RedisError:
             messages.error(request, "The queue is not responding. Try again in a minute.")
         else:
-            messages.success(request, f"The provider is being asked about {len(orders)} orders.")
+            messages.success(
+                request,
+                (
+                    _("The provider is being asked about %(orders)s orders.")
+                    % {"orders": len(orders)}
+                ),
+            )
 
     def ask_view(self, request: HttpRequest, order_id: UUID) -> HttpResponse:
         """Sync an order with its provider; by POST only."""
@@ -172,7 +182,7 @@ class OrderAdmin(RecordAdmin):
         refundable = refunds.refundable_minor(order)
         context = {
             **self.admin_site.each_context(request),
-            "title": "Refund a purchase",
+            "title": _("Refund a purchase"),
             "subtitle": f"{order.user}, {order.package_name}",
             "opts": self.opts,
             "order": order,
@@ -195,7 +205,14 @@ def _ask(request: HttpRequest, order_id: UUID) -> None:
     level = messages.WARNING if order.status == Order.Status.REVIEW else messages.SUCCESS
     problem = f" {order.problem}" if order.problem else ""
     status = Order.Status(order.status).label.lower()
-    messages.add_message(request, level, f"Order {order_id} is {status}.{problem}")
+    messages.add_message(
+        request,
+        level,
+        (
+            _("Order %(order_id)s is %(status)s.%(problem)s")
+            % {"order_id": order_id, "status": status, "problem": problem}
+        ),
+    )
 
 
 def _record_ask(request: HttpRequest, order: Order, change: str) -> None:
@@ -248,7 +265,7 @@ class ProviderEventAdmin(RecordAdmin):
         """Return whether the member of staff may have events processed."""
         return request.user.has_perm("billing.change_providerevent")
 
-    @admin.action(description="Process again", permissions=["manage"])
+    @admin.action(description=gettext_lazy("Process again"), permissions=["manage"])
     def process_again(self, request: HttpRequest, chosen: QuerySet[ProviderEvent]) -> None:
         """Enqueue events once more, whatever their status."""
         events = list(chosen.defer("body"))

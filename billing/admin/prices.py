@@ -15,6 +15,8 @@ from django.db.models import Exists, OuterRef
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html_join
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from billing.admin.base import AuditedAdmin, RecordAdmin, amount, money
@@ -28,32 +30,38 @@ from chatproject.lib.admin import NOTHING, BaseAdmin, client_ip, column, staff_i
 
 RATES = FIGURES
 TITLES = ("input", "cached", "output", "reasoning", "per call")  # of the list's columns
-PER_MILLION = "Credits per million tokens."
+PER_MILLION = gettext_lazy("Credits per million tokens.")
 
 
 class PriceForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
     """A new price, in credits. Staff confirm the replacement of another one by a tick."""
 
-    in_per_m = CreditsFormField(label="Input", help_text=PER_MILLION)
-    cached_in_per_m = CreditsFormField(label="Cached input", help_text=PER_MILLION)
-    out_per_m = CreditsFormField(label="Output", help_text=PER_MILLION)
+    in_per_m = CreditsFormField(label=gettext_lazy("Input"), help_text=PER_MILLION)
+    cached_in_per_m = CreditsFormField(label=gettext_lazy("Cached input"), help_text=PER_MILLION)
+    out_per_m = CreditsFormField(label=gettext_lazy("Output"), help_text=PER_MILLION)
     reasoning_per_m = CreditsFormField(
-        label="Reasoning", required=False, help_text=f"{PER_MILLION} Empty: as output."
+        label=gettext_lazy("Reasoning"),
+        required=False,
+        help_text=f"{PER_MILLION} Empty: as output.",
     )
     request_fee = CreditsFormField(
-        label="Request fee", initial=0, help_text="Credits per call of the provider."
+        label=gettext_lazy("Request fee"),
+        initial=0,
+        help_text=gettext_lazy("Credits per call of the provider."),
     )
     tiers = TiersFormField(
         required=False,
         help_text=(
-            "Prices for long prompts, one tier a line: above how many tokens of the prompt, then "
-            "credits per million. For example 200000: input 2.5, cached 0.25, output 15"
+            gettext_lazy(
+                "Prices for long prompts, one tier a line: above how many tokens of the prompt, then "
+                "credits per million. For example 200000: input 2.5, cached 0.25, output 15"
+            )
         ),
     )
     replace = forms.BooleanField(
         required=False,
-        label="Replace the price in force",
-        help_text="Tick it after comparing both, when the model has a price already.",
+        label=gettext_lazy("Replace the price in force"),
+        help_text=gettext_lazy("Tick it after comparing both, when the model has a price already."),
     )
 
     class Meta:
@@ -67,8 +75,12 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run
         if replaced is not None and not self.cleaned_data.get("replace"):
             self.add_error(
                 "replace",
-                f"This replaces the price of {model}: {in_words(replaced)}. "
-                "Compare the figures, then tick this box.",
+                (
+                    _(
+                        "This replaces the price of %(model)s: %(replaced)s. Compare the figures, then tick this box."
+                    )
+                    % {"model": model, "replaced": in_words(replaced)}
+                ),
             )
         return cleaned
 
@@ -139,18 +151,22 @@ class ModelPriceAdmin(BaseAdmin):
         if obj.model not in names:
             by_key = {name.casefold(): name for name in names}
             close = get_close_matches(obj.model.casefold(), by_key, 1, 0.8)
-            hint = f" Did you mean {by_key[close[0]]}?" if close else ""
+            hint = (_(" Did you mean %(close)s?") % {"close": by_key[close[0]]}) if close else ""
             self.message_user(
                 request,
-                f"No language model has the name {obj.model} at its provider, so no reply uses this "
-                f"price yet.{hint}",
+                (
+                    _(
+                        "No language model has the name %(model)s at its provider, so no reply uses this price yet.%(hint)s"
+                    )
+                    % {"model": obj.model, "hint": hint}
+                ),
                 messages.WARNING,
             )
 
     @admin.display(description="used")
     def used(self, price: Any) -> str:
         """Return whether a language model has the name that the price is for."""
-        return "yes" if price.is_used else "no: no model of that name"
+        return "yes" if price.is_used else _("no: no model of that name")
 
     @admin.display(description="long prompts")
     def long_prompts(self, price: ModelPrice) -> str:
@@ -162,7 +178,9 @@ class PackagePriceForm(forms.ModelForm):  # type: ignore[type-arg]
     """A price with its decimals, stored in minor units."""
 
     price = forms.DecimalField(
-        min_value=Decimal(0), max_digits=15, help_text="With decimals, for example 5.00."
+        min_value=Decimal(0),
+        max_digits=15,
+        help_text=gettext_lazy("With decimals, for example 5.00."),
     )
 
     class Meta:
@@ -187,9 +205,15 @@ class PackagePriceForm(forms.ModelForm):  # type: ignore[type-arg]
                 self.add_error("price", error)
             else:
                 if self.instance.amount_minor == 0:
-                    self.add_error("price", "A package cannot be free: enter a price above 0.")
+                    self.add_error("price", _("A package cannot be free: enter a price above 0."))
                 elif self.instance.amount_minor % credits.step_of_money(currency):
-                    self.add_error("price", f"The last digit of a price in {currency} must be 0.")
+                    self.add_error(
+                        "price",
+                        (
+                            _("The last digit of a price in %(currency)s must be 0.")
+                            % {"currency": currency}
+                        ),
+                    )
         return cleaned
 
 
@@ -237,14 +261,13 @@ class CreditPackageAdmin(AuditedAdmin):
         sold = ", ".join(settings.CURRENCIES)
         unsold = ", ".join(sorted(found - {*settings.CURRENCIES}))
         if unsold:
-            words = (
-                f"Nobody can buy it in {unsold}: this site sells in {sold}. Add the currency to "
-                "CURRENCIES, or remove the price."
-            )
+            words = _(
+                "Nobody can buy it in %(unsold)s: this site sells in %(sold)s. Add the currency to CURRENCIES, or remove the price."
+            ) % {"unsold": unsold, "sold": sold}
         elif not found:
-            words = f"Nobody can buy it: it has no price. Add one in {sold}."
+            words = _("Nobody can buy it: it has no price. Add one in %(sold)s.") % {"sold": sold}
         elif not providers.enabled():
-            words = "Nobody can buy it: no payment provider is configured. See docs/payments.md."
+            words = _("Nobody can buy it: no payment provider is configured. See docs/payments.md.")
         else:
             return
         self.message_user(request, words, messages.WARNING)

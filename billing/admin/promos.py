@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.http import QueryDict
+from django.utils.translation import gettext as _
 
 from billing import credits
 from billing.admin.base import AuditedAdmin, RecordAdmin, amount
@@ -35,14 +36,15 @@ class CodeForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run 
         limit: int = self.cleaned_data["max_redemptions"]
         if limit < self.instance.redeemed:
             raise forms.ValidationError(
-                f"It has been used {self.instance.redeemed} times already: make it inactive instead."
+                _("It has been used %(redeemed)s times already: make it inactive instead.")
+                % {"redeemed": self.instance.redeemed}
             )
         return limit
 
     def clean(self) -> dict[str, Any] | None:
         begins, ends = self.cleaned_data.get("valid_from"), self.cleaned_data.get("valid_to")
         if begins and ends and ends <= begins:
-            self.add_error("valid_to", "The end is not after the beginning.")
+            self.add_error("valid_to", _("The end is not after the beginning."))
         if not self.errors:
             self._ask_for_confirmation()
         return super().clean()
@@ -60,7 +62,8 @@ class CodeForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run 
         data[self.add_prefix("confirmed")] = str(total)
         self.data = data
         raise forms.ValidationError(
-            f"This code can give out {credits.show(total)} credits in all. Save once more to confirm."
+            _("This code can give out %(total)s credits in all. Save once more to confirm.")
+            % {"total": credits.show(total)}
         )
 
 

@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from billing import queue
@@ -31,7 +32,7 @@ def show(request: HttpRequest) -> HttpResponse:
     months = {month, *(staff_report.later(newest, -number) for number in range(MONTHS))}
     context = {
         **admin.site.each_context(request),
-        "title": "Billing report",
+        "title": _("Billing report"),
         "report": staff_report.make(month),
         "months": sorted(months, reverse=True),
         "now": timezone.now(),
@@ -59,9 +60,9 @@ def check(request: HttpRequest) -> HttpResponse:
             content_type=ContentType.objects.get_for_model(LedgerCheck),
             object_repr="ledger",
             action_flag=CHANGE,
-            change_message="Check ledger",
+            change_message=_("Check ledger"),
         )
-        messages.success(request, "The ledger is being checked. Reload this page in a moment.")
+        messages.success(request, _("The ledger is being checked. Reload this page in a moment."))
     return HttpResponseRedirect(reverse("billing_report"))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.translation import gettext_lazy
 
 from billing.admin.base import AuditedAdmin, RecordAdmin, amount
 from billing.credits import CreditsFormField
@@ -30,7 +31,7 @@ class UsageRecordAdmin(RecordAdmin):
     list_filter = ["purpose", "source", "finish", "created_at"]
     list_select_related = ["user"]
     search_fields = ["user__email", "model__exact", "run_id__exact"]
-    search_help_text = "E-mail address, name of a model, or id of a run"
+    search_help_text = gettext_lazy("E-mail address, name of a model, or id of a run")
     credit_fields = AMOUNTS
 
 

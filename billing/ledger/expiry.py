@@ -26,6 +26,7 @@ from django.urls import reverse
 from billing import credits
 from billing.ledger import postings
 from billing.models import Account, CreditLot, ExpiryNotice, Hold
+from chatproject.lib import languages
 from chatproject.lib.batches import apart
 from chatproject.lib.db import money_transaction
 
@@ -141,14 +142,17 @@ def _send_notice(lots: list[CreditLot], days: int) -> bool:
     if not ours:
         return False
     user: Any = ours[0].account.user
-    context = {
-        "amount": credits.show(sum(lot.remaining for lot in ours)),
-        "days": days,
-        "lots": [(credits.show(lot.remaining), lot.expires_at) for lot in ours],
-        "link": f"{settings.SITE_URL}{reverse('billing:overview')}" if settings.SITE_URL else "",
-        "site_name": settings.SITE_NAME,
-    }
-    subject = render_to_string("billing/email/credits_expire_subject.txt", context).strip()
-    body = render_to_string("billing/email/credits_expire_message.txt", context)
-    send_mail(subject, body, None, [user.email])
+    with languages.use(user.language):
+        context = {
+            "amount": credits.show(sum(lot.remaining for lot in ours)),
+            "days": days,
+            "lots": [(credits.show(lot.remaining), lot.expires_at) for lot in ours],
+            "link": f"{settings.SITE_URL}{reverse('billing:overview')}"
+            if settings.SITE_URL
+            else "",
+            "site_name": settings.SITE_NAME,
+        }
+        subject = render_to_string("billing/email/credits_expire_subject.txt", context).strip()
+        body = render_to_string("billing/email/credits_expire_message.txt", context)
+        send_mail(subject, body, None, [user.email])
     return True

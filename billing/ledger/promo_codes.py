@@ -7,13 +7,16 @@ from datetime import datetime, timedelta
 
 from django.db.models import F, Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing.ledger import postings, signup
 from billing.models import LedgerEntry, PromoCode, PromoRedemption
+from chatproject.lib import languages
 from chatproject.lib.db import money_transaction
 
 WELL_FORMED = re.compile(r"[A-Z0-9_-]{1,40}")
-UNKNOWN = "There is no code {code}. Check the spelling."
+UNKNOWN = gettext_lazy("There is no code {code}. Check the spelling.")
 
 
 class PromoRefused(Exception):
@@ -31,7 +34,7 @@ def redeem(*, user_id: int, code: str) -> LedgerEntry:
     """
     code = code.strip().upper()
     if not WELL_FORMED.fullmatch(code):
-        raise PromoRefused(UNKNOWN.format(code=code[:40] or "without letters"))
+        raise PromoRefused(UNKNOWN.format(code=code[:40] or _("without letters")))
     return money_transaction(_redeem, user_id, code)
 
 
@@ -51,7 +54,7 @@ def _redeem(user_id: int, code: str) -> LedgerEntry:
         raise PromoRefused(UNKNOWN.format(code=code))
     number = PromoRedemption.objects.filter(code=promo, user_id=user_id).count() + 1
     if number > promo.per_user:
-        raise PromoRefused(f"You have used the code {code} already.")
+        raise PromoRefused(_("You have used the code %(code)s already.") % {"code": code})
     if not taken:
         raise PromoRefused(_reason(promo, now))
     account = signup.open_account(user_id=user_id)
@@ -61,7 +64,7 @@ def _redeem(user_id: int, code: str) -> LedgerEntry:
         key=f"promo:{promo.pk}:{user_id}:{number}",
         kind=LedgerEntry.Kind.PROMO,
         expires_at=None if promo.lot_days is None else now + timedelta(days=promo.lot_days),
-        note=f"Code {code}",
+        note=_("Code %(code)s") % {"code": code},
     ).entry
     PromoRedemption.objects.create(code=promo, user_id=user_id, number=number, entry=entry)
     return entry
@@ -70,11 +73,17 @@ def _redeem(user_id: int, code: str) -> LedgerEntry:
 def _reason(promo: PromoCode, now: datetime) -> str:
     """Return a sentence on why a code cannot be used."""
     if not promo.active:
-        return f"The code {promo.code} is no longer valid."
+        return _("The code %(code)s is no longer valid.") % {"code": promo.code}
     if promo.valid_from is not None and promo.valid_from > now:
-        begins = timezone.localtime(promo.valid_from)
-        return f"The code {promo.code} is valid from {begins:%-d %B %Y, %H:%M}. Try again then."
+        begins = languages.day(promo.valid_from, "j F Y, H:i")
+        return _("The code %(code)s is valid from %(begins)s. Try again then.") % {
+            "code": promo.code,
+            "begins": begins,
+        }
     if promo.valid_to is not None and promo.valid_to <= now:
-        ended = timezone.localtime(promo.valid_to)
-        return f"The code {promo.code} was valid until {ended:%-d %B %Y}."
-    return f"The code {promo.code} has been used up."
+        ended = languages.day(promo.valid_to, "j F Y")
+        return _("The code %(code)s was valid until %(ended)s.") % {
+            "code": promo.code,
+            "ended": ended,
+        }
+    return _("The code %(code)s has been used up.") % {"code": promo.code}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from billing.ledger import postings
 from billing.models import Account, LedgerEntry
 from chatproject.lib import db
+
+WELCOME = gettext_noop("Welcome")
 
 
 def open_account(*, user_id: int) -> Account:
@@ -33,9 +36,7 @@ def _grant(account: Account) -> None:
     key = f"signup:{account.user_id}"
     # The amount may have been another one then, for which `postings.grant` would refuse the key.
     if settings.SIGNUP_CREDITS > 0 and not LedgerEntry.objects.filter(idempotency_key=key).exists():
-        postings.grant(
-            account_id=account.pk, amount=settings.SIGNUP_CREDITS, key=key, note="Welcome"
-        )
+        postings.grant(account_id=account.pk, amount=settings.SIGNUP_CREDITS, key=key, note=WELCOME)
         account.refresh_from_db()
 
 

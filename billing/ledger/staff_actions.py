@@ -12,6 +12,8 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth import get_user_model
 from django.db.models import Model, Sum
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from billing.ledger import postings
@@ -22,7 +24,9 @@ NOT_FREE = (
     "Only {available} credits are free on this account; {required} were to be taken. Take less, or "
     "wait until the credits held for running replies are released."
 )
-SENT_BEFORE = "This form was sent before with other figures. Open it again and check the account's entries first."
+SENT_BEFORE = gettext_lazy(
+    "This form was sent before with other figures. Open it again and check the account's entries first."
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,7 +46,9 @@ class Unconfirmed(StaffRefused):
     def __init__(self, amount: int, balance_after: int) -> None:
         self.amount = amount
         self.balance_after = balance_after
-        super().__init__(f"Confirm that {credits.show(amount)} credits are to be given.")
+        super().__init__(
+            _("Confirm that %(amount)s credits are to be given.") % {"amount": credits.show(amount)}
+        )
 
 
 def in_one_transaction(action: Callable[P, T]) -> Callable[P, T]:
@@ -76,7 +82,7 @@ def give_or_take(
     """
     reason = reason.strip()
     if amount == 0 or not reason:
-        raise StaffRefused("Name an amount other than zero, and a reason.")
+        raise StaffRefused(_("Name an amount other than zero, and a reason."))
     key = f"grant:{nonce}"
     # Grants of one member of staff are serialized, so that two at once cannot exceed the daily
     # limit. The user's row comes before the account in the order of locks.
@@ -100,7 +106,7 @@ def give_or_take(
         available, required = credits.show(error.available), credits.show(error.required)
         raise StaffRefused(NOT_FREE.format(available=available, required=required)) from error
     except postings.KeyReused as error:
-        raise StaffRefused(SENT_BEFORE) from error
+        raise StaffRefused(str(SENT_BEFORE)) from error
     entry = posted.entry
     if posted.is_new:
         record(
@@ -136,8 +142,10 @@ def enforce_daily_limit(actor_id: int, amount: int) -> None:
     given = given_today(actor_id)
     if given + amount > limit:
         raise StaffRefused(
-            f"You may give {credits.show(limit)} credits a day, and have given "
-            f"{credits.show(given)} today. Ask a colleague, or continue tomorrow."
+            _(
+                "You may give %(limit)s credits a day, and have given %(given)s today. Ask a colleague, or continue tomorrow."
+            )
+            % {"limit": credits.show(limit), "given": credits.show(given)}
         )
 
 

@@ -14,12 +14,14 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Count, Q, Sum
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
 
 from billing.credits import show
 from billing.metering import usage
 from billing.models import Account, Hold, Plan, SpendingLimit, UsageRecord
 from billing.models.usage import Purpose
-from chatproject.lib import db
+from chatproject.lib import db, languages
 from chatproject.lib.db import prepared
 
 Period = SpendingLimit.Period
@@ -106,8 +108,12 @@ def enforce(
         sent = messages_this_month(account) + count_unheld(_messages_since(account))
         if sent >= quota.amount:
             raise LimitReached(
-                f"Your plan has {quota.amount:,} message{'' if quota.amount == 1 else 's'} a month, and"
-                " all are used. Wait until next month or ask the staff for another plan.",
+                ngettext(
+                    "Your plan has %(amount)s message a month, and all are used. Wait until next month or ask the staff for another plan.",
+                    "Your plan has %(amount)s messages a month, and all are used. Wait until next month or ask the staff for another plan.",
+                    quota.amount,
+                )
+                % {"amount": languages.number(quota.amount)},
                 limit=quota.amount,
                 used=sent,
                 period=MESSAGES,
@@ -161,26 +167,53 @@ def _used(
     return {column: spent[column] + holds[column] for column in spent}
 
 
+# The first sentence of a refusal, by the setter of the limit and its period.
+LIMITS_SET = {
+    (True, Period.DAY): gettext_lazy("You have set a limit of %(limit)s credits a day%(model)s;"),
+    (True, Period.MONTH): gettext_lazy(
+        "You have set a limit of %(limit)s credits a month%(model)s;"
+    ),
+    (True, Period.CONVERSATION): gettext_lazy(
+        "You have set a limit of %(limit)s credits for one chat%(model)s;"
+    ),
+    (False, Period.DAY): gettext_lazy(
+        "The staff have set a limit of %(limit)s credits a day%(model)s;"
+    ),
+    (False, Period.MONTH): gettext_lazy(
+        "The staff have set a limit of %(limit)s credits a month%(model)s;"
+    ),
+    (False, Period.CONVERSATION): gettext_lazy(
+        "The staff have set a limit of %(limit)s credits for one chat%(model)s;"
+    ),
+}
+WAYS_OUT = {
+    (True, Period.DAY): gettext_lazy("Raise the limit or wait until tomorrow."),
+    (True, Period.MONTH): gettext_lazy("Raise the limit or wait until next month."),
+    (True, Period.CONVERSATION): gettext_lazy("Raise the limit or start a new chat."),
+    (False, Period.DAY): gettext_lazy("Ask the staff or wait until tomorrow."),
+    (False, Period.MONTH): gettext_lazy("Ask the staff or wait until next month."),
+    (False, Period.CONVERSATION): gettext_lazy("Ask the staff or start a new chat."),
+}
+
+
 def _sentence(limit: _Limit, used: int, amount: int) -> str:
     by_user = limit.set_by == SetBy.USER
-    span = {Period.DAY: "a day", Period.MONTH: "a month", Period.CONVERSATION: "for one chat"}
-    later = {
-        Period.DAY: "wait until tomorrow",
-        Period.MONTH: "wait until next month",
-        Period.CONVERSATION: "start a new chat",
-    }
-    period = Period(limit.period)
-    who = "You have" if by_user else "The staff have"
-    of_model = f" with {limit.model}" if limit.model else ""
-    first = f"{who} set a limit of {show(limit.amount)} credits {span[period]}{of_model};"
+    key = by_user, Period(limit.period)
+    of_model = _(" with %(model)s") % {"model": limit.model} if limit.model else ""
+    first = LIMITS_SET[key] % {"limit": show(limit.amount), "model": of_model}
     if amount > limit.amount:
-        way_out = "Raise the limit" if by_user else "Ask the staff to raise it"
-        return f"{first} this message alone may cost up to {show(amount)}. {way_out}, or send less."
-    way_out = "Raise the limit" if by_user else "Ask the staff"
-    return (
-        f"{first} {show(used)} are used or reserved, and this message may cost up to"
-        f" {show(amount)}. {way_out} or {later[period]}."
-    )
+        cost = _("this message alone may cost up to %(amount)s.") % {"amount": show(amount)}
+        if by_user:
+            way_out = _("Raise the limit, or send less.")
+        else:
+            way_out = _("Ask the staff to raise it, or send less.")
+    else:
+        cost = _("%(used)s are used or reserved, and this message may cost up to %(amount)s.") % {
+            "used": show(used),
+            "amount": show(amount),
+        }
+        way_out = str(WAYS_OUT[key])
+    return f"{first} {cost} {way_out}"
 
 
 def messages_this_month(account: Account) -> int:

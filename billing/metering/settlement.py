@@ -16,6 +16,7 @@ from uuid import UUID
 from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from billing.ledger import postings, signup
 from billing.ledger.postings import AccountFrozen as AccountFrozen
@@ -98,7 +99,7 @@ def quote(
     values = {"user": user_id, "model": model, "at": timezone.now()}
     row = prepared.first(CONDITIONS, values, ModelPrice, Account)
     if row is None:
-        raise ObjectDoesNotExist(f"there is no user {user_id}")
+        raise ObjectDoesNotExist(_("there is no user %(user_id)s") % {"user_id": user_id})
     price, account, is_staff, is_limited = row
     if price is None:
         raise NotPriced(model)

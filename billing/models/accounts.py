@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from billing.models.base import CreditsField, at_least, known, new_id
@@ -22,7 +23,9 @@ class Plan(models.Model):
     monthly_messages = models.PositiveIntegerField(
         null=True, blank=True, help_text="Messages per month; empty: as many as the credits allow."
     )
-    is_default = models.BooleanField(default=False, help_text="For accounts that have no plan.")
+    is_default = models.BooleanField(
+        default=False, help_text=gettext_lazy("For accounts that have no plan.")
+    )
 
     class Meta:
         ordering = ["name"]
@@ -60,17 +63,23 @@ class Account(models.Model):
     balance = CreditsField(default=0)
     held = CreditsField(default=0)
     debt = CreditsField(default=0)
-    seq = models.BigIntegerField(default=0, help_text="Number of its last ledger entry.")
+    seq = models.BigIntegerField(
+        default=0, help_text=gettext_lazy("Number of its last ledger entry.")
+    )
     next_expiry_at = models.DateTimeField(
-        null=True, blank=True, help_text="When the first of its lots expires."
+        null=True, blank=True, help_text=gettext_lazy("When the first of its lots expires.")
     )
     messages_from = models.DateTimeField(
         null=True,
         blank=True,
-        help_text="From when messages are counted, where staff have set the month's count back.",
+        help_text=gettext_lazy(
+            "From when messages are counted, where staff have set the month's count back."
+        ),
     )
     low_told_at = models.DateTimeField(
-        null=True, blank=True, help_text="When the user was told that the balance is low."
+        null=True,
+        blank=True,
+        help_text=gettext_lazy("When the user was told that the balance is low."),
     )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -116,14 +125,16 @@ class CreditLot(models.Model):
     kind = models.CharField(max_length=5, choices=Kind)
     granted = CreditsField()
     remaining = CreditsField()
-    priority = models.PositiveSmallIntegerField(default=50, help_text="0 is spent first, 100 last.")
+    priority = models.PositiveSmallIntegerField(
+        default=50, help_text=gettext_lazy("0 is spent first, 100 last.")
+    )
     effective_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     order = models.ForeignKey(
         "billing.Order", null=True, blank=True, on_delete=models.PROTECT, related_name="lots"
     )
     paid_minor = models.BigIntegerField(
-        default=0, help_text="What was paid for it, in minor units of the currency."
+        default=0, help_text=gettext_lazy("What was paid for it, in minor units of the currency.")
     )
     currency = models.CharField(max_length=3, blank=True)
     source_key = models.CharField(max_length=100, unique=True)
@@ -188,8 +199,12 @@ class Hold(models.Model):
     key = models.CharField(max_length=100, unique=True)
     amount = CreditsField()
     status = models.CharField(max_length=8, choices=Status, default=Status.ACTIVE)
-    settled = CreditsField(null=True, blank=True, help_text="What was charged in the end.")
-    shortfall = CreditsField(default=0, help_text="What it cost beyond all that could be charged.")
+    settled = CreditsField(
+        null=True, blank=True, help_text=gettext_lazy("What was charged in the end.")
+    )
+    shortfall = CreditsField(
+        default=0, help_text=gettext_lazy("What it cost beyond all that could be charged.")
+    )
     price = models.ForeignKey(
         ModelPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
     )
@@ -327,7 +342,9 @@ class DebtEntry(models.Model):
     """One change of an account's debt, which is the sum of its debt entries; never changed."""
 
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="debt_entries")
-    amount = CreditsField(help_text="Positive when credits that were taken back had been spent.")
+    amount = CreditsField(
+        help_text=gettext_lazy("Positive when credits that were taken back had been spent.")
+    )
     idempotency_key = models.CharField(max_length=120, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.db import models
+from django.utils.translation import gettext_lazy
 
 
 class AuditRecord(models.Model):
@@ -31,7 +32,7 @@ class LedgerCheck(models.Model):
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(auto_now_add=True)
     is_full = models.BooleanField(default=True)
-    entries = models.BigIntegerField(help_text="Ledger entries that were looked at.")
+    entries = models.BigIntegerField(help_text=gettext_lazy("Ledger entries that were looked at."))
     problems = models.JSONField(default=list)
 
     class Meta:

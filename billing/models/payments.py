@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.utils.translation import gettext_lazy
 
 from billing.credits import show_money
 from billing.models.accounts import Account
@@ -17,7 +18,9 @@ class CreditPackage(models.Model):
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=100)
     credits = CreditsField(help_text="Micro-credits.")
-    bonus = CreditsField(default=0, help_text="Micro-credits on top, which are spent first.")
+    bonus = CreditsField(
+        default=0, help_text=gettext_lazy("Micro-credits on top, which are spent first.")
+    )
     valid_days = models.PositiveIntegerField(
         null=True, blank=True, help_text="Days until the credits expire; empty: never."
     )
@@ -41,8 +44,10 @@ class PackagePrice(models.Model):
     """The price of a package in minor units of a currency (cents; yen have none)."""
 
     package = models.ForeignKey(CreditPackage, on_delete=models.CASCADE, related_name="prices")
-    currency = models.CharField(max_length=3, help_text="ISO 4217, for example USD.")
-    amount_minor = models.PositiveBigIntegerField(help_text="In minor units: 500 for USD 5.00.")
+    currency = models.CharField(max_length=3, help_text=gettext_lazy("ISO 4217, for example USD."))
+    amount_minor = models.PositiveBigIntegerField(
+        help_text=gettext_lazy("In minor units: 500 for USD 5.00.")
+    )
 
     class Meta:
         ordering = ["package", "currency"]
@@ -54,7 +59,9 @@ class PackagePrice(models.Model):
             models.CheckConstraint(
                 condition=Q(currency__regex=r"^[A-Z]{3}$"),
                 name="package_price_currency",
-                violation_error_message="A currency is three capital letters, for example USD.",
+                violation_error_message=gettext_lazy(
+                    "A currency is three capital letters, for example USD."
+                ),
             ),
         ]
 
@@ -90,7 +97,8 @@ class Order(models.Model):
     kind = models.CharField(max_length=6, choices=Kind, default=Kind.MANUAL)
     status = models.CharField(max_length=18, choices=Status, default=Status.CREATED)
     client_key = models.CharField(
-        max_length=64, help_text="Named by the client, so that a double click makes one order."
+        max_length=64,
+        help_text=gettext_lazy("Named by the client, so that a double click makes one order."),
     )
 
     # A copy of the package as it was bought: it may change afterwards.
@@ -100,14 +108,18 @@ class Order(models.Model):
     bonus = CreditsField(default=0)
     valid_days = models.PositiveIntegerField(null=True, blank=True)
     amount_minor = models.PositiveBigIntegerField()
-    tax_minor = models.PositiveBigIntegerField(default=0, help_text="Part of the amount.")
+    tax_minor = models.PositiveBigIntegerField(
+        default=0, help_text=gettext_lazy("Part of the amount.")
+    )
     currency = models.CharField(max_length=3)
     amount_refunded_minor = models.PositiveBigIntegerField(default=0)
     lost_minor = models.PositiveBigIntegerField(
         "lost",
         db_default=0,
         default=0,
-        help_text="Money that went back beyond the price, by refunds and disputes together.",
+        help_text=gettext_lazy(
+            "Money that went back beyond the price, by refunds and disputes together."
+        ),
     )
 
     provider = models.CharField(max_length=20)
@@ -121,19 +133,25 @@ class Order(models.Model):
     buyer_address = models.TextField(blank=True, db_default="", default="")
     buyer_tax_id = models.CharField(max_length=100, blank=True, db_default="", default="")
     tax_rate = models.CharField(
-        max_length=100, blank=True, db_default="", default="", help_text="As printed: 19 %."
+        max_length=100,
+        blank=True,
+        db_default="",
+        default="",
+        help_text=gettext_lazy("As printed: 19 %."),
     )
     return_to = models.CharField(
-        max_length=500, blank=True, help_text="The page to go back to after the purchase."
+        max_length=500,
+        blank=True,
+        help_text=gettext_lazy("The page to go back to after the purchase."),
     )
     problem = models.CharField(
-        max_length=300, blank=True, help_text="Why it failed or waits for staff."
+        max_length=300, blank=True, help_text=gettext_lazy("Why it failed or waits for staff.")
     )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
     paid_at = models.DateTimeField(null=True, blank=True)
     asked_at = models.DateTimeField(
-        null=True, blank=True, help_text="When the provider was last asked about it."
+        null=True, blank=True, help_text=gettext_lazy("When the provider was last asked about it.")
     )
 
     class Meta:
@@ -188,7 +206,7 @@ class InvoiceAddress(models.Model):
     user = models.OneToOneField(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="invoice_address"
     )
-    name = models.CharField("name or company", max_length=200, blank=True)
+    name = models.CharField(gettext_lazy("name or company"), max_length=200, blank=True)
     address = models.TextField(max_length=1000, blank=True)
     tax_id = models.CharField("tax number", max_length=100, blank=True)
 
@@ -260,10 +278,14 @@ class ProviderEvent(models.Model):
     livemode = models.BooleanField(default=False)
     body = models.BinaryField()
     body_sha256 = models.CharField(max_length=64, null=True, blank=True)  # noqa: DJ001 # unique
-    headers = models.JSONField(default=dict, help_text="Those of the signature and the event's id.")
+    headers = models.JSONField(
+        default=dict, help_text=gettext_lazy("Those of the signature and the event's id.")
+    )
     about = models.JSONField(
         default=dict,
-        help_text="Which order it seems to be about: our id, the provider's, the payment's.",
+        help_text=gettext_lazy(
+            "Which order it seems to be about: our id, the provider's, the payment's."
+        ),
     )
     status = models.CharField(max_length=9, choices=Status, default=Status.RECEIVED)
     attempts = models.PositiveSmallIntegerField(default=0)
@@ -287,7 +309,11 @@ class ProviderEvent(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["provider", "event_id"], name="event_once"),
             models.UniqueConstraint(fields=["provider", "body_sha256"], name="event_body_once"),
-            known("status", "received processed ignored failed review", "event_status_known"),
+            known(
+                "status",
+                "received processed ignored failed review",
+                "event_status_known",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -321,7 +347,9 @@ class Refund(models.Model):
     credits = CreditsField(default=0)
     debt = CreditsField(default=0)
     postings = models.PositiveIntegerField(
-        default=0, db_default=0, help_text="How often credits were taken or returned for it."
+        default=0,
+        db_default=0,
+        help_text=gettext_lazy("How often credits were taken or returned for it."),
     )
     status = models.CharField(max_length=9, choices=Status, default=Status.REQUESTED)
     initiated_by = models.CharField(max_length=8, choices=Initiator)
@@ -355,10 +383,14 @@ class ProviderRequest(models.Model):
     """
 
     provider = models.CharField(max_length=20)
-    subject = models.CharField(max_length=60, help_text="What it asks for: `refund:` and an id.")
-    number = models.PositiveIntegerField(help_text="Counts the keys of a subject.")
+    subject = models.CharField(
+        max_length=60, help_text=gettext_lazy("What it asks for: `refund:` and an id.")
+    )
+    number = models.PositiveIntegerField(help_text=gettext_lazy("Counts the keys of a subject."))
     params = models.TextField(
-        help_text="JSON as text: jsonb would forget the order, and bodies are compared."
+        help_text=gettext_lazy(
+            "JSON as text: jsonb would forget the order, and bodies are compared."
+        )
     )
     created_at = models.DateTimeField(auto_now_add=True)
     closed_at = models.DateTimeField(null=True, blank=True)
@@ -399,13 +431,19 @@ class Dispute(models.Model):
     amount_minor = models.PositiveBigIntegerField()
     status = models.CharField(max_length=4, choices=Status, default=Status.OPEN)
     funds_withdrawn = models.BooleanField(default=False)
-    credits = CreditsField(default=0, help_text="Taken from the account.")
-    debt = CreditsField(default=0, help_text="What could not be taken.")
+    credits = CreditsField(default=0, help_text=gettext_lazy("Taken from the account."))
+    debt = CreditsField(default=0, help_text=gettext_lazy("What could not be taken."))
     postings = models.PositiveIntegerField(
-        default=0, db_default=0, help_text="How often credits were taken or returned for it."
+        default=0,
+        db_default=0,
+        help_text=gettext_lazy("How often credits were taken or returned for it."),
     )
-    returned = models.BooleanField(default=False, help_text="The credits were given back.")
-    froze = models.BooleanField(default=False, help_text="The account is frozen because of it.")
+    returned = models.BooleanField(
+        default=False, help_text=gettext_lazy("The credits were given back.")
+    )
+    froze = models.BooleanField(
+        default=False, help_text=gettext_lazy("The account is frozen because of it.")
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -440,7 +478,9 @@ class AutoTopUp(models.Model):
     package = models.ForeignKey(CreditPackage, on_delete=models.PROTECT, related_name="+")
     currency = models.CharField(max_length=3)
     monthly_cap_minor = models.PositiveBigIntegerField()
-    month = models.DateField(null=True, blank=True, help_text="First day of the counted month.")
+    month = models.DateField(
+        null=True, blank=True, help_text=gettext_lazy("First day of the counted month.")
+    )
     charged_this_month_minor = models.PositiveBigIntegerField(default=0)
     cooldown_until = models.DateTimeField(null=True, blank=True)
     failures = models.PositiveSmallIntegerField(default=0)
@@ -478,10 +518,16 @@ class SandboxPayment(models.Model):
     user_id = models.BigIntegerField()
     amount_minor = models.PositiveBigIntegerField()
     currency = models.CharField(max_length=3)
-    return_url = models.CharField(max_length=2000, help_text="Where the buyer goes afterwards.")
-    cancel_url = models.CharField(max_length=2000, help_text="Where the buyer goes without paying.")
+    return_url = models.CharField(
+        max_length=2000, help_text=gettext_lazy("Where the buyer goes afterwards.")
+    )
+    cancel_url = models.CharField(
+        max_length=2000, help_text=gettext_lazy("Where the buyer goes without paying.")
+    )
     status = models.CharField(max_length=6, choices=Status, default=Status.OPEN)
-    pay_at = models.DateTimeField(null=True, blank=True, help_text="When a late payment arrives.")
+    pay_at = models.DateTimeField(
+        null=True, blank=True, help_text=gettext_lazy("When a late payment arrives.")
+    )
     payment_id = models.CharField(max_length=40, null=True, blank=True, unique=True)
     refunded_minor = models.PositiveBigIntegerField(default=0)
     refunds = models.JSONField(default=list)

@@ -9,6 +9,8 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing.models.base import CreditsField, at_least
 
@@ -34,18 +36,24 @@ class ModelPrice(models.Model):
     """
 
     model = models.CharField(
-        max_length=200, help_text="The name that the provider knows the model by."
+        max_length=200, help_text=gettext_lazy("The name that the provider knows the model by.")
     )
     effective_from = models.DateTimeField(default=timezone.now)
-    in_per_m = CreditsField("input", help_text="Micro-credits per million tokens.")
-    cached_in_per_m = CreditsField("cached input", help_text="Micro-credits per million tokens.")
-    out_per_m = CreditsField("output", help_text="Micro-credits per million tokens.")
-    reasoning_per_m = CreditsField(
-        "reasoning", null=True, blank=True, help_text="Empty: the same as output."
+    in_per_m = CreditsField("input", help_text=gettext_lazy("Micro-credits per million tokens."))
+    cached_in_per_m = CreditsField(
+        "cached input", help_text=gettext_lazy("Micro-credits per million tokens.")
     )
-    request_fee = CreditsField(default=0, help_text="Micro-credits per call of the provider.")
+    out_per_m = CreditsField("output", help_text=gettext_lazy("Micro-credits per million tokens."))
+    reasoning_per_m = CreditsField(
+        "reasoning", null=True, blank=True, help_text=gettext_lazy("Empty: the same as output.")
+    )
+    request_fee = CreditsField(
+        default=0, help_text=gettext_lazy("Micro-credits per call of the provider.")
+    )
     tiers = models.JSONField(default=list, blank=True)
-    source = models.CharField(max_length=200, blank=True, help_text="Where the figures come from.")
+    source = models.CharField(
+        max_length=200, blank=True, help_text=gettext_lazy("Where the figures come from.")
+    )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
     )
@@ -59,7 +67,7 @@ class ModelPrice(models.Model):
                 condition=at_least(0, "in_per_m", "cached_in_per_m", "out_per_m", "request_fee")
                 & (Q(reasoning_per_m=None) | Q(reasoning_per_m__gte=0)),
                 name="price_not_negative",
-                violation_error_message="A price is never negative.",
+                violation_error_message=gettext_lazy("A price is never negative."),
             ),
             models.CheckConstraint(
                 condition=Q(
@@ -70,7 +78,9 @@ class ModelPrice(models.Model):
                 )
                 & (Q(reasoning_per_m=None) | Q(reasoning_per_m__lte=HIGHEST_PRICE)),
                 name="price_not_absurd",
-                violation_error_message="A price above 1,000,000 credits per million tokens is refused.",
+                violation_error_message=gettext_lazy(
+                    "A price above 1,000,000 credits per million tokens is refused."
+                ),
             ),
         ]
 
@@ -91,7 +101,7 @@ class ModelPrice(models.Model):
         moment: Any = self.effective_from  # None if a form could not parse it
         others = ModelPrice.objects.filter(model=self.model).exclude(pk=self.pk)
         if moment is not None and moment < timezone.now() - LATENESS and others.exists():
-            errors["effective_from"] = (
+            errors["effective_from"] = _(
                 "This model already has a price, and past charges stay as they are: choose a time that "
                 "has not passed."
             )
@@ -105,30 +115,32 @@ def price_problem(value: Any) -> str:
     """Return a sentence on why a value is not a price; empty for a valid price."""
     # JSON has true and 1.5, and for Python true is an integer.
     if not isinstance(value, int) or isinstance(value, bool):
-        return "A price is a whole number of micro-credits."
+        return _("A price is a whole number of micro-credits.")
     if value < 0:
-        return "A price is never negative."
+        return _("A price is never negative.")
     if value > HIGHEST_PRICE:
-        return "A price above 1,000,000 credits per million tokens is refused."
+        return _("A price above 1,000,000 credits per million tokens is refused.")
     return ""
 
 
 def tiers_problem(tiers: Any) -> str:
     """Return a sentence on why a value is not a list of tiers; empty for valid tiers."""
     if not isinstance(tiers, list):
-        return 'Tiers are a list: [{"above": 200000, "in_per_m": 1, "out_per_m": 2}].'
+        return _('Tiers are a list: [{"above": 200000, "in_per_m": 1, "out_per_m": 2}].')
     for tier in tiers:
         above = tier.get("above") if isinstance(tier, dict) else None
         if not isinstance(above, int) or isinstance(above, bool) or above <= 0:
-            return 'Each tier names the prompt tokens above which it applies: {"above": 200000, …}.'
+            return _(
+                'Each tier names the prompt tokens above which it applies: {"above": 200000, …}.'
+            )
         unknown = set(tier) - {"above", *TIER_PRICES}
         if unknown:
             return f"A tier has no {min(unknown)!r}, only above, {', '.join(TIER_PRICES)}."
         if len(tier) == 1:
-            return "Each tier names at least one price."
+            return _("Each tier names at least one price.")
         for name in TIER_PRICES:
             if name in tier and (problem := price_problem(tier[name])):
                 return f"{name} above {above} tokens: {problem}"
     if any(lower["above"] >= higher["above"] for lower, higher in pairwise(tiers)):
-        return "Tiers are sorted by the tokens above which they apply, each of them once."
+        return _("Tiers are sorted by the tokens above which they apply, each of them once.")
     return ""

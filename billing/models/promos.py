@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.utils.translation import gettext_lazy
 
 from billing.models.accounts import LedgerEntry
 from billing.models.base import CreditsField
@@ -11,8 +12,10 @@ from billing.models.base import CreditsField
 class PromoCode(models.Model):
     """A promo code, which grants credits to users who enter it."""
 
-    code = models.CharField(max_length=40, unique=True, help_text="Kept in capital letters.")
-    credits = CreditsField(help_text="Micro-credits per redemption.")
+    code = models.CharField(
+        max_length=40, unique=True, help_text=gettext_lazy("Kept in capital letters.")
+    )
+    credits = CreditsField(help_text=gettext_lazy("Micro-credits per redemption."))
     max_redemptions = models.PositiveIntegerField()
     per_user = models.PositiveSmallIntegerField(default=1)
     redeemed = models.PositiveIntegerField(default=0, editable=False)
@@ -35,7 +38,9 @@ class PromoCode(models.Model):
             models.CheckConstraint(
                 condition=Q(code__regex=r"^[A-Z0-9_-]+$"),
                 name="promo_code_form",
-                violation_error_message="Use capital letters, digits, hyphens and underscores.",
+                violation_error_message=gettext_lazy(
+                    "Use capital letters, digits, hyphens and underscores."
+                ),
             ),
         ]
 

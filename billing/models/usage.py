@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from billing.models.accounts import Account, Hold
@@ -58,9 +59,13 @@ class UsageRecord(models.Model):
     assistant = models.CharField(max_length=100, blank=True)
     conversation = models.UUIDField(null=True, blank=True)
     input_tokens = models.PositiveBigIntegerField(default=0)
-    cached_tokens = models.PositiveBigIntegerField(default=0, help_text="Part of the input.")
+    cached_tokens = models.PositiveBigIntegerField(
+        default=0, help_text=gettext_lazy("Part of the input.")
+    )
     output_tokens = models.PositiveBigIntegerField(default=0)
-    reasoning_tokens = models.PositiveBigIntegerField(default=0, help_text="Part of the output.")
+    reasoning_tokens = models.PositiveBigIntegerField(
+        default=0, help_text=gettext_lazy("Part of the output.")
+    )
     source = models.CharField(max_length=8, choices=Source)
     cost = CreditsField()
     charged = CreditsField(default=0)
@@ -104,7 +109,7 @@ class UsageRecord(models.Model):
 class DailyUsage(models.Model):
     """The sums of a day's usage records, which pages and reports read for ended days."""
 
-    day = models.DateField(help_text="By the site's time zone.")
+    day = models.DateField(help_text=gettext_lazy("By the site's time zone."))
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     model = models.CharField(max_length=200)
     assistant = models.CharField(max_length=100, blank=True)

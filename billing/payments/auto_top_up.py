@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Case, F, PositiveBigIntegerField, Value, When
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from billing import queue
 from billing.models import Account, AutoTopUp, CreditPackage, Order, PackagePrice
@@ -52,20 +53,20 @@ def consent(
     this month still count towards the cap. Raises TopUpRefused.
     """
     if not settings.AUTO_TOP_UP:
-        raise TopUpRefused("Automatic purchases are not offered here.")
+        raise TopUpRefused(_("Automatic purchases are not offered here."))
     price = PackagePrice.objects.filter(
         package_id=package_id, package__active=True, currency=currency
     ).first()
     if price is None or currency not in settings.CURRENCIES:
-        raise TopUpRefused("This package is no longer available. Choose another one.")
+        raise TopUpRefused(_("This package is no longer available. Choose another one."))
     if threshold <= 0:
-        raise TopUpRefused("Choose a balance above zero.")
+        raise TopUpRefused(_("Choose a balance above zero."))
     if monthly_cap_minor < price.amount_minor:
-        raise TopUpRefused("The monthly limit is lower than the price of one package. Raise it.")
+        raise TopUpRefused(_("The monthly limit is lower than the price of one package. Raise it."))
     package = CreditPackage.objects.get(pk=package_id)
     if threshold >= package.credits:
         raise TopUpRefused(
-            "One package would not raise the balance above this threshold. Choose a lower one."
+            _("One package would not raise the balance above this threshold. Choose a lower one.")
         )
     with transaction.atomic():
         top_up = AutoTopUp.objects.select_for_update().filter(user_id=user_id).first()
@@ -73,7 +74,7 @@ def consent(
             top_up = AutoTopUp(user_id=user_id)
         elif monthly_cap_minor < top_up.charged_this_month_minor:
             if top_up.month == timezone.localdate().replace(day=1):
-                raise TopUpRefused("More than this has already been charged this month.")
+                raise TopUpRefused(_("More than this has already been charged this month."))
             top_up.charged_this_month_minor = 0
         top_up.package = package
         top_up.currency = currency
@@ -206,10 +207,10 @@ def _leave_to_staff(order_id: UUID) -> Order:
     order = lock_order(order_id)
     if order.status in Order.OPEN and order.provider_order_id is None:
         order.status = Order.Status.REVIEW
-        order.problem = "Unknown whether the saved method was charged. Check at the provider."
+        order.problem = _("Unknown whether the saved method was charged. Check at the provider.")
         order.save()
         text = f"Order {order.pk} ({order.provider}): {order.problem}"
-        after_commit(mail.alert, "An automatic purchase is unclear", text)
+        after_commit(mail.alert, _("An automatic purchase is unclear"), text)
     return order
 
 

@@ -14,6 +14,8 @@ from uuid import UUID
 from django.conf import settings
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing.ledger import postings, signup
 from billing.models import (
@@ -49,12 +51,12 @@ ABANDONED = timedelta(hours=72)
 # Times that a sync asks the provider again because concurrent ones overtake it.
 OVERTAKEN = 3
 
-ALREADY_PAID = "This purchase is paid already. The credits are in your account."
+ALREADY_PAID = gettext_lazy("This purchase is paid already. The credits are in your account.")
 
 CLOSED_WORDS = {
     Order.Status.CANCELED: "was canceled",
-    Order.Status.FAILED: "did not go through",
-    Order.Status.REVIEW: "is in review by our staff",
+    Order.Status.FAILED: gettext_lazy("did not go through"),
+    Order.Status.REVIEW: gettext_lazy("is in review by our staff"),
 }
 
 
@@ -84,7 +86,7 @@ def create_order(
     dropped. Raises CheckoutRefused.
     """
     if not 1 <= len(client_key) <= 64:
-        raise CheckoutRefused("This form is out of date. Reload the page and try again.")
+        raise CheckoutRefused(_("This form is out of date. Reload the page and try again."))
 
     def create() -> Order:
         # The account's row makes a double click wait, so that the second finds the first one's order.
@@ -94,7 +96,9 @@ def create_order(
         if found is not None:
             return found
         if account.status == Account.Status.FROZEN:
-            raise CheckoutRefused("Your account is frozen, so you cannot buy credits. Contact us.")
+            raise CheckoutRefused(
+                _("Your account is frozen, so you cannot buy credits. Contact us.")
+            )
         order = draft(
             account=account,
             package_id=package_id,
@@ -124,15 +128,16 @@ def draft(
     """
     package = CreditPackage.objects.filter(pk=package_id, active=True).first()
     if package is None:
-        raise CheckoutRefused("This package is no longer available. Choose another one.")
+        raise CheckoutRefused(_("This package is no longer available. Choose another one."))
     price = PackagePrice.objects.filter(package=package, currency=currency).first()
     if price is None or currency not in settings.CURRENCIES:
         raise CheckoutRefused(
-            f"This package is not available in {currency[:3]}. Choose another currency."
+            _("This package is not available in %(currency)s. Choose another currency.")
+            % {"currency": currency[:3]}
         )
     adapter = next((known for known in providers.enabled() if known.name == provider), None)
     if adapter is None:
-        raise CheckoutRefused("This payment method is not available. Choose another one.")
+        raise CheckoutRefused(_("This payment method is not available. Choose another one."))
     buyer = InvoiceAddress.objects.filter(user_id=account.user_id).first() or InvoiceAddress()
     return Order(
         buyer_name=buyer.name,
@@ -161,10 +166,11 @@ def begin(order_id: UUID, *, return_url: str, cancel_url: str) -> Checkout:
     """
     order = Order.objects.get(pk=order_id)
     if order.is_paid:
-        raise CheckoutRefused(ALREADY_PAID)
+        raise CheckoutRefused(str(ALREADY_PAID))
     if order.status not in Order.OPEN:
         raise CheckoutRefused(
-            f"This purchase {CLOSED_WORDS[Order.Status(order.status)]}. Start a new one."
+            _("This purchase %(status)s. Start a new one.")
+            % {"status": CLOSED_WORDS[Order.Status(order.status)]}
         )
     try:
         provider = providers.get(order.provider)
@@ -176,7 +182,7 @@ def begin(order_id: UUID, *, return_url: str, cancel_url: str) -> Checkout:
         )
     except ProviderNotConfigured as error:
         raise CheckoutRefused(
-            "This payment method is no longer available. Start a new purchase."
+            _("This payment method is no longer available. Start a new purchase.")
         ) from error
     except ProviderDeclined as error:
         logger.warning("%s declined %s: %s", order.provider, order, error)
@@ -198,7 +204,7 @@ def _close_unless_paid(order: Order, problem: str) -> None:
     if order.provider_order_id is not None:
         try:
             if sync_order(order.pk).is_paid:
-                raise CheckoutRefused(ALREADY_PAID)
+                raise CheckoutRefused(str(ALREADY_PAID))
         except ProviderError as error:
             logger.warning("%s did not answer for %s: %s", order.provider, order, error)
             return
@@ -217,7 +223,9 @@ def _remember(order_id: UUID, checkout: Checkout) -> None:
     order = lock_order(order_id)
     if order.provider_order_id not in (None, checkout.provider_order_id):
         # Never forget the first one: it may have been paid.
-        raise CheckoutRefused("This purchase is out of date. Nothing was charged. Start a new one.")
+        raise CheckoutRefused(
+            _("This purchase is out of date. Nothing was charged. Start a new one.")
+        )
     order.provider_order_id = checkout.provider_order_id
     order.checkout_url = checkout.url if len(checkout.url) <= MAX_URL else ""
     if order.status == Order.Status.CREATED:
@@ -234,7 +242,7 @@ def sync_order(order_id: UUID, *, provider_order_id: str = "") -> Order:
     `provider_order_id` is for an order whose first answer from the provider was lost. Raises
     ProviderError when the provider cannot be asked.
     """
-    for _ in range(OVERTAKEN):
+    for _turn in range(OVERTAKEN):
         order = Order.objects.get(pk=order_id)
         order.provider_order_id = order.provider_order_id or provider_order_id or None
         try:
@@ -314,25 +322,29 @@ def _mismatch(order: Order, state: OrderState) -> str:
         paid_by = order.provider_payment_id or state.payment_id
         pairs.append(("the payment", paid_by, state.payment_id or paid_by))
     if state.payment_order_id is not None:
-        pairs.append(("the order of the payment", str(order.pk), state.payment_order_id))
+        pairs.append((_("the order of the payment"), str(order.pk), state.payment_order_id))
     for what, ours, theirs in pairs:
         if ours != theirs:
             return f"The provider has another value for {what}: {theirs!r} instead of {ours!r}."
     if not 0 <= state.tax_minor <= order.amount_minor:
-        return f"The provider's tax of {state.tax_minor} is more than the amount."
+        return _("The provider's tax of %(tax_minor)s is more than the amount.") % {
+            "tax_minor": state.tax_minor
+        }
     used = Order.objects.filter(
         provider=order.provider, provider_payment_id=state.payment_id or ""
     ).exclude(pk=order.pk)
     if state.payment_id and used.exists():
-        return f"The payment {state.payment_id} belongs to another order."
+        return _("The payment %(payment_id)s belongs to another order.") % {
+            "payment_id": state.payment_id
+        }
     refund_ids, dispute_ids = (
         [one.id for one in found] for found in (state.refunds, state.disputes)
     )
     if Refund.objects.filter(provider_refund_id__in=refund_ids).exclude(order=order).exists():
-        return "The provider names a refund of another order."
+        return _("The provider names a refund of another order.")
     others = Dispute.objects.filter(provider=order.provider).exclude(order=order)
     if others.filter(provider_dispute_id__in=dispute_ids).exists():
-        return "The provider names a dispute of another order."
+        return _("The provider names a dispute of another order.")
     return ""
 
 
@@ -345,9 +357,14 @@ def _stop_for_review(order: Order, problem: str) -> None:
         order.status = Order.Status.REVIEW
     order.save()
     if is_new:
-        credited = "its credits stay" if order.is_paid else "nothing was credited"
-        text = f"Order {order.pk} ({order.provider}) needs a review, {credited}. {problem}"
-        after_commit(mail.alert, "A payment does not match", text)
+        credited = _("its credits stay") if order.is_paid else _("nothing was credited")
+        text = _("Order %(pk)s (%(provider)s) needs a review, %(credited)s. %(problem)s") % {
+            "pk": order.pk,
+            "provider": order.provider,
+            "credited": credited,
+            "problem": problem,
+        }
+        after_commit(mail.alert, _("A payment does not match"), text)
 
 
 def _note_other_payments(order: Order, state: OrderState) -> None:
@@ -355,16 +372,16 @@ def _note_other_payments(order: Order, state: OrderState) -> None:
     problem = ""
     if state.other_payments:
         payments = ", ".join(state.other_payments)
-        problem = (
-            f"It was paid more than once, by {payments} too. Refund that money at the provider."
-        )
+        problem = _(
+            "It was paid more than once, by %(payments)s too. Refund that money at the provider."
+        ) % {"payments": payments}
     is_new = problem[:300] != order.problem
     order.problem = problem[:300]
     if problem and is_new:
-        text = (
-            f"Order {order.pk} ({order.provider}) needs a review, it was credited once. {problem}"
-        )
-        after_commit(mail.alert, "A purchase was paid twice", text)
+        text = _(
+            "Order %(pk)s (%(provider)s) needs a review, it was credited once. %(problem)s"
+        ) % {"pk": order.pk, "provider": order.provider, "problem": problem}
+        after_commit(mail.alert, _("A purchase was paid twice"), text)
 
 
 def _credit(order: Order, now: datetime) -> None:

@@ -16,14 +16,17 @@ from typing import Any
 from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from billing.credits import show, show_money
 from billing.models import Invoice, Order, Refund
 from billing.payments.packages import lock_order
+from chatproject.lib import languages
 
 Kind = Invoice.Kind
 
 SERIES = "invoice"  # of the numbers
+PRINTED = ("en", "de", "es")
 
 
 class NotPaid(Exception):
@@ -41,6 +44,21 @@ def of_order(order: Order) -> list[Invoice]:
 def issue(order: Order) -> list[Invoice]:
     """Issue the missing documents of a paid order, and return all. Under the order's lock."""
     issued = list(Invoice.objects.filter(order=order).order_by("position"))
+    with languages.use(language_of(order, issued)):
+        return _issue(order, issued)
+
+
+def language_of(order: Order, issued: list[Invoice]) -> str:
+    """Return the language of an order's documents: that of its first one, else of its buyer.
+
+    Documents are in letters whose fonts need no shaping: for readers of Arabic they are in English.
+    """
+    if issued:
+        return languages.known(issued[0].content.get("language"))
+    return languages.known(order.user.language if order.user.language in PRINTED else None)
+
+
+def _issue(order: Order, issued: list[Invoice]) -> list[Invoice]:
     is_first = not issued
     if is_first:
         issued.append(_invoice(order))
@@ -85,24 +103,34 @@ def _invoice(order: Order) -> Invoice:
         order.save(update_fields=["invoice_no"])
     paid_at = order.paid_at or order.created_at
     net = order.amount_minor - order.tax_minor
-    rows = [[f"{order.package_name}: {show(order.credits)} credits", net]]
+    bought = {"package": order.package_name, "credits": show(order.credits)}
+    rows: list[list[Any]] = [[_("%(package)s: %(credits)s credits") % bought, net]]
     if order.bonus:
-        rows.append([f"Bonus: {show(order.bonus)} credits", 0])
+        rows.append([(_("Bonus: %(bonus)s credits") % {"bonus": show(order.bonus)}), 0])
     rate = order.tax_rate or _rate(order)
-    rows.append([f"Tax ({rate})" if rate else "Tax", order.tax_minor])
-    payment = f", payment {order.provider_payment_id}" if order.provider_payment_id else ""
-    remarks = [f"Paid on {day(paid_at)} by {order.provider.capitalize()}{payment}."]
+    tax = _("Tax (%(rate)s)") % {"rate": rate} if rate else _("Tax")
+    rows.append([tax, order.tax_minor])
+    shown = {
+        "day": day(paid_at),
+        "provider": order.provider.capitalize(),
+        "payment": order.provider_payment_id,
+    }
+    if order.provider_payment_id:
+        remarks = [_("Paid on %(day)s by %(provider)s, payment %(payment)s.") % shown]
+    else:
+        remarks = [_("Paid on %(day)s by %(provider)s.") % shown]
     if not order.livemode:
-        remarks.append("A test payment: no money was moved.")
+        remarks.append(_("A test payment: no money was moved."))
     buyer = [order.buyer_name, *order.buyer_address.splitlines(), order.user.get_username()]
     if order.buyer_tax_id:
-        buyer.append(f"Tax number {order.buyer_tax_id}")
+        buyer.append(_("Tax number %(buyer_tax_id)s") % {"buyer_tax_id": order.buyer_tax_id})
     content = {
         "seller": [settings.SELLER_NAME, *settings.SELLER_ADDRESS],
         "seller_tax_id": settings.SELLER_TAX_ID,
         "buyer": [line for line in buyer if line],
         "rows": rows,
         "remarks": remarks,
+        "language": languages.active(),
     }
     return Invoice.objects.create(
         order=order,
@@ -136,7 +164,7 @@ def _credit_note(
     tax = max(0, due - sum(sign * one.tax_minor for sign, one in notes))
     return _follow(
         order, refund, issued, Kind.CREDIT_NOTE, position, at,
-        f"Refund of invoice {issued[0].number}", refund.amount_minor, tax,
+        (_("Refund of invoice %(number)s") % {"number": issued[0].number}), refund.amount_minor, tax,
     )  # fmt: skip
 
 
@@ -145,7 +173,7 @@ def _cancellation(order: Order, refund: Refund, issued: list[Invoice]) -> Invoic
     note = next(one for one in issued if one.refund_id == refund.pk)
     return _follow(
         order, refund, issued, Kind.CANCELLATION, issued[-1].position + 1, timezone.now(),
-        f"Credit note {note.number} is canceled: the refund failed", note.amount_minor, note.tax_minor,
+        (_("Credit note %(number)s is canceled: the refund failed") % {"number": note.number}), note.amount_minor, note.tax_minor,
     )  # fmt: skip
 
 
@@ -165,7 +193,12 @@ def _follow(
     rate = invoice.tax_rate
     rows: list[list[Any]] = [[what, amount_minor]]
     if tax_minor:
-        rows.append([f"of which tax ({rate})" if rate else "of which tax", tax_minor])
+        rows.append(
+            [
+                (_("of which tax (%(rate)s)") % {"rate": rate}) if rate else _("of which tax"),
+                tax_minor,
+            ]
+        )
     return Invoice.objects.create(
         order=order,
         refund=refund,
@@ -183,7 +216,7 @@ def _follow(
 
 def day(at: datetime) -> str:
     """Return the date by the site's time zone: `5 March 2026`."""
-    return f"{timezone.localtime(at):%-d %B %Y}"
+    return languages.day(at, "j F Y")
 
 
 def money(invoice: Invoice, minor: int) -> str:

@@ -12,36 +12,42 @@ from django.conf import settings
 from django.core.mail import send_mail
 from django.template.loader import render_to_string
 from django.urls import reverse
+from django.utils.translation import gettext as _
 
 from billing.models import AutoTopUp, Order, Refund
-from chatproject.lib import alerts
+from chatproject.lib import alerts, languages
 
 
 def send_receipt(order_id: UUID) -> None:
     """Mail a buyer the purchase and the link to its receipt."""
     order = Order.objects.select_related("user").get(pk=order_id)
-    _send("receipt", f"Receipt {order.invoice_no:06d}", order.user.email, order=order)
+    number = f"{order.invoice_no:06d}"
+    with languages.use(order.user.language):
+        subject = _("Receipt %(number)s") % {"number": number}
+        _send("receipt", subject, order.user.email, order=order)
 
 
 def send_refunded(refund_id: UUID) -> None:
     """Mail a buyer that money is on its way back."""
     refund = Refund.objects.select_related("order__user").get(pk=refund_id)
     order = refund.order
-    _send("refunded", "Your refund", order.user.email, order=order, refund=refund)
+    with languages.use(order.user.language):
+        _send("refunded", _("Your refund"), order.user.email, order=order, refund=refund)
 
 
 def send_top_up_failed(order_id: UUID, *, to_be_confirmed: bool) -> None:
     """Mail a user that an automatic purchase failed, and what to do about it."""
     order = Order.objects.select_related("user").get(pk=order_id)
     top_up = AutoTopUp.objects.get(user=order.user)
-    _send(
-        "top_up_failed",
-        "Your automatic purchase did not go through",
-        order.user.email,
-        order=order,
-        top_up=top_up,
-        to_be_confirmed=to_be_confirmed,
-    )
+    with languages.use(order.user.language):
+        _send(
+            "top_up_failed",
+            _("Your automatic purchase did not go through"),
+            order.user.email,
+            order=order,
+            top_up=top_up,
+            to_be_confirmed=to_be_confirmed,
+        )
 
 
 def _send(template: str, subject: str, to: str, *, order: Order, **context: object) -> None:

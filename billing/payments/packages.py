@@ -7,19 +7,20 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Q
+from django.utils.translation import gettext, gettext_lazy
 
 from billing.credits import MICRO
 from billing.models import CreditPackage, Order, PackagePrice, Refund
 
 STATUS_WORDS = {
-    Order.Status.CREATED: "Not paid yet",
-    Order.Status.PENDING: "Not paid yet",
-    Order.Status.PAID: "Paid",
-    Order.Status.PARTIALLY_REFUNDED: "Partly refunded",
-    Order.Status.REFUNDED: "Refunded",
-    Order.Status.CANCELED: "Canceled",
-    Order.Status.FAILED: "Payment failed",
-    Order.Status.REVIEW: "In review",
+    Order.Status.CREATED: gettext_lazy("Not paid yet"),
+    Order.Status.PENDING: gettext_lazy("Not paid yet"),
+    Order.Status.PAID: gettext_lazy("Paid"),
+    Order.Status.PARTIALLY_REFUNDED: gettext_lazy("Partly refunded"),
+    Order.Status.REFUNDED: gettext_lazy("Refunded"),
+    Order.Status.CANCELED: gettext_lazy("Canceled"),
+    Order.Status.FAILED: gettext_lazy("Payment failed"),
+    Order.Status.REVIEW: gettext_lazy("In review"),
 }
 
 UNPAID = (
@@ -30,18 +31,22 @@ UNPAID = (
 SENTENCES = {
     Order.Status.CREATED: UNPAID,
     Order.Status.PENDING: UNPAID,
-    Order.Status.PAID: "The credits are in your account.",
-    Order.Status.PARTIALLY_REFUNDED: "Part of the payment was refunded, and its credits were removed.",
-    Order.Status.REFUNDED: "The payment was refunded, and the credits were removed.",
-    Order.Status.CANCELED: "Nothing was charged.",
-    Order.Status.FAILED: "No credits were added and nothing was charged.",
-    Order.Status.REVIEW: "Something about this payment does not match, so our staff review it. Nothing is lost.",
+    Order.Status.PAID: gettext_lazy("The credits are in your account."),
+    Order.Status.PARTIALLY_REFUNDED: gettext_lazy(
+        "Part of the payment was refunded, and its credits were removed."
+    ),
+    Order.Status.REFUNDED: gettext_lazy("The payment was refunded, and the credits were removed."),
+    Order.Status.CANCELED: gettext_lazy("Nothing was charged."),
+    Order.Status.FAILED: gettext_lazy("No credits were added and nothing was charged."),
+    Order.Status.REVIEW: gettext_lazy(
+        "Something about this payment does not match, so our staff review it. Nothing is lost."
+    ),
 }
 
 REFUND_WORDS = {
-    Refund.Status.REQUESTED: "on its way",
-    Refund.Status.PENDING: "on its way",
-    Refund.Status.SUCCEEDED: "sent back to you",
+    Refund.Status.REQUESTED: gettext_lazy("on its way"),
+    Refund.Status.PENDING: gettext_lazy("on its way"),
+    Refund.Status.SUCCEEDED: gettext_lazy("sent back to you"),
     Refund.Status.FAILED: "failed; your credits were returned",
 }
 
@@ -96,7 +101,7 @@ def currencies(found: list[Offer]) -> list[str]:
 def orders(user_id: int, limit: int) -> list[OrderLine]:
     """Return a user's orders, the newest first."""
     found = Order.objects.filter(user=user_id).order_by("-created_at")[:limit]
-    return [OrderLine(order, STATUS_WORDS[Order.Status(order.status)]) for order in found]
+    return [OrderLine(order, str(STATUS_WORDS[Order.Status(order.status)])) for order in found]
 
 
 def order(user_id: int, order_id: UUID) -> Order:
@@ -118,13 +123,13 @@ def sentence(order: Order) -> str:
     """Return the meaning of an order's status for its buyer."""
     status = Order.Status(order.status)
     if status == Order.Status.FAILED and order.problem:
-        return f"{order.problem.rstrip('.')}. {SENTENCES[status]}"
-    return SENTENCES[status]
+        return f"{gettext(order.problem).rstrip('.')}. {SENTENCES[status]}"
+    return str(SENTENCES[status])
 
 
 def refunds(order: Order) -> list[RefundLine]:
     """Return an order's refunds, the oldest first."""
     return [
-        RefundLine(refund, REFUND_WORDS[Refund.Status(refund.status)])
+        RefundLine(refund, str(REFUND_WORDS[Refund.Status(refund.status)]))
         for refund in order.refunds.order_by("pk")
     ]

@@ -6,23 +6,28 @@ from datetime import UTC, datetime, time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from fpdf import FPDF
 from fpdf.enums import Align, XPos, YPos
 
 from billing.models import Invoice, Order
 from billing.payments import fonts, invoices
+from chatproject.lib import languages
 
+# Of the words of a receipt in all languages of invoices.PRINTED.
+LETTERS = "ÄÖÜäöüßÁÉÍÓÚÑáéíóúñü€"
 LEFT = 110.0  # millimetres of the page for the description; the rest is for the amount
 
 TITLES = {
-    Invoice.Kind.INVOICE: "Invoice",
-    Invoice.Kind.CREDIT_NOTE: "Credit note",
-    Invoice.Kind.CANCELLATION: "Cancellation",
+    Invoice.Kind.INVOICE: gettext_lazy("Invoice"),
+    Invoice.Kind.CREDIT_NOTE: gettext_lazy("Credit note"),
+    Invoice.Kind.CANCELLATION: gettext_lazy("Cancellation"),
 }
 TOTALS = {
-    Invoice.Kind.INVOICE: "Total, paid",
-    Invoice.Kind.CREDIT_NOTE: "Total, refunded",
-    Invoice.Kind.CANCELLATION: "Total, not refunded",
+    Invoice.Kind.INVOICE: gettext_lazy("Total, paid"),
+    Invoice.Kind.CREDIT_NOTE: gettext_lazy("Total, refunded"),
+    Invoice.Kind.CANCELLATION: gettext_lazy("Total, not refunded"),
 }
 
 
@@ -32,7 +37,8 @@ def pdf(order: Order) -> bytes:
     Takes some tenths of a second of CPU: call it in a thread.
     """
     documents = invoices.of_order(order)
-    with TemporaryDirectory() as folder:
+    language = invoices.language_of(order, documents)
+    with languages.use(language), TemporaryDirectory() as folder:
         receipt = Receipt(order, documents, Path(folder))
         for document in documents:
             receipt.add_document(document)
@@ -46,11 +52,12 @@ class Receipt(FPDF):
         super().__init__(format="A4")
         self.order = order
         first = documents[0]
-        self.set_title(f"Invoice {first.number}")
+        self.set_title(_("Invoice %(number)s") % {"number": first.number})
         self.set_author(first.content["seller"][0])
         self.set_creation_date(datetime.combine(first.issued_on, time(), UTC))
         self.set_margin(20)
         texts = [f"{line}" for document in documents for line in _lines(document)]
+        texts.append(LETTERS)
         self.missing = fonts.add(self, "".join(texts), folder)
 
     def add_document(self, invoice: Invoice) -> None:
@@ -59,7 +66,7 @@ class Receipt(FPDF):
         self.add_head(invoice, f"{TITLES[kind]} {invoice.number}")
         for description, minor in invoice.content["rows"]:
             self.add_row(description, invoices.money(invoice, minor))
-        self.add_total(TOTALS[kind], invoices.money(invoice, invoice.amount_minor))
+        self.add_total(str(TOTALS[kind]), invoices.money(invoice, invoice.amount_minor))
         for remark in invoice.content["remarks"]:
             self.add_small(remark)
 
@@ -73,16 +80,18 @@ class Receipt(FPDF):
         for line in content["seller"][1:]:
             self.add_text(line)
         if content["seller_tax_id"]:
-            self.add_text(f"Tax number {content['seller_tax_id']}")
+            self.add_text(
+                _("Tax number %(seller_tax_id)s") % {"seller_tax_id": content["seller_tax_id"]}
+            )
         self.ln(12)
         self.set_font(fonts.FAMILY, "B", 18)
         self.add_text(title, height=10)
         self.set_font(fonts.FAMILY, "", 10)
         self.ln(2)
-        self.add_text(f"Date: {invoice.issued_on:%-d %B %Y}")
-        self.add_text(f"Order: {self.order.pk}")
+        self.add_text(_("Date: %(day)s") % {"day": languages.day(invoice.issued_on, "j F Y")})
+        self.add_text(_("Order: %(number)s") % {"number": self.order.pk})
         self.ln(4)
-        self.add_text("For:")
+        self.add_text(_("For:"))
         for line in content["buyer"]:
             self.add_text(line)
         self.ln(8)
@@ -135,7 +144,7 @@ class Receipt(FPDF):
 def _lines(invoice: Invoice) -> list[str]:
     """Return the texts of a document that come from people."""
     content = invoice.content
-    rows = [description for description, _ in content["rows"]]
+    rows = [description for description, _amount in content["rows"]]
     return [
         *content["seller"],
         content["seller_tax_id"],

@@ -16,6 +16,7 @@ from uuid import UUID, uuid5
 
 from django.conf import settings
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from billing import credits
 from billing.ledger import postings, staff_actions
@@ -40,26 +41,27 @@ class RefundRefused(Exception):
 def eligible(order: Order) -> str:
     """Return the reason why a buyer may not request a refund of an order; empty when they may."""
     if not settings.REFUND_DAYS:
-        return "Refunds are made by our staff only. Contact us."
+        return _("Refunds are made by our staff only. Contact us.")
     if order.status == Order.Status.REFUNDED:
-        return "This purchase has already been refunded."
+        return _("This purchase has already been refunded.")
     if order.status != Order.Status.PAID or order.paid_at is None:
-        return "Only a paid purchase can be refunded."
+        return _("Only a paid purchase can be refunded.")
     if order.refunds.exclude(status=Refund.Status.FAILED).exists():
-        return "A refund of this purchase is in progress."
+        return _("A refund of this purchase is in progress.")
     if order.disputes.exclude(status=Dispute.Status.WON).exists():
-        return "This payment is disputed at your bank."
+        return _("This payment is disputed at your bank.")
     if order.paid_at < timezone.now() - timedelta(days=settings.REFUND_DAYS):
-        return f"Purchases can be refunded for {settings.REFUND_DAYS} days. Contact us."
+        return _("Purchases can be refunded for %(refund_days)s days. Contact us.") % {
+            "refund_days": settings.REFUND_DAYS
+        }
     account = Account.objects.get(pk=order.account_id)
     if account.status == Account.Status.FROZEN or account.debt:
-        return "Our staff must review your account first. Contact us."
+        return _("Our staff must review your account first. Contact us.")
     unused = postings.refundable(order_id=order.pk)
     if unused * 100 < (order.credits + order.bonus) * settings.REFUND_UNUSED_PERCENT:
-        return (
-            f"More than {100 - settings.REFUND_UNUSED_PERCENT} % of these credits are used or"
-            " reserved. Contact us."
-        )
+        return _(
+            "More than %(refund_unused_percent)s %% of these credits are used or reserved. Contact us."
+        ) % {"refund_unused_percent": 100 - settings.REFUND_UNUSED_PERCENT}
     return ""
 
 
@@ -115,7 +117,7 @@ def _request(
     if found is not None:
         return found
     if not order.is_paid:
-        raise RefundRefused("Only a paid purchase can be refunded.")
+        raise RefundRefused(_("Only a paid purchase can be refunded."))
     if initiated_by == Refund.Initiator.USER:
         problem = eligible(order)
         if problem:
@@ -128,7 +130,10 @@ def _request(
             f" {credits.show_money(max_amount, order.currency)}; no more than that can be refunded."
         )
     if amount != max_amount and amount % credits.step_of_money(order.currency):
-        raise RefundRefused(f"The last digit of an amount in {order.currency} must be 0.")
+        raise RefundRefused(
+            _("The last digit of an amount in %(currency)s must be 0.")
+            % {"currency": order.currency}
+        )
     invoices.issue(order)  # for orders of earlier releases
     refund = Refund.objects.create(
         pk=refund_id,
@@ -143,7 +148,7 @@ def _request(
     if refund.debt:
         # A hold was faster. This exception rolls the transaction back, so nothing is deducted.
         raise RefundRefused(
-            "Some of these credits have just been used. Check the amount and try again."
+            _("Some of these credits have just been used. Check the amount and try again.")
         )
     order.save()
     if initiated_by == Refund.Initiator.STAFF and actor_id is not None:
@@ -214,7 +219,7 @@ def apply_state(order: Order, states: Iterable[RefundState]) -> None:
                 amount_minor=state.amount_minor,
                 initiated_by=Refund.Initiator.PROVIDER,
                 status=Refund.Status.REQUESTED,
-                reason="Made at the payment provider",
+                reason=_("Made at the payment provider"),
             )
             refund.save(force_insert=True)
             known.append(refund)
@@ -222,7 +227,7 @@ def apply_state(order: Order, states: Iterable[RefundState]) -> None:
                 f"{credits.show_money(refund.amount_minor, order.currency)} of order {order.pk} were"
                 f" refunded at {order.provider}. The credits are taken back."
             )
-            after_commit(mail.notify_staff, "A refund was made", text)
+            after_commit(mail.notify_staff, _("A refund was made"), text)
         if refund.status == Refund.Status.FAILED:
             # A failure is final: another state is outdated.
             continue
@@ -252,7 +257,7 @@ def _move(order: Order, refund: Refund, status: Refund.Status) -> None:
     """Change the status of a refund that has not failed; a failure returns its credits."""
     is_new = refund.status != status
     if status == Refund.Status.FAILED:
-        reclaim.undo(order, refund, "The refund failed")
+        reclaim.undo(order, refund, _("The refund failed"))
     else:
         refund.error = ""
     refund.status = status

@@ -7,10 +7,12 @@ from datetime import datetime
 
 from django.db.models import F
 from django.utils import timezone
+from django.utils.translation import gettext_lazy
 
 from billing.ledger import signup
 from billing.metering import settlement, usage
 from billing.models import Account, CreditLot
+from chatproject.lib import languages
 from chatproject.lib.db import prepared
 
 LOW_SHARE = 5  # a balance is low below a fifth of the last credits
@@ -57,7 +59,7 @@ class Balance:
         if self.expires_at is None:
             return ""
         day = timezone.localtime(self.expires_at)
-        return f"{day:%-d %b}" if day.year == timezone.localtime().year else f"{day:%-d %b %Y}"
+        return languages.day(day, "j M" if day.year == timezone.localtime().year else "j M Y")
 
     @property
     def low(self) -> str:
@@ -173,10 +175,10 @@ class Lot:
 
 
 LOT_TITLES = {
-    CreditLot.Kind.PAID: "Bought",
-    CreditLot.Kind.BONUS: "Bonus",
-    CreditLot.Kind.PROMO: "Promo code",
-    CreditLot.Kind.GRANT: "Given",
+    CreditLot.Kind.PAID: gettext_lazy("Bought"),
+    CreditLot.Kind.BONUS: gettext_lazy("Bonus"),
+    CreditLot.Kind.PROMO: gettext_lazy("Promo code"),
+    CreditLot.Kind.GRANT: gettext_lazy("Given"),
 }
 
 
@@ -186,6 +188,6 @@ def lots(account: Account, limit: int) -> list[Lot]:
         F("expires_at").asc(nulls_last=True), "id"
     )
     return [
-        Lot(LOT_TITLES[CreditLot.Kind(lot.kind)], lot.remaining, lot.granted, lot.expires_at)
+        Lot(str(LOT_TITLES[CreditLot.Kind(lot.kind)]), lot.remaining, lot.granted, lot.expires_at)
         for lot in found[:limit]
     ]

@@ -10,11 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
 from billing.credits import MICRO, show
+from chatproject.lib import languages
 
 HEIGHT = 200  # of the bars, in pixels
 COLOURS = 6  # the last one is shared by all other models
-OTHERS = "All others"
+OTHERS = gettext_lazy("All others")
 MARK_EVERY = 7  # days between dates below the bars
 
 
@@ -67,7 +71,7 @@ def by_day(amounts: Iterable[tuple[date, str, int]], *, first: date, last: date)
     colours = {model: min(rank, COLOURS) for rank, model in enumerate(ranked, start=1)}
     legend = [(colour, model) for model, colour in colours.items() if colour < COLOURS]
     if others := ranked[COLOURS - 1 :]:
-        legend.append((COLOURS, others[0] if len(others) == 1 else OTHERS))
+        legend.append((COLOURS, others[0] if len(others) == 1 else str(OTHERS)))
     count = (last - first).days + 1
     return Chart(
         bars=[
@@ -103,8 +107,9 @@ def _bar(
         x=round(slot * (index + 0.15), 3),
         width=round(slot * 0.7, 3),
         middle=round(slot * (index + 0.5), 3),
-        text=f"{day:%-d %B}: {show(sum(of_day.values()))} credits",
-        mark=f"{day:%-d %b}" if index % MARK_EVERY == 0 and count - index > 2 else "",
+        text=_("%(day)s: %(amount)s credits")
+        % {"day": languages.day(day, "j F"), "amount": show(sum(of_day.values()))},
+        mark=languages.day(day, "j M") if index % MARK_EVERY == 0 and count - index > 2 else "",
     )
     y = float(HEIGHT)
     for model in sorted(of_day, key=lambda model: (colours[model], model)):

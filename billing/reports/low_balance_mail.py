@@ -8,9 +8,11 @@ from django.db import transaction
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from billing.models import Account
 from billing.reports import balances
+from chatproject.lib import languages
 
 
 def notify_if_low(account_id: int) -> bool:
@@ -36,9 +38,12 @@ def notify_if_low(account_id: int) -> bool:
             "site_name": settings.SITE_NAME,
             "link": f"{settings.SITE_URL}{shop}" if settings.SITE_URL else "",
         }
-        is_empty = balance.balance <= 0
-        words = "You have no credits left" if is_empty else "You're running low on credits"
-        body = render_to_string("billing/email/low_balance.txt", context)
-        to = [balance.account.user.email]
-        send_mail(f"{settings.SITE_NAME}: {words}", body, None, to)
+        with languages.use(balance.account.user.language):
+            is_empty = balance.balance <= 0
+            words = (
+                _("You have no credits left") if is_empty else _("You're running low on credits")
+            )
+            body = render_to_string("billing/email/low_balance.txt", context)
+            to = [balance.account.user.email]
+            send_mail(f"{settings.SITE_NAME}: {words}", body, None, to)
     return True

@@ -16,6 +16,8 @@ from uuid import UUID
 
 from django.db.models import Count, Q, QuerySet, Sum
 from django.utils import timezone
+from django.utils.functional import Promise
+from django.utils.translation import gettext, gettext_lazy
 
 from billing.credits import exact
 from billing.metering import usage
@@ -28,39 +30,39 @@ PART = 2_000  # lines of a file per query
 PENDING = 20  # holds that a page shows
 
 # The kinds of lines that users choose from, each with its title and its kinds of entries.
-KINDS: dict[str, tuple[str, tuple[Kind, ...]]] = {
-    "usage": ("Replies", (Kind.USAGE,)),
-    "purchase": ("Purchases", (Kind.PURCHASE, Kind.BONUS)),
-    "given": ("Given", (Kind.GRANT, Kind.PROMO)),
-    "refund": ("Refunds and disputes", (
+KINDS: dict[str, tuple[Promise, tuple[Kind, ...]]] = {
+    "usage": (gettext_lazy("Replies"), (Kind.USAGE,)),
+    "purchase": (gettext_lazy("Purchases"), (Kind.PURCHASE, Kind.BONUS)),
+    "given": (gettext_lazy("Given"), (Kind.GRANT, Kind.PROMO)),
+    "refund": (gettext_lazy("Refunds and disputes"), (
         Kind.REFUND, Kind.REFUND_REVERSAL, Kind.DISPUTE, Kind.DISPUTE_WON, Kind.DEBT_RECOVERY,
     )),
-    "expire": ("Expired", (Kind.EXPIRE,)),
-    "correction": ("Corrections", (Kind.ADJUST_UP, Kind.ADJUST_DOWN)),
+    "expire": (gettext_lazy("Expired"), (Kind.EXPIRE,)),
+    "correction": (gettext_lazy("Corrections"), (Kind.ADJUST_UP, Kind.ADJUST_DOWN)),
 }  # fmt: skip
 
 TITLES = {
-    Kind.PURCHASE: "Purchase",
-    Kind.BONUS: "Bonus",
-    Kind.GRANT: "Credits given",
-    Kind.PROMO: "Promo code",
-    Kind.ADJUST_UP: "Correction",
-    Kind.REFUND_REVERSAL: "Refund that did not go through",
-    Kind.DISPUTE_WON: "Disputed payment settled",
-    Kind.USAGE: "Reply",
-    Kind.EXPIRE: "Expired credits",
-    Kind.ADJUST_DOWN: "Correction",
-    Kind.REFUND: "Refund",
-    Kind.DISPUTE: "Disputed payment",
-    Kind.DEBT_RECOVERY: "Debt paid",
+    Kind.PURCHASE: gettext_lazy("Purchase"),
+    Kind.BONUS: gettext_lazy("Bonus"),
+    Kind.GRANT: gettext_lazy("Credits given"),
+    Kind.PROMO: gettext_lazy("Promo code"),
+    Kind.ADJUST_UP: gettext_lazy("Correction"),
+    Kind.REFUND_REVERSAL: gettext_lazy("Refund that did not go through"),
+    Kind.DISPUTE_WON: gettext_lazy("Disputed payment settled"),
+    Kind.USAGE: gettext_lazy("Reply"),
+    Kind.EXPIRE: gettext_lazy("Expired credits"),
+    Kind.ADJUST_DOWN: gettext_lazy("Correction"),
+    Kind.REFUND: gettext_lazy("Refund"),
+    Kind.DISPUTE: gettext_lazy("Disputed payment"),
+    Kind.DEBT_RECOVERY: gettext_lazy("Debt paid"),
 }
 
 # Entries whose note was written for the user.
 WITH_NOTE = {Kind.GRANT, Kind.PROMO, Kind.ADJUST_UP, Kind.ADJUST_DOWN}
 
 FINISHES = {
-    UsageRecord.Finish.STOPPED: "stopped",
-    UsageRecord.Finish.FAILED: "failed midway",
+    UsageRecord.Finish.STOPPED: gettext_lazy("stopped"),
+    UsageRecord.Finish.FAILED: gettext_lazy("failed midway"),
 }
 
 
@@ -110,10 +112,10 @@ class StatementLine:
         kind = Kind(entry.kind)
         finish = ""
         if used.get("stopped"):
-            finish = FINISHES[UsageRecord.Finish.STOPPED]
+            finish = str(FINISHES[UsageRecord.Finish.STOPPED])
         elif used.get("failed"):
-            finish = FINISHES[UsageRecord.Finish.FAILED]
-        title = TITLES[kind]
+            finish = str(FINISHES[UsageRecord.Finish.FAILED])
+        title = str(TITLES[kind])
         if entry.order and kind in (Kind.PURCHASE, Kind.BONUS):
             title = f"{title}: {entry.order.package_name}"
         return cls(
@@ -124,7 +126,7 @@ class StatementLine:
             amount=entry.amount,
             balance_before=entry.balance_before,
             balance_after=entry.balance_after,
-            note=entry.note if kind in WITH_NOTE else "",
+            note=gettext(entry.note) if entry.note and kind in WITH_NOTE else "",
             order_id=entry.order_id,
             model=entry.hold.model if entry.hold else "",
             conversation=entry.hold.conversation if entry.hold else None,

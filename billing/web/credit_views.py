@@ -15,6 +15,8 @@ from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
@@ -38,10 +40,12 @@ if TYPE_CHECKING:
 LOTS = 20  # on the overview
 ORDERS = 5
 
-TOO_MANY_CODES = "You have tried too many codes. Try again in an hour."
+TOO_MANY_CODES = gettext_lazy("You have tried too many codes. Try again in an hour.")
 
 CSV = "text/csv; charset=utf-8"
-INVALID_MONTH = "Enter a month as year and month, for example 2026-03. This is the current one."
+INVALID_MONTH = gettext_lazy(
+    "Enter a month as year and month, for example 2026-03. This is the current one."
+)
 
 
 # --- Balance ----------------------------------------------------------------------------------
@@ -81,18 +85,18 @@ def redeem(request: Request) -> HttpResponse:
     except rate_limits.RateLimited as error:
         if not request.accepts("text/html"):
             raise
-        response = _overview(request, code=code, promo_error=TOO_MANY_CODES, status=429)
+        response = _overview(request, code=code, promo_error=str(TOO_MANY_CODES), status=429)
         response["Retry-After"] = str(error.retry_after)
         return response
     except redis.RedisError:
-        refusal = "Codes cannot be checked right now. Try again in a minute."
+        refusal = _("Codes cannot be checked right now. Try again in a minute.")
         return _overview(request, code=code, promo_error=refusal, status=400)
     try:
         entry = promo_codes.redeem(user_id=request.user.pk, code=code)
     except PromoRefused as error:
         refusal = error.message
     except MoneyBusy:
-        refusal = "This code is in high demand right now. Try again in a moment."
+        refusal = _("This code is in high demand right now. Try again in a moment.")
     else:
         messages.success(request, f"{show(entry.amount)} credits were added.")
         return redirect("billing:overview")
@@ -254,7 +258,7 @@ def limits_page(request: Request) -> HttpResponse:
                 limits.set_own(
                     account_id=account.pk, period=period, amount=form.cleaned_data[period]
                 )
-            messages.success(request, "Your limits have been saved.")
+            messages.success(request, _("Your limits have been saved."))
             return redirect("billing:limits")
     else:
         own = {limit.period: limit.amount for limit in limits.own(account.pk)}

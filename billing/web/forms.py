@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 
 from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from billing.credits import CreditsFormField
@@ -18,7 +20,7 @@ from billing.reports import statements
 
 # Any time zone leaves these days within the calendar.
 DAYS = [MinValueValidator(date(2000, 1, 1)), MaxValueValidator(date(2199, 12, 31))]
-NOT_A_DATE = "Enter a date as year, month and day, for example 2026-03-31."
+NOT_A_DATE = gettext_lazy("Enter a date as year, month and day, for example 2026-03-31.")
 
 
 class DayField(forms.DateField):
@@ -40,20 +42,27 @@ class HistoryForm(forms.Form):
 
     kind = forms.ChoiceField(
         required=False,
-        label="Type",
-        choices=[("", "All types"), *((key, name) for key, (name, _) in statements.KINDS.items())],
+        label=gettext_lazy("Type"),
+        choices=[
+            ("", gettext_lazy("All types")),
+            *((key, name) for key, (name, _) in statements.KINDS.items()),
+        ],
         widget=forms.Select(attrs={"class": "input"}),
-        error_messages={"invalid_choice": "This type does not exist. Choose one from the list."},
+        error_messages={
+            "invalid_choice": gettext_lazy("This type does not exist. Choose one from the list.")
+        },
     )
     model = forms.ChoiceField(
         required=False,
         widget=forms.Select(attrs={"class": "input"}),
         error_messages={
-            "invalid_choice": "You have not used this model. Choose one from the list."
+            "invalid_choice": gettext_lazy(
+                "You have not used this model. Choose one from the list."
+            )
         },
     )
-    first = DayField(label="From")
-    last = DayField(label="To")
+    first = DayField(label=gettext_lazy("From"))
+    last = DayField(label=gettext_lazy("To"))
     before = forms.IntegerField(
         required=False,
         min_value=1,
@@ -61,7 +70,7 @@ class HistoryForm(forms.Form):
         widget=forms.HiddenInput,
         error_messages=dict.fromkeys(
             ("invalid", "min_value", "max_value"),
-            "That link is not valid. These are the newest entries.",
+            gettext_lazy("That link is not valid. These are the newest entries."),
         ),
     )
 
@@ -69,14 +78,14 @@ class HistoryForm(forms.Form):
         super().__init__(data)
         field = self.fields["model"]
         assert isinstance(field, forms.ChoiceField)
-        field.choices = [("", "All models"), *((name, name) for name in models)]
+        field.choices = [("", _("All models")), *((name, name) for name in models)]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
         first, last = cleaned.get("first"), cleaned.get("last")
         if first and last and first > last:
             raise forms.ValidationError(
-                "The first day is after the last one, so there are no entries between them."
+                _("The first day is after the last one, so there are no entries between them.")
             )
         return cleaned
 
@@ -109,18 +118,20 @@ class CreditsInput(CreditsFormField):
 
     widget = forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"})
     default_error_messages = {
-        "required": "Enter a number of credits, for example 100.",
-        "invalid": "Enter a number of credits, for example 250.",
-        "min_value": "Enter a number of credits that is not negative, for example 250.",
+        "required": gettext_lazy("Enter a number of credits, for example 100."),
+        "invalid": gettext_lazy("Enter a number of credits, for example 250."),
+        "min_value": gettext_lazy(
+            "Enter a number of credits that is not negative, for example 250."
+        ),
     }
 
 
 class LimitsForm(forms.Form):
     """A user's own spending limits, by period."""
 
-    day = CreditsInput(required=False, label="Credits per day")
-    month = CreditsInput(required=False, label="Credits per month")
-    conversation = CreditsInput(required=False, label="Credits per chat")
+    day = CreditsInput(required=False, label=gettext_lazy("Credits per day"))
+    month = CreditsInput(required=False, label=gettext_lazy("Credits per month"))
+    conversation = CreditsInput(required=False, label=gettext_lazy("Credits per chat"))
 
 
 class BuyForm(forms.Form):
@@ -160,24 +171,28 @@ class TopUpForm(forms.Form):
     """The terms of automatic purchases, and the consent to them."""
 
     offer = forms.ChoiceField(
-        label="Buy",
+        label=gettext_lazy("Buy"),
         widget=forms.Select(attrs={"class": "input"}),
         error_messages={
-            "invalid_choice": "This package is no longer available. Choose another one."
+            "invalid_choice": gettext_lazy(
+                "This package is no longer available. Choose another one."
+            )
         },
     )
-    threshold = CreditsInput(label="When the balance falls below")
+    threshold = CreditsInput(label=gettext_lazy("When the balance falls below"))
     cap = forms.DecimalField(
-        label="Monthly limit",
+        label=gettext_lazy("Monthly limit"),
         min_value=0,
         max_digits=12,
         widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
-        help_text="In the currency of the package. It is never exceeded.",
-        error_messages={"invalid": "Enter an amount of money, for example 50."},
+        help_text=gettext_lazy("In the currency of the package. It is never exceeded."),
+        error_messages={"invalid": gettext_lazy("Enter an amount of money, for example 50.")},
     )
     consent = forms.BooleanField(
-        error_messages={"required": "Automatic purchases need your consent."},
-        label="I agree that my next payment method is saved and charged automatically, at most once per hour, until I turn this off here.",
+        error_messages={"required": gettext_lazy("Automatic purchases need your consent.")},
+        label=gettext_lazy(
+            "I agree that my next payment method is saved and charged automatically, at most once per hour, until I turn this off here."
+        ),
     )
 
     def __init__(self, *arguments: Any, offers: list[Offer], **options: Any) -> None:
@@ -197,7 +212,7 @@ class TopUpForm(forms.Form):
     def terms(self) -> dict[str, Any]:
         """The arguments of `auto_top_up.consent`."""
         given = self.cleaned_data
-        package, _, currency = given["offer"].partition("-")
+        package, _dash, currency = given["offer"].partition("-")
         places = credits.EXPONENTS.get(currency, 2)
         return {
             "package_id": int(package),

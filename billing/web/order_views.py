@@ -16,6 +16,8 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import (
@@ -52,7 +54,7 @@ P = ParamSpec("P")
 
 logger = logging.getLogger(__name__)
 
-BUSY = "Your account is busy with another request. Try again in a moment."
+BUSY = gettext_lazy("Your account is busy with another request. Try again in a moment.")
 
 # Reloads of an open order's page: frequent at first, and none in the end.
 REFRESH = ((120, 4), (900, 15), (7200, 60))  # (up to this age, every so many), in seconds
@@ -70,7 +72,7 @@ def of_owner(
         try:
             found = packages.order(request.user.pk, order_id)
         except Order.DoesNotExist as error:
-            raise Http404("Order not found.") from error
+            raise Http404(_("Order not found.")) from error
         return view(request, found, *args, **kwargs)
 
     return open_order  # type: ignore[return-value] # wraps() forgets that it is called by position
@@ -120,7 +122,7 @@ def invoice_address(request: Request) -> HttpResponse:
     if not form.is_valid():
         return _packages(request, form)
     form.save()
-    messages.success(request, "Invoice details saved. They apply to your next purchases.")
+    messages.success(request, _("Invoice details saved. They apply to your next purchases."))
     return redirect("billing:packages")
 
 
@@ -304,7 +306,7 @@ def receipt(request: Request, order: Order) -> HttpResponseBase:
         else:
             response = HttpResponse(receipts.pdf(order))
     except NotPaid as error:
-        raise Http404("An unpaid order has no receipt.") from error
+        raise Http404(_("An unpaid order has no receipt.")) from error
     name = f"invoice-{invoices.number(order)}.pdf"
     response["Content-Type"] = "application/pdf"
     response["Content-Disposition"] = f'attachment; filename="{name}"'
@@ -353,10 +355,10 @@ def refund(request: Request, order: Order) -> HttpResponse:
 def top_up_page(request: Request) -> HttpResponse:
     """Show automatic purchases, and let the user agree to them, change them or turn them off."""
     if not settings.AUTO_TOP_UP:
-        raise Http404("Automatic purchases are not offered here.")
+        raise Http404(_("Automatic purchases are not offered here."))
     if "withdraw" in request.POST:
         auto_top_up.withdraw(request.user.pk)
-        messages.success(request, "Automatic top-up is off.")
+        messages.success(request, _("Automatic top-up is off."))
         return redirect("billing:top_up")
     found = AutoTopUp.objects.filter(user=request.user.pk).first()
     offers = packages.offers()
@@ -368,7 +370,7 @@ def top_up_page(request: Request) -> HttpResponse:
             except TopUpRefused as error:
                 form.add_error(None, error.message)
             else:
-                messages.success(request, "Automatic top-up is on.")
+                messages.success(request, _("Automatic top-up is on."))
                 return redirect("billing:top_up")
     else:
         form = TopUpForm(offers=offers, initial=TopUpForm.initial_of(found))

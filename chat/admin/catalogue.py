@@ -13,6 +13,8 @@ from django.db.models import BooleanField, Case, Count, Q, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from billing.credits import CreditsFormField
@@ -49,11 +51,19 @@ class SuggestionsFormField(forms.CharField):
         """Return the list to store. Raises ValidationError for too many or too long lines."""
         texts = texts_in(str(value or "").splitlines())
         if len(texts) > MOST_SUGGESTIONS:
-            raise ValidationError(f"These are {len(texts)} lines. Keep {MOST_SUGGESTIONS} or less.")
+            raise ValidationError(
+                _("These are %(texts)s lines. Keep %(most_suggestions)s or less.")
+                % {"texts": len(texts), "most_suggestions": MOST_SUGGESTIONS}
+            )
         for text in texts:
             if len(text) > LONGEST_SUGGESTION:
                 raise ValidationError(
-                    f"“{text[:30]}…” has {len(text)} characters. Shorten it to {LONGEST_SUGGESTION}."
+                    _("“%(text)s…” has %(text2)s characters. Shorten it to %(longest_suggestion)s.")
+                    % {
+                        "text": text[:30],
+                        "text2": len(text),
+                        "longest_suggestion": LONGEST_SUGGESTION,
+                    }
                 )
         return texts
 
@@ -67,9 +77,9 @@ class EffortsFormField(forms.Field):
     widget = forms.TextInput(attrs={"class": "vTextField"})
 
     def __init__(self, **options: Any) -> None:
-        help_text = (
-            f"What users may choose, for example low, medium, high. Of {', '.join(EFFORTS)}."
-        )
+        help_text = _("What users may choose, for example low, medium, high. Of %(efforts)s.") % {
+            "efforts": ", ".join(EFFORTS)
+        }
         super().__init__(**options | {"help_text": help_text})
 
     def prepare_value(self, value: Any) -> Any:
@@ -81,7 +91,8 @@ class EffortsFormField(forms.Field):
         words = re.split(r"[\s,]+", str(value or "").strip().lower())
         if unknown := [word for word in words if word and word not in EFFORTS]:
             raise ValidationError(
-                f"“{unknown[0][:30]}” is no reasoning effort. Write some of {', '.join(EFFORTS)}."
+                _("“%(unknown)s” is no reasoning effort. Write some of %(efforts)s.")
+                % {"unknown": unknown[0][:30], "efforts": ", ".join(EFFORTS)}
             )
         return [one for one in EFFORTS if one in words]
 
@@ -92,9 +103,11 @@ class EffortsFormField(forms.Field):
             return True
 
 
-NO_REPLIES = "No replies in the last hour"
+NO_REPLIES = gettext_lazy("No replies in the last hour")
 HIDDEN = "…"  # begins the value of a secret as a form shows it
-LOST = "The stored {what} cannot be decrypted: ENCRYPTION_KEYS or SECRET_KEY has changed. Enter it again."
+LOST = gettext_lazy(
+    "The stored {what} cannot be decrypted: ENCRYPTION_KEYS or SECRET_KEY has changed. Enter it again."
+)
 
 
 class ProviderForm(MergedForm):
@@ -103,27 +116,31 @@ class ProviderForm(MergedForm):
     merged_fields = ("header_lines", "proxy_address")
 
     new_key = forms.CharField(
-        label="API key",
+        label=gettext_lazy("API key"),
         required=False,
         strip=True,
         max_length=4_000,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "class": "vTextField"}),
     )
-    remove_key = forms.BooleanField(label="Remove the stored key", required=False)
+    remove_key = forms.BooleanField(label=gettext_lazy("Remove the stored key"), required=False)
     header_lines = forms.CharField(
-        label="Extra headers",
+        label=gettext_lazy("Extra headers"),
         required=False,
         max_length=20_000,
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"}),
-        help_text="One a line, for example X-Team: research. They are encrypted like the key.",
+        help_text=gettext_lazy(
+            "One a line, for example X-Team: research. They are encrypted like the key."
+        ),
     )
     proxy_address = forms.CharField(
-        label="Proxy",
+        label=gettext_lazy("Proxy"),
         required=False,
         max_length=500,
         widget=forms.TextInput(attrs={"class": "vTextField"}),
-        help_text="For example http://user:password@proxy.example.org:3128. Empty: HTTP_PROXY and "
-        "HTTPS_PROXY of the environment.",
+        help_text=gettext_lazy(
+            "For example http://user:password@proxy.example.org:3128. Empty: HTTP_PROXY and "
+            "HTTPS_PROXY of the environment."
+        ),
     )
 
     class Meta:
@@ -143,9 +160,11 @@ class ProviderForm(MergedForm):
         super().__init__(*args, **options)
         provider = self.instance
         key = self.fields["new_key"]
-        key.help_text = "Stored encrypted, and not shown again."
+        key.help_text = _("Stored encrypted, and not shown again.")
         if provider.encrypted_key:
-            key.help_text = f"Now {key_of(provider)}. Leave it empty to keep it."
+            key.help_text = _("Now %(provider)s. Leave it empty to keep it.") % {
+                "provider": key_of(provider)
+            }
         try:
             self.initial["header_lines"] = "\n".join(
                 f"{name}: {hidden(value)}" for name, value in provider.headers.items()
@@ -160,7 +179,7 @@ class ProviderForm(MergedForm):
     def clean_name(self) -> str:
         name = str(self.cleaned_data["name"])
         if not name.isprintable():
-            raise ValidationError("The name has a character that cannot be shown. Type it anew.")
+            raise ValidationError(_("The name has a character that cannot be shown. Type it anew."))
         return name
 
     def clean_base_url(self) -> str:
@@ -172,9 +191,9 @@ class ProviderForm(MergedForm):
     def clean_new_key(self) -> str:
         key = str(self.cleaned_data["new_key"])
         if key.lower().startswith("bearer "):
-            raise ValidationError("Leave out the word Bearer: it is added to each request.")
+            raise ValidationError(_("Leave out the word Bearer: it is added to each request."))
         if not re.fullmatch(r"[\x21-\x7e]*", key):
-            raise ValidationError("A key has no spaces and no characters other than ASCII.")
+            raise ValidationError(_("A key has no spaces and no characters other than ASCII."))
         return key
 
     def clean_header_lines(self) -> dict[str, str] | None:
@@ -182,14 +201,17 @@ class ProviderForm(MergedForm):
         if "header_lines" not in self.changed_data:
             return None
         if str(self.cleaned_data["header_lines"]).lstrip().startswith(("{", "[")):
-            raise ValidationError("Write lines such as X-Team: research, not JSON.")
+            raise ValidationError(_("Write lines such as X-Team: research, not JSON."))
         headers: dict[str, str] = {}
         for line in str(self.cleaned_data["header_lines"]).splitlines():
             if not line.strip():
                 continue
             name, colon, value = (part.strip() for part in line.partition(":"))
             if not colon or name in headers:
-                raise ValidationError(f"Write one header a line, as Name: value. Not: {name[:50]}")
+                raise ValidationError(
+                    _("Write one header a line, as Name: value. Not: %(name)s")
+                    % {"name": name[:50]}
+                )
             if value.startswith(HIDDEN):
                 value = self._kept_header(name, value)
             headers[name] = value
@@ -202,7 +224,7 @@ class ProviderForm(MergedForm):
         except encryption.Undecryptable:
             value = ""
         if not value or hidden(value) != shown:
-            raise ValidationError(f"Write the value of {name}.")
+            raise ValidationError(_("Write the value of %(name)s.") % {"name": name})
         return str(value)
 
     def clean_proxy_address(self) -> str | None:
@@ -213,7 +235,7 @@ class ProviderForm(MergedForm):
         if address:
             validate_proxy(address.replace(HIDDEN, quote(HIDDEN)))
             if unquote(urlsplit(address).password or "").startswith(HIDDEN):
-                raise ValidationError("Write the proxy's password again.")
+                raise ValidationError(_("Write the proxy's password again."))
         return address
 
     def clean(self) -> dict[str, Any] | None:
@@ -250,11 +272,13 @@ def key_of(provider: Provider) -> str:
             is_set = bool(provider.key)
         except ImproperlyConfigured as error:  # the file that it names
             return f"variable {provider.key_variable}: {error}"
-        return f"variable {provider.key_variable}" + ("" if is_set else ", not set in this process")
+        return f"variable {provider.key_variable}" + (
+            "" if is_set else _(", not set in this process")
+        )
     try:
         return encryption.shown(provider.key)
     except encryption.Undecryptable:
-        return "cannot be decrypted: enter it again"
+        return _("cannot be decrypted: enter it again")
 
 
 @admin.register(Provider)
@@ -269,7 +293,7 @@ class ProviderAdmin(MergingAdmin):
             {"fields": ["name", "base_url", "new_key", "remove_key", "key_variable", "enabled"]},
         ),
         (
-            "Requests",
+            gettext_lazy("Requests"),
             {
                 "fields": [
                     "first_byte_seconds",
@@ -294,7 +318,7 @@ class ProviderAdmin(MergingAdmin):
             if not found:  # one statement for the whole list
                 found.update(last_hour() or {0: Health()})
             one = found.get(provider.pk)
-            return NO_REPLIES if one is None else one.summary
+            return str(NO_REPLIES) if one is None else one.summary
 
         return [*self.list_display, health]
 
@@ -380,7 +404,7 @@ class LanguageModelAdmin(MergingAdmin):
         if not model.enabled:
             return "no: disabled"
         if model.provider is not None and not model.provider.enabled:
-            return "no: its provider is disabled"
+            return _("no: its provider is disabled")
         return "yes" if pricing.in_force(model.provider_model) else "no: no price"
 
     @admin.display(description="price, in / out")
@@ -448,11 +472,11 @@ class AssistantAdmin(MergingAdmin):
         """Return whether new chats use the assistant."""
         return bool(assistant.is_default)
 
-    @admin.action(description="Make default for new chats", permissions=["change"])
+    @admin.action(description=gettext_lazy("Make default for new chats"), permissions=["change"])
     def make_default(self, request: HttpRequest, queryset: QuerySet[Assistant]) -> None:
         """Put the selected assistant before all others."""
         if queryset.count() != 1:
-            self.message_user(request, "Select one assistant.", messages.ERROR)
+            self.message_user(request, _("Select one assistant."), messages.ERROR)
             return
         chosen = queryset.get()
         if chosen.personal:
@@ -460,9 +484,9 @@ class AssistantAdmin(MergingAdmin):
             self.message_user(request, text, messages.ERROR)
             return
         is_default = lifecycle.put_first(chosen)
-        self.log_change(request, chosen, "Made default for new chats.")
+        self.log_change(request, chosen, _("Made default for new chats."))
         if is_default:
-            self.message_user(request, f"New chats now use {chosen}.")
+            self.message_user(request, (_("New chats now use %(chosen)s.") % {"chosen": chosen}))
             return
         self.message_user(
             request,

@@ -18,6 +18,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
+from django.utils.translation import gettext as _
 
 from billing import credits
 from chat.conversations.transcript import excerpt
@@ -94,7 +95,7 @@ class ConversationAdmin(TextGuard):
         log(request, conversation, "Looked at the messages")
         context = {
             **self.admin_site.each_context(request),
-            "title": f"Messages of {conversation}",
+            "title": (_("Messages of %(conversation)s") % {"conversation": conversation}),
             "opts": self.opts,
             "original": conversation,
             "part": excerpt(conversation, request.GET.get("before", "")),
@@ -201,7 +202,7 @@ class RunAdmin(LoggedLook, TextGuard):
         """Stop a run, after a confirmation."""
         run = self._changed_run(request, run_id)
         if request.method != "POST":
-            return self._confirmation(request, run, "Stop")
+            return self._confirmation(request, run, _("Stop"), is_stop=True)
         try:
             is_stopped = stop_run_by_staff(run.pk)
         except ChatError as error:
@@ -209,7 +210,7 @@ class RunAdmin(LoggedLook, TextGuard):
         else:
             if is_stopped:
                 log(request, run, "Stopped")
-                messages.success(request, "The run is being stopped.")
+                messages.success(request, _("The run is being stopped."))
             else:
                 messages.warning(request, "The run had ended before.")
         return redirect("admin:chat_run_change", run.pk)
@@ -223,7 +224,7 @@ class RunAdmin(LoggedLook, TextGuard):
             )
             return redirect("admin:chat_run_change", run.pk)
         if request.method != "POST":
-            return self._confirmation(request, run, "Ask again")
+            return self._confirmation(request, run, _("Ask again"))
         try:
             started = start.regenerate(
                 user=run.user, message_id=run.message_id, client_id=f"again-{run.pk}"
@@ -232,7 +233,7 @@ class RunAdmin(LoggedLook, TextGuard):
             messages.error(request, f"Not asked again. To the user: {error.message}")
             return redirect("admin:chat_run_change", run.pk)
         log(request, run, f"Asked again: {started.run}")
-        messages.success(request, "The model is asked again. This is the new run.")
+        messages.success(request, _("The model is asked again. This is the new run."))
         return redirect("admin:chat_run_change", started.run.pk)
 
     def _changed_run(self, request: HttpRequest, run_id: UUID) -> Run:
@@ -242,13 +243,16 @@ class RunAdmin(LoggedLook, TextGuard):
             raise PermissionDenied
         return run
 
-    def _confirmation(self, request: HttpRequest, run: Run, verb: str) -> HttpResponse:
+    def _confirmation(
+        self, request: HttpRequest, run: Run, verb: str, *, is_stop: bool = False
+    ) -> HttpResponse:
         context = {
             **self.admin_site.each_context(request),
             "title": f"{verb}: {run}",
             "opts": self.opts,
             "original": run,
             "verb": verb,
+            "is_stop": is_stop,
         }
         return TemplateResponse(request, "admin/chat/run/confirm.html", context)
 

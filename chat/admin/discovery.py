@@ -26,6 +26,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.text import slugify
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from billing.credits import CreditsFormField
@@ -84,7 +86,7 @@ class Known:
         if self.in_force is not None:
             return f"in force since {timezone.localtime(self.in_force.effective_from):%Y-%m-%d}"
         if self.price is None:
-            return "no price known"
+            return _("no price known")
         parts = [self.price.source]
         if self.price.reasoning_per_m is not None:
             parts.append(f"reasoning {credits.exact(self.price.reasoning_per_m)}")
@@ -134,7 +136,7 @@ class ListedForm(forms.Form):
     def clean_name(self) -> str:
         name = str(self.cleaned_data["name"])
         if not name.isprintable():
-            raise ValidationError("The name has a character that cannot be shown. Type it anew.")
+            raise ValidationError(_("The name has a character that cannot be shown. Type it anew."))
         return name
 
     def clean(self) -> dict[str, Any]:
@@ -144,33 +146,36 @@ class ListedForm(forms.Form):
             if "cached_in_per_m" not in stated:
                 data["cached_in_per_m"] = data["in_per_m"]
         elif stated and not self.errors:
-            raise ValidationError("Enter the prices of input and output, or none.")
+            raise ValidationError(_("Enter the prices of input and output, or none."))
         return data
 
 
 FIGURES = ("in_per_m", "cached_in_per_m", "out_per_m")
 LABELS = {
-    "chosen": "Choose",
-    "name": "Name",
-    "context_tokens": "Context",
-    "max_output_tokens": "Longest reply",
-    "in_per_m": "Input price",
-    "cached_in_per_m": "Price of cached input",
-    "out_per_m": "Output price",
+    "chosen": gettext_lazy("Choose"),
+    "name": gettext_lazy("Name"),
+    "context_tokens": gettext_lazy("Context"),
+    "max_output_tokens": gettext_lazy("Longest reply"),
+    "in_per_m": gettext_lazy("Input price"),
+    "cached_in_per_m": gettext_lazy("Price of cached input"),
+    "out_per_m": gettext_lazy("Output price"),
 }
 
 
 class OptionsForm(forms.Form):
     """The fate of the chosen models."""
 
-    enabled = forms.BooleanField(required=False, initial=True, label="Enabled")
-    assistant = forms.ChoiceField(required=False, label="Assistant")
-    default = forms.BooleanField(required=False, label="Default for new chats")
+    enabled = forms.BooleanField(required=False, initial=True, label=gettext_lazy("Enabled"))
+    assistant = forms.ChoiceField(required=False, label=gettext_lazy("Assistant"))
+    default = forms.BooleanField(required=False, label=gettext_lazy("Default for new chats"))
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        choices = [("", "none"), (NEW_ASSISTANTS, "a new one for each model")]
-        choices += [(str(one.pk), f"give it to {one}") for one in Assistant.objects.all()]
+        choices = [("", "none"), (NEW_ASSISTANTS, _("a new one for each model"))]
+        choices += [
+            (str(one.pk), (_("give it to %(one)s") % {"one": one}))
+            for one in Assistant.objects.all()
+        ]
         field = self.fields["assistant"]
         assert isinstance(field, forms.ChoiceField)
         field.choices = choices
@@ -235,7 +240,7 @@ def list_page(
 ) -> HttpResponse:
     """Return the page of a list; `rows` are the forms of a page that is shown again with errors."""
     query, markup = request.GET.get("q", "").strip(), markup_of(request)
-    context |= context_of(request, provider, "Models of") | {"query": query, "markup": markup}
+    context |= context_of(request, provider, _("Models of")) | {"query": query, "markup": markup}
     context["may_add"] = request.user.has_perm("chat.add_languagemodel")
     if listed is not None:
         words = query.lower().split()
@@ -375,23 +380,25 @@ def problem_of(request: HttpRequest, chosen: list[ListedForm], options: dict[str
     """Return why chosen models cannot be added; "" if they can."""
     user, assistant = request.user, options["assistant"]
     if not chosen:
-        return "Choose a model."
+        return _("Choose a model.")
     if added := [row.model.name for row in chosen if row.is_present]:
-        return f"Nothing was added: {', '.join(added)} was added meanwhile. Choose again."
+        return _("Nothing was added: %(added)s was added meanwhile. Choose again.") % {
+            "added": ", ".join(added)
+        }
     if len(chosen) > 1 and assistant not in ("", NEW_ASSISTANTS):
-        return "An assistant has one model. Choose one, or a new assistant for each."
+        return _("An assistant has one model. Choose one, or a new assistant for each.")
     if options["default"] and len(chosen) > 1:
-        return "For the default of new chats choose one model."
+        return _("For the default of new chats choose one model.")
     if assistant == NEW_ASSISTANTS and not user.has_perm("chat.add_assistant"):
-        return "You may not add assistants."
+        return _("You may not add assistants.")
     is_changed = options["default"] or assistant not in ("", NEW_ASSISTANTS)
     if is_changed and not user.has_perm("chat.change_assistant"):
-        return "You may not change assistants."
+        return _("You may not change assistants.")
     is_priced = any(
         row.cleaned_data["in_per_m"] is not None for row in chosen if not row.known.in_force
     )
     if is_priced and not user.has_perm("billing.add_modelprice"):
-        return "You may not add prices. Leave the prices empty."
+        return _("You may not add prices. Leave the prices empty.")
     return ""
 
 
@@ -420,7 +427,7 @@ def add(
             efforts=[one for one in EFFORTS if one in row.model.efforts],
             enabled=options["enabled"],
         )
-        stored(request, model, f"Discovered at {provider}.")
+        stored(request, model, (_("Discovered at %(provider)s.") % {"provider": provider}))
         if row.known.in_force is None and data["in_per_m"] is not None:
             priced += 1
             price = row.known.price or ModelPrice(model=row.model.name)
@@ -431,7 +438,12 @@ def add(
             price.effective_from = now
             price.full_clean()
             publish(price, actor_id=staff_id(request), ip=client_ip(request))
-            logged(request, price, f"Discovered at {provider}.", is_new=True)
+            logged(
+                request,
+                price,
+                (_("Discovered at %(provider)s.") % {"provider": provider}),
+                is_new=True,
+            )
         if not options["assistant"]:
             continue
         if options["assistant"] == NEW_ASSISTANTS:
@@ -440,21 +452,29 @@ def add(
             assistant = Assistant(
                 name=model.name, slug=free_slug(model.name), model=model, position=last + 1
             )
-            stored(request, assistant, f"Added with the model {model}.")
+            stored(request, assistant, (_("Added with the model %(model)s.") % {"model": model}))
         else:
             assistant = Assistant.objects.get(pk=options["assistant"])
             assistant.model = model
             assistant.save(update_fields=["model"])
-            logged(request, assistant, f"Changed model to {model} of {provider}.", is_new=False)
+            logged(
+                request,
+                assistant,
+                (
+                    _("Changed model to %(model)s of %(provider)s.")
+                    % {"model": model, "provider": provider}
+                ),
+                is_new=False,
+            )
         if options["default"]:
             is_default = lifecycle.put_first(assistant)
-            logged(request, assistant, "Made default for new chats.", is_new=False)
+            logged(request, assistant, _("Made default for new chats."), is_new=False)
     words = f"{len(chosen)} model{'s' if len(chosen) > 1 else ''} added, {priced} with a new price."
     if options["default"]:
         words += (
-            " New chats now use it."
+            _(" New chats now use it.")
             if is_default
-            else " It is first, but new chats do not use it: it is disabled or has no price."
+            else _(" It is first, but new chats do not use it: it is disabled or has no price.")
         )
     return words
 

@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import path
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from chat.runs.queue_stats import queue_figures
 from chatproject.lib import loop_monitor
@@ -25,7 +26,7 @@ def live_queue(request: HttpRequest) -> HttpResponse:
         raise PermissionDenied
     context = {
         **admin.site.each_context(request),
-        "title": "Live queue",
+        "title": _("Live queue"),
         "now": timezone.now(),
         "reload_seconds": RELOAD_SECONDS,
     }

@@ -19,6 +19,8 @@ from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST
 
 from chat.llm.model_list import NOT_CHAT
@@ -29,11 +31,13 @@ from chatproject.lib import encryption
 
 MOST_AT_ONCE = 2
 MODEL_CHARACTERS = 200
-LOST = (
+LOST = gettext_lazy(
     "The provider's secrets cannot be decrypted: ENCRYPTION_KEYS or SECRET_KEY has changed. Enter the "
     "key, the headers and the proxy again."
 )
-BUSY = "Other members of staff are asking providers just now. Try again in a few seconds."
+BUSY = gettext_lazy(
+    "Other members of staff are asking providers just now. Try again in a few seconds."
+)
 
 _places = threading.BoundedSemaphore(MOST_AT_ONCE)
 
@@ -61,7 +65,7 @@ def provider_of(request: HttpRequest, pk: str) -> Provider:
     try:
         return Provider.objects.get(pk=unquote(pk))
     except (Provider.DoesNotExist, ValueError):
-        raise Http404("There is no such provider.") from None
+        raise Http404(_("There is no such provider.")) from None
 
 
 def models_of(provider: Provider) -> QuerySet[LanguageModel]:
@@ -91,7 +95,7 @@ def test(request: HttpRequest, pk: str) -> HttpResponse:
 def test_page(request: HttpRequest, provider: Provider) -> HttpResponse:
     """Return the page of a provider's test, after a POST with the result."""
     rows = [*models_of(provider).order_by("-enabled", "pk")]
-    context = context_of(request, provider, "Test")
+    context = context_of(request, provider, _("Test"))
     context["models"] = sorted({row.provider_model for row in rows})
     context["model"] = request.POST.get("model", "").strip()[:MODEL_CHARACTERS]
     if request.method == "POST":
@@ -129,14 +133,14 @@ def tested(provider: Provider, rows: list[LanguageModel], model: str) -> Probe:
                 model = names[0]
             return probe(provider, model, known.get(model, NONE))
         except encryption.Undecryptable:
-            return Probe(model=model, cause="key", sentence=LOST)
+            return Probe(model=model, cause="key", sentence=str(LOST))
         except ImproperlyConfigured as error:  # of the variable that has the key
             return Probe(model=model, cause="key", sentence=f"{error}")
 
 
 def in_words(found: Probe) -> str:
     """Return the result of a test for the admin's log."""
-    model = f" with the model {found.model}" if found.model else ""
+    model = (_(" with the model %(model)s") % {"model": found.model}) if found.model else ""
     if found.is_fine:
         return f"Tested{model}: answered in {found.whole} ms."
     return f"Tested{model}: failed, cause {found.cause}."
@@ -156,12 +160,16 @@ def take_base_url(request: HttpRequest, pk: str) -> HttpResponse:
     before, provider.base_url = provider.base_url, base_url
     try:
         if not before or not base_url:
-            raise ValidationError("The environment's provider has its base URL in OPENAI_BASE_URL.")
+            raise ValidationError(
+                _("The environment's provider has its base URL in OPENAI_BASE_URL.")
+            )
         provider.full_clean()
     except ValidationError as error:
         messages.error(request, " ".join(error.messages))
         return HttpResponseRedirect(provider_page)
     provider.save(update_fields=["base_url", "updated_at"])
     log(request, provider, f"Changed base URL from {before} to {provider.base_url}, as suggested.")
-    messages.success(request, f"The base URL is now {provider.base_url}.")
+    messages.success(
+        request, (_("The base URL is now %(base_url)s.") % {"base_url": provider.base_url})
+    )
     return test_page(request, provider)

@@ -22,6 +22,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django_rq.models import Dashboard
 from django_rq.queues import get_queue_by_index
@@ -93,7 +94,7 @@ class QueueAdmin(django_rq.admin.QueueAdmin):
                 AssertionError,
                 ImproperlyConfigured,
             ) as error:
-                raise Http404("There is no such queue, job, worker or scheduler.") from error
+                raise Http404(_("There is no such queue, job, worker or scheduler.")) from error
 
         pattern.callback = guarded
         return pattern
@@ -120,7 +121,7 @@ def queue_name(index: int | None) -> str:
     """Return the name of a queue, by its number in django-rq's addresses."""
     names = [queue["name"] for queue in get_queues_list()]
     if index is None or index >= len(names):
-        raise Http404("There is no such queue.")
+        raise Http404(_("There is no such queue."))
     return str(names[index])
 
 
@@ -167,10 +168,10 @@ def job_page(
 def _actions(job: Job) -> list[tuple[str, str]]:
     """Return the buttons of a job: names of django-rq's pages, and the words on them."""
     if job.is_started:
-        return [("stop_job", "Stop")]
+        return [("stop_job", _("Stop"))]
     if job.is_failed:
-        return [("requeue_job", "Requeue")]
-    return [] if job.is_queued else [("enqueue_job", "Enqueue")]
+        return [("requeue_job", _("Requeue"))]
+    return [] if job.is_queued else [("enqueue_job", _("Enqueue"))]
 
 
 def without_values(traceback: str) -> str:

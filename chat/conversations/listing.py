@@ -123,7 +123,7 @@ def _cursor(moment: datetime | None, conversation: Conversation) -> str:
 
 
 def _read_cursor(text: str) -> tuple[datetime, UUID]:
-    updated_at, _, id = text.partition("_")
+    updated_at, _underscore, id = text.partition("_")
     try:
         moment = datetime.fromisoformat(updated_at)
         if moment.tzinfo is None:
@@ -142,11 +142,11 @@ def by_day(
     def label(conversation: Conversation) -> tuple[str, bool]:
         updated = timezone.localdate(getattr(conversation, by))
         if updated >= day:
-            return "Today", True
+            return _("Today"), True
         if updated == day - timedelta(days=1):
-            return "Yesterday", True
+            return _("Yesterday"), True
         if updated > day - timedelta(days=7):
-            return "The last 7 days", False
+            return _("The last 7 days"), False
         return date_format(updated, "F Y"), False
 
     return [

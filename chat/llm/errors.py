@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from django.utils.translation import gettext_noop as _
+
 # The reason for which a provider refuses a request:
 # context    the prompt is longer than the model's context window
 # too_large  the prompt alone exceeds the tokens that the provider accepts in a minute
@@ -63,14 +65,22 @@ class Refusal:
 
 
 REFUSALS: dict[Reason, str] = {
-    "context": "The conversation is too long for this model. Start a new chat.",
-    "too_large": "The conversation is too long for the limits of the model provider. Start a new chat.",
-    "cap": "The model provider refused this request: the reply's limit is too high. Contact the site administrator.",
+    "context": _("The conversation is too long for this model. Start a new chat."),
+    "too_large": _(
+        "The conversation is too long for the limits of the model provider. Start a new chat."
+    ),
+    "cap": _(
+        "The model provider refused this request: the reply's limit is too high. Contact the site administrator."
+    ),
     "parameter": "The model provider refused this request. Try again; if it happens again, contact the site administrator.",
     "key": "The model provider rejected this site's API key. Contact the site administrator; trying again will not help.",
-    "quota": "This site's quota with the model provider is used up. Contact the site administrator.",
-    "model": "The model provider has no such model. Contact the site administrator.",
-    "content": "The model provider refused this message because of its content policy. Rephrase it.",
+    "quota": _(
+        "This site's quota with the model provider is used up. Contact the site administrator."
+    ),
+    "model": _("The model provider has no such model. Contact the site administrator."),
+    "content": _(
+        "The model provider refused this message because of its content policy. Rephrase it."
+    ),
     "address": "This site's connection to the model provider is not set up correctly. Contact the site administrator; trying again will not help.",
     "request": "The model provider refused this request. Try again; if it happens again, contact the site administrator.",
 }
@@ -110,7 +120,7 @@ class ProviderError(Exception):
     """
 
     code = "provider_error"
-    message = "The model provider failed. Try again in a moment."
+    message = _("The model provider failed. Try again in a moment.")
     cause: Cause
     retryable = True
     refusal: Refusal | None = None
@@ -134,7 +144,7 @@ class ProviderError(Exception):
 
 
 class ProviderUnreachable(ProviderError):
-    message = "The model provider cannot be reached right now. Try again in a few minutes."
+    message = _("The model provider cannot be reached right now. Try again in a few minutes.")
     cause: Cause = "unreachable"
 
     def __init__(self, detail: str, *, dropped: bool) -> None:
@@ -144,12 +154,12 @@ class ProviderUnreachable(ProviderError):
 
 class ProviderTimeout(ProviderError):
     code = "provider_timeout"
-    message = "The model provider took too long to answer. Try again."
+    message = _("The model provider took too long to answer. Try again.")
     cause: Cause = "timeout"
 
 
 class ProviderBusy(ProviderError):
-    message = "The model provider cannot answer right now. Try again in a minute."
+    message = _("The model provider cannot answer right now. Try again in a minute.")
     cause: Cause = "busy"
 
     def __init__(self, detail: str, *, status: int, retry_after: float | None) -> None:
@@ -169,11 +179,11 @@ class MessageTooLong(ProviderRefused):
 
     def __init__(self, detail: str, refusal: Refusal) -> None:
         super().__init__(detail, refusal)
-        self.message = "The message is too long for this model. Shorten it, or send it in parts."
+        self.message = _("The message is too long for this model. Shorten it, or send it in parts.")
 
 
 class ProviderCut(ProviderError):
-    message = "The connection to the model provider was lost. Try again."
+    message = _("The connection to the model provider was lost. Try again.")
     cause: Cause = "cut"
 
 
@@ -191,7 +201,7 @@ class ProviderMalformed(ProviderError):
 
 
 class ProviderReported(ProviderError):
-    message = "The model provider reported an error while answering. Try again."
+    message = _("The model provider reported an error while answering. Try again.")
     cause: Cause = "reported"
 
     def __init__(

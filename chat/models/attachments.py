@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy
 
 from chat.models.base import new_id
 from chat.models.messages import Message
@@ -28,28 +29,39 @@ class Attachment(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="attachments"
     )
     kind = models.CharField(max_length=5, choices=Kind)
-    name = models.CharField(max_length=255, help_text="Its name when it was uploaded.")
+    name = models.CharField(
+        max_length=255, help_text=gettext_lazy("Its name when it was uploaded.")
+    )
     content_type = models.CharField(max_length=40)
-    size = models.PositiveBigIntegerField(help_text="Bytes of its files.")
+    size = models.PositiveBigIntegerField(help_text=gettext_lazy("Bytes of its files."))
     sha256 = models.CharField(max_length=64)
-    file = models.CharField(max_length=64, help_text="Its name in the private files.")
+    file = models.CharField(max_length=64, help_text=gettext_lazy("Its name in the private files."))
     thumbnail = models.CharField(
         max_length=64,
         blank=True,
-        help_text="The name of an image's thumbnail in the private files.",
+        help_text=gettext_lazy("The name of an image's thumbnail in the private files."),
     )
-    width = models.PositiveIntegerField(null=True, blank=True, help_text="Pixels of an image.")
-    height = models.PositiveIntegerField(null=True, blank=True, help_text="Pixels of an image.")
-    tokens = models.PositiveIntegerField(default=0, help_text="Tokens of a text, about.")
+    width = models.PositiveIntegerField(
+        null=True, blank=True, help_text=gettext_lazy("Pixels of an image.")
+    )
+    height = models.PositiveIntegerField(
+        null=True, blank=True, help_text=gettext_lazy("Pixels of an image.")
+    )
+    tokens = models.PositiveIntegerField(
+        default=0, help_text=gettext_lazy("Tokens of a text, about.")
+    )
     counted = models.PositiveIntegerField(
-        default=0, help_text="Tokens of a text, rather too many: for the context window."
+        default=0,
+        help_text=gettext_lazy("Tokens of a text, rather too many: for the context window."),
     )
     bound = models.PositiveIntegerField(
-        default=0, help_text="Tokens that a text does not exceed: for the hold."
+        default=0, help_text=gettext_lazy("Tokens that a text does not exceed: for the hold.")
     )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(
-        null=True, blank=True, help_text="When it is removed, unless a message has it."
+        null=True,
+        blank=True,
+        help_text=gettext_lazy("When it is removed, unless a message has it."),
     )
 
     class Meta:

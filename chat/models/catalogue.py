@@ -13,6 +13,8 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from chatproject.lib import encryption, env
 from chatproject.lib.hosts import has_valid_host
@@ -47,22 +49,24 @@ def validate_base_url(value: str) -> None:
     if parts.username is not None or parts.password is not None:
         raise ValidationError("Leave out the user and password; enter a key below instead.")
     if parts.query or parts.fragment or "?" in value or "#" in value:
-        raise ValidationError("Leave out everything from the ? or # on.")
+        raise ValidationError(_("Leave out everything from the ? or # on."))
     if parts.path.rstrip("/").endswith("/chat/completions"):
-        raise ValidationError("Leave out /chat/completions: it is added to each request.")
+        raise ValidationError(_("Leave out /chat/completions: it is added to each request."))
 
 
 def validate_proxy(value: str) -> None:
     """Raise ValidationError unless a value is the address of an HTTP proxy."""
     parts = _url_parts(value, ("http", "https"))
     if parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValidationError("Write only scheme, host and port, for example http://proxy:3128.")
+        raise ValidationError(_("Write only scheme, host and port, for example http://proxy:3128."))
     if ":" in unquote(parts.username or ""):
-        raise ValidationError("A colon is not allowed in the user of a proxy.")
+        raise ValidationError(_("A colon is not allowed in the user of a proxy."))
 
 
 def _url_parts(value: str, schemes: tuple[str, ...]) -> Any:
-    example = f"Write an address that begins with {' or '.join(f'{one}://' for one in schemes)}."
+    example = _("Write an address that begins with %(schemes)s.") % {
+        "schemes": " or ".join(f"{one}://" for one in schemes)
+    }
     if any(not "\x21" <= character <= "\x7e" for character in value):
         raise ValidationError(
             f"{example} It has a space or a character that addresses cannot have."
@@ -72,12 +76,14 @@ def _url_parts(value: str, schemes: tuple[str, ...]) -> Any:
         port = parts.port
     except ValueError:
         raise ValidationError(
-            "The host or port is not valid: a port is a number up to 65535."
+            _("The host or port is not valid: a port is a number up to 65535.")
         ) from None
     if parts.scheme not in schemes or not parts.hostname or port == 0:
         raise ValidationError(example)
     if not has_valid_host(parts):
-        raise ValidationError("The host is neither a name nor an IP address. Check its spelling.")
+        raise ValidationError(
+            _("The host is neither a name nor an IP address. Check its spelling.")
+        )
     return parts
 
 
@@ -90,10 +96,11 @@ def validate_headers(headers: Mapping[str, str]) -> None:
             raise ValidationError(f"{name} is set by each request itself. Remove it.")
         if not HEADER_VALUE.fullmatch(value):
             raise ValidationError(
-                f"The value of {name} is empty, too long, or has characters other than ASCII."
+                _("The value of %(name)s is empty, too long, or has characters other than ASCII.")
+                % {"name": name}
             )
     if len({name.lower() for name in headers}) < len(headers):
-        raise ValidationError("A header is named twice.")
+        raise ValidationError(_("A header is named twice."))
 
 
 class Provider(models.Model):
@@ -106,7 +113,9 @@ class Provider(models.Model):
     """
 
     name = models.CharField(
-        max_length=100, unique=True, help_text="The heading of its models in the list of models."
+        max_length=100,
+        unique=True,
+        help_text=gettext_lazy("The heading of its models in the list of models."),
     )
     base_url = models.CharField(
         "base URL",
@@ -114,11 +123,13 @@ class Provider(models.Model):
         blank=True,
         default="",
         validators=[validate_base_url],
-        help_text="For example https://api.example.com/v1. Empty: OPENAI_BASE_URL and OPENAI_API_KEY "
-        "of the environment.",
+        help_text=gettext_lazy(
+            "For example https://api.example.com/v1. Empty: OPENAI_BASE_URL and OPENAI_API_KEY "
+            "of the environment."
+        ),
     )
     key_variable = models.CharField(
-        "variable of the key",
+        gettext_lazy("variable of the key"),
         max_length=100,
         blank=True,
         default="",
@@ -126,27 +137,33 @@ class Provider(models.Model):
         validators=[
             RegexValidator(
                 r"^[A-Z][A-Z0-9_]*_API_KEY\Z",
-                "Write the name of a variable that ends in _API_KEY, for example MISTRAL_API_KEY.",
+                gettext_lazy(
+                    "Write the name of a variable that ends in _API_KEY, for example MISTRAL_API_KEY."
+                ),
             )
         ],
-        help_text="Instead of a stored key: the environment variable of the workers that has it, or "
-        "with _FILE appended names its file. Its name must end in _API_KEY.",
+        help_text=gettext_lazy(
+            "Instead of a stored key: the environment variable of the workers that has it, or "
+            "with _FILE appended names its file. Its name must end in _API_KEY."
+        ),
     )
     encrypted_key = models.TextField(blank=True, default="", editable=False)
     encrypted_headers = models.TextField(blank=True, default="", editable=False)
     encrypted_proxy = models.TextField(blank=True, default="", editable=False)
     first_byte_seconds = models.PositiveIntegerField(
-        "first byte limit",
+        gettext_lazy("first byte limit"),
         default=300,
         validators=[MinValueValidator(1)],
-        help_text="Seconds without a first byte of the reply after which a request is given up and "
-        "tried again, within the time limit of a reply (RUN_SECONDS).",
+        help_text=gettext_lazy(
+            "Seconds without a first byte of the reply after which a request is given up and "
+            "tried again, within the time limit of a reply (RUN_SECONDS)."
+        ),
     )
     silence_seconds = models.PositiveIntegerField(
         "silence limit",
         default=120,
         validators=[MinValueValidator(1)],
-        help_text="Seconds without a further byte after which a reply has failed.",
+        help_text=gettext_lazy("Seconds without a further byte after which a reply has failed."),
     )
     concurrency = models.PositiveIntegerField(
         "concurrency limit",
@@ -174,7 +191,9 @@ class Provider(models.Model):
                 fields=["base_url"],
                 condition=Q(base_url=""),
                 name="provider_one_of_the_environment",
-                violation_error_message="Another provider already is the environment's: enter a base URL.",
+                violation_error_message=gettext_lazy(
+                    "Another provider already is the environment's: enter a base URL."
+                ),
             ),
         ]
 
@@ -242,17 +261,22 @@ class Provider(models.Model):
         self.base_url = self.base_url.rstrip("/")
         if self.is_environment and (self.key_variable or self.encrypted_key):
             raise ValidationError(
-                "The environment's provider has its key in OPENAI_API_KEY. Enter a base URL, or no key."
+                _(
+                    "The environment's provider has its key in OPENAI_API_KEY. Enter a base URL, or no key."
+                )
             )
         if self.key_variable and self.encrypted_key:
-            raise ValidationError("Enter either a key or the name of its variable.")
+            raise ValidationError(_("Enter either a key or the name of its variable."))
 
 
 class Continuation(models.TextChoices):
     """Request format that makes a model continue a partial reply; empty when it cannot."""
 
-    PREFILL = "prefill", "The last message is the beginning (Anthropic, llama.cpp, OpenRouter)"
-    PREFIX = "prefix", "The last message is marked as prefix (Mistral, DeepSeek)"
+    PREFILL = (
+        "prefill",
+        gettext_lazy("The last message is the beginning (Anthropic, llama.cpp, OpenRouter)"),
+    )
+    PREFIX = "prefix", gettext_lazy("The last message is marked as prefix (Mistral, DeepSeek)")
     VLLM = "vllm", "continue_final_message (vLLM, SGLang)"
 
 
@@ -265,7 +289,9 @@ def validate_efforts(value: Any) -> None:
     if not isinstance(value, list) or not all(
         isinstance(one, str) and one in EFFORTS and value.count(one) == 1 for one in value
     ):
-        raise ValidationError(f"Write each of these at most once: {', '.join(EFFORTS)}.")
+        raise ValidationError(
+            _("Write each of these at most once: %(efforts)s.") % {"efforts": ", ".join(EFFORTS)}
+        )
 
 
 class LanguageModel(models.Model):
@@ -277,19 +303,20 @@ class LanguageModel(models.Model):
     provider = models.ForeignKey(
         Provider, null=True, on_delete=models.PROTECT, related_name="models"
     )
-    name = models.CharField(max_length=100, help_text="What people see.")
+    name = models.CharField(max_length=100, help_text=gettext_lazy("What people see."))
     provider_model = models.CharField(
-        max_length=200, help_text="The name that the provider knows it by, for example gpt-4o-mini."
+        max_length=200,
+        help_text=gettext_lazy("The name that the provider knows it by, for example gpt-4o-mini."),
     )
     context_tokens = models.PositiveIntegerField(
         default=128_000,
         validators=[MinValueValidator(512)],
-        help_text="Size of the context window: prompt and reply together.",
+        help_text=gettext_lazy("Size of the context window: prompt and reply together."),
     )
     max_output_tokens = models.PositiveIntegerField(
         default=4_096,
         validators=[MinValueValidator(16)],
-        help_text="The longest reply that is asked for.",
+        help_text=gettext_lazy("The longest reply that is asked for."),
     )
     continuation = models.CharField(
         max_length=7,
@@ -297,8 +324,10 @@ class LanguageModel(models.Model):
         default="",
         db_default="",
         choices=Continuation,
-        help_text="How it is asked to go on with a reply that lost its worker. If unsure, leave it: "
-        "the reply then begins anew.",
+        help_text=gettext_lazy(
+            "How it is asked to go on with a reply that lost its worker. If unsure, leave it: "
+            "the reply then begins anew."
+        ),
     )
     fallback = models.ForeignKey(
         "self",
@@ -306,8 +335,10 @@ class LanguageModel(models.Model):
         blank=True,
         on_delete=models.SET_NULL,
         related_name="+",
-        help_text="The model that is asked when this one's provider fails before the first word: "
-        "best one of another provider.",
+        help_text=gettext_lazy(
+            "The model that is asked when this one's provider fails before the first word: "
+            "best one of another provider."
+        ),
     )
     # The vocabulary is that of chat.llm.quirks, which ignores anything else.
     quirks = models.JSONField(
@@ -324,18 +355,22 @@ class LanguageModel(models.Model):
         blank=True,
         default="",
         db_default="",
-        help_text="What it is good for, in one sentence for users.",
+        help_text=gettext_lazy("What it is good for, in one sentence for users."),
     )
-    vision = models.BooleanField(default=False, db_default=False, help_text="It reads images.")
+    vision = models.BooleanField(
+        default=False, db_default=False, help_text=gettext_lazy("It reads images.")
+    )
     image_tokens = models.PositiveIntegerField(
         null=True,
         blank=True,
         help_text="Tokens of an image of 1024 by 1024 pixels, as its provider counts them; empty: 1,400."
         " (gpt-4o-mini counts 25,500.)",
     )
-    tools = models.BooleanField(default=False, db_default=False, help_text="It can call tools.")
+    tools = models.BooleanField(
+        default=False, db_default=False, help_text=gettext_lazy("It can call tools.")
+    )
     reasoning = models.BooleanField(
-        default=False, db_default=False, help_text="It reasons before it answers."
+        default=False, db_default=False, help_text=gettext_lazy("It reasons before it answers.")
     )
     efforts = models.JSONField(
         "reasoning efforts",
@@ -343,16 +378,21 @@ class LanguageModel(models.Model):
         db_default=[],
         blank=True,
         validators=[validate_efforts],
-        help_text="The values of reasoning_effort that users may choose, one for each line, such as"
-        " low, medium and high. Empty: no choice.",
+        help_text=gettext_lazy(
+            "The values of reasoning_effort that users may choose, one for each line, such as"
+            " low, medium and high. Empty: no choice."
+        ),
     )
     restricted = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="Only staff and the groups below may use it.",
+        help_text=gettext_lazy("Only staff and the groups below may use it."),
     )
     groups = models.ManyToManyField(
-        "auth.Group", blank=True, related_name="+", help_text="Used only if it is restricted."
+        "auth.Group",
+        blank=True,
+        related_name="+",
+        help_text=gettext_lazy("Used only if it is restricted."),
     )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -364,12 +404,16 @@ class LanguageModel(models.Model):
                 fields=["provider", "name"],
                 nulls_distinct=False,
                 name="model_name_once_per_provider",
-                violation_error_message="This provider already has a model of that name.",
+                violation_error_message=gettext_lazy(
+                    "This provider already has a model of that name."
+                ),
             ),
             models.CheckConstraint(
                 condition=Q(max_output_tokens__lt=models.F("context_tokens")),
                 name="model_reply_fits_context",
-                violation_error_message="The longest reply must be smaller than the context window.",
+                violation_error_message=gettext_lazy(
+                    "The longest reply must be smaller than the context window."
+                ),
             ),
         ]
 
@@ -382,7 +426,7 @@ class LanguageModel(models.Model):
         seen, fallback = {self.pk}, self.fallback
         while fallback is not None:
             if fallback.pk in seen:
-                raise ValidationError({"fallback": "This model would fall back to itself."})
+                raise ValidationError({"fallback": _("This model would fall back to itself.")})
             seen.add(fallback.pk)
             fallback = fallback.fallback
 
@@ -464,7 +508,7 @@ class Assistant(models.Model):
     suggestions = models.JSONField(
         default=list,
         blank=True,
-        help_text="First questions that a new chat offers: a list of texts.",
+        help_text=gettext_lazy("First questions that a new chat offers: a list of texts."),
     )
     message_fee = models.PositiveBigIntegerField(
         default=0,
@@ -497,7 +541,9 @@ class Assistant(models.Model):
     )
     deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
     enabled = models.BooleanField(default=True)
-    position = models.PositiveSmallIntegerField(default=0, help_text="The lowest is the default.")
+    position = models.PositiveSmallIntegerField(
+        default=0, help_text=gettext_lazy("The lowest is the default.")
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -12,6 +12,8 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from chat.models.base import new_id
 from chat.models.catalogue import Assistant, LanguageModel
@@ -51,11 +53,17 @@ class Conversation(models.Model):
         on_delete=models.SET_NULL,
         related_name="+",
         db_index=False,
-        help_text="Empty: the assistant's.",
+        help_text=gettext_lazy("Empty: the assistant's."),
     )
-    temperature = models.FloatField(null=True, blank=True, help_text="Empty: the assistant's.")
+    temperature = models.FloatField(
+        null=True, blank=True, help_text=gettext_lazy("Empty: the assistant's.")
+    )
     reasoning_effort = models.CharField(
-        max_length=10, blank=True, default="", db_default="", help_text="Empty: the model's own."
+        max_length=10,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=gettext_lazy("Empty: the model's own."),
     )
     # Without an index of its own: `conversation_in_project` has the rows that have one.
     project = models.ForeignKey(
@@ -78,28 +86,34 @@ class Conversation(models.Model):
         null=True,
         blank=True,
         editable=False,
-        help_text="The message whose replies are compared, until one of them is chosen.",
+        help_text=gettext_lazy(
+            "The message whose replies are compared, until one of them is chosen."
+        ),
     )
     client_id = models.CharField(  # noqa: DJ001 # two empty texts would not be unique
         max_length=64,
         null=True,
         blank=True,
-        help_text="Named by the client that began it with its first message, so that a repetition finds it.",
+        help_text=gettext_lazy(
+            "Named by the client that began it with its first message, so that a repetition finds it."
+        ),
     )
     created_at = models.DateTimeField(auto_now_add=True)
-    updated_at = models.DateTimeField(help_text="When the last message was sent or finished.")
+    updated_at = models.DateTimeField(
+        help_text=gettext_lazy("When the last message was sent or finished.")
+    )
     deleted_at = models.DateTimeField(null=True, blank=True)
     pinned_at = models.DateTimeField(null=True, blank=True)
     archived_at = models.DateTimeField(
         null=True,
         blank=True,
-        help_text="Archived chats are left out of the lists but that of the archive.",
+        help_text=gettext_lazy("Archived chats are left out of the lists but that of the archive."),
     )
     # db_default: during a rolling upgrade the old version still inserts rows.
     unread = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="A reply has ended that the owner has not seen on any device.",
+        help_text=gettext_lazy("A reply has ended that the owner has not seen on any device."),
     )
     has_next = models.BooleanField(
         default=False,
@@ -112,7 +126,7 @@ class Conversation(models.Model):
         blank=True,
         default="",
         db_default="",
-        help_text="Empty: the title is the first line of the first message.",
+        help_text=gettext_lazy("Empty: the title is the first line of the first message."),
     )
 
     objects: ClassVar[Any] = ConversationQuerySet.as_manager()
@@ -176,4 +190,4 @@ class Conversation(models.Model):
     @property
     def name(self) -> str:
         """The title as pages show it."""
-        return self.title or "New chat"
+        return self.title or _("New chat")

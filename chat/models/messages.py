@@ -9,6 +9,7 @@ from uuid import UUID
 from django.db import models
 from django.db.models import Q
 from django.utils.functional import cached_property
+from django.utils.translation import gettext_lazy
 
 from chat.models.base import new_id
 from chat.models.conversations import Conversation
@@ -65,14 +66,17 @@ class Message(models.Model):
     status = models.CharField(max_length=7, choices=Status, default=Status.DONE)
     text = models.TextField(blank=True)
     html = models.TextField(
-        blank=True, help_text="The text as rendered and sanitised when it was finished."
+        blank=True,
+        help_text=gettext_lazy("The text as rendered and sanitised when it was finished."),
     )
     created_at = models.DateTimeField(auto_now_add=True)
     # A copy of what the rows of its attachments have, so that no page and no prompt reads them.
     attached = models.JSONField(
         null=True,
         blank=True,
-        help_text="The files of a message of the user, in order (Attachment.snapshot).",
+        help_text=gettext_lazy(
+            "The files of a message of the user, in order (Attachment.snapshot)."
+        ),
     )
 
     # Set by code that shows the message: its siblings, and a newer sibling that failed to replace it.

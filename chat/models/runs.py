@@ -8,6 +8,8 @@ from uuid import UUID
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from billing.models import ModelPrice
@@ -15,6 +17,7 @@ from chat.models.base import new_id
 from chat.models.catalogue import Assistant, LanguageModel, Provider
 from chat.models.conversations import Conversation
 from chat.models.messages import Message
+from chatproject.lib import languages
 
 if TYPE_CHECKING:
     from billing.metering.settlement import Quote
@@ -52,19 +55,23 @@ class Run(models.Model):
     client_id = models.CharField(max_length=64)
     status = models.CharField(max_length=7, choices=Status, default=Status.QUEUED)
     attempt = models.PositiveSmallIntegerField(
-        default=0, help_text="How many workers have claimed it so far."
+        default=0, help_text=gettext_lazy("How many workers have claimed it so far.")
     )
     seq = models.BigIntegerField(
         default=0, help_text="Number of the last event; set when the run has ended."
     )
     # Defaults of the database as well: during a rolling upgrade the old version still inserts rows.
     lane = models.PositiveSmallIntegerField(
-        default=0, db_default=0, help_text="Tells apart the active runs of one comparison, from 0."
+        default=0,
+        db_default=0,
+        help_text=gettext_lazy("Tells apart the active runs of one comparison, from 0."),
     )
     moves_leaf = models.BooleanField(
         default=False,
         db_default=True,
-        help_text="The conversation will end with its reply, unless it fails or has no text.",
+        help_text=gettext_lazy(
+            "The conversation will end with its reply, unless it fails or has no text."
+        ),
     )
     continued = models.PositiveIntegerField(
         default=0,
@@ -84,7 +91,7 @@ class Run(models.Model):
         on_delete=models.SET_NULL,
         related_name="+",
         db_index=False,
-        help_text="The provider that was asked last.",
+        help_text=gettext_lazy("The provider that was asked last."),
     )
     answered_by = models.ForeignKey(
         LanguageModel,
@@ -107,20 +114,20 @@ class Run(models.Model):
     )
     fee = models.PositiveBigIntegerField(default=0)
     prompt_estimate = models.PositiveIntegerField(
-        default=0, help_text="Tokens of the prompt as counted here."
+        default=0, help_text=gettext_lazy("Tokens of the prompt as counted here.")
     )
     max_tokens = models.PositiveIntegerField(
-        null=True, blank=True, help_text="The longest reply that may be asked for."
+        null=True, blank=True, help_text=gettext_lazy("The longest reply that may be asked for.")
     )
     shortened = models.BooleanField(
-        default=False, help_text="The balance allowed no longer reply than this."
+        default=False, help_text=gettext_lazy("The balance allowed no longer reply than this.")
     )
     most = models.PositiveBigIntegerField(
-        default=0, help_text="What it could cost at most: so much was held."
+        default=0, help_text=gettext_lazy("What it could cost at most: so much was held.")
     )
     cost = models.PositiveBigIntegerField(null=True, blank=True)
     charged = models.PositiveBigIntegerField(
-        null=True, blank=True, help_text="What the user paid of the cost."
+        null=True, blank=True, help_text=gettext_lazy("What the user paid of the cost.")
     )
 
     queued_at = models.DateTimeField(auto_now_add=True)
@@ -144,7 +151,7 @@ class Run(models.Model):
         blank=True,
         default="",
         db_default="",
-        help_text="The kind of a provider's failure: key, quota, address, busy …",
+        help_text=gettext_lazy("The kind of a provider's failure: key, quota, address, busy …"),
     )
     worker = models.CharField(max_length=100, blank=True)
 
@@ -172,8 +179,8 @@ class Run(models.Model):
         ordering = ["-id"]
         # Of RQ's pages in the admin (chat.admin.queue_pages): their tables are in Redis.
         permissions = [
-            ("view_queue", "Can view the queues of jobs"),
-            ("change_queue", "Can change the queues of jobs"),
+            ("view_queue", gettext_lazy("Can view the queues of jobs")),
+            ("change_queue", gettext_lazy("Can change the queues of jobs")),
         ]
         indexes = [
             models.Index(
@@ -222,17 +229,28 @@ class Run(models.Model):
         """The amount that the user paid, for the page; empty before the end and without billing."""
         if self.charged is None:
             return ""
-        return f"{credits.show(self.charged)} credits" if self.charged else "free"
+        if not self.charged:
+            return _("free")
+        return _("%(amount)s credits") % {"amount": credits.show(self.charged)}
 
     @property
     def bill_details(self) -> str:
         """The tokens behind the bill, for the page: in, out, and whether they are an estimate."""
         if self.prompt_tokens is None:
-            return "Nothing was delivered."
-        cached = f" ({self.cached_tokens:,} cached)" if self.cached_tokens else ""
-        cap = f" of at most {self.max_tokens:,}" if self.status == self.Status.STOPPED else ""
-        counted = " Estimated: the provider reported no usage." if self.usage_estimated else ""
-        return (
-            f"{self.prompt_tokens:,} tokens in{cached}, "
-            f"{self.completion_tokens or 0:,} tokens out{cap}.{counted}"
-        )
+            return _("Nothing was delivered.")
+        shown = {
+            "input": languages.number(self.prompt_tokens),
+            "cached": languages.number(self.cached_tokens or 0),
+            "output": languages.number(self.completion_tokens or 0),
+            "most": languages.number(self.max_tokens or 0),
+        }
+        if self.cached_tokens:
+            tokens_in = _("%(input)s tokens in (%(cached)s cached)") % shown
+        else:
+            tokens_in = _("%(input)s tokens in") % shown
+        if self.status == self.Status.STOPPED:
+            tokens_out = _("%(output)s tokens out of at most %(most)s") % shown
+        else:
+            tokens_out = _("%(output)s tokens out") % shown
+        counted = _("Estimated: the provider reported no usage.") if self.usage_estimated else ""
+        return f"{tokens_in}, {tokens_out}. {counted}".strip()

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
 from django.db import models
+from django.utils.translation import gettext_lazy
 
 from chat.models.conversations import Conversation
 from chat.models.messages import Message
@@ -39,7 +40,9 @@ class SearchEntry(models.Model):
         db_index=False,
         related_name="+",
     )
-    text = models.TextField(help_text="The beginning of the message, as far as it is searched.")
+    text = models.TextField(
+        help_text=gettext_lazy("The beginning of the message, as far as it is searched.")
+    )
     vector = SearchVectorField()
 
     class Meta:

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext_lazy
 
 from chat.models.base import new_id
 from chat.models.conversations import Conversation
@@ -33,12 +34,12 @@ class Transfer(models.Model):
     )
     status = models.CharField(max_length=7, choices=Status, default=Status.QUEUED)
     attempt = models.PositiveSmallIntegerField(default=0)
-    file = models.CharField(max_length=32, help_text="Its name in the private files.")
-    size = models.PositiveBigIntegerField(help_text="Bytes of the file.")
+    file = models.CharField(max_length=32, help_text=gettext_lazy("Its name in the private files."))
+    size = models.PositiveBigIntegerField(help_text=gettext_lazy("Bytes of the file."))
     percent = models.PositiveSmallIntegerField(default=0)
     error = models.CharField(max_length=300, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
-    beat_at = models.DateTimeField(help_text="When its job last made progress.")
+    beat_at = models.DateTimeField(help_text=gettext_lazy("When its job last made progress."))
     ended_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -57,16 +58,20 @@ class ChatImport(Transfer):
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="imports"
     )
-    file_name = models.CharField(max_length=255, help_text="Its name when it was uploaded.")
+    file_name = models.CharField(
+        max_length=255, help_text=gettext_lazy("Its name when it was uploaded.")
+    )
     added = models.PositiveIntegerField(default=0)
     updated = models.PositiveIntegerField(
-        default=0, help_text="Chats of an earlier import that had new messages."
+        default=0, help_text=gettext_lazy("Chats of an earlier import that had new messages.")
     )
     known = models.PositiveIntegerField(
-        default=0, help_text="Chats of an earlier import without anything new."
+        default=0, help_text=gettext_lazy("Chats of an earlier import without anything new.")
     )
     skipped = models.PositiveIntegerField(default=0)
-    notes = models.JSONField(default=list, help_text="Titles of chats with a sentence for each.")
+    notes = models.JSONField(
+        default=list, help_text=gettext_lazy("Titles of chats with a sentence for each.")
+    )
 
     class Meta:
         ordering = ["-id"]
@@ -95,9 +100,11 @@ class ChatExport(Transfer):
         blank=True,
         help_text="Its name in the private files; empty before and after it exists.",
     )
-    size = models.PositiveBigIntegerField(default=0, help_text="Bytes of the file.")
+    size = models.PositiveBigIntegerField(default=0, help_text=gettext_lazy("Bytes of the file."))
     chats = models.PositiveIntegerField(default=0)
-    language = models.CharField(max_length=20, help_text="Of the words in its documents.")
+    language = models.CharField(
+        max_length=20, help_text=gettext_lazy("Of the words in its documents.")
+    )
 
     class Meta:
         ordering = ["-id"]
@@ -130,7 +137,7 @@ class ImportedChat(models.Model):
     source = models.CharField(max_length=20)
     source_id = models.CharField(max_length=200)
     digest = models.CharField(
-        max_length=64, help_text="Of all messages, as they were last imported."
+        max_length=64, help_text=gettext_lazy("Of all messages, as they were last imported.")
     )
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="+")
 

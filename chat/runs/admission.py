@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import redis
 from django.conf import settings
+from django.utils.translation import gettext_lazy
 
 from chat.errors import ChatError
 from chat.runs import queue, wait_estimate
 from chatproject.lib import metrics, rate_limits
 
-TOO_FAST = "You are sending messages too fast. Wait a moment, then try again."
+TOO_FAST = gettext_lazy("You are sending messages too fast. Wait a moment, then try again.")
 
 
 def admit(user_id: int) -> None:

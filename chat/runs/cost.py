@@ -13,6 +13,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from msgspec.structs import asdict
 
 from billing import credits
@@ -24,6 +25,7 @@ from chat.attachments import uploads
 from chat.conversations import assistants, lifecycle, offers, prompt_builder
 from chat.errors import ChatError, Missing
 from chat.models import Assistant, LanguageModel, Message, Project, Run
+from chatproject.lib import languages
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -42,11 +44,13 @@ REFUSALS = (
     settlement.NotPriced,
 )
 
-NOT_PRICED = "This model has no price yet and cannot be used. Contact the staff."
-FROZEN = "Your account is frozen, so you cannot send messages. Contact the staff."
-IN_DEBT = "You owe {debt} credits for a payment that was reversed. Buy credits to continue."
-SHORTENED = "Your balance covers a reply of up to {tokens:,} tokens."
-TOO_LITTLE = (
+NOT_PRICED = gettext_lazy("This model has no price yet and cannot be used. Contact the staff.")
+FROZEN = gettext_lazy("Your account is frozen, so you cannot send messages. Contact the staff.")
+IN_DEBT = gettext_lazy(
+    "You owe {debt} credits for a payment that was reversed. Buy credits to continue."
+)
+SHORTENED = gettext_lazy("Your balance covers a reply of up to {tokens} tokens.")
+TOO_LITTLE = gettext_lazy(
     "This message may cost {required} credits and you have {available}. "
     "Buy {missing} more, or send less."
 )
@@ -153,7 +157,10 @@ class Estimate:
     def shown(self) -> str:
         if not self.most:
             return ""
-        return f"About {credits.show(self.usual)}, at most {credits.show(self.most)} credits"
+        return _("About %(usual)s, at most %(most)s credits") % {
+            "usual": credits.show(self.usual),
+            "most": credits.show(self.most),
+        }
 
 
 def estimate(
@@ -265,7 +272,7 @@ def _problem_with_files(
 def _priced(
     price: ModelPrice, prompt_tokens: int, output: int, quoted: settlement.Quote, fee: int
 ) -> Estimate:
-    note = SHORTENED.format(tokens=quoted.max_tokens) if quoted.shortened else ""
+    note = SHORTENED.format(tokens=languages.number(quoted.max_tokens)) if quoted.shortened else ""
     tokens = pricing.Tokens(input=prompt_tokens, output=output)
     return Estimate(pricing.cost(price, tokens, fee=fee), quoted.amount, note=note)
 

@@ -20,6 +20,7 @@ from django.conf import settings
 from django.db import IntegrityError
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from msgspec import UNSET
 
 from billing.metering import settlement
@@ -50,13 +51,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STORE_TRIES = 4
-ACCOUNT_LOCKED = (
+ACCOUNT_LOCKED = gettext_lazy(
     "Your account is locked by another change right now. Nothing was sent or charged."
     " Try again in a moment."
 )
 # The client_id of each further run of a comparison has two characters more.
 COMPARE_ID_LENGTH = 62
-NO_ASSISTANT = "No model is available. Ask the staff to add one."
+NO_ASSISTANT = gettext_lazy("No model is available. Ask the staff to add one.")
 
 
 @dataclass(frozen=True, slots=True)

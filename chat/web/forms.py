@@ -33,7 +33,7 @@ class MessageForm(forms.Form):
                 "class": "composer-text",
                 "dir": "auto",
                 "rows": 1,
-                "placeholder": "Write a message",
+                "placeholder": _("Write a message"),
                 "autocomplete": "off",
                 "enterkeyhint": "enter",
             }

@@ -11,6 +11,9 @@ import math
 import time
 from dataclasses import dataclass, field
 
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy
+
 from chat import protocol
 from chat.errors import ChatError
 from chat.web.outgoing import Outgoing
@@ -26,9 +29,11 @@ PAUSE = 0.05
 SOCKETS_RETRY_AFTER = 30.0  # seconds; another tab may be closed by then
 FORGET_EVERY = 60.0  # seconds
 
-TOO_MANY_SOCKETS = "You have too many tabs open. Close some, and this one connects again."
-TOO_MANY_HANDSHAKES = "Your browser connects too often. It tries again in a moment."
-TOO_MANY_FRAMES = "Your tabs are sending too much. Wait a moment."
+TOO_MANY_SOCKETS = gettext_lazy(
+    "You have too many tabs open. Close some, and this one connects again."
+)
+TOO_MANY_HANDSHAKES = gettext_lazy("Your browser connects too often. It tries again in a moment.")
+TOO_MANY_FRAMES = gettext_lazy("Your tabs are sending too much. Wait a moment.")
 
 
 @dataclass(slots=True)
@@ -107,7 +112,7 @@ def refuse_handshake(wait: float) -> ChatError:
     return _refusal("handshakes", TOO_MANY_HANDSHAKES, wait)
 
 
-def _refusal(name: str, message: str, wait: float) -> ChatError:
+def _refusal(name: str, message: str | Promise, wait: float) -> ChatError:
     metrics.RATE_LIMITED.labels(name).inc()
     return ChatError("rate_limited", message, retry_after=math.ceil(wait))
 

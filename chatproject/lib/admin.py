@@ -14,6 +14,7 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import connection, models
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
+from django.utils.translation import gettext as _
 
 from chatproject.lib.http import client_address
 
@@ -150,7 +151,12 @@ class MergedForm(forms.ModelForm):  # type: ignore[type-arg]
         shown = _shown(field, prepared)
         self.add_error(
             name,
-            f"Changed meanwhile by others, to: {shown}. Save again to replace that by your value.",
+            (
+                _(
+                    "Changed meanwhile by others, to: %(shown)s. Save again to replace that by your value."
+                )
+                % {"shown": shown}
+            ),
         )
 
 

@@ -9,12 +9,29 @@ from __future__ import annotations
 
 import re
 from contextlib import AbstractContextManager
+from datetime import date, datetime
 from decimal import Decimal
 
 from django.conf import settings
-from django.utils import formats, translation
+from django.utils import formats, timezone, translation
+from django.utils.translation import pgettext_lazy
 
 CODES = frozenset(code for code, _name in settings.LANGUAGES)
+
+
+# Formats of Django's `date` filter by their English form; a translation orders the parts as its language does.
+FORMATS = {
+    "F": pgettext_lazy("date", "F"),
+    "F Y": pgettext_lazy("date", "F Y"),
+    "j M": pgettext_lazy("date", "j M"),
+    "j M Y": pgettext_lazy("date", "j M Y"),
+    "j M, H:i": pgettext_lazy("date", "j M, H:i"),
+    "j M Y, H:i": pgettext_lazy("date", "j M Y, H:i"),
+    "j F": pgettext_lazy("date", "j F"),
+    "j F Y": pgettext_lazy("date", "j F Y"),
+    "j F Y, H:i": pgettext_lazy("date", "j F Y, H:i"),
+    "j F, H:i:s": pgettext_lazy("date", "j F, H:i:s"),
+}
 
 
 def known(code: str | None) -> str:
@@ -64,3 +81,10 @@ def _separators() -> tuple[str, str]:
 def number(value: int | Decimal, places: int | None = None) -> str:
     """Format a number for people in the active language: `1,234.50`, in German `1.234,50`."""
     return formats.number_format(value, decimal_pos=places, force_grouping=True)
+
+
+def day(value: date | datetime, name: str) -> str:
+    """Write a date or time, in the site's time zone, in one of FORMATS."""
+    if isinstance(value, datetime) and timezone.is_aware(value):
+        value = timezone.localtime(value)
+    return formats.date_format(value, str(FORMATS[name]))

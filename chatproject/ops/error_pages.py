@@ -9,6 +9,7 @@ from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.middleware import csrf
 from django.template import loader
+from django.utils.translation import gettext_lazy
 
 from chat.errors import sentence
 from chatproject.lib.origins import report_refusal
@@ -18,7 +19,7 @@ RETRY_AFTER = {503: 5}  # seconds
 
 logger = logging.getLogger(__name__)
 
-WRONG_HOST = (
+WRONG_HOST = gettext_lazy(
     "The site does not use this address. Check the address, or contact the site administrator, who finds"
     " the setting in the log."
 )

@@ -16,6 +16,8 @@ from django.db import DataError, ProgrammingError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template import loader
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,12 @@ FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 # of 3,000 words for minutes.
 SEARCH_MAX_WORDS = 20
 
-UNSTORABLE = "contains a character that cannot be stored. Remove it and try again."
-UNUSABLE = "A value of the request cannot be used. Nothing was changed. Check it and try again."
+UNSTORABLE = gettext_lazy(
+    "%(name)s contains a character that cannot be stored. Remove it and try again."
+)
+UNUSABLE = gettext_lazy(
+    "A value of the request cannot be used. Nothing was changed. Check it and try again."
+)
 
 
 class OddInputMiddleware:
@@ -40,15 +46,23 @@ class OddInputMiddleware:
         # Django would decode queries and forms by it: unicode_escape makes surrogates of plain text.
         charset = (request.content_params or {}).get("charset", "utf-8")
         if charset.lower().replace("_", "-") not in ("utf-8", "utf8"):
-            return refuse(request, "odd_charset", "Send the request in UTF-8.")
+            return refuse(request, "odd_charset", _("Send the request in UTF-8."))
         if ODD.search(request.path_info):
-            return refuse(request, "odd_character", f"The address {UNSTORABLE}")
+            return refuse(
+                request,
+                "odd_character",
+                UNSTORABLE % {"name": _("The address")},
+            )
         if name := odd_name(request.GET.lists()):
-            return refuse(request, "odd_character", f"“{name}” {UNSTORABLE}")
+            return refuse(request, "odd_character", UNSTORABLE % {"name": f"“{name}”"})
         cookies = [name for name, value in request.COOKIES.items() if ODD.search(f"{name}{value}")]
         if cookies:
             # Kept, they would close the site to this browser.
-            response = refuse(request, "odd_character", f"A cookie {UNSTORABLE}")
+            response = refuse(
+                request,
+                "odd_character",
+                UNSTORABLE % {"name": _("A cookie")},
+            )
             for cookie in cookies:
                 if not ODD.search(cookie):
                     response.delete_cookie(cookie)
@@ -65,14 +79,21 @@ class OddInputMiddleware:
         view = view_of(request)
         search = request.GET.get("term" if view == "admin:autocomplete" else "q", "")
         if view.startswith("admin:") and len(search.split()) > SEARCH_MAX_WORDS:
-            return refuse(request, "odd_value", f"Search for at most {SEARCH_MAX_WORDS} words.")
+            return refuse(
+                request,
+                "odd_value",
+                (
+                    _("Search for at most %(search_max_words)s words.")
+                    % {"search_max_words": SEARCH_MAX_WORDS}
+                ),
+            )
         # Of all lookups only this one counts its values on the way into SQL; no page links to it.
         if view.endswith("_changelist") and any(name.endswith("__range") for name in request.GET):
-            return refuse(request, "odd_value", UNUSABLE)
+            return refuse(request, "odd_value", str(UNUSABLE))
         if request.content_type not in FORMS or getattr(view_func, "csrf_exempt", False):
             return None
         if name := odd_name(request.POST.lists()) or odd_file(request):
-            return refuse(request, "odd_character", f"“{name}” {UNSTORABLE}")
+            return refuse(request, "odd_character", UNSTORABLE % {"name": f"“{name}”"})
         return None
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
@@ -91,7 +112,7 @@ class OddInputMiddleware:
         if not isinstance(exception, refused):
             return None
         logger.warning("%s refused a value", view, exc_info=exception)
-        return refuse(request, "odd_value", UNUSABLE)
+        return refuse(request, "odd_value", str(UNUSABLE))
 
 
 def view_of(request: HttpRequest) -> str:
@@ -103,7 +124,7 @@ def odd_name(lists: Iterable[tuple[str, Sequence[object]]]) -> str:
     """Return the name of the first parameter with a character that cannot be stored, or ""."""
     for name, values in lists:
         if any(ODD.search(text) for text in (name, *values) if isinstance(text, str)):
-            return ODD.sub("\N{REPLACEMENT CHARACTER}", name) or "A parameter"
+            return ODD.sub("\N{REPLACEMENT CHARACTER}", name) or _("A parameter")
     return ""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template import loader
+from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.cache import never_cache
 
 from accounts import sign_in_limits
@@ -54,15 +55,19 @@ LIMITS_OF_POSTS = {
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 # The reason of a refusal, by limit; all others have the first sentence.
-TOO_OFTEN = "You sent too many requests."
+TOO_OFTEN = gettext_lazy("You sent too many requests.")
 REASONS = {
-    "sign_in": "There were too many attempts to sign in to this account from here.",
-    "sign_in_address": "There were too many attempts to sign in from here.",
-    "admin_sign_in": "There were too many attempts to sign in from here.",
-    "sign_in_account": "There were too many attempts to sign in to this account.",
-    "password_reset": "Several mails with a link are on their way. Use the newest one.",
-    "password_reset_account": "Several mails with a link are on their way. Use the newest one.",
-    "password_checks": "The password was checked too often.",
+    "sign_in": gettext_lazy("There were too many attempts to sign in to this account from here."),
+    "sign_in_address": gettext_lazy("There were too many attempts to sign in from here."),
+    "admin_sign_in": gettext_lazy("There were too many attempts to sign in from here."),
+    "sign_in_account": gettext_lazy("There were too many attempts to sign in to this account."),
+    "password_reset": gettext_lazy(
+        "Several mails with a link are on their way. Use the newest one."
+    ),
+    "password_reset_account": gettext_lazy(
+        "Several mails with a link are on their way. Use the newest one."
+    ),
+    "password_checks": gettext_lazy("The password was checked too often."),
 }
 # Limits past which a new password leads, since a link in a mail signs its owner in.
 RESET_HELPS = {"sign_in", "sign_in_address", "admin_sign_in", "sign_in_account"}
@@ -109,7 +114,7 @@ class RateLimitMiddleware:
 def too_many_requests(request: HttpRequest, error: RateLimited) -> HttpResponse:
     """Return 429 with Retry-After: JSON for programs, a page for people."""
     reason = REASONS.get(error.name, TOO_OFTEN)
-    message = f"{reason} Try again in {duration(error.retry_after)}."
+    message = f"{reason} {advice(error.retry_after)}"
     response: HttpResponse
     if request.accepts("text/html"):
         context = {
@@ -127,12 +132,15 @@ def too_many_requests(request: HttpRequest, error: RateLimited) -> HttpResponse:
     return response
 
 
-def duration(seconds: int) -> str:
-    """Return a wait in words, rounded up: "40 seconds", "5 minutes", "2 hours"."""
-    size, unit = next(
-        (size, unit)
-        for size, unit in ((3600, "hour"), (60, "minute"), (0, "second"))
-        if seconds > size
-    )
-    number = math.ceil(seconds / (size or 1))
-    return f"{number} {unit}{'' if number == 1 else 's'}"
+def advice(seconds: int) -> str:
+    """Return when to try again, in words and rounded up: "Try again in 5 minutes."."""
+    if seconds > 3600:
+        count = math.ceil(seconds / 3600)
+        text = ngettext("Try again in %(count)s hour.", "Try again in %(count)s hours.", count)
+    elif seconds > 60:
+        count = math.ceil(seconds / 60)
+        text = ngettext("Try again in %(count)s minute.", "Try again in %(count)s minutes.", count)
+    else:
+        count = seconds
+        text = ngettext("Try again in %(count)s second.", "Try again in %(count)s seconds.", count)
+    return text % {"count": count}

@@ -21,7 +21,7 @@ def get(name: str) -> PaymentProvider:
 def label(name: str) -> str:
     """Return a provider's name as buyers read it, also when it is no longer configured."""
     labels = {provider.name: provider.label for provider in enabled()}
-    return labels.get(name, name.capitalize())
+    return str(labels.get(name, name.capitalize()))
 
 
 def enabled() -> list[PaymentProvider]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from django.utils.functional import Promise
+
 from billing.models import AutoTopUp, Order, Refund
 
 MAX_ID = 255  # characters
@@ -165,7 +167,7 @@ class PaymentProvider(Protocol):
     """One payment provider. Every call blocks for a few seconds at most, and may be repeated."""
 
     name: str
-    label: str  # as buyers read it
+    label: str | Promise  # as buyers read it
 
     @property
     def livemode(self) -> bool:

@@ -17,6 +17,8 @@ from typing import Any
 import razorpay
 import requests
 from django.conf import settings
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _
 
 from billing.models import AutoTopUp, Order, Refund
 from billing.payments.providers import idempotency
@@ -63,7 +65,7 @@ class RazorpayProvider:
     """See base.PaymentProvider."""
 
     name = "razorpay"
-    label = "Razorpay"
+    label: str | Promise = "Razorpay"
 
     @property
     def livemode(self) -> bool:
@@ -117,10 +119,10 @@ class RazorpayProvider:
         """
         signature = header(headers, "X-Razorpay-Signature")
         if not any(_is_signed(body, signature, key) for key in settings.RAZORPAY_WEBHOOK_SECRETS):
-            raise BadSignature("The webhook is not signed by Razorpay.")
+            raise BadSignature(_("The webhook is not signed by Razorpay."))
         event = json_object(body)
         if event.get("entity") != "event":
-            raise BadSignature("The webhook is signed, but is not an event.")
+            raise BadSignature(_("The webhook is signed, but is not an event."))
         digest = hashlib.sha256(body).hexdigest()
         return _notice(event, word(header(headers, "X-Razorpay-Event-Id")) or digest, digest)
 
@@ -128,7 +130,7 @@ class RazorpayProvider:
         """Send money back."""
         payment = order.provider_payment_id
         if not payment:
-            raise ProviderDeclined("The order has no payment.", code="no_payment")
+            raise ProviderDeclined(_("The order has no payment."), code="no_payment")
         with _client() as client:
             for known in _refunds(client, payment):
                 if known.reference == str(refund.id):
@@ -152,7 +154,7 @@ class RazorpayProvider:
     def charge_saved(self, order: Order, top_up: AutoTopUp) -> OrderState:
         """Refuse: Razorpay requires a mandate with limits of its own for every such charge."""
         raise ProviderDeclined(
-            "Automatic top-ups are not possible with Razorpay.", code="not_offered"
+            _("Automatic top-ups are not possible with Razorpay."), code="not_offered"
         )
 
 
@@ -175,10 +177,13 @@ class _Session(requests.Session):
             answer = response.json()
         except (requests.JSONDecodeError, RecursionError) as error:
             raise ProviderError(
-                f"Razorpay: HTTP {response.status_code} without an answer that can be read."
+                _("Razorpay: HTTP %(status_code)s without an answer that can be read.")
+                % {"status_code": response.status_code}
             ) from error
         except requests.RequestException as error:
-            raise ProviderError(f"Razorpay: {type(error).__name__}, no answer.") from error
+            raise ProviderError(
+                _("Razorpay: %(name)s, no answer.") % {"name": type(error).__name__}
+            ) from error
         if response.ok and isinstance(answer, dict):
             return response
         status, problem = response.status_code, part(answer, "error")
@@ -189,7 +194,7 @@ class _Session(requests.Session):
         reason = problem.get("reason")
         code = reason if reason and reason != "NA" else problem.get("code")
         raise ProviderDeclined(
-            str(problem.get("description") or "Razorpay refused."), code=code or ""
+            str(problem.get("description") or _("Razorpay refused.")), code=code or ""
         )
 
 
@@ -239,7 +244,7 @@ def is_live() -> bool:
 def _state_of_order(
     client: razorpay.Client, order: Order, theirs: dict[str, Any], payments: list[dict[str, Any]]
 ) -> OrderState:
-    require(all(is_usable(payment["id"]) for payment in payments), "id of a payment")
+    require(all(is_usable(payment["id"]) for payment in payments), _("id of a payment"))
     captured = _captured(order, payments)
     # A failed payment may still succeed: banks answer for days. So all of them must have failed.
     has_failed = bool(payments) and all(payment["status"] == "failed" for payment in payments)
@@ -360,7 +365,7 @@ def _is_signed(body: bytes, signature: str, secret: str) -> bool:
 def _notice(event: dict[str, Any], event_id: str, digest: str) -> Notice:
     event_type = identifier(event.get("event"), 100)
     if not event_type:
-        raise BadSignature("The webhook is signed, but names no event.")
+        raise BadSignature(_("The webhook is signed, but names no event."))
     entities = {
         name: part(event, "payload", name, "entity")
         for name in ("order", "payment", "refund", "dispute")

@@ -22,6 +22,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing.models import AutoTopUp, Order, Refund, SandboxPayment
 from billing.payments.providers.base import (
@@ -62,7 +65,7 @@ class SandboxProvider:
     """See base.PaymentProvider. Raises ImproperlyConfigured when DEBUG is off."""
 
     name = "sandbox"
-    label = "Test bank"
+    label: str | Promise = gettext_lazy("Test bank")
     livemode = False
 
     def __init__(self) -> None:
@@ -83,7 +86,10 @@ class SandboxProvider:
         if order.provider_order_id:
             payment = SandboxPayment.objects.filter(pk=order.provider_order_id).first()
             if payment is None:
-                raise ProviderError(f"the test bank has no payment {order.provider_order_id}")
+                raise ProviderError(
+                    _("the test bank has no payment %(provider_order_id)s")
+                    % {"provider_order_id": order.provider_order_id}
+                )
             return _state(payment)
         payment = SandboxPayment.objects.filter(idempotency_key=f"order:{order.pk}").first()
         return _state(payment) if payment else unknown_order(order, livemode=False)
@@ -93,17 +99,17 @@ class SandboxProvider:
         signature = headers.get(SIGNATURE, "")
         timestamp = signature.removeprefix("t=").partition(",")[0]
         if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) < 12):
-            raise BadSignature("there is no signature")
+            raise BadSignature(_("there is no signature"))
         if not hmac.compare_digest(
             signature.encode(errors="replace"), sign(body, int(timestamp)).encode()
         ):
-            raise BadSignature("the signature is wrong")
+            raise BadSignature(_("the signature is wrong"))
         if abs(time.time() - int(timestamp)) > TOLERANCE:
-            raise BadSignature("the signature is old")
+            raise BadSignature(_("the signature is old"))
         event = json_object(body)
         event_id, event_type = identifier(event.get("id")), identifier(event.get("type"), 100)
         if not event_id or not event_type or event.get("livemode") is not False:
-            raise BadSignature("this is no event")
+            raise BadSignature(_("this is no event"))
         return Notice(
             event_id=event_id,
             event_type=event_type,
@@ -125,9 +131,9 @@ class SandboxProvider:
     def charge_saved(self, order: Order, top_up: AutoTopUp) -> OrderState:
         """Charge the saved card, once for each order; two special cards refuse."""
         if top_up.payment_method_ref == DECLINED_CARD:
-            raise ProviderDeclined("The card was declined.", code="card_declined")
+            raise ProviderDeclined(_("The card was declined."), code="card_declined")
         if top_up.payment_method_ref == ASKING_CARD:
-            raise ProviderDeclined("The bank asks to confirm.", code="authentication_required")
+            raise ProviderDeclined(_("The bank asks to confirm."), code="authentication_required")
         payment = _open(order, return_url="", cancel_url="")
         pay(payment.pk)
         payment.refresh_from_db()
@@ -135,7 +141,7 @@ class SandboxProvider:
 
 
 def _open(order: Order, *, return_url: str, cancel_url: str) -> SandboxPayment:
-    payment, _ = SandboxPayment.objects.get_or_create(
+    payment, _is_new = SandboxPayment.objects.get_or_create(
         idempotency_key=f"order:{order.pk}",
         defaults={
             "id": f"sbx_{secrets.token_hex(12)}",
@@ -161,7 +167,7 @@ def _state(payment: SandboxPayment) -> OrderState:
         order_id=str(payment.order_id),
         user_id=str(payment.user_id),
         payment_id=payment.payment_id,
-        problem="The test bank declined the payment." if payment.status == Status.FAILED else "",
+        problem=_("The test bank declined the payment.") if payment.status == Status.FAILED else "",
         refunds=tuple(_refund_state(refund) for refund in payment.refunds),
         disputes=tuple(DisputeState(**dispute) for dispute in payment.disputes),
         customer_ref=f"sandbox-customer-{payment.user_id}" if is_paid else "",
@@ -249,7 +255,9 @@ def _add_refund(
         payment.status != Status.PAID
         or payment.refunded_minor + amount_minor > payment.amount_minor
     ):
-        raise ProviderDeclined("The amount is more than can be refunded.", code="amount_too_large")
+        raise ProviderDeclined(
+            _("The amount is more than can be refunded."), code="amount_too_large"
+        )
     refund = {
         "id": f"sbxre_{secrets.token_hex(10)}",
         "amount_minor": amount_minor,
@@ -293,7 +301,9 @@ def decide(payment_id: str, dispute_id: str, *, is_won: bool) -> None:
 def _lock(payment_id: str) -> SandboxPayment:
     payment = SandboxPayment.objects.select_for_update().filter(pk=payment_id).first()
     if payment is None:
-        raise ProviderError(f"the test bank has no payment {payment_id}")
+        raise ProviderError(
+            _("the test bank has no payment %(payment_id)s") % {"payment_id": payment_id}
+        )
     return payment
 
 
@@ -341,8 +351,8 @@ def send_webhook(payment_id: str, event_type: str) -> None:
         connection.request("POST", address.path, body, headers)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        raise ProviderError(f"the webhook was not sent: {error}") from error
+        raise ProviderError(_("the webhook was not sent: %(error)s") % {"error": error}) from error
     finally:
         connection.close()
     if status != http.client.OK:
-        raise ProviderError(f"the webhook was answered with {status}")
+        raise ProviderError(_("the webhook was answered with %(status)s") % {"status": status})

@@ -13,6 +13,8 @@ from typing import Any
 
 import stripe
 from django.conf import settings
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _
 
 from billing.models import AutoTopUp, Order, Refund
 from billing.payments.providers import idempotency
@@ -81,7 +83,7 @@ class StripeProvider:
     """See base.PaymentProvider."""
 
     name = "stripe"
-    label = "Stripe"
+    label: str | Promise = "Stripe"
 
     @property
     def livemode(self) -> bool:
@@ -104,7 +106,7 @@ class StripeProvider:
                 )
             if session.status == "expired":
                 raise ProviderDeclined(
-                    "The payment page is closed. Start a new purchase.", code="closed"
+                    _("The payment page is closed. Start a new purchase."), code="closed"
                 )
             # A page that was paid on no longer has an address; the return page shows the result.
             return Checkout(provider_order_id=session.id, url=session.url or return_url)
@@ -138,15 +140,15 @@ class StripeProvider:
         """Read a webhook that was signed with one of our secrets within the last five minutes."""
         signature = header(headers, "Stripe-Signature")
         if not any(_is_signed(body, signature, key) for key in settings.STRIPE_WEBHOOK_SECRETS):
-            raise BadSignature("The webhook is not signed by Stripe, or too long ago.")
+            raise BadSignature(_("The webhook is not signed by Stripe, or too long ago."))
         event = json_object(body)
         if event.get("object") != "event":
-            raise BadSignature("The webhook is signed, but is not an event.")
+            raise BadSignature(_("The webhook is signed, but is not an event."))
         if event.get("livemode") is not settings.STRIPE_LIVEMODE:
-            raise BadSignature("The webhook is of Stripe's other mode (test or live).")
+            raise BadSignature(_("The webhook is of Stripe's other mode (test or live)."))
         event_id, event_type = identifier(event.get("id")), identifier(event.get("type"), 100)
         if not event_id or not event_type:
-            raise BadSignature("The webhook is signed, but names no event.")
+            raise BadSignature(_("The webhook is signed, but names no event."))
         subject = part(event, "data", "object")
         kind = subject.get("object")
         intent = subject if kind == "payment_intent" else subject.get("payment_intent")
@@ -166,7 +168,7 @@ class StripeProvider:
         """Send money back. Stripe forgets idempotency keys after a day, so look first."""
         payment = order.provider_payment_id
         if not payment:
-            raise ProviderDeclined("The order has no payment.", code="no_payment")
+            raise ProviderDeclined(_("The order has no payment."), code="no_payment")
         with _client() as client:
             for known in _refunds(client, payment, order.currency):
                 if known.reference == str(refund.id):
@@ -185,7 +187,7 @@ class StripeProvider:
     def charge_saved(self, order: Order, top_up: AutoTopUp) -> OrderState:
         """Charge the saved card. Raises ProviderDeclined with the bank's reason."""
         if not (top_up.customer_ref and top_up.payment_method_ref):
-            raise ProviderDeclined("No card is saved.", code="no_payment_method")
+            raise ProviderDeclined(_("No card is saved."), code="no_payment_method")
         with _client() as client:
             # The card may be another one since an earlier attempt.
             intent = _find_intent(client, order, _customer_of(order) or top_up.customer_ref)
@@ -221,7 +223,7 @@ def _client() -> Iterator[stripe.StripeClient]:
         yield _shared_client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE, timeout, retries)
     except (stripe.CardError, stripe.InvalidRequestError) as error:
         code = getattr(error.error, "decline_code", None) or error.code or ""
-        raise ProviderDeclined(error.user_message or "Stripe refused.", code=code) from error
+        raise ProviderDeclined(error.user_message or _("Stripe refused."), code=code) from error
     except stripe.StripeError as error:
         # Its text may hold a whole page of HTML.
         answer = f"HTTP {error.http_status}" if error.http_status else "no answer"
@@ -320,7 +322,7 @@ def _state_of_session(client: stripe.StripeClient, session: dict[str, Any]) -> O
         standing = _standing_of_intent(intent)  # paid by a method that takes days
     else:
         standing = Standing.OPEN  # after a declined card too: the page takes another one
-    require(not intent or is_usable(intent.get("id")), "id of a payment")
+    require(not intent or is_usable(intent.get("id")), _("id of a payment"))
     payment = word(intent.get("id"))
     currency = session["currency"].upper()
     is_paid = standing is Standing.PAID and bool(payment)

@@ -107,7 +107,9 @@ def rename(request: Request, conversation_id: UUID) -> HttpResponse:
     """Give a conversation another name."""
     form = TitleForm(request.POST)
     is_valid = form.is_valid()
-    problem = "" if is_valid else "A chat needs a name of 1 to 100 characters. It was not renamed."
+    problem = (
+        "" if is_valid else _("A chat needs a name of 1 to 100 characters. It was not renamed.")
+    )
     if is_valid:
         title = form.cleaned_data["title"]
         lifecycle.rename(user=request.user, conversation_id=conversation_id, title=title)

@@ -6,6 +6,8 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from chatproject.lib.admin import BaseAdmin, ReadOnlyAdmin, staff_id
 from chatproject.lib.mail import outbox
@@ -17,7 +19,7 @@ class OutgoingMailAdmin(ReadOnlyAdmin, BaseAdmin):
     list_display = ["id", "created_at", "status", "attempts", "due_at", "sent_at", "error"]
     list_filter = ["status", "is_delayed", "created_at"]
     search_fields = ["recipients"]
-    search_help_text = "The complete e-mail address of a recipient"
+    search_help_text = gettext_lazy("The complete e-mail address of a recipient")
     ordering = ["-created_at"]
     fields = [
         "message_id",
@@ -43,12 +45,12 @@ class OutgoingMailAdmin(ReadOnlyAdmin, BaseAdmin):
     def has_resend_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("mail.resend_outgoingmail")
 
-    @admin.action(description="Send again", permissions=["resend"])
+    @admin.action(description=gettext_lazy("Send again"), permissions=["resend"])
     def send_again(self, request: HttpRequest, queryset: QuerySet[OutgoingMail]) -> None:
         """Queue failed mails again; their text is kept for some days."""
         sent = [mail for mail in queryset if outbox.send_again(mail)]
         LogEntry.objects.log_actions(
-            staff_id(request), sent, CHANGE, change_message="Sent again", single_object=False
+            staff_id(request), sent, CHANGE, change_message=_("Sent again"), single_object=False
         )
         skipped = len(queryset) - len(sent)
         self.message_user(request, f"{len(sent)} queued again.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext_lazy
 
 
 class OutgoingMail(models.Model):
@@ -32,7 +33,9 @@ class OutgoingMail(models.Model):
     due_at = models.DateTimeField()
     # The last attempt failed because of the mail server, and not because of this mail.
     is_delayed = models.BooleanField(default=False)
-    error = models.CharField("reason of the last failure", max_length=500, blank=True, default="")
+    error = models.CharField(
+        gettext_lazy("reason of the last failure"), max_length=500, blank=True, default=""
+    )
     created_at = models.DateTimeField(default=timezone.now)
     sent_at = models.DateTimeField(null=True)
 
@@ -40,7 +43,7 @@ class OutgoingMail(models.Model):
         verbose_name = "mail"
         verbose_name_plural = "mails"
         default_permissions = ["view"]
-        permissions = [("resend_outgoingmail", "Can send a failed mail again")]
+        permissions = [("resend_outgoingmail", gettext_lazy("Can send a failed mail again"))]
         indexes = [
             models.Index(
                 fields=["due_at"], name="mail_open", condition=Q(status__in=["queued", "sending"])
