@@ -537,6 +537,10 @@ class ProjectUpdated(ServerEvent, frozen=True, tag="project.updated", kw_only=Tr
     restored: bool = False
 
 
+class AnnouncementsChanged(ServerEvent, frozen=True, tag="announcements.changed"):
+    """An announcement began, changed, ended or was closed: the page fetches the user's announcements."""
+
+
 class FeedbackChanged(ServerEvent, frozen=True, tag="feedback.changed", kw_only=True):
     """The user's rating of a reply: "good", "bad" or, without one, empty; `html` are its buttons."""
 

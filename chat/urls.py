@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.urls import path
 
 from chat.web.views import (
+    announcements,
     assistants,
     attachments,
     chats,
@@ -61,6 +62,8 @@ urlpatterns = [
     path("search/", search.search_page, name="search"),
     path("search/results/", search.results, name="search_results"),
     path("chats/undo/", chats.undo, name="undo"),
+    path("announcements/", announcements.banners, name="announcements"),
+    path("announcements/dismiss/", announcements.dismiss, name="dismiss_announcement"),
     path("settings/", settings.settings, name="settings"),
     path("settings/devices/", devices.change, name="devices"),
     path("settings/devices/add/", devices.add, name="add_device"),

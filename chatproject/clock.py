@@ -21,6 +21,7 @@ from psycopg.errors import UndefinedTable
 
 from accounts import sessions, signup
 from billing import schedule as billing_schedule
+from chat import announcements
 from chat.attachments.sweep import Sweep
 from chat.recovery import next_messages, search_sweep
 from chat.recovery.retention import Retention
@@ -64,6 +65,7 @@ def schedule() -> list[Task]:
         Task("index messages", search_sweep.EVERY, search_sweep.enqueue_missing),
         Task("resume imports", 60, imports.resume),
         Task("resume exports", 60, archives.resume),
+        Task("publish announcements", announcements.EVERY, announcements.Publication().publish_due),
         Task("clear sessions", 60, sessions.clear_expired),
         Task("check alerts", alerts.EVERY, alerts.AlertCheck().check),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),

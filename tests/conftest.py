@@ -54,3 +54,11 @@ def own_postgres(server_folder: Path) -> Iterator[PostgresServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _no_announcements() -> None:
+    """Begin as a process that has just found no announcement, so that no page of a test reads them."""
+    from chat.announcements import memory
+
+    memory.found, memory.due = [], float("inf")

@@ -14,6 +14,8 @@ from django.utils import timezone
 
 from accounts.models import User
 from chat.models import (
+    Announcement,
+    AnnouncementDismissal,
     ChatExport,
     ChatImport,
     ChatPreference,
@@ -72,6 +74,8 @@ def row(owner, conversation):
     ChatPreference.objects.create(user=owner)
     ChatImport.objects.create(owner=owner, size=1, beat_at=timezone.now())
     ChatExport.objects.create(owner=owner, size=1, beat_at=timezone.now())
+    made = Announcement.objects.create(text="Hello")
+    AnnouncementDismissal.objects.create(announcement=made, user=owner)
     MessageFeedback.objects.create(
         message=run.message, user=owner, model=run.model, rating="bad", text="Hello"
     )

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from chat.admin import catalogue, conversations, feedback, live_queue, queue_pages
+from chat.admin import announcements, catalogue, conversations, feedback, live_queue, queue_pages
 
-__all__ = ["catalogue", "conversations", "feedback", "live_queue", "queue_pages"]
+__all__ = ["announcements", "catalogue", "conversations", "feedback", "live_queue", "queue_pages"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chat.models.announcements import Announcement, AnnouncementDismissal
 from chat.models.attachments import Attachment, MessageAttachment
 from chat.models.base import new_id
 from chat.models.catalogue import (
@@ -26,6 +27,8 @@ from chat.models.transfers import ChatExport, ChatImport, ImportedChat
 __all__ = [
     "EFFORTS",
     "ICONS",
+    "Announcement",
+    "AnnouncementDismissal",
     "Assistant",
     "Attachment",
     "ChatExport",

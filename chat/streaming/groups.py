@@ -10,6 +10,9 @@ def run_group(run_id: UUID | str) -> str:
     return f"run.{run_id}"
 
 
+EVERYONE = "everyone"  # the group of all sockets of all users
+
+
 def user_group(user_id: int) -> str:
     """Return the group of all sockets of a user, whatever page is open."""
     return f"user.{user_id}"

@@ -70,7 +70,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         self._followed: dict[UUID, Follower] = {}
         self._announced: dict[UUID, None] = {}  # the oldest first
         self._recheck: asyncio.TimerHandle | None = None
-        self._attachment: Attachment | None = None
+        self._attachments: list[Attachment] = []
         self._allowance: Allowance | None = None
         self._ending: asyncio.Task[None] | None = None
 
@@ -125,9 +125,10 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             return
         try:
             async with asyncio.timeout(ATTACH_WITHIN):
-                self._attachment = await get_layer().attach(
-                    groups.user_group(session.user.pk), self._receive_for_user
-                )
+                for group in (groups.user_group(session.user.pk), groups.EVERYONE):
+                    self._attachments.append(
+                        await get_layer().attach(group, self._receive_for_user)
+                    )
         except (redis.RedisError, TimeoutError) as error:
             logger.warning("a socket was refused: %r", error)
             await self._outgoing.close(protocol.TRY_AGAIN_LATER, ChatError("unavailable"))
@@ -155,8 +156,8 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             self._recheck.cancel()
         for follower in tuple(self._followed.values()):
             await follower.leave()
-        if self._attachment is not None:
-            await self._attachment.detach()
+        for attachment in self._attachments:
+            await attachment.detach()
 
     # --- From the client ----------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 // Entry point of the signed-in pages. chat-app is defined last: it looks up the other elements.
 
+import { ChatAnnouncements } from "./elements/chat_announcements.js";
 import { ChatApp } from "./elements/chat_app.js";
 import { ChatComposer } from "./elements/chat_composer.js";
 import { ChatKeys } from "./elements/chat_keys.js";
@@ -34,6 +35,7 @@ customElements.define("chat-composer", ChatComposer);
 customElements.define("chat-transcript", ChatTranscript);
 customElements.define("connection-notice", ConnectionNotice);
 customElements.define("chat-app", ChatApp);
+customElements.define("chat-announcements", ChatAnnouncements);
 customElements.define("page-dialog", PageDialog);
 customElements.define("reply-rating", ReplyRating);
 customElements.define("chat-transfer", ChatTransfer);

@@ -15,6 +15,8 @@ from billing.credits import MICRO
 from billing.models import ModelPrice
 from chat.llm.errors import Cause
 from chat.models import (
+    Announcement,
+    AnnouncementDismissal,
     Assistant,
     ChatExport,
     ChatImport,
@@ -96,6 +98,8 @@ def _make_runs(user: User) -> None:
     assistant = Assistant.objects.create(slug="parley", name="Parley", model=model)
     ChatPreference.objects.create(user=user, model=model)
     now = timezone.now()
+    announcement = Announcement.objects.create(text=SENTENCE, audience="staff", html=SENTENCE)
+    AnnouncementDismissal.objects.create(announcement=announcement, user=user)
     ChatImport.objects.create(owner=user, size=123_456_789, error=SENTENCE[:300], beat_at=now)
     ChatExport.objects.create(owner=user, size=123_456_789, error=SENTENCE[:300], beat_at=now)
     outcomes: list[dict[str, Any]] = [

@@ -166,6 +166,7 @@ export class ChatApp extends HTMLElement {
         showAppearance(event);
         this.querySelector("chat-keys").toggleAttribute("data-single-keys", event.single_keys);
         return;
+      case "announcements.changed":
       case "feedback.changed":
       case "transfer.updated":
         this.dispatchEvent(new CustomEvent(event.type, { detail: event })); // to elements of the page
