@@ -1,5 +1,7 @@
 // Staff pages of a provider: choose many models at once, and show that a request is on its way.
 
+import { gettext, ngettext } from "./helpers/gettext.js";
+
 const list = document.querySelector("form[data-models]");
 const bar = list?.querySelector(".provider-choose");
 if (bar) {
@@ -7,7 +9,9 @@ if (bar) {
   const chosen = list.querySelector("[data-chosen]");
   const count = () => {
     const number = boxes.filter((box) => box.checked).length;
-    chosen.textContent = number ? `${number} chosen on this page` : "None chosen";
+    chosen.textContent = number
+      ? ngettext("{count} chosen on this page", "{count} chosen on this page", number)
+      : gettext("None chosen");
   };
   bar.addEventListener("click", (event) => {
     const choice = event.target.dataset.choose;

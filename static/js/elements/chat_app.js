@@ -1,6 +1,8 @@
 import { showAppearance } from "../helpers/appearance.js";
 import { fetchJSON, fetchPage, fromTemplate, nameConversation } from "../helpers/dom.js";
+import { gettext } from "../helpers/gettext.js";
 import { storageOf } from "../helpers/storage.js";
+import { credits } from "../helpers/words.js";
 import { Connection, NOT_SIGNED_IN, REFUSED, RESTARTING, TOO_MANY } from "../models/connection.js";
 import { Draft } from "../models/draft.js";
 import { Navigation } from "../models/navigation.js";
@@ -226,7 +228,7 @@ export class ChatApp extends HTMLElement {
     this.sidebar.current = id;
     this.querySelector("[data-chat-menu]").hidden = false;
     // `conversation.updated` may have arrived before `run.queued`.
-    this.#rename(this.sidebar.title(id) ?? "New chat");
+    this.#rename(this.sidebar.title(id) ?? gettext("New chat"));
   }
 
   #updated(event) {
@@ -296,9 +298,10 @@ export class ChatApp extends HTMLElement {
   #showBalance(event) {
     const chip = this.querySelector("[data-balance]");
     if (chip === null) return;
-    chip.querySelector("[data-balance-available]").textContent = event.shown;
+    const shown = credits(event.available);
+    chip.querySelector("[data-balance-available]").textContent = shown;
     chip.dataset.low = event.low ?? "";
-    chip.title = `${event.shown} credits available`;
+    chip.title = gettext("{amount} credits available", { amount: shown });
   }
 
   #refused(event) {

@@ -1,12 +1,13 @@
 import { isTouch, postForm } from "../helpers/dom.js";
+import { gettext, ngettext } from "../helpers/gettext.js";
 import { NO_ID, newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
 import { countDown, debounce } from "../helpers/timing.js";
 import { remaining, retryLabel } from "../helpers/words.js";
 import { Draft } from "../models/draft.js";
 
-const STILL_WRITING = "A reply is still being written. Wait for it, or stop it first.";
-const OFFLINE = "You are offline. Your text is saved here. Send it when you are back online.";
+const STILL_WRITING = gettext("A reply is still being written. Wait for it, or stop it first.");
+const OFFLINE = gettext("You are offline. Your text is saved here. Send it when you are back online.");
 
 /**
  * The message field. Typed text is never lost: it stays in the tab's storage until the server has it.
@@ -348,7 +349,13 @@ export class ChatComposer extends HTMLElement {
     if (this.isBusy && this.dataset.edit) return STILL_WRITING;
     if (!navigator.onLine) return OFFLINE;
     const over = length(text) - Number(this.dataset.maxCharacters);
-    if (over > 0) return `The message is ${over.toLocaleString("en")} characters too long. Shorten it or send it in parts.`;
+    if (over > 0) {
+      return ngettext(
+        "The message is {count} character too long. Shorten it or send it in parts.",
+        "The message is {count} characters too long. Shorten it or send it in parts.",
+        over,
+      );
+    }
     return null;
   }
 

@@ -1,3 +1,5 @@
+import { gettext } from "../helpers/gettext.js";
+
 const FIELDS = "input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]";
 const OPEN = "dialog[open], :popover-open, details.menu[open]";
 
@@ -109,7 +111,7 @@ export function isAvailable(action) {
 /** The keys of a shortcut in short, as tooltips and the palette show them. */
 export function keyName({ key, commandKey }) {
   if (!commandKey) return key.length === 1 ? key.toUpperCase() : key;
-  return isMac() ? `⌘${commandKey.toUpperCase()}` : `Ctrl ${commandKey.toUpperCase()}`;
+  return isMac() ? `⌘${commandKey.toUpperCase()}` : `${gettext("Ctrl")} ${commandKey.toUpperCase()}`;
 }
 
 /** Close the sidebar of a phone and open menus, over which a dialog opens. */

@@ -2,6 +2,7 @@ import { copy, needsTextAtHand } from "../helpers/clipboard.js";
 import { fetchJSON, fetchPage, fromHTML, fromTemplate, isSelected, saveFile } from "../helpers/dom.js";
 import { foldLong, toggleFold } from "../helpers/folding.js";
 import { fileName, toCSV, toMarkdown } from "../helpers/formats.js";
+import { gettext, ngettext } from "../helpers/gettext.js";
 import { NO_ID } from "../helpers/ids.js";
 import { prepareProse, rowsOf, textOfCode, toggleWrap } from "../helpers/prose.js";
 import { movementOf, placeBelow } from "../helpers/reading_place.js";
@@ -442,13 +443,13 @@ export class ChatTranscript extends HTMLElement {
       await copy(this.#textFor(button));
     } catch (error) {
       console.warn("Copying failed", error);
-      this.#fire("chat:error", "The browser blocked copying. Select the text and copy it by hand.");
+      this.#fire("chat:error", gettext("The browser blocked copying. Select the text and copy it by hand."));
       return;
     }
     const use = button.querySelector("use");
     use.setAttribute("href", "#i-check");
     setTimeout(() => use.setAttribute("href", "#i-copy"), COPIED_FOR);
-    this.#fire("chat:announce", "Copied");
+    this.#fire("chat:announce", gettext("Copied"));
   }
 
   /** The text that a button copies, or a promise of it: a code block, or a reply in Markdown. */
@@ -504,7 +505,7 @@ export class ChatTranscript extends HTMLElement {
       else link.href = next.href;
     });
     items.at(-1)?.focus({ preventScroll: true });
-    this.#fire("chat:announce", `${items.length} earlier messages loaded`);
+    this.#fire("chat:announce", ngettext("{count} earlier message loaded", "{count} earlier messages loaded", items.length));
   }
 
   #fire(name, detail = null) {
@@ -535,7 +536,7 @@ function keepOpen(reply, finished) {
 }
 
 function ending(event) {
-  if (event.type === "run.done") return "Reply finished";
-  if (event.type === "run.stopped") return "Reply stopped";
-  return `Reply failed. ${event.message}`;
+  if (event.type === "run.done") return gettext("Reply finished");
+  if (event.type === "run.stopped") return gettext("Reply stopped");
+  return gettext("Reply failed. {reason}", { reason: event.message });
 }

@@ -1,3 +1,5 @@
+import { gettext } from "../helpers/gettext.js";
+
 /** A password field whose text can be shown. */
 export class PasswordField extends HTMLElement {
   connectedCallback() {
@@ -15,6 +17,6 @@ export class PasswordField extends HTMLElement {
     this.querySelector("input").type = visible ? "text" : "password";
     const button = this.querySelector("button");
     button.setAttribute("aria-pressed", String(visible));
-    button.textContent = visible ? "Hide" : "Show";
+    button.textContent = visible ? gettext("Hide") : gettext("Show");
   }
 }

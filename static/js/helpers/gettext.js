@@ -5,7 +5,6 @@ const { language, plural, messages } = globalThis.catalog ?? { language: "en", p
 
 // Arabic pages have the digits 0 to 9, on the server as well.
 const LOCALE = language === "ar" ? "ar-u-nu-latn" : language;
-const NUMBERS = new Intl.NumberFormat(LOCALE, { useGrouping: "always" });
 
 /** The language of the page: a code such as "de". */
 export { language };
@@ -21,9 +20,10 @@ export function ngettext(one, many, count, values = {}) {
   return filled(text, { count, ...values });
 }
 
-/** A number as people write it. */
-export function number(value) {
-  return NUMBERS.format(value);
+/** A number as people write it, with so many decimals. */
+export function number(value, decimals = 0) {
+  const digits = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
+  return value.toLocaleString(LOCALE, { useGrouping: "always", ...digits });
 }
 
 function found(text) {

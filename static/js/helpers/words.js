@@ -65,3 +65,11 @@ export function remaining(length, max) {
   if (left < 0) return ngettext("{count} character over the limit", "{count} characters over the limit", -left);
   return ngettext("{count} character left", "{count} characters left", left);
 }
+
+/** Micro-credits as the server writes them (billing/credits.py): "1,234.50", "0.31", and "<0.01" instead of 0. */
+export function credits(micro) {
+  const sign = micro < 0 ? "\u2212" : "";
+  const hundredths = Math.floor(Math.abs(micro) / 10_000);
+  if (hundredths === 0 && micro !== 0) return `${sign}<${number(0.01, 2)}`;
+  return sign + number(hundredths / 100, hundredths % 100 === 0 ? 0 : 2);
+}

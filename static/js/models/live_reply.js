@@ -2,6 +2,7 @@
 // missing, when the page shows another branch of the chat; then only the end of the run matters.
 
 import { isSelected } from "../helpers/dom.js";
+import { gettext } from "../helpers/gettext.js";
 import { prepareProse } from "../helpers/prose.js";
 import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { APPLY, END, GAP, RESTART, RunFollower, WAIT } from "./run_follower.js";
@@ -9,8 +10,8 @@ import { StreamWriter } from "./stream_writer.js";
 import { Wait } from "./wait.js";
 
 const RESUME_AGAIN_AFTER = 2_000; // milliseconds between two requests for the same missing events
-const READING = "Reading your message…";
-const THINKING = "Thinking…";
+const READING = gettext("Reading your message…");
+const THINKING = gettext("Thinking…");
 
 export class LiveReply {
   #follower;

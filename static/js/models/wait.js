@@ -1,9 +1,10 @@
 // The wait of a run for a worker: its status for the page, and whether the queue has stopped moving.
 
+import { gettext } from "../helpers/gettext.js";
 import { queueStatus } from "../helpers/words.js";
 
 const STALLED_AFTER = 60_000; // milliseconds without a step forward
-const INTERRUPTED = "Reply interrupted. Resuming…";
+const INTERRUPTED = gettext("Reply interrupted. Resuming…");
 
 export class Wait {
   #status = queueStatus(0);
