@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 import redis
+from django.conf import settings
 
 from chatproject.local.servers import PostgresServer, ValkeyServer
-from tests.support import pytest_servers
+from tests.support import migrated_cluster, pytest_servers
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """Copy the migrated database; the migrations then find no work."""
+    settings.DATABASES["default"].setdefault("TEST", {})["TEMPLATE"] = migrated_cluster.TEMPLATE
 
 
 @pytest.fixture

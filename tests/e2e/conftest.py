@@ -25,7 +25,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from tests.e2e.browser import Browser
-from tests.support import nginx, pytest_servers
+from tests.support import migrated_cluster, nginx, pytest_servers
 from tests.support.fake_llm import FakeLLM
 from tests.support.stack import PROJECT, Stack
 
@@ -97,7 +97,7 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
     server = os.environ["DATABASE_URL"]
     name = f"e2e_{uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE {migrated_cluster.TEMPLATE}')
     database = urlsplit(server)._replace(path=f"/{name}").geturl()
     environment = {
         "DATABASE_URL": database,
@@ -110,7 +110,7 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
         "ALLOWED_HOSTS": f"127.0.0.1,localhost,{HOME}",
         **variables,
     }
-    for command in (["migrate"], ["create_catalogue"], ["collectstatic", "--no-input"]):
+    for command in (["create_catalogue"], ["collectstatic", "--no-input"]):
         subprocess.run(
             [sys.executable, "manage.py", *command, "--verbosity", "0"],
             cwd=PROJECT,

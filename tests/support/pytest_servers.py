@@ -2,8 +2,8 @@
 
 Loaded by ``-p tests.support.pytest_servers`` (pyproject.toml): a conftest.py is imported after the
 settings. One Postgres serves the whole session, with a database for each xdist worker by
-pytest-django; each worker has a Valkey of its own, since database numbers do not separate publish
-and subscribe. TEST_POSTGRES_BIN and TEST_REDIS_SERVER name other programs (installed_servers.py).
+pytest-django, a copy of a migrated one. Each worker has a Valkey of its own, since database numbers
+do not separate publish and subscribe. TEST_POSTGRES_BIN and TEST_REDIS_SERVER name other programs (installed_servers.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 
 from chatproject.local.run import documented_variables
 from chatproject.local.servers import PostgresServer, ValkeyServer, is_alive
-from tests.support import installed_servers
+from tests.support import installed_servers, migrated_cluster
 
 POSTGRES_SETTINGS = {
     "max_connections": "500",
@@ -164,7 +164,7 @@ def _start_servers(config: pytest.Config) -> None:
         folder.chmod(0o711)
         postgres = PostgresServer(folder / "postgres", settings=POSTGRES_SETTINGS)
         _at_end(config, postgres.stop)
-        postgres.start()
+        migrated_cluster.start(postgres)
         os.environ["DATABASE_URL"] = postgres.url
     else:
         folder = Path(os.environ[FOLDER_VARIABLE])
