@@ -584,7 +584,7 @@ class NextUpdated(ServerEvent, frozen=True, tag="next.updated", kw_only=True):
     paused: bool = False
     code: str = ""
     message: str = ""
-    taken: str = ""
+    taken: str | UnsetType = UNSET
 
 
 class DraftUpdated(ServerEvent, frozen=True, tag="draft.updated", kw_only=True):

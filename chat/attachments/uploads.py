@@ -135,11 +135,7 @@ def take(user: User, ids: Sequence[UUID]) -> list[Attachment]:
     """
     wanted = list(dict.fromkeys(ids))
     if len(wanted) > settings.ATTACHMENTS_PER_MESSAGE:
-        raise ChatError(
-            "too_many",
-            _("A message may have %(most)d files. Remove some of them.")
-            % {"most": settings.ATTACHMENTS_PER_MESSAGE},
-        )
+        raise too_many()
     rows = Attachment.objects.select_for_update(no_key=True).filter(owner=user, pk__in=wanted)
     found = {
         one.pk: one for one in rows.order_by("pk")
@@ -147,6 +143,15 @@ def take(user: User, ids: Sequence[UUID]) -> list[Attachment]:
     if len(found) < len(wanted):
         raise ChatError("file_missing")
     return [found[id] for id in wanted]
+
+
+def too_many() -> ChatError:
+    """Return the refusal of a message with too many files."""
+    return ChatError(
+        "too_many",
+        _("A message may have %(most)d files. Remove some of them.")
+        % {"most": settings.ATTACHMENTS_PER_MESSAGE},
+    )
 
 
 def described(user: User, ids: Sequence[UUID]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,12 @@ from chatproject.lib.http import Request
 
 
 class MessageForm(forms.Form):
-    """A message being written. `runs.start` validates it, with the same errors at every entry point."""
+    """A message being written. `runs.start` validates it, with the same errors at every entry point.
+
+    `attached` are the files that it has already, as in `Message.attached`.
+    """
+
+    attached: Sequence[dict[str, Any]] = ()
 
     text = forms.CharField(
         required=False,
@@ -53,6 +59,9 @@ class MessageForm(forms.Form):
     draft = forms.BooleanField(required=False, widget=forms.HiddenInput)
 
     max_characters = settings.TEXT_MAX_CHARACTERS
+    max_files = settings.ATTACHMENTS_PER_MESSAGE
+    max_file_bytes = settings.ATTACHMENT_MAX_BYTES
+    paste_characters = settings.PASTE_CHARACTERS
 
     def clean_text(self) -> str:
         # Browsers post line ends as CR LF.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,19 @@ from django.contrib.staticfiles.storage import staticfiles_storage
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext as _
 
 from chat import access
+from chat.attachments import names, uploads
 from chat.conversations import assistants, drafts, lifecycle, listing, projects, transcript
 from chat.errors import ChatError
 from chat.models import Assistant, Conversation, Draft, Project
 from chat.runs import cost, describe, next_message
-from chat.web.forms import MessageForm, new_client_id, posted_id
+from chat.web.forms import MessageForm, new_client_id, posted_attachments, posted_id
 from chat.web.picker import picker
 from chat.web.responses import raise_unless_page, run_json, wants_json, with_status
 from chat.web.shortcuts import SHORTCUTS
-from chatproject.lib import languages
+from chatproject.lib import languages, rate_limits
 from chatproject.lib.http import Request
 
 # Placeholder in addresses of objects that do not exist yet when a page is rendered; the script
@@ -113,7 +115,11 @@ def conversation_page(
     edited = transcript.own_message(conversation, editing)
     shown = [message.pk for message in part.messages]
     draft = None if part.is_past or edited else drafts.shown(request.user, conversation)
-    form = form or new_form(edited.text if edited else "", draft=draft)
+    form = form or new_form(
+        edited.text if edited else "",
+        draft=draft,
+        attached=edited.attached if edited else None,
+    )
     context = {
         "conversation": conversation,
         "conversation_id": conversation.id,
@@ -175,9 +181,12 @@ def page_context(request: Request) -> dict[str, Any]:
 
 
 def new_form(
-    text: str = "", refused: MessageForm | None = None, draft: Draft | None = None
+    text: str = "",
+    refused: MessageForm | None = None,
+    draft: Draft | None = None,
+    attached: Sequence[dict[str, Any]] | None = None,
 ) -> MessageForm:
-    """Return a form with a new client_id: with a text or a draft, or with text and choice of a refused form."""
+    """Return a form with a new client_id: with a text or a draft and files, or with all of a refused form."""
     initial: dict[str, Any] = {"text": draft.text if draft else text, "draft": draft is not None}
     if refused is not None:
         names = [
@@ -194,29 +203,74 @@ def new_form(
             if name in refused.data
         ]
         initial |= {name: refused.cleaned_data[name] for name in names}
-    return MessageForm(initial=initial | {"client_id": new_client_id()})
+    form = MessageForm(initial=initial | {"client_id": new_client_id()})
+    form.attached = [
+        one for one in (refused.attached if refused else attached) or () if not one.get("deleted")
+    ]
+    return form
 
 
 def posted_form(request: Request) -> MessageForm:
     """Return the form as posted, with `cleaned_data`."""
-    form = MessageForm(request.POST)
+    form = MessageForm(request.POST, request.FILES)
     form.full_clean()
     return form
 
 
-def start_posted(form: MessageForm, begin: Callable[..., describe.Started]) -> describe.Started:
-    """Start a run with `begin` for a posted form. Raises what `begin` raises.
+def _store_files(request: Request, form: MessageForm) -> list[UUID]:
+    """Return the ids of a posted form's attachments, with its files, which are stored now.
+
+    Raises ChatError; the form has in `attached` those that were stored before.
+    """
+    ids = posted_attachments(request)
+    form.attached = uploads.described(request.user, ids)
+    files = [one for one in request.FILES.getlist("files") if one.file is not None and one.name]
+    if len(ids) + len(files) > settings.ATTACHMENTS_PER_MESSAGE:
+        raise uploads.too_many()
+    for one in files:
+        assert one.file is not None
+        try:
+            rate_limits.hit("uploads", request.user.pk)
+        except rate_limits.RateLimited as error:
+            raise ChatError(
+                "rate_limited",
+                _("You attached too many files. Wait a while, then attach the next one."),
+                retry_after=error.retry_after,
+            ) from error
+        try:
+            made = uploads.add(
+                user=request.user, name=one.name or "", size=one.size or 0, file=one.file
+            )
+        except ChatError as error:
+            error.message = f"{names.clean(one.name or '')}: {error.message}"
+            raise
+        form.attached.append(made.snapshot)
+        ids.append(made.pk)
+    return ids
+
+
+def start_posted(
+    request: Request, form: MessageForm, begin: Callable[..., describe.Started]
+) -> describe.Started:
+    """Store the files of a posted form, and start its run with `begin`. Raises what `begin` raises.
 
     A form that the browser shows again, by Back or after an error page, keeps its client_id. If its
     text was changed meanwhile, the text is a message of its own.
     """
     text, client_id = form.cleaned_data["text"], form.cleaned_data["client_id"]
     begin = partial(begin, choice=form.choice)
+    if request.FILES or "attachments_shown" in request.POST:
+        # Without the mark it is a form of the previous release, whose edits keep all files.
+        begin = partial(begin, attachment_ids=_store_files(request, form))
     started = begin(text=text, client_id=client_id)
     prompt = started.run.message.parent
-    if started.is_new or prompt is None or prompt.text == text.strip():
+    if started.is_new or prompt is None:
         return started
-    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    # A repetition has stored its files again, with the same names.
+    files = [one["name"] for one in form.attached]
+    if prompt.text == text.strip() and [one["name"] for one in prompt.attached or ()] == files:
+        return started
+    digest = hashlib.blake2b(f"{text}{files}".encode(), digest_size=8).hexdigest()
     return begin(text=text, client_id=f"{client_id[:40]}.{digest}")
 
 

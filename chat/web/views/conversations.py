@@ -94,7 +94,7 @@ def create(request: Request) -> HttpResponse:
     form = posted_form(request)
     try:
         begin = partial(start.send, user=request.user, clears_draft=form.cleaned_data["draft"])
-        started = start_posted(form, begin)
+        started = start_posted(request, form, begin)
     except ChatError as error:
         raise_unless_page(request, error)
         return new_page(request, form=new_form(refused=form), error=error)

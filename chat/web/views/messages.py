@@ -19,6 +19,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from chat import access
+from chat.attachments import uploads
 from chat.conversations import branches, feedback
 from chat.errors import ChatError
 from chat.models import Message, MessageFeedback
@@ -63,7 +64,7 @@ def send(request: Request, conversation_id: UUID) -> HttpResponse:
     )
     try:
         try:
-            started = start_posted(form, begin)
+            started = start_posted(request, form, begin)
         except ChatError as error:
             if error.code != "run_active" or wants_json(request):
                 raise
@@ -84,6 +85,7 @@ def _queue(request: Request, conversation_id: UUID, form: MessageForm) -> None:
         client_id=f"{form.cleaned_data['client_id'][:40]}.{digest}",
         conversation_id=conversation_id,
         choice=form.choice,
+        attachment_ids=uploads.kept_ids(form.attached),
         clears_draft=form.cleaned_data["draft"],
     )
 
@@ -131,7 +133,7 @@ def compare(request: Request, conversation_id: UUID) -> HttpResponse:
         )[0]
 
     try:
-        started = start_posted(form, begin)
+        started = start_posted(request, form, begin)
     except ChatError as error:
         if known is not None:
             return refused_page(request, error, known, form)
@@ -210,7 +212,9 @@ def edit(request: Request, message_id: UUID) -> HttpResponse:
         return redirect("chat:conversation", edited.conversation_id)
     form = posted_form(request)
     try:
-        started = start_posted(form, partial(start.edit, user=request.user, message_id=message_id))
+        started = start_posted(
+            request, form, partial(start.edit, user=request.user, message_id=message_id)
+        )
     except ChatError as error:
         return refused_page(request, error, edited.conversation_id, form, editing=str(message_id))
     return started_response(request, started)

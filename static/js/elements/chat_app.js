@@ -310,7 +310,7 @@ export class ChatApp extends HTMLElement {
     const frame = event.ref ? this.#sender.refused(event.ref) : undefined;
     if (frame !== undefined) {
       const retryAfter = frame.text === undefined ? null : event.retry_after;
-      const lacksModel = event.code === "model_unavailable" || event.code === "bad_setting";
+      const lacksModel = ["model_unavailable", "no_vision"].includes(event.code) || event.code === "bad_setting";
       this.#showError(event.message, { lacksCredits, lacksModel, retryAfter });
       if (event.code === "not_found") this.#catchUp(); // the chat was probably deleted
       return;

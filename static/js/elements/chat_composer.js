@@ -4,7 +4,7 @@ import { NO_ID, newClientId } from "../helpers/ids.js";
 import { storageOf } from "../helpers/storage.js";
 import { countDown, debounce } from "../helpers/timing.js";
 import { remaining, retryLabel } from "../helpers/words.js";
-import { Draft } from "../models/draft.js";
+import { Draft, pageOf } from "../models/draft.js";
 
 const STILL_WRITING = gettext("A reply is still being written. Wait for it, or stop it first.");
 const OFFLINE = gettext("You are offline. Your text is saved here. Send it when you are back online.");
@@ -32,6 +32,12 @@ export class ChatComposer extends HTMLElement {
     }
     this.#draft = new Draft(storage, this.#page);
     this.#restoreDraft();
+    this.#field.addEventListener("paste", (event) => {
+      if (this.files.paste(event.clipboardData)) event.preventDefault();
+    });
+    this.addEventListener("chat:files", () => this.#filesChanged());
+    this.addEventListener("chat:files-error", ({ detail }) => this.showError(detail));
+    this.addEventListener("chat:put-back", ({ detail }) => this.restore(detail));
     this.#field.addEventListener("input", () => this.#typed());
     this.#field.addEventListener("keydown", (event) => this.#key(event));
     this.#form.addEventListener("submit", (event) => this.#submit(event));
@@ -56,6 +62,11 @@ export class ChatComposer extends HTMLElement {
     this.#estimateSoon.cancel();
     this.#countdown?.cancel();
     this.#listening.abort();
+  }
+
+  /** The files of the message. */
+  get files() {
+    return this.querySelector("chat-files");
   }
 
   /** The choice of models; null where no model is offered. */
@@ -102,6 +113,7 @@ export class ChatComposer extends HTMLElement {
     this.#discardDraft();
     this.dataset.conversation = id;
     this.#draft.page = id;
+    this.files.page = id;
     this.#save();
     this.#form.action = this.dataset.send;
   }
@@ -109,6 +121,7 @@ export class ChatComposer extends HTMLElement {
   /** Empty the field for the next message. */
   clear() {
     this.#field.value = "";
+    this.files.clear();
     this.#discardDraft();
     this.#unanswered = null;
     this.#form.elements.client_id.value = newClientId();
@@ -128,8 +141,9 @@ export class ChatComposer extends HTMLElement {
     this.#form.elements.client_id.value = newClientId();
   }
 
-  /** Put back a text that could not be sent, before any text typed meanwhile. */
-  restore(text) {
+  /** Put back a text that could not be sent, before any text typed meanwhile, and the files with these ids. */
+  restore(text, files = []) {
+    if (files.length > 0) this.files.restore(files);
     const typed = this.#field.value;
     this.#field.value = typed.trim() ? `${text}\n\n${typed}` : text;
     this.#save();
@@ -152,8 +166,9 @@ export class ChatComposer extends HTMLElement {
   }
 
   /** Let the browser submit the form. */
-  post(text, clientId) {
+  post(text, clientId, files = []) {
     this.#field.value = text;
+    this.files.restore(files);
     this.#form.elements.client_id.value = clientId;
     this.#save();
     this.#draft.submitted();
@@ -224,8 +239,7 @@ export class ChatComposer extends HTMLElement {
   }
 
   get #page() {
-    const { conversation, edit } = this.dataset;
-    return edit ? `edit:${edit}` : conversation || "new";
+    return pageOf(this.dataset);
   }
 
   #modelChosen() {
@@ -252,22 +266,31 @@ export class ChatComposer extends HTMLElement {
     this.#estimateSoon();
   }
 
+  #filesChanged() {
+    const { uploading, failed } = this.files.dataset;
+    const shown = this.querySelector("[data-error-text]").textContent;
+    if (this.files.problem === null && [uploading, failed].includes(shown)) this.showError("");
+    this.#estimateSoon();
+  }
+
   /** Request the cost of the text. The answer is dropped when the text has changed meanwhile. */
   async #estimate() {
     const text = this.#field.value;
-    if (!text.trim()) {
+    const files = this.files.ids;
+    if (!text.trim() && files.length === 0) {
       this.#showCost("");
       return;
     }
-    const estimate = await postForm(this.dataset.estimate, {
-      csrfmiddlewaretoken: this.#form.elements.csrfmiddlewaretoken.value,
-      conversation: this.dataset.conversation,
-      text,
-      model: this.models?.model ?? "",
-      assistant: this.assistant ?? "",
-    });
+    const estimate = await postForm(this.dataset.estimate, [
+      ["csrfmiddlewaretoken", this.#form.elements.csrfmiddlewaretoken.value],
+      ["conversation", this.dataset.conversation],
+      ["text", text],
+      ["model", this.models?.model ?? ""],
+      ["assistant", this.assistant ?? ""],
+      ...files.map((id) => ["attachments", id]),
+    ]);
     const hasError = !this.querySelector("[data-error]").hidden;
-    if (estimate === null || hasError || text !== this.#field.value) return;
+    if (estimate === null || hasError || text !== this.#field.value || `${files}` !== `${this.files.ids}`) return;
     this.#showCost(estimate.problem || [estimate.shown, estimate.note].filter(Boolean).join(". "));
   }
 
@@ -303,7 +326,7 @@ export class ChatComposer extends HTMLElement {
   /** Escape cancels an edit, unless it closes a menu or the sidebar. */
   #escape(event) {
     if (event.key !== "Escape" || event.defaultPrevented || isComposition(event)) return;
-    if (document.querySelector(":popover-open") === null) this.querySelector("[data-cancel]")?.click();
+    if (document.querySelector(":popover-open, dialog[open]") === null) this.querySelector("[data-cancel]")?.click();
   }
 
   #submit(event) {
@@ -327,6 +350,7 @@ export class ChatComposer extends HTMLElement {
       models,
       choice: this.models?.changes ?? {},
       assistant: this.assistant,
+      files: this.files.ids,
     };
     const send = new CustomEvent("chat:send", { detail, bubbles: true, cancelable: true });
     if (!this.dispatchEvent(send)) {
@@ -345,7 +369,8 @@ export class ChatComposer extends HTMLElement {
 
   /** Why a text cannot be sent now: a sentence, "" for a blank text, null if it can be sent. */
   #problem(text) {
-    if (!text.trim()) return "";
+    if (!text.trim() && this.files.isEmpty) return "";
+    if (this.files.problem !== null) return this.files.problem;
     if (this.isBusy && this.dataset.edit) return STILL_WRITING;
     if (!navigator.onLine) return OFFLINE;
     const over = length(text) - Number(this.dataset.maxCharacters);
@@ -392,6 +417,7 @@ export class ChatComposer extends HTMLElement {
     this.querySelector("[data-editing]").remove();
     this.#form.action = this.dataset.send;
     this.#draft.page = this.#page;
+    this.files.page = this.#page;
     history.replaceState(history.state, "", location.pathname);
   }
 }

@@ -238,13 +238,14 @@ export class ChatModels extends HTMLElement {
   /** Show what the text in the composer would cost with each model. */
   async #estimate() {
     const composer = this.closest("chat-composer");
-    const answer = await postForm(composer.dataset.estimate, {
-      csrfmiddlewaretoken: this.#token,
-      conversation: composer.dataset.conversation,
-      text: composer.querySelector("textarea").value || "…",
-      assistant: composer.assistant ?? "",
-      each: "1",
-    });
+    const answer = await postForm(composer.dataset.estimate, [
+      ["csrfmiddlewaretoken", this.#token],
+      ["conversation", composer.dataset.conversation],
+      ["text", composer.querySelector("textarea").value || "…"],
+      ["assistant", composer.assistant ?? ""],
+      ["each", "1"],
+      ...composer.files.ids.map((id) => ["attachments", id]),
+    ]);
     for (const one of answer === null ? [] : this.#list.querySelectorAll("[data-model]")) {
       const { shown = "", problem = "", note = "" } = answer.models[one.dataset.model] ?? {};
       let cost = one.querySelector(".model-cost");

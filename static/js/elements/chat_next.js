@@ -1,10 +1,12 @@
+import { ngettext } from "../helpers/gettext.js";
+
 /**
  * The message that is sent when the present reply has ended, above the message field. The server keeps it: this
  * element shows its state (`next.updated`) and changes it. Without a connection the browser submits the form.
  */
 export class ChatNext extends HTMLElement {
-  #stored = null; // the state as the server has it: {text, paused, message}
-  #sending = new Map(); // texts that the server has not acknowledged, by client_id
+  #stored = null; // the state as the server has it: {text, files, paused, message}; `files` is their number
+  #sending = new Map(); // {text, files} that the server has not acknowledged, by client_id
 
   connectedCallback() {
     this.#stored = stateOf(this);
@@ -12,8 +14,8 @@ export class ChatNext extends HTMLElement {
   }
 
   /** Show a text that is on its way to the server. */
-  showSending(clientId, text) {
-    this.#sending.set(clientId, text);
+  showSending({ client_id: clientId, text, attachments = [] }) {
+    this.#sending.set(clientId, { text, files: attachments.length });
     this.#show();
   }
 
@@ -23,11 +25,12 @@ export class ChatNext extends HTMLElement {
   }
 
   /** Show the state of an event of the chat that is shown. */
-  receive({ client_id: clientId, text = "", paused = false, message = "", taken = "" }) {
+  receive({ client_id: clientId, text = "", attachments = [], paused = false, message = "", taken }) {
     this.#sending.delete(clientId);
-    this.#stored = { text, paused, message };
+    // The files of an event with `taken` are those that go back into the message field.
+    this.#stored = { text, files: taken === undefined ? attachments.length : 0, paused, message };
     this.#show();
-    if (taken !== "") this.closest("chat-composer").restore(taken);
+    if (taken !== undefined) this.closest("chat-composer").restore(taken, attachments);
     else if (paused && message) this.#announce(message);
   }
 
@@ -55,10 +58,16 @@ export class ChatNext extends HTMLElement {
   }
 
   #show() {
-    const { text, paused, message } = this.#stored;
-    const shown = [text, ...this.#sending.values()].filter(Boolean).join("\n\n");
+    const { paused, message } = this.#stored;
+    const all = [this.#stored, ...this.#sending.values()];
+    const shown = all.map(({ text }) => text).filter(Boolean).join("\n\n");
+    const count = all.reduce((sum, { files }) => sum + files, 0);
     const hadFocus = this.contains(document.activeElement);
-    this.hidden = shown === "";
+    this.hidden = shown === "" && count === 0;
+    const files = this.querySelector("[data-files]");
+    files.textContent = count === 0 ? "" : ngettext("{count} file", "{count} files", count);
+    files.hidden = count === 0;
+    files.dataset.files = count;
     this.toggleAttribute("data-paused", paused);
     this.toggleAttribute("data-sending", this.#sending.size > 0);
     this.querySelector("[data-state]").textContent = paused ? this.dataset.pausedLabel : this.dataset.waitingLabel;
@@ -79,6 +88,7 @@ export class ChatNext extends HTMLElement {
 function stateOf(element) {
   return {
     text: element.querySelector("[data-text]").textContent,
+    files: Number(element.querySelector("[data-files]").dataset.files),
     paused: element.hasAttribute("data-paused"),
     message: element.querySelector("[data-problem]").textContent,
   };

@@ -7,6 +7,8 @@ import { NO_ID } from "../helpers/ids.js";
 import { prepareProse, rowsOf, textOfCode, toggleWrap } from "../helpers/prose.js";
 import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { listenForScrolling } from "../helpers/scroll_intent.js";
+import { storageOf } from "../helpers/storage.js";
+import { KnownFiles } from "../models/known_files.js";
 import { LiveReply } from "../models/live_reply.js";
 import { ReplySources } from "../models/reply_sources.js";
 import { ScrollManager } from "../models/scroll_manager.js";
@@ -112,12 +114,26 @@ export class ChatTranscript extends HTMLElement {
   }
 
   /** Show the user's message before the server has it. */
-  showSending(clientId, text) {
+  showSending({ client_id: clientId, text, attachments = [] }) {
     if (this.#sending(clientId)) return;
     const item = fromTemplate(document.getElementById("own-message"));
     item.dataset.pending = clientId;
     item.querySelector(".own-text").textContent = text;
+    item.querySelector(".own-text").hidden = text.trim() === "";
+    if (attachments.length > 0) item.querySelector(".own-state").before(this.#sentFiles(attachments));
     this.#scroll.follow(() => this.#list.append(item), { always: true });
+  }
+
+  /** The names of files that are being sent; the pictures come with the message. */
+  #sentFiles(ids) {
+    const list = document.createElement("ul");
+    list.className = "attached";
+    for (const { name } of new KnownFiles(storageOf(this.closest("chat-app").dataset.user)).find(ids)) {
+      const item = fromTemplate(document.getElementById("sent-file"));
+      item.querySelector(".attached-name").textContent = name;
+      list.append(item);
+    }
+    return list;
   }
 
   /** Remove the message that `showSending` showed. */

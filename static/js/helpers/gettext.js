@@ -4,7 +4,7 @@
 const { language, plural, messages } = globalThis.catalog ?? { language: "en", plural: (n) => Number(n !== 1), messages: {} };
 
 // Arabic pages have the digits 0 to 9, on the server as well.
-const LOCALE = language === "ar" ? "ar-u-nu-latn" : language;
+export const locale = language === "ar" ? "ar-u-nu-latn" : language;
 
 /** The language of the page: a code such as "de". */
 export { language };
@@ -23,7 +23,7 @@ export function ngettext(one, many, count, values = {}) {
 /** A number as people write it, with so many decimals. */
 export function number(value, decimals = 0) {
   const digits = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
-  return value.toLocaleString(LOCALE, { useGrouping: "always", ...digits });
+  return value.toLocaleString(locale, { useGrouping: "always", ...digits });
 }
 
 function found(text) {

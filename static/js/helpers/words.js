@@ -1,8 +1,17 @@
 // Sentences with numbers in them.
 
-import { gettext, language, ngettext, number } from "./gettext.js";
+import { gettext, language, locale, ngettext, number } from "./gettext.js";
 
 const ORDINALS = new Intl.PluralRules(language, { type: "ordinal" });
+
+const SIZES = { kilobyte: 1_000, megabyte: 1_000_000 };
+
+/** The size of a file: "340 kB", "2.4 MB". */
+export function fileSize(bytes) {
+  const unit = bytes < SIZES.megabyte ? "kilobyte" : "megabyte";
+  const format = { style: "unit", unit, maximumFractionDigits: unit === "megabyte" ? 1 : 0 };
+  return new Intl.NumberFormat(locale, format).format(Math.max(1, bytes / SIZES[unit]));
+}
 
 /** A duration, no more exact than an estimate can be: "about 5 s". */
 export function about(seconds) {

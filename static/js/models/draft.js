@@ -1,5 +1,10 @@
 // The text that is typed and not sent, per page, in the tab's storage.
 
+/** The page of a composer's draft, by its data attributes. */
+export function pageOf({ conversation, edit }) {
+  return edit ? `edit:${edit}` : conversation || "new";
+}
+
 export class Draft {
   #storage;
   #key;
@@ -32,6 +37,7 @@ export class Draft {
   static arrived(storage) {
     const key = storage.getItem(SUBMITTED);
     if (key !== null) storage.removeItem(key);
+    if (key !== null) storage.removeItem(key.replace(/^draft:/, "files:")); // models/known_files.js
     storage.removeItem(SUBMITTED);
   }
 }

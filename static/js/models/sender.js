@@ -121,7 +121,7 @@ export class Sender {
     for (const frame of this.#outbox.pending()) {
       if (composer === null || frame.models || !this.isOfPage(frame)) continue;
       this.#outbox.remove(frame.client_id);
-      composer.post(frame.text, frame.client_id);
+      composer.post(frame.text, frame.client_id, frame.attachments);
       return;
     }
   }
@@ -134,11 +134,11 @@ export class Sender {
   // --- Internal
 
   #send(event) {
-    const { text, clientId, edit, models, choice, assistant } = event.detail;
+    const { text, clientId, edit, models, choice, assistant, files = [] } = event.detail;
     const { transcript, composer } = this.#app;
     const conversation = transcript.conversation || null;
     const frame = edit
-      ? { type: "message.edit", client_id: clientId, message: edit, text, ...choice }
+      ? { type: "message.edit", client_id: clientId, message: edit, text, ...choice, attachments: files }
       : {
           type: models ? "chat.compare" : this.#isNext ? "next.queue" : "chat.send",
           client_id: clientId,
@@ -147,6 +147,7 @@ export class Sender {
           ...(transcript.conversation ? {} : { project: transcript.dataset.project }),
           ...(models ? { models } : choice),
           ...(assistant === undefined || this.#isNext ? {} : { assistant }),
+          ...(files.length > 0 && { attachments: files }),
         };
     if (!this.#dispatch(frame)) return; // the browser submits the form
     event.preventDefault();
@@ -164,8 +165,8 @@ export class Sender {
 
   #showSending(frame) {
     const { transcript, composer } = this.#app;
-    if (frame.type !== "next.queue") transcript.showSending(frame.client_id, frame.text);
-    else composer?.next.showSending(frame.client_id, frame.text);
+    if (frame.type !== "next.queue") transcript.showSending(frame);
+    else composer?.next.showSending(frame);
   }
 
   /** Send a frame that must arrive, now or as soon as the connection is open. */
@@ -256,7 +257,7 @@ export class Sender {
       if (composer === null) this.keepForNewChat(frame.text);
       else {
         composer.refused(frame);
-        composer.restore(frame.text);
+        composer.restore(frame.text, frame.attachments);
       }
     } else if (isMessage(frame)) {
       new Draft(storage, frame.conversation ?? "new").text = frame.text;
