@@ -15,6 +15,7 @@ from django.contrib.staticfiles.storage import staticfiles_storage
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 
 from chat import access
@@ -22,6 +23,7 @@ from chat.attachments import names, uploads
 from chat.conversations import assistants, drafts, lifecycle, listing, projects, transcript
 from chat.errors import ChatError
 from chat.models import Assistant, Conversation, Draft, Project
+from chat.rendering.message import message_html
 from chat.runs import cost, describe, next_message
 from chat.web.forms import MessageForm, new_client_id, posted_attachments, posted_id
 from chat.web.picker import picker
@@ -125,6 +127,9 @@ def conversation_page(
         "conversation_id": conversation.id,
         "project": conversation.project,
         "part": part,
+        "messages_html": mark_safe(  # noqa: S308 # rendered by a template
+            "".join(message_html(message, editing=edited) for message in part.messages)
+        ),
         "editing": edited,
         # None if the page does not show the message.
         "replaced_by_edit": (

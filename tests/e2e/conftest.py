@@ -63,6 +63,11 @@ class Site:
         with psycopg.connect(self._database) as connection:
             connection.execute(statement, parameters)
 
+    def insert(self, statement: str, rows: list[tuple[object, ...]]) -> None:
+        """Insert many rows."""
+        with psycopg.connect(self._database) as connection:
+            connection.cursor().executemany(statement, rows)
+
     @contextmanager
     def transaction(self, statement: str, *parameters: object) -> Iterator[None]:
         """A transaction that has made a statement, and keeps its locks until the end of the block."""

@@ -1,13 +1,15 @@
 import { copy, needsTextAtHand } from "../helpers/clipboard.js";
-import { fetchJSON, fetchPage, fromHTML, fromTemplate, isSelected, saveFile } from "../helpers/dom.js";
+import { fetchJSON, fromHTML, fromTemplate, isSelected, saveFile } from "../helpers/dom.js";
 import { foldLong, toggleFold } from "../helpers/folding.js";
 import { fileName, toCSV, toMarkdown } from "../helpers/formats.js";
 import { gettext, ngettext } from "../helpers/gettext.js";
 import { NO_ID } from "../helpers/ids.js";
+import { measureAgain, skipOffscreen } from "../helpers/offscreen.js";
 import { prepareProse, rowsOf, textOfCode, toggleWrap } from "../helpers/prose.js";
 import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { listenForScrolling } from "../helpers/scroll_intent.js";
 import { storageOf } from "../helpers/storage.js";
+import { History } from "../models/history.js";
 import { KnownFiles } from "../models/known_files.js";
 import { LiveReply } from "../models/live_reply.js";
 import { ReplySources } from "../models/reply_sources.js";
@@ -29,6 +31,8 @@ export class ChatTranscript extends HTMLElement {
   #chosen = null; // the branch that the reader has asked for: {message, button}
   #sources = new ReplySources((run) => this.#fetchSource(run));
   #visible = new IntersectionObserver((entries) => this.#prefetch(entries));
+  #history = new History(this, (list, change) => this.#prepend(list, change));
+  #width = 0; // for which the messages were laid out
   #listening = new AbortController();
 
   connectedCallback() {
@@ -43,15 +47,18 @@ export class ChatTranscript extends HTMLElement {
     };
     document.addEventListener("selectionchange", selected, { signal });
     listenForScrolling({ up: () => this.#scroll.stop(), down: () => this.#scroll.down() }, signal);
-    this.#prepare(this);
+    this.#width = innerWidth;
+    this.#prepare(this.#items);
     const edited = this.querySelector("[data-edited]");
     if (edited !== null) edited.scrollIntoView({ block: "center" });
     else if (!this.isPast && !location.hash.startsWith("#m-")) this.#scroll.toEnd();
+    this.#history.watch();
   }
 
   disconnectedCallback() {
     this.#listening.abort();
     this.#visible.disconnect();
+    this.#history.stop();
     for (const live of this.#live.values()) live.stop();
     this.#live.clear();
   }
@@ -105,6 +112,8 @@ export class ChatTranscript extends HTMLElement {
 
   /** The window or the composer has another height: keep the end in view for a reader who follows. */
   resized() {
+    if (innerWidth !== this.#width) measureAgain(this.querySelectorAll("[data-laid-out]"));
+    this.#width = innerWidth;
     this.#scroll.resized();
   }
 
@@ -187,13 +196,19 @@ export class ChatTranscript extends HTMLElement {
     if (fresh === null || this.isPast) return;
     const runs = runsOf(fresh);
     const items = [...fresh.querySelectorAll(".messages > li")];
+    const mine = this.#items;
+    // The messages before one never change: earlier ones stay that the fetched page does not have.
+    const kept = mine.slice(0, Math.max(0, mine.findIndex(({ id }) => id === items[0]?.id)));
     const isSameRuns = runs.length === this.#live.size && runs.every((run) => this.#live.has(run));
-    if (isSameRuns && this.#isSame(items)) return;
-    const sending = this.#items.filter((item) => item.dataset.pending);
+    if (isSameRuns && isSame(mine, [...kept, ...items])) return;
+    const sending = mine.filter((item) => item.dataset.pending);
     for (const run of [...this.#live.keys()]) this.#unfollow(run);
     this.#replaced = null;
-    this.#scroll.follow(() => this.#arrange([...items, ...sending]));
-    this.#prepare(this);
+    this.#scroll.follow(() => {
+      this.#arrange(kept, [...items, ...sending]);
+      if (kept.length === 0) this.#history.replaceWith(fresh);
+    });
+    this.#prepare(this.#items.slice(kept.length));
     for (const run of runs) this.#fire("chat:resume", this.#follow(run).cursor);
   }
 
@@ -240,12 +255,13 @@ export class ChatTranscript extends HTMLElement {
 
   // --- Internal: placing messages
 
+  /** The list of the newest messages; earlier ones are in lists of their own, as they were fetched. */
   get #list() {
-    return this.querySelector(".messages");
+    return this.querySelector(":scope > .messages:last-of-type");
   }
 
   get #items() {
-    return [...this.#list.children];
+    return [...this.querySelectorAll(":scope > .messages > li")];
   }
 
   #find(id) {
@@ -256,23 +272,24 @@ export class ChatTranscript extends HTMLElement {
     return this.#list.querySelector(`[data-pending="${clientId}"]`);
   }
 
-  #isSame(items) {
-    const mine = this.#items.filter((item) => !item.dataset.pending);
-    return mine.map(versionOf).join() === items.map(versionOf).join();
-  }
-
-  /** Show these messages. Finished ones that are shown already stay, with a selection in their text. */
-  #arrange(items) {
+  /**
+   * Show these messages after the kept ones. Finished ones that are shown already stay, with a selection in
+   * their text.
+   */
+  #arrange(kept, items) {
     const shown = new Map(this.#items.map((item) => [versionOf(item), item]));
+    const list = this.#list;
     const wanted = items.map((item) => {
-      if (item.parentNode === this.#list) return item; // being sent
+      if (item.parentNode === list) return item; // being sent
       const same = shown.get(versionOf(item));
       return same !== undefined && canStay(same) ? same : item;
     });
-    for (const item of this.#items) if (!wanted.includes(item)) item.remove();
+    const staying = new Set([...kept, ...wanted]);
+    for (const item of this.#items) if (!staying.has(item)) item.remove();
+    const first = kept.filter((item) => item.parentNode === list).length;
     wanted.forEach((item, index) => {
-      const here = this.#list.children[index] ?? null;
-      if (here !== item) this.#list.insertBefore(item, here);
+      const here = list.children[first + index] ?? null;
+      if (here !== item) list.insertBefore(item, here);
     });
   }
 
@@ -304,7 +321,7 @@ export class ChatTranscript extends HTMLElement {
 
   #follow(run) {
     const parts = { scroll: this.#scroll, fire: (name, detail) => this.#fire(name, detail) };
-    const reply = this.#list.querySelector(`[data-run="${run}"][data-status="pending"]`);
+    const reply = this.querySelector(`[data-run="${run}"][data-status="pending"]`);
     const live = new LiveReply(run, reply, parts);
     this.#live.set(run, live);
     this.#followed();
@@ -319,7 +336,7 @@ export class ChatTranscript extends HTMLElement {
 
   #followed() {
     // It shows the buttons of all replies, which may take a second line.
-    this.#scroll.follow(() => this.#list.toggleAttribute("data-busy", this.#live.size > 0));
+    this.#scroll.follow(() => this.toggleAttribute("data-busy", this.#live.size > 0));
     this.#fire("chat:run", [...this.#live.keys()].at(-1) ?? null);
   }
 
@@ -357,7 +374,7 @@ export class ChatTranscript extends HTMLElement {
     if (compared) finished.dataset.compared = compared;
     if (isShort) {
       live.finish(finished);
-      this.#prepare(reply);
+      this.#prepare([reply]);
       return;
     }
     if (reply !== null && isSelected(reply)) {
@@ -369,7 +386,7 @@ export class ChatTranscript extends HTMLElement {
     const hadFocus = reply?.contains(document.activeElement) ?? false;
     if (reply === null) this.#list.append(finished);
     else this.#keepLine(reply, () => reply.replaceWith(finished), finished);
-    this.#prepare(finished);
+    this.#prepare([finished]);
     if (hadFocus) finished.focus({ preventScroll: true });
   }
 
@@ -386,7 +403,7 @@ export class ChatTranscript extends HTMLElement {
         const streamed = reply.querySelectorAll(".stream, .reasoning, .reply-note");
         reply.querySelector(".stream").before(...finished.querySelectorAll(":scope > :is(.reasoning, .prose)"));
         for (const part of streamed) part.remove();
-        this.#prepare(reply);
+        this.#prepare([reply]);
       };
       this.#scroll.follow(() => this.#keepLine(reply, swap, reply));
     };
@@ -419,10 +436,26 @@ export class ChatTranscript extends HTMLElement {
   // --- Internal: actions on a message
 
   /** Add the parts that need the script to messages rendered by the server. */
-  #prepare(root) {
-    this.#watchReplies();
-    prepareProse(root.querySelectorAll(".prose > *"));
-    for (const text of root.querySelectorAll(".own-text")) foldLong(text);
+  #prepare(items) {
+    for (const item of items) {
+      prepareProse(item.querySelectorAll(":scope > .prose > *"));
+      const text = item.querySelector(":scope > .own-text");
+      if (text !== null) foldLong(text);
+    }
+    this.#watchReplies(items);
+    skipOffscreen(items);
+  }
+
+  /** Put a list of earlier messages before the others, without moving those. */
+  #prepend(list, change) {
+    const items = [...list.children];
+    this.#scroll.keepPosition(() => {
+      this.querySelector(":scope > .messages").before(list);
+      this.#prepare(items);
+      change();
+    });
+    skipOffscreen([list]);
+    this.#fire("chat:announce", ngettext("{count} earlier message loaded", "{count} earlier messages loaded", items.length));
   }
 
   #clicked(event) {
@@ -438,7 +471,7 @@ export class ChatTranscript extends HTMLElement {
     const earlier = event.target.closest("[data-earlier]");
     if (earlier !== null && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
       event.preventDefault();
-      this.#showEarlier(earlier);
+      this.#history.load({ isAsked: true });
     }
   }
 
@@ -491,10 +524,10 @@ export class ChatTranscript extends HTMLElement {
   }
 
   /** Fetch the sources of replies that come into view, on pages that cannot wait for them at a click. */
-  #watchReplies() {
+  #watchReplies(items) {
     if (!needsTextAtHand()) return;
-    for (const button of this.querySelectorAll("[data-copy]")) {
-      this.#visible.observe(button.closest(".message"));
+    for (const item of items) {
+      if (item.querySelector("[data-copy]") !== null) this.#visible.observe(item);
     }
   }
 
@@ -506,24 +539,6 @@ export class ChatTranscript extends HTMLElement {
     }
   }
 
-  async #showEarlier(link) {
-    const { page } = await fetchPage(link.href);
-    if (page === null) {
-      location.assign(link.href);
-      return;
-    }
-    const items = [...page.querySelectorAll(".messages > li")];
-    const next = page.querySelector("[data-earlier]");
-    this.#scroll.keepPosition(() => {
-      this.#list.prepend(...items);
-      this.#prepare(this);
-      if (next === null) link.parentElement.remove();
-      else link.href = next.href;
-    });
-    items.at(-1)?.focus({ preventScroll: true });
-    this.#fire("chat:announce", ngettext("{count} earlier message loaded", "{count} earlier messages loaded", items.length));
-  }
-
   #fire(name, detail = null) {
     this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true }));
   }
@@ -532,6 +547,11 @@ export class ChatTranscript extends HTMLElement {
 /** The ids of the active runs of a transcript, as the server rendered it. */
 function runsOf(transcript) {
   return transcript.dataset.runs?.split(" ") ?? [];
+}
+
+function isSame(shown, wanted) {
+  const mine = shown.filter((item) => !item.dataset.pending);
+  return mine.map(versionOf).join() === wanted.map(versionOf).join();
 }
 
 /** Tells apart the messages of a page, and the states of a message. */
