@@ -77,6 +77,8 @@ class User(AbstractUser):
     language = models.CharField(max_length=10, blank=True, default="", db_default="")
     # Shortcuts of a single key can disturb dictation (WCAG 2.2, 2.1.4), so a user can switch them off.
     single_keys = models.BooleanField(default=True, db_default=True)
+    # Whether the page of a new chat no longer shows the hints of the first minute.
+    hints_hidden = models.BooleanField(default=False, db_default=False)
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []

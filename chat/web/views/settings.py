@@ -37,6 +37,9 @@ def settings(request: Request) -> HttpResponse:
         language.store(request, user, request.POST["language"])
         messages.success(request, _("Your settings are saved."))
         return redirect("chat:settings")
+    if "hide_hints" in request.POST:
+        User.objects.filter(pk=user.pk).update(hints_hidden=True)
+        return redirect("chat:new")
     if "keyboard" in request.POST:
         is_on = "single_keys" in request.POST
         User.objects.filter(pk=user.pk).update(single_keys=is_on)

@@ -63,3 +63,14 @@ def test_single_keys_are_switched_by_their_own_form(page, owner):
         assert page.post("/settings/", fields)["Location"] == "/settings/"
         assert (b"<chat-keys data-single-keys>" in page.get("/").content) is is_on
     assert SHOWN in page.get("/").content
+
+
+def test_hints_are_shown_until_they_are_hidden(page, owner, stranger):
+    html = page.get("/").content.decode()
+    assert "You have 100 credits." in html
+    assert '<a href="/billing/">See your credits</a>' in html
+    response = page.post("/settings/", {"hide_hints": "1"})
+    assert (response.status_code, response["Location"]) == (302, "/")
+    assert "Good to know" not in page.get("/").content.decode()
+    page.force_login(stranger)
+    assert "Good to know" in page.get("/").content.decode()
