@@ -595,6 +595,13 @@ class DraftUpdated(ServerEvent, frozen=True, tag="draft.updated", kw_only=True):
     age: int = 0
 
 
+class InstructionsChanged(ServerEvent, frozen=True, tag="instructions.changed", kw_only=True):
+    """The user changed the instructions of a conversation, its system prompt."""
+
+    conversation: UUID
+    system_prompt: str
+
+
 class Balance(ServerEvent, frozen=True, tag="balance", kw_only=True):
     """The user's credits changed. Amounts are micro-credits; `shown` is `available` as pages write it.
 

@@ -30,6 +30,11 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/next/", messages.change_next, name="next"),
     path("c/<uuid:conversation_id>/actions/", messages.actions, name="actions"),
     path("c/<uuid:conversation_id>/compare/", messages.compare, name="compare"),
+    path(
+        "c/<uuid:conversation_id>/instructions/",
+        conversations.change_instructions,
+        name="instructions",
+    ),
     path("c/<uuid:conversation_id>/rename/", conversations.rename, name="rename"),
     path("c/<uuid:conversation_id>/delete/", conversations.delete, name="delete"),
     path("c/<uuid:conversation_id>/active-run/", conversations.active_run, name="active_run"),

@@ -72,7 +72,7 @@ class TextGuard(ReadOnlyAdmin):
 
 @admin.register(Conversation)
 class ConversationAdmin(TextGuard):
-    text_fields = ("title",)
+    text_fields = ("title", "system_prompt")
     list_display = ["updated_at", "title", "owner", "assistant", "deleted_at"]
     list_filter = ["assistant", "updated_at"]
     list_select_related = ["owner", "assistant"]

@@ -16,7 +16,7 @@ from chat.conversations.path import path_to_root
 from chat.llm.quirks import Quirks
 from chat.llm.thoughts import PARTS_OF_CLOSINGS, split_thoughts
 from chat.llm.tokens import TEMPLATE_TOKENS, count_tokens, token_upper_bound, typical_tokens
-from chat.models import LanguageModel, Message, Run
+from chat.models import Conversation, LanguageModel, Message, Run
 from chatproject.lib.db import prepared
 
 CHUNK = 50  # messages of one walk for a prompt; most prompts need no second one
@@ -32,10 +32,11 @@ FIRST_CHUNK = f"""
   SELECT json_agg(json_build_array(role, text, attached, parent_id) ORDER BY depth) FROM path)
 """  # noqa: S608 # of names alone
 
-# The instructions of a project, in the same way.
+# The instructions of the project and of the conversation, in the same way.
 INSTRUCTIONS = """
-(SELECT project.instructions FROM chat_conversation AS conversation
-  JOIN chat_project AS project ON project.id = conversation.project_id
+(SELECT json_build_array(project.instructions, conversation.system_prompt)
+  FROM chat_conversation AS conversation
+  LEFT JOIN chat_project AS project ON project.id = conversation.project_id
   WHERE conversation.id = run.conversation_id)
 """
 
@@ -109,9 +110,7 @@ def build(run: Run, *, within: int | None = None, with_files: bool = False) -> P
         budget = min(budget, within)
     turns: list[Turn] = []
     room = content.Room()
-    system = "\n\n".join(
-        filter(None, [run.assistant.system_prompt.strip(), run.instructions.strip()])
-    )
+    system = joined(run.assistant.system_prompt, run.instructions)
     asking = GO_ON if run.prefix and not continues(run) else ""
     used = sum(count_tokens(text) for text in (system, run.prefix, asking) if text)
     for role, text, attached in _turns(run):
@@ -151,6 +150,21 @@ def build(run: Run, *, within: int | None = None, with_files: bool = False) -> P
         size=used,
         is_single=is_single,
     )
+
+
+def joined(*instructions: str | None) -> str:
+    """Return the instructions of assistant, project and conversation as one text, without empty ones.
+
+    Many chat templates take a single system message.
+    """
+    texts = [text.strip() for text in instructions if text]
+    return "\n\n".join(filter(None, texts))
+
+
+def instructions_of(conversation: Conversation) -> str:
+    """Return the instructions of a conversation's project and its own."""
+    project = conversation.project
+    return joined(project.instructions if project else "", conversation.system_prompt)
 
 
 def _messages(turns: Iterable[Turn], *, with_files: bool) -> list[dict[str, Any]]:

@@ -77,6 +77,9 @@ class Conversation(models.Model):
     # For the undo of a move, also of the one by which the deletion of a project moved it.
     moved_at = models.DateTimeField(null=True, blank=True, editable=False)
     moved_from = models.UUIDField(null=True, blank=True, editable=False)
+    system_prompt = models.TextField(
+        blank=True, default="", db_default="", help_text="Added to the assistant's."
+    )
     title = models.CharField(max_length=100, blank=True)
     leaf = models.ForeignKey(
         "Message", null=True, blank=True, on_delete=models.SET_NULL, related_name="+"

@@ -163,7 +163,7 @@ class Run(models.Model):
     # Role, text, attachments and parent of the newest messages before the reply; read by the claim.
     newest: list[tuple[str, str, list[Any] | None, str | None]] | None = None
 
-    # The instructions of its conversation's project; read by the claim.
+    # The instructions of its conversation's project and of the conversation itself; read by the claim.
     instructions: str = ""
 
     # The provider at which it has a place; set by the claim.

@@ -186,17 +186,17 @@ def estimate(
             assistant = assistants.chosen(user, assistant_id)
         else:
             assistant = lifecycle.default_assistant(user, project)
-        parent = None
+        parent, instructions = None, project.instructions if project else ""
         key = getattr(assistant, "preferred_model_id", None)
         model = offers.preferred(user, key) if model_id is None else None
     else:
         conversation = access.conversation(user, conversation_id)
         assistant, parent = conversation.assistant, conversation.leaf
-        model, project = conversation.model, conversation.project
+        model, instructions = conversation.model, prompt_builder.instructions_of(conversation)
     if model_id is not None:
         model = offers.chosen(user, model_id)
     attached = uploads.described(user, attachment_ids)
-    return _estimate(user, assistant, parent, text, model, attached, project)
+    return _estimate(user, assistant, parent, text, model, attached, instructions)
 
 
 def estimate_each(
@@ -210,9 +210,8 @@ def estimate_each(
 ) -> dict[int, Estimate]:
     """Estimate the cost of a message with each model that a user may choose, by their keys.
 
-    `assistant_id` names the assistant of a new conversation.
-    Empty where messages are free. The number of queries does not depend on the number of models.
-    Raises ChatError `not_found`.
+    `assistant_id` names the assistant of a new conversation. Empty where messages are free. The number of
+    queries does not depend on the number of models. Raises ChatError `not_found`.
     """
     assistant: Assistant | None
     if conversation_id is None:
@@ -221,17 +220,17 @@ def estimate_each(
             assistant = assistants.chosen(user, assistant_id)
         else:
             assistant = lifecycle.default_assistant(user, project)
-        parent = None
+        parent, instructions = None, project.instructions if project else ""
     else:
         conversation = access.conversation(user, conversation_id)
         assistant, parent = conversation.assistant, conversation.leaf
-        project = conversation.project
+        instructions = prompt_builder.instructions_of(conversation)
     if assistant is None or not settings.BILLING or settlement.is_free(is_staff=user.is_staff):
         return {}
     found = {one.model.pk: one for one in offers.offered(user)}
     fee = assistant.message_fee
-    described = uploads.described(user, attachment_ids)
-    run = _made_up(user, assistant, parent, text, None, described, project)
+    attached = uploads.described(user, attachment_ids)
+    run = _made_up(user, assistant, parent, text, None, attached, instructions)
     prompts = prompt_builder.build_each(run, [one.model for one in found.values()])
     wanted = {
         key: settlement.Wanted(
@@ -242,7 +241,6 @@ def estimate_each(
     }
     outputs = usage.typical_outputs(user.pk, {one.price.model for one in wanted.values()})
     estimates = {}
-    attached = run.message.parent.attached if run.message.parent else None
     for key, quoted in settlement.quote_each(user_id=user.pk, wanted=wanted).items():
         run.model = found[key].model
         problem = _problem_with_files(run, prompts[key], attached)
@@ -290,7 +288,14 @@ def usual_cost(
     """
     if assistant is None or not assistant.first_questions:
         return ""
-    found = _estimate(user, assistant, None, assistant.first_questions[0], model, project=project)
+    found = _estimate(
+        user,
+        assistant,
+        None,
+        assistant.first_questions[0],
+        model,
+        instructions=project.instructions if project else "",
+    )
     return credits.show(found.usual) if found and found.usual else ""
 
 
@@ -301,12 +306,12 @@ def _estimate(
     text: str,
     chosen: LanguageModel | None = None,
     attached: list[dict[str, Any]] | None = None,
-    project: Project | None = None,
+    instructions: str = "",
 ) -> Estimate | None:
     if assistant is None or not settings.BILLING or settlement.is_free(is_staff=user.is_staff):
         return None
     settlement.account_of(user.pk)  # opens it, which `quote` could not outside a money transaction
-    run = _made_up(user, assistant, parent, text, chosen, attached, project)
+    run = _made_up(user, assistant, parent, text, chosen, attached, instructions)
     try:
         uploads.check_model(run.model, attached or ())
         apply_quote(run)
@@ -327,13 +332,16 @@ def _made_up(
     text: str,
     chosen: LanguageModel | None = None,
     attached: list[dict[str, Any]] | None = None,
-    project: Project | None = None,
+    instructions: str = "",
 ) -> Run:
-    """Return the run of a message as it would be; none of it is stored."""
+    """Return the run of a message as it would be; none of it is stored.
+
+    `instructions` are those of its project and its conversation.
+    """
     sent = Message(parent=parent, role=Message.Role.USER, text=text, attached=attached or None)
     reply = Message(parent=sent, role=Message.Role.ASSISTANT)
     run = Run(message=reply, user=user, assistant=assistant, model=chosen or assistant.model)
-    run.instructions = project.instructions if project else ""
+    run.instructions = instructions
     return run
 
 

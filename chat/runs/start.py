@@ -26,7 +26,7 @@ from msgspec import UNSET
 from billing.metering import settlement
 from chat import access, protocol
 from chat.attachments import uploads
-from chat.conversations import assistants, drafts, lifecycle, offers
+from chat.conversations import assistants, drafts, lifecycle, offers, prompt_builder
 from chat.conversations.offers import UNCHANGED, Choice
 from chat.errors import ChatError
 from chat.models import (
@@ -531,8 +531,7 @@ def _new_run(ask: Ask, conversation: Conversation, prompt: Message, model: Langu
         continued=len(text),
         model_snapshot=snapshot,
     )
-    if conversation.project is not None:
-        run.instructions = conversation.project.instructions
+    run.instructions = prompt_builder.instructions_of(conversation)
     return run
 
 

@@ -102,6 +102,11 @@ def announce_feedback(user_id: int, event: protocol.FeedbackChanged) -> None:
     publish(groups.user_group(user_id), event.encode())
 
 
+def announce_instructions(owner_id: int, event: protocol.InstructionsChanged) -> None:
+    """Publish the instructions of a conversation to its owner's pages."""
+    publish(groups.user_group(owner_id), event.encode())
+
+
 def announce_settings(user_id: int, event: protocol.SettingsChanged) -> None:
     """Publish the settings that a user chose to the user's pages."""
     publish(groups.user_group(user_id), event.encode())

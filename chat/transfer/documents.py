@@ -135,6 +135,7 @@ def json(conversation: Conversation) -> Callable[[int], Part]:
         "id": conversation.pk,
         "title": conversation.name,
         "assistant": conversation.assistant.name,
+        "system_prompt": conversation.system_prompt,
         "created_at": conversation.created_at,
         "updated_at": conversation.updated_at,
         "pinned": conversation.pinned_at is not None,

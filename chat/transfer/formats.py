@@ -49,6 +49,7 @@ class Chat:
     archived: bool = False
     project: str = ""
     instructions: str = ""
+    system_prompt: str = ""
 
 
 def convert(document: Any) -> Chat | None:
@@ -318,6 +319,7 @@ def parley(document: Document) -> Chat:
         archived=document.get("archived") is True,
         project=_text(_dict(document.get("project")).get("name")),
         instructions=_text(_dict(document.get("project")).get("instructions")),
+        system_prompt=_text(document.get("system_prompt")),
     )
 
 

@@ -20,7 +20,7 @@ from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from chat.conversations import lifecycle, projects, search_index
+from chat.conversations import instructions, lifecycle, projects, search_index
 from chat.errors import ChatError
 from chat.models import Assistant, ChatImport, Conversation, ImportedChat, Project, new_id
 from chat.rendering.document import to_html
@@ -283,6 +283,7 @@ def _conversation(
         assistant=assistant,
         title=line[:100] or lifecycle.first_title(found.messages[0].text.strip() or "…"),
         titled_by=Conversation.TitledBy.PERSON,
+        system_prompt=tree.ODD.sub("\ufffd", chat.system_prompt)[: instructions.LONGEST],
         updated_at=updated,
         archived_at=updated if chat.archived else None,
     )

@@ -10,6 +10,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.e2e.browser import Browser, wait_until
 from tests.e2e.conftest import PHONE, Site
 from tests.e2e.test_screens import LOW_CONTRAST, OVERFLOW, SMALL
+from tests.support.axe import violations
 
 pytestmark = pytest.mark.e2e
 
@@ -53,4 +54,30 @@ def test_assistant_is_made_without_script_and_picked_with_one(
     assert site.rows(name, browser.conversation) == [("Tutor of maths",)]
     assert browser.texts(".chat-assistant bdi") == ["Tutor of maths"]
     browser.ask("[[tokens=3 rate=0]] More")
+    assert browser.complaints == []
+
+
+def test_instructions_of_a_chat_reach_other_tabs(site: Site, browser: Browser):
+    browser.ask("[[tokens=3 rate=0]] Hi")
+    browser.wait_for_status("done")
+    chat = browser.conversation
+    first = browser.tab
+    browser.new_tab(f"/c/{chat}/")
+    browser.click("[data-chat-menu] > summary")
+    browser.click("[data-instructions]")
+    field = browser.find("dialog[open] textarea")
+    assert browser.driver.switch_to.active_element == field
+    field.send_keys("Answer in verse.")
+    assert violations(browser.driver) == []
+    browser.click("dialog[open] .instructions-form [type=submit]")
+    browser.wait_for_text("[data-toast]", "The instructions are saved")
+    stored = "SELECT system_prompt FROM chat_conversation WHERE id = %s"
+    assert site.rows(stored, chat) == [("Answer in verse.",)]
+    browser.go_to_tab(first)
+    browser.click("[data-chat-menu] > summary")
+    browser.wait_for_text("[data-instructions-set]", "set")
+    browser.click("[data-instructions]")
+    assert browser.find("dialog[open] textarea").get_attribute("value") == "Answer in verse."
+    browser.find("dialog[open] textarea").send_keys(Keys.ESCAPE)
+    wait_until(lambda: not browser.shown("dialog[open]"), "Escape closes it")
     assert browser.complaints == []

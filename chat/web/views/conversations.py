@@ -11,13 +11,13 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import access
-from chat.conversations import assistants, lifecycle
+from chat.conversations import assistants, instructions, lifecycle
 from chat.errors import ChatError
 from chat.runs import delete as runs_delete
 from chat.runs import start
@@ -26,6 +26,7 @@ from chat.web.pages import (
     conversation_page,
     new_form,
     new_page,
+    page_context,
     posted_form,
     refused_page,
     start_posted,
@@ -37,6 +38,7 @@ from chat.web.responses import (
     raise_unless_page,
     run_json,
     wants_json,
+    with_status,
 )
 from chat.web.views.chats import changed_response
 from chatproject.lib.http import Request
@@ -120,6 +122,31 @@ def rename(request: Request, conversation_id: UUID) -> HttpResponse:
     if request.POST.get("from") == "list":
         return redirect("chat:list")
     return redirect("chat:conversation", conversation_id)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@handles_chat_errors
+def change_instructions(request: Request, conversation_id: UUID) -> HttpResponse:
+    """Show the instructions of a conversation on a page of their own, or store posted ones."""
+    found = access.conversation(request.user, conversation_id)
+    text, error = found.system_prompt, None
+    if request.method == "POST":
+        text = request.POST.get("system_prompt", "").replace("\r\n", "\n")
+        try:
+            instructions.change(user=request.user, conversation_id=conversation_id, text=text)
+        except ChatError as refusal:
+            raise_unless_page(request, refusal)
+            error = refusal
+        else:
+            saved = _("The instructions are saved. They hold from the next reply on.")
+            if wants_json(request):
+                return JsonResponse({"message": saved})
+            messages.success(request, saved)
+            return redirect("chat:conversation", conversation_id)
+    context = {"conversation": found, "instructions": text, "error": error.message if error else ""}
+    response = render(request, "chat/instructions.html", page_context(request) | context)
+    return with_status(response, error) if error else response
 
 
 @require_POST

@@ -171,6 +171,7 @@ export class ChatApp extends HTMLElement {
       case "announcements.changed":
       case "feedback.changed":
       case "transfer.updated":
+      case "instructions.changed":
         this.dispatchEvent(new CustomEvent(event.type, { detail: event })); // to elements of the page
         return;
       case "project.updated":
