@@ -116,13 +116,13 @@ class Files:
         """
         blocks, parts = list(self.notes), []
         for one in self.texts:
-            content = _read(one, rows)
+            content = read(one, rows)
             if content is None:
                 blocks.append(DELETED.format(name=quoted(one["name"])))
             else:
                 blocks.append(delimited(one["name"], content.decode()))
         for one in self.images:
-            content = _read(one, rows)
+            content = read(one, rows)
             if content is None:
                 blocks.append(DELETED.format(name=quoted(one["name"])))
             else:
@@ -141,7 +141,8 @@ def rows_of(files: Sequence[Files]) -> dict[UUID, Attachment]:
     return Attachment.objects.only("file", "content_type").in_bulk(ids) if ids else {}
 
 
-def _read(one: dict[str, Any], rows: dict[UUID, Attachment]) -> bytes | None:
+def read(one: dict[str, Any], rows: dict[UUID, Attachment]) -> bytes | None:
+    """Return the content of an attachment by its entry in `Message.attached`; None if it is not stored."""
     row = rows.get(UUID(one["id"]))
     if row is None:
         return None

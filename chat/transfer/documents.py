@@ -22,11 +22,13 @@ from chat.conversations.branches import LONGEST_PATH
 from chat.conversations.path import path_to_root
 from chat.conversations.transcript import LAST_SHOWN
 from chat.models import Conversation, Message, MessagePart
+from chat.transfer import files
 from chatproject.lib.db import prepared
 
 FORMAT = "parley.conversation"
 VERSION = 1
 MESSAGES = 50  # of one part
+PART_BYTES = 4_000_000  # of the files of one part, and the last message
 NAME_BYTES = 120  # of a file's name, in UTF-8: file systems allow 255, with its date and its ending
 
 Part = tuple[str, int | None]  # a text, and the message at which the next part begins
@@ -62,8 +64,16 @@ def _in_parts(
     def part(at: int) -> Part:
         next = at + MESSAGES
         found = whole.in_bulk(list(ids[at:next]))
-        # Without those that were purged meanwhile.
-        messages = [found[id] for id in ids[at:next] if id in found]
+        messages: list[Message] = []
+        size = 0
+        for number, id in enumerate(ids[at:next], at + 1):
+            if id not in found:
+                continue  # purged meanwhile
+            messages.append(found[id])
+            size += files.size_of(found[id])
+            if size > PART_BYTES:
+                next = number
+                break
         return write(messages), next if next < len(ids) else None
 
     return part
@@ -92,6 +102,9 @@ def _markdown_message(message: Message) -> str:
     for thoughts in reasoning(message):
         quoted = "\n".join(f"> {line}".rstrip() for line in thoughts.splitlines())
         blocks.append(f"> **{_('Reasoning')}**\n>\n{quoted}")
+    if message.attached:
+        attached = ", ".join(MARKUP.sub(r"\\\g<0>", one["name"]) for one in message.attached)
+        blocks.append(f"*{_('Attached:')}* {attached}")
     if message.text:
         blocks.append(closed(message.text.strip("\n")))
     if note := ending(message):
@@ -99,6 +112,7 @@ def _markdown_message(message: Message) -> str:
     return "\n" + "\n\n".join(blocks) + "\n"
 
 
+MARKUP = re.compile(r"[\\`*_\[\]<>#|~&!]")
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
 
 
@@ -123,11 +137,7 @@ def closed(text: str) -> str:
 
 def json(conversation: Conversation) -> Callable[[int], Part]:
     """Return the function that makes the parts of a JSON document of the whole tree (docs/export.md)."""
-    part = _in_parts(
-        all_ids(conversation),
-        lambda messages: ",\n".join(_encode(_json_message(message)) for message in messages),
-        "feedback",
-    )
+    part = _in_parts(all_ids(conversation), _json_messages, "feedback")
     head = {
         "format": FORMAT,
         "version": VERSION,
@@ -162,7 +172,12 @@ def _json_project(conversation: Conversation) -> dict[str, str] | None:
     return {"name": project.name, "instructions": project.instructions}
 
 
-def _json_message(message: Message) -> dict[str, Any]:
+def _json_messages(messages: list[Message]) -> str:
+    found = files.exported(messages)
+    return ",\n".join(_encode(_json_message(one, found.get(one.pk))) for one in messages)
+
+
+def _json_message(message: Message, attached: list[dict[str, Any]] | None) -> dict[str, Any]:
     run = getattr(message, "run", None)
     fields: dict[str, Any] = {
         "id": message.pk,
@@ -171,6 +186,7 @@ def _json_message(message: Message) -> dict[str, Any]:
         "status": message.status,
         "created_at": message.created_at,
         "text": message.text,
+        **({"attachments": attached} if attached else {}),
         "parts": [{"kind": part.kind, "data": part.data} for part in message.ordered_parts],
     }
     if run is not None:

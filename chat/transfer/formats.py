@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +33,7 @@ class Node:
     reasoning: str = ""
     status: str = "done"
     model: str = ""  # the name that the product gives it
+    attachments: list[Any] = field(default_factory=list)  # as docs/export.md has them, unchecked
 
 
 @dataclass(slots=True)
@@ -306,6 +307,7 @@ def parley(document: Document) -> Chat:
                 reasoning="\n\n".join(filter(None, thoughts)),
                 status=status if status in ("done", "stopped", "failed") else "stopped",
                 model=_text(message.get("model")),
+                attachments=_list(message.get("attachments")),
             )
         )
     return Chat(

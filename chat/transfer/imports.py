@@ -19,13 +19,23 @@ from django.db import DataError, IntegrityError, transaction
 from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from chat.conversations import instructions, lifecycle, projects, search_index
 from chat.errors import ChatError
-from chat.models import Assistant, ChatImport, Conversation, ImportedChat, Project, new_id
+from chat.models import (
+    Assistant,
+    Attachment,
+    ChatImport,
+    Conversation,
+    ImportedChat,
+    Message,
+    Project,
+    new_id,
+)
 from chat.rendering.document import to_html
 from chat.streaming import user_channel
-from chat.transfer import formats, reader, tracking, tree
+from chat.transfer import files, formats, reader, tracking, tree
 from chat.transfer.reader import TooLarge, Unreadable
 from chat.transfer.tracking import Progress, Superseded
 from chatproject.lib import private_files
@@ -193,9 +203,11 @@ def _store(
         return "known", None
     conversation = earlier or _conversation(one, chat, found, assistant)
     ids = message_ids(conversation.pk, found, chat)
+    restored = _restore_files(one, ids, found, progress)
     rows = []
     for id, message in zip(ids, found.messages, strict=True):
-        rows.append(_row(conversation, ids, id, message, chat))
+        entries = restored[id][1] if id in restored else None
+        rows.append((*_row(conversation, ids, id, message, chat), files.encoded(entries)))
         progress.beat()
     with transaction.atomic():
         if earlier is None:
@@ -206,6 +218,10 @@ def _store(
         else:
             conversation = Conversation.objects.with_lock().get(pk=conversation.pk)
         count = sum(_insert(INSERT, rows[at : at + BATCH]) for at in range(0, len(rows), BATCH))
+        links = [(id, made.pk) for id, (stored, _) in restored.items() for made in stored]
+        for at in range(0, len(links), BATCH):
+            _insert(INSERT_LINKS, links[at : at + BATCH])
+        Attachment.objects.filter(pk__in=[pk for _id, pk in links]).update(expires_at=None)
         thoughts = [
             (id, message.reasoning)
             for id, message in zip(ids, found.messages, strict=True)
@@ -248,9 +264,36 @@ def _store(
             sentence % {"count": found.cut, "most": f"{tree.TEXT_CHARACTERS:,}"},
             progress,
         )
+    lost = sum(entry.get("deleted", False) for _, all in restored.values() for entry in all)
+    if lost:
+        sentence = ngettext(
+            "%(count)d file could not be stored.", "%(count)d files could not be stored.", lost
+        )
+        _note(one, conversation.name, sentence % {"count": lost}, progress)
     if earlier is None:
         return "added", conversation
     return ("updated", conversation) if count else ("known", None)
+
+
+def _restore_files(
+    one: ChatImport, ids: Sequence[UUID], found: tree.Tree, progress: Progress
+) -> dict[UUID, tuple[list[Attachment], list[dict[str, Any]]]]:
+    """Store the files of messages that are new; return what `files.restored` does, by message.
+
+    Images are decoded, so this happens before the transaction.
+    """
+    all = {
+        id: message.attachments
+        for id, message in zip(ids, found.messages, strict=True)
+        if message.attachments
+    }
+    known = set(Message.objects.filter(pk__in=all).values_list("pk", flat=True)) if all else set()
+    restored = {}
+    for id, described in all.items():
+        if id not in known:
+            restored[id] = files.restored(one.owner, described)
+            progress.beat()
+    return restored
 
 
 def _project(one: ChatImport, chat: formats.Chat) -> Project | None:
@@ -346,10 +389,19 @@ def _row(
 
 
 INSERT = """
-INSERT INTO chat_message (id, conversation_id, parent_id, role, status, text, html, created_at)
-SELECT * FROM unnest(
-  %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[]
-) ON CONFLICT (id) DO NOTHING
+INSERT INTO chat_message (id, conversation_id, parent_id, role, status, text, html, created_at, attached)
+SELECT id, conversation_id, parent_id, role, status, text, html, created_at, attached::jsonb FROM unnest(
+  %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[],
+  %s::text[]
+) AS one(id, conversation_id, parent_id, role, status, text, html, created_at, attached)
+ON CONFLICT (id) DO NOTHING
+"""
+
+INSERT_LINKS = """
+INSERT INTO chat_messageattachment (id, message_id, attachment_id)
+SELECT gen_random_uuid(), message_id, attachment_id
+FROM unnest(%s::uuid[], %s::uuid[]) AS one(message_id, attachment_id)
+ON CONFLICT DO NOTHING
 """
 
 INSERT_REASONING = """

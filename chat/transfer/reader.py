@@ -20,6 +20,7 @@ import ijson.common
 from django.utils.translation import gettext as _
 
 CHAT_CHARACTERS = 20_000_000  # of the texts of one conversation
+FILE_CHARACTERS = 60_000_000  # of the files of one conversation; further ones are left out
 CHAT_VALUES = 1_000_000  # values and keys of one conversation
 STRING_BYTES = 32_000_000  # of one text
 JSON_BYTES = 1_000_000_000  # of all JSON in an archive
@@ -197,7 +198,7 @@ def _build(events: Iterator[tuple[str, Any]], event: str, value: Any) -> Any:
     root: list[Any] = []
     stack: list[list[Any] | dict[str, Any]] = [root]
     keys: list[str] = [""]
-    characters = values = 0
+    characters = values = files = 0
     title = ""
     depth = 0
     while True:
@@ -214,7 +215,13 @@ def _build(events: Iterator[tuple[str, Any]], event: str, value: Any) -> Any:
             is_opening = event in ("start_map", "start_array")
             made: Any = ({} if event == "start_map" else []) if is_opening else value
             if isinstance(value, str):
-                characters += len(value)
+                if keys and keys[-1] == "data":  # a file of Parley's own export
+                    files += len(value)
+                    if files > FILE_CHARACTERS:
+                        files -= len(value)
+                        made = ""
+                else:
+                    characters += len(value)
                 if depth == 1 and keys and keys[-1] in ("title", "name"):
                     title = value[:200]
             values += 1

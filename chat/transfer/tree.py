@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from django.utils.translation import gettext as _
 
@@ -29,6 +30,7 @@ class Placed:
     reasoning: str
     created: datetime | None
     model: str = ""
+    attachments: list[Any] = field(default_factory=list)
     is_kept: bool = True
 
 
@@ -92,10 +94,14 @@ def _place(nodes: list[Node]) -> tuple[list[Placed], dict[str, int]]:
             raise Unreadable(_("Two of its messages have the same id."))
         seen.add(node.id)
         text, reasoning = ODD.sub("\ufffd", node.text), ODD.sub("\ufffd", node.reasoning)
-        if node.role in ("user", "assistant") and (text.strip() or reasoning.strip()):
+        attachments = node.attachments if node.role == "user" else []
+        is_shown = text.strip() or reasoning.strip() or attachments
+        if node.role in ("user", "assistant") and is_shown:
             created = node.created or (placed[above].created if above is not None else None)
             model = ODD.sub("\ufffd", node.model)[:MODEL_CHARACTERS]
-            placed.append(Placed(node, above, node.role, text, reasoning, created, model))
+            placed.append(
+                Placed(node, above, node.role, text, reasoning, created, model, attachments)
+            )
             above = len(placed) - 1
         if above is not None:
             place_of[node.id] = above
@@ -122,6 +128,7 @@ def _join_roles(placed: list[Placed]) -> None:
         one.text = "\n\n".join(filter(None, [above.text, one.text]))
         one.reasoning = "\n\n".join(filter(None, [above.reasoning, one.reasoning]))
         one.model = one.model or above.model
+        one.attachments = [*above.attachments, *one.attachments]
         one.parent = above.parent
         above.is_kept = False
     for at in has_other:
