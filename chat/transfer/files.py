@@ -41,9 +41,8 @@ def exported(messages: Sequence[Message]) -> dict[UUID, list[dict[str, Any]]]:
 
 
 def _exported(one: dict[str, Any], rows: dict[UUID, Attachment]) -> dict[str, Any]:
-    fields = {
-        name: one[name] for name in ("name", "kind", "size", "width", "height") if name in one
-    }
+    kept = ("name", "kind", "size", "width", "height")
+    fields: dict[str, Any] = {name: one[name] for name in kept if name in one}
     data = None if one.get("deleted") else content.read(one, rows)
     if data is None:
         return fields | {"deleted": True}
