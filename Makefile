@@ -71,6 +71,10 @@ e2e: .venv/.dev ## Run the tests in a real Chromium
 		exit 1; }
 	@$(PY) -m pytest -n $(JOBS) -m e2e $(ARGS)
 
+.PHONY: firefox
+firefox: .venv/.dev ## Run the tests in a real Firefox (skipped without it)
+	@$(PY) -m pytest -n 0 -m firefox -rs $(ARGS) tests/e2e
+
 .PHONY: gateways
 gateways: .venv/.dev .venv-gateways/.ready ## Run the tests with LiteLLM's proxy in front of the fake provider
 	@$(PY) -m pytest -n 0 -m gateway $(ARGS) tests/gateways
@@ -126,11 +130,12 @@ again-test again-e2e: again-%:
 	@$(MAKE) $* JOBS=0 ARGS="--last-failed --last-failed-no-failures none"
 
 .PHONY: ci-long
-ci-long: .venv/.dev ## Run what make ci leaves out: chaos rounds, kills amid money, long tests, gateways
+ci-long: .venv/.dev ## Run what make ci leaves out: chaos rounds, kills amid money, long tests, Firefox, gateways
 	@$(MAKE) chaos ROUNDS=$(or $(ROUNDS),20)
 	@$(MAKE) chaos ROUNDS=$(or $(ROUNDS),20) ARGS=--pooler
 	@$(MAKE) chaos-billing ROUNDS=$(or $(ROUNDS),20)
 	@$(MAKE) test ARGS="-m long"
+	@$(MAKE) firefox
 	@$(MAKE) gateways
 
 .PHONY: clean
