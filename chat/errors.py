@@ -38,6 +38,9 @@ ERRORS: dict[str, str] = {
     "no_vision": _("This model cannot see images. Nothing was sent. Choose a model with vision."),
     "insufficient_credits": _("Your credits do not cover this message. Buy credits, or send less."),
     "too_many": _("These are too many at a time. Select fewer."),
+    "moderated": _(
+        "Your message breaks a rule of this site. It was not sent. Change it, then send it again."
+    ),
     "already_sent": _("This message was sent or removed meanwhile. Nothing was changed."),
     "run_active": _("A reply is still being written. Wait for it, or stop it first."),
     "busy": _("Too many messages are queued right now. Try again in a moment."),

@@ -77,5 +77,6 @@ urlpatterns = [
     path("runs/<uuid:run_id>/stop/", runs.stop, name="stop"),
     path("messages/<uuid:message_id>/regenerate/", messages.regenerate, name="regenerate"),
     path("messages/<uuid:message_id>/feedback/", messages.give_feedback, name="feedback"),
+    path("messages/<uuid:message_id>/report/", messages.report, name="report"),
     path("messages/<uuid:message_id>/edit/", messages.edit, name="edit"),
 ]

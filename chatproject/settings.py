@@ -225,6 +225,9 @@ OPENAI_API_KEY = env.key("OPENAI_API_KEY")
 DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini", most=100)
 # The model that names chats after their first reply, by its name in the catalogue; the operator pays. Empty: none.
 TITLE_MODEL = env.text("TITLE_MODEL", "", most=100)
+# Whether messages are checked by the moderation rules of the admin before their run, and the longest time for that.
+MODERATION = env.flag("MODERATION", default=False)
+MODERATION_SECONDS = env.integer("MODERATION_SECONDS", 3, least=1, most=5)
 # Whether users may share the assistants that they make with all other users of the site.
 ASSISTANT_SHARING = env.flag("ASSISTANT_SHARING", default=False)
 # Micro-credits per million tokens: input, cached input, output.
@@ -322,6 +325,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes of a form
 RATE_LIMITS = {
     "messages": env.limit("LIMIT_MESSAGES", "30/minute"),
     "estimates": env.limit("LIMIT_ESTIMATES", "120/minute"),
+    "reports": env.limit("LIMIT_REPORTS", "20/hour"),
     "searches": env.limit("LIMIT_SEARCHES", "240/minute"),
     "orders": env.limit("LIMIT_ORDERS", "120/minute"),
     "checkouts": env.limit("LIMIT_CHECKOUTS", "20/minute"),

@@ -24,9 +24,11 @@ from chat.models import (
     Message,
     MessageFeedback,
     MessagePart,
+    ModerationRule,
     NextMessage,
     Project,
     Provider,
+    Report,
     SearchEntry,
     SearchPosition,
 )
@@ -76,6 +78,8 @@ def row(owner, conversation):
     ChatExport.objects.create(owner=owner, size=1, beat_at=timezone.now())
     made = Announcement.objects.create(text="Hello")
     AnnouncementDismissal.objects.create(announcement=made, user=owner)
+    ModerationRule.objects.create(name="Hello", words="hello")
+    Report.objects.create(message=run.message, user=owner, reason="other")
     MessageFeedback.objects.create(
         message=run.message, user=owner, model=run.model, rating="bad", text="Hello"
     )

@@ -123,6 +123,9 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
         ),
     ],
     "projects": [("chat:projects", lambda c, u, **h: c.post(reverse("chat:projects"), **h))],
+    "reports": [
+        ("", lambda c, u, **h: c.post(reverse("chat:report", args=[uuid4()]), **h)),
+    ],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "devices": [("", lambda c, u, **h: c.post(reverse("chat:add_device"), **h))],
     "checkouts": [

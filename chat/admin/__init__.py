@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from chat.admin import announcements, catalogue, conversations, feedback, live_queue, queue_pages
+from chat.admin import (
+    announcements,
+    catalogue,
+    conversations,
+    feedback,
+    live_queue,
+    moderation,
+    queue_pages,
+)
 
-__all__ = ["announcements", "catalogue", "conversations", "feedback", "live_queue", "queue_pages"]
+__all__ = [
+    "announcements",
+    "catalogue",
+    "conversations",
+    "feedback",
+    "live_queue",
+    "moderation",
+    "queue_pages",
+]

@@ -223,7 +223,7 @@ class Response:
         """The decoded JSON; None for anything else."""
         try:
             return json.loads(self.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     @property
@@ -334,9 +334,10 @@ class Server:
         number = f"{len(models)} model{'' if len(models) == 1 else 's'}" if models else "no models"
         return Answer("", f"The address answers and lists {number}.", models)
 
-    def send(self, method: str, url: str) -> Response:
-        """Return the response of a route. Raises Failure without one."""
-        content = b"{}" if method == "POST" else None
+    def send(self, method: str, url: str, content: bytes | None = None) -> Response:
+        """Return the response of a route; of POST, `content` is JSON. Raises Failure without one."""
+        if method == "POST" and content is None:
+            content = b"{}"
         fields = {"Content-Type": "application/json"} if content else {}
         left = max(0.1, self._deadline - time.monotonic())
         try:

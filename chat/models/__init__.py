@@ -18,6 +18,7 @@ from chat.models.conversations import Conversation
 from chat.models.devices import PushSubscription
 from chat.models.feedback import MessageFeedback
 from chat.models.messages import Message, MessagePart, Siblings
+from chat.models.moderation import ModerationRule, Report
 from chat.models.preferences import ChatPreference
 from chat.models.projects import Project
 from chat.models.runs import Run
@@ -43,10 +44,12 @@ __all__ = [
     "MessageAttachment",
     "MessageFeedback",
     "MessagePart",
+    "ModerationRule",
     "NextMessage",
     "Project",
     "Provider",
     "PushSubscription",
+    "Report",
     "Run",
     "SearchEntry",
     "SearchPosition",

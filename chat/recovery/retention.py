@@ -103,6 +103,7 @@ WITH runs AS (DELETE FROM chat_run WHERE message_id = ANY(%(messages)s)),
 parts AS (DELETE FROM chat_messagepart WHERE message_id = ANY(%(messages)s)),
 links AS (DELETE FROM chat_messageattachment WHERE message_id = ANY(%(messages)s)),
 feedback AS (DELETE FROM chat_messagefeedback WHERE message_id = ANY(%(messages)s)),
+reports AS (UPDATE chat_report SET message_id = NULL, text = '' WHERE message_id = ANY(%(messages)s)),
 children AS (
   UPDATE chat_message SET parent_id = NULL
   WHERE parent_id = ANY(%(messages)s) AND NOT id = ANY(%(messages)s)

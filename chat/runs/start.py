@@ -39,6 +39,7 @@ from chat.models import (
     NextMessage,
     Run,
 )
+from chat.moderation import rules
 from chat.runs import admission, cost, queue, wait_estimate
 from chat.runs.describe import Started, describe, stored_position, whole_runs
 from chat.streaming import user_channel
@@ -111,7 +112,7 @@ def send(
 
     Raises ChatError: `empty_text`, `bad_text`, `file_missing`, `too_many`, `no_vision`, `text_too_long`, `bad_json` (a malformed `client_id`), `not_found`,
     `not_allowed`, `model_unavailable`, `bad_setting`, `run_active`, `insufficient_credits`, `limit_reached`, `busy`, `rate_limited`,
-    `unavailable`. Then nothing was stored.
+    `unavailable`, `moderated`. Then nothing was stored.
     """
     text = clean_text(text, attachment_ids)
     _check_parent(parent_id, conversation_id)
@@ -299,6 +300,9 @@ def _start(ask: Ask) -> list[Started]:
     """Admit, store and enqueue a run for each model, or find those of this client_id."""
     if not re.match(protocol.CLIENT_ID, ask.client_id):
         raise ChatError("bad_json")
+    refusal = rules.review(ask.text).refusal() if ask.prompt is None else None
+    if refusal is not None and not _find(ask):  # a repetition is never refused
+        raise refusal
     try:
         for _one in ask.models or (None,):
             admission.admit(ask.user.pk)

@@ -18,6 +18,7 @@ import redis
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
 from django.utils import translation
 from msgspec import UNSET
 
@@ -26,6 +27,7 @@ from chat import protocol
 from chat.conversations import branches, drafts, lifecycle
 from chat.conversations.offers import Choice
 from chat.errors import ChatError, sentence
+from chat.moderation import rules
 from chat.runs import describe, next_message, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.streaming import groups
@@ -53,6 +55,8 @@ MAX_ANNOUNCED = 1_000  # runs whose `run.queued` one socket remembers
 RECHECK = 5.0
 
 SHORT_ENDS = b"ends=short"  # in the query of the socket's address: see docs/protocol.md
+
+MODERATED = protocol.ChatSend | protocol.ChatCompare | protocol.MessageEdit
 
 DELAYED_AFTER = 2.5  # seconds without an answer to a frame, after which `delayed` is sent
 
@@ -202,6 +206,9 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         outgoing.put(protocol.Error.of(refusal, event.ref).encode())
 
     async def _handle(self, event: protocol.ClientEvent) -> None:
+        if settings.MODERATION and isinstance(event, MODERATED):
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(rules.reviewers(), rules.review_in_thread, event.text)
         match event:
             case protocol.ChatSend():
                 started = await self._call(

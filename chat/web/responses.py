@@ -35,6 +35,7 @@ STATUS = {
     "storage_full": 413,
     "text_too_long": 413,
     "bad_file": 415,
+    "moderated": 422,
     "limit_reached": 429,
     "rate_limited": 429,
     "busy": 503,

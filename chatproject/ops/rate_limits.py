@@ -46,6 +46,7 @@ LIMITS_OF_POSTS = {
     "chat:export_all": "full_exports",
     "chat:attach": "uploads",
     "chat:import": "imports",
+    "chat:report": "reports",
     "chat:new_assistant": "assistants",
     "chat:edit_assistant": "assistants",
     "chat:add_device": "devices",

@@ -11,12 +11,18 @@ from django.utils import timezone
 
 from accounts.models import User
 from chat.models import (
+    Announcement,
+    AnnouncementDismissal,
+    ChatExport,
     ChatImport,
     ChatPreference,
     Conversation,
     Message,
+    MessageFeedback,
     MessagePart,
+    ModerationRule,
     Provider,
+    Report,
     Run,
 )
 from tests.support.conversations import begin, send
@@ -42,6 +48,12 @@ def run(owner: User, assistant) -> Run:
     MessagePart.objects.create(message=run.message, position=0, kind="reasoning", data={"t": WORD})
     Provider.objects.get_or_create(name="Second")
     ChatPreference.objects.create(user=owner)
+    ChatExport.objects.create(owner=owner, beat_at=timezone.now())
+    announcement = Announcement.objects.create(text="News")
+    AnnouncementDismissal.objects.create(announcement=announcement, user=owner)
+    MessageFeedback.objects.create(message=run.message, user=owner, rating="bad")
+    Report.objects.create(message=run.message, user=owner, reason="other")
+    ModerationRule.objects.create(name="Words", words="badger")
     ChatImport.objects.create(
         owner=owner, file_name=WORD, notes=[[WORD, WORD]], size=1, beat_at=timezone.now()
     )

@@ -25,7 +25,9 @@ from chat.models import (
     Message,
     MessageFeedback,
     MessagePart,
+    ModerationRule,
     Provider,
+    Report,
     Run,
 )
 from chatproject.lib.mail.models import OutgoingMail
@@ -100,6 +102,7 @@ def _make_runs(user: User) -> None:
     now = timezone.now()
     announcement = Announcement.objects.create(text=SENTENCE, audience="staff", html=SENTENCE)
     AnnouncementDismissal.objects.create(announcement=announcement, user=user)
+    ModerationRule.objects.create(name=SENTENCE[:100], words=SENTENCE)
     ChatImport.objects.create(owner=user, size=123_456_789, error=SENTENCE[:300], beat_at=now)
     ChatExport.objects.create(owner=user, size=123_456_789, error=SENTENCE[:300], beat_at=now)
     outcomes: list[dict[str, Any]] = [
@@ -113,6 +116,7 @@ def _make_runs(user: User) -> None:
     for number, outcome in enumerate(outcomes):
         conversation = begin(user, assistant, title=SENTENCE[:100])
         message = Message.objects.create(conversation=conversation, role="assistant", text=SENTENCE)
+        Report.objects.create(message=message, user=user, reason="other", text=SENTENCE)
         MessageFeedback.objects.create(
             message=message, user=user, model=model, rating="bad", reason="other", text=SENTENCE
         )

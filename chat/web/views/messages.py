@@ -20,10 +20,11 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from chat import access
 from chat.attachments import uploads
-from chat.conversations import branches, feedback
+from chat.conversations import branches, feedback, reports
 from chat.errors import ChatError
-from chat.models import Message, MessageFeedback
+from chat.models import Message, MessageFeedback, Report
 from chat.models.feedback import TEXT_LENGTH
+from chat.models.moderation import REPORT_LENGTH
 from chat.rendering.message import rating_html
 from chat.runs import cost, describe, next_message, start
 from chat.web.forms import (
@@ -311,6 +312,35 @@ def _feedback_page(request: Request, reply: Message, **fields: Any) -> HttpRespo
         "has_feedback": feedback.find(request.user, reply) is not None,
     }
     return render(request, "chat/feedback.html", page_context(request) | context | fields)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@handles_chat_errors
+def report(request: Request, message_id: UUID) -> HttpResponse:
+    """Show the form that reports a reply to the staff; store a report."""
+    reply = feedback.reply(request.user, message_id)
+    posted = {name: request.POST.get(name, "") for name in ("reason", "text")}
+    context = {
+        "message": reply,
+        "reasons": Report.Reason.choices,
+        "text_length": REPORT_LENGTH,
+        "report": reports.find(request.user, reply),
+        **posted,
+    }
+    if request.method != "POST":
+        return render(request, "chat/report.html", page_context(request) | context)
+    try:
+        reports.report(user=request.user, message_id=message_id, **posted)
+    except ChatError as error:
+        raise_unless_page(request, error)
+        context |= page_context(request) | {"error": error.message}
+        return with_status(render(request, "chat/report.html", context), error)
+    done = _("Thank you. The staff will look at this reply.")
+    if wants_json(request):
+        return JsonResponse({"message": done})
+    notices.success(request, done)
+    return redirect(_place(reply))
 
 
 def _again(

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from billing.models import Hold, LedgerEntry, UsageRecord
 from chat.conversations import lifecycle
-from chat.models import Conversation, Message, MessageFeedback, MessagePart, Run
+from chat.models import Conversation, Message, MessageFeedback, MessagePart, Report, Run
 from chat.protocol import Usage
 from chat.recovery import retention
 from chat.recovery.retention import Retention
@@ -73,6 +73,7 @@ def test_deleted_chat_is_purged_with_all_text(owner, assistant, valkey_client):
     chat = finished_chat(owner, assistant, valkey_client)
     reply = chat.messages.filter(role="assistant")[0]
     MessageFeedback.objects.create(message=reply, user=owner, rating="bad", text=WORD)
+    Report.objects.create(message=reply, user=owner, reason="other", text=WORD)
     kept = begin(owner, assistant, title="Kept")
     add_turns(owner, kept, 2)
     records = (LedgerEntry.objects.count(), UsageRecord.objects.count(), Hold.objects.count())
@@ -180,6 +181,7 @@ def test_purge_knows_all_tables_of_a_chat():
         ("chat_messagepart", "chat_message"),
         ("chat_messageattachment", "chat_message"),
         ("chat_messagefeedback", "chat_message"),
+        ("chat_report", "chat_message"),
         ("chat_importedchat", "chat_conversation"),
         ("chat_nextmessage", "chat_conversation"),
         ("chat_draft", "chat_conversation"),

@@ -1,0 +1,174 @@
+"""Admin of moderation: the queue of reports, and the rules that messages are checked by.
+
+Each step of a report is in the admin's log: looks at its text, assignment, decision and note.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from chat.admin.conversations import READ, log
+from chat.models import ModerationRule, Report
+from chat.moderation.words import tokens
+from chatproject.lib.admin import NOTHING, BaseAdmin, staff_id
+
+Status = Report.Status
+# Of an action: the states in which it can be done, and the one after it.
+STEPS: dict[str, tuple[tuple[str, ...], str]] = {
+    "assign": ((Status.OPEN, Status.REVIEW), Status.REVIEW),
+    "uphold": ((Status.OPEN, Status.REVIEW), Status.UPHELD),
+    "dismiss": ((Status.OPEN, Status.REVIEW), Status.DISMISSED),
+    "reopen": ((Status.UPHELD, Status.DISMISSED), Status.OPEN),
+}
+
+
+class StateFilter(admin.SimpleListFilter):
+    """Shows the reports that need work, unless another state is chosen."""
+
+    title = gettext_lazy("state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        mine = ("mine", gettext_lazy("Assigned to me"))
+        return [mine, *Status.choices, ("all", gettext_lazy("All"))]
+
+    def choices(self, changelist: Any) -> Any:
+        first, *others = super().choices(changelist)
+        yield first | {"display": gettext_lazy("Open or in review")}
+        yield from others
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Report]) -> QuerySet[Report]:
+        match self.value():
+            case None:
+                return queryset.filter(status__in=[Status.OPEN, Status.REVIEW])
+            case "mine":
+                return queryset.filter(assignee=staff_id(request), status=Status.REVIEW)
+            case "all":
+                return queryset
+            case value:
+                return queryset.filter(status=value)
+
+
+FIELDS = [
+    *("status", "assignee", "reason", "text", "question", "reply", "model", "user"),
+    *("created_at", "closed_at", "note"),
+]
+
+
+@admin.register(Report)
+class ReportAdmin(BaseAdmin):
+    fields = FIELDS
+    readonly_fields = [name for name in FIELDS if name != "note"]
+    list_display = ["created_at", "status", "reason", "model", "user", "assignee"]
+    list_filter = [StateFilter, "reason", "created_at", "model"]
+    list_select_related = ["model", "user", "assignee"]
+    search_fields = ["user__email", "assignee__email"]
+    actions = ["assign", "uphold", "dismiss", "reopen"]
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Leave out the texts of messages for staff who may not view messages."""
+        hidden = () if request.user.has_perm(READ) else ("question", "reply")
+        return [name for name in FIELDS if name not in hidden]
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @admin.display(description=gettext_lazy("reported reply"))
+    def reply(self, one: Report) -> str:
+        return one.message.text if one.message else NOTHING
+
+    @admin.display(description=gettext_lazy("message before it"))
+    def question(self, one: Report) -> str:
+        parent = one.message.parent if one.message else None
+        return parent.text if parent else NOTHING
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, *args: Any, **options: Any
+    ) -> HttpResponse:
+        """Show a report with its texts, which is logged."""
+        response = super().change_view(request, object_id, *args, **options)
+        row = self.get_object(request, object_id)
+        is_shown = request.method == "GET" and response.status_code == 200
+        if row is not None and is_shown and request.user.has_perm(READ):
+            log(request, row, "Looked at the text")
+        return response
+
+    @admin.action(description=gettext_lazy("Assign to me"), permissions=["change"])
+    def assign(self, request: HttpRequest, chosen: QuerySet[Report]) -> None:
+        self._step(request, chosen, "assign", assignee=staff_id(request))
+
+    @admin.action(description=gettext_lazy("Uphold"), permissions=["change"])
+    def uphold(self, request: HttpRequest, chosen: QuerySet[Report]) -> None:
+        self._step(request, chosen, "uphold", closed_at=timezone.now())
+
+    @admin.action(description=gettext_lazy("Dismiss"), permissions=["change"])
+    def dismiss(self, request: HttpRequest, chosen: QuerySet[Report]) -> None:
+        self._step(request, chosen, "dismiss", closed_at=timezone.now())
+
+    @admin.action(description=gettext_lazy("Open again"), permissions=["change"])
+    def reopen(self, request: HttpRequest, chosen: QuerySet[Report]) -> None:
+        self._step(request, chosen, "reopen", closed_at=None, assignee=None)
+
+    def _step(
+        self, request: HttpRequest, chosen: QuerySet[Report], name: str, **fields: Any
+    ) -> None:
+        """Change the state of reports by compare-and-set; one that another member of staff changed stays."""
+        before, after = STEPS[name]
+        done = left = 0
+        for one in chosen.order_by("pk"):
+            same = Report.objects.filter(pk=one.pk, status=one.status, assignee=one.assignee_id)
+            if one.status in before and same.update(status=after, **fields):
+                log(request, one, f"Status: {one.status} → {after}")
+                done += 1
+            else:
+                left += 1
+        if done:
+            messages.success(request, _("Reports changed: %(count)d.") % {"count": done})
+        if left:
+            sentence = _(
+                "Some reports were closed or changed meanwhile. They were left as they are."
+            )
+            messages.warning(request, sentence)
+
+
+class RuleForm(forms.ModelForm):  # type: ignore[type-arg]
+    def clean_words(self) -> str:
+        words: str = self.cleaned_data["words"]
+        for line in words.splitlines():
+            if line.strip() and not tokens(line):
+                sentence = _("“%(line)s” has no letter or digit.") % {"line": line.strip()[:50]}
+                raise forms.ValidationError(sentence)
+        return words
+
+
+@admin.register(ModerationRule)
+class ModerationRuleAdmin(BaseAdmin):
+    form = RuleForm
+    fields = ["name", "is_enabled", "kind", "words", "provider", "provider_model", "on_failure"]
+    list_display = ["name", "kind", "is_enabled", "provider", "on_failure"]
+    list_filter = ["kind", "is_enabled"]
+    list_select_related = ["provider"]
+    search_fields = ["name"]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show the rules, with a warning while moderation is off."""
+        if not settings.MODERATION:
+            sentence = _(
+                "Moderation is off: no rule has an effect. The operator sets MODERATION=1."
+            )
+            messages.warning(request, sentence)
+        return super().changelist_view(request, extra_context)
