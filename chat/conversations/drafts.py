@@ -81,9 +81,9 @@ def _event(conversation_id: UUID | None, text: str, age: timedelta) -> protocol.
 
 
 def shown(user: User, conversation: Conversation | None) -> Draft | None:
-    """Return the draft that a page shows, None without a text; one query."""
+    """Return the draft that a page shows, whose text may be empty; None if there was never one. One query."""
     found: Draft | None = Draft.objects.filter(user=user, conversation=conversation).first()
-    return found if found is not None and found.text else None
+    return found
 
 
 def put_before(*, user: User, conversation_id: UUID | None, text: str) -> str:

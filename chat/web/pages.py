@@ -59,7 +59,7 @@ def new_page(
     """
     if form is not None and project is None:
         project = _posted_project(request, form)
-    draft = drafts.shown(request.user, None)
+    draft = None if form else drafts.shown(request.user, None)
     form = form or new_form(draft=draft)
     named = assistant or _posted_assistant(request, form)
     assistant = named or lifecycle.default_assistant(request.user, project)
@@ -116,7 +116,8 @@ def conversation_page(
     part = transcript.excerpt(conversation, before, message)
     edited = transcript.own_message(conversation, editing)
     shown = [message.pk for message in part.messages]
-    draft = None if part.is_past or edited else drafts.shown(request.user, conversation)
+    has_form = form is not None or edited is not None or part.is_past
+    draft = None if has_form else drafts.shown(request.user, conversation)
     form = form or new_form(
         edited.text if edited else "",
         draft=draft,
@@ -192,7 +193,10 @@ def new_form(
     attached: Sequence[dict[str, Any]] | None = None,
 ) -> MessageForm:
     """Return a form with a new client_id: with a text or a draft and files, or with all of a refused form."""
-    initial: dict[str, Any] = {"text": draft.text if draft else text, "draft": draft is not None}
+    initial: dict[str, Any] = {
+        "text": draft.text if draft else text,
+        "draft": draft is not None and draft.text != "",
+    }
     if refused is not None:
         names = [
             name

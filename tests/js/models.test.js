@@ -3,6 +3,7 @@ import { beforeEach, test } from "node:test";
 
 import { storageOf } from "../../static/js/helpers/storage.js";
 import { Draft } from "../../static/js/models/draft.js";
+import { DraftSync } from "../../static/js/models/draft_sync.js";
 import { Outbox } from "../../static/js/models/outbox.js";
 import { ReplySources } from "../../static/js/models/reply_sources.js";
 import { ScrollManager } from "../../static/js/models/scroll_manager.js";
@@ -240,4 +241,56 @@ test("the source of a reply is fetched once, and is then at hand", async () => {
   assert.deepEqual(asked, ["a", "a"]);
   sources.put("b", "streamed");
   assert.equal(sources.get("b"), "streamed");
+});
+
+/** A DraftSync of a page, with what it sent and a clock. */
+function draftOf(page, frames, clock) {
+  const send = (frame) => frames.push(frame) > 0;
+  return new DraftSync(storage, page, send, () => clock.now);
+}
+
+test("a draft is stored with its age, and used by the message", () => {
+  const [frames, clock] = [[], { now: 1_000 }];
+  const sync = draftOf("a", frames, clock);
+  assert.equal(sync.load("", "", null), "");
+  sync.edited("Hello");
+  assert.equal(sync.isStored, false);
+  clock.now = 1_400;
+  sync.flush();
+  sync.flush();
+  assert.deepEqual(frames, [{ type: "draft.save", text: "Hello", age: 400, conversation: "a" }]);
+  assert.equal(sync.isStored, true);
+  sync.clear();
+  assert.equal(sync.isStored, false);
+});
+
+test("the newer of two drafts is shown, but never over a text that is being typed", () => {
+  const [frames, clock] = [[], { now: 100_000 }];
+  const sync = draftOf("a", frames, clock);
+  assert.equal(sync.load("", "Old", 50_000), "Old");
+  assert.equal(sync.received({ conversation: "a", text: "New" }), "New");
+  assert.equal(sync.received({ conversation: "b", text: "Other" }), null);
+  sync.edited("Typing");
+  assert.equal(sync.received({ conversation: "a", text: "Newer" }), null);
+  sync.flush();
+  assert.equal(sync.received({ conversation: "a", text: "Newest" }), null); // typed a moment ago
+  sync.clear();
+  assert.equal(sync.received({ conversation: "a" }), null);
+});
+
+test("a reload shows the newer draft of tab and server", () => {
+  const [frames, clock] = [[], { now: 100_000 }];
+  const before = draftOf("new", frames, clock);
+  before.load("", "", null);
+  before.edited("Unsaved");
+  assert.equal(draftOf("new", frames, clock).load("Unsaved", "Stored", 10), "Unsaved");
+  assert.equal(draftOf("new", frames, clock).load("Unsaved", "Later", 0), "Unsaved");
+  clock.now += 60_000;
+  assert.equal(draftOf("new", frames, clock).load("Unsaved", "Newer", 10), "Newer");
+  before.flush();
+  assert.equal(draftOf("new", frames, clock).load("Unsaved", "", null), "Unsaved"); // not confirmed
+  before.received({ text: "Unsaved" });
+  assert.equal(draftOf("new", frames, clock).load("Unsaved", "", null), ""); // sent on another device
+  assert.equal(draftOf("new", frames, clock).load("Refused", "Refused", null), "Refused");
+  assert.equal(draftOf(null, frames, clock).load("", "Edited", null), "Edited");
 });

@@ -184,6 +184,9 @@ export class ChatApp extends HTMLElement {
         this.#sender.accepted(event.client_id);
         if (event.conversation === this.transcript?.conversation) this.composer?.next.receive(event);
         return;
+      case "draft.updated":
+        this.composer?.receiveDraft(event);
+        return;
       default:
         if (event.run === this.#delayedRun) {
           this.#delayedRun = null;
@@ -307,6 +310,10 @@ export class ChatApp extends HTMLElement {
 
   #refused(event) {
     if (event.code === "run_active" && this.#sender.queueInstead(event.ref)) return;
+    if (event.ref?.startsWith("draft:")) {
+      console.warn("The draft is kept in this tab alone", event.message);
+      return;
+    }
     const lacksCredits = event.code === "insufficient_credits";
     const frame = event.ref ? this.#sender.refused(event.ref) : undefined;
     if (frame !== undefined) {
@@ -378,6 +385,7 @@ export class ChatApp extends HTMLElement {
     const wasNoticed = !this.#notice.hidden;
     this.#notice.hide();
     this.#sender.resend();
+    this.composer?.saveDraft();
     const cursors = this.transcript?.cursors ?? [];
     for (const cursor of cursors) this.#resume(cursor);
     this.#sender.resendStops();

@@ -5,6 +5,7 @@ import { storageOf } from "../helpers/storage.js";
 import { countDown, debounce } from "../helpers/timing.js";
 import { remaining, retryLabel } from "../helpers/words.js";
 import { Draft, pageOf } from "../models/draft.js";
+import { DraftSync } from "../models/draft_sync.js";
 
 const STILL_WRITING = gettext("A reply is still being written. Wait for it, or stop it first.");
 const OFFLINE = gettext("You are offline. Your text is saved here. Send it when you are back online.");
@@ -17,6 +18,7 @@ const OFFLINE = gettext("You are offline. Your text is saved here. Send it when 
  */
 export class ChatComposer extends HTMLElement {
   #draft;
+  #sync; // of the draft with the user's other devices
   #unanswered = null; // a text that may have been stored after all, and its client_id
   #countdown = null;
   #listening = new AbortController();
@@ -24,13 +26,16 @@ export class ChatComposer extends HTMLElement {
   #estimateSoon = debounce(() => this.#estimate(), 400);
 
   connectedCallback() {
-    const storage = storageOf(this.closest("chat-app").dataset.user);
+    const app = this.closest("chat-app");
+    const storage = storageOf(app.dataset.user);
     if (location.hash === "#end") {
       // The server redirects here when it has accepted a form.
       Draft.arrived(storage);
       history.replaceState(history.state, "", location.pathname + location.search);
     }
     this.#draft = new Draft(storage, this.#page);
+    const shared = this.dataset.edit ? null : this.#page;
+    this.#sync = new DraftSync(storage, shared, (frame) => app.connection?.send(frame) ?? false);
     this.#restoreDraft();
     this.#field.addEventListener("paste", (event) => {
       if (this.files.paste(event.clipboardData)) event.preventDefault();
@@ -49,7 +54,7 @@ export class ChatComposer extends HTMLElement {
     this.querySelector("[data-cancel]")?.addEventListener("click", () => this.#discardDraft());
     const { signal } = this.#listening;
     addEventListener("keydown", (event) => this.#escape(event), { signal });
-    addEventListener("pagehide", () => this.#saveSoon.flush(), { signal });
+    addEventListener("pagehide", () => this.saveDraft(), { signal });
     this.#fit();
     this.#showSend();
     this.#estimateSoon();
@@ -58,7 +63,7 @@ export class ChatComposer extends HTMLElement {
   }
 
   disconnectedCallback() {
-    this.#saveSoon.flush();
+    this.saveDraft();
     this.#estimateSoon.cancel();
     this.#countdown?.cancel();
     this.#listening.abort();
@@ -88,6 +93,25 @@ export class ChatComposer extends HTMLElement {
   /** Take the state of a fetched page. */
   sync(page) {
     this.next.sync(page);
+    const fresh = page.querySelector("chat-composer");
+    if (fresh !== null) this.receiveDraft({ ...this.#shownChat, text: fresh.querySelector("textarea").defaultValue });
+  }
+
+  /** Store the draft now, in this tab and on the server. */
+  saveDraft() {
+    this.#saveSoon.flush();
+    this.#sync.flush();
+  }
+
+  /** Show a draft that another device has stored, unless one is being typed here. */
+  receiveDraft(event) {
+    const text = this.#sync.received(event);
+    if (text === null) return;
+    this.#field.value = text;
+    this.#draft.text = text;
+    this.#fit();
+    this.#showSend();
+    this.#estimateSoon();
   }
 
   get isBusy() {
@@ -114,6 +138,7 @@ export class ChatComposer extends HTMLElement {
     this.dataset.conversation = id;
     this.#draft.page = id;
     this.files.page = id;
+    this.#sync.moved(id);
     this.#save();
     this.#form.action = this.dataset.send;
   }
@@ -199,15 +224,15 @@ export class ChatComposer extends HTMLElement {
 
   /** Show the draft, and after it the text that was typed before this script was ready. */
   #restoreDraft() {
-    const draft = this.#draft.text;
+    const local = this.#draft.text;
     const field = this.#field;
-    const isTyped = field.value !== field.defaultValue && field.value !== draft;
-    if (draft === "") {
-      if (isTyped) this.#save();
-      return;
-    }
-    // The draft is at least as new as the text that the server put into the field.
-    if (isTyped && field.value.trim()) this.restore(draft);
+    const typed = field.value !== field.defaultValue && field.value !== local ? field.value : "";
+    const { draftAge } = this.dataset;
+    const draft = this.#sync.load(local, field.defaultValue, draftAge === undefined ? null : Number(draftAge));
+    this.#draft.text = draft === field.defaultValue && this.dataset.edit ? "" : draft;
+    const isInField = draft === "" || draft === field.defaultValue;
+    if (typed.trim() && !isInField) this.restore(draft);
+    else if (typed.trim()) this.#save();
     else field.value = draft;
   }
 
@@ -236,6 +261,11 @@ export class ChatComposer extends HTMLElement {
 
   get #stop() {
     return this.querySelector("[data-stop]");
+  }
+
+  /** The conversation of an event about this page. */
+  get #shownChat() {
+    return this.dataset.conversation ? { conversation: this.dataset.conversation } : {};
   }
 
   get #page() {
@@ -349,6 +379,7 @@ export class ChatComposer extends HTMLElement {
       edit: this.dataset.edit,
       models,
       choice: this.models?.changes ?? {},
+      draft: this.#sync.isStored,
       assistant: this.assistant,
       files: this.files.ids,
     };
@@ -359,6 +390,7 @@ export class ChatComposer extends HTMLElement {
       return;
     }
     this.#save();
+    this.#form.elements.draft.value = this.#sync.isStored ? "True" : "False";
     this.#draft.submitted();
   }
 
@@ -386,11 +418,13 @@ export class ChatComposer extends HTMLElement {
 
   #save() {
     this.#draft.text = this.#field.value;
+    if (length(this.#field.value) <= Number(this.dataset.maxCharacters)) this.#sync.edited(this.#field.value);
   }
 
   #discardDraft() {
     this.#saveSoon.cancel();
     this.#draft.text = "";
+    this.#sync.clear();
   }
 
   #fit() {

@@ -134,19 +134,20 @@ export class Sender {
   // --- Internal
 
   #send(event) {
-    const { text, clientId, edit, models, choice, assistant, files = [] } = event.detail;
+    const { text, clientId, edit, models, choice, assistant, draft, files = [] } = event.detail;
     const { transcript, composer } = this.#app;
     const conversation = transcript.conversation || null;
+    const isNext = !models && this.#isNext;
     const frame = edit
       ? { type: "message.edit", client_id: clientId, message: edit, text, ...choice, attachments: files }
       : {
-          type: models ? "chat.compare" : this.#isNext ? "next.queue" : "chat.send",
+          type: models ? "chat.compare" : isNext ? "next.queue" : "chat.send",
           client_id: clientId,
           conversation,
           text,
-          ...(transcript.conversation ? {} : { project: transcript.dataset.project }),
+          ...(conversation || isNext ? {} : { project: transcript.dataset.project, assistant }),
           ...(models ? { models } : choice),
-          ...(assistant === undefined || this.#isNext ? {} : { assistant }),
+          ...(draft ? { draft } : {}),
           ...(files.length > 0 && { attachments: files }),
         };
     if (!this.#dispatch(frame)) return; // the browser submits the form
