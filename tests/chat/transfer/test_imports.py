@@ -254,7 +254,8 @@ def test_own_export_returns_whole_in_another_account(owner, stranger):
     page.force_login(stranger)
     assert ">gpt-4o<" in page.get(copy.get_absolute_url()).content.decode()
     assert shown(copy) == shown(chat)
-    assert copy.project is not None and copy.project.owner == stranger
+    assert copy.project is not None
+    assert copy.project.owner == stranger
     assert (copy.project.name, copy.project.instructions) == ("Wood", "Be brief.")
     assert sorted(copy.messages.values_list("text", "created_at")) == sorted(
         chat.messages.values_list("text", "created_at")
