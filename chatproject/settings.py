@@ -102,6 +102,7 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "chatproject.ops.context_processors.site",
                 "billing.web.context_processors.balance",
+                "chat.web.context_processors.shell",
             ],
         },
     },

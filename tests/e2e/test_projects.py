@@ -62,4 +62,15 @@ def test_chat_moves_between_projects_in_all_tabs(browser: Browser):
     browser.click("[name=undo]")
     browser.go_to_tab(here)
     wait_until(lambda: len(browser.shown(".sidebar-list .row-project")) == 2, "all is back")
+
+    # The pages about credits keep the sidebar and the socket.
+    browser.run("document.querySelector('chat-sidebar').dataset.kept = ''")
+    browser.click(".account > summary")
+    browser.click(".account [href='/billing/usage/']")
+    browser.wait_for_text(".tabs [aria-current]", "Usage")
+    browser.click(".tabs [href='/billing/']")
+    browser.wait_for_text(".sum-main", "credits available")
+    assert browser.shown("chat-sidebar[data-kept]")
+    browser.click(f"{row} a")
+    browser.wait_for_text("[data-chat-project]", "Tides")
     assert browser.complaints == []
