@@ -75,6 +75,10 @@ e2e: .venv/.dev ## Run the tests in a real Chromium
 firefox: .venv/.dev ## Run the tests in a real Firefox (skipped without it)
 	@$(PY) -m pytest -n 0 -m firefox -rs $(ARGS) tests/e2e
 
+.PHONY: screenshots
+screenshots: .venv/.dev ## Write the pictures of docs/images, from a seeded site in Chromium
+	@$(PY) -m pytest -n 0 -m gallery $(ARGS) tests/e2e/test_gallery.py
+
 .PHONY: gateways
 gateways: .venv/.dev .venv-gateways/.ready ## Run the tests with LiteLLM's proxy in front of the fake provider
 	@$(PY) -m pytest -n 0 -m gateway $(ARGS) tests/gateways
