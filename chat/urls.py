@@ -35,6 +35,7 @@ urlpatterns = [
         conversations.change_instructions,
         name="instructions",
     ),
+    path("c/<uuid:conversation_id>/context/", conversations.context, name="context"),
     path("c/<uuid:conversation_id>/rename/", conversations.rename, name="rename"),
     path("c/<uuid:conversation_id>/delete/", conversations.delete, name="delete"),
     path("c/<uuid:conversation_id>/active-run/", conversations.active_run, name="active_run"),

@@ -47,6 +47,9 @@ WHOLE_PATH = f"""
 SELECT role, text, attached::json, parent_id FROM path ORDER BY depth
 """  # noqa: S608 # of names alone
 
+# Role, text, attachments and parent of a message, as these statements return them.
+Row = tuple[str, str, list[Any] | None, Any]
+
 SMALLEST_REPLY = 16  # tokens
 
 # For a model that continues a reply only when it is asked to.
@@ -105,24 +108,10 @@ def build(run: Run, *, within: int | None = None, with_files: bool = False) -> P
     """
     model = run.model
     longest_reply = Quirks.of(model.quirks).lower(model.max_output_tokens)
-    budget = model.context_tokens - min(longest_reply, model.context_tokens // 2)
-    if within is not None:
-        budget = min(budget, within)
-    turns: list[Turn] = []
-    room = content.Room()
     system = joined(run.assistant.system_prompt, run.instructions)
     asking = GO_ON if run.prefix and not continues(run) else ""
-    used = sum(count_tokens(text) for text in (system, run.prefix, asking) if text)
-    for role, text, attached in _turns(run):
-        turn = Turn(role, text, Files.of(model, attached, room) if attached else None)
-        cost = turn.counted
-        if turns and used + cost > budget:
-            break
-        used += cost
-        turns.append(turn)
-    if len(turns) > 1 and turns[-1].role == Message.Role.ASSISTANT:
-        # Many chat templates insist that the user begins.
-        used -= turns.pop().counted
+    window = _fill(run, (system, run.prefix, asking), within)
+    turns, used = window.turns, window.used
     is_single = len(turns) == 1
     if system:
         turns.append(Turn("system", system))
@@ -150,6 +139,62 @@ def build(run: Run, *, within: int | None = None, with_files: bool = False) -> P
         size=used,
         is_single=is_single,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The messages that fit into the context window of a run's model, newest first.
+
+    `used` of the `room` tokens for a prompt are taken. `first` is the oldest message that fits, if others are
+    left out; None if the whole conversation fits.
+    """
+
+    turns: list[Turn]
+    used: int
+    room: int
+    first: UUID | str | None
+
+
+def window(
+    conversation: Conversation, model: LanguageModel, end: UUID | None, rows: list[Row]
+) -> Window:
+    """Return the window of a conversation's next message, still empty, to a model.
+
+    `rows` are the messages before it, from `end` on to the first one, as the walk returns them.
+    """
+    sent = Message(role=Message.Role.USER, parent_id=end)
+    run = Run(message=Message(parent=sent), assistant=conversation.assistant, model=model)
+    run.newest = rows
+    system = joined(conversation.assistant.system_prompt, instructions_of(conversation))
+    return _fill(run, (system,))
+
+
+def _fill(run: Run, others: Iterable[str], within: int | None = None) -> Window:
+    """Take as many of the newest messages before a reply as fit beside the other texts of the prompt."""
+    model = run.model
+    longest_reply = Quirks.of(model.quirks).lower(model.max_output_tokens)
+    budget = model.context_tokens - min(longest_reply, model.context_tokens // 2)
+    if within is not None:
+        budget = min(budget, within)
+    turns: list[Turn] = []
+    oldest: list[UUID | str | None] = []  # of each turn
+    is_cut = False
+    files = content.Room()
+    used = sum(count_tokens(text) for text in others if text)
+    for role, text, attached, message_id in _turns(run):
+        turn = Turn(role, text, Files.of(model, attached, files) if attached else None)
+        cost = turn.counted
+        if turns and used + cost > budget:
+            is_cut = True
+            break
+        used += cost
+        turns.append(turn)
+        oldest.append(message_id)
+    if len(turns) > 1 and turns[-1].role == Message.Role.ASSISTANT:
+        # Many chat templates insist that the user begins.
+        used -= turns.pop().counted
+        is_cut = True
+    return Window(turns, used, budget, oldest[len(turns) - 1] if is_cut and turns else None)
 
 
 def joined(*instructions: str | None) -> str:
@@ -205,28 +250,31 @@ def continues(run: Run) -> bool:
     return bool(run.model.continuation) and Quirks.of(run.model.quirks).continues
 
 
-def _turns(run: Run) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    """Yield role, text and attachments of the messages before the reply, newest first.
+def _turns(run: Run) -> Iterator[tuple[str, str, list[dict[str, Any]], UUID | str | None]]:
+    """Yield role, text, attachments and id of the messages before the reply, newest first.
 
     Replies without text are left out, and adjacent messages of one role are then joined: many chat
-    templates insist that the roles alternate.
+    templates insist that the roles alternate. The id is then that of the oldest.
     """
     # A model must not read its own thoughts again. Replies of today have none in their text.
     ancestors = (
-        (role, split_thoughts(text)[0], None)
+        (role, split_thoughts(text)[0], None, message_id)
         if role == "assistant" and any(part in text for part in PARTS_OF_CLOSINGS)
-        else (role, text, attached)
-        for role, text, attached in _ancestors(run)
+        else (role, text, attached, message_id)
+        for role, text, attached, message_id in _ancestors(run)
     )
     messages = (message for message in ancestors if message[1].strip() or message[2])
     for role, adjacent in groupby(messages, key=itemgetter(0)):
-        joined = list(adjacent)[::-1]
-        texts = "\n\n".join(text for _, text, _ in joined if text.strip())
-        yield role, texts, list(chain.from_iterable(attached or () for _, _, attached in joined))
+        found = list(adjacent)[::-1]
+        texts = "\n\n".join(text for _, text, _, _ in found if text.strip())
+        files = chain.from_iterable(attached or () for _, _, attached, _ in found)
+        yield role, texts, list(files), found[0][3]
 
 
-def _ancestors(run: Run) -> Iterator[tuple[str, str, list[dict[str, Any]] | None]]:
-    """Yield role, text and attachments of the messages before the reply, reading chunks only as needed.
+def _ancestors(
+    run: Run,
+) -> Iterator[tuple[str, str, list[dict[str, Any]] | None, UUID | str | None]]:
+    """Yield role, text, attachments and id of the messages before the reply, reading chunks only as needed.
 
     Neither the reply nor the message that it answers need be stored: they may be about to be, or be
     made up for an estimate. The walk begins at a stored reply itself, which has no text yet.
@@ -237,11 +285,11 @@ def _ancestors(run: Run) -> Iterator[tuple[str, str, list[dict[str, Any]] | None
         message_id = reply.parent_id
         asked: Message | None = reply._state.fields_cache.get("parent")
         if asked is not None and asked._state.adding:
-            yield asked.role, asked.text, asked.attached
+            yield asked.role, asked.text, asked.attached, None
             message_id = asked.parent_id
     found = run.newest
     while message_id is not None:
         for role, text, attached, parent_id in found or prepared.all(NEXT_CHUNK, [message_id]):
-            yield role, text, attached
+            yield role, text, attached, message_id
             message_id = parent_id
         found = None

@@ -21,6 +21,7 @@ from django.utils.translation import gettext as _
 from chat import access
 from chat.attachments import names, uploads
 from chat.conversations import assistants, drafts, lifecycle, listing, projects, transcript
+from chat.conversations import context as context_gauge
 from chat.errors import ChatError
 from chat.models import Assistant, Conversation, Draft, Project
 from chat.rendering.message import message_html
@@ -123,13 +124,24 @@ def conversation_page(
         draft=draft,
         attached=edited.attached if edited else None,
     )
+    shown_picker = None
+    if not part.is_past:
+        shown_picker = picker(request.user, form, conversation=conversation)
+    model = shown_picker.chosen if shown_picker else conversation.chosen_model
+    # All messages of the branch are at hand, unless the page has a part of them, or compared replies.
+    is_whole = not (part.earlier or part.is_past or conversation.compared)
+    gauge = context_gauge.measure(conversation, model, part.messages if is_whole else None)
     context = {
         "conversation": conversation,
         "conversation_id": conversation.id,
+        "context_gauge": gauge,
         "project": conversation.project,
         "part": part,
         "messages_html": mark_safe(  # noqa: S308 # rendered by a template
-            "".join(message_html(message, editing=edited) for message in part.messages)
+            "".join(
+                message_html(message, editing=edited, is_first_sent=message.pk == gauge.first)
+                for message in part.messages
+            )
         ),
         "editing": edited,
         # None if the page does not show the message.
@@ -145,7 +157,7 @@ def conversation_page(
         "next_message": next_message.shown(conversation),
         # Without a script the page does not load again while the next message is written.
         "writes_next": "write" in request.GET,
-        "picker": None if part.is_past else picker(request.user, form, conversation=conversation),
+        "picker": shown_picker,
         "form_action": (
             reverse("chat:edit", args=[edited.id])
             if edited

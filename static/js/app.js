@@ -3,6 +3,7 @@
 import { ChatAnnouncements } from "./elements/chat_announcements.js";
 import { ChatApp } from "./elements/chat_app.js";
 import { ChatComposer } from "./elements/chat_composer.js";
+import { ChatContext } from "./elements/chat_context.js";
 import { ChatFiles } from "./elements/chat_files.js";
 import { ChatInstructions } from "./elements/chat_instructions.js";
 import { ChatKeys } from "./elements/chat_keys.js";
@@ -37,6 +38,7 @@ customElements.define("chat-models", ChatModels);
 customElements.define("chat-next", ChatNext);
 customElements.define("chat-files", ChatFiles);
 customElements.define("chat-viewer", ChatViewer);
+customElements.define("chat-context", ChatContext);
 customElements.define("chat-composer", ChatComposer);
 customElements.define("chat-transcript", ChatTranscript);
 customElements.define("connection-notice", ConnectionNotice);

@@ -81,3 +81,35 @@ def test_instructions_of_a_chat_reach_other_tabs(site: Site, browser: Browser):
     browser.find("dialog[open] textarea").send_keys(Keys.ESCAPE)
     wait_until(lambda: not browser.shown("dialog[open]"), "Escape closes it")
     assert browser.complaints == []
+
+
+def test_context_gauge_follows_replies_and_models(site: Site, browser: Browser):
+    browser.ask("[[tokens=3 rate=0]] Hi")
+    browser.wait_for_status("done")
+    assert not browser.shown(".context")
+    [(model, tokens)] = site.rows(
+        "SELECT id, context_tokens FROM chat_languagemodel WHERE enabled LIMIT 1"
+    )
+    sizes = (
+        "UPDATE chat_languagemodel SET context_tokens = %s, max_output_tokens = %s WHERE id = %s"
+    )
+    [(longest,)] = site.rows(
+        "SELECT max_output_tokens FROM chat_languagemodel WHERE id = %s", model
+    )
+    try:
+        site.execute(sizes, 1_024, 64, model)
+        browser.driver.refresh()
+        browser.ask("[[tokens=3 rate=0]] " + "word " * 480)
+        browser.wait_for_text(".context", "full")
+        assert violations(browser.driver) == []
+        browser.ask("[[tokens=3 rate=0]] " + "next " * 200)
+        browser.wait_for_text(".context", "Older messages are no longer sent")
+        line = browser.find(".messages [data-context-line]")
+        assert "no longer gets the messages above" in line.text
+        browser.driver.refresh()
+        assert len(browser.shown(".messages [data-context-line]")) == 1  # by the server
+        browser.resize(PHONE)
+        assert browser.run(OVERFLOW) <= 0
+    finally:
+        site.execute(sizes, tokens, longest, model)
+    assert browser.complaints == []

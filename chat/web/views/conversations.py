@@ -12,12 +12,14 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import access
-from chat.conversations import assistants, instructions, lifecycle
+from chat.conversations import assistants, instructions, lifecycle, offers
+from chat.conversations import context as context_gauge
 from chat.errors import ChatError
 from chat.runs import delete as runs_delete
 from chat.runs import start
@@ -101,6 +103,25 @@ def create(request: Request) -> HttpResponse:
         raise_unless_page(request, error)
         return new_page(request, form=new_form(refused=form), error=error)
     return started_response(request, started)
+
+
+@require_safe
+@never_cache
+@handles_chat_errors
+def context(request: Request, conversation_id: UUID) -> HttpResponse:
+    """Return how full the context of a conversation is, with the model ?model=ID or its own.
+
+    `html` is for the page, `first` the oldest message that is still sent, if older ones are left out.
+    """
+    found = access.conversation(request.user, conversation_id)
+    chosen = request.GET.get("model", "")
+    model = offers.chosen(request.user, row_id(chosen)) if chosen else found.chosen_model
+    gauge = context_gauge.measure(found, model)
+    shown = {"context_gauge": gauge, "id": conversation_id}
+    html = render_to_string("chat/_context.html", shown)
+    return JsonResponse(
+        {"html": html, "first": gauge.first, "tokens": gauge.tokens, "room": gauge.room}
+    )
 
 
 @require_POST

@@ -63,7 +63,7 @@ async function fetchText(url, type, options = {}) {
 
 /** Put the id of a new conversation into the addresses of a page that was rendered without it. */
 export function nameConversation(root, id) {
-  for (const name of ["action", "formaction", "href", "data-send", "data-active-run"]) {
+  for (const name of ["action", "formaction", "href", "data-send", "data-active-run", "data-url"]) {
     for (const element of root.querySelectorAll(`[${name}*="${NO_ID}"]`)) {
       element.setAttribute(name, element.getAttribute(name).replace(NO_ID, id));
     }
