@@ -471,6 +471,7 @@ CONTENT_SECURITY_POLICY = {
         "img-src": [SELF, "data:"],
         "font-src": [SELF],
         "connect-src": [SELF],
+        "frame-src": [SELF],  # previews, each with a policy of its own: chat/web/views/previews.py
         "manifest-src": [SELF],
         "form-action": [SELF, *PAYMENT_ORIGINS],
         "base-uri": [NONE],

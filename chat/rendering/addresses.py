@@ -149,6 +149,12 @@ class References(dict[str, dict[str, Any]]):
         self.used.add(label)
         return found
 
+    def has(self, label: str) -> bool:
+        """Return whether a label is defined; otherwise it is missing in the present block."""
+        if label not in self:
+            self.missing.add(label)
+        return label in self
+
     def is_used(self, definition: Token) -> bool:
         """Return whether a link shows a definition of the present block, so that the page need not."""
         label, found = definition.meta["id"], self[definition.meta["id"]]

@@ -2,8 +2,8 @@
 
 CommonMark with tables, strikethrough, task lists and bare addresses; formulas stay as written. HTML in
 the text is shown as text; the output is sanitised by an allow list all the same (defence in depth: a bug
-in one is caught by the other). There are no images: the URL of an image can leak a conversation to a
-third party. No word is lost: where markup goes too far, its text is shown as it is written.
+in one is caught by the other). Images are links, as the request for one can leak a conversation to a third
+party; the script shows one after a click, in a frame of its own. No word is lost: where markup goes too far, its text is shown as it is written.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from chat.rendering.budget import Budget, TooCostly, count_block_step
 from chat.rendering.directions import set_directions
 from chat.rendering.emphasis import InlineParser
 from chat.rendering.highlighting import ALLOWED, highlighted
+from chat.rendering.notes import note, note_reference
 from chat.rendering.splitter import Block, Join
 from chat.rendering.tables import whole_table
 
@@ -236,6 +237,13 @@ class Renderer(RendererHTML):
     def math(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
         return tokens[index].content
 
+    def note_reference(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
+        return f'<sup class="note-ref">{escapeHtml(tokens[index].content)}</sup>'
+
+    def note_open(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
+        label = escapeHtml(tokens[index].content)
+        return f'<div class="note"><sup class="note-label">{label}</sup>\n'
+
     def image(self, tokens: Sequence[Token], index: int, *_: Any) -> str:
         token = tokens[index]
         names = {"src": "href", "title": "title"}
@@ -244,7 +252,7 @@ class Renderer(RendererHTML):
             for attribute, name in names.items()
             if attribute in token.attrs
         )
-        return f"<a{attributes}>{escapeHtml(token.content)}</a>"
+        return f'<a class="image"{attributes}>{escapeHtml(token.content)}</a>'
 
     def definition(self, tokens: Sequence[Token], index: int, _: Any, env: Any) -> str:
         """Show a link definition that no link uses; its words would be lost."""
@@ -263,7 +271,9 @@ class Renderer(RendererHTML):
         for token in tokens or []:
             if token.type == "math":
                 token.content = token.markup
-            if token.type in {"text_special", "math"}:
+            if token.type == "note_reference":
+                token.content = f"[^{token.content}]"
+            if token.type in {"text_special", "math", "note_reference"}:
                 token.type = "text"
         return super().renderInlineAsText(tokens, options, env)
 
@@ -346,6 +356,7 @@ EXTENSIONS: dict[str, Callable[[StateInline, bool], bool]] = {
     "$": formulas.formula,
     "\\": formulas.formula,
     "<": line_break,
+    "[": note_reference,
     ":": addresses.bare_address,
     "w": addresses.bare_address,
 }
@@ -399,6 +410,9 @@ _markdown.core.ruler.push("level_headings", level_headings)
 _markdown.core.ruler.push("set_directions", set_directions)
 EVERYWHERE = ["paragraph", "reference", "blockquote", "list"]
 _markdown.block.ruler.at("reference", addresses.link_definition)
+_markdown.block.ruler.before(
+    "reference", "note", note, {"alt": ["paragraph", "reference", "blockquote", "list"]}
+)
 _markdown.block.ruler.at("table", whole_table, {"alt": ["paragraph", "reference"]})
 _markdown.block.ruler.before("fence", "formula_block", formulas.formula_block, {"alt": EVERYWHERE})
 _markdown.block.ruler.before("table", "flatten", flatten)
@@ -414,7 +428,7 @@ _cleaner = nh3.Cleaner(
     tags={
         "a", "blockquote", "br", "code", "del", "div", "em", "figcaption", "figure", "h3", "h4",
         "h5", "h6", "hr", "input", "li", "ol", "p", "pre", "s", "strong", "table", "tbody", "td", "th",
-        "thead", "tr", "ul", "span", *mathml.ELEMENTS,
+        "thead", "tr", "ul", "span", "sup", *mathml.ELEMENTS,
     },
     attributes={
         "a": {"href", "title"},
@@ -438,10 +452,12 @@ _cleaner = nh3.Cleaner(
         **{tag: {"dir": {"ltr"}} for tag in ("code", "figure")},
     },
     allowed_classes={
-        "div": {"table"},
+        "a": {"image"},
+        "div": {"table", "note"},
         "figure": {"code"},
         "li": {"task-list-item"},
         "span": ALLOWED,
+        "sup": {"note-ref", "note-label"},
         "td": {"left", "center", "right"},
         "th": {"left", "center", "right"},
     },

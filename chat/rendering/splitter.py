@@ -14,6 +14,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from chat.rendering.formulas import AFTER_FORMULA, CLOSERS, MAX_LINES
+from chat.rendering.notes import DEFINITION
 
 FENCE = re.compile(r" {0,3}(?P<fence>`{3,}(?=[^`]*$)|~{3,})")
 HEADING = re.compile(r" {0,3}#{1,6}(?:[ \t]|$)")
@@ -22,7 +23,7 @@ QUOTE = re.compile(r" {0,3}>")
 ITEM = re.compile(r"(?P<indent> {0,3})(?P<marker>[-*+]|\d{1,9}[.)])(?P<space>[ \t]+|$)")
 DELIMITERS = re.compile(r" {0,3}[-:|](?=[^-]*-|(?<=-))[-:| \t]*$")
 OPENER = re.compile(r" {0,3}(?P<opener>\$\$|\\\[)(?P<rest>.*)")
-NOTE = re.compile(r" {0,3}\[\^[^\]\s]{1,100}\]:")
+NOTE = re.compile(rf" {{0,3}}{DEFINITION.pattern}")
 
 # The beginning of a line that shows, before the line ends, that it begins an item, or that it belongs to
 # no list or code above it.
@@ -212,6 +213,8 @@ class Splitter:
         if width >= 4:
             return not after_blank
         if FENCE.match(line) or HEADING.match(line):
+            return False
+        if self._mode is Mode.TEXT and NOTE.match(line):
             return False
         item = ITEM.match(line)
         if self._mode in (Mode.LIST, Mode.NOTE):

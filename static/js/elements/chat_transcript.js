@@ -5,7 +5,8 @@ import { fileName, toCSV, toMarkdown } from "../helpers/formats.js";
 import { gettext, ngettext } from "../helpers/gettext.js";
 import { NO_ID } from "../helpers/ids.js";
 import { measureAgain, skipOffscreen } from "../helpers/offscreen.js";
-import { prepareProse, rowsOf, textOfCode, toggleWrap } from "../helpers/prose.js";
+import { followNote, prepareProse, rowsOf, textOfCode, toggleWrap } from "../helpers/prose.js";
+import { showImage, togglePreview } from "../helpers/previews.js";
 import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { listenForScrolling } from "../helpers/scroll_intent.js";
 import { storageOf } from "../helpers/storage.js";
@@ -466,6 +467,15 @@ export class ChatTranscript extends HTMLElement {
     if (fold !== null) toggleFold(fold);
     const wrap = event.target.closest("[data-wrap-code]");
     if (wrap !== null) toggleWrap(wrap);
+    const preview = event.target.closest("[data-preview]");
+    if (preview !== null) togglePreview(preview, this.dataset.previewUrl, textOfCode(preview));
+    const image = event.target.closest("[data-show-image]");
+    if (image !== null) showImage(image, this.dataset.previewUrl);
+    const note = event.target.closest("[data-note]");
+    if (note !== null) {
+      this.#scroll.stop();
+      followNote(note);
+    }
     const download = event.target.closest("[data-download-code]");
     if (download !== null) this.#download(download);
     const earlier = event.target.closest("[data-earlier]");

@@ -211,7 +211,7 @@ PIECES = st.sampled_from(
 ALLOWED = (
     set(
         "a blockquote br code del div em figcaption figure h3 h4 h5 h6 hr li ol p pre s strong table"  # noqa: SIM905
-        " tbody td th thead tr ul input span".split()
+        " tbody td th thead tr ul input span sup".split()
     )
     | mathml.ELEMENTS
 )
@@ -447,9 +447,22 @@ def test_other_text_is_no_address(text):
     assert text.strip("` \n").replace("<", "&lt;").replace(">", "&gt;") in to_html(text)
 
 
-def test_footnotes_and_unused_definitions_are_shown():
-    html = plain(to_html("a[^1] b[^n]\n\n[^1]: note\n[^n]: https://n.org\n\n[Note]: word"))
-    assert html == "a[^1] b[^n]\n[^1]: note\n[^n]: https://n.org\n[Note]: word\n"
+def test_footnotes_are_marks_and_notes():
+    html = to_html("a[^1] [b[^n]](https://b.org)[^2]\n[^1]: note\n[^n]: two\n\n    parts\n\nend")
+    assert html.count('<sup class="note-ref">') == 2
+    assert "</a>[^2]" in html, "a mark without a note stays as it is written"
+    assert html.count('<div class="note">') == 2
+    assert '<sup class="note-label">n</sup>\n<p>two</p>\n<p>parts</p>\n</div>\n<p>end</p>' in html
+    for text in ("- [^1]: a [^1]", "> [^1]: a [^1]", "    [^1]: a", "`[^1]`\n\n[^2]: x", "[^ ]: a"):
+        assert "note-ref" not in to_html(text)
+    hostile = to_html("x[^<b>]\n\n[^<b>]: <script>y</script>")
+    assert "<script" not in hostile
+    assert '<sup class="note-ref">&lt;b&gt;</sup>' in hostile
+
+
+def test_unused_definitions_are_shown():
+    html = plain(to_html("[Note]: word"))
+    assert html == "[Note]: word\n"
     html = to_html("[1]: https://a.org 'T'\n[2]: https://b.org\n[1]: https://c.org\n\nsee [1]")
     assert plain(html) == "[2]: https://b.org\n[1]: https://c.org\nsee 1\n"
     assert 'href="https://a.org"' in html
