@@ -42,6 +42,7 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/active-run/", conversations.active_run, name="active_run"),
     path("c/<uuid:conversation_id>/export/", transfer.export, name="export"),
     path("c/<uuid:conversation_id>/print/", transfer.print_page, name="print"),
+    path("files/", attachments.files, name="files"),
     path("attachments/", attachments.upload, name="attach"),
     path("attachments/<uuid:attachment_id>/", attachments.attachment, name="attachment"),
     path("attachments/<uuid:attachment_id>/thumbnail/", attachments.thumbnail, name="thumbnail"),

@@ -43,7 +43,7 @@ REMOVED_VARIABLE = "WEB_SERVER"
 # page without JavaScript.
 UPLOADS = (
     (rb"/chats/import/", 101_000_000),
-    (rb"/attachments/", 101_000_000),
+    (rb"/attachments/", 106_000_000),
     (rb"/c/new/|/c/[0-9a-f-]{36}/(send|compare)/|/messages/[0-9a-f-]{36}/edit/", 101_000_000),
 )
 

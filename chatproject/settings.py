@@ -498,8 +498,8 @@ STORAGES = {
 
 # Uploads and other files of users; all processes share the folder.
 PRIVATE_ROOT = env.folder("PRIVATE_ROOT", BASE_DIR / ".data" / "private")
-ATTACHMENT_MAX_BYTES = env.integer("ATTACHMENT_MAX_MB", 20, least=1, most=100) * 1_000_000
-ATTACHMENT_USER_BYTES = env.integer("ATTACHMENT_USER_MB", 1_000, least=1) * 1_000_000
+ATTACHMENT_MAX_BYTES = env.integer("ATTACHMENT_MAX_MB", 20, least=1, most=100) * 2**20
+ATTACHMENT_USER_BYTES = env.integer("ATTACHMENT_USER_MB", 1_000, least=1) * 2**20
 ATTACHMENTS_PER_MESSAGE = 10
 # A longer text that is pasted becomes a file of the message; 0: none does.
 PASTE_CHARACTERS = env.integer("PASTE_CHARACTERS", 5_000)

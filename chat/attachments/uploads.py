@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 FOLDER = "attachments"  # below PRIVATE_ROOT
 HEAD = 16  # bytes that tell an image from a text
 UNSENT_KEPT = timedelta(days=1)
-MEGABYTE = 1_000_000
+QUEUED_KEPT = timedelta(days=30)
+MEGABYTE = 2**20
 
 
 def add(*, user: User, name: str, size: int, file: IO[bytes]) -> Attachment:
@@ -158,6 +159,12 @@ def described(user: User, ids: Sequence[UUID]) -> list[dict[str, Any]]:
     """Return the entries of `Message.attached` for those of the ids that are attachments of the user."""
     found = Attachment.objects.filter(owner=user).in_bulk(ids) if ids else {}
     return [found[id].snapshot for id in ids if id in found]
+
+
+def keep_unsent(user: User, ids: Sequence[UUID]) -> None:
+    """Keep attachments for a message that waits for its user or for a reply, for up to QUEUED_KEPT."""
+    mine = Attachment.objects.filter(owner=user, pk__in=ids, expires_at__isnull=False)
+    mine.update(expires_at=timezone.now() + QUEUED_KEPT)
 
 
 def kept_ids(attached: Sequence[dict[str, Any]] | None) -> list[UUID]:

@@ -25,6 +25,7 @@ from django.utils.translation import gettext as _
 from msgspec import UNSET
 
 from chat import access, protocol
+from chat.attachments import uploads
 from chat.conversations import drafts
 from chat.conversations.offers import UNCHANGED, Choice
 from chat.errors import ChatError
@@ -115,6 +116,8 @@ def _queue(
     row.attachment_ids += [str(one) for one in attachment_ids if str(one) not in row.attachment_ids]
     if len(row.attachment_ids) > settings.ATTACHMENTS_PER_MESSAGE:
         raise ChatError("too_many")
+    if attachment_ids:
+        uploads.keep_unsent(user, attachment_ids)
     row.choice |= _stored_choice(choice)
     row.client_ids = [*row.client_ids, client_id][-REMEMBERED:]
     _change(row, State.WAITING)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from uuid import UUID
 
+from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import content_disposition_header
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import access
-from chat.attachments import uploads
+from chat.attachments import overview, uploads
 from chat.errors import ChatError
 from chat.models import Attachment
+from chat.web.pages import page_context
 from chat.web.responses import error_json, handles_chat_errors
 from chatproject.lib import private_files
 from chatproject.lib.http import Request
 
+UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # Whatever a file is, a browser that shows it runs nothing of it, and loads nothing for it.
 SANDBOX = "default-src 'none'; sandbox"
 
@@ -93,6 +99,24 @@ def _file_name(found: Attachment) -> str:
     ending = ".png" if found.content_type == "image/png" else ".jpg"
     stem = found.name.rpartition(".")[0] or found.name
     return f"{stem}{ending}"
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+def files(request: Request) -> HttpResponse:
+    """Show all files of the user, one page at a time; delete the posted ones."""
+    if request.method == "POST":
+        ids = [UUID(one) for one in request.POST.getlist("file") if UUID_FORM.fullmatch(one)]
+        count = overview.delete(user=request.user, ids=ids)
+        deleted = ngettext("%(count)d file is deleted.", "%(count)d files are deleted.", count)
+        messages.success(
+            request, deleted % {"count": count} if count else _("Select the files to delete.")
+        )
+        return redirect("chat:files")
+    before = request.GET.get("before", "")
+    listed = overview.page(request.user, before, uploads.used_bytes(request.user))
+    context = {"listed": listed, "is_first": not before, "page": "settings"}
+    return render(request, "chat/files.html", page_context(request) | context)
 
 
 @require_POST

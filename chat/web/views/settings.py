@@ -15,6 +15,7 @@ from accounts.appearance import Appearance
 from accounts.forms import AppearanceForm
 from accounts.models import User
 from chat import protocol
+from chat.attachments import uploads
 from chat.push import vapid
 from chat.streaming import user_channel
 from chat.web.pages import page_context
@@ -72,6 +73,8 @@ def _page(request: Request, form: AppearanceForm, status: int = 200) -> HttpResp
     context = page_context(request) | {
         "form": form,
         "page": "settings",
+        "used": uploads.used_bytes(request.user),
+        "most": django_settings.ATTACHMENT_USER_BYTES,
         "devices": request.user.push_subscriptions.order_by("-pk"),
         "session_key": request.session.session_key,
         "push_key": vapid.current().public if django_settings.WEB_PUSH else "",

@@ -181,7 +181,7 @@ export class ChatFiles extends HTMLElement {
 
   async #upload(chip) {
     if (chip.file.size > Number(this.dataset.maxBytes)) {
-      const megabytes = number(Number(this.dataset.maxBytes) / 1_000_000);
+      const megabytes = number(Number(this.dataset.maxBytes) / 2 ** 20);
       this.#refused(chip, this.dataset.tooLarge.replace("%s", megabytes), false);
       return;
     }

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from chat.attachments import content
 from chat.conversations import branches, prompt_builder
 from chat.errors import ChatError
 from chat.generation import generate
 from chat.models import Attachment, LanguageModel, Message, MessageAttachment, Run
-from chat.runs import cost, start
+from chat.runs import cost, next_message, start
 from chatproject.lib import db, private_files
 from tests.support.conversations import client_id, send
 from tests.support.fake_llm import FakeLLM
@@ -200,3 +202,23 @@ def test_lost_file_is_noted_in_the_prompt(owner, conversation, seeing):
     assert sent_content(run) == (
         '[The file "a.txt" was deleted.]\n\n[The file "picture.png" was deleted.]\n\nHi'
     )
+
+
+def test_files_of_a_queued_message_are_sent_with_it(owner, conversation, seeing):
+    run = send(owner, conversation)
+    image = attach(owner)
+    queued = next_message.queue(
+        user=owner,
+        text="",
+        client_id=client_id(),
+        conversation_id=conversation.pk,
+        attachment_ids=[image.pk],
+    )
+    assert queued.attachments == [image.pk]  # type: ignore[union-attr]
+    image.refresh_from_db()
+    assert image.expires_at is not None
+    assert image.expires_at > timezone.now() + timedelta(days=20)
+    mark_done(run)
+    next_message.proceed(conversation.pk)
+    sent = Message.objects.filter(role="user").latest("pk")
+    assert [one["id"] for one in sent.attached or ()] == [str(image.pk)]

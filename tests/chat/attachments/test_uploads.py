@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from PIL import Image
 
-from chat.attachments import images, names, texts, uploads
+from chat.attachments import images, names, overview, texts, uploads
 from chat.attachments.sweep import Sweep
 from chat.errors import ChatError
 from chat.models import Attachment, Conversation, Message, MessageAttachment
@@ -326,3 +326,52 @@ def test_sweep_needs_as_many_queries_for_more_files(owner):
             Sweep().run(timezone.now())
         counts.append(len(queries))
     assert counts[0] == counts[1]
+
+
+# --- The page of all files --------------------------------------------------------------------
+
+
+def test_files_are_listed_and_deleted(owner, stranger, conversation, folder, settings):
+    kept, gone, unsent = (
+        attach(owner, name="kept.png"),
+        attach(owner, b"x", "gone.txt"),
+        attach(owner),
+    )
+    theirs = attach(stranger)
+    message = give(conversation, kept, gone)
+    Conversation.objects.update(leaf=message)
+    client = Client()
+    client.force_login(owner)
+    page = client.get("/files/").content.decode()
+    assert "kept.png" in page
+    assert f'href="/c/{conversation.pk}/"' in page
+    assert "Not sent yet" in page
+    assert str(theirs.pk) not in page
+    assert "in use" in client.get("/settings/").content.decode()
+    chosen = {"file": [str(gone.pk), str(unsent.pk), str(theirs.pk), "no id"]}
+    assert "2 files are deleted." in client.post("/files/", chosen, follow=True).content.decode()
+    message.refresh_from_db()
+    assert [one.get("deleted", False) for one in message.attached or ()] == [False, True]
+    assert set(Attachment.objects.all()) == {kept, theirs}
+    assert len(stored_files(folder)) == 4
+    assert "gone.txt" in client.get(f"/c/{conversation.pk}/").content.decode()
+    assert "Select the files" in client.post("/files/", follow=True).content.decode()
+
+
+def test_pages_of_files_need_as_many_queries(owner, conversation, monkeypatch):
+    monkeypatch.setattr(overview, "FILES", 4)
+    give(conversation, *(attach_row(owner) for _ in range(9)))
+    client = Client()
+    client.force_login(owner)
+    seen, address, counts = [], "/files/", []
+    while address:
+        with CaptureQueriesContext(connection) as queries:
+            page = client.get(address)
+        counts.append(len(queries))
+        shown = page.context["listed"]
+        seen += [one.attachment.pk for one in shown.files]
+        address = f"/files/?before={shown.next}" if shown.next else ""
+    assert seen == sorted(seen, reverse=True)
+    assert len(seen) == 9
+    assert len(set(counts)) == 1
+    assert client.get("/files/?before=x").status_code == 200
