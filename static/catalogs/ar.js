@@ -1,10 +1,13 @@
 // Written by `make messages` from chatproject/locale/.
 globalThis.catalog = { language: "ar", plural: (n) => Number((n == 0 ? 0 : n == 1 ? 1 : n == 2 ? 2 : n % 100 >= 3 && n % 100 <= 10 ? 3 : n % 100 >= 11 && n % 100 <= 99 ? 4 : 5)), messages: {
 "A reply is still being written. Wait for it, or stop it first.": "ما زال الرد يُكتب. انتظره أو أوقفه أولًا.",
+"Back to the text of footnote {label}": "العودة إلى نص الحاشية {label}",
 "Copied": "نُسخ",
+"Footnote {label}": "الحاشية {label}",
 "Hide": "إخفاء",
 "New chat": "محادثة جديدة",
 "None chosen": "لم يُختر شيء",
+"Preview": "معاينة",
 "Queued behind your other replies": "في الانتظار خلف ردودك الأخرى",
 "Queued behind your other replies, {count} message ahead": [
 "في الانتظار خلف ردودك الأخرى",
@@ -21,6 +24,7 @@ globalThis.catalog = { language: "ar", plural: (n) => Number((n == 0 ? 0 : n == 
 "Reply interrupted. Resuming…": "انقطع الرد. يُستأنف الآن…",
 "Reply stopped": "أُوقف الرد",
 "Show": "إظهار",
+"Show image from {host}": "عرض الصورة من {host}",
 "Starting…": "يبدأ الآن…",
 "The browser blocked copying. Select the text and copy it by hand.": "منع المتصفح النسخ. حدّد النص وانسخه يدويًا.",
 "The message is {count} character too long. Shorten it or send it in parts.": [
@@ -72,6 +76,14 @@ globalThis.catalog = { language: "ar", plural: (n) => Number((n == 0 ? 0 : n == 
 "حُمّلت {count} رسائل أقدم",
 "حُمّلت {count} رسالة أقدم",
 "حُمّلت {count} رسالة أقدم"
+],
+"{count} file": [
+"لا ملفات",
+"ملف واحد",
+"ملفان",
+"{count} ملفات",
+"{count} ملفًا",
+"{count} ملف"
 ],
 "{n}nd": "{n}",
 "{n}rd": "{n}",

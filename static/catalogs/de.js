@@ -1,10 +1,13 @@
 // Written by `make messages` from chatproject/locale/.
 globalThis.catalog = { language: "de", plural: (n) => Number((n != 1)), messages: {
 "A reply is still being written. Wait for it, or stop it first.": "Eine Antwort wird noch geschrieben. Warten Sie darauf oder stoppen Sie sie zuerst.",
+"Back to the text of footnote {label}": "Zurück zum Text der Fußnote {label}",
 "Copied": "Kopiert",
+"Footnote {label}": "Fußnote {label}",
 "Hide": "Verbergen",
 "New chat": "Neuer Chat",
 "None chosen": "Nichts gewählt",
+"Preview": "Vorschau",
 "Queued behind your other replies": "Wartet auf Ihre anderen Antworten",
 "Queued behind your other replies, {count} message ahead": [
 "Wartet auf Ihre anderen Antworten, {count} Nachricht davor",
@@ -17,6 +20,7 @@ globalThis.catalog = { language: "de", plural: (n) => Number((n != 1)), messages
 "Reply interrupted. Resuming…": "Antwort unterbrochen. Wird fortgesetzt …",
 "Reply stopped": "Antwort gestoppt",
 "Show": "Anzeigen",
+"Show image from {host}": "Bild von {host} zeigen",
 "Starting…": "Startet …",
 "The browser blocked copying. Select the text and copy it by hand.": "Der Browser hat das Kopieren blockiert. Markieren Sie den Text und kopieren Sie ihn selbst.",
 "The message is {count} character too long. Shorten it or send it in parts.": [
@@ -48,6 +52,10 @@ globalThis.catalog = { language: "de", plural: (n) => Number((n != 1)), messages
 "{count} earlier message loaded": [
 "{count} frühere Nachricht geladen",
 "{count} frühere Nachrichten geladen"
+],
+"{count} file": [
+"{count} Datei",
+"{count} Dateien"
 ],
 "{n}nd": "{n}.",
 "{n}rd": "{n}.",

@@ -1,10 +1,13 @@
 // Written by `make messages` from chatproject/locale/.
 globalThis.catalog = { language: "es", plural: (n) => Number((n != 1)), messages: {
 "A reply is still being written. Wait for it, or stop it first.": "Todavía se está escribiendo una respuesta. Espérala o detenla primero.",
+"Back to the text of footnote {label}": "Volver al texto de la nota {label}",
 "Copied": "Copiado",
+"Footnote {label}": "Nota {label}",
 "Hide": "Ocultar",
 "New chat": "Chat nuevo",
 "None chosen": "Ninguno elegido",
+"Preview": "Vista previa",
 "Queued behind your other replies": "En cola detrás de tus otras respuestas",
 "Queued behind your other replies, {count} message ahead": [
 "En cola detrás de tus otras respuestas, {count} mensaje delante",
@@ -17,6 +20,7 @@ globalThis.catalog = { language: "es", plural: (n) => Number((n != 1)), messages
 "Reply interrupted. Resuming…": "Respuesta interrumpida. Reanudando…",
 "Reply stopped": "Respuesta detenida",
 "Show": "Mostrar",
+"Show image from {host}": "Mostrar la imagen de {host}",
 "Starting…": "Empezando…",
 "The browser blocked copying. Select the text and copy it by hand.": "El navegador bloqueó la copia. Selecciona el texto y cópialo a mano.",
 "The message is {count} character too long. Shorten it or send it in parts.": [
@@ -48,6 +52,10 @@ globalThis.catalog = { language: "es", plural: (n) => Number((n != 1)), messages
 "{count} earlier message loaded": [
 "{count} mensaje anterior cargado",
 "{count} mensajes anteriores cargados"
+],
+"{count} file": [
+"{count} archivo",
+"{count} archivos"
 ],
 "{n}nd": "{n}.º",
 "{n}rd": "{n}.º",
