@@ -40,7 +40,13 @@ from billing.models import (
 from billing.payments import checkout, refunds, webhook_events
 from billing.payments.packages import in_review
 from billing.payments.providers.base import ProviderError
-from chatproject.lib.admin import client_ip, require_permission, row_pages, staff_id
+from chatproject.lib.admin import (
+    client_ip,
+    require_permission,
+    row_pages,
+    staff_id,
+    values_filter,
+)
 
 CHANGE_ORDER = "billing.change_order"
 AT_ONCE = 5  # orders synced within the request; more are enqueued
@@ -75,6 +81,9 @@ class RefundForm(ReasonForm):
         return minor_units
 
 
+BY_PROVIDER = ("provider", values_filter("razorpay", "sandbox", "stripe"))
+
+
 class NeedsReview(admin.SimpleListFilter):
     """Orders in review, and paid ones with a problem."""
 
@@ -102,7 +111,7 @@ class OrderAdmin(RecordAdmin):
         "invoice_no",
         "problem",
     ]
-    list_filter = [NeedsReview, "status", "provider", "kind", "livemode", "currency", "created_at"]
+    list_filter = [NeedsReview, "status", BY_PROVIDER, "kind", "livemode", "currency", "created_at"]
     list_select_related = ["user"]
     search_fields = [
         "user__email", "id__exact", "provider_order_id__exact", "provider_payment_id__exact", "invoice_no__exact",
@@ -255,7 +264,7 @@ class ProviderEventAdmin(RecordAdmin):
         "order",
         "short_error",
     ]
-    list_filter = ["status", "provider", "received_at"]
+    list_filter = ["status", BY_PROVIDER, "received_at"]
     search_fields = ["event_id__exact", "event_type", "order__id__exact"]
     hidden = ("body",)
     extra_fields = ("raw_body",)
@@ -327,7 +336,7 @@ class InvoiceAddressAdmin(RecordAdmin):
 @admin.register(ProviderRequest)
 class ProviderRequestAdmin(RecordAdmin):
     list_display = ["created_at", "provider", "subject", "number", "closed_at"]
-    list_filter = ["provider", "created_at"]
+    list_filter = [BY_PROVIDER, "created_at"]
     search_fields = ["subject__exact"]
 
 
@@ -369,7 +378,7 @@ class DisputeAdmin(RecordAdmin):
         amount("debt"),
         "returned",
     ]
-    list_filter = ["status", "provider", "created_at"]
+    list_filter = ["status", BY_PROVIDER, "created_at"]
     list_select_related = ["order"]
     search_fields = ["order__user__email", "provider_dispute_id__exact", "order__id__exact"]
     credit_fields = ("credits", "debt")
@@ -388,7 +397,7 @@ class AutoTopUpAdmin(RecordAdmin):
         "failures",
         "last_failure",
     ]
-    list_filter = ["enabled", "provider"]
+    list_filter = ["enabled", BY_PROVIDER]
     list_select_related = ["user", "package"]
     search_fields = ["user__email"]
     credit_fields = ("threshold",)

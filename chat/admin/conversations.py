@@ -6,7 +6,7 @@ messages is in the admin's log. Runs are stopped and asked again with the permis
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from django.contrib import admin, messages
@@ -22,11 +22,19 @@ from django.utils.translation import gettext as _
 
 from billing import credits
 from chat.conversations.transcript import excerpt
-from chat.errors import ChatError
+from chat.errors import ERRORS, ChatError
+from chat.llm.errors import Cause
 from chat.models import ChatExport, ChatImport, Conversation, Message, MessagePart, Run
 from chat.runs import start
 from chat.runs.stop import stop_run_by_staff
-from chatproject.lib.admin import ReadOnlyAdmin, column, require_permission, row_pages, staff_id
+from chatproject.lib.admin import (
+    ReadOnlyAdmin,
+    column,
+    require_permission,
+    row_pages,
+    staff_id,
+    values_filter,
+)
 
 READ = "chat.view_message"
 CHANGE_RUN = "chat.change_run"
@@ -187,7 +195,12 @@ class RunAdmin(LoggedLook, TextGuard):
         "error_code",
         "error_cause",
     ]
-    list_filter = ["status", "error_code", "error_cause", "provider", "model", "queued_at"]
+    list_filter = [
+        "status",
+        ("error_code", values_filter(*sorted({*ERRORS, Run.STOPPED_BY_STAFF}))),
+        ("error_cause", values_filter(*sorted(get_args(Cause)))),
+        *("provider", "model", "queued_at"),
+    ]
     search_fields = ["id", "user__email", "conversation__id"]
     date_hierarchy = "queued_at"
 

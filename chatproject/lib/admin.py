@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -19,6 +19,44 @@ from django.utils.translation import gettext as _
 from chatproject.lib.http import client_address
 
 NOTHING = "\N{EN DASH}"
+
+
+def values_filter(*values: str) -> type[admin.FieldListFilter]:
+    """Return a list filter that offers these values of a text field.
+
+    Django's own offers the values of all rows, which it reads by SELECT DISTINCT for each page of the list.
+    """
+
+    class ValuesFilter(admin.FieldListFilter):
+        def __init__(
+            self,
+            field: Any,
+            request: HttpRequest,
+            params: Any,
+            model: Any,
+            model_admin: Any,
+            field_path: str,
+        ) -> None:
+            self._chosen = params.get(field_path, [""])[-1]
+            super().__init__(field, request, params, model, model_admin, field_path)
+
+        def expected_parameters(self) -> list[str | None]:
+            return [self.field_path]
+
+        def choices(self, changelist: Any) -> Iterator[Any]:
+            yield {
+                "selected": not self._chosen,
+                "query_string": changelist.get_query_string(remove=[self.field_path]),
+                "display": _("All"),
+            }
+            for value in values:
+                yield {
+                    "selected": value == self._chosen,
+                    "query_string": changelist.get_query_string({self.field_path: value}),
+                    "display": value,
+                }
+
+    return ValuesFilter
 
 
 LONGEST_VALUE = 200  # characters of a value in the admin's log

@@ -233,7 +233,7 @@ def test_sidebar_of_another_tab_follows_changes(browser: Browser):
 
     browser.go_to_tab(first)
     browser.click("[data-chat-menu] summary")
-    browser.click("[data-chat-menu] details summary")
+    browser.click("[data-chat-menu] .menu-item-danger")
     browser.click("[data-chat-menu] .button-danger")
     browser.wait_for_text(".notice-text", "was deleted")
     browser.go_to_tab(second)

@@ -17,7 +17,7 @@ IS_OPEN = "return document.querySelector('chat-app').connection.isOpen"
 
 def delete(browser: Browser) -> None:
     browser.click("[data-chat-menu] summary")
-    browser.click("[data-chat-menu] details summary")
+    browser.click("[data-chat-menu] .menu-item-danger")
     browser.click("[data-chat-menu] .button-danger")
     wait_until(lambda: browser.path == "/chats/", "the list")
 

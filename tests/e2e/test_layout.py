@@ -133,7 +133,7 @@ def test_notices_do_not_touch_the_bar(
     browser = open_browser(size)
     chat(site, browser, email, repeat=1)
     browser.click("[data-chat-menu] summary")
-    browser.click("[data-chat-menu] details summary")
+    browser.click("[data-chat-menu] .menu-item-danger")
     browser.click("[data-chat-menu] .button-danger")
     browser.wait_for_text(".notice-text", "was deleted")
     gap = browser.run(

@@ -67,7 +67,7 @@ def test_switching_chats_keeps_page_and_running_reply(browser: Browser):
     browser.wait_for_status("stopped")
     browser.driver.forward()
     browser.wait_for_text("[data-title]", "Long")
-    browser.click("[data-page]")
+    browser.click(".sidebar-foot [data-page]")
     browser.wait_for_text(".topbar-title", "All chats")
     browser.wait_for_text(".chats-title", "Running")
     assert is_kept(browser)

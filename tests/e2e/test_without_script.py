@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 from tests.e2e.browser import Browser, wait_until
 from tests.e2e.conftest import PHONE, Site
@@ -58,7 +60,7 @@ def test_stop_rename_and_delete_work(site: Site, browser: Browser):
     wait_until(lambda: not browser.shown("chat-sidebar"), "the sheet closes")
 
     browser.click("[data-chat-menu] summary")
-    browser.click("[data-chat-menu] details summary")
+    browser.click("[data-chat-menu] .menu-item-danger")
     browser.click("[data-chat-menu] .button-danger")
     wait_until(lambda: browser.path == "/chats/", "the list")
     assert "was deleted. Removed for good after" in browser.find(".notices").text
@@ -75,6 +77,16 @@ def test_prompt_and_regeneration_work(site: Site, browser: Browser):
     browser.click(".prompt")
     conversation = browser.conversation
     browser.wait_for_status("done")
+    # A focused element is not covered by the message field.
+    action = browser.find(".message.reply .action")
+    browser.find("body").send_keys(Keys.HOME)
+    for _press in range(60):
+        ActionChains(browser.driver).send_keys(Keys.TAB).perform()
+        if browser.driver.switch_to.active_element == action:
+            break
+    assert browser.driver.switch_to.active_element == action
+    box, composer = action.rect, browser.find("chat-composer").rect
+    assert box["y"] + box["height"] <= composer["y"]
     browser.click("[data-regenerate]")
     wait_until(lambda: site.count_runs(conversation) == 2, "another run")
     browser.wait_for_status("done")
