@@ -87,15 +87,16 @@ def test_suggested_prompt_is_sent_by_one_click(browser: Browser):
 
 
 def test_reasoning_is_shown_and_folds_away(browser: Browser):
-    message = "[[tokens=30 rate=30 reasoning=30]] Think"
+    message = "[[tokens=30 rate=30 reasoning=60]] Think"
     browser.send(message)
-    browser.wait_for_text(".progress", "Thinking…")
+    browser.wait_for_text(".reasoning summary", "Thinking… 1 s")
     browser.click(".reasoning summary")
     wait_until(lambda: "".join(browser.texts(".reasoning-text")), "the thoughts are there to read")
     browser.wait_for_status("done")
-    assert words(browser.texts(".reasoning-text")[0]) == words(reasoning_text(30, message))
+    assert words(browser.texts(".reasoning-text")[0]) == words(reasoning_text(60, message))
     (summary,) = browser.texts(".reasoning summary")
     assert re.fullmatch(r"Thought for \d s", summary)
+    assert browser.run("return document.querySelector('.reasoning').open"), "it stays open"
 
 
 # --- Stop -------------------------------------------------------------------------------------

@@ -7,15 +7,16 @@ import { prepareProse } from "../helpers/prose.js";
 import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { APPLY, END, GAP, RESTART, RunFollower, WAIT } from "./run_follower.js";
 import { StreamWriter } from "./stream_writer.js";
+import { Thinking } from "./thinking.js";
 import { Wait } from "./wait.js";
 
 const RESUME_AGAIN_AFTER = 2_000; // milliseconds between two requests for the same missing events
 const READING = gettext("Reading your message…");
-const THINKING = gettext("Thinking…");
 
 export class LiveReply {
   #follower;
   #writer = null;
+  #thinking = null;
   #element;
   #scroll;
   #fire;
@@ -36,6 +37,7 @@ export class LiveReply {
       element.querySelector(".reasoning-text"),
       isSelected,
     );
+    this.#thinking = new Thinking(element.querySelector(".reasoning"), startedAt(element));
   }
 
   get run() {
@@ -80,6 +82,7 @@ export class LiveReply {
   stop() {
     cancelAnimationFrame(this.#frame);
     clearTimeout(this.#warning);
+    this.#thinking?.stop();
     this.#frame = null;
     this.#wait = null;
   }
@@ -204,11 +207,10 @@ export class LiveReply {
     this.#scroll.follow(() => {
       this.#flush();
       const progress = reply.querySelector(".progress");
-      progress.hidden = this.#writer.hasText && this.#wait === null;
-      const reasoning = reply.querySelector(".reasoning");
-      const isNew = reasoning.hidden && this.#writer.hasReasoning;
-      if (isNew && this.#wait === null) progress.textContent = THINKING;
-      reasoning.hidden = !this.#writer.hasReasoning;
+      const { hasReasoning, hasText } = this.#writer;
+      reply.querySelector(".reasoning").hidden = !hasReasoning;
+      this.#thinking.update(hasReasoning && this.#wait === null, hasText);
+      progress.hidden = (hasText || this.#thinking.isActive) && this.#wait === null;
     });
     this.#fire("chat:scrolled");
   }
@@ -237,6 +239,12 @@ export class LiveReply {
 function queuedAt(reply) {
   const { queued, rendered } = reply.dataset; // by the server's clock, in seconds
   return Date.now() - 1_000 * (queued ? rendered - queued : 0);
+}
+
+/** The time at which the run of a freshly rendered reply was started, by the clock of this machine; or null. */
+function startedAt(reply) {
+  const { started, rendered } = reply.dataset;
+  return started ? Date.now() - 1_000 * (rendered - started) : null;
 }
 
 /** Put the parts of a finished reply around its text, which stays, as does the reasoning. */

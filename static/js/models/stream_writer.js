@@ -1,6 +1,7 @@
 // Writes a reply as it streams in: the blocks that the server has formatted, and after them the rest of the
 // text as it is. One change of the page per frame, and work in proportion to the new text alone.
 
+import { Lines } from "./lines.js";
 import { Tail } from "./tail.js";
 
 export class StreamWriter {
@@ -12,6 +13,7 @@ export class StreamWriter {
   #arrived = []; // events with blocks that are not in the page yet
   #end = 0; // the length of the text that the blocks in the page show
   #reasoning = [];
+  #lines; // of the reasoning
   #wholeText = "";
   #wholeReasoning = "";
 
@@ -24,6 +26,7 @@ export class StreamWriter {
     this.#reasoningElement = reasoning;
     this.#isHeld = isHeld;
     this.#tail = new Tail(stream);
+    this.#lines = new Lines(reasoning);
   }
 
   write(text) {
@@ -78,7 +81,7 @@ export class StreamWriter {
   /** Put all that has arrived into the page. Returns the elements of new blocks. */
   flush() {
     const reasoning = this.#reasoning.join("");
-    if (reasoning) this.#reasoningElement.append(reasoning);
+    if (reasoning) this.#lines.push(reasoning);
     this.#reasoning = [];
     const added = [];
     if (this.hasNewBlocks) {
@@ -138,6 +141,7 @@ export class StreamWriter {
     this.#stream.replaceChildren();
     this.#reasoningElement.replaceChildren();
     this.#tail = new Tail(this.#stream);
+    this.#lines = new Lines(this.#reasoningElement);
     this.#blocks = [];
     this.#arrived = [];
     this.#end = 0;
