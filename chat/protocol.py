@@ -97,6 +97,7 @@ class ChatSend(Choosing, frozen=True, tag="chat.send", kw_only=True):
     attachments: Attachments = []
     draft: bool = False
     project: UUID | None = None
+    temporary: bool = False
 
 
 class ChatCompare(Choosing, frozen=True, tag="chat.compare", kw_only=True):
@@ -110,6 +111,7 @@ class ChatCompare(Choosing, frozen=True, tag="chat.compare", kw_only=True):
     attachments: Attachments = []
     draft: bool = False
     project: UUID | None = None
+    temporary: bool = False
 
 
 class NextQueue(Choosing, frozen=True, tag="next.queue", kw_only=True):

@@ -175,6 +175,7 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
         temperature=original.temperature,
         reasoning_effort=original.reasoning_effort,
         system_prompt=original.system_prompt,
+        temporary=original.temporary,
         title=f"{original.name[: longest - len(ending) - 1].rstrip()} {ending}",
         titled_by=Conversation.TitledBy.PERSON,  # no model names it anew
         leaf_id=new[-1],

@@ -111,7 +111,7 @@ def _conversations(user: User) -> QuerySet[Conversation]:
     active = Run.objects.active().filter(conversation=OuterRef("pk"))
     found: QuerySet[Conversation] = (
         Conversation.objects.not_deleted()
-        .filter(owner=user)
+        .filter(owner=user, temporary=False)
         .annotate(active=Exists(active), project_name=F("project__name"))
     )
     return found

@@ -35,7 +35,7 @@ class Choice:
     """The model, its settings and the assistant that a request names.
 
     UNSET leaves a value as the conversation has it; None returns to that of the assistant or the model.
-    Assistant and project count only for a new conversation.
+    Assistant, project and `temporary` count only for a new conversation.
     """
 
     model_id: int | UnsetType | None = UNSET
@@ -43,6 +43,7 @@ class Choice:
     temperature: float | UnsetType | None = UNSET
     assistant_id: int | None = None
     project_id: UUID | None = None
+    temporary: bool = False
 
 
 UNCHANGED = Choice()

@@ -63,7 +63,7 @@ SELECT entry.message_id, entry.text, conversation.id, conversation.title,
 FROM ranked JOIN chat_searchentry AS entry USING (message_id)
 JOIN chat_conversation AS conversation ON conversation.id = entry.conversation_id
 LEFT JOIN chat_project AS project ON project.id = conversation.project_id
-WHERE conversation.deleted_at IS NULL
+WHERE conversation.deleted_at IS NULL AND NOT conversation.temporary
 ORDER BY rank DESC, message_id DESC LIMIT %(most)s
 """
 ENOUGH = "(SELECT count(*) >= %(most)s FROM frequent)"
@@ -155,7 +155,7 @@ def _marker(stems: Iterable[str]) -> re.Pattern[str]:
 
 
 def _in_titles(user: User, words: list[str]) -> dict[UUID, Hit]:
-    titles = Conversation.objects.not_deleted().filter(owner=user)
+    titles = Conversation.objects.not_deleted().filter(owner=user, temporary=False)
     for word in words:
         titles = titles.filter(title__icontains=word)
     part = re.compile("|".join(map(re.escape, words)))

@@ -75,7 +75,8 @@ def _read(run_id: UUID) -> Task | None:
     run = (
         Run.objects.select_related("conversation", "message__parent")
         .filter(pk=run_id, status=Run.Status.DONE, conversation__titled_by="")
-        .filter(conversation__deleted_at=None, message__parent__role=Message.Role.USER)
+        .filter(conversation__deleted_at=None, conversation__temporary=False)
+        .filter(message__parent__role=Message.Role.USER)
         .first()
     )
     model = (

@@ -118,6 +118,15 @@ class Conversation(models.Model):
         db_default=False,
         help_text=gettext_lazy("A reply has ended that the owner has not seen on any device."),
     )
+    temporary = models.BooleanField(
+        default=False, db_default=False, help_text="In no list; purged when it is closed."
+    )
+    opened_at = models.DateTimeField(
+        null=True, blank=True, help_text="Of a temporary chat: when its last page was made."
+    )
+    closed_at = models.DateTimeField(
+        null=True, blank=True, help_text="Of a temporary chat: when that page was closed."
+    )
     has_next = models.BooleanField(
         default=False,
         db_default=False,
@@ -161,6 +170,11 @@ class Conversation(models.Model):
                 fields=["owner", "moved_at"],
                 name="conversation_moved",
                 condition=Q(moved_at__isnull=False),
+            ),
+            models.Index(
+                fields=["updated_at"],
+                name="conversation_temporary",
+                condition=Q(temporary=True),
             ),
             models.Index(
                 fields=["deleted_at"],

@@ -1,4 +1,4 @@
-"""Retention: deleted chats and projects are purged DELETED_CHAT_DAYS after their deletion.
+"""Retention: deleted chats and projects are purged DELETED_CHAT_DAYS after their deletion, temporary chats at once.
 
 Everything that holds text goes: messages with their parts, runs, the chat's title, and the runs' keys in
 Redis. Files that only its messages have go with the next turn of chat.attachments.sweep. Records of usage and of
@@ -15,7 +15,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from chat.conversations import assistants
+from chat.conversations import assistants, temporary
 from chat.models import Conversation, Message, Project, Run
 from chat.streaming import log as run_log
 from chatproject.lib.batches import SetAside
@@ -49,14 +49,18 @@ class Retention:
         # Without chats (conversations/projects.py); some at a time, as all others.
         projects = Project.objects.filter(deleted_at__lte=before).values("pk")[:CHATS]
         Project.objects.filter(pk__in=projects).delete()
+        temporary.expire(now)
         deleted = Conversation.objects.filter(deleted_at__lte=before).order_by("deleted_at")
+        gone = Conversation.objects.filter(temporary=True, deleted_at__lte=now)
         # A bad chat must not keep its place at the front: as many more are read as were set aside.
-        found = deleted.values_list("pk", flat=True)[: CHATS + self._set_aside.count]
-        for chat_id in found:
+        most = CHATS + self._set_aside.count
+        found = [(chat_id, now) for chat_id in gone.values_list("pk", flat=True)[:most]]
+        found += [(chat_id, before) for chat_id in deleted.values_list("pk", flat=True)[:most]]
+        for chat_id, until in found:
             if not self._set_aside.is_due(chat_id, now):
                 continue
             with self._set_aside.apart(chat_id, f"the purge of chat {chat_id}", now):
-                while (is_purged := purge_some(chat_id, before)) is False:
+                while (is_purged := purge_some(chat_id, until)) is False:
                     if time.monotonic() > deadline:
                         return purged
                 purged += bool(is_purged)

@@ -389,6 +389,10 @@ def _quote_insert_hold(ask: Ask) -> tuple[list[Run], bool]:
         conversation = access.conversation(
             ask.user, ask.conversation_id, write=True, lock=True, model_id=ask.choice.model_id
         )
+    if (
+        conversation.closed_at and ask.next_message is None
+    ):  # a temporary one, which is open after all
+        Conversation.objects.filter(pk=conversation.pk).update(closed_at=None)
     if ask.next_message is not None:
         _take(ask.next_message)
         conversation.has_next = False
@@ -462,7 +466,11 @@ def _begin(ask: Ask) -> Conversation:
     else:
         raise ChatError("unavailable", NO_ASSISTANT)
     begun = Conversation(
-        owner=ask.user, assistant=assistant, client_id=ask.client_id, project=project
+        owner=ask.user,
+        assistant=assistant,
+        client_id=ask.client_id,
+        project=None if choice.temporary else project,
+        temporary=choice.temporary,
     )
     if isinstance(choice.model_id, int):
         if choice.model_id != assistant.model_id:

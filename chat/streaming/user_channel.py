@@ -54,8 +54,10 @@ def announce_conversation(
     """Publish the title, time and state of a conversation to its owner's pages.
 
     Whether it was deleted is read from the row: a run can end in a deleted conversation. `restored`: its
-    deletion was undone.
+    deletion was undone. Of a temporary conversation, which is in no list, only the deletion is published.
     """
+    if conversation.temporary and conversation.deleted_at is None:
+        return
     event = protocol.ConversationUpdated(
         conversation=conversation.id,
         title=conversation.name,

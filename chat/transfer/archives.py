@@ -68,7 +68,7 @@ def newest(user: User) -> ChatExport | None:
 
 
 def _chats(owner_id: int) -> QuerySet[Conversation]:
-    return Conversation.objects.not_deleted().filter(owner=owner_id)
+    return Conversation.objects.not_deleted().filter(owner=owner_id, temporary=False)
 
 
 def run(export_id: UUID, attempt: int) -> None:

@@ -431,7 +431,12 @@ def choice_of(event: protocol.Choosing) -> Choice:
     """Return what a frame names of `Choice`."""
     chosen = Choice(event.model, event.effort, event.temperature)
     if isinstance(event, protocol.ChatSend | protocol.ChatCompare):
-        return replace(chosen, assistant_id=event.assistant, project_id=event.project)
+        return replace(
+            chosen,
+            assistant_id=event.assistant,
+            project_id=event.project,
+            temporary=event.temporary,
+        )
     return chosen
 
 

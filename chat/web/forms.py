@@ -54,6 +54,7 @@ class MessageForm(forms.Form):
     temperature = forms.CharField(required=False)
     assistant = forms.CharField(required=False)
     project = forms.CharField(required=False)
+    temporary = forms.BooleanField(required=False)
 
     # Whether the text is a stored draft, which the message then empties.
     draft = forms.BooleanField(required=False, widget=forms.HiddenInput)
@@ -87,6 +88,7 @@ class MessageForm(forms.Form):
             else UNSET,
             assistant_id=row_id(posted["assistant"]) if posted["assistant"] else None,
             project_id=posted_id(posted["project"]),
+            temporary=posted["temporary"],
         )
 
 

@@ -60,7 +60,8 @@ def new_page(
     """
     if form is not None and project is None:
         project = _posted_project(request, form)
-    draft = None if form else drafts.shown(request.user, None)
+    is_temporary = "temporary" in request.GET
+    draft = None if form or is_temporary else drafts.shown(request.user, None)
     form = form or new_form(draft=draft)
     named = assistant or _posted_assistant(request, form)
     assistant = named or lifecycle.default_assistant(request.user, project)
@@ -69,6 +70,7 @@ def new_page(
     context = {
         "conversation": None,
         "conversation_id": NO_ID,
+        "temporary": is_temporary or bool(form.initial.get("temporary")),
         "project": project,
         "assistant": assistant,
         "named_assistant": named,
@@ -135,6 +137,7 @@ def conversation_page(
         "conversation": conversation,
         "conversation_id": conversation.id,
         "context_gauge": gauge,
+        "temporary": conversation.temporary,
         "project": conversation.project,
         "part": part,
         "messages_html": mark_safe(  # noqa: S308 # rendered by a template
@@ -219,6 +222,7 @@ def new_form(
                 "temperature",
                 "assistant",
                 "project",
+                "temporary",
                 "draft",
             )
             if name in refused.data

@@ -6,11 +6,12 @@ to programs. `handles_chat_errors` turns ChatError into pages or JSON.
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import HttpResponse, JsonResponse
+from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.utils.translation import gettext as _
@@ -18,7 +19,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from chat import access
-from chat.conversations import assistants, instructions, lifecycle, offers
+from chat.conversations import assistants, instructions, lifecycle, offers, temporary
 from chat.conversations import context as context_gauge
 from chat.errors import ChatError
 from chat.runs import delete as runs_delete
@@ -54,7 +55,7 @@ from chatproject.lib.http import Request
 def new(request: Request) -> HttpResponse:
     """Show a new chat, which is stored with its first message.
 
-    ?assistant=ID names its assistant, ?project=ID its project.
+    ?assistant=ID names its assistant, ?project=ID its project; ?temporary=1 begins a temporary one.
     """
     project_id = posted_id(request.GET.get("project", ""))
     project = None if project_id is None else access.project(request.user, project_id)
@@ -81,6 +82,8 @@ def conversation(request: Request, conversation_id: UUID) -> HttpResponse:
     # A script fetches pages also in hidden tabs, and sends `conversation.read` for a visible one.
     if found.unread and not {"X-Swap", "X-Sync"} & set(request.headers):
         lifecycle.mark_read(user=request.user, conversation_id=conversation_id)
+    if found.temporary and "X-Sync" not in request.headers:
+        temporary.opened(found)
     before, message = request.GET.get("before", ""), request.GET.get("message", "")
     editing = request.GET.get("edit", "")
     return conversation_page(request, found, before=before, message=message, editing=editing)
@@ -179,6 +182,28 @@ def delete(request: Request, conversation_id: UUID) -> HttpResponse:
     except ChatError as error:
         return refused_page(request, error, conversation_id)
     return changed_response(request, "delete", found, at, "chat:list")
+
+
+@require_POST
+@handles_chat_errors
+def keep(request: Request, conversation_id: UUID) -> HttpResponse:
+    """Turn a temporary conversation into an ordinary one."""
+    return redirect(temporary.keep(user=request.user, conversation_id=conversation_id))
+
+
+@require_POST
+@handles_chat_errors
+def close(request: Request, conversation_id: UUID) -> HttpResponse:
+    """Note that the page of a temporary conversation was closed; `opened` is the time at which it was made."""
+    opened = request.POST.get("opened", "")
+    try:
+        opened_at = datetime.fromisoformat(opened) if opened else None
+    except ValueError:
+        return HttpResponseBadRequest()
+    if opened_at is not None and opened_at.tzinfo is None:
+        return HttpResponseBadRequest()
+    temporary.close(user=request.user, conversation_id=conversation_id, opened_at=opened_at)
+    return HttpResponse(status=204)
 
 
 @require_safe

@@ -229,6 +229,8 @@ export class ChatApp extends HTMLElement {
     history.replaceState(history.state, "", this.#page);
     this.navigation.moved();
     this.composer.moved(id);
+    this.querySelector("chat-temporary")?.begun();
+    this.querySelector("[data-temporary]")?.remove();
     this.sidebar.current = id;
     this.querySelector("[data-chat-menu]").hidden = false;
     // `conversation.updated` may have arrived before `run.queued`.

@@ -34,7 +34,7 @@ export class ChatComposer extends HTMLElement {
       history.replaceState(history.state, "", location.pathname + location.search);
     }
     this.#draft = new Draft(storage, this.#page);
-    const shared = this.dataset.edit ? null : this.#page;
+    const shared = this.dataset.edit || this.temporary ? null : this.#page;
     this.#sync = new DraftSync(storage, shared, (frame) => app.connection?.send(frame) ?? false);
     this.#restoreDraft();
     this.#field.addEventListener("paste", (event) => {
@@ -83,6 +83,11 @@ export class ChatComposer extends HTMLElement {
   get assistant() {
     const id = this.#form.elements.assistant?.value;
     return id && !this.dataset.conversation ? Number(id) : undefined;
+  }
+
+  /** Whether a new chat is temporary; undefined for an ordinary one, and in a chat that has begun. */
+  get temporary() {
+    return this.#form.elements.temporary && !this.dataset.conversation ? true : undefined;
   }
 
   /** The message that is sent when the present reply has ended. */

@@ -145,7 +145,7 @@ export class Sender {
           client_id: clientId,
           conversation,
           text,
-          ...(conversation || isNext ? {} : { project: transcript.dataset.project, assistant }),
+          ...(conversation || isNext ? {} : { project: transcript.dataset.project, assistant, temporary: composer?.temporary }),
           ...(models ? { models } : choice),
           ...(draft ? { draft } : {}),
           ...(files.length > 0 && { attachments: files }),
