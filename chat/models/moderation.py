@@ -17,7 +17,7 @@ MOST_WORDS = 1_000
 
 
 class Report(models.Model):
-    """A reply that its reader reported to the staff, and what they did with it."""
+    """A reply that its reader reported to the staff, with the state of their work on it."""
 
     class Reason(models.TextChoices):
         HARM = "harm", _("It encourages harm")
@@ -85,7 +85,7 @@ class ModerationRule(models.Model):
         ENDPOINT = "endpoint", _("Moderation endpoint of a provider")
 
     class OnFailure(models.TextChoices):
-        """What happens to a message when the endpoint does not answer in time."""
+        """The fate of a message when the endpoint gives no verdict in time."""
 
         ALLOW = "allow", _("Send the message")
         REFUSE = "refuse", _("Refuse the message")

@@ -161,7 +161,7 @@ def _ask(rule: ModerationRule, text: str, seconds: float) -> Verdict:
 
 @cache
 def reviewers() -> ThreadPoolExecutor:
-    """Return the threads of `review_in_thread`, apart from those of the database."""
+    """Return the threads of `review_in_thread`; the database has others."""
     return ThreadPoolExecutor(THREADS, thread_name_prefix="moderation")
 
 
