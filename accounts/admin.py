@@ -137,7 +137,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
         fixed = [*super().get_readonly_fields(request, obj)]
         return fixed if request.user.is_superuser else [*fixed, *RIGHTS]
 
-    @admin.display(description="credits")
+    @admin.display(description=gettext_lazy("credits"))
     def credits(self, user: User) -> str:
         """Return the available credits, as a link to the account."""
         account = getattr(user, "account", None)
@@ -316,7 +316,7 @@ class LogEntryAdmin(ReadOnlyAdmin, BaseAdmin):
     fields = ["action_time", "user", "content_type", "subject", "done"]
     readonly_fields = ["action_time", "user", "content_type", "subject", "done"]
 
-    @admin.display(description="object")
+    @admin.display(description=gettext_lazy("object"))
     def subject(self, entry: LogEntry) -> str:
         """Return the changed object, as a link to its page if it has one."""
         url = None if entry.is_deletion() else entry.get_admin_url()
@@ -324,7 +324,7 @@ class LogEntryAdmin(ReadOnlyAdmin, BaseAdmin):
             format_html('<a href="{}">{}</a>', url, entry.object_repr) if url else entry.object_repr
         )
 
-    @admin.display(description="action")
+    @admin.display(description=gettext_lazy("action"))
     def done(self, entry: LogEntry) -> str:
         """Return what was done, with old and new values."""
         return entry.get_change_message() or entry.get_action_flag_display()

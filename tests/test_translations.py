@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+from babel.messages.catalog import Catalog, Message
 from django.conf import settings
 from django.template.base import Lexer, TokenType
 
@@ -72,7 +74,8 @@ class Shown(HTMLParser):
 
     def see(self, text: str) -> None:
         words = [word for word in WORD.findall(text) if word not in NAMES]
-        if words:
+        is_class = re.fullmatch(r"colM|[a-z]+(-[a-z]+)+", text.strip())
+        if words and not is_class:
             self.found.append((self.getpos()[0], " ".join(text.split())))
 
 
@@ -92,13 +95,15 @@ def in_template(source: str, *, is_html: bool = True) -> list[tuple[int, str]]:
             plain += token.contents
         elif token.token_type in (TokenType.BLOCK, TokenType.VAR):
             plain += "\x00" if token.token_type == TokenType.VAR else ""
-            if name in ("translate", "load", "url", "static", "extends", "csrf_token", "now"):
+            # The names of blocks and conditions are no texts.
+            if token.token_type == TokenType.BLOCK and name not in ("include", "with"):
                 continue
             # Literals that become text: arguments of included templates and of filters.
             for match in LITERAL.finditer(token.contents):
                 text = match[2] or match[3] or ""
                 if (
                     re.match(r"[A-Z][a-z]", text)
+                    and text not in NAMES
                     and "date" not in token.contents[: match.start()][-10:]
                 ):
                     found.append((token.lineno or 0, text))
@@ -113,84 +118,110 @@ def in_template(source: str, *, is_html: bool = True) -> list[tuple[int, str]]:
 
 # --- Python -----------------------------------------------------------------------------------
 
-# For operators, who read them in a terminal or a log, and for programs.
-OPERATORS = re.compile(
-    r"/(migrations|management|local|doctor|formats|llm/(decoder|chunks|quirks))/|"
-    r"chatproject/(checks|settings|serve|clock|asgi)\.py|"
-    r"chatproject/lib/(env|rq_asyncio|pubsub|server|redis|db|log_|metrics|leadership|outages|origins)|"
-    r"chatproject/ops/(alerts|readiness|metrics|site_metrics|start_report|staff_log)|"
-    r"billing/metering/litellm_prices\.py|billing/ledger/audit\.py"
+# Their texts are for operators and developers (terminal, log), for models, or names of formats.
+UNSHOWN = re.compile(
+    r"/(migrations|management|local|doctor|formats|llm|rendering|streaming|generation|recovery|push|moderation)/|"
+    r"chatproject/(checks|settings|serve|clock|asgi)\.py|chat/runs/queue|chat/attachments/content|"
+    r"chatproject/lib/(env|rq_asyncio|pubsub|server|redis|db|log_|metrics|leadership|outages|origins|alerts|mail/outbox)|"
+    r"chatproject/ops/(alerts|readiness|metrics|site_metrics|start_report|staff_log|health)|"
+    r"chat/conversations/(prompt_builder|path|search_words)|billing/schedule|"
+    r"billing/metering/litellm_prices|billing/ledger/audit|billing/payments/(disputes|reclaim|fonts|providers)"
 )
+SHOWN_FILES = re.compile(r"chat/llm/errors\.py$")
 # Calls whose texts are for the log or for developers.
 UNSHOWN_CALLS = re.compile(
     r"(^|\.)(debug|info|warning|error|exception|critical|log|log_event|apart|getLogger|compile|execute|"
-    r"Counter|Gauge|Histogram|RunSQL|cast|TypeVar|alert|notify_staff|all|first|change|columns|"
+    r"Counter|Gauge|Histogram|RunSQL|cast|TypeVar|alert|notify_staff|all|first|change|columns|Traceback|"
     r"(Value|Runtime|Type|Key|Lookup|Assertion|Attribute|OS|Memory|Timeout|NotImplemented)Error|ImproperlyConfigured)$"
 )
-SENTENCE = re.compile(r"^[A-Z“]\S*[ ,:].*[a-z]{2}|^[A-Z][a-z]+…?$|[a-z]{2,} [a-z]{2,} [a-z]+")
+MESSAGES = re.compile(r"^messages\.(success|info|warning|error)$|message_user$")
+SHOWN_ARGUMENTS = {
+    "label", "help_text", "verbose_name", "verbose_name_plural", "description", "empty_label",
+}  # fmt: skip
+SENTENCE = re.compile(r"^[A-Z“]\S*[ ,:].*[a-z]{2}")
+PROGRAM = re.compile(
+    r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|FROM|WHERE|LEFT|AND|CASE|COALESCE)\b|[;\\]|^\W|Mozilla"
+)
+# The same in every language.
+UNTRANSLATED = {
+    "New Password",
+    "New Password (again)",
+    "Current Password",
+    "Stripe",
+    "Razorpay",
+    "The above",
+}
 
 
 def in_python(source: str) -> list[tuple[int, str]]:
     """Return the lines and texts of a module that look like sentences for people and are not marked."""
     tree = ast.parse(source)
-    return list(_unmarked(tree, {id(node) for node in _documents(tree)}))
+    documents = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    return [
+        (node.lineno, text)
+        for node, text, is_shown in _texts(tree, is_shown=False)
+        if id(node) not in documents
+        and text not in UNTRANSLATED
+        and (SENTENCE.search(text) or (is_shown and WORD.search(text)))
+        and not PROGRAM.search(text)
+    ]
 
 
-def _documents(tree: ast.AST) -> Iterator[ast.AST]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            yield node.value
-
-
-def _unmarked(node: ast.AST, skipped: set[int]) -> Iterator[tuple[int, str]]:
+def _texts(node: ast.AST, *, is_shown: bool) -> Iterator[tuple[ast.expr, str, bool]]:
+    """Yield the texts below a node that are not marked, and whether their place shows them to people."""
     if isinstance(node, ast.Call):
         name = ast.unparse(node.func)
-        if name.rpartition(".")[2].removesuffix("_lazy") in MARKED or UNSHOWN_CALLS.search(name):
+        if name.rpartition(".")[2].removesuffix("_lazy") in MARKED:
             return
-    if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in skipped:
-        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
-        text = "".join(
-            part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else "{}"
-            for part in parts
-        )
-        if isinstance(node, ast.JoinedStr) or isinstance(node.value, str):
-            is_program = re.search(
-                r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|local|FROM|WHERE|LEFT|AND) |^\s*[<{(%]|;|\\",
-                text,
-            )
-            if SENTENCE.search(text) and not is_program:
-                yield node.lineno, text
+        is_message = bool(MESSAGES.search(name))
+        if not is_message and UNSHOWN_CALLS.search(name):
+            return
+        for child in node.args:
+            yield from _texts(child, is_shown=is_message)
+        for argument in node.keywords:
+            yield from _texts(argument.value, is_shown=argument.arg in SHOWN_ARGUMENTS)
         return
-    if isinstance(node, ast.Subscript | ast.AnnAssign) and not isinstance(node, ast.AnnAssign):
+    if isinstance(node, ast.FunctionDef) and node.name in ("__str__", "__repr__"):
+        return
+    if isinstance(node, ast.Constant | ast.JoinedStr):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        yield (
+            node,
+            "".join(
+                part.value
+                if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                else "{}"
+                for part in parts
+            ),
+            is_shown,
+        )
+        return
+    if isinstance(node, ast.Subscript) or (isinstance(node, ast.Constant) and node.value is None):
         return
     if isinstance(node, ast.AnnAssign):
         if node.value is not None:
-            yield from _unmarked(node.value, skipped)
+            yield from _texts(node.value, is_shown=False)
         return
     for child in ast.iter_child_nodes(node):
-        yield from _unmarked(child, skipped)
+        yield from _texts(child, is_shown=False)
 
 
 # --- Scripts ----------------------------------------------------------------------------------
 
 STRING = re.compile(
-    r"//[^\n]*|/\*.*?\*/|(?P<regex>(?<=[(,=:!&|?;{}\n] )/(?![/*])(?:\\.|\[(?:\\.|[^\]])*\]|[^/\n\\\[])+/\w*)"
+    r"//[^\n]*|/\*.*?\*/|(?P<regex>(?:(?<=[(,=:!&|?;{}\n] )|(?<=\()|(?<=return ))/(?![/*])(?:\\.|\[(?:\\.|[^\]])*\]|[^/\n\\\[])+/\w*)"
     r"|(?P<text>\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)",
     re.DOTALL,
 )
+# Names of the platform and values of forms.
 KEYS = {
-    "Enter",
-    "Escape",
-    "Home",
-    "End",
-    "Tab",
-    "Meta",
-    "Control",
-    "Shift",
-    "Accept",
-    "Backspace",
-    "Delete",
-}
+    "Enter", "Escape", "Home", "End", "Tab", "Meta", "Control", "Shift", "Accept", "Backspace", "Delete",
+    "Files", "Notification", "True", "False",
+}  # fmt: skip
 
 
 def in_script(source: str) -> list[tuple[int, str]]:
@@ -231,8 +262,101 @@ def found_in(path: Path) -> list[str]:
 
 def files() -> list[Path]:
     modules = [path for folder in messages.PYTHON for path in (BASE / folder).rglob("*.py")]
-    shown = [path for path in modules if not OPERATORS.search(path.as_posix())]
+    shown = [
+        path
+        for path in modules
+        if SHOWN_FILES.search(path.as_posix())
+        or not UNSHOWN.search("/" + path.relative_to(BASE).as_posix())
+    ]
     templates = [
-        path for path in (BASE / "templates").rglob("*") if path.suffix in (".html", ".txt")
+        path
+        for path in (BASE / "templates").rglob("*")
+        if path.suffix in (".html", ".txt") and "styleguide" not in path.name
     ]
     return sorted([*shown, *templates, *(BASE / "static" / "js").rglob("*.js")])
+
+
+def test_each_text_for_people_is_marked():
+    assert [line for path in files() for line in found_in(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("page.html", "<p>Not marked</p>"),
+        ("page.html", '<button aria-label="Not marked"></button>'),
+        ("page.html", '{% include "x.html" with title="Not marked" %}'),
+        ("page.html", "{% if a %}{% translate 'x' %}{% else %}Not marked{% endif %}"),
+        ("mail.txt", "{% load i18n %}Not marked"),
+        ("view.py", 'def view(request):\n    messages.success(request, "Saved")\n'),
+        ("form.py", 'name = forms.CharField(label="Name")\n'),
+        ("errors.py", 'raise Refused(f"Only {count} are left. Try again.")\n'),
+        ("chat.js", 'button.textContent = "Copied";'),
+        ("chat.js", "this.#announce(`${count} messages are loaded`);"),
+    ],
+)
+def test_unmarked_text_is_found(name, source):
+    suffix = Path(name).suffix
+    if suffix == ".py":
+        assert in_python(source)
+    elif suffix == ".js":
+        assert in_script(source)
+    else:
+        assert in_template(source, is_html=suffix == ".html")
+
+
+# --- The catalogues ---------------------------------------------------------------------------
+
+# Texts of staff pages alone may stay English.
+STAFF = re.compile(
+    r"^templates/admin/|/admin/|^(accounts|chatproject/lib)/admin\.py|/models/|models\.py$|apps\.py$|"
+    r"^chatproject/(lib/mail|ops/status_page)|staff_actions|payments/(checkout|providers)|^chat/llm/|chat/moderation/"
+)
+PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%%|%[sd]|\{\w*\}|</?[a-z]+")
+
+
+@pytest.fixture(scope="module")
+def template() -> Catalog:
+    return messages.extracted()
+
+
+@pytest.mark.parametrize("code", messages.languages())
+def test_catalogue_is_complete_and_compiled(code: str, template: Catalog):
+    """`make messages` and a translation of the listed texts make it pass."""
+    catalog = messages.read(code)
+    messages.update(catalog, template)
+    for path, content in messages.files(code, catalog).items():
+        assert path.read_bytes() == content, f"{path} is not in step: run make messages"
+    texts = [message for message in catalog if message.id]
+    missing = [
+        message.id
+        for message in texts
+        if not messages.is_translated(message)
+        and not all(STAFF.search(path) for path, _line in message.locations)
+    ]
+    assert missing == []
+    assert [message.id for message in texts if message.fuzzy] == []
+    assert [problem for message in texts for problem in problems(message, catalog)] == []
+
+
+def problems(message: Message, catalog: Catalog) -> list[str]:
+    """Return what is wrong with a translation: its number of forms, its placeholders and elements."""
+    if not messages.is_translated(message):
+        return []
+    if not message.pluralizable:
+        source, shown = [message.id], [message.string]
+    else:
+        source, shown = list(message.id), list(message.string)
+        if len(shown) != catalog.num_plurals:
+            return [f"{message.id}: {len(shown)} forms"]
+    wanted = sorted(PLACEHOLDER.findall(source[-1]))
+    found = []
+    # The last form is that of most numbers; forms of one, two or none may leave out the number.
+    if sorted(PLACEHOLDER.findall(shown[-1])) != wanted:
+        found.append(f"{message.id}: {shown[-1]}")
+    known = {name for text in source for name in PLACEHOLDER.findall(text)}
+    found += [f"{message.id}: {text}" for text in shown if set(PLACEHOLDER.findall(text)) - known]
+    # Attributes are written with these quotes.
+    return found + [
+        f"{message.id}: {text}" for text in shown if '"' in text and '"' not in source[0]
+    ]

@@ -404,7 +404,7 @@ class ExpiryNoticeAdmin(RecordAdmin):
     list_select_related = ["lot__account__user"]
     search_fields = ["lot__account__user__email"]
 
-    @admin.display(description="user")
+    @admin.display(description=gettext_lazy("user"))
     def whose(self, notice: ExpiryNotice) -> str:
         """Return the user whose credits expire."""
         return owner(notice.lot)

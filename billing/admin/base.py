@@ -12,6 +12,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from billing.ledger import staff_actions
@@ -40,7 +41,7 @@ def money(field: str, title: str = "", currency: str = "currency") -> Callable[[
     return shown
 
 
-@admin.display(description="user", ordering="account__user__email")
+@admin.display(description=gettext_lazy("user"), ordering="account__user__email")
 def owner(row: Any) -> SafeString:
     """Return the user of a row's account, as a link to the account."""
     url = reverse("admin:billing_account_change", args=[row.account_id])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.utils.translation import gettext_lazy
 
 from billing.admin.base import RecordAdmin
 from billing.models import AuditRecord, InvoiceCounter, LedgerCheck
@@ -21,12 +22,12 @@ class LedgerCheckAdmin(RecordAdmin):
     list_display = ["started_at", "seconds", "is_full", "entries", "found"]
     list_filter = ["is_full", "started_at"]
 
-    @admin.display(description="seconds")
+    @admin.display(description=gettext_lazy("seconds"))
     def seconds(self, check: LedgerCheck) -> str:
         """Return the duration of the check."""
         return f"{(check.ended_at - check.started_at).total_seconds():.1f}"
 
-    @admin.display(description="problems")
+    @admin.display(description=gettext_lazy("problems"))
     def found(self, check: LedgerCheck) -> int:
         """Return the number of problems that the check found."""
         return len(check.problems)

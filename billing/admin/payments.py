@@ -149,7 +149,7 @@ class OrderAdmin(RecordAdmin):
                 queue.enqueue_sync(order.pk)
                 _record_ask(request, order, _("through the queue"))
         except redis.RedisError:
-            messages.error(request, "The queue is not responding. Try again in a minute.")
+            messages.error(request, _("The queue is not responding. Try again in a minute."))
         else:
             messages.success(
                 request,
@@ -208,7 +208,13 @@ def _ask(request: HttpRequest, order_id: UUID) -> None:
     try:
         order = checkout.sync_order(order_id)
     except ProviderError as error:
-        messages.error(request, f"Order {order_id} could not be synced: {error}")
+        messages.error(
+            request,
+            (
+                _("Order %(order_id)s could not be synced: %(error)s")
+                % {"order_id": order_id, "error": error}
+            ),
+        )
         return
     _record_ask(request, order, f"{before} → {order.status}")
     level = messages.WARNING if order.status == Order.Status.REVIEW else messages.SUCCESS
@@ -241,8 +247,12 @@ def _report_refund(request: HttpRequest, refund: Refund, order: Order) -> None:
     if refund.status == Refund.Status.FAILED:
         messages.error(
             request,
-            f"The provider refused to send {money_back} back, so the credits were returned: "
-            f"{refund.error or 'it gave no reason'}.",
+            (
+                _(
+                    "The provider refused to send %(money_back)s back, so the credits were returned: %(reason)s."
+                )
+                % {"money_back": money_back, "reason": refund.error or "it gave no reason"}
+            ),
         )
     elif refund.status == Refund.Status.SUCCEEDED:
         messages.success(request, f"{money_back} were sent back.")
@@ -295,12 +305,12 @@ class ProviderEventAdmin(RecordAdmin):
             "Reload this page in a moment.",
         )
 
-    @admin.display(description="error")
+    @admin.display(description=gettext_lazy("error"))
     def short_error(self, event: ProviderEvent) -> str:
         """Return the beginning of the error."""
         return event.error[:100]
 
-    @admin.display(description="body")
+    @admin.display(description=gettext_lazy("body"))
     def raw_body(self, event: ProviderEvent) -> str:
         """Return the webhook as text, indented if it is JSON."""
         text = bytes(event.body).decode("utf-8", errors="replace")

@@ -163,12 +163,12 @@ class ModelPriceAdmin(BaseAdmin):
                 messages.WARNING,
             )
 
-    @admin.display(description="used")
+    @admin.display(description=gettext_lazy("used"))
     def used(self, price: Any) -> str:
         """Return whether a language model has the name that the price is for."""
         return "yes" if price.is_used else _("no: no model of that name")
 
-    @admin.display(description="long prompts")
+    @admin.display(description=gettext_lazy("long prompts"))
     def long_prompts(self, price: ModelPrice) -> str:
         """Return the tiers as they are typed."""
         return show_tiers(price.tiers) or "the same"
@@ -272,7 +272,7 @@ class CreditPackageAdmin(AuditedAdmin):
             return
         self.message_user(request, words, messages.WARNING)
 
-    @admin.display(description="prices")
+    @admin.display(description=gettext_lazy("prices"))
     def prices_shown(self, package: CreditPackage) -> str:
         """Return the price in each currency, with a mark where it is not sold."""
         is_sold = bool(providers.enabled())

@@ -47,7 +47,7 @@ def check(request: HttpRequest) -> HttpResponse:
     try:
         queue.enqueue_task("check ledger")
     except redis.RedisError:
-        messages.error(request, "The queue is not responding. Try again in a minute.")
+        messages.error(request, _("The queue is not responding. Try again in a minute."))
     else:
         staff_actions.record(
             actor_id=staff_id(request),

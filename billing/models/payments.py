@@ -17,7 +17,7 @@ class CreditPackage(models.Model):
 
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=100)
-    credits = CreditsField(help_text="Micro-credits.")
+    credits = CreditsField(help_text=gettext_lazy("Micro-credits."))
     bonus = CreditsField(
         default=0, help_text=gettext_lazy("Micro-credits on top, which are spent first.")
     )
@@ -474,7 +474,7 @@ class AutoTopUp(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="auto_top_up"
     )
     enabled = models.BooleanField(default=False)
-    threshold = CreditsField(help_text="Micro-credits.")
+    threshold = CreditsField(help_text=gettext_lazy("Micro-credits."))
     package = models.ForeignKey(CreditPackage, on_delete=models.PROTECT, related_name="+")
     currency = models.CharField(max_length=3)
     monthly_cap_minor = models.PositiveBigIntegerField()

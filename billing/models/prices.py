@@ -135,7 +135,10 @@ def tiers_problem(tiers: Any) -> str:
             )
         unknown = set(tier) - {"above", *TIER_PRICES}
         if unknown:
-            return f"A tier has no {min(unknown)!r}, only above, {', '.join(TIER_PRICES)}."
+            return _("A tier has no %(name)s, only above, %(names)s.") % {
+                "name": repr(min(unknown)),
+                "names": ", ".join(TIER_PRICES),
+            }
         if len(tier) == 1:
             return _("Each tier names at least one price.")
         for name in TIER_PRICES:

@@ -162,7 +162,7 @@ class SpendingLimit(models.Model):
     model = models.CharField(
         max_length=200, blank=True, help_text="The provider's name of a model; empty: all."
     )
-    amount = CreditsField(help_text="Micro-credits.")
+    amount = CreditsField(help_text=gettext_lazy("Micro-credits."))
 
     class Meta:
         ordering = ["account", "period"]

@@ -322,10 +322,12 @@ def _mismatch(order: Order, state: OrderState) -> str:
         paid_by = order.provider_payment_id or state.payment_id
         pairs.append(("the payment", paid_by, state.payment_id or paid_by))
     if state.payment_order_id is not None:
-        pairs.append((_("the order of the payment"), str(order.pk), state.payment_order_id))
+        pairs.append(("the order of the payment", str(order.pk), state.payment_order_id))
     for what, ours, theirs in pairs:
         if ours != theirs:
-            return f"The provider has another value for {what}: {theirs!r} instead of {ours!r}."
+            return _(
+                "The provider has another value for %(what)s: %(theirs)s instead of %(ours)s."
+            ) % {"what": what, "theirs": repr(theirs), "ours": repr(ours)}
     if not 0 <= state.tax_minor <= order.amount_minor:
         return _("The provider's tax of %(tax_minor)s is more than the amount.") % {
             "tax_minor": state.tax_minor

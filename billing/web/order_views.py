@@ -169,7 +169,7 @@ def buy(request: Request) -> HttpResponse:
     form = BuyForm(request.POST)
     if not form.is_valid():
         messages.error(
-            request, "The order was incomplete. Nothing was bought. Choose a package again."
+            request, _("The order was incomplete. Nothing was bought. Choose a package again.")
         )
         return redirect("billing:packages")
     given = form.cleaned_data
@@ -320,7 +320,7 @@ def refund(request: Request, order: Order) -> HttpResponse:
     """Request a refund of a purchase for its buyer."""
     nonce = request.POST.get("nonce", "")
     if not 8 <= len(nonce) <= 64:
-        messages.error(request, "This form is out of date. Nothing was refunded. Try again.")
+        messages.error(request, _("This form is out of date. Nothing was refunded. Try again."))
         return redirect("billing:order", order.pk)
     try:
         made = refunds.request_refund(

@@ -10,6 +10,7 @@ from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from chat import announcements
 from chat.models import Announcement, AnnouncementDismissal
@@ -35,7 +36,7 @@ class AnnouncementAdmin(BaseAdmin):
     list_filter = ["level", "audience", "starts_at"]
     search_fields = ["text"]
 
-    @admin.display(description="state")
+    @admin.display(description=gettext_lazy("state"))
     def state(self, one: Announcement) -> str:
         now = timezone.now()
         if one.starts_at > now:

@@ -313,7 +313,7 @@ class ProviderAdmin(MergingAdmin):
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         found: dict[int, Health] = {}
 
-        @admin.display(description="last hour")
+        @admin.display(description=_("last hour"))
         def health(provider: Provider) -> str:
             if not found:  # one statement for the whole list
                 found.update(last_hour() or {0: Health()})
@@ -352,12 +352,12 @@ class ProviderAdmin(MergingAdmin):
         """Lead to the provider's page, which has the buttons of the next steps."""
         return HttpResponseRedirect(reverse("admin:chat_provider_change", args=[obj.pk]))
 
-    @admin.display(description="key")
+    @admin.display(description=gettext_lazy("key"))
     def key_shown(self, provider: Provider) -> str:
         """Return where the key is, and how it ends."""
         return key_of(provider)
 
-    @admin.display(description="models", ordering="models_count")
+    @admin.display(description=gettext_lazy("models"), ordering="models_count")
     def models_count(self, provider: Any) -> int:
         """Return how many models the provider serves."""
         return int(provider.models_count)
@@ -393,12 +393,12 @@ class LanguageModelAdmin(MergingAdmin):
             link = format_html(' <a href="{}">Add one</a>', address) if address else ""
             self.message_user(request, format_html("{}{}", words, link), messages.WARNING)
 
-    @admin.display(description="context / reply", ordering="context_tokens")
+    @admin.display(description=gettext_lazy("context / reply"), ordering="context_tokens")
     def tokens(self, model: LanguageModel) -> str:
         """Return the sizes of the context window and of the longest reply."""
         return f"{model.context_tokens:,} / {model.max_output_tokens:,}"
 
-    @admin.display(description="offered")
+    @admin.display(description=gettext_lazy("offered"))
     def offered(self, model: LanguageModel) -> str:
         """Return whether new chats can use the model, and if not, why."""
         if not model.enabled:
@@ -407,7 +407,7 @@ class LanguageModelAdmin(MergingAdmin):
             return _("no: its provider is disabled")
         return "yes" if pricing.in_force(model.provider_model) else "no: no price"
 
-    @admin.display(description="price, in / out")
+    @admin.display(description=gettext_lazy("price, in / out"))
     def price_now(self, model: LanguageModel) -> str:
         """Return the present price in credits per million tokens."""
         price = pricing.in_force(model.provider_model)
@@ -457,17 +457,19 @@ class AssistantAdmin(MergingAdmin):
         field = super().formfield_for_foreignkey(db_field, request, **options)
         return with_providers(field) if db_field.name == "model" else field
 
-    @admin.display(description="provider", ordering="model__provider__name")
+    @admin.display(description=gettext_lazy("provider"), ordering="model__provider__name")
     def model_provider(self, assistant: Assistant) -> str:
         """Return the provider of the assistant's model."""
         return str(assistant.model.provider or NOTHING)
 
-    @admin.display(description="made by", ordering="owner__email", empty_value="staff")
+    @admin.display(
+        description=gettext_lazy("made by"), ordering="owner__email", empty_value="staff"
+    )
     def maker(self, assistant: Assistant) -> str | None:
         """Return the owner of a shared assistant; None for one of staff's."""
         return str(assistant.owner or "a deleted user") if assistant.personal else None
 
-    @admin.display(description="default", boolean=True)
+    @admin.display(description=gettext_lazy("default"), boolean=True)
     def is_default(self, assistant: Any) -> bool:
         """Return whether new chats use the assistant."""
         return bool(assistant.is_default)

@@ -19,6 +19,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from billing import credits
 from chat.conversations.transcript import excerpt
@@ -225,7 +226,7 @@ class RunAdmin(LoggedLook, TextGuard):
                 log(request, run, "Stopped")
                 messages.success(request, _("The run is being stopped."))
             else:
-                messages.warning(request, "The run had ended before.")
+                messages.warning(request, _("The run had ended before."))
         return redirect("admin:chat_run_change", run.pk)
 
     def again_view(self, request: HttpRequest, run_id: UUID) -> HttpResponse:
@@ -233,7 +234,7 @@ class RunAdmin(LoggedLook, TextGuard):
         run = self._changed_run(request, run_id)
         if not can_be_asked_again(run):
             messages.error(
-                request, "Only the last run of a conversation, if it failed, can be asked again."
+                request, _("Only the last run of a conversation, if it failed, can be asked again.")
             )
             return redirect("admin:chat_run_change", run.pk)
         if request.method != "POST":
@@ -243,7 +244,10 @@ class RunAdmin(LoggedLook, TextGuard):
                 user=run.user, message_id=run.message_id, client_id=f"again-{run.pk}"
             )
         except ChatError as error:
-            messages.error(request, f"Not asked again. To the user: {error.message}")
+            messages.error(
+                request,
+                (_("Not asked again. To the user: %(message)s") % {"message": error.message}),
+            )
             return redirect("admin:chat_run_change", run.pk)
         log(request, run, f"Asked again: {started.run}")
         messages.success(request, _("The model is asked again. This is the new run."))
@@ -277,7 +281,7 @@ class RunAdmin(LoggedLook, TextGuard):
             context |= {"can_stop": not run.has_ended, "can_ask_again": can_be_asked_again(run)}
         return super().render_change_form(request, context, *args, **options)
 
-    @admin.display(description="seconds")
+    @admin.display(description=gettext_lazy("seconds"))
     def seconds(self, run: Run) -> str:
         """Return the time from queueing to the end."""
         if run.ended_at is None:

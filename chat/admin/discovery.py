@@ -199,7 +199,7 @@ def discover(request: HttpRequest, pk: str) -> HttpResponse:
     if request.method != "POST":
         return list_page(request, provider, listed)
     if not request.user.has_perm("chat.add_languagemodel"):
-        messages.error(request, "You may not add language models.")
+        messages.error(request, _("You may not add language models."))
         return list_page(request, provider, listed)
     return add_chosen(request, provider, listed)
 
@@ -295,7 +295,9 @@ def forms_of(
         try:
             prices = read_list(settings.PRICE_LIST)
         except Unreadable as error:
-            messages.warning(request, f"The file of PRICE_LIST cannot be read: {error}")
+            messages.warning(
+                request, (_("The file of PRICE_LIST cannot be read: %(error)s") % {"error": error})
+            )
     rate, now = Rate(settings.CREDIT_USD, markup), timezone.now()
     return [
         ListedForm(
@@ -348,7 +350,7 @@ def add_chosen(request: HttpRequest, provider: Provider, listed: list[Listed]) -
     posted = [request.POST.get(f"{number}-listed", "") for number in range(PER_PAGE)]
     shown = [by_name[name] for name in posted if name in by_name]
     if len(shown) < len([name for name in posted if name]):
-        messages.error(request, "The list has changed meanwhile. Choose again.")
+        messages.error(request, _("The list has changed meanwhile. Choose again."))
         return list_page(request, provider, listed)
     rows = forms_of(request, provider, shown, markup_of(request), request.POST)
     options = OptionsForm(request.POST)
@@ -358,7 +360,7 @@ def add_chosen(request: HttpRequest, provider: Provider, listed: list[Listed]) -
             row.errors.clear()
     invalid = [row for row in chosen if not row.is_valid()]
     if invalid or not options.is_valid():
-        messages.error(request, "Nothing was added. Correct the errors below.")
+        messages.error(request, _("Nothing was added. Correct the errors below."))
     elif problem := problem_of(request, chosen, options.cleaned_data):
         messages.error(request, problem)
     else:
@@ -366,9 +368,14 @@ def add_chosen(request: HttpRequest, provider: Provider, listed: list[Listed]) -
             with transaction.atomic():
                 done = add(request, provider, chosen, options.cleaned_data)
         except ValidationError as error:
-            messages.error(request, f"Nothing was added. {' '.join(error.messages)}")
+            messages.error(
+                request,
+                (_("Nothing was added. %(messages)s") % {"messages": " ".join(error.messages)}),
+            )
         except IntegrityError:
-            messages.error(request, "Nothing was added: another member of staff added one of them.")
+            messages.error(
+                request, _("Nothing was added: another member of staff added one of them.")
+            )
         else:
             messages.success(request, done)
             here = reverse("admin:chat_provider_discover", args=[provider.pk])

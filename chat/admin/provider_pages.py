@@ -142,8 +142,11 @@ def in_words(found: Probe) -> str:
     """Return the result of a test for the admin's log."""
     model = (_(" with the model %(model)s") % {"model": found.model}) if found.model else ""
     if found.is_fine:
-        return f"Tested{model}: answered in {found.whole} ms."
-    return f"Tested{model}: failed, cause {found.cause}."
+        return _("Tested%(model)s: answered in %(whole)s ms.") % {
+            "model": model,
+            "whole": found.whole,
+        }
+    return _("Tested%(model)s: failed, cause %(cause)s.") % {"model": model, "cause": found.cause}
 
 
 def log(request: HttpRequest, provider: Provider, message: str) -> None:

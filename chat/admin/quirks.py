@@ -10,6 +10,7 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from chat.llm import quirks
 
@@ -47,7 +48,9 @@ class QuirksFormField(forms.CharField):
                 raise ValidationError(f"“{subject}” stands in two lines. Remove one.")
             stored[subject] = quirks.entry(setting, learned.isoformat(timespec="seconds"))
         if len(stored) > quirks.MOST:
-            raise ValidationError(f"These are more than {quirks.MOST} lines. Remove some.")
+            raise ValidationError(
+                _("These are more than %(most)s lines. Remove some.") % {"most": quirks.MOST}
+            )
         return stored
 
     def has_changed(self, initial: Any, data: Any) -> bool:

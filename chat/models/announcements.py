@@ -26,7 +26,7 @@ class Announcement(models.Model):
         STAFF = "staff", _("Staff")
 
     text = models.TextField(max_length=TEXT_LENGTH, help_text=_("Markdown."))
-    html = models.TextField(editable=False, help_text="The text as rendered and sanitised.")
+    html = models.TextField(editable=False, help_text=_("The text as rendered and sanitised."))
     level = models.CharField(max_length=7, choices=Level, default=Level.INFO)
     audience = models.CharField(max_length=6, choices=Audience, default=Audience.ALL)
     groups = models.ManyToManyField(Group, blank=True, related_name="+")

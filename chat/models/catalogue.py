@@ -480,14 +480,14 @@ class Assistant(models.Model):
         default="",
         db_default="",
         choices=[(icon, icon) for icon in ICONS],
-        help_text="Chats with an assistant that has one show it beside their title.",
+        help_text=gettext_lazy("Chats with an assistant that has one show it beside their title."),
     )
     description = models.CharField(
         max_length=200,
         blank=True,
         default="",
         db_default="",
-        help_text="What it is for, in one sentence for users.",
+        help_text=gettext_lazy("What it is for, in one sentence for users."),
     )
     system_prompt = models.TextField(blank=True)
     model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="assistants")
@@ -517,13 +517,16 @@ class Assistant(models.Model):
     restricted = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="Only staff and the groups below may use it.",
+        help_text=gettext_lazy("Only staff and the groups below may use it."),
     )
     groups = models.ManyToManyField(
-        "auth.Group", blank=True, related_name="+", help_text="Used only if it is restricted."
+        "auth.Group",
+        blank=True,
+        related_name="+",
+        help_text=gettext_lazy("Used only if it is restricted."),
     )
     personal = models.BooleanField(
-        default=False, db_default=False, editable=False, help_text="A user made it."
+        default=False, db_default=False, editable=False, help_text=gettext_lazy("A user made it.")
     )
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -537,7 +540,7 @@ class Assistant(models.Model):
         default=False,
         db_default=False,
         editable=False,
-        help_text="All users of the site may use a personal one.",
+        help_text=gettext_lazy("All users of the site may use a personal one."),
     )
     deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
     enabled = models.BooleanField(default=True)

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext_lazy
 
 from chat.models.conversations import Conversation
 
@@ -36,21 +37,30 @@ class NextMessage(models.Model):
     )
     state = models.CharField(max_length=7, choices=State, default=State.NONE, blank=True)
     text = models.TextField(blank=True)
-    client_id = models.CharField(max_length=64, help_text="Under which it will be sent.")
+    client_id = models.CharField(
+        max_length=64, help_text=gettext_lazy("Under which it will be sent.")
+    )
     client_ids = models.JSONField(
-        default=list, help_text="Of the latest requests, so that a repetition has no effect."
+        default=list,
+        help_text=gettext_lazy("Of the latest requests, so that a repetition has no effect."),
     )
     choice = models.JSONField(
-        default=dict, help_text="The model and settings that its user chose for it."
+        default=dict, help_text=gettext_lazy("The model and settings that its user chose for it.")
     )
     attachment_ids = models.JSONField(default=list)
-    code = models.CharField(max_length=30, blank=True, help_text="Why it was not sent.")
+    code = models.CharField(
+        max_length=30, blank=True, help_text=gettext_lazy("Why it was not sent.")
+    )
     problem = models.TextField(
-        blank=True, help_text="The same for its user, in the user's language."
+        blank=True, help_text=gettext_lazy("The same for its user, in the user's language.")
     )
     tries = models.PositiveSmallIntegerField(default=0)
-    due_at = models.DateTimeField(default=timezone.now, help_text="Not tried again before.")
-    version = models.PositiveIntegerField(default=0, help_text="Grows with each change.")
+    due_at = models.DateTimeField(
+        default=timezone.now, help_text=gettext_lazy("Not tried again before.")
+    )
+    version = models.PositiveIntegerField(
+        default=0, help_text=gettext_lazy("Grows with each change.")
+    )
 
     class Meta:
         indexes = [
@@ -94,7 +104,9 @@ class Draft(models.Model):
         related_name="+",
     )
     text = models.TextField(blank=True)
-    edited_at = models.DateTimeField(help_text="When the text was typed, by the server's clock.")
+    edited_at = models.DateTimeField(
+        help_text=gettext_lazy("When the text was typed, by the server's clock.")
+    )
 
     class Meta:
         constraints = [

@@ -78,7 +78,7 @@ class Conversation(models.Model):
     moved_at = models.DateTimeField(null=True, blank=True, editable=False)
     moved_from = models.UUIDField(null=True, blank=True, editable=False)
     system_prompt = models.TextField(
-        blank=True, default="", db_default="", help_text="Added to the assistant's."
+        blank=True, default="", db_default="", help_text=gettext_lazy("Added to the assistant's.")
     )
     title = models.CharField(max_length=100, blank=True)
     leaf = models.ForeignKey(
@@ -130,7 +130,9 @@ class Conversation(models.Model):
     has_next = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="It has a NextMessage. Here as well, so that the end of a reply finds it without a query.",
+        help_text=gettext_lazy(
+            "It has a NextMessage. Here as well, so that the end of a reply finds it without a query."
+        ),
     )
     titled_by = models.CharField(
         max_length=6,

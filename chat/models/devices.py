@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.db import models
+from django.utils.translation import gettext_lazy
 
 
 class PushSubscription(models.Model):
@@ -17,12 +18,21 @@ class PushSubscription(models.Model):
     )
     session_key = models.CharField(max_length=40, db_index=True)
     endpoint = models.CharField(max_length=1_000, unique=True)
-    p256dh = models.CharField(max_length=100, help_text="The browser's public key, base64url.")
-    auth = models.CharField(max_length=40, help_text="The browser's secret, base64url.")
-    server_key = models.CharField(max_length=100, help_text="This site's public key, base64url.")
-    device = models.CharField(max_length=60, help_text="Its name in the list of the user.")
+    p256dh = models.CharField(
+        max_length=100, help_text=gettext_lazy("The browser's public key, base64url.")
+    )
+    auth = models.CharField(
+        max_length=40, help_text=gettext_lazy("The browser's secret, base64url.")
+    )
+    server_key = models.CharField(
+        max_length=100, help_text=gettext_lazy("This site's public key, base64url.")
+    )
+    device = models.CharField(
+        max_length=60, help_text=gettext_lazy("Its name in the list of the user.")
+    )
     shows_title = models.BooleanField(
-        default=False, help_text="Whether notifications contain the title of the chat."
+        default=False,
+        help_text=gettext_lazy("Whether notifications contain the title of the chat."),
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
 from django.urls import reverse
+from django.utils.translation import gettext_lazy
 
 from chat.models.base import new_id
 from chat.models.catalogue import Assistant, LanguageModel
@@ -32,7 +33,7 @@ class Project(models.Model):
     )
     name = models.CharField(max_length=NAME_CHARACTERS)
     instructions = models.TextField(
-        blank=True, help_text="Sent to the model after the assistant's system prompt."
+        blank=True, help_text=gettext_lazy("Sent to the model after the assistant's system prompt.")
     )
     # Of new conversations. Without indexes, as only the deletion of a model or assistant looks for them.
     model = models.ForeignKey(

@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from chatproject.lib.admin import require_permission
@@ -53,12 +54,12 @@ def status(request: HttpRequest) -> HttpResponse:
         doctor.examine([*checks, *doctor.ON_PAGE]), key=lambda finding: order.index(finding.level)
     )
     parts = [
-        Part(name, label, reasons.get(name, "Not checked: see below."), name in readiness.REQUIRED)
+        Part(name, label, reasons.get(name, _("Not checked: see below.")), name in readiness.REQUIRED)
         for name, label in LABELS.items()
     ]
     context = {
         **admin.site.each_context(request),
-        "title": "System status",
+        "title": _("System status"),
         "now": timezone.now(),
         "parts": parts,
         "is_ready": not any(part.reason for part in parts if part.is_required),
