@@ -188,7 +188,7 @@ def _texts(node: ast.AST, *, is_shown: bool) -> Iterator[tuple[ast.expr, str, bo
     if isinstance(node, ast.FunctionDef) and node.name in ("__str__", "__repr__"):
         return
     if isinstance(node, ast.Constant | ast.JoinedStr):
-        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        parts: list[ast.expr] = node.values if isinstance(node, ast.JoinedStr) else [node]
         yield (
             node,
             "".join(
@@ -309,7 +309,7 @@ def test_unmarked_text_is_found(name, source):
 
 # Texts of staff pages alone may stay English.
 STAFF = re.compile(
-    r"^templates/admin/|/admin/|^(accounts|chatproject/lib)/admin\.py|/models/|models\.py$|apps\.py$|"
+    r"^templates/(admin/|chat/_?styleguide)|/admin/|^(accounts|chatproject/lib)/admin\.py|/models/|models\.py$|apps\.py$|"
     r"^chatproject/(lib/mail|ops/status_page)|staff_actions|payments/(checkout|providers)|^chat/llm/|chat/moderation/"
 )
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%%|%[sd]|\{\w*\}|</?[a-z]+")
@@ -344,9 +344,9 @@ def problems(message: Message, catalog: Catalog) -> list[str]:
     if not messages.is_translated(message):
         return []
     if not message.pluralizable:
-        source, shown = [message.id], [message.string]
+        source, shown = [str(message.id)], [str(message.string)]
     else:
-        source, shown = list(message.id), list(message.string)
+        source, shown = [*map(str, message.id)], [*map(str, message.string or ())]
         if len(shown) != catalog.num_plurals:
             return [f"{message.id}: {len(shown)} forms"]
     wanted = sorted(PLACEHOLDER.findall(source[-1]))

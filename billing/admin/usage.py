@@ -65,7 +65,7 @@ class SpendingLimitAdmin(AuditedAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: SpendingLimit | None = None) -> bool:
         return self.is_by_staff(obj) and super().has_delete_permission(request, obj)
 
-    @admin.display(description=gettext_lazy("account"), ordering=gettext_lazy("account"))
+    @admin.display(description=gettext_lazy("account"), ordering="account")
     def whom(self, limit: SpendingLimit) -> Any:
         """Return the user of a limit, or "everybody" for one of the whole site."""
         return limit.account.user if limit.account else "everybody"

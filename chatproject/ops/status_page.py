@@ -54,7 +54,9 @@ def status(request: HttpRequest) -> HttpResponse:
         doctor.examine([*checks, *doctor.ON_PAGE]), key=lambda finding: order.index(finding.level)
     )
     parts = [
-        Part(name, label, reasons.get(name, _("Not checked: see below.")), name in readiness.REQUIRED)
+        Part(
+            name, label, reasons.get(name, _("Not checked: see below.")), name in readiness.REQUIRED
+        )
         for name, label in LABELS.items()
     ]
     context = {

@@ -36,7 +36,6 @@ globalThis.catalog = { language: "ar", plural: (n) => Number((n == 0 ? 0 : n == 
 "الرسالة أطول من الحد بـ {count} حرف. اختصرها أو أرسلها على أجزاء."
 ],
 "The model is busy: {place}": "النموذج مشغول: {place}",
-"Thinking…": "يفكّر…",
 "Try again": "حاول مجددًا",
 "Try again in {count} min": "حاول مجددًا بعد {count} د",
 "Try again in {count} s": "حاول مجددًا بعد {count} ث",

@@ -28,7 +28,6 @@ globalThis.catalog = { language: "de", plural: (n) => Number((n != 1)), messages
 "Die Nachricht ist {count} Zeichen zu lang. Kürzen Sie sie oder senden Sie sie in Teilen."
 ],
 "The model is busy: {place}": "Das Modell ist ausgelastet: {place}",
-"Thinking…": "Denkt nach …",
 "Try again": "Erneut versuchen",
 "Try again in {count} min": "Erneut versuchen in {count} min",
 "Try again in {count} s": "Erneut versuchen in {count} s",

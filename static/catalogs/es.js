@@ -28,7 +28,6 @@ globalThis.catalog = { language: "es", plural: (n) => Number((n != 1)), messages
 "Al mensaje le sobran {count} caracteres. Acórtalo o envíalo por partes."
 ],
 "The model is busy: {place}": "El modelo está ocupado: {place}",
-"Thinking…": "Pensando…",
 "Try again": "Intentar de nuevo",
 "Try again in {count} min": "Intentar de nuevo en {count} min",
 "Try again in {count} s": "Intentar de nuevo en {count} s",

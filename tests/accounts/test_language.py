@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import re
+from uuid import uuid4
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.core import mail
 from django.test import Client
 
 from accounts.models import User
+from billing.models import Invoice, Order
+from billing.payments import invoices
+from chat import errors, protocol
+from chat.models import Message, Run
+from chat.runs import finish
+from chatproject.lib import languages
+from tests.support.sockets import open_tab
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -55,3 +65,50 @@ def test_user_keeps_the_language_on_all_devices():
     assert shown(other.get("/settings/")) == ("de", "ltr")
     assert other.cookies["language"].value == "de"
     assert shown(other.get("/nowhere/")) == ("de", "ltr")
+
+
+def test_mails_come_in_the_language_of_their_recipient():
+    user = User.objects.create_user("leser@example.org", PASSWORD, language="de")
+    client = Client(headers={"Accept-Language": "es"})
+    client.post("/accounts/password/reset/", {"email": user.email})
+    client.post("/accounts/password/reset/", {"email": "nadie@example.org"})
+    known, unknown = mail.outbox
+    assert known.subject.endswith("Neues Passwort wählen")
+    assert known.body.startswith("Guten Tag,")
+    assert unknown.body.startswith("Hola:")
+
+
+async def test_socket_answers_in_the_language_of_its_user():
+    user = await sync_to_async(User.objects.create_user)(
+        "qari@example.org", PASSWORD, language="ar"
+    )
+    async with open_tab(user) as tab:
+        await tab.send(type="chat.send", client_id="a", text=" ")
+        error = await tab.until("error")
+    assert (error["code"], error["message"]) == ("empty_text", "الرسالة فارغة. اكتب شيئًا أولًا.")
+
+
+def test_events_and_invoices_stay_in_the_language_of_their_request(settings):
+    run = Run(
+        id=uuid4(),
+        conversation_id=uuid4(),
+        status=Run.Status.FAILED,
+        error_code="empty_reply",
+        error_message=errors.ONLY_THOUGHTS,
+        model_snapshot={"name": "Stub", "language": "de"},
+        message=Message(id=uuid4(), role=Message.Role.ASSISTANT, status="failed"),
+    )
+    run.message.siblings = None
+    with languages.use("es"):
+        event = finish.event(run)
+    assert isinstance(event, protocol.RunFailed)
+    assert (
+        event.message
+        == "Das Modell hörte nach dem Nachdenken ohne Antwort auf. Versuchen Sie es erneut."
+    )
+    assert event.message in event.html
+    order = Order(user=User(language="ar"))
+    assert invoices.language_of(order, []) == "en"
+    order.user.language = "es"
+    assert invoices.language_of(order, []) == "es"
+    assert invoices.language_of(order, [Invoice(content={"language": "de"})]) == "de"

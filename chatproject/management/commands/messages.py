@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ KEYWORDS: dict[str, Any] = {
     "npgettext_lazy": ((1, "c"), 2, 3),
 }
 COMMENTS = ("Translators:",)
+NO_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # of a catalogue: its files depend on the texts alone
 
 
 class Command(BaseCommand):
@@ -129,12 +131,13 @@ def files(code: str, catalog: Catalog) -> dict[Path, bytes]:
     catalog.fuzzy = False
     po, mo = BytesIO(), BytesIO()
     write_po(po, catalog, width=100, sort_output=True, include_lineno=False, omit_header=False)
-    # Without the times of its header the file depends on the texts alone.
     text = re.sub(
         rb'(?m)^"(POT-Creation-Date|PO-Revision-Date|Generated-By):.*\n', b"", po.getvalue()
     )
     text = re.sub(rb"\A(?:#.*\n)+", b"", text)
-    write_mo(mo, read_po(BytesIO(text), locale=code))
+    compiled = read_po(BytesIO(text), locale=code)
+    compiled.creation_date = compiled.revision_date = NO_TIME
+    write_mo(mo, compiled)
     return {
         po_path(code): text,
         po_path(code).with_suffix(".mo"): mo.getvalue(),
