@@ -26,9 +26,8 @@ IMAGE = Attachment.Kind.IMAGE
 # Providers count an image by its area, in tiles or patches, and a small one as a tile.
 AREA = 1_024 * 1_024
 SMALLEST_AREA = 512 * 512
-TOKENS_OF_AREA = (
-    1_400  # if the model does not say: what Claude and Qwen count, nearly twice gpt-4o's
-)
+# Of a model without `image_tokens`, as Claude and Qwen count; gpt-4o counts half.
+TOKENS_OF_AREA = 1_400
 BOUND_OF_IMAGE = 2  # times the estimate
 
 # Of one prompt, which the worker holds in memory while the reply begins. The newest images stay.
@@ -60,8 +59,8 @@ class Room:
 class Files:
     """The attachments of one message in a prompt for one model, with their tokens.
 
-    The tokens are those of chat.llm.tokens: `counted` for the window, `typical` for money, and `bound` for
-    the hold. `notes` stand for files that are left out.
+    Tokens are estimated as in chat.llm.tokens: `counted` for the window, `typical` for money, `bound` for the
+    hold. `notes` stand for files that are left out.
     """
 
     notes: list[str] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Decodes images of users and encodes them anew, within bounds of memory and time.
 
-What is stored is this module's own encoding of the pixels: nothing else of the file is left, neither its
-metadata (place, device, author) nor data of another type that a polyglot carries. Decoding is the work of
+The stored image is this module's own encoding of the pixels, without metadata (place, device, author) and without
+the data of another type that a polyglot carries. Decoding is the work of
 a thread, never of an event loop, and one image at a time in a process.
 """
 
@@ -39,7 +39,7 @@ MAX_BYTES = 1_500_000  # of a stored image
 QUALITIES = (88, 78, 65, 50, 35)  # of JPEG: the first one that fits
 BUSY_AFTER = 8.0  # seconds to wait for images of other requests
 
-# By the orientation of EXIF: what makes the image upright.
+# The change that makes an image upright, by its orientation in EXIF.
 ORIENTATION = 0x0112
 TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,7 +66,7 @@ class Encoded:
 
 
 def is_image(head: bytes) -> bool:
-    """Return whether the first 16 bytes of a file are those of a format in FORMATS."""
+    """Return whether a file that begins with these 16 bytes has a format in FORMATS."""
     if head[4:12] in AVIF_BRANDS:
         return True
     return any(head[at : at + len(mark)] == mark for at, mark in SIGNATURES)
@@ -123,7 +123,7 @@ def _encode(file: IO[bytes]) -> Encoded:
         profile = opened.info.get("icc_profile")
         image = _plain(opened)
     if image.mode != "RGB" or not isinstance(profile, bytes) or len(profile) > 65_536:
-        profile = None  # of other colours than those of the pixels now, or too large
+        profile = None  # it describes other colours than the converted pixels have, or is too large
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     if orientation in TRANSPOSED:
         image = image.transpose(TRANSPOSED[orientation])

@@ -79,7 +79,7 @@ def _decoded(data: bytes) -> str:
                 return data.decode(encoding)
         return data.decode()
     except UnicodeDecodeError as error:
-        # Of other charsets only one can be told from binary data by the characters that it lacks.
+        # Windows-1252 has undefined bytes, by which binary data are recognised; other charsets have none.
         if b"\x00" in data or data.startswith(codecs.BOM_UTF8):
             raise not_text() from error
         try:

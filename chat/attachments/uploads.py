@@ -156,7 +156,7 @@ def too_many() -> ChatError:
 
 
 def described(user: User, ids: Sequence[UUID]) -> list[dict[str, Any]]:
-    """Return the entries of `Message.attached` for those of the ids that are attachments of the user."""
+    """Return the entries of `Message.attached` for the user's attachments among these ids."""
     found = Attachment.objects.filter(owner=user).in_bulk(ids) if ids else {}
     return [found[id].snapshot for id in ids if id in found]
 

@@ -70,7 +70,7 @@ class Message(models.Model):
         help_text=gettext_lazy("The text as rendered and sanitised when it was finished."),
     )
     created_at = models.DateTimeField(auto_now_add=True)
-    # A copy of what the rows of its attachments have, so that no page and no prompt reads them.
+    # A copy of some fields of its attachments, so that pages and prompts need no further query.
     attached = models.JSONField(
         null=True,
         blank=True,

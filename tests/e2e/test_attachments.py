@@ -79,7 +79,7 @@ def test_files_are_attached_sent_and_shown(
     choose(browser, folder / "program.bin")
     browser.wait_for_text(".chip[data-failed] .chip-detail", "cannot be attached")
     assert browser.draft == "[[tokens=3 rate=0]] Look"
-    browser.find("textarea").send_keys(Keys.ENTER)
+    browser.find("chat-composer textarea").send_keys(Keys.ENTER)
     browser.wait_for_text("[data-error-text]", "was not uploaded")
     browser.click(".chip[data-failed] [data-remove]")
     wait_until(lambda: len(chips(browser)) == 2, "the chip is removed")
@@ -94,7 +94,7 @@ def test_files_are_attached_sent_and_shown(
     assert chips(browser)[2] == "Pasted text.txt"
     browser.click(".chip:last-child [data-put-back]")
     wait_until(lambda: len(browser.draft) > 7_000, "the text is back")
-    field = browser.find("textarea")
+    field = browser.find("chat-composer textarea")
     field.send_keys(Keys.CONTROL, "a")
     field.send_keys(" ")
     field.send_keys(Keys.BACKSPACE)
@@ -139,7 +139,7 @@ def test_files_are_attached_sent_and_shown(
     browser.click(".message.own [name=edit]")
     stored(browser, 3)
     browser.click(".chip:first-child [data-remove]")
-    field = browser.find("textarea")
+    field = browser.find("chat-composer textarea")
     field.send_keys(Keys.CONTROL, "a")
     browser.send("[[tokens=3 rate=0]] Again")
     wait_until(lambda: "Again" in json.dumps(last_content(site)), "the edit is sent")

@@ -25,7 +25,7 @@ from chatproject.lib import private_files
 from chatproject.lib.http import Request
 
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-# Whatever a file is, a browser that shows it runs nothing of it, and loads nothing for it.
+# A browser that shows a file, of any type, runs nothing of it and loads nothing for it.
 SANDBOX = "default-src 'none'; sandbox"
 
 

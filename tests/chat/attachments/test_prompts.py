@@ -214,7 +214,7 @@ def test_files_of_a_queued_message_are_sent_with_it(owner, conversation, seeing)
         conversation_id=conversation.pk,
         attachment_ids=[image.pk],
     )
-    assert queued.attachments == [image.pk]  # type: ignore[union-attr]
+    assert queued.attachments == [image.pk]
     image.refresh_from_db()
     assert image.expires_at is not None
     assert image.expires_at > timezone.now() + timedelta(days=20)
