@@ -31,6 +31,21 @@ class Picker:
     temperature: str
     temperatures: list[tuple[str, Any]]
 
+    @property
+    def shown_settings(self) -> list[Any]:
+        """The words of the settings that are not the default, as the chosen model has them."""
+        found = []
+        if self.effort in self.chosen.offered_efforts:
+            found += [words for effort, words in self.efforts if effort == self.effort]
+        if self.chosen.takes_temperature:
+            found += [words for step, words in self.temperatures if step == self.temperature]
+        return found
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there is another model than the chosen one."""
+        return any(offer.model != self.chosen for one in self.providers for offer in one.offers)
+
 
 def picker(
     user: User,

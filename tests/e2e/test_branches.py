@@ -195,11 +195,17 @@ def second_model(site: Site) -> Iterator[str]:
     site.execute("UPDATE chat_languagemodel SET enabled = false WHERE name = %s", name)
 
 
-def choose_two(browser: Browser) -> None:
+def choose_two(browser: Browser, *, scripting: bool = True) -> None:
     browser.click("[data-compare-menu] summary")
-    browser.click(".compare-models label:first-child input")
-    browser.click(".compare-models label:nth-child(2) input")
-    browser.click("[data-compare]")
+    if not scripting:
+        browser.click(".compare-models label:first-child input")
+        browser.click(".compare-models label:nth-child(2) input")
+        browser.click("[data-compare-menu] [data-compare]")
+        return
+    wait_until(lambda: len(browser.shown(".model[data-model]")) >= 2, "the list is loaded")
+    for option in browser.shown(".model[data-model]")[:2]:
+        option.click()
+    browser.click("[data-compare-foot] [data-compare]")
 
 
 def boxes(browser: Browser) -> list[dict[str, float]]:
@@ -264,7 +270,7 @@ def test_comparison_works_without_script(
     browser = open_browser(PHONE, scripting=False)
     browser.sign_up(email)
     browser.write("[[tokens=10 rate=0]] Which one?")
-    choose_two(browser)
+    choose_two(browser, scripting=False)
     wait_until(lambda: len(browser.texts("[data-compared] .prose")) == 2, "both have ended")
     # By keyboard: the field lies over the button until the page is scrolled.
     browser.find("[data-compared]:last-child .compare-foot button").send_keys(Keys.ENTER)

@@ -18,6 +18,7 @@ from chat.models import ChatPreference
 from chat.web.forms import new_client_id, posted_model
 from chat.web.pages import page_context
 from chat.web.responses import handles_chat_errors, raise_unless_page, wants_json
+from chatproject.lib import languages
 from chatproject.lib.http import Request
 
 
@@ -44,7 +45,7 @@ def models(request: Request) -> HttpResponse:
             "client_id": new_client_id(),
             "providers": offers.by_provider(found),
             "preferred": preference.model_id if preference else None,
-            "tokens_per_1000_words": offers.TOKENS_PER_1000_WORDS,
+            "tokens_per_1000_words": languages.number(offers.TOKENS_PER_1000_WORDS),
         },
     )
 

@@ -216,7 +216,7 @@ export class ChatComposer extends HTMLElement {
     const buy = this.querySelector("[data-buy]");
     buy.hidden = !lacksCredits;
     buy.search = new URLSearchParams({ next: location.pathname });
-    this.querySelector("[data-choose]").hidden = !lacksModel || this.models === null;
+    this.querySelector("[data-choose]").hidden = !lacksModel || !this.models?.hasOthers;
     this.#offerRetry(retryAfter);
     this.querySelector("[data-error]").hidden = message === "";
   }
@@ -391,7 +391,7 @@ export class ChatComposer extends HTMLElement {
     const send = new CustomEvent("chat:send", { detail, bubbles: true, cancelable: true });
     if (!this.dispatchEvent(send)) {
       event.preventDefault();
-      if (models) this.querySelector("[data-compare-menu]").open = false;
+      if (models) this.models.compared();
       return;
     }
     this.#save();

@@ -1,21 +1,18 @@
-import { sendForm } from "../helpers/dom.js";
+import { fromTemplate, nameConversation, sendForm } from "../helpers/dom.js";
 
 /**
- * The dialog with the instructions for the chat of the page. Without it the browser opens their page.
+ * The dialog with the instructions for the chat of the page, made from a template while it is open. Without it the
+ * browser opens their page.
  *
  * Fires "chat:notice" with the answer to a saved form.
  */
 export class ChatInstructions extends HTMLElement {
+  #stored = null; // the text that the server has; null: that of the template
+  #typed = null; // a text that was not saved
   #listening = new AbortController();
 
   connectedCallback() {
     const { signal } = this.#listening;
-    this.#form.addEventListener("submit", (event) => this.#save(event));
-    this.querySelector("[data-close]").addEventListener("click", (event) => {
-      event.preventDefault();
-      event.stopPropagation(); // it leads to the page that is shown
-      this.#close();
-    });
     this.closest("chat-app").addEventListener("instructions.changed", ({ detail }) => this.#changed(detail), { signal });
     this.parentElement.querySelector("[data-instructions]").addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
@@ -40,49 +37,60 @@ export class ChatInstructions extends HTMLElement {
     return this.#form.elements.system_prompt;
   }
 
+  get #conversation() {
+    return document.querySelector("chat-transcript").conversation;
+  }
+
   #open() {
-    this.#showError("");
     this.parentElement.querySelector("[data-chat-menu]").open = false;
+    this.append(fromTemplate(this.querySelector("template")));
+    nameConversation(this, this.#conversation);
+    this.#stored ??= this.#field.value;
+    this.#field.value = this.#typed ?? this.#stored;
+    this.#form.addEventListener("submit", (event) => this.#save(event));
+    this.querySelector("[data-close]").addEventListener("click", (event) => {
+      event.preventDefault(); // it leads to the page that is shown
+      event.stopPropagation();
+      this.#dialog.close();
+    });
+    this.#dialog.addEventListener("close", () => this.#closed());
     this.#dialog.showModal();
     this.#field.focus();
   }
 
-  #close() {
-    this.#dialog.close();
+  #closed() {
+    const text = this.#field.value;
+    this.#typed = text === this.#stored ? null : text;
+    this.#dialog.remove();
   }
 
   async #save(event) {
     event.preventDefault();
-    const text = this.#field.value;
+    const text = this.#field.value.trim();
     const { isDone, message } = await sendForm(this.#form.action, new FormData(this.#form));
     if (!isDone) {
-      this.#showError(message);
+      const error = this.querySelector("[data-error]");
+      error.textContent = message;
+      error.hidden = false;
       return;
     }
-    this.#stored(text.trim());
-    this.#close();
+    this.#show(text);
+    this.#field.value = text;
+    this.#dialog.close();
     this.dispatchEvent(new CustomEvent("chat:notice", { detail: message, bubbles: true }));
   }
 
   /** Another tab has stored instructions: a text that is being changed here stays. */
   #changed({ conversation, system_prompt: text }) {
-    if (!this.#form.action.includes(conversation)) return;
-    const isTyped = this.#field.value !== this.#field.defaultValue;
-    const typed = this.#field.value;
-    this.#stored(text);
-    if (isTyped) this.#field.value = typed;
+    if (conversation !== this.#conversation) return;
+    const isChanged = this.#dialog !== null && this.#field.value !== this.#stored;
+    this.#show(text);
+    if (this.#dialog !== null && !isChanged) this.#field.value = text;
   }
 
-  /** The text that the server has. */
-  #stored(text) {
-    this.#field.defaultValue = text;
-    this.#field.value = text;
+  /** The server has this text. */
+  #show(text) {
+    this.#stored = text;
     this.parentElement.querySelector("[data-instructions-set]").hidden = text === "";
-  }
-
-  #showError(sentence) {
-    const error = this.querySelector("[data-error]");
-    error.textContent = sentence;
-    error.hidden = sentence === "";
   }
 }

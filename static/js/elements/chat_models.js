@@ -1,9 +1,13 @@
 import { fetchPage, fromTemplate, postForm } from "../helpers/dom.js";
 
+const MOST_COMPARED = 3;
+
 /**
  * The choice of model, effort and temperature. Its selects belong to the form of the composer and keep the
  * choice; the list of models, fetched when the menu is opened, is a searchable view of the first one
  * (WAI-ARIA: combobox with a listbox).
+ *
+ * With it the models to compare are chosen as well: their check boxes belong to the form, too.
  *
  * Fires "chat:model" when the model changes, and "chat:other-model" ({message, model}) when it was opened by
  * `askFor`.
@@ -11,6 +15,7 @@ import { fetchPage, fromTemplate, postForm } from "../helpers/dom.js";
 export class ChatModels extends HTMLElement {
   #stored; // the choice that the server has
   #message = null; // id of the reply that is to be regenerated with another model
+  #compares = false; // whether several models are chosen
 
   connectedCallback() {
     this.#stored = this.#shown;
@@ -23,6 +28,14 @@ export class ChatModels extends HTMLElement {
     this.#field.addEventListener("keydown", (event) => this.#key(event));
     this.#list.addEventListener("click", (event) => this.#pick(event.target.closest("[role=option]")));
     this.querySelector("[data-prefer-button]").addEventListener("click", () => this.#prefer());
+    this.#settings.addEventListener("change", () => this.#show());
+    this.#comparing?.querySelector("summary").addEventListener("click", (event) => {
+      event.preventDefault();
+      event.stopPropagation(); // or the list would be closed as by a click outside
+      this.#menu.open = false;
+      this.#compares = true;
+      this.#menu.open = true;
+    });
     this.#show();
   }
 
@@ -59,10 +72,29 @@ export class ChatModels extends HTMLElement {
     this.#menu.open = true;
   }
 
+  /** The models were sent to be compared. */
+  compared() {
+    this.#menu.open = false;
+  }
+
+  /** Whether the list has another model than the shown one. */
+  get hasOthers() {
+    return this.#select.options.length > 1;
+  }
+
   // --- Internal
 
   get #menu() {
     return this.querySelector("details");
+  }
+
+  get #settings() {
+    return this.querySelector(".model-settings");
+  }
+
+  /** The menu of models to compare, for browsers without scripts; null with a single model. */
+  get #comparing() {
+    return this.closest("chat-composer").querySelector("[data-compare-menu]");
   }
 
   get #plain() {
@@ -113,6 +145,9 @@ export class ChatModels extends HTMLElement {
       this.querySelector("[data-effort]").hidden = efforts.length === 0;
     }
     this.querySelector("[data-temperature]").hidden = "fixed" in option.dataset;
+    const settings = [...this.#settings.querySelectorAll("label:not([hidden]) select")].filter(({ value }) => value !== "");
+    const shown = settings.map(({ selectedOptions }) => selectedOptions[0].textContent);
+    this.querySelector("[data-settings-shown]").textContent = shown.map((words) => ` · ${words}`).join("");
     this.querySelector("[data-preferred]").hidden = true;
     this.querySelector("[data-prefer-button]").hidden = false;
   }
@@ -120,9 +155,13 @@ export class ChatModels extends HTMLElement {
   async #toggled() {
     if (!this.#menu.open) {
       this.#message = null;
+      this.#compares = false;
       return;
     }
-    this.querySelector(".model-settings").hidden = this.#message !== null;
+    this.#settings.hidden = this.#message !== null;
+    this.#list.ariaMultiSelectable = String(this.#compares);
+    this.querySelector("[data-prefer-button]").hidden = this.#compares || this.#message !== null;
+    this.querySelector("[data-compare-foot]").hidden = !this.#compares;
     this.#field.value = "";
     this.#field.focus();
     if (this.#options.length === 0) await this.#load();
@@ -181,9 +220,10 @@ export class ChatModels extends HTMLElement {
   #filter() {
     const words = this.#field.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const one of this.#options) {
-      const isOffered = this.#message === null || one.dataset.model !== undefined;
+      const isOffered = (this.#message === null && !this.#compares) || one.dataset.model !== undefined;
       one.hidden = !isOffered || !words.every((word) => one.dataset.words.includes(word));
-      one.ariaSelected = String(one.dataset.model === this.model);
+      const isChosen = this.#compares ? this.#box(one)?.checked === true : one.dataset.model === this.model;
+      one.ariaSelected = String(isChosen);
     }
     for (const group of this.#list.children) group.hidden = group.querySelector("[role=option]:not([hidden])") === null;
     const visible = this.#visible;
@@ -218,6 +258,10 @@ export class ChatModels extends HTMLElement {
   #pick(option) {
     if (!option) return;
     const { model, href } = option.dataset;
+    if (this.#compares) {
+      this.#toggle(option);
+      return;
+    }
     if (href !== undefined) {
       this.closest("chat-app").navigation.go(href);
     } else if (this.#message !== null) {
@@ -233,6 +277,20 @@ export class ChatModels extends HTMLElement {
       this.dispatchEvent(new CustomEvent("chat:model", { bubbles: true }));
     }
     this.#menu.open = false;
+  }
+
+  /** The check box of a model to compare; null for one that the page does not have. */
+  #box(option) {
+    return this.#comparing?.querySelector(`input[value="${option.dataset.model}"]`) ?? null;
+  }
+
+  /** Choose a model to compare, or leave it out; a further one than MOST_COMPARED is not chosen. */
+  #toggle(option) {
+    const box = this.#box(option);
+    const count = this.#comparing.querySelectorAll("input:checked").length;
+    if (box === null || (!box.checked && count >= MOST_COMPARED)) return;
+    box.checked = !box.checked;
+    option.ariaSelected = String(box.checked);
   }
 
   /** Show what the text in the composer would cost with each model. */
