@@ -83,9 +83,15 @@ class LiveTab:
             "max_size": None,
         }
 
-    async def chat(self, text: str, *, client_id: str = "a", **fields: Any) -> dict[str, Any]:
-        """Send a message and return the event that ended its run."""
-        self._frame = {"type": "chat.send", "client_id": client_id, "text": text, **fields}
+    async def chat(
+        self, text: str | None = None, *, client_id: str = "a", **fields: Any
+    ) -> dict[str, Any]:
+        """Send a message, or another frame of the `type` that begins a run; return the event that ended it.
+
+        Of several runs (`chat.compare`) the first one is followed.
+        """
+        words = {} if text is None else {"text": text}
+        self._frame = {"type": "chat.send", "client_id": client_id, **words, **fields}
         return await self._until_the_end()
 
     async def watch(self, run: str) -> dict[str, Any]:

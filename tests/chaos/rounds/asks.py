@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.support.fake_llm import parse_directives, reasoning_text, reply_text
 
@@ -25,6 +25,15 @@ class Ask:
     sent_after: float = 0.0  # from the round's beginning
     stop_after: float | None = None  # from when it was sent
     watch_after: float | None = None  # when a second tab follows the run
+    further: str = (
+        ""  # its other run: "compare", by two models at once; "regenerate", after its end
+    )
+
+    @property
+    def further_ask(self) -> Ask:
+        """The same message as the ask of its other run, as a program names it."""
+        name = f"{self.client_id}{'~1' if self.further == 'compare' else '-again'}"
+        return replace(self, client_id=name, further="", watch_after=None)
 
     @property
     def whole(self) -> str:
@@ -46,8 +55,10 @@ class Ask:
 def draw(chance: random.Random, name: str, *, over: float) -> Ask:
     """A random message, sent at a random time in the first `over` seconds."""
     tokens, rate = chance.randint(20, 150), chance.randint(20, 50)
-    words, ends, stop_after = "", DONE, None
+    words, ends, stop_after, further = "", DONE, None, ""
     match chance.choices(list(KINDS), list(KINDS.values()))[0]:
+        case "compare" | "regenerate" as kind:
+            further = kind
         case "fast":
             rate = 0
         case "thinks":
@@ -76,12 +87,15 @@ def draw(chance: random.Random, name: str, *, over: float) -> Ask:
         sent_after=chance.uniform(0, over),
         stop_after=stop_after,
         watch_after=chance.uniform(0, 4) if chance.random() < 0.15 else None,
+        further=further,
     )
 
 
 KINDS = {
     "plain": 50,
     "stopped": 10,
+    "compare": 5,
+    "regenerate": 5,
     "fast": 8,
     "thinks": 6,
     "late": 5,

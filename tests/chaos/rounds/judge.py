@@ -169,31 +169,37 @@ def _of_calls(evidence: Evidence) -> Iterator[Problem]:
         by_text[call.message].append(call)
     runs = {run.client_id: run for run in evidence.runs}
     records = {(used.run_id, used.attempt): used for used in evidence.used}
+    # A message with two runs, compared or regenerated, has their calls together.
+    attempts: Counter[str] = Counter()
     for ask in evidence.asks:
-        run, calls = runs.get(ask.client_id), by_text.pop(ask.text, [])
+        attempts[ask.text] += runs[ask.client_id].attempt if ask.client_id in runs else 0
+    for ask in evidence.asks:
+        run, calls = runs.get(ask.client_id), by_text.get(ask.text, [])
         if run is None:
             if calls:
                 yield Problem("the provider was called for a message without a run", ask.client_id)
             continue
         used = records.get((run.id, run.attempt))
-        problems = [*_of_calls_for(ask, run, calls, used)]
+        problems = [*_of_calls_for(ask, run, calls, used, attempts[ask.text])]
         if run.error_code == "provider_error" and not evidence.broke_replies:
             problems += _of_broken_off(ask, run, calls)
         for what in problems:
             ends = ", ".join(f"{call.ended} after {call.sent}" for call in calls)
             yield Problem(f"{what} (calls: {ends})", ask.client_id, str(run.id))
-    for text in by_text:
+    for text in by_text.keys() - attempts.keys():
         yield Problem(f"the provider was called for a message that no client sent: {text}")
 
 
-def _of_calls_for(ask: Ask, run: RunRow, calls: list[Call], used: Used | None) -> Iterator[str]:
+def _of_calls_for(
+    ask: Ask, run: RunRow, calls: list[Call], used: Used | None, attempts: int
+) -> Iterator[str]:
     ended = Counter(call.ended for call in calls)
     if ended["active"]:
         yield "the provider still answers"
-    if len(calls) > TRIES * run.attempt:
-        yield f"{len(calls)} calls for {run.attempt} attempts"
-    if ended["finished"] > run.attempt:
-        yield f"{ended['finished']} whole replies for {run.attempt} attempts"
+    if len(calls) > TRIES * attempts:
+        yield f"{len(calls)} calls for {attempts} attempts"
+    if ended["finished"] > attempts:
+        yield f"{ended['finished']} whole replies for {attempts} attempts"
     if len(run.text) > _characters_sent(ask, calls):
         yield "the provider did not send so much"
     if run.status == "done" and not ended["finished"]:

@@ -14,7 +14,8 @@ from accounts.models import User
 from chat.models import Assistant, Conversation, LanguageModel
 from tests.chaos.rounds.asks import Ask
 from tests.chaos.rounds.evidence import Seen
-from tests.chaos.rounds.stage import WEBS, Stage
+from tests.chaos.rounds.rows import run_id
+from tests.chaos.rounds.stage import WEBS, Stage, patiently
 from tests.support.people import session_key
 from tests.support.reconnecting_client import LiveTab
 
@@ -28,6 +29,7 @@ class Person:
     user: int
     session: str
     continues: bool
+    models: list[int]
     conversation: str | None = None
 
     def begin_anew(self) -> None:
@@ -53,7 +55,9 @@ def invite(count: int) -> list[Person]:
     people = []
     for number in range(count):
         user = User.objects.create_user(f"person-{number}@example.org")
-        person = Person(user.pk, session_key(user), continues=number % 5 == 0)
+        person = Person(
+            user.pk, session_key(user), continues=number % 5 == 0, models=[default.pk, model.pk]
+        )
         person.begin_anew()
         people.append(person)
     return people
@@ -71,6 +75,7 @@ class ChaosTab(LiveTab):
         self.received_at = 0.0  # the same time, since the epoch
         self._person = person
         self._came_later = False
+        self.is_asked = True  # whether the message was sent, or the reply asked for
         self._contradictions: list[tuple[str, str]] = []
 
     def wrong(self, kind: str, detail: str) -> None:
@@ -81,9 +86,30 @@ class ChaosTab(LiveTab):
         await asyncio.sleep(self.asked.sent_after)
         conversation = self._person.conversation
         fields = {"conversation": conversation} if conversation else {}
+        if self.asked.further == "compare":
+            fields |= {"type": "chat.compare", "models": self._person.models}
         end = await self.chat(self.asked.text, client_id=self.asked.client_id, **fields)
         self._ended(end)
         self._person.conversation = end["conversation"]
+
+    async def compared(self, first: ChaosTab) -> None:
+        """Follow the second run of a comparison that another tab has begun."""
+        await first.until("run.queued", client_id=first.asked.client_id)
+        self._came_later = True
+        self._ended(await self.watch(await patiently(run_id, self.asked.client_id)))
+
+    async def regenerate(self, first: asyncio.Task[None], tab: ChaosTab) -> None:
+        """Ask for another reply after that of another tab; not after one that has no whole reply."""
+        self.is_asked = False
+        await first
+        if tab.end.get("type") != "run.done":
+            return
+        self.is_asked = True
+        self._ended(
+            await self.chat(
+                client_id=self.asked.client_id, type="run.regenerate", message=tab.end["reply"]
+            )
+        )
 
     async def look(self, first: ChaosTab, after: float) -> None:
         """Follow the run of another tab, some time after it was queued."""
@@ -129,6 +155,17 @@ def open_tabs(
         replies.append(asyncio.create_task(tab.ask()))
         if ask.stop_after is not None:
             stops.append(asyncio.create_task(tab.stop_later(ask.stop_after)))
+        if ask.further:
+            other = ChaosTab(
+                stage, person, ask.further_ask, random.Random(f"{seed}:{ask.client_id}:3")
+            )
+            tabs.append(other)
+            follow = (
+                other.compared(tab)
+                if ask.further == "compare"
+                else other.regenerate(replies[-1], tab)
+            )
+            replies.append(asyncio.create_task(follow))
         if ask.watch_after is not None:
             other = ChaosTab(stage, person, ask, random.Random(f"{seed}:{ask.client_id}:2"))
             tabs.append(other)

@@ -88,13 +88,15 @@ async def one_round(
         *(strike(scene, name, chance.uniform(0, APART) * index) for index, name in enumerate(names))
     )
     calm_at = max(time.monotonic(), began + SENDING)
-    longest = max(ask.seconds for ask in asked)
+    longest = max(ask.seconds * (2 if ask.further == "regenerate" else 1) for ask in asked)
     deadline = calm_at + options.bound + longest
     await asyncio.wait(replies, timeout=deadline + SPARE - time.monotonic())
     for task in (*replies, *stops):
         task.cancel()
     await asyncio.gather(*replies, *stops, return_exceptions=True)
 
+    tabs = [tab for tab in tabs if tab.is_asked]
+    asked += [tab.asked for tab in tabs if tab.asked not in asked]
     found = await take_stock(stage, asked, tabs, prefix, names)
     watcher.cancel()
     claimed = claimed_again(scene, since=calm_at if len(names) > 1 else 0.0)

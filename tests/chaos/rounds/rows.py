@@ -13,6 +13,11 @@ from tests.chaos.rounds.asks import Ask
 from tests.chaos.rounds.evidence import Price, RunRow, Used
 
 
+def run_id(client_id: str) -> str:
+    """The id of a run. Raises Run.DoesNotExist."""
+    return str(Run.objects.values_list("pk", flat=True).get(client_id=client_id))
+
+
 def of_round(asks: list[Ask], prefix: str) -> dict[str, Any]:
     """The rows of all runs whose client_id begins with `prefix`: arguments of Evidence."""
     texts = {ask.client_id: ask.text for ask in asks}
