@@ -188,7 +188,7 @@ def _texts(node: ast.AST, *, is_shown: bool) -> Iterator[tuple[ast.expr, str, bo
     if isinstance(node, ast.FunctionDef) and node.name in ("__str__", "__repr__"):
         return
     if isinstance(node, ast.Constant | ast.JoinedStr):
-        parts: list[ast.expr] = node.values if isinstance(node, ast.JoinedStr) else [node]
+        parts = list(node.values) if isinstance(node, ast.JoinedStr) else [node]
         yield (
             node,
             "".join(
@@ -206,8 +206,8 @@ def _texts(node: ast.AST, *, is_shown: bool) -> Iterator[tuple[ast.expr, str, bo
         if node.value is not None:
             yield from _texts(node.value, is_shown=False)
         return
-    for child in ast.iter_child_nodes(node):
-        yield from _texts(child, is_shown=False)
+    for below in ast.iter_child_nodes(node):
+        yield from _texts(below, is_shown=False)
 
 
 # --- Scripts ----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections
+from django.utils import translation
 from psycopg_pool import PoolTimeout
 
 from chatproject.lib.db import limits
@@ -66,7 +67,9 @@ async def _run(answer_within: float | None, fn: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     deferred: list[Callable[[], object]] = []
     answer_at = answer_within and time.monotonic() + answer_within
-    # With the caller's context, so that lines of the log have its ids.
+    # With the caller's context, so that lines of the log have its ids, and in its language, which asgiref
+    # keeps apart for each thread.
+    fn = partial(_translated, translation.get_language(), fn)
     work = _threads().submit(copy_context().run, _call, deferred, answer_at, fn)
     work.add_done_callback(lambda _: _schedule(loop, deferred))
     if answer_within is None:
@@ -81,6 +84,11 @@ async def _run(answer_within: float | None, fn: Callable[[], T]) -> T:
         raise
     finally:
         timer.cancel()
+
+
+def _translated(language: str | None, fn: Callable[[], T]) -> T:
+    with translation.override(language):
+        return fn()
 
 
 def _give_up(loop: asyncio.AbstractEventLoop, work: Future[Any]) -> None:
