@@ -64,6 +64,7 @@ def test_export_of_all_chats_from_button_to_archive(
     for title in ("Twin", "Twin", "../a\u202e/b"):
         begin(owner, assistant, title=title, archived_at=timezone.now())
     begin(owner, assistant, title="Deleted", deleted_at=timezone.now())
+    begin(owner, assistant, title="Secret", temporary=True)
     begin(stranger, assistant, title="Strange")
 
     assert page.post("/chats/export/")["Location"] == "/chats/export/"
@@ -96,7 +97,8 @@ def test_export_of_all_chats_from_button_to_archive(
     assert len(json.loads(archive.read(chat))["messages"]) == 120
     assert b"Answer 59\n" in archive.read(chat.replace("JSON", "Markdown").replace(".json", ".md"))
     # It is a file that the import accepts.
-    ids = {str(each.pk) for each in Conversation.objects.filter(owner=owner, deleted_at=None)}
+    kept = Conversation.objects.filter(owner=owner, deleted_at=None, temporary=False)
+    ids = {str(each.pk) for each in kept}
     assert {json.loads(archive.read(name))["id"] for name in names[:4]} == ids
     made = imports.start(user=stranger, file_name="a.zip", size=len(data), chunks=[data])
     imports.run(made.pk, 0)
