@@ -34,7 +34,7 @@ SITE_NAME = env.text("SITE_NAME", "Parley")
 # The service worker shows a page of the site while it cannot be reached, and notifications (docs/operations/pwa.md).
 SERVICE_WORKER = env.flag("SERVICE_WORKER", default=True)
 # Whether users may have notifications of finished replies, by the push services of their browsers.
-WEB_PUSH = env.flag("WEB_PUSH", default=SERVICE_WORKER)
+WEB_PUSH = env.flag("WEB_PUSH", default=True) and SERVICE_WORKER
 # Hosts (with ports) of push services in the own network, which are contacted also without TLS.
 PUSH_HOSTS = env.words("PUSH_HOSTS")
 # For links in mails that are sent outside a request. Empty: they name the page instead of a link.

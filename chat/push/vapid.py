@@ -1,6 +1,6 @@
 """VAPID (RFC 8292): the keys by which push services recognise this site, and its signed tokens.
 
-The keys are derived from ENCRYPTION_KEYS and SECRET_KEY with its fallbacks, as those of lib.encryption are:
+The keys are derived from ENCRYPTION_KEYS and SECRET_KEY with its fallbacks, like the keys of lib.encryption:
 nothing has to be generated or stored. A subscription is bound to the key that it was made with, which is found
 again while the secret is among the configured ones.
 """
