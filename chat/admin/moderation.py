@@ -58,7 +58,7 @@ class StateFilter(admin.SimpleListFilter):
                 return queryset.filter(status=value)
 
 
-FIELDS = [
+FIELDS: list[Any] = [
     *("status", "assignee", "reason", "text", "question", "reply", "model", "user"),
     *("created_at", "closed_at", "note"),
 ]
