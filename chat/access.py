@@ -23,6 +23,7 @@ from chat.models import (
     LanguageModel,
     Message,
     Project,
+    Prompt,
     Provider,
     Run,
 )
@@ -108,6 +109,14 @@ def project(user: User | AnonymousUser, project_id: UUID, *, lock: bool = False)
         raise ChatError("not_found")
     project.owner = user  # type: ignore[assignment] # a signed-in one
     return project
+
+
+def prompt(user: User | AnonymousUser, prompt_id: UUID) -> Prompt:
+    """Return a prompt of the user's own; raises ChatError `not_found`."""
+    found: Prompt | None = Prompt.objects.filter(pk=prompt_id, owner=user.pk).first()
+    if found is None or not (user.is_authenticated and user.is_active):
+        raise ChatError("not_found")
+    return found
 
 
 def _locked(id: UUID, model_id: int | UnsetType | None) -> Conversation | None:

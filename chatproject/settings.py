@@ -33,6 +33,8 @@ TRUST_PROXY = env.hops("TRUST_PROXY")  # the number of proxies in front
 SITE_NAME = env.text("SITE_NAME", "Parley")
 # The service worker shows a page of the site while it cannot be reached, and notifications (docs/operations/pwa.md).
 SERVICE_WORKER = env.flag("SERVICE_WORKER", default=True)
+# Whether users may share the prompts of their library with all users.
+SHARED_PROMPTS = env.flag("SHARED_PROMPTS", default=True)
 # Whether users may have notifications of finished replies, by the push services of their browsers.
 WEB_PUSH = env.flag("WEB_PUSH", default=True) and SERVICE_WORKER
 # Hosts (with ports) of push services in the own network, which are contacted also without TLS.

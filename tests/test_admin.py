@@ -27,6 +27,7 @@ from chat.models import (
     ModerationRule,
     NextMessage,
     Project,
+    Prompt,
     Provider,
     Report,
     SearchEntry,
@@ -73,6 +74,7 @@ def row(owner, conversation):
     """A run, with a row in each table."""
     run = send(owner, conversation, "Hello there")
     Provider.objects.create(name="Hello")
+    Prompt.objects.create(title="Hello", text="Hello")
     ChatPreference.objects.create(user=owner)
     ChatImport.objects.create(owner=owner, size=1, beat_at=timezone.now())
     ChatExport.objects.create(owner=owner, size=1, beat_at=timezone.now())

@@ -23,7 +23,7 @@ from chat.admin import discovery, provider_pages
 from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
 from chat.llm.address import malformed
-from chat.models import EFFORTS, Assistant, ChatPreference, LanguageModel, Provider
+from chat.models import EFFORTS, Assistant, ChatPreference, LanguageModel, Prompt, Provider
 from chat.models.catalogue import texts_in, validate_headers, validate_proxy
 from chat.runs.provider_health import Health, last_hour
 from chatproject.lib import encryption
@@ -429,6 +429,18 @@ def with_providers(field: Any) -> Any:
     field.queryset = field.queryset.select_related("provider")
     field.label_from_instance = lambda model: f"{model} ({model.provider or 'environment'})"
     return field
+
+
+@admin.register(Prompt)
+class PromptAdmin(BaseAdmin):
+    """The staff's prompts alone: those of users are as private as messages."""
+
+    fields = ["title", "text"]
+    list_display = ["title", "updated_at"]
+    search_fields = ["title"]
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        return super().get_queryset(request).filter(owner=None)
 
 
 @admin.register(Assistant)

@@ -21,6 +21,7 @@ from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.moderation import ModerationRule, Report
 from chat.models.preferences import ChatPreference
 from chat.models.projects import Project
+from chat.models.prompts import Prompt
 from chat.models.runs import Run
 from chat.models.search import SearchEntry, SearchPosition
 from chat.models.transfers import ChatExport, ChatImport, ImportedChat
@@ -47,6 +48,7 @@ __all__ = [
     "ModerationRule",
     "NextMessage",
     "Project",
+    "Prompt",
     "Provider",
     "PushSubscription",
     "Report",

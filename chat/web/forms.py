@@ -252,6 +252,27 @@ def _initial(assistant: Assistant) -> dict[str, Any]:
     }
 
 
+class PromptForm(forms.Form):
+    """A prompt of the library. conversations.prompts validates its text further."""
+
+    title = forms.CharField(
+        label=_("Title"),
+        max_length=80,
+        widget=forms.TextInput(attrs={"class": "input", "dir": "auto", "autocomplete": "off"}),
+    )
+    text = forms.CharField(
+        label=_("Text"),
+        max_length=settings.TEXT_MAX_CHARACTERS,
+        widget=forms.Textarea(attrs={"class": "input", "rows": 5, "dir": "auto"}),
+        help_text=_("{{name}} is a variable: it is asked for when the prompt is used."),
+    )
+    shared = forms.BooleanField(label=_("Share with all users of this site"), required=False)
+
+    def clean_text(self) -> str:
+        text: str = self.cleaned_data["text"]
+        return text.replace("\r\n", "\n")
+
+
 class TitleForm(forms.Form):
     """The new title of a conversation."""
 

@@ -295,6 +295,7 @@ export class ChatComposer extends HTMLElement {
 
   #typed() {
     this.showError("");
+    if (this.#field.value === "/") this.querySelector("chat-prompts").open("/");
     this.#fit();
     this.#showSend();
     this.#saveSoon();

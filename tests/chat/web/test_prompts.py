@@ -1,0 +1,98 @@
+"""The prompt library: own, shared and the staff's prompts, their variables, and who may use them."""
+
+from __future__ import annotations
+
+from html import unescape
+
+import pytest
+
+from chat.conversations import prompts
+from chat.models import Draft, Prompt
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("valkey_url"),
+]
+
+TEXT = "Translate into {{ language }}:\n{{text}} ({{language}})"
+
+
+@pytest.fixture
+def page(client, owner):
+    client.force_login(owner)
+    return client
+
+
+def test_prompt_is_made_used_changed_and_deleted(page, owner, conversation):
+    made = page.post("/prompts/", {"title": "Translate", "text": TEXT})
+    assert made["Location"] == "/prompts/"
+    [prompt] = Prompt.objects.all()
+    assert (prompt.owner, prompt.shared) == (owner, False)
+    address = f"/prompts/{prompt.pk}/"
+    assert "Translate" in page.get("/prompts/").content.decode()
+    asked = page.get(f"{address}use/", {"conversation": conversation.pk}).content.decode()
+    assert asked.count('name="variable-') == 2
+    values = {"conversation": conversation.pk, "variable-1": "Latin", "variable-2": ""}
+    used = page.post(f"{address}use/", values)
+    assert used["Location"] == f"/c/{conversation.pk}/#end"
+    filled = "Translate into Latin:\n{{text}} (Latin)"
+    assert Draft.objects.get().text == filled
+    assert filled in unescape(page.get(f"/c/{conversation.pk}/").content.decode())
+    page.post(address, {"title": "Plain", "text": "Hello", "shared": "on"})
+    assert page.post(f"{address}use/", {"conversation": ""})["Location"] == "/"
+    assert "Hello</textarea>" in page.get("/").content.decode()
+    page.post(f"{address}delete/")
+    assert not Prompt.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"title": "", "text": "x"}, 400),
+        ({"title": "x" * 81, "text": "x"}, 400),
+        ({"title": "x", "text": " "}, 400),
+        ({"title": "x", "text": "x" * 20_001}, 400),
+    ],
+)
+def test_bad_prompt_is_refused_with_words(page, fields, status):
+    response = page.post("/prompts/", fields)
+    assert response.status_code == status
+    assert 'class="errors"' in response.content.decode()
+    assert not Prompt.objects.exists()
+
+
+def test_prompts_of_others_are_private_unless_shared(
+    page, owner, stranger, conversation, settings, django_assert_num_queries
+):
+    theirs = Prompt.objects.create(owner=stranger, title="Theirs", text="x")
+    shared = Prompt.objects.create(owner=stranger, title="Shared", text="x", shared=True)
+    staffs = Prompt.objects.create(title="Staff's", text="x")
+    titles = [one["title"] for one in page.get("/prompts/list/").json()["prompts"]]
+    assert titles == ["Shared", "Staff's"]
+    for path in ("", "delete/", "use/"):
+        assert page.post(f"/prompts/{theirs.pk}/{path}", {"title": "x"}).status_code == 404
+    for one in (shared, staffs):
+        assert page.get(f"/prompts/{one.pk}/").status_code == 404
+        assert page.post(f"/prompts/{one.pk}/delete/").status_code == 404
+        assert page.post(f"/prompts/{one.pk}/use/").status_code == 302
+    conversation.owner = stranger
+    conversation.save()
+    other = {"conversation": conversation.pk}
+    assert page.post(f"/prompts/{staffs.pk}/use/", other).status_code == 404
+    stranger.is_active = False
+    stranger.save()
+    assert prompts.offered(owner) == [staffs]
+    stranger.is_active = True
+    stranger.save()
+    settings.SHARED_PROMPTS = False
+    with django_assert_num_queries(1):
+        assert prompts.offered(owner) == [staffs]
+    page.post("/prompts/", {"title": "Mine", "text": "x", "shared": "on"})
+    assert not Prompt.objects.get(title="Mine").shared
+    assert Prompt.objects.count() == 4
+
+
+def test_variables_are_bounded():
+    text = "".join(f"{{{{v{number}}}}}" for number in range(1_000)) + "{{" * 10_000
+    assert prompts.variables(text) == [f"v{number}" for number in range(20)]
+    assert prompts.fill("{{a}} {{ a }} {{b}} {{}}", {"a": "{{b}}"}) == "{{b}} {{b}} {{b}} {{}}"
