@@ -17,7 +17,6 @@ from chat.models.base import new_id
 from chat.models.catalogue import Assistant, LanguageModel, Provider
 from chat.models.conversations import Conversation
 from chat.models.messages import Message
-from chatproject.lib import languages
 
 if TYPE_CHECKING:
     from billing.metering.settlement import Quote
@@ -232,25 +231,3 @@ class Run(models.Model):
         if not self.charged:
             return _("free")
         return _("%(amount)s credits") % {"amount": credits.show(self.charged)}
-
-    @property
-    def bill_details(self) -> str:
-        """The tokens behind the bill, for the page: in, out, and whether they are an estimate."""
-        if self.prompt_tokens is None:
-            return _("Nothing was delivered.")
-        shown = {
-            "input": languages.number(self.prompt_tokens),
-            "cached": languages.number(self.cached_tokens or 0),
-            "output": languages.number(self.completion_tokens or 0),
-            "most": languages.number(self.max_tokens or 0),
-        }
-        if self.cached_tokens:
-            tokens_in = _("%(input)s tokens in (%(cached)s cached)") % shown
-        else:
-            tokens_in = _("%(input)s tokens in") % shown
-        if self.status == self.Status.STOPPED:
-            tokens_out = _("%(output)s tokens out of at most %(most)s") % shown
-        else:
-            tokens_out = _("%(output)s tokens out") % shown
-        counted = _("Estimated: the provider reported no usage.") if self.usage_estimated else ""
-        return f"{tokens_in}, {tokens_out}. {counted}".strip()

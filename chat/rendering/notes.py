@@ -12,6 +12,7 @@ from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 
 MAX_LABEL = 40
+STEPS = 15  # of the budget, for a note: it is a block of its own with a block in it
 REFERENCE = re.compile(rf"\[\^([^\]\[\s]{{1,{MAX_LABEL}}})\]")
 DEFINITION = re.compile(rf"\[\^([^\]\[\s]{{1,{MAX_LABEL}}})\]:")
 
@@ -44,6 +45,7 @@ def note(state: StateBlock, start_line: int, end_line: int, silent: bool) -> boo
         return False
     if silent:
         return True
+    state.env["budget"].block_steps -= STEPS
     state.env["references"][key_of(found[1])] = {"href": "", "title": ""}
     token = state.push("note_open", "div", 1)
     token.content, token.map = found[1], [start_line, end_line]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from itertools import pairwise
 from uuid import UUID
 
@@ -74,6 +75,10 @@ def swipe(browser: Browser, distance: int) -> None:
     )
 
 
+def has_more(browser: Browser, shown: int) -> bool:
+    return bool(browser.run(COUNT) > shown)
+
+
 def report(what: str, frames: list[float], changes: float) -> None:
     ordered = sorted(frames[2:])
     p50, p95 = ordered[len(ordered) // 2], ordered[int(0.95 * len(ordered))]
@@ -101,7 +106,7 @@ def test_long_chat_is_read_and_followed_on_phone(site: Site, open_browser, email
         for _ in range(2):
             shown = browser.run(COUNT)
             browser.run("scrollTo(0, 300); window.tops = []")
-            wait_until(lambda shown=shown: browser.run(COUNT) > shown, "earlier messages come")
+            wait_until(partial(has_more, browser, shown), "earlier messages come")
             wait_until(lambda: browser.run("return window.tops.length") > 10, "frames pass")
             tops = browser.run("return window.tops.slice(1)")
             assert max(tops) - min(tops) <= 1

@@ -56,3 +56,60 @@ def test_notes_previews_and_images_wait_for_a_click(site: Site, browser: Browser
         one for one in browser.complaints if "script" not in one and "images.example" not in one
     ]
     assert blocked == []
+
+
+def test_menu_shows_details_and_copies(browser: Browser):
+    browser.run(
+        "Object.defineProperty(window, 'speechSynthesis', { value: { speaking: false, said: [],"
+        "  getVoices: () => [{ lang: 'en-US', localService: false }, { lang: 'en-GB', localService: true, name: 'here' }],"
+        "  speak(one) { this.speaking = true; this.said.push([one.text, one.lang]); }, cancel() { this.speaking = false; } } });"
+        "window.SpeechSynthesisUtterance = class { constructor(text) { this.text = text; } };"
+        "window.copied = []; navigator.clipboard.write = async ([item]) => window.copied.push("
+        "  Object.fromEntries(await Promise.all(item.types.map(async (type) => [type, await (await item.getType(type)).text()]))))"
+    )
+    browser.ask("[[tokens=12 rate=0 reasoning=4]] Hi")
+    copied = "return window.copied.length"
+
+    def choose(selector: str) -> None:
+        browser.click(".reply [form=details]")
+        wait_until(lambda: browser.shown("chat-message-menu .details"), "the details are shown")
+        browser.click(f"chat-message-menu {selector}")
+
+    browser.click(".reply [form=details]")
+    wait_until(lambda: browser.shown("chat-message-menu .details"), "the details are shown")
+    shown = browser.texts("chat-message-menu .details")[0]
+    for word in (
+        "Model",
+        "Time",
+        "Until the first word",
+        "Tokens in",
+        "Tokens out",
+        "reasoning",
+        "Cost",
+    ):
+        assert word in shown
+    browser.find("body").send_keys(Keys.ESCAPE)
+    wait_until(lambda: not browser.shown("chat-message-menu"), "Escape closes the menu")
+
+    for number, kind in enumerate(("markdown", "rich", "link"), 1):
+        choose(f"[data-copy-as={kind}]")
+        wait_until(lambda number=number: browser.run(copied) == number, kind)  # type: ignore[misc]
+    browser.click(".reply [data-copy]")
+    wait_until(lambda: browser.run(copied) == 4, "both are copied")
+    markdown, rich, link, both = browser.run("return window.copied")
+    assert list(markdown) == ["text/plain"]
+    assert rich["text/html"].startswith("<p")
+    assert "button" not in rich["text/html"]
+    assert both["text/plain"] == markdown["text/plain"]
+    assert both["text/html"] == rich["text/html"]
+
+    choose("[data-read-aloud]")
+    assert browser.run("return speechSynthesis.said.every(([, language]) => language === 'en-GB')")
+    browser.click(".reply [form=details]")
+    assert browser.texts("[data-read-aloud]") == ["Stop reading"]
+    browser.click("[data-read-aloud]")
+    assert browser.run("return speechSynthesis.speaking") is False
+    assert browser.complaints == []
+
+    browser.driver.get(link["text/plain"])
+    wait_until(lambda: browser.shown(".message.reply:target"), "the link leads to the reply")

@@ -5,7 +5,7 @@ import { fileName, toCSV, toMarkdown } from "../helpers/formats.js";
 import { gettext, ngettext } from "../helpers/gettext.js";
 import { NO_ID } from "../helpers/ids.js";
 import { measureAgain, skipOffscreen } from "../helpers/offscreen.js";
-import { followNote, prepareProse, rowsOf, textOfCode, toggleWrap } from "../helpers/prose.js";
+import { followNote, plainCopy, prepareProse, rowsOf, textOfCode, toggleWrap } from "../helpers/prose.js";
 import { showImage, togglePreview } from "../helpers/previews.js";
 import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { listenForScrolling } from "../helpers/scroll_intent.js";
@@ -41,6 +41,7 @@ export class ChatTranscript extends HTMLElement {
     const { signal } = this.#listening;
     this.addEventListener("click", (event) => this.#clicked(event));
     this.addEventListener("keydown", (event) => this.#key(event));
+    this.addEventListener("chat:copy-as", ({ detail }) => this.#copyAs(detail));
     this.addEventListener("toggle", () => this.#toggled(), { capture: true });
     addEventListener("scroll", () => this.#scrolled(), { passive: true, signal });
     const selected = () => {
@@ -498,17 +499,31 @@ export class ChatTranscript extends HTMLElement {
   }
 
   async #copy(button) {
-    try {
-      await copy(this.#textFor(button));
-    } catch (error) {
-      console.warn("Copying failed", error);
-      this.#fire("chat:error", gettext("The browser blocked copying. Select the text and copy it by hand."));
-      return;
-    }
+    const html = button.matches("[data-copy]") ? htmlOf(button.closest(".message")) : null;
+    if (!(await this.#copyText(this.#textFor(button), html))) return;
     const use = button.querySelector("use");
     use.setAttribute("href", "#i-check");
     setTimeout(() => use.setAttribute("href", "#i-copy"), COPIED_FOR);
+  }
+
+  /** Copy a reply as the menu asks: its Markdown, its formatted text, or its address. */
+  #copyAs({ message, kind }) {
+    if (kind === "markdown") this.#copyText(this.#sourceOf(message));
+    else if (kind === "rich") this.#copyText(message.querySelector(".prose, .stream")?.innerText ?? "", htmlOf(message));
+    else this.#copyText(`${location.origin}/c/${this.conversation}/?message=${message.dataset.id}#${message.id}`);
+  }
+
+  /** Whether a text, or the text that a promise resolves to, was copied. */
+  async #copyText(text, html = null) {
+    try {
+      await copy(text, html);
+    } catch (error) {
+      console.warn("Copying failed", error);
+      this.#fire("chat:error", gettext("The browser blocked copying. Select the text and copy it by hand."));
+      return false;
+    }
     this.#fire("chat:announce", gettext("Copied"));
+    return true;
   }
 
   /** The text that a button copies, or a promise of it: a code block, or a reply in Markdown. */
@@ -517,7 +532,11 @@ export class ChatTranscript extends HTMLElement {
     if (button.matches("[data-copy-own]")) return button.closest(".own").querySelector(".own-text").textContent;
     if (button.matches("[data-copy-csv]")) return toCSV(rowsOf(button));
     if (button.matches("[data-copy-markdown]")) return toMarkdown(rowsOf(button));
-    const reply = button.closest(".message");
+    return this.#sourceOf(button.closest(".message"));
+  }
+
+  /** The Markdown of a reply, or a promise of it. */
+  #sourceOf(reply) {
     const shown = () => reply.querySelector(".prose, .stream").innerText;
     const source = reply.dataset.run ? this.#sources.get(reply.dataset.run) : shown();
     return typeof source === "string" ? source : source.then((text) => text ?? shown());
@@ -557,6 +576,12 @@ export class ChatTranscript extends HTMLElement {
 /** The ids of the active runs of a transcript, as the server rendered it. */
 function runsOf(transcript) {
   return transcript.dataset.runs?.split(" ") ?? [];
+}
+
+/** The HTML of a reply for other programs. */
+function htmlOf(message) {
+  const prose = message.querySelector(".prose, .stream");
+  return prose === null ? null : plainCopy(prose).innerHTML;
 }
 
 function isSame(shown, wanted) {

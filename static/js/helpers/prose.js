@@ -30,6 +30,22 @@ export function textOfCode(element) {
   return element.closest(".code").querySelector("pre").textContent.replace(/\n$/, "");
 }
 
+/** The words of a formatted reply, without code and the parts that the script adds. */
+export function speakable(prose) {
+  return [...prose.children]
+    .filter((block) => !block.matches(".code, .note, .stream-tail"))
+    .map((block) => plainCopy(block).textContent)
+    .join("\n");
+}
+
+/** A copy of formatted elements as the server made them: without buttons, frames and their rows. */
+export function plainCopy(element) {
+  const copy = element.cloneNode(true);
+  for (const mark of copy.querySelectorAll(".note-ref, .note-label")) mark.replaceChildren(mark.textContent);
+  for (const part of copy.querySelectorAll("button, iframe, .code-actions, .table-actions, .stream-tail")) part.remove();
+  return copy;
+}
+
 /** Break long lines of code, or let the code scroll again. */
 export function toggleWrap(button) {
   const isWrapped = button.closest(".code").classList.toggle("wrapped");

@@ -205,7 +205,8 @@ PIECES = st.sampled_from(
     (
         "*", "**", "_", "`", "```", "\n", "\n\n", "|", "|-|\n", "#", "> ", "- ", "1. ", "[", "](",
         ")", "<", ">", "&", "![", "~~", "\\", "\t", " ", "a", "https://a.org", "<b>", "\x00",
-        "\ud800", "é", "- [x] ", "<br>", "$", "\\(", "\\)", "www.a.org", "「", "[^1]: ", "  - ", "[a]: ",
+        "\ud800", "é", "- [x] ", "<br>", "$", "\\(", "\\)", "www.a.org", "「", "[^1]: ", "  - ", "[a]: ", "[^1]",
+        "<svg onload=a>", "![](https://a.org/b.png)", "](javascript:a)", "](data:text/html,a)", "```html\n", "\u202e",
     )
 )  # fmt: skip
 ALLOWED = (
@@ -504,6 +505,18 @@ SHAPES = {
     "bars in code": "|a|\n|-|\n|" + "`|" * (SIZE // 2),
     "blank lines in formulas": "$$\n\n" * (SIZE // 4),
     "open title": "[a]: b '" + "c\n" * (SIZE // 2),
+    "notes": "".join(f"[^{n}]: note [^{n}]\n" for n in range(SIZE // 20)),
+    "marks before notes": "".join(f"a[^{n}]\n\n" for n in range(SIZE // 24))
+    + "".join(f"[^{n}]: b\n" for n in range(SIZE // 24)),
+    "notes in notes": "[^a]: " * (SIZE // 6),
+    "marks of one note": "[^a]: b\n\n" + "[^a]" * (SIZE // 4),
+    "long note": "[^a]: b\n" + "    c\n\n" * (SIZE // 7),
+    "open fence": "```html\n" + "<script>\n" * (SIZE // 9),
+    "macros": "$$\\def\\a{\\a\\a}\\a$$\n\n" * (SIZE // 22),
+    "open fractions": ("$" + "\\frac{" * 280 + "$ ") * (SIZE // 1_700),
+    "open matrices": ("\\[" + "\\begin{matrix}a&" * 110 + "\\] ") * (SIZE // 1_800),
+    "both directions": "\u202e\u2067\u05d0\u2069 a " * (SIZE // 7),
+    "combining marks": "a" + "\u0301" * SIZE,
 }
 PIECES_OF_SHAPES = (
     "*", "*a_ ", "[", "[a](", "![", "![a](", "`a``b```c", ">", "> ", "> a\n", "<", "&", "|-", "- ", "- a\n", "~~a", "\\[",

@@ -103,7 +103,7 @@ def test_finished_reply_has_actions_and_model(reply):
     assert Reader(html).buttons == [
         *("Copy reply", "Regenerate"),
         *("Regenerate with another model", "Copy the chat up to here"),
-        *("Good reply", "Bad reply"),
+        *("Good reply", "Bad reply", "More about this reply"),
     ]
     assert '<span class="action-model">Stub</span>' in html
     assert "notice" not in html
