@@ -5,10 +5,13 @@ const LETTERS = {
   ru: /\p{sc=Cyrillic}/gu, el: /\p{sc=Greek}/gu, hi: /\p{sc=Devanagari}/gu, th: /\p{sc=Thai}/gu,
 };
 const WORDS = {
-  en: "the of and to in is that for it with as are this be on", de: "der die das und ist ein eine nicht zu den mit für auf im sich",
-  es: "el la de que y en los se del las un por con una para es", fr: "le la les et des est en du une que pour dans qui pas sur",
-  it: "il di che e la per un è non una sono con del si della", pt: "o de que e do da em um para com não uma os no se",
-  nl: "de het een en van ik dat is niet in op zijn te voor met",
+  en: /^(the|of|and|to|in|is|that|for|it|with|as|are|this|be|on)$/u,
+  de: /^(der|die|das|und|ist|ein|eine|nicht|zu|den|mit|für|auf|im|sich)$/u,
+  es: /^(el|la|de|que|y|en|los|se|del|las|un|por|con|una|para|es)$/u,
+  fr: /^(le|la|les|et|des|est|en|du|une|que|pour|dans|qui|pas|sur)$/u,
+  it: /^(il|di|che|e|la|per|un|è|non|una|sono|con|del|si|della)$/u,
+  pt: /^(o|de|que|e|do|da|em|um|para|com|não|uma|os|no|se)$/u,
+  nl: /^(de|het|een|en|van|ik|dat|is|niet|in|op|zijn|te|voor|met)$/u,
 };
 const SAMPLE = 2_000; // characters
 
@@ -21,10 +24,7 @@ export function languageOf(text, usual) {
     if (share > (code === "ja" ? 0.1 : 0.3)) return code;
   }
   const words = sample.toLowerCase().match(/\p{L}+/gu) ?? [];
-  const counts = Object.entries(WORDS).map(([code, list]) => {
-    const frequent = new Set(list.split(" "));
-    return [words.filter((word) => frequent.has(word)).length, code];
-  });
+  const counts = Object.entries(WORDS).map(([code, frequent]) => [words.filter((word) => frequent.test(word)).length, code]);
   const [[most, code]] = counts.sort(([one], [other]) => other - one);
   return most > 0 ? code : usual;
 }
