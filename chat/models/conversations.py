@@ -119,13 +119,19 @@ class Conversation(models.Model):
         help_text=gettext_lazy("A reply has ended that the owner has not seen on any device."),
     )
     temporary = models.BooleanField(
-        default=False, db_default=False, help_text="In no list; purged when it is closed."
+        default=False,
+        db_default=False,
+        help_text=gettext_lazy("In no list; purged when it is closed."),
     )
     opened_at = models.DateTimeField(
-        null=True, blank=True, help_text="Of a temporary chat: when its last page was made."
+        null=True,
+        blank=True,
+        help_text=gettext_lazy("Of a temporary chat: when its last page was made."),
     )
     closed_at = models.DateTimeField(
-        null=True, blank=True, help_text="Of a temporary chat: when that page was closed."
+        null=True,
+        blank=True,
+        help_text=gettext_lazy("Of a temporary chat: when that page was closed."),
     )
     has_next = models.BooleanField(
         default=False,
