@@ -22,6 +22,7 @@ from chat.recovery.retention import Retention
 from chatproject.lib import private_files
 from tests.support.conversations import begin
 from tests.support.files import announced_png, attach, picture
+from tests.support.threads import race
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
 
@@ -375,3 +376,30 @@ def test_pages_of_files_need_as_many_queries(owner, conversation, monkeypatch):
     assert len(seen) == 9
     assert len(set(counts)) == 1
     assert client.get("/files/?before=x").status_code == 200
+
+
+# --- Races ------------------------------------------------------------------------------------
+
+
+def test_file_that_is_being_sent_is_not_swept(owner, conversation):
+    found = attach(owner)
+    late = timezone.now() + timedelta(days=2)
+    with transaction.atomic():
+        uploads.take(owner, [found.pk])
+        assert race([lambda: Sweep().run(late)]) == [0]
+        give(conversation, found)
+    assert Sweep().run(late) == 0
+    assert Attachment.objects.get().expires_at is None
+
+
+def test_file_that_loses_its_last_message_during_a_sweep_goes(owner, conversation):
+    found = attach(owner)
+    message = give(conversation, found)
+    Attachment.objects.update(expires_at=timezone.now())  # as if another message had just lost it
+    with transaction.atomic():
+        MessageAttachment.objects.filter(message=message).delete()
+        assert race([lambda: Sweep().run(timezone.now())]) == [
+            0
+        ]  # locked, and its link still shows
+    assert Sweep().run(timezone.now() + timedelta(seconds=1)) == 1
+    assert not Attachment.objects.exists()
