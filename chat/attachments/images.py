@@ -31,7 +31,7 @@ OTHER_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 
 # A JPEG is decoded at a smaller scale, so it may be larger.
 MAX_PIXELS = 30_000_000
-MAX_JPEG_PIXELS = 64_000_000
+MAX_JPEG_PIXELS = 50_000_000
 MAX_SIDE = 30_000
 SIDE = 2_048  # pixels of the longer side as stored, which is as much as models look at
 THUMBNAIL_SIDE = 480
@@ -121,10 +121,14 @@ def _encode(file: IO[bytes]) -> Encoded:
             opened.draft("RGB", (SIDE, SIDE))
         orientation = opened.getexif().get(ORIENTATION, 1)
         profile = opened.info.get("icc_profile")
-        image = _plain(opened)
+        # In place where that is possible: a copy of the largest image takes 120 MB.
+        image = opened if _is_plain(opened) else _converted(opened)
+        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        image.load()  # a small one is not read yet
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
+        image = image.convert("RGB")
     if image.mode != "RGB" or not isinstance(profile, bytes) or len(profile) > 65_536:
         profile = None  # it describes other colours than the converted pixels have, or is too large
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     if orientation in TRANSPOSED:
         image = image.transpose(TRANSPOSED[orientation])
     image.info = {}  # comments and the like would be written again
@@ -135,12 +139,14 @@ def _encode(file: IO[bytes]) -> Encoded:
     return Encoded(data, content_type, image.width, image.height, thumbnail)
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """Return the pixels as RGB, or as RGBA if some are transparent."""
+def _is_plain(image: Image.Image) -> bool:
+    return image.mode in ("RGB", "RGBA") and "transparency" not in image.info
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    """Return the pixels as RGB, or as RGBA if some may be transparent."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        found = image.convert("RGBA")
-        opaque = found.getchannel("A").getextrema() == (255, 255)
-        return found.convert("RGB") if opaque else found
+        return image.convert("RGBA")
     if image.mode in ("I;16", "I"):
         # 16 bits: without the scale all but the darkest pixels would be white.
         return image.convert("I").point(lambda value: value * (1 / 256)).convert("RGB")

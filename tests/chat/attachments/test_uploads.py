@@ -69,6 +69,7 @@ def colour(image: Image.Image, x: int) -> tuple[int, ...]:
     [
         ("PNG", {"mode": "RGBA"}, "PNG"),
         ("PNG", {"mode": "P"}, "PNG"),
+        ("PNG", {"mode": "P", "transparency": 0}, "PNG"),
         ("JPEG", {}, "JPEG"),
         ("JPEG", {"mode": "CMYK"}, "JPEG"),
         ("WEBP", {}, "PNG"),
