@@ -16,12 +16,14 @@ from accounts.models import User
 from chat.models import (
     Announcement,
     AnnouncementDismissal,
+    Attachment,
     ChatExport,
     ChatImport,
     ChatPreference,
     Draft,
     ImportedChat,
     Message,
+    MessageAttachment,
     MessageFeedback,
     MessagePart,
     ModerationRule,
@@ -44,7 +46,16 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 # The tables of billing are opened in tests/billing/test_admin.py, which fills all of them.
 # Indexes that only the program reads.
 # And what a user has not sent, and how a user groups chats.
-HIDDEN = (Draft, ImportedChat, NextMessage, Project, SearchEntry, SearchPosition)
+HIDDEN = (
+    Attachment,  # of the messages, whose text only some members of staff may read
+    Draft,
+    ImportedChat,
+    MessageAttachment,
+    NextMessage,
+    Project,
+    SearchEntry,
+    SearchPosition,
+)
 OURS = [
     model
     for label in ("accounts", "chat")
