@@ -32,7 +32,7 @@ TOO_MANY_PROJECTS = gettext_lazy(
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What a user may set of a project, as forms.ProjectForm has validated it."""
+    """The values of a project that its user sets, as forms.ProjectForm has validated them."""
 
     name: str
     instructions: str = ""
@@ -144,7 +144,7 @@ def move(
         project = None if project_id is None else access.project(user, project_id, lock=True)
         found = access.conversations(user, conversation_ids)
         moved = Conversation.objects.filter(pk__in=[each.pk for each in found])
-        # Without those that are there already: NULL is distinct from any project.
+        # A conversation that is there already keeps its undo. `exclude` would miss those with NULL.
         here = moved.filter(project=project).values_list("pk", flat=True)
         moved.exclude(pk__in=list(here)).update(
             moved_from=F("project_id"), moved_at=now, project=project
