@@ -37,8 +37,8 @@ PAGE = 24  # shared assistants of one page
 def of_staff(user: User | None = None) -> QuerySet[Assistant]:
     """Select staff's assistants that new conversations may have: the first one is the default.
 
-    They are enabled, and their model and its provider are, too; it has a price. Those that are restricted to
-    groups are left out for other users, and without a user. For a user, the annotation `preferred_model_id` is
+    They are enabled, and their model and its provider are, too; it has a price. Restricted ones are left out for
+    users of other groups, and without a user. For a user, the annotation `preferred_model_id` is
     the key of the model that the user's new conversations begin with, None without a preference.
     """
     is_granted = Q(restricted=False) if user is None else offers.granted(user, Assistant)
@@ -52,8 +52,7 @@ def of_staff(user: User | None = None) -> QuerySet[Assistant]:
 def offered(user: User) -> QuerySet[Assistant]:
     """Select all assistants that a user's new conversations may have, staff's first.
 
-    To those of `of_staff` come the user's own and, where ASSISTANT_SHARING is on, the shared ones of active
-    users.
+    In addition to `of_staff`: the user's own and, where ASSISTANT_SHARING is on, shared assistants of active users.
     """
     allowed = Q(personal=False) & offers.granted(user, Assistant) | Q(owner=user)
     if settings.ASSISTANT_SHARING:

@@ -51,8 +51,8 @@ def measure(
 ) -> Context:
     """Return the context of a conversation with a model.
 
-    `messages` are those of its branch, oldest first, if all of them are at hand: no query is made then. Else
-    one, and another one for a branch that may fill half of the window.
+    `messages` are all messages of its branch, oldest first; no query is made then. Without them there is one query,
+    and a second one for a branch that may fill half of the window.
     """
     rows: list[prompt_builder.Row]
     end = conversation.leaf_id

@@ -24,7 +24,7 @@ def change(*, user: User, conversation_id: UUID, text: str) -> Conversation:
     """Set the instructions of a conversation, from its next reply on, and announce them to the user's pages.
 
     Raises ChatError `not_found`, `not_allowed`, `text_too_long`, `bad_text`, or `run_active` while a reply is
-    generated: what it may cost was fixed with the instructions of its request.
+    generated, since its maximum cost was fixed with the present instructions.
     """
     text = text.strip()
     if not protocol.is_storable(text):
