@@ -105,7 +105,7 @@ def test_finished_reply_has_actions_and_model(reply):
         *("Regenerate with another model", "Copy the chat up to here"),
         *("Good reply", "Bad reply", "More about this reply"),
     ]
-    assert '<span class="action-model">Stub</span>' in html
+    assert '<span class="action-model"><bdi>Stub</bdi></span>' in html
     assert "notice" not in html
 
 
