@@ -156,6 +156,7 @@ def test_draft_follows_to_other_devices(site: Site, browser: Browser):
     browser.write(" [[tokens=3 rate=0]]")
     browser.find(FIELD).send_keys(Keys.ENTER)
     wait_until(lambda: len(browser.own_messages) == 2, "it is sent")
+    browser.wait_for_status("done")  # the message is shown before the server has it
     browser.go_to_tab(first)
     # It was typed here a moment ago, and stays until the page is opened again.
     browser.open(chat)
