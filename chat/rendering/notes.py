@@ -34,7 +34,7 @@ def note_reference(state: StateInline, silent: bool) -> bool:
 
 
 def note(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """Find a note, at the top level alone. Its blocks are those of an item: indented by four columns."""
+    """Find a note, at the top level alone. Its blocks are indented by four columns, like the blocks of an item."""
     # One in a block that it does not belong to ends that block.
     is_inside = state.level > 0 and not (silent and state.sCount[start_line] < state.blkIndent)
     if is_inside or state.is_code_block(start_line):
