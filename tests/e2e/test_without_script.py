@@ -78,7 +78,7 @@ def test_prompt_and_regeneration_work(site: Site, browser: Browser):
     conversation = browser.conversation
     browser.wait_for_status("done")
     # A focused element is not covered by the message field.
-    action = browser.find(".message.reply .action")
+    action = browser.find("[data-regenerate]")
     browser.find("body").send_keys(Keys.HOME)
     for _press in range(60):
         ActionChains(browser.driver).send_keys(Keys.TAB).perform()
