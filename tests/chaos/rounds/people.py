@@ -85,7 +85,7 @@ class ChaosTab(LiveTab):
         """Send the message and follow its reply to the end."""
         await asyncio.sleep(self.asked.sent_after)
         conversation = self._person.conversation
-        fields = {"conversation": conversation} if conversation else {}
+        fields: dict[str, Any] = {"conversation": conversation} if conversation else {}
         if self.asked.further == "compare":
             fields |= {"type": "chat.compare", "models": self._person.models}
         end = await self.chat(self.asked.text, client_id=self.asked.client_id, **fields)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.test import Client
 from django.utils import timezone
@@ -17,8 +19,8 @@ def test_page_shows_details_and_the_way_back(owner, stranger, conversation):
     now = timezone.now()
     Run.objects.update(
         queued_at=now,
-        first_token_at=now + timezone.timedelta(seconds=1.25),
-        ended_at=now + timezone.timedelta(seconds=4),
+        first_token_at=now + timedelta(seconds=1.25),
+        ended_at=now + timedelta(seconds=4),
         prompt_tokens=1_234,
         cached_tokens=200,
         completion_tokens=56,
