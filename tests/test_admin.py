@@ -31,6 +31,7 @@ from chat.models import (
     Project,
     Prompt,
     Provider,
+    PushSubscription,
     Report,
     SearchEntry,
     SearchPosition,
@@ -44,8 +45,8 @@ __all__ = ["assistant", "conversation", "owner"]
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
 # The tables of billing are opened in tests/billing/test_admin.py, which fills all of them.
-# Indexes that only the program reads.
-# And what a user has not sent, and how a user groups chats.
+# Hidden are indexes that only the program reads, and what belongs to a user alone: unsent texts, the
+# grouping of chats, and the secrets of browsers.
 HIDDEN = (
     Attachment,  # of the messages, whose text only some members of staff may read
     Draft,
@@ -53,6 +54,7 @@ HIDDEN = (
     MessageAttachment,
     NextMessage,
     Project,
+    PushSubscription,
     SearchEntry,
     SearchPosition,
 )
