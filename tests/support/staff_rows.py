@@ -26,6 +26,7 @@ from chat.models import (
     MessageFeedback,
     MessagePart,
     ModerationRule,
+    Prompt,
     Provider,
     Report,
     Run,
@@ -103,6 +104,7 @@ def _make_runs(user: User) -> None:
     announcement = Announcement.objects.create(text=SENTENCE, audience="staff", html=SENTENCE)
     AnnouncementDismissal.objects.create(announcement=announcement, user=user)
     ModerationRule.objects.create(name=SENTENCE[:100], words=SENTENCE)
+    Prompt.objects.create(title=SENTENCE[:60], text=SENTENCE)
     ChatImport.objects.create(owner=user, size=123_456_789, error=SENTENCE[:300], beat_at=now)
     ChatExport.objects.create(owner=user, size=123_456_789, error=SENTENCE[:300], beat_at=now)
     outcomes: list[dict[str, Any]] = [
