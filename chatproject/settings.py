@@ -38,7 +38,7 @@ SHARED_PROMPTS = env.flag("SHARED_PROMPTS", default=True)
 # Whether users may have notifications of finished replies, by the push services of their browsers.
 WEB_PUSH = env.flag("WEB_PUSH", default=True) and SERVICE_WORKER
 # Hosts (with ports) of push services in the own network, which are contacted also without TLS.
-PUSH_HOSTS = env.words("PUSH_HOSTS")
+PUSH_HOSTS = env.host_ports("PUSH_HOSTS")
 # For links in mails that are sent outside a request. Empty: they name the page instead of a link.
 SITE_URL = env.origin("SITE_URL")
 

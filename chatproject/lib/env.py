@@ -420,6 +420,19 @@ def _origin(name: str, value: str) -> str:
     return f"{parts.scheme}://{host.lower()}{f':{parts.port}' if has_port else ''}"
 
 
+def host_ports(name: str) -> list[str]:
+    """Return the variable as a list of hosts that may have a port: push.example.org:8443."""
+    found = words(name)
+    for word in found:
+        host, _, port = word.rpartition(":") if re.search(r":\d+$", word) else (word, "", "443")
+        if not HOST.fullmatch(host) or not 0 < int(port) < 65_536:
+            raise ImproperlyConfigured(
+                f"{name}: {word!r} is no host. Write it without https:// and path, for example"
+                " push.example.org or push.example.org:8443; separate several by commas."
+            )
+    return found
+
+
 def networks(name: str) -> list[IPv4Network | IPv6Network]:
     """Return the variable as networks, separated by commas; a single address is a network of one."""
     found = []

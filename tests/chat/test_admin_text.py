@@ -21,6 +21,7 @@ from chat.models import (
     MessageFeedback,
     MessagePart,
     ModerationRule,
+    Prompt,
     Provider,
     Report,
     Run,
@@ -54,6 +55,7 @@ def run(owner: User, assistant) -> Run:
     MessageFeedback.objects.create(message=run.message, user=owner, rating="bad")
     Report.objects.create(message=run.message, user=owner, reason="other")
     ModerationRule.objects.create(name="Words", words="badger")
+    Prompt.objects.create(title="Prompt", text="Text")
     ChatImport.objects.create(
         owner=owner, file_name=WORD, notes=[[WORD, WORD]], size=1, beat_at=timezone.now()
     )

@@ -520,7 +520,8 @@ async def test_bad_frame_gets_error_on_open_socket(owner, assistant, frame, code
         error = await tab.receive()
         assert error["type"] == "error"
         assert error["code"] == code
-        assert error["message"].startswith(errors.ERRORS[code])
+        sentence = errors.ERRORS[code] % {"limit": "20,000"}
+        assert error["message"].startswith(sentence)
         assert error.get("ref") == (frame["run"] if ref is ... else ref)
         assert await tab.is_silent()
     assert not await db.run(Message.objects.exists)

@@ -57,6 +57,7 @@ ATTRIBUTES: list[tuple[object, str]] = [
     (connection, "_prepare_cursor connection ensure_connection in_atomic_block queries_logged"),
     (ModelState, "adding db fields_cache"),
     (Options, "concrete_fields fields"),
+    (models.QuerySet, "_raw_delete"),
     (Message, "_default_manager _meta"),
     (Message(), "_state"),
     (Message._meta, "db_table verbose_name"),
