@@ -69,7 +69,7 @@ e2e: .venv/.dev ## Run the tests in a real Chromium
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
 		echo "chromium or chromedriver is missing. On Debian: apt-get install chromium chromium-driver"; \
 		exit 1; }
-	@$(PY) -m pytest -n $(JOBS) -m e2e $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) -m "e2e and not long" $(ARGS)
 
 .PHONY: firefox
 firefox: .venv/.dev ## Run the tests in a real Firefox (skipped without it)

@@ -186,6 +186,7 @@ def test_pages_of_new_user_are_accessible(tour: Tour, assistant: Assistant):
     assert tour.found == [], tour.report
 
 
+@pytest.mark.long
 def test_pages_with_much_data_are_accessible(tour: Tour):
     staff_rows.make()
     user = User.objects.get(pk=Message.objects.values("conversation__owner")[:1])

@@ -56,6 +56,7 @@ def pages() -> Iterator[str]:
         yield reverse(name)
 
 
+@pytest.mark.long
 def test_pages_and_lists_fit_with_long_rows(live_server: LiveServer, driver: webdriver.Chrome):
     client = Client()
     client.force_login(staff_rows.make())

@@ -131,6 +131,7 @@ def test_promo_code_is_redeemed_once(open_shop: Callable[..., Browser], email: s
     browser = open_shop(DESKTOP)
     browser.sign_up(email)
     browser.click("[data-balance]")
+    wait_until(lambda: browser.shown("#code"), "the page of credits")
     browser.find("#code").send_keys("hello\n")
     browser.wait_for_text(".notice-success", "50 credits were added.")
     assert browser.texts(".sum strong") == ["150"]

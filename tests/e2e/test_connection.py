@@ -350,7 +350,7 @@ LATE_CONFIRMATION = """
 const transcript = document.querySelector("chat-transcript");
 const {run} = transcript.cursor;
 const reply = document.querySelector(".message.reply:last-child").id.slice(2);
-transcript.showSending("late", "Tides");
+transcript.showSending({client_id: "late", text: "Tides"});
 const before = document.querySelectorAll("[data-pending]").length;
 const event = {client_id: "late", run, reply: {id: reply}, conversation: transcript.conversation};
 transcript.queue({...event, position: 0, eta: null}, {own: true});

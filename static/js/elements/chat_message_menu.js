@@ -36,7 +36,7 @@ export class ChatMessageMenu extends HTMLElement {
     const aloud = this.querySelector("[data-read-aloud]");
     aloud.hidden = this.#voice.voiceFor(this.#text) === undefined;
     const label = aloud.querySelector("[data-label]");
-    label.textContent = this.#voice.isReading(this.#message.id) ? label.dataset.stop : label.dataset.label;
+    label.textContent = this.#voice.isReading(this.#message.id) ? label.dataset.reading : label.dataset.label;
     this.querySelector("[data-menu-details]").replaceChildren();
     this.showPopover();
     this.#showDetails();

@@ -32,7 +32,7 @@ export class ChatPrompts extends HTMLElement {
     this.#show();
     this.#dialog.showModal();
     this.#field.focus();
-    const found = await fetchJSON(this.dataset.list);
+    const found = await fetchJSON(this.dataset.url);
     this.#prompts = found?.prompts ?? null;
     this.#show();
   }
