@@ -17,7 +17,7 @@ from chatproject.local.run import documented_variables
 from chatproject.local.servers import BASE_DIR
 
 PACKAGES = ("chatproject", "accounts", "billing", "chat")
-READ = re.compile(r"""env\.[a-z]+\(\s*"([A-Z_]+)\"""")
+READ = re.compile(r"""env\.[a-z_]+\(\s*"([A-Z_]+)\"""")
 
 
 def test_documented_variables_are_those_read():
