@@ -235,6 +235,7 @@ async def refused_send(tab: LiveTab) -> dict[str, object] | None:
         return None
 
 
+@pytest.mark.long
 async def test_reply_survives_an_outage_of_postgres(
     provider, server_folder, own_postgres: PostgresServer
 ):

@@ -198,6 +198,7 @@ async def cut_off(site: Site, part: bytes, delay: float) -> None:
     writer.transport.abort()
 
 
+@pytest.mark.long
 async def test_simultaneous_statements_are_all_complete(site: Site):
     """Each is a stream of several parts, each of which needs a connection."""
 

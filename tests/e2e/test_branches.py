@@ -188,7 +188,7 @@ def second_model(site: Site) -> Iterator[str]:
     site.execute(
         "INSERT INTO billing_modelprice"
         " SELECT (jsonb_populate_record(one, jsonb_build_object("
-        "  'id', (SELECT max(id) + 1 FROM billing_modelprice), 'model', %s::text))).*"
+        "  'id', nextval(pg_get_serial_sequence('billing_modelprice', 'id')), 'model', %s::text))).*"
         " FROM billing_modelprice one ORDER BY id LIMIT 1",
         name,
     )

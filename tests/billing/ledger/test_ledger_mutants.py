@@ -89,9 +89,8 @@ MUTANTS = {
 }
 
 
-# One mutant of each kind: expiry, holds, charges, keys, refunds. All of them take minutes.
+# One mutant of each of these kinds: holds, charges, keys, refunds. All of them take minutes.
 USUAL = {
-    "expiry ignores holds",
     "a hold resolves twice",
     "the charge is not capped",
     "a key gives twice",
