@@ -43,7 +43,8 @@ def in_column(micro: int, *, signed: bool = False) -> str:
     sign = _sign(micro, signed=signed)
     value = Decimal(abs(micro)) / MICRO
     if 0 < value < Decimal("0.01"):
-        return f"{sign}<{languages.number(Decimal('0.01'), 2)}"
+        # In words where the sign would be mirrored beside a number: from right to left.
+        return sign + _("<%(amount)s") % {"amount": languages.number(Decimal("0.01"), 2)}
     return sign + languages.number(value.quantize(Decimal("0.01"), rounding=ROUND_DOWN), 2)
 
 

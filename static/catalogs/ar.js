@@ -1,5 +1,6 @@
 // Written by `make messages` from chatproject/locale/.
 globalThis.catalog = { language: "ar", plural: (n) => Number((n == 0 ? 0 : n == 1 ? 1 : n == 2 ? 2 : n % 100 >= 3 && n % 100 <= 10 ? 3 : n % 100 >= 11 && n % 100 <= 99 ? 4 : 5)), messages: {
+"<{amount}": "أقل من {amount}",
 "A reply is still being written. Wait for it, or stop it first.": "ما زال الرد يُكتب. انتظره أو أوقفه أولًا.",
 "Back to the text of footnote {label}": "العودة إلى نص الحاشية {label}",
 "Copied": "نُسخ",

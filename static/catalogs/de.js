@@ -1,5 +1,6 @@
 // Written by `make messages` from chatproject/locale/.
 globalThis.catalog = { language: "de", plural: (n) => Number((n != 1)), messages: {
+"<{amount}": "<{amount}",
 "A reply is still being written. Wait for it, or stop it first.": "Eine Antwort wird noch geschrieben. Warten Sie darauf oder stoppen Sie sie zuerst.",
 "Back to the text of footnote {label}": "Zurück zum Text der Fußnote {label}",
 "Copied": "Kopiert",

@@ -1,5 +1,6 @@
 // Written by `make messages` from chatproject/locale/.
 globalThis.catalog = { language: "es", plural: (n) => Number((n != 1)), messages: {
+"<{amount}": "<{amount}",
 "A reply is still being written. Wait for it, or stop it first.": "Todavía se está escribiendo una respuesta. Espérala o detenla primero.",
 "Back to the text of footnote {label}": "Volver al texto de la nota {label}",
 "Copied": "Copiado",

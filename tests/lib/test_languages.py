@@ -15,7 +15,7 @@ from chatproject.lib import languages
         ("en", "1,234.50", "<0.01", "USD 1,234.50"),
         ("de", "1.234,50", "<0,01", "USD 1.234,50"),
         ("es", "1.234,50", "<0,01", "USD 1.234,50"),
-        ("ar", "1,234.50", "<0.01", "USD 1,234.50"),
+        ("ar", "1,234.50", "أقل من 0.01", "USD 1,234.50"),
     ],
 )
 def test_amounts_are_written_as_the_language_does(language, shown, small, money):

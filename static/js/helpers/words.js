@@ -79,6 +79,6 @@ export function remaining(length, max) {
 export function credits(micro) {
   const sign = micro < 0 ? "\u2212" : "";
   const hundredths = Math.floor(Math.abs(micro) / 10_000);
-  if (hundredths === 0 && micro !== 0) return `${sign}<${number(0.01, 2)}`;
+  if (hundredths === 0 && micro !== 0) return sign + gettext("<{amount}", { amount: number(0.01, 2) });
   return sign + number(hundredths / 100, hundredths % 100 === 0 ? 0 : 2);
 }
