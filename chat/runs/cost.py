@@ -178,23 +178,11 @@ def estimate(
     `model_id` names another model than the one that the message would have, `assistant_id` and `project_id` the
     assistant and the project of a new conversation. Raises ChatError `not_found` or `model_unavailable`.
     """
-    model: LanguageModel | None = None
-    assistant: Assistant | None
-    if conversation_id is None:
-        project = None if project_id is None else access.project(user, project_id)
-        if assistant_id is not None:
-            assistant = assistants.chosen(user, assistant_id)
-        else:
-            assistant = lifecycle.default_assistant(user, project)
-        parent, instructions = None, project.instructions if project else ""
-        key = getattr(assistant, "preferred_model_id", None)
-        model = offers.preferred(user, key) if model_id is None else None
-    else:
-        conversation = access.conversation(user, conversation_id)
-        assistant, parent = conversation.assistant, conversation.leaf
-        model, instructions = conversation.model, prompt_builder.instructions_of(conversation)
+    assistant, parent, model, instructions = _place(user, conversation_id, assistant_id, project_id)
     if model_id is not None:
         model = offers.chosen(user, model_id)
+    elif conversation_id is None:
+        model = offers.preferred(user, getattr(assistant, "preferred_model_id", None))
     attached = uploads.described(user, attachment_ids)
     return _estimate(user, assistant, parent, text, model, attached, instructions)
 
@@ -213,18 +201,9 @@ def estimate_each(
     `assistant_id` names the assistant of a new conversation. Empty where messages are free. The number of
     queries does not depend on the number of models. Raises ChatError `not_found`.
     """
-    assistant: Assistant | None
-    if conversation_id is None:
-        project = None if project_id is None else access.project(user, project_id)
-        if assistant_id is not None:
-            assistant = assistants.chosen(user, assistant_id)
-        else:
-            assistant = lifecycle.default_assistant(user, project)
-        parent, instructions = None, project.instructions if project else ""
-    else:
-        conversation = access.conversation(user, conversation_id)
-        assistant, parent = conversation.assistant, conversation.leaf
-        instructions = prompt_builder.instructions_of(conversation)
+    assistant, parent, _model, instructions = _place(
+        user, conversation_id, assistant_id, project_id
+    )
     if assistant is None or not settings.BILLING or settlement.is_free(is_staff=user.is_staff):
         return {}
     found = {one.model.pk: one for one in offers.offered(user)}
@@ -253,6 +232,25 @@ def estimate_each(
         else:
             estimates[key] = Estimate(problem=refusal(quoted).message)
     return estimates
+
+
+def _place(
+    user: User, conversation_id: UUID | None, assistant_id: int | None, project_id: UUID | None
+) -> tuple[Assistant | None, Message | None, LanguageModel | None, str]:
+    """Return assistant, message before, model and instructions of a message that would be sent.
+
+    The model of a new conversation is None, and so is one that is the assistant's. Raises ChatError `not_found`.
+    """
+    if conversation_id is not None:
+        conversation = access.conversation(user, conversation_id)
+        instructions = prompt_builder.instructions_of(conversation)
+        return conversation.assistant, conversation.leaf, conversation.model, instructions
+    project = None if project_id is None else access.project(user, project_id)
+    if assistant_id is not None:
+        assistant: Assistant | None = assistants.chosen(user, assistant_id)
+    else:
+        assistant = lifecycle.default_assistant(user, project)
+    return assistant, None, None, project.instructions if project else ""
 
 
 def _problem_with_files(
