@@ -66,11 +66,11 @@ class Ask:
     """A user's request for a reply: to a new message with `text`, or another one to `prompt`.
 
     The new message follows `parent_id`, or (`follows_leaf`) the end of the conversation. Without
-    `conversation_id` it begins a new conversation. Its files are the user's attachments `attachment_ids`. The
-    reply goes on from the text of the reply
-    `continued`. Each of the `models` generates a reply; without any, that of the conversation after `choice`
-    does, which is stored with a new message. The draft that became the text is cleared (`clears_draft`), and
-    `next_message`, the row that the text is from, is emptied by the same transaction.
+    `conversation_id` it begins a new conversation. Its files are the user's attachments `attachment_ids`.
+    The reply goes on from the text of the reply `continued`. Each of the `models` generates a reply; without
+    any, that of the conversation after `choice` does, which is stored with a new message. The draft that
+    became the text is cleared (`clears_draft`), and `next_message`, the row that the text is from, is emptied
+    by the same transaction.
     """
 
     user: User
@@ -110,9 +110,10 @@ def send(
     The conversation keeps `choice`, the model and settings of the reply, for its next messages. A message
     with attachments may have no text. `clears_draft`: the text was stored as a draft, which is cleared.
 
-    Raises ChatError: `empty_text`, `bad_text`, `file_missing`, `too_many`, `no_vision`, `text_too_long`, `bad_json` (a malformed `client_id`), `not_found`,
-    `not_allowed`, `model_unavailable`, `bad_setting`, `run_active`, `insufficient_credits`, `limit_reached`, `busy`, `rate_limited`,
-    `unavailable`, `moderated`. Then nothing was stored.
+    Raises ChatError: `empty_text`, `bad_text`, `file_missing`, `too_many`, `no_vision`, `text_too_long`,
+    `bad_json` (a malformed `client_id`), `not_found`, `not_allowed`, `model_unavailable`, `bad_setting`,
+    `run_active`, `insufficient_credits`, `limit_reached`, `busy`, `rate_limited`, `unavailable`, `moderated`.
+    Then nothing was stored.
     """
     text = clean_text(text, attachment_ids)
     _check_parent(parent_id, conversation_id)
@@ -389,9 +390,8 @@ def _quote_insert_hold(ask: Ask) -> tuple[list[Run], bool]:
         conversation = access.conversation(
             ask.user, ask.conversation_id, write=True, lock=True, model_id=ask.choice.model_id
         )
-    if (
-        conversation.closed_at and ask.next_message is None
-    ):  # a temporary one, which is open after all
+    # A temporary one, which is open after all.
+    if conversation.closed_at and ask.next_message is None:
         Conversation.objects.filter(pk=conversation.pk).update(closed_at=None)
     if ask.next_message is not None:
         _take(ask.next_message)
