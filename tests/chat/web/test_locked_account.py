@@ -114,7 +114,7 @@ async def test_send_of_ended_session_is_not_committed(payer: User, monkeypatch: 
         await tab.send(**SEND)
         await db.run(wait_for_blocked_session)
         await db.run(Session.objects.all().delete)
-        assert (await tab.receive())["code"] == "not_signed_in"
+        assert (await tab.until("error"))["code"] == "not_signed_in"
         assert await tab.close_code() == 4401
     await db.run(wait_until, no_transaction_is_open, "the message's transaction ends", 10)
     assert await db.run(Message.objects.count) == 0
