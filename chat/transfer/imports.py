@@ -63,11 +63,7 @@ def start(*, user: User, file_name: str, size: int, chunks: Iterable[bytes]) -> 
     another import of the user goes on, `unavailable` if the file cannot be stored.
     """
     if size > settings.IMPORT_MAX_BYTES:
-        raise ChatError(
-            "limit_reached",
-            _("The file is larger than %(most)d MB. Unpack an archive and upload its JSON file.")
-            % {"most": settings.IMPORT_MAX_BYTES // 1_000_000},
-        )
+        raise ChatError("limit_reached", too_large())
     try:
         name = private_files.store(chunks)
     except OSError as error:
@@ -87,6 +83,13 @@ def start(*, user: User, file_name: str, size: int, chunks: Iterable[bytes]) -> 
         ) from error
     tracking.enqueue(made)
     return made
+
+
+def too_large() -> str:
+    """Return the sentence about a file of more than IMPORT_MAX_BYTES."""
+    return _("The file is larger than %(most)d MB. Unpack an archive and upload its JSON file.") % {
+        "most": settings.IMPORT_MAX_BYTES // 1_000_000
+    }
 
 
 def newest(user: User) -> ChatImport | None:

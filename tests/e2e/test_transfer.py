@@ -21,7 +21,14 @@ def test_chats_come_in_and_go_out(site: Site, browser: Browser, tmp_path: Path):
     file = tmp_path / "conversations.json"
     file.write_text(json.dumps([chatgpt(), CLAUDE, {"chat_messages": [], "name": "Empty"}]))
     browser.open("/chats/import/")
-    browser.driver.find_element("css selector", "#import-upload").send_keys(str(file))
+    upload = browser.driver.find_element("css selector", "#import-upload")
+    with (tmp_path / "large.json").open("wb") as large:
+        large.truncate(100_000_001)
+    upload.send_keys(large.name)
+    assert "larger than 100 MB" in upload.get_property("validationMessage")
+    browser.click(".transfer button[type=submit]")
+    assert browser.find(".transfer form") is not None  # nothing was sent
+    upload.send_keys(str(file))
     browser.click(".transfer button[type=submit]")
     wait_until(lambda: "Finished." in browser.run("return document.body.innerText"), "its end")
     browser.open("/chats/")

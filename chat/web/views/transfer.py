@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -163,7 +164,12 @@ def import_chats(request: Request) -> HttpResponse:
         newest = imports.newest(request.user)
         if wants_json(request):
             return JsonResponse(_import_json(newest) if newest else {})
-        return render(request, "chat/import.html", page_context(request) | {"newest": newest})
+        context = page_context(request) | {
+            "newest": newest,
+            "max_bytes": settings.IMPORT_MAX_BYTES,
+            "too_large": imports.too_large(),
+        }
+        return render(request, "chat/import.html", context)
     try:
         file = request.FILES.get("file")
         if file is None or isinstance(file, list):

@@ -120,6 +120,23 @@ class Inbox(asyncio.Queue[Message]):
         return message
 
 
+REFUSED = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The file or text is larger than this server accepts.",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "The address or a cookie is longer than this server accepts.",
+}
+REFUSAL_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>{phrase}</title>
+<h1>{phrase}</h1>
+<p>{what} Nothing was stored. Go back and try a smaller one.</p>
+<p><a href="/">Go to the first page</a></p>
+<p>Error {code}</p>
+"""
+
+
 class BodyTooLargeError(Exception):
     """A request's body exceeded the limit while it was read."""
 
@@ -217,11 +234,12 @@ class Channel(http.HTTPChannel):
 
 
 def refusal(status: HTTPStatus) -> bytes:
-    """The whole response to a request that does not reach an application."""
-    body = f"{status.phrase}\n".encode()
+    """The whole response to a request that does not reach an application: a page without a style sheet."""
+    what = REFUSED.get(status, "The browser sent a request that cannot be read.")
+    body = REFUSAL_PAGE.format(phrase=status.phrase, what=what, code=status.value).encode()
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-        "Content-Type: text/plain; charset=utf-8\r\n"
+        "Content-Type: text/html; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\n"
         "Connection: close\r\n\r\n"
     )

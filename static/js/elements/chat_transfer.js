@@ -12,6 +12,7 @@ export class ChatTransfer extends HTMLElement {
   connectedCallback() {
     this.#app = this.closest("chat-app");
     this.#app?.addEventListener("transfer.updated", this.#received);
+    this.querySelector("[data-max-bytes]")?.addEventListener("change", checkSize);
     if (this.hasAttribute("data-active")) this.#timer = setTimeout(() => this.#look(), PAUSE);
   }
 
@@ -40,6 +41,13 @@ export class ChatTransfer extends HTMLElement {
     if (part) this.replaceWith(part);
     else this.#timer = setTimeout(() => this.#look(), PAUSE);
   }
+}
+
+/** Refuse a file that the server would refuse only after its upload. */
+function checkSize({ target }) {
+  const isTooLarge = target.files[0]?.size > Number(target.dataset.maxBytes);
+  target.setCustomValidity(isTooLarge ? target.dataset.tooLarge : "");
+  target.reportValidity();
 }
 
 /** Reports the end of an export on any page but its own. */

@@ -70,7 +70,10 @@ def test_larger_length_is_refused_before_its_body(server: WebServer):
             b"POST /count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999\r\n"
             b"Expect: 100-continue\r\n\r\n"
         )
-        assert receive_all(connection).startswith(b"HTTP/1.1 413 ")
+        answer = receive_all(connection)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"Content-Type: text/html" in answer
+    assert b"larger than this server accepts" in answer
 
 
 def test_chunks_above_the_limit_are_refused(server: WebServer):
