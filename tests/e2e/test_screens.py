@@ -88,6 +88,11 @@ def test_pages_fit_and_controls_are_large_enough(
 def test_phone_sidebar_opens_closes_and_navigates(open_browser: Callable[..., Browser], email: str):
     browser = open_browser(PHONE)
     browser.sign_up(email)
+    browser.driver.set_window_size(PHONE[0], 560)
+    browser.open("/")
+    assert browser.run("return document.body.scrollHeight > innerHeight")
+    assert browser.run("return scrollY") == 0  # the greeting is in sight
+    assert not browser.shown("[data-to-end]")
     browser.write("[[tokens=3 rate=0]] Boats")
     browser.click("[data-send-button]")
     browser.wait_for_status("done")

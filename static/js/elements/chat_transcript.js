@@ -53,6 +53,7 @@ export class ChatTranscript extends HTMLElement {
     this.#prepare(this.#items);
     const edited = this.querySelector("[data-edited]");
     if (edited !== null) edited.scrollIntoView({ block: "center" });
+    else if (this.#items.length === 0) this.#scroll.stop(); // a new chat is read from its beginning
     else if (!this.isPast && !location.hash.startsWith("#m-")) this.#scroll.toEnd();
     this.#history.watch();
   }
@@ -91,7 +92,7 @@ export class ChatTranscript extends HTMLElement {
   }
 
   get isNearEnd() {
-    return this.#scroll.isNearEnd;
+    return this.#items.length === 0 || this.#scroll.isNearEnd;
   }
 
   /** The runs that are followed: {run, after} of each. */
