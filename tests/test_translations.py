@@ -10,11 +10,13 @@ import ast
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from babel.messages.catalog import Catalog, Message
 from django.conf import settings
+from django.forms import BaseForm
 from django.template.base import Lexer, TokenType
 
 from chatproject.management.commands import messages
@@ -45,6 +47,8 @@ NAMES = {
     "Redis",
     "Ctrl",
 }
+# Forms whose templates write the labels.
+OWN_LABELS = {"AppearanceForm", "BuyForm", "MessageForm", "ProjectForm", "TitleForm"}
 LITERAL = re.compile(r"""_\(("[^"]*"|'[^']*')\)|"([^"]*)"|'([^']*)'""")
 
 
@@ -303,6 +307,24 @@ def test_unmarked_text_is_found(name, source):
         assert in_script(source)
     else:
         assert in_template(source, is_html=suffix == ".html")
+
+
+def test_shown_field_has_a_marked_label():
+    """Django makes a label in English from the name of a field without one."""
+    forms = [
+        form
+        for module in ("accounts.forms", "billing.web.forms", "chat.web.forms")
+        for form in vars(import_module(module)).values()
+        if isinstance(form, type) and issubclass(form, BaseForm) and hasattr(form, "base_fields")
+    ]
+    without = [
+        f"{form.__name__}.{name}"
+        for form in forms
+        for name, field in form.base_fields.items()
+        if field.label is None and not field.widget.is_hidden and form.__name__ not in OWN_LABELS
+    ]
+    assert forms
+    assert without == []
 
 
 # --- The catalogues ---------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class HistoryForm(forms.Form):
         },
     )
     model = forms.ChoiceField(
+        label=gettext_lazy("Model"),
         required=False,
         widget=forms.Select(attrs={"class": "input"}),
         error_messages={

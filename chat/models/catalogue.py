@@ -14,7 +14,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, gettext_noop
 
 from chatproject.lib import encryption, env
 from chatproject.lib.hosts import has_valid_host
@@ -40,6 +40,13 @@ RESERVED_HEADERS = frozenset(
         "transfer-encoding",
         "upgrade",
     )
+)
+
+# Of the first assistant, which `create_catalogue` makes.
+SUGGESTIONS = (
+    gettext_noop("Explain how a rainbow comes about, in three sentences."),
+    gettext_noop("Write a short, friendly note to a new neighbour."),
+    gettext_noop("Give me five ideas for a rainy Sunday afternoon."),
 )
 
 
@@ -575,8 +582,12 @@ class Assistant(models.Model):
 
     @property
     def first_questions(self) -> list[str]:
-        """The suggestions, without values that are no text: the column holds any JSON."""
-        return texts_in(self.suggestions)
+        """The suggestions, without values that are no text: the column holds any JSON.
+
+        Those of the first assistant are in the active language, as long as staff leave them as they are.
+        """
+        texts = texts_in(self.suggestions)
+        return [_(text) if text in SUGGESTIONS else text for text in texts]
 
 
 def texts_in(value: Any) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ SHORTCUTS = (
     Shortcut("next", _("Next chat"), "j", icon="down"),
     Shortcut("previous", _("Previous chat"), "k", icon="up"),
     Shortcut("list", _("Go to the list of chats"), "s", icon="chats"),
-    Shortcut("write", _("Write a message"), "m", icon="edit"),
+    Shortcut("write", pgettext_lazy("shortcut", "Write a message"), "m", icon="edit"),
     Shortcut("send", _("Send the message"), "Enter"),
     Shortcut("stop", _("Stop the reply"), "", ".", "stop"),
     Shortcut("edit", _("Edit your last message"), "e", icon="edit"),

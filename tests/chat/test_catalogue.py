@@ -7,6 +7,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.db.models import JSONField, Value
 from django.urls import reverse
+from django.utils import translation
 
 from billing.models import CreditPackage, ModelPrice
 from chat.models import Assistant, LanguageModel, Provider
@@ -22,6 +23,10 @@ def test_catalogue_is_made_once(settings):
     assert assistant.model == LanguageModel.objects.get()
     assert (assistant.model.provider_model, assistant.model.max_output_tokens) == ("small", 512)
     assert len(assistant.suggestions) == 3
+    assistant.suggestions.append("Staff's own")
+    with translation.override("de"):
+        assert assistant.first_questions[0].startswith("Erkläre in drei Sätzen")
+        assert assistant.first_questions[3] == "Staff's own"
     assert ModelPrice.objects.get().model == "small"
     packages = [(one.slug, one.prices.get().amount_minor) for one in CreditPackage.objects.all()]
     assert packages == [("small", 500), ("medium", 2_000), ("large", 5_000)]

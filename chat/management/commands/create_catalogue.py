@@ -9,13 +9,9 @@ from django.db import transaction
 from billing.credits import MICRO
 from billing.models import CreditPackage, ModelPrice, PackagePrice
 from chat.models import Assistant, LanguageModel, Provider
+from chat.models.catalogue import SUGGESTIONS
 
 SYSTEM_PROMPT = "You are a helpful assistant. Answer clearly and to the point."
-SUGGESTIONS = [
-    "Explain how a rainbow comes about, in three sentences.",
-    "Write a short, friendly note to a new neighbour.",
-    "Give me five ideas for a rainy Sunday afternoon.",
-]
 
 # Slug, name, credits, bonus credits, price in US cents: a credit is worth a cent, see CREDIT_USD.
 PACKAGES = [
@@ -98,7 +94,7 @@ def add_assistant(provider: Provider) -> Assistant:
             "name": "Parley",
             "system_prompt": SYSTEM_PROMPT,
             "model": model,
-            "suggestions": SUGGESTIONS,
+            "suggestions": list(SUGGESTIONS),
         },
     )
     if is_new and assistant.model != model:
