@@ -26,9 +26,9 @@ from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from accounts import signup
+from accounts import api_keys, signup
 from accounts.forms import AdminPasswordForm
-from accounts.models import SignupGrant, User
+from accounts.models import ApiKey, SignupGrant, User
 from billing import credits
 from chatproject.lib import db
 from chatproject.lib.admin import (
@@ -294,6 +294,63 @@ class SignupGrantAdmin(ReadOnlyAdmin, BaseAdmin):
     search_fields = ["user__email"]
     ordering = ["-created_at"]
     fields = ["user", "created_at", "granted_at"]
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnlyAdmin, BaseAdmin):
+    """The API keys of all users, which staff may revoke; a key itself is nowhere."""
+
+    list_display = [
+        "prefix",
+        "user",
+        "name",
+        "created_at",
+        "last_used_at",
+        "expires_at",
+        "revoked_at",
+    ]
+    list_select_related = ["user"]
+    list_filter = ["created_at", ("revoked_at", admin.EmptyFieldListFilter)]
+    search_fields = ["prefix", "user__email", "name"]
+    search_help_text = "First characters, name, or e-mail address of the user"
+    readonly_fields = [
+        *("user", "name", "prefix", "scopes", "created_at", "expires_at", "last_used_at"),
+        *("revoked_at", "rate", "spent_credits", "limit_credits"),
+    ]
+    fields = (*readonly_fields,)
+    actions = ["revoke"]
+
+    @admin.display(description="spent")
+    def spent_credits(self, key: ApiKey) -> str:
+        """Return the credits that the key has spent."""
+        return credits.show(key.spent)
+
+    @admin.display(description="limits in credits")
+    def limit_credits(self, key: ApiKey) -> str:
+        """Return the spending limits of the key."""
+        limits = [(key.limit_month, "per month"), (key.limit_total, "in all")]
+        return ", ".join(
+            f"{credits.show(one)} {period}" for one, period in limits if one is not None
+        )
+
+    @admin.action(description="Revoke selected API keys", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        """Revoke keys at once, each with an entry in the admin's log."""
+        assert isinstance(request.user, User)
+        for key in queryset.filter(revoked_at=None):
+            with transaction.atomic():
+                if api_keys.revoke(key, by=request.user):
+                    LogEntry.objects.log_actions(
+                        staff_id(request),
+                        [key],
+                        CHANGE,
+                        change_message="Revoked",
+                        single_object=True,
+                    )
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        """Return whether a member of staff may revoke keys."""
+        return request.user.has_perm("accounts.change_apikey")
 
 
 @admin.register(LogEntry)

@@ -138,3 +138,60 @@ class SignupGrant(models.Model):
 
     def __str__(self) -> str:
         return f"sign-up credits of user {self.pk}"
+
+
+class Scope(models.TextChoices):
+    """What requests with an API key may do."""
+
+    MODELS = "models", _("Call models (the OpenAI-compatible API)")
+    READ = "read", _("Read chats, runs and search")
+    WRITE = "write", _("Send messages and change chats")
+    USAGE = "usage", _("Read balance, usage and history")
+
+
+def all_scopes() -> list[str]:
+    """Return all scopes of API keys."""
+    return list(Scope.values)
+
+
+class ApiKey(models.Model):
+    """A key by which a program acts for a user; the key itself is not stored, only its SHA-256.
+
+    accounts.api_keys creates, checks and revokes keys. Amounts are micro-credits.
+    """
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=60)
+    prefix = models.CharField(max_length=20, help_text="The first characters, to recognise it.")
+    hash = models.CharField(max_length=64, unique=True, editable=False)
+    scopes = models.JSONField(default=all_scopes)
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text="To the minute.")
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    rate = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Requests per minute; empty: the site's limit alone."
+    )
+    limit_total = models.PositiveBigIntegerField(
+        null=True,
+        blank=True,
+        help_text="Micro-credits that it may spend in all; empty: no limit.",
+    )
+    limit_month = models.PositiveBigIntegerField(
+        null=True,
+        blank=True,
+        help_text="Micro-credits that it may spend in a month; empty: no limit.",
+    )
+    # Written by the transaction that charges a call, under the lock of the user's account.
+    spent = models.PositiveBigIntegerField(default=0, db_default=0)
+    spent_in_month = models.PositiveBigIntegerField(default=0, db_default=0)
+    month = models.DateField(null=True, blank=True, help_text="The month of spent_in_month.")
+
+    class Meta:
+        ordering = ["-pk"]
+        verbose_name = "API key"
+        verbose_name_plural = "API keys"
+        default_permissions = ["view", "change"]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"

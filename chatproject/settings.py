@@ -340,6 +340,8 @@ RATE_LIMITS = {
     "imports": env.limit("LIMIT_IMPORTS", "20/hour"),
     "devices": env.limit("LIMIT_DEVICES", "20/hour"),
     "projects": env.limit("LIMIT_PROJECTS", "60/hour"),
+    "api_keys": env.limit("LIMIT_API_KEYS", "20/hour"),
+    "api_requests": env.limit("LIMIT_API_REQUESTS", "300/minute"),
     "promo_codes": env.limit("LIMIT_PROMO_CODES", "10/hour", fails_closed=True),
     # Signing in (accounts/sign_in_limits.py): wrong passwords from one address for one account; from
     # one address for all accounts; the same with the admin as destination; for one account from all

@@ -18,7 +18,7 @@ from django.core import mail, signing
 from django.test import Client, RequestFactory
 from django.urls import get_resolver, reverse
 
-from accounts import sockets
+from accounts import api_keys, sockets
 from accounts.models import User
 from chat.models import Message, Run
 from chat.runs import queue
@@ -127,6 +127,7 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
         ("", lambda c, u, **h: c.post(reverse("chat:report", args=[uuid4()]), **h)),
     ],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
+    "api_keys": [("", lambda c, u, **h: c.post(reverse("api_keys"), **h))],
     "devices": [("", lambda c, u, **h: c.post(reverse("chat:add_device"), **h))],
     "checkouts": [
         ("billing:buy", lambda c, u, **h: c.post(reverse("billing:buy"), **h)),
@@ -170,6 +171,18 @@ def test_page_beyond_its_limit_is_refused(only, client, owner, stranger, name, u
     # Other users have a limit of their own.
     client.force_login(stranger)
     assert use(client, stranger).status_code != 429
+
+
+@reaches("api_requests")
+def test_key_beyond_its_limit_is_refused(only, owner, stranger):
+    only(api_requests=(2, 600))
+    keys = [api_keys.create(user, api_keys.Terms(name="Test"))[0] for user in (owner, stranger)]
+    for _ in range(2):
+        api_keys.count_request(keys[0])
+    with pytest.raises(rate_limits.RateLimited) as refused:
+        api_keys.count_request(keys[0])
+    assert 1 <= refused.value.retry_after <= 600
+    api_keys.count_request(keys[1])
 
 
 @reaches("sign_up")

@@ -15,6 +15,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import redis
@@ -71,11 +72,16 @@ def _each_rate(name: str, key: tuple[object, ...], call: _Call) -> None:
             if not call(_limiter(), item, name, _digest(key)):
                 raise RateLimited(name, retry_after(name, *key))
     except redis.RedisError as error:
-        logger.warning("the limit %s was not counted: %s", name, error)
-        outcome = "refused" if limit.fails_closed else "accepted"
-        metrics.RATE_LIMITS_UNCOUNTED.labels(name, outcome).inc()
-        if limit.fails_closed:
-            raise
+        _note_uncounted(name, limit, error)
+
+
+def _note_uncounted(name: str, limit: Limit, error: redis.RedisError) -> None:
+    """Count a use that Redis did not; raises the error for a limit that fails closed."""
+    logger.warning("the limit %s was not counted: %s", name, error)
+    outcome = "refused" if limit.fails_closed else "accepted"
+    metrics.RATE_LIMITS_UNCOUNTED.labels(name, outcome).inc()
+    if limit.fails_closed:
+        raise error
 
 
 def retry_after(name: str, *key: object) -> int:
@@ -101,6 +107,80 @@ def hit_in_pipeline(pipeline: Pipeline, name: str, *key: object) -> None:
             [time.time(), item.amount, item.get_expiry(), 1],
             client=pipeline,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The state of a key in a limit: uses of its tightest rate, and seconds until all of them are free.
+
+    `amount` is None without a limit, or while it could not be counted.
+    """
+
+    amount: int | None = None
+    remaining: int = 0
+    reset: float = 0.0
+
+
+def hit_and_read(name: str, limit: Limit, *key: object) -> Standing:
+    """Count one use of a limit of the table, or of one with further rates, in one round trip for each rate.
+
+    Raises RateLimited, and like `hit` redis.RedisError.
+    """
+    if not limit.rates:
+        return Standing()
+    try:
+        answers = _hit_and_read(limit, name, key)
+    except redis.RedisError as error:
+        _note_uncounted(name, limit, error)
+        return Standing()
+    now = time.time()
+    standings, waits = [], []
+    for (amount, seconds), answer in zip(limit.rates, answers, strict=True):
+        accepted, oldest, used = answer
+        reset = max(0.0, float(oldest) + seconds - now)
+        standings.append(Standing(amount, max(0, amount - used), reset))
+        if not accepted:
+            waits.append(reset)
+    if waits:
+        raise RateLimited(name, max(1, math.ceil(max(waits))))
+    return min(standings, key=lambda one: one.remaining)
+
+
+# As the scripts of `limits`: a list of the times of uses, newest first. Returns whether the use was accepted, the
+# time of the oldest use in the window, and the number of uses.
+HIT_AND_READ = """
+local now, amount, seconds = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local last = redis.call('lindex', KEYS[1], amount - 1)
+local accepted = (not last or tonumber(last) < now - seconds) and 1 or 0
+if accepted == 1 then
+  redis.call('lpush', KEYS[1], ARGV[1])
+  redis.call('ltrim', KEYS[1], 0, amount - 1)
+  redis.call('expire', KEYS[1], seconds)
+end
+local low, high = 0, redis.call('llen', KEYS[1]) - 1
+while low < high do
+  local middle = math.ceil((low + high) / 2)
+  if tonumber(redis.call('lindex', KEYS[1], middle)) >= now - seconds then
+    low = middle
+  else
+    high = middle - 1
+  end
+end
+return {accepted, redis.call('lindex', KEYS[1], low), low + 1}
+"""
+
+
+def _hit_and_read(limit: Limit, name: str, key: tuple[object, ...]) -> list[tuple[int, bytes, int]]:
+    # Without a pipeline, for which redis-py asks first whether Redis has the script.
+    script = sync_client().register_script(HIT_AND_READ)
+    now = time.time()
+    return [
+        script(
+            [_storage().prefixed_key(item.key_for(name, _digest(key)))],
+            [now, item.amount, item.get_expiry()],
+        )
+        for item in _items(limit)
+    ]
 
 
 def limit_of(name: str) -> Limit:

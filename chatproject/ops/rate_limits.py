@@ -36,6 +36,7 @@ LIMITS = {
 # sockets use, too; `promo_codes` by the view, which shows the refusal beside the code.
 LIMITS_OF_POSTS = {
     "account_signup": "sign_up",
+    "api_keys": "api_keys",
     "account_email": "email_changes",
     "account_reauthenticate": "password_checks",
     "account_change_password": "password_checks",

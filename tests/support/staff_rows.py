@@ -10,6 +10,7 @@ from django.contrib.auth.models import Group
 from django.db import connection, models
 from django.utils import timezone
 
+from accounts import api_keys
 from accounts.models import SignupGrant, User
 from billing.credits import MICRO
 from billing.models import ModelPrice
@@ -69,6 +70,7 @@ def make() -> User:
     account = billing_rows.make()
     user = User.objects.get(pk=account.user_id)
     SignupGrant.objects.get_or_create(user=user)
+    api_keys.create(user, api_keys.Terms(name=SENTENCE[:60], limit_month=MICRO))
     user.groups.add(Group.objects.create(name="Support"))
     _make_runs(user)
     OutgoingMail.objects.create(
