@@ -27,6 +27,7 @@ import { ChatTemporary } from "./elements/chat_temporary.js";
 import { ChatTranscript } from "./elements/chat_transcript.js";
 import { ChatViewer } from "./elements/chat_viewer.js";
 import { ConnectionNotice } from "./elements/connection_notice.js";
+import { keepFocusClear } from "./helpers/focus_clearance.js";
 import { closeMenus } from "./helpers/menus.js";
 import { keepServiceWorker } from "./helpers/service_worker.js";
 
@@ -59,4 +60,5 @@ customElements.define("chat-ready", ChatReady);
 customElements.define("chat-palette", ChatPalette);
 customElements.define("chat-keys", ChatKeys);
 closeMenus(document);
+keepFocusClear(document);
 keepServiceWorker().catch((error) => console.warn("no service worker:", error));

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 from chat.rendering.document import to_html
 from tests.e2e.browser import Browser, wait_until
@@ -103,6 +105,55 @@ def test_jump_to_latest_covers_no_text(
         "return [...rows].some((row) => row.getBoundingClientRect().bottom > top)"
     )
     assert not covered
+
+
+# How much of the focused element bars cover, outside of the sidebar and layers over the page; null: all is visible.
+COVERED_FOCUS = """
+const focused = document.activeElement;
+const bars = [...document.querySelectorAll(".topbar, .announcements, .chats-bar, chat-composer")]
+  .filter((bar) => getComputedStyle(bar).position === "sticky");
+if (!focused.closest("main") || bars.some((bar) => bar.contains(focused))) return null;
+const box = focused.getBoundingClientRect();
+const isOff = box.height > 0 && (box.bottom <= 0 || box.top >= innerHeight);
+const hidden = bars.map((bar) => bar.getBoundingClientRect())
+  .map((bar) => Math.min(box.bottom, bar.bottom) - Math.max(box.top, bar.top))
+  .filter((height) => height >= Math.min(box.height, 44) / 2 && height >= 1);
+return isOff || hidden.length > 0 ? `${focused.outerHTML.slice(0, 80)} ${hidden}` : null;
+"""
+
+
+@pytest.fixture
+def banners(site: Site) -> Iterator[None]:
+    """Two announcements that are shown to all."""
+    for text in ("Maintenance on Sunday " * 6, "New models"):
+        site.execute(
+            "INSERT INTO chat_announcement"
+            " (text, html, level, audience, starts_at, is_dismissible, created_at)"
+            " VALUES ('x', %s, 'info', 'all', now(), true, now())",
+            f"<p>{text}</p>",
+        )
+    yield
+    site.execute("DELETE FROM chat_announcement")
+
+
+@pytest.mark.usefixtures("banners")
+@pytest.mark.parametrize("scripting", [True, False], ids=["script", "without script"])
+def test_focus_by_keyboard_is_not_covered(
+    site: Site, open_browser: Callable[..., Browser], email: str, scripting: bool
+):
+    browser = open_browser(PHONE, scripting=scripting)
+    chat(site, browser, email, repeat=2)
+    wait_until(lambda: browser.shown(".announcement"), "the announcements")
+    browser.run("scrollTo(0, 0); document.querySelector('main').focus()")
+    for keys in ([Keys.TAB], [Keys.SHIFT, Keys.TAB]):
+        for _ in range(25):
+            chain = ActionChains(browser.driver, duration=0)
+            for key in keys:
+                chain.key_down(key)
+            for key in reversed(keys):
+                chain.key_up(key)
+            chain.perform()
+            wait_until(lambda: not browser.run(COVERED_FOCUS), browser.run(COVERED_FOCUS), 2)
 
 
 def test_phone_shows_much_of_a_title(site: Site, open_browser: Callable[..., Browser], email: str):

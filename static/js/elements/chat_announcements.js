@@ -7,6 +7,10 @@ export class ChatAnnouncements extends HTMLElement {
   #app = null;
   #timer = null;
   #isStale = false;
+  // Bars and targets of links keep clear of the banners.
+  #resizes = new ResizeObserver(() => {
+    document.documentElement.style.setProperty("--banners", `${this.offsetHeight}px`);
+  });
   #changed = () => {
     this.#isStale = true;
     this.#fetchSoon();
@@ -18,10 +22,12 @@ export class ChatAnnouncements extends HTMLElement {
     this.#app?.addEventListener("announcements.changed", this.#changed);
     document.addEventListener("visibilitychange", this.#seen);
     this.addEventListener("submit", (event) => this.#close(event));
+    this.#resizes.observe(this);
   }
 
   disconnectedCallback() {
     clearTimeout(this.#timer);
+    this.#resizes.disconnect();
     this.#app?.removeEventListener("announcements.changed", this.#changed);
     document.removeEventListener("visibilitychange", this.#seen);
   }
