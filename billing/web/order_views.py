@@ -34,7 +34,6 @@ from billing.payments import (
     invoices,
     packages,
     providers,
-    receipts,
     refunds,
 )
 from billing.payments.auto_top_up import TopUpRefused
@@ -304,6 +303,9 @@ def receipt(request: Request, order: Order) -> HttpResponseBase:
             invoices.of_order(order)
             response = StreamingHttpResponse(streamed_response.no_part())
         else:
+            # Here, as the library of PDF files would be a third of the start of every process with URLs.
+            from billing.payments import receipts
+
             response = HttpResponse(receipts.pdf(order))
     except NotPaid as error:
         raise Http404(_("An unpaid order has no receipt.")) from error

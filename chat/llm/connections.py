@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
 
 from chat.llm.address import malformed
 from chat.llm.errors import ProviderRefused, Refusal
-from chat.llm.provider import Provider
 from chatproject.lib import encryption
+
+if TYPE_CHECKING:
+    from chat.llm.provider import Provider
 
 IDLE_SECONDS = 600.0
 
@@ -140,6 +142,9 @@ def opened(row: Row, **limits: Any) -> Provider:
     `limits` are arguments of Provider that replace the row's. Raises ProviderRefused if the secrets
     cannot be read, or if no request can be made of them.
     """
+    # Not at the start of each process: openai takes half a second and 30 MB, which only workers need.
+    from chat.llm.provider import Provider
+
     try:
         key, headers, proxy = row.key, row.headers, row.proxy
     except encryption.Undecryptable:

@@ -12,6 +12,7 @@ import aiohttp
 
 from chat.push import endpoints, vapid
 from chat.push.encryption import InvalidKeys, encrypt
+from chat.push.resolver import GuardedResolver
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,7 @@ async def send(subscription: Subscription, text: bytes, *, topic: str, contact: 
         "Urgency": "normal",
     }
     service = urlsplit(subscription.endpoint).hostname
-    connector = aiohttp.TCPConnector(
-        resolver=endpoints.GuardedResolver(), use_dns_cache=False, limit=1
-    )
+    connector = aiohttp.TCPConnector(resolver=GuardedResolver(), use_dns_cache=False, limit=1)
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         for pause in (*PAUSES, None):
