@@ -14,6 +14,9 @@ JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); n=$$((n +
 	[ $$n -lt 2 ] && n=2; [ $$n -gt 12 ] && n=12; echo $$n)
 ARGS ?=
 
+# Images of Python often set it. Hundreds of processes of the tests would each compile all of Parley.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Settings for the checks: values as in production, of services that are never contacted.
 CHECK_ENV := SECRET_KEY=a2f8c19b7e5d4036-this-is-only-for-checks-9d3b6e1f7a5c2048 DEBUG=0 HTTPS=1 \
 	ALLOWED_HOSTS=chat.example.org ENV_FILE=/dev/null OPENAI_API_KEY=only-for-checks \
@@ -69,7 +72,7 @@ e2e: .venv/.dev ## Run the tests in a real Chromium
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
 		echo "chromium or chromedriver is missing. On Debian: apt-get install chromium chromium-driver"; \
 		exit 1; }
-	@$(PY) -m pytest -n $(JOBS) -m "e2e and not long" $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadscope -m "e2e and not long" $(or $(filter tests/%,$(ARGS)),tests/e2e) $(filter-out tests/%,$(ARGS))
 
 .PHONY: firefox
 firefox: .venv/.dev ## Run the tests in a real Firefox (skipped without it)
@@ -85,9 +88,16 @@ gateways: .venv/.dev .venv-gateways/.ready ## Run the tests with LiteLLM's proxy
 
 .PHONY: lint
 lint: .venv/.dev ## Check formatting, types, layers, templates, settings
+	@$(MAKE) -j2 lint-types lint-others
+
+# Two halves of the same time, for two cores.
+.PHONY: lint-types lint-others
+lint-types: .venv/.dev
+	$(CHECK_ENV) $(PY) -m mypy .
+
+lint-others: .venv/.dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(CHECK_ENV) $(PY) -m mypy .
 	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 	find templates -name '*.html' -exec .venv/bin/djade --check --target-version 5.2 {} +
 	$(PY) -m djlint --lint --quiet templates

@@ -6,6 +6,7 @@ code. A test that fails leaves a screenshot of its browser in `.data/screenshots
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import re
@@ -30,6 +31,14 @@ from tests.support.fake_llm import FakeLLM
 from tests.support.stack import PROJECT, Stack
 
 SCREENSHOTS = PROJECT / ".data" / "screenshots"
+
+PREPARE = """
+import django
+django.setup()
+from django.core.management import call_command
+call_command("create_catalogue", verbosity=0)
+call_command("collectstatic", interactive=False, verbosity=0)
+"""
 
 # Another name of this machine, as in a home network. Browsers trust an address without TLS only if it is
 # 127.0.0.1 or localhost.
@@ -98,32 +107,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @contextmanager
 def running_site(folder: Path, **variables: str) -> Iterator[Site]:
-    """A Parley in this folder, with additional variables in its environment."""
-    server = os.environ["DATABASE_URL"]
-    name = f"e2e_{uuid4().hex}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE {migrated_cluster.TEMPLATE}')
-    database = urlsplit(server)._replace(path=f"/{name}").geturl()
+    """A Parley in this folder, with additional variables in its environment.
+
+    List a module that has one in pytest_servers.OWN_SITE: `make e2e` then starts it once.
+    """
+    database = copied(f"e2e_{uuid4().hex}", prepare())
     environment = {
         "DATABASE_URL": database,
         "REDIS_URL": pytest_servers.valkey.url,
         # As in production: hashed names, also in the imports of modules.
         "DEBUG": "0",
         "STATIC_MANIFEST": "1",
-        "STATIC_ROOT": str(folder / "static"),
+        "STATIC_ROOT": str(static_root()),
         "HTTPS": "0",
         "ALLOWED_HOSTS": f"127.0.0.1,localhost,{HOME}",
         **variables,
     }
-    for command in (["create_catalogue"], ["collectstatic", "--no-input"]):
-        subprocess.run(
-            [sys.executable, "manage.py", *command, "--verbosity", "0"],
-            cwd=PROJECT,
-            env={**os.environ, **environment},
-            check=True,
-            timeout=60,
-            stdout=subprocess.DEVNULL,
-        )
     with (
         FakeLLM() as provider,
         Stack(folder, provider_url=provider.url, environment=environment) as stack,
@@ -132,6 +131,46 @@ def running_site(folder: Path, **variables: str) -> Iterator[Site]:
         yield Site(stack, provider, database)
         # The ledger is right after all tests.
         stack.manage("check_ledger")
+
+
+def prepare() -> str:
+    """Return the database to copy for a site, with the catalogue, and collect the static files.
+
+    The first process of the session makes both, and the others use them.
+    """
+    made = pytest_servers.folder / "e2e-database"
+    with (pytest_servers.folder / "e2e-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            name = f"prepared_{uuid4().hex}"
+            subprocess.run(
+                [sys.executable, "-c", PREPARE],
+                cwd=PROJECT,
+                env={
+                    **os.environ,
+                    "DATABASE_URL": copied(name, migrated_cluster.TEMPLATE),
+                    "DEBUG": "0",
+                    "STATIC_MANIFEST": "1",
+                    "STATIC_ROOT": str(static_root()),
+                },
+                check=True,
+                timeout=100,
+                stdout=subprocess.DEVNULL,
+            )
+            made.write_text(name)
+        return made.read_text()
+
+
+def static_root() -> Path:
+    return pytest_servers.folder / "e2e-static"
+
+
+def copied(name: str, template: str) -> str:
+    """Copy a database of the session's Postgres; return the URL of the copy."""
+    server = os.environ["DATABASE_URL"]
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    return urlsplit(server)._replace(path=f"/{name}").geturl()
 
 
 def second_redis() -> str:

@@ -146,6 +146,46 @@ def hash_passwords_quickly() -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def find_static_files_once() -> Generator[None, None, None]:
+    """Keep WhiteNoise's list of the static files: it is made for each test client, in 12 ms."""
+    from whitenoise.middleware import WhiteNoiseMiddleware
+
+    own_way: Any = WhiteNoiseMiddleware.add_files_from_finders
+    kept: dict[tuple[object, ...], dict[str, Any]] = {}
+
+    def add_files_from_finders(self: Any) -> None:
+        key = (self.static_prefix, self.static_root, self.max_age)
+        if key not in kept:
+            before = dict(self.files)
+            own_way(self)
+            kept[key] = {url: file for url, file in self.files.items() if url not in before}
+        self.files.update(kept[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WhiteNoiseMiddleware, "add_files_from_finders", add_files_from_finders)
+        yield
+
+
+# Modules with a site of their own, which takes longer to start than most tests.
+OWN_SITE = ("/test_behind_nginx.py", "/test_billing.py", "/test_limits.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadscope`, keep only the modules of OWN_SITE in one process each."""
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class Scheduler(LoadScopeScheduling):  # type: ignore[misc] # its library has no types
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return module if module.endswith(OWN_SITE) else nodeid
+
+    return Scheduler(config, log)
+
+
 def _start_servers(config: pytest.Config) -> None:
     global folder, valkey
     installed_servers.use()
