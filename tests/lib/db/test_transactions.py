@@ -138,16 +138,21 @@ def test_real_deadlock_is_tried_again(monkeypatch):
     before = counted("parley_money_retries_total", sqlstate="40P01")
     met = threading.Barrier(2)
     turns: list[int] = []
+    committed = threading.Event()
 
     def change(first: int) -> None:
-        User.objects.filter(pk=users[first].pk).update(first_name=str(first))
         turns.append(first)
-        if len(turns) <= 2:
+        if len(turns) > 2:
+            # Earlier it could lock the row for which the other one is being woken: a second deadlock.
+            committed.wait(20)
+        User.objects.filter(pk=users[first].pk).update(first_name=str(first))
+        if not committed.is_set():
             met.wait()
         User.objects.filter(pk=users[1 - first].pk).update(last_name=str(first))
 
     def work(first: int) -> None:
         money_transaction(change, first)
+        committed.set()
         connections.close_all()
 
     patient = "SET LOCAL lock_timeout = '20s'; SET LOCAL deadlock_timeout = '50ms'"
