@@ -26,8 +26,8 @@ from tests.support import staff_rows
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
 
-# Each role takes every third address, and all of them in `make ci-long`.
-walks = pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.long)])
+# Each role takes every sixth address, and all of them in `make ci-long`.
+walks = pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.long)])
 OWN = {"/admin/", "/admin/jsi18n/", "/admin/password_change/done/"}  # of all staff
 # Fields of all forms at once, such as someone posts who knows their names.
 FORM = {

@@ -69,8 +69,8 @@ FIELDS = [
 EVERYTHING = os.environ.get("ODD_INPUT") == "all"
 TIME_LIMIT = 3_600 if EVERYTHING else 400  # seconds of one walk
 
-# Each walk takes every fourth page, filter or action, and all of them in `make ci-long`.
-walks = pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.long)])
+# Each walk takes every eighth page, filter or action, and all of them in `make ci-long`.
+walks = pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.long)])
 
 
 LOOKUPS = [

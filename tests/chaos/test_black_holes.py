@@ -188,7 +188,8 @@ async def send_at_once(client: websockets.ClientConnection) -> None:
             answered.add(event.get("ref") or event["client_id"])
 
 
-@pytest.mark.parametrize("service", ["postgres", "redis"])
+# In `make ci` one service each, in `make ci-long` both.
+@pytest.mark.parametrize("service", ["postgres", pytest.param("redis", marks=pytest.mark.long)])
 async def test_silent_network_is_reported_and_recovered_from(site: Site, service: str):
     hole: BlackHole = getattr(site, service)
     async with contextlib.AsyncExitStack() as sockets:
@@ -233,7 +234,7 @@ async def test_resume_in_silence_is_reported_and_followed(site: Site, provider: 
             assert (await until(tab, run, "run.done"))["text"] == reply_text(20, text)
 
 
-@pytest.mark.parametrize("service", ["postgres", "redis"])
+@pytest.mark.parametrize("service", [pytest.param("postgres", marks=pytest.mark.long), "redis"])
 async def test_lost_connections_are_all_replaced_soon(site: Site, service: str):
     """As after a move of the server: the open connections stay silent, new ones work."""
     hole: BlackHole = getattr(site, service)

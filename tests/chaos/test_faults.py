@@ -60,7 +60,7 @@ async def test_ending_web_process_closes_with_1012(owner, provider, server_folde
             assert socket.close_code == 1012
 
 
-@pytest.mark.parametrize("continuation", ["", "prefill"])
+@pytest.mark.parametrize("continuation", ["", pytest.param("prefill", marks=pytest.mark.long)])
 async def test_reply_of_a_killed_worker_is_finished(talking, provider, continuation):
     await db.run(lambda: LanguageModel.objects.update(continuation=continuation))
     async with talking("web", "worker", "clock") as talk:
@@ -97,6 +97,7 @@ async def test_terminated_worker_finishes_its_replies(talking, provider):
     assert (end["type"], end["text"]) == ("run.done", WHOLE)
 
 
+@pytest.mark.long
 async def test_worker_without_drain_time_hands_runs_over(talking, provider):
     async with talking("web", "worker", WORKER_DRAIN_SECONDS="0") as talk:
         await asyncio.to_thread(talk.stack.terminate, "worker")
@@ -152,7 +153,17 @@ async def test_run_survives_an_outage_of_valkey(talking, provider, own_valkey: V
     assert await db.run(lambda: Run.objects.get().attempt) == 1
 
 
-@pytest.mark.parametrize("command", ["chat.send", "run.regenerate", "message.edit", "resume"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "chat.send",
+        "resume",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("run.regenerate", "message.edit")
+        ),
+    ],
+)
 async def test_accepted_command_survives_death_of_valkey(
     command, owner, conversation, provider, server_folder, own_valkey: ValkeyServer
 ):

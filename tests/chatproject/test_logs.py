@@ -90,7 +90,7 @@ def wait_for_event(running: Stack, event: str, count: int = 1) -> None:
 # --- Secrets ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", [pytest.param("text", marks=pytest.mark.long), "json"])
 def test_secrets_of_every_path_stay_unlogged(owner, provider, server_folder, form):
     with (
         mail_server() as mails,

@@ -177,10 +177,12 @@ def test_pages_of_visitors_are_accessible(tour: Tour):
     assert tour.found == [], tour.report
 
 
-def test_pages_of_new_user_are_accessible(tour: Tour, assistant: Assistant):
+@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.long)])
+def test_pages_of_new_user_are_accessible(tour: Tour, assistant: Assistant, step: int):
+    """Each second page, and all of them in `make ci-long`."""
     user = User.objects.create_user("reader@example.org", "a-long-password-17")
     tour.enter(user)
-    for path in pages(user, without_parameters()):
+    for path in [*pages(user, without_parameters())][::step]:
         tour.visit(path)
     tour.visit("/styleguide/", is_error=True)
     assert tour.found == [], tour.report

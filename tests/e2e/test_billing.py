@@ -154,7 +154,12 @@ return [...document.querySelectorAll("a, button, summary, select, input:not([typ
 
 @pytest.mark.parametrize(
     ("size", "dark", "minimum"),
-    [(PHONE, False, 44), (PHONE, True, 44), (NARROW, False, 44), (DESKTOP, False, 24)],
+    [
+        pytest.param(PHONE, False, 44, marks=pytest.mark.long),
+        (PHONE, True, 44),
+        pytest.param(NARROW, False, 44, marks=pytest.mark.long),
+        (DESKTOP, False, 24),
+    ],
     ids=["phone", "dark phone", "narrow", "desktop"],
 )
 def test_billing_pages_fit_and_are_readable(

@@ -73,7 +73,7 @@ class Session(Program):
         return folders + [pid for look in self.looks() for pid in look[3:] if is_alive(int(pid))]
 
 
-@pytest.mark.parametrize("processes", [0, 2])
+@pytest.mark.parametrize("processes", [pytest.param(0, marks=pytest.mark.long), 2])
 def test_session_has_its_servers_and_leaves_nothing(tmp_path, processes):
     with Session(tmp_path, "-n", str(processes)) as session:
         assert session.wait() == 0, session.text()
@@ -84,7 +84,12 @@ def test_session_has_its_servers_and_leaves_nothing(tmp_path, processes):
 
 
 @pytest.mark.parametrize(
-    ("processes", "number"), [(0, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGKILL)]
+    ("processes", "number"),
+    [
+        pytest.param(0, signal.SIGINT, marks=pytest.mark.long),
+        (2, signal.SIGINT),
+        (2, signal.SIGKILL),
+    ],
 )
 def test_interrupted_session_leaves_no_server(tmp_path, processes, number):
     with Session(tmp_path, "-n", str(processes), seconds=1000.0) as session:

@@ -287,7 +287,15 @@ def test_second_payment_of_an_order_alerts_staff(account, paid):
 
 def test_poller_syncs_open_orders_at_set_ages(begun):
     asked = []
-    for minutes in range(0, 60 * 24 * 4, 5):
+    hours = [hour * 60 + minute for hour in (24, 72) for minute in range(-15, 20, 5)]
+    for minutes in (
+        *range(0, 90, 5),
+        *range(120, 60 * 23, 180),
+        *hours[:7],
+        60 * 48,
+        *hours[7:],
+        60 * 96,
+    ):
         poller.poll(begun.created_at + timedelta(minutes=minutes))
         if queue._queue().count:
             asked.append(minutes)

@@ -196,7 +196,7 @@ STEPS = st.lists(
 )
 
 
-@pytest.mark.parametrize("name", ["stripe", "razorpay"])
+@pytest.mark.parametrize("name", ["stripe", pytest.param("razorpay", marks=pytest.mark.long)])
 @hypothesis_settings(
     max_examples=25,
     deadline=None,
