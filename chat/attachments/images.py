@@ -18,6 +18,7 @@ from typing import IO
 from django.utils.translation import gettext as _
 from PIL import Image
 
+from chat.attachments import structure
 from chat.errors import ChatError
 
 logger = logging.getLogger(__name__)
@@ -29,9 +30,10 @@ AVIF_BRANDS = (b"ftypavif", b"ftypavis")
 # Of photographs in formats that browsers do not show either.
 OTHER_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 
-# A JPEG is decoded at a smaller scale, so it may be larger.
+# A JPEG is decoded at a smaller scale, so it may be larger; the decoder of WebP needs 16 bytes for each pixel.
 MAX_PIXELS = 30_000_000
-MAX_JPEG_PIXELS = 50_000_000
+MOST_PIXELS = {"JPEG": 50_000_000, "MPO": 50_000_000, "WEBP": 16_000_000}
+MAX_SCANNED = 1_000_000_000  # pixels of a JPEG, times its scans
 MAX_SIDE = 30_000
 SIDE = 2_048  # pixels of the longer side as stored, which is as much as models look at
 THUMBNAIL_SIDE = 480
@@ -77,16 +79,18 @@ def is_other_image(head: bytes) -> bool:
     return head[4:12] in OTHER_BRANDS or head[:4] in (b"II*\x00", b"MM\x00*") or head[:2] == b"BM"
 
 
-def encode(file: IO[bytes]) -> Encoded:
+def encode(file: IO[bytes], *, longest_side: int = MAX_SIDE) -> Encoded:
     """Return the first frame of an image in an encoding of our own.
 
-    Raises ChatError `bad_file` for a damaged image and for one with too many pixels, and `busy`.
+    Raises ChatError `bad_file` for a damaged image and for one with too many pixels or parts, and `busy`.
     """
     with _turn():
         try:
-            return _encode(file)
+            return _encode(file, longest_side)
         except ChatError:
             raise
+        except structure.TooComplex as error:
+            raise _too_complex() from error
         except Exception as error:
             # Decoders raise anything for a damaged file, and it is the file that is at fault.
             logger.info("an image could not be decoded: %s: %s", type(error).__name__, error)
@@ -105,18 +109,26 @@ def _turn() -> Iterator[None]:
         _one_at_a_time.release()
 
 
-def _encode(file: IO[bytes]) -> Encoded:
+def _too_complex() -> ChatError:
+    return ChatError(
+        "bad_file", _("The image is built of too many parts. Save it anew, then attach it.")
+    )
+
+
+def _encode(file: IO[bytes], longest_side: int) -> Encoded:
+    scans = structure.check(file)
     with Image.open(file, formats=FORMATS) as opened:
         is_photo = opened.format in ("JPEG", "MPO")
         width, height = opened.size  # of the header: nothing is decoded yet
-        if width * height > (MAX_JPEG_PIXELS if is_photo else MAX_PIXELS) or (
-            max(width, height) > MAX_SIDE
-        ):
+        most = MOST_PIXELS.get(opened.format or "", MAX_PIXELS)
+        if width * height > most or max(width, height) > longest_side:
             raise ChatError(
                 "bad_file",
                 _("The image has too many pixels (%(width)d by %(height)d). Make it smaller first.")
                 % {"width": width, "height": height},
             )
+        if width * height * scans > MAX_SCANNED:
+            raise _too_complex()
         if is_photo:
             opened.draft("RGB", (SIDE, SIDE))
         orientation = opened.getexif().get(ORIENTATION, 1)

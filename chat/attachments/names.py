@@ -8,6 +8,7 @@ import unicodedata
 from django.utils.translation import gettext as _
 
 MOST_CHARACTERS = 120
+READ_CHARACTERS = 2_000  # at the end of a name, of which an import may have any number
 LONGEST_ENDING = 12
 JOINERS = "\u200c\u200d"
 
@@ -20,7 +21,7 @@ def clean(name: str) -> str:
     """
     plain = "".join(
         " " if unicodedata.category(one)[0] == "C" and one not in JOINERS else one
-        for one in re.split(r"[/\\]", name)[-1]
+        for one in re.split(r"[/\\]", name[-READ_CHARACTERS:])[-1]
     )
     plain = " ".join(plain.split())
     if not plain.strip(f". {JOINERS}"):

@@ -37,10 +37,18 @@ QUEUED_KEPT = timedelta(days=30)
 MEGABYTE = 2**20
 
 
-def add(*, user: User, name: str, size: int, file: IO[bytes]) -> Attachment:
+def add(
+    *,
+    user: User,
+    name: str,
+    size: int,
+    file: IO[bytes],
+    longest_side: int = images.MAX_SIDE,
+) -> Attachment:
     """Check and store an upload of `size` bytes, for a message to come.
 
-    Images are encoded anew, texts become UTF-8; the type follows from the content alone. Raises ChatError:
+    Images are encoded anew, unless they have a longer side; texts become UTF-8; the type follows from the
+    content alone. Raises ChatError:
     `file_too_large`, `bad_file`, `storage_full`, `busy`, `unavailable`.
     """
     if size > settings.ATTACHMENT_MAX_BYTES:
@@ -54,7 +62,7 @@ def add(*, user: User, name: str, size: int, file: IO[bytes]) -> Attachment:
     head = file.read(HEAD)
     file.seek(0)
     if images.is_image(head):
-        image = images.encode(file)
+        image = images.encode(file, longest_side=longest_side)
         contents = [image.data, image.thumbnail]
         made = Attachment(
             kind=Attachment.Kind.IMAGE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from datetime import timedelta
+from zlib import crc32
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -93,7 +94,8 @@ def test_photo_is_turned_upright_without_its_place():
     exif[0x0112] = 6
     exif[0x010F] = "MAKER-OF-THE-CAMERA"
     exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)
-    original = picture("JPEG", (600, 400), exif=exif, comment=b"A-COMMENT") + b"<script>TRAILER"
+    original = picture("JPEG", (600, 400), exif=exif, comment=b"A-COMMENT")
+    original += b"<script>TRAILER" + b"\xff\xda" * 200  # of a film, not of scans
     found = images.encode(io.BytesIO(original))
     with Image.open(io.BytesIO(found.data)) as image:
         assert image.size == (found.width, found.height) == (400, 600)
@@ -121,7 +123,26 @@ def test_large_image_becomes_smaller():
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
 
+def repeated(kind: str, part: bytes, count: int) -> bytes:
+    """An image with a part of no use, many times before its pixels."""
+    original = picture(kind, (60, 40))
+    at = original.index(b"IDAT") - 4 if kind == "PNG" else 2
+    return original[:at] + part * count + original[at:]
+
+
+def scanned(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    original = picture("JPEG", (60, 40), progressive=True)
+    last = original[original.rindex(b"\xff\xda") : -2]
+    return original[:-2] + last * count + original[-2:]
+
+
 WRONG = [
+    scanned(100),
+    repeated("JPEG", b"\xff\xe5\x00\x02", 20_000),
+    repeated("JPEG", b"\x00", 2_000),
+    repeated("JPEG", b"\xff\xd0", 20_000),
+    repeated("PNG", b"\0\0\0\0prVt" + crc32(b"prVt").to_bytes(4, "big"), 20_000),
     b"",
     b" \n\t ",
     picture("JPEG", (600, 400))[:900],
@@ -139,7 +160,7 @@ WRONG = [
 ]
 
 
-def test_wrong_file_is_refused_and_leaves_nothing(owner, folder):
+def test_wrong_file_is_refused_and_leaves_nothing(owner, folder, monkeypatch):
     for content in (b"x" * 1_000_001, b"x" * 4_100_000):
         response = post(owner, content)
         assert (response.status_code, response.json()["code"]) == (413, "file_too_large")
@@ -148,6 +169,10 @@ def test_wrong_file_is_refused_and_leaves_nothing(owner, folder):
     for content in WRONG:
         with pytest.raises(ChatError, match="bad_file"):
             uploads.add(user=owner, name="a", size=len(content), file=io.BytesIO(content))
+    images.encode(io.BytesIO(scanned(20)))
+    monkeypatch.setattr(images, "MAX_SCANNED", 20 * 60 * 40)
+    with pytest.raises(ChatError, match="too many parts"):
+        images.encode(io.BytesIO(scanned(20)))
     assert not stored_files(folder)
     assert not Attachment.objects.exists()
 
