@@ -14,7 +14,7 @@ from uuid import UUID
 from django.conf import settings
 
 from accounts.models import User
-from chat.attachments import content, names, uploads
+from chat.attachments import content, images, names, uploads
 from chat.errors import ChatError
 from chat.models import Attachment, Message, new_id
 
@@ -52,22 +52,31 @@ def _exported(one: dict[str, Any], rows: dict[UUID, Attachment]) -> dict[str, An
     return fields | {"data": base64.b64encode(data).decode()}
 
 
-def restored(user: User, described: Sequence[Any]) -> tuple[list[Attachment], list[dict[str, Any]]]:
-    """Store the files of an imported message; return them, and all entries of `Message.attached`.
+def restored(
+    user: User, described: Sequence[Any], most: int
+) -> tuple[list[Attachment], list[dict[str, Any]]]:
+    """Store up to `most` files of an imported message; return them, and all entries of `Message.attached`.
 
-    They are checked as uploads are: the file of an import may come from anywhere. A file that is refused, or that
-    the import does not have, becomes an entry that is marked as deleted.
+    They are checked as uploads are: the file of an import may come from anywhere. An image is no larger than
+    exports have it, which bounds the work. A file that is refused, or that the import does not have, becomes an
+    entry that is marked as deleted.
     """
     made: list[Attachment] = []
     entries: list[dict[str, Any]] = []
-    for one in described[: settings.ATTACHMENTS_PER_MESSAGE]:
+    for number, one in enumerate(described[: settings.ATTACHMENTS_PER_MESSAGE]):
         fields = one if isinstance(one, dict) else {}
         name = names.clean(str(fields.get("name", "")))
-        data = _bytes(fields)
+        data = _bytes(fields) if number < most else None
         try:
             if data is None:
                 raise ChatError("file_missing")
-            stored = uploads.add(user=user, name=name, size=len(data), file=io.BytesIO(data))
+            stored = uploads.add(
+                user=user,
+                name=name,
+                size=len(data),
+                file=io.BytesIO(data),
+                longest_side=images.SIDE,
+            )
         except ChatError as error:
             logger.info("a file of an import is left out: %s", error.code)
             kind = "image" if fields.get("kind") == "image" else "text"

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_NOTES = 100
+MAX_FILES = 2_000  # of messages: an image takes up to half a second
 ANNOUNCED = (
     40  # conversations that the user's pages add to their lists; others come with the next page
 )
@@ -294,7 +295,8 @@ def _restore_files(
     restored = {}
     for id, described in all.items():
         if id not in known:
-            restored[id] = files.restored(one.owner, described)
+            restored[id] = files.restored(one.owner, described, MAX_FILES - progress.files)
+            progress.files += len(restored[id][1])
             progress.beat()
     return restored
 

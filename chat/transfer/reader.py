@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +25,13 @@ FILE_CHARACTERS = 60_000_000  # of the files of one conversation; further ones a
 CHAT_VALUES = 1_000_000  # values and keys of one conversation
 STRING_BYTES = 32_000_000  # of one text
 JSON_BYTES = 1_000_000_000  # of all JSON in an archive
+FILE_EVENTS = (
+    30_000_000  # of the parser for a whole file, some 20 s of work; a large export has 5 million
+)
 DIRECTORY_BYTES = 10_000_000  # of an archive's list of files
 CHUNK = 65_536
+# zipfile unpacks these in parts of a bounded size, others in whole blocks of any size.
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 LISTS = ("conversations", "chats")  # keys of an object that holds a list of conversations
 
 
@@ -55,7 +61,7 @@ def read(path: Path, progress: Callable[[int], None]) -> Iterator[Any]:
         elif size == 0:
             raise Unreadable(_("The file is empty. Choose another one."))
         else:
-            yield from _read_json(Utf8(file, size, progress))
+            yield from _read_json(Utf8(file, size, progress), count(1))
 
 
 def _read_archive(file: IO[bytes], progress: Callable[[int], None]) -> Iterator[Any]:
@@ -67,15 +73,18 @@ def _read_archive(file: IO[bytes], progress: Callable[[int], None]) -> Iterator[
                 raise Unreadable(_("The archive is too large when it is unpacked."))
             if not members:
                 raise Unreadable(_("The archive has no JSON file. Choose an export of chats."))
+            if any(one.compress_type not in COMPRESSIONS for one in members):
+                raise Unreadable(_("The archive is packed in an unusual way. Unpack it first."))
             total = sum(one.file_size for one in members) or 1
             before = 0
             unreadable: Unreadable | None = None
+            events = count(1)
             for member in members:
                 with archive.open(member) as unpacked:
                     # Not more than it announces, whatever its data unpack to.
                     text = Utf8(unpacked, total, progress, before, member.file_size)
                     try:
-                        yield from _read_json(text)
+                        yield from _read_json(text, events)
                     except Unreadable as error:
                         unreadable = unreadable or error  # the others are read all the same
                 before += member.file_size
@@ -149,8 +158,23 @@ class Utf8:
         return data
 
 
-def _read_json(text: Utf8) -> Iterator[Any]:
-    events = ijson.basic_parse(text, buf_size=CHUNK, use_float=True)
+@dataclass(slots=True)
+class Size:
+    """The size of the values that one conversation has so far."""
+
+    characters: int = 0
+    values: int = 0
+    files: int = 0
+
+    @property
+    def is_too_large(self) -> bool:
+        return self.characters > CHAT_CHARACTERS or self.values > CHAT_VALUES
+
+
+def _read_json(text: Utf8, numbers: Iterator[int]) -> Iterator[Any]:
+    """Yield the conversations of a text; `numbers` counts the events of the whole file."""
+    parsed = ijson.basic_parse(text, buf_size=CHUNK, use_float=True)
+    events = _bounded(parsed, numbers)
     try:
         event, _value = next(events)
         if event == "start_array":
@@ -167,17 +191,28 @@ def _read_json(text: Utf8) -> Iterator[Any]:
         ) from error
 
 
+def _bounded(
+    events: Iterator[tuple[str, Any]], numbers: Iterator[int]
+) -> Iterator[tuple[str, Any]]:
+    for event, number in zip(events, numbers, strict=False):
+        if number > FILE_EVENTS:
+            raise Unreadable(_("The file has more parts than can be read. Split it."))
+        yield event
+
+
 def _items(events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
     """Yield the items of a list, up to its end."""
     for event, value in events:
         if event == "end_array":
             return
-        yield _build(events, event, value)
+        yield _build(events, event, value, Size())
 
 
 def _from_object(events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
     """Yield the conversations of a list in an object; without such a list the object itself."""
     others: dict[str, Any] = {}
+    size = Size()
+    title = ""
     has_list = False
     for event, key in events:
         if event == "end_map":
@@ -187,18 +222,27 @@ def _from_object(events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
             has_list = True
             yield from _items(events)
         else:
-            others[key] = _build(events, event, value)
+            size.characters += len(key)
+            if key in ("title", "name") and event == "string":
+                title = title or value[:200]
+            built = _build(events, event, value, size)
+            if size.is_too_large:
+                others.clear()
+            else:
+                others[key] = built
     if not has_list:
-        large = [one for one in others.values() if isinstance(one, TooLarge)]
-        yield TooLarge(_title(others)) if large or len(others) > CHAT_VALUES else others
+        yield TooLarge(title) if size.is_too_large else others
 
 
-def _build(events: Iterator[tuple[str, Any]], event: str, value: Any) -> Any:
-    """Return the value that begins with an event; TooLarge for one beyond the bounds, read to its end."""
+def _build(events: Iterator[tuple[str, Any]], event: str, value: Any, size: Size) -> Any:
+    """Return the value that begins with an event; TooLarge for one beyond the bounds, read to its end.
+
+    `size` is that of the conversation before it, and then after it.
+    """
     root: list[Any] = []
     stack: list[list[Any] | dict[str, Any]] = [root]
     keys: list[str] = [""]
-    characters = values = files = 0
+    characters, values, files = size.characters, size.values, size.files
     title = ""
     depth = 0
     while True:
@@ -240,10 +284,6 @@ def _build(events: Iterator[tuple[str, Any]], event: str, value: Any) -> Any:
             stack, keys = [], []  # the rest is read and forgotten
             root.clear()
         if depth == 0:
+            size.characters, size.values, size.files = characters, values, files
             return root[0] if root else TooLarge(title)
         event, value = next(events)
-
-
-def _title(document: dict[str, Any]) -> str:
-    title = document.get("title") or document.get("name")
-    return title[:200] if isinstance(title, str) else ""

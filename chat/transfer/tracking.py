@@ -80,13 +80,17 @@ def claim(kind: type[T], id: UUID, attempt: int, **fields: Any) -> T | None:
 
 
 class Progress:
-    """Writes the progress of an attempt into the row and to the user's pages, every BEAT seconds."""
+    """Writes the progress of an attempt into the row and to the user's pages, every BEAT seconds.
+
+    `files` counts the files of messages that the attempt has read.
+    """
 
     def __init__(self, one: ChatImport | ChatExport) -> None:
         self._one = one
         self._rows = type(one).objects.filter(pk=one.pk, status=Status.RUNNING, attempt=one.attempt)
         self._due = 0.0
         self._percent = 0
+        self.files = 0
 
     def reach(self, percent: int) -> None:
         """Record how much was done. Raises Superseded."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.utils.translation import gettext as _
 
 from chat.transfer.formats import Chat, Node
@@ -95,6 +96,7 @@ def _place(nodes: list[Node]) -> tuple[list[Placed], dict[str, int]]:
         seen.add(node.id)
         text, reasoning = ODD.sub("\ufffd", node.text), ODD.sub("\ufffd", node.reasoning)
         attachments = node.attachments if node.role == "user" else []
+        attachments = attachments[: settings.ATTACHMENTS_PER_MESSAGE]
         is_shown = text.strip() or reasoning.strip() or attachments
         if node.role in ("user", "assistant") and is_shown:
             created = node.created or (placed[above].created if above is not None else None)
@@ -128,7 +130,9 @@ def _join_roles(placed: list[Placed]) -> None:
         one.text = "\n\n".join(filter(None, [above.text, one.text]))
         one.reasoning = "\n\n".join(filter(None, [above.reasoning, one.reasoning]))
         one.model = one.model or above.model
-        one.attachments = [*above.attachments, *one.attachments]
+        # No more than a message may have, or a long line of messages would fill the memory.
+        attached = [*above.attachments, *one.attachments]
+        one.attachments = attached[: settings.ATTACHMENTS_PER_MESSAGE]
         one.parent = above.parent
         above.is_kept = False
     for at in has_other:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import zipfile
@@ -18,6 +19,7 @@ from chat.errors import ChatError
 from chat.models import ChatImport, Conversation, Message, MessagePart, Project, SearchEntry
 from chat.transfer import documents, imports, reader, tracking, tree
 from chatproject.lib import private_files
+from tests.support.files import picture
 
 pytestmark = pytest.mark.usefixtures("valkey_url", "assistant")
 
@@ -48,9 +50,9 @@ def shown(conversation: Conversation) -> list[tuple[str, str]]:
     return [(found[id].role, found[id].text) for id in ids]
 
 
-def zipped(**files: bytes) -> bytes:
+def zipped(compression: int = zipfile.ZIP_DEFLATED, **files: bytes) -> bytes:
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(made, "w", compression) as archive:
         for name, data in files.items():
             archive.writestr(f"{name}.json", data)
     return made.getvalue()
@@ -304,6 +306,8 @@ def bomb() -> bytes:
         (b"PK\x03\x04 nothing", "archive is damaged"),
         (zipped(), "no JSON"),
         (bomb(), "archive is damaged"),
+        (zipped(zipfile.ZIP_BZIP2, a=b"[]"), "packed in an unusual way"),
+        (zipped(zipfile.ZIP_LZMA, a=b"[]"), "packed in an unusual way"),
         (b"\xff\xfe" + "[]".encode("utf-16-le"), "no chats of a known kind"),
         (b"hello", "not valid JSON"),
         (b"12", "has no chats"),
@@ -332,6 +336,35 @@ def test_damaged_end_keeps_the_chats_before(owner):
 def test_text_without_end_is_refused_early(owner, monkeypatch):
     monkeypatch.setattr(reader, "STRING_BYTES", 100_000)
     assert "too long" in imported(owner, b'[{"title": "' + b"x" * 1_000_000 + b'"}]').error
+
+
+def test_file_of_many_small_parts_is_refused(owner, monkeypatch):
+    monkeypatch.setattr(reader, "CHAT_VALUES", 500)
+    parts = {f"key {number}": [0] * 100 for number in range(10)}
+    assert imported(owner, {**parts, "title": "Many"}).notes == [["Many", "It is too large."]]
+    monkeypatch.setattr(reader, "FILE_EVENTS", 500)
+    assert "more parts than can be read" in imported(owner, [parts, chatgpt()]).error
+
+
+def test_files_of_an_import_are_bounded(owner, monkeypatch):
+    monkeypatch.setattr(imports, "MAX_FILES", 12)
+    wide = picture("PNG", (2_100, 20))
+    files = [{"name": "a.txt", "text": "A"}] * 8
+    files[1] = {"name": "wide.png", "data": base64.b64encode(wide).decode()}
+    messages = [
+        # Successive messages of one role become one.
+        {"id": "1", "role": "user", "attachments": files},
+        {"id": "2", "parent": "1", "role": "user", "text": "B", "attachments": files},
+        {"id": "3", "parent": "2", "role": "assistant", "text": "C"},
+        {"id": "4", "parent": "3", "role": "user", "attachments": files},
+    ]
+    imported(owner, {"format": "parley.conversation", "version": 1, "messages": messages})
+    first, second = [
+        [one.get("deleted", False) for one in message.attached or []]
+        for message in Message.objects.filter(role="user").order_by("pk")
+    ]
+    assert (len(first), first.count(True)) == (10, 2)  # the wide ones
+    assert second == [False, True] + [True] * 6
 
 
 def test_archive_of_too_much_is_refused(owner, monkeypatch):
