@@ -35,8 +35,12 @@ POLICY: dict[str, list[str] | bool] = {
 }
 
 # Elements that let browsers connect to a host whatever the policy says (preconnect, prefetch of names), or
-# go to another address. A start tag begins with these characters alone, so that none of them is left.
-CONNECTING = re.compile(r"<(?=(?:link|meta|base)\b)", re.IGNORECASE)
+# go to another address; frames, as browsers connect before they apply the policy, and `srcdoc` would contain
+# the others. A start tag begins with these characters alone, so that none of them is left.
+CONNECTING = re.compile(
+    r"<(?=(?:link|meta|base|i?frame|frameset|fencedframe|portal|object|embed|applet)\b)",
+    re.IGNORECASE,
+)
 
 HOST = re.compile(r"[A-Za-z0-9.-]{1,255}(?::[0-9]{1,5})?")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.test import Client
 
@@ -15,12 +17,15 @@ def page(owner, valkey_url) -> Client:
 
 def test_preview_is_isolated_and_requests_nothing(page, conversation):
     code = '<LINK rel=preconnect href=//x.org><meta http-equiv=refresh content="0;//x.org"><b>Hi</b><base href=//x.org>'
+    for frame in ("iframe", "FRAME", "frameset", "fencedframe", "object", "embed"):
+        code += f'<{frame} srcdoc="&lt;link rel=preconnect href=//x.org&gt;">'
     response = page.post("/preview/", {"code": code})
     html = response.content.decode()
     assert "<b>Hi</b>" in html
     assert "<LINK" not in html
     assert html.count("<meta") == 1  # its own
     assert "<base" not in html
+    assert not re.search("<[^>]* srcdoc", html)
     policy = dict(
         part.strip().partition(" ")[::2] for part in response["Content-Security-Policy"].split(";")
     )
