@@ -339,6 +339,7 @@ RATE_LIMITS = {
     "uploads": env.limit("LIMIT_UPLOADS", "100/10minute"),
     "imports": env.limit("LIMIT_IMPORTS", "20/hour"),
     "devices": env.limit("LIMIT_DEVICES", "20/hour"),
+    "copies": env.limit("LIMIT_COPIES", "60/hour"),
     "projects": env.limit("LIMIT_PROJECTS", "60/hour"),
     "api_keys": env.limit("LIMIT_API_KEYS", "20/hour"),
     "api_requests": env.limit("LIMIT_API_REQUESTS", "300/minute"),

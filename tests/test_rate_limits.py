@@ -123,6 +123,9 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
         ),
     ],
     "projects": [("chat:projects", lambda c, u, **h: c.post(reverse("chat:projects"), **h))],
+    "copies": [
+        ("", lambda c, u, **h: c.post(f"/c/{uuid4()}/actions/", {"fork": str(uuid4())}, **h)),
+    ],
     "reports": [
         ("", lambda c, u, **h: c.post(reverse("chat:report", args=[uuid4()]), **h)),
     ],

@@ -14,6 +14,7 @@ import msgspec
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
+from django.template.loader import render_to_string
 
 from chat.errors import ChatError
 from chat.models import Run
@@ -45,7 +46,7 @@ STATUS = {
 
 
 def handles_chat_errors(view: View[P]) -> View[P]:
-    """Turn a view's ChatError into JSON for programs, and into the pages of 403 and 404 for people."""
+    """Turn a view's ChatError into JSON for programs, and into an error page for people."""
 
     @wraps(view)
     def respond(request: Request, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
@@ -58,9 +59,18 @@ def handles_chat_errors(view: View[P]) -> View[P]:
                 raise Http404(error.message) from error
             if error.code == "not_allowed":
                 raise PermissionDenied(error.message) from error
-            raise
+            if error.code == "internal":
+                raise
+            return _error_page(request, error)
 
     return respond
+
+
+def _error_page(request: HttpRequest, error: ChatError) -> HttpResponse:
+    """Return a page with the sentence of an error that no form of the view shows."""
+    status = STATUS.get(error.code, 400)
+    context = {"message": error.message, "status": status, "request": request}
+    return with_status(HttpResponse(render_to_string("400.html", context)), error)
 
 
 def wants_json(request: HttpRequest) -> bool:

@@ -65,7 +65,7 @@ def _list(request: Request, page: listing.Page, name: str, *, is_first: bool) ->
 def sidebar(request: Request) -> HttpResponse:
     """Return the sidebar's list as a part of a page: up to ?rows=, from the cursor ?before=."""
     before, rows = request.GET.get("before", ""), request.GET.get("rows", "")
-    length = int(rows) if rows.isascii() and rows.isdigit() else listing.SIDEBAR_LENGTH
+    length = int(rows[:4]) if rows.isascii() and rows.isdigit() else listing.SIDEBAR_LENGTH
     found = listing.sidebar(request.user, before, length)
     return render(request, "chat/_sidebar_list.html", {"sidebar": found, "is_later": bool(before)})
 

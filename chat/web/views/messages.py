@@ -47,6 +47,7 @@ from chat.web.pages import (
     started_response,
 )
 from chat.web.responses import handles_chat_errors, raise_unless_page, wants_json, with_status
+from chatproject.lib import rate_limits
 from chatproject.lib.http import Request
 
 
@@ -122,12 +123,11 @@ def compare(request: Request, conversation_id: UUID) -> HttpResponse:
     if request.method != "POST":
         return redirect("chat:new") if known is None else redirect("chat:conversation", known)
     form = posted_form(request)
-    chosen = [int(one) for one in request.POST.getlist("models") if one.isdecimal()]
 
     def begin(**fields: Any) -> describe.Started:
         return start.compare(
             user=request.user,
-            model_ids=chosen,
+            model_ids=[row_id(one) for one in request.POST.getlist("models") if one],
             conversation_id=known,
             clears_draft=form.cleaned_data["draft"],
             **fields,
@@ -357,6 +357,7 @@ def _again(
 
 def _fork(request: Request, message_id: UUID, client_id: str) -> HttpResponse:
     """Copy the chat up to a message, and open the copy."""
+    rate_limits.hit("copies", request.user.pk)
     message = access.message(request.user, message_id)
     try:
         copy = branches.fork(user=request.user, message_id=message_id, client_id=client_id)

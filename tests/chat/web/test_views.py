@@ -335,6 +335,15 @@ def test_comparison_without_two_models_keeps_text(page, owner, assistant, conver
     assert not Run.objects.exists()
 
 
+def test_malformed_form_gets_a_page(page, address):
+    many = "9" * 5_000
+    response = page.post("/c/estimate/", {"text": "Hi", "attachments": "x"})
+    assert response.status_code == 409
+    assert "no longer stored" in response.content.decode()
+    assert page.post(f"{address}compare/", {"text": "Hi", "models": many}).status_code == 409
+    assert page.get("/chats/sidebar/", {"rows": many}).status_code == 200
+
+
 def test_stop_form_stops_queued_run(page, owner, conversation, address):
     run = send(owner, conversation)
     response = page.post(f"/runs/{run.pk}/stop/")
