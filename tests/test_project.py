@@ -89,3 +89,20 @@ def test_make_describes_all_targets():
     targets = re.findall(r"^\.PHONY: (\S+)$", makefile, re.MULTILINE)
     assert targets
     assert {*re.findall(r"^  make (\S+) +\S", listed, re.MULTILINE)} == {*targets}
+
+
+def test_styles_turn_with_the_direction():
+    """Pages run from right to left in Arabic: sides are named by start and end."""
+    side = re.compile(
+        r"^\s*((?:(?:padding|margin|border)-)?(?:left|right)|text-align: (?:left|right)"
+        r"|(?:padding|margin)(?=: \S+ (\S+) \S+ (?!\2;)\S+;))\b.*$",
+        re.MULTILINE,
+    )
+    found = [
+        f"{path.name}:{match.group().strip()}"
+        for path in sorted((BASE_DIR / "static" / "css").glob("*.css"))
+        if not path.name.startswith("admin")
+        for match in side.finditer(path.read_text())
+    ]
+    # Code runs from left to right in each language, and the notice is centred by half of its width.
+    assert found == ["notice.css:left: 50%;", "prose.css:text-align: left;", "prose.css:right: 0;"]
