@@ -74,6 +74,12 @@ BY_WORDS = FOUND.format(
     is_enough=ENOUGH,
     rank="ts_rank(vector, %(query)s::tsquery, 1)",
 )
+BY_PHRASES = FOUND.format(
+    newest=NEWEST,
+    matches="entry.vector @@ %(query)s::tsquery AND entry.text ILIKE ALL (%(phrases)s::text[])",
+    is_enough=ENOUGH,
+    rank="ts_rank(vector, %(query)s::tsquery, 1)",
+)
 BY_TRIGRAMS = FOUND.format(newest=NEWEST, matches=PART, is_enough=ENOUGH, rank="0")
 # Without the index of trigrams: of the newest messages alone.
 BY_SCAN = FOUND.format(newest=SCANNED, matches=PART, is_enough="true", rank="0")
@@ -119,30 +125,41 @@ def search(user: User, query: str) -> Found:
         return Found([])
     if len(query) > MAX_CHARACTERS:
         return Found([], _("The search has more than %d characters. Shorten it.") % MAX_CHARACTERS)
-    words = search_words.words_of(query)
+    parsed = search_words.parse(query)
+    words = parsed.words
     if not words:
-        return Found([], _("Type a word to search for. Signs alone are not found."))
+        named = list(_in_titles(user, search_words.Query([query], [], [])).values())
+        return Found(
+            named, "" if named else _("Type a word to search for. Signs alone are not found.")
+        )
     rows = prepared.all(
         STEMS, {"words": words, "languages": list(search_words.LANGUAGES), "index": TRIGRAMS}
     )
     stems = {word: found for word, found, _has in rows}
     marker = _marker(stem for found in stems.values() for stem in found)
-    hits = _in_titles(user, words)
+    hits = _in_titles(user, parsed)
     values: dict[str, Any] = {
         "owner": user.pk,
-        "query": f"'owner={user.pk}' & {search_words.tsquery(words, stems)}",
+        "query": f"'owner={user.pk}' & {search_words.tsquery(words, parsed.excluded, stems)}",
+        "phrases": [_pattern(phrase) for phrase in parsed.phrases],
         "ranked": RANKED,
         "most": 2 * MAX_HITS,  # several may be in one conversation
     }
-    by_words = prepared.all(BY_WORDS, values)
+    by_words = prepared.all(BY_PHRASES if parsed.phrases else BY_WORDS, values)
     _add(hits, by_words, marker)
-    if len(by_words) < values["most"] and len(query) >= MIN_PART:
-        escaped = re.sub(r"([%_\\])", r"\\\1", query)
-        values |= {"pattern": f"%{escaped}%"}
+    is_plain = not parsed.phrases and not parsed.excluded
+    if is_plain and len(by_words) < values["most"] and len(query) >= MIN_PART:
+        values |= {"pattern": _pattern(query)}
         has_trigrams = rows[0][2]
         part = re.compile(re.escape(search_words.fold(query)))
         _add(hits, prepared.all(BY_TRIGRAMS if has_trigrams else BY_SCAN, values), part)
     return Found(list(hits.values())[:MAX_HITS])
+
+
+def _pattern(text: str) -> str:
+    """Return the pattern of LIKE for texts that contain `text`."""
+    escaped = re.sub(r"([%_\\])", r"\\\1", text)
+    return f"%{escaped}%"
 
 
 def _marker(stems: Iterable[str]) -> re.Pattern[str]:
@@ -154,14 +171,16 @@ def _marker(stems: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join([*choices, *spaceless]))
 
 
-def _in_titles(user: User, words: list[str]) -> dict[UUID, Hit]:
+def _in_titles(user: User, query: search_words.Query) -> dict[UUID, Hit]:
     titles = Conversation.objects.not_deleted().filter(owner=user, temporary=False)
-    for word in words:
-        titles = titles.filter(title__icontains=word)
-    part = re.compile("|".join(map(re.escape, words)))
+    for part in (*query.words, *query.phrases):
+        titles = titles.filter(title__icontains=part)
+    for word in query.excluded:
+        titles = titles.exclude(title__icontains=word)
+    marker = re.compile("|".join(map(re.escape, query.words)))
     columns = ("id", "title", "updated_at", "archived_at", "project__name")
     return {
-        id: Hit(id, _marked(title, part), updated_at, archived_at is not None, project or "")
+        id: Hit(id, _marked(title, marker), updated_at, archived_at is not None, project or "")
         for id, title, updated_at, archived_at, project in titles.order_by(
             "-updated_at"
         ).values_list(*columns)[:MAX_HITS]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from dataclasses import dataclass
 from itertools import pairwise
 
 MAX_INDEXED = 30_000  # characters of a message
@@ -39,6 +40,8 @@ SPACELESS = (
     "\U00020000-\U0003134f"
 )
 RUN = re.compile(f"[{SPACELESS}]+")
+PHRASE = re.compile(r"[\"“”„«»]([^\"“”„«»]+)[\"“”«»]")
+EXCLUDED = re.compile(r"(?:^|\s)-(\w\S*)")
 NO_WORD = re.compile(r"[\W_]+")
 
 
@@ -91,23 +94,46 @@ def characters_of(normalized: str) -> list[str]:
     return sorted(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The parts of a query: all `words` and `phrases` are wanted, the words of phrases as well."""
+
+    words: list[str]  # at most MAX_WORDS
+    phrases: list[str]  # as typed between quotation marks
+    excluded: list[str]  # the words after a minus
+
+
+def parse(query: str) -> Query:
+    """Read a query with phrases in quotation marks and words to exclude: `"ebb and flow" -moon`.
+
+    A minus excludes nothing unless another word is wanted, and a quotation mark without its end means nothing.
+    """
+    quoted = [" ".join(phrase.split()) for phrase in PHRASE.findall(query)]
+    outside = PHRASE.sub(" ", query)
+    wanted = EXCLUDED.sub(" ", outside)
+    words = words_of(" ".join([*quoted, wanted]))
+    if not words:
+        return Query(words_of(query), [], [])
+    excluded = words_of(" ".join(EXCLUDED.findall(outside)))
+    return Query(words, [phrase for phrase in quoted if words_of(phrase)], excluded)
+
+
 def words_of(query: str) -> list[str]:
-    """Return the words of a query, at most MAX_WORDS; runs of scripts without spaces are separate words."""
+    """Return the words of a text, at most MAX_WORDS; runs of scripts without spaces are separate words."""
     spaced = RUN.sub(lambda run: f" {run.group()} ", normalize(query))
     return spaced.split()[:MAX_WORDS]
 
 
-def tsquery(words: list[str], stems: dict[str, list[str]]) -> str:
-    """Return the query of `words` in Postgres' syntax; the last one may be the beginning of a word.
+def tsquery(words: list[str], excluded: list[str], stems: dict[str, list[str]]) -> str:
+    """Return a query in Postgres' syntax; the last of the wanted `words` may be the beginning of a word.
 
-    `stems` has the stems of a word in some languages. Lexemes are letters and digits alone, so that
+    `stems` has the stems of a word in some languages; an excluded word is meant as it is. Lexemes are letters and digits alone, so that
     quotes need no escaping.
     """
     terms = []
     for index, word in enumerate(words):
         if RUN.fullmatch(word):
-            pairs = [a + b for a, b in pairwise(word)] or [word]
-            terms.append(" & ".join(f"'{pair}'" for pair in pairs))
+            terms.append(_pairs(word))
             continue
         ending = ":*" if index == len(words) - 1 else ""
         lexemes = [
@@ -115,4 +141,10 @@ def tsquery(words: list[str], stems: dict[str, list[str]]) -> str:
             *(f"'{stem}'" for stem in stems.get(word, ()) if stem != word),
         ]
         terms.append(f"({' | '.join(lexemes)})")
+    terms += [f"!({_pairs(word)})" if RUN.fullmatch(word) else f"!'{word}'" for word in excluded]
     return " & ".join(terms)
+
+
+def _pairs(run: str) -> str:
+    pairs = [a + b for a, b in pairwise(run)] or [run]
+    return " & ".join(f"'{pair}'" for pair in pairs)

@@ -79,6 +79,36 @@ def test_title_comes_first_and_has_a_snippet(owner, write):
     assert marked(found) == ["ebb", "ebb"]
 
 
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ('"ebb and flow"', ["Order"]),
+        ("„ebb and flow“ high", ["Order"]),
+        ('"flow and ebb"', ["Reverse"]),
+        ('"nothing of it"', []),
+        ("ebb -high", ["Reverse", "The ebb alone"]),
+        ("ebb -ALONE -high", ["Reverse"]),
+        ("-ebb", ["The ebb alone", "Reverse", "Order"]),  # nothing else is wanted
+        ('"ebb and', ["Reverse", "Order"]),  # while it is typed
+        ("天气 -北京", ["Weather"]),
+        ("🌊", ["Order 🌊"]),
+    ],
+)
+def test_query_has_phrases_and_excluded_words(owner, write, query, expected):
+    chats = {
+        "Order": "Of high ebb and flow",
+        "Reverse": "Of flow and ebb",
+        "The ebb alone": "By itself",
+        "Beijing": "北京的天气很好",
+        "Weather": "天气很好",
+    }
+    for title, text in chats.items():
+        write(text, title=title)
+    if query == "🌊":
+        write("Waves", title="Order 🌊")
+    assert sorted(titles(search(owner, query))) == sorted(expected)
+
+
 def test_search_has_own_chats_that_are_not_deleted(owner, stranger, write):
     write("tides", title="Strange", user=stranger)
     gone = write("tides", title="Deleted")
