@@ -8,6 +8,8 @@ The formats as their products write them: ChatGPT (`mapping` of nodes, `current_
 from __future__ import annotations
 
 import html
+import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -48,6 +50,7 @@ class Chat:
     created: datetime | None = None
     updated: datetime | None = None
     archived: bool = False
+    pinned: bool = False
     project: str = ""
     instructions: str = ""
     system_prompt: str = ""
@@ -67,8 +70,10 @@ def convert(document: Any) -> Chat | None:
 
 
 def chatgpt(document: Document) -> Chat:
-    """Read a conversation of ChatGPT's conversations.json."""
+    """Read a conversation of ChatGPT's conversations.json. Raises Unreadable for one without messages."""
     nodes = []
+    if not isinstance(document.get("mapping"), dict):
+        raise Unreadable(_("It has an unexpected form."))
     for id, node in document["mapping"].items():
         if isinstance(node, dict):
             message = _dict(node.get("message"))
@@ -84,6 +89,7 @@ def chatgpt(document: Document) -> Chat:
         created=moment(document.get("create_time")),
         updated=moment(document.get("update_time")),
         archived=document.get("is_archived") is True,
+        pinned=document.get("is_starred") is True or bool(document.get("pinned_time")),
     )
 
 
@@ -94,6 +100,8 @@ def _chatgpt_message(message: Document) -> tuple[str, str, datetime | None, str]
     kind = content.get("content_type")
     created = moment(message.get("create_time"))
     hidden = _dict(message.get("metadata")).get("is_visually_hidden_from_conversation")
+    if role == "assistant" and message.get("recipient") == "canmore.create_textdoc":
+        return role, _canvas(content), created, ""
     if role not in ("user", "assistant") or hidden or message.get("recipient") not in (None, "all"):
         return "", "", created, ""
     if kind == "thoughts":
@@ -118,6 +126,30 @@ def _chatgpt_message(message: Document) -> tuple[str, str, datetime | None, str]
     return role, "\n\n".join(filter(None, texts)), created, ""
 
 
+def _canvas(content: Document) -> str:
+    """Return the document that a reply of ChatGPT wrote beside the chat; its later changes are left out."""
+    parts = [one for one in _list(content.get("parts")) if isinstance(one, str)]
+    try:
+        made = _dict(json.loads("".join(parts) or _text(content.get("text"))))
+    except ValueError:
+        return ""
+    kind, _slash, language = _text(made.get("type")).partition("/")
+    return _made(_text(made.get("name")), _text(made.get("content")), kind == "document", language)
+
+
+def _made(title: str, content: str, is_markdown: bool, language: str) -> str:
+    """Return a document that a reply made, in Markdown under its title; other documents as code."""
+    if not content:
+        return ""
+    if not is_markdown:
+        longest = max((len(run) for run in re.findall("`{3,}", content)), default=2)
+        fence = "`" * (longest + 1)
+        name = re.sub(r"[^\w+#-]", "", language)
+        content = f"{fence}{name}\n{content}\n{fence}"
+    heading = " ".join(title.replace("*", "").split())
+    return f"**{heading}**\n\n{content}" if heading else content
+
+
 # --- Claude -----------------------------------------------------------------------------------
 
 
@@ -129,7 +161,11 @@ def claude(document: Document) -> Chat:
     for message in messages:
         before = nodes[-1].id if nodes else None
         blocks = [_dict(one) for one in _list(message.get("content"))]
-        texts = [_text(one.get("text")) for one in blocks if one.get("type") == "text"]
+        texts = [
+            _artifact(one) if one.get("type") == "tool_use" else _text(one.get("text"))
+            for one in blocks
+            if one.get("type") in ("text", "tool_use")
+        ]
         text = "\n\n".join(filter(None, texts)) or _text(message.get("text"))
         for name, content in _claude_files(message):
             text += f"\n\n[{name}]" + (f"\n{content}" if content else "")
@@ -155,7 +191,24 @@ def claude(document: Document) -> Chat:
         leaf=_id(document.get("current_leaf_message_uuid")),
         created=moment(document.get("created_at")),
         updated=moment(document.get("updated_at")),
+        pinned=document.get("is_starred") is True,
     )
+
+
+def _artifact(block: Document) -> str:
+    """Return the whole document of an artifact; nothing of a change to one, or of another tool."""
+    made = _dict(block.get("input"))
+    if block.get("name") != "artifacts" or made.get("command") not in ("create", "rewrite"):
+        return ""
+    kind = _text(made.get("type"))
+    language = _text(made.get("language")) or {
+        "text/html": "html",
+        "image/svg+xml": "svg",
+        "application/vnd.ant.mermaid": "mermaid",
+        "application/vnd.ant.react": "jsx",
+    }.get(kind, "")
+    is_markdown = kind == "text/markdown"
+    return _made(_text(made.get("title")), _text(made.get("content")), is_markdown, language)
 
 
 def _claude_files(message: Document) -> Iterator[tuple[str, str]]:
@@ -240,6 +293,7 @@ def open_webui(document: Document) -> Chat:
         created=moment(document.get("created_at") or chat.get("timestamp")),
         updated=moment(document.get("updated_at")),
         archived=document.get("archived") is True,
+        pinned=document.get("pinned") is True,
     )
 
 
@@ -319,6 +373,7 @@ def parley(document: Document) -> Chat:
         created=moment(document.get("created_at")),
         updated=moment(document.get("updated_at")),
         archived=document.get("archived") is True,
+        pinned=document.get("pinned") is True,
         project=_text(_dict(document.get("project")).get("name")),
         instructions=_text(_dict(document.get("project")).get("instructions")),
         system_prompt=_text(document.get("system_prompt")),
@@ -329,7 +384,10 @@ def parley(document: Document) -> Chat:
 
 KINDS: list[tuple[Callable[[Document], bool], Callable[[Document], Chat]]] = [
     (lambda one: one.get("format") == FORMAT, parley),
-    (lambda one: isinstance(one.get("mapping"), dict), chatgpt),
+    (
+        lambda one: "mapping" in one or {"title", "create_time", "conversation_id"} <= one.keys(),
+        chatgpt,
+    ),
     (lambda one: isinstance(one.get("chat_messages"), list), claude),
     (
         lambda one: (

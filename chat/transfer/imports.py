@@ -334,7 +334,15 @@ def _conversation(
         system_prompt=tree.ODD.sub("\ufffd", chat.system_prompt)[: instructions.LONGEST],
         updated_at=updated,
         archived_at=updated if chat.archived else None,
+        pinned_at=updated if chat.pinned and not chat.archived and _has_room(one) else None,
     )
+
+
+def _has_room(one: ChatImport) -> bool:
+    """Whether the user can pin one more chat."""
+    rows = Conversation.objects.not_deleted()
+    pinned = rows.filter(owner=one.owner, pinned_at__isnull=False)
+    return bool(pinned.count() < lifecycle.MAX_PINNED)
 
 
 def digest_of(found: tree.Tree) -> str:

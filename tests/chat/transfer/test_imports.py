@@ -75,8 +75,15 @@ def chatgpt(**changes: Any) -> dict[str, Any]:
         "update_time": 1700000100.5,
         "conversation_id": "gpt-1",
         "current_node": "b2",
+        "is_starred": True,
         "mapping": {
-            "b2": gpt_node("b1", "assistant", text("Fir"), 1700000031),
+            "b2": gpt_node("doc", "assistant", text("Fir"), 1700000031),
+            "doc": gpt_node(
+                "b1",
+                "assistant",
+                text('{"name": "Firs", "type": "document", "content": "# Firs"}'),
+                recipient="canmore.create_textdoc",
+            ),
             "root": {"message": None, "parent": None, "children": ["s"]},
             "s": gpt_node("root", "system", text("")),
             "u": gpt_node("s", "user", text("Name a tree"), 1700000001),
@@ -118,11 +125,28 @@ CLAUDE = {
         {
             "uuid": "m2",
             "sender": "assistant",
-            "content": [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "Done"}],
+            "content": [
+                {"type": "thinking", "thinking": "Hm"},
+                {"type": "text", "text": "Done"},
+                {"type": "tool_use", "name": "web_search", "input": {"query": "salt"}},
+                {
+                    "type": "tool_use",
+                    "name": "artifacts",
+                    "input": {
+                        "command": "create",
+                        "type": "application/vnd.ant.code",
+                        "language": "python",
+                        "title": "Salt",
+                        "content": "print('```')",
+                    },
+                },
+            ],
             "created_at": "2024-05-01T10:00:09Z",
         },
     ],
 }
+
+SALT = "Done\n\n**Salt**\n\n````python\nprint('```')\n````"
 
 LIBRECHAT = {
     "conversationId": "libre-1",
@@ -194,12 +218,13 @@ def test_exports_of_each_product_are_recognised(owner, folder):
         ("user", "Name a tree"),
         ("assistant", "**Oak**"),
         ("user", "Another"),
-        ("assistant", "Fir"),
+        ("assistant", "**Firs**\n\n# Firs\n\nFir"),
     ]
-    assert shown(sea) == [("user", "Read this\n\n[a.txt]\nsalt"), ("assistant", "Done")]
+    assert shown(sea) == [("user", "Read this\n\n[a.txt]\nsalt"), ("assistant", SALT)]
     assert shown(stars) == [("user", "How many?"), ("assistant", "Some")]
     assert shown(sums) == [("user", "15*17?"), ("assistant", "255")]
     assert sums.archived_at is not None
+    assert [chat.title for chat in chats.values() if chat.pinned_at] == ["Trees"]
     assert trees.updated_at.timestamp() == 1700000100.5
     assert trees.created_at.timestamp() == 1700000000.5
     for chat, thoughts, model in (
@@ -248,6 +273,7 @@ def test_own_export_returns_whole_in_another_account(owner, stranger):
     part, at = documents.json(chat)(0)
     assert at is None
 
+    assert chat.pinned_at is not None
     assert counts(imported(owner, part.encode())) == (0, 0, 1, 0)
     assert counts(imported(stranger, part.encode())) == (1, 0, 0, 0)
     copy = Conversation.objects.get(owner=stranger)
@@ -256,6 +282,7 @@ def test_own_export_returns_whole_in_another_account(owner, stranger):
     page.force_login(stranger)
     assert ">gpt-4o<" in page.get(copy.get_absolute_url()).content.decode()
     assert shown(copy) == shown(chat)
+    assert copy.pinned_at is not None
     assert copy.project is not None
     assert copy.project.owner == stranger
     assert (copy.project.name, copy.project.instructions) == ("Wood", "Be brief.")
@@ -277,10 +304,13 @@ def test_bad_chats_are_left_out_whole(owner, monkeypatch):
     long = {**CLAUDE, "uuid": "long", "name": "Long", "chat_messages": [
         {"uuid": "1", "sender": "human", "text": "x" * 200_001}]}  # fmt: skip
 
-    one = imported(owner, [circle, large, wrong, odd, long])
+    empty = {"title": "Half", "create_time": 1700000000, "conversation_id": "gpt-4"}
 
-    assert counts(one) == (2, 0, 0, 3)
+    one = imported(owner, [empty, circle, large, wrong, odd, long])
+
+    assert counts(one) == (2, 0, 0, 4)
     assert one.notes == [
+        ["Half", "It has an unexpected form."],
         ["Circle", "Its messages form a circle."],
         ["Large", "It is too large."],
         ["Wrong", "It has no messages."],
