@@ -8,6 +8,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -52,7 +53,7 @@ def _edited(request: Request, prompt_id: UUID | None) -> HttpResponse:
         form.add_error(None, error.message)
         return _page(request, form, prompt_id, status=400)
     messages.success(request, _("The prompt is saved."))
-    return redirect("chat:prompts")
+    return _to_list(_of_chat(request))
 
 
 def _page(
@@ -65,9 +66,19 @@ def _page(
         "own": [one for one in found if one.owner_id == request.user.pk],
         "others": [one for one in found if one.owner_id != request.user.pk],
         "sharing": settings.SHARED_PROMPTS,
-        "of_chat": request.GET.get("conversation", ""),
+        "of_chat": _of_chat(request),
     }
     return render(request, "chat/prompts.html", page_context(request) | context, status=status)
+
+
+def _of_chat(request: Request) -> UUID | None:
+    """Return the chat from which the library was opened, to which its prompts go; forms have it in their address."""
+    return posted_id(request.GET.get("conversation", ""))
+
+
+def _to_list(of_chat: UUID | None) -> HttpResponse:
+    query = {} if of_chat is None else {"conversation": of_chat}
+    return redirect(reverse("chat:prompts", query=query))
 
 
 @require_safe
@@ -87,7 +98,7 @@ def delete(request: Request, prompt_id: UUID) -> HttpResponse:
     """Delete a prompt of the user."""
     access.prompt(request.user, prompt_id).delete()
     messages.success(request, _("The prompt is deleted."))
-    return redirect("chat:prompts")
+    return _to_list(_of_chat(request))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -100,15 +111,15 @@ def use(request: Request, prompt_id: UUID) -> HttpResponse:
     conversation_id = posted_id(fields.get("conversation", ""))
     names = domain.variables(found.text)
     if request.method != "POST" and names:
-        context = {"prompt": found, "variables": names, "of_chat": conversation_id or ""}
+        context = {"prompt": found, "variables": names, "of_chat": conversation_id}
         return render(request, "chat/use_prompt.html", page_context(request) | context)
     if request.method != "POST":
-        return redirect("chat:prompts")
+        return _to_list(conversation_id)
     values = {name: fields.get(f"variable-{number}", "") for number, name in enumerate(names, 1)}
     try:
         domain.use(user=request.user, prompt=found, conversation_id=conversation_id, values=values)
     except ChatError as error:
         raise_unless_page(request, error)
         messages.error(request, error.message)
-        return redirect("chat:prompts")
+        return _to_list(conversation_id)
     return redirect("chat:new") if conversation_id is None else redirect_to_end(conversation_id)

@@ -45,6 +45,32 @@ def test_prompt_is_made_used_changed_and_deleted(page, owner, conversation):
     assert not Prompt.objects.exists()
 
 
+def test_library_keeps_its_chat_on_all_ways(page, owner, conversation):
+    """From the form of a new prompt, a refused one, an edited one and a deleted one a prompt still goes to the chat."""
+    query = f"?conversation={conversation.pk}"
+    library = f"/prompts/{query}"
+    assert f'action="{library}"' in page.get(library).content.decode()
+    assert f'action="{library}"' in page.post(library, {"title": ""}).content.decode()
+    assert page.post(library, {"title": "Plain", "text": "Hello"})["Location"] == library
+    [prompt] = Prompt.objects.all()
+    address = f"/prompts/{prompt.pk}/"
+    shown = page.get(library).content.decode()
+    assert f'href="{address}{query}#edit-prompt"' in shown
+    assert f'action="{address}delete/{query}"' in shown
+    edited = page.get(f"{address}{query}").content.decode()
+    assert f'action="{address}{query}"' in edited
+    assert f'class="button" href="{library}"' in edited
+    changed = page.post(f"{address}{query}", {"title": "Plain", "text": "Hello"})
+    assert changed["Location"] == library
+    assert page.get(f"{address}use/", {"conversation": conversation.pk})["Location"] == library
+    long = {"conversation": conversation.pk}
+    prompts.save(user=owner, prompt_id=prompt.pk, title="Long", text="{{a}}" * 100, shared=False)
+    refused = page.post(f"{address}use/", {**long, "variable-1": "x" * 2_000})
+    assert refused["Location"] == library
+    assert page.post(f"{address}delete/{query}")["Location"] == library
+    assert page.get("/prompts/?conversation=x").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
