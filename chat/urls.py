@@ -85,6 +85,7 @@ urlpatterns = [
     path("settings/", settings.settings, name="settings"),
     path("settings/devices/", devices.change, name="devices"),
     path("settings/devices/add/", devices.add, name="add_device"),
+    path("settings/devices/renew/", devices.renew, name="renew_device"),
     path("styleguide/", styleguide.styleguide, name="styleguide"),
     path("runs/<uuid:run_id>/", runs.run, name="run"),
     path("runs/<uuid:run_id>/stop/", runs.stop, name="stop"),

@@ -25,6 +25,8 @@ self.addEventListener("notificationclick", (event) => {
   event.waitUntil(openChat(event.notification.data.url));
 });
 
+self.addEventListener("pushsubscriptionchange", (event) => event.waitUntil(renewSubscription(event)));
+
 /** Show a notification, unless its chat is visible in a window. */
 async function notify({ title, body, url, tag }) {
   const windows = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
@@ -39,6 +41,22 @@ async function openChat(url) {
   const windows = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
   const shown = windows.find((page) => new URL(page.url).pathname === url);
   await (shown === undefined ? self.clients.openWindow(url) : shown.focus());
+}
+
+/** Send the subscription that replaces an ended one, unless its user has signed out; the browser may have made it. */
+async function renewSubscription({ oldSubscription, newSubscription }) {
+  const answer = await fetch(CONFIG.renewal, { headers: { Accept: "application/json" } });
+  if (!answer.ok || answer.redirected) return;
+  const { key, token } = await answer.json();
+  const subscription = newSubscription ?? (await subscribeAgain(key));
+  const { endpoint, keys } = subscription.toJSON();
+  const old = oldSubscription?.endpoint ?? "";
+  const body = new URLSearchParams({ endpoint, p256dh: keys.p256dh, auth: keys.auth, old, csrfmiddlewaretoken: token });
+  await fetch(CONFIG.renewal, { method: "POST", body });
+}
+
+function subscribeAgain(applicationServerKey) {
+  return self.registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey });
 }
 
 /** Store the page as every visitor has it, without cookies, and the files that it needs. */

@@ -39,11 +39,19 @@ class UnusableDevice(ValueError):
 
 
 def add(
-    user: User, *, session_key: str, endpoint: str, p256dh: str, auth: str, agent: str
+    user: User,
+    *,
+    session_key: str,
+    endpoint: str,
+    p256dh: str,
+    auth: str,
+    agent: str,
+    old: str = "",
 ) -> PushSubscription:
     """Store a browser's subscription, in place of an earlier one with the same endpoint.
 
-    `agent` is the browser's User-Agent. Raises UnusableDevice.
+    `agent` is the browser's User-Agent. It also replaces the user's subscription with the endpoint `old`, and
+    keeps that one's setting. Raises UnusableDevice.
     """
     try:
         endpoints.check(endpoint)
@@ -61,11 +69,15 @@ def add(
     }
     with transaction.atomic():
         User.objects.select_for_update(no_key=True).get(pk=user.pk)
+        replaced = user.push_subscriptions.filter(endpoint=old).first() if old else None
+        if replaced is not None:
+            values["shows_title"] = replaced.shows_title
+            replaced.delete()
         added, _is_new = PushSubscription.objects.update_or_create(
             endpoint=endpoint, defaults=values
         )
-        old = user.push_subscriptions.order_by("-pk").values("pk")[MOST:]
-        PushSubscription.objects.filter(pk__in=list(old.values_list("pk", flat=True))).delete()
+        surplus = user.push_subscriptions.order_by("-pk").values("pk")[MOST:]
+        PushSubscription.objects.filter(pk__in=list(surplus.values_list("pk", flat=True))).delete()
     return added
 
 

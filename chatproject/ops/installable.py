@@ -89,6 +89,7 @@ def service_worker(request: HttpRequest) -> HttpResponse:
         "isOn": settings.SERVICE_WORKER,
         "release": getattr(staticfiles_storage, "manifest_hash", "") or "development",
         "page": page,
+        "renewal": reverse("chat:renew_device"),
         "files": sorted(set(STATIC_FILE.findall(loader.render_to_string("offline.html")))),
         "icon": static("icons/parley-192.png"),
         "badge": static("icons/parley-badge-96.png"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpResponse, JsonResponse
+from django.middleware.csrf import get_token
 from django.shortcuts import redirect
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_POST
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST
 
-from chat.push import devices
+from chat.push import devices, vapid
 from chat.web.responses import handles_chat_errors
 from chatproject.lib.http import Request
 
@@ -19,6 +23,27 @@ MAX_DIGITS = 18
 @require_POST
 def add(request: Request) -> HttpResponse:
     """Add the browser of this session, with the subscription that its script has made."""
+    response = _add(request)
+    if response.status_code == HTTPStatus.CREATED:
+        messages.success(request, _("Notifications are on for this device."))
+    return response
+
+
+@require_http_methods(["GET", "POST"])
+@never_cache
+def renew(request: Request) -> HttpResponse:
+    """Add the subscription that replaces an ended one of this browser, whose endpoint `old` names.
+
+    A service worker posts it, and first gets the site's key for a new subscription and a token for the request.
+    """
+    if request.method == "POST":
+        return _add(request, old=request.POST.get("old", ""))
+    if not settings.WEB_PUSH:
+        raise Http404
+    return JsonResponse({"key": vapid.current().public, "token": get_token(request)})
+
+
+def _add(request: Request, *, old: str = "") -> HttpResponse:
     if not settings.WEB_PUSH:
         raise Http404
     try:
@@ -29,11 +54,11 @@ def add(request: Request) -> HttpResponse:
             p256dh=request.POST.get("p256dh", ""),
             auth=request.POST.get("auth", ""),
             agent=request.headers.get("User-Agent", ""),
+            old=old,
         )
     except devices.UnusableDevice:
         message = _("The push service of this browser cannot be used. Try another browser.")
         return JsonResponse({"message": message}, status=400)
-    messages.success(request, _("Notifications are on for this device."))
     return JsonResponse({}, status=201)
 
 

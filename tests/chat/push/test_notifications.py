@@ -132,6 +132,37 @@ async def test_ended_subscription_is_removed(owner, conversation, page, service,
     assert not await db.run(PushSubscription.objects.exists)
 
 
+def test_rotated_subscription_replaces_the_old_one(owner, stranger, service):
+    """As the service worker asks for it (tests/js/service_worker.test.js): with a token, and the title as it was."""
+    page = Client(enforce_csrf_checks=True)
+    page.force_login(owner)
+    fields = service.subscription
+    address = "/settings/devices/renew/"
+    answer = page.get(address)
+    found = answer.json()
+    assert "no-store" in answer["Cache-Control"]
+    of_stranger = PushSubscription.objects.create(
+        user=stranger, endpoint="https://push.example/other", shows_title=True
+    )
+    PushSubscription.objects.create(
+        user=owner, endpoint="https://push.example/old", shows_title=True
+    )
+    posted = {**fields, "old": "https://push.example/old"}
+    assert page.post(address, posted).status_code == 403
+    posted["csrfmiddlewaretoken"] = found["token"]
+    assert page.post(address, posted).status_code == 201
+    [device] = owner.push_subscriptions.all()
+    assert (device.endpoint, device.shows_title) == (fields["endpoint"], True)
+    assert (device.server_key, device.session_key) == (found["key"], page.session.session_key)
+    posted |= {"endpoint": fields["endpoint"] + "2", "old": of_stranger.endpoint}
+    assert page.post(address, posted).status_code == 201
+    assert not owner.push_subscriptions.latest("pk").shows_title
+    assert PushSubscription.objects.filter(pk=of_stranger.pk).exists()
+    assert page.post(address, {**posted, "auth": "none"}).status_code == 400
+    page.logout()
+    assert page.get(address).status_code == 302
+
+
 def test_devices_are_bounded_and_their_users_own(page, owner, stranger, service, settings):
     assert subscribe(page, service, endpoint="https://10.0.0.1/x").status_code == 400
     assert subscribe(page, service, auth="none").status_code == 400
@@ -148,4 +179,5 @@ def test_devices_are_bounded_and_their_users_own(page, owner, stranger, service,
     assert owner.push_subscriptions.count() == 10
     settings.WEB_PUSH = False
     assert subscribe(page, service).status_code == 404
+    assert page.get("/settings/devices/renew/").status_code == 404
     assert "data-turn-on" not in page.get("/settings/").content.decode()
