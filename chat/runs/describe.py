@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from uuid import UUID
 
 import redis
 from django.db.models import QuerySet
 
-from chat import access, protocol
+from chat import protocol
 from chat.conversations import branches
 from chat.models import Run
 from chat.rendering.message import message_html
 from chat.runs import queue
-
-if TYPE_CHECKING:
-    from accounts.models import User
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +78,16 @@ def describe(
     )
 
 
-def queue_status(*, user: User, run_id: UUID) -> protocol.RunQueued | protocol.RunWaiting | None:
+def queue_status(run: Run) -> protocol.RunQueued | protocol.RunWaiting | None:
     """Return the first event for a new follower of a queued run; None for a run in another state.
 
     A run that is queued for a further attempt was described at its first: the event then has its
-    position alone. Raises ChatError `not_found`.
+    position alone.
     """
-    run = access.run(user, run_id)
     if run.status != Run.Status.QUEUED:
         return None
     if run.attempt == 0:
-        run = whole_runs().get(pk=run_id)
+        run = whole_runs().get(pk=run.pk)
         return describe(run, stored_position(run), is_new=False).event
     return waiting_event(run, stored_position(run))
 

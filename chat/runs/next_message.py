@@ -30,7 +30,7 @@ from chat.conversations import drafts
 from chat.conversations.offers import UNCHANGED, Choice
 from chat.errors import ChatError
 from chat.models import Conversation, NextMessage, Run
-from chat.runs import start
+from chat.runs import describe, start
 from chat.runs.describe import Started
 from chat.streaming import user_channel
 from chatproject.lib import db, languages
@@ -170,6 +170,22 @@ def shown(conversation: Conversation) -> NextMessage | None:
     if not conversation.has_next:
         return None
     return NextMessage.objects.filter(pk=conversation.pk).exclude(state=State.NONE).first()
+
+
+def first_events(*, user: User, run_id: UUID, after: int) -> list[protocol.ServerEvent]:
+    """Return the events for a follower of a run that come before those of the run after number `after`.
+
+    They are the state of a queued run, and for its owner, from the beginning on, the next message: a page is
+    made before it follows its run, and the next message may have changed in between. Raises ChatError `not_found`.
+    """
+    run = access.run(user, run_id)
+    events: list[protocol.ServerEvent] = []
+    if (queued := describe.queue_status(run)) is not None:
+        events.append(queued)
+    if after == 0 and run.conversation.owner_id == user.pk:
+        row = shown(run.conversation) or NextMessage(conversation=run.conversation)
+        events.append(event_of(row))
+    return events
 
 
 def edit(*, user: User, conversation_id: UUID) -> protocol.NextUpdated:

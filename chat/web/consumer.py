@@ -304,11 +304,14 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                 if event.run not in self._followed and len(self._followed) >= MAX_FOLLOWED:
                     raise ChatError("busy")
                 async with asyncio.timeout(limits.ANSWER):
-                    queued = await replay_reader().call(
-                        describe.queue_status, user=self._user, run_id=event.run
+                    first = await replay_reader().call(
+                        next_message.first_events,
+                        user=self._user,
+                        run_id=event.run,
+                        after=event.after,
                     )
-                if queued is not None:
-                    self._outgoing.put(queued.encode())
+                for before in first:
+                    self._outgoing.put(before.encode())
                 self._follow(event.run, event.after, report=partial(self._report_delay, event))
                 return
             case protocol.ConversationRead():

@@ -26,6 +26,7 @@ export class ChatApp extends HTMLElement {
   #sender;
   #pause = null;
   #mayBeRenewed = false; // whether the session may have been replaced while the socket was open
+  #mayHaveMissed = false; // a message after the reply that the page was made with
   #isStale = false;
   #delayedRun = null; // id of the followed run whose events the server cannot send yet
   #branch = null; // the leaf of the branch that is being fetched
@@ -93,7 +94,7 @@ export class ChatApp extends HTMLElement {
     this.#sizes.disconnect();
     this.#sender.forgetStops();
     this.#delayedRun = null;
-    this.#isStale = false;
+    this.#isStale = this.#mayHaveMissed = false;
     this.#branch = null;
   }
 
@@ -102,7 +103,7 @@ export class ChatApp extends HTMLElement {
     if (this.transcript === null) document.scrollingElement.scrollTop = place ?? 0;
     else if (place !== undefined) this.transcript.place = place;
     this.sidebar.close();
-    for (const cursor of this.transcript?.cursors ?? []) this.#resume(cursor);
+    this.#resumeAll();
     this.#announce(document.title);
     this.#read();
   }
@@ -366,6 +367,14 @@ export class ChatApp extends HTMLElement {
     if (cursor !== undefined) this.#resume(cursor);
   }
 
+  /** Follow the runs of a page that was just made; how many. */
+  #resumeAll() {
+    const cursors = this.transcript?.cursors ?? [];
+    for (const cursor of cursors) this.#resume(cursor);
+    this.#mayHaveMissed = cursors.length > 0;
+    return cursors.length;
+  }
+
   #resume(cursor) {
     this.connection.send({ type: "resume", ...cursor });
   }
@@ -373,7 +382,10 @@ export class ChatApp extends HTMLElement {
   #runChanged(run) {
     if (this.composer !== null) this.composer.run = run;
     if (run === null) this.#sender.forgetStops();
-    if (run === null && this.#isStale) this.#catchUp();
+    if (run !== null) return;
+    if (this.#isStale) this.#catchUp();
+    else if (this.#mayHaveMissed) this.#catchUpIfStale();
+    this.#mayHaveMissed = false;
   }
 
   // --- The connection
@@ -388,15 +400,14 @@ export class ChatApp extends HTMLElement {
     this.#notice.hide();
     this.#sender.resend();
     this.composer?.saveDraft();
-    const cursors = this.transcript?.cursors ?? [];
-    for (const cursor of cursors) this.#resume(cursor);
+    const followed = this.#resumeAll();
     this.#sender.resendStops();
     this.#read();
     if (isReconnect) {
       this.sidebar.forgetDeleted(); // a deletion may have been undone meanwhile
       setTimeout(() => this.#recover(wasNoticed), CATCH_UP_WITHIN * Math.random());
     }
-    if (!isReconnect && cursors.length === 0) this.#catchUpIfStale();
+    if (!isReconnect && followed === 0) this.#catchUpIfStale();
   }
 
   /** Show what was missed; a loss that the user has seen gets a sentence about its end. */
@@ -406,7 +417,10 @@ export class ChatApp extends HTMLElement {
     this.dispatchEvent(new CustomEvent("chat:notice", { detail: this.#notice.dataset.resumed }));
   }
 
-  /** Check for messages that came between the rendering of the page and the opening of its socket. */
+  /**
+   * Check for messages that came between the rendering of the page and the opening of its socket: at once, or when
+   * the reply that it follows has ended, as the next message may have been sent in between.
+   */
   async #catchUpIfStale() {
     if (!this.transcript?.conversation || this.transcript.isPast) return;
     const transcript = this.transcript;

@@ -28,10 +28,11 @@ export class ChatNext extends HTMLElement {
   receive({ client_id: clientId, text = "", attachments = [], paused = false, message = "", taken }) {
     this.#sending.delete(clientId);
     // The files of an event with `taken` are those that go back into the message field.
+    const isKnown = this.#stored.paused && this.#stored.message === message;
     this.#stored = { text, files: taken === undefined ? attachments.length : 0, paused, message };
     this.#show();
     if (taken !== undefined) this.closest("chat-composer").restore(taken, attachments);
-    else if (paused && message) this.#announce(message);
+    else if (paused && message && !isKnown) this.#announce(message);
   }
 
   /** Take the state of a fetched page. */

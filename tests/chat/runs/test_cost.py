@@ -15,7 +15,7 @@ from accounts.models import User
 from billing.ledger import audit, postings, signup
 from billing.metering import limits, pricing
 from billing.models import Account, Hold, ModelPrice, Plan, UsageRecord
-from chat import protocol
+from chat import access, protocol
 from chat.conversations import prompt_builder
 from chat.errors import ChatError
 from chat.generation import generate
@@ -165,7 +165,7 @@ def test_small_balance_shortens_reply(owner, conversation):
     assert run.shortened
     assert 256 <= run.max_tokens < 750
     assert run.most <= 60_000
-    html = describe.queue_status(user=owner, run_id=run.pk).reply.html
+    html = describe.queue_status(access.run(owner, run.pk)).reply.html
     assert "Your balance covers a reply of" in html
 
 

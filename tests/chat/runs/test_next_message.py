@@ -230,6 +230,28 @@ async def test_next_message_follows_reply_in_all_tabs(owner, conversation, provi
         assert await db.run(Draft.objects.filter(text=TEXT).exists) is False
 
 
+async def test_follower_of_a_run_receives_the_next_message(owner, conversation):
+    """A page may have been made before the next message was stored, changed or removed."""
+    run = await db.run(send, owner, conversation)
+    resume = {"type": "resume", "run": str(run.pk)}
+    chat = {"type": "next.updated", "conversation": str(conversation.pk)}
+    async with open_tab(owner) as tab:
+        await tab.send(**resume, after=0)
+        assert await tab.until("next.updated") == chat
+        await db.run(queue, owner, conversation)
+        await tab.until("next.updated")
+        await tab.send(**resume, after=0)
+        assert await tab.until("next.updated") == {**chat, "text": TEXT}
+        await db.run(NextMessage.objects.update, state="paused", code="busy", problem="Later.")
+        await tab.send(**resume, after=0)
+        paused = {"paused": True, "code": "busy", "message": "Later."}
+        assert await tab.until("next.updated") == {**chat, "text": TEXT, **paused}
+        # A client that has events of the run had a connection, or fetches its page.
+        await tab.send(**resume, after=1)
+        await tab.until("run.queued")
+        assert await tab.is_silent()
+
+
 async def test_killed_worker_leaves_message_to_clock(owner, conversation, provider, worker_loop):
     run = await db.run(send, owner, conversation, "[[tokens=2]] Hi")
     await db.run(queue, owner, conversation, TEXT, "n")

@@ -12,7 +12,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import User
-from chat import protocol
+from chat import access, protocol
 from chat.errors import ChatError
 from chat.generation import generate
 from chat.models import LanguageModel, Provider, Run
@@ -59,7 +59,7 @@ def test_run_above_the_limit_stays_queued(owner, assistant, limited, valkey_clie
     assert [claimed(run) for run in runs] == [True, True, False, False]
     third, last = fresh(runs[2].pk), fresh(runs[3].pk)
     assert (third.status, third.attempt) == ("queued", 0)
-    event = queue_status(user=owner, run_id=last.pk)
+    event = queue_status(access.run(owner, last.pk))
     assert isinstance(event, protocol.RunQueued)
     assert (event.position, event.busy) == (2, True)
     assert queue.length().waiting == 2

@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing.models import Account, Hold
-from chat import errors, protocol
+from chat import access, errors, protocol
 from chat.errors import ChatError
 from chat.models import Conversation, Message, Run
 from chat.recovery import waiting_runs
@@ -260,7 +260,7 @@ def test_message_gets_position_and_expected_wait(
     two_each, owner, stranger, assistant, valkey_client
 ):
     (alone,) = send_many(stranger, assistant, 1)
-    status = describe.queue_status(user=stranger, run_id=alone.pk)
+    status = describe.queue_status(access.run(stranger, alone.pk))
     assert status.eta is None  # nothing was measured yet
     set_throughput(valkey_client, Throughput(service=10.0, running=4, capacity=4))
     events = [
@@ -270,12 +270,12 @@ def test_message_gets_position_and_expected_wait(
     # Two are queued behind the stranger's; the third is throttled until one of them has ended.
     expected = [(2, 5.0, False), (3, 7.5, False), (1, 5.0 + 10.0, True)]
     assert [(event.position, event.eta, event.held) for event in events] == expected
-    again = [describe.queue_status(user=owner, run_id=event.run) for event in events]
+    again = [describe.queue_status(access.run(owner, event.run)) for event in events]
     assert [(event.position, event.eta, event.held) for event in again] == expected
 
 
 def test_requeued_run_has_position_of_next_attempt(owner, lost):
-    status = describe.queue_status(user=owner, run_id=lost.pk)
+    status = describe.queue_status(access.run(owner, lost.pk))
     assert status == protocol.RunWaiting(run=lost.pk, attempt=2, position=1)
 
 

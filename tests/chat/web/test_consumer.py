@@ -197,6 +197,7 @@ async def test_gap_is_filled_from_log(owner, conversation, valkey_client):
     parts = [delta(run, seq, f"{seq} ") for seq in range(1, 6)]
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk), after=0)
+        await tab.until("next.updated")
         assert await tab.is_silent()
         add_to_log(valkey_client, *parts)
         # Of five events the group brings one twice, one late, and the others never.
@@ -254,6 +255,7 @@ async def test_tokens_do_not_wait_for_unreadable_row(
     run = await db.run(send_running, owner, conversation)
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk), after=0)
+        await tab.until("next.updated")
         assert await tab.is_silent()
         monkeypatch.setattr(limits, "STATEMENT", 0.3)
         lock = unreadable(Run)
@@ -310,6 +312,7 @@ async def test_positions_are_sent_until_attempt_begins(owner, conversation, valk
 
     async with open_tab(owner) as tab:
         await tab.send(type="resume", run=str(run.pk))
+        await tab.until("next.updated")
         assert await tab.is_silent()
         await db.run(publish, group, waits_for(1))
         assert (await tab.until("run.waiting"))["eta"] == 1.5
