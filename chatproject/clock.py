@@ -23,8 +23,7 @@ from accounts import sessions, signup
 from billing import schedule as billing_schedule
 from chat import announcements
 from chat.attachments.sweep import Sweep
-from chat.recovery import next_messages, search_sweep
-from chat.recovery.retention import Retention
+from chat.recovery import next_messages, retention, search_sweep
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
 from chat.transfer import archives, imports
@@ -60,7 +59,7 @@ def schedule() -> list[Task]:
         Task("send mail", 5.0, outbox.enqueue_due),
         Task("clear mail", 600, outbox.clear),
         Task("grant sign-up credits", 60, signup.grant_lost),
-        Task("purge deleted chats", 60, Retention().purge),
+        Task("purge deleted chats", retention.EVERY, retention.Retention().purge),
         Task("sweep attachments", 60, Sweep().run),
         Task("index messages", search_sweep.EVERY, search_sweep.enqueue_missing),
         Task("resume imports", 60, imports.resume),

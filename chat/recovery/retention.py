@@ -23,6 +23,7 @@ from chatproject.lib.db import prepared
 
 logger = logging.getLogger(__name__)
 
+EVERY = 10.0  # seconds: a temporary chat has a minute from its closing
 SECONDS = 2.0  # time limit of one turn, as the clock has other work; the next turn continues
 CHATS = 100  # chats of one query
 ASSISTANTS = "assistants"  # in place of a chat's id, when their purge is set aside
