@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from tests.chaos.rounds.asks import DONE, FAILED, STOPPED, Ask
 from tests.chaos.rounds.evidence import Evidence, Price, RunRow, Seen, Used
 from tests.chaos.rounds.faults import FAULTS, POOLER_FAULTS, draw
 from tests.chaos.rounds.judge import judge
+from tests.chaos.rounds.purges import Chat, Purges
 from tests.support.fake_llm import Call, reply_pieces, reply_text
 from tests.support.reconnecting_client import FIRST_SEQS, LiveTab
 
@@ -31,7 +32,7 @@ def usage(prompt: int, completion: int) -> dict[str, Any]:
 
 
 class Round:
-    """Evidence of a correct round, with replies done at once, handed over, stopped and refused."""
+    """Evidence of a correct round: replies done at once, handed over, stopped, refused, continued and followed up."""
 
     def __init__(self) -> None:
         self.evidence = Evidence(
@@ -51,6 +52,23 @@ class Round:
         refused = self.add("refused", "[[status=500]] refused", FAILED, 0, status="failed")
         for _ in range(3):
             self.call(refused, 0, ended="refused")
+        cut = self.add("cut", "[[tokens=30 length=20]] cut", DONE, 20)
+        self.call(cut, 20)
+        rest = self.add("cut-rest", "[[tokens=30 length=20]] cut", DONE, 30, way="continue")
+        rest.continues, rest.continued = True, len(cut.text)
+        self.evidence.seen[-1].restarts = [("", cut.text)]
+        self.evidence.leaves["cut"] = rest.message
+        self.use(rest, 10, attempt=1)
+        self.call(rest, 10, prefix=len(cut.text))
+        first = self.add("first", "[[tokens=20]] first", DONE, 20)
+        self.call(first, 20)
+        follow = self.add(
+            "first-next", "[[tokens=20]] first-next", DONE, 20, way="next", file="Note"
+        )
+        self.evidence.seen[-1].waited = True
+        follow.follows, follow.files = first.message, 1
+        self.evidence.leaves["first"] = follow.message
+        self.call(follow, 20)
 
     def add(
         self,
@@ -60,13 +78,15 @@ class Round:
         tokens: int,
         status: str = "done",
         attempt: int = 1,
+        **special: Any,
     ) -> RunRow:
         """Add a message and its run, with so many delivered tokens."""
-        ask = Ask(client_id=name, text=text, ends=ends)
-        reply = "".join(reply_pieces(24 if "status" in text else _tokens(text), text)[:tokens])
+        first = name.partition("-")[0]
+        ask = Ask(client_id=name, text=text, ends=ends, first=first if special else "", **special)
+        reply = "".join(ask.pieces[:tokens])
         run = RunRow(
-            id=UUID(int=len(self.evidence.runs)), client_id=name, conversation="c",
-            continues=False, status=status, attempt=attempt, text=reply, reasoning="",
+            id=UUID(int=len(self.evidence.runs)), client_id=name, conversation=first,
+            message=UUID(int=1_000 + len(self.evidence.runs)), continues=False, status=status, attempt=attempt, text=reply, reasoning="",
             error_code="provider_error" if status == "failed" else "", queued_at=NOW,
             ended_at=NOW, cost=0,
             charged=0, sent=1,
@@ -77,7 +97,8 @@ class Round:
             Seen(name, run=str(run.id), text=reply, end=status, delivered={attempt})
         )
         self.evidence.holds[run.id] = ("released", 0)
-        if tokens:
+        self.evidence.leaves[first] = run.message
+        if tokens and "-rest" not in name:
             self.use(run, tokens, attempt=attempt)
         return run
 
@@ -97,14 +118,10 @@ class Round:
             self.evidence.holds[run.id] = ("settled", cost)
             self.evidence.charges[run.id] = cost
 
-    def call(self, run: RunRow, tokens: int, *, ended: str = "finished") -> None:
-        text = next(ask.text for ask in self.evidence.asks if ask.client_id == run.client_id)
+    def call(self, run: RunRow, tokens: int, *, ended: str = "finished", prefix: int = 0) -> None:
+        text = next(ask.prompt for ask in self.evidence.asks if ask.client_id == run.client_id)
         reported = usage(10, tokens) if ended == "finished" else None
-        self.evidence.calls.append(Call(text, 0, tokens, 0, ended, reported))
-
-
-def _tokens(text: str) -> int:
-    return int(text.partition("tokens=")[2].partition("]")[0])
+        self.evidence.calls.append(Call(text, prefix, tokens, 0, ended, reported))
 
 
 def test_correct_round_has_no_problem():
@@ -186,7 +203,8 @@ def send_less(evidence: Evidence) -> None:
 
 
 def break_off_and_lose_text(evidence: Evidence) -> None:
-    evidence.calls[-1].sent = 4
+    calls = [call for call in evidence.calls if call.ended == "refused"]
+    calls[-1].sent = 4
 
 
 def begin_a_second_run(evidence: Evidence) -> None:
@@ -221,6 +239,52 @@ def report_no_end(evidence: Evidence) -> None:
     evidence.seen[0].end = ""
 
 
+def named(evidence: Evidence, client_id: str) -> RunRow:
+    return next(run for run in evidence.runs if run.client_id == client_id)
+
+
+def lose_the_continued_text(evidence: Evidence) -> None:
+    rest = named(evidence, "cut-rest")
+    rest.text = evidence.seen[evidence.runs.index(rest)].text = rest.text[: rest.continued]
+
+
+def charge_the_continued_text(evidence: Evidence) -> None:
+    run = named(evidence, "cut-rest").id
+    next(used for used in evidence.used if used.run_id == run).output_tokens = 300
+
+
+def keep_the_old_leaf(evidence: Evidence) -> None:
+    evidence.leaves["cut"] = named(evidence, "cut").message
+
+
+def leave_the_next_message(evidence: Evidence) -> None:
+    evidence.unsent["first"] = "waiting"
+
+
+def send_the_next_message_twice(evidence: Evidence) -> None:
+    named(evidence, "first-next").sent = 2
+
+
+def send_the_next_message_early(evidence: Evidence) -> None:
+    named(evidence, "first").ended_at = NOW + timedelta(seconds=1)
+
+
+def send_the_next_message_elsewhere(evidence: Evidence) -> None:
+    named(evidence, "first-next").follows = None
+
+
+def pause_without_a_reason(evidence: Evidence) -> None:
+    evidence.seen[-1].paused = "reply_failed"
+
+
+def send_in_spite_of_a_failure(evidence: Evidence) -> None:
+    named(evidence, "first").status = "failed"
+
+
+def lose_the_file(evidence: Evidence) -> None:
+    named(evidence, "first-next").files = 0
+
+
 def break_the_ledger(evidence: Evidence) -> None:
     evidence.ledger = ["account 1: the balance is wrong"]
 
@@ -253,6 +317,16 @@ def break_the_ledger(evidence: Evidence) -> None:
         (contradict_the_protocol, "contradiction: gap"),
         (report_another_end, "received done, stored stopped"),
         (report_no_end, "received no end"),
+        (lose_the_continued_text, "characters to continue"),
+        (charge_the_continued_text, "300 tokens of output in"),
+        (keep_the_old_leaf, "does not end with the reply to cut-rest"),
+        (leave_the_next_message, "a next message was not sent"),
+        (send_the_next_message_twice, "stored 2 times"),
+        (send_the_next_message_early, "before the reply had ended"),
+        (send_the_next_message_elsewhere, "does not follow the reply"),
+        (pause_without_a_reason, "after a done reply it was paused for 'reply_failed'"),
+        (send_in_spite_of_a_failure, "after a failed reply it was paused for ''"),
+        (lose_the_file, "the message has 0 files"),
         (break_the_ledger, "the ledger: account 1"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -287,6 +361,23 @@ def test_reply_without_word_costs_nothing():
     assert not any("charged" in one.what or "billed" in one.what for one in judge(round_.evidence))
     used.charged, used.absorbed = used.cost, 0
     assert any(f"{used.cost} of 0 were charged" in one.what for one in judge(round_.evidence))
+
+
+def test_temporary_chat_is_purged_in_its_time_only():
+    gone: dict[str, Any] = {"runs": [], "entries": (0, 0)}
+    chats = {
+        "kept": Chat(UUID(int=1), due=9.0, **gone),
+        "purged": Chat(UUID(int=2), due=9.0, purged_at=12.0, **gone),
+        "early": Chat(UUID(int=3), due=9.0, purged_at=8.9, **gone),
+        "open": Chat(UUID(int=4), purged_at=12.0, **gone),
+        "late": Chat(UUID(int=5), due=9.0, purged_at=90.0, **gone),
+    }
+    purges = Purges(SimpleNamespace(), [*chats.values()])  # type: ignore[arg-type]
+    early, opened = purges.too_early()
+    assert str(chats["early"].conversation) in early.what
+    assert str(chats["open"].conversation) in opened.what
+    [late] = purges.too_late(bound=15)
+    assert str(chats["late"].conversation) in late.what
 
 
 def test_failures_are_excused_only_by_their_cause():

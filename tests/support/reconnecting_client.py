@@ -64,6 +64,9 @@ class LiveTab:
         self._is_followed = False
         self._may_repeat = False
         self._wants_stop = False
+        self._ends_with = ""
+        self._is_here = asyncio.Event()
+        self._is_here.set()
         self._failures = 0
         self._socket: websockets.ClientConnection | None = None
         self._changed = asyncio.Event()
@@ -94,6 +97,14 @@ class LiveTab:
         self._frame = {"type": "chat.send", "client_id": client_id, **words, **fields}
         return await self._until_the_end()
 
+    async def queue_next(self, text: str, *, client_id: str, **fields: Any) -> dict[str, Any]:
+        """Queue the next message and return `next.updated`; of one that is sent at once the end of its run."""
+        self._frame = {"type": "next.queue", "client_id": client_id, "text": text, **fields}
+        self._ends_with = "next.updated"
+        end = await self._until_the_end()
+        self._ends_with = ""
+        return end
+
     async def watch(self, run: str) -> dict[str, Any]:
         """Follow a run of another client and return the event that ended it."""
         self.run = run
@@ -108,6 +119,14 @@ class LiveTab:
         """Lose the connection, as when the network fails."""
         if self._socket is not None:
             self._socket.transport.abort()
+
+    def leave(self) -> None:
+        """Lose the connection until `come_back`, as when the tab is closed."""
+        self._is_here.clear()
+        self.drop()
+
+    def come_back(self) -> None:
+        self._is_here.set()
 
     async def until(self, type: str, **fields: Any) -> dict[str, Any]:
         """Wait until an event with these fields has been received, and return it."""
@@ -125,6 +144,7 @@ class LiveTab:
     async def _until_the_end(self) -> dict[str, Any]:
         while True:
             code = None
+            await self._is_here.wait()
             try:
                 async with websockets.connect(self._address, **self._options) as socket:
                     self.connections += 1
@@ -175,17 +195,21 @@ class LiveTab:
                 self.take(event)
             if event["type"] in END and event["run"] == self.run:
                 return event
+            if event["type"] == self._ends_with and self._is_answer(event):
+                return event
 
     def _note(self, event: dict[str, Any]) -> None:
         self.events.append(event)
         self._changed.set()
-        asked = self._frame is not None and event.get("client_id") == self._frame["client_id"]
-        if event["type"] == "run.queued" and asked:
+        if event["type"] == "run.queued" and self._is_answer(event):
             if self.run not in {"", event["run"]}:
                 self.wrong("second run", f"{event['run']} beside {self.run}")
             self.run = event["run"]
             self._is_followed = True
             self._failures = 0
+
+    def _is_answer(self, event: dict[str, Any]) -> bool:
+        return self._frame is not None and event.get("client_id") == self._frame["client_id"]
 
     async def _send_request(self, socket: websockets.ClientConnection) -> None:
         """Send the message, or `resume` once its run is known."""
@@ -236,7 +260,8 @@ class LiveTab:
         begins = seq == (attempt - 1) * FIRST_SEQS + 1
         if seq != self._seq + 1 and not (attempt > self.attempt and begins):
             self.wrong("gap", f"seq {seq} of attempt {attempt} after {self._seq}")
-        if begins and (event["type"] == "run.restarted") != (attempt > 1):
+        goes_on = self._frame is not None and self._frame["type"] == "run.continue"
+        if begins and (event["type"] == "run.restarted") != (attempt > 1 or goes_on):
             self.wrong("beginning", f"attempt {attempt} begins with {event['type']}")
         self._seq, self.attempt = seq, attempt
         if event["type"] == "run.restarted":

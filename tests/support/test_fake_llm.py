@@ -146,6 +146,26 @@ def test_max_tokens_cuts_the_reply(llm):
     assert chunks(body)[-2]["choices"][0]["finish_reason"] == "length"
 
 
+def test_length_cuts_reply_until_it_is_continued(llm):
+    text = "[[tokens=9 rate=0 length=4]]"
+    whole = reply_pieces(9, text)
+
+    def further(*messages: str) -> tuple[list[str], str]:
+        asked = [
+            {"role": role, "content": content}
+            for role, content in zip(["user", "assistant", "user"], messages, strict=False)
+        ]
+        body = ask(llm, "", messages=asked)[1]
+        return pieces_of(body), chunks(body)[-2]["choices"][0]["finish_reason"]
+
+    assert further(text) == (whole[:4], "length")
+    assert further(text, "".join(whole[:2])) == (whole[2:4], "length")
+    assert further(text, "".join(whole[:4])) == (whole[4:], "stop")
+    assert further(text, "".join(whole[:4]), "Go on.") == (whole[4:], "stop")
+    again = "[[tokens=2 rate=0]]"
+    assert further(text, "".join(whole[:4]), again) == (reply_pieces(2, again), "stop")
+
+
 def test_reply_can_come_in_one_piece(llm):
     answer = json.loads(ask(llm, "[[tokens=5]]", stream=False)[1])
 

@@ -23,6 +23,8 @@ class Seen:
     restarts: list[tuple[str, str]] = field(default_factory=list)  # text before and after
     refusals: list[float] = field(default_factory=list)  # times since the epoch
     wrong: list[tuple[str, str]] = field(default_factory=list)  # kind and detail: LiveTab.wrong
+    waited: bool = False  # as a next message, for the end of the present reply
+    paused: str = ""  # and then for its user's decision, for this reason
 
 
 @dataclass(slots=True)
@@ -43,6 +45,10 @@ class RunRow:
     cost: int | None
     charged: int | None
     sent: int  # the number of stored messages with its text
+    message: UUID | None = None  # its reply
+    follows: UUID | None = None  # the message before the one that it answers
+    continued: int = 0  # characters of the reply that it continues
+    files: int = 0  # attachments of the message that it answers
 
 
 @dataclass(slots=True)
@@ -86,6 +92,8 @@ class Evidence:
     price: Price
     ledger: list[str]  # problems that check_ledger found
     max_attempts: int
+    leaves: dict[str, UUID | None] = field(default_factory=dict)  # by conversation
+    unsent: dict[str, str] = field(default_factory=dict)  # next messages by conversation
     lost_memory: bool = False
     broke_replies: bool = False
     lost_answers: bool = False

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from tests.chaos.rounds.asks import Ask
 from tests.chaos.rounds.evidence import Evidence, Problem, RunRow, Used
-from tests.support.fake_llm import Call, parse_directives, reply_pieces
+from tests.support.fake_llm import Call
 from tests.support.fake_llm.replies import pieces_after
 
 ACTIVE = {"queued", "running"}
@@ -25,6 +25,7 @@ def judge(evidence: Evidence) -> list[Problem]:
     return [
         *_of_clients(evidence),
         *_of_runs(evidence),
+        *_of_conversations(evidence),
         *_of_usage(evidence),
         *_of_calls(evidence),
         *_of_money(evidence),
@@ -38,6 +39,9 @@ def _of_clients(evidence: Evidence) -> Iterator[Problem]:
         for kind, detail in seen.wrong:
             # Redis alone has a dead worker's unfinished text, and may have lost it.
             if kind == "shrunk" and evidence.lost_memory and seen.end != "done":
+                continue
+            # Its repetition was refused after the answer to the first frame, which another socket had sent.
+            if kind == "refused" and evidence.lost_answers:
                 continue
             yield Problem(f"a client saw a contradiction: {kind}: {detail}", *name)
         if run is None or not seen.run:
@@ -95,12 +99,54 @@ def _of_run(evidence: Evidence, ask: Ask, run: RunRow) -> Iterator[str]:
         yield f"the reply is not the whole:\n    {run.text!r}\n    {ask.whole!r}"
     if not ask.whole.startswith(run.text) or not ask.thoughts.startswith(run.reasoning):
         yield f"the provider never sent this:\n    {run.text!r}\n    {ask.whole!r}"
+    if run.text and len(run.text) <= run.continued:
+        yield f"of {run.continued} characters to continue {len(run.text)} are stored"
+    if run.files != bool(ask.file):
+        yield f"the message has {run.files} files"
 
 
 def _is_excused(evidence: Evidence, run: RunRow) -> bool:
     if run.error_code == "unavailable":
         return run.status == "failed" and run.attempt >= evidence.max_attempts
     return run.status == "failed" and run.error_code == "provider_error" and evidence.broke_replies
+
+
+def _of_conversations(evidence: Evidence) -> Iterator[Problem]:
+    """Each ends with its newest reply, and its next message was sent once, after the present reply."""
+    runs = {run.client_id: run for run in evidence.runs}
+    seen_of = {seen.client_id: seen for seen in evidence.seen}
+    others = {ask.first: runs[ask.client_id] for ask in evidence.asks if ask.client_id in runs}
+    ways = {ask.first: ask.way for ask in evidence.asks}
+    for ask in evidence.asks:
+        run = runs.get(ask.client_id)
+        if run is None or ask.first:
+            continue
+        name, newest = (run.client_id, str(run.id)), run
+        way, other = ways.get(ask.client_id), others.get(ask.client_id)
+        if other is not None and (
+            way == "next"
+            # Another reply that failed replaces none.
+            or (way in {"regenerate", "continue"} and other.status != "failed" and other.text)
+        ):
+            newest = other
+        if evidence.leaves.get(run.conversation, newest.message) != newest.message:
+            yield Problem(
+                f"the conversation does not end with the reply to {newest.client_id}", *name
+            )
+        if (text := evidence.unsent.get(run.conversation)) is not None:
+            yield Problem(f"a next message was not sent: {text}", *name)
+        if other is None or way != "next":
+            continue
+        name = (other.client_id, str(other.id))
+        if other.follows != run.message:
+            yield Problem("the next message does not follow the reply", *name)
+        if run.ended_at is None or other.queued_at < run.ended_at:
+            yield Problem("the next message was sent before the reply had ended", *name)
+        seen = seen_of.get(other.client_id)
+        reason = {"failed": "reply_failed", "stopped": "reply_stopped"}.get(run.status, "")
+        # A message that was written after the end is sent at once.
+        if seen is not None and seen.paused != (reason if seen.waited else ""):
+            yield Problem(f"after a {run.status} reply it was paused for {seen.paused!r}", *name)
 
 
 def _of_usage(evidence: Evidence) -> Iterator[Problem]:
@@ -119,7 +165,8 @@ def _of_usage(evidence: Evidence) -> Iterator[Problem]:
             if last is not None:
                 del records[run.id, last.attempt]
         # An attempt may fail or be stopped before it added to the text that it continues.
-        may_add_nothing = run.continues and run.attempt > 1 and run.status != "done"
+        may_add_nothing = (run.continues and run.attempt > 1) or run.continued
+        may_add_nothing = may_add_nothing and run.status != "done"
         if (run.text or run.reasoning) and last is None and not may_add_nothing:
             yield Problem("a reply has no usage record", *name)
         if last is None and (run.charged or run.cost):
@@ -128,6 +175,9 @@ def _of_usage(evidence: Evidence) -> Iterator[Problem]:
             if (last.cost, last.charged) != (run.cost, run.charged):
                 yield Problem(f"the run cost {run.cost}, its usage record {last.cost}", *name)
             yield from (Problem(what, *name) for what in _of_cost(evidence, last))
+            added = len(run.text[run.continued :].encode()) + len(run.reasoning.encode())
+            if run.continued and last.output_tokens > added:
+                yield Problem(f"{last.output_tokens} tokens of output in {added} new bytes", *name)
             due = 0 if last.finish == EMPTY else last.cost
             if last.charged != due:
                 yield Problem(f"{last.charged} of {due} were charged", *name)
@@ -172,15 +222,15 @@ def _of_calls(evidence: Evidence) -> Iterator[Problem]:
     # A message with two runs, compared or regenerated, has their calls together.
     attempts: Counter[str] = Counter()
     for ask in evidence.asks:
-        attempts[ask.text] += runs[ask.client_id].attempt if ask.client_id in runs else 0
+        attempts[ask.prompt] += runs[ask.client_id].attempt if ask.client_id in runs else 0
     for ask in evidence.asks:
-        run, calls = runs.get(ask.client_id), by_text.get(ask.text, [])
+        run, calls = runs.get(ask.client_id), by_text.get(ask.prompt, [])
         if run is None:
             if calls:
                 yield Problem("the provider was called for a message without a run", ask.client_id)
             continue
         used = records.get((run.id, run.attempt))
-        problems = [*_of_calls_for(ask, run, calls, used, attempts[ask.text])]
+        problems = [*_of_calls_for(ask, run, calls, used, attempts[ask.prompt])]
         if run.error_code == "provider_error" and not evidence.broke_replies:
             problems += _of_broken_off(ask, run, calls)
         for what in problems:
@@ -227,8 +277,8 @@ def _of_broken_off(ask: Ask, run: RunRow, calls: list[Call]) -> Iterator[str]:
 
 def _characters_sent(ask: Ask, calls: list[Call]) -> int:
     """Characters of the reply up to the end of the longest call."""
-    whole = ask.whole
-    pieces = reply_pieces(parse_directives(ask.text).tokens, ask.text)
+    pieces = ask.pieces
+    whole = "".join(pieces)
     return max(
         (
             call.prefix + sum(map(len, pieces_after(whole[: call.prefix], pieces)[: call.sent]))

@@ -22,6 +22,7 @@ from tests.chaos.rounds.evidence import Evidence, Problem
 from tests.chaos.rounds.faults import FAULTS, POOLER_FAULTS, Scene
 from tests.chaos.rounds.judge import judge
 from tests.chaos.rounds.people import ChaosTab, Person
+from tests.chaos.rounds.purges import Purges
 from tests.chaos.rounds.report import Played, explain, summarise
 from tests.chaos.rounds.stage import PROCESSES, Stage, patiently, supervised
 
@@ -43,25 +44,33 @@ async def all_rounds(stage: Stage, options: argparse.Namespace) -> bool:
         )
     invited = await db.run(people.invite, options.conversations)
     played: list[Played] = []
+    purges = Purges(stage)
     began = time.monotonic()
     async with supervised(stage):
+        watcher = asyncio.create_task(purges.watch())
         for number, names in enumerate(drawn, start=1):
             if number >= options.first:
-                played.append(await one_round(stage, invited, number, names, options))
+                played.append(await one_round(stage, invited, purges, number, names, options))
                 print(played[-1].line(), flush=True)
                 if played[-1].problems:
                     explain(stage, played[-1])
                     if not options.keep_going:
                         break
+        left = await purges.finish(options.bound)
+        watcher.cancel()
+    print(purges.line())
+    for problem in left:
+        print(f"  {problem.what}")
     summarise(played, time.monotonic() - began)
     for line in stage.errors():
         print(f"logged: {line}")
-    return not any(one.problems for one in played)
+    return not left and not any(one.problems for one in played)
 
 
 async def one_round(
     stage: Stage,
     invited: list[Person],
+    purges: Purges,
     number: int,
     names: tuple[str, ...],
     options: argparse.Namespace,
@@ -78,9 +87,10 @@ async def one_round(
             await db.run(person.begin_anew)
     await stage.ready(*PROCESSES)
     await asyncio.to_thread(stage.provider.reset)
+    files = await db.run(people.upload, invited, asked)
 
     began = time.monotonic()
-    tabs, replies, stops = people.open_tabs(stage, invited, asked, seed)
+    tabs, replies, stops = people.open_tabs(stage, invited, asked, seed, files)
     scene = Scene(stage, chance, tabs)
     watcher = asyncio.create_task(faults.watch_orphans(scene))
     await asyncio.sleep(fault_at)
@@ -88,7 +98,7 @@ async def one_round(
         *(strike(scene, name, chance.uniform(0, APART) * index) for index, name in enumerate(names))
     )
     calm_at = max(time.monotonic(), began + SENDING)
-    longest = max(ask.seconds * (2 if ask.further == "regenerate" else 1) for ask in asked)
+    longest = max(ask.seconds * (1 if ask.further in {"", "compare"} else 2) for ask in asked)
     deadline = calm_at + options.bound + longest
     await asyncio.wait(replies, timeout=deadline + SPARE - time.monotonic())
     for task in (*replies, *stops):
@@ -103,11 +113,15 @@ async def one_round(
     problems = [
         *judge(found),
         *late(tabs, found, claimed, deadline, options.bound),
+        *purges.too_early(),
         *map(Problem, stage.strange),
     ]
     stage.strange.clear()
+    await patiently(purges.take, found, chance)
     # Where a reply has no text, a prompt would have two messages of the user in one.
+    temporary = {ask.client_id for ask in asked if ask.is_temporary}
     empty = {run.conversation for run in found.runs if not run.text}
+    empty |= {run.conversation for run in found.runs if run.client_id in temporary}
     for person in invited:
         if person.conversation in empty:
             await db.run(person.begin_anew)
@@ -126,6 +140,7 @@ async def one_round(
         reconnections=sum(tab.connections - 1 for tab in tabs),
         problems=problems,
         tabs=tabs,
+        kinds=Counter(kind for tab in tabs for kind in tab.kinds()),
     )
 
 

@@ -39,6 +39,7 @@ class Played:
     reconnections: int
     problems: list[Problem] = field(default_factory=list)
     tabs: list[ChaosTab] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
 
     def line(self) -> str:
         ends = ", ".join(f"{self.outcomes[end]} {end}" for end in ENDS)
@@ -102,5 +103,7 @@ def summarise(played: list[Played], seconds: float) -> None:
             f"  {median(after):18.1f} s, {max(after):4.1f} s"
             f"  {f'{max(claimed):19.1f} s' if claimed else ''}"
         )
+    kinds = sum((one.kinds for one in played), Counter[str]())
+    print("of these", ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
     wrong = sum(bool(one.problems) for one in played)
     print(f"{len(played)} rounds in {seconds:.0f} s, {wrong} of them with problems", flush=True)

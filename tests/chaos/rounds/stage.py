@@ -219,6 +219,7 @@ def servers(environment: Mapping[str, str], *, pooled: bool = False) -> Iterator
             "DEFAULT_MODEL": "stub-model",
             "LOG_LEVEL": "INFO",
             "LIMIT_MESSAGES": "off",  # users repeat refused messages without a pause
+            "PRIVATE_ROOT": str(folder / "private"),
             **environment,
         }
         import django

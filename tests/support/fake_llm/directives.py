@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 WORDS = re.compile(r"\[\[([^\[\]]*)\]\]")
+HAS_LENGTH = re.compile(r"\[\[[^\[\]]*\blength=")
 
 
 class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,6 +27,8 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     )
     sample: bool = False  # the reply is Markdown of all kinds, from sample.md
     finish: str = "stop"  # finish_reason
+    # end after that many tokens with the finish reason "length", unless asked to continue from there
+    length: int = -1
     nousage: bool = False  # no usage, even though the client asked for it
     stamps: bool = False  # tokens with number and time of emission, see stamps.py
     # its speed
@@ -92,12 +95,28 @@ class Request(msgspec.Struct):
         """The number of tokens that the reply may have."""
         return self.max_completion_tokens or self.max_tokens or sys.maxsize
 
-    def last_user_text(self) -> str:
-        """The text of the last user message, whose content may come in parts."""
-        for message in reversed(self.messages):
-            if message["role"] == "user":
-                content = message["content"]
-                if isinstance(content, str):
-                    return content
-                return "".join(part["text"] for part in content if part["type"] == "text")
-        return ""
+    def asked(self) -> tuple[str, str]:
+        """The user message to be answered, and the beginning of its reply that the request brought along.
+
+        That beginning is the last message; or a message without directives follows it, which asks for the
+        rest of a reply with a `length`.
+        """
+        roles = [message["role"] for message in self.messages]
+        if roles[-1:] == ["assistant"]:
+            return last_user_text(self.messages), self.messages[-1]["content"]
+        if roles[-3:] == ["user", "assistant", "user"]:
+            message, last = last_user_text(self.messages[:-1]), last_user_text(self.messages)
+            if "[[" not in last and HAS_LENGTH.search(message):
+                return message, self.messages[-2]["content"]
+        return last_user_text(self.messages), ""
+
+
+def last_user_text(messages: list[dict[str, Any]]) -> str:
+    """The text of the last user message, whose content may come in parts."""
+    for message in reversed(messages):
+        if message["role"] == "user":
+            content = message["content"]
+            if isinstance(content, str):
+                return content
+            return "".join(part["text"] for part in content if part["type"] == "text")
+    return ""

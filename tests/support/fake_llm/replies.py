@@ -90,14 +90,16 @@ class Reply:
     is not the beginning of this reply.
     """
 
-    def __init__(self, request: Request, asked: Directives, message: str) -> None:
-        last = request.messages[-1]
-        self.prefix: str = last["content"] if last["role"] == "assistant" else ""
+    def __init__(self, request: Request, asked: Directives, message: str, prefix: str) -> None:
+        self.prefix = prefix
         whole = reply_pieces(asked.tokens, message)
         left = pieces_after(self.prefix, whole)
         self.skipped = len(whole) - len(left)
         # A reply that is cut to max_tokens is the beginning of the whole one.
-        self._pieces = left[: request.limit()]
+        limit = request.limit()
+        if asked.length > self.skipped:
+            limit = min(limit, asked.length - self.skipped)
+        self._pieces = left[:limit]
         self._finish = asked.finish if len(self._pieces) == len(left) else "length"
         self._identity = {"id": "chatcmpl-fake", "created": 0, "model": request.model}
         thoughts = [] if self.prefix else reply_pieces(asked.reasoning, message + "\nreasoning")
@@ -169,8 +171,9 @@ class StampedReply(Reply):
     encoded: ClassVar[list[tuple[bytes, bytes]]] = []
     """The bytes before and after the stamp of each token, the same in all replies."""
 
-    def __init__(self, request: Request, asked: Directives, message: str) -> None:
-        super().__init__(request, msgspec.structs.replace(asked, tokens=0, reasoning=0), message)
+    def __init__(self, request: Request, asked: Directives, message: str, prefix: str) -> None:
+        no_text = msgspec.structs.replace(asked, tokens=0, reasoning=0)
+        super().__init__(request, no_text, message, prefix)
         self.size = min(asked.tokens, request.limit())
         for number in range(len(self.encoded), self.size):
             before, _, after = self.delta(content=blank_token(number)).partition(BLANK)

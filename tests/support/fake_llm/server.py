@@ -61,7 +61,7 @@ class Server:
         except ValueError as error:
             connection.refuse(400, str(error))
             return
-        message = request.last_user_text()
+        message, prefix = request.asked()
         peer = connection.transport.get_extra_info("peername")
         self.record.requests.append({"body": msgspec.Raw(body), "headers": headers, "peer": peer})
         call = Call(message, key=message)
@@ -76,7 +76,7 @@ class Server:
             if asked.reset or asked.status:
                 self._fail(connection, asked, f"{message} {headers.get('Authorization')}")
                 return
-            reply = (StampedReply if asked.stamps else Reply)(request, asked, message)
+            reply = (StampedReply if asked.stamps else Reply)(request, asked, message, prefix)
         except ValueError as error:
             connection.refuse(400, str(error))
             return
