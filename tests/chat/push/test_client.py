@@ -80,7 +80,8 @@ def test_endpoint_of_no_public_service_is_refused(endpoint):
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1", "0.0.0.1", "::1", "fd00::1", "::ffff:10.0.0.1"],
+    ["127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1", "0.0.0.1", "::1", "fd00::1", "::ffff:10.0.0.1",
+     "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "::7f00:1", "fec0::1"],
 )  # fmt: skip
 def test_name_with_private_address_is_not_contacted(service, monkeypatch, address):
     def resolve(host, port, *_args, **_options):
