@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import transaction
@@ -25,6 +25,7 @@ from chat.models import Conversation, Project
 from chat.streaming.user_channel import announce_project
 
 MAX_PROJECTS = 100  # of one user
+SAME_FORM = timedelta(seconds=10)
 TOO_MANY_PROJECTS = gettext_lazy(
     "You can have up to %(count)d projects. Delete one first. Nothing was changed."
 )
@@ -47,7 +48,7 @@ def own(user: User) -> QuerySet[Project]:
 
 
 def create(*, user: User, fields: Fields) -> Project:
-    """Store a new project and announce it.
+    """Store a new project and announce it; a form that is posted twice within seconds makes one.
 
     Raises ChatError `too_many`, `model_unavailable` or `not_found` (the assistant).
     """
@@ -55,6 +56,12 @@ def create(*, user: User, fields: Fields) -> Project:
     _set(project, fields)
     with transaction.atomic():
         _require_room(user)
+        own = Project.objects.not_deleted().filter(owner=user, name=fields.name)
+        again: Project | None = own.filter(
+            instructions=fields.instructions, created_at__gt=timezone.now() - SAME_FORM
+        ).first()
+        if again is not None:
+            return again
         project.save()
     announce_project(project)
     return project

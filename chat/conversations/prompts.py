@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Q
+from django.contrib.auth import get_user_model
+from django.db import transaction
+from django.db.models import Case, Q, When
 from django.utils.translation import gettext as _
 
 from chat import access
@@ -21,13 +23,26 @@ if TYPE_CHECKING:
 
 MAX_OWN = 200  # prompts of one user
 MAX_OFFERED = 500  # prompts of one list
+OTHERS_CHARACTERS = 500_000  # of the prompts of other users in one list
 MAX_VARIABLES = 20  # of one prompt; the rest stays as text
 VARIABLE = re.compile(r"\{\{\s*(\w[\w .-]{0,39}?)\s*\}\}")
 
 
 def offered(user: User) -> list[Prompt]:
-    """Return the prompts that a user may use: own ones, the staff's, and shared ones of active users; one query."""
-    return list(Prompt.objects.filter(_offered(user)).select_related("owner")[:MAX_OFFERED])
+    """Return the prompts that a user may use: own ones, the staff's, then shared ones of active users; one query.
+
+    However many others share, the user's own and the staff's are listed.
+    """
+    group = Case(When(owner=user, then=0), When(owner=None, then=1), default=2)
+    rows = Prompt.objects.filter(_offered(user)).select_related("owner")
+    found: list[Prompt] = []
+    room = OTHERS_CHARACTERS
+    for one in rows.order_by(group, "title", "id")[:MAX_OFFERED]:
+        if one.owner_id not in (None, user.pk):
+            room -= len(one.text)
+        if room >= 0:
+            found.append(one)
+    return found
 
 
 def _offered(user: User) -> Q:
@@ -51,17 +66,26 @@ def save(*, user: User, prompt_id: UUID | None, title: str, text: str, shared: b
     Raises ChatError `not_found`, `bad_text`, `text_too_long`, or `too_many` if the user has MAX_OWN.
     """
     drafts.check(text)
+    with transaction.atomic():
+        get_user_model().objects.select_for_update(no_key=True).get(pk=user.pk)  # one at a time
+        prompt = _saved(user, prompt_id, title, text)
+        prompt.title, prompt.text = title, text
+        prompt.shared = shared and settings.SHARED_PROMPTS
+        prompt.save()
+    return prompt
+
+
+def _saved(user: User, prompt_id: UUID | None, title: str, text: str) -> Prompt:
+    """Return the prompt to be stored: a new one, unless a form with the same prompt was posted before."""
     if prompt_id is not None:
-        prompt = access.prompt(user, prompt_id)
-    elif Prompt.objects.filter(owner=user).count() >= MAX_OWN:
+        return access.prompt(user, prompt_id)
+    own = Prompt.objects.filter(owner=user)
+    if (same := own.filter(title=title, text=text).first()) is not None:
+        return same
+    if own.count() >= MAX_OWN:
         words = _("You can have up to %(count)d prompts. Delete one first.")
         raise ChatError("too_many", words % {"count": MAX_OWN})
-    else:
-        prompt = Prompt(owner=user)
-    prompt.title, prompt.text = title, text
-    prompt.shared = shared and settings.SHARED_PROMPTS
-    prompt.save()
-    return prompt
+    return Prompt(owner=user)
 
 
 def variables(text: str) -> list[str]:

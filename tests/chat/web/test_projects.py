@@ -175,6 +175,15 @@ def test_other_users_project_is_not_found(page, stranger, conversation):
     assert "Theirs" not in page.get("/projects/").content.decode()
 
 
+def test_project_that_is_posted_twice_is_one(page, owner):
+    for fields in ({"name": "A"}, {"name": "A"}, {"name": "A", "instructions": "Other"}):
+        page.post("/projects/", fields)
+    assert sorted(Project.objects.values_list("instructions", flat=True)) == ["", "Other"]
+    Project.objects.update(created_at=timezone.now() - timedelta(minutes=1))
+    page.post("/projects/", {"name": "A"})
+    assert Project.objects.count() == 3
+
+
 def test_number_of_projects_is_bounded(page, owner, monkeypatch, conversation):
     monkeypatch.setattr(projects, "MAX_PROJECTS", 2)
     for name in ("One", "Two"):

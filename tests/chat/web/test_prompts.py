@@ -8,6 +8,7 @@ import pytest
 
 from chat.conversations import prompts
 from chat.models import Draft, Prompt
+from tests.support.threads import race
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -94,7 +95,7 @@ def test_prompts_of_others_are_private_unless_shared(
     shared = Prompt.objects.create(owner=stranger, title="Shared", text="x", shared=True)
     staffs = Prompt.objects.create(title="Staff's", text="x")
     titles = [one["title"] for one in page.get("/prompts/list/").json()["prompts"]]
-    assert titles == ["Shared", "Staff's"]
+    assert titles == ["Staff's", "Shared"]
     for path in ("", "delete/", "use/"):
         assert page.post(f"/prompts/{theirs.pk}/{path}", {"title": "x"}).status_code == 404
     for one in (shared, staffs):
@@ -116,6 +117,27 @@ def test_prompts_of_others_are_private_unless_shared(
     page.post("/prompts/", {"title": "Mine", "text": "x", "shared": "on"})
     assert not Prompt.objects.get(title="Mine").shared
     assert Prompt.objects.count() == 4
+
+
+def test_shared_prompts_crowd_out_no_others(owner, stranger, monkeypatch):
+    monkeypatch.setattr(prompts, "MAX_OFFERED", 12)
+    monkeypatch.setattr(prompts, "OTHERS_CHARACTERS", 50)
+    for number in range(20):
+        Prompt.objects.create(owner=stranger, title=f"!{number}", text="x" * 20, shared=True)
+    mine = Prompt.objects.create(owner=owner, title="Mine", text="x" * 60)
+    staffs = Prompt.objects.create(title="Staff's", text="x" * 60)
+    found = prompts.offered(owner)
+    assert found[:2] == [mine, staffs]
+    assert len(found) == 4
+
+
+def test_prompt_that_is_posted_twice_is_one(page, owner, monkeypatch):
+    fields = {"title": "A", "text": "x", "user": owner, "prompt_id": None, "shared": False}
+    race([lambda: prompts.save(**fields)] * 4)
+    assert Prompt.objects.count() == 1
+    monkeypatch.setattr(prompts, "MAX_OWN", 1)
+    assert page.post("/prompts/", {"title": "A", "text": "x"}).status_code == 302
+    assert page.post("/prompts/", {"title": "B", "text": "x"}).status_code == 400
 
 
 def test_variables_are_bounded():
