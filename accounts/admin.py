@@ -35,6 +35,7 @@ from chatproject.lib.admin import (
     BaseAdmin,
     LoggedValues,
     ReadOnlyAdmin,
+    choices_filter,
     require_permission,
     row_pages,
     staff_id,
@@ -362,7 +363,7 @@ class LogEntryAdmin(ReadOnlyAdmin, BaseAdmin):
     list_filter = [
         "action_time",
         "action_flag",
-        ("user", admin.RelatedOnlyFieldListFilter),
+        ("user", choices_filter(is_staff=True)),
         "content_type",
     ]
     list_select_related = ["user", "content_type"]

@@ -9,6 +9,8 @@ import pytest
 import redis
 from django.apps import apps
 from django.contrib import admin
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -16,6 +18,7 @@ from accounts.models import User
 from chat.models import (
     Announcement,
     AnnouncementDismissal,
+    Assistant,
     Attachment,
     ChatExport,
     ChatImport,
@@ -113,6 +116,51 @@ def test_every_table_is_registered_and_opens(staff, row, model):
     one = model.objects.first()
     assert one is not None
     assert staff.get(reverse(f"{name}_change", args=[one.pk])).status_code == 200
+
+
+# Tables of the catalogue, which stay short.
+SHORT = ("billing_modelprice", "billing_packageprice")
+
+
+def test_lists_read_no_distinct_values(staff, row):
+    found = []
+    for model in admin.site._registry:
+        if not model._meta.managed:
+            continue
+        name = f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
+        with CaptureQueriesContext(connection) as captured:
+            assert staff.get(reverse(name)).status_code == 200
+        found += [
+            (name, query["sql"])
+            for query in captured
+            if "SELECT DISTINCT" in query["sql"]
+            and not any(f'"{t}"' in query["sql"] for t in SHORT)
+        ]
+    assert found == []
+
+
+def test_filter_of_conversations_hides_personal_assistants(staff, row, owner):
+    Assistant.objects.create(
+        slug="mine", name="My secret plans", model=row.model, personal=True, owner=owner
+    )
+    html = staff.get(reverse("admin:chat_conversation_changelist")).content.decode()
+    assert row.assistant.name in html
+    assert "My secret plans" not in html
+
+
+def test_staff_prompt_is_named_by_title(staff, owner):
+    form = {"title": "Summary", "text": "Summarise {{text}}"}
+    page = staff.post(reverse("admin:chat_prompt_add"), form, follow=True)
+    assert ">Summary</a>” was added" in page.content.decode()
+    assert "Diary" not in str(Prompt.objects.create(owner=owner, title="Diary", text="x"))
+
+
+def test_index_links_to_daily_pages(staff):
+    html = (
+        staff.get(reverse("admin:index")).content.decode().split("admin-pages")[1].split("</ul>")[0]
+    )
+    for name in ("languagemodel", "assistant", "prompt", "announcement", "moderationrule"):
+        assert reverse(f"admin:chat_{name}_changelist") in html
 
 
 @pytest.mark.parametrize("name", GENERATED)

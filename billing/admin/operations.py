@@ -7,14 +7,21 @@ from django.utils.translation import gettext_lazy
 
 from billing.admin.base import RecordAdmin
 from billing.models import AuditRecord, InvoiceCounter, LedgerCheck
+from chatproject.lib.admin import values_filter
+
+# The usual ones; a search finds any other.
+ACTIONS = (
+    *("give credits", "take credits", "refund", "set price", "change plan"),
+    *("freeze account", "unfreeze account", "reset messages"),
+)
 
 
 @admin.register(AuditRecord)
 class AuditRecordAdmin(RecordAdmin):
     list_display = ["created_at", "actor", "action", "target", "reason", "ip"]
-    list_filter = ["action", "created_at"]
+    list_filter = [("action", values_filter(*ACTIONS)), "created_at"]
     list_select_related = ["actor"]
-    search_fields = ["actor__email", "target", "reason"]
+    search_fields = ["actor__email", "action", "target", "reason"]
 
 
 @admin.register(LedgerCheck)

@@ -30,6 +30,7 @@ from chat.runs import start
 from chat.runs.stop import stop_run_by_staff
 from chatproject.lib.admin import (
     ReadOnlyAdmin,
+    choices_filter,
     column,
     require_permission,
     row_pages,
@@ -83,10 +84,10 @@ class TextGuard(ReadOnlyAdmin):
 class ConversationAdmin(TextGuard):
     text_fields = ("title", "system_prompt")
     list_display = ["updated_at", "title", "owner", "assistant", "deleted_at"]
-    list_filter = ["assistant", "updated_at"]
+    # Personal assistants are many, and as private as messages.
+    list_filter = [("assistant", choices_filter(personal=False)), "updated_at", "created_at"]
     list_select_related = ["owner", "assistant"]
-    search_fields = ["title", "owner__email", "id"]
-    date_hierarchy = "created_at"
+    search_fields = ["title", "owner__email", "id__exact"]
     view_on_site = False  # the site shows it to its owner alone
 
     def get_urls(self) -> list[URLPattern]:
@@ -137,7 +138,7 @@ class MessageAdmin(LoggedLook):
     list_display = ["created_at", "conversation", "role", "status"]
     list_filter = ["role", "status"]
     list_select_related = ["conversation"]
-    search_fields = ["id", "conversation__id"]
+    search_fields = ["id__exact", "conversation__id__exact"]
     inlines = [PartInline]
 
 
@@ -147,7 +148,7 @@ class MessagePartAdmin(LoggedLook):
 
     list_display = ["message", "position", "kind"]
     list_filter = ["kind"]
-    search_fields = ["message__id"]
+    search_fields = ["message__id__exact"]
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm(READ) and super().has_view_permission(request, obj)
@@ -202,8 +203,7 @@ class RunAdmin(LoggedLook, TextGuard):
         ("error_cause", values_filter(*sorted(get_args(Cause)))),
         *("provider", "model", "queued_at"),
     ]
-    search_fields = ["id", "user__email", "conversation__id"]
-    date_hierarchy = "queued_at"
+    search_fields = ["id__exact", "user__email", "conversation__id__exact"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
         return super().get_queryset(request).select_related("user", "model")

@@ -33,7 +33,8 @@ class Prompt(models.Model):
         ordering = ["title", "id"]
 
     def __str__(self) -> str:
-        return f"prompt {self.pk}"
+        # The title of a user's prompt is private.
+        return self.title if self.owner_id is None else f"prompt {self.pk}"
 
     @property
     def has_variables(self) -> bool:
