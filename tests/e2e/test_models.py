@@ -68,6 +68,14 @@ def test_model_is_chosen_by_keyboard(site: Site, thinker: int, browser: Browser)
     browser.driver.refresh()
     assert browser.texts("[data-model-shown]") == ["Careful thinker"]
 
+    # Escape leaves the list for the button that opened it.
+    returned = "return document.activeElement === document.querySelector(arguments[0])"
+    for opener in (".message.reply [form=models]", ".composer-compare > summary"):
+        browser.find(opener).send_keys(Keys.ENTER)
+        wait_until(lambda: browser.shown("[role=combobox]"), "the list is open")
+        browser.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+        wait_until(lambda o=opener: browser.run(returned, o), f"the focus returns to {opener}", 5)
+
     # One other reply with another model leaves the choice as it is.
     browser.click(".message.reply [form=models]")
     wait_until(lambda: len(browser.shown("[role=option]")) >= 2, "the list is loaded")

@@ -16,6 +16,7 @@ export class ChatModels extends HTMLElement {
   #stored; // the choice that the server has
   #message = null; // id of the reply that is to be regenerated with another model
   #compares = false; // whether several models are chosen
+  #opener = null; // the element that opened the list, unless it is the list's own button
 
   connectedCallback() {
     this.#stored = this.#shown;
@@ -33,6 +34,7 @@ export class ChatModels extends HTMLElement {
       event.preventDefault();
       event.stopPropagation(); // or the list would be closed as by a click outside
       this.#menu.open = false;
+      this.#opener = event.currentTarget;
       this.#compares = true;
       this.#menu.open = true;
     });
@@ -65,6 +67,7 @@ export class ChatModels extends HTMLElement {
   /** Open the list to choose the model of one other reply in place of the reply `message`. */
   askFor(message) {
     this.#message = message;
+    this.#opener = document.activeElement;
     this.#menu.open = true;
   }
 
@@ -156,6 +159,7 @@ export class ChatModels extends HTMLElement {
     if (!this.#menu.open) {
       this.#message = null;
       this.#compares = false;
+      this.#returnFocus();
       return;
     }
     this.#settings.hidden = this.#message !== null;
@@ -168,6 +172,14 @@ export class ChatModels extends HTMLElement {
     this.#filter();
     this.#activate(this.#options.find((one) => one.dataset.model === this.model));
     this.#estimate();
+  }
+
+  /** Focus what opened the list, unless its user has gone on to something else. */
+  #returnFocus() {
+    const opener = this.#opener?.isConnected ? this.#opener : this.#menu.querySelector("summary");
+    this.#opener = null;
+    const focused = document.activeElement;
+    if (focused === document.body || this.#menu.contains(focused)) opener.focus();
   }
 
   async #load() {
