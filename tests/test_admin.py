@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts.models import User
+from accounts.models import ApiKey, User
 from chat.models import (
     Announcement,
     AnnouncementDismissal,
@@ -92,6 +92,7 @@ def row(owner, conversation):
     Provider.objects.create(name="Hello")
     Prompt.objects.create(title="Hello", text="Hello")
     ChatPreference.objects.create(user=owner)
+    ApiKey.objects.create(user=owner, name="Script", prefix="parley-1", hash="0" * 64)
     ChatImport.objects.create(owner=owner, size=1, beat_at=timezone.now())
     ChatExport.objects.create(owner=owner, size=1, beat_at=timezone.now())
     made = Announcement.objects.create(text="Hello")
