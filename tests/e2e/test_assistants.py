@@ -99,7 +99,7 @@ def test_context_gauge_follows_replies_and_models(site: Site, browser: Browser):
     try:
         site.execute(sizes, 1_024, 64, model)
         browser.driver.refresh()
-        browser.ask("[[tokens=3 rate=0]] " + "word " * 480)
+        browser.ask("[[tokens=4 rate=2]] " + "word " * 480)  # longer than the delay of the gauge
         browser.wait_for_text(".context", "full")
         assert violations(browser.driver) == []
         browser.ask("[[tokens=3 rate=0]] " + "next " * 200)

@@ -18,8 +18,10 @@ export class ChatContext extends HTMLElement {
   connectedCallback() {
     this.#model = this.#models?.model;
     this.#shown = this.#ids;
+    const composer = this.closest("chat-composer");
     this.#changes.observe(this.#list, { childList: true });
-    this.closest("chat-composer").addEventListener("chat:model", () => this.#soon());
+    this.#changes.observe(composer, { attributeFilter: ["data-busy"] }); // a reply ends within its element
+    composer.addEventListener("chat:model", () => this.#soon());
   }
 
   disconnectedCallback() {
@@ -46,7 +48,7 @@ export class ChatContext extends HTMLElement {
   async #update() {
     const { conversation, cursors } = this.#transcript;
     const model = this.#models?.model;
-    if (!conversation || cursors.length > 0) return; // the end of the reply changes the messages
+    if (!conversation || cursors.length > 0) return; // repeated when the reply has ended
     if (model === this.#model && this.#isSmall()) return;
     this.#model = model;
     this.#shown = this.#ids;
