@@ -35,6 +35,7 @@ def test_next_message_is_edited_and_sent(site: Site, browser: Browser):
     browser.wait_for_text(NEXT, "Second")
     browser.send("and more")
     browser.wait_for_text(NEXT, f"{QUICK} Second\n\nand more")
+    wait_until(lambda: not browser.shown("chat-next[data-sending]"), "the server has it")
     browser.find(FIELD).send_keys(Keys.ARROW_UP)
     wait_until(lambda: browser.draft == f"{QUICK} Second\n\nand more", "it is edited")
     assert browser.texts(NEXT) == []
@@ -50,7 +51,8 @@ def test_next_message_is_edited_and_sent(site: Site, browser: Browser):
     wait_until(lambda: len(browser.own_messages) == 2, "it is sent")
     browser.wait_for_status("done")
     assert browser.own_messages[1] == f"{QUICK} Second\n\nand more text"
-    assert browser.texts(NEXT) == []
+    wait_until(lambda: browser.texts(NEXT) == [], "it waits no longer")
+    assert browser.draft == ""  # that of the text which was taken back
     assert browser.complaints == []
 
 

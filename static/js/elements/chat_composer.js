@@ -182,6 +182,12 @@ export class ChatComposer extends HTMLElement {
     this.#focusAtEnd();
   }
 
+  /** Put back the next message. The server has its text as a draft, which must follow what becomes of it here. */
+  takeBack(text, files) {
+    this.restore(text, files);
+    this.saveDraft();
+  }
+
   /** Focus the field, except on a touch device, whose keyboard would cover the page. */
   focusField() {
     if (!isTouch()) this.#focusAtEnd();

@@ -31,7 +31,7 @@ export class ChatNext extends HTMLElement {
     const isKnown = this.#stored.paused && this.#stored.message === message;
     this.#stored = { text, files: taken === undefined ? attachments.length : 0, paused, message };
     this.#show();
-    if (taken !== undefined) this.closest("chat-composer").restore(taken, attachments);
+    if (taken !== undefined) this.closest("chat-composer").takeBack(taken, attachments);
     else if (paused && message && !isKnown) this.#announce(message);
   }
 
