@@ -176,7 +176,7 @@ def test_branches_work_without_script(open_browser: Callable[..., Browser], emai
 @pytest.fixture
 def second_model(site: Site) -> Iterator[str]:
     """The name of a second model with a price, for the time of the test."""
-    name = f"Second {uuid4().hex[:6]}"
+    name = f"second {uuid4().hex[:6]}"
     site.execute(
         "INSERT INTO chat_languagemodel (name, provider_model, context_tokens, max_output_tokens,"
         " continuation, enabled, created_at, provider_id)"
@@ -253,10 +253,16 @@ def test_compared_replies_stream_and_one_is_chosen(
     wait_until(lambda: browser.shown("[data-send-button]"), "the first has ended")
     assert len(browser.texts("[data-compared] .prose")) == 2
     kept = browser.texts("[data-compared]:last-child .prose")
+    model = browser.texts("[data-compared]:last-child .compare-head")
+    other = browser.tab
+    browser.new_tab(browser.path)
     browser.click("[data-compared]:last-child .compare-foot button")
     browser.wait_for_text(PLACE, "2 / 2")
     assert browser.texts(".reply .prose") == kept
     assert not browser.shown("[data-compared], .compare-head")
+    wait_until(lambda: browser.texts("[data-model-shown]") == model, "its model goes on")
+    browser.go_to_tab(other)
+    wait_until(lambda: browser.texts("[data-model-shown]") == model, "in all tabs")
     browser.write("[[tokens=5 rate=0]] Go on")
     browser.click("[data-send-button]")
     browser.wait_for_text(".message:nth-last-child(2) .own-text", "Go on")

@@ -358,8 +358,10 @@ export class ChatApp extends HTMLElement {
     const { page } = await fetchPage(this.#page);
     this.#branch = null;
     if (!transcript.isConnected) return;
-    if (page !== null) transcript.showBranch(page);
-    else location.assign(`${this.#page}#m-${message}`);
+    if (page !== null) {
+      transcript.showBranch(page);
+      this.composer?.sync(page); // the model of a compared reply goes on
+    } else location.assign(`${this.#page}#m-${message}`);
   }
 
   #resumeIfFollowed(run) {

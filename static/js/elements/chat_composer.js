@@ -98,6 +98,7 @@ export class ChatComposer extends HTMLElement {
   /** Take the state of a fetched page. */
   sync(page) {
     this.next.sync(page);
+    this.models?.sync(page);
     const fresh = page.querySelector("chat-composer");
     if (fresh !== null) this.receiveDraft({ ...this.#shownChat, text: fresh.querySelector("textarea").defaultValue });
   }

@@ -64,6 +64,13 @@ export class ChatModels extends HTMLElement {
     this.#stored = { ...this.#shown, model, effort: effort || null, temperature };
   }
 
+  /** Take the choice of a fetched page, unless another one was made here. */
+  sync(page) {
+    const selects = page.querySelectorAll("chat-models select");
+    const { model, effort, temperature } = Object.fromEntries(Array.from(selects, ({ name, value }) => [name, value]));
+    if (model) this.stored({ model: Number(model), effort, temperature: temperature ? Number(temperature) : null }, false);
+  }
+
   /** Open the list to choose the model of one other reply in place of the reply `message`. */
   askFor(message) {
     this.#message = message;
