@@ -120,6 +120,19 @@ def test_empty_message_is_not_sent(browser: Browser):
     assert browser.shown("[data-error]") == []
 
 
+def test_invisible_characters_are_left_out(browser: Browser):
+    browser.run(
+        "const field = document.querySelector(arguments[0]);"
+        "field.value = '[[tokens=3 rate=0]] a\\0b\\ud83d';"
+        "field.dispatchEvent(new Event('input', {bubbles: true}))",
+        FIELD,
+    )
+    browser.find(FIELD).send_keys(Keys.ENTER)
+    browser.wait_for_status("done")
+    assert browser.own_messages == ["[[tokens=3 rate=0]] ab\ufffd"]
+    assert browser.complaints == []
+
+
 def test_draft_survives_a_reload(browser: Browser):
     browser.write("Half a mess")
     browser.driver.refresh()

@@ -301,8 +301,11 @@ export class ChatComposer extends HTMLElement {
   }
 
   #typed() {
+    const field = this.#field;
+    const storable = withoutUnstorable(field.value);
+    if (storable !== field.value) field.value = storable; // else the caret would move
     this.showError("");
-    if (this.#field.value === "/") this.querySelector("chat-prompts").open("/");
+    if (field.value === "/") this.querySelector("chat-prompts").open("/");
     this.#fit();
     this.#showSend();
     this.#saveSoon();
@@ -475,6 +478,12 @@ export class ChatComposer extends HTMLElement {
  */
 function isComposition(event) {
   return event.isComposing || event.keyCode === 229;
+}
+
+/** A text as the server can store it: pasted texts may have NUL characters or halves of emoji, which are invisible. */
+function withoutUnstorable(text) {
+  const rest = text.replaceAll("\0", "");
+  return rest.toWellFormed?.() ?? rest;
 }
 
 // The server counts characters; JavaScript counts some (emoji) twice.
