@@ -131,8 +131,9 @@ def test_long_message_is_folded_and_copied_whole(browser: Browser):
     text = "A line of a long message. " * 80
     browser.run("document.querySelector('chat-composer textarea').value = arguments[0]", text)
     browser.ask("[[tokens=5 rate=0]]")
-    browser.driver.refresh()
     wait_until(lambda: browser.shown("[data-fold]"), "the message is folded")
+    browser.driver.refresh()
+    wait_until(lambda: browser.shown("[data-fold]"), "it is folded again")
     height = "return document.querySelector('.own-text').offsetHeight"
     folded = browser.run(height)
     browser.run("window.scrollTo(0, 0)")

@@ -132,6 +132,7 @@ export class ChatTranscript extends HTMLElement {
     item.dataset.pending = clientId;
     item.querySelector(".own-text").textContent = text;
     item.querySelector(".own-text").hidden = text.trim() === "";
+    foldLong(item.querySelector(".own-text"));
     if (attachments.length > 0) item.querySelector(".own-state").before(this.#sentFiles(attachments));
     this.#scroll.follow(() => this.#list.append(item), { always: true });
   }
@@ -314,7 +315,12 @@ export class ChatTranscript extends HTMLElement {
     const hadFocus = replaced.some((item) => item.contains(document.activeElement));
     for (const item of replaced) item.remove();
     this.#replaced = sent === null ? null : { run: event.run, after: sent, items: replaced };
-    if (sent === null && event.sent) this.#list.append(fromHTML(event.sent.html));
+    if (sent === null && event.sent) {
+      const own = fromHTML(event.sent.html);
+      const text = own.querySelector(".own-text"); // null beside files alone
+      if (text !== null) foldLong(text);
+      this.#list.append(own);
+    }
     const reply = fromHTML(event.reply.html);
     this.#list.append(reply);
     if (hadFocus) reply.focus({ preventScroll: true });
