@@ -92,6 +92,7 @@ def test_phone_sidebar_opens_closes_and_navigates(open_browser: Callable[..., Br
     browser.open("/")
     assert browser.run("return document.body.scrollHeight > innerHeight")
     assert browser.run("return scrollY") == 0  # the greeting is in sight
+    browser.run("scrollTo(0, 20); return new Promise((done) => setTimeout(done, 200))")
     assert not browser.shown("[data-to-end]")
     browser.write("[[tokens=3 rate=0]] Boats")
     browser.click("[data-send-button]")

@@ -517,7 +517,8 @@ export class ChatApp extends HTMLElement {
   }
 
   #scrolled() {
-    if (this.composer !== null) this.composer.showsJump = !this.transcript.isNearEnd;
+    const hasMessages = this.transcript.lastMessage !== null; // a new chat has no latest one
+    if (this.composer !== null) this.composer.showsJump = hasMessages && !this.transcript.isNearEnd;
   }
 
   #jump() {
