@@ -15,6 +15,8 @@ SEARCH = "chat-prompts [role=combobox]"
 
 
 def test_slash_inserts_prompt_with_variables(site: Site, browser: Browser):
+    browser.click("chat-prompts [data-open]")
+    browser.wait_for_text(".palette-empty", "You have no prompts yet")
     for title, text in (("Summary", "Sum up:"), ("Translate", "Into {{language}}: {{text}}")):
         browser.open("/prompts/")
         browser.find("[name=title]").send_keys(title)

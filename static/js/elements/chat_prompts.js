@@ -104,8 +104,9 @@ export class ChatPrompts extends HTMLElement {
     });
     this.#list.replaceChildren(...options);
     this.#select(this.#selected);
-    const { none, failed } = this.querySelector(".palette-empty").dataset;
-    const empty = this.#prompts === null && this.#dialog.open ? failed : none;
+    const { none, failed, empty: hasNone } = this.querySelector(".palette-empty").dataset;
+    const isFailed = this.#prompts === null && this.#dialog.open;
+    const empty = isFailed ? failed : all.length === 0 ? hasNone : none;
     this.querySelector(".palette-empty").textContent = this.#shown.length > 0 || !this.#dialog.open ? "" : empty;
   }
 
