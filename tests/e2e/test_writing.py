@@ -181,7 +181,10 @@ def test_draft_follows_to_other_devices(site: Site, browser: Browser):
     assert browser.complaints == []
 
 
-def test_too_long_text_stays_a_draft(browser: Browser):
+def test_too_long_text_stays_a_draft(site: Site, browser: Browser):
+    browser.write("early")
+    stored = "SELECT count(*) FROM chat_draft WHERE text = 'early'"
+    wait_until(lambda: site.rows(stored) == [(1,)], "the server has a draft")
     browser.run(
         "const field = document.querySelector(arguments[0]);"
         "field.value = '🙂'.repeat(20_003);"
@@ -193,6 +196,9 @@ def test_too_long_text_stays_a_draft(browser: Browser):
     browser.wait_for_text("[data-error-text]", "3 characters too long")
     assert browser.own_messages == []
     assert len(browser.draft) == 20_003
+    browser.driver.refresh()
+    assert len(browser.draft) == 20_003
+    assert browser.complaints == []
 
 
 def test_text_too_large_for_a_frame_is_posted(site: Site, browser: Browser):

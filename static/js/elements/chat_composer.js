@@ -35,7 +35,9 @@ export class ChatComposer extends HTMLElement {
     }
     this.#draft = new Draft(storage, this.#page);
     const shared = this.dataset.edit || this.temporary ? null : this.#page;
-    this.#sync = new DraftSync(storage, shared, (frame) => app.connection?.send(frame) ?? false);
+    // A text that is too long for the server stays in this tab, as the newer one, until it is shorter.
+    const isStorable = ({ text }) => length(text) <= Number(this.dataset.maxCharacters);
+    this.#sync = new DraftSync(storage, shared, (frame) => isStorable(frame) && (app.connection?.send(frame) ?? false));
     this.#restoreDraft();
     this.#field.addEventListener("paste", (event) => {
       if (this.files.paste(event.clipboardData)) event.preventDefault();
@@ -434,7 +436,7 @@ export class ChatComposer extends HTMLElement {
 
   #save() {
     this.#draft.text = this.#field.value;
-    if (length(this.#field.value) <= Number(this.dataset.maxCharacters)) this.#sync.edited(this.#field.value);
+    this.#sync.edited(this.#field.value);
   }
 
   #discardDraft() {
