@@ -278,6 +278,17 @@ test("the newer of two drafts is shown, but never over a text that is being type
   assert.equal(sync.received({ conversation: "a" }), null);
 });
 
+test("a draft that was sent does not return with the late answer to its saving", () => {
+  const sync = draftOf("a", [], { now: 1_000 });
+  sync.load("", "", null);
+  sync.edited("Hello");
+  sync.flush();
+  sync.clear(); // the message is sent before the answer comes
+  assert.equal(sync.received({ conversation: "a", text: "Hello" }), null);
+  assert.equal(sync.received({ conversation: "a" }), null);
+  assert.equal(sync.received({ conversation: "a", text: "Of another device" }), "Of another device");
+});
+
 test("a reload shows the newer draft of tab and server", () => {
   const [frames, clock] = [[], { now: 100_000 }];
   const before = draftOf("new", frames, clock);

@@ -14,6 +14,8 @@ export class DraftSync {
   #now;
   #page;
   #stored = ""; // as the server has it
+  #saved = []; // the last texts that were sent to the server
+  #cleared = []; // those of them that were cleared since: their late answers show nothing
   #text = ""; // as it was last edited here
   #editedAt = null; // time of an edit that the server does not have
   #dirtySince = null;
@@ -68,12 +70,16 @@ export class DraftSync {
     const conversation = this.#page === "new" ? {} : { conversation: this.#page };
     if (!this.#send({ type: "draft.save", text: this.#text, age, ...conversation })) return; // later: `flush` at `open`
     this.#stored = this.#text;
+    this.#saved = [...this.#saved, this.#text].slice(-5);
+    this.#cleared = this.#cleared.filter((text) => text !== this.#text);
     this.#editedAt = this.#dirtySince = null;
   }
 
   /** The message was sent, or is discarded: nothing of it is stored any longer. */
   clear() {
     this.#saveSoon.cancel();
+    this.#cleared = this.#saved;
+    this.#saved = [];
     this.#stored = this.#text = "";
     this.#editedAt = this.#dirtySince = null;
     this.#storage.removeItem(this.#key);
@@ -88,6 +94,7 @@ export class DraftSync {
   /** Return the text of a `draft.updated` event if it is to be shown, else null. */
   received({ conversation = null, text = "" }) {
     if (this.#page === null || (conversation ?? "new") !== this.#page) return null;
+    if (text !== "" && this.#cleared.includes(text)) return null;
     if (text === this.#stored) {
       if (this.#editedAt === null) this.#remember(true); // the server has it
       return null;
