@@ -58,6 +58,17 @@ LEFT JOIN chat_project AS project ON project.id = conversation.project_id
 WHERE conversation.id = %(conversation)s FOR NO KEY UPDATE OF conversation
 """  # noqa: S608 # of names alone
 
+# As each page needs it.
+READ = f"""
+SELECT {prepared.columns(Conversation, "conversation")}, {prepared.columns(Assistant, "assistant")},
+  {prepared.columns(LanguageModel, "model")}, {prepared.columns(Project, "project")}
+FROM chat_conversation AS conversation
+JOIN chat_assistant AS assistant ON assistant.id = conversation.assistant_id
+JOIN chat_languagemodel AS model ON model.id = COALESCE(conversation.model_id, assistant.model_id)
+LEFT JOIN chat_project AS project ON project.id = conversation.project_id
+WHERE conversation.id = %(conversation)s
+"""  # noqa: S608 # of names alone
+
 
 def conversation(
     user: User | AnonymousUser,
@@ -67,16 +78,16 @@ def conversation(
     lock: bool = False,
     model_id: int | UnsetType | None = UNSET,
 ) -> Conversation:
-    """Return the conversation, if the user may read it (or write in it).
+    """Return the conversation, if the user may read it (or write in it), with its assistant, model and project.
 
-    `lock` locks its row until the COMMIT, and reads its assistant, model, provider and project with it. With
+    `lock` locks its row until the COMMIT, and reads the provider with it. With
     `model_id` it has that model instead of the stored one (None: the assistant's), if there is one
     with this id; whether the user may use it is not decided here. Raises ChatError `not_found`, or
     `not_allowed` when it may be read but not written.
     """
     found: Conversation | None
     if not lock:
-        found = Conversation.objects.filter(pk=conversation_id).first()
+        found = _read(conversation_id)
     else:
         found = _locked(conversation_id, model_id)
     if found is None:
@@ -116,6 +127,21 @@ def prompt(user: User | AnonymousUser, prompt_id: UUID) -> Prompt:
     found: Prompt | None = Prompt.objects.filter(pk=prompt_id, owner=user.pk).first()
     if found is None or not (user.is_authenticated and user.is_active):
         raise ChatError("not_found")
+    return found
+
+
+def _read(id: UUID) -> Conversation | None:
+    row = prepared.first(
+        READ, {"conversation": id}, Conversation, Assistant, LanguageModel, Project
+    )
+    if row is None:
+        return None
+    found: Conversation
+    found, found.assistant, model, found.project = row
+    if found.model_id is not None:
+        found.model = model
+    else:
+        found.assistant.model = model
     return found
 
 

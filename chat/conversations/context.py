@@ -51,30 +51,25 @@ def measure(
 ) -> Context:
     """Return the context of a conversation with a model.
 
-    `messages` are all messages of its branch, oldest first; no query is made then. Without them there is one query,
-    and a second one for a branch that may fill half of the window.
+    `messages` are the newest ones of its branch, oldest first. No query is made if they are all of them, or fill the
+    window. Otherwise there is one query, and others for a branch that may fill half of the window.
     """
-    rows: list[prompt_builder.Row]
+    rows: list[prompt_builder.Row] = []
     end = conversation.leaf_id
     if messages:
         end = messages[-1].pk
         rows = [(one.role, one.text, one.attached, one.parent_id) for one in reversed(messages)]
-    elif conversation.leaf_id is None:
-        rows = []
-    else:
-        [(count, size, has_files)] = prepared.all(SIZE, [conversation.leaf_id])
+    is_whole = end is None or bool(rows and rows[-1][3] is None)
+    room = model.context_tokens - min(model.max_output_tokens, model.context_tokens // 2)
+    size = sum(len(text) for _, text, _, _ in rows)  # at least so many bytes
+    if not is_whole and size // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(rows) <= room:
+        [(count, size, has_files)] = prepared.all(SIZE, [end])
         tokens = int(size) // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * count
+        is_short = count < prompt_builder.LONGEST_PATH and not has_files
         # The room is at least half of the window.
-        if (
-            count < prompt_builder.LONGEST_PATH
-            and not has_files
-            and 4 * tokens < model.context_tokens
-        ):
-            return Context(
-                tokens,
-                model.context_tokens - min(model.max_output_tokens, model.context_tokens // 2),
-            )
-        rows = prepared.all(prompt_builder.WHOLE_PATH, [conversation.leaf_id])
+        if is_short and 4 * tokens < model.context_tokens:
+            return Context(tokens, room)
+        rows = prepared.all(prompt_builder.WHOLE_PATH, [end])
     found = prompt_builder.window(conversation, model, end, rows)
     first = UUID(str(found.first)) if found.first else None
     return Context(found.used, found.room, first)

@@ -21,6 +21,7 @@ from chat.errors import ChatError
 from chat.models import Conversation, Draft
 from chat.streaming.user_channel import announce_draft
 from chatproject.lib import db
+from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -37,6 +38,16 @@ WHERE chat_draft.edited_at <= EXCLUDED.edited_at
 """
 KEY = "(user_id, conversation_id) WHERE conversation_id IS NOT NULL"
 KEY_OF_NEW = "(user_id) WHERE conversation_id IS NULL"
+
+# In plain SQL, as each page needs it: see lib.db.prepared.
+SHOWN_OF_NEW = f"""
+SELECT {prepared.columns(Draft, "draft")} FROM chat_draft draft
+WHERE user_id = %(user)s AND conversation_id IS NULL
+"""  # noqa: S608 # of names alone
+SHOWN = f"""
+SELECT {prepared.columns(Draft, "draft")} FROM chat_draft draft
+WHERE user_id = %(user)s AND conversation_id = %(conversation)s
+"""  # noqa: S608 # of names alone
 
 
 def save(
@@ -82,8 +93,9 @@ def _event(conversation_id: UUID | None, text: str, age: timedelta) -> protocol.
 
 def shown(user: User, conversation: Conversation | None) -> Draft | None:
     """Return the draft that a page shows, whose text may be empty; None if there was never one. One query."""
-    found: Draft | None = Draft.objects.filter(user=user, conversation=conversation).first()
-    return found
+    values = {"user": user.pk, "conversation": conversation.pk if conversation else None}
+    row = prepared.first(SHOWN if conversation else SHOWN_OF_NEW, values, Draft)
+    return row[0] if row else None
 
 
 def put_before(*, user: User, conversation_id: UUID | None, text: str) -> str:

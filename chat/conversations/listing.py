@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from chat.conversations.lifecycle import MAX_PINNED
 from chat.errors import ChatError
 from chat.models import Conversation, Project, Run
+from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -59,15 +60,13 @@ def page(user: User, before: str = "", length: int = PAGE_LENGTH) -> Page:
     The pinned ones are on the first page only. One query. Raises ChatError `not_found` for an invalid
     cursor.
     """
-    shown = _conversations(user).filter(archived_at=None)
-    others = shown.filter(pinned_at=None).order_by("-updated_at", "-id")
     if before:
+        others = _conversations(user).filter(archived_at=None, pinned_at=None)
         updated_at, id = _read_cursor(before)
         earlier = Q(updated_at__lt=updated_at) | Q(updated_at=updated_at, id__lt=id)
-        found = list(others.filter(earlier)[: length + 1])
+        found = list(others.filter(earlier).order_by("-updated_at", "-id")[: length + 1])
     else:
-        pinned = shown.filter(pinned_at__isnull=False).order_by("-pinned_at")[:MAX_PINNED]
-        found = list(pinned.union(others[: length + 1], all=True))
+        found = _newest(user, length + 1)
     rows = [each for each in found if each.pinned_at is None]
     next = _cursor(rows[length - 1].updated_at, rows[length - 1]) if len(rows) > length else ""
     rows.sort(key=lambda each: (each.updated_at, each.id), reverse=True)
@@ -75,6 +74,35 @@ def page(user: User, before: str = "", length: int = PAGE_LENGTH) -> Page:
     pins.sort(key=lambda each: (each.pinned_at, each.id), reverse=True)
     group = [Day(_("Pinned"), pins, is_recent=False, is_pinned=True)] if pins else []
     return Page(days=group + by_day(rows[:length]), next=next)
+
+
+# In plain SQL, as each page needs it: see lib.db.prepared. `_conversations` selects the same.
+NEWEST = f"""
+SELECT {prepared.columns(Conversation, "shown")},
+  EXISTS (SELECT 1 FROM chat_run WHERE conversation_id = shown.id AND status IN ('queued', 'running')),
+  project.name
+FROM (
+  (SELECT * FROM chat_conversation
+   WHERE owner_id = %(user)s AND deleted_at IS NULL AND archived_at IS NULL AND NOT temporary
+     AND pinned_at IS NOT NULL
+   ORDER BY pinned_at DESC LIMIT {MAX_PINNED})
+  UNION ALL
+  (SELECT * FROM chat_conversation
+   WHERE owner_id = %(user)s AND deleted_at IS NULL AND archived_at IS NULL AND NOT temporary
+     AND pinned_at IS NULL
+   ORDER BY updated_at DESC, id DESC LIMIT %(length)s)
+) AS shown LEFT JOIN chat_project project ON project.id = shown.project_id
+"""  # noqa: S608 # of names alone
+
+
+def _newest(user: User, length: int) -> list[Conversation]:
+    """Return the pinned conversations and the `length` newest others, in any order."""
+    found: list[Conversation] = []
+    values = {"user": user.pk, "length": length}
+    for conversation, active, project_name in prepared.each(NEWEST, values, Conversation):
+        conversation.active, conversation.project_name = active, project_name
+        found.append(conversation)
+    return found
 
 
 def archive(user: User, before: str = "") -> Page:

@@ -14,6 +14,7 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib.auth.models import Group
 from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from msgspec import UNSET, UnsetType
 
@@ -21,7 +22,8 @@ from billing import credits
 from billing.metering import pricing
 from billing.models import ModelPrice
 from chat.errors import ChatError
-from chat.models import Assistant, ChatPreference, Conversation, LanguageModel
+from chat.models import Assistant, ChatPreference, Conversation, LanguageModel, Provider
+from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -80,22 +82,46 @@ class ProviderOffers:
     offers: list[Offer]
 
 
+# In plain SQL, as each page needs it: see lib.db.prepared. `granted` is the rule for groups.
+OFFERED = f"""
+SELECT {prepared.columns(LanguageModel, "model")}, {prepared.columns(Provider, "provider")},
+  {prepared.columns(ModelPrice, "price")}
+FROM chat_languagemodel model LEFT JOIN chat_provider provider ON provider.id = model.provider_id
+LEFT JOIN LATERAL (
+  SELECT * FROM billing_modelprice
+  WHERE %(billing)s AND model = model.provider_model AND effective_from <= %(now)s
+  ORDER BY effective_from DESC LIMIT 1
+) price ON true
+WHERE model.enabled AND COALESCE(provider.enabled, true) AND (
+  %(is_staff)s OR NOT model.restricted OR EXISTS (
+    SELECT 1 FROM chat_languagemodel_groups granted
+    JOIN accounts_user_groups own ON own.group_id = granted.group_id
+    WHERE granted.languagemodel_id = model.id AND own.user_id = %(user)s
+  )
+)
+ORDER BY provider.name, model.name
+"""  # noqa: S608 # of names alone
+
+
 def offered(user: User) -> list[Offer]:
-    """Return the models that a user may choose, by provider and name; two queries.
+    """Return the models that a user may choose, by provider and name; one query.
 
     They and their providers are enabled, have a price, and are not restricted to other groups.
     """
-    models = LanguageModel.objects.select_related("provider").filter(enabled=True)
-    models = models.exclude(provider__enabled=False).filter(granted(user, LanguageModel))
-    found = list(models.order_by("provider__name", "name"))
-    if not settings.BILLING:
-        return [Offer(model, None) for model in found]
-    prices = pricing.all_in_force(model.provider_model for model in found)
-    return [
-        Offer(model, prices[model.provider_model])
-        for model in found
-        if model.provider_model in prices
-    ]
+    values = {
+        "user": user.pk,
+        "is_staff": user.is_staff,
+        "billing": settings.BILLING,
+        "now": timezone.now(),
+    }
+    found = []
+    for model, provider, price in prepared.each(
+        OFFERED, values, LanguageModel, Provider, ModelPrice
+    ):
+        model.provider = provider
+        if price or not settings.BILLING:
+            found.append(Offer(model, price))
+    return found
 
 
 def by_provider(offers: list[Offer]) -> list[ProviderOffers]:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -23,6 +23,7 @@ from chat.conversations.lifecycle import MAX_CHANGED, TOO_MANY_CHANGED
 from chat.errors import ChatError
 from chat.models import Conversation, Project
 from chat.streaming.user_channel import announce_project
+from chatproject.lib.db import prepared
 
 MAX_PROJECTS = 100  # of one user
 SAME_FORM = timedelta(seconds=10)
@@ -41,10 +42,16 @@ class Fields:
     assistant_id: int | None = None
 
 
-def own(user: User) -> QuerySet[Project]:
-    """Select the user's projects by name, at most MAX_PROJECTS."""
-    found: QuerySet[Project] = Project.objects.not_deleted().filter(owner=user)[:MAX_PROJECTS]
-    return found
+# In plain SQL, as each page needs it: see lib.db.prepared.
+OWN = f"""
+SELECT {prepared.columns(Project, "project")} FROM chat_project project
+WHERE owner_id = %(user)s AND deleted_at IS NULL ORDER BY LOWER(name), id LIMIT {MAX_PROJECTS}
+"""  # noqa: S608 # of names alone
+
+
+def own(user: User) -> list[Project]:
+    """Return the user's projects by name, at most MAX_PROJECTS; one query."""
+    return [project for (project,) in prepared.each(OWN, {"user": user.pk}, Project)]
 
 
 def create(*, user: User, fields: Fields) -> Project:

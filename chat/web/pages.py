@@ -130,9 +130,9 @@ def conversation_page(
     if not part.is_past:
         shown_picker = picker(request.user, form, conversation=conversation)
     model = shown_picker.chosen if shown_picker else conversation.chosen_model
-    # All messages of the branch are at hand, unless the page has a part of them, or compared replies.
-    is_whole = not (part.earlier or part.is_past or conversation.compared)
-    gauge = context_gauge.measure(conversation, model, part.messages if is_whole else None)
+    # The newest messages of the branch are at hand, unless the page has another part, or compared replies.
+    is_newest = not (part.is_past or conversation.compared)
+    gauge = context_gauge.measure(conversation, model, part.messages if is_newest else None)
     context = {
         "conversation": conversation,
         "conversation_id": conversation.id,

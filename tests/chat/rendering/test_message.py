@@ -7,11 +7,14 @@ from io import StringIO
 
 import pytest
 from django.core.management import call_command
+from django.test.signals import template_rendered
+from django.utils import translation
 
 from accounts.models import User
-from chat.models import Assistant, Conversation, Message, MessagePart, Run, new_id
+from chat.models import Assistant, Conversation, Message, MessagePart, Run, Siblings, new_id
 from chat.rendering import document as markdown
-from chat.rendering.message import message_html
+from chat.rendering.message import message_html, rendered
+from chatproject.lib.skeletons import HOLES
 
 
 class Reader(HTMLParser):
@@ -201,3 +204,79 @@ def test_old_replies_are_rendered_again(reply):
     assert "1 changed" in output.getvalue()
     call_command("render_messages", after=reply.pk, pause=0, stdout=(output := StringIO()))
     assert output.getvalue() == "All replies are rendered.\n"
+
+
+ODD = f"<b>&amp; %(name)s {{{{ id }}}} {HOLES[0]} {HOLES[5]}"
+
+
+@pytest.mark.parametrize("language", ["en", "de", "ar"])
+def test_skeletons_give_the_html_of_the_template(sent, reply, language):
+    """In all shapes, with text that looks like a hole; a second message of a shape renders no template."""
+    usual = {"name": ODD, "answered_by": None}
+    shapes: list[Message] = []
+    first, second, third = sorted(new_id() for _ in range(3))
+    for siblings in (
+        None,
+        *(Siblings.of(one, [first, second, third]) for one in (first, second, third)),
+    ):
+        shapes.append(Message(id=new_id(), role="user", text=ODD))
+        shapes.append(Message(id=new_id(), role="user", text=""))
+        for rating, html, charged, snapshot, thoughts in (
+            ("", ODD, None, usual, []),
+            ("good", "<p>Yes</p>", 0, {"name": "Stub"}, [{"text": ODD, "seconds": 1234}]),
+            (
+                "bad",
+                "",
+                1_234_567_890,
+                usual | {"answered_by": {"name": ODD}},
+                [{"text": ""}, {"text": ODD}],
+            ),
+            ("", ODD, 1, {}, [{"text": ODD, "seconds": 1.5}]),
+        ):
+            shown = Message(id=new_id(), role="assistant", text="Yes", html=html)
+            shown.rating = rating
+            shown.ordered_parts = [
+                MessagePart(message=shown, position=n, kind="reasoning", data=data)
+                for n, data in enumerate(thoughts)
+            ]
+            run = Run(message=shown, status="done", finish_reason="stop", charged=charged)
+            run.model_snapshot = snapshot
+            shapes.append(shown)
+        imported = Message(id=new_id(), role="assistant", text="Yes", html=ODD)
+        imported.ordered_parts = [MessagePart(message=imported, kind="origin", data={"model": ODD})]
+        shapes.append(imported)
+        for one in shapes[-7:]:
+            one.siblings = siblings
+    names: list[str] = []
+
+    def note(template: object, **kwargs: object) -> None:
+        names.append(str(template))
+
+    with translation.override(language):
+        for one in shapes:
+            assert message_html(one) == rendered(one)
+        template_rendered.connect(note)
+        try:
+            for one in shapes:
+                message_html(one)
+        finally:
+            template_rendered.disconnect(note)
+    assert names == []
+
+
+def test_unusual_replies_follow_the_template(reply):
+    failed = finish(Message.objects.select_related("run").get(pk=reply.pk), "failed", "")
+    done = finish(reply, "done", "Yes")
+    for change in (
+        {},
+        {"is_compared": True},
+        {"failed_sibling": failed},
+        {"status": "stopped"},
+    ):
+        for name, value in change.items():
+            setattr(done, name, value)
+        for reason in ("stop", "length", "content_filter"):
+            done.run.finish_reason = reason
+            assert message_html(done) == rendered(done)
+            marked = message_html(done, is_first_sent=True)
+            assert marked == rendered(done, is_first_sent=True) != message_html(done)
