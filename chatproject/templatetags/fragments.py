@@ -56,7 +56,7 @@ class CachedNode(template.Node):
         self.keys = keys
         self.constants = constants
         self.holes = [*holes.items(), ("csrf_token", FilterExpression("csrf_token", Parser([])))]
-        self._skeletons: dict[tuple[Any, ...], Skeleton] = {}
+        self.skeletons: dict[tuple[Any, ...], Skeleton] = {}
 
     def render(self, context: template.Context) -> SafeString:
         values = [value.resolve(context, ignore_failures=True) for value in self.keys.values()]
@@ -64,7 +64,7 @@ class CachedNode(template.Node):
         # Without a token, as in an event, a form has no field for it.
         has_token = context.get("csrf_token") is not None
         key = (get_language(), manifest, has_token, *values)
-        skeleton = self._skeletons.get(key)
+        skeleton = self.skeletons.get(key)
         if skeleton is None:
             names = dict(zip(self.keys, values, strict=True))
             names |= {name: value.resolve(context) for name, value in self.constants.items()}
@@ -72,9 +72,9 @@ class CachedNode(template.Node):
             if not has_token:
                 del names["csrf_token"]
             skeleton = Skeleton(self.nodelist.render(context.new(names)))
-            if len(self._skeletons) >= MOST:
-                self._skeletons.clear()
-            self._skeletons[key] = skeleton
+            if len(self.skeletons) >= MOST:
+                self.skeletons.clear()
+            self.skeletons[key] = skeleton
         return skeleton.fill(
             {
                 number: render_value_in_context(self.holes[number][1].resolve(context), context)
