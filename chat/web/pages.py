@@ -118,7 +118,6 @@ def conversation_page(
     """
     part = transcript.excerpt(conversation, before, message)
     edited = transcript.own_message(conversation, editing)
-    shown = [message.pk for message in part.messages]
     has_form = form is not None or edited is not None or part.is_past
     draft = None if has_form else drafts.shown(request.user, conversation)
     form = form or new_form(
@@ -147,10 +146,6 @@ def conversation_page(
             )
         ),
         "editing": edited,
-        # None if the page does not show the message.
-        "replaced_by_edit": (
-            len(shown) - shown.index(edited.pk) - 1 if edited and edited.pk in shown else None
-        ),
         "form": form,
         "named_assistant": conversation.assistant if conversation.assistant.icon else None,
         "standing": ""
