@@ -122,9 +122,9 @@ def in_template(source: str, *, is_html: bool = True) -> list[tuple[int, str]]:
 
 # --- Python -----------------------------------------------------------------------------------
 
-# Their texts are for operators and developers (terminal, log), for models, or names of formats.
+# Their texts are for operators and developers (terminal, log), for programs and models, or names of formats.
 UNSHOWN = re.compile(
-    r"/(migrations|management|local|doctor|formats|llm|rendering|streaming|generation|recovery|push|moderation)/|"
+    r"/(migrations|management|local|doctor|formats|api|llm|rendering|streaming|generation|recovery|push|moderation)/|"
     r"chatproject/(checks|settings|serve|clock|asgi)\.py|chat/runs/queue|chat/attachments/content|"
     r"chatproject/lib/(env|rq_asyncio|pubsub|server|redis|db|log_|metrics|leadership|outages|origins|alerts|mail/outbox)|"
     r"chatproject/ops/(alerts|readiness|metrics|site_metrics|start_report|staff_log|health)|"
@@ -135,7 +135,7 @@ SHOWN_FILES = re.compile(r"chat/llm/errors\.py$")
 # Calls whose texts are for the log or for developers.
 UNSHOWN_CALLS = re.compile(
     r"(^|\.)(debug|info|warning|error|exception|critical|log|log_event|apart|getLogger|compile|execute|"
-    r"Counter|Gauge|Histogram|RunSQL|cast|TypeVar|alert|notify_staff|all|first|change|columns|Traceback|"
+    r"Counter|Gauge|Histogram|RunSQL|TemplateSyntaxError|cast|TypeVar|alert|notify_staff|all|first|change|columns|Traceback|"
     r"(Value|Runtime|Type|Key|Lookup|Assertion|Attribute|OS|Memory|Timeout|NotImplemented)Error|ImproperlyConfigured)$"
 )
 MESSAGES = re.compile(r"^messages\.(success|info|warning|error)$|message_user$")

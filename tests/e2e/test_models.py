@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -74,7 +75,7 @@ def test_model_is_chosen_by_keyboard(site: Site, thinker: int, browser: Browser)
         browser.find(opener).send_keys(Keys.ENTER)
         wait_until(lambda: browser.shown("[role=combobox]"), "the list is open")
         browser.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
-        wait_until(lambda o=opener: browser.run(returned, o), f"the focus returns to {opener}", 5)
+        wait_until(partial(browser.run, returned, opener), f"the focus returns to {opener}", 5)
 
     # One other reply with another model leaves the choice as it is.
     browser.click(".message.reply [form=models]")
