@@ -9,7 +9,7 @@ from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.contrib.auth.forms import AdminPasswordChangeForm
-from django.forms import ChoiceField, Form
+from django.forms import CharField, ChoiceField, Form, TextInput
 from django.utils.translation import gettext_lazy
 
 from accounts.models import TextSize, Theme, User
@@ -98,6 +98,18 @@ class AdminPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg] # no
         assert isinstance(user, User)
         get_adapter().send_notification_mail("account/email/password_changed", user)
         return user
+
+
+class ProfileForm(Form):
+    """The name of a user, by which other people see it."""
+
+    display_name = CharField(
+        required=False,
+        max_length=60,
+        label=gettext_lazy("Display name"),
+        help_text=gettext_lazy("Shown to people with whom you share chats. May be empty."),
+        widget=TextInput(attrs={"autocomplete": "name"}),
+    )
 
 
 class AppearanceForm(Form):

@@ -66,6 +66,8 @@ class User(AbstractUser):
 
     username = None  # type: ignore[assignment] # taken out of Django's base
     email = models.EmailField("e-mail address", unique=True)
+    # By which other people see the user; the address is not shown to them.
+    display_name = models.CharField(max_length=60, blank=True, default="", db_default="")
     # Settings of the user's own, on all devices: accounts/appearance.py.
     theme = models.CharField(
         max_length=10, choices=Theme, default=Theme.SYSTEM, db_default=Theme.SYSTEM.value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import include, path, re_path
 
-from accounts import api_key_pages, language, views
+from accounts import api_key_pages, language, profile, views
 
 urlpatterns = [
     path("email/", views.EmailView.as_view(), name="account_email"),
@@ -15,6 +15,7 @@ urlpatterns = [
     ),
     path("keys/", api_key_pages.keys, name="api_keys"),
     path("keys/<int:key_id>/revoke/", api_key_pages.revoke, name="revoke_api_key"),
+    path("profile/", profile.profile, name="profile"),
     path("language/", language.visitor_language, name="visitor_language"),
     path("password/set/", views.SetPasswordView.as_view(), name="account_set_password"),
     path("", include("allauth.account.urls")),

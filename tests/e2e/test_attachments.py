@@ -201,7 +201,7 @@ def test_files_fit_a_phone(
         assert browser.run(SMALL) == []
         assert browser.run(LOW_CONTRAST) == []
         assert violations(browser.driver) == []
-    for path in ("/files/", "/settings/"):
+    for path in ("/files/", "/settings/data/"):
         browser.open(path)
         assert browser.run(SMALL) == []
         assert violations(browser.driver) == []

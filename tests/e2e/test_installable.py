@@ -63,7 +63,7 @@ def test_settings_turn_notifications_on_and_off(driver: webdriver.Chrome, tmp_pa
             "Browser.grantPermissions", {"origin": stack.base, "permissions": ["notifications"]}
         )
         browser.sign_up("reader@example.org")
-        browser.open("/settings/")
+        browser.open("/settings/notifications/")
         browser.driver.execute_async_script(SUBSCRIBE, service.subscription)
         browser.click("[data-turn-on]")
         browser.wait_for_text(".notice-text", "Notifications are on for this device.")

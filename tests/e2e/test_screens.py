@@ -66,6 +66,9 @@ def pages(site: Site, browser: Browser, email: str) -> Iterator[str]:
     for path in (
         "/chats/",
         "/settings/",
+        "/settings/notifications/",
+        "/settings/data/",
+        "/accounts/profile/",
         "/accounts/email/",
         "/accounts/password/change/",
         "/accounts/logout/",

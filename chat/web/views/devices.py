@@ -75,4 +75,4 @@ def change(request: Request) -> HttpResponse:
     else:
         devices.show_title(request.user, int(number), shows="shows_title" in request.POST)
         messages.success(request, _("Your settings are saved."))
-    return redirect("chat:settings")
+    return redirect("chat:notifications")

@@ -1,4 +1,4 @@
-"""The page of a user's own settings."""
+"""The pages of a user's own settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import appearance, language
 from accounts.appearance import Appearance
@@ -70,13 +70,30 @@ def _saved(request: Request, shown: Appearance, *, single_keys: bool) -> HttpRes
 
 
 def _page(request: Request, form: AppearanceForm, status: int = 200) -> HttpResponse:
+    context = page_context(request) | {"form": form, "page": "settings"}
+    return render(request, "chat/settings.html", context, status=status)
+
+
+@require_safe
+@never_cache
+def notifications(request: Request) -> HttpResponse:
+    """Show the devices that receive notifications."""
     context = page_context(request) | {
-        "form": form,
         "page": "settings",
-        "used": uploads.used_bytes(request.user),
-        "most": django_settings.ATTACHMENT_USER_BYTES,
         "devices": request.user.push_subscriptions.order_by("-pk"),
         "session_key": request.session.session_key,
         "push_key": vapid.current().public if django_settings.WEB_PUSH else "",
     }
-    return render(request, "chat/settings.html", context, status=status)
+    return render(request, "chat/notifications.html", context)
+
+
+@require_safe
+@never_cache
+def data(request: Request) -> HttpResponse:
+    """Show the space that the user's files take, and the ways of chats in and out."""
+    context = page_context(request) | {
+        "page": "settings",
+        "used": uploads.used_bytes(request.user),
+        "most": django_settings.ATTACHMENT_USER_BYTES,
+    }
+    return render(request, "chat/data.html", context)

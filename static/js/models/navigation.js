@@ -3,7 +3,7 @@
 
 // Addresses whose pages have the same sidebar.
 const PAGES =
-  /^\/(c\/[0-9a-f-]{36}\/|chats\/(archive\/)?|search\/|projects\/([0-9a-f-]{36}\/)?|settings\/|billing\/((history|limits|packages|usage)\/)?|assistants\/([0-9]+\/|new\/)?)?$/;
+  /^\/(c\/[0-9a-f-]{36}\/|chats\/(archive\/)?|search\/|projects\/([0-9a-f-]{36}\/)?|settings\/((data|notifications)\/)?|billing\/((history|limits|packages|usage)\/)?|assistants\/([0-9]+\/|new\/)?)?$/;
 const PARTS = [".topbar", "main"];
 const SLOW = 200; // milliseconds, after which the page shows that another one is on its way
 const MAX_PLACES = 200; // pages whose scroll place is remembered

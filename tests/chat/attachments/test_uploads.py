@@ -374,7 +374,7 @@ def test_files_are_listed_and_deleted(owner, stranger, conversation, folder, set
     assert f'href="/c/{conversation.pk}/"' in page
     assert "Not sent yet" in page
     assert str(theirs.pk) not in page
-    assert "in use" in client.get("/settings/").content.decode()
+    assert "in use" in client.get("/settings/data/").content.decode()
     chosen = {"file": [str(gone.pk), str(unsent.pk), str(theirs.pk), "no id"]}
     assert "2 files are deleted." in client.post("/files/", chosen, follow=True).content.decode()
     message.refresh_from_db()

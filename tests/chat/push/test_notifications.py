@@ -68,7 +68,7 @@ async def test_finished_reply_notifies_each_device(owner, conversation, page, se
     await db.run(end, owner, conversation)
     assert await db.run(waiting) == []  # without a device
     assert (await db.run(subscribe, page, service)).status_code == 201
-    html = (await db.run(page.get, "/settings/")).content.decode()
+    html = (await db.run(page.get, "/settings/notifications/")).content.decode()
     assert "Firefox, Linux" in html
     assert "this device" in html
 
@@ -180,4 +180,4 @@ def test_devices_are_bounded_and_their_users_own(page, owner, stranger, service,
     settings.WEB_PUSH = False
     assert subscribe(page, service).status_code == 404
     assert page.get("/settings/devices/renew/").status_code == 404
-    assert "data-turn-on" not in page.get("/settings/").content.decode()
+    assert "data-turn-on" not in page.get("/settings/notifications/").content.decode()

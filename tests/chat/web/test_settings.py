@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 
 from accounts.models import User
+from accounts.settings_pages import PAGES
 
 pytestmark = pytest.mark.usefixtures("valkey_url", "assistant")
 
@@ -74,3 +76,24 @@ def test_hints_are_shown_until_they_are_hidden(page, owner, stranger):
     assert "Good to know" not in page.get("/").content.decode()
     page.force_login(stranger)
     assert "Good to know" in page.get("/").content.decode()
+
+
+def test_navigation_marks_the_current_settings_page(page, owner):
+    for entry in PAGES:
+        html = page.get(reverse(entry.view)).content.decode()
+        for other in PAGES:
+            link = f'class="settings-page" href="{reverse(other.view)}"'
+            assert (f'{link} aria-current="page"' in html) == (other is entry), entry.view
+            assert link in html
+        assert ("settings-back" in html) == (entry is not PAGES[0])
+
+
+def test_display_name_is_stored_or_refused(page, owner):
+    assert page.post("/accounts/profile/", {"display_name": " Ada <b> "}).status_code == 302
+    owner.refresh_from_db()
+    assert owner.display_name == "Ada <b>"
+    assert "Ada &lt;b&gt;" in page.get("/accounts/profile/").content.decode()
+    for wrong in ("x" * 61, "a\x00b"):
+        assert page.post("/accounts/profile/", {"display_name": wrong}).status_code == 400
+    owner.refresh_from_db()
+    assert owner.display_name == "Ada <b>"

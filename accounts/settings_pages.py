@@ -1,0 +1,36 @@
+"""The pages of a user's settings, in the order of the navigation beside each of them.
+
+A page that extends templates/settings/page.html is marked as the current one by the name of its view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsPage:
+    """An entry of the navigation: `view` is its link, `views` are further pages that belong to it."""
+
+    label: Promise
+    icon: str  # of templates/_sprite.html
+    view: str
+    views: tuple[str, ...] = ()
+
+
+PAGES = [
+    SettingsPage(gettext_lazy("General"), "settings", "chat:settings"),
+    SettingsPage(gettext_lazy("Profile"), "person", "profile"),
+    SettingsPage(
+        gettext_lazy("E-mail address"), "mail", "account_email", ("account_reauthenticate",)
+    ),
+    SettingsPage(
+        gettext_lazy("Password"), "key", "account_change_password", ("account_set_password",)
+    ),
+    SettingsPage(gettext_lazy("Notifications"), "info", "chat:notifications"),
+    SettingsPage(gettext_lazy("Data"), "file", "chat:data"),
+    SettingsPage(gettext_lazy("API keys"), "link", "api_keys"),
+]

@@ -1,0 +1,21 @@
+"""The navigation of the settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+from django.template import Context
+
+from accounts.settings_pages import PAGES
+
+register = template.Library()
+
+
+@register.inclusion_tag("settings/_pages.html", takes_context=True)
+def settings_pages(context: Context) -> dict[str, Any]:
+    """List the pages of the settings, the current one marked."""
+    match = context["request"].resolver_match
+    view = match.view_name if match else ""
+    current = next((page for page in PAGES if view == page.view or view in page.views), None)
+    return {"pages": PAGES, "current": current, "is_first": current is PAGES[0]}
