@@ -457,6 +457,18 @@ class ReasoningDelta(Delta, frozen=True, tag="reasoning.delta"):
     """More of the model's reasoning."""
 
 
+class ToolCallDelta(RunEvent, frozen=True, tag="tool.delta", kw_only=True):
+    """More of the tool call number `index`; `id` and `name` come with its first piece.
+
+    Only in runs of the API, which no socket follows.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
 class ReplyBlocks(RunEvent, frozen=True, tag="reply.blocks", kw_only=True):
     """The HTML of blocks of the reply, from number `first` on; the reply's text is sent before it.
 

@@ -17,6 +17,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
 setup(set_prefix=False)
 
 from accounts.sockets import from_own_pages, with_user  # noqa: E402
+from chat.api.urls import with_api  # noqa: E402
 from chat.web.routing import websocket_urlpatterns  # noqa: E402
 from chatproject import checks  # noqa: E402
 from chatproject.lib import log_context  # noqa: E402
@@ -32,7 +33,7 @@ get_resolver().url_patterns  # noqa: B018
 application: Any = log_context.with_request_ids(
     ProtocolTypeRouter(
         {
-            "http": with_health(OneThreadHandler(limits.page)),  # type: ignore[arg-type] # typed as mutable
+            "http": with_health(with_api(OneThreadHandler(limits.page))),  # type: ignore[arg-type] # typed as mutable
             "websocket": from_own_pages(
                 with_user(URLRouter(websocket_urlpatterns))  # type: ignore[arg-type] # see chat.web.routing
             ),

@@ -38,19 +38,20 @@ access = logging.getLogger("chatproject.access")
 # It chose between two servers. Read only for a warning, so .env.example no longer names it.
 REMOVED_VARIABLE = "WEB_SERVER"
 
-# The addresses that take files, and the size of such a request with the form around them: an import
+# The addresses that take files or images, and the size of such a request with the form around them: an import
 # (IMPORT_MAX_BYTES), an attachment (up to 100 MB by ATTACHMENT_MAX_MB), and a message with its files from a
 # page without JavaScript.
 UPLOADS = (
     (rb"/chats/import/", 101_000_000),
     (rb"/attachments/", 106_000_000),
+    (rb"/v1/[a-z/]+", 20_000_000),
     (rb"/c/new/|/c/[0-9a-f-]{36}/(send|compare)/|/messages/[0-9a-f-]{36}/edit/", 101_000_000),
 )
 
 SLOW_REQUEST = 2.0  # seconds after which a request's line is a warning
 
 # The parts of the site that metrics have, by the first part of a path; all other paths are of chat.
-AREAS = {b"accounts", b"admin", b"billing", b"health", b"metrics", b"static"}
+AREAS = {b"accounts", b"admin", b"billing", b"health", b"metrics", b"static", b"v1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -179,7 +180,9 @@ def log_access(application: Application) -> Application:
             path = scrub_path(scope["raw_path"].decode("latin-1"))
             line, level = "%s %s %s %.0f ms", logging.INFO
             log = access
-            if scope["type"] == "http" and seconds > SLOW_REQUEST:
+            # A call of the API lasts as long as its reply.
+            is_slow = seconds > SLOW_REQUEST and not scope["path"].startswith("/v1/")
+            if scope["type"] == "http" and is_slow:
                 line, level, log = f"slow request: {line}", logging.WARNING, logger
             fields = {
                 "method": method,

@@ -177,6 +177,10 @@ CACHES = {
     },
 }
 
+# Hours after which the texts of a call of the API are removed; what it cost stays.
+API_KEEP_HOURS = env.integer("API_KEEP_HOURS", 24, least=1, most=24 * CENTURY)
+# The longest time that a call of the API waits for a reply that is not streamed.
+API_ANSWER_SECONDS = env.integer("API_ANSWER_SECONDS", 900, least=10)
 # Days after which a deleted chat is removed for good, with all of its text.
 DELETED_CHAT_DAYS = env.integer("DELETED_CHAT_DAYS", 30, least=1, most=CENTURY)
 RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run

@@ -14,7 +14,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts.models import ApiKey, User
+from accounts import api_keys
+from accounts.models import User
+from chat.conversations.api_prompt import ApiRequest
 from chat.models import (
     Announcement,
     AnnouncementDismissal,
@@ -39,6 +41,7 @@ from chat.models import (
     SearchEntry,
     SearchPosition,
 )
+from chat.runs import api_calls
 from chatproject.lib import loop_monitor
 from tests.support.conversations import send
 from tests.support.people import assistant, conversation, owner
@@ -91,8 +94,11 @@ def row(owner, conversation):
     run = send(owner, conversation, "Hello there")
     Provider.objects.create(name="Hello")
     Prompt.objects.create(title="Hello", text="Hello")
+    key = api_keys.create(owner, api_keys.Terms(name="Hello"))[0]
+    api_calls.start_call(
+        key, run.model, ApiRequest([{"role": "user", "content": "Hi"}]), streamed=False
+    )
     ChatPreference.objects.create(user=owner)
-    ApiKey.objects.create(user=owner, name="Script", prefix="parley-1", hash="0" * 64)
     ChatImport.objects.create(owner=owner, size=1, beat_at=timezone.now())
     ChatExport.objects.create(owner=owner, size=1, beat_at=timezone.now())
     made = Announcement.objects.create(text="Hello")

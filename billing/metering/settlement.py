@@ -268,7 +268,7 @@ class Call:
 
     `fee` is the assistant's, in micro-credits; `is_held` if the run has a hold. Without a `price`
     nothing is charged or recorded. `most` limits the charge, for a reply of another model than was
-    quoted; the rest of its cost is absorbed.
+    quoted; the rest of its cost is absorbed. `api_key` is the id of the API key that asked.
     """
 
     run_id: UUID
@@ -281,6 +281,7 @@ class Call:
     assistant: str
     conversation: UUID
     most: int | None = None
+    api_key: int | None = None
 
 
 def write_off(
@@ -353,6 +354,7 @@ def _record(
         model=call.model,
         assistant=call.assistant,
         conversation=call.conversation,
+        api_key=call.api_key,
         hold_id=call.run_id if call.is_held else None,
         price_id=call.price.pk if call.price else None,
         tokens=tokens,

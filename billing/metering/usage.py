@@ -61,6 +61,7 @@ def record(
     price_id: int | None = None,
     assistant: str = "",
     conversation: UUID | None = None,
+    api_key: int | None = None,
 ) -> None:
     """Record one provider call in the caller's transaction. Amounts are micro-credits.
 
@@ -78,6 +79,7 @@ def record(
         "model": model,
         "assistant": assistant,
         "conversation": conversation,
+        "api_key": api_key,
         "input": tokens.input,
         "cached": tokens.cached,
         "output": tokens.output,
@@ -96,10 +98,10 @@ def record(
 # Plain SQL, since each message needs it: see lib.db.prepared.
 RECORD = """
 INSERT INTO billing_usagerecord (run_id, attempt, step, purpose, user_id, hold_id, price_id, model,
-  assistant, conversation, input_tokens, cached_tokens, output_tokens, reasoning_tokens, source,
+  assistant, conversation, api_key, input_tokens, cached_tokens, output_tokens, reasoning_tokens, source,
   cost, charged, shortfall, absorbed, finish, created_at)
 VALUES (%(run)s, %(attempt)s, %(step)s, %(purpose)s, %(user)s, %(hold)s, %(price)s, %(model)s,
-  %(assistant)s, %(conversation)s, %(input)s, %(cached)s, %(output)s, %(reasoning)s, %(source)s,
+  %(assistant)s, %(conversation)s, %(api_key)s, %(input)s, %(cached)s, %(output)s, %(reasoning)s, %(source)s,
   %(cost)s, %(charged)s, %(shortfall)s, %(absorbed)s, %(finish)s, %(now)s)
 """
 

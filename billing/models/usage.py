@@ -58,6 +58,10 @@ class UsageRecord(models.Model):
     model = models.CharField(max_length=200)
     assistant = models.CharField(max_length=100, blank=True)
     conversation = models.UUIDField(null=True, blank=True)
+    # No foreign key: a record outlives the key, and billing does not know accounts' tables.
+    api_key = models.BigIntegerField(
+        null=True, blank=True, help_text="The id of the API key that asked; empty: a chat."
+    )
     input_tokens = models.PositiveBigIntegerField(default=0)
     cached_tokens = models.PositiveBigIntegerField(
         default=0, help_text=gettext_lazy("Part of the input.")

@@ -25,7 +25,7 @@ from billing import credits
 from chat.conversations.transcript import excerpt
 from chat.errors import ERRORS, ChatError
 from chat.llm.errors import Cause
-from chat.models import ChatExport, ChatImport, Conversation, Message, MessagePart, Run
+from chat.models import ApiCall, ChatExport, ChatImport, Conversation, Message, MessagePart, Run
 from chat.runs import start
 from chat.runs.stop import stop_run_by_staff
 from chatproject.lib.admin import (
@@ -293,3 +293,15 @@ def can_be_asked_again(run: Run) -> bool:
     """Return whether a run failed and no other followed, so that asking again replaces nothing newer."""
     newer = Run.objects.filter(conversation=run.conversation_id, pk__gt=run.pk)
     return run.status == Run.Status.FAILED and not newer.exists()
+
+
+@admin.register(ApiCall)
+class ApiCallAdmin(ReadOnlyAdmin, admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
+    """Calls of the API, without their requests, which are texts of users."""
+
+    list_display = ["run", "created_at"]
+    fields = ["run", "conversation", "created_at"]
+    ordering = ["-created_at"]
+    show_full_result_count = False
+    search_fields = ["run__user__email"]
+    search_help_text = "E-mail address of the user"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
@@ -74,6 +74,9 @@ class Prompt:
     max_tokens: int
     size: int
     is_single: bool
+    # Of a request of the API: further fields of the provider's request, and its temperature.
+    fields: Mapping[str, Any] | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from chat import access
-from chat.models import Conversation, Run
+from chat.models import ApiCall, Conversation, Run
 from chat.streaming.user_channel import announce_conversation
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PURGED_AFTER = timedelta(minutes=1)  # from closing it
 KEPT = timedelta(hours=24)  # from its last message
 BATCH = 100
+CALLS = 1_000  # of one statement
 
 
 def opened(conversation: Conversation) -> None:
@@ -57,8 +59,8 @@ def expire(now: datetime) -> int:
     """Delete the temporary chats that were closed or left, which retention then purges; return how many."""
     active = Run.objects.active().filter(conversation=OuterRef("pk"))
     due = Q(closed_at__lte=now - PURGED_AFTER) | Q(updated_at__lte=now - KEPT)
-    found = Conversation.objects.filter(due, temporary=True, deleted_at=None)
-    expired = 0
+    found = Conversation.objects.filter(due, temporary=True, deleted_at=None, api_call=None)
+    expired = _expire_calls(now)
     for conversation in found.exclude(Exists(active))[:BATCH]:
         # It may have been opened or kept meanwhile.
         same = Conversation.objects.filter(due, pk=conversation.pk, temporary=True, deleted_at=None)
@@ -67,3 +69,11 @@ def expire(now: datetime) -> int:
             announce_conversation(conversation)
             expired += 1
     return expired
+
+
+def _expire_calls(now: datetime) -> int:
+    """Delete the chats of calls of the API; no page shows one, so none is announced."""
+    made_before = now - timedelta(hours=settings.API_KEEP_HOURS)
+    due = ApiCall.objects.filter(created_at__lte=made_before, conversation__deleted_at=None)
+    ended = due.exclude(run__status__in=Run.ACTIVE).values("conversation")[:CALLS]
+    return int(Conversation.objects.filter(pk__in=ended).update(deleted_at=now))

@@ -25,7 +25,7 @@ from django.utils import timezone
 
 from billing.metering import settlement
 from chat import errors, protocol
-from chat.conversations import prompt_builder
+from chat.conversations import api_prompt, prompt_builder
 from chat.conversations.prompt_builder import Prompt
 from chat.generation.reply import Reply, ReplyTooLong
 from chat.llm import quirks
@@ -68,6 +68,9 @@ PLACE_PAUSE = 0.5  # seconds between two tries to take a place for a fallback
 # The size of a prompt as a part of the one before, which the provider refused as too long.
 SHRINKS = (0.6, 0.5)
 
+# Fields of a request of the API without which another answer than the requested one would come.
+REQUIRED = frozenset(("tools", "tool_choice", "response_format", "stop"))
+
 
 async def run(run_id: UUID, attempt: int) -> Run | None:
     """Generate the reply of a run, unless this attempt is already claimed or no longer wanted.
@@ -92,6 +95,7 @@ async def run(run_id: UUID, attempt: int) -> Run | None:
         age=(timezone.now() - work.started_at).total_seconds(),
         text=work.prefix,
         reasoning=work.prefix_reasoning,
+        renders=work.api is None,
     )
     writer.place = work.place
     handed_over: Run | None = None
@@ -133,7 +137,7 @@ def claim_with_prompt(run_id: UUID, attempt: int) -> tuple[Run, Prompt | None] |
     if work is None:
         return None
     try:
-        return work, prompt_builder.build(work, with_files=True)
+        return work, api_prompt.prompt_of(work, with_files=True)
     except Exception:
         logger.warning("run %s: its prompt could not be built at once", run_id, exc_info=True)
         return work, None
@@ -229,13 +233,19 @@ RETURNING {prepared.columns(Run, "run")}, {prepared.columns(Assistant, "assistan
 async def _generate_and_finish(
     work: Run, prompt: Prompt | None, ticker: Ticker, writer: RunWriter
 ) -> Run | None:
-    reply = Reply(work.prompt_estimate, work.prefix, work.prefix_reasoning, work.continued)
+    reply = Reply(
+        work.prompt_estimate,
+        work.prefix,
+        work.prefix_reasoning,
+        work.continued,
+        takes_tool_calls=work.api is not None,
+    )
     try:
         outcome = await _generate(work, prompt, writer, reply)
     except asyncio.CancelledError as cancelled:
         reason = cancelled.args[0] if cancelled.args else ""
         if reason == rq_asyncio.DRAINED and not writer.stop_requested:
-            return await _hand_back(ticker, writer, reply)
+            return await _hand_back(work, ticker, writer, reply)
         if reason in (rq_asyncio.STOPPED, rq_asyncio.DRAINED):  # drained after a user's stop
             outcome = reply.outcome(Run.Status.STOPPED)
             outcome.is_users_stop = writer.stop_requested
@@ -264,7 +274,7 @@ async def _generate_and_finish(
         except db.UNREACHABLE as error:
             logger.warning("run %s: the next message is left to the clock: %s", work.id, error)
     is_first = outcome.status == Run.Status.DONE and prompt is not None and prompt.is_single
-    if settings.TITLE_MODEL and is_first:
+    if settings.TITLE_MODEL and is_first and work.api is None:
         try:
             await db.run(queue.enqueue_title, work.id)
         except redis.RedisError as error:
@@ -386,7 +396,7 @@ async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
     shrinks = iter(SHRINKS)
     while True:
         if prompt is None:
-            prompt = await _with_patience(prompt_builder.build, work, with_files=True)
+            prompt = await _with_patience(api_prompt.prompt_of, work, with_files=True)
         reply.prompt_tokens = prompt.tokens
         note_accepted(False)
         try:
@@ -422,7 +432,7 @@ async def _shortened(
         within = int(prompt.size * shrink)
         if refusal.window:
             within = min(within, max(refusal.window // 2, refusal.window - prompt.max_tokens))
-        return await _with_patience(prompt_builder.build, work, within=within, with_files=True)
+        return await _with_patience(api_prompt.prompt_of, work, within=within, with_files=True)
     room = refusal.allowed or 0
     if not 0 < room < prompt.max_tokens:
         raise MessageTooLong(error.detail, refusal) from None
@@ -484,6 +494,17 @@ def completion_request(
         messages[-1] = {**messages[-1], "prefix": True}
     elif is_continued and run.model.continuation == Continuation.VLLM:
         extra = {"continue_final_message": True, "add_generation_prompt": False}
+    if prompt.fields is not None:
+        return CompletionRequest(
+            model=run.model.provider_model,
+            messages=messages,
+            max_tokens=prompt.max_tokens,
+            temperature=prompt.temperature,
+            extra={**prompt.fields, **extra},
+            has_fallback=fallback.has_fallback(run),
+            quirks=Quirks.of(run.model.quirks, learned),
+            required=REQUIRED & prompt.fields.keys(),
+        )
     effort = run.model_snapshot.get("effort")
     if effort in run.model.offered_efforts:  # a fallback may have others
         extra["reasoning_effort"] = effort
@@ -498,15 +519,24 @@ def completion_request(
     )
 
 
-async def _hand_back(ticker: Ticker, writer: RunWriter, reply: Reply) -> Run | None:
-    """Requeue the run of a worker that has to end. Nothing is published to its followers."""
+async def _hand_back(work: Run, ticker: Ticker, writer: RunWriter, reply: Reply) -> Run | None:
+    """Requeue the run of a worker that has to end. Nothing is published to its followers.
+
+    A run whose client could not follow another attempt fails instead.
+    """
     writer.seal()
     await ticker.flush(writer)
+    text, tools = reply.whole_text(), reply.written_tool_calls()
+    if not handover.can_begin_again(work, text, tools):
+        outcome = reply.outcome(Run.Status.FAILED, code="unavailable", message=errors.INTERRUPTED)
+        await _finish(ticker, writer, outcome)
+        return None
     lost = handover.LostAttempt(
         run_id=writer.run_id,
         attempt=writer.attempt,
-        text=reply.whole_text(),
+        text=text,
         reasoning=reply.whole_reasoning(),
+        tools=tools,
         usage=reply.present_usage(),
     )
     try:

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from billing.metering.pricing import Tokens
 from chat import errors, protocol
-from chat.llm.decoder import Event, Finish, ReasoningDelta, TextDelta, Usage
+from chat.llm.decoder import Event, Finish, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from chat.llm.thoughts import Piece, ThoughtScanner
 from chat.models import Run
 from chat.runs import finish
@@ -22,6 +22,15 @@ REPLY_MAX_CHARACTERS = 1_000_000
 
 class ReplyTooLong(Exception):
     """The provider sent more than any cap allows."""
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A tool call so far."""
+
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -53,6 +62,8 @@ class Reply:
         None  # when the reasoning of this attempt began and ended
     )
     has_tags: bool = False  # the reasoning came in tags, with white space around it
+    takes_tool_calls: bool = False  # of a request of the API; no other offers tools
+    tool_calls: dict[int, ToolCall] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scanner = self._new_scanner()
@@ -86,6 +97,24 @@ class Reply:
         elif isinstance(event, Usage):
             self.usage = event
             self.reported = len(self.text), len(self.reasoning)
+        elif self.takes_tool_calls:
+            self._add_tool_call(event, writer)
+
+    def _add_tool_call(self, event: ToolCallDelta, writer: RunWriter) -> None:
+        self.release(writer)
+        id, name, arguments = (
+            self._storable(text) for text in (event.id, event.name, event.arguments)
+        )
+        call = self.tool_calls.setdefault(event.index, ToolCall())
+        call.id, call.name = call.id or id, call.name or name
+        call.arguments.append(arguments)
+        writer.tool_call(event.index, id, name, arguments)
+
+    def written_tool_calls(self) -> str:
+        """Return the texts of all tool calls, which are counted as output."""
+        return "".join(
+            one.name + "".join(one.arguments) for _, one in sorted(self.tool_calls.items())
+        )
 
     def release(self, writer: RunWriter) -> None:
         """Add the text that was held back as the possible beginning of a tag, at the end of the stream."""
@@ -150,7 +179,8 @@ class Reply:
     def finished(self) -> finish.Outcome:
         """Return the run's end after the provider has finished: a reply needs a text, or a reason."""
         self.is_whole = True
-        if self.whole_text()[self.continued :].strip() or self.finish_reason == "length":
+        has_output = self.whole_text()[self.continued :].strip() or self.tool_calls
+        if has_output or self.finish_reason == "length":
             return self.outcome(Run.Status.DONE)
         if self.finish_reason == "content_filter":
             return self.outcome(
@@ -177,6 +207,10 @@ class Reply:
             cause=cause,
             usage=self.present_usage(),
             first_token_at=self.first_token_at,
+            tool_calls=[
+                {"id": one.id, "name": one.name, "arguments": "".join(one.arguments)}
+                for _, one in sorted(self.tool_calls.items())
+            ],
         )
 
     def whole_text(self) -> str:
@@ -218,4 +252,5 @@ class Reply:
                 )
         if self.first_token_at is None and not self.is_accepted:
             return None
-        return finish.counted_usage(self.prompt_tokens, "".join(self.text), "".join(self.reasoning))
+        written = "".join(self.text) + self.written_tool_calls()
+        return finish.counted_usage(self.prompt_tokens, written, "".join(self.reasoning))

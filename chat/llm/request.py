@@ -72,7 +72,7 @@ class CompletionRequest:
     """A request: `messages` in OpenAI's format, `max_tokens` as the cap of the reply.
 
     `extra` is added to the request's body unchanged (tools, stop, reasoning_effort …), except for
-    the fields that `quirks` leave out. `has_fallback`: another model will be asked if this request
+    the fields that `quirks` leave out, but for those in `required`. `has_fallback`: another model will be asked if this request
     fails.
     """
 
@@ -83,6 +83,7 @@ class CompletionRequest:
     extra: dict[str, Any] = field(default_factory=dict)
     has_fallback: bool = False
     quirks: Quirks = NONE
+    required: frozenset[str] = frozenset()
 
 
 class AdaptedRequest:
@@ -99,7 +100,7 @@ class AdaptedRequest:
         self._cap = quirks.cap or cap_field
         self._max_tokens = quirks.lower(request.max_tokens)
         self._instructions = quirks.instructions
-        self._left_out = set(quirks.left_out)
+        self._left_out = set(quirks.left_out - request.required)
         self._tried = {self._cap, self._instructions}
         self._halvings = 0
         self._adaptations = 0
@@ -194,7 +195,8 @@ class AdaptedRequest:
             return self._is_meant(ROLES, detail) and self._move_instructions(detail)
         if CAP_NAME.fullmatch(name):
             return self._is_meant(CAP_NAME, detail) and self._rename_cap(refusal)
-        sent = [name for name in self.body() if name not in NEVER_LEFT_OUT | CONTINUATION_FIELDS]
+        kept = NEVER_LEFT_OUT | CONTINUATION_FIELDS | self.request.required
+        sent = [name for name in self.body() if name not in kept]
         if name:
             meant = [one for one in sent if re.fullmatch(names_of(one), name)]
             meant = [one for one in meant if self._is_meant(re.compile(names_of(one)), detail)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chat.models.announcements import Announcement, AnnouncementDismissal
+from chat.models.api_calls import ApiCall
 from chat.models.attachments import Attachment, MessageAttachment
 from chat.models.base import new_id
 from chat.models.catalogue import (
@@ -31,6 +32,7 @@ __all__ = [
     "ICONS",
     "Announcement",
     "AnnouncementDismissal",
+    "ApiCall",
     "Assistant",
     "Attachment",
     "ChatExport",

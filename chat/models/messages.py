@@ -121,10 +121,11 @@ class Message(models.Model):
 
 
 class MessagePart(models.Model):
-    """Content of a reply besides its text, in order: reasoning, and the origin of an imported one."""
+    """Content of a reply besides its text, in order: reasoning, tool calls, and the origin of an imported one."""
 
     class Kind(models.TextChoices):
         REASONING = "reasoning"
+        TOOL_CALL = "tool_call"  # of a reply of the API: `id`, `name` and `arguments`
         ORIGIN = "origin"  # of an imported reply: its `model` and the product, `source`
 
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="parts")

@@ -171,6 +171,9 @@ class Run(models.Model):
     # Whether its user has devices for notifications; set only by its end.
     has_devices = False
 
+    # The request of a run of the API, an ApiRequest; set when it was made or read.
+    api_request: Any = None
+
     # The quote that was applied to it; set only within the transaction that creates the run.
     quote: Quote | None = None
 
@@ -222,6 +225,12 @@ class Run(models.Model):
     def compared(self) -> int:
         """The number of replies of the comparison that it belongs to; 0 without one."""
         return int(self.model_snapshot.get("compared", 0))
+
+    @property
+    def api(self) -> dict[str, Any] | None:
+        """Of a run of the API: `key`, the id of its API key, and whether its reply is `streamed`."""
+        found: dict[str, Any] | None = self.model_snapshot.get("api")
+        return found
 
     @property
     def bill(self) -> str:

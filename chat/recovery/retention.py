@@ -104,7 +104,8 @@ def purge_some(chat_id: UUID, before: datetime) -> bool | None:
 
 # In one statement, so that no message is left without its parent. Django would read all rows first.
 DELETE = """
-WITH runs AS (DELETE FROM chat_run WHERE message_id = ANY(%(messages)s)),
+WITH runs AS (DELETE FROM chat_run WHERE message_id = ANY(%(messages)s) RETURNING id),
+calls AS (DELETE FROM chat_apicall WHERE run_id IN (SELECT id FROM runs)),
 parts AS (DELETE FROM chat_messagepart WHERE message_id = ANY(%(messages)s)),
 links AS (DELETE FROM chat_messageattachment WHERE message_id = ANY(%(messages)s)),
 feedback AS (DELETE FROM chat_messagefeedback WHERE message_id = ANY(%(messages)s)),

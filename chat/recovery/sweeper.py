@@ -142,6 +142,10 @@ def recover(
 def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
     run_ids = [run_id for run_id, _ in lost]
     stopped, accepted = stop_requested(run_ids), accepted_attempts(run_ids)
+    streamed = Run.objects.select_related("model", "answered_by").filter(
+        pk__in=run_ids, model_snapshot__api__streamed=True
+    )
+    of_api = {run.pk: run for run in streamed}
     again = []
     for (run_id, attempt), written in zip(lost, run_log.read_replies(lost), strict=True):
         one = handover.LostAttempt(
@@ -150,8 +154,11 @@ def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
             written.text,
             written.reasoning,
             is_accepted=accepted.get(run_id) == attempt,
+            tools=written.tools,
         )
-        if run_id in stopped or attempt >= settings.RUN_ATTEMPTS:
+        run = of_api.get(run_id)
+        is_last = run is not None and not handover.can_begin_again(run, one.text, one.tools)
+        if run_id in stopped or attempt >= settings.RUN_ATTEMPTS or is_last:
             _end(one, is_stopped=run_id in stopped)
         else:
             again.append(one)

@@ -13,17 +13,18 @@ from chatproject.lib import metrics, rate_limits
 TOO_FAST = gettext_lazy("You are sending messages too fast. Wait a moment, then try again.")
 
 
-def admit(user_id: int) -> None:
+def admit(user_id: int, *, counts: bool = True) -> None:
     """Refuse a message of a user who sends too fast, or while the queue is full or unreachable.
 
-    It is refused before anything is stored or held. Each call counts as a message (limit `messages`).
+    It is refused before anything is stored or held. Each call counts as a message (limit `messages`), unless `counts`
+    is False.
 
     Messages that arrive at the same time may all find the last free position: a few too many do no
     harm, and a lock for every message would. Raises ChatError `rate_limited`, `busy` or `unavailable`,
     each with `retry_after`.
     """
     try:
-        load = queue.count_message(user_id)
+        load = queue.count_message(user_id, counts=counts)
         wait = rate_limits.retry_after("messages", user_id) if load.is_too_fast else 0
     except redis.RedisError as error:
         raise ChatError("unavailable", retry_after=wait_estimate.RETRY_AFTER) from error

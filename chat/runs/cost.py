@@ -22,7 +22,7 @@ from billing.metering.settlement import AccountFrozen, AccountInDebt, Insufficie
 from billing.models import ModelPrice
 from chat import access
 from chat.attachments import uploads
-from chat.conversations import assistants, lifecycle, offers, prompt_builder
+from chat.conversations import api_prompt, assistants, lifecycle, offers, prompt_builder
 from chat.errors import ChatError, Missing
 from chat.models import Assistant, LanguageModel, Message, Project, Run
 from chatproject.lib import languages
@@ -83,14 +83,14 @@ def apply_quote(run: Run, *, reserved: int = 0, parts: int = 1) -> None:
     It may use one of `parts` of the user's credits, less `reserved` micro-credits. Raises one of
     REFUSALS.
     """
-    prompt = prompt_builder.build(run)
+    prompt = api_prompt.prompt_of(run)
     _check_files(run, prompt)
     quoted = settlement.quote(
         user_id=run.user_id,
         model=run.model.provider_model,
         prompt_tokens=prompt.token_upper_bound,
         max_tokens=prompt.max_tokens,
-        fee=run.assistant.message_fee,
+        fee=run.assistant.message_fee if run.api is None else 0,
         reserved=reserved,
         parts=parts,
     )

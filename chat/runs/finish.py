@@ -8,6 +8,7 @@ live and late followers receive identical bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from uuid import UUID
 from django.utils import timezone
 from django.utils.translation import gettext
 
+from accounts import api_keys
 from billing.metering import settlement
 from billing.metering.pricing import Tokens
 from billing.models import Hold, ModelPrice, UsageRecord
@@ -50,7 +52,7 @@ class Outcome:
     `usage` is that of the attempt that ends it, and None if no provider accepted its request.
     `html` is the rendered text, if all of it was published before; otherwise it is rendered here.
     `is_users_stop` is False when an operator stopped the job, or staff the run. `has_next` is set by `end`: a
-    message is to be sent after the reply (next_message.py).
+    message is to be sent after the reply (next_message.py). `tool_calls` are those of a reply of the API.
     """
 
     status: Run.Status
@@ -67,6 +69,7 @@ class Outcome:
     is_users_stop: bool = True
     html: str | None = None
     has_next: bool = False
+    tool_calls: Sequence[dict[str, Any]] = ()
 
 
 def counted_usage(prompt_tokens: int, text: str, reasoning: str) -> protocol.Usage:
@@ -110,7 +113,11 @@ def end(
         run.conversation,
         active=has_others and Run.objects.active().filter(conversation=run.conversation).exists(),
     )
-    if run.has_devices and not (run.status == Run.Status.STOPPED and outcome.is_users_stop):
+    if (
+        run.has_devices
+        and run.api is None
+        and not (run.status == Run.Status.STOPPED and outcome.is_users_stop)
+    ):
         queue.enqueue_notification(run.pk)
     return event(run, is_streamed=bool(outcome.html) and run.message.html == outcome.html)
 
@@ -210,18 +217,27 @@ def _end(
         call,
         tokens=tokens(usage) if usage else None,
         source=source(usage),
-        finish=_finish(outcome),
+        finish=_finish(run, outcome),
         by=outcome.by,
     )
+    if run.api is not None and charge is not None:
+        api_keys.spend(run.api["key"], charge.charged, now)
     _store(run, outcome, usage, charge, seq, now)
     return run
 
 
-def _finish(outcome: Outcome) -> UsageRecord.Finish:
-    """Return the end as billing has it: a reply without a word is EMPTY, unless its user stopped it."""
+def _finish(run: Run, outcome: Outcome) -> UsageRecord.Finish:
+    """Return the end as billing has it: a reply without a word is EMPTY, unless its user stopped it.
+
+    So is a failed reply of the API that was not streamed: nothing of it was delivered, unless it reached a limit.
+    """
     is_users_stop = outcome.status == Run.Status.STOPPED and outcome.is_users_stop
-    if not outcome.text.strip() and not is_users_stop:
+    if not (outcome.text.strip() or outcome.tool_calls) and not is_users_stop:
         return UsageRecord.Finish.EMPTY
+    if outcome.status == Run.Status.FAILED and run.api is not None and not run.api["streamed"]:
+        return (
+            FINISH[outcome.status] if outcome.code == "limit_reached" else UsageRecord.Finish.EMPTY
+        )
     return FINISH[outcome.status]
 
 
@@ -248,6 +264,10 @@ def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
             data=reasoning_data(outcome),
         )
         message.ordered_parts.append(reasoning)
+    for position, call in enumerate(outcome.tool_calls, start=1):
+        MessagePart.objects.create(
+            message=message, position=position, kind=MessagePart.Kind.TOOL_CALL, data=call
+        )
     return message
 
 
@@ -273,6 +293,7 @@ def call_of(run: Run) -> settlement.Call:
         assistant=run.model_snapshot.get("assistant", ""),  # older runs do not name it
         conversation=run.conversation_id,
         most=run.most if answering else None,
+        api_key=run.api["key"] if run.api else None,
     )
 
 
@@ -361,7 +382,7 @@ def event(run: Run, *, is_streamed: bool = False) -> protocol.RunEnd:
     message.run = run
     # Live and late followers receive the same sentences.
     with languages.use(run.model_snapshot.get("language")):
-        html = message_html(message)
+        html = message_html(message) if run.api is None else ""
         sentence = gettext(run.error_message) if run.error_message else ""
     common: dict[str, Any] = {
         "run": run.id,

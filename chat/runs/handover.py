@@ -29,7 +29,8 @@ from chatproject.lib import db
 class LostAttempt:
     """An attempt that its worker cannot finish, and the reply so far.
 
-    `text` and `reasoning` include the prefix that the attempt began from. `usage` is the one that its worker
+    `text` and `reasoning` include the prefix that the attempt began from; `tools` are the texts of its tool calls.
+    `usage` is the one that its worker
     reported; without it, the usage is counted from the text. `is_accepted` if the provider had accepted
     the request, which without a text is not known otherwise.
     """
@@ -40,6 +41,19 @@ class LostAttempt:
     reasoning: str
     usage: protocol.Usage | None = None
     is_accepted: bool = False
+    tools: str = ""
+
+
+def can_begin_again(run: Run, text: str, tools: str) -> bool:
+    """Return whether a run can have another attempt after one that has written `text` and `tools`.
+
+    A streamed reply of the API cannot be taken back: with an output, only a model that continues it goes on.
+    """
+    if run.api is None or not run.api["streamed"] or not (text or tools):
+        return True
+    model = run.answered_by or run.model
+    continues = model.continuation and Quirks.of(model.quirks).continues
+    return bool(continues) and not tools
 
 
 def hand_over(lost: Sequence[LostAttempt]) -> list[Run]:
@@ -121,8 +135,8 @@ def usage_of_attempt(run: Run, lost: LostAttempt) -> protocol.Usage | None:
     reasoning = lost.reasoning.removeprefix(run.prefix_reasoning)
     if not lost.text.startswith(run.prefix):  # it turned out to be reasoning
         reasoning = reasoning.removeprefix(run.prefix)
-    if not (text or reasoning or lost.is_accepted):
+    if not (text or reasoning or lost.tools or lost.is_accepted):
         return None
     # The text of another reply that it continues is part of the estimate.
     prompt_tokens = run.prompt_estimate + typical_tokens(run.prefix[run.continued :])
-    return finish.counted_usage(prompt_tokens, text, reasoning)
+    return finish.counted_usage(prompt_tokens, text + lost.tools, reasoning)

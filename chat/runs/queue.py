@@ -164,8 +164,8 @@ class UserLoad:
     is_too_fast: bool
 
 
-def count_message(user_id: int) -> UserLoad:
-    """Count a message of a user, and read what admission control decides on, in one round trip."""
+def count_message(user_id: int, *, counts: bool = True) -> UserLoad:
+    """Count a message of a user if it `counts`, and read what admission control decides on, in one round trip."""
     queue, limits = rq_queue(), _limits(user_id)
     for has_scripts in (True, False):  # as in `enqueue`
         pipeline = queue.connection.pipeline(transaction=False)
@@ -174,7 +174,8 @@ def count_message(user_id: int) -> UserLoad:
         pipeline.zcard(limits.rate_limited_key)
         pipeline.hlen(places.WAITING)
         pipeline.get(wait_estimate.KEY)
-        rate_limits.hit_in_pipeline(pipeline, "messages", user_id)
+        if counts:
+            rate_limits.hit_in_pipeline(pipeline, "messages", user_id)
         if has_scripts:
             pipeline.scripts.clear()
         try:

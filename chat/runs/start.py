@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import redis
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from accounts.models import User
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 STORE_TRIES = 4
 ACCOUNT_LOCKED = gettext_lazy(
@@ -325,15 +328,19 @@ def _start(ask: Ask) -> list[Started]:
 
 def _enqueue(run: Run, *, has_siblings: bool) -> Started:
     metrics.RUNS_STORED.inc()
-    try:
-        position = queue.enqueue(run)
-    except redis.RedisError as error:
-        # The run is stored; the sweeper enqueues it as soon as Redis answers again.
-        logger.warning("run %s could not be queued yet: %s", run.id, error)
-        position = None
+    position = enqueue(run)
     started = describe(run, position, is_new=True, has_siblings=has_siblings)
     db.after_response(user_channel.announce_run, run, started.event)
     return started
+
+
+def enqueue(run: Run) -> queue.Position | None:
+    """Enqueue a run that was stored; without Redis the sweeper does, as soon as it answers again."""
+    try:
+        return queue.enqueue(run)
+    except redis.RedisError as error:
+        logger.warning("run %s could not be queued yet: %s", run.id, error)
+        return None
 
 
 def _find(ask: Ask) -> list[Run]:
@@ -356,19 +363,28 @@ def _client_ids(ask: Ask) -> list[str]:
 
 def _store(ask: Ask) -> tuple[list[Run], bool]:
     """Store runs and hold their credits, all or none; the flag is False for runs stored earlier."""
+    try:
+        return in_money_transaction(ask.user, _quote_insert_hold, ask)
+    except IntegrityError:
+        # The same first message was sent twice at once, and the other one began the
+        # conversation (which may have been deleted again).
+        if not (found := _find(ask)):
+            raise
+        return found, False
+
+
+def in_money_transaction(user: User, store: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that quotes, inserts and holds a user's runs, again if the credits have changed meanwhile.
+
+    Raises ChatError for what billing refuses.
+    """
     for turn in range(STORE_TRIES):
         try:
-            return db.money_transaction(_quote_insert_hold, ask)
+            return db.money_transaction(store, *args, **kwargs)
         except db.MoneyBusy as error:
             raise ChatError(
                 "busy", ACCOUNT_LOCKED, retry_after=wait_estimate.MIN_RETRY_AFTER
             ) from error
-        except IntegrityError:
-            # The same first message was sent twice at once, and the other one began the
-            # conversation (which may have been deleted again).
-            if not (found := _find(ask)):
-                raise
-            return found, False
         except settlement.BalanceChanged as error:
             # The quoted credits were spent or expired meanwhile: quote again.
             if turn == STORE_TRIES - 1:
@@ -376,7 +392,7 @@ def _store(ask: Ask) -> tuple[list[Run], bool]:
             settlement.expire_due(error.account_id)
         except settlement.NotPriced as error:
             unpriced = LanguageModel.objects.filter(provider_model=str(error)).first()
-            raise offers.unavailable(ask.user, unpriced) from error
+            raise offers.unavailable(user, unpriced) from error
         except cost.REFUSALS as error:
             raise cost.refusal(error) from error
     raise AssertionError("unreachable")

@@ -19,6 +19,20 @@ logger = logging.getLogger(__name__)
 _thread = ThreadPoolExecutor(1, thread_name_prefix="rendering")
 
 
+class NoRendering:
+    """In place of the HTML of a reply that no page shows."""
+
+    def add(self, text: str) -> None:
+        """Add text to the reply."""
+
+    async def finish(self, text: str) -> str:
+        """Return the HTML of the reply: none."""
+        return ""
+
+    def close(self) -> None:
+        """End the rendering."""
+
+
 class LiveRendering:
     """The HTML of one reply so far.
 

@@ -45,11 +45,12 @@ async def read_after(client: redis.asyncio.Redis, run_id: UUID, after: int) -> l
 
 @dataclass(frozen=True, slots=True)
 class LoggedReply:
-    """The reply as one attempt left it: text, reasoning, and the number of its last event."""
+    """The reply as one attempt left it: text, reasoning, the number of its last event, and texts of tool calls."""
 
     text: str
     reasoning: str
     seq: int
+    tools: str = ""
 
 
 class _Delta(msgspec.Struct):
@@ -58,6 +59,8 @@ class _Delta(msgspec.Struct):
     seq: int
     text: str = ""
     reasoning: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 def read_reply(run_id: UUID, attempt: int) -> LoggedReply:
@@ -79,6 +82,7 @@ def read_replies(attempts: Iterable[tuple[UUID, int]]) -> list[LoggedReply]:
 def _join(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> LoggedReply:
     text: list[str] = []
     reasoning: list[str] = []
+    tools: list[str] = []
     seq = first - 1
     for _, fields in entries:
         delta = msgspec.json.decode(fields[FIELD], type=_Delta)
@@ -89,7 +93,9 @@ def _join(first: int, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Logged
             text.append(delta.text)
         elif delta.type == "reasoning.delta":
             reasoning.append(delta.text)
-    return LoggedReply(text="".join(text), reasoning="".join(reasoning), seq=seq)
+        elif delta.type == "tool.delta":
+            tools.append(delta.name + delta.arguments)
+    return LoggedReply("".join(text), "".join(reasoning), seq, "".join(tools))
 
 
 def forget(run_ids: Sequence[UUID]) -> None:

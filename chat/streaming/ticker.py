@@ -82,16 +82,23 @@ class Ticker:
         self._task: asyncio.Task[None] | None = None
 
     def open(
-        self, run_id: UUID, attempt: int, *, age: float, text: str = "", reasoning: str = ""
+        self,
+        run_id: UUID,
+        attempt: int,
+        *,
+        age: float,
+        text: str = "",
+        reasoning: str = "",
+        renders: bool = True,
     ) -> RunWriter:
         """Begin to write the events of an attempt that was claimed `age` seconds ago.
 
-        The attempt continues `text` and `reasoning`. The lease is written with the first
+        The attempt continues `text` and `reasoning`. `renders`: its text is also published as HTML. The lease is written with the first
         events; until then the sweeper treats a claim as a lease that began with it.
         """
         if run_id in self._writers:
             self.forget(self._writers[run_id])  # of an earlier attempt
-        writer = RunWriter(run_id, attempt, self._schedule, self._pause_reading)
+        writer = RunWriter(run_id, attempt, self._schedule, self._pause_reading, renders=renders)
         writer.part = self._opened
         self._opened += 1
         writer.lease_until = asyncio.get_running_loop().time() - age + LEASE_SECONDS

@@ -19,7 +19,7 @@ from chat.rendering.document import Change
 from chat.streaming import groups
 from chat.streaming import log as run_log
 from chat.streaming.leases import accepted_key, lease_key, stop_key
-from chat.streaming.live_rendering import LiveRendering
+from chat.streaming.live_rendering import LiveRendering, NoRendering
 from chatproject.lib.pubsub.layer import get_layer
 from chatproject.lib.redis.pipeline import bulk, head
 
@@ -40,7 +40,7 @@ class RunWriter:
     `notify` is called when events are pending; with True if they must not wait for the tick.
     `pause_reading` is the method of that name, which `llm.Provider.stream` takes. `interrupt` is
     called once when generation should stop; `stop_requested` or `lost` (another worker has the
-    run, or it has ended) then gives the reason.
+    run, or it has ended) then gives the reason. `renders`: the reply has HTML, for pages.
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class RunWriter:
         attempt: int,
         notify: Callable[[RunWriter, bool], None],
         pause_reading: Callable[[RunWriter, Callable[[], None]], bool],
+        *,
+        renders: bool = True,
     ) -> None:
         self.run_id = run_id
         self.attempt = attempt
@@ -74,6 +76,7 @@ class RunWriter:
         self._heads: dict[Delta, bytes] = {}
         self._pending: list[str] = []
         self._has_begun = False
+        self._renders = renders
         self.rendering = self._new_rendering()
         # Bytes that all of its commands share.
         layer = get_layer()
@@ -145,7 +148,18 @@ class RunWriter:
         self.rendering = self._new_rendering()
         self.rendering.add(text)
 
-    def _new_rendering(self) -> LiveRendering:
+    def tool_call(self, index: int, id: str, name: str, arguments: str) -> None:
+        """Add a piece of a tool call."""
+        self.seal()
+        common: dict[str, Any] = {"run": self.run_id, "attempt": self.attempt, "seq": self.next_seq}
+        event = protocol.ToolCallDelta(**common, index=index, id=id, name=name, arguments=arguments)
+        self.events.append(event.encode())
+        self._notify(self, not self._has_begun)
+        self._has_begun = True
+
+    def _new_rendering(self) -> LiveRendering | NoRendering:
+        if not self._renders:
+            return NoRendering()
         return LiveRendering(self._add_blocks, lambda: self._notify(self, True))
 
     def _add_blocks(self, change: Change, end: int) -> None:

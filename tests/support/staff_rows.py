@@ -18,6 +18,7 @@ from chat.llm.errors import Cause
 from chat.models import (
     Announcement,
     AnnouncementDismissal,
+    ApiCall,
     Assistant,
     ChatExport,
     ChatImport,
@@ -140,6 +141,9 @@ def _make_runs(user: User) -> None:
             charged=MICRO,
             **outcome,
         )
+    call = Run.objects.order_by("pk").last()
+    assert call is not None
+    ApiCall.objects.create(run=call, conversation=call.conversation, request="{}", created_at=now)
 
 
 def _lengthen(model: type[models.Model]) -> None:

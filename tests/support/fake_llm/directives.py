@@ -25,6 +25,7 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tags: str = (
         ""  # send them in the text: between "whole" tags, or with the tag at their "end" alone
     )
+    calls: int = 0  # after the text, so many calls of the first tool of the request
     sample: bool = False  # the reply is Markdown of all kinds, from sample.md
     finish: str = "stop"  # finish_reason
     # end after that many tokens with the finish reason "length", unless asked to continue from there
@@ -90,6 +91,7 @@ class Request(msgspec.Struct):
     stream_options: dict[str, Any] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    tools: list[dict[str, Any]] | None = None
 
     def limit(self) -> int:
         """The number of tokens that the reply may have."""

@@ -71,6 +71,19 @@ def pieces_after(prefix: str, pieces: list[str]) -> list[str]:
     return []
 
 
+CALL_ARGUMENTS = '{"city": "Oslo"}'
+
+
+def call_pieces(index: int, name: str) -> list[dict[str, Any]]:
+    """The pieces in which a tool call comes: its arguments in two."""
+    first = {"id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
+    halves = CALL_ARGUMENTS[:8], CALL_ARGUMENTS[8:]
+    return [
+        {"index": index, **first},
+        *({"index": index, "function": {"arguments": half}} for half in halves),
+    ]
+
+
 # --- Bytes ------------------------------------------------------------------------------------
 
 
@@ -112,12 +125,21 @@ class Reply:
             thoughts[0] = opening + thoughts[0]
             thoughts.append(f"\n</think>\n\n{self._pieces[0]}")
             self._tokens[: len(thoughts)] = [self.delta(content=piece) for piece in thoughts]
+        last = request.messages[-1]
+        if request.tools and last["role"] != "tool" and asked.calls:
+            name = request.tools[0]["function"]["name"]
+            self._tokens += [
+                self.delta(tool_calls=[piece])
+                for index in range(asked.calls)
+                for piece in call_pieces(index, name)
+            ]
+            self._finish = "tool_calls"
         self.size = len(self._tokens)
         self._prompt = sum(len(str(message.get("content")).split()) for message in request.messages)
         includes_usage = bool((request.stream_options or {}).get("include_usage"))
         self._includes_usage = includes_usage and not asked.nousage
 
-    def delta(self, finish: str | None = None, **fields: str) -> bytes:
+    def delta(self, finish: str | None = None, **fields: Any) -> bytes:
         """The event of a delta with these fields."""
         return self._event([{"index": 0, "delta": fields, "finish_reason": finish}])
 

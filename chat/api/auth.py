@@ -1,0 +1,53 @@
+"""The sender of a request: its key, and where that stands in its rate limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accounts import api_keys
+from accounts.models import ApiKey, Scope, User
+from chat.api.errors import ApiError, of_key, of_limit
+from chatproject.lib.rate_limits import RateLimited, Standing
+
+AUTHORIZATION = b"authorization"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The key of a request, and its rate limit after the request was counted."""
+
+    key: ApiKey
+    standing: Standing
+
+    @property
+    def user(self) -> User:
+        return self.key.user
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers about the rate limit, as OpenAI names them."""
+        if self.standing.amount is None:
+            return []
+        return [
+            (b"x-ratelimit-limit-requests", b"%d" % self.standing.amount),
+            (b"x-ratelimit-remaining-requests", b"%d" % self.standing.remaining),
+            (b"x-ratelimit-reset-requests", f"{self.standing.reset:.3f}s".encode()),
+        ]
+
+
+def caller(authorization: str, scope: Scope) -> Caller:
+    """Return the caller of a request that needs a scope, and count the request. Raises ApiError."""
+    try:
+        key = api_keys.authenticate(authorization, scope)
+        return Caller(key, api_keys.count_request(key))
+    except api_keys.KeyRefused as error:
+        raise of_key(error) from None
+    except RateLimited as error:
+        raise of_limit(error) from None
+
+
+def authorization_of(headers: list[tuple[bytes, bytes]]) -> str:
+    """Return the header Authorization of a request. Raises ApiError if it was sent twice."""
+    found = [value for name, value in headers if name == AUTHORIZATION]
+    if len(found) > 1:
+        raise ApiError(400, "The header Authorization was sent twice.", code="invalid_api_key")
+    return found[0].decode("latin-1") if found else ""

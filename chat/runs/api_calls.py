@@ -1,0 +1,108 @@
+"""Asking for a reply to a request of the OpenAI-compatible API.
+
+The reply has a run, a hold and a charge as any other. Its conversation is temporary and holds this run alone, and
+the request is stored beside the run as it was checked: the model gets that, and no tree of messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django.conf import settings
+from django.db.models import Sum
+from django.utils import timezone
+
+from accounts import api_keys
+from accounts.models import ApiKey
+from billing.credits import show
+from chat.conversations import lifecycle, offers
+from chat.conversations.api_prompt import ApiRequest, text_of
+from chat.errors import ChatError
+from chat.models import ApiCall, Conversation, LanguageModel, Message, Run, new_id
+from chat.moderation import rules
+from chat.runs import admission, cost, start
+from chatproject.lib import languages, metrics
+from chatproject.lib.db import prepared
+
+ASSISTANT = "API"  # of the calls, in records of usage
+
+KEY_LIMIT = (
+    "This request could cost {most} credits, more than the spending limit of the API key leaves."
+)
+
+
+class KeyLimitReached(ChatError):
+    """A request that could exceed the spending limit of its key."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__("limit_reached", KEY_LIMIT.format(most=show(most)))
+
+
+def reviewed(request: ApiRequest) -> Iterator[str]:
+    """Yield the texts of the user that are moderated: the newest ones, in parts that a rule takes."""
+    size = settings.TEXT_MAX_CHARACTERS
+    for message in reversed(request.messages):
+        if message["role"] == "assistant":
+            return
+        if message["role"] == "user":
+            text = text_of(message)
+            yield from (text[at : at + size] for at in range(0, len(text), size))
+
+
+def start_call(key: ApiKey, model: LanguageModel, request: ApiRequest, *, streamed: bool) -> Run:
+    """Store a run for a request, hold its credits, and enqueue it.
+
+    Raises ChatError like `start.send`, and KeyLimitReached; then nothing was stored.
+    """
+    for text in reviewed(request):
+        refusal = rules.review(text).refusal()
+        if refusal is not None:
+            raise refusal
+    admission.admit(key.user_id, counts=False)  # requests of a key are counted by its own limit
+    run: Run = start.in_money_transaction(key.user, _insert_and_hold, key, model, request, streamed)
+    metrics.RUNS_STORED.inc()
+    start.enqueue(run)
+    return run
+
+
+def _insert_and_hold(key: ApiKey, model: LanguageModel, request: ApiRequest, streamed: bool) -> Run:
+    if not offers.is_usable(key.user, model):
+        raise offers.unavailable(key.user, model)
+    assistant = lifecycle.default_assistant(key.user)
+    if assistant is None:
+        raise ChatError("unavailable", start.NO_ASSISTANT)
+    now = timezone.now()
+    conversation = Conversation(
+        owner=key.user, assistant=assistant, temporary=True, updated_at=now, title=ASSISTANT
+    )
+    reply = Message(
+        conversation=conversation, role=Message.Role.ASSISTANT, status=Message.Status.PENDING
+    )
+    conversation.leaf = reply
+    run = Run(
+        conversation=conversation,
+        message=reply,
+        user=key.user,
+        client_id=new_id().hex,
+        assistant=assistant,
+        model=model,
+        model_snapshot={
+            "name": model.name,
+            "provider_model": model.provider_model,
+            "assistant": ASSISTANT,
+            "language": languages.active(),
+            "api": {"key": key.pk, "streamed": streamed},
+        },
+    )
+    run.api_request = request
+    cost.apply_quote(run)
+    call = ApiCall(run=run, conversation=conversation, request=request.stored(), created_at=now)
+    prepared.write(reply, run, call, conversation)
+    cost.hold(run)
+    if api_keys.has_limit(key):
+        # The hold has locked the account, so calls of its user come here one after the other.
+        active = Run.objects.active().filter(user=key.user, model_snapshot__api__key=key.pk)
+        reserved = active.aggregate(Sum("most"))["most__sum"] or 0
+        if not api_keys.may_spend(key, reserved, now):
+            raise KeyLimitReached(run.most)
+    return run
