@@ -1,4 +1,4 @@
-"""API keys: creating, checking and revoking them, their rate, and what they may spend.
+"""API keys: creating, checking and revoking them, their rate and their spending.
 
 A key is 256 random bits, of which only the SHA-256 is stored; looking that up is the comparison, and takes the
 same time for any wrong key. A request sends its key as `Authorization: Bearer sk-parley-…`. `authenticate` and
@@ -65,7 +65,7 @@ class TooManyKeys(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a new key may do; amounts are micro-credits, None is no limit."""
+    """The rights and limits of a new key; amounts are micro-credits, None is no limit."""
 
     name: str
     scopes: Collection[str] = ()  # all
@@ -214,5 +214,5 @@ WHERE id = %(key)s
 
 
 def spend(key_id: int, charged: int, now: datetime) -> None:
-    """Add a charge to what a key has spent; part of the transaction that charges it, after the account."""
+    """Add a charge to the spending of a key; part of the transaction that charges it, after the account."""
     prepared.change(SPEND, {"key": key_id, "charged": charged, "month": month_of(now)})

@@ -1,4 +1,4 @@
-"""The sender of a request: its key, and where that stands in its rate limit."""
+"""The sender of a request: its key, and the state of its rate limit."""
 
 from __future__ import annotations
 

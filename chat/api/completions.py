@@ -218,17 +218,17 @@ def usage_of(end: Event) -> dict[str, Any]:
 
 
 class Stream:
-    """The answer as server-sent events.
+    """The answer as server-sent events; another format of them overrides the methods without an underscore.
 
     It begins with the first piece of the reply, so that an error before has a status of its own, or with a comment
     when the client has waited for COMMENT_EVERY.
     """
 
     def __init__(self, asked: Request, prepared: Prepared, run: Run) -> None:
+        self.prepared = prepared
+        self.run = run
+        self.reply = Reply(streamed=True)
         self._asked = asked
-        self._prepared = prepared
-        self._run = run
-        self._reply = Reply(streamed=True)
         common = {
             "id": id_of(run),
             "object": "chat.completion.chunk",
@@ -243,15 +243,13 @@ class Stream:
 
     async def answer(self) -> None:
         """Send the reply as it is written. Raises ApiError before the first event, and ClientGone."""
-        following = Following(
-            self._run, self._prepared.caller.user, self._asked.receive, self._take
-        )
+        following = Following(self.run, self.prepared.caller.user, self._asked.receive, self._take)
         try:
             await following.wait(seconds=None, every=COMMENT_EVERY, tick=self._comment)
         except ApiError as error:
             if not self._asked.has_begun:
                 raise
-            await self._asked.send_part(b"data: " + error.body() + b"\n\n", is_last=True)
+            await self._asked.send_part(self.failed(error), is_last=True)
 
     async def _comment(self) -> None:
         await self._begin()
@@ -260,35 +258,51 @@ class Stream:
     async def _begin(self) -> None:
         if not self._asked.has_begun:
             await self._asked.begin_stream()
+            if beginning := self.beginning():
+                await self._asked.send_part(beginning)
 
     async def _take(self, event: Event) -> bool:
-        piece = self._reply.take(event)
+        piece = self.reply.take(event)
         if piece is not None:
-            await self._send(self._chunk(piece))
-        end = self._reply.end
+            await self._send(self.chunk(piece))
+        end = self.reply.end
         if end is None:
             return False
-        error = await failure(self._run, end)
-        rest = self._reply.rest()
+        error = await failure(self.run, end)
+        rest = self.reply.rest()
+        if rest:
+            await self._send(self.chunk(Piece(text=rest)))
         if error is not None:
-            if rest:
-                await self._send(self._chunk(Piece(text=rest)))
             raise error
-        last = self._chunk(Piece(text=rest)) if rest else b""
-        if not self._reply.is_whole:
-            last += await self._missing_calls()
-        last += self._with_role({}, self._reply.finish_reason)
-        if self._prepared.include_usage:
-            last += self._head + b',"choices":[],"usage":' + encode(usage_of(end)) + b"}\n\n"
+        if not self.reply.is_whole:
+            for missing in await self._missing_calls():
+                await self._send(self.chunk(missing))
         await self._begin()
-        await self._asked.send_part(last + DONE, is_last=True)
+        await self._asked.send_part(self.ending(end), is_last=True)
         return True
 
     async def _send(self, chunk: bytes) -> None:
         await self._begin()
         await self._asked.send_part(chunk)
 
-    def _chunk(self, piece: Piece) -> bytes:
+    async def _missing_calls(self) -> list[Piece]:
+        """Return the pieces of tool calls whose events were lost."""
+        missing = []
+        for index, call in (await db.run(read_calls, self.run)).items():
+            sent = self.reply.calls.get(index)
+            if sent is None:
+                missing.append(Piece(index=index, call=call))
+            elif rest := call.arguments[len(sent.arguments) :]:
+                missing.append(Piece(index=index, call=ToolCall(arguments=rest)))
+            self.reply.calls[index] = call
+        return missing
+
+    def beginning(self) -> bytes:
+        """Return what is sent before the first piece."""
+        return b""
+
+    def chunk(self, piece: Piece) -> bytes:
+        """Return a piece of the reply as it is sent."""
         if piece.text:
             return self._with_role({"content": piece.text})
         if piece.reasoning:
@@ -298,12 +312,8 @@ class Stream:
             return b""
         made: dict[str, Any] = {"index": piece.index, "function": {"arguments": call.arguments}}
         if call.name:
-            made = {
-                "index": piece.index,
-                "id": call.id,
-                "type": "function",
-                "function": function(call),
-            }
+            first = {"index": piece.index, "id": call.id, "type": "function"}
+            made = {**first, "function": function(call)}
         return self._with_role({"tool_calls": [made]})
 
     def _with_role(self, delta: dict[str, Any], reason: str | None = None) -> bytes:
@@ -313,14 +323,13 @@ class Stream:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         return self._head + b',"choices":[' + encode(choice) + b"]" + self._tail
 
-    async def _missing_calls(self) -> bytes:
-        """Return the chunks of tool calls whose events were lost."""
-        missing = b""
-        for index, call in (await db.run(read_calls, self._run)).items():
-            sent = self._reply.calls.get(index)
-            if sent is None:
-                missing += self._chunk(Piece(index=index, call=call))
-            elif rest := call.arguments[len(sent.arguments) :]:
-                missing += self._chunk(Piece(index=index, call=ToolCall(arguments=rest)))
-            self._reply.calls[index] = call
-        return missing
+    def ending(self, end: Event) -> bytes:
+        """Return what is sent after the last piece."""
+        last = self._with_role({}, self.reply.finish_reason)
+        if self.prepared.include_usage:
+            last += self._head + b',"choices":[],"usage":' + encode(usage_of(end)) + b"}\n\n"
+        return last + DONE
+
+    def failed(self, error: ApiError) -> bytes:
+        """Return the event that ends a stream by an error."""
+        return b"data: " + error.body() + b"\n\n"

@@ -203,7 +203,7 @@ class ClientGone(Exception):
 class Following:
     """Follows a new run until its end, for one call.
 
-    `take` gets the events in order and returns True after the last one that it needs. What it raises ends the call.
+    `take` gets the events in order and returns True after the last one that it needs. Its exceptions end the call.
     """
 
     def __init__(
@@ -222,8 +222,8 @@ class Following:
     ) -> None:
         """Return after the last event; the run is stopped if the call ends before.
 
-        `tick` is awaited `every` so many seconds. Raises ClientGone, TimeoutError after `seconds`, and what `take`
-        raises.
+        `tick` is awaited `every` so many seconds. Raises ClientGone, TimeoutError after `seconds`, and the
+        exceptions of `take`.
         """
         loop = asyncio.get_running_loop()
         gone = asyncio.create_task(self._hang_up())
@@ -284,7 +284,7 @@ class Following:
             pass
 
     async def _stop_run(self) -> None:
-        """Stop the run, so that it is settled for what it has written so far."""
+        """Stop the run, so that it is settled for its output so far."""
         for turn in range(STOP_TRIES):
             try:
                 await db.run(stop_run, user=self._user, run_id=self._run.pk)

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 
 from accounts.models import Scope as KeyScope
-from chat.api import completions, models
+from chat.api import completions, models, responses
 from chat.api.auth import authorization_of, caller
 from chat.api.completions import in_thread
 from chat.api.errors import UNKNOWN_PATH, ApiError
@@ -66,6 +66,7 @@ Handler = Callable[[Request], Awaitable[None]]
 # Method, pattern of the path after BASE, handler; all need a key with the scope `models`.
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", r"chat/completions", completions.completions),
+    ("POST", r"responses", responses.responses),
     ("GET", r"models", list_models),
     ("GET", r"models/.+", one_model),
 )

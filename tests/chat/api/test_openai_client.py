@@ -151,11 +151,54 @@ def test_client_gets_replies_tools_and_errors(client: OpenAI, owner: User, provi
         list(client.chat.completions.create(**cut, stream=True))
     assert interrupted.value.code == "provider_error"
     assert balance(owner) < before
+    check_responses(client, owner)
     wrong = client.with_options(api_key=secret[:-1] + "_")
     with pytest.raises(openai.AuthenticationError):
         wrong.models.list()
     assert [model.id for model in client.models.list()] == [MODEL]
     check_records(owner)
+
+
+def check_responses(client: OpenAI, owner: User) -> None:
+    """The stateless form of responses: whole, streamed, with tools, and its refusals."""
+    text = "[[tokens=20 rate=0 reasoning=2]] Hello"
+    before = balance(owner)
+    whole = client.responses.create(model=MODEL, input=text, instructions="Be kind.")
+    assert (whole.output_text, whole.status) == (reply_text(20, text), "completed")
+    assert [item.type for item in whole.output] == ["reasoning", "message"]
+    assert whole.usage is not None
+    assert whole.usage.output_tokens == 22
+    assert balance(owner) == before - micro(whole.usage)
+    tool: Any = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+    asked: Any = [{"role": "user", "content": "[[tokens=3 calls=1 rate=0]] Weather?"}]
+    with client.responses.stream(model=MODEL, input=asked, tools=[tool]) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert kinds[:3] == ["response.created", "response.in_progress", "response.output_item.added"]
+    assert kinds[-1] == "response.completed"
+    assert {"response.output_text.delta", "response.function_call_arguments.done"} <= {*kinds}
+    [message, call] = final.output
+    assert message.type == "message"
+    assert call.type == "function_call"
+    assert (call.name, call.arguments) == ("weather", CALL_ARGUMENTS)
+    answer = {"type": "function_call_output", "call_id": call.call_id, "output": "4 °C"}
+    items: Any = [*asked, *(item.model_dump(exclude_none=True) for item in final.output), answer]
+    assert client.responses.create(model=MODEL, input=items, tools=[tool]).status == "completed"
+    short = client.responses.create(model=MODEL, input=text, max_output_tokens=5, store=True)
+    assert short.status == "incomplete"
+    events = list(
+        client.responses.create(model=MODEL, input="[[tokens=30 rate=0 cut=10]] x", stream=True)
+    )
+    assert events[-1].type == "response.failed"
+    assert events[-1].response.error is not None
+    refused: list[dict[str, Any]] = [
+        {"previous_response_id": "resp_1"},
+        {"input": []},
+        {"background": True},
+    ]
+    for wrong in refused:
+        with pytest.raises(openai.BadRequestError):
+            client.responses.create(**({"model": MODEL, "input": "Hi"} | wrong))
 
 
 def check_records(owner: User) -> None:
@@ -285,7 +328,9 @@ def test_spending_limit_of_a_key_is_exact(stack: Stack, owner: User):
             return await asyncio.gather(*(one(client, number) for number in range(12)))
 
     rounds = 0
-    while any(asyncio.run(all_of_them())):  # USER_CONCURRENCY of them at a time, and further ones wait
+    while any(
+        asyncio.run(all_of_them())
+    ):  # USER_CONCURRENCY of them at a time, and further ones wait
         rounds += 1
         assert rounds < 10
     key.refresh_from_db()

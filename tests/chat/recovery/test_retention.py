@@ -9,13 +9,15 @@ from django.apps import apps
 from django.db import connection
 from django.utils import timezone
 
+from accounts import api_keys
 from billing.models import Hold, LedgerEntry, UsageRecord
 from chat.conversations import lifecycle
-from chat.models import Conversation, Message, MessageFeedback, MessagePart, Report, Run
+from chat.conversations.api_prompt import ApiRequest
+from chat.models import ApiCall, Conversation, Message, MessageFeedback, MessagePart, Report, Run
 from chat.protocol import Usage
 from chat.recovery import retention
 from chat.recovery.retention import Retention
-from chat.runs import finish
+from chat.runs import api_calls, finish
 from chat.streaming import leases
 from tests.support.bad_rows import refused
 from tests.support.conversations import add_turns, begin, send
@@ -25,6 +27,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 WORD = "xylophone"
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 LATER = 31 * DAY
 
 
@@ -174,6 +177,8 @@ def test_purge_knows_all_tables_of_a_chat():
         )
         references = set(cursor.fetchall())
     assert references == {
+        ("chat_apicall", "chat_conversation"),
+        ("chat_apicall", "chat_run"),
         ("chat_message", "chat_conversation"),
         ("chat_run", "chat_conversation"),
         ("chat_conversation", "chat_message"),
@@ -188,3 +193,30 @@ def test_purge_knows_all_tables_of_a_chat():
         ("chat_searchentry", "chat_message"),
         ("chat_run", "chat_message"),
     }
+
+
+def test_call_of_the_api_leaves_its_record_alone(owner, assistant, valkey_client, settings):
+    settings.API_KEEP_HOURS = 30
+    key, _ = api_keys.create(owner, api_keys.Terms(name="Test"))
+    request = ApiRequest([{"role": "user", "content": WORD}])
+    run = api_calls.start_call(key, assistant.model, request, streamed=False)
+    mark_running(run)
+    assert purge(31 * HOUR) == 0  # its reply is being written
+    outcome = finish.Outcome(
+        status=Run.Status.DONE,
+        text=WORD,
+        tool_calls=[{"id": "1", "name": WORD, "arguments": "{}"}],
+        usage=Usage(prompt_tokens=10, completion_tokens=10),
+    )
+    finish.end(run_id=run.pk, attempt=1, status=Run.Status.RUNNING, seq=5, outcome=outcome)
+    assert purge(29 * HOUR) == 0
+    assert ApiCall.objects.get().request.count(WORD) == 1
+    assert purge(31 * HOUR) == 1
+    assert not ApiCall.objects.exists()
+    assert not Run.objects.exists()
+    assert not MessagePart.objects.exists()
+    assert not Conversation.objects.exists()
+    record = UsageRecord.objects.get()
+    assert (record.api_key, record.conversation) == (key.pk, run.conversation_id)
+    key.refresh_from_db()
+    assert key.spent == record.charged > 0
