@@ -1,6 +1,6 @@
-"""Access control: the only entry point to conversations, messages, runs and attachments.
+"""Access control: `decide` is the only rule, and the functions here are the only way to owned objects.
 
-Pages, sockets and programs open them here. Access is denied unless a rule below grants it, and an
+Pages, sockets and programs open them here. Access is denied unless `decide` grants it, and an
 object that the user may not read is reported as not found, so that ids reveal nothing.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
+from django.conf import settings
 from msgspec import UNSET, UnsetType
 
 from chat.errors import ChatError
@@ -20,11 +21,13 @@ from chat.models import (
     ChatExport,
     ChatImport,
     Conversation,
+    ConversationShare,
     LanguageModel,
     Message,
     Project,
     Prompt,
     Provider,
+    PublicLink,
     Run,
 )
 from chatproject.lib.db import prepared
@@ -35,13 +38,97 @@ if TYPE_CHECKING:
     from accounts.models import User
 
 
-T = TypeVar("T", ChatImport, ChatExport)
+T = TypeVar("T", ChatImport, ChatExport, ConversationShare, PublicLink)
+
+OfConversation = Message | Run
+Owned = (
+    Assistant
+    | Attachment
+    | ChatExport
+    | ChatImport
+    | Conversation
+    | ConversationShare
+    | OfConversation
+    | Project
+    | Prompt
+    | PublicLink
+)
 
 
 class Access(enum.IntEnum):
     NONE = 0
     READ = 1
     WRITE = 2
+
+
+def decide(user: User | AnonymousUser, found: Owned) -> Access:
+    """Return the access of a user to an object: the one rule for pages, sockets, programs and files.
+
+    An owner has WRITE. A user with whom a conversation is shared has READ of it, of its messages and runs, and of the files
+    of the branch that it shows. A deleted object has no reader, nor has one of an inactive owner, except
+    the owner's own. Without a query for the owner of anything but an attachment.
+    """
+    if not (user.is_authenticated and user.is_active):
+        return Access.NONE
+    if isinstance(found, OfConversation):
+        found = found.conversation
+    if isinstance(found, Conversation):
+        if found.deleted_at is not None:
+            return Access.NONE
+        if found.owner_id == user.pk:
+            return Access.WRITE
+        return Access.READ if _is_shared(user, found) else Access.NONE
+    if isinstance(found, Attachment):
+        return _to_attachment(user, found)
+    if found.owner_id is None or found.owner_id != user.pk:
+        return Access.NONE
+    if isinstance(found, Assistant | Project) and found.deleted_at is not None:
+        return Access.NONE
+    return Access.WRITE
+
+
+def _is_shared(user: User, conversation: Conversation) -> bool:
+    if not settings.SHARE_WITH_USERS or conversation.temporary:
+        return False
+    shares = ConversationShare.objects.filter(conversation=conversation, user=user)
+    return shares.filter(owner__is_active=True).exists()
+
+
+def _to_attachment(user: User, found: Attachment) -> Access:
+    """Decide on a file: of a message of the user's own or of a shared one, or the user's own in no message yet."""
+    links = found.links.filter(message__conversation__deleted_at=None)
+    if links.filter(message__conversation__owner=user.pk).exists():
+        return Access.WRITE
+    if found.owner_id == user.pk and not found.links.exists():
+        return Access.WRITE
+    if settings.SHARE_WITH_USERS:
+        shared = Conversation.objects.not_deleted().filter(
+            pk__in=links.values("message__conversation"), shares__user=user.pk
+        )
+        if any(
+            _is_shared(user, one) and is_on_path(found, one.leaf_id) for one in shared.distinct()
+        ):
+            return Access.READ
+    return Access.NONE
+
+
+LONGEST_PATH = 100_000  # messages of a walk, which ends even if rows were damaged into a circle
+
+ON_PATH = f"""
+WITH RECURSIVE path AS (
+  SELECT id, parent_id, 0 AS depth FROM chat_message WHERE id = %(last)s
+  UNION ALL
+  SELECT m.id, m.parent_id, path.depth + 1
+  FROM chat_message m JOIN path ON m.id = path.parent_id WHERE path.depth < {LONGEST_PATH}
+)
+SELECT 1 FROM path JOIN chat_messageattachment link ON link.message_id = path.id
+WHERE link.attachment_id = %(attachment)s LIMIT 1
+"""  # noqa: S608 # of a number alone
+
+
+def is_on_path(attachment: Attachment, last: UUID | None) -> bool:
+    """Return whether a message on the path from the root to the message `last` has the attachment."""
+    return bool(prepared.all(ON_PATH, {"last": last, "attachment": attachment.pk}))
 
 
 # In plain SQL, as each message needs it: see lib.db.prepared.
@@ -100,10 +187,11 @@ def conversations(
     user: User | AnonymousUser, conversation_ids: Iterable[UUID]
 ) -> list[Conversation]:
     """Return those of the conversations that the user may write in; raises ChatError `not_found` if there are none."""
-    found = Conversation.objects.not_deleted().filter(pk__in=conversation_ids, owner=user.pk)
-    if not (user.is_authenticated and user.is_active and found):
+    mine = Conversation.objects.not_deleted().filter(pk__in=conversation_ids, owner=user.pk)
+    found = [one for one in mine if decide(user, one) is Access.WRITE]
+    if not found:
         raise ChatError("not_found")
-    return list(found)
+    return found
 
 
 def project(user: User | AnonymousUser, project_id: UUID, *, lock: bool = False) -> Project:
@@ -115,8 +203,8 @@ def project(user: User | AnonymousUser, project_id: UUID, *, lock: bool = False)
     found = Project.objects.not_deleted().filter(pk=project_id, owner=user.pk)
     if lock:
         found = found.select_for_update(no_key=True)
-    project: Project | None = found.first() if user.is_authenticated and user.is_active else None
-    if project is None:
+    project: Project | None = found.first()
+    if project is None or decide(user, project) is not Access.WRITE:
         raise ChatError("not_found")
     project.owner = user  # type: ignore[assignment] # a signed-in one
     return project
@@ -124,8 +212,8 @@ def project(user: User | AnonymousUser, project_id: UUID, *, lock: bool = False)
 
 def prompt(user: User | AnonymousUser, prompt_id: UUID) -> Prompt:
     """Return a prompt of the user's own; raises ChatError `not_found`."""
-    found: Prompt | None = Prompt.objects.filter(pk=prompt_id, owner=user.pk).first()
-    if found is None or not (user.is_authenticated and user.is_active):
+    found: Prompt | None = Prompt.objects.filter(pk=prompt_id).first()
+    if found is None or decide(user, found) is not Access.WRITE:
         raise ChatError("not_found")
     return found
 
@@ -183,8 +271,8 @@ def assistant(user: User, assistant_id: int, *, lock: bool = False) -> Assistant
     rows = Assistant.objects.select_related("model__provider")
     if lock:
         rows = rows.select_for_update(no_key=True, of=("self",))
-    found: Assistant | None = rows.filter(pk=assistant_id, owner=user, deleted_at=None).first()
-    if found is None or not user.is_active:
+    found: Assistant | None = rows.filter(pk=assistant_id, owner=user).first()
+    if found is None or decide(user, found) is not Access.WRITE:
         raise ChatError("not_found")
     return found
 
@@ -200,39 +288,50 @@ def run(user: User | AnonymousUser, run_id: UUID, *, write: bool = False) -> Run
     return found
 
 
-def transfer(user: User | AnonymousUser, kind: type[T], id: UUID) -> T:
-    """Return the user's own import or export; raises ChatError `not_found`."""
-    found = kind.objects.filter(pk=id, owner=user.pk).first() if user.is_active else None
-    if found is None:
+def own(user: User | AnonymousUser, kind: type[T], id: UUID) -> T:
+    """Return the user's own import, export, share or public link; raises ChatError `not_found`."""
+    found = kind.objects.filter(pk=id).first()
+    if found is None or decide(user, found) is not Access.WRITE:
         raise ChatError("not_found")
     return found
 
 
 def attachment(user: User | AnonymousUser, attachment_id: UUID) -> Attachment:
-    """Return an attachment in a conversation that the user may read, or the user's own in no message yet.
-
-    Raises ChatError `not_found`.
-    """
+    """Return an attachment that the user may read; raises ChatError `not_found`."""
     found = Attachment.objects.filter(pk=attachment_id).first()
-    if found is None or not (user.is_authenticated and user.is_active):
+    if found is None or decide(user, found) is Access.NONE:
         raise ChatError("not_found")
-    shown_in = Conversation.objects.not_deleted().filter(
-        messages__attachment_links__attachment=found
-    )
-    if shown_in.filter(owner=user.pk).exists():
-        return found
-    if found.owner_id == user.pk and not found.links.exists():
-        return found
-    raise ChatError("not_found")
+    return found
+
+
+def public_link(token: str) -> PublicLink:
+    """Return the public link with a token, with its conversation, for any visitor.
+
+    Raises ChatError `not_found`: also when it has expired, its conversation was deleted, its owner was closed, or
+    the site no longer allows links.
+    """
+    found: PublicLink | None = None
+    if settings.SHARE_BY_LINK:
+        links = PublicLink.objects.select_related("conversation")
+        found = links.filter(
+            token=token, owner__is_active=True, conversation__deleted_at=None
+        ).first()
+    if found is None or found.has_expired:
+        raise ChatError("not_found")
+    return found
+
+
+def public_attachment(link: PublicLink, attachment_id: UUID) -> Attachment:
+    """Return an attachment of the messages that a public link shows; raises ChatError `not_found`."""
+    found = Attachment.objects.filter(pk=attachment_id).first()
+    if found is None or not is_on_path(found, link.last or link.conversation.leaf_id):
+        raise ChatError("not_found")
+    return found
 
 
 def require(user: User | AnonymousUser, conversation: Conversation, *, write: bool) -> None:
-    """Raise ChatError unless the user may read the conversation (or write in it).
-
-    A deleted conversation is found by no user.
-    """
-    is_usable = user.is_authenticated and user.is_active and conversation.deleted_at is None
-    granted = Access.WRITE if is_usable and conversation.owner_id == user.pk else Access.NONE
+    """Raise ChatError `not_found` unless the user may read the conversation, `not_allowed` unless also write in it."""
+    granted = decide(user, conversation)
     if granted < Access.READ:
         raise ChatError("not_found")
     if write and granted < Access.WRITE:

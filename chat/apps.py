@@ -7,14 +7,21 @@ class ChatConfig(AppConfig):
     name = "chat"
 
     def ready(self) -> None:
+        from allauth.account.models import EmailAddress
+        from django.db.models.signals import post_save
+
         from accounts.signals import access_changed, session_renewed
         from billing.signals import balance_changed
         from chat.attachments import sweep  # noqa: F401 # receives the deletion of attachments
+        from chat.conversations import sharing
         from chat.push import devices
         from chat.streaming import user_channel
 
         access_changed.connect(
             user_channel.announce_access, dispatch_uid="chat.streaming.user_channel"
+        )
+        post_save.connect(
+            sharing.email_saved, sender=EmailAddress, dispatch_uid="chat.conversations.sharing"
         )
         session_renewed.connect(devices.session_renewed, dispatch_uid="chat.push.devices")
         balance_changed.connect(

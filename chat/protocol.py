@@ -575,6 +575,12 @@ class TransferUpdated(ServerEvent, frozen=True, tag="transfer.updated", kw_only=
     percent: int
 
 
+class ShareEnded(ServerEvent, frozen=True, tag="share.ended", kw_only=True):
+    """A conversation is no longer shared with the user."""
+
+    conversation: UUID
+
+
 class BranchSelected(ServerEvent, frozen=True, tag="branch.selected", kw_only=True):
     """The user chose another branch, that of `message`; the conversation now ends with `leaf`."""
 
@@ -669,6 +675,38 @@ def shortened(data: bytes) -> bytes:
     begins = [*(begin for begin, _ in streamed), len(html)]
     event["html"] = "".join(html[end:begin] for end, begin in zip(ends, begins, strict=True))
     return msgspec.json.encode(event)
+
+
+# The fields of a run's events that a reader by share receives, besides those of `Header`; empty texts are in
+# place of others. No cost, no usage, no reasoning (it may quote instructions), and no error of the owner.
+READER_FIELDS: dict[str, set[str]] = {
+    "run.started": set(),
+    "run.restarted": {"text"},
+    "reply.replaced": {"text"},
+    "text.delta": {"text"},
+    "reasoning.delta": set(),
+    "reply.blocks": {"first", "blocks", "end"},
+    "run.done": {"conversation", "reply", "finish_reason"},
+    "run.stopped": {"conversation", "reply"},
+    "run.failed": {"conversation", "reply"},
+}
+EMPTY_FOR_READER = {
+    "reasoning.delta": {"text": ""},
+    "run.done": {"text": "", "html": ""},
+    "run.stopped": {"text": "", "html": ""},
+    "run.failed": {"text": "", "html": "", "code": "run_failed", "message": ""},
+}
+
+
+def for_reader(data: bytes) -> bytes | None:
+    """Return an event of a run as a reader by share receives it; None for one that is for its owner alone."""
+    event = msgspec.json.decode(data)
+    type = event["type"]
+    if type not in READER_FIELDS:
+        return None
+    kept = {"type", "run", "attempt", "seq", "t"} | READER_FIELDS[type]
+    shown = {name: value for name, value in event.items() if name in kept}
+    return msgspec.json.encode(shown | EMPTY_FOR_READER.get(type, {}))
 
 
 def first_seq(attempt: int) -> int:

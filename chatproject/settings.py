@@ -236,6 +236,9 @@ TITLE_MODEL = env.text("TITLE_MODEL", "", most=100)
 MODERATION = env.flag("MODERATION", default=False)
 MODERATION_SECONDS = env.integer("MODERATION_SECONDS", 3, least=1, most=5)
 # Whether users may share the assistants that they make with all other users of the site.
+# Sharing of chats (chat/conversations/sharing.py): with named users, and by public links.
+SHARE_WITH_USERS = env.flag("SHARE_WITH_USERS", default=False)
+SHARE_BY_LINK = env.flag("SHARE_BY_LINK", default=False)
 ASSISTANT_SHARING = env.flag("ASSISTANT_SHARING", default=False)
 # Micro-credits per million tokens: input, cached input, output.
 DEFAULT_MODEL_PRICE = tuple(
@@ -347,6 +350,13 @@ RATE_LIMITS = {
     "projects": env.limit("LIMIT_PROJECTS", "60/hour"),
     "api_keys": env.limit("LIMIT_API_KEYS", "20/hour"),
     "api_requests": env.limit("LIMIT_API_REQUESTS", "300/minute"),
+    # Sharing of chats: shares and links of a user; mails about shares by one user and to one address; pages
+    # and files of public links, by address.
+    "shares": env.limit("LIMIT_SHARES", "60/hour"),
+    "share_mails": env.limit("LIMIT_SHARE_MAILS", "20/hour; 60/day", fails_closed=True),
+    "share_mails_address": env.limit("LIMIT_SHARE_MAILS_ADDRESS", "5/day", fails_closed=True),
+    "public_pages": env.limit("LIMIT_PUBLIC_PAGES", "120/minute"),
+    "public_files": env.limit("LIMIT_PUBLIC_FILES", "600/minute"),
     "promo_codes": env.limit("LIMIT_PROMO_CODES", "10/hour", fails_closed=True),
     # Signing in (accounts/sign_in_limits.py): wrong passwords from one address for one account; from
     # one address for all accounts; the same with the admin as destination; for one account from all

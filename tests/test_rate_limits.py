@@ -20,7 +20,7 @@ from django.urls import get_resolver, reverse
 
 from accounts import api_keys, sockets
 from accounts.models import User
-from chat.models import Message, Run
+from chat.models import Conversation, Message, Run
 from chat.runs import queue
 from chat.runs.start import send as send_message
 from chat.web import run_follower, socket_limits
@@ -31,7 +31,7 @@ from chatproject.lib.pubsub.raw import Attachment
 from chatproject.local.servers import BASE_DIR
 from chatproject.ops import rate_limits as pages
 from tests.accounts.test_pages import patterns
-from tests.support.conversations import send
+from tests.support.conversations import begin, send
 from tests.support.limits import limits_without_redis
 from tests.support.people import assistant, conversation, owner, session_key, stranger
 from tests.support.sockets import Closed, open_tab, refusal
@@ -124,7 +124,21 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
     ],
     "projects": [("chat:projects", lambda c, u, **h: c.post(reverse("chat:projects"), **h))],
     "copies": [
+        (
+            "chat:copy_shared",
+            lambda c, u, **h: c.post(reverse("chat:copy_shared", args=[uuid4()]), **h),
+        ),
+        ("chat:copy_public", lambda c, u, **h: c.post("/s/none/copy/", **h)),
         ("", lambda c, u, **h: c.post(f"/c/{uuid4()}/actions/", {"fork": str(uuid4())}, **h)),
+    ],
+    "shares": [
+        (name, lambda c, u, name=name, args=args, **h: c.post(reverse(name, args=args), **h))
+        for name, args in (("chat:share", [uuid4()]), ("chat:shared_by_me", []))
+    ],
+    "public_pages": [("", lambda c, u, **h: c.get("/s/none/", **h))],
+    "public_files": [
+        (name, lambda c, u, name=name, **h: c.get(reverse(name, args=["none", uuid4()]), **h))
+        for name in ("chat:public_file", "chat:public_thumbnail")
     ],
     "reports": [
         ("", lambda c, u, **h: c.post(reverse("chat:report", args=[uuid4()]), **h)),
@@ -174,6 +188,30 @@ def test_page_beyond_its_limit_is_refused(only, client, owner, stranger, name, u
     # Other users have a limit of their own.
     client.force_login(stranger)
     assert use(client, stranger).status_code != 429
+
+
+@reaches("share_mails")
+@reaches("share_mails_address")
+def test_mails_about_shares_are_limited(only, client, settings, owner, conversation, assistant):
+    """By sender, who is refused, and by address, whose further shares are stored without a mail."""
+    settings.SHARE_WITH_USERS = True
+    only(share_mails=(3, 600), share_mails_address=(1, 600))
+    other = begin(owner, assistant)
+    client.force_login(owner)
+
+    def share(chat: Conversation, email: str) -> int:
+        form = {"action": "share", "email": email}
+        return int(client.post(reverse("chat:share", args=[chat.pk]), form).status_code)
+
+    answers = [
+        share(conversation, "one@example.org"),
+        share(other, "One@example.org"),
+        share(other, "two@example.org"),
+        share(conversation, "three@example.org"),
+    ]
+    assert answers == [302, 302, 302, 429]
+    assert [one.to for one in mail.outbox] == [["one@example.org"], ["two@example.org"]]
+    assert (conversation.shares.count(), other.shares.count()) == (1, 2)
 
 
 @reaches("api_requests")

@@ -92,6 +92,22 @@ def add(
     return made
 
 
+def copy(user: User, old: Attachment) -> Attachment:
+    """Store a copy of an attachment as the user's own, counted like an upload.
+
+    Raises ChatError `file_missing`, `storage_full`, `unavailable`.
+    """
+    try:
+        files = [private_files.path(one).read_bytes() for one in (old.file, old.thumbnail) if one]
+    except FileNotFoundError as error:
+        raise ChatError("file_missing") from error
+    names = ("kind", "name", "content_type", "size", "sha256", "width", "height")
+    counts = ("tokens", "counted", "bound")
+    made = Attachment(owner=user, **{name: getattr(old, name) for name in (*names, *counts)})
+    _store(made, files)
+    return made
+
+
 def _store(made: Attachment, contents: Sequence[bytes]) -> None:
     stored: list[str] = []
     try:

@@ -15,9 +15,21 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from chat import access, protocol
+from chat.attachments import uploads
+from chat.conversations import assistants
 from chat.conversations.path import path_to_root, sibling_ids
 from chat.errors import ChatError
-from chat.models import Conversation, Message, MessagePart, Run, Siblings, new_id
+from chat.models import (
+    Assistant,
+    Attachment,
+    Conversation,
+    Message,
+    MessageAttachment,
+    MessagePart,
+    Run,
+    Siblings,
+    new_id,
+)
 from chat.streaming import user_channel
 from chatproject.lib.db import prepared
 
@@ -119,7 +131,7 @@ def _others(model: type[Model], *own: str) -> list[str]:
     return [str(one.column) for one in model._meta.concrete_fields if one.column not in own]
 
 
-def _copying() -> str:
+def _copying(parts_copied: str = "true") -> str:
     messages = _others(Message, "id", "conversation_id", "parent_id")
     parts = _others(MessagePart, "id", "message_id")
     return f"""
@@ -136,11 +148,13 @@ WITH copied AS (
 )
 INSERT INTO chat_messagepart (message_id, {", ".join(parts)})
 SELECT copied.new, {", ".join(f"part.{name}" for name in parts)}
-FROM copied JOIN chat_messagepart part ON part.message_id = copied.old
+FROM copied JOIN chat_messagepart part ON part.message_id = copied.old WHERE {parts_copied}
 """  # noqa: S608 # of names alone
 
 
 COPY = _copying()
+# Without reasoning, which may quote instructions.
+COPY_OF_ANOTHER = _copying("part.kind <> 'reasoning'")
 
 
 def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
@@ -150,7 +164,16 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
     by `client_id`. Raises ChatError: `not_found`, `run_active` for a reply that is being generated,
     `limit_reached` for more than COPY_MAX_MESSAGES messages.
     """
-    message = access.message(user, message_id)
+    message = access.message(user, message_id, write=True)
+    return copy(user, message.conversation, message_id, client_id)
+
+
+def copy(user: User, original: Conversation, message_id: UUID, client_id: str) -> Conversation:
+    """`fork` for a path that the user may read, which may be another user's.
+
+    Of another user's conversation only what a reader sees is copied: no instructions, and neither an assistant
+    nor a model that is not offered to the user. Its files become the user's own. Raises ChatError also `storage_full`.
+    """
     mine = Conversation.objects.not_deleted().filter(owner=user, client_id=client_id)
     found: Conversation | None = mine.first()
     if found is not None:
@@ -166,16 +189,17 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
         raise ChatError("run_active")
     old = [id for id, _status in reversed(rows)]
     new = sorted(new_id() for _id in old)  # by age, as along the path
-    original = message.conversation
     ending, longest = _("(copy)"), Conversation._meta.get_field("title").max_length or 100
+    is_own = original.owner_id == user.pk
+    kept: dict[str, Any]
+    if is_own:
+        names = ("assistant_id", "model_id", "temperature", "reasoning_effort", "system_prompt")
+        kept = {name: getattr(original, name) for name in (*names, "temporary")}
+    else:
+        kept = {"assistant": _assistant_for(user, original)}
     copy = Conversation(
         owner=user,
-        assistant_id=original.assistant_id,
-        model_id=original.model_id,
-        temperature=original.temperature,
-        reasoning_effort=original.reasoning_effort,
-        system_prompt=original.system_prompt,
-        temporary=original.temporary,
+        **kept,
         title=f"{original.name[: longest - len(ending) - 1].rstrip()} {ending}",
         titled_by=Conversation.TitledBy.PERSON,  # no model names it anew
         leaf_id=new[-1],
@@ -186,7 +210,9 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
     try:
         with transaction.atomic():  # references are checked at the COMMIT
             copy.save(force_insert=True)
-            prepared.change(COPY, values)
+            prepared.change(COPY if is_own else COPY_OF_ANOTHER, values)
+            if not is_own:
+                _own_files(user, new)
     except IntegrityError:
         # The same request came twice at once.
         if (found := mine.first()) is None:
@@ -194,3 +220,36 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
         return found
     user_channel.announce_conversation(copy)
     return copy
+
+
+def _assistant_for(user: User, original: Conversation) -> Assistant:
+    """Return the assistant of another user's conversation if it is offered to the user, else the default one.
+
+    Raises ChatError `model_unavailable` where there is none.
+    """
+    same = assistants.offered(user).filter(pk=original.assistant_id).first()
+    found: Assistant | None = same or assistants.of_staff(user).first()
+    if found is None:
+        raise ChatError("model_unavailable")
+    return found
+
+
+def _own_files(user: User, messages: Sequence[UUID]) -> None:
+    """Make files of copied messages the user's own: rows and contents, counted like uploads.
+
+    Raises ChatError `storage_full`.
+    """
+    links = MessageAttachment.objects.select_related("attachment", "message").filter(
+        message__in=messages
+    )
+    made: dict[UUID, Attachment] = {}
+    for link in links:
+        old = link.attachment
+        if old.pk not in made:
+            made[old.pk] = uploads.copy(user, old)
+        link.attachment = made[old.pk]
+        link.save(update_fields=["attachment"])
+        for one in link.message.attached or ():
+            if one["id"] == str(old.pk):
+                one["id"] = str(made[old.pk].pk)
+        link.message.save(update_fields=["attached"])

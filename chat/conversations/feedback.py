@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def reply(user: User, message_id: UUID) -> Message:
     """Return a reply with a text, which the user may read. Raises ChatError `not_found`."""
-    found = access.message(user, message_id)
+    found = access.message(user, message_id, write=True)
     if found.role != Message.Role.ASSISTANT or not found.text:
         raise ChatError("not_found")
     return found

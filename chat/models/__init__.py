@@ -25,6 +25,7 @@ from chat.models.projects import Project
 from chat.models.prompts import Prompt
 from chat.models.runs import Run
 from chat.models.search import SearchEntry, SearchPosition
+from chat.models.sharing import ConversationShare, PublicLink
 from chat.models.transfers import ChatExport, ChatImport, ImportedChat
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "ChatPreference",
     "Continuation",
     "Conversation",
+    "ConversationShare",
     "Draft",
     "ImportedChat",
     "LanguageModel",
@@ -52,6 +54,7 @@ __all__ = [
     "Project",
     "Prompt",
     "Provider",
+    "PublicLink",
     "PushSubscription",
     "Report",
     "Run",

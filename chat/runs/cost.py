@@ -242,7 +242,7 @@ def _place(
     The model of a new conversation is None, and so is one that is the assistant's. Raises ChatError `not_found`.
     """
     if conversation_id is not None:
-        conversation = access.conversation(user, conversation_id)
+        conversation = access.conversation(user, conversation_id, write=True)
         instructions = prompt_builder.instructions_of(conversation)
         return conversation.assistant, conversation.leaf, conversation.model, instructions
     project = None if project_id is None else access.project(user, project_id)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from chat import access
-from chat.conversations import lifecycle
+from chat.conversations import lifecycle, sharing
 from chat.models import Conversation, Run
 from chat.runs.stop import stop_run
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 
 def delete(*, user: User, conversation_ids: Sequence[UUID]) -> tuple[list[Conversation], datetime]:
-    """Stop the active runs of conversations and mark them as deleted; return what `lifecycle.change` does.
+    """Stop the active runs of conversations mark them as deleted and end their shares; return what `lifecycle.change` does.
 
     Raises ChatError like `lifecycle.change` and `stop_run`.
     """
     found = [each.pk for each in access.conversations(user, conversation_ids)]
     for run_id in Run.objects.active().filter(conversation__in=found).values_list("pk", flat=True):
         stop_run(user=user, run_id=run_id)
-    return lifecycle.change(user=user, conversation_ids=found, action="delete")
+    deleted = lifecycle.change(user=user, conversation_ids=found, action="delete")
+    sharing.end_all(deleted[0])
+    return deleted

@@ -172,20 +172,25 @@ def shown(conversation: Conversation) -> NextMessage | None:
     return NextMessage.objects.filter(pk=conversation.pk).exclude(state=State.NONE).first()
 
 
-def first_events(*, user: User, run_id: UUID, after: int) -> list[protocol.ServerEvent]:
+def first_events(
+    *, user: User, run_id: UUID, after: int
+) -> tuple[list[protocol.ServerEvent], UUID | None]:
     """Return the events for a follower of a run that come before those of the run after number `after`.
 
-    They are the state of a queued run, and for its owner, from the beginning on, the next message: a page is
-    made before it follows its run, and the next message may have changed in between. Raises ChatError `not_found`.
+    They are the state of a queued run, and from the beginning on the next message: a page is
+    made before it follows its run, and the next message may have changed in between. A reader by share receives
+    none of them; for such a reader the conversation is returned as well. Raises ChatError `not_found`.
     """
     run = access.run(user, run_id)
+    if access.decide(user, run) < access.Access.WRITE:
+        return [], run.conversation_id
     events: list[protocol.ServerEvent] = []
     if (queued := describe.queue_status(run)) is not None:
         events.append(queued)
-    if after == 0 and run.conversation.owner_id == user.pk:
+    if after == 0:
         row = shown(run.conversation) or NextMessage(conversation=run.conversation)
         events.append(event_of(row))
-    return events
+    return events, None
 
 
 def edit(*, user: User, conversation_id: UUID) -> protocol.NextUpdated:

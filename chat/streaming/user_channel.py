@@ -128,3 +128,8 @@ def announce_run(run: Run, event: protocol.RunQueued) -> None:
     """Publish a new run, and the conversation that it makes active, to its owner's pages."""
     announce_conversation(run.conversation, active=True)
     publish(groups.user_group(run.conversation.owner_id), event.encode())
+
+
+def announce_share_end(user_id: int, event: protocol.ShareEnded) -> None:
+    """Publish to the pages of a reader that a conversation is no longer shared with the reader."""
+    publish(groups.user_group(user_id), event.encode())

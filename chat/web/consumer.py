@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+import msgspec
 import redis
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
@@ -23,7 +24,7 @@ from django.utils import translation
 from msgspec import UNSET
 
 from accounts import sockets
-from chat import protocol
+from chat import access, protocol
 from chat.conversations import branches, drafts, lifecycle
 from chat.conversations.offers import Choice
 from chat.errors import ChatError, sentence
@@ -77,6 +78,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         self._attachments: list[Attachment] = []
         self._allowance: Allowance | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve the socket; nothing of it stays behind, however it ends."""
@@ -304,7 +306,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                 if event.run not in self._followed and len(self._followed) >= MAX_FOLLOWED:
                     raise ChatError("busy")
                 async with asyncio.timeout(limits.ANSWER):
-                    first = await replay_reader().call(
+                    first, shared = await replay_reader().call(
                         next_message.first_events,
                         user=self._user,
                         run_id=event.run,
@@ -312,7 +314,12 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                     )
                 for before in first:
                     self._outgoing.put(before.encode())
-                self._follow(event.run, event.after, report=partial(self._report_delay, event))
+                self._follow(
+                    event.run,
+                    event.after,
+                    report=partial(self._report_delay, event),
+                    shared=shared,
+                )
                 return
             case protocol.ConversationRead():
                 await self._call(event, lifecycle.mark_read, conversation_id=event.conversation)
@@ -375,6 +382,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         *,
         is_new: bool = False,
         report: Callable[[], None] | None = None,
+        shared: UUID | None = None,
     ) -> None:
         if not self._outgoing.is_open:
             return  # the session ended, or the client left, while the frame was handled
@@ -389,6 +397,8 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
             outgoing=self._outgoing,
             is_new=is_new,
             report=report,
+            shared=shared,
+            may_read=partial(access.run, self._user, run_id) if shared else None,
         ).join()
         self._recheck_later()
 
@@ -414,8 +424,20 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
         header = protocol.header(data)
         if header.type == "run.queued" and header.run is not None:
             self._announce(header.run, data)
+        elif header.type == "share.ended":
+            task = asyncio.create_task(self._end_share(data))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         else:
             self._outgoing.put(data)
+
+    async def _end_share(self, data: bytes) -> None:
+        """Follow no run of a conversation that is no longer shared with the user."""
+        ended = UUID(msgspec.json.decode(data)["conversation"])
+        for follower in tuple(self._followed.values()):
+            if follower.shared == ended:
+                await follower.leave()
+        self._outgoing.put(data)
 
     def _announce(self, run_id: UUID, queued: bytes, *, is_repeated: bool = False) -> None:
         """Send `run.queued` once per run, and again in answer to a repeated frame.

@@ -27,5 +27,7 @@ def shell(request: Request) -> dict[str, Any]:
             "modules",
             "no_id",
             "shortcuts",
+            "sharing_allowed",
+            "shared_with_users",
         )
     }

@@ -193,6 +193,8 @@ def page_context(request: Request) -> dict[str, Any]:
         "modules": MODULES,
         "no_id": NO_ID,
         "shortcuts": SHORTCUTS,
+        "sharing_allowed": settings.SHARE_WITH_USERS or settings.SHARE_BY_LINK,
+        "shared_with_users": settings.SHARE_WITH_USERS,
     }
 
 
@@ -305,7 +307,7 @@ def refused_page(
     raise_unless_page(request, error)
     return conversation_page(
         request,
-        access.conversation(request.user, conversation_id),
+        access.conversation(request.user, conversation_id, write=True),
         editing=editing,
         form=new_form(refused=form) if form else None,
         error=error,

@@ -19,6 +19,7 @@ from uuid import UUID
 import redis
 
 from chat import protocol
+from chat.errors import ChatError
 from chat.runs import finish
 from chat.streaming import groups
 from chat.streaming import log as run_log
@@ -116,6 +117,10 @@ class Follower:
     The run exists, so a failure to follow it is no error for the user: the socket's pump tries again
     until Redis and the database are reachable.
 
+    `shared` is the conversation, if the user is only its reader: the events are then those of
+    protocol.for_reader, and each time that the row is read `may_read` is called, which raises ChatError when the user
+    may no longer read it.
+
     `report` is called once if the first try fails. `followed` are the followers of the socket by run:
     from `join` to `leave` this one is among them.
     """
@@ -129,8 +134,12 @@ class Follower:
         outgoing: Outgoing,
         is_new: bool = False,
         report: Callable[[], None] | None = None,
+        shared: UUID | None = None,
+        may_read: Callable[[], object] | None = None,
     ) -> None:
         self._run_id = run_id
+        self.shared = shared
+        self._may_read = may_read
         self._report = report
         self._followed = followed
         self._outgoing = outgoing
@@ -168,7 +177,7 @@ class Follower:
 
     def recheck(self) -> None:
         """Read the row and the log, if nothing was received since the last call."""
-        if self._received_any:
+        if self._received_any and self.shared is None:
             self._received_any = False
         else:
             self.fall_behind()
@@ -196,6 +205,7 @@ class Follower:
                 header.attempt == cursor.attempt
                 and header.seq == cursor.last + 1
                 and header.type not in protocol.TERMINAL_TYPES
+                and self.shared is None
                 and self._outgoing.write_now(data)
             ):
                 cursor.last = header.seq
@@ -231,6 +241,10 @@ class Follower:
                         self._behind = True
                 else:
                     return
+        except ChatError:
+            # The event about it was lost.
+            assert self.shared is not None
+            self._outgoing.put(protocol.ShareEnded(conversation=self.shared).encode())
         except UNREACHABLE:
             if self._report is not None:
                 self._report()
@@ -241,6 +255,8 @@ class Follower:
 
     async def _catch_up(self) -> None:
         end = None
+        if self._may_read is not None:
+            await self._reader.call(self._may_read)
         if self._reads_row:
             try:
                 end = await self._reader.call(finish.read, self._run_id)
@@ -270,7 +286,9 @@ class Follower:
         await self._send_in_order(page)
         if not self._has_ended:
             self._has_ended = True
-            await self._outgoing.send([end.encode()])
+            data = end.encode()
+            shown = data if self.shared is None else protocol.for_reader(data)
+            await self._outgoing.send([shown] if shown is not None else [])
 
     async def _send_in_order(self, entries: Iterable[bytes]) -> bool:
         """Send the events that are next in order and skip those that were sent; False at a gap."""
@@ -287,8 +305,13 @@ class Follower:
             elif not self._cursor.advance(header):
                 is_in_order = False
                 break
-            elif is_end and self._outgoing.short_ends:
+            elif is_end and self._outgoing.short_ends and self.shared is None:
                 data = protocol.shortened(data)
+            if self.shared is not None:
+                shown = protocol.for_reader(data)
+                if shown is None:
+                    continue
+                data = shown
             self._has_ended = self._has_ended or is_end
             texts.append(data)
             size += len(data)

@@ -43,6 +43,7 @@ TOKENS = re.compile(
     r"(?!\[key\])[\w.+/=~-]{8,}"
     r"|\b(?:sk|rk|pk|whsec|rzp|gsk|xai|hf|r8|ghp|github_pat|glpat|pplx|nvapi|xox[a-z])[-_](?=\w*\d)[\w-]{8,}"
     r"|\b(?:sk|rk|pk|whsec|rzp)[-_][\w-]{8,}"
+    r"|(?<=/s/)[\w-]{32,}"  # of a public link to a chat
     r"|\bAIza[\w-]{20,}|\bAKIA[A-Z0-9]{12,}|\beyJ[\w-]{8,}\.[\w.-]{8,}",
     re.IGNORECASE,
 )

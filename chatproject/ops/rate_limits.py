@@ -29,6 +29,9 @@ LIMITS = {
     "chat:export": "exports",
     "chat:export_file": "exports",
     "chat:print": "exports",
+    "chat:public": "public_pages",
+    "chat:public_file": "public_files",
+    "chat:public_thumbnail": "public_files",
     "chat:search": "searches",
     "chat:search_results": "searches",
 }
@@ -52,6 +55,10 @@ LIMITS_OF_POSTS = {
     "chat:edit_assistant": "assistants",
     "chat:add_device": "devices",
     "chat:projects": "projects",
+    "chat:share": "shares",
+    "chat:shared_by_me": "shares",
+    "chat:copy_shared": "copies",
+    "chat:copy_public": "copies",
 }
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}

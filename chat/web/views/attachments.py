@@ -58,11 +58,16 @@ def attachment_json(one: Attachment) -> dict[str, object]:
 def attachment(request: Request, attachment_id: UUID) -> HttpResponse:
     """Return the content of an attachment; with ?download it is saved as a file."""
     found = access.attachment(request.user, attachment_id)
+    return file_response(found, as_download="download" in request.GET)
+
+
+def file_response(found: Attachment, *, as_download: bool) -> HttpResponse:
+    """Return the content of an attachment. Raises ChatError `not_found` without it."""
     content_type = found.content_type
     if found.kind == Attachment.Kind.TEXT:
         content_type = "text/plain; charset=utf-8"
     response = _file(found.file, content_type)
-    disposition = content_disposition_header("download" in request.GET, _file_name(found))
+    disposition = content_disposition_header(as_download, _file_name(found))
     response["Content-Disposition"] = disposition or "inline"
     return response
 
@@ -72,7 +77,11 @@ def attachment(request: Request, attachment_id: UUID) -> HttpResponse:
 @handles_chat_errors
 def thumbnail(request: Request, attachment_id: UUID) -> HttpResponse:
     """Return the thumbnail of an image."""
-    found = access.attachment(request.user, attachment_id)
+    return thumbnail_response(access.attachment(request.user, attachment_id))
+
+
+def thumbnail_response(found: Attachment) -> HttpResponse:
+    """Return the thumbnail of an image. Raises ChatError `not_found` without one."""
     if not found.thumbnail:
         raise ChatError("not_found")
     return _file(found.thumbnail, "")

@@ -44,6 +44,7 @@ from chat.web.responses import (
     with_status,
 )
 from chat.web.views.chats import changed_response
+from chat.web.views.sharing import shared_page
 from chatproject.lib.http import Request
 
 # --- Pages ------------------------------------------------------------------------------------
@@ -79,6 +80,8 @@ def conversation(request: Request, conversation_id: UUID) -> HttpResponse:
     ?edit=ID edits a message.
     """
     found = access.conversation(request.user, conversation_id)
+    if access.decide(request.user, found) < access.Access.WRITE:
+        return shared_page(request, found)
     # A script fetches pages also in hidden tabs, and sends `conversation.read` for a visible one.
     if found.unread and not {"X-Swap", "X-Sync"} & set(request.headers):
         lifecycle.mark_read(user=request.user, conversation_id=conversation_id)
@@ -116,7 +119,7 @@ def context(request: Request, conversation_id: UUID) -> HttpResponse:
 
     `html` is for the page, `first` the oldest message that is still sent, if older ones are left out.
     """
-    found = access.conversation(request.user, conversation_id)
+    found = access.conversation(request.user, conversation_id, write=True)
     chosen = request.GET.get("model", "")
     model = offers.chosen(request.user, row_id(chosen)) if chosen else found.chosen_model
     gauge = context_gauge.measure(found, model)
@@ -153,7 +156,7 @@ def rename(request: Request, conversation_id: UUID) -> HttpResponse:
 @handles_chat_errors
 def change_instructions(request: Request, conversation_id: UUID) -> HttpResponse:
     """Show the instructions of a conversation on a page of their own, or store posted ones."""
-    found = access.conversation(request.user, conversation_id)
+    found = access.conversation(request.user, conversation_id, write=True)
     text, error = found.system_prompt, None
     if request.method == "POST":
         text = request.POST.get("system_prompt", "").replace("\r\n", "\n")
@@ -219,5 +222,9 @@ def active_run(request: Request, conversation_id: UUID) -> HttpResponse:
         return error_json(error)
     active = lifecycle.active_runs(found)
     leaf = next((run.message_id for run in active if run.moves_leaf), found.leaf_id)
+    if access.decide(request.user, found) < access.Access.WRITE:
+        # A reader follows the reply that the page will end with, and sees no text of errors.
+        shown = [run.pk for run in active if run.moves_leaf][:1]
+        return JsonResponse({"run": None, "runs": [{"id": one} for one in shown], "leaf": leaf})
     runs = [run_json(run) for run in active]
     return JsonResponse({"run": runs[0] if runs else None, "runs": runs, "leaf": leaf})

@@ -26,7 +26,7 @@ def details(request: Request) -> HttpResponse:
         message_id = UUID(request.GET.get("message", ""))
     except ValueError as error:
         raise ChatError("not_found") from error
-    message = access.message(request.user, message_id)
+    message = access.message(request.user, message_id, write=True)
     run = Run.objects.filter(message=message).first()
     first = run.first_token_at - run.queued_at if run and run.first_token_at else None
     whole = run.ended_at - run.queued_at if run and run.ended_at else None

@@ -188,7 +188,7 @@ def _estimate_json(estimate: cost.Estimate) -> dict[str, object]:
 @handles_chat_errors
 def regenerate(request: Request, message_id: UUID) -> HttpResponse:
     """Ask for another reply in place of one."""
-    reply = access.message(request.user, message_id)
+    reply = access.message(request.user, message_id, write=True)
     if request.method != "POST":
         return redirect("chat:conversation", reply.conversation_id)
     client_id = _client_id(request)
@@ -208,7 +208,7 @@ def _client_id(request: Request) -> str:
 @handles_chat_errors
 def edit(request: Request, message_id: UUID) -> HttpResponse:
     """Send another text in place of the user's own message."""
-    edited = access.message(request.user, message_id)
+    edited = access.message(request.user, message_id, write=True)
     if request.method != "POST":
         return redirect("chat:conversation", edited.conversation_id)
     form = posted_form(request)
@@ -347,7 +347,7 @@ def _again(
     request: Request, begin: Callable[..., describe.Started], message_id: UUID, client_id: str
 ) -> HttpResponse:
     """Start a run for another reply, or for the rest of one."""
-    reply = access.message(request.user, message_id)
+    reply = access.message(request.user, message_id, write=True)
     try:
         started = begin(user=request.user, message_id=message_id, client_id=client_id)
     except ChatError as error:
@@ -358,7 +358,7 @@ def _again(
 def _fork(request: Request, message_id: UUID, client_id: str) -> HttpResponse:
     """Copy the chat up to a message, and open the copy."""
     rate_limits.hit("copies", request.user.pk)
-    message = access.message(request.user, message_id)
+    message = access.message(request.user, message_id, write=True)
     try:
         copy = branches.fork(user=request.user, message_id=message_id, client_id=client_id)
     except ChatError as error:

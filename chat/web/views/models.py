@@ -30,7 +30,7 @@ def models(request: Request) -> HttpResponse:
     reply = None
     if text := request.GET.get("message", ""):
         try:
-            reply = access.message(request.user, UUID(text))
+            reply = access.message(request.user, UUID(text), write=True)
         except ValueError as error:
             raise ChatError("not_found") from error
     found = offers.offered(request.user)

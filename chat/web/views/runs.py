@@ -21,7 +21,7 @@ from chatproject.lib.http import Request
 @handles_chat_errors
 def stop(request: Request, run_id: UUID) -> HttpResponse:
     """Ask a run to stop."""
-    found = access.run(request.user, run_id)
+    found = access.run(request.user, run_id, write=True)
     if request.method != "POST":
         return redirect("chat:conversation", found.conversation_id)
     try:
@@ -29,7 +29,7 @@ def stop(request: Request, run_id: UUID) -> HttpResponse:
     except ChatError as error:
         return refused_page(request, error, found.conversation_id)
     if wants_json(request):
-        return JsonResponse(run_json(access.run(request.user, run_id)))
+        return JsonResponse(run_json(access.run(request.user, run_id, write=True)))
     return redirect_to_end(found.conversation_id)
 
 
@@ -38,6 +38,6 @@ def stop(request: Request, run_id: UUID) -> HttpResponse:
 def run(request: Request, run_id: UUID) -> HttpResponse:
     """Return the state of a run, for programs; it has `text` when the run has ended."""
     try:
-        return JsonResponse(run_json(access.run(request.user, run_id)))
+        return JsonResponse(run_json(access.run(request.user, run_id, write=True)))
     except ChatError as error:
         return error_json(error)

@@ -41,7 +41,7 @@ FORMATS = {
 @handles_chat_errors
 def export(request: Request, conversation_id: UUID) -> HttpResponseBase:
     """Return a conversation as a file: ?format= is one of FORMATS."""
-    found = access.conversation(request.user, conversation_id)
+    found = access.conversation(request.user, conversation_id, write=True)
     if request.GET.get("format") not in FORMATS:
         raise ChatError("not_found")
     make, content_type, ending = FORMATS[request.GET["format"]]
@@ -56,7 +56,7 @@ def export(request: Request, conversation_id: UUID) -> HttpResponseBase:
 @handles_chat_errors
 def print_page(request: Request, conversation_id: UUID) -> HttpResponseBase:
     """Show the whole shown branch of a conversation on one page, for printing."""
-    found = access.conversation(request.user, conversation_id)
+    found = access.conversation(request.user, conversation_id, write=True)
     context = {"conversation": found, "now": timezone.now()}
     page = render_to_string("chat/print.html", context, request)
     return _streamed(request, documents.html(found, page), "text/html; charset=utf-8")
@@ -116,7 +116,7 @@ def _export_json(one: ChatExport) -> dict[str, object]:
 @handles_chat_errors
 def export_file(request: Request, export_id: UUID) -> HttpResponseBase:
     """Return the archive of an export."""
-    one = access.transfer(request.user, ChatExport, export_id)
+    one = access.own(request.user, ChatExport, export_id)
     if not one.is_ready or not private_files.path(one.file).is_file():
         raise ChatError("not_found", _("This archive was removed. Export your chats again."))
     response = StreamingHttpResponse(
@@ -135,14 +135,14 @@ def export_file(request: Request, export_id: UUID) -> HttpResponseBase:
 @handles_chat_errors
 def export_stop(request: Request, export_id: UUID) -> HttpResponse:
     """Stop an export."""
-    return _stop(request, access.transfer(request.user, ChatExport, export_id), "chat:export_all")
+    return _stop(request, access.own(request.user, ChatExport, export_id), "chat:export_all")
 
 
 @require_POST
 @handles_chat_errors
 def import_stop(request: Request, import_id: UUID) -> HttpResponse:
     """Stop an import; the chats so far are kept."""
-    return _stop(request, access.transfer(request.user, ChatImport, import_id), "chat:import")
+    return _stop(request, access.own(request.user, ChatImport, import_id), "chat:import")
 
 
 def _stop(request: Request, one: ChatImport | ChatExport, page: str) -> HttpResponse:

@@ -194,6 +194,7 @@ export class ChatApp extends HTMLElement {
           this.#showError("");
         }
         this.transcript?.receive(event);
+        this.querySelector("chat-shared")?.receive(event);
     }
   }
 

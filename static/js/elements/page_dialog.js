@@ -1,7 +1,12 @@
 import { fetchPage, sendForm } from "../helpers/dom.js";
 
-/** Opens the form of another page (a link with data-dialog) in a dialog, and sends it from there. */
+/**
+ * Opens the form of another page (a link with data-dialog) in a dialog, and sends it from there. A part of a page with
+ * several forms (data-dialog-part) stays open, and shows after each what has changed.
+ */
 export class PageDialog extends HTMLElement {
+  #address = "";
+
   connectedCallback() {
     this.closest("chat-app").addEventListener("click", (event) => {
       const link = event.target.closest("a[data-dialog]");
@@ -24,7 +29,8 @@ export class PageDialog extends HTMLElement {
   /** Open the form of the page at an address; without one the browser opens the page. */
   async open(address) {
     const { page } = await fetchPage(address);
-    const form = page?.querySelector("[data-dialog-form]");
+    const form = page?.querySelector("[data-dialog-part]") ?? page?.querySelector("[data-dialog-form]");
+    this.#address = address;
     if (!form) {
       location.assign(address);
       return;
@@ -36,11 +42,13 @@ export class PageDialog extends HTMLElement {
 
   async #submitted(event) {
     const form = event.target;
-    if (!form.matches("[data-dialog-form]")) return;
+    const part = form.closest("[data-dialog-part]");
+    if (part === null && !form.matches("[data-dialog-form]")) return;
     event.preventDefault();
     const { isDone, message } = await sendForm(form.action, new FormData(form, event.submitter));
     if (isDone) {
-      this.#dialog.close();
+      if (part === null) this.#dialog.close();
+      else await this.open(this.#address);
       this.dispatchEvent(new CustomEvent("chat:announce", { detail: message, bubbles: true }));
       return;
     }

@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from chat import errors, protocol
+from chat.conversations import sharing
 from chat.generation import generate
-from chat.models import Conversation, LanguageModel, Message, Run
+from chat.models import Conversation, ConversationShare, LanguageModel, Message, Run
 from chat.rendering.document import to_html
 from chat.rendering.message import message_html
 from chat.runs import start
+from chat.runs.stop import stop_run
 from chat.streaming import groups
 from chat.streaming import log as run_log
 from chat.web import consumer, outgoing, run_follower
@@ -408,6 +410,61 @@ async def test_resume_of_other_users_run_is_refused(stranger, owner, conversatio
         error = await tab.receive()
         assert (error["code"], error["ref"]) == ("not_found", str(run.pk))
         await generate.run(run.pk, 1)
+        assert await tab.is_silent()
+
+
+async def test_reader_follows_reply_until_share_ends(
+    owner, stranger, conversation, provider, settings
+):
+    settings.SHARE_WITH_USERS = True
+    share = await db.run(
+        ConversationShare.objects.create,
+        conversation=conversation,
+        owner=owner,
+        email=stranger.email,
+        user=stranger,
+    )
+    run = await db.run(send, owner, conversation, "[[tokens=9 rate=0 hold=3 key=shared]]")
+    generating = await generate_until_hold(run, provider)
+    async with open_tab(stranger) as tab:
+        await tab.send(type="resume", run=str(run.pk))
+        assert (await tab.until("text.delta"))["text"]
+        await tab.send(type="run.stop", run=str(run.pk))
+        assert (await tab.until("error"))["code"] == "not_allowed"
+        await db.run(sharing.unshare, user=owner, share_id=share.pk)
+        ended = await tab.until("share.ended")
+        assert ended["conversation"] == str(conversation.pk)
+        known = {*protocol.READER_FIELDS, "ready", "error", "share.ended"}
+        assert {one["type"] for one in tab.received} <= known
+        await db.run(stop_run, user=owner, run_id=run.pk)
+        await generating
+        assert await tab.is_silent()
+        await tab.send(type="resume", run=str(run.pk))
+        assert (await tab.until("error"))["code"] == "not_found"
+
+
+async def test_lost_end_of_share_is_noticed(
+    owner, stranger, conversation, provider, settings, monkeypatch
+):
+    """The row is read again after some seconds, whatever Redis lost."""
+    settings.SHARE_WITH_USERS = True
+    monkeypatch.setattr(consumer, "RECHECK", 0.05)
+    share = await db.run(
+        ConversationShare.objects.create,
+        conversation=conversation,
+        owner=owner,
+        email=stranger.email,
+        user=stranger,
+    )
+    run = await db.run(send, owner, conversation, "[[tokens=9 rate=0 hold=3 key=lost]]")
+    generating = await generate_until_hold(run, provider)
+    async with open_tab(stranger) as tab:
+        await tab.send(type="resume", run=str(run.pk))
+        await tab.until("text.delta")
+        await db.run(share.delete)
+        await tab.until("share.ended")
+        await db.run(stop_run, user=owner, run_id=run.pk)
+        await generating
         assert await tab.is_silent()
 
 
