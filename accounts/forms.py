@@ -9,9 +9,12 @@ from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.contrib.auth.forms import AdminPasswordChangeForm
-from django.forms import CharField, ChoiceField, Form, TextInput
+from django.db import transaction
+from django.forms import BooleanField, CharField, ChoiceField, Form, HiddenInput, TextInput
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy
 
+from accounts import consent
 from accounts.models import TextSize, Theme, User
 from chatproject.lib import languages
 
@@ -22,6 +25,7 @@ LABELS = {
     "New Password": gettext_lazy("New password"),
     "New Password (again)": gettext_lazy("New password (again)"),
 }
+CHANGED_DOCUMENTS = gettext_lazy("The documents have changed meanwhile. Read them and agree again.")
 INVALID_ADDRESS = gettext_lazy("Enter a valid e-mail address.")
 
 
@@ -42,9 +46,38 @@ class LoginForm(forms.LoginForm):
 
 
 class SignupForm(forms.SignupForm):
+    """Asks for consent to the documents that need it, if there are any."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _reword(self)
+        self.documents = consent.required()
+        if self.documents:
+            self.fields["agrees"] = BooleanField(
+                label=consent.question(self.documents),
+                error_messages={"required": gettext_lazy("Agree to create an account.")},
+            )
+            self.fields["documents"] = CharField(
+                required=False, widget=HiddenInput(), initial=consent.key_of(self.documents)
+            )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean()
+        key = consent.key_of(self.documents)
+        if self.documents and cleaned.get("documents") != key:
+            data = self.data.copy()  # type: ignore[has-type] # of allauth, without types
+            data["documents"] = key
+            data.pop("agrees", None)
+            self.data = data
+            self.add_error(None, CHANGED_DOCUMENTS)
+        return cleaned
+
+    def save(self, request: HttpRequest) -> User:
+        with transaction.atomic():
+            user = super().save(request)
+            assert isinstance(user, User)
+            consent.record(user, self.documents)
+        return user
 
 
 class AddEmailForm(forms.AddEmailForm):

@@ -79,6 +79,8 @@ class User(AbstractUser):
     language = models.CharField(max_length=10, blank=True, default="", db_default="")
     # Shortcuts of a single key can disturb dictation (WCAG 2.2, 2.1.4), so a user can switch them off.
     single_keys = models.BooleanField(default=True, db_default=True)
+    # The publication of the newest documents that the user has agreed to: accounts/consent.py.
+    consented_at = models.DateTimeField(null=True, editable=False)
     # Whether the page of a new chat no longer shows the hints of the first minute.
     hints_hidden = models.BooleanField(default=False, db_default=False)
 
@@ -197,3 +199,81 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.prefix}…"
+
+
+def language_choices() -> list[tuple[str, str]]:
+    """Return the languages of this site; a function, so that another one needs no migration."""
+    return list(settings.LANGUAGES)
+
+
+class LegalDocument(models.Model):
+    """A version of the terms, the privacy notice or the imprint, in one language.
+
+    accounts.consent finds the newest ones. A published row is never changed: users may have agreed to it.
+    """
+
+    class Kind(models.TextChoices):
+        TERMS = "terms", _("Terms of use")
+        PRIVACY = "privacy", _("Privacy")
+        IMPRINT = "imprint", _("Imprint")
+
+    kind = models.CharField(max_length=7, choices=Kind)
+    language = models.CharField(max_length=10, choices=language_choices)
+    version = models.PositiveIntegerField(
+        blank=True,
+        help_text=_(
+            "Empty: the next one, or the newest one if it is not written in this language yet."
+        ),
+    )
+    text = models.TextField(max_length=200_000, help_text=_("Markdown."))
+    html = models.TextField(editable=False, help_text=_("The text as rendered and sanitised."))
+    changes = models.CharField(
+        max_length=500,
+        blank=True,
+        help_text=_("What is new, in one or two sentences: shown where users are asked to agree."),
+    )
+    needs_consent = models.BooleanField(
+        default=False,
+        help_text=_(
+            "All users are asked to agree to this version. Leave it off for corrections and translations."
+        ),
+    )
+    published_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        ordering = ["kind", "-version", "language"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind", "language", "version"],
+                name="legal_document_once",
+                violation_error_message=_("This version exists in this language."),
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(kind="imprint", needs_consent=True),
+                name="legal_document_imprint_without_consent",
+                violation_error_message=_("Users cannot agree to an imprint."),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}, version {self.version} ({self.language})"
+
+
+class Consent(models.Model):
+    """A user has agreed to a version of a document; `document` is the text that was shown."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="consents")
+    kind = models.CharField(max_length=7, choices=LegalDocument.Kind)
+    version = models.PositiveIntegerField()
+    document = models.ForeignKey(LegalDocument, on_delete=models.PROTECT, related_name="+")
+    agreed_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-agreed_at", "-pk"]
+        default_permissions = ["view"]
+        constraints = [
+            models.UniqueConstraint(fields=["user", "kind", "version"], name="consent_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}, version {self.version}"

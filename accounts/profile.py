@@ -27,5 +27,5 @@ def profile(request: Request) -> HttpResponse:
         User.objects.filter(pk=request.user.pk).update(**form.cleaned_data)
         messages.success(request, _("Your settings are saved."))
         return redirect("profile")
-    context = {"form": form, "page": "settings"}
+    context = {"form": form, "page": "settings", "consents": request.user.consents.all()}
     return render(request, "settings/profile.html", context, status=400 if form.errors else 200)

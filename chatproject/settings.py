@@ -83,6 +83,7 @@ MIDDLEWARE = [
     "accounts.access.LoginRequiredMiddleware",
     # After it, since it uses the user that was loaded there.
     "accounts.appearance.AppearanceMiddleware",
+    "accounts.consent.ConsentMiddleware",
     "chatproject.ops.staff_log.StaffLogMiddleware",
     # After it, so that the limits of pages are those of their user.
     "chatproject.ops.rate_limits.RateLimitMiddleware",

@@ -69,3 +69,11 @@ def _no_announcements() -> None:
     from chat.announcements import memory
 
     memory.found, memory.due = [], float("inf")
+
+
+@pytest.fixture(autouse=True)
+def _no_documents() -> None:
+    """Begin as a process that has just found no terms, so that no page of a test reads them."""
+    from accounts.consent import memory
+
+    memory.found, memory.due = [], float("inf")

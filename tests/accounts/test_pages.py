@@ -11,9 +11,10 @@ from django.core import mail
 from django.template.loader import render_to_string
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.utils import timezone
 
 from accounts.access import PUBLIC_VIEWS
-from accounts.models import User
+from accounts.models import LegalDocument, User
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
 
@@ -319,6 +320,11 @@ def test_pages_open_without_inline_script(client: Client, reader: User):
         "account_confirm_email": ["key"],
         "account_reset_password_from_key": ["1", "key"],
     }
+    for kind in LegalDocument.Kind.values:
+        LegalDocument.objects.create(
+            kind=kind, language="en", version=1, text="x", published_at=timezone.now()
+        )
+        arguments[f"chat:{kind}_version"] = ["1"]
     private = ["account_email", "account_change_password", "account_reauthenticate"]
     for name in [*sorted(PUBLIC_VIEWS - without_a_page), *private]:
         if name in private:

@@ -11,7 +11,7 @@ from django.db import connection, models
 from django.utils import timezone
 
 from accounts import api_keys
-from accounts.models import SignupGrant, User
+from accounts.models import Consent, LegalDocument, SignupGrant, User
 from billing.credits import MICRO
 from billing.models import ModelPrice
 from chat.llm.errors import Cause
@@ -72,6 +72,8 @@ def make() -> User:
     user = User.objects.get(pk=account.user_id)
     SignupGrant.objects.get_or_create(user=user)
     api_keys.create(user, api_keys.Terms(name=SENTENCE[:60], limit_month=MICRO))
+    terms = LegalDocument.objects.create(kind="terms", language="en", version=1, text=SENTENCE)
+    Consent.objects.create(user=user, kind="terms", version=1, document=terms)
     user.groups.add(Group.objects.create(name="Support"))
     _make_runs(user)
     OutgoingMail.objects.create(
