@@ -29,7 +29,7 @@ def add(request: Request) -> HttpResponse:
     return response
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def renew(request: Request) -> HttpResponse:
     """Add the subscription that replaces an ended one of this browser, whose endpoint `old` names.
