@@ -45,7 +45,7 @@ export class PageDialog extends HTMLElement {
     const part = form.closest("[data-dialog-part]");
     if (part === null && !form.matches("[data-dialog-form]")) return;
     event.preventDefault();
-    const { isDone, message } = await sendForm(form.action, new FormData(form, event.submitter));
+    const { isDone, message } = await sendForm(form.getAttribute("action"), new FormData(form, event.submitter));
     if (isDone) {
       if (part === null) this.#dialog.close();
       else await this.open(this.#address);

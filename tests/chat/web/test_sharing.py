@@ -104,6 +104,10 @@ def test_reader_reads_live_chat_and_nothing_else(owner, stranger, chat, settings
     for hidden in ("Hidden branch", "Secret", "<textarea", "data-cost", "regenerate", "/edit/"):
         assert hidden not in main
     assert main.count("<form") == 1
+    copy = theirs.post(reverse("chat:copy_shared", args=[chat.pk]), {"client_id": "two"})
+    [copied] = Conversation.objects.filter(owner=stranger)
+    assert copy["Location"] == copied.get_absolute_url()
+    assert copied.messages.count() == 2
     add_turn(chat, "Answer 2")
     assert "Answer 2" in theirs.get(page).content.decode()
     # The site, the account of the owner and the owner each can end it.
@@ -117,7 +121,8 @@ def test_reader_reads_live_chat_and_nothing_else(owner, stranger, chat, settings
     [share] = ConversationShare.objects.all()
     mine.post(reverse("chat:shared_by_me"), {"action": "unshare", "id": str(share.pk)})
     assert theirs.get(page).status_code == 404
-    assert "Our plan" not in theirs.get(reverse("chat:shared_with_me")).content.decode()
+    listed = theirs.get(reverse("chat:shared_with_me")).content.decode().split("<main")[1]
+    assert chat.get_absolute_url() not in listed
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,343 @@
+"""The matrix of access: every page, socket command and API operation, by each kind of user.
+
+Pages without an object in their address are walked automatically; an object in one must be in OBJECTS, and a command
+with an id in FRAMES. A missing one fails, and the message says where to add it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from asgiref.sync import sync_to_async
+from django.urls import get_resolver
+from django.utils import timezone
+from PIL import Image
+
+from accounts import api_keys
+from accounts.access import PUBLIC_VIEWS
+from accounts.models import User
+from chat import protocol
+from chat.api import urls as api
+from chat.attachments import uploads
+from chat.models import (
+    Assistant,
+    Attachment,
+    ChatExport,
+    ChatImport,
+    Conversation,
+    ConversationShare,
+    LanguageModel,
+    Message,
+    MessageAttachment,
+    NextMessage,
+    Project,
+    Prompt,
+    PublicLink,
+    Run,
+)
+from chat.web import run_follower
+from chatproject.asgi import application
+from tests.accounts.test_pages import an_address, patterns
+from tests.support import money
+from tests.support.conversations import begin, send
+from tests.support.people import assistant, owner, stranger
+from tests.support.sockets import open_tab
+from tests.support.visitor import Visitor, without_limits
+
+__all__ = ["assistant", "owner", "stranger"]
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
+
+SECRET = "Zanzibar"  # in all texts of the owner
+READER = "reader@example.org"
+
+# Pages with a conversation, a message or a run in their address that a reader by share may open or post to.
+READABLE = {
+    ("chat:conversation", "get"),
+    ("chat:active_run", "get"),
+    ("chat:attachment", "get"),
+    ("chat:thumbnail", "get"),
+}
+# The address of these is the permission, and a reader may copy a chat: tests/chat/web/test_sharing.py.
+BY_ADDRESS = {"chat:public", "chat:public_file", "chat:public_thumbnail", "chat:copy_public"}
+COPY = ("chat:copy_shared", "reader", "post")
+# Pages that need more than their object: a parameter, or the work of a job.
+QUERIES = {"chat:export": "?format=json"}
+UNFINISHED = {"billing:receipt", "chat:export_file"}
+# Pages that answer to other parameters than their address, or whose address is the permission.
+OTHERS = {
+    "account_confirm_email": "its key is the permission: tests/accounts/test_changes.py",
+    "account_reset_password_from_key": "its key is the permission: tests/accounts/test_pages.py",
+    **dict.fromkeys(
+        ("chat:imprint_version", "chat:privacy_version", "chat:terms_version"),
+        "the site's texts, the same for all: tests/chat/web/test_consent.py",
+    ),
+    "billing:webhook": "signed by its provider: tests/billing",
+    "billing:sandbox": "the fake checkout of development: tests/billing",
+}
+
+
+@pytest.fixture
+def reader(transactional_db: None) -> User:
+    return User.objects.create_user(READER, "correct horse battery")
+
+
+@pytest.fixture
+def staff(transactional_db: None) -> User:
+    """A member of staff without any permission."""
+    return User.objects.create_user("staff@example.org", "correct horse battery", is_staff=True)
+
+
+@pytest.fixture
+def closed(transactional_db: None) -> User:
+    """A deactivated user, with whom the chat is shared as well."""
+    user = User.objects.create_user("closed@example.org", "correct horse battery")
+    User.objects.filter(pk=user.pk).update(is_active=False)
+    return user
+
+
+@pytest.fixture
+def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, Any]:
+    """An object of the owner for each parameter of an address; the chat is shared with the reader."""
+    settings.PRIVATE_ROOT = tmp_path
+    settings.SHARE_WITH_USERS = settings.SHARE_BY_LINK = True
+    without_limits(settings)
+    chat = begin(owner, assistant, title=f"{SECRET} chat", system_prompt=f"{SECRET} prompt")
+    question = Message.objects.create(conversation=chat, role="user", text=f"{SECRET} question")
+    reply = Message.objects.create(
+        conversation=chat, parent=question, role="assistant", text=SECRET, html=f"<p>{SECRET}</p>"
+    )
+    Conversation.objects.filter(pk=chat.pk).update(leaf=reply)
+    for user in (reader, closed):
+        ConversationShare.objects.create(
+            conversation=chat, owner=owner, email=user.email, user=user
+        )
+    link = PublicLink.objects.create(conversation=chat, owner=owner, title=SECRET)
+    image = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(image, "PNG")
+    size = image.tell()
+    image.seek(0)
+    shared_file = uploads.add(user=owner, name=f"{SECRET}.png", size=size, file=image)
+    MessageAttachment.objects.create(message=question, attachment=shared_file)
+    Message.objects.filter(pk=question.pk).update(attached=[shared_file.snapshot])
+    run = send(owner, begin(owner, assistant, title=f"{SECRET} other"), f"{SECRET} running")
+    assistant_of_owner = Assistant.objects.create(
+        slug="own", name=f"{SECRET} assistant", model=assistant.model, owner=owner, personal=True
+    )
+    now = timezone.now()
+    return {
+        "conversation_id": chat.pk,
+        "message_id": reply.pk,
+        "run_id": run.pk,
+        "attachment_id": shared_file.pk,
+        "assistant_id": assistant_of_owner.pk,
+        "project_id": Project.objects.create(owner=owner, name=f"{SECRET} project").pk,
+        "prompt_id": Prompt.objects.create(owner=owner, title=f"{SECRET} title", text=SECRET).pk,
+        "export_id": ChatExport.objects.create(owner=owner, beat_at=now).pk,
+        "import_id": ChatImport.objects.create(owner=owner, beat_at=now, size=1).pk,
+        "key_id": api_keys.create(owner, api_keys.Terms(name=f"{SECRET} key"))[0].pk,
+        "order_id": money.order(owner.account).pk,
+        "token": link.token,
+    }
+
+
+PARAMETER = re.compile(r"<\w+:(\w+)>|\(\?P<(\w+)>")
+
+
+def parameters(route: str) -> list[str]:
+    return [first or second for first, second in PARAMETER.findall(route)]
+
+
+def routes() -> Iterator[tuple[str, str]]:
+    for name, route, _ in sorted(patterns(get_resolver()), key=lambda one: (one[0], one[1])):
+        if name not in OTHERS:
+            yield name, route
+
+
+def address(name: str, route: str, objects: dict[str, Any]) -> str:
+    """Return an address of a route with the objects of the owner; those of the admin are its rows' keys."""
+    for parameter in parameters(route):
+        if parameter in objects:
+            route = re.sub(rf"<\w+:{parameter}>", str(objects[parameter]), route)
+    return an_address(route) + QUERIES.get(name, "")
+
+
+def test_each_object_of_an_address_is_known(objects):
+    missing = {
+        (name, parameter)
+        for name, route in routes()
+        if not name.startswith("admin:")
+        for parameter in parameters(route)
+        if parameter not in objects
+    }
+    assert not missing, (
+        "Add an object of the owner for these parameters to the fixture `objects` of tests/test_access.py (or the "
+        f"page to OTHERS, with the reason), and pages for readers to READABLE: {sorted(missing)}"
+    )
+
+
+def state(owner: User) -> list[Any]:
+    """Return all that requests of other users must leave as it is."""
+    kinds = (Conversation, Project, Prompt, Assistant, Attachment, ChatExport, ChatImport)
+    rows = [list(kind.objects.filter(owner=owner).order_by("pk").values()) for kind in kinds]
+    for row in rows[0]:
+        row.pop("opened_at")
+    of_chats = (Message, Run, NextMessage, ConversationShare, PublicLink)
+    return rows + [
+        list(kind.objects.filter(conversation__owner=owner).order_by("pk").values())
+        for kind in of_chats
+    ]
+
+
+@pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.long)])
+def test_pages_follow_the_matrix(objects, owner, reader, stranger, staff, closed, step):
+    """Each kind of user takes another part of the pages, and all of them in `make ci-long`."""
+    before = state(owner)
+    people = {
+        "reader": Visitor(reader),
+        "other": Visitor(stranger),
+        "anonymous": Visitor(),
+        "staff": Visitor(staff),
+        "closed": Visitor(closed),
+    }
+    wrong = []
+    for place, (name, route) in enumerate(routes()):
+        has_object = bool(parameters(route)) and not name.startswith("admin:")
+        # tests/test_admin_permissions.py walks the admin, too.
+        rarer = 10 if name.startswith("admin:") and step > 1 else 1
+        is_of_chat = {"conversation_id", "message_id", "attachment_id"} & set(parameters(route))
+        for number, (who, visitor) in enumerate(people.items()):
+            # The pages of objects always for the two users who might see others' objects.
+            is_always = has_object and who in ("reader", "other")
+            if not is_always and (place + number) % (step * rarer):
+                continue
+            for method in ("get", "post"):
+                if name in BY_ADDRESS or (name, who, method) == COPY:
+                    continue
+                answer = visitor.request(method, address(name, route, objects))
+                status = answer.status_code
+                text = b"".join(answer)
+                found = SECRET.encode() in text
+                is_public = name in PUBLIC_VIEWS
+                if who in ("anonymous", "closed"):
+                    is_right = status in (302, 404, 405) or is_public
+                elif name.startswith(("admin:", "django_rq")):
+                    is_right = status in (302, 401, 403, 404, 405) or "jsi18n" in name
+                elif not has_object or is_public:
+                    is_right = status < 500
+                elif who == "reader" and (name, method) in READABLE:
+                    is_right, found = status == 200, False
+                elif who == "reader" and is_of_chat:
+                    is_right = status in (204, 302, 403, 404, 405)
+                else:
+                    is_right = status in (204, 302, 404, 405)
+                lists = who == "reader" and name == "chat:shared_with_me"
+                if not is_right or status >= 500 or (found and not lists):
+                    wrong.append((who, method, name, status, "secret" if found else ""))
+    assert wrong == [], "\n".join(map(str, wrong))
+    assert state(owner) == before
+
+
+def test_owner_reaches_each_object(objects, owner):
+    """Otherwise the matrix would compare the answers to objects that do not exist."""
+    visitor = Visitor(owner)
+    not_found = []
+    for name, route in routes():
+        if parameters(route) and not name.startswith("admin:") and name not in UNFINISHED:
+            if "delete" in name:
+                continue  # the other pages need the object
+            target = address(name, route, objects)
+            answers = [visitor.request(one, target) for one in ("get", "post")]
+            if {one.status_code for one in answers} <= {403, 404, 405}:
+                not_found.append((name, [one.status_code for one in answers]))
+    assert not_found == [], "\n".join(map(str, not_found))
+
+
+# --- Socket commands --------------------------------------------------------------------------
+
+# Each command about an object, with the parameter of OBJECTS that its field names.
+FRAMES: dict[str, dict[str, Any]] = {
+    "chat.send": {"conversation": "conversation_id", "client_id": None, "text": None},
+    "chat.compare": {
+        "conversation": "conversation_id",
+        "client_id": None,
+        "text": None,
+        "models": None,
+    },
+    "next.queue": {"conversation": "conversation_id", "client_id": None, "text": None},
+    "next.edit": {"conversation": "conversation_id"},
+    "next.remove": {"conversation": "conversation_id"},
+    "next.send": {"conversation": "conversation_id"},
+    "run.regenerate": {"message": "message_id", "client_id": None},
+    "run.continue": {"message": "message_id", "client_id": None},
+    "message.edit": {"message": "question_id", "client_id": None, "text": None},
+    "branch.select": {"message": "message_id"},
+    "run.stop": {"run": "run_id"},
+    "resume": {"run": "run_id"},
+    "conversation.read": {"conversation": "conversation_id"},
+    "draft.save": {"conversation": "conversation_id", "text": None},
+}
+WITHOUT_OBJECT = {"ping"}
+
+
+def test_each_socket_command_is_in_the_matrix():
+    missing = set(protocol.CLIENT_EVENTS) - set(FRAMES) - WITHOUT_OBJECT
+    assert not missing, (
+        f"Add these commands to FRAMES of tests/test_access.py, or to WITHOUT_OBJECT: {sorted(missing)}"
+    )
+
+
+@pytest.mark.asyncio
+async def test_socket_commands_follow_the_matrix(
+    objects, assistant, owner, reader, stranger, staff
+):
+    question = await Message.objects.aget(conversation=objects["conversation_id"], role="user")
+    fields = {"context_tokens": 8_000, "max_output_tokens": 2_000, "provider_model": "stub-model"}
+    second = await LanguageModel.objects.acreate(name="Second", **fields)
+    models = [assistant.model_id, second.pk]
+    values = {"client_id": "a", "text": "Hi", "models": models}
+    before = await sync_to_async(state)(owner)
+    wrong = []
+    people = {"reader": reader, "other": stranger, "staff": staff}
+    known = objects | {"question_id": question.pk}
+    for who, user in people.items():
+        async with open_tab(user) as tab:
+            for type, fields in FRAMES.items():
+                frame = {
+                    field: str(known[name]) if name else values[field]
+                    for field, name in fields.items()
+                }
+                await tab.send(type=type, **frame)
+                code = (await tab.until("error"))["code"]
+                # The run is of a chat that is not shared; a shared one's is followed in test_consumer.py.
+                is_shared = who == "reader" and "run" not in fields
+                if code != ("not_allowed" if is_shared else "not_found"):
+                    wrong.append((who, type, code))
+            assert SECRET not in str(tab.received)
+    await run_follower.close_clients()
+    assert wrong == []
+    assert await sync_to_async(state)(owner) == before
+
+
+# --- API operations ---------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("who", ["anonymous", "closed"])
+async def test_api_operations_need_a_usable_key(objects, owner, who):
+    """An operation on an object by its id needs a test of its own: `test_pages_follow_the_matrix` shows how."""
+    secret = (await sync_to_async(api_keys.create)(owner, api_keys.Terms(name="Test")))[1]
+    await User.objects.filter(pk=owner.pk).aupdate(is_active=False)
+    headers = {"Authorization": f"Bearer {secret}"} if who == "closed" else {}
+    transport = httpx2.ASGITransport(app=application)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        for method, route, _ in api.ROUTES:
+            path = api.BASE + route.replace(".+", "stub-model")
+            answer = await client.request(method, path, headers=headers, json={})
+            assert answer.status_code == 401, (method, route, answer.text)
+    await run_follower.close_clients()
