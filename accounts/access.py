@@ -28,6 +28,7 @@ PUBLIC_VIEWS = frozenset(
         "account_signup",
         "account_logout",
         "account_inactive",
+        "account_restore",
         "account_confirm_email",
         "account_email_verification_sent",
         "account_reset_password",

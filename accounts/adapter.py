@@ -9,10 +9,12 @@ from allauth.core.exceptions import ImmediateHttpResponse
 from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.utils.translation import gettext, gettext_lazy
 
 from accounts import known_browsers, sign_in_limits
+from accounts.leaving_pages import RESTORABLE
+from accounts.privacy import leaving
 from chatproject.lib import languages
 from chatproject.lib.http import client_address
 
@@ -51,6 +53,14 @@ class AccountAdapter(DefaultAccountAdapter):
 
     def get_client_ip(self, request: HttpRequest) -> str:
         return client_address(request) or gettext("unknown")
+
+    def respond_user_inactive(self, request: HttpRequest, user: AbstractBaseUser) -> HttpResponse:
+        """Lead the owner of an account that is being deleted to the page that restores it."""
+        if leaving.restorable(user.pk) is None:
+            response: HttpResponse = super().respond_user_inactive(request, user)
+            return response
+        request.session[RESTORABLE] = user.pk
+        return redirect("account_restore")
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         sign_in_limits.count_attempt(request, credentials.get("email", ""))

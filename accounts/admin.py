@@ -10,6 +10,7 @@ from allauth.account.admin import EmailAddressAdmin as AllauthEmailAddressAdmin
 from allauth.account.forms import default_token_generator
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from allauth.account.utils import user_pk_to_url_str
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
@@ -28,7 +29,8 @@ from django.utils.translation import gettext_lazy
 
 from accounts import api_keys, signup
 from accounts.forms import AdminPasswordForm
-from accounts.models import ApiKey, SignupGrant, User
+from accounts.models import AccountDeletion, ApiKey, SignupGrant, User
+from accounts.privacy import leaving
 from billing import credits
 from chatproject.lib import db
 from chatproject.lib.admin import (
@@ -118,7 +120,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
         (gettext_lazy("Dates"), {"fields": ["date_joined", "last_login"]}),
     ]
     add_fieldsets = [(None, {"classes": ["wide"], "fields": ["email", "password1", "password2"]})]
-    actions = ["deactivate", "reactivate"]
+    actions = ["deactivate", "reactivate", "delete_accounts"]
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return super().has_change_permission(request, obj) and may_change(request, obj)
@@ -173,6 +175,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
             "access": self.access_view,
             "deactivate": self.deactivate_view,
             "reactivate": self.reactivate_view,
+            "leave": self.leave_view,
         }
         return [*row_pages(self, "int:user_id", pages), *super().get_urls()]
 
@@ -203,10 +206,60 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
         """Reactivate the selected users, after a confirmation."""
         return self._active_page(request, queryset, is_active=True)
 
+    def leave_view(self, request: HttpRequest, user_id: int) -> HttpResponse:
+        """Delete a user's account, after a confirmation."""
+        return self._leave_page(request, User.objects.filter(pk=user_id))
+
+    @admin.action(description=gettext_lazy("Delete selected accounts"), permissions=["leave"])
+    def delete_accounts(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse:
+        """Delete the accounts of the selected users, after a confirmation."""
+        return self._leave_page(request, queryset)
+
+    def has_leave_permission(self, request: HttpRequest) -> bool:
+        """Return whether a member of staff may delete accounts: the permission to delete users."""
+        return request.user.has_perm("accounts.delete_user")
+
+    def _leave_page(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse:
+        require_permission(request, "accounts.delete_user")
+        users = list(queryset.filter(deletion=None).order_by("email"))
+        left = [user for user in users if may_change(request, user) and user.pk != request.user.pk]
+        if not left:
+            raise PermissionDenied
+        if request.POST.get("confirmed"):
+            assert isinstance(request.user, User)
+            for user in left:
+                leaving.request(user, by=request.user)
+                log(request, user, "Deleted the account")
+            whom = str(left[0]) if len(left) == 1 else f"{len(left)} accounts"
+            messages.success(
+                request,
+                _("%(whom)s will be purged in %(days)s days.")
+                % {"whom": whom, "days": settings.ACCOUNT_DELETION_DAYS},
+            )
+            if skipped := len(users) - len(left):
+                messages.warning(
+                    request,
+                    _("%(count)d skipped: staff are deleted by superusers, and not by themselves.")
+                    % {"count": skipped},
+                )
+            return redirect("admin:accounts_user_changelist")
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Delete accounts"),
+            "opts": self.opts,
+            "users": left[:SHOWN],
+            "more": len(left[SHOWN:]),
+            "days": settings.ACCOUNT_DELETION_DAYS,
+            "selected": [user.pk for user in left] if request.POST.get("action") else [],
+            "action": request.POST.get("action", ""),
+        }
+        return TemplateResponse(request, "admin/accounts/user/leave.html", context)
+
     def _active_page(
         self, request: HttpRequest, queryset: QuerySet[User], *, is_active: bool
     ) -> HttpResponse:
-        users = list(queryset.order_by("email"))
+        # The tombstone of a purged account stays as it is.
+        users = list(queryset.filter(deletion__purged_at=None).order_by("email"))
         changed = [
             user
             for user in users
@@ -215,7 +268,13 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
         if not changed:
             raise PermissionDenied
         if request.POST.get("confirmed"):
-            set_active(request, changed, is_active=is_active)
+            try:
+                set_active(request, changed, is_active=is_active)
+            except leaving.NotRestorable:
+                messages.error(
+                    request, _("The purge of an account has begun. Nothing was changed.")
+                )
+                return redirect("admin:accounts_user_changelist")
             word = _("Reactivated") if is_active else _("Deactivated")
             whom = str(changed[0]) if len(changed) == 1 else f"{len(changed)} users"
             messages.success(request, f"{word} {whom}.")
@@ -286,6 +345,17 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
                 log(request, user, "Created a link to confirm the address")
             context |= {"link": request.build_absolute_uri(link), "action": action}
         return TemplateResponse(request, "admin/accounts/user/access.html", context)
+
+
+@admin.register(AccountDeletion)
+class AccountDeletionAdmin(ReadOnlyAdmin, BaseAdmin):
+    """Accounts that are being deleted, and tombstones of those that were purged."""
+
+    list_display = ["user", "by", "requested_at", "due_at", "purged_at"]
+    list_select_related = ["user", "by"]
+    list_filter = ["requested_at", ("purged_at", admin.EmptyFieldListFilter)]
+    search_fields = ["user__email"]
+    fields = ["user", "by", "requested_at", "due_at", "reminded_at", "started_at", "purged_at"]
 
 
 @admin.register(SignupGrant)
@@ -391,14 +461,18 @@ class LogEntryAdmin(ReadOnlyAdmin, BaseAdmin):
 def set_active(request: HttpRequest, users: Iterable[User], *, is_active: bool) -> None:
     """Give users their access again, or end it; saving each ends its sockets.
 
-    Users that another member of staff has changed so meanwhile are left as they are.
+    Users that another member of staff has changed so meanwhile are left as they are. An account that is being
+    deleted is restored. Raises NotRestorable once its purge has begun.
     """
     keys = [user.pk for user in users]
     with transaction.atomic():
         rows = User.objects.select_for_update(no_key=True).order_by("pk")
         for user in rows.filter(pk__in=keys, is_active=not is_active):
-            user.is_active = is_active
-            user.save(update_fields=["is_active"])
+            if is_active and AccountDeletion.objects.filter(user=user).exists():
+                leaving.restore(user)
+            else:
+                user.is_active = is_active
+                user.save(update_fields=["is_active"])
             log(request, user, "Reactivated" if is_active else "Deactivated")
 
 

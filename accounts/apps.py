@@ -13,8 +13,10 @@ class AccountsConfig(AppConfig):
     def ready(self) -> None:
         # language, notices and signup connect their receivers on import.
         from accounts import language, notices, receivers, signup  # noqa: F401
+        from accounts.privacy import registry
 
         receivers.connect()
+        registry.register()
 
 
 class AddressesConfig(AccountConfig):

@@ -83,6 +83,8 @@ class User(AbstractUser):
     consented_at = models.DateTimeField(null=True, editable=False)
     # Whether the page of a new chat no longer shows the hints of the first minute.
     hints_hidden = models.BooleanField(default=False, db_default=False)
+    # Days without a message after which the user's chats are deleted; empty: by RETENTION_DAYS alone.
+    retention_days = models.PositiveIntegerField(null=True, blank=True)
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
@@ -115,6 +117,47 @@ class User(AbstractUser):
 
     def __str__(self) -> str:
         return self.email
+
+
+class AccountDeletion(models.Model):
+    """The deletion of an account, from its request on; accounts.privacy requests, undoes and completes it.
+
+    The user is not active meanwhile. After the purge the row says when it was.
+    """
+
+    user = models.OneToOneField(
+        User, on_delete=models.CASCADE, primary_key=True, related_name="deletion"
+    )
+    by = models.ForeignKey(
+        User,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text=_("The member of staff who deleted it; empty: its owner."),
+    )
+    requested_at = models.DateTimeField(default=timezone.now)
+    due_at = models.DateTimeField(help_text=_("When the purge begins."))
+    reminded_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField(
+        null=True, blank=True, help_text=_("When the purge began; then nothing can be restored.")
+    )
+    claimed_until = models.DateTimeField(
+        null=True, blank=True, help_text=_("Until when a job works on the purge.")
+    )
+    purged_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-requested_at"]
+        default_permissions = ["view"]
+        indexes = [
+            models.Index(
+                fields=["due_at"], name="deletion_open", condition=models.Q(purged_at=None)
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"deletion of user {self.user_id}"
 
 
 class SignupGrant(models.Model):

@@ -9,6 +9,7 @@ class BillingConfig(AppConfig):
     name = "billing"
 
     def ready(self) -> None:
-        from billing import receivers
+        from billing import privacy, receivers
 
         receivers.connect()
+        privacy.register()

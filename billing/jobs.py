@@ -49,6 +49,11 @@ def top_up(account_id: int) -> None:
     auto_top_up.check(account_id)
 
 
+def forget_method(user_id: int) -> None:
+    """Remove the saved payment method of a user at its provider."""
+    auto_top_up.forget(user_id)
+
+
 def run_task(name: str) -> None:
     """Run a task of billing.schedule."""
     schedule.run(name)

@@ -43,6 +43,11 @@ def enqueue_top_up(account_id: int) -> None:
     _enqueue("top_up", account_id=account_id)
 
 
+def enqueue_forget(user_id: int) -> None:
+    """Enqueue the removal of a saved payment method at its provider."""
+    _enqueue("forget_method", user_id=user_id)
+
+
 def enqueue_sandbox(payment_id: str, event_type: str) -> None:
     """Enqueue the delivery of a webhook by the sandbox's bank."""
     _enqueue("tell_of_sandbox", payment_id=payment_id, event_type=event_type)

@@ -14,9 +14,11 @@ class ChatConfig(AppConfig):
         from billing.signals import balance_changed
         from chat.attachments import sweep  # noqa: F401 # receives the deletion of attachments
         from chat.conversations import sharing
+        from chat.privacy import registry
         from chat.push import devices
         from chat.streaming import user_channel
 
+        registry.register()
         access_changed.connect(
             user_channel.announce_access, dispatch_uid="chat.streaming.user_channel"
         )

@@ -20,6 +20,7 @@ from django.utils import timezone
 from psycopg.errors import UndefinedTable
 
 from accounts import sessions, signup
+from accounts.privacy import erase, leaving
 from billing import schedule as billing_schedule
 from chat import announcements
 from chat.attachments.sweep import Sweep
@@ -60,6 +61,8 @@ def schedule() -> list[Task]:
         Task("clear mail", 600, outbox.clear),
         Task("grant sign-up credits", 60, signup.grant_lost),
         Task("purge deleted chats", retention.EVERY, retention.Retention().purge),
+        Task("purge accounts", erase.EVERY, erase.enqueue_due),
+        Task("announce purges of accounts", 600, leaving.remind),
         Task("sweep attachments", 60, Sweep().run),
         Task("index messages", search_sweep.EVERY, search_sweep.enqueue_missing),
         Task("resume imports", 60, imports.resume),

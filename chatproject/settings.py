@@ -184,6 +184,8 @@ API_KEEP_HOURS = env.integer("API_KEEP_HOURS", 24, least=1, most=24 * CENTURY)
 API_ANSWER_SECONDS = env.integer("API_ANSWER_SECONDS", 900, least=10)
 # Days after which a deleted chat is removed for good, with all of its text.
 DELETED_CHAT_DAYS = env.integer("DELETED_CHAT_DAYS", 30, least=1, most=CENTURY)
+# Days after the request to delete an account in which it can be restored.
+ACCOUNT_DELETION_DAYS = env.integer("ACCOUNT_DELETION_DAYS", 30, least=1, most=CENTURY)
 RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run
 # Max attempts at a run: the runs of a dead worker are handed over to other workers.
 RUN_ATTEMPTS = env.integer("RUN_ATTEMPTS", 3, least=1)

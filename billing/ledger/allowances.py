@@ -32,7 +32,8 @@ def plan_of(account: Account) -> Plan | None:
 def grant_month(now: datetime) -> int:
     """Grant all accounts their plan's credits for this month; return how many got some.
 
-    May be called at any time and concurrently. Frozen accounts are skipped until they are active.
+    May be called at any time and concurrently. Frozen accounts, and those of
+    inactive users, are skipped until they are active.
     """
     local = timezone.localtime(now)
     month = f"{local:%Y-%m}"
@@ -60,7 +61,9 @@ def _accounts_without(month: str, *, after: int) -> list[int]:
     if Plan.objects.filter(is_default=True, monthly_credits__gt=0).exists():
         due |= Q(plan=None)
     return list(
-        Account.objects.filter(due, pk__gt=after, status=Account.Status.ACTIVE)
+        Account.objects.filter(
+            due, pk__gt=after, status=Account.Status.ACTIVE, user__is_active=True
+        )
         .exclude(Exists(LedgerEntry.objects.filter(idempotency_key=key)))
         .order_by("pk")
         .values_list("pk", flat=True)[:BATCH]

@@ -501,6 +501,27 @@ def expire(*, account_id: int) -> int:
     return before[0] - account.balance
 
 
+def forfeit(*, account_id: int) -> int:
+    """Expire all micro-credits that no hold needs, whatever their date; return how many.
+
+    For an account whose owner has left. A second call finds none.
+    """
+    _require_money_transaction()
+    account = _lock(account_id)
+    before = account.balance
+    for lot in _spendable(account):
+        amount = min(lot.remaining, account.available)
+        if amount:
+            _post(
+                account, Kind.EXPIRE, Counter.BREAKAGE, -amount,
+                f"expire:{lot.lot_id}:{account.seq + 1}", [(lot.lot_id, -amount)],
+            )  # fmt: skip
+    if account.balance != before:
+        account.next_expiry_at = None
+        _save(account)
+    return before - account.balance
+
+
 def set_status(*, account_id: int, status: Account.Status) -> None:
     """Freeze an account (it keeps its credits, but nothing new is held) or activate it again."""
     _require_money_transaction()

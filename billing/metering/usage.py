@@ -6,13 +6,14 @@ reports read instead of the records (billing.reports.usage_report).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import date, datetime, time, timedelta
 from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Max
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 from billing.metering.pricing import Tokens
 from billing.models import DailyUsage, UsageRecord
@@ -26,6 +27,8 @@ DAY = timedelta(days=1)
 COMMIT_DELAY = timedelta(minutes=15)
 # Days that each roll-up counts again, in case a record became visible even later.
 RECOUNTED_DAYS = timedelta(days=3)
+
+ERASED = "erased "  # before the digest of an assistant's name
 
 READ_CALLS = 500  # of a user's latest calls, to find typical ones
 TYPICAL_OUTPUT = 300  # tokens of a reply, for users without replies
@@ -104,6 +107,21 @@ VALUES (%(run)s, %(attempt)s, %(step)s, %(purpose)s, %(user)s, %(hold)s, %(price
   %(assistant)s, %(conversation)s, %(api_key)s, %(input)s, %(cached)s, %(output)s, %(reasoning)s, %(source)s,
   %(cost)s, %(charged)s, %(shortfall)s, %(absorbed)s, %(finish)s, %(now)s)
 """
+
+
+def erase_assistants(user_id: int, kept: Collection[str]) -> None:
+    """Replace the names of assistants in a user's records by digests, except `kept` ones, which staff gave.
+
+    A digest is keyed, and the same at each call: sums by assistant stay. A trigger permits no other change.
+    """
+    for rows in (
+        UsageRecord.objects.filter(user=user_id),
+        DailyUsage.objects.filter(user=user_id),
+    ):
+        named = rows.exclude(assistant__in=["", *kept]).exclude(assistant__startswith=ERASED)
+        for name in list(named.order_by().values_list("assistant", flat=True).distinct()):
+            digest = salted_hmac("billing.usage", f"{user_id} {name}").hexdigest()[:16]
+            rows.filter(assistant=name).update(assistant=f"{ERASED}{digest}")
 
 
 def typical_output(user_id: int, model: str) -> int:

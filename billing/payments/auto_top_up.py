@@ -23,7 +23,11 @@ from billing.models.base import new_id
 from billing.payments import checkout, mail, providers, saved_methods
 from billing.payments.checkout import CheckoutRefused
 from billing.payments.packages import lock_order
-from billing.payments.providers.base import ProviderDeclined, ProviderError
+from billing.payments.providers.base import (
+    ProviderDeclined,
+    ProviderError,
+    ProviderNotConfigured,
+)
 from chatproject.lib.db import after_commit, money_transaction
 
 logger = logging.getLogger(__name__)
@@ -92,6 +96,33 @@ def withdraw(user_id: int) -> None:
     """Turn automatic purchases off and forget the payment method. A charge in progress completes."""
     AutoTopUp.objects.filter(user_id=user_id).update(
         enabled=False,
+        consented_at=None,
+        provider="",
+        customer_ref="",
+        payment_method_ref="",
+        updated_at=timezone.now(),
+    )
+
+
+def forget(user_id: int) -> None:
+    """Turn automatic purchases off, and remove the saved method at its provider, then here.
+
+    A restored user may have saved another one meanwhile, which stays. Raises ProviderError while the provider is
+    unreachable: call it again then.
+    """
+    top_up = AutoTopUp.objects.filter(user_id=user_id, enabled=False).first()
+    if top_up is None:
+        return
+    if top_up.payment_method_ref:
+        try:
+            providers.get(top_up.provider).forget_saved(top_up)
+        except ProviderNotConfigured:
+            logger.warning("the method of user %d is left at %s", user_id, top_up.provider)
+        except ProviderDeclined as error:
+            logger.warning("the method of user %d is not at its provider: %s", user_id, error)
+    AutoTopUp.objects.filter(
+        pk=top_up.pk, enabled=False, payment_method_ref=top_up.payment_method_ref
+    ).update(
         consented_at=None,
         provider="",
         customer_ref="",

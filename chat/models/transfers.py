@@ -88,7 +88,7 @@ class ChatImport(Transfer):
 
 
 class ChatExport(Transfer):
-    """An archive with all chats of a user, which a job writes; it can be downloaded for EXPORT_KEPT."""
+    """An archive with all chats or all data of a user, which a job writes; it can be downloaded for EXPORT_KEPT."""
 
     KIND = "export"
 
@@ -102,6 +102,11 @@ class ChatExport(Transfer):
     )
     size = models.PositiveBigIntegerField(default=0, help_text=gettext_lazy("Bytes of the file."))
     chats = models.PositiveIntegerField(default=0)
+    everything = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text=gettext_lazy("All data of the user, not the chats alone."),
+    )
     language = models.CharField(
         max_length=20, help_text=gettext_lazy("Of the words in its documents.")
     )

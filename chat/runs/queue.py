@@ -379,6 +379,14 @@ def job_id(run_id: UUID, attempt: int) -> str:
 
 
 @lru_cache(maxsize=1_000)  # making one takes longer than using it: it hashes RQ's scripts
+def forget_user(user_id: int) -> None:
+    """Delete the throttle of a user without runs. Raises redis.RedisError."""
+    limits = _limits(user_id)
+    connection = rq_queue().connection
+    connection.delete(limits.config_key, limits.allowed_key, limits.rate_limited_key)
+    connection.srem(limits.rl_keys_key, limits.key)
+
+
 def _limits(user_id: int) -> RateLimitRegistry:
     return RateLimitRegistry(f"user:{user_id}", rq_queue().connection)
 

@@ -23,6 +23,7 @@ from django.urls import reverse
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _
 
+from accounts.privacy import export as privacy_export
 from chat.errors import ChatError
 from chat.models import ChatExport, Conversation
 from chat.models.transfers import EXPORT_KEPT
@@ -42,32 +43,38 @@ MAILED_AFTER = timedelta(minutes=1)  # until then its page is probably still ope
 Document = Callable[[int], documents.Part]
 
 
-def start(user: User) -> ChatExport:
-    """Enqueue an export of all chats; an earlier archive of the user is removed.
+def start(user: User, *, everything: bool = False) -> ChatExport:
+    """Enqueue an export of all chats, or of all data; an earlier archive of the same kind is removed.
 
     Raises ChatError `run_active` while another export of the user goes on, and `not_found` without a chat.
     """
-    if not _chats(user.pk).exists():
+    if not everything and not _chats(user.pk).exists():
         raise ChatError("not_found", _("You have no chats yet. There is nothing to export."))
     try:
         made = ChatExport.objects.create(
-            owner=user, language=translation.get_language() or "", beat_at=timezone.now()
+            owner=user,
+            everything=everything,
+            language=translation.get_language() or "",
+            beat_at=timezone.now(),
         )
     except IntegrityError as error:
         raise ChatError(
             "run_active", _("Another export is not finished. Wait for its end, or stop it.")
         ) from error
-    _remove(ChatExport.objects.filter(owner=user).exclude(pk=made.pk))
+    _remove(ChatExport.objects.filter(owner=user, everything=everything).exclude(pk=made.pk))
     tracking.enqueue(made)
     return made
 
 
-def newest(user: User) -> ChatExport | None:
-    """Return the user's last export."""
-    return ChatExport.objects.filter(owner=user).first()
+def newest(user: User, *, everything: bool = False) -> ChatExport | None:
+    """Return the user's last export of all chats, or of all data."""
+    return ChatExport.objects.filter(owner=user, everything=everything).first()
 
 
-def _chats(owner_id: int) -> QuerySet[Conversation]:
+def _chats(owner_id: int, *, everything: bool = False) -> QuerySet[Conversation]:
+    """Return the chats of an export; one of all data also has deleted and temporary chats that are still stored."""
+    if everything:
+        return Conversation.objects.filter(owner=owner_id)
     return Conversation.objects.not_deleted().filter(owner=owner_id, temporary=False)
 
 
@@ -101,24 +108,28 @@ def run(export_id: UUID, attempt: int) -> None:
 
 
 def _write(one: ChatExport, name: str, progress: Progress) -> None:
-    total = _chats(one.owner_id).count()
+    total = _chats(one.owner_id, everything=one.everything).count()
     with (
         private_files.writing(name) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        for chat in _each(one.owner_id):
+        for name, parts in privacy_export.documents(one.owner) if one.everything else ():
+            with archive.open(_member(name, timezone.now()), "w", force_zip64=True) as member:
+                for part in parts:
+                    member.write(part)
+                    progress.beat()
+        for chat in _each(one):
             _write_document(archive, chat, "Markdown", "md", documents.markdown(chat), progress)
             _write_document(archive, chat, "JSON", "json", documents.json(chat), progress)
             one.chats += 1
             progress.reach(min(99, one.chats * 100 // max(1, total)))
 
 
-def _each(owner_id: int) -> Iterator[Conversation]:
+def _each(one: ChatExport) -> Iterator[Conversation]:
     """Yield the chats, oldest first, with a few in memory at a time."""
     after = UUID(int=0)
-    while found := list(
-        _chats(owner_id).select_related("assistant").filter(pk__gt=after).order_by("pk")[:CHATS]
-    ):
+    chats = _chats(one.owner_id, everything=one.everything).select_related("assistant", "project")
+    while found := list(chats.filter(pk__gt=after).order_by("pk")[:CHATS]):
         yield from found
         after = found[-1].pk
 
@@ -133,28 +144,35 @@ def _write_document(
 ) -> None:
     # The id tells apart two chats of one name and day.
     ending = f"{chat.pk.hex[-8:]}.{ending}"
-    member = zipfile.ZipInfo(
-        f"{folder}/{documents.file_name(chat.name, chat.updated_at, ending)}",
-        timezone.localtime(chat.updated_at).timetuple()[:6],
-    )
-    member.compress_type = zipfile.ZIP_DEFLATED
+    name = f"{folder}/{documents.file_name(chat.name, chat.updated_at, ending)}"
     at: int | None = 0
-    with archive.open(member, "w") as file:
+    with archive.open(_member(name, chat.updated_at), "w") as file:
         while at is not None:
             text, at = make(at)
             file.write(text.encode())
             progress.beat()
 
 
+def _member(name: str, moment: datetime) -> zipfile.ZipInfo:
+    member = zipfile.ZipInfo(name, timezone.localtime(moment).timetuple()[:6])
+    member.compress_type = zipfile.ZIP_DEFLATED
+    return member
+
+
 def _mail(one: ChatExport) -> None:
-    page = reverse("chat:export_all")
+    page = reverse("chat:data" if one.everything else "chat:export_all")
     context = {
         "export": one,
         "site_name": settings.SITE_NAME,
         "link": f"{settings.SITE_URL}{page}" if settings.SITE_URL else "",
         "hours": int(EXPORT_KEPT.total_seconds() // 3600),
     }
-    subject = _("%(site)s: your chats are ready to download") % {"site": settings.SITE_NAME}
+    words = (
+        _("%(site)s: your data are ready to download")
+        if one.everything
+        else _("%(site)s: your chats are ready to download")
+    )
+    subject = words % {"site": settings.SITE_NAME}
     body = render_to_string("chat/email/export_ready.txt", context)
     send_mail(subject, body, None, [one.owner.email])
 

@@ -48,6 +48,7 @@ LIMITS_OF_POSTS = {
     "billing:pay": "checkouts",
     "billing:refund": "checkouts",
     "chat:export_all": "full_exports",
+    "chat:data": "full_exports",
     "chat:attach": "uploads",
     "chat:import": "imports",
     "chat:report": "reports",

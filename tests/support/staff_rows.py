@@ -11,7 +11,7 @@ from django.db import connection, models
 from django.utils import timezone
 
 from accounts import api_keys
-from accounts.models import Consent, LegalDocument, SignupGrant, User
+from accounts.models import AccountDeletion, Consent, LegalDocument, SignupGrant, User
 from billing.credits import MICRO
 from billing.models import ModelPrice
 from chat.llm.errors import Cause
@@ -68,6 +68,8 @@ TOKENS = 1_234_567
 def make() -> User:
     """Fill every table of the admin; return a superuser."""
     boss = User.objects.create_superuser("boss@example.org", "correct horse battery")
+    leaver = User.objects.create_user("leaver@example.org")
+    AccountDeletion.objects.create(user=leaver, by=boss, due_at=timezone.now())
     account = billing_rows.make()
     user = User.objects.get(pk=account.user_id)
     SignupGrant.objects.get_or_create(user=user)

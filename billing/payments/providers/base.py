@@ -203,6 +203,13 @@ class PaymentProvider(Protocol):
         """Charge a saved method for an order without the buyer, once however often it is called."""
         ...
 
+    def forget_saved(self, top_up: AutoTopUp) -> None:
+        """Remove a saved method, so that it cannot be charged again.
+
+        Raises ProviderDeclined when the provider has no such method (any longer).
+        """
+        ...
+
 
 def metadata(order: Order) -> dict[str, str]:
     """Return our ids, which are attached to the provider's objects and come back in states."""

@@ -157,6 +157,9 @@ class RazorpayProvider:
             _("Automatic top-ups are not possible with Razorpay."), code="not_offered"
         )
 
+    def forget_saved(self, top_up: AutoTopUp) -> None:
+        """Do nothing: Razorpay saves no method."""
+
 
 class _ServerError(ProviderError):
     """An error of Razorpay's server, in its own words: whether the request was processed is unknown."""

@@ -139,6 +139,9 @@ class SandboxProvider:
         payment.refresh_from_db()
         return _state(payment)
 
+    def forget_saved(self, top_up: AutoTopUp) -> None:
+        """Do nothing: the sandbox's cards are words."""
+
 
 def _open(order: Order, *, return_url: str, cancel_url: str) -> SandboxPayment:
     payment, _is_new = SandboxPayment.objects.get_or_create(

@@ -213,6 +213,11 @@ class StripeProvider:
                 raise ProviderDeclined(state.problem, code=state.problem_code)
             return state
 
+    def forget_saved(self, top_up: AutoTopUp) -> None:
+        """Detach the card from its customer, which is permanent."""
+        with _client() as client:
+            client.v1.payment_methods.detach(top_up.payment_method_ref)
+
 
 @contextmanager
 def _client() -> Iterator[stripe.StripeClient]:

@@ -15,7 +15,6 @@ from accounts.appearance import Appearance
 from accounts.forms import AppearanceForm
 from accounts.models import User
 from chat import protocol
-from chat.attachments import uploads
 from chat.push import vapid
 from chat.streaming import user_channel
 from chat.web.pages import page_context
@@ -85,15 +84,3 @@ def notifications(request: Request) -> HttpResponse:
         "push_key": vapid.current().public if django_settings.WEB_PUSH else "",
     }
     return render(request, "chat/notifications.html", context)
-
-
-@require_safe
-@never_cache
-def data(request: Request) -> HttpResponse:
-    """Show the space that the user's files take, and the ways of chats in and out."""
-    context = page_context(request) | {
-        "page": "settings",
-        "used": uploads.used_bytes(request.user),
-        "most": django_settings.ATTACHMENT_USER_BYTES,
-    }
-    return render(request, "chat/data.html", context)

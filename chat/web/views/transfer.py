@@ -135,7 +135,8 @@ def export_file(request: Request, export_id: UUID) -> HttpResponseBase:
 @handles_chat_errors
 def export_stop(request: Request, export_id: UUID) -> HttpResponse:
     """Stop an export."""
-    return _stop(request, access.own(request.user, ChatExport, export_id), "chat:export_all")
+    one = access.own(request.user, ChatExport, export_id)
+    return _stop(request, one, "chat:data" if one.everything else "chat:export_all")
 
 
 @require_POST

@@ -1,0 +1,86 @@
+"""The personal data of accounts and of the libraries that it uses: sign-in, mail, the admin's log."""
+
+from __future__ import annotations
+
+from accounts.privacy import erase
+from chatproject.lib import personal_data
+from chatproject.lib.personal_data import PersonalTable
+
+
+def register() -> None:
+    """Register tables, steps of the purge and keys in Redis."""
+    personal_data.add_tables(
+        PersonalTable(
+            model="accounts.User",
+            user="pk",
+            document="profile",
+            omitted=("password",),
+            kept="A tombstone without address, name and settings, to which ledger and usage belong.",
+        ),
+        PersonalTable(
+            model="accounts.AccountDeletion",
+            document="deletion",
+            kept="When the account was purged; it has no data of the user.",
+        ),
+        PersonalTable(
+            model="accounts.SignupGrant",
+            document="sign-up-credits",
+            omitted=("address_hash",),
+            kept="A keyed hash of the address, so that it gives sign-up credits once.",
+        ),
+        PersonalTable(model="accounts.Consent", document="consents"),
+        PersonalTable(model="accounts.ApiKey", document="api-keys", omitted=("hash",)),
+        PersonalTable(
+            model="account.EmailConfirmation",
+            user="email_address__user",
+            reason="Keys of links in mails, which confirm an address.",
+        ),
+        PersonalTable(model="account.EmailAddress", document="addresses"),
+        PersonalTable(model="accounts.User_groups", document="groups"),
+        PersonalTable(model="accounts.User_user_permissions", document="permissions"),
+        PersonalTable(
+            model="sessions.Session",
+            user="",
+            reason="Found by their content: sessions.json has their ends.",
+            erased_by="sessions",
+        ),
+        PersonalTable(
+            model="mail.OutgoingMail",
+            user="",
+            reason="Mails were sent to the user; the text is deleted once they are.",
+            erased_by="mails",
+        ),
+        PersonalTable(
+            model="admin.LogEntry",
+            reason="The record of staff's actions.",
+            kept="What staff did and when, without the names of the user's objects.",
+        ),
+    )
+    personal_data.declare_impersonal(
+        {
+            "leadership.Leadership": "Names of processes.",
+            "accounts.LegalDocument": "Texts of staff.",
+            "auth.Permission": "Rights of the software.",
+            "auth.Group": "Names of groups, by staff.",
+            "auth.Group_permissions": "Rights of groups.",
+            "contenttypes.ContentType": "Names of tables.",
+            "django_rq.Dashboard": "Has no rows.",
+        }
+    )
+    personal_data.add_step(10, "admin log", erase.erase_admin_log)
+    personal_data.add_step(60, "tables", erase.erase_tables)
+    personal_data.add_step(70, "sessions", erase.erase_sessions)
+    personal_data.add_step(80, "mails", erase.erase_mails)
+    personal_data.add_documents(erase.session_documents)
+    personal_data.add_keys(
+        {
+            "cache:": "Values of the site, none of a user.",
+            "health:": "A value of the site.",
+            "limit:": "Digests of ids and addresses, which expire with the longest period of a limit.",
+            "loops": "Figures of processes.",
+            "loop:": "Figures of processes.",
+            "alert:": "Names of alerts.",
+            "metrics:": "Totals.",
+            "parley:": "Channels: nothing is stored.",
+        }
+    )

@@ -1,0 +1,1 @@
+"""The personal data of chats: what an export contains, and how the purge of an account removes it."""

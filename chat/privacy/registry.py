@@ -1,0 +1,134 @@
+"""The tables, keys and files of chat that can hold personal data."""
+
+from __future__ import annotations
+
+from chat.privacy import erase, files
+from chatproject.lib import personal_data
+from chatproject.lib.personal_data import PersonalTable
+
+IN_CHATS = "In the documents of the chats, in the folders JSON and Markdown."
+
+
+def register() -> None:
+    """Register tables, files, the closing, steps of the purge and keys in Redis."""
+    add_tables()
+    personal_data.declare_impersonal(
+        {
+            "chat.Announcement": "Texts of staff.",
+            "chat.Announcement_groups": "Audiences of announcements.",
+            "chat.Provider": "The site's providers.",
+            "chat.LanguageModel": "The site's models.",
+            "chat.LanguageModel_groups": "Groups that may use a model.",
+            "chat.Assistant_groups": "Groups that may use an assistant of staff.",
+            "chat.ModerationRule": "Rules of staff.",
+            "chat.SearchPosition": "An id.",
+        }
+    )
+    personal_data.add_closing(erase.close)
+    personal_data.add_step(20, "conversations", erase.erase_conversations)
+    personal_data.add_step(21, "files", erase.erase_files)
+    personal_data.add_step(22, "assistants", erase.erase_assistants)
+    personal_data.add_step(90, "queue", erase.erase_queue)
+    personal_data.add_documents(files.documents)
+    personal_data.add_keys(
+        {
+            "run:": "Deleted with the run.",
+            "places:": "Ids of runs, until they end.",
+            "rq:": "Ids in jobs, which expire within a day; the user's throttle is deleted.",
+            "queue:": "A figure of the site.",
+        }
+    )
+
+
+def add_tables() -> None:
+    """Register the tables; the purge deletes those without a step of their own in this order."""
+    chats = "conversations"
+    personal_data.add_tables(
+        PersonalTable(
+            model="chat.SearchEntry",
+            user="owner",
+            reason="An index of the messages.",
+            erased_by=chats,
+        ),
+        PersonalTable(
+            model="chat.NextMessage",
+            user="conversation__owner",
+            document="next-messages",
+            erased_by=chats,
+        ),
+        PersonalTable(model="chat.Draft", document="drafts"),
+        PersonalTable(
+            model="chat.ConversationShare",
+            user="owner|user",
+            document="shares",
+            omitted=("email",),
+            erased_by=chats,
+        ),
+        PersonalTable(model="chat.PublicLink", user="owner", document="public-links"),
+        PersonalTable(
+            model="chat.MessageAttachment",
+            user="message__conversation__owner",
+            reason=IN_CHATS,
+            erased_by=chats,
+        ),
+        PersonalTable(
+            model="chat.MessagePart",
+            user="message__conversation__owner",
+            reason=IN_CHATS,
+            erased_by=chats,
+        ),
+        PersonalTable(
+            model="chat.ApiCall",
+            user="conversation__owner",
+            document="api-calls",
+            erased_by=chats,
+        ),
+        PersonalTable(
+            model="chat.Run",
+            document="runs",
+            omitted=("worker", "prefix", "prefix_reasoning"),
+            erased_by=chats,
+        ),
+        PersonalTable(
+            model="chat.Message", user="conversation__owner", reason=IN_CHATS, erased_by=chats
+        ),
+        PersonalTable(model="chat.Conversation", user="owner", document="chats", erased_by=chats),
+        PersonalTable(model="chat.MessageFeedback", document="feedback"),
+        PersonalTable(
+            model="chat.Report", document="reports", omitted=("assignee", "note", "status")
+        ),
+        PersonalTable(model="chat.ImportedChat", user="owner", document="imported-chats"),
+        PersonalTable(
+            model="chat.ChatImport",
+            user="owner",
+            document="imports",
+            omitted=("file",),
+            erased_by="files",
+        ),
+        PersonalTable(
+            model="chat.ChatExport",
+            user="owner",
+            document="exports",
+            omitted=("file",),
+            erased_by="files",
+        ),
+        PersonalTable(
+            model="chat.Attachment",
+            user="owner",
+            document="files",
+            omitted=("file", "thumbnail"),
+            erased_by="files",
+        ),
+        PersonalTable(
+            model="chat.Assistant", user="owner", document="assistants", erased_by="assistants"
+        ),
+        PersonalTable(model="chat.Prompt", user="owner", document="prompts"),
+        PersonalTable(model="chat.Project", user="owner", document="projects"),
+        PersonalTable(
+            model="chat.PushSubscription",
+            document="devices",
+            omitted=("auth", "p256dh", "session_key"),
+        ),
+        PersonalTable(model="chat.ChatPreference", document="chat-preferences"),
+        PersonalTable(model="chat.AnnouncementDismissal", document="closed-announcements"),
+    )

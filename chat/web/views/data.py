@@ -1,0 +1,43 @@
+"""The page of a user's own data: files, ways of chats in and out, the export of all, the end of the account."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods
+
+from chat.attachments import uploads
+from chat.errors import ChatError
+from chat.transfer import archives
+from chat.web.pages import page_context
+from chat.web.responses import handles_chat_errors, wants_json
+from chatproject.lib.http import Request
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@handles_chat_errors
+def data(request: Request) -> HttpResponse:
+    """Show the space of the user's files and the state of the last export of all data; begin one."""
+    if request.method != "POST":
+        context = page_context(request) | {
+            "page": "settings",
+            "used": uploads.used_bytes(request.user),
+            "most": settings.ATTACHMENT_USER_BYTES,
+            "newest": archives.newest(request.user, everything=True),
+            "days": settings.ACCOUNT_DELETION_DAYS,
+        }
+        return render(request, "chat/data.html", context)
+    try:
+        made = archives.start(request.user, everything=True)
+    except ChatError as error:
+        if wants_json(request):
+            raise
+        messages.error(request, error.message)
+        return redirect("chat:data")
+    if wants_json(request):
+        return JsonResponse({"id": made.pk, "status": made.status}, status=202)
+    return redirect("chat:data")

@@ -1,0 +1,185 @@
+"""A user with a row in every table that can hold personal data, each with WORD in its texts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from allauth.account.models import EmailAddress, EmailConfirmation
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth.models import Group, Permission
+from django.core.mail import send_mail
+from django.db import connection, models
+from django.test import Client
+from django.utils import timezone
+
+from accounts import api_keys
+from accounts.models import Consent, LegalDocument, SignupGrant, User
+from accounts.signup import hash_of
+from billing.ledger import expiry
+from billing.models import Account
+from chat.conversations import search_index
+from chat.models import (
+    Announcement,
+    AnnouncementDismissal,
+    ApiCall,
+    Assistant,
+    Attachment,
+    ChatExport,
+    ChatImport,
+    ChatPreference,
+    Conversation,
+    ConversationShare,
+    Draft,
+    ImportedChat,
+    MessageAttachment,
+    MessageFeedback,
+    MessagePart,
+    NextMessage,
+    Project,
+    Prompt,
+    PublicLink,
+    PushSubscription,
+    Report,
+    Run,
+)
+from chatproject.lib import personal_data, private_files
+from chatproject.lib.personal_data import PersonalTable
+from tests.support import billing_rows
+from tests.support.conversations import add_turns, begin
+from tests.support.files import attach
+
+WORD = "xylophone"
+ADDRESS = "leaving.person@example.org"
+
+# Columns with a rule of the database, or that the software chooses.
+FIXED = {
+    *("status", "currency", "provider", "model", "language", "slug", "client_id", "kind", "seq"),
+    *(
+        "file",
+        "thumbnail",
+        "file_name",
+        "sha256",
+        "content_type",
+        "state",
+        "role",
+        "rating",
+        "code",
+    ),
+    *("hash", "source", "period", "set_by", "provider_model", "theme", "text_size", "key"),
+    *("package_name", "tax_rate", "customer_ref", "payment_method_ref", "prefix", "message_id"),
+}
+
+
+def make(assistant: Assistant, other: User) -> User:
+    """Create the user. A chat of `other` has the user's shared assistant."""
+    now = timezone.now()
+    account = billing_rows.make()
+    user = User.objects.get(pk=account.user_id)
+    user.email, user.first_name = ADDRESS, WORD
+    user.set_password("correct horse battery")
+    user.save()
+    expiry.release_holds(now + timedelta(hours=1))
+    _make_account(user, other)
+    chat = _make_chats(user, assistant, now)
+    own = Assistant.objects.create(
+        slug="own", name=WORD, system_prompt=WORD, model=assistant.model, owner=user, personal=True
+    )
+    theirs = begin(other, own)
+    for bound, address in ((user, ADDRESS), (None, f"2.{ADDRESS}")):
+        ConversationShare.objects.create(
+            conversation=theirs, owner=other, email=address, user=bound
+        )
+    EmailAddress.objects.create(user=user, email=f"2.{ADDRESS}")
+    _make_files(user, chat, now)
+    for kind in (Conversation, User, Account):
+        row = kind._base_manager.filter(pk__in=[chat.pk, user.pk, account.pk])[0]
+        LogEntry.objects.log_actions(other.pk, [row], CHANGE, change_message=f"{WORD} of {ADDRESS}")
+    for table in personal_data.tables():
+        _mark(table, user)
+    with connection.cursor() as cursor:  # of records that are never changed
+        cursor.execute("SET session_replication_role = replica")
+        cursor.execute("UPDATE billing_auditrecord SET target = 'account of ' || %s", [ADDRESS])
+        cursor.execute("UPDATE billing_usagerecord SET assistant = %s", [WORD])
+        cursor.execute("UPDATE billing_dailyusage SET assistant = %s", [WORD])
+        cursor.execute("SET session_replication_role = DEFAULT")
+    return User.objects.get(pk=user.pk)
+
+
+def _make_account(user: User, other: User) -> None:
+    SignupGrant.objects.create(user=user, address_hash=hash_of(ADDRESS))
+    terms = LegalDocument.objects.create(kind="terms", language="en", version=1, text="Hello")
+    Consent.objects.create(user=user, kind="terms", version=1, document=terms)
+    api_keys.create(user, api_keys.Terms(name=WORD))
+    address = EmailAddress.objects.create(user=user, email=ADDRESS, verified=True, primary=True)
+    EmailConfirmation.objects.create(email_address=address, key="k1")
+    user.groups.add(Group.objects.create(name="Readers"))
+    user.user_permissions.add(Permission.objects.all()[0])
+    Client().force_login(user)
+    LogEntry.objects.log_actions(user.pk, [other], CHANGE, change_message="Read")
+    send_mail(WORD, WORD, None, [ADDRESS])
+
+
+def _make_chats(user: User, assistant: Assistant, now: Any) -> Conversation:
+    chat = begin(user, assistant, title=WORD)
+    messages = add_turns(user, chat, 2)
+    reply = messages[-1]
+    MessagePart.objects.create(message=reply, position=0, kind="reasoning", data={"text": WORD})
+    MessageFeedback.objects.create(message=reply, user=user, rating="bad", text=WORD)
+    Report.objects.create(message=reply, user=user, reason="other", text=WORD)
+    call = Run.objects.filter(conversation=chat).latest("pk")
+    ApiCall.objects.create(run=call, conversation=chat, request=WORD, created_at=timezone.now())
+    PublicLink.objects.create(conversation=chat, owner=user, title=WORD)
+    ConversationShare.objects.create(conversation=chat, owner=user, email="reader@example.org")
+    Draft.objects.create(user=user, conversation=chat, text=WORD, edited_at=now)
+    NextMessage.objects.create(conversation=chat, state="paused", text=WORD, client_id="n")
+    ImportedChat.objects.create(
+        owner=user, source="chatgpt", source_id=WORD, digest="d", conversation=chat
+    )
+    search_index.add([(one.pk, WORD) for one in messages])
+    Prompt.objects.create(owner=user, title=WORD, text=WORD)
+    Project.objects.create(owner=user, name=WORD)
+    PushSubscription.objects.create(
+        user=user, endpoint=f"https://push.example.org/{WORD}", p256dh="p", auth="a",
+        session_key="s", device="Firefox",
+    )  # fmt: skip
+    ChatPreference.objects.create(user=user, model=assistant.model)
+    made = Announcement.objects.create(text="Hello")
+    AnnouncementDismissal.objects.create(announcement=made, user=user)
+    return chat
+
+
+def _make_files(user: User, chat: Conversation, now: Any) -> None:
+    file = attach(user, f"{WORD}\n".encode(), f"{WORD}.txt")
+    attach(user)
+    MessageAttachment.objects.create(message=chat.messages.all()[0], attachment=file)
+    Attachment.objects.filter(pk=file.pk).update(expires_at=None)
+    for kind in (ChatImport, ChatExport):
+        kind._base_manager.create(
+            owner=user, file=private_files.store([WORD.encode()]), size=9, status="done",
+            beat_at=now, ended_at=now,
+        )  # fmt: skip
+
+
+def _mark(table: PersonalTable, user: User) -> None:
+    """Put WORD into the texts of the user's rows that the purge deletes."""
+    if not table.user or table.model == "accounts.AccountDeletion":  # which leaving makes
+        return
+    rows = table.of(user.pk)
+    if table.user not in ("actor", "created_by"):
+        assert rows.exists(), f"give the leaver of tests/support/leaver.py a row of {table.model}"
+    if table.kept and table.model != "billing.Order":
+        return
+    texts = [
+        field.name
+        for field in table.kind._meta.concrete_fields
+        if isinstance(field, (models.CharField, models.TextField))
+        and not (field.choices or field.primary_key or field.unique or field.name in FIXED)
+        and (field.max_length or 1_000) > len(WORD)
+        and field.name != "client_key"
+        and not isinstance(field, models.EmailField)
+        and not field.name.startswith("provider_")
+    ]
+    rows.update(**dict.fromkeys(texts, WORD))
+    if table.model == "chat.Run":
+        Run.objects.filter(user=user).update(model_snapshot={"assistant": WORD})
