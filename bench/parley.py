@@ -38,6 +38,7 @@ ENVIRONMENT = {
     "USER_CONCURRENCY": "1000",
     "USER_QUEUE_LIMIT": "10000",
     "LIMIT_MESSAGES": "off",
+    "LIMIT_API_REQUESTS": "off",
     "LIMIT_ESTIMATES": "off",
     "LIMIT_FRAMES": "off",
     "LIMIT_RESUMES": "off",

@@ -18,7 +18,7 @@ TARGETS = {
 
 
 # The order in which streams of so many users are measured for report.ratio: peers in turn.
-COMPARED = ("parley-two-webs", "parley", "proxy", "chainlit")
+COMPARED = ("parley-two-webs", "parley-api", "parley", "proxy", "chainlit")
 COMPARED_USERS = 200
 
 

@@ -16,12 +16,13 @@ from typing import ClassVar
 SYSTEMS = {
     "parley": "bench.parley:Parley",
     "parley-two-webs": "bench.parley:ParleyTwoWebs",
+    "parley-api": "bench.api:ParleyApi",
     "proxy": "bench.peers.systems:Proxy",
     "chainlit": "bench.peers.systems:Chainlit",
 }
 
 # Measured only when they are named.
-ON_DEMAND = {"parley-two-webs"}
+ON_DEMAND = {"parley-two-webs", "parley-api"}
 
 
 class WrongReply(Exception):

@@ -67,4 +67,4 @@ def count(log: Path, start: int) -> Counter[str]:
     return found
 
 
-TARGETS = (Target("statements", statements, {"parley": (10,)}, setup=SETUP),)
+TARGETS = (Target("statements", statements, {"parley": (10,), "parley-api": (10,)}, setup=SETUP),)

@@ -63,6 +63,7 @@ async def ttft(place: Place) -> Round:
 STREAM_SIZES = {
     "parley": (10, 50, 100, 200, 500),
     "parley-two-webs": (500,),
+    "parley-api": (200,),
     "proxy": (10, 50, 200, 500),
     "chainlit": (10, 200),
 }

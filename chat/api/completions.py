@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -72,13 +72,19 @@ async def completions(asked: Request) -> None:
 async def begun(asked: Request, prepare: Callable[[Request], Prepared]) -> tuple[Prepared, Run]:
     """Prepare a request by a function that is called in a database thread, and start its run."""
     if not settings.MODERATION:
-        return await in_thread(_prepare_and_start, prepare, asked)
+        return released(*await in_thread(_prepare_and_start, prepare, asked))
     prepared = await in_thread(prepare, asked)
     # A slow rule must not occupy a thread of the database.
     loop = asyncio.get_running_loop()
     for text in api_calls.reviewed(prepared.request):
         await loop.run_in_executor(rules.reviewers(), rules.review_in_thread, text)
-    return prepared, await in_thread(start, prepared)
+    return released(prepared, await in_thread(start, prepared))
+
+
+def released(prepared: Prepared, run: Run) -> tuple[Prepared, Run]:
+    """Return both without the request, which is stored: its images must not stay in memory as long as the reply."""
+    run.api_request = None
+    return replace(prepared, request=ApiRequest([])), run
 
 
 async def in_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -102,7 +108,7 @@ def prepare(asked: Request) -> Prepared:
     """Check the key and the body of a request. Raises ApiError."""
     who = caller(asked.authorization, Scope.MODELS)
     asked.headers = who.headers()
-    body = schemas.decode(asked.body)
+    body = schemas.decode(asked.take_body())
     model = models.find(who.user, body.model)
     return Prepared(
         who,

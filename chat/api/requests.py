@@ -28,6 +28,11 @@ class Request:
         self.has_begun = False
         self._send = send
 
+    def take_body(self) -> bytes:
+        """Return the body, which is then no longer kept."""
+        body, self.body = self.body, b""
+        return body
+
     async def answer(
         self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:

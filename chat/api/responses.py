@@ -89,14 +89,14 @@ async def responses(asked: Request) -> None:
     def prepare(asked: Request) -> Prepared:
         who = caller(asked.authorization, Scope.MODELS)
         asked.headers = who.headers()
-        body = schemas.decode_as(_decoder, asked.body)
+        body = schemas.decode_as(_decoder, asked.take_body())
         bodies.append(body)
         model = models.find(who.user, body.model)
         request = schemas.checked(translated(body), model)
         return Prepared(who, body.model, model, request, bool(body.stream), include_usage=True)
 
     prepared, run = await begun(asked, prepare)
-    shape = Shape(bodies[0], prepared, run)
+    shape = Shape(bodies.pop(), prepared, run)
     if prepared.streamed:
         await ResponseStream(asked, prepared, run, shape).answer()
         return

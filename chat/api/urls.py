@@ -34,6 +34,7 @@ MAX_BODY_BYTES = 20_000_000  # as serve.UPLOADS has it, for other servers
 
 INTERNAL = "Something went wrong on our side. It has been logged. Try again."
 TOO_LARGE = f"The body is larger than {MAX_BODY_BYTES // 1_000_000} MB."
+NO_EMBEDDINGS = "This site has no model for embeddings."
 PLAIN = "Use https: a key must not be sent unencrypted."
 
 
@@ -61,12 +62,19 @@ async def one_model(asked: Request) -> None:
     await asked.answer(200, msgspec.json.encode(await in_thread(read)))
 
 
+async def embeddings(asked: Request) -> None:
+    """Refuse a request for embeddings: no model of the catalogue makes any."""
+    await in_thread(caller, asked.authorization, KeyScope.MODELS)
+    raise ApiError(404, NO_EMBEDDINGS, code="model_not_found", param="model")
+
+
 Handler = Callable[[Request], Awaitable[None]]
 
 # Method, pattern of the path after BASE, handler; all need a key with the scope `models`.
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", r"chat/completions", completions.completions),
     ("POST", r"responses", responses.responses),
+    ("POST", r"embeddings", embeddings),
     ("GET", r"models", list_models),
     ("GET", r"models/.+", one_model),
 )

@@ -39,7 +39,7 @@ PASSWORD = f"{MARK}-correct-horse-battery"
 API_KEY = f"sk-live-{MARK}-abcdefghijkl"
 ADDRESS = f"{MARK}@example.org"
 HEADERS = {
-    "Authorization": f"Bearer {MARK}-bearer-token",
+    "Authorization": f"Bearer sk-parley-{MARK}-bearer-token-abcdefghijklmnopqrs",
     "X-Api-Key": API_KEY,
     "Stripe-Signature": f"t=1,v1={MARK}",
     "Referer": f"https://x.example/accounts/confirm-email/{MARK}-link-key/",
@@ -137,6 +137,8 @@ def use_pages(running: Stack) -> None:
             f"/accounts/password/reset/key/1-{MARK}-link-key/",
             f"/nowhere/accounts/password/reset/key/1-{MARK}-link-key/x",
             f"/chats/?q={MARK}",
+            "/v1/models",
+            f"/v1/models/sk-parley-{MARK}-in-the-wrong-place-abcdefghijklmnop",
         ):
             client.get(path)
         client.cookies.set("sessionid", f"{MARK}0123456789abcdef")
