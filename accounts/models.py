@@ -188,7 +188,7 @@ class SignupGrant(models.Model):
 
 
 class Scope(models.TextChoices):
-    """What requests with an API key may do."""
+    """The kinds of requests that an API key permits."""
 
     MODELS = "models", _("Call models (the OpenAI-compatible API)")
     READ = "read", _("Read chats, runs and search")

@@ -9,7 +9,7 @@
 | `reasoning.effort` | `reasoning_effort` |
 | `max_output_tokens` | `max_completion_tokens` |
 
-Nothing is stored: what refers to an earlier response is refused.
+Nothing is stored: references to an earlier response are refused.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from billing.credits import show
 from chat.conversations import lifecycle, offers
 from chat.conversations.api_prompt import ApiRequest, text_of
 from chat.errors import ChatError
-from chat.models import ApiCall, Conversation, LanguageModel, Message, Run, new_id
+from chat.models import ApiCall, Assistant, Conversation, LanguageModel, Message, Run, new_id
 from chat.moderation import rules
 from chat.runs import admission, cost, start
 from chatproject.lib import languages, metrics
@@ -68,7 +68,8 @@ def start_call(key: ApiKey, model: LanguageModel, request: ApiRequest, *, stream
 def _insert_and_hold(key: ApiKey, model: LanguageModel, request: ApiRequest, streamed: bool) -> Run:
     if not offers.is_usable(key.user, model):
         raise offers.unavailable(key.user, model)
-    assistant = lifecycle.default_assistant(key.user)
+    # Nothing of the assistant is used, but each run has one: it may be one that the user may not choose.
+    assistant = lifecycle.default_assistant(key.user) or Assistant.objects.order_by("pk").first()
     if assistant is None:
         raise ChatError("unavailable", start.NO_ASSISTANT)
     now = timezone.now()

@@ -52,7 +52,7 @@ class Outcome:
     `usage` is that of the attempt that ends it, and None if no provider accepted its request.
     `html` is the rendered text, if all of it was published before; otherwise it is rendered here.
     `is_users_stop` is False when an operator stopped the job, or staff the run. `has_next` is set by `end`: a
-    message is to be sent after the reply (next_message.py). `tool_calls` are those of a reply of the API.
+    message is to be sent after the reply (next_message.py). `tool_calls` belong to a reply of the API.
     """
 
     status: Run.Status

@@ -18,6 +18,7 @@ from accounts.models import ApiKey, User
 from billing.ledger import audit
 from billing.models import Account, UsageRecord
 from chat.models import ApiCall, Conversation, LanguageModel, Run
+from tests.chat.api.test_requests import png
 from tests.support.fake_llm import FakeLLM, reply_text
 from tests.support.fake_llm.fixture import provider, provider_process
 from tests.support.fake_llm.replies import CALL_ARGUMENTS
@@ -87,6 +88,16 @@ def test_client_gets_replies_tools_and_errors(client: OpenAI, owner: User, provi
     assert (sent["temperature"], sent["seed"], sent["stop"]) == (0.3, 7, ["END"])
     assert [message["role"] for message in sent["messages"]] == ["user"]  # and no system prompt
     assert "user" not in sent
+    # An image, and a format.
+    LanguageModel.objects.update(vision=True)
+    part: Any = {"type": "image_url", "image_url": {"url": png()}}
+    asked: Any = ask("", response_format={"type": "json_object"})
+    asked["messages"][0]["content"] = [{"type": "text", "text": text}, part]
+    assert client.chat.completions.create(**asked).choices[0].message.content == reply_text(
+        30, text
+    )
+    assert provider.requests[-1]["messages"][0]["content"][1] == part
+    assert provider.requests[-1]["response_format"] == {"type": "json_object"}
     # Streamed, with the usage.
     before = balance(owner)
     options: Any = {"include_usage": True}
