@@ -383,7 +383,7 @@ class ApiKeyAdmin(ReadOnlyAdmin, BaseAdmin):
     list_select_related = ["user"]
     list_filter = ["created_at", ("revoked_at", admin.EmptyFieldListFilter)]
     search_fields = ["prefix", "user__email", "name"]
-    search_help_text = "First characters, name, or e-mail address of the user"
+    search_help_text = gettext_lazy("First characters, name, or e-mail address of the user")
     readonly_fields = [
         *("user", "name", "prefix", "scopes", "created_at", "expires_at", "last_used_at"),
         *("revoked_at", "rate", "spent_credits", "limit_credits"),
@@ -391,12 +391,12 @@ class ApiKeyAdmin(ReadOnlyAdmin, BaseAdmin):
     fields = (*readonly_fields,)
     actions = ["revoke"]
 
-    @admin.display(description="spent")
+    @admin.display(description=gettext_lazy("spent"))
     def spent_credits(self, key: ApiKey) -> str:
         """Return the credits that the key has spent."""
         return credits.show(key.spent)
 
-    @admin.display(description="limits in credits")
+    @admin.display(description=gettext_lazy("limits in credits"))
     def limit_credits(self, key: ApiKey) -> str:
         """Return the spending limits of the key."""
         limits = [(key.limit_month, "per month"), (key.limit_total, "in all")]
@@ -404,7 +404,7 @@ class ApiKeyAdmin(ReadOnlyAdmin, BaseAdmin):
             f"{credits.show(one)} {period}" for one, period in limits if one is not None
         )
 
-    @admin.action(description="Revoke selected API keys", permissions=["revoke"])
+    @admin.action(description=gettext_lazy("Revoke selected API keys"), permissions=["revoke"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
         """Revoke keys at once, each with an entry in the admin's log."""
         assert isinstance(request.user, User)

@@ -14,10 +14,11 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db.models import Q, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext_lazy
 
 from accounts.models import ApiKey, Scope, User, all_scopes
 from chatproject.lib import db, log_context, rate_limits
@@ -43,18 +44,23 @@ class KeyRefused(Exception):
     `missing_scope`, for which the status is 403 instead of 401.
     """
 
-    # In English alone, as all errors of the API: programs read them.
-    SENTENCES: ClassVar[dict[str, str]] = {
-        "missing_api_key": "You did not provide an API key. Send it in the header “Authorization: Bearer KEY”.",
-        "invalid_api_key": "The API key is not valid. Create one in your settings, under API keys.",
-        "expired_api_key": "The API key has expired. Create one in your settings, under API keys.",
-        "account_inactive": "The account of this API key is not active.",
-        "missing_scope": "The API key lacks the permission “{scope}”.",
+    SENTENCES: ClassVar[dict[str, Any]] = {
+        "missing_api_key": gettext_lazy(
+            "You did not provide an API key. Send it in the header “Authorization: Bearer KEY”."
+        ),
+        "invalid_api_key": gettext_lazy(
+            "The API key is not valid. Create one in your settings, under API keys."
+        ),
+        "expired_api_key": gettext_lazy(
+            "The API key has expired. Create one in your settings, under API keys."
+        ),
+        "account_inactive": gettext_lazy("The account of this API key is not active."),
+        "missing_scope": gettext_lazy("The API key lacks the permission “{scope}”."),
     }
 
     def __init__(self, code: str, scope: str = "") -> None:
         self.code = code
-        self.message = self.SENTENCES[code].format(scope=scope)
+        self.message = str(self.SENTENCES[code]).format(scope=scope)
         self.status = 403 if code == "missing_scope" else 401
         super().__init__(self.message)
 

@@ -209,12 +209,12 @@ class ApiKey(models.Model):
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
     name = models.CharField(max_length=60)
-    prefix = models.CharField(max_length=20, help_text="The first characters, to recognise it.")
+    prefix = models.CharField(max_length=20, help_text=_("The first characters, to recognise it."))
     hash = models.CharField(max_length=64, unique=True, editable=False)
     scopes = models.JSONField(default=all_scopes)
     created_at = models.DateTimeField(default=timezone.now)
-    expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
-    last_used_at = models.DateTimeField(null=True, blank=True, help_text="To the minute.")
+    expires_at = models.DateTimeField(null=True, blank=True, help_text=_("Empty: never."))
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text=_("To the minute."))
     revoked_at = models.DateTimeField(null=True, blank=True)
     rate = models.PositiveIntegerField(
         null=True, blank=True, help_text="Requests per minute; empty: the site's limit alone."
@@ -232,12 +232,12 @@ class ApiKey(models.Model):
     # Written by the transaction that charges a call, under the lock of the user's account.
     spent = models.PositiveBigIntegerField(default=0, db_default=0)
     spent_in_month = models.PositiveBigIntegerField(default=0, db_default=0)
-    month = models.DateField(null=True, blank=True, help_text="The month of spent_in_month.")
+    month = models.DateField(null=True, blank=True, help_text=_("The month of spent_in_month."))
 
     class Meta:
         ordering = ["-pk"]
-        verbose_name = "API key"
-        verbose_name_plural = "API keys"
+        verbose_name = _("API key")
+        verbose_name_plural = _("API keys")
         default_permissions = ["view", "change"]
 
     def __str__(self) -> str:

@@ -304,4 +304,4 @@ class ApiCallAdmin(ReadOnlyAdmin, admin.ModelAdmin):  # type: ignore[type-arg] #
     ordering = ["-created_at"]
     show_full_result_count = False
     search_fields = ["run__user__email"]
-    search_help_text = "E-mail address of the user"
+    search_help_text = gettext_lazy("E-mail address of the user")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.utils.translation import gettext_lazy
 
 from chat.models.conversations import Conversation
 from chat.models.runs import Run
@@ -23,12 +24,12 @@ class ApiCall(models.Model):
     )
     # Text, not jsonb: it is written and read as a whole, and may have characters that jsonb refuses.
     request = models.TextField(
-        help_text="The checked request as JSON (chat.conversations.api_prompt)."
+        help_text=gettext_lazy("The checked request as JSON (chat.conversations.api_prompt).")
     )
     created_at = models.DateTimeField(db_index=True)
 
     class Meta:
-        verbose_name = "API call"
+        verbose_name = gettext_lazy("API call")
         default_permissions = ["view"]
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from django.conf import settings
 from django.db.models import Sum
 from django.utils import timezone
+from django.utils.translation import gettext_lazy
 
 from accounts import api_keys
 from accounts.models import ApiKey
@@ -26,7 +27,7 @@ from chatproject.lib.db import prepared
 
 ASSISTANT = "API"  # of the calls, in records of usage
 
-KEY_LIMIT = (
+KEY_LIMIT = gettext_lazy(
     "This request could cost {most} credits, more than the spending limit of the API key leaves."
 )
 
@@ -35,7 +36,7 @@ class KeyLimitReached(ChatError):
     """A request that could exceed the spending limit of its key."""
 
     def __init__(self, most: int) -> None:
-        super().__init__("limit_reached", KEY_LIMIT.format(most=show(most)))
+        super().__init__("limit_reached", str(KEY_LIMIT).format(most=show(most)))
 
 
 def reviewed(request: ApiRequest) -> Iterator[str]:

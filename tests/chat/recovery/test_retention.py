@@ -166,7 +166,7 @@ def test_bad_chat_does_not_stop_the_others(owner, assistant, monkeypatch):
 def test_purge_knows_all_tables_of_a_chat():
     """A new table that refers to messages, runs or chats must be purged, too.
 
-    Django deletes imported chats with their chat; the database deletes entries of the search with their
+    Django deletes imported chats, shares and links with their chat; the database deletes entries of the search with their
     message, drafts and the next message with their chat.
     """
     with connection.cursor() as cursor:
@@ -188,6 +188,8 @@ def test_purge_knows_all_tables_of_a_chat():
         ("chat_messagefeedback", "chat_message"),
         ("chat_report", "chat_message"),
         ("chat_importedchat", "chat_conversation"),
+        ("chat_conversationshare", "chat_conversation"),
+        ("chat_publiclink", "chat_conversation"),
         ("chat_nextmessage", "chat_conversation"),
         ("chat_draft", "chat_conversation"),
         ("chat_searchentry", "chat_message"),
