@@ -122,6 +122,14 @@ lock: .venv/.dev ## Pin and hash the requirements again (ARGS=--upgrade: newer v
 	$(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
 	$(LOCK) $(ARGS) bench/peers/requirements.in -o bench/peers/requirements.txt
 	$(LOCK) $(ARGS) tests/gateways/requirements.in -o tests/gateways/requirements.txt
+	$(LOCK) $(ARGS) deploy/audit/requirements.in -o deploy/audit/requirements.txt
+
+.PHONY: audit
+audit: .venv-audit/.ready ## Look for known vulnerabilities of all pinned packages, at the package index
+	@failed=; for list in requirements.txt requirements-embedded.txt requirements-dev.txt; do \
+		echo "=== $$list"; \
+		.venv-audit/bin/python -m pip_audit --require-hashes --disable-pip --progress-spinner off -r $$list || failed=1; \
+	done; [ -z "$$failed" ]
 
 .PHONY: ci
 ci: ## Run lint, test, ledger-short, bench-short and e2e, each to its end, and print a summary
@@ -154,7 +162,7 @@ ci-long: .venv/.dev ## Run what make ci leaves out: chaos rounds, kills amid mon
 
 .PHONY: clean
 clean: ## Remove all generated files; .data/ stays
-	rm -rf .venv .venv-peers .venv-gateways staticfiles .hypothesis .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-peers .venv-gateways .venv-audit staticfiles .hypothesis .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -196,4 +204,10 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 	@echo "Installing LiteLLM, a gateway to test with; this takes a minute …"
 	@$(PY) -m venv --clear .venv-gateways
 	@.venv-gateways/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# pip-audit, for `make audit`.
+.venv-audit/.ready: deploy/audit/requirements.txt | .venv/bin/python
+	@$(PY) -m venv --clear .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

@@ -61,12 +61,13 @@ CHANGES = {
     "make primary": (EMAIL_PAGE, {"email": SECOND, "action_primary": ""}),
     "confirm": (None, {}),
 }
-ASKS_FOR_PASSWORD = {"account_email", "account_confirm_email", "api_keys"}
+ASKS_FOR_PASSWORD = {"account_delete", "account_email", "account_confirm_email", "api_keys"}
 HAS_PASSWORD_IN_ITS_FORM = {"account_change_password", "account_reauthenticate", "account_login"}
 MAILS_A_LINK_ONLY = {"account_set_password", "account_reset_password"}
 REQUIRES_A_MAILED_KEY = {"account_reset_password_from_key"}
 CHANGES_NOTHING = {
     "profile",  # the name that others see
+    "account_restore",  # of an account whose password was just checked
     "revoke_api_key",
     "visitor_language",
     "account_logout",
