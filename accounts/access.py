@@ -29,6 +29,8 @@ PUBLIC_VIEWS = frozenset(
         "account_logout",
         "account_inactive",
         "account_restore",
+        "account_invitation",
+        "account_waiting",
         "account_confirm_email",
         "account_email_verification_sent",
         "account_reset_password",

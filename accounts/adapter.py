@@ -6,13 +6,12 @@ from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.core.exceptions import ImmediateHttpResponse
-from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext, gettext_lazy
 
-from accounts import known_browsers, sign_in_limits
+from accounts import joining, known_browsers, sign_in_limits
 from accounts.leaving_pages import RESTORABLE
 from accounts.privacy import leaving
 from chatproject.lib import languages
@@ -35,9 +34,15 @@ class AccountAdapter(DefaultAccountAdapter):
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Return True, or answer with the page of a closed sign-up."""
-        if not settings.SIGNUP_OPEN:
+        if not joining.is_open(request):
             raise ImmediateHttpResponse(render(request, "account/signup_closed.html", status=403))
         return True
+
+    def new_user(self, request: HttpRequest) -> AbstractBaseUser:
+        """Return a user who may have to wait for approval, however the account is made."""
+        user: AbstractBaseUser = super().new_user(request)
+        joining.begin(request, user)
+        return user
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
         """Send a mail in the language of its recipient; of the page, to an address without a user."""
@@ -55,7 +60,9 @@ class AccountAdapter(DefaultAccountAdapter):
         return client_address(request) or gettext("unknown")
 
     def respond_user_inactive(self, request: HttpRequest, user: AbstractBaseUser) -> HttpResponse:
-        """Lead the owner of an account that is being deleted to the page that restores it."""
+        """Lead the owner of an account that is being deleted, or that waits for approval, to its page."""
+        if getattr(user, "awaits_approval", False):
+            return redirect("account_waiting")
         if leaving.restorable(user.pk) is None:
             response: HttpResponse = super().respond_user_inactive(request, user)
             return response

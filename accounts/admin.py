@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from allauth.account.adapter import get_adapter
@@ -10,6 +11,7 @@ from allauth.account.admin import EmailAddressAdmin as AllauthEmailAddressAdmin
 from allauth.account.forms import default_token_generator
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from allauth.account.utils import user_pk_to_url_str
+from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -22,16 +24,25 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, reverse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from accounts import api_keys, signup
+from accounts import api_keys, invitations, joining, signup
 from accounts.forms import AdminPasswordForm
-from accounts.models import AccountDeletion, ApiKey, SignupGrant, User
+from accounts.models import (
+    AccountDeletion,
+    ApiKey,
+    Invitation,
+    InvitationUse,
+    SignupGrant,
+    User,
+)
 from accounts.privacy import leaving
 from billing import credits
+from billing.models import Plan
 from chatproject.lib import db
 from chatproject.lib.admin import (
     BaseAdmin,
@@ -42,6 +53,7 @@ from chatproject.lib.admin import (
     row_pages,
     staff_id,
 )
+from chatproject.lib.mail import outbox
 
 APPROVE, LINK = "accounts.approve_user", "accounts.link_user"
 
@@ -107,7 +119,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
     ordering = ["email"]
     list_display = ["email", "is_active", "is_staff", "credits", "date_joined", "last_login"]
     list_select_related = ["account"]
-    list_filter = ["is_active", "is_staff", "date_joined"]
+    list_filter = ["awaits_approval", "is_active", "is_staff", "date_joined"]
     search_fields = ["email", "first_name", "last_name"]
     readonly_fields = ["date_joined", "last_login"]
     fieldsets = [
@@ -120,7 +132,13 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
         (gettext_lazy("Dates"), {"fields": ["date_joined", "last_login"]}),
     ]
     add_fieldsets = [(None, {"classes": ["wide"], "fields": ["email", "password1", "password2"]})]
-    actions = ["deactivate", "reactivate", "delete_accounts"]
+    actions = [
+        "approve_accounts",
+        "refuse_accounts",
+        "deactivate",
+        "reactivate",
+        "delete_accounts",
+    ]
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return super().has_change_permission(request, obj) and may_change(request, obj)
@@ -195,6 +213,35 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
     def reactivate_view(self, request: HttpRequest, user_id: int) -> HttpResponse:
         """Reactivate a user, after a confirmation."""
         return self._active_page(request, User.objects.filter(pk=user_id), is_active=True)
+
+    def has_approve_permission(self, request: HttpRequest) -> bool:
+        """Return whether a member of staff may approve accounts: for the actions."""
+        return request.user.has_perm(APPROVE)
+
+    @admin.action(
+        description=gettext_lazy("Approve selected new accounts"), permissions=["approve"]
+    )
+    def approve_accounts(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        """Approve the selected accounts that wait, and write to them."""
+        self._decide(request, queryset, is_approved=True)
+
+    @admin.action(description=gettext_lazy("Refuse selected new accounts"), permissions=["approve"])
+    def refuse_accounts(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        """Refuse the selected accounts that wait, and write to them."""
+        self._decide(request, queryset, is_approved=False)
+
+    def _decide(self, request: HttpRequest, queryset: QuerySet[User], *, is_approved: bool) -> None:
+        count = 0
+        for user in queryset.filter(awaits_approval=True):
+            with transaction.atomic():
+                if joining.decide(user, is_approved=is_approved):
+                    log(request, user, "Approved" if is_approved else "Refused")
+                    count += 1
+        word = _("approved") if is_approved else _("refused")
+        messages.success(
+            request,
+            _("%(count)s new accounts are %(word)s.") % {"count": count, "word": word},
+        )
 
     @admin.action(description=gettext_lazy("Deactivate selected users"), permissions=["change"])
     def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse:
@@ -358,6 +405,200 @@ class AccountDeletionAdmin(ReadOnlyAdmin, BaseAdmin):
     fields = ["user", "by", "requested_at", "due_at", "reminded_at", "started_at", "purged_at"]
 
 
+class InvitationTerms(forms.Form):
+    """What the invitations of a link or a list give: staff give only the rights that they may give."""
+
+    days = forms.IntegerField(
+        min_value=1, max_value=365, initial=14, label=gettext_lazy("Valid for so many days")
+    )
+    plan = forms.ModelChoiceField(
+        Plan.objects.all(), required=False, empty_label=gettext_lazy("The default plan")
+    )
+    group = forms.ModelChoiceField(Group.objects.all(), required=False)
+    note = forms.CharField(max_length=100, required=False, help_text=gettext_lazy("For staff."))
+
+    def __init__(self, *args: Any, request: HttpRequest, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if not request.user.has_perm("billing.change_account"):
+            del self.fields["plan"]
+        if not request.user.is_superuser:
+            # A group with permissions would give rights, which only superusers give.
+            harmless = Group.objects.filter(permissions=None)
+            self.fields["group"].queryset = harmless  # type: ignore[attr-defined]
+
+    @property
+    def terms(self) -> invitations.Terms:
+        """The terms that the form's valid values make."""
+        given: dict[str, Any] = self.cleaned_data
+        return invitations.Terms(
+            expires_at=timezone.now() + timedelta(days=given["days"]),
+            group=given.get("group"),
+            plan=given.get("plan"),
+            note=given["note"],
+        )
+
+
+class LinkForm(InvitationTerms):
+    """A link: for one address or any, and for a number of people."""
+
+    email = forms.EmailField(
+        required=False,
+        label=gettext_lazy("Address"),
+        help_text=gettext_lazy("Empty: for any address."),
+    )
+    max_uses = forms.IntegerField(
+        min_value=1, max_value=10_000, initial=1, label=gettext_lazy("Number of uses")
+    )
+    field_order = ("email", "max_uses", "days", "plan", "group", "note")
+
+    def clean(self) -> dict[str, Any]:
+        given: dict[str, Any] = super().clean() or {}
+        if given.get("email") and given.get("max_uses", 1) != 1:
+            self.add_error("max_uses", _("An invitation of one address has one use."))
+        return given
+
+
+class ListForm(InvitationTerms):
+    """A file with addresses."""
+
+    file = forms.FileField(
+        label=gettext_lazy("File"),
+        help_text=gettext_lazy(
+            "CSV in UTF-8: the column “email”, or the first one. At most 10,000 addresses."
+        ),
+    )
+    field_order = ("file", "days", "plan", "group", "note")
+
+
+@admin.register(Invitation)
+class InvitationAdmin(BaseAdmin):
+    list_display = ["__str__", "state", "uses", "max_uses", "plan", "group", "expires_at"]
+    list_select_related = ["plan", "group"]
+    list_filter = ["is_mailed", "created_at"]
+    search_fields = ["email", "note"]
+    actions = ["revoke"]
+    change_list_template = "admin/accounts/invitation/change_list.html"
+
+    @admin.display(description=gettext_lazy("state"))
+    def state(self, one: Invitation) -> str:
+        if one.revoked_at is not None:
+            return _("Revoked")
+        if one.uses >= one.max_uses:
+            return _("Used")
+        if one.expires_at <= timezone.now():
+            return _("Expired")
+        return _("Mail is due") if one.is_mailed and one.mailed_at is None else _("Open")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Invitation | None = None) -> list[str]:
+        return [field.name for field in self.opts.fields if field.name not in ("id", "hash")]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_urls(self) -> list[URLPattern]:
+        upload = self.admin_site.admin_view(self.upload_view)
+        return [
+            path("upload/", upload, name="accounts_invitation_upload"),
+            *super().get_urls(),
+        ]
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Create a link, which the answer shows once."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        form = LinkForm(request.POST or None, request=request)
+        if request.method != "POST" or not form.is_valid():
+            return self._page(request, form, _("New invitation"), _("Create link"))
+        token, digest = invitations.new_token()
+        terms = form.terms
+        with transaction.atomic():
+            one = Invitation.objects.create(
+                hash=digest,
+                email=form.cleaned_data["email"].lower(),
+                max_uses=form.cleaned_data["max_uses"],
+                expires_at=terms.expires_at,
+                group=terms.group,
+                plan=terms.plan,
+                note=terms.note,
+                created_by_id=staff_id(request),
+            )
+            self.log_addition(request, one, _("Created a link"))
+        link = request.build_absolute_uri(reverse("account_invitation", args=[token]))
+        return self._page(request, None, _("The new invitation"), "", link=link)
+
+    def upload_view(self, request: HttpRequest) -> HttpResponse:
+        """Invite the addresses of a file by mail; a file with a wrong row changes nothing."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        form = ListForm(request.POST or None, request.FILES or None, request=request)
+        wrong: list[str] = []
+        if request.method == "POST" and form.is_valid():
+            data = form.cleaned_data["file"].read(invitations.MOST_BYTES + 1)
+            found = invitations.parse(data)
+            wrong = found.wrong
+            if not outbox.is_configured() or not settings.SITE_URL:
+                wrong = [_("Invitations are mailed: set EMAIL_URL and SITE_URL first.")]
+            if not wrong:
+                by = User.objects.get(pk=staff_id(request))
+                result = invitations.invite(found.addresses, form.terms, by=by)
+                messages.success(
+                    request,
+                    _(
+                        "%(added)s addresses are invited; left out: %(members)s with an account,"
+                        " %(already)s invited before, %(repeated)s repeated."
+                    )
+                    % {
+                        "added": result.added,
+                        "members": result.members,
+                        "already": result.already,
+                        "repeated": found.repeated,
+                    },
+                )
+                return redirect("admin:accounts_invitation_changelist")
+        return self._page(request, form, _("Invite a list of addresses"), _("Invite"), wrong=wrong)
+
+    def _page(
+        self, request: HttpRequest, form: forms.Form | None, title: str, verb: str, **more: Any
+    ) -> HttpResponse:
+        wrong: list[str] = more.pop("wrong", [])
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "form": form,
+            "verb": verb,
+            "wrong": wrong[: invitations.MOST_SHOWN],
+            "more_wrong": len(wrong[invitations.MOST_SHOWN :]),
+            **more,
+        }
+        is_wrong = bool(wrong) or (form is not None and form.is_bound)
+        return TemplateResponse(
+            request, "admin/accounts/invitation/form.html", context, status=400 if is_wrong else 200
+        )
+
+    @admin.action(description=gettext_lazy("Revoke selected invitations"), permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[Invitation]) -> None:
+        """End the selected invitations; their links no longer work."""
+        with transaction.atomic():
+            rows = Invitation.objects.select_for_update().filter(revoked_at=None)
+            open_ones = list(rows.filter(pk__in=queryset.values("pk")))
+            keys = [one.pk for one in open_ones]
+            Invitation.objects.filter(pk__in=keys).update(revoked_at=timezone.now())
+            LogEntry.objects.log_actions(
+                staff_id(request), open_ones, CHANGE, change_message=_("Revoked")
+            )
+        messages.success(request, _("%(count)s invitations are revoked.") % {"count": len(keys)})
+
+
+@admin.register(InvitationUse)
+class InvitationUseAdmin(ReadOnlyAdmin, BaseAdmin):
+    list_display = ["invitation", "user", "used_at", "applied_at"]
+    list_select_related = ["invitation", "user"]
+    search_fields = ["user__email"]
+
+
 @admin.register(SignupGrant)
 class SignupGrantAdmin(ReadOnlyAdmin, BaseAdmin):
     list_display = ["user", "created_at", "granted_at"]
@@ -473,6 +714,9 @@ def set_active(request: HttpRequest, users: Iterable[User], *, is_active: bool) 
             else:
                 user.is_active = is_active
                 user.save(update_fields=["is_active"])
+            user.is_active = is_active
+            user.awaits_approval = False
+            user.save(update_fields=["is_active", "awaits_approval"])
             log(request, user, "Reactivated" if is_active else "Deactivated")
 
 

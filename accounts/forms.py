@@ -14,7 +14,7 @@ from django.forms import BooleanField, CharField, ChoiceField, Form, HiddenInput
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy
 
-from accounts import consent
+from accounts import consent, joining
 from accounts.models import TextSize, Theme, User
 from chatproject.lib import languages
 
@@ -77,6 +77,7 @@ class SignupForm(forms.SignupForm):
             user = super().save(request)
             assert isinstance(user, User)
             consent.record(user, self.documents)
+            joining.finish(request, user)
         return user
 
 

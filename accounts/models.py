@@ -79,6 +79,8 @@ class User(AbstractUser):
     language = models.CharField(max_length=10, blank=True, default="", db_default="")
     # Shortcuts of a single key can disturb dictation (WCAG 2.2, 2.1.4), so a user can switch them off.
     single_keys = models.BooleanField(default=True, db_default=True)
+    # Signed up and not yet approved by staff; such a user is not active. accounts/joining.py.
+    awaits_approval = models.BooleanField(default=False, db_default=False, editable=False)
     # The publication of the newest documents that the user has agreed to: accounts/consent.py.
     consented_at = models.DateTimeField(null=True, editable=False)
     # Whether the page of a new chat no longer shows the hints of the first minute.
@@ -185,6 +187,81 @@ class SignupGrant(models.Model):
 
     def __str__(self) -> str:
         return f"sign-up credits of user {self.pk}"
+
+
+class Invitation(models.Model):
+    """A link with which people sign up, and what they get; only the SHA-256 of its token is stored.
+
+    accounts.invitations creates and uses them. A row of an uploaded list has no token until its mail is made.
+    """
+
+    hash = models.CharField(max_length=64, unique=True, null=True, editable=False)  # noqa: DJ001 # mail due
+    email = models.EmailField(
+        blank=True, verbose_name=_("address"), help_text=_("Empty: for any address.")
+    )
+    max_uses = models.PositiveIntegerField(default=1, verbose_name=_("number of uses"))
+    uses = models.PositiveIntegerField(default=0, editable=False)
+    expires_at = models.DateTimeField()
+    group = models.ForeignKey(
+        "auth.Group", null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    plan = models.ForeignKey(
+        "billing.Plan", null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    note = models.CharField(max_length=100, blank=True, help_text=_("For staff."))
+    created_by = models.ForeignKey(
+        User, null=True, on_delete=models.SET_NULL, related_name="+", editable=False
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    # Of an uploaded list: sent to the address alone, so that its use confirms the address.
+    is_mailed = models.BooleanField(default=False, editable=False)
+    mailed_at = models.DateTimeField(null=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        ordering = ["-pk"]
+        default_permissions = ["add", "change", "view"]
+        indexes = [
+            models.Index(
+                fields=["id"],
+                name="invitation_mail_due",
+                condition=models.Q(is_mailed=True, mailed_at=None, revoked_at=None),
+            ),
+            models.Index(
+                fields=["email"], name="invitation_by_email", condition=~models.Q(email="")
+            ),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(uses__lte=models.F("max_uses")), name="invitation_uses_in_bounds"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.email or self.note or f"invitation {self.pk}"
+
+
+class InvitationUse(models.Model):
+    """A user has signed up with an invitation; the plan is applied after the commit."""
+
+    user = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True)
+    invitation = models.ForeignKey(Invitation, on_delete=models.PROTECT, related_name="used_by")
+    used_at = models.DateTimeField(default=timezone.now)
+    applied_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-used_at"]
+        default_permissions = ["view"]
+        indexes = [
+            models.Index(
+                fields=["used_at"],
+                name="invitation_use_waits",
+                condition=models.Q(applied_at=None),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.invitation} by {self.user}"
 
 
 class Scope(models.TextChoices):

@@ -95,7 +95,7 @@ def check_signup_credits(**kwargs: Any) -> list[CheckMessage]:
     if (
         not settings.BILLING
         or settings.SIGNUP_CREDITS == 0
-        or not settings.SIGNUP_OPEN
+        or settings.SIGNUP != "open"
         or is_verified
         or settings.ALLOW_UNVERIFIED_CREDITS
     ):
@@ -104,7 +104,7 @@ def check_signup_credits(**kwargs: Any) -> list[CheckMessage]:
         Error(
             "SIGNUP_CREDITS is set, but accounts need no verified address (VERIFY_EMAIL=0): one person"
             " could collect credits with any number of made-up addresses.",
-            hint="Set VERIFY_EMAIL=1, SIGNUP_CREDITS=0 or SIGNUP_OPEN=0; or"
+            hint="Set VERIFY_EMAIL=1, SIGNUP_CREDITS=0 or SIGNUP=approval; or"
             " ALLOW_UNVERIFIED_CREDITS=1 on a site whose users you know.",
             id="parley.E003",
         )

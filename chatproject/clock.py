@@ -19,7 +19,7 @@ from django.db import ProgrammingError, connection
 from django.utils import timezone
 from psycopg.errors import UndefinedTable
 
-from accounts import sessions, signup
+from accounts import invitations, sessions, signup
 from accounts.privacy import erase, leaving
 from billing import schedule as billing_schedule
 from chat import announcements
@@ -60,6 +60,8 @@ def schedule() -> list[Task]:
         Task("send mail", 5.0, outbox.enqueue_due),
         Task("clear mail", 600, outbox.clear),
         Task("grant sign-up credits", 60, signup.grant_lost),
+        Task("mail invitations", invitations.EVERY, invitations.mail_due),
+        Task("apply invitations", 60, invitations.apply_lost),
         Task("purge deleted chats", retention.EVERY, retention.Retention().purge),
         Task("purge accounts", erase.EVERY, erase.enqueue_due),
         Task("announce purges of accounts", 600, leaving.remind),

@@ -351,6 +351,9 @@ RATE_LIMITS = {
     "devices": env.limit("LIMIT_DEVICES", "20/hour"),
     "copies": env.limit("LIMIT_COPIES", "60/hour"),
     "projects": env.limit("LIMIT_PROJECTS", "60/hour"),
+    "invitations": env.limit("LIMIT_INVITATIONS", "60/minute"),
+    # Mails to staff that accounts wait for approval, on the whole site.
+    "approval_notices": env.limit("LIMIT_APPROVAL_NOTICES", "1/10minute"),
     "api_keys": env.limit("LIMIT_API_KEYS", "20/hour"),
     "api_requests": env.limit("LIMIT_API_REQUESTS", "300/minute"),
     # Sharing of chats: shares and links of a user; mails about shares by one user and to one address; pages
@@ -408,8 +411,13 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "chat:new"
 LOGOUT_REDIRECT_URL = "account_login"
-# Off: only staff create accounts.
-SIGNUP_OPEN = env.flag("SIGNUP_OPEN", default=True)
+# Who may create an account (accounts/joining.py). SIGNUP_OPEN=0, of earlier releases, closes sign-up.
+SIGNUP = env.choice(
+    "SIGNUP",
+    "OPEN" if env.flag("SIGNUP_OPEN", default=True) else "CLOSED",
+    ("OPEN", "APPROVAL", "INVITATION", "CLOSED"),
+).lower()
+INVITATION_MAILS_PER_MINUTE = env.integer("INVITATION_MAILS_PER_MINUTE", 60, least=1)
 # Adding, removing and making primary an address ask for the password, at most every five minutes.
 ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_EMAIL_NOTIFICATIONS = True  # of changes to the address that the account had before

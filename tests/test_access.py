@@ -77,6 +77,7 @@ OTHERS = {
         ("chat:imprint_version", "chat:privacy_version", "chat:terms_version"),
         "the site's texts, the same for all: tests/chat/web/test_consent.py",
     ),
+    "account_invitation": "its token is the permission: tests/accounts/test_joining.py",
     "billing:webhook": "signed by its provider: tests/billing",
     "billing:sandbox": "the fake checkout of development: tests/billing",
 }

@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import api_keys
-from accounts.models import AccountDeletion, Consent, LegalDocument, User
+from accounts.models import AccountDeletion, Consent, Invitation, InvitationUse, LegalDocument, User
 from chat.conversations.api_prompt import ApiRequest
 from chat.models import (
     Announcement,
@@ -100,6 +100,8 @@ def row(owner, conversation):
     )
     ChatPreference.objects.create(user=owner)
     terms = LegalDocument.objects.create(kind="terms", language="en", version=1, text="Hello")
+    invitation = Invitation.objects.create(email="hello@example.org", expires_at=timezone.now())
+    InvitationUse.objects.create(user=owner, invitation=invitation)
     Consent.objects.create(user=owner, kind="terms", version=1, document=terms)
     AccountDeletion.objects.create(user=owner, due_at=timezone.now())
     ChatImport.objects.create(owner=owner, size=1, beat_at=timezone.now())

@@ -18,7 +18,7 @@ from django.core import mail, signing
 from django.test import Client, RequestFactory
 from django.urls import get_resolver, reverse
 
-from accounts import api_keys, sockets
+from accounts import api_keys, joining, sockets
 from accounts.models import User
 from chat.models import Conversation, Message, Run
 from chat.runs import queue
@@ -144,6 +144,7 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
         ("", lambda c, u, **h: c.post(reverse("chat:report", args=[uuid4()]), **h)),
     ],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
+    "invitations": [("", lambda c, u, **h: c.get("/accounts/invitation/x/", **h))],
     "api_keys": [("", lambda c, u, **h: c.post(reverse("api_keys"), **h))],
     "devices": [("", lambda c, u, **h: c.post(reverse("chat:add_device"), **h))],
     "checkouts": [
@@ -224,6 +225,15 @@ def test_key_beyond_its_limit_is_refused(only, owner, stranger):
         api_keys.count_request(keys[0])
     assert 1 <= refused.value.retry_after <= 600
     api_keys.count_request(keys[1])
+
+
+@reaches("approval_notices")
+def test_notices_of_waiting_accounts_are_limited(only, owner, mailoutbox):
+    User.objects.filter(pk=owner.pk).update(is_staff=True, is_superuser=True)
+    only(approval_notices=(2, 60))
+    for _ in range(5):
+        joining.notify_staff()
+    assert len(mailoutbox) == 2
 
 
 @reaches("sign_up")

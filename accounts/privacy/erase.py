@@ -25,7 +25,7 @@ from django.db.models import CharField, F, Q, QuerySet, TextField, Value
 from django.db.models.functions import Cast, Coalesce, Replace
 from django.utils import timezone
 
-from accounts.models import AccountDeletion, TextSize, Theme, User
+from accounts.models import AccountDeletion, Invitation, TextSize, Theme, User
 from chatproject.lib import personal_data
 from chatproject.lib.batches import apart
 from chatproject.lib.log_events import log_event
@@ -115,6 +115,17 @@ def _bury(user: User) -> None:
 
 
 # --- Steps ------------------------------------------------------------------------------------
+
+
+def erase_invitations(user: User, deadline: float) -> bool:
+    """Remove the user's addresses from invitations, which others may have used, and end those for them."""
+    mine = Invitation.objects.filter(Q(used_by__user=user) | Q(email__in=addresses(user)))
+    keys = list(mine.values_list("pk", flat=True))
+    rows = Invitation.objects.filter(pk__in=keys)
+    rows.filter(revoked_at=None).exclude(email="").update(revoked_at=timezone.now())
+    rows.exclude(email="").update(email="")
+    Invitation.objects.filter(created_by=user).update(created_by=None)
+    return True
 
 
 def erase_admin_log(user: User, deadline: float) -> bool:

@@ -28,6 +28,14 @@ def register() -> None:
             omitted=("address_hash",),
             kept="A keyed hash of the address, so that it gives sign-up credits once.",
         ),
+        PersonalTable(
+            model="accounts.Invitation",
+            user="used_by__user",
+            document="invitations",
+            omitted=("hash", "note"),
+            kept="A link of staff; the address is removed.",
+        ),
+        PersonalTable(model="accounts.InvitationUse", document="use-of-invitations"),
         PersonalTable(model="accounts.Consent", document="consents"),
         PersonalTable(model="accounts.ApiKey", document="api-keys", omitted=("hash",)),
         PersonalTable(
@@ -68,6 +76,7 @@ def register() -> None:
         }
     )
     personal_data.add_step(10, "admin log", erase.erase_admin_log)
+    personal_data.add_step(50, "invitations", erase.erase_invitations)
     personal_data.add_step(60, "tables", erase.erase_tables)
     personal_data.add_step(70, "sessions", erase.erase_sessions)
     personal_data.add_step(80, "mails", erase.erase_mails)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.conf import settings
+from django.utils import timezone
 from django.utils.translation import gettext_noop
 
 from billing.ledger import postings
@@ -38,6 +39,14 @@ def _grant(account: Account) -> None:
     if settings.SIGNUP_CREDITS > 0 and not LedgerEntry.objects.filter(idempotency_key=key).exists():
         postings.grant(account_id=account.pk, amount=settings.SIGNUP_CREDITS, key=key, note=WELCOME)
         account.refresh_from_db()
+
+
+def join_plan(*, user_id: int, plan_id: int) -> None:
+    """Move the account of a new user to a plan, unless staff gave it one. Call it inside a money transaction."""
+    account = open_account(user_id=user_id)
+    Account.objects.filter(pk=account.pk, plan=None).update(
+        plan_id=plan_id, updated_at=timezone.now()
+    )
 
 
 def account_of(user_id: int) -> Account:

@@ -18,7 +18,7 @@ def site(request: HttpRequest) -> dict[str, Any]:
         "site_name": settings.SITE_NAME,
         "has_mail": outbox.is_configured(),
         "mail_is_delayed": outbox.is_delayed,
-        "signup_is_open": settings.SIGNUP_OPEN,
+        "signup_is_open": settings.SIGNUP in ("open", "approval"),
         "deleted_chat_days": settings.DELETED_CHAT_DAYS,
         "service_worker": settings.SERVICE_WORKER,
     }

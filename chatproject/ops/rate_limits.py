@@ -25,6 +25,7 @@ LIMITS = {
     "billing:order_return": "orders",
     "billing:history_csv": "exports",
     "billing:usage_csv": "exports",
+    "account_invitation": "invitations",
     "chat:estimate": "estimates",
     "chat:export": "exports",
     "chat:export_file": "exports",

@@ -66,6 +66,8 @@ HAS_PASSWORD_IN_ITS_FORM = {"account_change_password", "account_reauthenticate",
 MAILS_A_LINK_ONLY = {"account_set_password", "account_reset_password"}
 REQUIRES_A_MAILED_KEY = {"account_reset_password_from_key"}
 CHANGES_NOTHING = {
+    "account_invitation",
+    "account_waiting",
     "profile",  # the name that others see
     "account_restore",  # of an account whose password was just checked
     "revoke_api_key",

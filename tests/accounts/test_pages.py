@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -13,8 +14,9 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.utils import timezone
 
+from accounts import invitations
 from accounts.access import PUBLIC_VIEWS
-from accounts.models import LegalDocument, User
+from accounts.models import Invitation, LegalDocument, User
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
 
@@ -304,6 +306,12 @@ def test_json_request_without_session_is_refused(client: Client):
     assert response.json()["code"] == "not_signed_in"
 
 
+def _invitation() -> str:
+    token, digest = invitations.new_token()
+    Invitation.objects.create(hash=digest, expires_at=timezone.now() + timedelta(days=1))
+    return token
+
+
 def test_pages_open_without_inline_script(client: Client, reader: User):
     """Public pages for visitors, then the pages of an account for its owner."""
     without_a_page = {
@@ -313,6 +321,9 @@ def test_pages_open_without_inline_script(client: Client, reader: User):
         "billing:packages_json",
         "billing:webhook",
         "visitor_language",
+        "chat:public",
+        "chat:public_file",
+        "chat:public_thumbnail",
         "manifest",
         "service_worker",
     }
@@ -320,6 +331,7 @@ def test_pages_open_without_inline_script(client: Client, reader: User):
         "account_confirm_email": ["key"],
         "account_reset_password_from_key": ["1", "key"],
     }
+    arguments["account_invitation"] = [_invitation()]
     for kind in LegalDocument.Kind.values:
         LegalDocument.objects.create(
             kind=kind, language="en", version=1, text="x", published_at=timezone.now()

@@ -155,7 +155,7 @@ def test_approved_user_has_credits_and_may_sign_in(staff: Client, settings):
 
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_closed_sign_up_says_so(client: Client, settings, method):
-    settings.SIGNUP_OPEN = False
+    settings.SIGNUP = "closed"
     response = getattr(client, method)("/accounts/signup/", {"email": EMAIL, "password1": PASSWORD})
     assert response.status_code == 403
     html = response.content.decode()
@@ -166,7 +166,7 @@ def test_closed_sign_up_says_so(client: Client, settings, method):
 
 def test_sign_in_page_has_no_link_to_closed_sign_up(client: Client, settings):
     assert "/accounts/signup/" in client.get("/accounts/login/").content.decode()
-    settings.SIGNUP_OPEN = False
+    settings.SIGNUP = "closed"
     assert "/accounts/signup/" not in client.get("/accounts/login/").content.decode()
     client.post("/accounts/password/reset/", {"email": "unknown@example.org"})
     assert "/accounts/signup/" not in mail.outbox[0].body

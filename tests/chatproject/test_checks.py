@@ -62,7 +62,7 @@ def test_pool_smaller_than_its_threads_is_reported(settings):
         ({}, ["parley.E003"]),
         ({"ACCOUNT_EMAIL_VERIFICATION": "mandatory"}, []),
         ({"SIGNUP_CREDITS": 0}, []),
-        ({"SIGNUP_OPEN": False}, []),
+        ({"SIGNUP": "approval"}, []),
         ({"BILLING": False}, []),
         ({"ALLOW_UNVERIFIED_CREDITS": True}, []),
     ],

@@ -14,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts import api_keys
-from accounts.models import Consent, LegalDocument, SignupGrant, User
+from accounts.models import Consent, Invitation, InvitationUse, LegalDocument, SignupGrant, User
 from accounts.signup import hash_of
 from billing.ledger import expiry
 from billing.models import Account
@@ -110,6 +110,8 @@ def _make_account(user: User, other: User) -> None:
     SignupGrant.objects.create(user=user, address_hash=hash_of(ADDRESS))
     terms = LegalDocument.objects.create(kind="terms", language="en", version=1, text="Hello")
     Consent.objects.create(user=user, kind="terms", version=1, document=terms)
+    invitation = Invitation.objects.create(email=ADDRESS, expires_at=timezone.now())
+    InvitationUse.objects.create(user=user, invitation=invitation)
     api_keys.create(user, api_keys.Terms(name=WORD))
     address = EmailAddress.objects.create(user=user, email=ADDRESS, verified=True, primary=True)
     EmailConfirmation.objects.create(email_address=address, key="k1")

@@ -11,7 +11,15 @@ from django.db import connection, models
 from django.utils import timezone
 
 from accounts import api_keys
-from accounts.models import AccountDeletion, Consent, LegalDocument, SignupGrant, User
+from accounts.models import (
+    AccountDeletion,
+    Consent,
+    Invitation,
+    InvitationUse,
+    LegalDocument,
+    SignupGrant,
+    User,
+)
 from billing.credits import MICRO
 from billing.models import ModelPrice
 from chat.llm.errors import Cause
@@ -76,6 +84,10 @@ def make() -> User:
     api_keys.create(user, api_keys.Terms(name=SENTENCE[:60], limit_month=MICRO))
     terms = LegalDocument.objects.create(kind="terms", language="en", version=1, text=SENTENCE)
     Consent.objects.create(user=user, kind="terms", version=1, document=terms)
+    invitation = Invitation.objects.create(
+        email=user.email, expires_at=timezone.now(), note=SENTENCE[:90]
+    )
+    InvitationUse.objects.create(user=user, invitation=invitation)
     user.groups.add(Group.objects.create(name="Support"))
     _make_runs(user)
     OutgoingMail.objects.create(
