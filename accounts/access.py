@@ -56,6 +56,9 @@ PUBLIC_VIEWS = frozenset(
     }
 )
 
+# Namespaces of addresses whose views authenticate each request themselves: chat/api/rest/auth.py.
+PUBLIC_NAMESPACES = frozenset({"rest"})
+
 NOT_SIGNED_IN = gettext_lazy("You are not signed in. Sign in and try again.")
 
 
@@ -69,7 +72,8 @@ class LoginRequiredMiddleware(DjangoMiddleware):
         view_args: tuple[Any, ...],
         view_kwargs: dict[str, Any],
     ) -> HttpResponseBase | None:
-        if request.resolver_match and request.resolver_match.view_name in PUBLIC_VIEWS:
+        match = request.resolver_match
+        if match and (match.view_name in PUBLIC_VIEWS or match.namespace in PUBLIC_NAMESPACES):
             return None
         if request.user.is_authenticated:
             log_context.bind(user_id=request.user.pk)

@@ -48,10 +48,13 @@ UPLOADS = (
     (rb"/c/new/|/c/[0-9a-f-]{36}/(send|compare)/|/messages/[0-9a-f-]{36}/edit/", 101_000_000),
 )
 
+# Paths of requests that may follow a reply until its end.
+FOLLOWING = ("/v1/", "/api/v1/runs/")
+
 SLOW_REQUEST = 2.0  # seconds after which a request's line is a warning
 
 # The parts of the site that metrics have, by the first part of a path; all other paths are of chat.
-AREAS = {b"accounts", b"admin", b"billing", b"health", b"metrics", b"static", b"v1"}
+AREAS = {b"accounts", b"admin", b"api", b"billing", b"health", b"metrics", b"static", b"v1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -181,7 +184,7 @@ def log_access(application: Application) -> Application:
             line, level = "%s %s %s %.0f ms", logging.INFO
             log = access
             # A call of the API lasts as long as its reply.
-            is_slow = seconds > SLOW_REQUEST and not scope["path"].startswith("/v1/")
+            is_slow = seconds > SLOW_REQUEST and not scope["path"].startswith(FOLLOWING)
             if scope["type"] == "http" and is_slow:
                 line, level, log = f"slow request: {line}", logging.WARNING, logger
             fields = {

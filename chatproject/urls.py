@@ -31,5 +31,6 @@ urlpatterns = [
     path("offline/", installable.offline, name="offline"),
     path("accounts/", include("accounts.urls")),
     path("billing/", include("billing.urls")),
+    path("api/", include("chat.api.rest.urls")),
     path("", include("chat.urls")),
 ]

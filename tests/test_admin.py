@@ -26,6 +26,7 @@ from chat.models import (
     ChatImport,
     ChatPreference,
     Draft,
+    IdempotencyKey,
     ImportedChat,
     Message,
     MessageAttachment,
@@ -98,6 +99,7 @@ def row(owner, conversation):
     api_calls.start_call(
         key, run.model, ApiRequest([{"role": "user", "content": "Hi"}]), streamed=False
     )
+    IdempotencyKey.objects.create(user=owner, key="hello", digest="0" * 64)
     ChatPreference.objects.create(user=owner)
     terms = LegalDocument.objects.create(kind="terms", language="en", version=1, text="Hello")
     invitation = Invitation.objects.create(email="hello@example.org", expires_at=timezone.now())

@@ -275,7 +275,7 @@ def files() -> list[Path]:
     templates = [
         path
         for path in (BASE / "templates").rglob("*")
-        if path.suffix in (".html", ".txt") and "styleguide" not in path.name
+        if path.suffix in (".html", ".txt") and not re.search("styleguide|api_reference", path.name)
     ]
     return sorted([*shown, *templates, *(BASE / "static" / "js").rglob("*.js")])
 

@@ -25,7 +25,16 @@ from billing import credits
 from chat.conversations.transcript import excerpt
 from chat.errors import ERRORS, ChatError
 from chat.llm.errors import Cause
-from chat.models import ApiCall, ChatExport, ChatImport, Conversation, Message, MessagePart, Run
+from chat.models import (
+    ApiCall,
+    ChatExport,
+    ChatImport,
+    Conversation,
+    IdempotencyKey,
+    Message,
+    MessagePart,
+    Run,
+)
 from chat.runs import start
 from chat.runs.stop import stop_run_by_staff
 from chatproject.lib.admin import (
@@ -293,6 +302,19 @@ def can_be_asked_again(run: Run) -> bool:
     """Return whether a run failed and no other followed, so that asking again replaces nothing newer."""
     newer = Run.objects.filter(conversation=run.conversation_id, pk__gt=run.pk)
     return run.status == Run.Status.FAILED and not newer.exists()
+
+
+@admin.register(IdempotencyKey)
+class IdempotencyKeyAdmin(ReadOnlyAdmin, admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
+    """Keys of requests of the REST API."""
+
+    list_display = ["key", "user", "created_at"]
+    list_select_related = ["user"]
+    fields = ["key", "user", "created_at"]
+    ordering = ["-created_at"]
+    show_full_result_count = False
+    search_fields = ["user__email"]
+    search_help_text = "E-mail address of the user"
 
 
 @admin.register(ApiCall)

@@ -170,7 +170,7 @@ async def failure(run: Run, end: Event) -> ApiError | None:
     return of_run(end.code, await db.run(read_cause, run), end.message)
 
 
-class _Events(Outgoing):
+class RunEvents(Outgoing):
     """In place of the sending side of a socket: hands events to a function instead."""
 
     def __init__(self, take: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
@@ -214,7 +214,7 @@ class Following:
         self._receive = receive
         self._take_one = take
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._events = _Events(self._take)
+        self._events = RunEvents(self._take)
         self._follower = Follower(run.pk, 0, followed={}, outgoing=self._events, is_new=True)
 
     async def wait(

@@ -68,8 +68,8 @@ def page(user: User, before: str = "", length: int = PAGE_LENGTH) -> Page:
     else:
         found = _newest(user, length + 1)
     rows = [each for each in found if each.pinned_at is None]
-    next = _cursor(rows[length - 1].updated_at, rows[length - 1]) if len(rows) > length else ""
     rows.sort(key=lambda each: (each.updated_at, each.id), reverse=True)
+    next = _cursor(rows[length - 1].updated_at, rows[length - 1]) if len(rows) > length else ""
     pins = [each for each in found if each.pinned_at is not None]
     pins.sort(key=lambda each: (each.pinned_at, each.id), reverse=True)
     group = [Day(_("Pinned"), pins, is_recent=False, is_pinned=True)] if pins else []
@@ -105,8 +105,8 @@ def _newest(user: User, length: int) -> list[Conversation]:
     return found
 
 
-def archive(user: User, before: str = "") -> Page:
-    """Return PAGE_LENGTH archived conversations by the day of their archiving; one query.
+def archive(user: User, before: str = "", length: int = PAGE_LENGTH) -> Page:
+    """Return `length` archived conversations by the day of their archiving; one query.
 
     Raises ChatError `not_found` for an invalid cursor.
     """
@@ -114,14 +114,14 @@ def archive(user: User, before: str = "") -> Page:
     if before:
         archived_at, id = _read_cursor(before)
         found = found.filter(Q(archived_at__lt=archived_at) | Q(archived_at=archived_at, id__lt=id))
-    rows = list(found.order_by("-archived_at", "-id")[: PAGE_LENGTH + 1])
-    shown = rows[:PAGE_LENGTH]
-    next = _cursor(shown[-1].archived_at, shown[-1]) if len(rows) > PAGE_LENGTH else ""
+    rows = list(found.order_by("-archived_at", "-id")[: length + 1])
+    shown = rows[:length]
+    next = _cursor(shown[-1].archived_at, shown[-1]) if len(rows) > length else ""
     return Page(days=by_day(shown, by="archived_at"), next=next)
 
 
-def in_project(project: Project, before: str = "") -> Page:
-    """Return PAGE_LENGTH conversations of a project, newest first; one query.
+def in_project(project: Project, before: str = "", length: int = PAGE_LENGTH) -> Page:
+    """Return `length` conversations of a project, newest first; one query.
 
     Raises ChatError `not_found` for an invalid cursor.
     """
@@ -129,9 +129,9 @@ def in_project(project: Project, before: str = "") -> Page:
     if before:
         updated_at, id = _read_cursor(before)
         found = found.filter(Q(updated_at__lt=updated_at) | Q(updated_at=updated_at, id__lt=id))
-    rows = list(found.order_by("-updated_at", "-id")[: PAGE_LENGTH + 1])
-    shown = rows[:PAGE_LENGTH]
-    next = _cursor(shown[-1].updated_at, shown[-1]) if len(rows) > PAGE_LENGTH else ""
+    rows = list(found.order_by("-updated_at", "-id")[: length + 1])
+    shown = rows[:length]
+    next = _cursor(shown[-1].updated_at, shown[-1]) if len(rows) > length else ""
     return Page(days=by_day(shown), next=next)
 
 

@@ -18,6 +18,7 @@ from chat.models.composing import Draft, NextMessage
 from chat.models.conversations import Conversation
 from chat.models.devices import PushSubscription
 from chat.models.feedback import MessageFeedback
+from chat.models.idempotency import IdempotencyKey
 from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.moderation import ModerationRule, Report
 from chat.models.preferences import ChatPreference
@@ -43,6 +44,7 @@ __all__ = [
     "Conversation",
     "ConversationShare",
     "Draft",
+    "IdempotencyKey",
     "ImportedChat",
     "LanguageModel",
     "Message",

@@ -233,6 +233,12 @@ class Run(models.Model):
         return found
 
     @property
+    def api_key_id(self) -> int | None:
+        """The id of the API key that asked for it: by a call of /v1, or by the REST API; None for people."""
+        found: int | None = self.api["key"] if self.api else self.model_snapshot.get("api_key")
+        return found
+
+    @property
     def bill(self) -> str:
         """The amount that the user paid, for the page; empty before the end and without billing."""
         if self.charged is None:

@@ -58,6 +58,10 @@ def add_tables() -> None:
         ),
         PersonalTable(model="chat.Draft", document="drafts"),
         PersonalTable(
+            model="chat.IdempotencyKey",
+            reason="Keys that a program made up, and digests of its requests; removed after a day.",
+        ),
+        PersonalTable(
             model="chat.ConversationShare",
             user="owner|user",
             document="shares",

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import transaction
 
 from chat.conversations import assistants, temporary
-from chat.models import Conversation, Message, Project, Run
+from chat.models import Conversation, IdempotencyKey, Message, Project, Run
 from chat.streaming import log as run_log
 from chatproject.lib.batches import SetAside
 from chatproject.lib.db import prepared
@@ -51,6 +51,9 @@ class Retention:
         projects = Project.objects.filter(deleted_at__lte=before).values("pk")[:CHATS]
         Project.objects.filter(pk__in=projects).delete()
         temporary.expire(now)
+        # Some at a time, as all others.
+        old = IdempotencyKey.objects.filter(created_at__lt=now - IdempotencyKey.KEPT).values("pk")
+        IdempotencyKey.objects.filter(pk__in=old[:MESSAGES]).delete()
         deleted = Conversation.objects.filter(deleted_at__lte=before).order_by("deleted_at")
         gone = Conversation.objects.filter(temporary=True, deleted_at__lte=now)
         # A bad chat must not keep its place at the front: as many more are read as were set aside.

@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from django.conf import settings
-from django.db.models import Sum
 from django.utils import timezone
-from django.utils.translation import gettext_lazy
 
-from accounts import api_keys
 from accounts.models import ApiKey
-from billing.credits import show
 from chat.conversations import lifecycle, offers
 from chat.conversations.api_prompt import ApiRequest, text_of
 from chat.errors import ChatError
@@ -26,17 +22,6 @@ from chatproject.lib import languages, metrics
 from chatproject.lib.db import prepared
 
 ASSISTANT = "API"  # of the calls, in records of usage
-
-KEY_LIMIT = gettext_lazy(
-    "This request could cost {most} credits, more than the spending limit of the API key leaves."
-)
-
-
-class KeyLimitReached(ChatError):
-    """A request that could exceed the spending limit of its key."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__("limit_reached", str(KEY_LIMIT).format(most=show(most)))
 
 
 def reviewed(request: ApiRequest) -> Iterator[str]:
@@ -53,7 +38,7 @@ def reviewed(request: ApiRequest) -> Iterator[str]:
 def start_call(key: ApiKey, model: LanguageModel, request: ApiRequest, *, streamed: bool) -> Run:
     """Store a run for a request, hold its credits, and enqueue it.
 
-    Raises ChatError like `start.send`, and KeyLimitReached; then nothing was stored.
+    Raises ChatError like `start.send`, and cost.KeyLimitReached; then nothing was stored.
     """
     for text in reviewed(request):
         refusal = rules.review(text).refusal()
@@ -101,10 +86,5 @@ def _insert_and_hold(key: ApiKey, model: LanguageModel, request: ApiRequest, str
     call = ApiCall(run=run, conversation=conversation, request=request.stored(), created_at=now)
     prepared.write(reply, run, call, conversation)
     cost.hold(run)
-    if api_keys.has_limit(key):
-        # The hold has locked the account, so calls of its user come here one after the other.
-        active = Run.objects.active().filter(user=key.user, model_snapshot__api__key=key.pk)
-        reserved = active.aggregate(Sum("most"))["most__sum"] or 0
-        if not api_keys.may_spend(key, reserved, now):
-            raise KeyLimitReached(run.most)
+    cost.check_key(key, run)
     return run

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.conf import settings
+from django.db.models import Q, Sum
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from msgspec.structs import asdict
 
+from accounts import api_keys
 from billing import credits
 from billing.metering import limits, pricing, settlement, usage
 from billing.metering.settlement import AccountFrozen, AccountInDebt, InsufficientCredits
@@ -28,7 +31,7 @@ from chat.models import Assistant, LanguageModel, Message, Project, Run
 from chatproject.lib import languages
 
 if TYPE_CHECKING:
-    from accounts.models import User
+    from accounts.models import ApiKey, User
 
 
 class FilesTooLong(Exception):
@@ -44,6 +47,9 @@ REFUSALS = (
     settlement.NotPriced,
 )
 
+KEY_LIMIT = gettext_lazy(
+    "This request could cost {most} credits, more than the spending limit of the API key leaves."
+)
 NOT_PRICED = gettext_lazy("This model has no price yet and cannot be used. Contact the staff.")
 FROZEN = gettext_lazy("Your account is frozen, so you cannot send messages. Contact the staff.")
 IN_DEBT = gettext_lazy(
@@ -139,6 +145,27 @@ def hold(run: Run) -> None:
             .count()
         ),
     )
+
+
+class KeyLimitReached(ChatError):
+    """A request that could exceed the spending limit of its key."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__("limit_reached", str(KEY_LIMIT).format(most=credits.show(most)))
+
+
+def check_key(key: ApiKey, run: Run) -> None:
+    """Raise KeyLimitReached if a run, whose credits were just held, may exceed the spending limits of its key.
+
+    The hold has locked the account, so requests of its user come here one after the other.
+    """
+    if not api_keys.has_limit(key):
+        return
+    of_key = Q(model_snapshot__api__key=key.pk) | Q(model_snapshot__api_key=key.pk)
+    active = Run.objects.active().filter(of_key, user=key.user)
+    reserved = active.aggregate(Sum("most"))["most__sum"] or 0
+    if not api_keys.may_spend(key, reserved, timezone.now()):
+        raise KeyLimitReached(run.most)
 
 
 @dataclass(frozen=True, slots=True)

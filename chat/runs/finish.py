@@ -220,8 +220,8 @@ def _end(
         finish=_finish(run, outcome),
         by=outcome.by,
     )
-    if run.api is not None and charge is not None:
-        api_keys.spend(run.api["key"], charge.charged, now)
+    if run.api_key_id is not None and charge is not None:
+        api_keys.spend(run.api_key_id, charge.charged, now)
     _store(run, outcome, usage, charge, seq, now)
     return run
 
@@ -293,7 +293,7 @@ def call_of(run: Run) -> settlement.Call:
         assistant=run.model_snapshot.get("assistant", ""),  # older runs do not name it
         conversation=run.conversation_id,
         most=run.most if answering else None,
-        api_key=run.api["key"] if run.api else None,
+        api_key=run.api_key_id,
     )
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import redis
 from django.conf import settings
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -47,7 +47,7 @@ from chatproject.lib import db, languages, metrics
 from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
-    from accounts.models import User
+    from accounts.models import ApiKey, User
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class Ask:
     attachment_ids: tuple[UUID, ...] = ()
     clears_draft: bool = False
     next_message: NextMessage | None = None
+    api_key: ApiKey | None = None  # of the program that asks
 
 
 class NextChanged(Exception):
@@ -105,13 +106,15 @@ def send(
     choice: Choice = UNCHANGED,
     attachment_ids: Sequence[UUID] = (),
     clears_draft: bool = False,
+    api_key: ApiKey | None = None,
 ) -> Started:
     """Store a user's message and ask for its reply; without a conversation, begin one.
 
     Idempotent by `client_id`: a repetition (in the conversation, or as the first message of a new one)
     returns the stored run. The message follows `parent_id`, by default the end of the conversation.
     The conversation keeps `choice`, the model and settings of the reply, for its next messages. A message
-    with attachments may have no text. `clears_draft`: the text was stored as a draft, which is cleared.
+    with attachments may have no text. `clears_draft`: the text was stored as a draft, which is cleared. The
+    reply to a program counts for the spending limits of its `api_key`.
 
     Raises ChatError: `empty_text`, `bad_text`, `file_missing`, `too_many`, `no_vision`, `text_too_long`,
     `bad_json` (a malformed `client_id`), `not_found`, `not_allowed`, `model_unavailable`, `bad_setting`,
@@ -131,9 +134,39 @@ def send(
             choice=choice,
             attachment_ids=tuple(attachment_ids),
             clears_draft=clears_draft,
+            api_key=api_key,
         )
     )
     return started
+
+
+def begin(
+    *, user: User, client_id: str, choice: Choice = UNCHANGED, title: str = ""
+) -> tuple[Conversation, bool]:
+    """Store a conversation without a message, with `choice` for its messages, and announce it.
+
+    Returns it, and False if it was stored earlier: idempotent by `client_id`. Raises ChatError: `not_found`, `model_unavailable`, `bad_setting`, `unavailable`.
+    """
+    try:
+        with transaction.atomic():
+            begun = _begin(Ask(user, client_id, None, choice=choice))
+            if not begun._state.adding:
+                return begun, False
+            if not offers.is_usable(user, begun.chosen_model):
+                raise offers.unavailable(user, begun.chosen_model)
+            if title:
+                begun.title, begun.titled_by = title, Conversation.TitledBy.PERSON
+            begun.updated_at = timezone.now()
+            begun.save(force_insert=True)
+    except IntegrityError:
+        # The same request came twice at once.
+        mine = Conversation.objects.not_deleted().filter(owner=user, client_id=client_id)
+        found: Conversation | None = mine.first()
+        if found is None:
+            raise
+        return found, False
+    user_channel.announce_conversation(begun)
+    return begun, True
 
 
 def send_next(*, user: User, row: NextMessage, choice: Choice) -> Started:
@@ -445,6 +478,8 @@ def _quote_insert_hold(ask: Ask) -> tuple[list[Run], bool]:
     _insert(runs, files)
     for run in runs:
         cost.hold(run)
+        if ask.api_key is not None:
+            cost.check_key(ask.api_key, run)
     return runs, True
 
 
@@ -538,6 +573,8 @@ def _new_run(ask: Ask, conversation: Conversation, prompt: Message, model: Langu
         # Of the events that a worker makes, since it does not load the user.
         "language": languages.active(),
     }
+    if ask.api_key is not None:
+        snapshot["api_key"] = ask.api_key.pk
     effort = conversation.reasoning_effort or assistant.reasoning_effort
     if effort in model.offered_efforts:
         snapshot["effort"] = effort

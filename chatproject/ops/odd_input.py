@@ -19,6 +19,8 @@ from django.template import loader
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from chatproject.lib import log_context
+
 logger = logging.getLogger(__name__)
 
 ODD = re.compile("[\x00\ud800-\udfff]")
@@ -135,7 +137,9 @@ def odd_file(request: HttpRequest) -> str:
 
 def refuse(request: HttpRequest, code: str, message: str) -> HttpResponse:
     """Return 400: JSON for programs, a page for people."""
-    if request.accepts("text/html"):
+    if request.accepts("text/html") and not request.path_info.startswith("/api/"):
         html = loader.render_to_string("400.html", {"message": message})
         return HttpResponse(html, status=400)
-    return JsonResponse({"code": code, "message": message}, status=400)
+    request_id = log_context.ids().get("request_id", "")
+    body = {"code": code, "message": message, "request_id": request_id}
+    return JsonResponse(body, status=400)

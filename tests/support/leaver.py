@@ -31,6 +31,7 @@ from chat.models import (
     Conversation,
     ConversationShare,
     Draft,
+    IdempotencyKey,
     ImportedChat,
     MessageAttachment,
     MessageFeedback,
@@ -133,6 +134,7 @@ def _make_chats(user: User, assistant: Assistant, now: Any) -> Conversation:
     ApiCall.objects.create(run=call, conversation=chat, request=WORD, created_at=timezone.now())
     PublicLink.objects.create(conversation=chat, owner=user, title=WORD)
     ConversationShare.objects.create(conversation=chat, owner=user, email="reader@example.org")
+    IdempotencyKey.objects.create(user=user, key=WORD, digest="0" * 64)
     Draft.objects.create(user=user, conversation=chat, text=WORD, edited_at=now)
     NextMessage.objects.create(conversation=chat, state="paused", text=WORD, client_id="n")
     ImportedChat.objects.create(

@@ -1,0 +1,92 @@
+"""The sender of a request: by an API key with the needed scope, or by the session of a page of this site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from ninja.security import APIKeyCookie, HttpBearer
+from ninja.utils import check_csrf
+
+from accounts import api_keys
+from accounts.models import ApiKey, Scope, User
+from chat.api.rest.errors import Problem
+from chatproject.lib import rate_limits
+from chatproject.lib.rate_limits import Standing
+
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+LIMIT = "api_requests"
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """The user of a request and where it stands in its rate limit; `key` or, from a page, `session`."""
+
+    user: User
+    standing: Standing
+    key: ApiKey | None = None
+    session: str = ""
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers about the rate limit, named as those of /v1."""
+        if self.standing.amount is None:
+            return {}
+        return {
+            "X-RateLimit-Limit-Requests": str(self.standing.amount),
+            "X-RateLimit-Remaining-Requests": str(self.standing.remaining),
+            "X-RateLimit-Reset-Requests": f"{self.standing.reset:.3f}s",
+        }
+
+
+class ApiRequest(HttpRequest):
+    """A request whose sender is known."""
+
+    auth: Sender
+
+
+class ByKey(HttpBearer):
+    """An API key; a request that sends one is judged by it alone."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self._scope = scope
+
+    def __call__(self, request: HttpRequest) -> Sender | None:
+        """Return the sender; None without a key. Raises KeyRefused and RateLimited."""
+        sent = request.headers.get("Authorization", "")
+        if not sent.strip():
+            return None
+        key = api_keys.authenticate(sent, self._scope)
+        return Sender(key.user, api_keys.count_request(key), key=key)
+
+    def authenticate(self, request: HttpRequest, token: str) -> Any:
+        """Not called: `__call__` reads the header."""
+        raise NotImplementedError
+
+
+class BySession(APIKeyCookie):
+    """The cookie of a signed-in browser; a request that changes something needs the CSRF token."""
+
+    param_name = settings.SESSION_COOKIE_NAME
+
+    def __call__(self, request: HttpRequest) -> Sender | None:
+        """Return the sender; None without a session. Raises Problem and RateLimited."""
+        user = request.user
+        if not user.is_authenticated:
+            return None
+        if request.method not in SAFE_METHODS and check_csrf(request) is not None:
+            raise Problem("csrf_failed")
+        limit = rate_limits.limit_of(LIMIT)
+        standing = rate_limits.hit_and_read(LIMIT, limit, "user", user.pk)
+        return Sender(user, standing, session=request.session.session_key or "")
+
+    def authenticate(self, request: HttpRequest, key: str | None) -> Any:
+        """Not called: the session was read by Django's middleware."""
+        raise NotImplementedError
+
+
+def needs(scope: Scope) -> list[ByKey | BySession]:
+    """Return the ways to authenticate for an operation that needs a scope."""
+    return [ByKey(scope), BySession()]

@@ -1,0 +1,165 @@
+"""The addresses of the REST API below /api/, its OpenAPI document and its reference page.
+
+Each request authenticates itself (auth.py). Whatever happens, the answer is JSON with the errors of errors.py.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import redis
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path, re_path
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
+from ninja import NinjaAPI
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.parser import Parser
+
+from accounts.api_keys import KeyRefused
+from chat.api.rest import account, conversations, reference, runs
+from chat.api.rest.auth import Sender
+from chat.api.rest.errors import Problem, of_chat, of_fields, of_key, of_limit
+from chat.errors import ChatError
+from chatproject.lib import db
+from chatproject.lib.rate_limits import RateLimited
+
+logger = logging.getLogger(__name__)
+
+app_name = "rest"
+
+BASE = "v1/"
+RETRY_AFTER = 5  # seconds, while Redis or the database is unreachable
+
+DESCRIPTION = """
+Conversations, messages, runs, search and credits of a user. Send an API key as `Authorization: Bearer KEY`; keys are
+made in the settings. Amounts of credits are exact decimal numbers in texts. Errors are `{code, message, request_id}`.
+"""
+
+
+class StrictParser(Parser):
+    """Reads bodies in JSON. Raises Problem for all others."""
+
+    def parse_body(self, request: HttpRequest) -> Any:
+        try:
+            return json.loads(request.body, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise Problem("invalid_json") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+api = NinjaAPI(
+    title="Parley",
+    version="1",
+    description=DESCRIPTION.strip(),
+    openapi_url=None,
+    docs_url=None,
+    urls_namespace="rest",
+    parser=StrictParser(),
+)
+api.add_router("", conversations.router)
+api.add_router("", runs.router)
+api.add_router("", account.router)
+
+
+def answer(problem: Problem) -> HttpResponse:
+    """Return an error as an answer."""
+    return JsonResponse(problem.body(), status=problem.status, headers=problem.headers())
+
+
+def answer_exception(request: HttpRequest, error: Exception | type[Exception]) -> HttpResponse:
+    """Return the answer to what an operation has raised; a bug is logged with its traceback."""
+    return answer(_problem_of(error if isinstance(error, Exception) else error()))
+
+
+def _problem_of(error: Exception) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case ChatError():
+            return of_chat(error)
+        case KeyRefused():
+            return of_key(error)
+        case RateLimited():
+            return of_limit(error)
+        case ValidationError():
+            return of_fields(error.errors)
+        case AuthenticationError():
+            return of_key(KeyRefused("missing_api_key"))
+        case RequestDataTooBig():
+            return Problem("body_too_large")
+        case UnreadablePostError():
+            return Problem("invalid_json")
+        case HttpError() if isinstance(error.__cause__, Problem):
+            return error.__cause__
+        case redis.RedisError():
+            return of_chat(ChatError("unavailable", retry_after=RETRY_AFTER))
+    if isinstance(error, db.UNREACHABLE):
+        return of_chat(ChatError("unavailable", retry_after=RETRY_AFTER))
+    logger.error("a request of the REST API failed", exc_info=error)
+    return of_chat(ChatError("internal"))
+
+
+# Ninja looks a handler up by the class of the exception and its bases, the nearest first.
+for kind in (Exception, HttpError, AuthenticationError, ValidationError):
+    api.add_exception_handler(kind, answer_exception)
+
+
+def answered(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """Add to each answer of Ninja's views where the sender stands in its limit; 405 becomes JSON."""
+
+    @csrf_exempt
+    @wraps(view)
+    def respond(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response = view(request, *args, **kwargs)
+        if response.status_code == 405:
+            allowed = response["Allow"]
+            response = answer(Problem("method_not_allowed"))
+            response["Allow"] = allowed
+        sender = getattr(request, "auth", None)
+        if isinstance(sender, Sender):
+            for name, value in sender.headers().items():
+                response[name] = value
+        return response
+
+    return respond
+
+
+def unknown(request: HttpRequest) -> HttpResponse:
+    """Answer all other addresses below /api/."""
+    return answer(Problem("unknown_url"))
+
+
+@require_safe
+def openapi(request: HttpRequest) -> HttpResponse:
+    """Return the OpenAPI document."""
+    return JsonResponse(reference.document(api))
+
+
+@require_safe
+def docs(request: HttpRequest) -> HttpResponse:
+    """Show the OpenAPI document as a page."""
+    return reference.page(request, api)
+
+
+operations: list[URLPattern] = [
+    path(f"{BASE}{one.pattern}", answered(one.callback), name=one.name)
+    for one in api.urls[0]
+    if isinstance(one, URLPattern) and one.name != "api-root"
+]
+
+urlpatterns = [
+    path(f"{BASE}openapi.json", openapi, name="openapi"),
+    path(f"{BASE}docs/", docs, name="docs"),
+    *operations,
+    re_path("", csrf_exempt(unknown), name="unknown"),
+]
