@@ -152,6 +152,7 @@ def json(conversation: Conversation) -> Callable[[int], Part]:
         "archived": conversation.archived_at is not None,
         "leaf": conversation.leaf_id,
         "project": _json_project(conversation),
+        **_json_sharing(conversation),
     }
 
     def with_head(at: int) -> Part:
@@ -170,6 +171,19 @@ def _json_project(conversation: Conversation) -> dict[str, str] | None:
     if project is None:
         return None
     return {"name": project.name, "instructions": project.instructions}
+
+
+def _json_sharing(conversation: Conversation) -> dict[str, Any]:
+    """Return with whom the conversation is shared, and its public links, without their addresses."""
+    readers = list(conversation.shares.values_list("email", flat=True))
+    links = [
+        {"created_at": one.created_at, "expires_at": one.expires_at, "live": one.last is None}
+        for one in conversation.links.all()
+    ]
+    return {
+        **({"shared_with": readers} if readers else {}),
+        **({"public_links": links} if links else {}),
+    }
 
 
 def _json_messages(messages: list[Message]) -> str:

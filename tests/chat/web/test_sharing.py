@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -11,11 +12,21 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import User
-from chat import protocol
+from chat import access, protocol
+from chat.attachments import uploads
 from chat.conversations import lifecycle, sharing
 from chat.errors import ChatError
-from chat.models import Conversation, ConversationShare, Message, MessagePart, PublicLink
+from chat.models import (
+    Attachment,
+    Conversation,
+    ConversationShare,
+    Message,
+    MessageAttachment,
+    MessagePart,
+    PublicLink,
+)
 from chat.runs.delete import delete
+from chat.transfer import documents
 from tests.support.people import assistant, conversation, owner, stranger
 from tests.support.visitor import without_limits
 
@@ -204,6 +215,49 @@ def test_live_link_follows_until_it_ends(owner, chat, settings):
         reverse("chat:share", args=[chat.pk]), {"action": "end", "id": str(link.pk)}
     )
     assert visitor.get(page).status_code == 404
+
+
+def test_export_names_readers_and_links(owner, chat):
+    sharing.share(user=owner, conversation_id=chat.pk, email=READER)
+    link = sharing.publish(user=owner, conversation_id=chat.pk)
+    text, _next = documents.json(chat)(0)
+    exported = json.loads(text)
+    assert exported["shared_with"] == [READER]
+    assert [one["live"] for one in exported["public_links"]] == [False]
+    assert link.token not in str(exported)
+
+
+def test_files_open_by_links_that_show_them(owner, stranger, chat, settings, tmp_path):
+    settings.PRIVATE_ROOT = tmp_path
+    snapshot = sharing.publish(user=owner, conversation_id=chat.pk)
+    live = sharing.publish(user=owner, conversation_id=chat.pk, live=True)
+    file = uploads.add(user=owner, name="plan.txt", size=8, file=io.BytesIO(b"The plan"))
+    question = add_turn(chat, "Answer 2").parent
+    question.attached = [file.snapshot]
+    question.save()
+    MessageAttachment.objects.create(message=question, attachment=file)
+    visitor, file_id = Client(), file.pk
+
+    def status(link: PublicLink) -> int:
+        return visitor.get(reverse("chat:public_file", args=[link.token, file_id])).status_code
+
+    assert (status(snapshot), status(live)) == (404, 200)
+    assert visitor.get(reverse("chat:attachment", args=[file.pk])).status_code == 302
+    live = access.public_link(live.token)  # as the page reads it
+    # A copy has files of its own, which count, and stay when the original is deleted.
+    settings.ATTACHMENT_USER_BYTES = 7
+    with pytest.raises(ChatError, match="storage_full"):
+        sharing.copy_public(user=stranger, link=live, client_id="full")
+    assert Conversation.objects.filter(owner=stranger).count() == 0
+    settings.ATTACHMENT_USER_BYTES = 8
+    copy = sharing.copy_public(user=stranger, link=live, client_id="one")
+    [mine] = Attachment.objects.filter(owner=stranger)
+    [attached] = [one.attached for one in copy.messages.all() if one.attached]
+    assert attached[0]["id"] == str(mine.pk)
+    file.delete()
+    kept = signed_in(stranger).get(reverse("chat:attachment", args=[mine.pk]))
+    assert kept.content == b"The plan"
+    assert status(live) == 404
 
 
 def test_deletion_of_a_chat_ends_its_shares(owner, stranger, chat):
