@@ -168,7 +168,7 @@ def find_static_files_once() -> Generator[None, None, None]:
 
 
 # Modules with a site of their own, which takes longer to start than most tests.
-OWN_SITE = ("/test_behind_nginx.py", "/test_billing.py", "/test_limits.py")
+OWN_SITE = ("/test_behind_nginx.py", "/test_billing.py", "/test_limits.py", "/test_sharing.py")
 
 
 @pytest.hookimpl(optionalhook=True)

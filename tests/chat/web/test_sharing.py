@@ -233,6 +233,7 @@ def test_files_open_by_links_that_show_them(owner, stranger, chat, settings, tmp
     live = sharing.publish(user=owner, conversation_id=chat.pk, live=True)
     file = uploads.add(user=owner, name="plan.txt", size=8, file=io.BytesIO(b"The plan"))
     question = add_turn(chat, "Answer 2").parent
+    assert question is not None
     question.attached = [file.snapshot]
     question.save()
     MessageAttachment.objects.create(message=question, attachment=file)
