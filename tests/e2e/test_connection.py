@@ -13,6 +13,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.e2e.browser import PASSWORD, Browser, wait_until
 from tests.e2e.conftest import Site
 from tests.support.fake_llm import reply_pieces, reply_text
+from tests.support.upgrade_refuser import UpgradeRefuser
 
 pytestmark = pytest.mark.e2e
 
@@ -488,3 +489,22 @@ def test_message_to_locked_account_is_tried_in_words(browser: Browser, site: Sit
     browser.wait_for_status("done")
     assert browser.texts("[data-error]") in ([], [""])
     assert browser.own_messages == ["[[tokens=5 rate=0]] Paid"]
+
+
+def test_reply_streams_and_stops_without_sockets(browser: Browser, site: Site, message, email):
+    with UpgradeRefuser(site.stack.port) as network:
+        browser.base = network.base
+        browser.open("/")
+        browser.send(message)
+        shown = half(message)
+        wait_until(lambda: squeezed(browser.reply).startswith(shown), "half of the reply streams")
+        assert network.refused
+        site.provider.release(email)
+        whole = squeezed(reply_text(80, message))
+        wait_until(lambda: squeezed(browser.reply) == whole, "the reply ends")
+        browser.send("[[tokens=2000 rate=20]]")
+        wait_until(lambda: len(browser.reply.split()) > 5, "another reply streams")
+        browser.click("chat-composer [data-stop]")
+        query = "SELECT count(*) FROM chat_run WHERE status = 'stopped' AND user_id IN (SELECT id FROM accounts_user WHERE email = %s)"
+        wait_until(lambda: site.rows(query, email)[0][0] == 1, "the reply was stopped")
+        browser.base = site.base

@@ -5,6 +5,7 @@ import { storageOf } from "../helpers/storage.js";
 import { credits } from "../helpers/words.js";
 import { Connection, NOT_SIGNED_IN, REFUSED, RESTARTING, TOO_MANY } from "../models/connection.js";
 import { Draft } from "../models/draft.js";
+import { EventFallback } from "../models/event_fallback.js";
 import { Navigation } from "../models/navigation.js";
 import { Sender } from "../models/sender.js";
 
@@ -22,6 +23,7 @@ const CATCH_UP_WITHIN = 2_000; // spread, so that the tabs of a restarted server
 export class ChatApp extends HTMLElement {
   connection = new Connection(() => new WebSocket(this.#socketUrl));
   navigation = new Navigation(this, () => this.transcript?.place ?? document.scrollingElement.scrollTop);
+  #fallback = new EventFallback();
   #sizes = new ResizeObserver(() => this.transcript?.resized());
   #sender;
   #pause = null;
@@ -64,6 +66,8 @@ export class ChatApp extends HTMLElement {
     this.connection.addEventListener("open", ({ detail }) => this.#opened(detail));
     this.connection.addEventListener("lost", ({ detail }) => this.#lost(detail));
     this.connection.addEventListener("ended", ({ detail }) => this.#ended(detail));
+    this.#fallback.addEventListener("message", ({ detail }) => this.#receive(detail));
+    this.#fallback.addEventListener("ended", () => this.#catchUp()); // no event has its title
   }
 
   #listenToPage() {
@@ -91,6 +95,7 @@ export class ChatApp extends HTMLElement {
 
   /** The run of the page that is left goes on; its end is announced by `conversation.updated`. */
   #left() {
+    this.#fallback.stop();
     this.#sizes.disconnect();
     this.#sender.forgetStops();
     this.#delayedRun = null;
@@ -394,6 +399,7 @@ export class ChatApp extends HTMLElement {
   // --- The connection
 
   #opened({ isReconnect }) {
+    this.#fallback.stop();
     if (String(this.connection.user) !== this.dataset.user) {
       location.reload(); // another user has signed in meanwhile: nothing of this page is theirs
       return;
@@ -466,8 +472,12 @@ export class ChatApp extends HTMLElement {
     if (REFUSED.has(code)) {
       this.#sender.returnAll();
       this.#showError(this.#notice.dataset.frameRefused);
-    } else if (!this.connection.wasOpen && navigator.onLine) this.#sender.postPending();
-    if (code === TOO_MANY) this.#notice.showRefusal(message, seconds);
+    } else if (!this.connection.wasOpen && navigator.onLine) {
+      this.#sender.postPending();
+      for (const cursor of this.transcript?.cursors ?? []) this.#fallback.follow(cursor);
+    }
+    if (this.#fallback.isFollowing) this.#notice.hide();
+    else if (code === TOO_MANY) this.#notice.showRefusal(message, seconds);
     else this.#notice.showSoon(code === RESTARTING ? RESTART_NOTICE_AFTER : NOTICE_AFTER);
   }
 
