@@ -6,6 +6,7 @@ with an id in FRAMES. A missing one fails, and the message says where to add it.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 from collections.abc import Iterator
@@ -173,6 +174,17 @@ def address(name: str, route: str, objects: dict[str, Any]) -> str:
     return an_address(route) + QUERIES.get(name, "")
 
 
+def content(answer: Any) -> bytes:
+    """Return the bytes of an answer, also of a streamed one."""
+    if not getattr(answer, "is_async", False):
+        return b"".join(answer)
+
+    async def read() -> bytes:
+        return b"".join([part async for part in answer])
+
+    return asyncio.run(read())
+
+
 def test_each_object_of_an_address_is_known(objects):
     missing = {
         (name, parameter)
@@ -227,7 +239,7 @@ def test_pages_follow_the_matrix(objects, owner, reader, stranger, staff, closed
                     continue
                 answer = visitor.request(method, address(name, route, objects))
                 status = answer.status_code
-                text = b"".join(answer)
+                text = content(answer)
                 found = SECRET.encode() in text
                 is_public = name in PUBLIC_VIEWS
                 if who in ("anonymous", "closed"):
