@@ -18,6 +18,8 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 
+from accounts import sessions
+from accounts.mfa import factors
 from chatproject.lib import log_context
 
 # Names of the views that answer without a session. All others require one, even when a library
@@ -37,6 +39,8 @@ PUBLIC_VIEWS = frozenset(
         "account_reset_password_done",
         "account_reset_password_from_key",
         "account_reset_password_from_key_done",
+        "mfa_authenticate",
+        "mfa_login_webauthn",
         "admin_login",
         "visitor_language",
         "billing:packages_json",
@@ -59,11 +63,26 @@ PUBLIC_VIEWS = frozenset(
 # Namespaces of addresses whose views authenticate each request themselves: chat/api/rest/auth.py.
 PUBLIC_NAMESPACES = frozenset({"rest"})
 
+# The views that lead to a second factor, for members of staff who must have one and have none.
+FACTOR_VIEWS = frozenset(
+    {
+        "mfa_index",
+        "mfa_activate_totp",
+        "mfa_add_webauthn",
+        "account_reauthenticate",
+        "account_set_password",
+    }
+)
+
 NOT_SIGNED_IN = gettext_lazy("You are not signed in. Sign in and try again.")
+NO_FACTOR = gettext_lazy("Members of staff need a second factor. Set one up and try again.")
 
 
 class LoginRequiredMiddleware(DjangoMiddleware):
-    """Redirects requests without a session to the sign-in page; API clients get a 401 in JSON."""
+    """Redirects requests without a session to the sign-in page; API clients get a 401 in JSON.
+
+    Members of staff without the second factor that they must have reach only the page that sets one up.
+    """
 
     def process_view(
         self,
@@ -75,10 +94,17 @@ class LoginRequiredMiddleware(DjangoMiddleware):
         match = request.resolver_match
         if match and (match.view_name in PUBLIC_VIEWS or match.namespace in PUBLIC_NAMESPACES):
             return None
+        wants_json = request.accepts("application/json") and not request.accepts("text/html")
         if request.user.is_authenticated:
             log_context.bind(user_id=request.user.pk)
-            return None
-        if request.accepts("application/json") and not request.accepts("text/html"):
+            sessions.note_seen(request)
+            view = request.resolver_match.view_name if request.resolver_match else ""
+            if view in FACTOR_VIEWS or not factors.is_missing(request.user):
+                return None
+            if wants_json:
+                return JsonResponse({"code": "no_second_factor", "message": NO_FACTOR}, status=403)
+            return redirect("mfa_index")
+        if wants_json:
             return JsonResponse({"code": "not_signed_in", "message": NOT_SIGNED_IN}, status=401)
         return self.handle_no_permission(request, view_func)
 

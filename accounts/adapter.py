@@ -7,8 +7,10 @@ from typing import Any
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.core.exceptions import ImmediateHttpResponse
 from django.contrib.auth.base_user import AbstractBaseUser
+from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext, gettext_lazy
 
 from accounts import joining, known_browsers, sign_in_limits
@@ -69,6 +71,14 @@ class AccountAdapter(DefaultAccountAdapter):
         request.session[RESTORABLE] = user.pk
         return redirect("account_restore")
 
+    def clean_password(self, password: str, user: AbstractBaseUser | None = None) -> str:
+        """Return an acceptable password. Raises ValidationError with the first rule that it breaks."""
+        try:
+            cleaned: str = super().clean_password(password, user)
+        except ValidationError as error:
+            raise ValidationError(error.error_list[:1]) from None
+        return cleaned
+
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         sign_in_limits.count_attempt(request, credentials.get("email", ""))
 
@@ -81,9 +91,24 @@ class AccountAdapter(DefaultAccountAdapter):
     def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
         sign_in_limits.count_failure(request)
 
+    def pre_login(
+        self, request: HttpRequest, user: AbstractBaseUser, **options: Any
+    ) -> HttpResponse | None:
+        # Before the sign-in is stored in the user's row.
+        request.is_first_sign_in = options["signup"] or user.last_login is None  # type: ignore[attr-defined]
+        response: HttpResponse | None = super().pre_login(request, user, **options)
+        return response
+
     def post_login(
         self, request: HttpRequest, user: AbstractBaseUser, **options: Any
     ) -> HttpResponse:
         response: HttpResponse = super().post_login(request, user, **options)
+        is_new = known_browsers.token_of(request, user.pk) is None
+        if is_new and not getattr(request, "is_first_sign_in", True):
+            self.send_notification_mail(
+                "account/email/new_sign_in",
+                user,
+                {"sessions_url": request.build_absolute_uri(reverse("usersessions_list"))},
+            )
         known_browsers.remember(request, response, user.pk)
         return response

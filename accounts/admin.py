@@ -11,6 +11,10 @@ from allauth.account.admin import EmailAddressAdmin as AllauthEmailAddressAdmin
 from allauth.account.forms import default_token_generator
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from allauth.account.utils import user_pk_to_url_str
+from allauth.mfa import admin as _allauth_mfa  # noqa: F401 # registers what is unregistered below
+from allauth.mfa.models import Authenticator
+from allauth.usersessions import admin as _allauth_sessions  # noqa: F401 # the same
+from allauth.usersessions.models import UserSession
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
@@ -32,6 +36,7 @@ from django.utils.translation import gettext_lazy
 
 from accounts import api_keys, invitations, joining, signup
 from accounts.forms import AdminPasswordForm
+from accounts.mfa import factors
 from accounts.models import (
     AccountDeletion,
     ApiKey,
@@ -56,6 +61,7 @@ from chatproject.lib.admin import (
 from chatproject.lib.mail import outbox
 
 APPROVE, LINK = "accounts.approve_user", "accounts.link_user"
+RESET_FACTORS = "accounts.reset_factors"
 
 RIGHTS = (
     "is_staff",
@@ -65,7 +71,7 @@ RIGHTS = (
 )  # only superusers give and take them
 SHOWN = 100  # users that the page to confirm names
 
-admin.site.unregister([Group, EmailAddress])
+admin.site.unregister([Group, EmailAddress, Authenticator, UserSession])
 
 
 def may_change(request: HttpRequest, user: User | None) -> bool:
@@ -350,7 +356,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
     def access_view(self, request: HttpRequest, user_id: int) -> HttpResponse:
         """Approve a user, or create a link for one who gets no mail."""
         user = get_object_or_404(User, pk=user_id)
-        is_permitted = [request.user.has_perm(APPROVE), request.user.has_perm(LINK)]
+        is_permitted = [request.user.has_perm(name) for name in (APPROVE, LINK, RESET_FACTORS)]
         if not any(is_permitted) or not self.has_view_permission(request, user):
             raise PermissionDenied
         address = EmailAddress.objects.filter(user=user, email=user.email).first()
@@ -360,6 +366,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
             "opts": self.opts,
             "original": user,
             "is_verified": address is not None and address.verified,
+            "factors": [str(factor) for factor in factors.own_factors(user)],
         }
         action = request.POST.get("action")
         # The link of a member of staff would give its creator all of that person's rights.
@@ -375,6 +382,16 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
                 messages.success(request, f"{user} is approved.")
             else:
                 messages.error(request, f"{user.email} is confirmed for another account.")
+            return redirect("admin:accounts_user_access", user.pk)
+        if action == "factors":
+            require_permission(request, RESET_FACTORS)
+            with transaction.atomic():
+                is_removed = factors.remove_all(user)
+                if is_removed:
+                    log(request, user, "Removed the second factors")
+            if is_removed:
+                text = _("The second factors of %(user)s are removed.")
+                messages.success(request, text % {"user": user})
             return redirect("admin:accounts_user_access", user.pk)
         if action in ("password", "confirm"):
             require_permission(request, LINK)

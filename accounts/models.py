@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from django.apps import apps
 from django.conf import settings
+from django.contrib.auth.hashers import check_password, make_password
 from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.db import models, transaction
 from django.db.models.functions import Lower
@@ -83,6 +85,10 @@ class User(AbstractUser):
     awaits_approval = models.BooleanField(default=False, db_default=False, editable=False)
     # The publication of the newest documents that the user has agreed to: accounts/consent.py.
     consented_at = models.DateTimeField(null=True, editable=False)
+    # Where the password was hashed anew: its session hash before and after, with a colon between them.
+    rehashed = models.CharField(
+        max_length=140, blank=True, default="", db_default="", editable=False
+    )
     # Whether the page of a new chat no longer shows the hints of the first minute.
     hints_hidden = models.BooleanField(default=False, db_default=False)
     # Days without a message after which the user's chats are deleted; empty: by RETENTION_DAYS alone.
@@ -104,6 +110,7 @@ class User(AbstractUser):
         permissions = [
             ("approve_user", _("Can approve a user, with the sign-up credits")),
             ("link_user", _("Can create links that set a user's password")),
+            ("reset_factors", _("Can remove the second factors of a user who lost them")),
             ("view_status", _("Can view the system status")),
         ]
 
@@ -116,6 +123,27 @@ class User(AbstractUser):
         super().save(*args, **kwargs)
         if is_new and settings.BILLING:
             after_commit(signup.account_of, self.pk)
+
+    def check_password(self, raw_password: str | None) -> bool:
+        """Return whether a password is the user's; one with an older kind of hash is hashed anew.
+
+        Django ends all sessions of a user whose password hash is another. Sessions of the same password go on.
+        """
+
+        def rehash(raw: str | None) -> None:
+            former = self.get_session_auth_hash()
+            self.password = make_password(raw)
+            self.rehashed = f"{former}:{self.get_session_auth_hash()}"
+            self.save(update_fields=["password", "rehashed"])
+
+        return check_password(raw_password, self.password, rehash)
+
+    def get_session_auth_fallback_hash(self) -> Iterator[str]:
+        """Yield the older hashes with which sessions are still valid; after a change of the password none of it."""
+        yield from super().get_session_auth_fallback_hash()
+        former, _colon, present = self.rehashed.partition(":")
+        if former and present == self.get_session_auth_hash():
+            yield former
 
     def __str__(self) -> str:
         return self.email

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from allauth.usersessions.models import UserSession
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends import db as django_store
 from django.contrib.sessions.models import Session
@@ -36,9 +37,11 @@ class SessionStore(django_store.SessionStore):
 
     def flush(self) -> None:
         """Delete the session: the user signs out, or the session is no longer valid."""
-        user_id = self.get(SESSION_KEY)
+        user_id, key = self.get(SESSION_KEY), self.session_key
         super().flush()
-        _announce(user_id)
+        if user_id is not None and key is not None:
+            UserSession.objects.filter(session_key=key).delete()
+        announce(user_id)
 
     def cycle_key(self) -> None:
         """Give the session another key: its user has signed in, or has changed the password. Sends `session_renewed`."""
@@ -46,9 +49,10 @@ class SessionStore(django_store.SessionStore):
         super().cycle_key()
         if old is not None:
             session_renewed.send(sender=SessionStore, old=old, new=self.session_key)
-        _announce(self.get(SESSION_KEY))
+        announce(self.get(SESSION_KEY))
 
 
-def _announce(user_id: Any) -> None:
+def announce(user_id: Any) -> None:
+    """Send `access_changed` after the commit, for the user of a session that has ended; None sends nothing."""
     if user_id is not None:
         after_commit(access_changed.send, sender=SessionStore, user_id=int(user_id))

@@ -30,6 +30,8 @@ PAGES = [
     SettingsPage(
         gettext_lazy("Password"), "key", "account_change_password", ("account_set_password",)
     ),
+    SettingsPage(gettext_lazy("Security"), "shield", "mfa_index"),
+    SettingsPage(gettext_lazy("Sessions"), "device", "usersessions_list"),
     SettingsPage(gettext_lazy("Notifications"), "info", "chat:notifications"),
     SettingsPage(gettext_lazy("Data"), "file", "chat:data"),
     SettingsPage(gettext_lazy("API keys"), "link", "api_keys"),

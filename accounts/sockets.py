@@ -29,6 +29,8 @@ from django.http import HttpRequest, parse_cookie
 from django.utils import timezone
 from django.utils.http import is_same_domain
 
+from accounts import sessions as user_sessions
+from accounts.mfa import factors
 from chatproject.lib import db, log_context
 from chatproject.lib.db import prepared
 from chatproject.lib.http import network_of
@@ -213,7 +215,10 @@ _handshakes = Windows("handshakes")
 
 
 def find_session(key: str) -> SocketSession | None:
-    """Return the session with this key; None when it does not exist or is not a valid one."""
+    """Return the session with this key; None when it does not exist or is not a valid one.
+
+    A member of staff without the second factor that is required has none, either.
+    """
     stored = (
         _store.get_model_class()
         .objects.filter(session_key=key, expire_date__gt=timezone.now())
@@ -224,7 +229,7 @@ def find_session(key: str) -> SocketSession | None:
     request = HttpRequest()
     request.session = _Session(_store().decode(stored.session_data))  # type: ignore[assignment] # all that get_user uses
     user: User | AnonymousUser = get_user(request)
-    if user.is_anonymous:
+    if user.is_anonymous or factors.is_missing(user):
         return None
     return SocketSession(
         key=key,
@@ -240,7 +245,6 @@ def find_session(key: str) -> SocketSession | None:
 # which it does while the statistics of a growing table are old.
 CHANGED = """
 SELECT open.number, session.data IS NOT NULL AND owner.password IS NOT NULL
-  AND session.data <> open.data
 FROM unnest(%s::int[], %s::text[], %s::bigint[], %s::bytea[], %s::bytea[])
   AS open(number, key, user_id, data, password)
 LEFT JOIN LATERAL (
@@ -259,7 +263,8 @@ def find_ended(sessions: Iterable[SocketSession]) -> list[SocketSession]:
     """Return the sessions that are no longer valid, by one statement as long as no data changed.
 
     A session whose data changed, for example because a page stored something in it, is read again and
-    judged by Django's own rules; if it is still valid its digests and user are renewed.
+    judged by Django's own rules; if it is still valid its digests and user are renewed. So is one whose user has
+    another password hash: of another password, or of the same one hashed anew.
     """
     checked = list(sessions)
     columns = [
@@ -270,10 +275,9 @@ def find_ended(sessions: Iterable[SocketSession]) -> list[SocketSession]:
         [session.password for session in checked],
     ]
     ended = []
-    for number, has_other_data in prepared.all(CHANGED, columns):
+    for number, may_be_valid in prepared.all(CHANGED, columns):
         session = checked[number]
-        # With the old data, a session has ended when the row, the user or the password is another.
-        found = find_session(session.key) if has_other_data else None
+        found = find_session(session.key) if may_be_valid else None
         if found is None or found.user.pk != session.user.pk:
             ended.append(session)
         else:
@@ -330,6 +334,7 @@ class SessionWatch:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         next_round = loop.time() + RECHECK
+        next_note = loop.time() + user_sessions.SEEN_SECONDS
         while self._watched:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(next_round):
@@ -341,7 +346,16 @@ class SessionWatch:
                 due = set(self._watched)
             if due:
                 await self._check(due)
+            if self._watched and loop.time() >= next_note:
+                next_note = loop.time() + user_sessions.SEEN_SECONDS
+                await self._note({session.key for session in self._watched})
         self._task = None
+
+    async def _note(self, keys: set[str]) -> None:
+        try:
+            await db.run(user_sessions.note_open, keys)
+        except Exception:
+            logger.exception("the use of open sessions was not stored")
 
     async def _check(self, sessions: set[SocketSession]) -> None:
         try:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from allauth.mfa.base import views as base
+from allauth.mfa.recovery_codes import views as recovery_codes
 from django.urls import include, path, re_path
 
-from accounts import api_key_pages, joining, language, leaving_pages, profile, views
+from accounts import (
+    api_key_pages,
+    joining,
+    language,
+    leaving_pages,
+    profile,
+    session_pages,
+    views,
+)
+from accounts.mfa import pages as mfa
 
 urlpatterns = [
     path("email/", views.EmailView.as_view(), name="account_email"),
@@ -22,5 +33,24 @@ urlpatterns = [
     path("waiting/", joining.waiting, name="account_waiting"),
     path("language/", language.visitor_language, name="visitor_language"),
     path("password/set/", views.SetPasswordView.as_view(), name="account_set_password"),
+    path("sessions/", session_pages.session_list, name="usersessions_list"),
+    path("security/", mfa.security, name="mfa_index"),
+    path("security/app/", mfa.ActivateView.as_view(), name="mfa_activate_totp"),
+    path("security/passkey/", mfa.AddPasskeyView.as_view(), name="mfa_add_webauthn"),
+    path("security/<int:factor_id>/remove/", mfa.remove, name="remove_factor"),
+    path("security/codes/", mfa.RecoveryCodesView.as_view(), name="mfa_view_recovery_codes"),
+    path(
+        "security/codes/new/",
+        recovery_codes.generate_recovery_codes,
+        name="mfa_generate_recovery_codes",
+    ),
+    path("security/confirm/", base.reauthenticate, name="mfa_reauthenticate"),
+    path(
+        "security/confirm/passkey/",
+        mfa.ConfirmPasskeyView.as_view(),
+        name="mfa_reauthenticate_webauthn",
+    ),
+    path("login/code/", mfa.AuthenticateView.as_view(), name="mfa_authenticate"),
+    path("login/passkey/", mfa.PasskeySignInView.as_view(), name="mfa_login_webauthn"),
     path("", include("allauth.account.urls")),
 ]

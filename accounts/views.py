@@ -11,7 +11,10 @@ from typing import Any
 
 from allauth.account import views
 from allauth.account.internal.flows.password_reset import request_password_reset
-from allauth.account.internal.flows.reauthentication import raise_if_reauthentication_required
+from allauth.account.internal.flows.reauthentication import (
+    get_reauthentication_flows,
+    raise_if_reauthentication_required,
+)
 from allauth.account.models import EmailAddress
 from django.contrib.auth.views import redirect_to_login
 from django.db import transaction
@@ -30,7 +33,7 @@ class EmailView(views.EmailView):
         user = request.user
         assert isinstance(user, User)
         # allauth would ask an account without a password for nothing.
-        if not user.has_usable_password():
+        if not get_reauthentication_flows(user):
             return redirect("account_set_password")
         # Without a primary address a change of it would be announced to none.
         addresses = EmailAddress.objects.filter(user=user)
@@ -52,7 +55,7 @@ class ConfirmEmailView(views.ConfirmEmailView):
         if address.email.lower() != address.user.email.lower():
             if request.user.pk != address.user_id:
                 return redirect_to_login(request.get_full_path())
-            if not address.user.has_usable_password():
+            if not get_reauthentication_flows(address.user):
                 return redirect("account_set_password")
             raise_if_reauthentication_required(request, app="allauth.account")
         with transaction.atomic():

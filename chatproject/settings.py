@@ -62,6 +62,8 @@ INSTALLED_APPS = [
     "channels",
     "allauth",
     "accounts.apps.AddressesConfig",
+    "accounts.apps.FactorsConfig",
+    "accounts.apps.SessionsConfig",
     "django_rq",
     "django.forms",
 ]
@@ -384,6 +386,9 @@ RATE_LIMITS = {
     ),
     # The present password, asked for by a page.
     "password_checks": env.limit("LIMIT_PASSWORD_CHECKS", "10/5minute; 60/day", fails_closed=True),
+    # Codes of the second factor for one account, and sign-ins by passkey from one address.
+    "codes": env.limit("LIMIT_CODES", "10/5minute; 60/day", fails_closed=True),
+    "passkeys": env.limit("LIMIT_PASSKEYS", "30/5minute", fails_closed=True),
     "email_changes": env.limit("LIMIT_EMAIL_CHANGES", "10/10minute", fails_closed=True),
     "confirmation_mails": env.limit("LIMIT_CONFIRMATION_MAILS", "1/3minute", fails_closed=True),
     "handshakes": env.limit("LIMIT_HANDSHAKES", "300/minute"),
@@ -398,6 +403,11 @@ AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = [
     "django.contrib.auth.backends.ModelBackend",
     "allauth.account.auth_backends.AuthenticationBackend",
+]
+# The first hashes; the others check older hashes, which a sign-in replaces.
+PASSWORD_HASHERS = [
+    "accounts.passwords.Hasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
 ]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
@@ -459,6 +469,27 @@ ACCOUNT_RATE_LIMITS = dict.fromkeys(
     "confirm_email": ",".join(
         f"{amount}/{seconds}s/key" for amount, seconds in RATE_LIMITS["confirmation_mails"].rates
     )
+}
+
+# Second factors (accounts/mfa).
+STAFF_TWO_FACTOR = env.flag("STAFF_TWO_FACTOR", default=False)  # whether staff must have one
+MFA_ADAPTER = "accounts.mfa.factors.FactorAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_TOTP_TOLERANCE = 1  # steps of 30 seconds that a device's clock may be wrong
+MFA_RECOVERY_CODES_SHOW_ONCE = True
+# Further addresses may be unconfirmed: a link to a new password removes them. accounts.mfa.pages requires
+# that the primary one is confirmed.
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+MFA_RATE_LIMITS = {"webauthn_login": None}  # RATE_LIMITS has it
+MFA_FORMS = {
+    "activate_totp": "accounts.mfa.forms.ActivateForm",
+    "add_webauthn": "accounts.mfa.forms.AddPasskeyForm",
+    "authenticate": "accounts.mfa.forms.CodeForm",
+    "authenticate_webauthn": "accounts.mfa.forms.PasskeyForm",
+    "login_webauthn": "accounts.mfa.forms.SignInPasskeyForm",
+    "reauthenticate": "accounts.mfa.forms.ConfirmCodeForm",
+    "reauthenticate_webauthn": "accounts.mfa.forms.ConfirmPasskeyForm",
 }
 
 # Without it the site sends no mail: staff set passwords and pass on links.

@@ -84,6 +84,7 @@ OTHERS = {
         "the site's texts, the same for all: tests/chat/web/test_consent.py",
     ),
     "account_invitation": "its token is the permission: tests/accounts/test_joining.py",
+    "remove_factor": "asks its owner for the password: tests/accounts/test_factors.py",
     "billing:webhook": "signed by its provider: tests/billing",
     "billing:sandbox": "the fake checkout of development: tests/billing",
 }

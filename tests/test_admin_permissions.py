@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from allauth.usersessions.models import UserSession
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
@@ -96,7 +97,7 @@ def forms(address: str) -> Iterator[dict[str, Any]]:
     found = re.fullmatch(r"/admin/(\w+)/(\w+)/", address)
     model = found and found[1] in apps.app_configs and apps.all_models[found[1]].get(found[2])
     if not model or model not in admin.site._registry or not model._meta.managed:
-        yield from (form | {"action": action} for action in ("password", "approve"))
+        yield from (form | {"action": action} for action in ("password", "approve", "factors"))
         return
     keys = list(model._base_manager.values_list("pk", flat=True))
     actions = admin.site._registry[model].actions or ()
@@ -110,7 +111,7 @@ def contents() -> dict[str, str]:
     found = {}
     with connection.cursor() as cursor:
         for model in apps.get_models():
-            if model._meta.managed and model not in (Session, LogEntry):
+            if model._meta.managed and model not in (Session, UserSession, LogEntry):
                 table = connection.ops.quote_name(model._meta.db_table)
                 rows = f"SELECT t::text AS row FROM {table} t"  # noqa: S608 # our own table
                 cursor.execute(f"SELECT md5(string_agg(row, '' ORDER BY row)) FROM ({rows}) t")  # noqa: S608

@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 from allauth.account import app_settings
+from allauth.mfa.models import Authenticator
 from asgiref.sync import sync_to_async
 from django.core import mail, signing
 from django.test import Client, RequestFactory
@@ -24,7 +25,7 @@ from chat.models import Conversation, Message, Run
 from chat.runs import queue
 from chat.runs.start import send as send_message
 from chat.web import run_follower, socket_limits
-from chatproject.lib import metrics, rate_limits
+from chatproject.lib import encryption, metrics, rate_limits
 from chatproject.lib.env import Limit
 from chatproject.lib.http import client_network
 from chatproject.lib.pubsub.raw import Attachment
@@ -394,6 +395,29 @@ def test_session_checks_its_password_during_an_attack(only, client, owner):
     assert client.post(url, {"password": PASSWORD}).status_code == 302
     statuses = [client.post(url, {"password": WRONG}).status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
+
+
+@reaches("codes")
+def test_codes_beyond_their_limit_are_refused(only, client, owner):
+    secret = encryption.encrypt("A" * 32)
+    Authenticator.objects.create(user=owner, type="totp", data={"secret": secret})
+    only(codes=(2, 300))
+    sign_in(client, owner.email, PASSWORD)
+    url = reverse("mfa_authenticate")
+    # A recovery code, a code of an app and the answer of a passkey are counted together.
+    answers = [{"code": "1"}, {"credential": '{"id": 1}'}, {"code": "2"}]
+    assert [client.post(url, answer).status_code for answer in answers] == [200, 200, 429]
+    # Also from another browser; and not those of another user.
+    other = Client()
+    sign_in(other, owner.email, PASSWORD)
+    assert other.post(url, {"code": "3"}).status_code == 429
+
+
+@reaches("passkeys")
+def test_passkeys_beyond_their_limit_are_refused(only, client):
+    only(passkeys=(2, 300))
+    url = reverse("mfa_login_webauthn")
+    assert [client.post(url, {"credential": "{}"}).status_code for _ in range(3)] == [302, 302, 429]
 
 
 @reaches("sign_in_known")

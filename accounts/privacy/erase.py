@@ -96,6 +96,7 @@ def _bury(user: User) -> None:
     User.objects.filter(pk=user.pk).update(
         email=TOMBSTONE.format(id=user.pk),
         password=make_password(None),
+        rehashed="",
         first_name="",
         last_name="",
         is_active=False,

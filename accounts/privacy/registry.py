@@ -14,7 +14,7 @@ def register() -> None:
             model="accounts.User",
             user="pk",
             document="profile",
-            omitted=("password",),
+            omitted=("password", "rehashed"),
             kept="A tombstone without address, name and settings, to which ledger and usage belong.",
         ),
         PersonalTable(
@@ -44,6 +44,12 @@ def register() -> None:
             reason="Keys of links in mails, which confirm an address.",
         ),
         PersonalTable(model="account.EmailAddress", document="addresses"),
+        PersonalTable(model="mfa.Authenticator", document="second-factors", omitted=("data",)),
+        PersonalTable(
+            model="usersessions.UserSession",
+            document="signed-in-devices",
+            omitted=("session_key", "data"),
+        ),
         PersonalTable(model="accounts.User_groups", document="groups"),
         PersonalTable(model="accounts.User_user_permissions", document="permissions"),
         PersonalTable(

@@ -79,6 +79,8 @@ REASONS = {
         "Several mails with a link are on their way. Use the newest one."
     ),
     "password_checks": gettext_lazy("The password was checked too often."),
+    "codes": gettext_lazy("The code was checked too often."),
+    "passkeys": gettext_lazy("There were too many attempts to sign in from here."),
 }
 # Limits past which a new password leads, since a link in a mail signs its owner in.
 RESET_HELPS = {"sign_in", "sign_in_address", "admin_sign_in", "sign_in_account"}

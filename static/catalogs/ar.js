@@ -37,6 +37,10 @@ globalThis.catalog = { language: "ar", plural: (n) => Number((n == 0 ? 0 : n == 
 "الرسالة أطول من الحد بـ {count} حرف. اختصرها أو أرسلها على أجزاء."
 ],
 "The model is busy: {place}": "النموذج مشغول: {place}",
+"The passkey was not used. Try again.": "لم يُستخدم مفتاح المرور. حاول مرة أخرى.",
+"The site could not be reached. Check your connection and try again.": "تعذّر الوصول إلى الموقع. تحقق من اتصالك وحاول مرة أخرى.",
+"This browser has no passkeys on this site.": "لا يدعم هذا المتصفح مفاتيح المرور في هذا الموقع.",
+"This device already has a passkey of your account.": "لهذا الجهاز مفتاح مرور لحسابك بالفعل.",
 "Try again": "حاول مجددًا",
 "Try again in {count} min": "حاول مجددًا بعد {count} د",
 "Try again in {count} s": "حاول مجددًا بعد {count} ث",

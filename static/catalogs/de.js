@@ -29,6 +29,10 @@ globalThis.catalog = { language: "de", plural: (n) => Number((n != 1)), messages
 "Die Nachricht ist {count} Zeichen zu lang. Kürzen Sie sie oder senden Sie sie in Teilen."
 ],
 "The model is busy: {place}": "Das Modell ist ausgelastet: {place}",
+"The passkey was not used. Try again.": "Der Passkey wurde nicht verwendet. Versuchen Sie es erneut.",
+"The site could not be reached. Check your connection and try again.": "Die Site ist nicht erreichbar. Prüfen Sie Ihre Verbindung und versuchen Sie es erneut.",
+"This browser has no passkeys on this site.": "Dieser Browser hat auf dieser Site keine Passkeys.",
+"This device already has a passkey of your account.": "Dieses Gerät hat schon einen Passkey Ihres Kontos.",
 "Try again": "Erneut versuchen",
 "Try again in {count} min": "Erneut versuchen in {count} min",
 "Try again in {count} s": "Erneut versuchen in {count} s",

@@ -29,6 +29,10 @@ globalThis.catalog = { language: "es", plural: (n) => Number((n != 1)), messages
 "Al mensaje le sobran {count} caracteres. Acórtalo o envíalo por partes."
 ],
 "The model is busy: {place}": "El modelo está ocupado: {place}",
+"The passkey was not used. Try again.": "No se ha usado la llave de acceso. Inténtalo de nuevo.",
+"The site could not be reached. Check your connection and try again.": "No se ha podido contactar con el sitio. Comprueba tu conexión e inténtalo de nuevo.",
+"This browser has no passkeys on this site.": "Este navegador no admite llaves de acceso en este sitio.",
+"This device already has a passkey of your account.": "Este dispositivo ya tiene una llave de acceso de tu cuenta.",
 "Try again": "Intentar de nuevo",
 "Try again in {count} min": "Intentar de nuevo en {count} min",
 "Try again in {count} s": "Intentar de nuevo en {count} s",

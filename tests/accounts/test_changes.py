@@ -61,8 +61,24 @@ CHANGES = {
     "make primary": (EMAIL_PAGE, {"email": SECOND, "action_primary": ""}),
     "confirm": (None, {}),
 }
-ASKS_FOR_PASSWORD = {"account_delete", "account_email", "account_confirm_email", "api_keys"}
+ASKS_FOR_PASSWORD = {"account_email", "account_confirm_email"} | {
+    # Tested in test_factors.py, test_api_keys.py and privacy/test_leaving.py.
+    "account_delete",
+    "api_keys",
+    "mfa_activate_totp",
+    "mfa_add_webauthn",
+    "mfa_generate_recovery_codes",
+    "mfa_view_recovery_codes",
+    "remove_factor",
+}
 HAS_PASSWORD_IN_ITS_FORM = {"account_change_password", "account_reauthenticate", "account_login"}
+HAS_A_FACTOR_IN_ITS_FORM = {
+    "mfa_authenticate",
+    "mfa_login_webauthn",
+    "mfa_reauthenticate",
+    "mfa_reauthenticate_webauthn",
+}
+ENDS_ACCESS_ONLY = {"revoke_api_key", "usersessions_list"}
 MAILS_A_LINK_ONLY = {"account_set_password", "account_reset_password"}
 REQUIRES_A_MAILED_KEY = {"account_reset_password_from_key"}
 CHANGES_NOTHING = {
@@ -70,8 +86,8 @@ CHANGES_NOTHING = {
     "account_waiting",
     "profile",  # the name that others see
     "account_restore",  # of an account whose password was just checked
-    "revoke_api_key",
     "visitor_language",
+    "mfa_index",
     "account_logout",
     "account_inactive",
     "account_signup",
@@ -92,6 +108,8 @@ def test_each_account_page_has_a_known_protection():
     known = (
         ASKS_FOR_PASSWORD
         | HAS_PASSWORD_IN_ITS_FORM
+        | HAS_A_FACTOR_IN_ITS_FORM
+        | ENDS_ACCESS_ONLY
         | MAILS_A_LINK_ONLY
         | REQUIRES_A_MAILED_KEY
         | CHANGES_NOTHING

@@ -66,7 +66,7 @@ def test_form_beyond_its_size_is_refused(owner: User):
 
 
 def test_stored_password_is_a_slow_hash(owner: User):
-    assert identify_hasher(owner.password)
+    assert identify_hasher(owner.password) is not None
     assert PASSWORD not in owner.password
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from allauth.account.models import EmailAddress, EmailConfirmation
+from allauth.mfa.models import Authenticator
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import Group, Permission
 from django.core.mail import send_mail
@@ -116,6 +117,7 @@ def _make_account(user: User, other: User) -> None:
     api_keys.create(user, api_keys.Terms(name=WORD))
     address = EmailAddress.objects.create(user=user, email=ADDRESS, verified=True, primary=True)
     EmailConfirmation.objects.create(email_address=address, key="k1")
+    Authenticator.objects.create(user=user, type="totp", data={"secret": "", "name": WORD})
     user.groups.add(Group.objects.create(name="Readers"))
     user.user_permissions.add(Permission.objects.all()[0])
     Client().force_login(user)

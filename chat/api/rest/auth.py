@@ -11,6 +11,7 @@ from ninja.security import APIKeyCookie, HttpBearer
 from ninja.utils import check_csrf
 
 from accounts import api_keys
+from accounts.mfa import factors
 from accounts.models import ApiKey, Scope, User
 from chat.api.rest.errors import Problem
 from chatproject.lib import rate_limits
@@ -72,9 +73,9 @@ class BySession(APIKeyCookie):
     param_name = settings.SESSION_COOKIE_NAME
 
     def __call__(self, request: HttpRequest) -> Sender | None:
-        """Return the sender; None without a session. Raises Problem and RateLimited."""
+        """Return the sender; None without a session, or a required second factor. Raises Problem and RateLimited."""
         user = request.user
-        if not user.is_authenticated:
+        if not user.is_authenticated or factors.is_missing(user):
             return None
         if request.method not in SAFE_METHODS and check_csrf(request) is not None:
             raise Problem("csrf_failed")

@@ -19,7 +19,9 @@ class Command(BaseCommand):
         rotated, lost = 0, []
         for model in apps.get_models():
             for pk in (
-                model._default_manager.values_list("pk", flat=True) if encrypted(model) else ()
+                model._default_manager.values_list("pk", flat=True)
+                if encrypted(model) or encrypted_parts(model)
+                else ()
             ):
                 try:
                     rotated += rotate(model, pk)
@@ -39,6 +41,12 @@ def encrypted(model: type[models.Model]) -> tuple[str, ...]:
     return columns
 
 
+def encrypted_parts(model: type[models.Model]) -> dict[str, tuple[str, ...]]:
+    """Return the encrypted parts of JSON columns of a table: its class attribute ENCRYPTED_PARTS."""
+    parts: dict[str, tuple[str, ...]] = getattr(model, "ENCRYPTED_PARTS", {})
+    return parts
+
+
 def rotate(model: type[models.Model], pk: Any) -> int:
     """Encrypt a row's secrets anew; return how many. Raises Undecryptable, and changes nothing then."""
     with transaction.atomic():
@@ -46,7 +54,16 @@ def rotate(model: type[models.Model], pk: Any) -> int:
         row = model._default_manager.select_for_update().filter(pk=pk).first()
         columns = encrypted(model) if row else ()
         secrets = {name: getattr(row, name) for name in columns if getattr(row, name)}
-        rotated = {name: encryption.rotate(token) for name, token in secrets.items()}
+        rotated: dict[str, Any] = {
+            name: encryption.rotate(token) for name, token in secrets.items()
+        }
+        count = len(rotated)
+        for name, parts in (encrypted_parts(model) if row else {}).items():
+            data = getattr(row, name)
+            found = {part: encryption.rotate(data[part]) for part in parts if data.get(part)}
+            if found:
+                rotated[name] = data | found
+                count += len(found)
         if rotated:
             model._default_manager.filter(pk=pk).update(**rotated)
-    return len(rotated)
+    return count
