@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
@@ -11,6 +12,8 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.forms import ProfileForm
 from accounts.models import User
+from billing.ledger import allowances
+from billing.ledger.signup import account_of
 from chatproject.lib.http import Request
 
 
@@ -27,5 +30,10 @@ def profile(request: Request) -> HttpResponse:
         User.objects.filter(pk=request.user.pk).update(**form.cleaned_data)
         messages.success(request, _("Your settings are saved."))
         return redirect("profile")
-    context = {"form": form, "page": "settings", "consents": request.user.consents.all()}
+    context = {
+        "form": form,
+        "page": "settings",
+        "consents": request.user.consents.all(),
+        "plan": allowances.plan_of(account_of(request.user.pk)) if settings.BILLING else None,
+    }
     return render(request, "settings/profile.html", context, status=400 if form.errors else 200)

@@ -314,7 +314,7 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin, admin.ModelAdmin):  # type: ignore[type
     ordering = ["-created_at"]
     show_full_result_count = False
     search_fields = ["user__email"]
-    search_help_text = "E-mail address of the user"
+    search_help_text = gettext_lazy("E-mail address of the user")
 
 
 @admin.register(ApiCall)

@@ -8,6 +8,8 @@ from django.urls import reverse
 
 from accounts.models import User
 from accounts.settings_pages import PAGES
+from billing.credits import MICRO
+from billing.models import Account, Plan
 
 pytestmark = pytest.mark.usefixtures("valkey_url", "assistant")
 
@@ -97,3 +99,17 @@ def test_display_name_is_stored_or_refused(page, owner):
         assert page.post("/accounts/profile/", {"display_name": wrong}).status_code == 400
     owner.refresh_from_db()
     assert owner.display_name == "Ada <b>"
+
+
+def test_profile_shows_the_plan_of_the_account(page, owner):
+    assert "Your plan" not in page.get("/accounts/profile/").content.decode()
+    Plan.objects.create(slug="free", name="Free", is_default=True, monthly_messages=50)
+    html = page.get("/accounts/profile/").content.decode()
+    assert "Your plan: Free." in html
+    assert "Messages each month: 50." in html
+    assert "credits each month" not in html
+    own = Plan.objects.create(slug="team", name="Team", monthly_credits=500 * MICRO)
+    Account.objects.filter(user=owner).update(plan=own)
+    html = page.get("/accounts/profile/").content.decode()
+    assert "Your plan: Team." in html
+    assert "500 credits each month." in html
