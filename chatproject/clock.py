@@ -63,6 +63,7 @@ def schedule() -> list[Task]:
         Task("mail invitations", invitations.EVERY, invitations.mail_due),
         Task("apply invitations", 60, invitations.apply_lost),
         Task("purge deleted chats", retention.EVERY, retention.Retention().purge),
+        Task("delete old chats", retention.EXPIRED_EVERY, retention.expire_old),
         Task("purge accounts", erase.EVERY, erase.enqueue_due),
         Task("announce purges of accounts", 600, leaving.remind),
         Task("sweep attachments", 60, Sweep().run),

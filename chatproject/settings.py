@@ -186,6 +186,8 @@ API_KEEP_HOURS = env.integer("API_KEEP_HOURS", 24, least=1, most=24 * CENTURY)
 API_ANSWER_SECONDS = env.integer("API_ANSWER_SECONDS", 900, least=10)
 # Days after which a deleted chat is removed for good, with all of its text.
 DELETED_CHAT_DAYS = env.integer("DELETED_CHAT_DAYS", 30, least=1, most=CENTURY)
+# Days without a message after which chats are deleted and purged at once; 0: never.
+RETENTION_DAYS = env.integer("RETENTION_DAYS", 0, most=CENTURY)
 # Days after the request to delete an account in which it can be restored.
 ACCOUNT_DELETION_DAYS = env.integer("ACCOUNT_DELETION_DAYS", 30, least=1, most=CENTURY)
 RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run

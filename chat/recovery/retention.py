@@ -14,8 +14,10 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
-from chat.conversations import assistants, temporary
+from accounts.models import User
+from chat.conversations import assistants, lifecycle, sharing, temporary
 from chat.models import Conversation, IdempotencyKey, Message, Project, Run
 from chat.streaming import log as run_log
 from chatproject.lib.batches import SetAside
@@ -23,6 +25,7 @@ from chatproject.lib.db import prepared
 
 logger = logging.getLogger(__name__)
 
+EXPIRED_EVERY = 3600.0  # seconds
 EVERY = 10.0  # seconds: a temporary chat has a minute from its closing
 SECONDS = 2.0  # time limit of one turn, as the clock has other work; the next turn continues
 CHATS = 100  # chats of one query
@@ -73,6 +76,43 @@ class Retention:
         if purged:
             logger.info("%d deleted chats were purged", purged)
         return purged
+
+
+def expire_old(now: datetime) -> int:
+    """Delete chats that had no message for RETENTION_DAYS, or for the days that their user has chosen; return how many.
+
+    Pinned and archived ones too. Their purge is due at once. Called by the clock, rarely: an index by time would
+    cost each message a write.
+    """
+    periods: list[tuple[int, Q]] = []
+    if settings.RETENTION_DAYS:
+        periods.append((settings.RETENTION_DAYS, Q()))
+    chosen = User.objects.filter(retention_days__isnull=False).order_by().distinct()
+    for days in chosen.values_list("retention_days", flat=True):
+        assert days is not None
+        periods.append((days, Q(owner__retention_days=days)))
+    deadline = time.monotonic() + SECONDS
+    deleted_at = now - timedelta(days=settings.DELETED_CHAT_DAYS)
+    expired = 0
+    for days, owners in periods:
+        old = Q(updated_at__lt=now - timedelta(days=days), deleted_at=None, temporary=False)
+        while time.monotonic() < deadline:
+            found = list(Conversation.objects.filter(old, owners)[:CHATS])
+            if not found:
+                break
+            # A message may have come meanwhile.
+            rows = Conversation.objects.filter(old, pk__in=[one.pk for one in found])
+            if not (count := rows.update(deleted_at=deleted_at)):
+                break
+            expired += count
+            gone = list(
+                Conversation.objects.filter(pk__in=[one.pk for one in found], deleted_at=deleted_at)
+            )
+            sharing.end_all(gone)
+            lifecycle.announce_all(gone)
+    if expired:
+        logger.info("%d chats without a message for long are deleted", expired)
+    return expired
 
 
 def purge_some(chat_id: UUID, before: datetime) -> bool | None:

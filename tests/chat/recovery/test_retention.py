@@ -222,3 +222,28 @@ def test_call_of_the_api_leaves_its_record_alone(owner, assistant, valkey_client
     assert (record.api_key, record.conversation) == (key.pk, run.conversation_id)
     key.refresh_from_db()
     assert key.spent == record.charged > 0
+
+
+def test_old_chats_are_purged_by_site_and_user(owner, stranger, assistant, settings, client):
+    client.force_login(owner)
+    ages = (10, 100, 400)
+    for user in (owner, stranger):
+        for days in ages:
+            chat = begin(user, assistant, title=f"{days}", pinned_at=timezone.now())
+            Conversation.objects.filter(pk=chat.pk).update(updated_at=timezone.now() - days * DAY)
+    temporary = begin(owner, assistant, temporary=True)
+    Conversation.objects.filter(pk=temporary.pk).update(updated_at=timezone.now() - 400 * DAY)
+    assert retention.expire_old(timezone.now()) == 0
+    page = "/settings/data/"
+    assert client.post(page, {"retention": "7"}).status_code in (400, 422)
+    client.post(page, {"retention": "90"})
+    assert retention.expire_old(timezone.now()) == 2
+    settings.RETENTION_DAYS = 365
+    html = client.get(page).content.decode()
+    assert "for 365 days" in html
+    assert 'value="365"' not in html
+    assert retention.expire_old(timezone.now()) == 1
+    Conversation.objects.filter(temporary=True).delete()
+    assert purge(timedelta()) == 3
+    left = Conversation.objects.values_list("owner", "title").order_by("owner", "title")
+    assert list(left) == [(owner.pk, "10"), (stranger.pk, "10"), (stranger.pk, "100")]
