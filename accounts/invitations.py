@@ -47,7 +47,7 @@ class NotUsable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What an invitation gives, and until when."""
+    """The rights that an invitation gives, and its expiry."""
 
     expires_at: datetime
     group: Group | None = None

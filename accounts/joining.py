@@ -1,4 +1,4 @@
-"""Who may create an account: by the setting SIGNUP all, those with an invitation, or none; and approval by staff.
+"""Permission to create an account, by the setting SIGNUP: for all, by invitation, or for none; and approval by staff.
 
 A user who waits for approval is not active, so that no session, socket or key of the account works.
 """

@@ -423,7 +423,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "chat:new"
 LOGOUT_REDIRECT_URL = "account_login"
-# Who may create an account (accounts/joining.py). SIGNUP_OPEN=0, of earlier releases, closes sign-up.
+# Permission to create an account (accounts/joining.py). SIGNUP_OPEN=0, of earlier releases, closes sign-up.
 SIGNUP = env.choice(
     "SIGNUP",
     "OPEN" if env.flag("SIGNUP_OPEN", default=True) else "CLOSED",

@@ -35,7 +35,7 @@ def document(request: HttpRequest, kind: str, version: int | None = None) -> Htt
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def agree(request: Request) -> HttpResponse:
-    """Show the documents that the user has to agree to; store that the user agrees to those that were shown."""
+    """Show the documents that the user has to agree to; store consent to the documents that were shown."""
     target = request.POST.get("next") or request.GET.get("next") or ""
     if not target.startswith("/") or not url_has_allowed_host_and_scheme(target, None):
         target = reverse("chat:new")
