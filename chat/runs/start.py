@@ -163,7 +163,7 @@ def begin(
         mine = Conversation.objects.not_deleted().filter(owner=user, client_id=client_id)
         found: Conversation | None = mine.first()
         if found is None:
-            raise
+            raise ChatError("not_found") from None
         return found, False
     user_channel.announce_conversation(begun)
     return begun, True

@@ -9,10 +9,11 @@ from uuid import uuid4
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from accounts import api_keys
 from accounts.models import User
-from chat.models import Run
+from chat.models import Conversation, Run
 from tests.support.conversations import add_turns, begin
 from tests.support.people import assistant, owner, stranger
 
@@ -180,3 +181,10 @@ def test_keys_and_sessions_do_what_they_may(owner: User):
     assert visitor.post(chats, **sent, headers={"x-csrftoken": token}).status_code == 201
     # A key decides alone, also beside a session.
     assert problem(visitor.get(chats, headers=wrong)) == (401, "invalid_api_key")
+
+
+def test_repeated_creation_of_deleted_chat_is_not_found(call, owner: User):
+    chats, key = "/api/v1/conversations", {"idempotency-key": "k"}
+    assert call("POST", chats, "{}", **key).status_code == 201
+    Conversation.objects.filter(owner=owner).update(deleted_at=timezone.now())
+    assert problem(call("POST", chats, "{}", **key)) == (404, "not_found")
