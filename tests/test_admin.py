@@ -25,6 +25,7 @@ from chat.models import (
     ChatExport,
     ChatImport,
     ChatPreference,
+    ConversationShare,
     Draft,
     IdempotencyKey,
     ImportedChat,
@@ -37,6 +38,7 @@ from chat.models import (
     Project,
     Prompt,
     Provider,
+    PublicLink,
     PushSubscription,
     Report,
     SearchEntry,
@@ -100,6 +102,8 @@ def row(owner, conversation):
         key, run.model, ApiRequest([{"role": "user", "content": "Hi"}]), streamed=False
     )
     IdempotencyKey.objects.create(user=owner, key="hello", digest="0" * 64)
+    ConversationShare.objects.create(conversation=conversation, owner=owner, email="r@example.org")
+    PublicLink.objects.create(conversation=conversation, owner=owner)
     ChatPreference.objects.create(user=owner)
     terms = LegalDocument.objects.create(kind="terms", language="en", version=1, text="Hello")
     invitation = Invitation.objects.create(email="hello@example.org", expires_at=timezone.now())

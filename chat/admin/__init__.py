@@ -1,4 +1,4 @@
-"""Chat's part of the admin: the catalogue, records of conversations and runs, feedback, the live queue, RQ's pages."""
+"""Chat's part of the admin: the catalogue, records of conversations and runs, feedback, the live queue, shares, RQ's pages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from chat.admin import (
     live_queue,
     moderation,
     queue_pages,
+    sharing,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "live_queue",
     "moderation",
     "queue_pages",
+    "sharing",
 ]

@@ -261,6 +261,11 @@ def end_all_of(user: User) -> None:
     ConversationShare.objects.filter(user=user).delete()
 
 
+def end(rows: Iterable[ConversationShare | PublicLink]) -> None:
+    """End shares and links: staff stop an abuse."""
+    _end(Q(pk__in=[one.pk for one in rows]))
+
+
 def _end(which: Q) -> None:
     shares = list(ConversationShare.objects.filter(which))
     if shares:

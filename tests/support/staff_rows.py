@@ -31,6 +31,8 @@ from chat.models import (
     ChatExport,
     ChatImport,
     ChatPreference,
+    ConversationShare,
+    IdempotencyKey,
     LanguageModel,
     Message,
     MessageFeedback,
@@ -38,6 +40,7 @@ from chat.models import (
     ModerationRule,
     Prompt,
     Provider,
+    PublicLink,
     Report,
     Run,
 )
@@ -160,6 +163,10 @@ def _make_runs(user: User) -> None:
     call = Run.objects.order_by("pk").last()
     assert call is not None
     ApiCall.objects.create(run=call, conversation=call.conversation, request="{}", created_at=now)
+    IdempotencyKey.objects.create(user=call.user, key="key", digest="0" * 64)
+    chat = call.conversation
+    ConversationShare.objects.create(conversation=chat, owner=call.user, email="r@example.org")
+    PublicLink.objects.create(conversation=chat, owner=call.user)
 
 
 def _lengthen(model: type[models.Model]) -> None:
