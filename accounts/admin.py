@@ -413,7 +413,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
 
 @admin.register(AccountDeletion)
 class AccountDeletionAdmin(ReadOnlyAdmin, BaseAdmin):
-    """Accounts that are being deleted, and tombstones of those that were purged."""
+    """Accounts in deletion, and the tombstones of purged ones."""
 
     list_display = ["user", "by", "requested_at", "due_at", "purged_at"]
     list_select_related = ["user", "by"]
@@ -423,7 +423,7 @@ class AccountDeletionAdmin(ReadOnlyAdmin, BaseAdmin):
 
 
 class InvitationTerms(forms.Form):
-    """What the invitations of a link or a list give: staff give only the rights that they may give."""
+    """The plan and group of invitations: staff give only rights that they may give."""
 
     days = forms.IntegerField(
         min_value=1, max_value=365, initial=14, label=gettext_lazy("Valid for so many days")
@@ -684,7 +684,7 @@ class ApiKeyAdmin(ReadOnlyAdmin, BaseAdmin):
 
 @admin.register(LogEntry)
 class LogEntryAdmin(ReadOnlyAdmin, BaseAdmin):
-    """The record of what staff did in the admin; billing's audit records have actions on money."""
+    """The record of the staff's actions in the admin; billing's audit records have actions on money."""
 
     list_display = ["action_time", "user", "content_type", "subject", "done"]
     list_display_links = ["action_time"]

@@ -218,7 +218,7 @@ class SignupGrant(models.Model):
 
 
 class Invitation(models.Model):
-    """A link with which people sign up, and what they get; only the SHA-256 of its token is stored.
+    """A link for signing up, with a plan and a group; only the SHA-256 of its token is stored.
 
     accounts.invitations creates and uses them. A row of an uploaded list has no token until its mail is made.
     """

@@ -1,4 +1,4 @@
-"""The personal data of billing: what an export contains, and what the purge of an account changes.
+"""The personal data of billing: the content of an export, and the changes of a purge.
 
 The ledger, holds, records of usage and orders stay, and belong to the account's tombstone. Invoices stay as they
 were issued: tax law demands name and address of the buyer for years (docs/operations/privacy.md).

@@ -25,7 +25,7 @@ from chatproject.lib import encryption, rate_limits
 
 T = TypeVar("T")
 
-# What fido2 raises for answers of another form, beside its own errors.
+# Errors of fido2 for answers of another form, beside its own.
 UNREADABLE = (
     AttributeError,
     IndexError,

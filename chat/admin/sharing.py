@@ -1,4 +1,4 @@
-"""Admin of what users share: readers by e-mail address and public links, which staff may end."""
+"""Admin of shares: readers by e-mail address and public links, which staff may end."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ class SharingAdmin(ReadOnlyAdmin, Base):
     @admin.action(description=gettext_lazy("End at once"), permissions=["end"])
     def end(self, request: HttpRequest, queryset: QuerySet[ConversationShare | PublicLink]) -> None:
         """End shares or links, each with an entry in the admin's log; open pages close."""
-        ended = list(queryset)
-        self.log_deletions(request, ended)
-        sharing.end(ended)
+        self.log_deletions(request, queryset)
+        sharing.end(list(queryset))
 
     def has_end_permission(self, request: HttpRequest) -> bool:
-        """Return whether a member of staff may end what users share."""
+        """Return whether a member of staff may end shares."""
         return request.user.has_perm(f"chat.delete_{self.opts.model_name}")
 
 

@@ -158,7 +158,7 @@ def move(
         project = None if project_id is None else access.project(user, project_id, lock=True)
         found = access.conversations(user, conversation_ids)
         moved = Conversation.objects.filter(pk__in=[each.pk for each in found])
-        # A conversation that is there already keeps its undo. `exclude` would miss those with NULL.
+        # A conversation of the project keeps its undo. `exclude` would miss those with NULL.
         here = moved.filter(project=project).values_list("pk", flat=True)
         moved.exclude(pk__in=list(here)).update(
             moved_from=F("project_id"), moved_at=now, project=project

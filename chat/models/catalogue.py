@@ -584,7 +584,7 @@ class Assistant(models.Model):
     def first_questions(self) -> list[str]:
         """The suggestions, without values that are no text: the column holds any JSON.
 
-        Those of the first assistant are in the active language, as long as staff leave them as they are.
+        The suggestions of the first assistant are in the active language, as long as staff leave them as they are.
         """
         texts = texts_in(self.suggestions)
         return [_(text) if text in SUGGESTIONS else text for text in texts]

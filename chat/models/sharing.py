@@ -1,4 +1,4 @@
-"""Sharing of conversations: with named users, who read them, and by public links."""
+"""Sharing of conversations with named readers and by public links."""
 
 from __future__ import annotations
 

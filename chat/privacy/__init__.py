@@ -1,1 +1,1 @@
-"""The personal data of chats: what an export contains, and how the purge of an account removes it."""
+"""The personal data of chats: the content of an export, and the steps of a purge."""

@@ -345,7 +345,7 @@ def workers(now: datetime, of: str = QUEUE) -> list[Worker]:
 
 @dataclass(frozen=True, slots=True)
 class JobCounts:
-    """Jobs of all queues by queue: those that wait, and those that failed and are still listed."""
+    """Jobs of all queues by queue: waiting ones, and failed ones that are still listed."""
 
     waiting: dict[str, int]
     failed: dict[str, int]

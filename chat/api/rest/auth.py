@@ -23,7 +23,7 @@ LIMIT = "api_requests"
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """The user of a request and where it stands in its rate limit; `key` or, from a page, `session`."""
+    """The user of a request and the state of its rate limit; `key` or, from a page, `session`."""
 
     user: User
     standing: Standing

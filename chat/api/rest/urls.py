@@ -1,6 +1,6 @@
 """The addresses of the REST API below /api/, its OpenAPI document and its reference page.
 
-Each request authenticates itself (auth.py). Whatever happens, the answer is JSON with the errors of errors.py.
+Each request authenticates itself (auth.py). Each answer is JSON, also for faults: errors.py.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def answer(problem: Problem) -> HttpResponse:
 
 
 def answer_exception(request: HttpRequest, error: Exception | type[Exception]) -> HttpResponse:
-    """Return the answer to what an operation has raised; a bug is logged with its traceback."""
+    """Return the answer to an exception of an operation; a bug is logged with its traceback."""
     return answer(_problem_of(error if isinstance(error, Exception) else error()))
 
 
@@ -115,7 +115,7 @@ for kind in (Exception, HttpError, AuthenticationError, ValidationError):
 
 
 def answered(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """Add to each answer of Ninja's views where the sender stands in its limit; 405 becomes JSON."""
+    """Add the headers of the sender's limit to each answer of Ninja's views; 405 becomes JSON."""
 
     @csrf_exempt
     @wraps(view)
