@@ -728,9 +728,6 @@ def set_active(request: HttpRequest, users: Iterable[User], *, is_active: bool) 
         for user in rows.filter(pk__in=keys, is_active=not is_active):
             if is_active and AccountDeletion.objects.filter(user=user).exists():
                 leaving.restore(user)
-            else:
-                user.is_active = is_active
-                user.save(update_fields=["is_active"])
             user.is_active = is_active
             user.awaits_approval = False
             user.save(update_fields=["is_active", "awaits_approval"])
