@@ -7,6 +7,7 @@ the user has agreed to, so that a page compares two times and makes no query.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from datetime import datetime
@@ -14,7 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -25,6 +26,8 @@ from django.utils.translation import gettext as _
 from accounts.access import PUBLIC_VIEWS
 from accounts.models import Consent, LegalDocument, User
 from chatproject.lib import languages
+
+logger = logging.getLogger(__name__)
 
 REFRESH = 5.0  # seconds
 
@@ -149,8 +152,15 @@ def newest(kind: str, version: int | None = None) -> LegalDocument | None:
 
 
 def kinds() -> list[str]:
-    """Return the kinds of documents that exist, in the order of the model."""
-    published = {one.kind for one in memory.read()}
+    """Return the kinds of documents that exist, in the order of the model.
+
+    Error pages call this too: while the database cannot be read, it returns none.
+    """
+    try:
+        published = {one.kind for one in memory.read()}
+    except DatabaseError as error:
+        logger.warning("a page has no links to the legal documents: %s", error)
+        return []
     return [kind for kind in LegalDocument.Kind.values if kind in published]
 
 

@@ -184,7 +184,7 @@ def log_access(application: Application) -> Application:
             line, level = "%s %s %s %.0f ms", logging.INFO
             log = access
             # A call of the API lasts as long as its reply.
-            is_slow = seconds > SLOW_REQUEST and not scope["path"].startswith(FOLLOWING)
+            is_slow = seconds > SLOW_REQUEST and not path.startswith(FOLLOWING)
             if scope["type"] == "http" and is_slow:
                 line, level, log = f"slow request: {line}", logging.WARNING, logger
             fields = {

@@ -42,7 +42,8 @@ MODULES = sorted(
     path.relative_to(folder).as_posix()
     for folder in map(Path, settings.STATICFILES_DIRS)
     for path in folder.glob("js/*/*.js")
-    if path.stem not in ("password_field", "wait_link")  # of the pages without a chat
+    # Without those of the pages without a chat.
+    if path.stem not in ("passkey_form", "passkeys", "password_field", "wait_link")
 )
 
 

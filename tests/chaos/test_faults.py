@@ -212,6 +212,7 @@ async def test_socket_answers_while_valkey_is_frozen(talking, provider, own_valk
                 await socket.send(json.dumps({"type": "resume", "run": talk.tab.run}))
                 await socket.send('{"type": "ping"}')
                 async with asyncio.timeout(10):
+                    assert json.loads(await socket.recv())["type"] == "next.updated"
                     assert json.loads(await socket.recv())["type"] == "pong"
             finally:
                 os.kill(own_valkey.pid, signal.SIGCONT)

@@ -13,16 +13,20 @@ from accounts.models import User
 from chat.models import (
     Announcement,
     AnnouncementDismissal,
+    ApiCall,
     ChatExport,
     ChatImport,
     ChatPreference,
     Conversation,
+    ConversationShare,
+    IdempotencyKey,
     Message,
     MessageFeedback,
     MessagePart,
     ModerationRule,
     Prompt,
     Provider,
+    PublicLink,
     Report,
     Run,
 )
@@ -56,6 +60,10 @@ def run(owner: User, assistant) -> Run:
     Report.objects.create(message=run.message, user=owner, reason="other")
     ModerationRule.objects.create(name="Words", words="badger")
     Prompt.objects.create(title="Prompt", text="Text")
+    ApiCall.objects.create(run=run, conversation=chat, request=WORD, created_at=timezone.now())
+    IdempotencyKey.objects.create(user=owner, key="key", digest="0" * 64)
+    ConversationShare.objects.create(conversation=chat, owner=owner, email="r@example.org")
+    PublicLink.objects.create(conversation=chat, owner=owner, title=WORD)
     ChatImport.objects.create(
         owner=owner, file_name=WORD, notes=[[WORD, WORD]], size=1, beat_at=timezone.now()
     )

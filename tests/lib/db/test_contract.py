@@ -58,7 +58,7 @@ ATTRIBUTES: list[tuple[object, str]] = [
     (ModelState, "adding db fields_cache"),
     (Options, "concrete_fields fields"),
     (models.QuerySet, "_raw_delete"),
-    (Message, "_default_manager _meta"),
+    (Message, "_base_manager _default_manager _meta"),
     (Message(), "_state"),
     (Message._meta, "db_table verbose_name"),
     (Message._meta.pk, "attname column primary_key"),
