@@ -112,7 +112,7 @@ def test_unreachable_site_shows_the_offline_page(driver: webdriver.Chrome, tmp_p
         # With it the page that was asked for comes back, and the worker is switched off.
         stack.change_environment(SERVICE_WORKER="0")
         stack.start("web")
-        browser.wait_for_text("h1", "Settings")
+        browser.wait_for_text(".topbar-title", "Settings")
         wait_until(
             lambda: browser.driver.execute_async_script(
                 "navigator.serviceWorker.getRegistrations()"
