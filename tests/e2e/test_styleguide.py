@@ -12,8 +12,11 @@ from tests.support.stack import PROJECT
 
 pytestmark = pytest.mark.e2e
 
-# Of no screen of their own: the admin's, paper, and the frame of the style guide.
-NO_SECTION = {"admin", "admin_billing", "admin_providers", "paper", "print", "styleguide"}
+# Of no screen for users: the admin's, paper, the reference for programs, and the frame of the style guide.
+NO_SECTION = {
+    *("admin", "admin_billing", "admin_providers"),
+    *("api_reference", "paper", "print", "styleguide"),
+}
 SIZES = {"desktop": (1280, 900), "narrow": (320, 640)}
 
 
