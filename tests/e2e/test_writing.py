@@ -95,6 +95,10 @@ def test_enter_before_the_script_sends(site: Site, browser: Browser, key: tuple[
 def test_text_before_the_script_is_kept(browser: Browser):
     browser.write("older draft")
     browser.open("/chats/")
+    stored = (
+        "return fetch('/').then((page) => page.text()).then((text) => text.includes('older draft'))"
+    )
+    wait_until(lambda: browser.run(stored), "the draft is stored")
     with without_modules(browser):
         browser.open("/")
         browser.write("typed early")
