@@ -77,10 +77,12 @@ def ask(socket: ClientConnection, text: str, number: str) -> str:
             return kind
 
 
-def wait_for_error(socket: ClientConnection) -> None:
-    """Read events until an error; fails when none comes."""
-    while json.loads(socket.recv(timeout=30))["type"] != "error":
+def wait_for_error(socket: ClientConnection) -> str:
+    """Read events until an error; return its code. Fails when none comes."""
+    while (event := json.loads(socket.recv(timeout=30)))["type"] != "error":
         pass
+    code: str = event["code"]
+    return code
 
 
 def wait_for_event(running: Stack, event: str, count: int = 1) -> None:
@@ -187,7 +189,7 @@ def use_sockets(running: Stack, user: User) -> None:
             socket.send(json.dumps(frame))
             wait_for_error(socket)
         socket.send(f"no json {TEXT}")
-        assert json.loads(socket.recv(timeout=30))["code"] == "bad_json"
+        assert wait_for_error(socket) == "bad_json"
         with pytest.raises(ConnectionClosedError, match="1003"):
             socket.recv(timeout=30)
     with pytest.raises(InvalidStatus, match="403"):

@@ -113,7 +113,11 @@ def test_readiness_finds_a_full_redis(stack, own_valkey):
     becomes(stack, 200)
     with Redis.from_url(own_valkey.url) as client:
         client.config_set("maxmemory", "500kb")
-        becomes(stack, 503, redis=False)
+        # A busy machine may find it when the worker's last sign of life has expired as well.
+        give_up_at = time.monotonic() + PATIENCE
+        while (found := ready(stack))[0] != 503 or found[1]["redis"]:
+            assert time.monotonic() < give_up_at, found
+            time.sleep(0.2)
         probes = stack.log("web").count("GET /health/ready 503")
         while stack.log("web").count("GET /health/ready 503") <= probes + 3:
             ready(stack)
