@@ -144,11 +144,11 @@ ci: ## Run lint, test, ledger-short, bench-short and e2e, each to its end, and p
 	echo "=== summary"; printf '%s' "$$summary" | tr '|' '\n'; [ -z "$$failed" ]
 
 # A busy machine can break a test's assumption about time. The names of tests that fail beside others and
-# pass alone are printed: each is a fault to mend. More than five failures are no accident.
+# pass alone are printed: each is a fault to mend. More than ten failures are no accident.
 .PHONY: again-test again-e2e
 again-test again-e2e: again-%:
 	@$(PY) -c 'import json; names = list(json.load(open(".pytest_cache/v/cache/lastfailed"))); \
-		print("=== again, alone:", *names, sep="\n"); raise SystemExit(len(names) > 5)'
+		print("=== again, alone:", *names, sep="\n"); raise SystemExit(len(names) > 10)'
 	@$(MAKE) $* JOBS=0 ARGS="--last-failed --last-failed-no-failures none"
 
 .PHONY: ci-long
