@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -21,7 +21,8 @@ from billing.metering import pricing
 from chat import access
 from chat.conversations import offers
 from chat.errors import ChatError
-from chat.models import Assistant, ChatPreference, Conversation, Run
+from chat.models import Assistant, Conversation, LanguageModel, Provider, Run
+from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -34,25 +35,55 @@ LAST = 32_767  # the position of personal ones: never before staff's, also for t
 PAGE = 24  # shared assistants of one page
 
 
-def of_staff(user: User | None = None) -> QuerySet[Assistant]:
-    """Select staff's assistants that new conversations may have: the first one is the default.
+# In plain SQL, as the first message of each conversation needs it: see lib.db.prepared. The conditions are those of
+# `_available` and `offers.granted`.
+DEFAULT = f"""
+SELECT {prepared.columns(Assistant, "assistant")}, {prepared.columns(LanguageModel, "model")},
+  {prepared.columns(Provider, "provider")},
+  (SELECT own.model_id FROM chat_chatpreference own WHERE own.user_id = %(user)s)
+FROM chat_assistant assistant JOIN chat_languagemodel model ON model.id = assistant.model_id
+LEFT JOIN chat_provider provider ON provider.id = model.provider_id
+WHERE assistant.enabled AND assistant.deleted_at IS NULL AND NOT assistant.personal
+  AND model.enabled AND COALESCE(provider.enabled, true)
+  AND (NOT %(billing)s OR EXISTS (
+    SELECT 1 FROM billing_modelprice price
+    WHERE price.model = model.provider_model AND price.effective_from <= %(now)s
+  ))
+  AND (%(is_staff)s OR NOT assistant.restricted OR EXISTS (
+    SELECT 1 FROM chat_assistant_groups granted
+    JOIN accounts_user_groups own ON own.group_id = granted.group_id
+    WHERE granted.assistant_id = assistant.id AND own.user_id = %(user)s
+  ))
+ORDER BY assistant.position, assistant.name LIMIT 1
+"""  # noqa: S608 # of names alone
 
-    They are enabled, and their model and its provider are, too; it has a price. Restricted ones are left out for
-    users of other groups, and without a user. For a user, the annotation `preferred_model_id` is
-    the key of the model that the user's new conversations begin with, None without a preference.
+
+def default(user: User | None = None) -> Assistant | None:
+    """Return the first of staff's assistants that new conversations may have, None without one; one query.
+
+    It is enabled, and its model and its provider are, too; it has a price. Restricted ones are left out for users
+    of other groups, and without a user. Its annotation `preferred_model_id` is the key of the model that the
+    user's new conversations begin with, None without a preference.
     """
-    is_granted = Q(restricted=False) if user is None else offers.granted(user, Assistant)
-    found = _available().filter(is_granted, personal=False)
-    if user is not None:
-        own = ChatPreference.objects.filter(user=user).values("model")
-        found = found.annotate(preferred_model_id=Subquery(own))
+    values = {
+        "user": user.pk if user else None,
+        "is_staff": user is not None and user.is_staff,
+        "billing": settings.BILLING,
+        "now": timezone.now(),
+    }
+    row = prepared.first(DEFAULT, values, Assistant, LanguageModel, Provider)
+    if row is None:
+        return None
+    found: Assistant
+    found, found.model, found.model.provider, preferred = row
+    found.preferred_model_id = preferred  # type: ignore[attr-defined] # an annotation
     return found
 
 
 def offered(user: User) -> QuerySet[Assistant]:
     """Select all assistants that a user's new conversations may have, staff's first.
 
-    In addition to `of_staff`: the user's own and, where ASSISTANT_SHARING is on, shared assistants of active users.
+    Besides staff's, as for `default`, they are the user's own and, where ASSISTANT_SHARING is on, shared assistants of active users.
     """
     allowed = Q(personal=False) & offers.granted(user, Assistant) | Q(owner=user)
     if settings.ASSISTANT_SHARING:

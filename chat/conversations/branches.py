@@ -228,7 +228,7 @@ def _assistant_for(user: User, original: Conversation) -> Assistant:
     Raises ChatError `model_unavailable` where there is none.
     """
     same = assistants.offered(user).filter(pk=original.assistant_id).first()
-    found: Assistant | None = same or assistants.of_staff(user).first()
+    found: Assistant | None = same or assistants.default(user)
     if found is None:
         raise ChatError("model_unavailable")
     return found

@@ -27,7 +27,7 @@ TOO_MANY_PINNED = gettext_lazy("You can pin up to %(count)d chats. Unpin one fir
 
 
 def default_assistant(user: User | None = None, project: Project | None = None) -> Assistant | None:
-    """Return the assistant of new conversations, the first of `assistants.of_staff`; None without one.
+    """Return the assistant of new conversations, `assistants.default`; None without one.
 
     In a project it is the project's, if that is offered to the user; its annotation `preferred_model_id` is then
     the key of the project's model.
@@ -35,7 +35,7 @@ def default_assistant(user: User | None = None, project: Project | None = None) 
     chosen: Assistant | None = None
     if user is not None and project is not None and project.assistant_id is not None:
         chosen = assistants.offered(user).filter(pk=project.assistant_id).first()
-    chosen = chosen or assistants.of_staff(user).first()
+    chosen = chosen or assistants.default(user)
     if chosen is not None and project is not None and project.model_id is not None:
         chosen.preferred_model_id = project.model_id  # type: ignore[attr-defined] # an annotation
     return chosen

@@ -498,14 +498,13 @@ def _begin(ask: Ask) -> Conversation:
 
     Without a choice they are those of the project, the default assistant, and the user's model for new conversations. The caller inserts a new one with its run.
     """
-    begun: Conversation | None = (
-        Conversation.objects.not_deleted()
-        .with_lock()
-        .filter(owner=ask.user, client_id=ask.client_id)
-        .first()
+    # Plain SQL, as for `excluding`: it finds a row for a repetition alone.
+    stored = prepared.first(
+        "SELECT id FROM chat_conversation WHERE owner_id = %s AND client_id = %s AND deleted_at IS NULL",
+        [ask.user.pk, ask.client_id],
     )
-    if begun is not None:
-        return begun
+    if stored is not None:
+        return access.conversation(ask.user, stored[0], write=True, lock=True)
     choice = ask.choice
     project = None
     if choice.project_id is not None:
