@@ -55,7 +55,9 @@ def request(user: User, *, by: User | None = None) -> AccountDeletion:
             close(user)
         except UNREACHABLE:
             raise
-        except Exception:
+        except (
+            Exception
+        ):  # a fault of one part must not keep the account open; the purge ends what is left
             logger.exception("%s failed for user %d", close.__qualname__, user.pk)
     now = timezone.now()
     with transaction.atomic():

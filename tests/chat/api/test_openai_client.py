@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -270,9 +269,9 @@ def test_killed_worker_costs_time_or_an_error(
 ):
     text = "[[tokens=30 rate=10 key={}]] kill"
 
-    def kill(key: str) -> None:
+    def kill(delivered: Callable[[], object] = lambda: True) -> None:
         provider.wait(active=1)
-        time.sleep(1.5)  # some tokens have been delivered
+        wait_until(delivered, "some tokens are delivered")
         stack.kill("worker")
         stack.start("worker")
 
@@ -281,7 +280,7 @@ def test_killed_worker_costs_time_or_an_error(
             lambda: client.chat.completions.create(**ask(text.format(key), **fields))
         )
         task = asyncio.create_task(asked)
-        await asyncio.to_thread(kill, key)
+        await asyncio.to_thread(kill)
         return await task
 
     async def streamed(key: str) -> tuple[str, str]:
@@ -296,7 +295,7 @@ def test_killed_worker_costs_time_or_an_error(
             return ""
 
         task = asyncio.create_task(asyncio.to_thread(read))
-        await asyncio.to_thread(kill, key)
+        await asyncio.to_thread(kill, lambda: len("".join(got)) > 20)
         return await task, "".join(got)
 
     # Not streamed: another attempt makes the reply.
