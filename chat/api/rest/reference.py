@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +10,8 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
 from ninja import NinjaAPI
 from ninja.openapi.schema import get_schema
 
@@ -85,7 +88,7 @@ def _operation(path: str, method: str, found: dict[str, Any]) -> Operation:
             name=one["name"],
             type=_type(one["schema"]),
             link="",
-            description=one.get("description", ""),
+            description=_prose(one.get("description", "")),
             is_required=one["required"],
             place=one["in"],
         )
@@ -103,11 +106,16 @@ def _operation(path: str, method: str, found: dict[str, Any]) -> Operation:
         method=method.upper(),
         path=path,
         summary=found["summary"],
-        description=found.get("description", "").split("\n\n"),
+        description=[_prose(part) for part in found.get("description", "").split("\n\n")],
         parameters=parameters,
         body=body,
         answers=answers,
     )
+
+
+def _prose(text: str) -> SafeString:
+    """Return a description as HTML; of Markdown it has code spans alone."""
+    return mark_safe(re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S308 # escaped
 
 
 def _content(answer: dict[str, Any]) -> dict[str, Any]:
@@ -122,12 +130,12 @@ def _schema(name: str, found: dict[str, Any]) -> Schema:
             name=field,
             type=_type(one),
             link=_link(one),
-            description=one.get("description", ""),
+            description=_prose(one.get("description", "")),
             is_required=field in required,
         )
         for field, one in found.get("properties", {}).items()
     ]
-    return Schema(name, found.get("description", ""), fields)
+    return Schema(name, _prose(found.get("description", "")), fields)
 
 
 def _type(found: dict[str, Any]) -> str:

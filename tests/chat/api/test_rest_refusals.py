@@ -119,6 +119,8 @@ def test_reference_shows_operations_without_scripts(client: Client):
         assert f"<code>{path}</code>" in html
         for method, operation in methods.items():
             assert operation["security"], (method, path)
+    assert "<code>Last-Event-ID</code>" in html
+    assert "`" not in html
     assert "<script" not in html
     assert not re.findall(r'(?:href|src)="https?://', html)
     assert "script-src" in page.headers["Content-Security-Policy"]
