@@ -44,9 +44,11 @@ REMOVED_VARIABLE = "WEB_SERVER"
 UPLOADS = (
     (rb"/chats/import/", 101_000_000),
     (rb"/attachments/", 106_000_000),
-    (rb"/v1/[a-z/]+", 20_000_000),
     (rb"/c/new/|/c/[0-9a-f-]{36}/(send|compare)/|/messages/[0-9a-f-]{36}/edit/", 101_000_000),
 )
+
+# The addresses that check the key of a request before they read its body: chat/api/bodies.py.
+STREAMED = (rb"/v1/.*",)
 
 # Paths of requests that may follow a reply until its end.
 FOLLOWING = ("/v1/", "/api/v1/runs/")
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         # Before the environment is read: an application may load a file into it.
         application = load(options.application)
-        limits = Limits.from_environment(UPLOADS)
+        limits = Limits.from_environment(UPLOADS, STREAMED)
         host = options.host or env.text("HOST", "127.0.0.1")
         port = env.integer("PORT", 8000, most=65_535) if options.port is None else options.port
         if not 0 <= port <= 65_535:

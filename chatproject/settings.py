@@ -184,6 +184,8 @@ CACHES = {
 API_KEEP_HOURS = env.integer("API_KEEP_HOURS", 24, least=1, most=24 * CENTURY)
 # The longest time that a call of the API waits for a reply that is not streamed.
 API_ANSWER_SECONDS = env.integer("API_ANSWER_SECONDS", 900, least=10)
+# The longest time in which the body of a call of the API arrives.
+API_BODY_SECONDS = env.integer("API_BODY_SECONDS", 120, least=1)
 # Days after which a deleted chat is removed for good, with all of its text.
 DELETED_CHAT_DAYS = env.integer("DELETED_CHAT_DAYS", 30, least=1, most=CENTURY)
 # Days without a message after which chats are deleted and purged at once; 0: never.

@@ -208,7 +208,7 @@ class RunAdmin(LoggedLook, TextGuard):
     ]
     list_filter = [
         "status",
-        ("error_code", values_filter(*sorted({*ERRORS, Run.STOPPED_BY_STAFF}))),
+        ("error_code", values_filter(*sorted({*ERRORS, *Run.STOPPED_BY_OTHERS}))),
         ("error_cause", values_filter(*sorted(get_args(Cause)))),
         *("provider", "model", "queued_at"),
     ]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from accounts import api_keys
 from accounts.models import ApiKey, Scope, User
 from chat.api.errors import ApiError, of_key, of_limit
 from chatproject.lib.rate_limits import RateLimited, Standing
+
+if TYPE_CHECKING:
+    from chat.api.requests import Request
 
 AUTHORIZATION = b"authorization"
 
@@ -34,15 +38,21 @@ class Caller:
         ]
 
 
-def caller(authorization: str, scope: Scope) -> Caller:
-    """Return the caller of a request that needs a scope, and count the request. Raises ApiError."""
+def check_key(asked: Request) -> Caller:
+    """Return the caller of a request, which is counted once. Raises ApiError.
+
+    A second call, after a body that took its time, reads the key again: it may have been revoked meanwhile.
+    """
     try:
-        key = api_keys.authenticate(authorization, scope)
-        return Caller(key, api_keys.count_request(key))
+        key = api_keys.authenticate(asked.authorization, Scope.MODELS)
+        if asked.caller is None:
+            asked.caller = Caller(key, api_keys.count_request(key))
     except api_keys.KeyRefused as error:
         raise of_key(error) from None
     except RateLimited as error:
         raise of_limit(error) from None
+    asked.headers = asked.caller.headers()
+    return asked.caller
 
 
 def authorization_of(headers: list[tuple[bytes, bytes]]) -> str:

@@ -6,17 +6,15 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import msgspec
-import redis
 from django.conf import settings
 
-from accounts.models import Scope
 from billing import credits
 from chat.api import models, schemas
-from chat.api.auth import Caller, caller
-from chat.api.errors import ApiError, of_chat
+from chat.api.auth import Caller, check_key
+from chat.api.errors import ApiError, restarting
 from chat.api.replies import (
     Event,
     Following,
@@ -26,17 +24,12 @@ from chat.api.replies import (
     failure,
     read_calls,
 )
-from chat.api.requests import Request
+from chat.api.requests import Request, in_thread
 from chat.conversations.api_prompt import ApiRequest
-from chat.errors import ChatError
 from chat.models import LanguageModel, Run
 from chat.moderation import rules
 from chat.runs import api_calls
 from chatproject.lib import db
-from chatproject.lib.db import limits
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # Seconds. A comment keeps a stream's connection through proxies, which end silent ones after a minute.
 COMMENT_EVERY = 15.0
@@ -72,29 +65,23 @@ async def completions(asked: Request) -> None:
 async def begun(asked: Request, prepare: Callable[[Request], Prepared]) -> tuple[Prepared, Run]:
     """Prepare a request by a function that is called in a database thread, and start its run."""
     if not settings.MODERATION:
-        return released(*await in_thread(_prepare_and_start, prepare, asked))
+        prepared, run = await in_thread(_prepare_and_start, prepare, asked)
+        asked.release()
+        return released(prepared, run)
     prepared = await in_thread(prepare, asked)
     # A slow rule must not occupy a thread of the database.
     loop = asyncio.get_running_loop()
     for text in api_calls.reviewed(prepared.request):
         await loop.run_in_executor(rules.reviewers(), rules.review_in_thread, text)
-    return released(prepared, await in_thread(start, prepared))
+    run = await in_thread(start, prepared)
+    asked.release()
+    return released(prepared, run)
 
 
 def released(prepared: Prepared, run: Run) -> tuple[Prepared, Run]:
     """Return both without the request, which is stored: its images must not stay in memory as long as the reply."""
     run.api_request = None
     return replace(prepared, request=ApiRequest([])), run
-
-
-async def in_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function of the domain in a database thread; its refusals become ApiErrors."""
-    try:
-        return await db.run_within(limits.ANSWER, fn, *args, **kwargs)
-    except ChatError as error:
-        raise of_chat(error) from error
-    except (redis.RedisError, *db.UNREACHABLE) as error:
-        raise of_chat(ChatError("unavailable", retry_after=5)) from error
 
 
 def _prepare_and_start(
@@ -106,8 +93,7 @@ def _prepare_and_start(
 
 def prepare(asked: Request) -> Prepared:
     """Check the key and the body of a request. Raises ApiError."""
-    who = caller(asked.authorization, Scope.MODELS)
-    asked.headers = who.headers()
+    who = check_key(asked)
     body = schemas.decode(asked.take_body())
     model = models.find(who.user, body.model)
     return Prepared(
@@ -256,6 +242,10 @@ class Stream:
             if not self._asked.has_begun:
                 raise
             await self._asked.send_part(self.failed(error), is_last=True)
+        except asyncio.CancelledError:
+            if self._asked.has_begun:
+                await self._asked.send_part(self.failed(restarting()), is_last=True)
+            raise
 
     async def _comment(self) -> None:
         await self._begin()

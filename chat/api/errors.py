@@ -19,6 +19,7 @@ TYPES = {
     403: "permission_error",
     404: "invalid_request_error",
     405: "invalid_request_error",
+    408: "invalid_request_error",
     413: "invalid_request_error",
     429: "requests",
 }
@@ -123,6 +124,16 @@ def of_limit(error: RateLimited) -> ApiError:
 def stopped() -> ApiError:
     """Return the answer for a run that was stopped by its user, or by staff."""
     return ApiError(500, "The reply was stopped before its end.", code="stopped")
+
+
+def restarting() -> ApiError:
+    """Return the answer of a process that ends before the reply."""
+    return ApiError(
+        503,
+        "The server is being restarted. Send the request again.",
+        code="unavailable",
+        retry_after=2,
+    )
 
 
 UNKNOWN_PATH = "There is no such address in this API. Its base URL ends with /v1."

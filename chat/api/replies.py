@@ -19,7 +19,7 @@ from chat import protocol
 from chat.api.errors import ApiError, of_run, stopped
 from chat.errors import ChatError
 from chat.models import MessagePart, Run
-from chat.runs.stop import stop_run
+from chat.runs.stop import stop_interrupted, stop_run
 from chat.web.outgoing import Outgoing
 from chat.web.run_follower import Follower
 from chatproject.lib import db
@@ -252,9 +252,10 @@ class Following:
                     ticked = now
                     await tick()
             self._done.result()
-        except BaseException:
+        except BaseException as error:
             # Also when this process ends: no client will read the reply.
-            stopping = asyncio.create_task(self._stop_run())
+            is_restart = isinstance(error, asyncio.CancelledError)
+            stopping = asyncio.create_task(self._stop_run(is_restart=is_restart))
             _stopping.add(stopping)
             stopping.add_done_callback(_stopping.discard)
             with suppress(asyncio.CancelledError):
@@ -283,11 +284,16 @@ class Following:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def _stop_run(self) -> None:
-        """Stop the run, so that it is settled for its output so far."""
+    async def _stop_run(self, *, is_restart: bool) -> None:
+        """Stop the run, so that it is settled for what its client has received."""
+        api = self._run.api
+        is_undelivered = is_restart and api is not None and not api["streamed"]
         for turn in range(STOP_TRIES):
             try:
-                await db.run(stop_run, user=self._user, run_id=self._run.pk)
+                if is_undelivered:
+                    await db.run(stop_interrupted, self._run.pk)
+                else:
+                    await db.run(stop_run, user=self._user, run_id=self._run.pk)
                 return
             except (ChatError, *db.UNREACHABLE) as error:
                 logger.warning("run %s of a call is not stopped yet: %s", self._run.pk, error)

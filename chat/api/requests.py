@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+import redis
+
+from chat.api.errors import of_chat
+from chat.errors import ChatError
+from chatproject.lib import db
+from chatproject.lib.db import limits
 from chatproject.lib.server.asgi_types import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from chat.api.auth import Caller
+    from chat.api.bodies import Reservation
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 JSON = (b"content-type", b"application/json")
 STREAM = (
@@ -15,15 +29,15 @@ NOT_STORED = (b"cache-control", b"no-store")
 
 
 class Request:
-    """A request whose body was read. `headers` are added to its answer."""
+    """A request: `caller` is known once its key was checked, `body` once it was read. `headers` are added to its answer."""
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, authorization: str, body: bytes
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.path: str = scope["path"]
         self.receive = receive
-        self.authorization = authorization
-        self.body = body
+        self.authorization = ""
+        self.caller: Caller | None = None
+        self.body = b""
+        self.reservation: Reservation | None = None  # of memory for the body
         self.headers: Sequence[tuple[bytes, bytes]] = ()
         self.has_begun = False
         self._send = send
@@ -32,6 +46,11 @@ class Request:
         """Return the body, which is then no longer kept."""
         body, self.body = self.body, b""
         return body
+
+    def release(self) -> None:
+        """Return the memory of the body, whose content is stored, or no longer needed."""
+        if self.reservation is not None:
+            self.reservation.release()
 
     async def answer(
         self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
@@ -53,3 +72,13 @@ class Request:
         self.has_begun = True
         message = {"type": "http.response.start", "status": status}
         await self._send({**message, "headers": [*headers, *self.headers]})
+
+
+async def in_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function of the domain in a database thread; its refusals become ApiErrors."""
+    try:
+        return await db.run_within(limits.ANSWER, fn, *args, **kwargs)
+    except ChatError as error:
+        raise of_chat(error) from error
+    except (redis.RedisError, *db.UNREACHABLE) as error:
+        raise of_chat(ChatError("unavailable", retry_after=5)) from error

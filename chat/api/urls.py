@@ -6,6 +6,7 @@ uses a thread only while it reads or writes the database. ALLOWED_HOSTS and cook
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -16,13 +17,11 @@ import msgspec
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 
-from accounts.models import Scope as KeyScope
-from chat.api import completions, models, responses
-from chat.api.auth import authorization_of, caller
-from chat.api.completions import in_thread
-from chat.api.errors import UNKNOWN_PATH, ApiError
+from chat.api import bodies, completions, models, responses
+from chat.api.auth import authorization_of, check_key
+from chat.api.errors import UNKNOWN_PATH, ApiError, restarting
 from chat.api.replies import ClientGone
-from chat.api.requests import Request
+from chat.api.requests import Request, in_thread
 
 if TYPE_CHECKING:
     from chatproject.lib.server.asgi_types import Application, Receive, Scope, Send
@@ -30,10 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BASE = "/v1/"
-MAX_BODY_BYTES = 20_000_000  # as serve.UPLOADS has it, for other servers
 
 INTERNAL = "Something went wrong on our side. It has been logged. Try again."
-TOO_LARGE = f"The body is larger than {MAX_BODY_BYTES // 1_000_000} MB."
 NO_EMBEDDINGS = "This site has no model for embeddings."
 PLAIN = "Use https: a key must not be sent unencrypted."
 
@@ -42,9 +39,9 @@ async def list_models(asked: Request) -> None:
     """Answer with the models that the user may use."""
 
     def read() -> list[dict[str, object]]:
-        who = caller(asked.authorization, KeyScope.MODELS)
-        asked.headers = who.headers()
-        return [models.described(name, model) for name, model in models.named(who.user)]
+        return [
+            models.described(name, model) for name, model in models.named(check_key(asked).user)
+        ]
 
     found = await in_thread(read)
     await asked.answer(200, msgspec.json.encode({"object": "list", "data": found}))
@@ -55,16 +52,14 @@ async def one_model(asked: Request) -> None:
     name = asked.path.removeprefix(f"{BASE}models/")
 
     def read() -> dict[str, object]:
-        who = caller(asked.authorization, KeyScope.MODELS)
-        asked.headers = who.headers()
-        return models.described(name, models.find(who.user, name))
+        return models.described(name, models.find(check_key(asked).user, name))
 
     await asked.answer(200, msgspec.json.encode(await in_thread(read)))
 
 
 async def embeddings(asked: Request) -> None:
     """Refuse a request for embeddings: no model of the catalogue makes any."""
-    await in_thread(caller, asked.authorization, KeyScope.MODELS)
+    await in_thread(check_key, asked)
     raise ApiError(404, NO_EMBEDDINGS, code="model_not_found", param="model")
 
 
@@ -87,11 +82,16 @@ def with_api(pages: Application) -> Application:
         if not scope["path"].startswith(BASE):
             await pages(scope, receive, send)
             return
-        asked = Request(scope, receive, send, "", b"")
+        asked = Request(scope, receive, send)
         try:
             await _answer(asked, scope)
         except ClientGone:
             pass
+        except asyncio.CancelledError:
+            if not asked.has_begun:
+                error = restarting()
+                await asked.answer(error.status, error.body(), error.headers())
+            raise
         except ApiError as error:
             await asked.answer(error.status, error.body(), error.headers())
         except Exception:
@@ -101,6 +101,8 @@ def with_api(pages: Application) -> Application:
             else:
                 # The connection ends without its last chunk, so that the client does not take it for a whole reply.
                 raise
+        finally:
+            asked.release()
 
     return application
 
@@ -110,7 +112,8 @@ async def _answer(asked: Request, scope: Scope) -> None:
         raise ApiError(403, PLAIN, code="https_required")
     handler = _handler(scope)
     asked.authorization = authorization_of(scope["headers"])
-    asked.body = await _body(asked)
+    if scope["method"] == "POST":
+        await bodies.read(asked, scope)
     await handler(asked)
 
 
@@ -129,20 +132,3 @@ def _handler(scope: Scope) -> Handler:
         if method == scope["method"]:
             return handler
     raise ApiError(405, f"Use {found[0][0]} for this address.", code="method_not_allowed")
-
-
-async def _body(asked: Request) -> bytes:
-    """Return the body of a request. Raises ApiError and ClientGone."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await asked.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise ApiError(413, TOO_LARGE, code="body_too_large")
-        parts.append(part)
-        if not message.get("more_body"):
-            return b"".join(parts)

@@ -156,6 +156,8 @@ class Run(models.Model):
 
     # An error_code: of a stopped run whose user did not stop it.
     STOPPED_BY_STAFF = "stopped_by_staff"
+    INTERRUPTED = "interrupted"  # the process that was to deliver its reply has ended
+    STOPPED_BY_OTHERS = (STOPPED_BY_STAFF, INTERRUPTED)
 
     objects: ClassVar[Any] = RunQuerySet.as_manager()
 

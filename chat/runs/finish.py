@@ -187,7 +187,7 @@ def _end(
     if run.continued and not outcome.text[run.continued :].strip():
         # Without a word of its own it is an empty reply: the one that it was to continue stays shown.
         outcome, html = replace(outcome, text="", reasoning=""), ""
-    if outcome.status == Run.Status.STOPPED and run.error_code == Run.STOPPED_BY_STAFF:
+    if outcome.status == Run.Status.STOPPED and run.error_code in Run.STOPPED_BY_OTHERS:
         outcome = replace(outcome, code=run.error_code, is_users_stop=False)
     run.message = _store_message(run, outcome, html)
     run.message.siblings = Siblings.of(run.message_id, siblings)
@@ -229,10 +229,13 @@ def _end(
 def _finish(run: Run, outcome: Outcome) -> UsageRecord.Finish:
     """Return the end as billing has it: a reply without a word is EMPTY, unless its user stopped it.
 
-    So is a failed reply of the API that was not streamed: nothing of it was delivered, unless it reached a limit.
+    So is a failed or interrupted reply of the API that was not streamed: nothing of it was delivered, unless it
+    reached a limit.
     """
     is_users_stop = outcome.status == Run.Status.STOPPED and outcome.is_users_stop
     if not (outcome.text.strip() or outcome.tool_calls) and not is_users_stop:
+        return UsageRecord.Finish.EMPTY
+    if outcome.status == Run.Status.STOPPED and outcome.code == Run.INTERRUPTED:
         return UsageRecord.Finish.EMPTY
     if outcome.status == Run.Status.FAILED and run.api is not None and not run.api["streamed"]:
         return (

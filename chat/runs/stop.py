@@ -38,8 +38,20 @@ def stop_run_by_staff(run_id: UUID) -> bool:
 
     A reply without a word is then not charged. Raises ChatError `unavailable` like `stop_run`.
     """
+    return _stop_for(run_id, Run.STOPPED_BY_STAFF)
+
+
+def stop_interrupted(run_id: UUID) -> bool:
+    """Stop the run of a call whose answer this process can no longer deliver; it is not charged.
+
+    Returns and raises like `stop_run_by_staff`.
+    """
+    return _stop_for(run_id, Run.INTERRUPTED)
+
+
+def _stop_for(run_id: UUID, code: str) -> bool:
     active = Run.objects.active().filter(pk=run_id)
-    if not active.update(error_code=Run.STOPPED_BY_STAFF):
+    if not active.update(error_code=code):
         return False
     try:
         _stop(Run.objects.get(pk=run_id))

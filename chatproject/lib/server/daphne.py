@@ -5,7 +5,7 @@ drops connections where the protocol has a close code for the reason, and closes
 a close frame on SIGTERM. The classes here extend it in these points:
 
 * `WriteGate` blocks an application's `send` while its connection's write buffer is full;
-* `Inbox` pauses reading from a socket whose application falls behind;
+* `Inbox` pauses reading from a socket whose application falls behind, and `BodyStream` from a request;
 * `Channel` and `Request` are a connection's HTTP side, `Socket` its WebSocket side;
 * `Server` owns them and shuts them down.
 
@@ -48,6 +48,7 @@ from twisted.web import http
 from chatproject.lib.server.asgi_types import TEXT_FRAMES, Application, Message, Scope
 from chatproject.lib.server.limits import (
     AT_ONCE,
+    BODY_BYTES,
     CANCEL_SECONDS,
     CLOSE_TIMEOUT,
     INBOX_MESSAGES,
@@ -120,6 +121,38 @@ class Inbox(asyncio.Queue[Message]):
         return message
 
 
+class BodyStream(asyncio.Queue[Message]):
+    """A request's body as it arrives; reading from the connection pauses while much of it waits."""
+
+    def __init__(self, transport: Any) -> None:
+        super().__init__()
+        self.transport = transport
+        self.waiting = 0  # bytes
+        self.paused = False
+        self.is_complete = False
+
+    def put_nowait(self, item: Message) -> None:
+        if item["type"] != "http.request":  # Daphne puts the body that it has stored: none
+            super().put_nowait(item)
+
+    def feed(self, data: bytes, *, more: bool) -> None:
+        """Add a part of the body, or its end."""
+        self.is_complete = not more
+        self.waiting += len(data)
+        super().put_nowait({"type": "http.request", "body": data, "more_body": more})
+        if not self.paused and self.waiting >= BODY_BYTES:
+            self.paused = True
+            self.transport.pauseProducing()
+
+    async def get(self) -> Message:
+        message = await super().get()
+        self.waiting -= len(message.get("body", b""))
+        if self.paused and not self.waiting:
+            self.paused = False
+            self.transport.resumeProducing()
+        return message
+
+
 REFUSED = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The file or text is larger than this server accepts.",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "The address or a cookie is longer than this server accepts.",
@@ -177,6 +210,14 @@ class Channel(http.HTTPChannel):
     def allHeadersReceived(self) -> None:
         limits = self.server.limits
         target: Any = self._path  # bytes until the whole request has arrived
+        request = self.requests[-1]
+        is_upgrade = request.requestHeaders.hasHeader(b"Upgrade")
+        if self.length != 0 and limits.is_streamed(target) and not is_upgrade:
+            self.setTimeout(limits.upload_seconds)
+            request.stream = BodyStream(self.transport)
+            super().allHeadersReceived()
+            request.begin(self._command, target, self._version)
+            return
         upload_bytes = limits.upload_bytes(target)
         most = limits.max_body_bytes if upload_bytes is None else upload_bytes
         if self.length is not None and self.length > most:
@@ -184,7 +225,7 @@ class Channel(http.HTTPChannel):
         else:
             if upload_bytes is not None:
                 self.setTimeout(limits.upload_seconds)
-                self.requests[-1].max_body_bytes = upload_bytes
+                request.max_body_bytes = upload_bytes
             super().allHeadersReceived()
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
@@ -211,11 +252,23 @@ class Channel(http.HTTPChannel):
         client would see the reset instead of the response.
         """
         logger.info("refused a request: %d %s", status, status.phrase)
+        self.transport.write(refusal(status))
+        self.linger()
+
+    def linger(self) -> None:
+        """Discard all that the client still sends, for a while."""
         self.refused = True
         self.clearLineBuffer()
-        self.transport.write(refusal(status))
+        self.transport.resumeProducing()
         self.transport.loseWriteConnection()
         self.setTimeout(LINGER_SECONDS)
+
+    def requestDone(self, request: Any) -> None:
+        if request.is_partial:
+            self.requests.remove(request)
+            self.linger()
+        else:
+            super().requestDone(request)
 
     def go_away(self) -> None:
         """Close the connection, after the response to a request that is being handled."""
@@ -250,6 +303,7 @@ class Request(http_protocol.WebRequest):
     """One HTTP request, with a bounded body; or the opening handshake of a WebSocket."""
 
     transport: Any
+    stream: BodyStream | None = None  # of an application that reads the body itself
 
     def __init__(self, channel: Channel, queued: bool) -> None:
         # Without Twisted's form parser, which reads the whole body a second time for nothing.
@@ -258,7 +312,29 @@ class Request(http_protocol.WebRequest):
         self.body_bytes = 0
         self.max_body_bytes = channel.server.limits.max_body_bytes
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether the application was called, and the body has not arrived as a whole."""
+        return self.stream is not None and not self.stream.is_complete
+
+    def begin(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Call the application before the body has arrived."""
+        super().requestReceived(command, path, version)
+
+    def gotLength(self, length: int | None) -> None:
+        # A longer one is stored in a file.
+        super().gotLength(0 if self.stream is not None else length)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if self.stream is None:
+            super().requestReceived(command, path, version)
+        else:
+            self.stream.feed(b"", more=False)
+
     def handleContentChunk(self, data: bytes) -> None:
+        if self.stream is not None:
+            self.stream.feed(data, more=True)
+            return
         self.body_bytes += len(data)
         if self.body_bytes > self.max_body_bytes:
             raise BodyTooLargeError
@@ -271,6 +347,17 @@ class Request(http_protocol.WebRequest):
         if self.transport is None:  # it was handed to a Socket
             self.server.open.discard(self.channel)
         return deferred
+
+    def handle_reply(self, message: Message) -> None:
+        if (
+            message["type"] == "http.response.start"
+            and self.is_partial
+            and self.channel is not None
+        ):
+            # The rest of the body is discarded, and no other request can follow it.
+            self.channel.persistent = False
+            self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        super().handle_reply(message)
 
     def handle_exception(self, exception: BaseException) -> None:
         # Daphne's own method raises when a response has begun, which ends its caller: the periodic
@@ -479,7 +566,7 @@ class Server(daphne.server.Server):
             inbox: asyncio.Queue[Message] = Inbox(protocol.transport)
             scope["extensions"] = {TEXT_FRAMES: protocol}
         else:
-            inbox = asyncio.Queue()
+            inbox = protocol.stream or asyncio.Queue()
 
         async def send(message: Message) -> None:
             await self.handle_reply(protocol, message)

@@ -21,6 +21,7 @@ MAX_HEADER_BYTES = 16_384  # of the request line and the headers together
 MAX_HEADERS = 100
 KEEP_ALIVE_SECONDS = 75  # more than the 60 s of usual proxies, so that the proxy closes first
 LINGER_SECONDS = 5  # for a refused client to stop sending and read the response
+BODY_BYTES = 262_144  # of a streamed body that wait for its application before reading is paused
 
 # Connections
 BACKLOG = 2_048  # that wait to be accepted
@@ -47,9 +48,13 @@ class Limits:
     # Paths with larger bodies as patterns, the largest body of each, and the seconds for such a request.
     uploads: tuple[tuple[re.Pattern[bytes], int], ...] = ()
     upload_seconds: int = 900
+    # Paths whose application is called at once, and reads and limits the body itself.
+    streamed: tuple[re.Pattern[bytes], ...] = ()
 
     @classmethod
-    def from_environment(cls, uploads: Iterable[tuple[bytes, int]] = ()) -> Limits:
+    def from_environment(
+        cls, uploads: Iterable[tuple[bytes, int]] = (), streamed: Iterable[bytes] = ()
+    ) -> Limits:
         """Read the limits. Raises ImproperlyConfigured for a value that is no whole number."""
         return cls(
             max_body_bytes=env.integer("MAX_BODY_BYTES", 2 * 1024 * 1024),
@@ -57,9 +62,15 @@ class Limits:
             stall_seconds=env.integer("WEB_STALL_SECONDS", 30, least=1),
             drain_seconds=env.integer("WEB_DRAIN_SECONDS", 10),
             uploads=tuple((re.compile(path), size) for path, size in uploads),
+            streamed=tuple(map(re.compile, streamed)),
         )
 
     def upload_bytes(self, target: bytes) -> int | None:
         """Return the limit of a body by the target of its first line; None for a path without its own."""
         path = target.partition(b"?")[0]
         return next((size for pattern, size in self.uploads if pattern.fullmatch(path)), None)
+
+    def is_streamed(self, target: bytes) -> bool:
+        """Return whether the application reads the body as it arrives, by the target of the first line."""
+        path = target.partition(b"?")[0]
+        return any(pattern.fullmatch(path) for pattern in self.streamed)

@@ -317,6 +317,57 @@ def test_killed_worker_costs_time_or_an_error(
     assert audit.check() == []
 
 
+def test_stopped_web_process_ends_calls_with_an_error(
+    stack: Stack, client: OpenAI, owner: User, provider: FakeLLM
+):
+    """Calls in flight may end; after the drain time a stream is charged for its text, and a whole reply is free."""
+    stack.terminate("web")
+    stack.change_environment(WEB_DRAIN_SECONDS="2")
+    stack.start("web")
+    before = balance(owner)
+
+    def streamed(text: str) -> tuple[str, openai.APIError | None]:
+        got = ""
+        try:
+            for chunk in client.chat.completions.create(**ask(text), stream=True):
+                got += chunk.choices[0].delta.content or ""
+        except openai.APIError as error:
+            return got, error
+        return got, None
+
+    def whole() -> openai.APIStatusError:
+        with pytest.raises(openai.InternalServerError) as refused:
+            client.chat.completions.create(**ask("[[tokens=500 rate=20]] whole"))
+        return refused.value
+
+    async def play() -> tuple[Any, ...]:
+        short = "[[tokens=30 rate=15]] short"
+        calls = [
+            asyncio.create_task(asyncio.to_thread(streamed, short)),
+            asyncio.create_task(asyncio.to_thread(streamed, "[[tokens=500 rate=20]] long")),
+            asyncio.create_task(asyncio.to_thread(whole)),
+        ]
+        await asyncio.to_thread(provider.wait, active=3)
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(stack.terminate, "web")
+        return tuple(await asyncio.gather(*calls)), short
+
+    ((ended, no_error), (part, error), refused), short = asyncio.run(play())
+    assert (ended, no_error) == (reply_text(30, short), None)
+    assert (len(part) > 20, error.code, error.type) == (True, "unavailable", "server_error")
+    assert (refused.status_code, refused.code) == (503, "unavailable")
+    assert int(refused.response.headers["retry-after"]) >= 1
+    assert refused.request_id
+    wait_until(lambda: not Run.objects.active().exists(), "the runs have ended")
+    runs = {run.api_call.request.split("]] ")[1][:5]: run for run in Run.objects.all()}
+    assert runs["whole"].charged == 0
+    assert (runs["whole"].status, runs["whole"].error_code) == ("stopped", Run.INTERRUPTED)
+    assert runs['long"'].charged > 0
+    assert balance(owner) == before - sum(run.charged or 0 for run in runs.values())
+    assert Account.objects.get(user=owner).held == 0
+    assert audit.check() == []
+
+
 def test_spending_limit_of_a_key_is_exact(stack: Stack, owner: User):
     """Calls that begin at the same time spend no more than their key may: each hold counts."""
     key, secret = api_keys.create(owner, api_keys.Terms(name="Test", limit_total=60_000))

@@ -15,9 +15,10 @@ from PIL import Image
 
 from accounts import api_keys
 from accounts.models import User
-from billing.models import ModelPrice
-from chat.api import urls
-from chat.models import LanguageModel, Run
+from billing.models import Hold, ModelPrice
+from chat.api import bodies
+from chat.models import LanguageModel, ModerationRule, Run
+from chat.moderation import rules
 from chat.web import run_follower
 from chatproject.asgi import application
 from chatproject.lib import db
@@ -174,7 +175,7 @@ async def test_address_and_method_have_clear_errors(client: httpx2.AsyncClient, 
     ):
         answer = await client.request(method, path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
-    monkeypatch.setattr(urls, "MAX_BODY_BYTES", 100)
+    monkeypatch.setattr(bodies, "MAX_BODY_BYTES", 100)
     answer = await client.post("/chat/completions", content=b" " * 101)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
@@ -236,3 +237,24 @@ async def test_limits_answer_with_429(client: httpx2.AsyncClient, owner: User, s
     assert answer.json()["error"]["type"] == "requests"
     assert 1 <= int(answer.headers["retry-after"]) <= 600
     assert not await db.run(Run.objects.exists)
+
+
+@pytest.mark.asyncio
+async def test_moderated_request_is_refused_and_free(
+    client: httpx2.AsyncClient, settings, monkeypatch
+):
+    settings.MODERATION = True
+    monkeypatch.setattr(rules, "memory", rules.Memory())
+    await db.run(lambda: ModerationRule.objects.create(name="No badgers", words="badger*"))
+    for path, asked in (
+        ("/chat/completions", body(messages=[{"role": "user", "content": "Of BADGERS"}])),
+        ("/responses", {"model": "stub-model", "input": "Of badgers"}),
+    ):
+        for stream in (False, True):
+            answer = await client.post(path, json=asked | {"stream": stream})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "content_policy_violation")
+            assert error["type"] == "invalid_request_error"
+            assert "No badgers" in error["message"]
+    assert not await db.run(Run.objects.exists)
+    assert not await db.run(Hold.objects.exists)

@@ -21,7 +21,7 @@ from chatproject.lib.server.one_thread_handler import OneThreadHandler
 
 OWN = {
     "__init__", "refuse", "go_away", "is_full", "write", "drain", "serve", "close_everything",
-    "wait_for_applications",
+    "wait_for_applications", "linger", "is_partial", "begin",
 }  # fmt: skip
 EXTENDED: tuple[type, ...] = (
     ours.Channel, ours.Request, ours.Socket, ours.HTTPFactory, ours.Server, OneThreadHandler,
@@ -39,6 +39,7 @@ CALLS: list[tuple[Any, str, str]] = [
     (ours.Channel, "setTimeout", "period"),
     (LineReceiver, "dataReceived", "data"),
     (http.Request, "__init__", "channel queued parsePOSTFormSubmission"),
+    (http.Request, "requestReceived", "command path version"),
     (ours.Socket, "_max_message_size_exceeded", "msg_size max_msg_size reason"),
     (ours.Socket, "sendCloseFrame", "code"),
     (ours.Socket, "sendFrame", "opcode payload"),
@@ -57,8 +58,11 @@ CALLS: list[tuple[Any, str, str]] = [
 ]
 ATTRIBUTES: list[tuple[Any, str]] = [
     (ours.Channel, "MAX_LENGTH maxHeaders totalHeadersSize requestFactory"),
-    (ours.Channel, "_handlingRequest _path length persistent requests"),
-    (ours.Request, "_response_started requestHeaders responseHeaders startedWriting transport"),
+    (ours.Channel, "_command _handlingRequest _path _version length persistent requests"),
+    (
+        ours.Request,
+        "_response_started channel requestHeaders responseHeaders startedWriting transport",
+    ),
     (ours.Socket, "CLOSE_STATUS_CODE_INTERNAL_ERROR CONFIG_ATTRS STATE_CONNECTING STATE_OPEN"),
     (ours.Socket, "failedByMe last_ping message_data state"),
     (ours.HTTPFactory, "protocol server timeOut"),
