@@ -115,12 +115,18 @@ for kind in (Exception, HttpError, AuthenticationError, ValidationError):
 
 
 def answered(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """Add the headers of the sender's limit to each answer of Ninja's views; 405 becomes JSON."""
+    """Add the headers of the sender's limit to each answer of Ninja's views; 405 becomes JSON.
+
+    HEAD is answered as GET is: the server sends no body for it.
+    """
 
     @csrf_exempt
     @wraps(view)
     def respond(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        method = request.method
+        request.method = "GET" if method == "HEAD" else method
         response = view(request, *args, **kwargs)
+        request.method = method
         if response.status_code == 405:
             allowed = response["Allow"]
             response = answer(Problem("method_not_allowed"))

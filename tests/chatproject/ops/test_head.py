@@ -16,7 +16,15 @@ def test_pages_answer_head_as_get(client: Client, owner, assistant):
     conversation = begin(owner, assistant)
     client.force_login(owner)
     chat, billing = f"/c/{conversation.pk}/", "/billing/"
-    for path in ("/", chat, "/chats/", billing, f"{billing}history/", f"{billing}packages.json"):
+    for path in (
+        "/",
+        chat,
+        "/chats/",
+        billing,
+        f"{billing}history/",
+        f"{billing}packages.json",
+        "/api/v1/balance",
+    ):
         page, head = client.get(path), client.head(path)
         assert (head.status_code, head.content) == (page.status_code, b"")
         assert head["Content-Type"] == page["Content-Type"]
