@@ -38,7 +38,7 @@ from chat.llm.errors import (
     ProviderTimeout,
 )
 from chat.llm.provider import NoteAccepted, NoteLearned
-from chat.llm.quirks import CONTINUATION, LEFT_OUT, Quirks
+from chat.llm.quirks import CONTINUATION, LEFT_OUT, OF_THE_SERVER, Quirks
 from chat.llm.request import CompletionRequest, refuses_continuation
 from chat.models import Assistant, Continuation, LanguageModel, Provider, Run
 from chat.runs import fallback, finish, handover, next_message, queue
@@ -281,11 +281,23 @@ async def _generate_and_finish(
             logger.warning("the chat of run %s keeps its first title: %s", work.id, error)
     if reply.learned and reply.first_token_at is not None:
         try:
-            await db.run(remember, reply.learned)
+            await db.run(remember, of_the_server(reply.learned) if work.api else reply.learned)
         except db.UNREACHABLE as error:
             # The next reply meets the same refusal, and stores it then.
             logger.warning("run %s: quirks are not stored: %s", work.id, error)
     return None
+
+
+def of_the_server(learned: Mapping[int, Mapping[str, str]]) -> dict[int, dict[str, str]]:
+    """Return the quirks that a call of the API may teach: those that its caller cannot bring about.
+
+    The caller has chosen roles and fields. A refusal of those must not change the requests of other users.
+    """
+    kept = {
+        model_id: {subject: found[subject] for subject in OF_THE_SERVER & found.keys()}
+        for model_id, found in learned.items()
+    }
+    return {model_id: found for model_id, found in kept.items() if found}
 
 
 REMEMBER = "UPDATE chat_languagemodel SET quirks = quirks || %s::jsonb WHERE id = %s"
@@ -311,7 +323,7 @@ async def _generate(
                 await _ask(work, prompt, writer, reply)
             except ProviderError as error:
                 delivered = reply.first_token_at is not None
-                if delivered or not fallback.has_fallback(work) or not fallback.is_for(error):
+                if delivered or not fallback.has_fallback(work) or not fallback.is_for(work, error):
                     raise
                 asked = await _with_patience(fallback.begin, work)
                 if asked is None:

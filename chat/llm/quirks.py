@@ -32,6 +32,8 @@ FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 # Without these there is no request, or its cost has no bound.
 NEVER_LEFT_OUT = frozenset(("model", "messages", *CAP_FIELDS))
 MOST = 50  # entries of a model
+# Subjects of a server alone: no role and no field of a request brings them about.
+OF_THE_SERVER = frozenset((CAP, LONGEST_REPLY))
 
 VOCABULARY = (
     f"Write one for each line: {CAP}: {' or '.join(CAP_FIELDS)}; "

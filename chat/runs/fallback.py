@@ -21,6 +21,9 @@ SNAPSHOT = "answered_by"
 
 # A refusal of the message itself, which the fallback would have to refuse as well.
 OF_THE_MESSAGE = ("content", "context")
+# Of a call of the API: its fields, too. A caller could choose one that the model refuses, and would have the reply of
+# a dearer fallback at the price of the model.
+OF_THE_CALL = (*OF_THE_MESSAGE, "parameter", "request", "cap", "too_large")
 
 
 def has_fallback(run: Run) -> bool:
@@ -31,9 +34,9 @@ def has_fallback(run: Run) -> bool:
     return run.model.fallback_id is not None and run.answered_by_id is None and not run.prefix
 
 
-def is_for(error: ProviderError) -> bool:
-    """Return whether a fallback may succeed where a provider failed with this error."""
-    return error.reason not in OF_THE_MESSAGE
+def is_for(run: Run, error: ProviderError) -> bool:
+    """Return whether a fallback may answer a run where a provider failed with this error."""
+    return error.reason not in (OF_THE_MESSAGE if run.api is None else OF_THE_CALL)
 
 
 STORE = """

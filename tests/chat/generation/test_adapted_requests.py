@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from accounts import api_keys
 from billing.ledger import audit
 from billing.models import Hold
+from chat.conversations.api_prompt import ApiRequest
 from chat.generation import generate
 from chat.llm.quirks import FIRST_USER_MESSAGE
 from chat.models import Assistant, LanguageModel, Provider, Run
-from chat.runs import handover
+from chat.runs import api_calls, handover
 from chatproject.lib import db
 from chatproject.lib.db import prepared
 from tests.support.conversations import add_turns, begin, send
@@ -38,6 +40,7 @@ ABOUT_REQUESTS = [
     case for case in CASES.values() if case.expect.keys() & {"second_request", "same_body"}
 ]
 INSTRUCTIONS = "Be brief."
+HI = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.fixture
@@ -161,6 +164,33 @@ async def test_words_of_user_are_not_remembered(owner, assistant, serve):
 
     assert (run.status, run.error_cause) == ("failed", "refused")
     assert len(provider.requests) == 1
+    assert await db.run(stored_quirks) == {}
+
+
+CHOSEN = [
+    # A value that the server refuses, and roles in an order that its template refuses.
+    (when(has("logit_bias"), error("Invalid 'logit_bias'.", param="logit_bias")), HI),
+    (
+        when(
+            lambda body: [one["role"] for one in body["messages"]].count("system") > 1,
+            error("Only one system message is allowed.", param="system"),
+        ),
+        [{"role": "system", "content": "One"}, {"role": "system", "content": "Two"}, *HI],
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "messages"), CHOSEN, ids=["field", "roles"])
+async def test_caller_of_the_api_teaches_nothing(owner, assistant, serve, rule, messages):
+    request = ApiRequest(messages, fields={"logit_bias": {"x": 1}})
+    with serve(Refusing(rule)) as provider:
+        key, _secret = await db.run(api_keys.create, owner, api_keys.Terms("Test"))
+        run = await db.run(api_calls.start_call, key, assistant.model, request, streamed=False)
+        await generate.run(run.pk, 1)
+
+    run = await db.run(fresh, run.pk)
+    assert (run.status, run.message.text) == ("done", GOOD_TEXT)
+    assert len(provider.requests) == 2
     assert await db.run(stored_quirks) == {}
 
 

@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 
 import pytest
 
+from accounts import api_keys
 from billing.ledger import audit
 from billing.models import Hold, ModelPrice, UsageRecord
 from chat import protocol
+from chat.conversations.api_prompt import ApiRequest
 from chat.generation import generate
 from chat.models import LanguageModel, Provider, Run
 from chat.recovery import sweeper
-from chat.runs import fallback, finish
+from chat.runs import api_calls, fallback, finish
 from chat.runs.stop import stop_run
 from chat.streaming.leases import lease_key
 from chatproject.lib import db
@@ -131,6 +133,20 @@ async def test_fallback_is_not_asked(owner, conversation, other, backup, fault):
     """For a message that is refused for its content or length, or after the first word."""
     run = await make(owner, conversation, f"[[tokens=5 rate=0 {fault} only=stub-model]]")
     assert (run.status, run.answered_by_id, other.requests) == ("failed", None, [])
+
+
+async def test_refused_call_of_the_api_has_no_fallback(owner, assistant, other, backup):
+    """Its caller could choose a field that the model refuses, for a dearer reply at the price of the model."""
+    asked = [{"role": "user", "content": "[[tokens=5 rate=0 status=400 only=stub-model]]"}]
+    key, _secret = await db.run(api_keys.create, owner, api_keys.Terms("Test"))
+    request = ApiRequest(asked, fields={"verbosity": "?"})
+    model = await db.run(lambda: LanguageModel.objects.get(pk=assistant.model_id))
+    run = await db.run(api_calls.start_call, key, model, request, streamed=False)
+    await generate.run(run.pk, 1)
+
+    run = await db.run(fresh, run.pk)
+    assert (run.status, run.error_cause, run.answered_by_id) == ("failed", "refused", None)
+    assert other.requests == []
 
 
 async def test_stop_asks_no_fallback(owner, conversation, provider, other, backup):
