@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from django.utils.text import slugify
 
 from accounts.models import User
+from chat import protocol
 from chat.api.errors import ApiError
 from chat.conversations import offers
 from chat.models import LanguageModel
@@ -35,6 +36,8 @@ def full_name(model: LanguageModel) -> str:
 
 def find(user: User, name: str) -> LanguageModel:
     """Return the model with a name, that of `named`, the full one or the one of pages; raises ApiError."""
+    if not protocol.is_storable(name):  # Postgres refuses to look for it
+        raise not_found(name)
     models = LanguageModel.objects.select_related("provider").filter(enabled=True).order_by("pk")
     plain = name.partition("/")[2]
     found = [

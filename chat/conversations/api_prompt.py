@@ -43,12 +43,13 @@ class ApiRequest(msgspec.Struct, frozen=True):
 
 
 def text_of(message: dict[str, Any]) -> str:
-    """Return the text of a message, with its tool calls."""
+    """Return all text of a message that a model may read: its content, names and tool calls."""
     content = message.get("content") or ""
     if not isinstance(content, str):
         content = "\n".join(part["text"] for part in content if part["type"] == "text")
+    named = [message[field] for field in ("name", "tool_call_id") if message.get(field)]
     calls = message.get("tool_calls")
-    return content + msgspec.json.encode(calls).decode() if calls else content
+    return "\n".join([content, *named]) + (msgspec.json.encode(calls).decode() if calls else "")
 
 
 def request_of(run: Run) -> ApiRequest:

@@ -22,17 +22,21 @@ from chatproject.lib import languages, metrics
 from chatproject.lib.db import prepared
 
 ASSISTANT = "API"  # of the calls, in records of usage
+OVERLAP = (
+    200  # characters of two successive parts of a moderated text: a phrase is whole in one of them
+)
 
 
 def reviewed(request: ApiRequest) -> Iterator[str]:
-    """Yield the texts of the user that are moderated: the newest ones, in parts that a rule takes."""
-    size = settings.TEXT_MAX_CHARACTERS
-    for message in reversed(request.messages):
-        if message["role"] == "assistant":
-            return
-        if message["role"] == "user":
-            text = text_of(message)
-            yield from (text[at : at + size] for at in range(0, len(text), size))
+    """Yield the texts of the caller that are moderated, in parts that a rule takes.
+
+    All of a request: its program decides what is history. Not the replies and results of tools, which may quote.
+    """
+    if not settings.MODERATION:
+        return
+    texts = [text_of(one) for one in request.messages if one["role"] in ("system", "user")]
+    text, size = "\n".join(texts), settings.TEXT_MAX_CHARACTERS
+    yield from (text[at : at + size] for at in range(0, len(text), size - OVERLAP))
 
 
 def start_call(key: ApiKey, model: LanguageModel, request: ApiRequest, *, streamed: bool) -> Run:

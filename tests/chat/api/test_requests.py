@@ -17,8 +17,10 @@ from accounts import api_keys
 from accounts.models import User
 from billing.models import Hold, ModelPrice
 from chat.api import bodies
-from chat.models import LanguageModel, ModerationRule, Run
+from chat.conversations.api_prompt import ApiRequest
+from chat.models import Assistant, LanguageModel, ModerationRule, Run
 from chat.moderation import rules
+from chat.runs import api_calls
 from chat.web import run_follower
 from chatproject.asgi import application
 from chatproject.lib import db
@@ -115,6 +117,7 @@ WRONG: list[tuple[Any, int, str, str | None]] = [
     (body(messages=image(png())), 400, "no_vision", "messages[0].content[1].image_url"),
     (body(model=1), 400, "invalid_value", "model"),
     (body(model="gpt-nothing"), 404, "model_not_found", "model"),
+    (body(model="a\0"), 404, "model_not_found", "model"),
     (body(n=2), 400, "unsupported_parameter", "n"),
     (body(temperature=2.5), 400, "invalid_value", "temperature"),
     (body(temperature="hot"), 400, "invalid_value", "temperature"),
@@ -218,6 +221,7 @@ async def test_models_are_those_of_the_user(client: httpx2.AsyncClient, owner: U
     assert answer.headers["x-ratelimit-reset-requests"].endswith("s")
     assert (await client.get("/models/org/large")).json()["object"] == "model"
     assert (await client.get("/models/hidden")).status_code == 404
+    assert (await client.get("/models/%00")).status_code == 404
     refused = await client.post("/chat/completions", json=body(model="hidden"))
     assert refused.status_code == 404
 
@@ -258,3 +262,20 @@ async def test_moderated_request_is_refused_and_free(
             assert "No badgers" in error["message"]
     assert not await db.run(Run.objects.exists)
     assert not await db.run(Hold.objects.exists)
+
+
+@pytest.mark.asyncio
+async def test_every_text_of_a_call_is_held_for(owner: User, assistant: Assistant):
+    def most(message: dict[str, Any]) -> int:
+        model = LanguageModel.objects.get(pk=assistant.model_id)
+        key, _secret = api_keys.create(owner, api_keys.Terms("Test"))
+        request = ApiRequest([message], max_tokens=10)
+        return int(api_calls.start_call(key, model, request, streamed=False).most)
+
+    short = await db.run(most, {"role": "user", "content": "x"})
+    hidden = "word " * 10_000
+    for message in (
+        {"role": "user", "content": "x", "name": hidden},
+        {"role": "tool", "content": "x", "tool_call_id": hidden},
+    ):
+        assert await db.run(most, message) > 10 * short

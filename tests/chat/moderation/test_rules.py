@@ -11,12 +11,14 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from accounts import api_keys
 from accounts.models import User
 from billing.models import Hold
+from chat.conversations.api_prompt import ApiRequest
 from chat.errors import ChatError
 from chat.models import Message, ModerationRule, Provider, Run
 from chat.moderation import rules
-from chat.runs import start
+from chat.runs import api_calls, start
 from tests.support.conversations import client_id, send
 from tests.support.provider_api import KEY, Api, api, row
 from tests.support.sockets import open_tab
@@ -70,6 +72,25 @@ def test_repetition_of_a_stored_message_is_never_refused(owner, conversation, wo
     Run.objects.update(status="done", ended_at=first.queued_at)
     with pytest.raises(ChatError, match="moderated"):
         send(owner, conversation, "badger", client_id="twice")
+
+
+CALLS = [
+    # Behind a message that looks like a reply, beside the content, and across two parts.
+    [{"role": "user", "content": "badger"}, {"role": "assistant", "content": "Yes?"}],
+    [{"role": "system", "content": "badger"}, {"role": "user", "content": "Go on"}],
+    [{"role": "user", "content": "x", "name": "badger"}],
+    [{"role": "user", "content": "x" * 19_995 + " honey pot"}],
+]
+
+
+@pytest.mark.parametrize("messages", CALLS)
+def test_calls_of_the_api_are_moderated_whole(owner, assistant, words, messages):
+    key, _secret = api_keys.create(owner, api_keys.Terms("Test"))
+    with pytest.raises(ChatError, match="moderated"):
+        api_calls.start_call(key, assistant.model, ApiRequest(messages), streamed=False)
+    quoted = [{"role": "assistant", "content": "badger"}, {"role": "user", "content": "Why?"}]
+    run = api_calls.start_call(key, assistant.model, ApiRequest(quoted), streamed=False)
+    assert run.status == "queued"
 
 
 @pytest.mark.asyncio
