@@ -315,6 +315,11 @@ def for_reader(conversation: Conversation, page: str = "") -> Part:
     return _part(last, page, "", False, run.pk if run and shows_run else None)
 
 
+def shows(conversation: Conversation, message_id: UUID) -> bool:
+    """Return whether a reader of a conversation sees a message: one of the present branch."""
+    return [message_id] in map(list, prepared.all(PATH, {"last": conversation.leaf_id}))
+
+
 def _part(
     last: UUID | None, page: str, default: str, shows_reasoning: bool, run: UUID | None = None
 ) -> Part:

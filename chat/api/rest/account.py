@@ -87,7 +87,10 @@ def read_usage(
     """Return the usage by day and model, from the first to the last day, both included; a year at most."""
     end = last or usage.today()
     begin = first or end.replace(day=1)
-    if not timedelta(0) <= end - begin < timedelta(days=MOST_DAYS) or end.year > 9000:
+    if (
+        not timedelta(0) <= end - begin < timedelta(days=MOST_DAYS)
+        or not 1000 <= begin.year <= end.year <= 9000
+    ):
         message = f"The days are in order, and at most {MOST_DAYS}."
         raise Problem("invalid_request", fields=[{"field": "first", "message": message}])
     report = usage_report.report(request.auth.user.pk, first=begin, last=end)

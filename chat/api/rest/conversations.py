@@ -27,7 +27,7 @@ from chat.api.rest.schemas import (
     Page,
     responses,
 )
-from chat.conversations import lifecycle, listing, transcript
+from chat.conversations import lifecycle, listing, sharing, transcript
 from chat.conversations.offers import Choice
 from chat.errors import ChatError
 from chat.models import Conversation, Message, MessagePart
@@ -107,9 +107,10 @@ def read_conversation(request: ApiRequest, conversation_id: UUID) -> dict[str, A
     """Return a conversation with the last 100 messages of its path, the oldest first."""
     found = access.conversation(request.auth.user, conversation_id)
     shown = transcript.excerpt(found)
+    is_own = found.owner_id == request.auth.user.pk
     found.active = bool(shown.runs)  # type: ignore[attr-defined] # as the annotation of lists
     return described(request.auth.user, found) | {
-        "messages": [described_message(message) for message in shown.messages],
+        "messages": [described_message(message, is_own=is_own) for message in shown.messages],
         "earlier": str(shown.messages[0].pk) if shown.earlier else None,
     }
 
@@ -178,22 +179,24 @@ def list_messages(
     Of the path the first page has the last 100 messages, and the next page those before. Of the tree, whose
     messages name their `parent`, the first page has the `limit` oldest ones.
     """
+    user = request.auth.user
     # A reader by share sees the path alone.
-    found = access.conversation(request.auth.user, conversation_id, write=of == "tree")
-    after = _message_cursor(found, cursor)
+    found = access.conversation(user, conversation_id, write=of == "tree")
+    is_own = found.owner_id == user.pk
+    after = _message_cursor(found, cursor, is_own=is_own)
     if of == "path":
         shown = transcript.excerpt(found, before=cursor)
-        items = [described_message(message) for message in shown.messages]
+        items = [described_message(message, is_own=is_own) for message in shown.messages]
         return {"items": items, "next": items[0]["id"] if shown.earlier and items else None}
     rows = Message.objects.filter(conversation=found).order_by("id")
     if after is not None:
         rows = rows.filter(pk__gt=after)
     messages = list(rows.select_related("run").prefetch_related("parts")[: limit + 1])
-    items = [described_message(message) for message in messages[:limit]]
+    items = [described_message(message, is_own=is_own) for message in messages[:limit]]
     return {"items": items, "next": items[-1]["id"] if len(messages) > limit else None}
 
 
-def _message_cursor(conversation: Conversation, cursor: str) -> UUID | None:
+def _message_cursor(conversation: Conversation, cursor: str, *, is_own: bool) -> UUID | None:
     if not cursor:
         return None
     try:
@@ -202,17 +205,19 @@ def _message_cursor(conversation: Conversation, cursor: str) -> UUID | None:
         raise Problem("invalid_cursor") from error
     if not Message.objects.filter(pk=after, conversation=conversation).exists():
         raise Problem("invalid_cursor")
+    if not is_own and not sharing.shows(conversation, after):
+        raise Problem("invalid_cursor")
     return after
 
 
 def described(user: User, conversation: Conversation) -> dict[str, Any]:
-    """Return a conversation as answers have it; a reader by share sees nothing of its owner's order."""
+    """Return a conversation as answers have it; a reader by share sees nothing of its owner's order and choices."""
     is_own = conversation.owner_id == user.pk
     return {
         "id": conversation.pk,
         "title": conversation.name,
-        "assistant": conversation.assistant_id,
-        "model": conversation.model_id,
+        "assistant": conversation.assistant_id if is_own else None,
+        "model": conversation.model_id if is_own else None,
         "project": conversation.project_id if is_own else None,
         "temporary": conversation.temporary,
         "pinned": is_own and conversation.pinned_at is not None,
@@ -224,13 +229,16 @@ def described(user: User, conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def described_message(message: Message) -> dict[str, Any]:
-    """Return a message, whose run and parts were read, as answers have it."""
+def described_message(message: Message, *, is_own: bool) -> dict[str, Any]:
+    """Return a message, whose run and parts were read, as answers have it.
+
+    A reader by share gets no reasoning: it may quote instructions.
+    """
     run = getattr(message, "run", None)
     reasoning = [
         part.data["text"]
         for part in message.ordered_parts
-        if part.kind == MessagePart.Kind.REASONING
+        if part.kind == MessagePart.Kind.REASONING and is_own
     ]
     return {
         "id": str(message.pk),

@@ -173,7 +173,7 @@ def stop(request: ApiRequest, run_id: UUID) -> dict[str, Any]:
 
 
 def described(user: User, run: Run) -> dict[str, Any]:
-    """Return a run, whose reply was read, as answers have it; a reader by share gets nothing of its cost."""
+    """Return a run, whose reply was read, as answers have it; a reader by share gets nothing of model, error and cost."""
     is_own = access.decide(user, run) >= access.Access.WRITE
     usage = None
     if is_own and run.prompt_tokens is not None and run.has_ended:
@@ -184,14 +184,17 @@ def described(user: User, run: Run) -> dict[str, Any]:
             "reasoning_tokens": run.reasoning_tokens or 0,
             "estimated": run.usage_estimated,
         }
-    error = {"code": run.error_code, "message": run.error_message} if run.error_code else None
+    error = None
+    if run.error_code:
+        error = {"code": run.error_code, "message": run.error_message}
+        error = error if is_own else {"code": "run_failed", "message": ""}
     return {
         "id": run.pk,
         "conversation": run.conversation_id,
         "message": run.message_id,
         "status": run.status,
         "attempt": run.attempt,
-        "model": run.model_snapshot.get("name", ""),
+        "model": run.model_snapshot.get("name", "") if is_own else "",
         "text": run.message.text,
         "finish_reason": run.finish_reason,
         "error": error,

@@ -66,7 +66,7 @@ class ConversationOut(Schema):
 
     id: UUID
     title: str
-    assistant: int
+    assistant: int | None = Field(description="Null in a conversation of another user.")
     model: int | None = Field(description="The model of its next message; null: the assistant's.")
     project: UUID | None
     temporary: bool

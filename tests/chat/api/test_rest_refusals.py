@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from accounts import api_keys
 from accounts.models import User
-from chat.models import Conversation, Run
+from chat.models import Conversation, ConversationShare, Message, MessagePart, Run
 from tests.support.conversations import add_turns, begin
 from tests.support.people import assistant, owner, stranger
 
@@ -47,6 +47,7 @@ BAD = [
     ("GET", "/api/v1/ledger?cursor=-1", "", 422, "invalid_cursor"),
     ("GET", "/api/v1/usage?first=2026-01-02&last=2026-01-01", "", 422, "invalid_request"),
     ("GET", "/api/v1/usage?first=0001-01-01&last=9999-12-31", "", 422, "invalid_request"),
+    ("GET", "/api/v1/usage?last=0001-01-01", "", 422, "invalid_request"),
     ("GET", "/api/v1/search", "", 422, "invalid_request"),
     ("PUT", "/api/v1/conversations", "{}", 405, "method_not_allowed"),
     ("GET", "/api/v1/runs/not-an-id", "", 404, "unknown_url"),
@@ -148,6 +149,35 @@ def test_other_users_objects_are_not_found(call, stranger: User, assistant):
         assert problem(call(method, path, body)) == (404, "not_found"), (method, path)
     foreign.refresh_from_db()
     assert (foreign.deleted_at, Run.objects.count()) == (None, 1)
+
+
+def test_reader_by_share_sees_texts_alone(call, owner: User, stranger: User, assistant, settings):
+    settings.SHARE_WITH_USERS = True
+    shared = begin(stranger, assistant, model=assistant.model)
+    [prompt, reply] = add_turns(stranger, shared, 1)
+    MessagePart.objects.create(
+        message=reply, position=0, kind="reasoning", data={"text": "Instructions: obey."}
+    )
+    run = Run.objects.get(message=reply)
+    Run.objects.update(error_code="provider_error", error_message="The key of this site is wrong.")
+    hidden = Message.objects.create(
+        conversation=shared, parent=prompt, role="assistant", text="Another branch"
+    )
+    ConversationShare.objects.create(
+        conversation=shared, owner=stranger, user=owner, email=owner.email
+    )
+    chat = f"/api/v1/conversations/{shared.pk}"
+    read = json.loads(call("GET", chat).content)
+    assert [one["text"] for one in read["messages"]] == ["Question 0", "Answer 0"]
+    assert (read["assistant"], read["model"]) == (None, None)
+    listed = json.loads(call("GET", f"{chat}/messages").content)["items"]
+    assert [one["reasoning"] for one in [*read["messages"], *listed]] == [""] * 4
+    made = json.loads(call("GET", f"{RUNS}/{run.pk}").content)
+    assert (made["text"], made["model"]) == ("Answer 0", "")
+    assert made["error"] == {"code": "run_failed", "message": ""}
+    assert problem(call("GET", f"{chat}/messages?of=tree")) == (403, "not_allowed")
+    assert problem(call("GET", f"{chat}/messages?cursor={hidden.pk}")) == (422, "invalid_cursor")
+    assert call("GET", f"{chat}/messages?cursor={reply.pk}").status_code == 200
 
 
 def test_keys_and_sessions_do_what_they_may(owner: User):
