@@ -33,6 +33,8 @@ PAGES = [
     SettingsPage(gettext_lazy("Security"), "shield", "mfa_index"),
     SettingsPage(gettext_lazy("Sessions"), "device", "usersessions_list"),
     SettingsPage(gettext_lazy("Notifications"), "info", "chat:notifications"),
-    SettingsPage(gettext_lazy("Data"), "file", "chat:data"),
+    SettingsPage(
+        gettext_lazy("Data"), "file", "chat:data", ("account_delete", "chat:shared_by_me")
+    ),
     SettingsPage(gettext_lazy("API keys"), "link", "api_keys"),
 ]

@@ -1,4 +1,4 @@
-"""The navigation of the settings."""
+"""The navigation of the settings, and the title of each page."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ register = template.Library()
 @register.inclusion_tag("settings/_pages.html", takes_context=True)
 def settings_pages(context: Context) -> dict[str, Any]:
     """List the pages of the settings, the current one marked."""
+    return _place(context)
+
+
+@register.inclusion_tag("settings/_bar.html", takes_context=True)
+def settings_bar(context: Context, title: str = "") -> dict[str, Any]:
+    """Write the title of the current page of the settings: its label in the navigation, or `title`."""
+    place = _place(context)
+    return place | {"title": title or place["current"].label}
+
+
+def _place(context: Context) -> dict[str, Any]:
     match = context["request"].resolver_match
     view = match.view_name if match else ""
     current = next((page for page in PAGES if view == page.view or view in page.views), None)
