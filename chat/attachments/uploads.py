@@ -23,7 +23,7 @@ from django.utils.translation import gettext as _
 from chat.attachments import images, names, texts
 from chat.errors import ChatError
 from chat.models import Attachment, LanguageModel
-from chatproject.lib import private_files
+from chatproject.lib import languages, private_files
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -34,7 +34,6 @@ FOLDER = "attachments"  # below PRIVATE_ROOT
 HEAD = 16  # bytes that tell an image from a text
 UNSENT_KEPT = timedelta(days=1)
 QUEUED_KEPT = timedelta(days=30)
-MEGABYTE = 2**20
 
 
 def add(
@@ -54,8 +53,8 @@ def add(
     if size > settings.ATTACHMENT_MAX_BYTES:
         raise ChatError(
             "file_too_large",
-            _("The file is larger than %(most)d MB. Attach a smaller one.")
-            % {"most": settings.ATTACHMENT_MAX_BYTES // MEGABYTE},
+            _("The file is larger than %(most)s. Attach a smaller one.")
+            % {"most": languages.size(settings.ATTACHMENT_MAX_BYTES)},
         )
     if size == 0:
         raise ChatError("bad_file", _("The file is empty. Attach another one."))
@@ -119,8 +118,8 @@ def _store(made: Attachment, contents: Sequence[bytes]) -> None:
             if used_bytes(made.owner) + made.size > settings.ATTACHMENT_USER_BYTES:
                 raise ChatError(
                     "storage_full",
-                    _("Your files use all of your %(most)d MB. Delete some in the settings.")
-                    % {"most": settings.ATTACHMENT_USER_BYTES // MEGABYTE},
+                    _("Your files use all of your %(most)s. Delete some in the settings.")
+                    % {"most": languages.size(settings.ATTACHMENT_USER_BYTES)},
                 )
             made.save(force_insert=True)
     except OSError as error:

@@ -38,7 +38,7 @@ from chat.streaming import user_channel
 from chat.transfer import files, formats, reader, tracking, tree
 from chat.transfer.reader import TooLarge, Unreadable
 from chat.transfer.tracking import Progress, Superseded
-from chatproject.lib import private_files
+from chatproject.lib import languages, private_files
 from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def start(*, user: User, file_name: str, size: int, chunks: Iterable[bytes]) -> 
 
 def too_large() -> str:
     """Return the sentence about a file of more than IMPORT_MAX_BYTES."""
-    return _("The file is larger than %(most)d MB. Unpack an archive and upload its JSON file.") % {
-        "most": settings.IMPORT_MAX_BYTES // 1_000_000
+    return _("The file is larger than %(most)s. Unpack an archive and upload its JSON file.") % {
+        "most": languages.size(settings.IMPORT_MAX_BYTES)
     }
 
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from django.conf import settings
 from django.utils import formats, timezone, translation
-from django.utils.translation import pgettext_lazy
+from django.utils.translation import gettext_lazy, pgettext_lazy
 
 CODES = frozenset(code for code, _name in settings.LANGUAGES)
 
@@ -32,6 +32,14 @@ FORMATS = {
     "j F Y, H:i": pgettext_lazy("date", "j F Y, H:i"),
     "j F, H:i:s": pgettext_lazy("date", "j F, H:i:s"),
 }
+
+
+# Units by their bytes, with the decimal places of numbers in them.
+SIZES = (
+    (gettext_lazy("%(number)s kB"), 10**3, 0),
+    (gettext_lazy("%(number)s MB"), 10**6, 1),
+    (gettext_lazy("%(number)s GB"), 10**9, 1),
+)
 
 
 def known(code: str | None) -> str:
@@ -81,6 +89,15 @@ def _separators() -> tuple[str, str]:
 def number(value: int | Decimal, places: int | None = None) -> str:
     """Format a number for people in the active language: `1,234.50`, in German `1.234,50`."""
     return formats.number_format(value, decimal_pos=places, force_grouping=True)
+
+
+def size(count: int) -> str:
+    """Write a number of bytes for people: `340 kB`, `2.4 MB`, `1 GB`; less than 1 kB counts as 1 kB, unless it is 0."""
+    rounded = [(name, round(Decimal(count) / unit, places)) for name, unit, places in SIZES]
+    name, value = next((one for one in rounded if one[1] < 1_000), rounded[-1])
+    if count:
+        value = max(value, Decimal(1))
+    return name % {"number": number(value, None if value % 1 else 0)}
 
 
 def day(value: date | datetime, name: str) -> str:

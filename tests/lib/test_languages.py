@@ -54,3 +54,24 @@ def test_stored_amount_survives_a_form(language, micro):
 def test_typed_number_is_never_read_tenfold(language, typed, plain):
     with languages.use(language):
         assert languages.plain_number(typed) == plain
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 kB"),
+        (1, "1 kB"),
+        (340_400, "340 kB"),
+        (999_600, "1 MB"),
+        (2_449_000, "2.4 MB"),
+        (20_000_000, "20 MB"),
+        (999_960_000, "1 GB"),
+        (1_000_000_000, "1 GB"),
+        (12_340_000_000, "12.3 GB"),
+        (5_000_000_000_000, "5,000 GB"),
+    ],
+)
+def test_size_is_written_in_its_unit(count, shown):
+    assert languages.size(count) == shown
+    with languages.use("de"):
+        assert languages.size(2_449_000) == "2,4 MB"

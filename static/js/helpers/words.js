@@ -4,13 +4,18 @@ import { gettext, language, locale, ngettext, number } from "./gettext.js";
 
 const ORDINALS = new Intl.PluralRules(language, { type: "ordinal" });
 
-const SIZES = { kilobyte: 1_000, megabyte: 1_000_000 };
+const SIZES = [
+  ["kilobyte", 1_000, 0],
+  ["megabyte", 1_000_000, 1],
+  ["gigabyte", 1_000_000_000, 1],
+];
 
-/** The size of a file: "340 kB", "2.4 MB". */
+/** The size of a file: "340 kB", "2.4 MB", "1 GB", as chatproject/lib/languages.py writes it. */
 export function fileSize(bytes) {
-  const unit = bytes < SIZES.megabyte ? "kilobyte" : "megabyte";
-  const format = { style: "unit", unit, maximumFractionDigits: unit === "megabyte" ? 1 : 0 };
-  return new Intl.NumberFormat(locale, format).format(Math.max(1, bytes / SIZES[unit]));
+  const rounded = SIZES.map(([unit, size, places]) => [unit, Number((bytes / size).toFixed(places))]);
+  const [unit, value] = rounded.find(([, number]) => number < 1_000) ?? rounded.at(-1);
+  const format = new Intl.NumberFormat(locale, { style: "unit", unit, maximumFractionDigits: 1 });
+  return format.format(bytes > 0 ? Math.max(1, value) : 0);
 }
 
 /** A duration, no more exact than an estimate can be: "about 5 s". */
