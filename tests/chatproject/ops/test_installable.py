@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from urllib.robotparser import RobotFileParser
 
 import pytest
 from django.contrib.staticfiles import finders
@@ -56,3 +57,24 @@ def test_service_worker_stores_the_offline_page_alone(client: Client, settings):
     settings.SERVICE_WORKER = False
     assert config(client)["isOn"] is False
     assert "service-worker" not in client.get("/accounts/login/").content.decode()
+
+
+def test_files_of_the_root_are_served(client: Client):
+    icon = client.get("/favicon.ico")
+    assert (icon.status_code, icon["Content-Type"]) == (200, "image/x-icon")
+    assert icon.getvalue().startswith(b"\0\0\1\0")
+    crawler = RobotFileParser()
+    crawler.parse(client.get("/robots.txt").getvalue().decode().splitlines())
+    for path in ("/s/token/", "/terms/", "/accounts/login/", "/static/css/base.css"):
+        assert crawler.can_fetch("*", path), path
+    for path in (
+        "/",
+        "/c/1/",
+        "/chats/",
+        "/settings/",
+        "/accounts/keys/",
+        "/admin/",
+        "/api/v1/",
+        "/billing/",
+    ):
+        assert not crawler.can_fetch("*", path), path
