@@ -215,6 +215,7 @@ def state(owner: User) -> list[Any]:
     ]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.long)])
 def test_pages_follow_the_matrix(objects, owner, reader, stranger, staff, closed, step):
     """Each kind of user takes another part of the pages, and all of them in `make ci-long`."""
