@@ -124,7 +124,7 @@ class NextQueue(Choosing, frozen=True, tag="next.queue", kw_only=True):
 
 
 class RunRegenerate(ClientAction, frozen=True, tag="run.regenerate", kw_only=True):
-    """Another reply in place of the reply `message`, which is kept as a branch.
+    """Another reply in place of the reply `message`, which is kept as a branch, or a reply to that of the user.
 
     `model` answers this once, by default the model of the conversation.
     """

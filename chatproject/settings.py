@@ -552,6 +552,7 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 # Hashed names, which browsers may cache for ever; requires `manage.py collectstatic` before a start.
 STATIC_MANIFEST = env.flag("STATIC_MANIFEST", default=not DEBUG)
 WHITENOISE_USE_FINDERS = not STATIC_MANIFEST  # serves the sources
+WHITENOISE_ROOT = BASE_DIR / "chatproject" / "ops" / "root_files"  # /favicon.ico, /robots.txt
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
@@ -563,8 +564,8 @@ STORAGES = {
 
 # Uploads and other files of users; all processes share the folder.
 PRIVATE_ROOT = env.folder("PRIVATE_ROOT", BASE_DIR / ".data" / "private")
-ATTACHMENT_MAX_BYTES = env.integer("ATTACHMENT_MAX_MB", 20, least=1, most=100) * 2**20
-ATTACHMENT_USER_BYTES = env.integer("ATTACHMENT_USER_MB", 1_000, least=1) * 2**20
+ATTACHMENT_MAX_BYTES = env.integer("ATTACHMENT_MAX_MB", 20, least=1, most=100) * 10**6
+ATTACHMENT_USER_BYTES = env.integer("ATTACHMENT_USER_MB", 1_000, least=1) * 10**6
 ATTACHMENTS_PER_MESSAGE = 10
 # A longer text that is pasted becomes a file of the message; 0: none does.
 PASTE_CHARACTERS = env.integer("PASTE_CHARACTERS", 5_000)

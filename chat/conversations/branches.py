@@ -131,7 +131,21 @@ def _others(model: type[Model], *own: str) -> list[str]:
     return [str(one.column) for one in model._meta.concrete_fields if one.column not in own]
 
 
-def _copying(parts_copied: str = "true") -> str:
+# The model of a reply and its end, which belong to its run; a copy has none.
+ORIGINS = """
+, origins AS (
+  INSERT INTO chat_messagepart (message_id, position, kind, data)
+  SELECT copied.new,
+    (SELECT COALESCE(MAX(position), -1) + 1 FROM chat_messagepart part WHERE part.message_id = copied.old), 'origin',
+    jsonb_build_object(
+      'model', COALESCE(run.model_snapshot #>> '{answered_by,name}', run.model_snapshot ->> 'name', ''),
+      'finish_reason', run.finish_reason
+    )
+  FROM copied JOIN chat_run run ON run.message_id = copied.old
+)"""
+
+
+def _copying(parts_copied: str = "true", origins: str = "") -> str:
     messages = _others(Message, "id", "conversation_id", "parent_id")
     parts = _others(MessagePart, "id", "message_id")
     return f"""
@@ -145,23 +159,23 @@ WITH copied AS (
   INSERT INTO chat_messageattachment (id, message_id, attachment_id)
   SELECT gen_random_uuid(), copied.new, link.attachment_id
   FROM copied JOIN chat_messageattachment link ON link.message_id = copied.old
-)
+){origins}
 INSERT INTO chat_messagepart (message_id, {", ".join(parts)})
 SELECT copied.new, {", ".join(f"part.{name}" for name in parts)}
 FROM copied JOIN chat_messagepart part ON part.message_id = copied.old WHERE {parts_copied}
 """  # noqa: S608 # of names alone
 
 
-COPY = _copying()
-# Without reasoning, which may quote instructions.
-COPY_OF_ANOTHER = _copying("part.kind <> 'reasoning'")
+COPY = _copying(origins=ORIGINS)
+# Without reasoning, which may quote instructions, and without models.
+COPY_OF_ANOTHER = _copying("part.kind NOT IN ('reasoning', 'origin')")
 
 
 def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
     """Copy the path from the root to a message into a new conversation of the user; return that.
 
-    Texts, rendered HTML, parts and links to attachments are copied; runs and their cost belong to the original. Idempotent
-    by `client_id`. Raises ChatError: `not_found`, `run_active` for a reply that is being generated,
+    Texts, rendered HTML, parts, links to attachments and the names of models are copied; runs and their cost belong to
+    the original. Idempotent by `client_id`. Raises ChatError: `not_found`, `run_active` for a reply that is being generated,
     `limit_reached` for more than COPY_MAX_MESSAGES messages.
     """
     message = access.message(user, message_id, write=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from django.db import models
@@ -113,11 +114,18 @@ class Message(models.Model):
 
     @property
     def origin_model(self) -> str:
-        """The name of the model that wrote an imported reply; empty for others, and if its file named none."""
-        for part in self.ordered_parts:
-            if part.kind == MessagePart.Kind.ORIGIN:
-                return str(part.data.get("model", ""))
-        return ""
+        """The name of the model that wrote an imported or copied reply; empty for others, and if it is unknown."""
+        return str(self._origin.get("model", ""))
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether this is the copy of a reply that reached its length limit."""
+        return self._origin.get("finish_reason") == "length"
+
+    @property
+    def _origin(self) -> dict[str, Any]:
+        parts = (part for part in self.ordered_parts if part.kind == MessagePart.Kind.ORIGIN)
+        return next((part.data for part in parts), {})
 
 
 class MessagePart(models.Model):
@@ -126,7 +134,8 @@ class MessagePart(models.Model):
     class Kind(models.TextChoices):
         REASONING = "reasoning"
         TOOL_CALL = "tool_call"  # of a reply of the API: `id`, `name` and `arguments`
-        ORIGIN = "origin"  # of an imported reply: its `model` and the product, `source`
+        # Of an imported reply: its `model` and the product, `source`; of a copied one: `model` and `finish_reason`.
+        ORIGIN = "origin"
 
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="parts")
     position = models.PositiveSmallIntegerField()

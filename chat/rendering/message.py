@@ -105,6 +105,8 @@ def _usual_reply(message: Message) -> tuple[_Shape, list[str]] | None:
     run: Run | None = getattr(message, "run", None)
     if run and (not run.has_ended or run.compared or run.finish_reason in UNUSUAL_ENDS):
         return None
+    if run is None and message.was_cut:
+        return None
     place, ids = _place(message)
     if len(message.ordered_parts) > MOST_PARTS:
         return None

@@ -240,16 +240,15 @@ def regenerate(
 ) -> Started:
     """Ask for another reply in place of the reply `message_id`, which is kept as a branch.
 
-    `model_id` names the model of this one reply, by default that of the conversation. Idempotent by
+    A message of the user is answered, at the end of a copied or an imported conversation for the first time. `model_id` names the model of this one reply, by default that of the conversation. Idempotent by
     `client_id`; raises ChatError like `send`.
     """
-    reply = access.message(user, message_id, write=True)
-    if reply.role != Message.Role.ASSISTANT or reply.parent is None:
+    message = access.message(user, message_id, write=True)
+    prompt = message if message.role == Message.Role.USER else message.parent
+    if prompt is None:
         raise ChatError("not_found")
     models = () if model_id is None else (offers.chosen(user, model_id),)
-    [started] = _start(
-        Ask(user, client_id, reply.conversation_id, prompt=reply.parent, models=models)
-    )
+    [started] = _start(Ask(user, client_id, message.conversation_id, prompt=prompt, models=models))
     return started
 
 
@@ -257,17 +256,12 @@ def continue_reply(*, user: User, message_id: UUID, client_id: str) -> Started:
     """Ask for a reply that goes on where the reply `message_id` reached its length limit.
 
     The new reply begins with the text of the old one, which is kept as a branch. The same model is
-    asked, if it is still available. Idempotent by `client_id`; raises ChatError like `send`.
+    asked, if it is still available; for a copied reply that of the conversation. Idempotent by `client_id`; raises ChatError like `send`.
     """
     reply = access.message(user, message_id, write=True)
     run = Run.objects.select_related("model__provider").filter(message=reply).first()
-    if (
-        run is None
-        or reply.parent is None
-        or reply.status != Message.Status.DONE
-        or run.finish_reason != "length"
-        or not reply.text
-    ):
+    is_cut = reply.was_cut if run is None else run.finish_reason == "length"
+    if reply.parent is None or reply.status != Message.Status.DONE or not is_cut or not reply.text:
         raise ChatError(
             "not_found",
             _("This reply did not reach its length limit. There is nothing to continue."),
@@ -279,7 +273,7 @@ def continue_reply(*, user: User, message_id: UUID, client_id: str) -> Started:
             reply.conversation_id,
             prompt=reply.parent,
             continued=reply,
-            models=(run.model,) if offers.is_usable(user, run.model) else (),
+            models=(run.model,) if run and offers.is_usable(user, run.model) else (),
         )
     )
     return started

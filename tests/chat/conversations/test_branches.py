@@ -193,7 +193,12 @@ def test_fork_copies_path_without_runs(owner, stranger, conversation):
     assert [[getattr(one, name) for name in fields] for one in shown] == [
         [getattr(one, name) for name in fields] for one in made[:5]
     ]
-    assert [part.data for part in shown[3].ordered_parts] == [{"text": "Hm"}]
+    origin = {"model": "Stub", "finish_reason": ""}
+    assert [part.data for part in shown[3].ordered_parts] == [{"text": "Hm"}, origin]
+    assert shown[3].origin_model == "Stub"
+    again = branches.fork(user=owner, message_id=shown[3].pk, client_id="again")
+    assert again.leaf is not None
+    assert [part.data for part in again.leaf.ordered_parts] == [{"text": "Hm"}, origin]
     assert not {one.pk for one in shown} & {one.pk for one in made}
     assert copy.title == "T" * 93 + " (copy)"
     assert (copy.owner, copy.leaf_id, copy.titled_by) == (owner, shown[-1].pk, "person")
@@ -207,6 +212,19 @@ def test_fork_copies_path_without_runs(owner, stranger, conversation):
         branches.fork(user=owner, message_id=run.message_id, client_id="g")
     with pytest.raises(ChatError, match="not_found:"):
         branches.fork(user=stranger, message_id=made[4].pk, client_id="f")
+
+
+def test_message_at_end_of_fork_is_answered(owner, stranger, conversation):
+    made = add_turns(owner, conversation, 2)
+    copy = branches.fork(user=owner, message_id=made[2].pk, client_id="f")
+    assert copy.leaf is not None
+    assert (copy.leaf.role, copy.leaf.text) == ("user", made[2].text)
+    with pytest.raises(ChatError, match="not_found:"):
+        regenerate(stranger, copy.leaf)
+    run = regenerate(owner, copy.leaf)
+    end(run, "done", "The reply")
+    assert leaf(copy) == run.message_id
+    assert places(copy) == [None] * 4
 
 
 def test_fork_is_bounded(owner, conversation, django_assert_num_queries):

@@ -10,11 +10,12 @@ import pytest_asyncio
 
 from billing.ledger import audit
 from billing.models import Hold, UsageRecord
-from chat.conversations import prompt_builder
+from chat.conversations import branches, prompt_builder
 from chat.errors import ChatError
 from chat.generation import generate
 from chat.models import Conversation, LanguageModel, Message, Run
 from chat.recovery import sweeper
+from chat.rendering.message import message_html
 from chat.runs import start
 from chat.runs.stop import stop_run
 from chat.streaming import log as run_log
@@ -84,6 +85,20 @@ async def test_continued_reply_grows_and_keeps_old(
     assert dict(charges) == {cut_off.pk: cut_off.charged, run.pk: run.charged}
     assert run.charged
     assert not await db.run(audit.check)
+
+
+async def test_copy_of_cut_reply_continues(cut_off, owner):
+    copy = await db.run(
+        branches.fork, user=owner, message_id=cut_off.message_id, client_id=client_id()
+    )
+    reply = await db.run(copy.messages.get, role="assistant")
+    page = await db.run(message_html, reply)
+    assert f'data-continue="{reply.pk}"' in page
+    run = await db.run(go_on, owner, reply.pk)
+    await generate.run(run.pk, 1)
+    run = await db.run(fresh, run.pk)
+    assert run.message.text.startswith(CUT_OFF)
+    assert len(run.message.text) > len(CUT_OFF)
 
 
 async def test_only_reply_at_its_limit_continues(cut_off, owner, stranger, conversation):
