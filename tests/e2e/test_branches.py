@@ -52,7 +52,8 @@ def test_siblings_are_walked_without_page_load(
     focused = "return document.activeElement.getAttribute('aria-label')"
     wait_until(lambda: browser.run(focused) == "Next version", "the control keeps the focus")
     before = top_of(browser, PLACE)
-    browser.driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    # Wherever in the message the focus is, which the message has afterwards.
+    browser.find(".reply [data-copy]").send_keys(Keys.ARROW_RIGHT)
     browser.wait_for_text(PLACE, "2 / 2")
     assert len(browser.own_messages) == 1
     if browser.run("return document.scrollingElement.scrollTop") > 0:
@@ -168,6 +169,11 @@ def test_branches_work_without_script(open_browser: Callable[..., Browser], emai
     browser.click("[data-send-button]")
     browser.wait_for_status("done")
     assert len(browser.own_messages) == 2
+    # A copy that ends with an own message, which is then answered.
+    browser.click(".own [name=fork]")
+    browser.click(".unanswered button")
+    browser.wait_for_status("done")
+    assert (len(browser.own_messages), browser.shown(".unanswered button")) == (1, [])
 
 
 # --- Comparing models

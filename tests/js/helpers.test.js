@@ -3,8 +3,9 @@ import { mock, test } from "node:test";
 
 import { newClientId } from "../../static/js/helpers/ids.js";
 import { Paragraphs } from "../../static/js/helpers/paragraphs.js";
+import { formatThoughts } from "../../static/js/helpers/thoughts.js";
 import { backoff, countDown, debounce } from "../../static/js/helpers/timing.js";
-import { about, queueStatus, remaining, retryLabel } from "../../static/js/helpers/words.js";
+import { about, fileSize, queueStatus, remaining, retryLabel } from "../../static/js/helpers/words.js";
 
 test("a wait is shown with its unit, rounded to five seconds or a minute", () => {
   assert.deepEqual([0.2, 4.4, 8, 22, 57, 58, 89, 91, 200].map(about), [
@@ -147,4 +148,60 @@ test("paragraphs do not depend on the cuts between pieces", () => {
 test("no text is lost except the blank lines between paragraphs", () => {
   const text = "a\n b\n\nc\td\n\n\ne  f";
   assert.equal(shown(...text).join("\n\n"), text.replace(/\n{3,}/g, "\n\n"));
+});
+
+test("the size of a file has the unit in which it is short", () => {
+  assert.deepEqual([0, 1, 340_400, 999_600, 2_449_000, 999_960_000, 12_340_000_000].map(fileSize), [
+    "0 kB",
+    "1 kB",
+    "340 kB",
+    "1 MB",
+    "2.4 MB",
+    "1 GB",
+    "12.3 GB",
+  ]);
+});
+
+test("reasoning is formatted line by line", () => {
+  class Element {
+    constructor(name) {
+      Object.assign(this, { name, dataset: {}, nodes: [], style: { setProperty() {} } });
+    }
+    set textContent(text) {
+      this.nodes = [text];
+    }
+    get textContent() {
+      return this.nodes.map((node) => node.textContent ?? node).join("");
+    }
+    get children() {
+      return this.nodes.filter((node) => node instanceof Element);
+    }
+    replaceChildren(...nodes) {
+      this.nodes = nodes;
+    }
+    get shown() {
+      return this.nodes.map((node) => (node instanceof Element ? `<${node.name}>${node.shown}</>` : node)).join("");
+    }
+  }
+  globalThis.document = { createElement: (name) => new Element(name) };
+  try {
+    const element = new Element("div");
+    element.textContent = "## Plan\n- use `a*b*` and **both**\n2 * 3 * 4, *so*\n```py\n# **no** heading\n```\n**Done";
+    formatThoughts(element);
+    const lines = () => element.children.map((line) => [line.dataset.thought, line.shown]);
+    const expected = [
+      ["heading", "Plan"],
+      ["item", "use <code>a*b*</> and <strong>both</>"],
+      ["", "2 * 3 * 4, <em>so</>"],
+      ["fence", "```py"],
+      ["code", "# **no** heading"],
+      ["fence", "```"],
+      ["", "**Done"],
+    ];
+    assert.deepEqual(lines(), expected);
+    formatThoughts(element); // again
+    assert.deepEqual(lines(), expected);
+  } finally {
+    delete globalThis.document;
+  }
 });

@@ -4,7 +4,7 @@ import { ReadingAloud } from "../models/reading_aloud.js";
 import { speakable } from "../helpers/prose.js";
 
 /**
- * The menu of a reply: copies, its address, reading aloud, and its details. Fires "chat:copy-as" ({message, kind})
+ * The menu of a reply: copies, its address, actions that a narrow screen has no room for, reading aloud, and details. Fires "chat:copy-as" ({message, kind})
  * at the transcript.
  */
 export class ChatMessageMenu extends HTMLElement {
@@ -37,6 +37,11 @@ export class ChatMessageMenu extends HTMLElement {
     aloud.hidden = this.#voice.voiceFor(this.#text) === undefined;
     const label = aloud.querySelector("[data-label]");
     label.textContent = this.#voice.isReading(this.#message.id) ? label.dataset.reading : label.dataset.label;
+    for (const item of this.querySelectorAll("[data-for]")) {
+      const shown = this.#message.querySelector(`.actions > ${item.dataset.for}`);
+      const isUseless = shown?.matches("[data-single-model] [form=models]") ?? true;
+      item.hidden = isUseless || shown.checkVisibility();
+    }
     this.querySelector("[data-menu-details]").replaceChildren();
     this.showPopover();
     this.#showDetails();
@@ -74,6 +79,10 @@ export class ChatMessageMenu extends HTMLElement {
       else this.#voice.start(this.#message.id, this.#text);
       return;
     }
+    if (item.dataset.for) {
+      this.#message.querySelector(`.actions > ${item.dataset.for}`).click();
+      return;
+    }
     const detail = { message: this.#message, kind: item.dataset.copyAs };
     this.#message.closest("chat-transcript").dispatchEvent(new CustomEvent("chat:copy-as", { detail }));
   }
@@ -82,7 +91,7 @@ export class ChatMessageMenu extends HTMLElement {
     this.#button?.setAttribute("aria-expanded", String(isOpen));
     if (!isOpen) return;
     this.#place();
-    this.querySelector(".menu-item").focus();
+    this.querySelector(".menu-item:not([hidden])").focus();
   }
 
   #place() {

@@ -11,12 +11,15 @@ import { movementOf, placeBelow } from "../helpers/reading_place.js";
 import { listenForScrolling } from "../helpers/scroll_intent.js";
 import { storageOf } from "../helpers/storage.js";
 import { History } from "../models/history.js";
+import { formatThoughts } from "../helpers/thoughts.js";
 import { KnownFiles } from "../models/known_files.js";
 import { LiveReply } from "../models/live_reply.js";
 import { ReplySources } from "../models/reply_sources.js";
 import { ScrollManager } from "../models/scroll_manager.js";
 
 const COPIED_FOR = 2_000; // milliseconds
+const FINISHED_THOUGHTS = ".message:not([data-status=pending]) > .reasoning[open]";
+const FIELDS = "input, textarea, select, video, audio, iframe, [contenteditable]";
 
 /**
  * The messages of the page. Follows the active runs of the chat and shows their replies as they stream in.
@@ -42,7 +45,7 @@ export class ChatTranscript extends HTMLElement {
     this.addEventListener("click", (event) => this.#clicked(event));
     this.addEventListener("keydown", (event) => this.#key(event));
     this.addEventListener("chat:copy-as", ({ detail }) => this.#copyAs(detail));
-    this.addEventListener("toggle", () => this.#toggled(), { capture: true });
+    this.addEventListener("toggle", ({ target }) => this.#toggled(target), { capture: true });
     addEventListener("scroll", () => this.#scrolled(), { passive: true, signal });
     const selected = () => {
       if (isSelected(this)) this.#scroll.stop(); // text must not move away from under the pointer
@@ -244,14 +247,16 @@ export class ChatTranscript extends HTMLElement {
     const isPrevious = group?.querySelector("button") === button;
     const top = (group ?? button).getBoundingClientRect().top;
     const hadFocus = (group ?? button).contains(document.activeElement);
+    const wasInMessage = button.closest(".message")?.contains(document.activeElement) ?? false;
     this.#scroll.stop();
     this.sync(page);
-    const shown = this.#find(message)?.querySelector(".branches") ?? null;
+    const shown = branchesOf(this.#find(message));
     if (shown === null) return;
     this.#scroll.shift(shown.getBoundingClientRect().top - top);
     const buttons = [...shown.querySelectorAll("button")];
     if (!isPrevious) buttons.reverse();
     if (hadFocus) buttons.find((one) => !one.disabled)?.focus({ preventScroll: true });
+    else if (wasInMessage) this.#find(message).focus({ preventScroll: true });
     const place = shown.querySelector(".branch-place").textContent;
     this.#fire("chat:announce", `${shown.getAttribute("aria-label")}: ${place}`);
     this.#fire("chat:scrolled");
@@ -437,7 +442,8 @@ export class ChatTranscript extends HTMLElement {
   }
 
   /** The reader has opened or closed the reasoning: an opened text is to be read from its beginning. */
-  #toggled() {
+  #toggled(details) {
+    if (details.matches(FINISHED_THOUGHTS)) formatThoughts(details.querySelector(".reasoning-text"));
     if (this.#scroll.isAtEnd) this.#scroll.toEnd();
     this.#fire("chat:scrolled");
   }
@@ -448,6 +454,7 @@ export class ChatTranscript extends HTMLElement {
   #prepare(items) {
     for (const item of items) {
       prepareProse(item.querySelectorAll(":scope > .prose > *"));
+      for (const details of item.querySelectorAll(FINISHED_THOUGHTS)) formatThoughts(details.querySelector(".reasoning-text"));
       const text = item.querySelector(":scope > .own-text");
       if (text !== null) foldLong(text);
     }
@@ -493,12 +500,12 @@ export class ChatTranscript extends HTMLElement {
     }
   }
 
-  /** Arrow keys walk between the siblings of a message while its buttons have the focus. */
+  /** Arrow keys walk between the siblings of the message that has the focus, unless they move something in it. */
   #key(event) {
-    const group = event.target.closest(".branches");
-    if (group === null || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step === undefined) return;
+    if (step === undefined || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const group = branchesOf(event.target.closest(".message"));
+    if (group === null || event.target.matches(FIELDS) || isScrollable(event.target)) return;
     event.preventDefault();
     const [previous, next] = group.querySelectorAll("button");
     const isReversed = getComputedStyle(group).direction === "rtl";
@@ -583,6 +590,16 @@ export class ChatTranscript extends HTMLElement {
 /** The ids of the active runs of a transcript, as the server rendered it. */
 function runsOf(transcript) {
   return transcript.dataset.runs?.split(" ") ?? [];
+}
+
+/** The buttons that lead to the siblings of a message; null without siblings. */
+function branchesOf(message) {
+  return message?.querySelector(":scope > .branches, :scope > .actions > .branches") ?? null;
+}
+
+/** Whether the arrow keys scroll an element sideways, such as wide code. */
+function isScrollable(element) {
+  return element.scrollWidth > element.clientWidth && /auto|scroll/.test(getComputedStyle(element).overflowX);
 }
 
 /** The HTML of a reply for other programs. */

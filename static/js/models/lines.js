@@ -1,3 +1,5 @@
+import { formatLine } from "../helpers/thoughts.js";
+
 /**
  * Adds text that streams in to the end of an element, a block for each line: the browser lays out the last line
  * again, and never the whole text.
@@ -5,6 +7,7 @@
 export class Lines {
   #element;
   #last = null; // the text node that grows
+  #isCode = false; // after a fence
 
   constructor(element) {
     this.#element = element;
@@ -12,6 +15,7 @@ export class Lines {
 
   push(text) {
     text.split("\n").forEach((part, index) => {
+      if (index > 0) this.#isCode = formatLine(this.#last.parentElement, this.#isCode);
       if (index > 0 || this.#last === null) this.#begin();
       if (part !== "") this.#last.appendData(part);
     });
