@@ -182,11 +182,14 @@ def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:
     return copy(user, message.conversation, message_id, client_id)
 
 
-def copy(user: User, original: Conversation, message_id: UUID, client_id: str) -> Conversation:
+def copy(
+    user: User, original: Conversation, message_id: UUID, client_id: str, *, title: str = ""
+) -> Conversation:
     """`fork` for a path that the user may read, which may be another user's.
 
     Of another user's conversation only what a reader sees is copied: no instructions, and neither an assistant
-    nor a model that is not offered to the user. Its files become the user's own. Raises ChatError also `storage_full`.
+    nor a model that is not offered to the user. `title` is the one that the reader sees, if that is another than the
+    present one. Its files become the user's own. Raises ChatError also `storage_full`.
     """
     mine = Conversation.objects.not_deleted().filter(owner=user, client_id=client_id)
     found: Conversation | None = mine.first()
@@ -214,7 +217,7 @@ def copy(user: User, original: Conversation, message_id: UUID, client_id: str) -
     copy = Conversation(
         owner=user,
         **kept,
-        title=f"{original.name[: longest - len(ending) - 1].rstrip()} {ending}",
+        title=f"{(title or original.name)[: longest - len(ending) - 1].rstrip()} {ending}",
         titled_by=Conversation.TitledBy.PERSON,  # no model names it anew
         leaf_id=new[-1],
         client_id=client_id,

@@ -348,17 +348,18 @@ def _part(
 def copy_shared(*, user: User, conversation_id: UUID, client_id: str) -> Conversation:
     """Copy what a reader sees of a conversation into a new one of the user. Raises ChatError like `branches.copy`."""
     conversation = access.conversation(user, conversation_id)
-    return _copy(user, conversation, conversation.leaf_id, client_id)
+    return _copy(user, conversation, conversation.leaf_id, conversation.name, client_id)
 
 
 def copy_public(*, user: User, link: PublicLink, client_id: str) -> Conversation:
     """Copy what a public link shows into a new conversation of the user. Raises ChatError like `branches.copy`."""
-    return _copy(user, link.conversation, link.last or link.conversation.leaf_id, client_id)
+    last = link.last or link.conversation.leaf_id
+    return _copy(user, link.conversation, last, link.name, client_id)
 
 
 def _copy(
-    user: User, conversation: Conversation, last: UUID | None, client_id: str
+    user: User, conversation: Conversation, last: UUID | None, title: str, client_id: str
 ) -> Conversation:
     if last is None:
         raise ChatError("not_found")
-    return branches.copy(user, conversation, last, client_id)
+    return branches.copy(user, conversation, last, client_id, title=title)

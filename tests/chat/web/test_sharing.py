@@ -163,6 +163,7 @@ def test_snapshot_shows_its_path_alone(owner, stranger, chat):
     assert link.token not in str(link.pk)
     assert link.get_absolute_url() in answer.content.decode()
     add_turn(chat, "Answer 2")
+    Conversation.objects.filter(pk=chat.pk).update(title="A later title")
     answer = visitor.get(link.get_absolute_url())
     html = answer.content.decode()
     for shown in ("Our plan", "Question 1", "Answer 1", "Ada", 'property="og:title"'):
@@ -170,6 +171,7 @@ def test_snapshot_shows_its_path_alone(owner, stranger, chat):
     for hidden in (
         "Hidden branch",
         "Answer 2",
+        "A later title",
         "Secret",
         "owner@",
         "<script",
@@ -193,7 +195,7 @@ def test_snapshot_shows_its_path_alone(owner, stranger, chat):
     [copy] = Conversation.objects.filter(owner=stranger)
     assert copies == {copy.get_absolute_url()}
     assert [one.text for one in copy.messages.all()] == ["Question 1", "Answer 1"]
-    assert copy.system_prompt == ""
+    assert (copy.title, copy.system_prompt) == ("Our plan (copy)", "")
     assert not MessagePart.objects.filter(message__conversation=copy).exists()
     PublicLink.objects.update(expires_at=link.created_at)
     assert visitor.get(link.get_absolute_url()).status_code == 404
