@@ -55,8 +55,9 @@ def finish(request: HttpRequest, user: User) -> None:
     """Use the invitation of a new user, or notify staff; call it in the transaction that makes the user."""
     found = invitation_of(request)
     if found is None:
-        if settings.SIGNUP == "invitation":
-            _refuse(request)  # used up since the page was opened
+        is_let_in = settings.SIGNUP == "approval" and not user.awaits_approval
+        if settings.SIGNUP == "invitation" or is_let_in:
+            _refuse(request)  # the invitation ended since the page was opened, or since `begin`
         if user.awaits_approval:
             transaction.on_commit(notify_staff)
         return

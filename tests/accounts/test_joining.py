@@ -12,6 +12,7 @@ from allauth.account.models import EmailAddress
 from django.contrib.auth.models import Group, Permission
 from django.core import mail
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db.models.signals import post_save
 from django.test import Client
 from django.utils import timezone
 
@@ -164,6 +165,24 @@ def test_last_use_is_taken_by_one_of_two(settings):
     assert User.objects.count() == InvitationUse.objects.count() == 1
     invitation.refresh_from_db()
     assert invitation.uses == 3
+
+
+@pytest.mark.parametrize("mode", ["invitation", "approval"])
+def test_invitation_that_ends_meanwhile_lets_none_in(settings, mode):
+    settings.SIGNUP = mode
+    _invitation, address = link()
+    visitor = Client()
+    visitor.get(address)
+
+    def revoke(**_signal: Any) -> None:
+        Invitation.objects.update(revoked_at=timezone.now())
+
+    post_save.connect(revoke, sender=User)  # between the two looks at the invitation
+    try:
+        assert sign_up(visitor).status_code == 403
+    finally:
+        post_save.disconnect(revoke, sender=User)
+    assert not User.objects.exists()
 
 
 def upload(staff: Client, text: str | bytes) -> Any:
