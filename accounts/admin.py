@@ -274,7 +274,9 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
 
     def _leave_page(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse:
         require_permission(request, "accounts.delete_user")
-        users = list(queryset.filter(deletion=None).order_by("email"))
+        # Accounts that their users delete, too: these could restore them.
+        open_ones = queryset.filter(deletion__by=None, deletion__started_at=None)
+        users = list(open_ones.order_by("email"))
         left = [user for user in users if may_change(request, user) and user.pk != request.user.pk]
         if not left:
             raise PermissionDenied

@@ -40,7 +40,8 @@ class NotRestorable(Exception):
 def request(user: User, *, by: User | None = None) -> AccountDeletion:
     """Request the deletion of an account, by its owner or by a member of staff. Raises LastSuperuser.
 
-    A second request changes nothing. Closings that fail are logged: the purge does their work as well.
+    A second request changes nothing, but one by staff takes the restoration away from a user who has requested the
+    deletion before. Closings that fail are logged: the purge does their work as well.
     """
     with transaction.atomic():
         # All superusers are locked, or two of them could leave at the same time.
@@ -65,6 +66,8 @@ def request(user: User, *, by: User | None = None) -> AccountDeletion:
             user=user,
             defaults={"by": by, "due_at": now + timedelta(days=settings.ACCOUNT_DELETION_DAYS)},
         )
+        if by is not None and not is_new:
+            AccountDeletion.objects.filter(user=user, by=None).update(by=by)
         locked = User.objects.select_for_update(no_key=True).get(pk=user.pk)
         locked.is_active = False
         locked.save(update_fields=["is_active"])  # its receiver ends the sockets

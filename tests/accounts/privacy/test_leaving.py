@@ -229,9 +229,12 @@ def test_staff_delete_through_the_same_door(owner, stranger):
     boss = User.objects.create_superuser("boss@example.org", PASSWORD)
     staff = signed_in(boss)
     page = reverse("admin:accounts_user_leave", args=[owner.pk])
+    leaving.request(owner)  # who could restore the account, if staff could not take over
+    assert page in staff.get(reverse("admin:accounts_user_change", args=[owner.pk])).content.decode()
     assert "owner@example.org" in staff.get(page).content.decode()
     staff.post(page, {"confirmed": "1"})
     assert AccountDeletion.objects.get(pk=owner.pk).by == boss
+    assert staff.get(page).status_code == 403  # again
     assert staff.get(reverse("admin:accounts_user_leave", args=[boss.pk])).status_code == 403
     with pytest.raises(leaving.LastSuperuser):
         leaving.request(boss)
