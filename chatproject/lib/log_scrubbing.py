@@ -1,6 +1,6 @@
 """Logs without secrets and without texts of users.
 
-Removed are the keys of links that confirm an address or reset a password, session keys, passwords and
+Removed are the keys of links that invite, confirm an address or reset a password, session keys, passwords and
 tokens, the secrets of the settings wherever they are quoted, e-mail addresses, and the rows that
 Postgres quotes in its errors.
 """
@@ -20,7 +20,7 @@ REPLACEMENT = "[key]"
 # A mailed link up to the end of its line: a link that was pasted with a space, a quote or a bracket
 # still has its key. The text after the path alone (a status, a duration) is short.
 LINKS = re.compile(
-    r"((?:confirm-email|reset/+key)(?:/+|(?=[-:\w%.+=])))(?!/|\[key\])(?:[^\s]|[^\S\n]+[^\s]{8})[^\n]*",
+    r"((?:confirm-email|reset/+key|(?<!admin/)accounts/+invitation)(?:/+|(?=[-:\w%.+=])))(?!/|\[key\])(?:[^\s]|[^\S\n]+[^\s]{8})[^\n]*",
     re.IGNORECASE,
 )
 # As in a header, in the text of a dict or of a list of headers, in a query, and in Postgres' words for
