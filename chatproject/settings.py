@@ -397,6 +397,7 @@ RATE_LIMITS = {
     "confirmation_mails": env.limit("LIMIT_CONFIRMATION_MAILS", "1/3minute", fails_closed=True),
     "handshakes": env.limit("LIMIT_HANDSHAKES", "300/minute"),
     "sockets": env.limit("LIMIT_SOCKETS", "50"),
+    "streams": env.limit("LIMIT_STREAMS", "200"),
     "frames": env.limit("LIMIT_FRAMES", "600/minute"),
     "resumes": env.limit("LIMIT_RESUMES", "120/minute"),
 }

@@ -16,7 +16,7 @@ from allauth.account import app_settings
 from allauth.mfa.models import Authenticator
 from asgiref.sync import sync_to_async
 from django.core import mail, signing
-from django.test import Client, RequestFactory
+from django.test import AsyncClient, Client, RequestFactory
 from django.urls import get_resolver, reverse
 
 from accounts import api_keys, joining, sockets
@@ -25,7 +25,7 @@ from chat.models import Conversation, Message, Run
 from chat.runs import queue
 from chat.runs.start import send as send_message
 from chat.web import run_follower, socket_limits
-from chatproject.lib import encryption, metrics, rate_limits
+from chatproject.lib import db, encryption, metrics, rate_limits
 from chatproject.lib.env import Limit
 from chatproject.lib.http import client_network
 from chatproject.lib.pubsub.raw import Attachment
@@ -721,6 +721,29 @@ async def test_socket_that_ends_anyhow_is_not_counted(only, owner, monkeypatch):
         monkeypatch.undo()
     async with open_tab(owner) as tab:
         assert await tab.is_silent()
+
+
+@reaches("streams")
+@pytest.mark.usefixtures("socket_loop")
+async def test_stream_beyond_the_limit_is_refused(only, owner, conversation):
+    only(streams=(1, 0))
+    run = await db.run(send, owner, conversation)
+    page = AsyncClient()
+    await page.aforce_login(owner)
+    events, waits = f"/api/v1/runs/{run.pk}/events", f"/api/v1/runs/{run.pk}/wait"
+    response: Any = await page.get(events)
+    first = aiter(response.streaming_content)
+    assert await anext(first)
+    begun = asyncio.create_task(anext(first, None))
+    await asyncio.sleep(0)
+    for address in (events, waits):
+        refused = await page.get(address)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert int(refused["Retry-After"]) > 0
+    begun.cancel()
+    with suppress(asyncio.CancelledError):
+        await begun
+    assert (await page.get(events)).status_code == 200
 
 
 @reaches("frames")

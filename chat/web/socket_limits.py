@@ -1,7 +1,7 @@
-"""Limits of the sockets of a user: sockets at a time, frames, and `resume`.
+"""Limits of the sockets of a user: sockets at a time, frames, and `resume`; and of streams of the REST API.
 
 Each web process counts for itself and in its memory: with several processes a user has as many times
-the limit. Used in one event loop only.
+the limit. Used in one event loop only, but for `check_streams`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from django.utils.functional import Promise
@@ -27,12 +30,16 @@ EXCESS = Limit(((20, 60),))
 PAUSE = 0.05
 
 SOCKETS_RETRY_AFTER = 30.0  # seconds; another tab may be closed by then
+STREAMS_RETRY_AFTER = 5.0  # seconds
 FORGET_EVERY = 60.0  # seconds
 
 TOO_MANY_SOCKETS = gettext_lazy(
     "You have too many tabs open. Close some, and this one connects again."
 )
 TOO_MANY_HANDSHAKES = gettext_lazy("Your browser connects too often. It tries again in a moment.")
+TOO_MANY_STREAMS = (
+    "You follow too many replies at once. Close some of the requests."  # for programs
+)
 TOO_MANY_FRAMES = gettext_lazy("Your tabs are sending too much. Wait a moment.")
 
 
@@ -105,6 +112,31 @@ class Allowance:
         """Count a `resume`. Raises ChatError `rate_limited`."""
         if self._usage is not None and (wait := self._usage.resumes.hit()):
             raise _refusal("resumes", TOO_MANY_FRAMES, wait)
+
+
+_streams: Counter[int] = Counter()
+
+
+def check_streams(user_id: int) -> None:
+    """Raise ChatError `rate_limited` if a user follows as many runs by HTTP as the limit `streams` permits.
+
+    Requests that arrive at the same time may exceed it by their number.
+    """
+    rates = limit_of("streams").rates
+    if rates and _streams[user_id] >= rates[0][0]:
+        raise _refusal("streams", TOO_MANY_STREAMS, STREAMS_RETRY_AFTER)
+
+
+@contextmanager
+def stream_of(user_id: int) -> Iterator[None]:
+    """Count a stream of a user while the context lasts."""
+    _streams[user_id] += 1
+    try:
+        yield
+    finally:
+        _streams[user_id] -= 1
+        if not _streams[user_id]:
+            del _streams[user_id]
 
 
 def refuse_handshake(wait: float) -> ChatError:

@@ -19,6 +19,7 @@ from accounts.models import ApiKey
 from chat import access, protocol
 from chat.api.replies import RECHECK, RunEvents
 from chat.api.rest.auth import Sender
+from chat.web import socket_limits
 from chat.web.run_follower import Follower
 from chatproject.lib import db
 
@@ -48,24 +49,26 @@ class Following:
 
     async def stream(self, first: Iterable[bytes]) -> AsyncIterator[bytes]:
         """Yield the events as server-sent events: those of `first`, then those of the run."""
-        yield BEGIN + b"".join(map(framed, first))
-        silent = 0.0
-        async with aclosing(self._events()) as found:
-            async for texts in found:
-                silent = 0.0 if texts else silent + RECHECK
-                if texts:
-                    yield b"".join(map(framed, texts))
-                elif silent >= COMMENT_EVERY:
-                    silent = 0.0
-                    yield COMMENT
+        with socket_limits.stream_of(self._sender.user.pk):
+            yield BEGIN + b"".join(map(framed, first))
+            silent = 0.0
+            async with aclosing(self._events()) as found:
+                async for texts in found:
+                    silent = 0.0 if texts else silent + RECHECK
+                    if texts:
+                        yield b"".join(map(framed, texts))
+                    elif silent >= COMMENT_EVERY:
+                        silent = 0.0
+                        yield COMMENT
 
     async def wait(self, seconds: float) -> None:
         """Return when the run has ended, or after some seconds."""
 
         async def follow() -> None:
-            async with aclosing(self._events()) as found:
-                async for _texts in found:
-                    """The row has the reply."""
+            with socket_limits.stream_of(self._sender.user.pk):
+                async with aclosing(self._events()) as found:
+                    async for _texts in found:
+                        """The row has the reply."""
 
         try:
             async with asyncio.timeout(seconds):

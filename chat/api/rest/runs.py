@@ -25,6 +25,7 @@ from chat.conversations.offers import Choice
 from chat.models import Run
 from chat.runs import next_message, start
 from chat.runs.stop import stop_run
+from chat.web import socket_limits
 from chatproject.lib import db
 
 router = Router(tags=["runs"])
@@ -127,6 +128,7 @@ def follow_run(
     run = access.run(user, run_id)
     if run.has_ended and after >= run.seq:
         return HttpResponse(status=204)
+    socket_limits.check_streams(user.pk)
     first, shared = next_message.first_events(user=user, run_id=run_id, after=after)
     following = events.Following(request.auth, run_id, after, shared)
     answer = StreamingHttpResponse(
@@ -147,6 +149,7 @@ def wait_for_run(
     run = access.run(request.auth.user, run_id)
     if run.has_ended or not seconds:
         return described(request.auth.user, run)
+    socket_limits.check_streams(request.auth.user.pk)
     is_own = access.decide(request.auth.user, run) >= access.Access.WRITE
     shared = None if is_own else run.conversation_id
     following = events.Following(request.auth, run_id, 0, shared)

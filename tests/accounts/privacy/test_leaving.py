@@ -230,7 +230,9 @@ def test_staff_delete_through_the_same_door(owner, stranger):
     staff = signed_in(boss)
     page = reverse("admin:accounts_user_leave", args=[owner.pk])
     leaving.request(owner)  # who could restore the account, if staff could not take over
-    assert page in staff.get(reverse("admin:accounts_user_change", args=[owner.pk])).content.decode()
+    assert (
+        page in staff.get(reverse("admin:accounts_user_change", args=[owner.pk])).content.decode()
+    )
     assert "owner@example.org" in staff.get(page).content.decode()
     staff.post(page, {"confirmed": "1"})
     assert AccountDeletion.objects.get(pk=owner.pk).by == boss
