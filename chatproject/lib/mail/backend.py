@@ -16,9 +16,19 @@ class OutboxBackend(BaseEmailBackend):
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
         """Store each message that has a recipient; return how many.
 
-        Raises ValueError for a line break in a header.
+        Addresses below ".invalid" are left out: those of purged accounts (RFC 2606), to which a late refund would
+        write. Raises ValueError for a line break in a header.
         """
+        for message in email_messages:
+            for name in ("to", "cc", "bcc"):
+                addresses = getattr(message, name)
+                setattr(message, name, [one for one in addresses if not is_invalid(one)])
         with_recipient = [message for message in email_messages if message.recipients()]
         for message in with_recipient:
             outbox.store(message)
         return len(with_recipient)
+
+
+def is_invalid(address: str) -> bool:
+    """Return whether an address, also one with a name, can have no mailbox."""
+    return address.rstrip("> ").lower().endswith(".invalid")

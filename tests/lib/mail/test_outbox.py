@@ -51,6 +51,13 @@ def make_due() -> None:
     OutgoingMail.objects.filter(status="queued").update(due_at=timezone.now())
 
 
+def test_purged_accounts_receive_no_mail(by_outbox):
+    send_mail("Refund", "Money", None, ["erased-7@erased.invalid"])
+    assert not OutgoingMail.objects.exists()
+    send_mail("Refund", "Money", None, ["Erased <erased-7@Erased.INVALID>", TO])
+    assert OutgoingMail.objects.get().recipients == outbox.hash_of(TO)
+
+
 def test_mail_is_sent_by_a_job_and_emptied(by_outbox):
     with mail_server(by_outbox.EMAIL_PORT) as server:
         mail = a_mail()
