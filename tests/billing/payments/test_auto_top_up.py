@@ -8,12 +8,14 @@ import pytest
 from django.core import mail
 from django.utils import timezone
 
-from billing import queue, receivers
+from accounts.privacy import leaving
+from billing import jobs, privacy, queue, receivers
 from billing.credits import MICRO
 from billing.models import Account, AutoTopUp, CreditPackage, Order, SandboxPayment
 from billing.payments import auto_top_up, checkout, poller
 from billing.payments.auto_top_up import TopUpRefused
 from billing.payments.providers import sandbox as bank
+from billing.payments.providers.base import ProviderError
 from billing.signals import balance_changed
 from tests.support import money, purchases
 
@@ -304,3 +306,36 @@ def test_decline_by_stripe_counts_as_a_failure(account, stripe_card, fakepay):
     fakepay.stripe.declined_methods["pm_1"] = "insufficient_funds"
     assert auto_top_up.check(account.pk).status == "failed"
     assert AutoTopUp.objects.get().failures == 1
+
+
+# --- The account is deleted ---------------------------------------------------------------------
+
+
+def test_purge_removes_the_card_at_stripe(account, stripe_card, fakepay):
+    """Once, also after a job was killed between Stripe's answer and its row; a failure is repeated."""
+    user = account.user
+    leaving.request(user)
+    top_up = AutoTopUp.objects.get()
+    assert (top_up.enabled, top_up.payment_method_ref) == (False, "pm_1")
+    fakepay.fault("500", "500", "500")
+    with pytest.raises(ProviderError):
+        privacy.erase_payments(user, 0.0)
+    assert AutoTopUp.objects.get().payment_method_ref == "pm_1"
+    jobs.forget_method(user.pk)
+    assert fakepay.stripe.detached == ["pm_1"]
+    assert AutoTopUp.objects.get().payment_method_ref == ""
+    AutoTopUp.objects.update(
+        provider="stripe", payment_method_ref="pm_1"
+    )  # as a killed job left it
+    assert privacy.erase_payments(user, 0.0)
+    assert fakepay.stripe.detached == ["pm_1"]
+    assert not AutoTopUp.objects.exists()
+
+
+def test_restored_account_keeps_a_new_card(account, stripe_card, fakepay):
+    leaving.request(account.user)
+    leaving.restore(account.user)
+    AutoTopUp.objects.update(enabled=True, payment_method_ref="pm_2")
+    jobs.forget_method(account.user_id)
+    assert fakepay.stripe.detached == []
+    assert AutoTopUp.objects.get().payment_method_ref == "pm_2"

@@ -24,6 +24,7 @@ class StripeSide:
         self.intents: dict[str, Json] = {}
         self.refunds: dict[str, Json] = {}
         self.disputes: dict[str, Json] = {}
+        self.detached: list[str] = []  # payment methods
         self.declined_methods: dict[str, str] = {}  # payment method: decline code
         self.returns: dict[str, tuple[str, str]] = {}  # session: success and cancel URL
         self.lists_lag = False  # lists lack the newest objects
@@ -68,6 +69,12 @@ class StripeSide:
         if (method, path) == ("POST", "/v1/refunds"):
             intent = _find(self.intents, params["payment_intent"])
             return self._refund(intent, int(params["amount"]), params.get("metadata", {}))
+        if method == "POST" and (found := re.fullmatch(r"/v1/payment_methods/(\w+)/detach", path)):
+            if found[1] in self.detached:
+                words = "The payment method you provided is not attached to a customer."
+                raise Refusal(400, _error("invalid_request_error", words))
+            self.detached.append(found[1])
+            return {"id": found[1], "object": "payment_method", "customer": None}
         if method == "GET":
             for name in ("refunds", "disputes", "payment_intents"):
                 if path == f"/v1/{name}":
