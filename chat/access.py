@@ -61,15 +61,24 @@ class Access(enum.IntEnum):
     WRITE = 2
 
 
-def decide(user: User | AnonymousUser, found: Owned) -> Access:
-    """Return the access of a user to an object: the one rule for pages, sockets, programs and files.
+READ_TEXTS = (
+    "chat.view_message"  # the permission of staff to read users' conversations in the admin
+)
+
+
+def decide(user: User | AnonymousUser, found: Owned, *, in_admin: bool = False) -> Access:
+    """Return the access of a user to an object: the one rule for pages, sockets, programs, files and the admin.
 
     An owner has WRITE. A user with whom a conversation is shared has READ of it, of its messages and runs, and of the files
     of the branch that it shows. A deleted object has no reader, nor has one of an inactive owner, except
     the owner's own. Without a query for the owner of anything but an attachment.
+
+    `in_admin` decides on the content of an object for the admin, where ownership does not count: see `_in_admin`.
     """
     if not (user.is_authenticated and user.is_active):
         return Access.NONE
+    if in_admin:
+        return _in_admin(user, found)
     if isinstance(found, OfConversation):
         found = found.conversation
     if isinstance(found, Conversation):
@@ -85,6 +94,27 @@ def decide(user: User | AnonymousUser, found: Owned) -> Access:
     if isinstance(found, Assistant | Project) and found.deleted_at is not None:
         return Access.NONE
     return Access.WRITE
+
+
+def _in_admin(user: User, found: Owned) -> Access:
+    """Decide on the content of an object for a member of staff; that its row exists is the admin's own permission.
+
+    The permission READ_TEXTS gives READ of any conversation, its messages and runs, also of a deleted one until
+    it is purged; each reading is logged. Assistants that are shared or the staff's, and the staff's prompts, are
+    no secret. Files, projects, private assistants and prompts, links and transfers have no reader.
+    """
+    if not user.is_staff:
+        return Access.NONE
+    if isinstance(found, Conversation | OfConversation):
+        return Access.READ if reads_texts(user) else Access.NONE
+    if isinstance(found, Assistant):
+        return Access.NONE if found.is_private else Access.READ
+    return Access.READ if isinstance(found, Prompt) and found.owner_id is None else Access.NONE
+
+
+def reads_texts(user: User | AnonymousUser) -> bool:
+    """Return whether a member of staff may read the texts of all users' conversations in the admin."""
+    return user.has_perm(READ_TEXTS)
 
 
 def _is_shared(user: User, conversation: Conversation) -> bool:

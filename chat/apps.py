@@ -22,6 +22,9 @@ class ChatConfig(AppConfig):
         access_changed.connect(
             user_channel.announce_access, dispatch_uid="chat.streaming.user_channel"
         )
+        access_changed.connect(
+            sharing.owner_changed, dispatch_uid="chat.conversations.sharing.owner"
+        )
         post_save.connect(
             sharing.email_saved, sender=EmailAddress, dispatch_uid="chat.conversations.sharing"
         )

@@ -53,6 +53,7 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/copy/", sharing.copy_shared, name="copy_shared"),
     path("shared/", sharing.shared_with_me, name="shared_with_me"),
     path("s/<slug:token>/", sharing.public, name="public"),
+    path("s/<slug:token>/report/", sharing.report_public, name="report_public"),
     path("s/<slug:token>/copy/", sharing.copy_public, name="copy_public"),
     path("s/<slug:token>/files/<uuid:attachment_id>/", sharing.public_file, name="public_file"),
     path(

@@ -369,6 +369,7 @@ RATE_LIMITS = {
     "share_mails_address": env.limit("LIMIT_SHARE_MAILS_ADDRESS", "5/day", fails_closed=True),
     "public_pages": env.limit("LIMIT_PUBLIC_PAGES", "120/minute"),
     "public_files": env.limit("LIMIT_PUBLIC_FILES", "600/minute"),
+    "link_reports": env.limit("LIMIT_LINK_REPORTS", "10/hour"),
     "promo_codes": env.limit("LIMIT_PROMO_CODES", "10/hour", fails_closed=True),
     # Signing in (accounts/sign_in_limits.py): wrong passwords from one address for one account; from
     # one address for all accounts; the same with the admin as destination; for one account from all

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from accounts.access import admin_login
+from accounts.access import admin_login, admin_shortcut
 from chatproject.ops import installable, status_page
 
 admin.site.site_header = "Parley"
@@ -25,6 +25,7 @@ urlpatterns = [
         RedirectView.as_view(pattern_name="account_change_password"),
         name="admin_password_change",
     ),
+    path("admin/r/<path:row>", admin_shortcut, name="admin_shortcut"),
     path("admin/", admin.site.urls),
     path("manifest.webmanifest", installable.manifest, name="manifest"),
     path("service-worker.js", installable.service_worker, name="service_worker"),

@@ -70,7 +70,13 @@ READABLE = {
     ("rest:list_messages", "get"),
 }
 # The address of these is the permission, and a reader may copy a chat: tests/chat/web/test_sharing.py.
-BY_ADDRESS = {"chat:public", "chat:public_file", "chat:public_thumbnail", "chat:copy_public"}
+BY_ADDRESS = {
+    "chat:report_public",
+    "chat:public",
+    "chat:public_file",
+    "chat:public_thumbnail",
+    "chat:copy_public",
+}
 COPY = ("chat:copy_shared", "reader", "post")
 # Pages of the admin without an object.
 OF_ALL_STAFF = {"admin:index", "admin:jsi18n", "admin:password_change_done"}
@@ -79,6 +85,7 @@ QUERIES = {"chat:export": "?format=json"}
 UNFINISHED = {"billing:receipt", "chat:export_file"}
 # Pages that answer to other parameters than their address, or whose address is the permission.
 OTHERS = {
+    "admin_shortcut": "there is none, for all: tests/test_admin_permissions.py",
     "account_confirm_email": "its key is the permission: tests/accounts/test_changes.py",
     "account_reset_password_from_key": "its key is the permission: tests/accounts/test_pages.py",
     **dict.fromkeys(

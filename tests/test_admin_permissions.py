@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,14 +14,31 @@ from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
 from django.contrib.sessions.models import Session
 from django.db import connection, models
 from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
 
 from accounts.models import User
-from billing.models import Account, AuditRecord, Order
-from chat.models import Conversation, Provider, Run
+from billing.models import Account, AuditRecord, Order, UsageRecord
+from chat.models import (
+    ApiCall,
+    Assistant,
+    ChatExport,
+    ChatImport,
+    Conversation,
+    IdempotencyKey,
+    LanguageModel,
+    Message,
+    MessagePart,
+    Prompt,
+    Provider,
+    PublicLink,
+    Report,
+    Run,
+)
+from chatproject.lib.mail.models import OutgoingMail
 from tests.support import staff_rows
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey_url")]
@@ -63,9 +79,14 @@ def addresses() -> Iterator[str]:
         "conversation_id": Conversation.objects.latest("pk").pk,
         "run_id": Run.objects.filter(status="running").get().pk,
         "pk": Provider.objects.latest("pk").pk,
-        "queue_index": 0,
-        "scheduler_index": 0,
-        "connection_index": 0,
+        **dict.fromkeys(("queue_index", "scheduler_index", "connection_index"), 0),
+        **dict.fromkeys(
+            ("job_id", "worker_id", "key", "result_id", "scheduler_name", "cron_job_name"), "none"
+        ),
+        "row": "1/1/",
+        "app_label": "chat",
+        "url": "none/",
+        "action": "none",
     }
     for route in routes(get_resolver().url_patterns):
         if not route.startswith("admin/") or "(?P<" in route or route == "admin/logout/":
@@ -76,8 +97,13 @@ def addresses() -> Iterator[str]:
             key = model._default_manager.order_by("pk").last()
             assert key is not None, model
             row["object_id"] = row["id"] = key.pk
+        if "content_type_id" in route:  # of a row whose page's address is a secret
+            row["content_type_id"] = ContentType.objects.get_for_model(PublicLink).pk
+            row["object_id"] = PublicLink.objects.latest("pk").pk
         named = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route)
-        yield "/" + named.format_map(defaultdict(lambda: "none", row))
+        missing = {*re.findall(r"{(\w+)}", named)} - row.keys()
+        assert not missing, f"add the key of a row for {missing} of {route} to `addresses`"
+        yield "/" + named.format_map(row)
     yield from (reverse("admin:app_list", args=[label]) for label in ("billing", "chat"))
 
 
@@ -146,6 +172,120 @@ def test_pages_are_closed_without_permissions(boss: User, who: str, step: int):
                 opened.add(address)
     assert opened <= (OWN if who == "staff" else {"/admin/login/", "/admin/jsi18n/"})
     assert contents() == before
+
+
+# --- Texts of users ------------------------------------------------------------------------------
+
+SECRET = "Zanzibar"
+# Columns that no member of staff sees without the permission to view messages, or at all.
+OF_MESSAGES: dict[type[models.Model], tuple[str, ...]] = {
+    Conversation: ("title", "system_prompt"),
+    Message: ("text", "html"),
+    MessagePart: ("data",),
+    Run: ("prefix", "prefix_reasoning", "error_message"),
+}
+HIDDEN: dict[type[models.Model], tuple[str, ...]] = {
+    ApiCall: ("request",),
+    Assistant: ("name", "system_prompt"),
+    ChatExport: ("file",),
+    ChatImport: ("file", "file_name", "notes"),
+    IdempotencyKey: ("digest",),
+    OutgoingMail: ("content",),
+    Prompt: ("title", "text"),
+    PublicLink: ("token", "title", "shown_name"),
+    Run: ("model_snapshot",),
+    UsageRecord: ("assistant",),
+}
+
+
+@pytest.fixture
+def secret(boss: User) -> str:
+    """A word in all texts of a user: of messages, a private assistant and prompt, transfers, a call and a link."""
+    owner = User.objects.filter(is_staff=False, conversations__isnull=False).latest("pk")
+    serving = LanguageModel.objects.latest("pk")
+    mine = Assistant.objects.create(
+        slug="own", name=SECRET, system_prompt=SECRET, model=serving, owner=owner, personal=True
+    )
+    Prompt.objects.create(owner=owner, title=SECRET, text=SECRET)
+    Conversation.objects.update(assistant=mine)
+    Run.objects.update(assistant=mine, model_snapshot={"assistant": SECRET, "name": "Stub"})
+    UsageRecord.objects.filter(pk=UsageRecord.objects.latest("pk").pk).update(assistant=SECRET)
+    Report.objects.filter(pk=Report.objects.latest("pk").pk).update(
+        message=None,
+        link=PublicLink.objects.get(),
+        conversation=PublicLink.objects.get().conversation,
+    )
+    for model, columns in (*OF_MESSAGES.items(), *HIDDEN.items()):
+        if model in (Assistant, Prompt, UsageRecord, OutgoingMail, IdempotencyKey):
+            continue
+        fields = {model._meta.get_field(name) for name in columns if name != "model_snapshot"}
+        model._base_manager.update(
+            **{
+                one.name: [[SECRET, SECRET]] if isinstance(one, models.JSONField) else SECRET
+                for one in fields
+            }
+        )
+    return SECRET
+
+
+@walks
+def test_texts_need_their_permission(boss: User, secret: str, step: int):
+    """Of a member of staff with all others: on no page, in no search, and by no filter in an address."""
+    clerk = User.objects.create_user("clerk@example.org", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.exclude(codename="view_message"))
+    client = signed_in(clerk)
+    opened = 0
+    for address in [*addresses()][::step]:
+        for query in ({}, {"q": secret.lower()}):
+            response = client.get(address, query)
+            shown = b"".join(iter(response)).decode()
+            assert secret not in shown + response.get("Location", "").partition("?")[0], address
+            opened += response.status_code == 200
+    assert opened > 10
+    for model, columns in (*OF_MESSAGES.items(), *HIDDEN.items()):
+        name = f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
+        for column in columns if model not in (Assistant, Prompt) else ():
+            query = {f"{column}__startswith": "Z"}
+            assert client.get(reverse(name), query).status_code in (400, 403), (model, column)
+    clerk.user_permissions.add(Permission.objects.get(codename="view_message"))
+    for row in (Conversation.objects.latest("pk"), Message.objects.latest("pk")):
+        looks = LogEntry.objects.filter(object_id=row.pk).count()
+        page = reverse(f"admin:chat_{row._meta.model_name}_change", args=[row.pk])
+        assert secret in client.get(page).content.decode()
+        assert LogEntry.objects.filter(object_id=row.pk, user=clerk).count() == looks + 1
+
+
+# Beginnings of pages beside the tables, by the permission that opens them.
+BESIDE = {
+    "view_run": "/admin/chat/live/",
+    "view_status": "/admin/status/",
+    "view_queue": "/admin/django_rq/",
+}
+
+
+@pytest.mark.long
+def test_single_permission_opens_its_table_alone(boss: User, secret: str):
+    clerk = User.objects.create_user("clerk@example.org", is_staff=True)
+    every = [*addresses()]
+    wrong = []
+    for number, one in enumerate(Permission.objects.select_related("content_type").order_by("pk")):
+        clerk.user_permissions.set([one])
+        client = signed_in(clerk)
+        kind = one.content_type
+        table = f"/admin/{kind.app_label}/{kind.model}/"
+        mine = {table, f"/admin/{kind.app_label}/", *OWN}
+        for place, address in enumerate(every):
+            is_own = address.startswith((table, BESIDE.get(one.codename, table))) or address in mine
+            if not is_own and (place + number) % 60:
+                continue
+            response = client.get(address)
+            if response.status_code == 200:
+                has_text = secret in response.content.decode() and one.codename != "view_message"
+                wrong += [(one.codename, address, has_text)] if has_text or not is_own else []
+    assert wrong == [], "\n".join(map(str, wrong))
+
+
+# --- Changes -------------------------------------------------------------------------------------
 
 
 @walks

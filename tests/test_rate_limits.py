@@ -144,6 +144,7 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
     "reports": [
         ("", lambda c, u, **h: c.post(reverse("chat:report", args=[uuid4()]), **h)),
     ],
+    "link_reports": [("", lambda c, u, **h: c.post("/s/none/report/", **h))],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "invitations": [("", lambda c, u, **h: c.get("/accounts/invitation/x/", **h))],
     "api_keys": [("", lambda c, u, **h: c.post(reverse("api_keys"), **h))],

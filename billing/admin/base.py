@@ -64,6 +64,10 @@ class RecordAdmin(ReadOnlyAdmin, BaseAdmin):
         names = [field.name for field in self.model._meta.fields if field.name not in self.hidden]
         return [*map(self._line, names), *self.extra_fields]
 
+    def seen_columns(self, request: HttpRequest) -> set[str]:
+        names = {field.name for field in self.model._meta.fields}
+        return super().seen_columns(request) | (names - {*self.hidden})
+
     def _line(self, name: str) -> Any:
         if name in self.credit_fields:
             return column(name, credits.exact)

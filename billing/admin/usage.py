@@ -33,6 +33,7 @@ class UsageRecordAdmin(RecordAdmin):
     search_fields = ["user__email", "model__exact", "run_id__exact"]
     search_help_text = gettext_lazy("E-mail address, name of a model, or id of a run")
     credit_fields = AMOUNTS
+    hidden = ("assistant",)  # the name of a user's own one is private
 
 
 @admin.register(DailyUsage)

@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy
 from billing import credits
 from billing.credits import CreditsFormField
 from billing.metering import pricing
+from chat.access import decide
 from chat.admin import discovery, provider_pages
 from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
@@ -431,6 +432,12 @@ def with_providers(field: Any) -> Any:
     return field
 
 
+def readable(request: HttpRequest, found: Assistant | Prompt | None) -> Assistant | Prompt | None:
+    """Return a row whose content staff may read, else None."""
+    is_read = found is not None and decide(request.user, found, in_admin=True)
+    return found if is_read else None
+
+
 @admin.register(Prompt)
 class PromptAdmin(BaseAdmin):
     """The staff's prompts alone: those of users are as private as messages."""
@@ -441,6 +448,9 @@ class PromptAdmin(BaseAdmin):
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).filter(owner=None)
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
+        return readable(request, super().get_object(request, object_id, from_field))
 
 
 @admin.register(Assistant)
@@ -461,9 +471,12 @@ class AssistantAdmin(MergingAdmin):
             default=Value(False),
             output_field=BooleanField(),
         )
-        # Personal ones that are not shared are as private as messages.
+        # As chat.access.decide: private ones have no reader.
         shown = super().get_queryset(request).filter(Q(personal=False) | Q(shared=True))
         return shown.annotate(is_default=is_default)
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
+        return readable(request, super().get_object(request, object_id, from_field))
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_foreignkey(db_field, request, **options)

@@ -6,6 +6,7 @@ messages is in the admin's log. Runs are stopped and asked again with the permis
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_args
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from billing import credits
+from chat.access import decide, reads_texts
 from chat.conversations.transcript import excerpt
 from chat.errors import ERRORS, ChatError
 from chat.llm.errors import Cause
@@ -47,7 +49,6 @@ from chatproject.lib.admin import (
     values_filter,
 )
 
-READ = "chat.view_message"
 CHANGE_RUN = "chat.change_run"
 
 
@@ -61,36 +62,42 @@ def log(request: HttpRequest, row: Model, message: str) -> None:
 class TextGuard(ReadOnlyAdmin):
     """Shows the text of messages, in `text_fields`, only to staff who may view messages.
 
-    Without that right the fields are neither shown nor searched, nor can a filter in the address probe
-    them.
+    Without that right the fields are neither shown nor searched; SeenColumns refuses filters by them.
     """
 
     text_fields: tuple[str, ...] = ()
 
     def get_exclude(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        return () if request.user.has_perm(READ) else self.text_fields
+        return () if reads_texts(request.user) else self.text_fields
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         shown = super().get_list_display(request)
-        if request.user.has_perm(READ):
+        if reads_texts(request.user):
             return [*shown]
         return [name for name in shown if name not in self.text_fields]
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         searched = super().get_search_fields(request)
-        if request.user.has_perm(READ):
+        if reads_texts(request.user):
             return [*searched]
         return [name for name in searched if name not in self.text_fields]
 
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        is_text = lookup.split("__")[0] in self.text_fields
-        return (request.user.has_perm(READ) or not is_text) and super().lookup_allowed(
-            lookup, value, request
-        )
+
+class LoggedLook(ReadOnlyAdmin):
+    """Logs each look at a page that shows the text of a conversation."""
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, *args: Any, **options: Any
+    ) -> HttpResponse:
+        response = super().change_view(request, object_id, *args, **options)
+        row = self.get_object(request, object_id)
+        if row is not None and response.status_code == 200 and reads_texts(request.user):
+            log(request, row, "Looked at the text")
+        return response
 
 
 @admin.register(Conversation)
-class ConversationAdmin(TextGuard):
+class ConversationAdmin(LoggedLook, TextGuard):
     text_fields = ("title", "system_prompt")
     list_display = ["updated_at", "title", "owner", "assistant", "deleted_at"]
     # Personal assistants are many, and as private as messages.
@@ -108,8 +115,8 @@ class ConversationAdmin(TextGuard):
         conversation = get_object_or_404(
             Conversation.objects.select_related("owner"), pk=conversation_id
         )
-        require_permission(request, READ)
-        if not self.has_view_permission(request, conversation):
+        is_shown = self.has_view_permission(request, conversation)
+        if not (is_shown and decide(request.user, conversation, in_admin=True)):
             raise PermissionDenied
         log(request, conversation, "Looked at the messages")
         context = {
@@ -129,19 +136,6 @@ class PartInline(admin.TabularInline):  # type: ignore[type-arg]
     readonly_fields = ["position", "kind", "data"]
 
 
-class LoggedLook(ReadOnlyAdmin):
-    """Logs each look at a page that shows the text of a message."""
-
-    def change_view(
-        self, request: HttpRequest, object_id: str, *args: Any, **options: Any
-    ) -> HttpResponse:
-        response = super().change_view(request, object_id, *args, **options)
-        row = self.get_object(request, object_id)
-        if row is not None and response.status_code == 200 and request.user.has_perm(READ):
-            log(request, row, "Looked at the text")
-        return response
-
-
 @admin.register(Message)
 class MessageAdmin(LoggedLook):
     list_display = ["created_at", "conversation", "role", "status"]
@@ -149,6 +143,12 @@ class MessageAdmin(LoggedLook):
     list_select_related = ["conversation"]
     search_fields = ["id__exact", "conversation__id__exact"]
     inlines = [PartInline]
+
+    def has_view_permission(self, request: HttpRequest, obj: Message | None = None) -> bool:
+        # The permission to change messages, which nothing uses, opens no list either: a filter probes texts.
+        if obj is None:
+            return reads_texts(request.user)
+        return bool(decide(request.user, obj, in_admin=True))
 
 
 @admin.register(MessagePart)
@@ -160,7 +160,7 @@ class MessagePartAdmin(LoggedLook):
     search_fields = ["message__id__exact"]
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm(READ) and super().has_view_permission(request, obj)
+        return reads_texts(request.user) and super().has_view_permission(request, obj)
 
 
 @admin.register(ChatImport)
@@ -193,6 +193,8 @@ class ChatExportAdmin(ReadOnlyAdmin):
 class RunAdmin(LoggedLook, TextGuard):
     # A provider's error may quote the prompt.
     text_fields = ("prefix", "prefix_reasoning", "error_message")
+    exclude = ("model_snapshot",)  # has the assistant's name, which may be a user's own
+    readonly_fields = ["terms"]
     list_display = [
         "queued_at",
         "user",
@@ -289,6 +291,15 @@ class RunAdmin(LoggedLook, TextGuard):
         if run is not None and request.user.has_perm(CHANGE_RUN):
             context |= {"can_stop": not run.has_ended, "can_ask_again": can_be_asked_again(run)}
         return super().render_change_form(request, context, *args, **options)
+
+    def get_exclude(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return (*self.exclude, *super().get_exclude(request, obj))
+
+    @admin.display(description=gettext_lazy("model and settings at the request"))
+    def terms(self, run: Run) -> str:
+        """Return what was fixed at the request, without the name of the assistant."""
+        kept = {name: value for name, value in run.model_snapshot.items() if name != "assistant"}
+        return json.dumps(kept, indent=2, ensure_ascii=False)
 
     @admin.display(description=gettext_lazy("seconds"))
     def seconds(self, run: Run) -> str:

@@ -12,11 +12,15 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from chat.admin.conversations import READ, log
+from chat.access import decide
+from chat.admin.conversations import log
+from chat.conversations import sharing
 from chat.models import ModerationRule, Report
 from chat.moderation.words import tokens
 from chatproject.lib.admin import NOTHING, BaseAdmin, staff_id
@@ -59,25 +63,58 @@ class StateFilter(admin.SimpleListFilter):
 
 
 FIELDS: list[Any] = [
-    *("status", "assignee", "reason", "text", "question", "reply", "model", "user"),
-    *("created_at", "closed_at", "note"),
+    *("kind", "status", "assignee", "reason", "text", "question", "reply", "model"),
+    *("chat", "link_state", "reporter", "created_at", "closed_at", "note"),
 ]
+OF_REPLIES = {"question", "reply", "model"}
+OF_LINKS = {"chat", "link_state"}
+END_LINK = "chat.delete_publiclink"
 
 
 @admin.register(Report)
 class ReportAdmin(BaseAdmin):
     fields = FIELDS
     readonly_fields = [name for name in FIELDS if name != "note"]
-    list_display = ["created_at", "status", "reason", "model", "user", "assignee"]
+    list_display = ["created_at", "kind", "status", "reason", "model", "reporter", "assignee"]
     list_filter = [StateFilter, "reason", "created_at", "model"]
     list_select_related = ["model", "user", "assignee"]
     search_fields = ["user__email", "assignee__email"]
-    actions = ["assign", "uphold", "dismiss", "reopen"]
+    actions = ["assign", "uphold", "dismiss", "end_links", "reopen"]
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Leave out the texts of messages for staff who may not view messages."""
-        hidden = () if request.user.has_perm(READ) else ("question", "reply")
+        """Leave out the texts of messages for staff who may not read them, and what a report has not."""
+        if obj is not None and obj.conversation_id is not None:
+            return [name for name in FIELDS if name not in OF_REPLIES]
+        hidden = OF_LINKS
+        if (
+            obj is None
+            or obj.message is None
+            or not decide(request.user, obj.message, in_admin=True)
+        ):
+            hidden = hidden | {"question", "reply"}
         return [name for name in FIELDS if name not in hidden]
+
+    @admin.display(description=gettext_lazy("reported"))
+    def kind(self, one: Report) -> str:
+        return _("Shared link") if one.conversation_id else _("Reply")
+
+    @admin.display(description=gettext_lazy("by"), ordering="user__email")
+    def reporter(self, one: Report) -> str:
+        return str(one.user or _("a visitor"))
+
+    @admin.display(description=gettext_lazy("chat"))
+    def chat(self, one: Report) -> str:
+        """Return a link to the page with the messages, which asks for its permission and is logged."""
+        page = reverse("admin:chat_conversation_messages", args=[one.conversation_id])
+        return format_html('<a href="{}">{}</a>', page, one.conversation)
+
+    @admin.display(description=gettext_lazy("link"))
+    def link_state(self, one: Report) -> str:
+        if one.link is None:
+            return _("Ended")
+        return (
+            _("Expired") if one.link.has_expired else _("Open: the action “End the link” ends it.")
+        )
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -101,7 +138,7 @@ class ReportAdmin(BaseAdmin):
         response = super().change_view(request, object_id, *args, **options)
         row = self.get_object(request, object_id)
         is_shown = request.method == "GET" and response.status_code == 200
-        if row is not None and is_shown and request.user.has_perm(READ):
+        if row is not None and is_shown and "reply" in self.get_fields(request, row):
             log(request, row, "Looked at the text")
         return response
 
@@ -116,6 +153,24 @@ class ReportAdmin(BaseAdmin):
     @admin.action(description=gettext_lazy("Dismiss"), permissions=["change"])
     def dismiss(self, request: HttpRequest, chosen: QuerySet[Report]) -> None:
         self._step(request, chosen, "dismiss", closed_at=timezone.now())
+
+    @admin.action(description=gettext_lazy("End the link at once"), permissions=["end_link"])
+    def end_links(self, request: HttpRequest, chosen: QuerySet[Report]) -> None:
+        """End the reported links, each with an entry in the admin's log; the reports stay as they are."""
+        links = []
+        for one in chosen.select_related("link"):
+            if one.link is not None:
+                log(request, one, f"Ended the {one.link}")
+                links.append(one.link)
+        sharing.end(links)
+        if links:
+            messages.success(request, _("The reported links no longer work."))
+        else:
+            messages.warning(request, _("None of these reports is about a link that still works."))
+
+    def has_end_link_permission(self, request: HttpRequest) -> bool:
+        """Return whether a member of staff may end public links."""
+        return request.user.has_perm(END_LINK)
 
     @admin.action(description=gettext_lazy("Open again"), permissions=["change"])
     def reopen(self, request: HttpRequest, chosen: QuerySet[Report]) -> None:

@@ -51,5 +51,6 @@ class PublicLinkAdmin(SharingAdmin):
     # Neither the token, which opens the page to staff without the permission to read, nor the title.
     fields = ["conversation", "owner", "shows_reasoning", "created_at", "expires_at"]
     list_display = ["created_at", "owner", "expires_at", "conversation_id"]
+    view_on_site = False  # the button's address would be the link
     list_select_related = ["owner"]
     search_fields = ["owner__email", "token__exact", "conversation__id__exact"]

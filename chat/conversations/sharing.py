@@ -154,6 +154,15 @@ def _announce_end(shares: Iterable[ConversationShare]) -> None:
             db.after_commit(user_channel.announce_share_end, one.user_id, event)
 
 
+def owner_changed(*, user_id: int, **_signal: Any) -> None:
+    """End the open pages of the readers of a user who was locked; the receiver of `access_changed`.
+
+    The shares stay, and hold again when the account is opened. Pages that miss the event check every 5 seconds.
+    """
+    if settings.SHARE_WITH_USERS:
+        _announce_end(ConversationShare.objects.filter(owner=user_id, owner__is_active=False))
+
+
 def shared_with(user: User, before: str = "") -> tuple[list[ConversationShare], str]:
     """Return a page of the shares that a user reads, newest first, and the cursor of the next page."""
     rows = ConversationShare.objects.select_related("conversation", "owner").filter(

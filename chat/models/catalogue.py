@@ -578,7 +578,13 @@ class Assistant(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.name
+        # The name of a user's own is private: the admin names rows so.
+        return f"assistant {self.pk}" if self.is_private else self.name
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it belongs to a user who does not share it."""
+        return self.personal and not self.shared
 
     @property
     def first_questions(self) -> list[str]:

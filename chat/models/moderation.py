@@ -9,7 +9,9 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from chat.models.catalogue import LanguageModel, Provider
+from chat.models.conversations import Conversation
 from chat.models.messages import Message
+from chat.models.sharing import PublicLink
 
 REPORT_LENGTH = 2_000
 WORDS_LENGTH = 50_000
@@ -17,7 +19,7 @@ MOST_WORDS = 1_000
 
 
 class Report(models.Model):
-    """A reply that its reader reported to the staff, with the state of their work on it."""
+    """A reply, or the page of a public link, that a reader reported to the staff, with the state of their work on it."""
 
     class Reason(models.TextChoices):
         HARM = "harm", _("It encourages harm")
@@ -39,7 +41,28 @@ class Report(models.Model):
     message = models.ForeignKey(
         Message, null=True, blank=True, on_delete=models.SET_NULL, related_name="reports"
     )
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    # Of a public link, which may end before its report is closed. The database sets both to NULL when their rows are
+    # deleted, also by a process of an earlier release.
+    link = models.ForeignKey(
+        PublicLink,
+        null=True,
+        blank=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="+",
+    )
+    conversation = models.ForeignKey(
+        Conversation,
+        null=True,
+        blank=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="+",
+    )
+    # Empty: a visitor without an account reported a public link.
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.CASCADE, related_name="+"
+    )
     model = models.ForeignKey(
         LanguageModel, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
@@ -67,6 +90,7 @@ class Report(models.Model):
         ]
         constraints = [
             models.UniqueConstraint(fields=["message", "user"], name="report_once"),
+            models.UniqueConstraint(fields=["link", "user"], name="report_of_link_once"),
             models.CheckConstraint(
                 condition=Q(status__in=["open", "review", "upheld", "dismissed"]),
                 name="report_status_known",

@@ -68,7 +68,10 @@ def add_tables() -> None:
             omitted=("email",),
             erased_by=chats,
         ),
-        PersonalTable(model="chat.PublicLink", user="owner", document="public-links"),
+        # An archive that is passed on must not open the pages: their owner finds the links in the settings.
+        PersonalTable(
+            model="chat.PublicLink", user="owner", document="public-links", omitted=("token",)
+        ),
         PersonalTable(
             model="chat.MessageAttachment",
             user="message__conversation__owner",
@@ -99,7 +102,9 @@ def add_tables() -> None:
         PersonalTable(model="chat.Conversation", user="owner", document="chats", erased_by=chats),
         PersonalTable(model="chat.MessageFeedback", document="feedback"),
         PersonalTable(
-            model="chat.Report", document="reports", omitted=("assignee", "note", "status")
+            model="chat.Report",
+            document="reports",
+            omitted=("assignee", "note", "status", "link", "conversation"),
         ),
         PersonalTable(model="chat.ImportedChat", user="owner", document="imported-chats"),
         PersonalTable(

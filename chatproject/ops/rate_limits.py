@@ -33,6 +33,7 @@ LIMITS = {
     "chat:public": "public_pages",
     "chat:public_file": "public_files",
     "chat:public_thumbnail": "public_files",
+    "chat:report_public": "public_pages",
     "chat:search": "searches",
     "chat:search_results": "searches",
 }
@@ -53,6 +54,7 @@ LIMITS_OF_POSTS = {
     "chat:attach": "uploads",
     "chat:import": "imports",
     "chat:report": "reports",
+    "chat:report_public": "link_reports",
     "chat:new_assistant": "assistants",
     "chat:edit_assistant": "assistants",
     "chat:add_device": "devices",
@@ -105,7 +107,7 @@ class RateLimitMiddleware:
         match = request.resolver_match
         view = match.view_name if match else ""
         is_post = request.method not in SAFE_METHODS
-        name = LIMITS.get(view) or (LIMITS_OF_POSTS.get(view) if is_post else None)
+        name = (LIMITS_OF_POSTS.get(view) if is_post else None) or LIMITS.get(view)
         try:
             if name is not None:
                 user = request.user

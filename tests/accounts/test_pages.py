@@ -328,6 +328,7 @@ def test_pages_open_without_inline_script(client: Client, reader: User):
         "chat:public",
         "chat:public_file",
         "chat:public_thumbnail",
+        "chat:report_public",
         "manifest",
         "service_worker",
     }

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib import messages
-from django.http import HttpResponse, JsonResponse
+from django.http import Http404, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.templatetags.static import static
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
+from django.views.defaults import page_not_found
 
 from chat import access
-from chat.conversations import sharing
+from chat.conversations import reports, sharing
 from chat.errors import ChatError
-from chat.models import Conversation
+from chat.models import Conversation, Report
+from chat.models.moderation import REPORT_LENGTH
 from chat.web.forms import new_client_id
 from chat.web.pages import page_context
 from chat.web.responses import (
+    View,
     handles_chat_errors,
     raise_unless_page,
     wants_json,
@@ -30,6 +35,8 @@ from chat.web.responses import (
 )
 from chat.web.views.attachments import file_response, thumbnail_response
 from chatproject.lib.http import Request
+
+P = ParamSpec("P")
 
 DAYS = (7, 30, 90)  # of a link, besides a link without an end
 CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
@@ -193,8 +200,28 @@ def _client_id(request: Request) -> str:
 # --- Public links -----------------------------------------------------------------------------
 
 
+def not_indexed(view: View[P]) -> View[P]:
+    """Keep a page or file of a link out of search engines, and its address out of requests to other sites.
+
+    Also the answer that it does not exist: a link that ended must leave an index as well.
+    """
+
+    @wraps(view)
+    def respond(request: Request, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        try:
+            response = view(request, *args, **kwargs)
+        except Http404 as error:
+            response = page_not_found(request, error)
+        response["X-Robots-Tag"] = "noindex, nofollow, noarchive"
+        response["Referrer-Policy"] = "no-referrer"
+        return response
+
+    return respond
+
+
 @require_safe
 @never_cache
+@not_indexed
 @handles_chat_errors
 def public(request: Request, token: str) -> HttpResponse:
     """Show what a public link shows, to any visitor."""
@@ -208,32 +235,53 @@ def public(request: Request, token: str) -> HttpResponse:
         "image": request.build_absolute_uri(static("icons/parley-512.png")),
         "sign_in": f"{reverse('account_login')}?next={link.get_absolute_url()}",
     }
-    return _not_indexed(render(request, "chat/public.html", context))
+    return render(request, "chat/public.html", context)
 
 
-def _not_indexed(response: HttpResponse) -> HttpResponse:
-    """Keep a page or file of a link out of search engines, and its address out of requests to other sites."""
-    response["X-Robots-Tag"] = "noindex, nofollow, noarchive"
-    response["Referrer-Policy"] = "no-referrer"
-    return response
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@not_indexed
+@handles_chat_errors
+def report_public(request: Request, token: str) -> HttpResponse:
+    """Show any visitor of a public link the form that reports it to the staff; store a report."""
+    link = access.public_link(token)
+    posted = {name: request.POST.get(name, "") for name in ("reason", "text")}
+    context: dict[str, Any] = {
+        "link": link,
+        "reasons": Report.Reason.choices,
+        "text_length": REPORT_LENGTH,
+        "is_sent": "sent" in request.GET,
+        **posted,
+    }
+    if request.method != "POST":
+        return render(request, "chat/report_link.html", context)
+    try:
+        reports.report_link(user=request.user, link=link, **posted)
+    except ChatError as error:
+        raise_unless_page(request, error)
+        context |= {"error": error.message}
+        return with_status(render(request, "chat/report_link.html", context), error)
+    return redirect(f"{reverse('chat:report_public', args=[token])}?sent")
 
 
 @require_safe
 @never_cache
+@not_indexed
 @handles_chat_errors
 def public_file(request: Request, token: str, attachment_id: UUID) -> HttpResponse:
     """Return a file of the messages that a public link shows."""
     found = access.public_attachment(access.public_link(token), attachment_id)
-    return _not_indexed(file_response(found, as_download="download" in request.GET))
+    return file_response(found, as_download="download" in request.GET)
 
 
 @require_safe
 @never_cache
+@not_indexed
 @handles_chat_errors
 def public_thumbnail(request: Request, token: str, attachment_id: UUID) -> HttpResponse:
     """Return the thumbnail of an image of the messages that a public link shows."""
     found = access.public_attachment(access.public_link(token), attachment_id)
-    return _not_indexed(thumbnail_response(found))
+    return thumbnail_response(found)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -413,10 +413,12 @@ async def test_resume_of_other_users_run_is_refused(stranger, owner, conversatio
         assert await tab.is_silent()
 
 
+@pytest.mark.parametrize("end", ["removed", "owner locked"])
 async def test_reader_follows_reply_until_share_ends(
-    owner, stranger, conversation, provider, settings
+    owner, stranger, conversation, provider, settings, monkeypatch, end
 ):
     settings.SHARE_WITH_USERS = True
+    monkeypatch.setattr(consumer, "RECHECK", 600.0)  # at once, not at the next check
     share = await db.run(
         ConversationShare.objects.create,
         conversation=conversation,
@@ -431,16 +433,23 @@ async def test_reader_follows_reply_until_share_ends(
         assert (await tab.until("text.delta"))["text"]
         await tab.send(type="run.stop", run=str(run.pk))
         assert (await tab.until("error"))["code"] == "not_allowed"
-        await db.run(sharing.unshare, user=owner, share_id=share.pk)
+        if end == "removed":
+            await db.run(sharing.unshare, user=owner, share_id=share.pk)
+        else:
+            owner.is_active = False
+            await db.run(owner.save, update_fields=["is_active"])
         ended = await tab.until("share.ended")
         assert ended["conversation"] == str(conversation.pk)
         known = {*protocol.READER_FIELDS, "ready", "error", "share.ended"}
         assert {one["type"] for one in tab.received} <= known
+        owner.is_active = True
+        await db.run(owner.save, update_fields=["is_active"])
         await db.run(stop_run, user=owner, run_id=run.pk)
         await generating
         assert await tab.is_silent()
-        await tab.send(type="resume", run=str(run.pk))
-        assert (await tab.until("error"))["code"] == "not_found"
+        if end == "removed":
+            await tab.send(type="resume", run=str(run.pk))
+            assert (await tab.until("error"))["code"] == "not_found"
 
 
 async def test_lost_end_of_share_is_noticed(

@@ -7,6 +7,8 @@ import json
 
 import pytest
 from allauth.account.models import EmailAddress
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
 from django.core import mail
 from django.test import Client
 from django.urls import reverse
@@ -14,7 +16,7 @@ from django.urls import reverse
 from accounts.models import User
 from chat import access, protocol
 from chat.attachments import uploads
-from chat.conversations import lifecycle, sharing
+from chat.conversations import lifecycle, reports, sharing
 from chat.errors import ChatError
 from chat.models import (
     Attachment,
@@ -24,6 +26,7 @@ from chat.models import (
     MessageAttachment,
     MessagePart,
     PublicLink,
+    Report,
 )
 from chat.runs.delete import delete
 from chat.transfer import documents
@@ -227,6 +230,44 @@ def test_export_names_readers_and_links(owner, chat):
     assert exported["shared_with"] == [READER]
     assert [one["live"] for one in exported["public_links"]] == [False]
     assert link.token not in str(exported)
+
+
+def test_visitors_report_link_and_staff_end_it(owner, stranger, chat, monkeypatch):
+    monkeypatch.setattr(reports, "MOST_OF_VISITORS", 2)
+    link = sharing.publish(user=owner, conversation_id=chat.pk)
+    visitor, theirs = Client(), signed_in(stranger)
+    form = reverse("chat:report_public", args=[link.token])
+    assert form in visitor.get(link.get_absolute_url()).content.decode()
+    assert "noindex" in visitor.get(form)["X-Robots-Tag"]
+    wrong = visitor.post(form, {"reason": "", "text": "My words"})
+    assert wrong.status_code == 400
+    assert "My words" in wrong.content.decode()
+    for client in (visitor, visitor, visitor, theirs, theirs):  # visitors' reports are bounded
+        sent = client.post(form, {"reason": "privacy", "text": "Zanzibar"}, follow=True)
+        assert "Thank you" in sent.content.decode()
+    assert [one.user for one in Report.objects.order_by("pk")] == [None, None, stranger]
+    assert {one.conversation for one in Report.objects.all()} == {chat}
+    boss = User.objects.create_user("boss@example.org", is_staff=True)
+    boss.user_permissions.set(
+        Permission.objects.filter(codename__in=["change_report", "delete_publiclink"])
+    )
+    staff, queue = signed_in(boss), reverse("admin:chat_report_changelist")
+    listed = staff.get(queue).content.decode()
+    assert "Shared link" in listed
+    assert "a visitor" in listed
+    one = Report.objects.latest("pk")
+    page = reverse("admin:chat_report_change", args=[one.pk])
+    assert "Our plan" not in staff.get(page).content.decode()
+    staff.post(queue, {"action": "end_links", "_selected_action": [one.pk]})
+    dead = visitor.get(link.get_absolute_url())
+    assert dead.status_code == 404
+    assert "noindex" in dead["X-Robots-Tag"]
+    assert visitor.get(form).status_code == 404
+    assert "Ended" in staff.get(page).content.decode()
+    assert LogEntry.objects.filter(user=boss, object_id=one.pk).exists()
+    # The report outlives the chat, as it does a reported message.
+    Conversation.objects.filter(pk=chat.pk).delete()
+    assert Report.objects.filter(link=None, conversation=None).count() == 3
 
 
 def test_files_open_by_links_that_show_them(owner, stranger, chat, settings, tmp_path):
