@@ -238,7 +238,7 @@ async def _generate_and_finish(
         work.prefix,
         work.prefix_reasoning,
         work.continued,
-        takes_tool_calls=work.api is not None,
+        is_of_api=work.api is not None,
     )
     try:
         outcome = await _generate(work, prompt, writer, reply)

@@ -62,7 +62,7 @@ class Reply:
         None  # when the reasoning of this attempt began and ended
     )
     has_tags: bool = False  # the reasoning came in tags, with white space around it
-    takes_tool_calls: bool = False  # of a request of the API; no other offers tools
+    is_of_api: bool = False  # its caller offers tools, and may ask for a reply without text
     tool_calls: dict[int, ToolCall] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class Reply:
         elif isinstance(event, Usage):
             self.usage = event
             self.reported = len(self.text), len(self.reasoning)
-        elif self.takes_tool_calls:
+        elif self.is_of_api:
             self._add_tool_call(event, writer)
 
     def _add_tool_call(self, event: ToolCallDelta, writer: RunWriter) -> None:
@@ -177,10 +177,15 @@ class Reply:
         self.scanner = self._new_scanner()
 
     def finished(self) -> finish.Outcome:
-        """Return the run's end after the provider has finished: a reply needs a text, or a reason."""
+        """Return the run's end after the provider has finished: a reply of a chat needs a text, or a reason.
+
+        One of the API may be empty: a caller's `stop`, `logit_bias` or cap can end it before its first word.
+        """
         self.is_whole = True
         has_output = self.whole_text()[self.continued :].strip() or self.tool_calls
         if has_output or self.finish_reason == "length":
+            return self.outcome(Run.Status.DONE)
+        if self.is_of_api and self.finish_reason == "stop":
             return self.outcome(Run.Status.DONE)
         if self.finish_reason == "content_filter":
             return self.outcome(

@@ -230,10 +230,15 @@ def _finish(run: Run, outcome: Outcome) -> UsageRecord.Finish:
     """Return the end as billing has it: a reply without a word is EMPTY, unless its user stopped it.
 
     So is a failed or interrupted reply of the API that was not streamed: nothing of it was delivered, unless it
-    reached a limit.
+    reached a limit. A finished reply of the API is never EMPTY: by `stop`, `logit_bias` or its cap a caller could have
+    prompts read, and reasoning written, for nothing. Reasoning that was streamed was delivered.
     """
     is_users_stop = outcome.status == Run.Status.STOPPED and outcome.is_users_stop
-    if not (outcome.text.strip() or outcome.tool_calls) and not is_users_stop:
+    has_words = bool(outcome.text.strip() or outcome.tool_calls)
+    if run.api is not None:
+        is_done = outcome.status == Run.Status.DONE
+        has_words |= is_done or bool(run.api["streamed"] and outcome.reasoning)
+    if not has_words and not is_users_stop:
         return UsageRecord.Finish.EMPTY
     if outcome.status == Run.Status.STOPPED and outcome.code == Run.INTERRUPTED:
         return UsageRecord.Finish.EMPTY

@@ -161,6 +161,21 @@ def test_client_gets_replies_tools_and_errors(client: OpenAI, owner: User, provi
         list(client.chat.completions.create(**cut, stream=True))
     assert interrupted.value.code == "provider_error"
     assert balance(owner) < before
+    # A reply without text, which the caller may have brought about, costs what was read and written.
+    for finish in ("stop", "length"):
+        before = balance(owner)
+        thoughts = ask(f"[[tokens=0 reasoning=9 rate=0 finish={finish}]] x", stop=["the"])
+        empty = client.chat.completions.create(**thoughts)
+        assert (empty.choices[0].message.content, empty.choices[0].finish_reason) == ("", finish)
+        assert balance(owner) == before - micro(empty.usage) < before
+    before = balance(owner)
+    with pytest.raises(openai.APIError):
+        list(
+            client.chat.completions.create(
+                **ask("[[tokens=0 reasoning=9 rate=0 finish=content_filter]] x"), stream=True
+            )
+        )
+    assert balance(owner) < before  # the reasoning was delivered
     check_responses(client, owner)
     wrong = client.with_options(api_key=secret[:-1] + "_")
     with pytest.raises(openai.AuthenticationError):
