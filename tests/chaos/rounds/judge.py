@@ -117,6 +117,11 @@ def _of_conversations(evidence: Evidence) -> Iterator[Problem]:
     seen_of = {seen.client_id: seen for seen in evidence.seen}
     others = {ask.first: runs[ask.client_id] for ask in evidence.asks if ask.client_id in runs}
     ways = {ask.first: ask.way for ask in evidence.asks}
+    # In a rolling restart the messages of a conversation follow each other.
+    asked = [
+        runs[ask.client_id] for ask in evidence.asks if ask.client_id in runs and not ask.first
+    ]
+    last = {run.conversation: run for run in sorted(asked, key=lambda run: run.queued_at)}
     for ask in evidence.asks:
         run = runs.get(ask.client_id)
         if run is None or ask.first:
@@ -129,7 +134,8 @@ def _of_conversations(evidence: Evidence) -> Iterator[Problem]:
             or (way in {"regenerate", "continue"} and other.status != "failed" and other.text)
         ):
             newest = other
-        if evidence.leaves.get(run.conversation, newest.message) != newest.message:
+        leaf = evidence.leaves.get(run.conversation, newest.message)
+        if run is last[run.conversation] and leaf != newest.message:
             yield Problem(
                 f"the conversation does not end with the reply to {newest.client_id}", *name
             )
