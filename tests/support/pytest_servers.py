@@ -167,6 +167,26 @@ def find_static_files_once() -> Generator[None, None, None]:
         yield
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Replace the connection of a test that was broken off amid a statement, at its time limit.
+
+    Otherwise its teardown and all later tests of this process fail: the statement is still under way.
+    """
+    try:
+        yield
+    except BaseException:
+        from django.db import connection
+        from psycopg.pq import TransactionStatus
+
+        session = connection.connection
+        if session is not None and session.info.transaction_status == TransactionStatus.ACTIVE:
+            session.close()
+            connection.in_atomic_block = False
+            connection.close()
+        raise
+
+
 # Modules with a site of their own, which takes longer to start than most tests.
 OWN_SITE = ("/test_behind_nginx.py", "/test_billing.py", "/test_limits.py", "/test_sharing.py")
 

@@ -38,12 +38,31 @@ def test_look(n, valkey_url):
 """
 
 
+# The second of three tests reaches its time limit amid a statement.
+STUCK = """
+import pytest
+from django.contrib.auth.models import Group
+from django.db import connection
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("seconds", [0, 60, 0.1])
+def test_sleep(seconds):
+    assert not Group.objects.exists()
+    Group.objects.create(name="left behind")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(%s)", [seconds])
+"""
+
+
 class Session(Program):
     """A separate test session with two tests, each of which takes so many seconds."""
 
-    def __init__(self, folder: Path, *options: str, seconds: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, *options: str, seconds: float = 0.0, tests: str = LOOK
+    ) -> None:
         path = folder / "test_look.py"
-        path.write_text(LOOK)
+        path.write_text(tests)
         self.seen = folder / "test_look.py.seen"
         environment = {
             **{name: value for name, value in os.environ.items() if "XDIST" not in name},
@@ -104,6 +123,14 @@ def test_interrupted_session_leaves_no_server(tmp_path, processes, number):
             with Session(tmp_path) as successor:
                 assert successor.wait() == 0
             assert not Path(folder).exists(), "the next session deletes it"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_time_limit_breaks_one_test_alone(tmp_path):
+    with Session(tmp_path, tests=STUCK) as session:
+        assert session.wait(patience=200) == 1
+        assert "1 failed, 2 passed" in session.text(), session.text()
 
 
 def test_version_option_starts_no_server(tmp_path):
