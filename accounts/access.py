@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.contrib.auth.middleware import LoginRequiredMiddleware as DjangoMiddleware
 from django.contrib.auth.views import redirect_to_login
@@ -28,6 +29,7 @@ PUBLIC_VIEWS = frozenset(
     {
         "account_login",
         "account_signup",
+        "account_sign_in_link",
         "account_logout",
         "account_inactive",
         "account_restore",
@@ -41,6 +43,9 @@ PUBLIC_VIEWS = frozenset(
         "account_reset_password_from_key_done",
         "mfa_authenticate",
         "mfa_login_webauthn",
+        "socialaccount_begin",
+        "socialaccount_callback",
+        "socialaccount_signup",
         "admin_login",
         "visitor_language",
         "billing:packages_json",
@@ -64,6 +69,20 @@ PUBLIC_VIEWS = frozenset(
 # Namespaces of addresses whose views authenticate each request themselves: chat/api/rest/auth.py.
 PUBLIC_NAMESPACES = frozenset({"rest"})
 
+# The views of passwords and of passkeys in their place, which PASSWORD_SIGN_IN=0 closes; of `account_login` the form.
+PASSWORD_VIEWS = frozenset(
+    {
+        "account_signup",
+        "account_change_password",
+        "account_set_password",
+        "account_reset_password",
+        "account_reset_password_done",
+        "account_reset_password_from_key",
+        "account_reset_password_from_key_done",
+        "mfa_login_webauthn",
+    }
+)
+
 # The views that lead to a second factor, for members of staff who must have one and have none.
 FACTOR_VIEWS = frozenset(
     {
@@ -72,6 +91,7 @@ FACTOR_VIEWS = frozenset(
         "mfa_add_webauthn",
         "account_reauthenticate",
         "account_set_password",
+        "socialaccount_confirm",
     }
 )
 
@@ -93,6 +113,8 @@ class LoginRequiredMiddleware(DjangoMiddleware):
         view_kwargs: dict[str, Any],
     ) -> HttpResponseBase | None:
         match = request.resolver_match
+        if not settings.PASSWORD_SIGN_IN and match and _is_of_passwords(request, match.view_name):
+            return redirect("account_login")
         if match and (match.view_name in PUBLIC_VIEWS or match.namespace in PUBLIC_NAMESPACES):
             return None
         wants_json = request.accepts("application/json") and not request.accepts("text/html")
@@ -108,6 +130,10 @@ class LoginRequiredMiddleware(DjangoMiddleware):
         if wants_json:
             return JsonResponse({"code": "not_signed_in", "message": NOT_SIGNED_IN}, status=401)
         return self.handle_no_permission(request, view_func)
+
+
+def _is_of_passwords(request: HttpRequest, view: str) -> bool:
+    return view in PASSWORD_VIEWS or (view == "account_login" and request.method == "POST")
 
 
 def admin_shortcut(request: HttpRequest, row: str) -> HttpResponse:

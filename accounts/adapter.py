@@ -6,6 +6,7 @@ from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.core.exceptions import ImmediateHttpResponse
+from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
@@ -16,6 +17,7 @@ from django.utils.translation import gettext, gettext_lazy
 from accounts import joining, known_browsers, sign_in_limits
 from accounts.leaving_pages import RESTORABLE
 from accounts.privacy import leaving
+from accounts.sso import trusted_header
 from chatproject.lib import languages
 from chatproject.lib.http import client_address
 
@@ -39,6 +41,13 @@ class AccountAdapter(DefaultAccountAdapter):
         if not joining.is_open(request):
             raise ImmediateHttpResponse(render(request, "account/signup_closed.html", status=403))
         return True
+
+    def get_logout_redirect_url(self, request: HttpRequest) -> str:
+        """Return the sign-out of the proxy for a session that it has signed in."""
+        if request.session.get(trusted_header.SESSION_KEY) and settings.TRUSTED_HEADER_SIGN_OUT_URL:
+            return settings.TRUSTED_HEADER_SIGN_OUT_URL
+        url: str = super().get_logout_redirect_url(request)
+        return url
 
     def new_user(self, request: HttpRequest) -> AbstractBaseUser:
         """Return a user who may have to wait for approval, however the account is made."""

@@ -13,6 +13,8 @@ from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from allauth.account.utils import user_pk_to_url_str
 from allauth.mfa import admin as _allauth_mfa  # noqa: F401 # registers what is unregistered below
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount import admin as _allauth_social  # noqa: F401 # the same
+from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from allauth.usersessions import admin as _allauth_sessions  # noqa: F401 # the same
 from allauth.usersessions.models import UserSession
 from django import forms
@@ -72,6 +74,7 @@ RIGHTS = (
 SHOWN = 100  # users that the page to confirm names
 
 admin.site.unregister([Group, EmailAddress, Authenticator, UserSession])
+admin.site.unregister([SocialAccount, SocialApp, SocialToken])
 
 
 def may_change(request: HttpRequest, user: User | None) -> bool:
@@ -625,6 +628,18 @@ class SignupGrantAdmin(ReadOnlyAdmin, BaseAdmin):
     search_fields = ["user__email"]
     ordering = ["-created_at"]
     fields = ["user", "created_at", "granted_at"]
+
+
+@admin.register(SocialAccount)
+class SocialAccountAdmin(ReadOnlyAdmin, BaseAdmin):
+    """The accounts at identity providers that users have connected."""
+
+    list_display = ["user", "provider", "date_joined", "last_login"]
+    list_select_related = ["user"]
+    list_filter = ["provider"]
+    search_fields = ["user__email", "uid__exact"]
+    ordering = ["-pk"]
+    fields = ["user", "provider", "uid", "date_joined", "last_login"]
 
 
 @admin.register(ApiKey)

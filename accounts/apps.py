@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from allauth.account.apps import AccountConfig
 from allauth.mfa.apps import MFAConfig
+from allauth.socialaccount.apps import SocialAccountConfig
 from allauth.usersessions.apps import UserSessionsConfig
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy
@@ -44,3 +45,13 @@ class SessionsConfig(UserSessionsConfig):
 
     def ready(self) -> None:
         """Connect none of allauth's receivers, which read each session of a user by a statement of its own."""
+
+
+class ConnectionsConfig(SocialAccountConfig):
+    """allauth's app of accounts at identity providers, which accounts.sso finds in the settings."""
+
+    verbose_name = gettext_lazy("Connected accounts")
+    default = False
+
+    def ready(self) -> None:
+        """Load none of allauth's providers."""

@@ -13,6 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from accounts.privacy import leaving
+from accounts.sso import confirmation
 from chatproject.lib import languages
 from chatproject.lib.http import Request
 
@@ -29,6 +30,8 @@ def delete(request: Request) -> HttpResponse:
     if request.method == "POST":
         if "understood" in request.POST:
             # A session may be borrowed.
+            if refusal := confirmation.refusal(request, request.path):
+                return refusal
             raise_if_reauthentication_required(request, app="allauth.account")
             try:
                 made = leaving.request(request.user)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from allauth.account.internal.flows.login import AUTHENTICATION_METHODS_SESSION_KEY
 from allauth.usersessions.models import UserSession
 from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.auth.signals import user_logged_in
@@ -24,10 +25,12 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
+from django.utils.translation import gettext_lazy
 
 from accounts.models import User
 from accounts.session_store import SessionStore, announce
 from accounts.signals import session_renewed
+from accounts.sso import providers
 from chatproject.lib import db
 from chatproject.lib.http import client_address
 
@@ -48,6 +51,14 @@ SET last_seen_at = now(), ip = excluded.ip, user_agent = excluded.user_agent
 WHERE usersessions_usersession.last_seen_at < now() - %(pause)s * interval '1 second'
 """
 
+# By the method in a session's record.
+WAYS = {
+    "password": gettext_lazy("Password"),
+    "mfa": gettext_lazy("Passkey"),  # alone; after a password that is the way
+    "trusted_header": gettext_lazy("Single sign-on"),
+    "link": gettext_lazy("Link of the operator"),
+}
+
 _seen: OrderedDict[str, float] = OrderedDict()  # by session: time.monotonic() of its last write
 
 
@@ -61,6 +72,7 @@ class Listed:
     ip: str
     created_at: datetime
     last_seen_at: datetime
+    way: str  # of the sign-in, in words; empty for one of an earlier release
 
 
 def note_seen(request: HttpRequest) -> None:
@@ -125,13 +137,13 @@ def listed(user: User) -> list[Listed]:
     )
     store = SessionStore()
     hashes = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
-    valid = set()
+    ways: dict[str, str] = {}  # of the valid ones
     for session in stored:
         data = store.decode(session.session_data)
         own = data.get(SESSION_KEY) == str(user.pk)
         given = data.get(HASH_SESSION_KEY, "")
         if own and any(constant_time_compare(given, one) for one in hashes):
-            valid.add(session.session_key)
+            ways[session.session_key] = _way_of(data)
     return [
         Listed(
             pk=row.pk,
@@ -140,10 +152,24 @@ def listed(user: User) -> list[Listed]:
             ip="" if row.ip == UNKNOWN_ADDRESS else row.ip,
             created_at=row.created_at,
             last_seen_at=row.last_seen_at,
+            way=ways[row.session_key],
         )
         for row in rows
-        if row.session_key in valid
+        if row.session_key in ways
     ]
+
+
+def _way_of(data: dict[str, Any]) -> str:
+    """Return the way of the sign-in from a session's record of it, without later confirmations."""
+    for record in data.get(AUTHENTICATION_METHODS_SESSION_KEY) or ():
+        if record.get("reauthenticated"):
+            continue
+        if record.get("method") == "socialaccount":
+            provider = providers.find(record.get("provider", ""))
+            return provider.name if provider else str(record.get("provider", ""))
+        if record.get("method") in WAYS:
+            return str(WAYS[record["method"]])
+    return ""
 
 
 # In this order: browsers name others as well, whose pages they imitate.

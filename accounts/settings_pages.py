@@ -5,10 +5,14 @@ A page that extends templates/settings/page.html is marked as the current one by
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from django.conf import settings
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy
+
+from accounts.sso import providers
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,7 @@ class SettingsPage:
     icon: str  # of templates/_sprite.html
     view: str
     views: tuple[str, ...] = ()
+    is_shown: Callable[[], bool] = lambda: True  # by the settings of the site
 
 
 PAGES = [
@@ -28,9 +33,19 @@ PAGES = [
         gettext_lazy("E-mail address"), "mail", "account_email", ("account_reauthenticate",)
     ),
     SettingsPage(
-        gettext_lazy("Password"), "key", "account_change_password", ("account_set_password",)
+        gettext_lazy("Password"),
+        "key",
+        "account_change_password",
+        ("account_set_password",),
+        is_shown=lambda: settings.PASSWORD_SIGN_IN,
     ),
     SettingsPage(gettext_lazy("Security"), "shield", "mfa_index"),
+    SettingsPage(
+        gettext_lazy("Connected accounts"),
+        "person",
+        "socialaccount_connections",
+        is_shown=lambda: bool(providers.configured()),
+    ),
     SettingsPage(gettext_lazy("Sessions"), "device", "usersessions_list"),
     SettingsPage(gettext_lazy("Notifications"), "info", "chat:notifications"),
     SettingsPage(

@@ -16,6 +16,8 @@ from accounts import (
     views,
 )
 from accounts.mfa import pages as mfa
+from accounts.sso import pages as sso
+from accounts.sso import recovery
 
 urlpatterns = [
     path("email/", views.EmailView.as_view(), name="account_email"),
@@ -33,6 +35,12 @@ urlpatterns = [
     path("waiting/", joining.waiting, name="account_waiting"),
     path("language/", language.visitor_language, name="visitor_language"),
     path("password/set/", views.SetPasswordView.as_view(), name="account_set_password"),
+    path("connections/", sso.connected, name="socialaccount_connections"),
+    path("connections/confirm/", sso.confirm, name="socialaccount_confirm"),
+    path("login/with/<slug:key>/", sso.begin, name="socialaccount_begin"),
+    path("login/with/<slug:key>/callback/", sso.callback, name="socialaccount_callback"),
+    path("login/link/<str:token>/", recovery.sign_in, name="account_sign_in_link"),
+    path("signup/taken/", sso.taken, name="socialaccount_signup"),
     path("sessions/", session_pages.session_list, name="usersessions_list"),
     path("security/", mfa.security, name="mfa_index"),
     path("security/app/", mfa.ActivateView.as_view(), name="mfa_activate_totp"),

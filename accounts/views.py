@@ -11,10 +11,7 @@ from typing import Any
 
 from allauth.account import views
 from allauth.account.internal.flows.password_reset import request_password_reset
-from allauth.account.internal.flows.reauthentication import (
-    get_reauthentication_flows,
-    raise_if_reauthentication_required,
-)
+from allauth.account.internal.flows.reauthentication import raise_if_reauthentication_required
 from allauth.account.models import EmailAddress
 from django.contrib.auth.views import redirect_to_login
 from django.db import transaction
@@ -24,6 +21,7 @@ from django.views.generic import View
 
 from accounts import sign_in_limits
 from accounts.models import User
+from accounts.sso import confirmation
 
 
 class EmailView(views.EmailView):
@@ -32,9 +30,8 @@ class EmailView(views.EmailView):
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         user = request.user
         assert isinstance(user, User)
-        # allauth would ask an account without a password for nothing.
-        if not get_reauthentication_flows(user):
-            return redirect("account_set_password")
+        if refusal := confirmation.refusal(request, request.path):
+            return refusal
         # Without a primary address a change of it would be announced to none.
         addresses = EmailAddress.objects.filter(user=user)
         if not addresses.filter(primary=True).exists():
@@ -55,8 +52,8 @@ class ConfirmEmailView(views.ConfirmEmailView):
         if address.email.lower() != address.user.email.lower():
             if request.user.pk != address.user_id:
                 return redirect_to_login(request.get_full_path())
-            if not get_reauthentication_flows(address.user):
-                return redirect("account_set_password")
+            if refusal := confirmation.refusal(request, request.path):
+                return refusal
             raise_if_reauthentication_required(request, app="allauth.account")
         with transaction.atomic():
             return super().post(*args, **kwargs)

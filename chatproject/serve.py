@@ -29,6 +29,7 @@ from chatproject.lib import env, loop_monitor, metrics
 from chatproject.lib.log_scrubbing import scrub_path
 from chatproject.lib.metrics import shared as shared_metrics
 from chatproject.lib.server.asgi_types import Application, Message, Receive, Scope, Send
+from chatproject.lib.server.identity_header import take_identity
 from chatproject.lib.server.limits import BACKLOG, KERNEL_BUFFER_BYTES, Limits
 from chatproject.lib.server.proxies import trust_proxies, warn_of_proxies
 
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not 0 <= port <= 65_535:
             raise ImproperlyConfigured(f"--port {port}: write a number up to 65535.")
         hops = env.hops("TRUST_PROXY")
+        trusted_header = env.header("TRUSTED_HEADER")
+        trusted_peers = env.networks("TRUSTED_HEADER_PROXIES")
     except ImproperlyConfigured as error:
         fail(str(error))
     listener = bind(host, port, limits, reuse_port=options.reuse_port)
@@ -78,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logger.warning("%s has no effect: Daphne serves. Remove the variable.", REMOVED_VARIABLE)
     application = log_access(application)
     application = trust_proxies(application, hops) if hops else warn_of_proxies(application)
+    if trusted_header:
+        # Before `trust_proxies` replaces the address of the peer.
+        application = take_identity(application, trusted_header, trusted_peers)
     serve(application, listener, limits)
 
 

@@ -64,6 +64,7 @@ INSTALLED_APPS = [
     "accounts.apps.AddressesConfig",
     "accounts.apps.FactorsConfig",
     "accounts.apps.SessionsConfig",
+    "accounts.apps.ConnectionsConfig",
     "django_rq",
     "django.forms",
 ]
@@ -81,6 +82,8 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    # Before the view's check for a user: with TRUSTED_HEADER the proxy names one.
+    "accounts.sso.trusted_header.TrustedHeaderMiddleware",
     # Every view requires a signed-in user unless accounts.access exempts it.
     "accounts.access.LoginRequiredMiddleware",
     # After it, since it uses the user that was loaded there.
@@ -394,6 +397,8 @@ RATE_LIMITS = {
     # Codes of the second factor for one account, and sign-ins by passkey from one address.
     "codes": env.limit("LIMIT_CODES", "10/5minute; 60/day", fails_closed=True),
     "passkeys": env.limit("LIMIT_PASSKEYS", "30/5minute", fails_closed=True),
+    # Sign-ins at identity providers: the way there and back, from one address or by one user.
+    "provider_sign_ins": env.limit("LIMIT_PROVIDER_SIGN_INS", "60/5minute", fails_closed=True),
     "email_changes": env.limit("LIMIT_EMAIL_CHANGES", "10/10minute", fails_closed=True),
     "confirmation_mails": env.limit("LIMIT_CONFIRMATION_MAILS", "1/3minute", fails_closed=True),
     "handshakes": env.limit("LIMIT_HANDSHAKES", "300/minute"),
@@ -498,6 +503,61 @@ MFA_FORMS = {
     "reauthenticate_webauthn": "accounts.mfa.forms.ConfirmPasskeyForm",
 }
 
+# Sign-in at identity providers (accounts/sso, docs/operations/single_sign_on.md): each by its client id.
+OIDC_ISSUER = (
+    env.url("OIDC_ISSUER", "").rstrip("/").removesuffix("/.well-known/openid-configuration")
+)
+OIDC_CLIENT_ID = env.text("OIDC_CLIENT_ID", most=200)
+OIDC_CLIENT_SECRET = env.secret("OIDC_CLIENT_SECRET")
+OIDC_NAME = env.text("OIDC_NAME", "OpenID Connect", most=40)  # on its button
+OIDC_SCOPES = env.words("OIDC_SCOPES")  # besides openid, profile and email
+# Whether addresses count as verified although the issuer does not send `email_verified`.
+OIDC_TRUST_EMAIL = env.flag("OIDC_TRUST_EMAIL", default=False)
+OIDC_GROUPS_CLAIM = env.text("OIDC_GROUPS_CLAIM")
+OIDC_ALLOWED_GROUPS = env.words("OIDC_ALLOWED_GROUPS")
+OIDC_GROUP_MAP = env.pairs("OIDC_GROUP_MAP")  # from the issuer's groups to the site's
+if bool(OIDC_ISSUER) != bool(OIDC_CLIENT_ID):
+    raise ImproperlyConfigured("Set both OIDC_ISSUER and OIDC_CLIENT_ID, or neither.")
+if (OIDC_ALLOWED_GROUPS or OIDC_GROUP_MAP) and not OIDC_GROUPS_CLAIM:
+    raise ImproperlyConfigured(
+        "OIDC_ALLOWED_GROUPS and OIDC_GROUP_MAP require OIDC_GROUPS_CLAIM, the claim that has a"
+        " person's groups, for example OIDC_GROUPS_CLAIM=groups."
+    )
+GOOGLE_ISSUER = "https://accounts.google.com"
+GOOGLE_CLIENT_ID = env.text("GOOGLE_CLIENT_ID", most=200)
+GOOGLE_CLIENT_SECRET = env.secret("GOOGLE_CLIENT_SECRET")
+GITHUB_URL = env.origin("GITHUB_URL", "https://github.com")  # of GitHub Enterprise Server: its own
+GITHUB_CLIENT_ID = env.text("GITHUB_CLIENT_ID", most=200)
+GITHUB_CLIENT_SECRET = env.secret("GITHUB_CLIENT_SECRET")
+if bool(GOOGLE_CLIENT_ID) != bool(GOOGLE_CLIENT_SECRET):
+    raise ImproperlyConfigured("Set both GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET, or neither.")
+if bool(GITHUB_CLIENT_ID) != bool(GITHUB_CLIENT_SECRET):
+    raise ImproperlyConfigured("Set both GITHUB_CLIENT_ID and GITHUB_CLIENT_SECRET, or neither.")
+SOCIALACCOUNT_ADAPTER = "accounts.sso.adapter.SocialAdapter"
+SOCIALACCOUNT_STORE_TOKENS = False
+# An account whose address both sides have verified is connected at the first sign-in.
+SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
+
+# Sign-in by the header of an authenticating proxy (accounts/sso/trusted_header.py), and the proxy's addresses.
+TRUSTED_HEADER = env.header("TRUSTED_HEADER")
+TRUSTED_HEADER_PROXIES = env.networks("TRUSTED_HEADER_PROXIES")
+TRUSTED_HEADER_SIGN_OUT_URL = env.target("TRUSTED_HEADER_SIGN_OUT_URL")
+if bool(TRUSTED_HEADER) != bool(TRUSTED_HEADER_PROXIES):
+    raise ImproperlyConfigured(
+        "Set both TRUSTED_HEADER and TRUSTED_HEADER_PROXIES, or neither: without the addresses of the"
+        " proxies any visitor could write the header."
+    )
+
+# Whether users sign in and up with passwords and passkeys of this site.
+PASSWORD_SIGN_IN = env.flag("PASSWORD_SIGN_IN", default=True)
+if not (
+    PASSWORD_SIGN_IN or OIDC_CLIENT_ID or GOOGLE_CLIENT_ID or GITHUB_CLIENT_ID or TRUSTED_HEADER
+):
+    raise ImproperlyConfigured(
+        "PASSWORD_SIGN_IN=0 requires another way to sign in: set OIDC_ISSUER, GOOGLE_CLIENT_ID,"
+        " GITHUB_CLIENT_ID or TRUSTED_HEADER."
+    )
+
 # Without it the site sends no mail: staff set passwords and pass on links.
 MAIL_TRANSPORT = ""  # the backend with which the outbox sends
 globals().update(env.mail("EMAIL_URL", "console://" if DEBUG else ""))
@@ -530,6 +590,12 @@ X_FRAME_OPTIONS = "DENY"
 if TRUST_PROXY:  # lib.server.proxies has left one value there
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
+# The sign-out is a form, and browsers apply the CSP to its redirect as well.
+SIGN_OUT_ORIGINS = (
+    ["/".join(TRUSTED_HEADER_SIGN_OUT_URL.split("/")[:3])]
+    if TRUSTED_HEADER_SIGN_OUT_URL.startswith("http")
+    else []
+)
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [NONE],
@@ -540,7 +606,7 @@ CONTENT_SECURITY_POLICY = {
         "connect-src": [SELF],
         "frame-src": [SELF],  # previews, each with a policy of its own: chat/web/views/previews.py
         "manifest-src": [SELF],
-        "form-action": [SELF, *PAYMENT_ORIGINS],
+        "form-action": [SELF, *PAYMENT_ORIGINS, *SIGN_OUT_ORIGINS],
         "base-uri": [NONE],
         "frame-ancestors": [NONE],
     },

@@ -92,6 +92,11 @@ OTHERS = {
         ("chat:imprint_version", "chat:privacy_version", "chat:terms_version"),
         "the site's texts, the same for all: tests/chat/web/test_consent.py",
     ),
+    "account_sign_in_link": "its token is the permission: tests/accounts/test_sso.py",
+    **dict.fromkeys(
+        ("socialaccount_begin", "socialaccount_callback"),
+        "the provider decides: tests/accounts/test_sso.py",
+    ),
     "account_invitation": "its token is the permission: tests/accounts/test_joining.py",
     "remove_factor": "asks its owner for the password: tests/accounts/test_factors.py",
     "billing:webhook": "signed by its provider: tests/billing",

@@ -14,6 +14,7 @@ PACKAGES = ("accounts", "billing", "chat", "chatproject")
 # `async` stays at the edges: sockets, generation in the worker, and the libraries under both.
 MAY_BE_ASYNC = (
     "accounts/sockets.py",
+    "accounts/sso/http.py",
     "chat/api/",
     "chat/generation/",
     "chat/llm/",

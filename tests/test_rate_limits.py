@@ -421,6 +421,15 @@ def test_passkeys_beyond_their_limit_are_refused(only, client):
     assert [client.post(url, {"credential": "{}"}).status_code for _ in range(3)] == [302, 302, 429]
 
 
+@reaches("provider_sign_ins")
+def test_sign_ins_at_providers_beyond_their_limit_are_refused(only, client):
+    only(provider_sign_ins=(2, 300))
+    begin = reverse("socialaccount_begin", args=["oidc"])
+    back = reverse("socialaccount_callback", args=["oidc"])
+    statuses = [client.post(begin).status_code, client.get(back).status_code]
+    assert [*statuses, client.post(begin).status_code] == [404, 404, 429]
+
+
 @reaches("sign_in_known")
 def test_stolen_browser_cookie_allows_few_guesses(only, client, owner, stranger):
     sign_in(client, owner.email, PASSWORD)

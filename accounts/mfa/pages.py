@@ -7,10 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from allauth.account.adapter import get_adapter
-from allauth.account.internal.flows.reauthentication import (
-    get_reauthentication_flows,
-    raise_if_reauthentication_required,
-)
+from allauth.account.internal.flows.reauthentication import raise_if_reauthentication_required
 from allauth.account.models import EmailAddress
 from allauth.mfa.base import views as base
 from allauth.mfa.models import Authenticator
@@ -30,6 +27,7 @@ from django.views.decorators.http import require_http_methods
 from accounts.mfa import factors
 from accounts.mfa.forms import forget_secret
 from accounts.models import User
+from accounts.sso import confirmation
 from chatproject.lib import rate_limits
 from chatproject.lib.http import Request, client_network
 
@@ -66,9 +64,8 @@ def _refusal(request: HttpRequest) -> HttpResponse | None:
     """
     user = request.user
     assert isinstance(user, User)  # accounts.access refuses visitors
-    # allauth would ask an account without a password and without a factor for nothing.
-    if not get_reauthentication_flows(user):
-        return redirect("account_set_password")
+    if refusal := confirmation.refusal(request, request.path):
+        return refusal
     confirmed = EmailAddress.objects.filter(user=user, verified=True)
     if not confirmed.filter(email__iexact=user.email).exists():
         messages.error(request, _("Confirm your e-mail address first."))

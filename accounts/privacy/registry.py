@@ -45,6 +45,12 @@ def register() -> None:
         ),
         PersonalTable(model="account.EmailAddress", document="addresses"),
         PersonalTable(model="mfa.Authenticator", document="second-factors", omitted=("data",)),
+        PersonalTable(model="socialaccount.SocialAccount", document="connected-accounts"),
+        PersonalTable(
+            model="socialaccount.SocialToken",
+            user="account__user",
+            reason="Tokens of identity providers are not stored.",
+        ),
         PersonalTable(
             model="usersessions.UserSession",
             document="signed-in-devices",
@@ -79,6 +85,7 @@ def register() -> None:
             "auth.Group_permissions": "Rights of groups.",
             "contenttypes.ContentType": "Names of tables.",
             "django_rq.Dashboard": "Has no rows.",
+            "socialaccount.SocialApp": "Has no rows: identity providers are in the settings.",
         }
     )
     personal_data.add_step(10, "admin log", erase.erase_admin_log)

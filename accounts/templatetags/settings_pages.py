@@ -28,5 +28,6 @@ def settings_bar(context: Context, title: str = "") -> dict[str, Any]:
 def _place(context: Context) -> dict[str, Any]:
     match = context["request"].resolver_match
     view = match.view_name if match else ""
-    current = next((page for page in PAGES if view == page.view or view in page.views), None)
-    return {"pages": PAGES, "current": current, "is_first": current is PAGES[0]}
+    pages = [page for page in PAGES if page.is_shown()]
+    current = next((page for page in pages if view == page.view or view in page.views), None)
+    return {"pages": pages, "current": current, "is_first": current is pages[0]}

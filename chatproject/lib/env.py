@@ -45,6 +45,15 @@ HOST = re.compile(
 KEY = re.compile(r"[!-~]*")  # what an HTTP header can carry, without spaces
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
+# Headers with a meaning of their own, which name no person.
+USED_HEADERS = frozenset(
+    {
+        *("authorization", "connection", "content-length", "content-type", "cookie", "host"),
+        *("origin", "referer", "user-agent", "x-csrftoken", "x-forwarded-for"),
+        *("x-forwarded-host", "x-forwarded-prefix", "x-forwarded-proto", "x-request-id"),
+    }
+)
+
 # Options of libpq that it checks only when it connects, where they would look like an outage.
 NUMERIC_OPTIONS = frozenset(
     {
@@ -431,6 +440,39 @@ def host_ports(name: str) -> list[str]:
                 " push.example.org or push.example.org:8443; separate several by commas."
             )
     return found
+
+
+def pairs(name: str) -> dict[str, str]:
+    """Return the variable as pairs of words, `theirs:ours`, separated by commas."""
+    found = {}
+    for word in words(name):
+        left, separator, right = (part.strip() for part in word.rpartition(":"))
+        if not (left and separator and right):
+            raise ImproperlyConfigured(
+                f"{name}: {word[:60]!r} is no pair. Write theirs:ours, separated by commas."
+            )
+        found[left] = right
+    return found
+
+
+def header(name: str) -> str:
+    """Return the variable as the name of an HTTP header that has no other meaning."""
+    value = text(name)
+    if value and (
+        not re.fullmatch(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*", value) or value.lower() in USED_HEADERS
+    ):
+        raise ImproperlyConfigured(
+            f"{name}={value[:60]!r}: write the name of a header of its own, for example X-Forwarded-Email."
+        )
+    return value
+
+
+def target(name: str) -> str:
+    """Return the variable as an address of http or https, or as a path of this site; it may be empty."""
+    value = text(name)
+    if value.startswith("/") and not value.startswith(("//", "/\\")):
+        return value
+    return url(name, "")
 
 
 def networks(name: str) -> list[IPv4Network | IPv6Network]:

@@ -20,7 +20,7 @@ REPLACEMENT = "[key]"
 # A mailed link up to the end of its line: a link that was pasted with a space, a quote or a bracket
 # still has its key. The text after the path alone (a status, a duration) is short.
 LINKS = re.compile(
-    r"((?:confirm-email|reset/+key|(?<!admin/)accounts/+invitation)(?:/+|(?=[-:\w%.+=])))(?!/|\[key\])(?:[^\s]|[^\S\n]+[^\s]{8})[^\n]*",
+    r"((?:confirm-email|reset/+key|(?<!admin/)accounts/+(?:invitation|login/+link))(?:/+|(?=[-:\w%.+=])))(?!/|\[key\])(?:[^\s]|[^\S\n]+[^\s]{8})[^\n]*",
     re.IGNORECASE,
 )
 # As in a header, in the text of a dict or of a list of headers, in a query, and in Postgres' words for
@@ -134,6 +134,9 @@ SECRETS = (
     "STRIPE_WEBHOOK_SECRETS",
     "RAZORPAY_KEY_SECRET",
     "RAZORPAY_WEBHOOK_SECRETS",
+    "OIDC_CLIENT_SECRET",
+    "GOOGLE_CLIENT_SECRET",
+    "GITHUB_CLIENT_SECRET",
     "EMAIL_HOST_PASSWORD",
     "METRICS_TOKEN",
     "ALERT_WEBHOOK_URL",

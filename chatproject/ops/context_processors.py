@@ -5,6 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest
 
+from accounts.sso import providers, trusted_header
 from chatproject.lib.mail import outbox
 
 
@@ -18,7 +19,10 @@ def site(request: HttpRequest) -> dict[str, Any]:
         "site_name": settings.SITE_NAME,
         "has_mail": outbox.is_configured(),
         "mail_is_delayed": outbox.is_delayed,
-        "signup_is_open": settings.SIGNUP in ("open", "approval"),
+        "signup_is_open": settings.SIGNUP in ("open", "approval") and settings.PASSWORD_SIGN_IN,
+        "identity_providers": providers.configured,
+        "password_sign_in": settings.PASSWORD_SIGN_IN,
+        "trusted_identity": trusted_header.identity_of(request) if settings.TRUSTED_HEADER else "",
         "deleted_chat_days": settings.DELETED_CHAT_DAYS,
         "service_worker": settings.SERVICE_WORKER,
     }

@@ -26,6 +26,7 @@ LIMITS = {
     "billing:history_csv": "exports",
     "billing:usage_csv": "exports",
     "account_invitation": "invitations",
+    "socialaccount_callback": "provider_sign_ins",
     "chat:estimate": "estimates",
     "chat:export": "exports",
     "chat:export_file": "exports",
@@ -41,6 +42,7 @@ LIMITS = {
 # sockets use, too; `promo_codes` by the view, which shows the refusal beside the code.
 LIMITS_OF_POSTS = {
     "account_signup": "sign_up",
+    "socialaccount_begin": "provider_sign_ins",
     "api_keys": "api_keys",
     "account_email": "email_changes",
     "account_reauthenticate": "password_checks",
@@ -83,6 +85,7 @@ REASONS = {
     "password_checks": gettext_lazy("The password was checked too often."),
     "codes": gettext_lazy("The code was checked too often."),
     "passkeys": gettext_lazy("There were too many attempts to sign in from here."),
+    "provider_sign_ins": gettext_lazy("There were too many attempts to sign in from here."),
 }
 # Limits past which a new password leads, since a link in a mail signs its owner in.
 RESET_HELPS = {"sign_in", "sign_in_address", "admin_sign_in", "sign_in_account"}

@@ -70,7 +70,12 @@ ASKS_FOR_PASSWORD = {"account_email", "account_confirm_email"} | {
     "mfa_generate_recovery_codes",
     "mfa_view_recovery_codes",
     "remove_factor",
+    # Tested in test_sso.py.
+    "socialaccount_begin",
+    "socialaccount_connections",
 }
+PROVEN_BY_A_PROVIDER = {"socialaccount_callback", "socialaccount_confirm", "socialaccount_signup"}
+REQUIRES_A_LINK_OF_THE_OPERATOR = {"account_sign_in_link"}
 HAS_PASSWORD_IN_ITS_FORM = {"account_change_password", "account_reauthenticate", "account_login"}
 HAS_A_FACTOR_IN_ITS_FORM = {
     "mfa_authenticate",
@@ -112,6 +117,8 @@ def test_each_account_page_has_a_known_protection():
         | ENDS_ACCESS_ONLY
         | MAILS_A_LINK_ONLY
         | REQUIRES_A_MAILED_KEY
+        | PROVEN_BY_A_PROVIDER
+        | REQUIRES_A_LINK_OF_THE_OPERATOR
         | CHANGES_NOTHING
     )
     assert names == known

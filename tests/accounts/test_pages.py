@@ -331,6 +331,9 @@ def test_pages_open_without_inline_script(client: Client, reader: User):
         "chat:report_public",
         "manifest",
         "service_worker",
+        "account_sign_in_link",  # these three: test_sso.py
+        "socialaccount_begin",
+        "socialaccount_callback",
     }
     arguments = {
         "account_confirm_email": ["key"],

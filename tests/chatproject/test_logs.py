@@ -138,6 +138,7 @@ def use_pages(running: Stack) -> None:
             f"/accounts/confirm-email/{MARK}-link-key/",
             f"/accounts/password/reset/key/1-{MARK}-link-key/",
             f"/accounts/invitation/{MARK}-link-key/",
+            f"/accounts/login/link/{MARK}-link-key/",
             f"/nowhere/accounts/password/reset/key/1-{MARK}-link-key/x",
             f"/chats/?q={MARK}",
             "/v1/models",

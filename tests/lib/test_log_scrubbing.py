@@ -40,6 +40,7 @@ def log(monkeypatch):
         f"Not Found: /accounts/confirm-email/{KEY}/",
         f"Not Found: /accounts/password/reset/key/1-{KEY}/",
         f"Not Found: /accounts/invitation/{KEY}/",
+        f"Not Found: /accounts/login/link/{KEY}/",
         f"GET //accounts//password/reset//key//1-{KEY} 404 3 ms",
         f"/accounts/Confirm-Email/{KEY}",
         f"/accounts/confirm-email/ab {KEY} pasted with a space",

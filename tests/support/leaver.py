@@ -7,6 +7,7 @@ from typing import Any
 
 from allauth.account.models import EmailAddress, EmailConfirmation
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount, SocialToken
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import Group, Permission
 from django.core.mail import send_mail
@@ -118,6 +119,10 @@ def _make_account(user: User, other: User) -> None:
     address = EmailAddress.objects.create(user=user, email=ADDRESS, verified=True, primary=True)
     EmailConfirmation.objects.create(email_address=address, key="k1")
     Authenticator.objects.create(user=user, type="totp", data={"secret": "", "name": WORD})
+    connected = SocialAccount.objects.create(
+        user=user, provider="oidc", uid=WORD, extra_data={"email": ADDRESS, "name": WORD}
+    )
+    SocialToken.objects.create(account=connected, token=WORD)  # none is stored by the site
     user.groups.add(Group.objects.create(name="Readers"))
     user.user_permissions.add(Permission.objects.all()[0])
     Client().force_login(user)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from allauth.socialaccount.models import SocialAccount
 from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import Group
@@ -86,6 +87,7 @@ def make() -> User:
     SignupGrant.objects.get_or_create(user=user)
     api_keys.create(user, api_keys.Terms(name=SENTENCE[:60], limit_month=MICRO))
     terms = LegalDocument.objects.create(kind="terms", language="en", version=1, text=SENTENCE)
+    SocialAccount.objects.create(user=user, provider="oidc", uid="7" * 191)
     Consent.objects.create(user=user, kind="terms", version=1, document=terms)
     invitation = Invitation.objects.create(
         email=user.email, expires_at=timezone.now(), note=SENTENCE[:90]

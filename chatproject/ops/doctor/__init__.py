@@ -14,6 +14,7 @@ from chatproject.ops.doctor import (
     processes,
     provider,
     redis_server,
+    sign_in,
     site,
 )
 from chatproject.ops.doctor.checkup import Check, examine
@@ -45,6 +46,7 @@ ALL = (
     *ON_PAGE,
     Check(provider.PART, provider.check, seconds=10.0, needs=_tables),
     Check(mail.PART, mail.check, seconds=10.0),
+    Check(sign_in.PART, sign_in.check, seconds=15.0),
     Check(site.PART, site.check, seconds=10.0),
 )
 
