@@ -45,7 +45,7 @@ from django.contrib.auth.models import Group
 from django.db import connection
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(5, func_only=True)
 @pytest.mark.parametrize("seconds", [0, 60, 0.1])
 def test_sleep(seconds):
     assert not Group.objects.exists()
