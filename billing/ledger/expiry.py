@@ -42,8 +42,8 @@ NOTICES = (14, 3)
 def release_holds(now: datetime) -> int:
     """Release holds past their end; return how many.
 
-    There should be none: chat's sweeper settles the runs of dead workers long before, and long runs
-    extend their hold. So each one is logged as a warning.
+    Of runs there should be none: chat's sweeper settles those of dead workers long before, and long runs extend their
+    hold. A call for embeddings leaves one if its web process was killed. So each one is logged as a warning.
     """
     deadline = time.monotonic() + SECONDS
     released = 0

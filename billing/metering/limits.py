@@ -74,11 +74,12 @@ def enforce(
     model: str,
     conversation: UUID | None,
     amount: int,
-    count_unheld: CountUnheld = no_unheld_runs,
+    count_unheld: CountUnheld | None = no_unheld_runs,
 ) -> None:
     """Raise LimitReached if a hold of `amount` micro-credits would exceed a limit of the account.
 
-    `count_unheld` is called under the account's lock, for the quota of messages. Call it inside `lib.db.money_transaction`, right before `postings.hold`. Without any limit (see
+    `count_unheld` is called under the account's lock, for the quota of messages; with None the call is no message,
+    and has no quota. Call it inside `lib.db.money_transaction`, right before `postings.hold`. Without any limit (see
     ANY) it costs one query and takes no lock. Otherwise the account's row is locked until the
     COMMIT, so that the second of two concurrent runs sees the hold of the first.
     """
@@ -103,7 +104,7 @@ def enforce(
                 period=limit.period,
             )
     for quota in found:
-        if quota.period != MESSAGES:
+        if quota.period != MESSAGES or count_unheld is None:
             continue
         sent = messages_this_month(account) + count_unheld(_messages_since(account))
         if sent >= quota.amount:

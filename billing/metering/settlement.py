@@ -15,6 +15,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
+from django.db.models import Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -26,6 +27,7 @@ from billing.ledger.signup import account_of as account_of
 from billing.metering import limits, pricing, usage
 from billing.metering.pricing import Tokens
 from billing.models import Account, Hold, ModelPrice, UsageRecord
+from billing.models.usage import Purpose
 from chatproject.lib import db
 from chatproject.lib.db import prepared
 
@@ -193,12 +195,15 @@ def hold(
     user_id: int,
     run_id: UUID,
     model: str,
-    conversation: UUID,
-    count_unheld: limits.CountUnheld,
+    conversation: UUID | None,
+    count_unheld: limits.CountUnheld | None,
+    key: str = "",
+    time: timedelta = HOLD_TIME,
 ) -> None:
     """Hold a run's maximum cost under the run's own id; the last call before the COMMIT.
 
-    `count_unheld` counts the user's other active runs that hold nothing, for a quota of messages.
+    `count_unheld` counts the user's other active runs that hold nothing, for a quota of messages; None for a
+    call that is no message, which has a `key` and a shorter `time` of its own.
     Raises LimitReached, AccountFrozen, AccountInDebt, and BalanceChanged if a new quote may still
     succeed.
     """
@@ -220,12 +225,12 @@ def hold(
         postings.hold(
             account_id=quoted.account_id,
             amount=quoted.amount,
-            key=f"run:{run_id}",
+            key=key or f"run:{run_id}",
             hold_id=run_id,
             price_id=quoted.price_id,
             model=model,
             conversation=conversation,
-            expires_at=timezone.now() + HOLD_TIME,
+            expires_at=timezone.now() + time,
         )
     except InsufficientCredits as error:
         raise BalanceChanged(quoted.account_id, error) from error
@@ -254,6 +259,14 @@ def extend(run_id: UUID, now: datetime) -> bool:
     return postings.extend(hold_id=run_id, expires_at=now + HOLD_TIME)
 
 
+def held_under(user_id: int, prefix: str) -> int:
+    """Return the micro-credits of a user's active holds whose keys begin with a prefix."""
+    active = Hold.objects.filter(account__user=user_id, status=Hold.Status.ACTIVE)
+    return int(
+        active.filter(key__startswith=prefix).aggregate(Sum("amount", default=0))["amount__sum"]
+    )
+
+
 def expiring(run_ids: Iterable[UUID], now: datetime) -> list[UUID]:
     """Return the runs whose hold has used up half of its time and must be extended."""
     holds = Hold.objects.filter(
@@ -279,9 +292,10 @@ class Call:
     is_held: bool
     model: str
     assistant: str
-    conversation: UUID
+    conversation: UUID | None
     most: int | None = None
     api_key: int | None = None
+    purpose: Purpose = Purpose.CHAT
 
 
 def write_off(
@@ -355,6 +369,7 @@ def _record(
         assistant=call.assistant,
         conversation=call.conversation,
         api_key=call.api_key,
+        purpose=call.purpose,
         hold_id=call.run_id if call.is_held else None,
         price_id=call.price.pk if call.price else None,
         tokens=tokens,

@@ -116,6 +116,8 @@ class StatementLine:
         elif used.get("failed"):
             finish = str(FINISHES[UsageRecord.Finish.FAILED])
         title = str(TITLES[kind])
+        if entry.hold and entry.hold.key.startswith("embed:"):
+            title = gettext("Embeddings")
         if entry.order and kind in (Kind.PURCHASE, Kind.BONUS):
             title = f"{title}: {entry.order.package_name}"
         return cls(

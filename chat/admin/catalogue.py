@@ -25,7 +25,7 @@ from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
 from chat.llm.address import malformed
 from chat.models import EFFORTS, Assistant, ChatPreference, LanguageModel, Prompt, Provider
-from chat.models.catalogue import texts_in, validate_headers, validate_proxy
+from chat.models.catalogue import ModelKind, texts_in, validate_headers, validate_proxy
 from chat.runs.provider_health import Health, last_hour
 from chatproject.lib import encryption
 from chatproject.lib.admin import NOTHING, BaseAdmin, MergedForm, MergingAdmin
@@ -372,17 +372,24 @@ class LanguageModelAdmin(MergingAdmin):
         "name",
         "provider",
         "provider_model",
+        "kind",
         "tokens",
         "price_now",
         "offered",
     ]
-    list_filter = ["provider"]
+    list_filter = ["kind", "provider"]
     list_select_related = ["provider"]
     search_fields = ["name", "provider_model", "provider__name"]
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_foreignkey(db_field, request, **options)
         return with_providers(field) if db_field.name == "fallback" else field
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **options)
+        if db_field.name in ("kind", "max_inputs") and field is not None:
+            field.required = False  # they have defaults: LanguageModel.clean
+        return field
 
     def save_model(self, request: HttpRequest, obj: LanguageModel, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
@@ -396,7 +403,9 @@ class LanguageModelAdmin(MergingAdmin):
 
     @admin.display(description=gettext_lazy("context / reply"), ordering="context_tokens")
     def tokens(self, model: LanguageModel) -> str:
-        """Return the sizes of the context window and of the longest reply."""
+        """Return the sizes of the context window and of the longest reply, or of a text and its vector."""
+        if model.kind == ModelKind.EMBEDDING:
+            return f"{model.context_tokens:,} / {model.dimensions}"
         return f"{model.context_tokens:,} / {model.max_output_tokens:,}"
 
     @admin.display(description=gettext_lazy("offered"))
@@ -426,8 +435,8 @@ class ChatPreferenceAdmin(BaseAdmin):
 
 
 def with_providers(field: Any) -> Any:
-    """Make the choices of a field name the provider of each model: two may serve one of the same name."""
-    field.queryset = field.queryset.select_related("provider")
+    """Offer the models that reply, and name the provider of each: two may serve one of the same name."""
+    field.queryset = field.queryset.filter(kind=ModelKind.CHAT).select_related("provider")
     field.label_from_instance = lambda model: f"{model} ({model.provider or 'environment'})"
     return field
 

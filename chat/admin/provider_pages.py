@@ -27,6 +27,7 @@ from chat.llm.model_list import NOT_CHAT
 from chat.llm.probe import Probe, diagnosis_of, probe
 from chat.llm.quirks import NONE, Quirks
 from chat.models import LanguageModel, Provider
+from chat.models.catalogue import ModelKind
 from chatproject.lib import encryption
 
 MOST_AT_ONCE = 2
@@ -94,7 +95,7 @@ def test(request: HttpRequest, pk: str) -> HttpResponse:
 
 def test_page(request: HttpRequest, provider: Provider) -> HttpResponse:
     """Return the page of a provider's test, after a POST with the result."""
-    rows = [*models_of(provider).order_by("-enabled", "pk")]
+    rows = [*models_of(provider).filter(kind=ModelKind.CHAT).order_by("-enabled", "pk")]
     context = context_of(request, provider, _("Test"))
     context["models"] = sorted({row.provider_model for row in rows})
     context["model"] = request.POST.get("model", "").strip()[:MODEL_CHARACTERS]

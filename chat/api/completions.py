@@ -27,6 +27,7 @@ from chat.api.replies import (
 from chat.api.requests import Request, in_thread
 from chat.conversations.api_prompt import ApiRequest
 from chat.models import LanguageModel, Run
+from chat.models.catalogue import ModelKind
 from chat.moderation import rules
 from chat.runs import api_calls
 from chatproject.lib import db
@@ -95,7 +96,7 @@ def prepare(asked: Request) -> Prepared:
     """Check the key and the body of a request. Raises ApiError."""
     who = check_key(asked)
     body = schemas.decode(asked.take_body())
-    model = models.find(who.user, body.model)
+    model = models.find(who.user, body.model, ModelKind.CHAT)
     return Prepared(
         who,
         body.model,

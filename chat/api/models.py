@@ -15,12 +15,19 @@ from chat import protocol
 from chat.api.errors import ApiError
 from chat.conversations import offers
 from chat.models import LanguageModel
+from chat.models.catalogue import ModelKind
+
+OTHER_KIND = {
+    ModelKind.CHAT: "The model '{name}' makes no embeddings. GET /v1/models lists all models.",
+    ModelKind.EMBEDDING: "The model '{name}' makes embeddings alone: use /v1/embeddings for it.",
+}
 
 
 def named(user: User) -> Iterator[tuple[str, LanguageModel]]:
     """Yield the models that a user may use, with their names, oldest first."""
     seen: set[str] = set()
-    for model in sorted((one.model for one in offers.offered(user)), key=lambda model: model.pk):
+    found = [one.model for kind in ModelKind for one in offers.offered(user, kind)]
+    for model in sorted(found, key=lambda model: model.pk):
         name = model.provider_model
         if name in seen:
             name = full_name(model)
@@ -34,8 +41,11 @@ def full_name(model: LanguageModel) -> str:
     return f"{provider}/{model.provider_model}"
 
 
-def find(user: User, name: str) -> LanguageModel:
-    """Return the model with a name, that of `named`, the full one or the one of pages; raises ApiError."""
+def find(user: User, name: str, kind: ModelKind | None = None) -> LanguageModel:
+    """Return the model with a name, that of `named`, the full one or the one of pages, and of a kind.
+
+    Raises ApiError.
+    """
     if not protocol.is_storable(name):  # Postgres refuses to look for it
         raise not_found(name)
     models = LanguageModel.objects.select_related("provider").filter(enabled=True).order_by("pk")
@@ -45,9 +55,15 @@ def find(user: User, name: str) -> LanguageModel:
         for model in models.filter(provider_model__in=[name, plain])
         if name in (model.provider_model, full_name(model))
     ] or list(models.filter(name=name))
-    for model in found:
-        if offers.is_usable(user, model):
+    usable = [
+        model for model in found if offers.is_usable(user, model) or offers.may_embed(user, model)
+    ]
+    for model in usable:
+        if kind is None or model.kind == kind:
             return model
+    if usable:
+        words = OTHER_KIND[ModelKind(usable[0].kind)].format(name=name[:200])
+        raise ApiError(400, words, code="model_not_supported", param="model")
     raise not_found(name)
 
 

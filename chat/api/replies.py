@@ -170,6 +170,12 @@ async def failure(run: Run, end: Event) -> ApiError | None:
     return of_run(end.code, await db.run(read_cause, run), end.message)
 
 
+async def hang_up(receive: Receive) -> None:
+    """Return when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 class RunEvents(Outgoing):
     """In place of the sending side of a socket: hands events to a function instead."""
 
@@ -226,7 +232,7 @@ class Following:
         exceptions of `take`.
         """
         loop = asyncio.get_running_loop()
-        gone = asyncio.create_task(self._hang_up())
+        gone = asyncio.create_task(hang_up(self._receive))
         began = ticked = rechecked = loop.time()
         self._follower.join()
         self._events.open(b"")
@@ -278,11 +284,6 @@ class Following:
                 return
             if is_last and not self._done.done():
                 self._done.set_result(None)
-
-    async def _hang_up(self) -> None:
-        """Return when the client has closed the connection."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
 
     async def _stop_run(self, *, is_restart: bool) -> None:
         """Stop the run, so that it is settled for what its client has received."""

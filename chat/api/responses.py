@@ -28,6 +28,7 @@ from chat.api.replies import Event, Piece, Reply, ToolCall
 from chat.api.requests import Request
 from chat.api.schemas import unsupported, wrong
 from chat.models import Run
+from chat.models.catalogue import ModelKind
 
 
 class Text(msgspec.Struct):
@@ -89,7 +90,7 @@ async def responses(asked: Request) -> None:
         who = check_key(asked)
         body = schemas.decode_as(_decoder, asked.take_body())
         bodies.append(body)
-        model = models.find(who.user, body.model)
+        model = models.find(who.user, body.model, ModelKind.CHAT)
         request = schemas.checked(translated(body), model)
         return Prepared(who, body.model, model, request, bool(body.stream), include_usage=True)
 

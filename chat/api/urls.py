@@ -17,7 +17,7 @@ import msgspec
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 
-from chat.api import bodies, completions, models, responses
+from chat.api import bodies, completions, embeddings, models, responses
 from chat.api.auth import authorization_of, check_key
 from chat.api.errors import UNKNOWN_PATH, ApiError, restarting
 from chat.api.replies import ClientGone
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 BASE = "/v1/"
 
 INTERNAL = "Something went wrong on our side. It has been logged. Try again."
-NO_EMBEDDINGS = "This site has no model for embeddings."
 PLAIN = "Use https: a key must not be sent unencrypted."
 
 
@@ -57,19 +56,13 @@ async def one_model(asked: Request) -> None:
     await asked.answer(200, msgspec.json.encode(await in_thread(read)))
 
 
-async def embeddings(asked: Request) -> None:
-    """Refuse a request for embeddings: no model of the catalogue makes any."""
-    await in_thread(check_key, asked)
-    raise ApiError(404, NO_EMBEDDINGS, code="model_not_found", param="model")
-
-
 Handler = Callable[[Request], Awaitable[None]]
 
 # Method, pattern of the path after BASE, handler; all need a key with the scope `models`.
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", r"chat/completions", completions.completions),
     ("POST", r"responses", responses.responses),
-    ("POST", r"embeddings", embeddings),
+    ("POST", r"embeddings", embeddings.embeddings),
     ("GET", r"models", list_models),
     ("GET", r"models/.+", one_model),
 )

@@ -23,6 +23,7 @@ from billing.metering import pricing
 from billing.models import ModelPrice
 from chat.errors import ChatError
 from chat.models import Assistant, ChatPreference, Conversation, LanguageModel, Provider
+from chat.models.catalogue import ModelKind
 from chatproject.lib.db import prepared
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ LEFT JOIN LATERAL (
   WHERE %(billing)s AND model = model.provider_model AND effective_from <= %(now)s
   ORDER BY effective_from DESC LIMIT 1
 ) price ON true
-WHERE model.enabled AND COALESCE(provider.enabled, true) AND (
+WHERE model.enabled AND COALESCE(provider.enabled, true) AND model.kind = %(kind)s AND (
   %(is_staff)s OR NOT model.restricted OR EXISTS (
     SELECT 1 FROM chat_languagemodel_groups granted
     JOIN accounts_user_groups own ON own.group_id = granted.group_id
@@ -103,13 +104,14 @@ ORDER BY provider.name, model.name
 """  # noqa: S608 # of names alone
 
 
-def offered(user: User) -> list[Offer]:
-    """Return the models that a user may choose, by provider and name; one query.
+def offered(user: User, kind: ModelKind = ModelKind.CHAT) -> list[Offer]:
+    """Return the models of a kind that a user may use, by provider and name; one query.
 
     They and their providers are enabled, have a price, and are not restricted to other groups.
     """
     values = {
         "user": user.pk,
+        "kind": kind.value,
         "is_staff": user.is_staff,
         "billing": settings.BILLING,
         "now": timezone.now(),
@@ -139,9 +141,16 @@ def is_usable(user: User, model: LanguageModel) -> bool:
     """
     provider = model.provider
     is_served = provider is None or provider.enabled or model.fallback_id is not None
-    if not model.enabled or not is_served:
+    if not model.enabled or not is_served or model.kind != ModelKind.CHAT:
         return False
     return is_granted(user, model)
+
+
+def may_embed(user: User, model: LanguageModel) -> bool:
+    """Return whether a user may ask a model for embeddings; no other model can stand in for it."""
+    is_served = model.provider is None or model.provider.enabled
+    is_offered = model.enabled and is_served and model.kind == ModelKind.EMBEDDING
+    return is_offered and is_granted(user, model)
 
 
 def is_granted(user: User, row: LanguageModel | Assistant) -> bool:

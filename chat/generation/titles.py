@@ -29,6 +29,7 @@ from chat.llm.request import CompletionRequest
 from chat.llm.thoughts import split_thoughts
 from chat.llm.tokens import typical_tokens
 from chat.models import Conversation, LanguageModel, Message, Provider, Run
+from chat.models.catalogue import ModelKind
 from chat.streaming.user_channel import announce_conversation
 from chatproject.lib import db
 
@@ -81,7 +82,7 @@ def _read(run_id: UUID) -> Task | None:
     )
     model = (
         LanguageModel.objects.select_related("provider")
-        .filter(provider_model=settings.TITLE_MODEL, enabled=True)
+        .filter(provider_model=settings.TITLE_MODEL, enabled=True, kind=ModelKind.CHAT)
         .first()
     )
     if run is None or model is None:

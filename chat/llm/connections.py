@@ -171,6 +171,13 @@ def opened(row: Row, **limits: Any) -> Provider:
     )
 
 
+def load() -> None:
+    """Import the client and read the certificates: in a thread, where an event loop must not wait for them."""
+    from chat.llm.provider import ssl_context
+
+    ssl_context()
+
+
 _connections: dict[asyncio.AbstractEventLoop, Connections] = {}
 
 

@@ -245,6 +245,65 @@ class Provider:
                 metrics.PROVIDER_REQUESTS.labels(self._name, outcome).inc()
             await asyncio.sleep(delay)
 
+    async def ask(
+        self,
+        route: str,
+        content: bytes,
+        *,
+        most_bytes: int,
+        deadline: float,
+        quoted: Iterable[str] = (),
+    ) -> bytes:
+        """Return the body of the answer to a request that has no stream, tried again as `stream` is.
+
+        `deadline` is by the loop's clock and holds for all tries. A longer body than `most_bytes` is an error.
+        The texts `quoted` are removed from the detail of an error. Raises ProviderError.
+        """
+        loop = asyncio.get_running_loop()
+        retry = 0
+        while True:
+            outcome = "cancelled"
+            try:
+                async with asyncio.timeout_at(deadline):
+                    body = await self._whole_body(route, content, most_bytes)
+                outcome = "ok"
+                return body
+            except (TimeoutError, ProviderError) as failed:
+                error = (
+                    failed if isinstance(failed, ProviderError) else ProviderTimeout("no answer")
+                )
+                outcome = error.cause
+                messages = [{"role": "user", "content": text} for text in quoted]
+                error.detail = clean(error.detail, messages, self._secrets)
+                delay = self._delay(error, retry)
+                is_late = delay is None or loop.time() + delay >= deadline
+                kind = type(error).__name__
+                if delay is None or is_late:
+                    logger.warning("%s: %s", kind, error.detail)
+                    raise error from None
+                retry += 1
+                logger.warning("%s: %s; try %d in %.1f s", kind, error.detail, retry + 1, delay)
+            finally:
+                metrics.PROVIDER_REQUESTS.labels(self._name, outcome).inc()
+            await asyncio.sleep(delay)
+
+    async def _whole_body(self, route: str, content: bytes, most_bytes: int) -> bytes:
+        watchdog = Watchdog(asyncio.get_running_loop())
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with self._answer(route, content, watchdog, float("inf")) as body:
+                while part := await body.read():
+                    size += len(part)
+                    if size > most_bytes:
+                        raise ProviderMalformed(f"the answer has more than {most_bytes} bytes")
+                    parts.append(part)
+        except (httpx2.HTTPError, aiohttp.ClientError) as error:
+            raise ProviderCut(described(root_cause(error))) from None
+        finally:
+            watchdog.cancel()
+        return b"".join(parts)
+
     def _delay(self, error: ProviderError, retry: int) -> float | None:
         if retry == self._max_retries or not error.retryable:
             return None
@@ -277,7 +336,9 @@ class Provider:
         last_event = loop.time()
         silence = self._first_token_timeout
         try:
-            async with self._answer(asked, watchdog, last_event + silence) as body:
+            content = msgspec.json.encode(asked.body())
+            deadline = last_event + silence
+            async with self._answer("/chat/completions", content, watchdog, deadline) as body:
                 note_accepted(True)
                 while True:
                     if decoder.finished:
@@ -315,12 +376,11 @@ class Provider:
 
     @asynccontextmanager
     async def _answer(
-        self, asked: AdaptedRequest, watchdog: Watchdog, deadline: float
+        self, route: str, content: bytes, watchdog: Watchdog, deadline: float
     ) -> AsyncIterator[Body]:
-        """Send the request; yield the body of a response of status 200, and close it at the end."""
-        content = msgspec.json.encode(asked.body())
+        """Send a request; yield the body of a response of status 200, and close it at the end."""
         try:
-            answer = await watchdog.wait(self._post("/chat/completions", content), deadline)
+            answer = await watchdog.wait(self._post(route, content), deadline)
         except openai.APIStatusError as error:
             raise refusal(error) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:

@@ -301,6 +301,16 @@ def validate_efforts(value: Any) -> None:
         )
 
 
+class ModelKind(models.TextChoices):
+    """The work of a model: replies, or vectors for texts, which the API alone offers."""
+
+    CHAT = "chat", gettext_lazy("replies")
+    EMBEDDING = "embedding", gettext_lazy("embeddings")
+
+
+MOST_INPUTS = 2_048  # of a request for embeddings, as OpenAI's
+
+
 class LanguageModel(models.Model):
     """A model that a provider serves; one without a provider belongs to the environment's.
 
@@ -315,10 +325,33 @@ class LanguageModel(models.Model):
         max_length=200,
         help_text=gettext_lazy("The name that the provider knows it by, for example gpt-4o-mini."),
     )
+    # Defaults of the database here and below: during a rolling upgrade the previous release still inserts rows.
+    kind = models.CharField(
+        max_length=9,
+        choices=ModelKind,
+        default=ModelKind.CHAT,
+        db_default=ModelKind.CHAT,
+        help_text=gettext_lazy("Models for embeddings are offered by the API alone."),
+    )
+    dimensions = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(16_384)],
+        help_text=gettext_lazy("Of a model for embeddings: the numbers of a vector."),
+    )
+    max_inputs = models.PositiveIntegerField(
+        gettext_lazy("inputs"),
+        default=MOST_INPUTS,
+        db_default=MOST_INPUTS,
+        validators=[MinValueValidator(1), MaxValueValidator(10_000)],
+        help_text=gettext_lazy("Of a model for embeddings: the texts of a request at most."),
+    )
     context_tokens = models.PositiveIntegerField(
         default=128_000,
         validators=[MinValueValidator(512)],
-        help_text=gettext_lazy("Size of the context window: prompt and reply together."),
+        help_text=gettext_lazy(
+            "Size of the context window: prompt and reply together; of a model for embeddings, one text."
+        ),
     )
     max_output_tokens = models.PositiveIntegerField(
         default=4_096,
@@ -355,8 +388,7 @@ class LanguageModel(models.Model):
         help_text="What its server refuses, one for each line, such as temperature: left out. Replies"
         " add what they meet; remove a line, and the next reply tries again.",
     )
-    # Shown to users when they choose a model. Defaults of the database as well: during a rolling
-    # upgrade the previous release still inserts rows.
+    # Shown to users when they choose a model.
     description = models.CharField(
         max_length=200,
         blank=True,
@@ -416,7 +448,8 @@ class LanguageModel(models.Model):
                 ),
             ),
             models.CheckConstraint(
-                condition=Q(max_output_tokens__lt=models.F("context_tokens")),
+                condition=Q(kind=ModelKind.EMBEDDING)
+                | Q(max_output_tokens__lt=models.F("context_tokens")),
                 name="model_reply_fits_context",
                 violation_error_message=gettext_lazy(
                     "The longest reply must be smaller than the context window."
@@ -428,8 +461,17 @@ class LanguageModel(models.Model):
         return self.name
 
     def clean(self) -> None:
+        # A form may leave these two out.
+        self.kind = self.kind or ModelKind.CHAT
+        self.max_inputs = self.max_inputs or MOST_INPUTS
+        if self.kind == ModelKind.EMBEDDING and not self.dimensions:
+            raise ValidationError({"dimensions": _("Enter the size of its vectors.")})
         if self.pk is None:
             return  # no other model can have it as its fallback yet
+        if self.kind == ModelKind.EMBEDDING and self.assistants.exists():
+            raise ValidationError(
+                {"kind": _("Assistants reply with this model. Change them first.")}
+            )
         seen, fallback = {self.pk}, self.fallback
         while fallback is not None:
             if fallback.pk in seen:

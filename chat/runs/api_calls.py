@@ -90,5 +90,5 @@ def _insert_and_hold(key: ApiKey, model: LanguageModel, request: ApiRequest, str
     call = ApiCall(run=run, conversation=conversation, request=request.stored(), created_at=now)
     prepared.write(reply, run, call, conversation)
     cost.hold(run)
-    cost.check_key(key, run)
+    cost.check_key(key, run.most)
     return run

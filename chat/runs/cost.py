@@ -154,8 +154,8 @@ class KeyLimitReached(ChatError):
         super().__init__("limit_reached", str(KEY_LIMIT).format(most=credits.show(most)))
 
 
-def check_key(key: ApiKey, run: Run) -> None:
-    """Raise KeyLimitReached if a run, whose credits were just held, may exceed the spending limits of its key.
+def check_key(key: ApiKey, most: int) -> None:
+    """Raise KeyLimitReached if `most` micro-credits, which were just held, may exceed the spending limits of a key.
 
     The hold has locked the account, so requests of its user come here one after the other.
     """
@@ -164,8 +164,14 @@ def check_key(key: ApiKey, run: Run) -> None:
     of_key = Q(model_snapshot__api__key=key.pk) | Q(model_snapshot__api_key=key.pk)
     active = Run.objects.active().filter(of_key, user=key.user)
     reserved = active.aggregate(Sum("most"))["most__sum"] or 0
+    reserved += settlement.held_under(key.user_id, hold_prefix(key))
     if not api_keys.may_spend(key, reserved, timezone.now()):
-        raise KeyLimitReached(run.most)
+        raise KeyLimitReached(most)
+
+
+def hold_prefix(key: ApiKey) -> str:
+    """Return the beginning of the keys of holds for embeddings, which have no run."""
+    return f"embed:{key.pk}:"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import msgspec
 
 from chat.llm.errors import ProviderError
 from chat.models import LanguageModel, Provider, Run
+from chat.models.catalogue import ModelKind
 from chatproject.lib.db import prepared
 
 # Where Run.model_snapshot has the names of the fallback that answers.
@@ -53,7 +54,7 @@ def begin(run: Run) -> Run | None:
     """
     found = (
         LanguageModel.objects.select_related("provider")
-        .filter(pk=run.model.fallback_id or 0, enabled=True)
+        .filter(pk=run.model.fallback_id or 0, enabled=True, kind=ModelKind.CHAT)
         .first()
     )
     if found is None:

@@ -473,7 +473,7 @@ def _quote_insert_hold(ask: Ask) -> tuple[list[Run], bool]:
     for run in runs:
         cost.hold(run)
         if ask.api_key is not None:
-            cost.check_key(ask.api_key, run)
+            cost.check_key(ask.api_key, run.most)
     return runs, True
 
 

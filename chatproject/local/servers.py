@@ -480,6 +480,9 @@ def serve_model(port: int, threads: int) -> None:
     parameters.cpuparams_batch.n_threads = threads
     parameters.cache_ram_mib = 256
     parameters.ui = False
+    # Beside replies, POST /embeddings.
+    parameters.embedding = True
+    parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     parameters.endpoint_slots = False
     server = xllamacpp.Server(parameters)  # returns when it listens
     print(f"Serving on {server.listening_address}", flush=True)  # noqa: T201

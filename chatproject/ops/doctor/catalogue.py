@@ -10,6 +10,7 @@ from django.contrib.auth import get_user_model
 from billing.metering import pricing
 from chat.conversations import lifecycle
 from chat.models import Assistant, LanguageModel
+from chat.models.catalogue import ModelKind
 from chatproject.ops.doctor.finding import Finding, ok, problem, warning
 
 PART = "catalogue"
@@ -21,9 +22,9 @@ def check() -> Iterator[Finding]:
     usable = Assistant.objects.filter(personal=False, enabled=True, model__enabled=True)
     enabled = LanguageModel.objects.filter(enabled=True)
     if assistant is not None:
-        models = enabled.count()
+        models = enabled.filter(kind=ModelKind.CHAT).count()
         yield ok(PART, f"{assistant.name} answers with {assistant.model.name}; models: {models}")
-    elif not enabled.exists():
+    elif not enabled.filter(kind=ModelKind.CHAT).exists():
         yield problem(
             PART,
             "there is no enabled model, so no user can chat",

@@ -174,7 +174,6 @@ async def test_address_and_method_have_clear_errors(client: httpx2.AsyncClient, 
         ("OPTIONS", "/models", 405, "method_not_allowed"),
         ("POST", "/images/generations", 404, "unknown_url"),
         ("GET", "/models/gpt-nothing", 404, "model_not_found"),
-        ("POST", "/embeddings", 404, "model_not_found"),
     ):
         answer = await client.request(method, path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from tests.support.fake_llm import embeddings
 from tests.support.fake_llm.directives import FAULTLESS, Directives, Request, parse_directives
 from tests.support.fake_llm.model_lists import LISTS, REFUSALS
 from tests.support.fake_llm.record import Call, Record
@@ -87,6 +88,35 @@ class Server:
         else:
             call.sent, call.usage, call.ended = reply.size, reply.usage(reply.size), "finished"
             connection.send("200 OK", reply.whole())
+
+    def embed(self, connection: Connection, headers: dict[str, str], body: bytes) -> None:
+        """Answer a request for embeddings, as the directives of its first text want it."""
+        peer = connection.transport.get_extra_info("peername")
+        try:
+            request = msgspec.json.decode(body, type=embeddings.EmbeddingsRequest)
+            self.record.requests.append(
+                {"body": msgspec.Raw(body), "headers": headers, "peer": peer}
+            )
+            asked = parse_directives(request.first)
+        except ValueError as error:
+            connection.refuse(400, str(error))
+            return
+        key = asked.key or request.first
+        self.record.attempts[key] += 1
+        if (asked.reset or asked.status) and not 0 <= asked.fail < self.record.attempts[key]:
+            self._fail(connection, asked, f"{request.first} {headers.get('Authorization')}")
+            return
+        made = embeddings.answer(request, nousage=asked.nousage)
+        if asked.garbage >= 0:
+            made["data"] = made["data"][: asked.garbage]
+        self.record.add(active=1)
+
+        def send() -> None:
+            connection.embedding = None
+            self.record.add(active=-1, finished=1)
+            connection.send("200 OK", made)
+
+        connection.embedding = self.loop.call_later(asked.headers, send)
 
     def _fail(self, connection: Connection, asked: Directives, quoted: str) -> None:
         self.record.add(failed=1)
@@ -176,6 +206,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self.server = server
         self.stream: Stream | None = None
+        self.embedding: asyncio.TimerHandle | None = None  # an answer that is sent later
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -187,6 +218,9 @@ class Connection(asyncio.Protocol):
         stream, self.stream = self.stream, None
         if stream is not None:
             stream.left()
+        if self.embedding is not None:
+            self.embedding.cancel()
+            self.server.record.add(active=-1, aborted=1)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -213,6 +247,8 @@ class Connection(asyncio.Protocol):
         path, _, query = target.partition("?")
         if path == "/v1/chat/completions":
             self.server.complete(self, headers, body[:length])
+        elif path == "/v1/embeddings":
+            self.server.embed(self, headers, body[:length])
         elif (method, path) == ("GET", "/v1/models"):
             self.server.list_models(self)
         elif path.startswith("/control/"):
