@@ -1,6 +1,6 @@
 """Times of the search over one user's messages.
 
-    python -m bench search [--messages 100000]
+    python -m bench search [--messages 100000] [--words 180]
 
 Fills a database of its own with messages of one user, and of other users, indexes them, and searches for
 frequent, rare and several words, beginnings and parts of words, and pairs of Chinese characters. Each time
@@ -67,17 +67,18 @@ OTHERS = 5  # other users, with a fifth of the messages each
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--words", type=int, default=180, help="of the longest message")
     parser.add_argument("--most", type=float, help="milliseconds of each median")
     options = parser.parse_args(arguments)
     with own_database():
-        owner = fill(options.messages)
+        owner = fill(options.messages, options.words)
         print(f"{options.messages:,} messages of one user, {options.messages:,} of others")
         slowest = report(owner)
     if options.most is not None and slowest > options.most:
         sys.exit(f"The slowest median was {slowest:.1f} ms, more than {options.most:.0f} ms.")
 
 
-def fill(messages: int) -> int:
+def fill(messages: int, longest: int) -> int:
     """Store and index the messages; return the id of the user who has most of them."""
     from django.db import connection
     from django.utils import timezone
@@ -105,7 +106,7 @@ def fill(messages: int) -> int:
                             updated_at=timezone.now(),
                         )
                     )
-                text = " ".join(chosen.choices(WORDS, k=chosen.randrange(20, 180)))
+                text = " ".join(chosen.choices(WORDS, k=chosen.randrange(longest // 9, longest)))
                 text += " 潮汐变化" if number % 50 == 0 else ""
                 text += " zugzwang" if number % 5_000 == 17 else ""
                 made.append(Message(conversation=chats[-1], role="user", text=text))

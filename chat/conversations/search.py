@@ -9,11 +9,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from django.db import OperationalError
 from django.utils.translation import gettext as _
+from psycopg.errors import QueryCanceled
 
 from chat.conversations import search_words
 from chat.models import Conversation
-from chatproject.lib.db import prepared
+from chatproject.lib.db import limits, prepared
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -24,6 +26,9 @@ MIN_PART = 3  # characters of a part of a word: a trigram
 NEWEST = 1_000  # messages among which a frequent word is found
 RANKED = 100  # of the matching messages, the newest
 SCANNED = 5_000  # of the messages, the newest, for parts of words without the index of trigrams
+# Bytes of the newest messages that are read for parts of words: Postgres compares some 50 MB a second without case.
+READ_BYTES = 4_000_000
+PARTS_SECONDS = 0.5  # for parts of words in all messages
 BEFORE, AFTER = 60, 140  # characters of a snippet
 
 TRIGRAMS = "chat_search_trigrams"
@@ -80,9 +85,34 @@ BY_PHRASES = FOUND.format(
     is_enough=ENOUGH,
     rank="ts_rank(vector, %(query)s::tsquery, 1)",
 )
-BY_TRIGRAMS = FOUND.format(newest=NEWEST, matches=PART, is_enough=ENOUGH, rank="0")
-# Without the index of trigrams: of the newest messages alone.
-BY_SCAN = FOUND.format(newest=SCANNED, matches=PART, is_enough="true", rank="0")
+# Parts of words: of the newest messages, up to READ_BYTES, whose lengths are read without their texts.
+SHOWN = """
+SELECT entry.message_id, entry.text, conversation.id, conversation.title,
+  conversation.updated_at, conversation.archived_at IS NOT NULL, project.name
+FROM ({found}) AS entry
+JOIN chat_conversation AS conversation ON conversation.id = entry.conversation_id
+LEFT JOIN chat_project AS project ON project.id = conversation.project_id
+WHERE conversation.deleted_at IS NULL AND NOT conversation.temporary
+ORDER BY message_id DESC LIMIT %(most)s
+"""
+BY_SCAN = SHOWN.format(
+    found=f"""
+  SELECT message_id, conversation_id, text FROM (
+    SELECT newest.*, sum(octet_length(text)) OVER (ORDER BY message_id DESC) AS read FROM (
+      SELECT message_id, conversation_id, text FROM chat_searchentry
+      WHERE owner_id BETWEEN %(owner)s AND %(owner)s
+      ORDER BY owner_id, message_id DESC LIMIT {SCANNED}
+    ) AS newest
+  ) AS entry WHERE read <= {READ_BYTES} AND {PART}
+"""  # noqa: S608 # of numbers alone
+)
+# Of all messages, by the index of trigrams. It finds candidates, whose texts are compared.
+BY_TRIGRAMS = SHOWN.format(
+    found=f"""
+  SELECT message_id, conversation_id, text FROM chat_searchentry AS entry
+  WHERE owner_id = %(owner)s AND {PART} OFFSET 0
+"""  # noqa: S608 # of constants alone
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +148,8 @@ class Found:
 def search(user: User, query: str) -> Found:
     """Search the user's conversations: titles first, then the best and newest messages, one for each.
 
-    Four statements at most, whatever there is to search.
+    Five statements at most, whatever there is to search. Parts of words are searched for PARTS_SECONDS; then the
+    result has those in the newest messages, and a note.
     """
     query = query.replace("\x00", " ").strip()
     if not query:
@@ -147,13 +178,36 @@ def search(user: User, query: str) -> Found:
     }
     by_words = prepared.all(BY_PHRASES if parsed.phrases else BY_WORDS, values)
     _add(hits, by_words, marker)
+    note = ""
     is_plain = not parsed.phrases and not parsed.excluded
     if is_plain and len(by_words) < values["most"] and len(query) >= MIN_PART:
-        values |= {"pattern": _pattern(query)}
-        has_trigrams = rows[0][2]
+        values = {"owner": user.pk, "pattern": _pattern(query), "most": values["most"]}
         part = re.compile(re.escape(search_words.fold(query)))
-        _add(hits, prepared.all(BY_TRIGRAMS if has_trigrams else BY_SCAN, values), part)
-    return Found(list(hits.values())[:MAX_HITS])
+        newest = prepared.all(BY_SCAN, values)
+        has_trigrams = rows[0][2]
+        if has_trigrams and len(newest) < values["most"]:
+            all = _parts_in_all(values)
+            note = (
+                ""
+                if all is not None
+                else _(
+                    "Older messages were not searched for parts of words: that takes too long. Type whole words."
+                )
+            )
+            newest = newest if all is None else all
+        _add(hits, newest, part)
+    return Found(list(hits.values())[:MAX_HITS], note if len(hits) < MAX_HITS else "")
+
+
+def _parts_in_all(values: dict[str, Any]) -> list[tuple[Any, ...]] | None:
+    """Return the newest messages with a part of a word; None if it takes too long."""
+    try:
+        with limits.statements(PARTS_SECONDS):
+            return prepared.all(BY_TRIGRAMS, values)
+    except OperationalError as error:
+        if not isinstance(error.__cause__, QueryCanceled):
+            raise
+        return None
 
 
 def _pattern(text: str) -> str:

@@ -8,6 +8,7 @@ from django.test import Client
 
 from accounts.models import User
 from chat.conversations import lifecycle, search_index, search_words
+from chat.conversations import search as search_module
 from chat.conversations.search import Found, search
 from chat.models import Assistant, Conversation, Message, SearchEntry
 from chat.recovery import search_sweep
@@ -149,13 +150,29 @@ def test_search_takes_as_many_statements_at_any_length(owner, write, django_asse
     for count in (4, 8):
         for number in range(count):
             write(f"tides {number}", title=f"Chat {number}")
-        with django_assert_num_queries(4):
+        with django_assert_num_queries(5):
             search(owner, "tides")
 
 
-def test_search_without_trigrams_scans_newest_messages(owner, write):
-    with connection.cursor() as cursor:
-        cursor.execute("DROP INDEX IF EXISTS chat_search_trigrams")
+@pytest.mark.django_db(transaction=True)
+def test_slow_search_for_parts_returns_newest_with_a_note(owner, write, monkeypatch):
+    """As in many long messages: the newest are found, the others only by whole words."""
+    old = write("A telegraph")
+    write("Filling " * 50)
+    new = write("Another telegraph")
+    monkeypatch.setattr(search_module, "TRIGRAMS", "chat_search_words")  # where pg_trgm is missing
+    slow = search_module.BY_TRIGRAMS.replace("ORDER BY", "AND pg_sleep(30) IS NULL ORDER BY")
+    monkeypatch.setattr(search_module, "BY_SCAN", search_module.BY_SCAN.replace("4000000", "100"))
+    assert [hit.conversation for hit in search(owner, "egraph").hits] == [new.pk, old.pk]
+    monkeypatch.setattr(search_module, "BY_TRIGRAMS", slow)
+    monkeypatch.setattr(search_module, "PARTS_SECONDS", 0.05)
+    found = search(owner, "egraph")
+    assert [hit.conversation for hit in found.hits] == [new.pk]
+    assert "Type whole words" in found.note
+
+
+def test_search_without_trigrams_scans_newest_messages(owner, write, monkeypatch):
+    monkeypatch.setattr(search_module, "TRIGRAMS", "no_such_index")
     chat = write("A telegraph")
     assert [hit.conversation for hit in search(owner, "egraph").hits] == [chat.pk]
 
