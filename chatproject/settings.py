@@ -638,6 +638,8 @@ ATTACHMENTS_PER_MESSAGE = 10
 # A longer text that is pasted becomes a file of the message; 0: none does.
 PASTE_CHARACTERS = env.integer("PASTE_CHARACTERS", 5_000)
 IMPORT_MAX_BYTES = 100_000_000  # of an uploaded file of chats
+# Text of imported chats of one user in 24 hours, which the database stores and indexes.
+IMPORT_DAY_BYTES = env.integer("IMPORT_DAY_MB", 500, least=1) * 1_000_000
 
 # /metrics answers requests with the token, and those from the networks; without both, none.
 METRICS_TOKEN = env.key("METRICS_TOKEN")

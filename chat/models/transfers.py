@@ -69,6 +69,9 @@ class ChatImport(Transfer):
         default=0, help_text=gettext_lazy("Chats of an earlier import without anything new.")
     )
     skipped = models.PositiveIntegerField(default=0)
+    stored = models.PositiveBigIntegerField(
+        default=0, db_default=0, help_text=gettext_lazy("Bytes of text that it has stored.")
+    )
     notes = models.JSONField(
         default=list, help_text=gettext_lazy("Titles of chats with a sentence for each.")
     )

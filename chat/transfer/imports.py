@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.conf import settings
 from django.db import DataError, IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DAY = timedelta(days=1)
 MAX_NOTES = 100
 MAX_FILES = 2_000  # of messages: an image takes up to half a second
 ANNOUNCED = (
@@ -60,11 +61,14 @@ BATCH = 200  # rows of one statement
 def start(*, user: User, file_name: str, size: int, chunks: Iterable[bytes]) -> ChatImport:
     """Store an uploaded file and enqueue its import.
 
-    Raises ChatError `limit_reached` for a file of more than IMPORT_MAX_BYTES, and `run_active` while
-    another import of the user goes on, `unavailable` if the file cannot be stored.
+    Raises ChatError `limit_reached` for a file of more than IMPORT_MAX_BYTES and for a user who has imported
+    IMPORT_DAY_BYTES of text in a day, `run_active` while another import of the user goes on, and `unavailable` if the
+    file cannot be stored.
     """
     if size > settings.IMPORT_MAX_BYTES:
         raise ChatError("limit_reached", too_large())
+    if stored_today(user) >= settings.IMPORT_DAY_BYTES:
+        raise ChatError("limit_reached", day_is_full())
     try:
         name = private_files.store(chunks)
     except OSError as error:
@@ -91,6 +95,23 @@ def too_large() -> str:
     return _("The file is larger than %(most)s. Unpack an archive and upload its JSON file.") % {
         "most": languages.size(settings.IMPORT_MAX_BYTES)
     }
+
+
+def stored_today(user: User) -> int:
+    """Return how many bytes of text the user's imports of the last 24 hours have stored."""
+    recent = ChatImport.objects.filter(owner=user, created_at__gt=timezone.now() - DAY)
+    return recent.aggregate(total=Sum("stored"))["total"] or 0
+
+
+def day_is_full() -> str:
+    """Return the sentence about a user who has imported IMPORT_DAY_BYTES of text in a day."""
+    return _(
+        "You can import %(most)s of text in 24 hours. Import the file again tomorrow: it goes on from there."
+    ) % {"most": languages.size(settings.IMPORT_DAY_BYTES)}
+
+
+class DayFull(Exception):
+    """The user has imported IMPORT_DAY_BYTES of text in a day."""
 
 
 def newest(user: User) -> ChatImport | None:
@@ -129,11 +150,14 @@ def _store_all(one: ChatImport, progress: Progress) -> str:
     made: list[Conversation] = []
     is_known_kind = False
     error = ""
+    progress.left = settings.IMPORT_DAY_BYTES - stored_today(one.owner)
     try:
         for document in reader.read(private_files.path(one.file), progress.reach):
             is_known_kind |= _store_one(one, document, assistant, made, progress)
     except Unreadable as unreadable:
         error = str(unreadable)
+    except DayFull:
+        error = day_is_full()
     except FileNotFoundError:
         error = _("The uploaded file was removed. Upload it again.")
     if not is_known_kind and not error:
@@ -164,8 +188,9 @@ def _store_one(
         chat = formats.convert(document)
         if chat is None:
             return False
-        count, conversation = _store(one, chat, tree.build(chat), assistant, progress)
-        progress.change(**{count: F(count) + 1})
+        count, conversation, size = _store(one, chat, tree.build(chat), assistant, progress)
+        progress.left -= size
+        progress.change(**{count: F(count) + 1}, stored=F("stored") + size)
         if conversation is not None:
             made.append(conversation)
             made.sort(key=lambda each: each.updated_at, reverse=True)
@@ -191,8 +216,11 @@ def _note(one: ChatImport, title: str, sentence: str, progress: Progress) -> Non
 
 def _store(
     one: ChatImport, chat: formats.Chat, found: tree.Tree, assistant: Assistant, progress: Progress
-) -> tuple[str, Conversation | None]:
-    """Store the messages that are new; return the counter that it belongs to, and a changed conversation."""
+) -> tuple[str, Conversation | None, int]:
+    """Store the messages that are new.
+
+    Return the counter that it belongs to, a changed conversation, and the bytes of new text. Raises DayFull.
+    """
     digest = digest_of(found)
     source_id = tree.ODD.sub("\ufffd", chat.source_id)[:200] or f"digest:{digest}"
     origin = (
@@ -201,12 +229,20 @@ def _store(
         .first()
     )
     if chat.source == "parley" and _is_own(one, source_id):
-        return "known", None
+        return "known", None, 0
     earlier = origin.conversation if origin and origin.conversation.deleted_at is None else None
     if earlier is not None and origin is not None and origin.digest == digest:
-        return "known", None
+        return "known", None, 0
     conversation = earlier or _conversation(one, chat, found, assistant)
     ids = message_ids(conversation.pk, found, chat)
+    known = set() if earlier is None else set(earlier.messages.values_list("pk", flat=True))
+    size = sum(
+        len(message.text.encode()) + len(message.reasoning.encode())
+        for id, message in zip(ids, found.messages, strict=True)
+        if id not in known
+    )
+    if size > progress.left:
+        raise DayFull
     restored = _restore_files(one, ids, found, progress)
     rows = []
     for id, message in zip(ids, found.messages, strict=True):
@@ -275,8 +311,8 @@ def _store(
         )
         _note(one, conversation.name, sentence % {"count": lost}, progress)
     if earlier is None:
-        return "added", conversation
-    return ("updated", conversation) if count else ("known", None)
+        return "added", conversation, size
+    return ("updated", conversation, size) if count else ("known", None, 0)
 
 
 def _restore_files(

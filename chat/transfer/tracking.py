@@ -82,7 +82,7 @@ def claim(kind: type[T], id: UUID, attempt: int, **fields: Any) -> T | None:
 class Progress:
     """Writes the progress of an attempt into the row and to the user's pages, every BEAT seconds.
 
-    `files` counts the files of messages that the attempt has read.
+    `files` counts the files of messages that the attempt has read; `left` is how many bytes of text it may store.
     """
 
     def __init__(self, one: ChatImport | ChatExport) -> None:
@@ -91,6 +91,7 @@ class Progress:
         self._due = 0.0
         self._percent = 0
         self.files = 0
+        self.left = 0
 
     def reach(self, percent: int) -> None:
         """Record how much was done. Raises Superseded."""

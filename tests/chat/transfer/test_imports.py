@@ -403,6 +403,27 @@ def test_archive_of_too_much_is_refused(owner, monkeypatch):
     assert "too large when it is unpacked" in imported(owner, archive).error
 
 
+def test_text_of_imports_is_bounded_by_the_day(owner, settings):
+    """An import ends at the limit with a sentence, and the same file goes on from there the next day."""
+    settings.IMPORT_DAY_BYTES = 25
+    chats = [
+        {"title": f"Chat {n}", "conversation_id": f"gpt-{n}", "current_node": "u", "mapping": {
+            "u": gpt_node(None, "user", text("ä" * 5 + "0" * 10), 1700000001 + n),
+        }}
+        for n in range(2)
+    ]  # fmt: skip
+    first = imported(owner, chats)
+    assert (first.status, first.added, first.stored) == ("failed", 1, 20)
+    assert "in 24 hours" in first.error
+    settings.IMPORT_DAY_BYTES = 20
+    with pytest.raises(ChatError, match="Import the file again tomorrow"):
+        imported(owner, chats)
+    ChatImport.objects.update(created_at=timezone.now() - timedelta(days=1, minutes=1))
+    second = imported(owner, chats)
+    assert (second.status, *counts(second)) == ("done", 1, 0, 1, 0)
+    assert Conversation.objects.count() == 2
+
+
 def test_one_import_of_a_user_at_a_time(owner, stranger, folder):
     first = imports.start(user=owner, file_name="a", size=2, chunks=[b"[]"])
     with pytest.raises(ChatError, match="run_active"):
