@@ -10,7 +10,7 @@ from allauth.account.signals import email_removed, password_reset, user_signed_u
 from django.db.models.signals import post_delete, post_save
 from django.http import HttpRequest
 
-from accounts import sign_in_limits
+from accounts import claims, sign_in_limits
 from accounts.models import User
 from accounts.signals import access_changed
 from chatproject.lib.db import after_commit
@@ -23,7 +23,7 @@ def connect() -> None:
     user_signed_up.connect(signed_up, dispatch_uid="accounts.signed_up")
     post_delete.connect(user_deleted, sender=User, dispatch_uid="accounts.user_deleted")
     # In this order: the second needs Redis.
-    password_reset.connect(remove_foreign_addresses)
+    password_reset.connect(end_foreign_access)
     password_reset.connect(sign_in_limits.forget_attempts)
 
 
@@ -45,15 +45,17 @@ def user_deleted(*, instance: User, **kwargs: Any) -> None:
     after_commit(access_changed.send, sender=User, user_id=instance.pk)
 
 
-def remove_foreign_addresses(*, request: HttpRequest, user: User, **kwargs: Any) -> None:
+def end_foreign_access(*, request: HttpRequest, user: User, **kwargs: Any) -> None:
     """Remove the additional addresses of an account whose owner has chosen a new password with a link.
 
-    Removes unconfirmed ones, and all of them if the primary address is not confirmed: another person may
-    have made the account with it, and confirmed an address of their own.
+    Removes unconfirmed ones. If the primary address is not confirmed, another person may have made the account with
+    it, and confirmed an address of their own: then all of them are removed, and all other access ends.
     """
     others = EmailAddress.objects.filter(user=user).exclude(email__iexact=user.email)
     if EmailAddress.objects.filter(user=user, email__iexact=user.email, verified=True).exists():
         others = others.filter(verified=False)
+    else:
+        claims.end_access_of_maker(user)
     for address in others:
         address.delete()
         email_removed.send(sender=User, request=request, user=user, email_address=address)

@@ -51,15 +51,7 @@ def request(user: User, *, by: User | None = None) -> AccountDeletion:
         superusers = set(others.order_by("pk").values_list("pk", flat=True))
         if superusers == {user.pk}:
             raise LastSuperuser
-    for close in personal_data.closings():
-        try:
-            close(user)
-        except UNREACHABLE:
-            raise
-        except (
-            Exception
-        ):  # a fault of one part must not keep the account open; the purge ends what is left
-            logger.exception("%s failed for user %d", close.__qualname__, user.pk)
+    close(user)
     now = timezone.now()
     with transaction.atomic():
         made, is_new = AccountDeletion.objects.get_or_create(
@@ -75,6 +67,19 @@ def request(user: User, *, by: User | None = None) -> AccountDeletion:
             _mail(user, "account/email/deletion_requested", made)
             log_event("account_deletion_requested", user_id=user.pk, by=by.pk if by else user.pk)
     return made
+
+
+def close(user: User) -> None:
+    """Stop what runs for a user, and end what others see or get of the account. A failure of one part is logged."""
+    for one in personal_data.closings():
+        try:
+            one(user)
+        except UNREACHABLE:
+            raise
+        except (
+            Exception
+        ):  # a fault of one part must not keep the account open; the purge ends what is left
+            logger.exception("%s failed for user %d", one.__qualname__, user.pk)
 
 
 def restore(user: User) -> None:

@@ -24,7 +24,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 
-from accounts import joining, sessions, signup
+from accounts import claims, joining, sessions, signup
 from accounts.access import PUBLIC_NAMESPACES, PUBLIC_VIEWS
 from accounts.models import User
 from chatproject.lib.server.identity_header import SCOPE_KEY
@@ -126,6 +126,7 @@ def _claim(user: User) -> None:
     address = EmailAddress.objects.filter(user=user, email__iexact=user.email).first()
     if address is not None and address.verified:
         return
+    claims.end_access_of_maker(user)
     with transaction.atomic():
         user.set_unusable_password()
         user.save(update_fields=["password"])

@@ -6,11 +6,14 @@ import re
 
 import pytest
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
+from allauth.socialaccount.models import SocialAccount
 from django.core import mail
 from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
 
-from accounts.models import User
+from accounts import api_keys
+from accounts.models import ApiKey, User
+from chat.models import PushSubscription
 from chatproject.lib.env import Limit
 from tests.accounts.test_pages import EMAIL, OTHER, PASSWORD, is_signed_in, patterns
 from tests.support.limits import limits_without_redis
@@ -228,13 +231,34 @@ def reset(email: str) -> bool:
     return True
 
 
+def add_other_access(user: User) -> None:
+    """Add access that outlives a password: a key, an account at an identity provider, a device."""
+    api_keys.create(user, api_keys.Terms("Test"))
+    SocialAccount.objects.create(user=user, provider="oidc", uid="maker")
+    PushSubscription.objects.create(user=user, endpoint="https://push.example.org/maker")
+
+
+def other_access() -> int:
+    return sum(
+        rows.count()
+        for rows in (
+            ApiKey.objects.filter(revoked_at=None),
+            SocialAccount.objects,
+            PushSubscription.objects,
+        )
+    )
+
+
 @pytest.mark.parametrize("verified", [False, True], ids=["unconfirmed", "confirmed"])
 def test_reset_removes_addresses_of_first_maker(client: Client, verified):
     client.post("/accounts/signup/", {"email": EMAIL, "password1": PASSWORD})
     add_second(User.objects.get(), verified=verified)
+    add_other_access(User.objects.get())
     assert not reset(SECOND), "only the primary address, which is not confirmed, resets"
+    assert other_access() == 3
     assert reset(EMAIL)
     assert addresses() == [(EMAIL, True, False)]
+    assert other_access() == 0
     assert not reset(SECOND)
 
 
@@ -255,8 +279,10 @@ def test_reset_removes_addresses_also_without_redis(request: pytest.FixtureReque
 @pytest.mark.parametrize("verified", [False, True], ids=["unconfirmed", "confirmed"])
 def test_reset_keeps_confirmed_addresses_of_owner(reader: User, verified):
     add_second(reader, verified=verified)
+    add_other_access(reader)
     assert reset(SECOND) == verified
     assert reset(EMAIL)
+    assert other_access() == 3
     assert addresses() == [(EMAIL, True, True), (SECOND, False, True)][: 1 + verified]
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django.contrib.sessions.models import Session
 from django.db import connection
 from django.test import Client
 from django.test.client import ClientHandler
 from django.test.utils import CaptureQueriesContext
 
+from accounts import api_keys
 from accounts.models import SignupGrant, User
 from chatproject.lib.server.identity_header import SCOPE_KEY
 from tests.accounts.test_sso import EMAIL, PASSWORD, text_of, user_of
@@ -78,6 +80,8 @@ def test_proxy_signs_in_the_person_it_names(settings):
     # An account that a stranger has made with the address becomes its owner's alone.
     carol = user_of("carol@example.org", verified=False)
     EmailAddress.objects.create(user=carol, email="eve@example.org", verified=True)
+    api_keys.create(carol, api_keys.Terms("Eve's"))
+    SocialAccount.objects.create(user=carol, provider="oidc", uid="eve")
     eve = Client()
     eve.post("/accounts/login/", {"login": carol.email, "password": PASSWORD})
     assert eve.get("/chats/").status_code == 200
@@ -85,6 +89,8 @@ def test_proxy_signs_in_the_person_it_names(settings):
     assert browser.email == carol.email
     carol.refresh_from_db()
     assert not carol.has_usable_password()
+    assert not api_keys.usable(carol).exists()
+    assert not SocialAccount.objects.exists()
     assert eve.get("/chats/").status_code == 302
     assert list(carol.emailaddress_set.values_list("email", "verified")) == [(carol.email, True)]
     # Approval, a locked account and a second factor.
