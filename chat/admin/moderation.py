@@ -12,6 +12,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -141,6 +142,24 @@ class ReportAdmin(BaseAdmin):
         if row is not None and is_shown and "reply" in self.get_fields(request, row):
             log(request, row, "Looked at the text")
         return response
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **options: Any
+    ) -> HttpResponse:
+        """Show a report with the buttons of the steps that its state allows."""
+        report = context["original"]
+        names = [name for name, (before, _after) in STEPS.items() if report.status in before]
+        steps = [(name, getattr(self, name).short_description) for name in names]
+        return super().render_change_form(request, context | {"steps": steps}, *args, **options)
+
+    def response_change(self, request: HttpRequest, obj: Report) -> HttpResponse:
+        """Take the step of a button after the note was stored; a closed report leads back to the queue."""
+        step = request.POST.get("step", "")
+        if step not in STEPS:
+            return super().response_change(request, obj)
+        getattr(self, step)(request, Report.objects.filter(pk=obj.pk))
+        is_closing = STEPS[step][1] in (Status.UPHELD, Status.DISMISSED)
+        return redirect("admin:chat_report_changelist" if is_closing else request.path)
 
     @admin.action(description=gettext_lazy("Assign to me"), permissions=["change"])
     def assign(self, request: HttpRequest, chosen: QuerySet[Report]) -> None:

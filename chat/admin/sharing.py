@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from chat.conversations import sharing
@@ -31,7 +32,9 @@ class SharingAdmin(ReadOnlyAdmin, Base):
     def end(self, request: HttpRequest, queryset: QuerySet[ConversationShare | PublicLink]) -> None:
         """End shares or links, each with an entry in the admin's log; open pages close."""
         self.log_deletions(request, queryset)
-        sharing.end(list(queryset))
+        chosen = list(queryset)
+        sharing.end(chosen)
+        messages.success(request, _("Ended: %(count)d.") % {"count": len(chosen)})
 
     def has_end_permission(self, request: HttpRequest) -> bool:
         """Return whether a member of staff may end shares."""

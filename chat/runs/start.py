@@ -240,15 +240,18 @@ def regenerate(
 ) -> Started:
     """Ask for another reply in place of the reply `message_id`, which is kept as a branch.
 
-    A message of the user is answered, at the end of a copied or an imported conversation for the first time. `model_id` names the model of this one reply, by default that of the conversation. Idempotent by
-    `client_id`; raises ChatError like `send`.
+    A message of the user is answered, at the end of a copied or an imported conversation for the first time. `model_id`
+    names the model of this one reply, by default that of the conversation. Idempotent by `client_id`; raises
+    ChatError like `send`.
     """
     message = access.message(user, message_id, write=True)
     prompt = message if message.role == Message.Role.USER else message.parent
     if prompt is None:
         raise ChatError("not_found")
     models = () if model_id is None else (offers.chosen(user, model_id),)
-    [started] = _start(Ask(user, client_id, message.conversation_id, prompt=prompt, models=models))
+    text = message.text if message == prompt else ""  # an imported one was never checked
+    ask = Ask(user, client_id, message.conversation_id, text, prompt=prompt, models=models)
+    [started] = _start(ask)
     return started
 
 
@@ -331,7 +334,7 @@ def _start(ask: Ask) -> list[Started]:
     """Admit, store and enqueue a run for each model, or find those of this client_id."""
     if not re.match(protocol.CLIENT_ID, ask.client_id):
         raise ChatError("bad_json")
-    refusal = rules.review(ask.text).refusal() if ask.prompt is None else None
+    refusal = rules.review(ask.text).refusal() if ask.text else None
     if refusal is not None and not _find(ask):  # a repetition is never refused
         raise refusal
     try:

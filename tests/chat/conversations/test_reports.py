@@ -59,15 +59,21 @@ def test_staff_take_decide_and_reopen_reports(owner, reply):
         one.refresh_from_db()
         return response.content.decode()
 
-    shown = pages[0].get(reverse("admin:chat_report_change", args=[one.pk])).content.decode()
+    address = reverse("admin:chat_report_change", args=[one.pk])
+    shown = pages[0].get(address).content.decode()
+    assert 'name="step" value="uphold"' in shown
+    assert 'name="step" value="reopen"' not in shown
     assert "Answer 1" in shown
     assert "Question 1" in shown
     act(pages[0], "assign")
     assert (one.status, one.assignee) == ("review", boss)
     assert "1 report" in pages[0].get(f"{queue}?state=mine").content.decode()
     assert "0 reports" in pages[1].get(f"{queue}?state=mine").content.decode()
-    act(pages[1], "uphold")
-    assert (one.status, one.closed_at is not None) == ("upheld", True)
+    # By a button of its page, which stores the note as well, and leads back to the queue.
+    closed = pages[1].post(address, {"note": "Warned", "step": "uphold"})
+    one.refresh_from_db()
+    assert (one.status, one.closed_at is not None, one.note) == ("upheld", True, "Warned")
+    assert closed["Location"] == queue
     assert "closed or changed meanwhile" in act(pages[0], "dismiss")
     assert one.status == "upheld"
     assert "0 reports" in pages[0].get(queue).content.decode()  # the queue has open ones alone
@@ -77,6 +83,7 @@ def test_staff_take_decide_and_reopen_reports(owner, reply):
     assert messages == [
         (boss.pk, "Looked at the text"),
         (boss.pk, "Status: open → review"),
+        (second.pk, "Changed. Note: – → Warned."),
         (second.pk, "Status: review → upheld"),
         (second.pk, "Status: upheld → open"),
     ]

@@ -58,6 +58,9 @@ def test_refused_message_of_a_form_keeps_its_text(owner, conversation, words):
     edit = f"/messages/{sent.message.parent_id}/edit/"
     assert page.post(edit, {"text": "honey pot", "client_id": client_id()}).status_code == 422
     assert page.post("/c/new/", {"text": "badger", "client_id": client_id()}).status_code == 422
+    Message.objects.filter(role="user").update(text="badger")  # as if imported
+    answer = f"/messages/{sent.message.parent_id}/regenerate/"
+    assert page.post(answer, {"client_id": client_id()}).status_code == 422
     assert (Message.objects.count(), Hold.objects.count()) == (2, 1)
 
 
