@@ -149,16 +149,19 @@ class ReportAdmin(BaseAdmin):
         """Show a report with the buttons of the steps that its state allows."""
         report = context["original"]
         names = [name for name, (before, _after) in STEPS.items() if report.status in before]
+        if report.link is not None and self.has_end_link_permission(request):
+            names.append("end_links")
         steps = [(name, getattr(self, name).short_description) for name in names]
         return super().render_change_form(request, context | {"steps": steps}, *args, **options)
 
     def response_change(self, request: HttpRequest, obj: Report) -> HttpResponse:
         """Take the step of a button after the note was stored; a closed report leads back to the queue."""
         step = request.POST.get("step", "")
-        if step not in STEPS:
+        may_end = step == "end_links" and self.has_end_link_permission(request)
+        if step not in STEPS and not may_end:
             return super().response_change(request, obj)
         getattr(self, step)(request, Report.objects.filter(pk=obj.pk))
-        is_closing = STEPS[step][1] in (Status.UPHELD, Status.DISMISSED)
+        is_closing = step in ("uphold", "dismiss")
         return redirect("admin:chat_report_changelist" if is_closing else request.path)
 
     @admin.action(description=gettext_lazy("Assign to me"), permissions=["change"])

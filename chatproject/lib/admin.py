@@ -99,7 +99,9 @@ class SeenColumns(admin.ModelAdmin):  # type: ignore[type-arg] # not generic at 
             *(one for one in self.get_search_fields(request) if not one.endswith("exact")),
         ]
         for one in shown:
-            path = one if isinstance(one, str) else getattr(one, "admin_order_field", "")
+            path = one
+            if not isinstance(one, str):  # a list filter of a parameter, or a method
+                path = getattr(one, "parameter_name", getattr(one, "admin_order_field", ""))
             names.add(str(path or "pk").lstrip("-").split(LOOKUP_SEP)[0])
         return names
 

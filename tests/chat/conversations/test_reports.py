@@ -9,6 +9,7 @@ from django.urls import reverse
 
 from accounts.models import User
 from chat.models import Conversation, Message, Report
+from chatproject.lib.admin import NOTHING
 from tests.support.conversations import add_turns
 
 pytestmark = pytest.mark.usefixtures("valkey_url")
@@ -83,7 +84,7 @@ def test_staff_take_decide_and_reopen_reports(owner, reply):
     assert messages == [
         (boss.pk, "Looked at the text"),
         (boss.pk, "Status: open → review"),
-        (second.pk, "Changed. Note: – → Warned."),
+        (second.pk, f"Changed. Note: {NOTHING} → Warned."),
         (second.pk, "Status: review → upheld"),
         (second.pk, "Status: upheld → open"),
     ]

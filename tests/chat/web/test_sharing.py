@@ -258,7 +258,7 @@ def test_visitors_report_link_and_staff_end_it(owner, stranger, chat, monkeypatc
     one = Report.objects.latest("pk")
     page = reverse("admin:chat_report_change", args=[one.pk])
     assert "Our plan" not in staff.get(page).content.decode()
-    staff.post(queue, {"action": "end_links", "_selected_action": [one.pk]})
+    staff.post(page, {"note": "", "step": "end_links"})
     dead = visitor.get(link.get_absolute_url())
     assert dead.status_code == 404
     assert "noindex" in dead["X-Robots-Tag"]
