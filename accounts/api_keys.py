@@ -21,6 +21,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy
 
 from accounts.models import ApiKey, Scope, User, all_scopes
+from billing.metering import plan_limits
 from chatproject.lib import db, log_context, rate_limits
 from chatproject.lib.db import prepared
 from chatproject.lib.env import Limit
@@ -176,10 +177,10 @@ def count_request(key: ApiKey) -> Standing:
 
     Raises rate_limits.RateLimited. While Redis is unreachable, the request is accepted.
     """
-    limit = rate_limits.limit_of("api_requests")
+    limit = plan_limits.limit_of("api_requests", key.user.plan_id)
     if key.rate is not None and (key.rate, 60) not in limit.rates:
         limit = Limit((*limit.rates, (key.rate, 60)), limit.fails_closed)
-    return rate_limits.hit_and_read("api_requests", limit, key.pk)
+    return rate_limits.hit("api_requests", key.pk, limit=limit)
 
 
 # --- Spending ---------------------------------------------------------------------------------

@@ -94,7 +94,10 @@ def _is_usable() -> Q:
 
 
 def use(invitation: Invitation, user: User) -> None:
-    """Count a use, and give the group; call it in the transaction that makes the user. Raises NotUsable."""
+    """Count a use, and give group and plan; call it in the transaction that makes the user. Raises NotUsable.
+
+    The account is opened with the plan of the user's row, so that its first monthly credits are the plan's.
+    """
     if invitation.email and invitation.email.lower() != user.email.lower():
         raise NotUsable
     usable_row = Invitation.objects.filter(_is_usable(), pk=invitation.pk)
@@ -103,20 +106,28 @@ def use(invitation: Invitation, user: User) -> None:
     InvitationUse.objects.create(user=user, invitation=invitation)
     if invitation.group is not None:
         user.groups.add(invitation.group)
+    if invitation.plan is not None:
+        user.plan = invitation.plan
+        User.objects.filter(pk=user.pk).update(plan=invitation.plan)
     db.after_commit(apply, user.pk)
 
 
 def apply(user_id: int) -> None:
-    """Give a new user the plan of the invitation. Raises MoneyBusy."""
+    """Store the membership of a new user in the plan of the invitation. Raises MoneyBusy."""
     waiting = InvitationUse.objects.filter(user_id=user_id, applied_at=None)
     for one in waiting.select_related("invitation"):
-        if settings.BILLING and one.invitation.plan_id is not None:
-            db.money_transaction(signup.join_plan, user_id=user_id, plan_id=one.invitation.plan_id)
+        if one.invitation.plan_id is not None:
+            db.money_transaction(
+                signup.join_plan,
+                user_id=user_id,
+                plan_id=one.invitation.plan_id,
+                invitation_id=one.invitation.pk,
+            )
     waiting.update(applied_at=timezone.now())
 
 
 def apply_lost(now: datetime) -> None:
-    """Give the plans whose process died after the sign-up."""
+    """Store the memberships whose process died after the sign-up."""
     lost = InvitationUse.objects.filter(applied_at=None, used_at__lte=now - PATIENCE)
     for user_id in list(lost.order_by("used_at").values_list("pk", flat=True)[:BATCH]):
         with apart(f"the invitation of user {user_id}"):

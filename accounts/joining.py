@@ -99,7 +99,7 @@ def waiting(request: HttpRequest) -> HttpResponse:
 def notify_staff() -> None:
     """Write to the staff who may approve that accounts wait; at most as often as `approval_notices` permits."""
     try:
-        rate_limits.hit("approval_notices")
+        rate_limits.hit("approval_notices", reported=False)
     except RateLimited:
         return
     approval = Permission.objects.filter(

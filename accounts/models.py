@@ -91,6 +91,15 @@ class User(AbstractUser):
     )
     # Whether the page of a new chat no longer shows the hints of the first minute.
     hints_hidden = models.BooleanField(default=False, db_default=False)
+    # A copy of the account's plan, for limits (billing.metering.plan_limits): a trigger keeps it equal.
+    plan = models.ForeignKey(
+        "billing.Plan",
+        null=True,
+        editable=False,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_index=False,
+    )
     # Days without a message after which the user's chats are deleted; empty: by RETENTION_DAYS alone.
     retention_days = models.PositiveIntegerField(null=True, blank=True)
 

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.forms import ProfileForm
 from accounts.models import User
-from billing.ledger import allowances
+from billing.ledger import plans
 from billing.ledger.signup import account_of
 from chatproject.lib.http import Request
 
@@ -34,6 +34,6 @@ def profile(request: Request) -> HttpResponse:
         "form": form,
         "page": "settings",
         "consents": request.user.consents.all(),
-        "plan": allowances.plan_of(account_of(request.user.pk)) if settings.BILLING else None,
+        "plan": plans.plan_of(account_of(request.user.pk)) if settings.BILLING else None,
     }
     return render(request, "settings/profile.html", context, status=400 if form.errors else 200)

@@ -29,6 +29,7 @@ class SettingsPage:
 PAGES = [
     SettingsPage(gettext_lazy("General"), "settings", "chat:settings"),
     SettingsPage(gettext_lazy("Profile"), "person", "profile"),
+    SettingsPage(gettext_lazy("Plan"), "usage", "plan"),
     SettingsPage(
         gettext_lazy("E-mail address"), "mail", "account_email", ("account_reauthenticate",)
     ),

@@ -38,13 +38,13 @@ def count_attempt(request: HttpRequest, email: str) -> None:
     email = _normal(email)
     for browser in _known_browsers(request, email):
         with suppress(RateLimited):
-            rate_limits.hit("sign_in_known", *browser)
+            rate_limits.hit("sign_in_known", *browser, reported=False)
             return
     address = client_network(request)
     for name in _limits_by_address(request):
         rate_limits.check(name, address)
     rate_limits.hit("sign_in", address, email)
-    rate_limits.hit("sign_in_account", email)
+    rate_limits.hit("sign_in_account", email, reported=False)
 
 
 def count_failure(request: HttpRequest) -> None:
@@ -86,7 +86,7 @@ def count_reset(request: HttpRequest, email: str) -> None:
         return
     rate_limits.hit("password_reset_address", address)
     rate_limits.hit("password_reset", address, email)
-    rate_limits.hit("password_reset_account", email)
+    rate_limits.hit("password_reset_account", email, reported=False)
 
 
 def _normal(email: str) -> str:

@@ -245,17 +245,18 @@ def find_session(key: str) -> SocketSession | None:
 # which it does while the statistics of a growing table are old.
 CHANGED = """
 SELECT open.number, session.data IS NOT NULL AND owner.password IS NOT NULL
-FROM unnest(%s::int[], %s::text[], %s::bigint[], %s::bytea[], %s::bytea[])
-  AS open(number, key, user_id, data, password)
+FROM unnest(%s::int[], %s::text[], %s::bigint[], %s::bytea[], %s::bytea[], %s::bigint[])
+  AS open(number, key, user_id, data, password, plan_id)
 LEFT JOIN LATERAL (
   SELECT sha256(convert_to(session_data, 'UTF8')) AS data FROM django_session
   WHERE session_key = open.key AND expire_date > now() LIMIT 1
 ) AS session ON true
 LEFT JOIN LATERAL (
-  SELECT sha256(convert_to(password, 'UTF8')) AS password FROM accounts_user
+  SELECT sha256(convert_to(password, 'UTF8')) AS password, plan_id FROM accounts_user
   WHERE id = open.user_id AND is_active LIMIT 1
 ) AS owner ON true
-WHERE (session.data, owner.password) IS DISTINCT FROM (open.data, open.password)
+WHERE (session.data, owner.password, owner.plan_id)
+  IS DISTINCT FROM (open.data, open.password, open.plan_id)
 """
 
 
@@ -264,7 +265,7 @@ def find_ended(sessions: Iterable[SocketSession]) -> list[SocketSession]:
 
     A session whose data changed, for example because a page stored something in it, is read again and
     judged by Django's own rules; if it is still valid its digests and user are renewed. So is one whose user has
-    another password hash: of another password, or of the same one hashed anew.
+    another password hash (of another password, or of the same one hashed anew) or another plan.
     """
     checked = list(sessions)
     columns = [
@@ -273,6 +274,7 @@ def find_ended(sessions: Iterable[SocketSession]) -> list[SocketSession]:
         [session.user.pk for session in checked],
         [session.data for session in checked],
         [session.password for session in checked],
+        [session.user.plan_id for session in checked],
     ]
     ended = []
     for number, may_be_valid in prepared.all(CHANGED, columns):
@@ -281,6 +283,7 @@ def find_ended(sessions: Iterable[SocketSession]) -> list[SocketSession]:
         if found is None or found.user.pk != session.user.pk:
             ended.append(session)
         else:
+            session.user.plan_id = found.user.plan_id  # of a call that has this user already
             session.user, session.data, session.password = found.user, found.data, found.password
     return ended
 

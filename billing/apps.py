@@ -10,6 +10,8 @@ class BillingConfig(AppConfig):
 
     def ready(self) -> None:
         from billing import privacy, receivers
+        from billing.metering import plan_limits
 
         receivers.connect()
+        plan_limits.connect()
         privacy.register()

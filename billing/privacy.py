@@ -135,6 +135,15 @@ def register() -> None:
         PersonalTable(
             model="billing.SpendingLimit", user="account__user", document="spending-limits"
         ),
+        PersonalTable(
+            model="billing.Membership",
+            user="account__user",
+            document="plans",
+            omitted=("actor", "reason"),
+        ),
+        PersonalTable(
+            model="billing.PlanGroup", reason="A group in groups.json that is there by the plan."
+        ),
     )
     personal_data.declare_impersonal(
         {

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import queue
-from billing.ledger import allowances, audit, expiry
+from billing.ledger import allowances, audit, expiry, plans
 from billing.metering import usage
 from billing.models import Account, LedgerCheck, Order
 from billing.payments import mail, poller
@@ -53,6 +53,8 @@ def tasks() -> list[Scheduled]:
         job("expire holds", 300),
         job("expire credits", 300),
         job("tell of expiry", 3600),
+        job("end memberships", 60),
+        job("follow plans", 300),
         job("monthly credits", 300),
         job("roll up usage", 3600),
         job("tell of low balances", 300),
@@ -123,6 +125,8 @@ JOBS: dict[str, Callable[[datetime], object]] = {
     "expire holds": expiry.release_holds,
     "expire credits": expiry.expire_lots,
     "tell of expiry": expiry.notify,
+    "end memberships": plans.end_due,
+    "follow plans": plans.follow_groups,
     "monthly credits": allowances.grant_month,
     "roll up usage": usage.roll_up,
     "tell of low balances": notify_low_balances,

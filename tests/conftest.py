@@ -77,3 +77,11 @@ def _no_documents() -> None:
     from accounts.consent import memory
 
     memory.found, memory.due = [], float("inf")
+
+
+@pytest.fixture(autouse=True)
+def _no_plans() -> None:
+    """Begin as a process that has just found no plan; a test that makes one has it read."""
+    from billing.metering.plan_limits import memory
+
+    memory.found, memory.due = {}, float("inf")

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+import redis
 from allauth.account import app_settings
 from allauth.mfa.models import Authenticator
 from asgiref.sync import sync_to_async
@@ -21,6 +22,9 @@ from django.urls import get_resolver, reverse
 
 from accounts import api_keys, joining, sockets
 from accounts.models import User
+from billing.ledger import signup
+from billing.metering import plan_limits
+from billing.models import Plan
 from chat.models import Conversation, Message, Run
 from chat.runs import queue
 from chat.runs.start import send as send_message
@@ -32,6 +36,7 @@ from chatproject.lib.pubsub.raw import Attachment
 from chatproject.local.servers import BASE_DIR
 from chatproject.ops import rate_limits as pages
 from tests.accounts.test_pages import patterns
+from tests.support import money
 from tests.support.conversations import begin, send
 from tests.support.limits import limits_without_redis
 from tests.support.people import assistant, conversation, owner, session_key, stranger
@@ -178,11 +183,16 @@ def test_page_beyond_its_limit_is_refused(only, client, owner, stranger, name, u
     owner.save()
     client.force_login(owner)
     only(**{name: (2, 600)})
-    for _ in range(2):
-        assert use(client, owner).status_code != 429
+    for left in (1, 0):
+        accepted = use(client, owner)
+        assert accepted.status_code != 429
+        assert (accepted["RateLimit-Limit"], accepted["RateLimit-Remaining"]) == ("2", str(left))
+        assert 1 <= int(accepted["RateLimit-Reset"]) <= 600
     refused = use(client, owner)
     assert refused.status_code == 429
     assert 1 <= int(refused["Retry-After"]) <= 600
+    assert (refused["RateLimit-Limit"], refused["RateLimit-Remaining"]) == ("2", "0")
+    assert int(refused["RateLimit-Reset"]) == int(refused["Retry-After"])
     assert "ry again in" in refused.content.decode()
     as_json = use(client, owner, headers=JSON)
     assert as_json.status_code == 429
@@ -329,6 +339,7 @@ def test_wrong_passwords_from_one_place_are_limited(only, client, owner, email):
     refused = sign_in(client, email.upper())
     assert refused.status_code == 429
     assert 1 <= int(refused["Retry-After"]) <= 300
+    assert (refused["RateLimit-Limit"], refused["RateLimit-Remaining"]) == ("3", "0")
     assert "Choose a new password" in refused.content.decode()
     assert sign_in(client, email, headers=JSON).json()["code"] == "rate_limited"
     assert sign_in(client, email, PASSWORD).status_code == 429
@@ -492,6 +503,105 @@ def test_sign_in_is_refused_while_redis_is_unreachable(only, client, owner, limi
     assert metrics.RATE_LIMITS_UNCOUNTED.labels("receipts", "accepted")._value.get() >= 3
 
 
+# Those that guard a password, a code or a mail to another person. `messages` are refused, as Redis has their queue.
+CLOSED = {
+    *("sign_in", "sign_in_address", "sign_in_account", "sign_in_known", "admin_sign_in", "sign_up"),
+    *("password_reset", "password_reset_address", "password_reset_account", "password_checks"),
+    *(
+        "codes",
+        "passkeys",
+        "provider_sign_ins",
+        "email_changes",
+        "confirmation_mails",
+        "promo_codes",
+    ),
+    *("share_mails", "share_mails_address"),
+}
+
+
+def test_each_limit_fails_as_documented_without_redis(settings, limits_without_redis):
+    for name, limit in settings.RATE_LIMITS.items():
+        assert limit.fails_closed is (name in CLOSED), name
+        settings.RATE_LIMITS = settings.RATE_LIMITS | {name: limit._replace(rates=((1, 60),))}
+        outcome = "refused" if name in CLOSED else "accepted"
+        counted = metrics.RATE_LIMITS_UNCOUNTED.labels(name, outcome)
+        before = counted._value.get()
+        for call in (rate_limits.hit, rate_limits.check):
+            if name in CLOSED:
+                with pytest.raises(redis.RedisError):
+                    call(name, "someone")
+            else:
+                call(name, "someone")
+        assert counted._value.get() == before + 2, name
+
+
+# --- Limits of a plan ---------------------------------------------------------------------------
+
+
+def share_form(client: Client, chat: Conversation) -> Any:
+    return client.post(reverse("chat:share", args=[chat.pk]), {"action": "share", "email": "x"})
+
+
+def test_limits_of_the_plan_replace_the_sites(
+    only, client, owner, stranger, conversation, django_assert_num_queries
+):
+    only(messages=(1, 60), uploads=(1, 60), shares=(1, 60), api_requests=(1, 60))
+    plan = Plan.objects.create(
+        slug="school",
+        name="School",
+        messages_per_minute=2,
+        uploads_per_hour=2,
+        shares_per_hour=2,
+        api_requests_per_minute=2,
+    )
+    money.give_plan(signup.account_of(owner.pk), plan)
+    owner.refresh_from_db()
+    plan_limits.limit_of("messages", owner.plan_id)
+    with django_assert_num_queries(0):
+        assert plan_limits.limit_of("messages", owner.plan_id).rates == ((2, 60),)
+        assert plan_limits.parallel_runs(owner.plan_id) == plan_limits.parallel_runs(None)
+    key, _secret = api_keys.create(owner, api_keys.Terms(name="Test"))
+    uses: list[Callable[[], Any]] = [
+        lambda: client.post(reverse("chat:attach"), headers=JSON),
+        lambda: share_form(client, conversation),
+        lambda: client.post(reverse("chat:create"), {"text": "Hi", "client_id": uuid4().hex}),
+    ]
+    for user, most in ((owner, 2), (stranger, 1)):
+        client.force_login(user)
+        for use in uses:
+            assert [use().status_code == 429 for _ in range(most + 1)] == [False] * most + [True]
+    assert [api_keys.count_request(key).amount for _ in range(2)] == [2, 2]
+    with pytest.raises(rate_limits.RateLimited):
+        api_keys.count_request(key)
+    # A change by staff takes effect at once in this process, and in others within seconds.
+    plan.shares_per_hour = 9
+    plan.save()
+    client.force_login(owner)
+    assert share_form(client, conversation).status_code != 429
+    Plan.objects.update(shares_per_hour=3)
+    assert plan_limits.limit_of("shares", plan.pk).rates == ((9, 3600),)
+    plan_limits.memory.due = 0
+    plan_limits.limit_of("shares", plan.pk)
+    assert plan_limits.limit_of("shares", plan.pk).rates == ((3, 3600),)
+
+
+@pytest.mark.usefixtures("socket_loop")
+async def test_open_socket_has_the_limits_of_a_new_plan(only, owner, assistant):
+    only(messages=(9, 60))
+
+    def give_plan() -> None:
+        plan = Plan.objects.create(slug="one", name="One", messages_per_minute=1)
+        money.give_plan(signup.account_of(owner.pk), plan)
+
+    async with open_tab(owner) as tab:
+        await tab.send(type="chat.send", client_id="m0", text="Hello")
+        await tab.until("run.queued")
+        await sync_to_async(give_plan)()
+        for number, answer in ((1, "run.queued"), (2, "error")):
+            await tab.send(type="chat.send", client_id=f"m{number}", text="Hello")
+            assert (await tab.until("run.queued", "error"))["type"] == answer
+
+
 # --- The admin's sign-in ----------------------------------------------------------------------
 
 
@@ -620,6 +730,7 @@ def test_message_by_form_beyond_limit_is_kept(only, client, owner, conversation)
     answer = client.post(url, {"text": "Keep this text", "client_id": "m1"})
     assert answer.status_code == 429
     assert 1 <= int(answer["Retry-After"]) <= 60
+    assert (answer["RateLimit-Limit"], answer["RateLimit-Remaining"]) == ("1", "0")
     assert "Keep this text" in answer.content.decode()
     as_json = client.post(url, {"text": "Hi", "client_id": "m2"}, headers=JSON)
     assert (as_json.status_code, as_json.json()["code"]) == (429, "rate_limited")
@@ -638,16 +749,16 @@ def test_message_costs_no_additional_round_trip(only, owner, assistant, monkeypa
         return plain(*args, **kwargs)
 
     monkeypatch.setattr(connection.connection_pool, "get_connection", counted)
-    queue.count_message(owner.pk)
+    queue.count_message(owner.pk, rate_limits.limit_of("messages"))
     assert len(sent) == 1
 
 
 def test_lost_scripts_are_loaded_again(only, owner, valkey_client):
     only(messages=(2, 60))
-    assert not queue.count_message(owner.pk).is_too_fast
+    assert not queue.count_message(owner.pk, rate_limits.limit_of("messages")).is_too_fast
     valkey_client.script_flush()
-    assert not queue.count_message(owner.pk).is_too_fast
-    assert queue.count_message(owner.pk).is_too_fast
+    assert not queue.count_message(owner.pk, rate_limits.limit_of("messages")).is_too_fast
+    assert queue.count_message(owner.pk, rate_limits.limit_of("messages")).is_too_fast
     assert 1 <= rate_limits.retry_after("messages", owner.pk) <= 60
 
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from datetime import datetime, time, timedelta
+import logging
+from datetime import date, datetime, time, timedelta
 from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
+import redis
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.widgets import AdminDateWidget
-from django.db.models import QuerySet
+from django.db import transaction
+from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, reverse
 from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
-from billing import credits
+from billing import credits, queue
 from billing.admin.base import AuditedAdmin, RecordAdmin, amount, money, owner
 from billing.credits import CreditsFormField
-from billing.ledger import staff_actions
+from billing.ledger import plans, staff_actions
 from billing.models import (
     Account,
     CreditLot,
@@ -30,15 +36,25 @@ from billing.models import (
     Hold,
     LedgerEntry,
     LotMove,
+    Membership,
     Plan,
+    PlanGroup,
 )
-from chatproject.lib.admin import client_ip, require_permission, row_pages, staff_id
+from chatproject.lib.admin import NOTHING, client_ip, require_permission, row_pages, staff_id
+
+logger = logging.getLogger(__name__)
 
 CHANGE = "billing.change_account"
 
 STATUS_VERBS = {
     Account.Status.FROZEN: gettext_lazy("Freeze"),
     Account.Status.ACTIVE: gettext_lazy("Unfreeze"),
+}
+NOTES = {
+    Account.Status.FROZEN: gettext_lazy(
+        "Frozen accounts keep their credits, but cannot spend them."
+    ),
+    Account.Status.ACTIVE: gettext_lazy("Credits of these accounts can be used again."),
 }
 
 
@@ -50,6 +66,13 @@ class ReasonForm(forms.Form):
         widget=forms.TextInput(attrs={"class": "vTextField"}),
         help_text=gettext_lazy("Shown in the audit record with your name."),
     )
+
+
+def end_of(day: date | None) -> datetime | None:
+    """Return the end of a last day by the site's time zone."""
+    if day is None:
+        return None
+    return timezone.make_aware(datetime.combine(day + timedelta(days=1), time.min))
 
 
 class GiveOrTakeForm(ReasonForm):
@@ -88,13 +111,6 @@ class GiveOrTakeForm(ReasonForm):
                 )
         return super().clean()
 
-    def expires_at(self) -> datetime | None:
-        """Return the end of the last day by the site's time zone."""
-        day = self.cleaned_data["expires_on"]
-        if day is None:
-            return None
-        return timezone.make_aware(datetime.combine(day + timedelta(days=1), time.min))
-
 
 class PlanForm(ReasonForm):
     """A new plan for an account."""
@@ -104,11 +120,26 @@ class PlanForm(ReasonForm):
         required=False,
         empty_label=gettext_lazy("The default plan"),
         help_text=gettext_lazy(
-            "Takes effect with the next month's credits: only a month's first grant counts."
+            "Limits and group change at once, credits with the next month: only a month's first grant counts."
         ),
     )
+    last_day = forms.DateField(
+        required=False,
+        label=gettext_lazy("Last day"),
+        widget=AdminDateWidget(),
+        help_text=gettext_lazy("After it the account has the default plan. Empty: no end."),
+    )
 
-    field_order = ("plan", "reason")
+    field_order = ("plan", "last_day", "reason")
+
+    def clean(self) -> dict[str, Any] | None:
+        day = self.cleaned_data.get("last_day")
+        if day is not None:
+            if day < timezone.localdate():
+                self.add_error("last_day", _("This day has passed."))
+            if self.cleaned_data.get("plan") is None and "plan" not in self.errors:
+                self.add_error("last_day", _("The default plan has no end: leave this empty."))
+        return super().clean()
 
 
 @admin.register(Account)
@@ -119,7 +150,7 @@ class AccountAdmin(RecordAdmin):
     search_fields = ["user__email"]
     search_help_text = gettext_lazy("E-mail address")
     credit_fields = ("balance", "held", "debt")
-    actions = ["freeze", "unfreeze"]
+    actions = ["freeze", "unfreeze", "change_plan"]
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
         """Return whether the member of staff may change accounts, by billing.ledger.staff_actions."""
@@ -148,7 +179,7 @@ class AccountAdmin(RecordAdmin):
                     reason=form.cleaned_data["reason"],
                     nonce=str(form.cleaned_data["nonce"]),
                     ip=client_ip(request),
-                    expires_at=form.expires_at(),
+                    expires_at=end_of(form.cleaned_data["expires_on"]),
                     confirmed=form.cleaned_data["confirmed"],
                 )
             except staff_actions.Unconfirmed as unconfirmed:
@@ -194,22 +225,65 @@ class AccountAdmin(RecordAdmin):
     def plan_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
         """Change the plan of an account."""
         account = self._account(request, account_id)
-        form = PlanForm(request.POST or None, initial={"plan": account.plan_id})
+        present = plans.membership_of(account)
+        until = present.until if present is not None else None
+        last_day = timezone.localdate(until - timedelta(seconds=1)) if until is not None else None
+        initial = {"plan": account.plan_id, "last_day": last_day}
+        form = PlanForm(request.POST or None, initial=initial)
         if request.method == "POST" and form.is_valid():
-            plan: Plan | None = form.cleaned_data["plan"]
-            changed = staff_actions.set_plan(
-                actor_id=staff_id(request),
-                account_id=account.pk,
-                plan_id=plan.pk if plan else None,
-                reason=form.cleaned_data["reason"],
-                ip=client_ip(request),
-            )
+            changed = self._set_plan(request, [account], form)
             messages.success(
                 request,
                 _("The plan was changed.") if changed else _("The account has this plan already."),
             )
             return self._to(account)
         return self._page(request, account, form, _("Change the plan"), _("Change"))
+
+    @admin.action(
+        description=gettext_lazy("Change the plan of the selected accounts"),
+        permissions=["manage"],
+    )
+    def change_plan(self, request: HttpRequest, chosen: QuerySet[Account]) -> HttpResponse | None:
+        """Ask for a plan and a reason, then change the plans."""
+        form = PlanForm(request.POST if "reason" in request.POST else None)
+        if form.is_valid():
+            changed = self._set_plan(request, list(chosen), form)
+            messages.success(
+                request,
+                ngettext(
+                    "The plan of %(count)s account was changed.",
+                    "The plans of %(count)s accounts were changed.",
+                    changed,
+                )
+                % {"count": changed},
+            )
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Change the plan of %(count)s accounts") % {"count": chosen.count()},
+            "opts": self.opts,
+            "form": form,
+            "accounts": chosen.select_related("user"),
+            "action": "change_plan",
+            "note": _("Their present plans end now."),
+            "button": _("Change"),
+            "media": self.media + form.media,
+        }
+        return TemplateResponse(request, "admin/billing/account/bulk.html", context)
+
+    def _set_plan(self, request: HttpRequest, accounts: list[Account], form: PlanForm) -> int:
+        plan: Plan | None = form.cleaned_data["plan"]
+        return sum(
+            staff_actions.set_plan(
+                actor_id=staff_id(request),
+                account_id=account.pk,
+                plan_id=plan.pk if plan else None,
+                until=end_of(form.cleaned_data["last_day"]),
+                reason=form.cleaned_data["reason"],
+                ip=client_ip(request),
+            )
+            for account in accounts
+        )
 
     def messages_view(self, request: HttpRequest, account_id: int) -> HttpResponse:
         """Restart the count of the month's messages."""
@@ -275,10 +349,11 @@ class AccountAdmin(RecordAdmin):
             "opts": self.opts,
             "form": form,
             "accounts": chosen.select_related("user"),
-            "action": verb.lower(),
+            "action": "freeze" if status == Account.Status.FROZEN else "unfreeze",
+            "note": NOTES[status],
             "button": verb,
         }
-        return TemplateResponse(request, "admin/billing/account/status.html", context)
+        return TemplateResponse(request, "admin/billing/account/bulk.html", context)
 
     def _set_status(
         self, request: HttpRequest, accounts: list[Account], status: Account.Status, reason: str
@@ -320,10 +395,109 @@ class AccountAdmin(RecordAdmin):
 
 @admin.register(Plan)
 class PlanAdmin(AuditedAdmin):
-    list_display = ["name", "slug", amount("monthly_credits"), "monthly_messages", "is_default"]
+    list_display = [
+        "name",
+        amount("monthly_credits"),
+        "monthly_messages",
+        "group",
+        "members",
+        "is_default",
+        "is_shown",
+        "position",
+    ]
+    list_select_related = ["group"]
     search_fields = ["name", "slug"]
     prepopulated_fields = {"slug": ["name"]}
     form_fields = {"monthly_credits": CreditsFormField}
+    readonly_fields = ["members", "ending", "credits_a_month"]
+    fieldsets = [
+        (None, {"fields": ["name", "slug", "is_default", "is_shown", "position"]}),
+        (
+            gettext_lazy("What it gives"),
+            {"fields": ["group", "monthly_credits", "monthly_messages"]},
+        ),
+        (
+            gettext_lazy("Limits"),
+            {
+                "fields": list(Plan.LIMITS),
+                "description": gettext_lazy("In place of the limits of the site, within seconds."),
+            },
+        ),
+        (gettext_lazy("Members"), {"fields": ["members", "ending", "credits_a_month"]}),
+    ]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Plan]:
+        """Return the plans, each with the number of its accounts."""
+        own = Account.objects.filter(plan=OuterRef("pk")).order_by().values("plan")
+        without = Account.objects.filter(plan=None).order_by().values("plan")
+
+        def number(rows: QuerySet[Any]) -> Subquery:
+            return Subquery(rows.annotate(number=Count("*")).values("number"))
+
+        found: QuerySet[Plan] = super().get_queryset(request)
+        return found.annotate(own=number(own), without=number(without))
+
+    def save_model(self, request: HttpRequest, obj: Plan, form: Any, change: bool) -> None:
+        """Store a plan, and let the groups of its members follow it."""
+        super().save_model(request, obj, form, change)
+        if {"group", "is_default"} & set(form.changed_data):
+            transaction.on_commit(self._follow_soon)
+
+    def _follow_soon(self) -> None:
+        try:
+            queue.enqueue_task("follow plans")
+        except redis.RedisError as error:  # the clock enqueues it within minutes
+            logger.warning("the groups of members follow their plan later: %s", error)
+
+    @admin.display(description=gettext_lazy("members"))
+    def members(self, plan: Plan) -> SafeString | str:
+        """Return the number of accounts, as a link to them."""
+        if plan._state.adding:
+            return NOTHING
+        url = reverse("admin:billing_account_changelist")
+        own = format_html(
+            '<a href="{}?plan__id__exact={}">{}</a>', url, plan.pk, getattr(plan, "own", 0) or 0
+        )
+        if not plan.is_default:
+            return own
+        without = getattr(plan, "without", 0) or 0
+        return format_html(
+            '{} and <a href="{}?plan__isnull=True">{} without a plan</a>', own, url, without
+        )
+
+    @admin.display(description=gettext_lazy("memberships that end within 30 days"))
+    def ending(self, plan: Plan) -> SafeString | str:
+        """Return the number of memberships that end soon, as a link to all open ones."""
+        if plan._state.adding:
+            return NOTHING
+        soon = timezone.now() + timedelta(days=30)
+        number = plan.memberships.filter(ended_at=None, until__lte=soon).count()
+        url = reverse("admin:billing_membership_changelist")
+        query = urlencode({"plan__id__exact": plan.pk, "ended_at__isempty": 1})
+        return format_html('<a href="{}?{}">{}</a>', url, query, number)
+
+    @admin.display(description=gettext_lazy("credits a month for all members"))
+    def credits_a_month(self, plan: Plan) -> str:
+        """Return the credits that all members get each month."""
+        without = (getattr(plan, "without", 0) or 0) if plan.is_default else 0
+        return credits.show(plan.monthly_credits * ((getattr(plan, "own", 0) or 0) + without))
+
+
+@admin.register(Membership)
+class MembershipAdmin(RecordAdmin):
+    list_display = [owner, "plan", "since", "until", "ended_at", "source", "actor", "reason"]
+    list_filter = ["plan", "source", ("ended_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["account__user", "plan", "actor"]
+    search_fields = ["account__user__email"]
+    search_help_text = gettext_lazy("E-mail address")
+
+
+@admin.register(PlanGroup)
+class PlanGroupAdmin(RecordAdmin):
+    list_display = ["user", "group"]
+    list_filter = ["group"]
+    list_select_related = ["user", "group"]
+    search_fields = ["user__email"]
 
 
 @admin.register(LedgerEntry)

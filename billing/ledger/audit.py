@@ -31,6 +31,8 @@ MAX_PROBLEMS = 1_000  # per rule
 
 TRIGGERS = {
     "billing_account_in_balance": "billing_account",
+    "billing_account_plan_copied": "billing_account",
+    "accounts_user_plan_kept": "accounts_user",
     "billing_hold_guarded": "billing_hold",
     "billing_order_guarded": "billing_order",
     **{

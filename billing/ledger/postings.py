@@ -117,14 +117,15 @@ class TakenBack:
 
 
 def insert_account(user_id: int) -> bool:
-    """Insert an empty account for a user; False if the user has one."""
+    """Insert an empty account for a user, with the plan of the user's row; False if the user has one."""
     _require_money_transaction()
     # A concurrent insert for the same user is waited for; then nothing is inserted here.
     return bool(
         prepared.change(
             "INSERT INTO billing_account"
-            " (user_id, status, balance, held, debt, seq, created_at, updated_at)"
-            " VALUES (%s, 'active', 0, 0, 0, 0, now(), now()) ON CONFLICT (user_id) DO NOTHING",
+            " (user_id, plan_id, status, balance, held, debt, seq, created_at, updated_at)"
+            " SELECT id, plan_id, 'active', 0, 0, 0, 0, now(), now() FROM accounts_user"
+            " WHERE id = %s ON CONFLICT (user_id) DO NOTHING",
             [user_id],
         )
     )

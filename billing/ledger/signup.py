@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from django.conf import settings
-from django.utils import timezone
 from django.utils.translation import gettext_noop
 
-from billing.ledger import postings
+from billing.ledger import plans, postings
 from billing.models import Account, LedgerEntry
 from chatproject.lib import db
 
@@ -23,6 +22,8 @@ def open_account(*, user_id: int) -> Account:
         return account
     is_new = postings.insert_account(user_id)
     account = Account.objects.get(user_id=user_id)
+    if is_new:
+        plans.follow_group(user_id)
     if is_new and settings.ALLOW_UNVERIFIED_CREDITS:
         _grant(account)
     return account
@@ -41,12 +42,19 @@ def _grant(account: Account) -> None:
         account.refresh_from_db()
 
 
-def join_plan(*, user_id: int, plan_id: int) -> None:
-    """Move the account of a new user to a plan, unless staff gave it one. Call it inside a money transaction."""
+def join_plan(*, user_id: int, plan_id: int, invitation_id: int) -> None:
+    """Move the account of a new user to the plan of an invitation, unless staff gave it one.
+
+    Call it inside a money transaction.
+    """
     account = open_account(user_id=user_id)
-    Account.objects.filter(pk=account.pk, plan=None).update(
-        plan_id=plan_id, updated_at=timezone.now()
-    )
+    if account.plan_id in (None, plan_id) and not account.memberships.exists():
+        plans.change(
+            account_id=account.pk,
+            plan_id=plan_id,
+            source=plans.Source.INVITATION,
+            invitation_id=invitation_id,
+        )
 
 
 def account_of(user_id: int) -> Account:

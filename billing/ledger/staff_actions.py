@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from billing import credits
-from billing.ledger import postings
+from billing.ledger import plans, postings
 from billing.models import Account, AuditRecord, LedgerEntry, Plan
 from chatproject.lib.db import money_transaction
 
@@ -185,25 +185,40 @@ def set_status(
 
 @in_one_transaction
 def set_plan(
-    *, actor_id: int, account_id: int, plan_id: int | None, reason: str, ip: str | None
+    *,
+    actor_id: int,
+    account_id: int,
+    plan_id: int | None,
+    reason: str,
+    ip: str | None,
+    until: datetime | None = None,
 ) -> bool:
-    """Move an account to a plan, or with None to the default one; return whether that changed it."""
-    account = Account.objects.select_for_update(no_key=True).get(pk=account_id)
-    if account.plan_id == plan_id:
+    """Move an account to a plan until a time, or with None to the default one; return whether that changed it."""
+    account = plans.locked(account_id)
+    changed = plans.change(
+        account_id=account_id,
+        plan_id=plan_id,
+        source=plans.Source.STAFF,
+        until=until,
+        actor_id=actor_id,
+        reason=reason,
+    )
+    if not changed:
         return False
     before = account.plan.slug if account.plan else None
     after = Plan.objects.get(pk=plan_id).slug if plan_id is not None else None
-    Account.objects.filter(pk=account_id).update(plan_id=plan_id, updated_at=timezone.now())
+    limit = {} if until is None else {"until": str(until)}
+    end = "" if until is None else f" until {timezone.localtime(until):%Y-%m-%d %H:%M}"
     record(
         actor_id=actor_id,
         action="change plan",
         target=str(account),
         before={"plan": before},
-        after={"plan": after},
+        after={"plan": after, **limit},
         reason=reason,
         ip=ip,
         row=account,
-        change=f"{before or 'default'} → {after or 'default'}",
+        change=f"{before or 'default'} → {after or 'default'}{end}",
     )
     return True
 

@@ -17,7 +17,6 @@ from billing.models.accounts import (
     Hold,
     LedgerEntry,
     LotMove,
-    Plan,
 )
 from billing.models.operations import AuditRecord, InvoiceCounter, LedgerCheck
 from billing.models.payments import (
@@ -33,6 +32,7 @@ from billing.models.payments import (
     Refund,
     SandboxPayment,
 )
+from billing.models.plans import Membership, Plan, PlanGroup
 from billing.models.prices import ModelPrice
 from billing.models.promos import PromoCode, PromoRedemption
 from billing.models.usage import DailyUsage, SpendingLimit, UsageRecord
@@ -54,10 +54,12 @@ __all__ = [
     "LedgerCheck",
     "LedgerEntry",
     "LotMove",
+    "Membership",
     "ModelPrice",
     "Order",
     "PackagePrice",
     "Plan",
+    "PlanGroup",
     "PromoCode",
     "PromoRedemption",
     "ProviderEvent",

@@ -12,36 +12,6 @@ from billing.models.base import CreditsField, at_least, known, new_id
 from billing.models.prices import ModelPrice
 
 
-class Plan(models.Model):
-    """A plan: the credits granted to an account every month, and its quota of messages a month."""
-
-    slug = models.SlugField(unique=True)
-    name = models.CharField(max_length=100)
-    monthly_credits = CreditsField(
-        default=0, help_text="Micro-credits granted each month; they expire at its end."
-    )
-    monthly_messages = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Messages per month; empty: as many as the credits allow."
-    )
-    is_default = models.BooleanField(
-        default=False, help_text=gettext_lazy("For accounts that have no plan.")
-    )
-
-    class Meta:
-        ordering = ["name"]
-        constraints = [
-            models.CheckConstraint(
-                condition=at_least(0, "monthly_credits"), name="plan_credits_not_negative"
-            ),
-            models.UniqueConstraint(
-                fields=["is_default"], condition=Q(is_default=True), name="plan_one_default"
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return self.name
-
-
 class Account(models.Model):
     """A user's credits: one small row, the only one that concurrent payments and runs contend for.
 
@@ -58,7 +28,7 @@ class Account(models.Model):
     )
     status = models.CharField(max_length=6, choices=Status, default=Status.ACTIVE)
     plan = models.ForeignKey(
-        Plan, null=True, blank=True, on_delete=models.PROTECT, related_name="accounts"
+        "billing.Plan", null=True, blank=True, on_delete=models.PROTECT, related_name="accounts"
     )
     balance = CreditsField(default=0)
     held = CreditsField(default=0)

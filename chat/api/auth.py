@@ -28,10 +28,12 @@ class Caller:
         return self.key.user
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers about the rate limit, as OpenAI names them."""
+        """Return the headers about the rate limit: those of all answers, and the ones that OpenAI's clients read."""
         if self.standing.amount is None:
             return []
+        own = self.standing.headers()
         return [
+            *((name.lower().encode(), value.encode()) for name, value in own.items()),
             (b"x-ratelimit-limit-requests", b"%d" % self.standing.amount),
             (b"x-ratelimit-remaining-requests", b"%d" % self.standing.remaining),
             (b"x-ratelimit-reset-requests", f"{self.standing.reset:.3f}s".encode()),

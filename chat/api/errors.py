@@ -9,7 +9,7 @@ import msgspec
 
 from accounts.api_keys import KeyRefused
 from chat.errors import ChatError
-from chatproject.lib.rate_limits import RateLimited
+from chatproject.lib.rate_limits import RateLimited, Standing
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -26,7 +26,7 @@ TYPES = {
 
 
 class ApiError(Exception):
-    """An answer that is an error; `retry_after` are seconds."""
+    """An answer that is an error; `retry_after` are seconds, `standing` the state of the limit that refuses."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class ApiError(Exception):
         param: str | None = None,
         kind: str = "",
         retry_after: float | None = None,
+        standing: Standing | None = None,
     ) -> None:
         self.status = status
         self.message = message
@@ -44,6 +45,7 @@ class ApiError(Exception):
         self.param = param
         self.kind = kind or TYPES.get(status, "server_error")
         self.retry_after = retry_after
+        self.standing = standing
         super().__init__(message)
 
     def body(self) -> bytes:
@@ -61,6 +63,8 @@ class ApiError(Exception):
         found = []
         if self.retry_after is not None:
             found.append((b"retry-after", b"%d" % max(1, math.ceil(self.retry_after))))
+        own = self.standing.headers() if self.standing is not None else {}
+        found += [(name.lower().encode(), value.encode()) for name, value in own.items()]
         if self.status == 401:
             found.append((b"www-authenticate", b"Bearer"))
         return found
@@ -118,6 +122,7 @@ def of_limit(error: RateLimited) -> ApiError:
         f"The rate limit of this API key is reached. Try again in {error.retry_after} s.",
         code="rate_limit_exceeded",
         retry_after=error.retry_after,
+        standing=Standing(error.amount, 0, error.retry_after),
     )
 
 

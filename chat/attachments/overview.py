@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 
+from billing.metering import plan_limits
 from chat.models import Attachment, Conversation, MessageAttachment
 from chatproject.lib.db import prepared
 
@@ -64,7 +64,7 @@ def page(user: User, before: str, used: int) -> Page:
         files=[ListedFile(one, chats.get(one.pk)) for one in rows[:FILES]],
         next=rows[FILES - 1].pk if len(rows) > FILES else None,
         used=used,
-        most=settings.ATTACHMENT_USER_BYTES,
+        most=plan_limits.upload_bytes(user.plan_id),
     )
 
 

@@ -20,6 +20,7 @@ from django.db.models import Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from billing.metering import plan_limits
 from chat.attachments import images, names, texts
 from chat.errors import ChatError
 from chat.models import Attachment, LanguageModel
@@ -115,11 +116,12 @@ def _store(made: Attachment, contents: Sequence[bytes]) -> None:
         with transaction.atomic():
             # Uploads of one user in turn, or two at once could exceed the limit.
             get_user_model().objects.select_for_update(no_key=True).get(pk=made.owner_id)
-            if used_bytes(made.owner) + made.size > settings.ATTACHMENT_USER_BYTES:
+            most = plan_limits.upload_bytes(made.owner.plan_id)
+            if used_bytes(made.owner) + made.size > most:
                 raise ChatError(
                     "storage_full",
                     _("Your files use all of your %(most)s. Delete some in the settings.")
-                    % {"most": languages.size(settings.ATTACHMENT_USER_BYTES)},
+                    % {"most": languages.size(most)},
                 )
             made.save(force_insert=True)
     except OSError as error:

@@ -111,7 +111,7 @@ def _invite(made: ConversationShare, language: str) -> None:
     if not outbox.is_configured():
         return
     try:
-        rate_limits.hit("share_mails_address", made.email)
+        rate_limits.hit("share_mails_address", made.email, reported=False)
     except rate_limits.RateLimited:
         logger.warning("no mail about a share was sent: its address received too many")
         return

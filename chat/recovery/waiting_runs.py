@@ -88,7 +88,9 @@ class WaitingRuns:
             moment, run_id = self._after
             queued = queued.filter(Q(queued_at__gt=moment) | Q(queued_at=moment, pk__gt=run_id))
         runs = list(
-            queued.order_by("queued_at", "pk").only("attempt", "user_id", "queued_at")[:BATCH]
+            queued.order_by("queued_at", "pk")
+            .select_related("user")
+            .only("attempt", "user__plan", "queued_at")[:BATCH]
         )
         self._after = (runs[-1].queued_at, runs[-1].pk) if len(runs) == BATCH else None
         return runs

@@ -48,7 +48,7 @@ def start_call(key: ApiKey, model: LanguageModel, request: ApiRequest, *, stream
         refusal = rules.review(text).refusal()
         if refusal is not None:
             raise refusal
-    admission.admit(key.user_id, counts=False)  # requests of a key are counted by its own limit
+    admission.admit(key.user, counts=False)  # requests of a key are counted by its own limit
     run: Run = start.in_money_transaction(key.user, _insert_and_hold, key, model, request, streamed)
     metrics.RUNS_STORED.inc()
     start.enqueue(run)

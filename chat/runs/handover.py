@@ -68,7 +68,7 @@ def hand_over(lost: Sequence[LostAttempt]) -> list[Run]:
 
 def _hand_over(lost: Mapping[UUID, LostAttempt]) -> list[Run]:
     running = (
-        Run.objects.select_related("model", "answered_by", "price")
+        Run.objects.select_related("model", "answered_by", "price", "user")
         .select_for_update(no_key=True, skip_locked=True, of=("self",))
         .filter(pk__in=lost, status=Run.Status.RUNNING)
         .order_by("pk")

@@ -27,11 +27,13 @@ from rq.queue import Queue
 from rq.rate_limit import RateLimit, RateLimitRegistry
 from rq.registry import FailedJobRegistry
 
+from billing.metering import plan_limits
 from chat.models import Provider, Run
 from chat.runs import wait_estimate
 from chat.runs.wait_estimate import Throughput
 from chat.streaming import places
 from chatproject.lib import log_context, rate_limits
+from chatproject.lib.env import Limit
 from chatproject.lib.redis.clients import sync_client
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ WORKER_TIMEOUT = timedelta(seconds=10)
 class Position:
     """Where a run waits. `number` 1 is the next; `eta` is the expected wait in seconds, if known.
 
-    A run is throttled while its user has USER_CONCURRENCY other runs queued or running: it is not in
+    A run is throttled while its user has as many other runs queued or running as the plan permits: it is not in
     the queue yet, and its number is that among the user's throttled runs. `is_provider_busy`: a worker
     took it, but its provider's concurrency limit is reached; the number is that among the runs that
     wait for this provider.
@@ -71,8 +73,8 @@ INDEX_JOB = "chat.generation.jobs.index_messages"
 def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
     """Enqueue the next attempt of a run; return its position, None if a worker is taking it.
 
-    Throttling: at most USER_CONCURRENCY of a user's jobs are queued or running; RQ keeps the others
-    back, the oldest message first. A later attempt goes to the front of the queue and takes the slot
+    Throttling: at most so many of a user's jobs are queued or running as the plan permits
+    (USER_CONCURRENCY without one); RQ keeps the others back, the oldest message first. A later attempt goes to the front of the queue and takes the slot
     of the one before it, so that no other run of the user comes between. A repetition does no harm:
     the job is queued once, and the first worker to claim the run generates it.
     """
@@ -80,6 +82,7 @@ def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
     attempt = run.attempt + 1
     name = job_id(run.id, attempt)
     limits = _limits(run.user_id)
+    concurrency = plan_limits.parallel_runs(run.user.plan_id)
     job = queue.create_job(
         GENERATE,
         kwargs={"run_id": str(run.id), "attempt": attempt},
@@ -88,7 +91,7 @@ def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
         meta=log_context.carried(),
         result_ttl=FINISHED_JOB_TTL,
         status=JobStatus.RATE_LIMITED,
-        rate_limit=RateLimit(limits.key, settings.USER_CONCURRENCY),
+        rate_limit=RateLimit(limits.key, concurrency),
     )
     job.origin = queue.name
     job.enqueue_at_front = at_front or attempt > 1
@@ -103,11 +106,11 @@ def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
         pipeline.zrem(limits.allowed_key, name, job_id(run.id, run.attempt))
         pipeline.lrem(queue.key, 0, name)
         pipeline.lrem(queue.intermediate_queue_key, 0, name)
-        limits.register(settings.USER_CONCURRENCY, pipeline)
+        limits.register(concurrency, pipeline)
         job.save(pipeline)
         pipeline.persist(job.key)
         limits.add_to_rate_limited(name, pipeline, timestamp=run.queued_at.timestamp())
-        limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
+        limits.acquire_and_enqueue(concurrency, pipeline=pipeline)
         _read_position(pipeline, run.user_id, name)
         if has_scripts:
             pipeline.scripts.clear()
@@ -117,7 +120,13 @@ def enqueue(run: Run, *, at_front: bool = False) -> Position | None:
         except NoScriptError:
             if not has_scripts:
                 raise
-    return _parse_position(*answers[-4:])
+    return _parse_position(*answers[-5:])
+
+
+def _concurrency(user_id: int) -> int:
+    """Return how many jobs of a user may be queued or running, as the last message has stored it."""
+    stored: Any = rq_queue().connection.hget(_limits(user_id).config_key, "concurrency")
+    return int(stored or settings.USER_CONCURRENCY)
 
 
 def release(user_id: int, run_id: UUID, attempt: int) -> None:
@@ -125,10 +134,10 @@ def release(user_id: int, run_id: UUID, attempt: int) -> None:
 
     Only for a run that has ended: `enqueue` passes the slot on to the run's own next attempt.
     """
-    limits = _limits(user_id)
+    limits, concurrency = _limits(user_id), _concurrency(user_id)
     pipeline = rq_queue().connection.pipeline()
     pipeline.zrem(limits.allowed_key, job_id(run_id, attempt))
-    limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
+    limits.acquire_and_enqueue(concurrency, pipeline=pipeline)
     pipeline.execute()
 
 
@@ -138,12 +147,13 @@ def withdraw(user_id: int, run_id: UUID, attempt: int) -> None:
     A worker that is taking the job at that time finds no run to claim.
     """
     queue, limits, name = rq_queue(), _limits(user_id), job_id(run_id, attempt)
+    concurrency = _concurrency(user_id)
     pipeline = queue.connection.pipeline()
     pipeline.lrem(queue.key, 0, name)
     pipeline.zrem(limits.rate_limited_key, name)
     pipeline.zrem(limits.allowed_key, name)
     pipeline.delete(Job.key_for(name))
-    limits.acquire_and_enqueue(settings.USER_CONCURRENCY, pipeline=pipeline)
+    limits.acquire_and_enqueue(concurrency, pipeline=pipeline)
     pipeline.execute()
     places.leave(run_id)
 
@@ -164,8 +174,11 @@ class UserLoad:
     is_too_fast: bool
 
 
-def count_message(user_id: int, *, counts: bool = True) -> UserLoad:
-    """Count a message of a user if it `counts`, and read what admission control decides on, in one round trip."""
+def count_message(user_id: int, limit: Limit | None) -> UserLoad:
+    """Count a message of a user by a limit, and read what admission control decides on, in one round trip.
+
+    Without a limit nothing is counted.
+    """
     queue, limits = rq_queue(), _limits(user_id)
     for has_scripts in (True, False):  # as in `enqueue`
         pipeline = queue.connection.pipeline(transaction=False)
@@ -174,8 +187,8 @@ def count_message(user_id: int, *, counts: bool = True) -> UserLoad:
         pipeline.zcard(limits.rate_limited_key)
         pipeline.hlen(places.WAITING)
         pipeline.get(wait_estimate.KEY)
-        if counts:
-            rate_limits.hit_in_pipeline(pipeline, "messages", user_id)
+        if limit is not None:
+            rate_limits.hit_in_pipeline(pipeline, "messages", limit, user_id)
         if has_scripts:
             pipeline.scripts.clear()
         try:
@@ -202,21 +215,23 @@ def position(run: Run) -> Position | None:
 
 
 def _read_position(pipeline: Pipeline, user_id: int, name: str) -> None:
-    queue = rq_queue()
+    queue, limits = rq_queue(), _limits(user_id)
     pipeline.lpos(queue.key, name, rank=-1)  # from the end, where it most likely is
-    pipeline.zrank(_limits(user_id).rate_limited_key, name)
+    pipeline.zrank(limits.rate_limited_key, name)
+    pipeline.hget(limits.config_key, "concurrency")
     pipeline.llen(queue.key)
     pipeline.get(wait_estimate.KEY)
 
 
 def _parse_position(
-    index: int | None, rank: int | None, queued: int, measured: Any
+    index: int | None, rank: int | None, concurrency: Any, queued: int, measured: Any
 ) -> Position | None:
     throughput = wait_estimate.decode(measured)
     if index is not None:
         return Position(index + 1, throughput.wait(index + 1) if throughput else None)
     if rank is not None:
-        eta = throughput.wait_throttled(rank + 1, queued) if throughput else None
+        at_once = int(concurrency or settings.USER_CONCURRENCY)
+        eta = throughput.wait_throttled(rank + 1, queued, at_once) if throughput else None
         return Position(rank + 1, eta, is_throttled=True)
     return None
 
@@ -232,13 +247,15 @@ def positions(runs: Sequence[Run]) -> dict[UUID, Position]:
     found = {}
     for index, name in enumerate(queued):
         if (run := names.pop(name.decode(), None)) is not None:
-            found[run.id] = _parse_position(index, None, len(queued), measured)
+            found[run.id] = _parse_position(index, None, None, len(queued), measured)
     for user_id in {run.user_id for run in names.values()}:
         pipeline.zrange(_limits(user_id).rate_limited_key, 0, -1)
-    for throttled in pipeline.execute():
+        pipeline.hget(_limits(user_id).config_key, "concurrency")
+    answers = iter(pipeline.execute())
+    for throttled, concurrency in zip(answers, answers, strict=True):
         for rank, name in enumerate(throttled):
             if (run := names.get(name.decode())) is not None:
-                found[run.id] = _parse_position(None, rank, len(queued), measured)
+                found[run.id] = _parse_position(None, rank, concurrency, len(queued), measured)
     waiting = places.waiting_at([run.id for run in names.values() if run.id not in found])
     for run_id, number in places.positions(waiting).items():
         found[run_id] = Position(number, None, is_provider_busy=True)
@@ -262,7 +279,8 @@ def serve_waiting(provider_id: int, limit: int | None, *, ended: UUID | None = N
     freed = [] if ended is None else [ended]
     while served := places.serve(provider_id, limit, ended=freed):
         queued = Run.objects.filter(pk__in=served, status=Run.Status.QUEUED)
-        runs = {run.pk: run for run in queued.only("attempt", "user_id", "queued_at")}
+        found = queued.select_related("user").only("attempt", "user__plan", "queued_at")
+        runs = {run.pk: run for run in found}
         for run_id in reversed(served):  # each goes to the front
             if run_id in runs:
                 enqueue(runs[run_id], at_front=True)
@@ -378,7 +396,6 @@ def job_id(run_id: UUID, attempt: int) -> str:
     return f"run-{run_id}-{attempt}"
 
 
-@lru_cache(maxsize=1_000)  # making one takes longer than using it: it hashes RQ's scripts
 def forget_user(user_id: int) -> None:
     """Delete the throttle of a user without runs. Raises redis.RedisError."""
     limits = _limits(user_id)
@@ -387,6 +404,7 @@ def forget_user(user_id: int) -> None:
     connection.srem(limits.rl_keys_key, limits.key)
 
 
+@lru_cache(maxsize=1_000)  # making one takes longer than using it: it hashes RQ's scripts
 def _limits(user_id: int) -> RateLimitRegistry:
     return RateLimitRegistry(f"user:{user_id}", rq_queue().connection)
 

@@ -339,7 +339,7 @@ def _start(ask: Ask) -> list[Started]:
         raise refusal
     try:
         for _one in ask.models or (None,):
-            admission.admit(ask.user.pk)
+            admission.admit(ask.user)
     except ChatError:
         # A repetition is never refused: its runs are stored already.
         runs, is_new = _find(ask), False

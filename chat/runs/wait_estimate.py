@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from django.conf import settings
 
 from chat.models import Run
 
@@ -41,16 +40,16 @@ class Throughput(msgspec.Struct, frozen=True):
         ahead = position - max(0, self.capacity - self.running)
         return round(max(0, ahead) * self.service / self.capacity, 1)
 
-    def wait_throttled(self, position: int, queued: int) -> float | None:
+    def wait_throttled(self, position: int, queued: int, concurrency: int) -> float | None:
         """Return the same for a throttled run, at a position among its user's throttled runs.
 
         It goes to the end of the queue, behind `queued` runs, when as many of the user's runs have
-        ended.
+        ended, of which `concurrency` are made at the same time.
         """
         in_queue = self.wait(queued + 1)
         if in_queue is None:
             return None
-        return round(position * self.service / settings.USER_CONCURRENCY + in_queue, 1)
+        return round(position * self.service / concurrency + in_queue, 1)
 
 
 def measure(capacity: int) -> Throughput | None:

@@ -18,6 +18,7 @@ from django.urls import reverse
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 
+from billing.metering import plan_limits
 from chat import access
 from chat.attachments import names, uploads
 from chat.conversations import assistants, drafts, lifecycle, listing, projects, transcript
@@ -253,7 +254,8 @@ def _store_files(request: Request, form: MessageForm) -> list[UUID]:
     for one in files:
         assert one.file is not None
         try:
-            rate_limits.hit("uploads", request.user.pk)
+            limit = plan_limits.limit_of("uploads", request.user.plan_id)
+            rate_limits.hit("uploads", request.user.pk, limit=limit)
         except rate_limits.RateLimited as error:
             raise ChatError(
                 "rate_limited",

@@ -14,7 +14,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
@@ -37,21 +39,95 @@ _Call = Callable[..., bool]  # of a limiter, with a rate and the parts of a key
 
 
 class RateLimited(Exception):
-    """The limit `name` is used up; after `retry_after` whole seconds another use may be accepted."""
+    """The limit `name` is used up; after `retry_after` whole seconds another use may be accepted.
 
-    def __init__(self, name: str, retry_after: int) -> None:
+    `amount` is the number of uses that it permits, where that is known.
+    """
+
+    def __init__(self, name: str, retry_after: int, amount: int | None = None) -> None:
         self.name = name
         self.retry_after = retry_after
+        self.amount = amount
         metrics.RATE_LIMITED.labels(name).inc()
         super().__init__(f"{name}: try again in {retry_after} s")
 
 
-def hit(name: str, *key: object) -> None:
-    """Count one use of a limit by `key`: a user's id, or an address. Raises RateLimited.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The state of a key in a limit: uses of its tightest rate, and seconds until all of them are free.
+
+    `amount` is None without a limit, or while it could not be counted.
+    """
+
+    amount: int | None = None
+    remaining: int = 0
+    reset: float = 0.0
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers about it (IETF draft-ietf-httpapi-ratelimit-headers, three fields)."""
+        if self.amount is None:
+            return {}
+        return {
+            "RateLimit-Limit": str(self.amount),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(math.ceil(self.reset)),
+        }
+
+
+_reported: ContextVar[list[Standing] | None] = ContextVar("reported", default=None)
+
+
+@contextmanager
+def reporting() -> Iterator[list[Standing]]:
+    """Collect the state of each limit that is counted in the block, for the headers of a response."""
+    found: list[Standing] = []
+    token = _reported.set(found)
+    try:
+        yield found
+    finally:
+        _reported.reset(token)
+
+
+def report(standing: Standing) -> None:
+    """Add a state to the list of the enclosing `reporting`, if any."""
+    reported = _reported.get()
+    if reported is not None and standing.amount is not None:
+        reported.append(standing)
+
+
+def hit(name: str, *key: object, limit: Limit | None = None, reported: bool = True) -> Standing:
+    """Count one use of a limit by `key`: a user's id, or an address; return its state. Raises RateLimited.
+
+    `limit` replaces the one of the table. A use is counted by all rates or by none, in one round trip. The state is
+    `reported` (see `reporting`), except for a key that other people use up, too.
 
     Synchronous: an event loop calls it in a database thread.
     """
-    _each_rate(name, key, MovingWindowRateLimiter.hit)
+    limit = limit_of(name) if limit is None else limit
+    if not limit.rates:
+        return Standing()
+    try:
+        answers = _count(limit, name, key)
+    except redis.RedisError as error:
+        _note_uncounted(name, limit, error)
+        return Standing()
+    now = time.time()
+    standings, refused = [], []
+    for (amount, seconds), (is_free, oldest, used) in zip(limit.rates, answers, strict=True):
+        reset = max(0.0, float(oldest or now) + seconds - now)
+        standing = Standing(amount, max(0, amount - used), reset)
+        standings.append(standing)
+        if not is_free:
+            refused.append(standing)
+    if refused:
+        longest = max(refused, key=lambda one: one.reset)
+        if reported:
+            report(longest)
+        raise RateLimited(name, max(1, math.ceil(longest.reset)), longest.amount)
+    tightest = min(standings, key=lambda one: one.remaining)
+    if reported:
+        report(tightest)
+    return tightest
 
 
 def check(name: str, *key: object) -> None:
@@ -70,7 +146,9 @@ def _each_rate(name: str, key: tuple[object, ...], call: _Call) -> None:
     try:
         for item in _items(limit):
             if not call(_limiter(), item, name, _digest(key)):
-                raise RateLimited(name, retry_after(name, *key))
+                wait = retry_after(name, *key)
+                report(Standing(item.amount, 0, wait))
+                raise RateLimited(name, wait, item.amount)
     except redis.RedisError as error:
         _note_uncounted(name, limit, error)
 
@@ -84,24 +162,24 @@ def _note_uncounted(name: str, limit: Limit, error: redis.RedisError) -> None:
         raise error
 
 
-def retry_after(name: str, *key: object) -> int:
+def retry_after(name: str, *key: object, limit: Limit | None = None) -> int:
     """Return the whole seconds, at least one, after which the limit accepts another use."""
     resets = [
         stats.reset_time
-        for item in _items(limit_of(name))
+        for item in _items(limit_of(name) if limit is None else limit)
         for stats in [_limiter().get_window_stats(item, name, _digest(key))]
         if stats.remaining == 0
     ]
     return max(1, math.ceil(max(resets, default=0.0) - time.time()))
 
 
-def hit_in_pipeline(pipeline: Pipeline, name: str, *key: object) -> None:
+def hit_in_pipeline(pipeline: Pipeline, name: str, limit: Limit, *key: object) -> None:
     """Add one use of a limit to a pipeline of redis-py, as one command for each rate.
 
     An answer of None means that the limit is used up. The script has to be in Redis, or the pipeline
     raises NoScriptError.
     """
-    for item in _items(limit_of(name)):
+    for item in _items(limit):
         _storage().lua_acquire_moving_window(
             [_storage().prefixed_key(item.key_for(name, _digest(key)))],
             [time.time(), item.amount, item.get_expiry(), 1],
@@ -109,78 +187,47 @@ def hit_in_pipeline(pipeline: Pipeline, name: str, *key: object) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """The state of a key in a limit: uses of its tightest rate, and seconds until all of them are free.
-
-    `amount` is None without a limit, or while it could not be counted.
-    """
-
-    amount: int | None = None
-    remaining: int = 0
-    reset: float = 0.0
-
-
-def hit_and_read(name: str, limit: Limit, *key: object) -> Standing:
-    """Count one use of a limit of the table, or of one with further rates, in one round trip for each rate.
-
-    Raises RateLimited, and like `hit` redis.RedisError.
-    """
-    if not limit.rates:
-        return Standing()
-    try:
-        answers = _hit_and_read(limit, name, key)
-    except redis.RedisError as error:
-        _note_uncounted(name, limit, error)
-        return Standing()
-    now = time.time()
-    standings, waits = [], []
-    for (amount, seconds), answer in zip(limit.rates, answers, strict=True):
-        accepted, oldest, used = answer
-        reset = max(0.0, float(oldest) + seconds - now)
-        standings.append(Standing(amount, max(0, amount - used), reset))
-        if not accepted:
-            waits.append(reset)
-    if waits:
-        raise RateLimited(name, max(1, math.ceil(max(waits))))
-    return min(standings, key=lambda one: one.remaining)
-
-
-# As the scripts of `limits`: a list of the times of uses, newest first. Returns whether the use was accepted, the
-# time of the oldest use in the window, and the number of uses.
-HIT_AND_READ = """
-local now, amount, seconds = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local last = redis.call('lindex', KEYS[1], amount - 1)
-local accepted = (not last or tonumber(last) < now - seconds) and 1 or 0
-if accepted == 1 then
-  redis.call('lpush', KEYS[1], ARGV[1])
-  redis.call('ltrim', KEYS[1], 0, amount - 1)
-  redis.call('expire', KEYS[1], seconds)
+# As the scripts of `limits`: a list of the times of uses for each rate, newest first. Returns for each rate whether
+# it accepts the use, the time of the oldest use in the window, and the number of uses.
+COUNT = """
+local now = tonumber(ARGV[1])
+local free, is_accepted = {}, true
+for at, key in ipairs(KEYS) do
+  local last = redis.call('lindex', key, ARGV[2 * at] - 1)
+  free[at] = (not last or tonumber(last) < now - ARGV[2 * at + 1]) and 1 or 0
+  is_accepted = is_accepted and free[at] == 1
 end
-local low, high = 0, redis.call('llen', KEYS[1]) - 1
-while low < high do
-  local middle = math.ceil((low + high) / 2)
-  if tonumber(redis.call('lindex', KEYS[1], middle)) >= now - seconds then
-    low = middle
-  else
-    high = middle - 1
+local answers = {}
+for at, key in ipairs(KEYS) do
+  local amount, seconds = ARGV[2 * at], ARGV[2 * at + 1]
+  if is_accepted then
+    redis.call('lpush', key, ARGV[1])
+    redis.call('ltrim', key, 0, amount - 1)
+    redis.call('expire', key, seconds)
   end
+  local low, high = 0, redis.call('llen', key) - 1
+  while low < high do
+    local middle = math.ceil((low + high) / 2)
+    if tonumber(redis.call('lindex', key, middle)) >= now - seconds then
+      low = middle
+    else
+      high = middle - 1
+    end
+  end
+  answers[at] = {free[at], redis.call('lindex', key, low), math.min(low, high) + 1}
 end
-return {accepted, redis.call('lindex', KEYS[1], low), low + 1}
+return answers
 """
 
 
-def _hit_and_read(limit: Limit, name: str, key: tuple[object, ...]) -> list[tuple[int, bytes, int]]:
+def _count(limit: Limit, name: str, key: tuple[object, ...]) -> list[tuple[int, bytes | None, int]]:
     # Without a pipeline, for which redis-py asks first whether Redis has the script.
-    script = sync_client().register_script(HIT_AND_READ)
-    now = time.time()
-    return [
-        script(
-            [_storage().prefixed_key(item.key_for(name, _digest(key)))],
-            [now, item.amount, item.get_expiry()],
-        )
-        for item in _items(limit)
-    ]
+    script = sync_client().register_script(COUNT)
+    items, digest = _items(limit), _digest(key)
+    keys = [_storage().prefixed_key(item.key_for(name, digest)) for item in items]
+    rates = [number for item in items for number in (item.amount, item.get_expiry())]
+    answers: list[tuple[int, bytes | None, int]] = script(keys, [time.time(), *rates])
+    return answers
 
 
 def limit_of(name: str) -> Limit:

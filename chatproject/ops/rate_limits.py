@@ -13,10 +13,12 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.cache import never_cache
 
 from accounts import sign_in_limits
+from accounts.models import User
+from billing.metering import plan_limits
 from chatproject.lib import rate_limits
 from chatproject.lib.http import client_network
 from chatproject.lib.mail import outbox
-from chatproject.lib.rate_limits import RateLimited
+from chatproject.lib.rate_limits import RateLimited, Standing
 
 # Limits by the name of the view. They count by user, and for visitors by address.
 LIMITS = {
@@ -92,13 +94,24 @@ RESET_HELPS = {"sign_in", "sign_in_address", "admin_sign_in", "sign_in_account"}
 
 
 class RateLimitMiddleware:
-    """Counts requests by LIMITS and LIMITS_OF_POSTS; answers RateLimited of any view with 429."""
+    """Counts requests by LIMITS and LIMITS_OF_POSTS; answers RateLimited of any view with 429.
+
+    The answer to a request that counts for a limit, here or in its view, has the headers RateLimit-Limit,
+    RateLimit-Remaining and RateLimit-Reset.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return self._get_response(request)
+        with rate_limits.reporting() as standings:
+            response = self._get_response(request)
+        if standings and "RateLimit-Limit" not in response:
+            # Of several limits, the one that refuses the next request first.
+            tightest = min(standings, key=lambda one: (one.remaining, -one.reset))
+            for header, value in tightest.headers().items():
+                response[header] = value
+        return response
 
     def process_view(
         self,
@@ -114,8 +127,11 @@ class RateLimitMiddleware:
         try:
             if name is not None:
                 user = request.user
-                key = user.pk if user.is_authenticated else client_network(request)
-                rate_limits.hit(name, key)
+                if isinstance(user, User):
+                    limit = plan_limits.limit_of(name, user.plan_id)
+                    rate_limits.hit(name, user.pk, limit=limit)
+                else:
+                    rate_limits.hit(name, client_network(request))
             if view == "account_reset_password" and is_post:
                 sign_in_limits.count_reset(request, request.POST.get("email", ""))
         except RateLimited as error:
@@ -147,6 +163,8 @@ def too_many_requests(request: HttpRequest, error: RateLimited) -> HttpResponse:
         body = {"code": "rate_limited", "message": message, "retry_after": error.retry_after}
         response = JsonResponse(body, status=429)
     response["Retry-After"] = str(error.retry_after)
+    for header, value in Standing(error.amount, 0, error.retry_after).headers().items():
+        response[header] = value
     return response
 
 

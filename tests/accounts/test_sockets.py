@@ -161,6 +161,7 @@ def test_check_reads_a_row_per_session():
         [user.pk for user in users],
         [session.data for session in found if session],
         [session.password for session in found if session],
+        [user.plan_id for user in users],
     ]
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sockets.CHANGED}", columns)

@@ -12,7 +12,7 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission
+from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 from django.contrib.messages import get_messages
 from django.urls import reverse
@@ -342,6 +342,53 @@ def test_plan_of_an_account_is_changed(client, boss):
     ]
 
 
+def test_plans_of_many_accounts_are_changed(client, boss):
+    """Until a day, with a reason; the plan's page counts its members, and its group follows."""
+    group = Group.objects.create(name="Pupils")
+    fields = {"group": group, "monthly_credits": 5 * MICRO}
+    plan = Plan.objects.create(slug="school", name="School", **fields)
+    accounts = [money.open_account() for _ in range(3)]
+    url = reverse("admin:billing_account_changelist")
+    chosen = {"action": "change_plan", "_selected_action": [one.pk for one in accounts[:2]]}
+    assert "Change the plan of 2 accounts" in client.post(url, chosen).text
+    day = timezone.localdate() + timedelta(days=3)
+    wrong = {"plan": "", "last_day": day, "reason": "No"}
+    assert "has no end" in client.post(url, chosen | wrong).text
+    past = {"plan": plan.pk, "last_day": day - timedelta(days=9), "reason": "No"}
+    assert "has passed" in client.post(url, chosen | past).text
+    assert not AuditRecord.objects.exists()
+    done = client.post(url, chosen | {"plan": plan.pk, "last_day": day, "reason": "A class"})
+    assert said(done) == "The plans of 2 accounts were changed."
+    for account in accounts[:2]:
+        membership = account.memberships.get()
+        assert membership.until is not None
+        assert timezone.localdate(membership.until - timedelta(seconds=1)) == day
+        assert (membership.actor, membership.reason) == (boss, "A class")
+        assert account.user.groups.get() == group
+    assert AuditRecord.objects.filter(action="change plan", reason="A class").count() == 2
+    one = client.get(reverse("admin:billing_account_plan", args=[accounts[0].pk]))
+    assert str(day) in one.text
+    plans = client.get(reverse("admin:billing_plan_changelist")).text
+    assert f'?plan__id__exact={plan.pk}">2</a>' in plans
+    page = client.get(reverse("admin:billing_plan_change", args=[plan.pk])).text
+    assert f'plan__id__exact={plan.pk}&amp;ended_at__isempty=1">2</a>' in page
+    assert '<div class="readonly">10</div>' in page
+    listed = client.get(reverse("admin:billing_membership_changelist"), {"plan": plan.pk})
+    assert listed.status_code == 200
+
+
+def test_plan_takes_no_group_with_permissions(client, boss):
+    """Members of staff would get by it what only superusers give."""
+    group = Group.objects.create(name="Finance")
+    group.permissions.add(Permission.objects.latest("pk"))
+    form = {"name": "X", "slug": "x", "monthly_credits": "0", "position": "0", "group": group.pk}
+    page = client.post(reverse("admin:billing_plan_add"), form)
+    assert "Choose one that has none" in page.text
+    none = {**form, "group": "", "messages_per_minute": "0"}
+    assert "greater than or equal to 1" in client.post(reverse("admin:billing_plan_add"), none).text
+    assert not Plan.objects.exists()
+
+
 def test_clerk_changes_no_account(client, clerk):
     account = money.open_account()
     Plan.objects.create(slug="school", name="School")
@@ -356,7 +403,7 @@ def test_clerk_changes_no_account(client, clerk):
 
 
 def test_clerk_has_no_bulk_actions(client, clerk, all_rows):
-    bulk = {"account": "freeze", "order": "ask_again", "providerevent": "process_again"}
+    bulk = {"account": "change_plan", "order": "ask_again", "providerevent": "process_again"}
     for name, action in bulk.items():
         model = apps.get_model("billing", name)
         before = list(model.objects.values())

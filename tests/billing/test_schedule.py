@@ -30,8 +30,10 @@ def test_each_task_is_enqueued_once():
     for task in schedule.tasks() * 3:
         task.run(timezone.now())
     assert sorted(waiting()) == [
+        "task-end-memberships",
         "task-expire-credits",
         "task-expire-holds",
+        "task-follow-plans",
         "task-monthly-credits",
         "task-nightly-check",
         "task-roll-up-usage",

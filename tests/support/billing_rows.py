@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import timedelta
 
+from django.contrib.auth.models import Group
 from django.utils import timezone
 
 from billing.credits import MICRO
@@ -39,8 +40,12 @@ from tests.support import money
 def make() -> Account:
     """Create an account with every kind of event, and rows in all other tables of billing."""
     now = timezone.now()
-    Plan.objects.create(slug="school", name="School", monthly_credits=100 * MICRO)
+    group, _ = Group.objects.get_or_create(name="Pupils")
+    plan = Plan.objects.create(
+        slug="school", name="School", monthly_credits=100 * MICRO, group=group
+    )
     account = money.open_account()
+    money.give_plan(account, plan)
     order = money.order(
         account, 1000 * MICRO, paid_at=now, invoice_no=1, provider_payment_id="pay_1"
     )

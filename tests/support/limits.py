@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from chatproject.lib import rate_limits
 
@@ -13,7 +15,9 @@ from chatproject.lib import rate_limits
 @pytest.fixture
 def limits_without_redis(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Redis is unreachable for the limits, and only for them."""
-    monkeypatch.setattr(rate_limits, "sync_client", lambda: redis.Redis(port=9))
+    monkeypatch.setattr(
+        rate_limits, "sync_client", lambda: redis.Redis(port=9, retry=Retry(NoBackoff(), 0))
+    )
     _forget_clients()
     yield
     monkeypatch.undo()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.db import connection
 from django.utils import timezone
 
-from billing.ledger import audit, signup
+from billing.ledger import audit, plans, signup
 from billing.ledger import postings as postings  # mutation tests replace it
 from billing.metering import usage
 from billing.metering.pricing import Tokens
-from billing.models import Account, CreditPackage, Dispute, Hold, Order, Refund, UsageRecord
+from billing.models import Account, CreditPackage, Dispute, Hold, Order, Plan, Refund, UsageRecord
 from chatproject.lib.db import money_transaction
 
 
@@ -25,6 +25,17 @@ def open_account(credits: int = 0) -> Account:
     if credits:
         grant(account, credits)
     return account
+
+
+def give_plan(account: Account, plan: Plan | None, until: datetime | None = None) -> bool:
+    """Give an account a plan, as staff do; return whether that changed anything."""
+    return money_transaction(
+        plans.change,
+        account_id=account.pk,
+        plan_id=plan.pk if plan else None,
+        source=plans.Source.STAFF,
+        until=until,
+    )
 
 
 def grant(account: Account, amount: int, **fields) -> postings.Posted:

@@ -13,9 +13,9 @@ from ninja.utils import check_csrf
 from accounts import api_keys
 from accounts.mfa import factors
 from accounts.models import ApiKey, Scope, User
+from billing.metering import plan_limits
 from chat.api.rest.errors import Problem
 from chatproject.lib import rate_limits
-from chatproject.lib.rate_limits import Standing
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 LIMIT = "api_requests"
@@ -23,22 +23,11 @@ LIMIT = "api_requests"
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """The user of a request and the state of its rate limit; `key` or, from a page, `session`."""
+    """The user of a request; its `key` or, from a page, `session`."""
 
     user: User
-    standing: Standing
     key: ApiKey | None = None
     session: str = ""
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers about the rate limit, named as those of /v1."""
-        if self.standing.amount is None:
-            return {}
-        return {
-            "X-RateLimit-Limit-Requests": str(self.standing.amount),
-            "X-RateLimit-Remaining-Requests": str(self.standing.remaining),
-            "X-RateLimit-Reset-Requests": f"{self.standing.reset:.3f}s",
-        }
 
 
 class ApiRequest(HttpRequest):
@@ -60,7 +49,8 @@ class ByKey(HttpBearer):
         if not sent.strip():
             return None
         key = api_keys.authenticate(sent, self._scope)
-        return Sender(key.user, api_keys.count_request(key), key=key)
+        api_keys.count_request(key)
+        return Sender(key.user, key=key)
 
     def authenticate(self, request: HttpRequest, token: str) -> Any:
         """Not called: `__call__` reads the header."""
@@ -79,9 +69,9 @@ class BySession(APIKeyCookie):
             return None
         if request.method not in SAFE_METHODS and check_csrf(request) is not None:
             raise Problem("csrf_failed")
-        limit = rate_limits.limit_of(LIMIT)
-        standing = rate_limits.hit_and_read(LIMIT, limit, "user", user.pk)
-        return Sender(user, standing, session=request.session.session_key or "")
+        limit = plan_limits.limit_of(LIMIT, user.plan_id)
+        rate_limits.hit(LIMIT, "user", user.pk, limit=limit)
+        return Sender(user, session=request.session.session_key or "")
 
     def authenticate(self, request: HttpRequest, key: str | None) -> Any:
         """Not called: the session was read by Django's middleware."""

@@ -24,7 +24,6 @@ from ninja.parser import Parser
 
 from accounts.api_keys import KeyRefused
 from chat.api.rest import account, conversations, reference, runs
-from chat.api.rest.auth import Sender
 from chat.api.rest.errors import Problem, of_chat, of_fields, of_key, of_limit
 from chat.errors import ChatError
 from chatproject.lib import db
@@ -115,7 +114,7 @@ for kind in (Exception, HttpError, AuthenticationError, ValidationError):
 
 
 def answered(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """Add the headers of the sender's limit to each answer of Ninja's views; 405 becomes JSON.
+    """Let Ninja's views check the CSRF token, and answer 405 in JSON.
 
     HEAD is answered as GET is: the server sends no body for it.
     """
@@ -131,10 +130,6 @@ def answered(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespons
             allowed = response["Allow"]
             response = answer(Problem("method_not_allowed"))
             response["Allow"] = allowed
-        sender = getattr(request, "auth", None)
-        if isinstance(sender, Sender):
-            for name, value in sender.headers().items():
-                response[name] = value
         return response
 
     return respond

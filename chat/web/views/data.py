@@ -11,6 +11,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from accounts.models import User
+from billing.metering import plan_limits
 from chat.attachments import uploads
 from chat.errors import ChatError
 from chat.transfer import archives
@@ -39,7 +40,7 @@ def data(request: Request) -> HttpResponse:
         context = page_context(request) | {
             "page": "settings",
             "used": uploads.used_bytes(request.user),
-            "most": settings.ATTACHMENT_USER_BYTES,
+            "most": plan_limits.upload_bytes(request.user.plan_id),
             "newest": archives.newest(request.user, everything=True),
             "days": settings.ACCOUNT_DELETION_DAYS,
             "retention_days": settings.RETENTION_DAYS,

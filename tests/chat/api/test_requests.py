@@ -218,6 +218,9 @@ async def test_models_are_those_of_the_user(client: httpx2.AsyncClient, owner: U
     assert answer.headers["x-ratelimit-limit-requests"] == "300"
     assert answer.headers["x-ratelimit-remaining-requests"] == "299"
     assert answer.headers["x-ratelimit-reset-requests"].endswith("s")
+    assert answer.headers["ratelimit-limit"] == "300"
+    assert answer.headers["ratelimit-remaining"] == "299"
+    assert 1 <= int(answer.headers["ratelimit-reset"]) <= 60
     assert (await client.get("/models/org/large")).json()["object"] == "model"
     assert (await client.get("/models/hidden")).status_code == 404
     assert (await client.get("/models/%00")).status_code == 404

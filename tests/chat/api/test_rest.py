@@ -85,7 +85,7 @@ def test_client_converses_follows_and_pays(api: httpx2.Client, owner: User):
     assert started.status_code == 201, started.text
     run = started.json()
     assert started.headers["location"] == f"/api/v1/runs/{run['id']}"
-    assert int(started.headers["x-ratelimit-remaining-requests"]) < 300
+    assert int(started.headers["RateLimit-Remaining"]) < 300
     again = api.post("/runs", json=body, headers=key)
     assert (again.status_code, again.json()["id"]) == (200, run["id"])
     for other in ({"text": "Other"}, {"conversation": None}, {"temperature": 0.6}):

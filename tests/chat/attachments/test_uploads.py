@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from PIL import Image
 
+from billing.models import Plan
 from chat.attachments import images, names, overview, texts, uploads
 from chat.attachments.sweep import Sweep
 from chat.errors import ChatError
@@ -185,6 +186,8 @@ def test_limits_of_size_space_and_number_are_kept(owner, settings, folder):
     refused = post(owner, b"x" * 501)
     assert (refused.status_code, refused.json()["code"]) == (413, "storage_full")
     assert len(stored_files(folder)) == 1
+    assert post(owner, b"x" * 500).status_code == 201
+    Plan.objects.create(slug="all", name="All", is_default=True, upload_mb=1)
     assert post(owner, b"x" * 500).status_code == 201
     taken = [attach_row(owner) for _ in range(11)]
     with pytest.raises(ChatError, match="too_many"), transaction.atomic():

@@ -152,7 +152,7 @@ def test_waiting_runs_count_for_admission(owner, stranger, assistant, limited, s
     for run in runs:
         claimed(run)
         queue.withdraw(owner.pk, run.pk, 5)
-    settings.QUEUE_LIMIT = queue.count_message(stranger.pk).queued
+    settings.QUEUE_LIMIT = queue.count_message(stranger.pk, None).queued
     assert settings.QUEUE_LIMIT >= 3
     with pytest.raises(ChatError) as refused:
         send_many(stranger, assistant, 1)

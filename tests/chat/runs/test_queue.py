@@ -13,7 +13,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing.models import Account, Hold
+from billing.models import Account, Hold, Plan
 from chat import access, errors, protocol
 from chat.errors import ChatError
 from chat.models import Conversation, Message, Run
@@ -99,6 +99,17 @@ def test_runs_above_users_limit_are_throttled(two_each, owner, stranger, assista
     (other,) = send_many(stranger, assistant, 1)
     assert positions(*many) == [1, 2, "throttled 1", "throttled 2", "throttled 3"]
     assert positions(other) == [3]
+
+
+def test_plan_limits_the_runs_at_a_time(two_each, owner, assistant, valkey_client):
+    Plan.objects.create(slug="all", name="All", is_default=True, parallel_runs=3)
+    first, *others = send_many(owner, assistant, 5)
+    assert positions(*others) == [2, 3, "throttled 1", "throttled 2"]
+    set_throughput(valkey_client, Throughput(service=6.0, running=1, capacity=1))
+    assert queue.position(others[2]).eta == 6.0 / 3 + 4 * 6.0
+    take(valkey_client, first)
+    queue.release(owner.pk, first.pk, 1)
+    assert positions(*others) == [1, 2, 3, "throttled 1"]
 
 
 def test_positions_of_many_equal_single_ones(two_each, owner, stranger, assistant):
@@ -242,7 +253,7 @@ def test_wait_is_unknown_without_worker(settings):
     settings.USER_CONCURRENCY = 2
     nobody = Throughput(service=10.0, running=0, capacity=0)
     assert nobody.wait(1) is None
-    assert nobody.wait_throttled(1, 0) is None
+    assert nobody.wait_throttled(1, 0, 2) is None
 
 
 def test_throughput_is_mean_of_newest_runs(owner, assistant):
