@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('chat', '0032_reports_of_links'),
+        ('chat', '0033_embedding_models'),
     ]
 
     operations = [
