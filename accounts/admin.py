@@ -53,6 +53,7 @@ from billing.models import Plan
 from chatproject.lib import db
 from chatproject.lib.admin import (
     BaseAdmin,
+    LargeTable,
     LoggedValues,
     ReadOnlyAdmin,
     choices_filter,
@@ -700,7 +701,7 @@ class ApiKeyAdmin(ReadOnlyAdmin, BaseAdmin):
 
 
 @admin.register(LogEntry)
-class LogEntryAdmin(ReadOnlyAdmin, BaseAdmin):
+class LogEntryAdmin(LargeTable, ReadOnlyAdmin, BaseAdmin):
     """The record of the staff's actions in the admin; billing's audit records have actions on money."""
 
     list_display = ["action_time", "user", "content_type", "subject", "done"]

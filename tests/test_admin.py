@@ -9,6 +9,7 @@ import pytest
 import redis
 from django.apps import apps
 from django.contrib import admin
+from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -16,15 +17,27 @@ from django.utils import timezone
 
 from accounts import api_keys
 from accounts.models import AccountDeletion, Consent, Invitation, InvitationUse, LegalDocument, User
+from billing.models import (
+    CreditLot,
+    DailyUsage,
+    Hold,
+    LedgerEntry,
+    LotMove,
+    ProviderEvent,
+    ProviderRequest,
+    UsageRecord,
+)
 from chat.conversations.api_prompt import ApiRequest
 from chat.models import (
     Announcement,
     AnnouncementDismissal,
+    ApiCall,
     Assistant,
     Attachment,
     ChatExport,
     ChatImport,
     ChatPreference,
+    Conversation,
     ConversationShare,
     Draft,
     IdempotencyKey,
@@ -41,11 +54,13 @@ from chat.models import (
     PublicLink,
     PushSubscription,
     Report,
+    Run,
     SearchEntry,
     SearchPosition,
 )
 from chat.runs import api_calls
 from chatproject.lib import loop_monitor
+from chatproject.lib.mail.models import OutgoingMail
 from tests.support.conversations import send
 from tests.support.people import assistant, conversation, owner
 
@@ -155,6 +170,34 @@ def test_lists_read_no_distinct_values(staff, row):
             and not any(f'"{t}"' in query["sql"] for t in SHORT)
         ]
     assert found == []
+
+
+# Tables that grow with each message, request, payment or look of staff.
+LARGE = {
+    *(ApiCall, Conversation, IdempotencyKey, Message, MessagePart, Run),
+    *(CreditLot, DailyUsage, Hold, LedgerEntry, LotMove, UsageRecord),
+    *(LogEntry, OutgoingMail, ProviderEvent, ProviderRequest),
+}
+
+
+@pytest.mark.parametrize("model", sorted(LARGE, key=str), ids=lambda model: model.__name__)
+def test_large_list_is_sorted_by_indexes_alone(rf, model):
+    """Whatever an address asks for: a sort of a million rows takes seconds."""
+    model_admin = admin.site.get_model_admin(model)
+    indexed = {"pk"} | {
+        one.name for one in model._meta.fields if one.primary_key or one.unique or one.db_index
+    }
+    indexed |= {
+        one.fields[0].lstrip("-")
+        for one in model._meta.indexes
+        if one.fields and one.condition is None
+    }
+    for number in range(len(model_admin.list_display) + 1):
+        for sign in ("", "-"):
+            request = rf.get("/", {"o": f"{sign}{number}"} if number else {})
+            request.user = User(is_superuser=True, is_active=True, is_staff=True)
+            query = model_admin.get_changelist_instance(request).queryset.query
+            assert str(query.order_by[0]).lstrip("-") in indexed, (number, query.order_by)
 
 
 def test_filter_of_conversations_hides_personal_assistants(staff, row, owner):

@@ -40,7 +40,14 @@ from billing.models import (
     Plan,
     PlanGroup,
 )
-from chatproject.lib.admin import NOTHING, client_ip, require_permission, row_pages, staff_id
+from chatproject.lib.admin import (
+    NOTHING,
+    LargeTable,
+    client_ip,
+    require_permission,
+    row_pages,
+    staff_id,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -501,7 +508,8 @@ class PlanGroupAdmin(RecordAdmin):
 
 
 @admin.register(LedgerEntry)
-class LedgerEntryAdmin(RecordAdmin):
+class LedgerEntryAdmin(LargeTable, RecordAdmin):
+    sortable_by = ["created_at"]
     list_display = [
         "created_at",
         "kind",
@@ -519,7 +527,7 @@ class LedgerEntryAdmin(RecordAdmin):
 
 
 @admin.register(CreditLot)
-class CreditLotAdmin(RecordAdmin):
+class CreditLotAdmin(LargeTable, RecordAdmin):
     list_display = [
         "effective_at",
         "kind",
@@ -538,7 +546,7 @@ class CreditLotAdmin(RecordAdmin):
 
 
 @admin.register(LotMove)
-class LotMoveAdmin(RecordAdmin):
+class LotMoveAdmin(LargeTable, RecordAdmin):
     list_display = ["entry", "lot", amount("amount", signed=True)]
     list_select_related = ["entry", "lot"]
     search_fields = ["entry__idempotency_key__exact", "lot__source_key__exact"]
@@ -546,7 +554,7 @@ class LotMoveAdmin(RecordAdmin):
 
 
 @admin.register(Hold)
-class HoldAdmin(RecordAdmin):
+class HoldAdmin(LargeTable, RecordAdmin):
     list_display = [
         "created_at",
         "status",

@@ -42,6 +42,7 @@ from billing.payments import checkout, refunds, webhook_events
 from billing.payments.packages import in_review
 from billing.payments.providers.base import ProviderError
 from chatproject.lib.admin import (
+    LargeTable,
     client_ip,
     require_permission,
     row_pages,
@@ -287,7 +288,7 @@ def _report_refund(request: HttpRequest, refund: Refund, order: Order) -> None:
 
 
 @admin.register(ProviderEvent)
-class ProviderEventAdmin(RecordAdmin):
+class ProviderEventAdmin(LargeTable, RecordAdmin):
     list_display = [
         "received_at",
         "provider",
@@ -368,7 +369,7 @@ class InvoiceAddressAdmin(RecordAdmin):
 
 
 @admin.register(ProviderRequest)
-class ProviderRequestAdmin(RecordAdmin):
+class ProviderRequestAdmin(LargeTable, RecordAdmin):
     list_display = ["created_at", "provider", "subject", "number", "closed_at"]
     list_filter = [BY_PROVIDER, "created_at"]
     search_fields = ["subject__exact"]

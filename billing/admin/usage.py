@@ -11,12 +11,14 @@ from django.utils.translation import gettext_lazy
 from billing.admin.base import AuditedAdmin, RecordAdmin, amount
 from billing.credits import CreditsFormField
 from billing.models import DailyUsage, SpendingLimit, UsageRecord
+from chatproject.lib.admin import LargeTable
 
 AMOUNTS = ("cost", "charged", "shortfall", "absorbed")
 
 
 @admin.register(UsageRecord)
-class UsageRecordAdmin(RecordAdmin):
+class UsageRecordAdmin(LargeTable, RecordAdmin):
+    sortable_by = ["created_at"]
     list_display = [
         "created_at",
         "user",
@@ -37,7 +39,8 @@ class UsageRecordAdmin(RecordAdmin):
 
 
 @admin.register(DailyUsage)
-class DailyUsageAdmin(RecordAdmin):
+class DailyUsageAdmin(LargeTable, RecordAdmin):
+    sortable_by = ["day"]
     list_display = ["day", "user", "model", "purpose", "calls", *map(amount, AMOUNTS)]
     list_filter = ["purpose", "day"]
     list_select_related = ["user"]

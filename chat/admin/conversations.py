@@ -40,6 +40,7 @@ from chat.models import (
 from chat.runs import start
 from chat.runs.stop import stop_run_by_staff
 from chatproject.lib.admin import (
+    LargeTable,
     ReadOnlyAdmin,
     choices_filter,
     column,
@@ -97,7 +98,7 @@ class LoggedLook(ReadOnlyAdmin):
 
 
 @admin.register(Conversation)
-class ConversationAdmin(LoggedLook, TextGuard):
+class ConversationAdmin(LargeTable, LoggedLook, TextGuard):
     text_fields = ("title", "system_prompt")
     list_display = ["updated_at", "title", "owner", "assistant", "deleted_at"]
     # Personal assistants are many, and as private as messages.
@@ -137,7 +138,7 @@ class PartInline(admin.TabularInline):  # type: ignore[type-arg]
 
 
 @admin.register(Message)
-class MessageAdmin(LoggedLook):
+class MessageAdmin(LargeTable, LoggedLook):
     list_display = ["created_at", "conversation", "role", "status"]
     list_filter = ["role", "status"]
     list_select_related = ["conversation"]
@@ -152,7 +153,7 @@ class MessageAdmin(LoggedLook):
 
 
 @admin.register(MessagePart)
-class MessagePartAdmin(LoggedLook):
+class MessagePartAdmin(LargeTable, LoggedLook):
     """Parts are text of messages, so that their own permission is not enough."""
 
     list_display = ["message", "position", "kind"]
@@ -168,6 +169,7 @@ class ChatImportAdmin(ReadOnlyAdmin):
     # Not its file's name and its notes, which have titles of chats.
     fields = [
         *("owner", "status", "attempt", "size", "percent", "added", "updated", "known", "skipped"),
+        "stored",
         *("error", "created_at", "beat_at", "ended_at"),
     ]
     list_display = ["created_at", "owner", "status", "percent", "added", "updated", "skipped"]
@@ -190,7 +192,7 @@ class ChatExportAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Run)
-class RunAdmin(LoggedLook, TextGuard):
+class RunAdmin(LargeTable, LoggedLook, TextGuard):
     # A provider's error may quote the prompt.
     text_fields = ("prefix", "prefix_reasoning", "error_message")
     exclude = ("model_snapshot",)  # has the assistant's name, which may be a user's own
@@ -316,25 +318,25 @@ def can_be_asked_again(run: Run) -> bool:
 
 
 @admin.register(IdempotencyKey)
-class IdempotencyKeyAdmin(ReadOnlyAdmin, admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
+class IdempotencyKeyAdmin(LargeTable, ReadOnlyAdmin):
     """Keys of requests of the REST API."""
 
+    sortable_by = ["created_at"]
     list_display = ["key", "user", "created_at"]
     list_select_related = ["user"]
     fields = ["key", "user", "created_at"]
     ordering = ["-created_at"]
-    show_full_result_count = False
     search_fields = ["user__email"]
     search_help_text = gettext_lazy("E-mail address of the user")
 
 
 @admin.register(ApiCall)
-class ApiCallAdmin(ReadOnlyAdmin, admin.ModelAdmin):  # type: ignore[type-arg] # not generic at run time
+class ApiCallAdmin(LargeTable, ReadOnlyAdmin):
     """Calls of the API, without their requests, which are texts of users."""
 
+    sortable_by = ["created_at"]
     list_display = ["run", "created_at"]
     fields = ["run", "conversation", "created_at"]
     ordering = ["-created_at"]
-    show_full_result_count = False
     search_fields = ["run__user__email"]
     search_help_text = gettext_lazy("E-mail address of the user")

@@ -9,13 +9,14 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from chatproject.lib.admin import BaseAdmin, ReadOnlyAdmin, staff_id
+from chatproject.lib.admin import BaseAdmin, LargeTable, ReadOnlyAdmin, staff_id
 from chatproject.lib.mail import outbox
 from chatproject.lib.mail.models import OutgoingMail
 
 
 @admin.register(OutgoingMail)
-class OutgoingMailAdmin(ReadOnlyAdmin, BaseAdmin):
+class OutgoingMailAdmin(LargeTable, ReadOnlyAdmin, BaseAdmin):
+    sortable_by = ["created_at"]
     list_display = ["id", "created_at", "status", "attempts", "due_at", "sent_at", "error"]
     list_filter = ["status", "is_delayed", "created_at"]
     search_fields = ["recipients"]
