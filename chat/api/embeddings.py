@@ -1,7 +1,8 @@
 """POST /v1/embeddings: vectors for texts, by a model of that kind.
 
 The web process asks the provider itself: a call takes a second, has no stream and nothing to go on with elsewhere.
-chat/runs/embeddings.py has its money. A client that hangs up ends the call, and pays nothing.
+chat/runs/embeddings.py has its money. A client that hangs up ends the call, and pays by
+estimate: the provider has most likely done the work.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ T = TypeVar("T")
 SECONDS = 120.0  # of a call, with all tries
 SPARE_BYTES = 100_000  # of an answer, beside its vectors
 MOST_ANSWER_BYTES = 40_000_000
-RELEASE_TRIES = 3
-RELEASE_PAUSE = 1.0  # seconds
+SETTLE_TRIES = 3
+SETTLE_PAUSE = 1.0  # seconds
 
 encode = msgspec.json.encode
 
@@ -155,7 +156,11 @@ def checked(sent: str | list[Any], model: LanguageModel) -> list[str] | list[lis
 
 
 async def answered(asked: Request, prepared: Prepared) -> tuple[Answer, int | None]:
-    """Return the vectors and the charge of a call. Raises ApiError and ClientGone; then nothing is charged."""
+    """Return the vectors and the charge of a call.
+
+    Raises ApiError, and nothing is charged; and ClientGone, when the estimate is: a client could have its inputs
+    processed at the operator's expense else.
+    """
     call = await in_thread(calls.begin, prepared.caller.key, prepared.model, prepared.most_tokens)
     try:
         vectors = await until_hang_up(asked, ask(prepared))
@@ -164,11 +169,14 @@ async def answered(asked: Request, prepared: Prepared) -> tuple[Answer, int | No
         source = UsageRecord.Source.PROVIDER if vectors.tokens else UsageRecord.Source.COUNTED
         charged = await in_thread(calls.end, call, tokens, source)
     except BaseException as error:
-        releasing = asyncio.create_task(release(call))
-        _releasing.add(releasing)
-        releasing.add_done_callback(_releasing.discard)
+        is_charged = isinstance(error, ClientGone)
+        settling = asyncio.create_task(
+            settle(call, Tokens(input=prepared.typical) if is_charged else None)
+        )
+        _settling.add(settling)
+        settling.add_done_callback(_settling.discard)
         with suppress(asyncio.CancelledError):
-            await asyncio.shield(releasing)
+            await asyncio.shield(settling)
         if isinstance(error, ProviderError):
             logger.info("a call for embeddings of %s failed: %s", prepared.model, error.detail)
             raise of_run(error.code, error.cause, str(error.message)) from error
@@ -176,7 +184,7 @@ async def answered(asked: Request, prepared: Prepared) -> tuple[Answer, int | No
     return Answer(vectors.vectors, tokens.input), charged
 
 
-_releasing: set[asyncio.Task[None]] = set()
+_settling: set[asyncio.Task[None]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,16 +217,19 @@ async def until_hang_up(asked: Request, work: Coroutine[Any, Any, T]) -> T:
                 await working
 
 
-async def release(call: calls.EmbeddingCall) -> None:
-    """Release the hold of a call without an answer; if the database stays unreachable, the clock does it later."""
-    for turn in range(RELEASE_TRIES):
+async def settle(call: calls.EmbeddingCall, tokens: Tokens | None) -> None:
+    """Charge a call without an answer for so many tokens, or release its hold.
+
+    If the database stays unreachable, the clock releases it later.
+    """
+    for turn in range(SETTLE_TRIES):
         try:
-            await db.run(calls.end, call, None)
+            await db.run(calls.end, call, tokens, UsageRecord.Source.COUNTED)
             return
         except db.UNREACHABLE as error:
-            logger.warning("call %s is not released yet: %s", call.id, error)
-            if turn + 1 < RELEASE_TRIES:
-                await asyncio.sleep(RELEASE_PAUSE)
+            logger.warning("call %s is not settled yet: %s", call.id, error)
+            if turn + 1 < SETTLE_TRIES:
+                await asyncio.sleep(SETTLE_PAUSE)
 
 
 def body_of(prepared: Prepared, found: Answer, charged: int | None) -> bytes:
