@@ -53,4 +53,7 @@ PAGES = [
         gettext_lazy("Data"), "file", "chat:data", ("account_delete", "chat:shared_by_me")
     ),
     SettingsPage(gettext_lazy("API keys"), "link", "api_keys"),
+    SettingsPage(
+        gettext_lazy("Webhooks"), "bolt", "chat:webhooks", ("chat:webhook", "chat:delivery")
+    ),
 ]

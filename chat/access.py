@@ -29,6 +29,8 @@ from chat.models import (
     Provider,
     PublicLink,
     Run,
+    Webhook,
+    WebhookDelivery,
 )
 from chatproject.lib.db import prepared
 
@@ -52,6 +54,8 @@ Owned = (
     | Project
     | Prompt
     | PublicLink
+    | Webhook
+    | WebhookDelivery
 )
 
 
@@ -81,6 +85,8 @@ def decide(user: User | AnonymousUser, found: Owned, *, in_admin: bool = False) 
         return _in_admin(user, found)
     if isinstance(found, OfConversation):
         found = found.conversation
+    if isinstance(found, WebhookDelivery):
+        found = found.webhook
     if isinstance(found, Conversation):
         if found.deleted_at is not None:
             return Access.NONE
@@ -243,6 +249,22 @@ def project(user: User | AnonymousUser, project_id: UUID, *, lock: bool = False)
 def prompt(user: User | AnonymousUser, prompt_id: UUID) -> Prompt:
     """Return a prompt of the user's own; raises ChatError `not_found`."""
     found: Prompt | None = Prompt.objects.filter(pk=prompt_id).first()
+    if found is None or decide(user, found) is not Access.WRITE:
+        raise ChatError("not_found")
+    return found
+
+
+def webhook(user: User | AnonymousUser, webhook_id: UUID) -> Webhook:
+    """Return a webhook of the user's own; raises ChatError `not_found`."""
+    found = Webhook.objects.filter(pk=webhook_id).first()
+    if found is None or decide(user, found) is not Access.WRITE:
+        raise ChatError("not_found")
+    return found
+
+
+def webhook_delivery(user: User | AnonymousUser, delivery_id: UUID) -> WebhookDelivery:
+    """Return a message to a webhook of the user's own, with the webhook; raises ChatError `not_found`."""
+    found = WebhookDelivery.objects.select_related("webhook").filter(pk=delivery_id).first()
     if found is None or decide(user, found) is not Access.WRITE:
         raise ChatError("not_found")
     return found

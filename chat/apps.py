@@ -11,11 +11,12 @@ class ChatConfig(AppConfig):
         from django.db.models.signals import post_save
 
         from accounts.signals import access_changed, session_renewed
-        from billing.signals import balance_changed
+        from billing.signals import balance_changed, balance_low
         from chat.attachments import sweep  # noqa: F401 # receives the deletion of attachments
         from chat.conversations import sharing
         from chat.privacy import registry
         from chat.push import devices
+        from chat.runs import webhook_events
         from chat.streaming import user_channel
 
         registry.register()
@@ -29,6 +30,7 @@ class ChatConfig(AppConfig):
             sharing.email_saved, sender=EmailAddress, dispatch_uid="chat.conversations.sharing"
         )
         session_renewed.connect(devices.session_renewed, dispatch_uid="chat.push.devices")
+        balance_low.connect(webhook_events.credits_low, dispatch_uid="chat.runs.webhook_events")
         balance_changed.connect(
             user_channel.announce_balance, dispatch_uid="chat.streaming.user_channel"
         )

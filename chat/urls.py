@@ -23,6 +23,7 @@ from chat.web.views import (
     sharing,
     styleguide,
     transfer,
+    webhooks,
 )
 
 app_name = "chat"
@@ -104,6 +105,25 @@ urlpatterns = [
     path("settings/devices/", devices.change, name="devices"),
     path("settings/devices/add/", devices.add, name="add_device"),
     path("settings/devices/renew/", devices.renew, name="renew_device"),
+    path("settings/webhooks/", webhooks.webhooks, name="webhooks"),
+    path("settings/webhooks/<uuid:webhook_id>/", webhooks.webhook, name="webhook"),
+    path(
+        "settings/webhooks/<uuid:webhook_id>/secret/",
+        webhooks.webhook_secret,
+        name="webhook_secret",
+    ),
+    path("settings/webhooks/<uuid:webhook_id>/test/", webhooks.test_webhook, name="test_webhook"),
+    path(
+        "settings/webhooks/<uuid:webhook_id>/delete/",
+        webhooks.delete_webhook,
+        name="delete_webhook",
+    ),
+    path("settings/webhooks/log/<uuid:delivery_id>/", webhooks.delivery, name="delivery"),
+    path(
+        "settings/webhooks/log/<uuid:delivery_id>/resend/",
+        webhooks.resend_delivery,
+        name="resend_delivery",
+    ),
     path("consent/", legal.agree, name="consent"),
     path("terms/", legal.document, {"kind": "terms"}, name="terms"),
     path("terms/<int:version>/", legal.document, {"kind": "terms"}, name="terms_version"),

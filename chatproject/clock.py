@@ -28,6 +28,7 @@ from chat.recovery import next_messages, retention, search_sweep
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
 from chat.transfer import archives, imports
+from chat.webhooks import dispatch
 from chatproject.lib import db, metrics
 from chatproject.lib.db import limits
 from chatproject.lib.leadership.lease import LeadershipLost, Lease
@@ -72,6 +73,8 @@ def schedule() -> list[Task]:
         Task("resume exports", 60, archives.resume),
         Task("publish announcements", announcements.EVERY, announcements.Publication().publish_due),
         Task("clear sessions", 60, sessions.clear_expired),
+        Task("hand out webhooks", dispatch.EVERY, dispatch.hand_out),
+        Task("clear the log of webhooks", 600, dispatch.clear_log),
         Task("check alerts", alerts.EVERY, alerts.AlertCheck().check),
         *(Task(*scheduled) for scheduled in billing_schedule.tasks()),
     ]

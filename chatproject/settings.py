@@ -39,6 +39,11 @@ SHARED_PROMPTS = env.flag("SHARED_PROMPTS", default=True)
 WEB_PUSH = env.flag("WEB_PUSH", default=True) and SERVICE_WORKER
 # Hosts (with ports) of push services in the own network, which are contacted also without TLS.
 PUSH_HOSTS = env.host_ports("PUSH_HOSTS")
+# Outgoing webhooks (chat/webhooks/): those of a user at most, the days for which their log is kept, and private
+# networks whose addresses they may have, also without TLS.
+WEBHOOKS_PER_USER = env.integer("WEBHOOKS_PER_USER", 10)
+WEBHOOK_LOG_DAYS = env.integer("WEBHOOK_LOG_DAYS", 30, least=4)
+WEBHOOK_NETWORKS = env.networks("WEBHOOK_NETWORKS")
 # For links in mails that are sent outside a request. Empty: they name the page instead of a link.
 SITE_URL = env.origin("SITE_URL")
 
@@ -365,6 +370,9 @@ RATE_LIMITS = {
     "approval_notices": env.limit("LIMIT_APPROVAL_NOTICES", "1/10minute"),
     "api_keys": env.limit("LIMIT_API_KEYS", "20/hour"),
     "api_requests": env.limit("LIMIT_API_REQUESTS", "300/minute"),
+    # Changes of a user's webhooks, tests and resends; attempts to deliver messages to a user's webhooks.
+    "webhooks": env.limit("LIMIT_WEBHOOKS", "60/hour"),
+    "webhook_deliveries": env.limit("LIMIT_WEBHOOK_DELIVERIES", "5000/hour"),
     # Sharing of chats: shares and links of a user; mails about shares by one user and to one address; pages
     # and files of public links, by address.
     "shares": env.limit("LIMIT_SHARES", "60/hour"),

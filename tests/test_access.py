@@ -40,6 +40,8 @@ from chat.models import (
     Prompt,
     PublicLink,
     Run,
+    Webhook,
+    WebhookDelivery,
 )
 from chat.web import run_follower
 from chatproject.asgi import application
@@ -152,6 +154,12 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         slug="own", name=f"{SECRET} assistant", model=assistant.model, owner=owner, personal=True
     )
     now = timezone.now()
+    webhook = Webhook.objects.create(
+        owner=owner, name=f"{SECRET} hook", url=f"https://example.org/{SECRET}", host="example.org"
+    )
+    sent = WebhookDelivery.objects.create(
+        webhook=webhook, event="ping", body=f'"{SECRET}"', due_at=now, created_at=now
+    )
     return {
         "conversation_id": chat.pk,
         "message_id": reply.pk,
@@ -165,6 +173,8 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         "key_id": api_keys.create(owner, api_keys.Terms(name=f"{SECRET} key"))[0].pk,
         "order_id": money.order(owner.account).pk,
         "token": link.token,
+        "webhook_id": webhook.pk,
+        "delivery_id": sent.pk,
     }
 
 
@@ -216,7 +226,7 @@ def test_each_object_of_an_address_is_known(objects):
 
 def state(owner: User) -> list[Any]:
     """Return all that requests of other users must leave as it is."""
-    kinds = (Conversation, Project, Prompt, Assistant, Attachment, ChatExport, ChatImport)
+    kinds = (Conversation, Project, Prompt, Assistant, Attachment, ChatExport, ChatImport, Webhook)
     rows = [list(kind.objects.filter(owner=owner).order_by("pk").values()) for kind in kinds]
     for row in rows[0]:
         row.pop("opened_at")

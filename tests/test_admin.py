@@ -57,6 +57,8 @@ from chat.models import (
     Run,
     SearchEntry,
     SearchPosition,
+    Webhook,
+    WebhookDelivery,
 )
 from chat.runs import api_calls
 from chatproject.lib import loop_monitor
@@ -81,6 +83,7 @@ HIDDEN = (
     PushSubscription,
     SearchEntry,
     SearchPosition,
+    WebhookDelivery,
 )
 OURS = [
     model
@@ -119,6 +122,7 @@ def row(owner, conversation):
     IdempotencyKey.objects.create(user=owner, key="hello", digest="0" * 64)
     ConversationShare.objects.create(conversation=conversation, owner=owner, email="r@example.org")
     PublicLink.objects.create(conversation=conversation, owner=owner)
+    Webhook.objects.create(owner=owner, name="Hello", url="https://example.org", host="example.org")
     ChatPreference.objects.create(user=owner)
     terms = LegalDocument.objects.create(kind="terms", language="en", version=1, text="Hello")
     invitation = Invitation.objects.create(email="hello@example.org", expires_at=timezone.now())

@@ -7,6 +7,8 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from datetime import timedelta
+from ipaddress import ip_network
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +21,7 @@ from asgiref.sync import sync_to_async
 from django.core import mail, signing
 from django.test import AsyncClient, Client, RequestFactory
 from django.urls import get_resolver, reverse
+from django.utils import timezone
 
 from accounts import api_keys, joining, sockets
 from accounts.models import User
@@ -29,6 +32,7 @@ from chat.models import Conversation, Message, Run
 from chat.runs import queue
 from chat.runs.start import send as send_message
 from chat.web import run_follower, socket_limits
+from chat.webhooks import attempts, dispatch, editing
 from chatproject.lib import db, encryption, metrics, rate_limits
 from chatproject.lib.env import Limit
 from chatproject.lib.http import client_network
@@ -41,6 +45,7 @@ from tests.support.conversations import begin, send
 from tests.support.limits import limits_without_redis
 from tests.support.people import assistant, conversation, owner, session_key, stranger
 from tests.support.sockets import Closed, open_tab, refusal
+from tests.support.webhook_receiver import webhook_receiver
 
 __all__ = ["assistant", "conversation", "limits_without_redis", "owner", "stranger"]
 
@@ -153,6 +158,16 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "invitations": [("", lambda c, u, **h: c.get("/accounts/invitation/x/", **h))],
     "api_keys": [("", lambda c, u, **h: c.post(reverse("api_keys"), **h))],
+    "webhooks": [
+        (name, lambda c, u, name=name, args=args, **h: c.post(reverse(name, args=args), **h))
+        for name, args in (
+            ("chat:webhooks", []),
+            ("chat:webhook", [uuid4()]),
+            ("chat:webhook_secret", [uuid4()]),
+            ("chat:test_webhook", [uuid4()]),
+            ("chat:resend_delivery", [uuid4()]),
+        )
+    ],
     "devices": [("", lambda c, u, **h: c.post(reverse("chat:add_device"), **h))],
     "checkouts": [
         ("billing:buy", lambda c, u, **h: c.post(reverse("billing:buy"), **h)),
@@ -237,6 +252,22 @@ def test_key_beyond_its_limit_is_refused(only, owner, stranger):
         api_keys.count_request(keys[0])
     assert 1 <= refused.value.retry_after <= 600
     api_keys.count_request(keys[1])
+
+
+@reaches("webhook_deliveries")
+def test_deliveries_beyond_the_limit_wait(only, owner, settings):
+    settings.WEBHOOK_NETWORKS = [ip_network("127.0.0.0/8")]
+    only(webhook_deliveries=(2, 3600))
+    with webhook_receiver() as receiver:
+        webhook = editing.create(owner, editing.Terms("Test", receiver.url, ["run.done"]))
+        sent = [editing.send_test(webhook) for _ in range(3)]
+        dispatch.hand_out(timezone.now())
+        for one in sent:
+            asyncio.run(attempts.make(one.pk, 0))
+        assert len(receiver.requests) == 2
+    waiting = webhook.deliveries.get(status="waiting")
+    assert waiting.attempts == 0
+    assert timedelta(minutes=50) < waiting.due_at - timezone.now() <= timedelta(hours=1)
 
 
 @reaches("approval_notices")

@@ -12,11 +12,12 @@ from django.utils.translation import gettext as _
 
 from billing.models import Account
 from billing.reports import balances
+from billing.signals import balance_low
 from chatproject.lib import languages
 
 
 def notify_if_low(account_id: int) -> bool:
-    """Mail the user if the balance has become low; return whether a mail was sent.
+    """Mail the user if the balance has become low, and send `balance_low`; return whether a mail was sent.
 
     Sent once per crossing: the next mail follows only after the balance was above the mark again.
     May be called at any time and concurrently. Raises Account.DoesNotExist.
@@ -32,6 +33,7 @@ def notify_if_low(account_id: int) -> bool:
         unsent = Account.objects.filter(pk=account_id, low_told_at=None)
         if not unsent.update(low_told_at=timezone.now()):
             return False
+        balance_low.send(None, balance=balance)
         shop = reverse("billing:packages")
         context = {
             "balance": balance,

@@ -1,4 +1,4 @@
-"""Chat's part of the admin: the catalogue, records of conversations and runs, feedback, the live queue, shares, RQ's pages."""
+"""Chat's part of the admin: the catalogue, records of conversations and runs, feedback, the live queue, shares, webhooks, RQ's pages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from chat.admin import (
     moderation,
     queue_pages,
     sharing,
+    webhooks,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "moderation",
     "queue_pages",
     "sharing",
+    "webhooks",
 ]

@@ -28,6 +28,7 @@ from chat.models.runs import Run
 from chat.models.search import SearchEntry, SearchPosition
 from chat.models.sharing import ConversationShare, PublicLink
 from chat.models.transfers import ChatExport, ChatImport, ImportedChat
+from chat.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
     "EFFORTS",
@@ -63,5 +64,7 @@ __all__ = [
     "SearchEntry",
     "SearchPosition",
     "Siblings",
+    "Webhook",
+    "WebhookDelivery",
     "new_id",
 ]

@@ -22,10 +22,12 @@ from chat.models import (
     NextMessage,
     PushSubscription,
     Run,
+    Webhook,
 )
 from chat.recovery import retention
 from chat.runs import queue
 from chat.runs.stop import stop_run, stop_run_by_staff
+from chat.webhooks import ending
 from chatproject.lib import private_files
 
 if TYPE_CHECKING:
@@ -37,7 +39,10 @@ BATCH = 100
 
 
 def close(user: User) -> None:
-    """Stop the user's replies and imports, pause waiting messages, end shares, remove devices of notifications."""
+    """Stop the user's replies and imports, pause waiting messages, end shares, remove devices of notifications.
+
+    Messages to webhooks that wait are given up.
+    """
     waiting = NextMessage.objects.filter(conversation__owner=user, state=NextMessage.State.WAITING)
     waiting.update(state=NextMessage.State.PAUSED)
     for run_id in list(Run.objects.active().filter(user=user).values_list("pk", flat=True)):
@@ -51,6 +56,8 @@ def close(user: User) -> None:
         active.update(status=ChatImport.Status.STOPPED, ended_at=now)
     sharing.end_all_of(user)
     PushSubscription.objects.filter(user=user).delete()
+    for webhook_id in list(Webhook.objects.filter(owner=user).values_list("pk", flat=True)):
+        ending.give_up(webhook_id)
 
 
 # --- Steps of the purge -------------------------------------------------------------------------

@@ -138,6 +138,15 @@ def add_tables() -> None:
             document="devices",
             omitted=("auth", "p256dh", "session_key"),
         ),
+        PersonalTable(
+            model="chat.WebhookDelivery", user="webhook__owner", document="webhook-deliveries"
+        ),
+        PersonalTable(
+            model="chat.Webhook",
+            user="owner",
+            document="webhooks",
+            omitted=("secret", "old_secret"),
+        ),
         PersonalTable(model="chat.ChatPreference", document="chat-preferences"),
         PersonalTable(model="chat.AnnouncementDismissal", document="closed-announcements"),
     )

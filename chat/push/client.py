@@ -9,10 +9,11 @@ from enum import Enum
 from urllib.parse import urlsplit
 
 import aiohttp
+from django.conf import settings
 
+from chat.guarded.resolver import GuardedResolver
 from chat.push import endpoints, vapid
 from chat.push.encryption import InvalidKeys, encrypt
-from chat.push.resolver import GuardedResolver
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,9 @@ async def send(subscription: Subscription, text: bytes, *, topic: str, contact: 
         "Urgency": "normal",
     }
     service = urlsplit(subscription.endpoint).hostname
-    connector = aiohttp.TCPConnector(resolver=GuardedResolver(), use_dns_cache=False, limit=1)
+    connector = aiohttp.TCPConnector(
+        resolver=GuardedResolver(hosts=settings.PUSH_HOSTS), use_dns_cache=False, limit=1
+    )
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         for pause in (*PAUSES, None):

@@ -1,7 +1,7 @@
 """The addresses of push services: chosen by browsers, so that a request to one must not reach this network.
 
 An endpoint has https, the usual port and a name, and its host must have public addresses alone. The addresses
-are checked when they are used (resolver.py), not before, so that a name cannot change between the two.
+are checked when they are used (chat.guarded), not before, so that a name cannot change between the two.
 PUSH_HOSTS excepts hosts, for a push service in the own network.
 """
 

@@ -28,7 +28,7 @@ from chat.llm.tokens import typical_tokens
 from chat.models import Conversation, Message, MessagePart, Run, Siblings
 from chat.rendering.document import to_html
 from chat.rendering.message import message_html, streamed_spans
-from chat.runs import fallback, queue
+from chat.runs import fallback, queue, webhook_events
 from chat.streaming import user_channel
 from chatproject.lib import db, languages, metrics
 from chatproject.lib.db import prepared
@@ -158,10 +158,16 @@ def _report(run: Run) -> None:
 
 
 # In plain SQL, as are the other statements here, since each run ends once: see lib.db.prepared.
+# The webhooks are locked, so that none is deleted before the commit.
 LOCK = f"""
 SELECT {prepared.columns(Run, "run")}, {prepared.columns(ModelPrice, "price")},
   (SELECT {sibling_ids("reply")} FROM chat_message AS reply WHERE reply.id = run.message_id),
-  EXISTS (SELECT FROM chat_pushsubscription AS device WHERE device.user_id = run.user_id)
+  EXISTS (SELECT FROM chat_pushsubscription AS device WHERE device.user_id = run.user_id),
+  ARRAY(
+    SELECT webhook.id FROM chat_webhook AS webhook
+    WHERE webhook.owner_id = run.user_id AND webhook.active AND webhook.events ? 'run.done'
+    FOR KEY SHARE
+  )
 FROM chat_run AS run LEFT JOIN billing_modelprice AS price ON price.id = run.price_id
 WHERE run.id = %s AND run.attempt = %s AND run.status = %s FOR NO KEY UPDATE OF run
 """  # noqa: S608 # of names alone
@@ -182,7 +188,7 @@ def _end(
     if row is None:
         return None
     run: Run
-    run, run.price, siblings, run.has_devices = row
+    run, run.price, siblings, run.has_devices, webhook_ids = row
     now = timezone.now()
     if run.continued and not outcome.text[run.continued :].strip():
         # Without a word of its own it is an empty reply: the one that it was to continue stays shown.
@@ -222,7 +228,7 @@ def _end(
     )
     if run.api_key_id is not None and charge is not None:
         api_keys.spend(run.api_key_id, charge.charged, now)
-    _store(run, outcome, usage, charge, seq, now)
+    _store(run, outcome, usage, charge, seq, now, webhook_ids)
     return run
 
 
@@ -344,6 +350,7 @@ def _store(
     charge: settlement.Charge | None,
     seq: int,
     now: datetime,
+    webhook_ids: list[UUID],
 ) -> None:
     values: dict[str, Any] = {
         "status": outcome.status,
@@ -366,8 +373,12 @@ def _store(
     }
     for name, value in values.items():
         setattr(run, name, value)
-    columns = ", ".join(f"{name} = %({name})s" for name in values)
-    prepared.change(f"UPDATE chat_run SET {columns} WHERE id = %(id)s", {**values, "id": run.pk})  # noqa: S608 # of names alone
+    columns = ", ".join(f"{name} = %s" for name in values)
+    ending = prepared.Change(
+        f"UPDATE chat_run SET {columns} WHERE id = %s",  # noqa: S608 # of names alone
+        [*values.values(), run.pk],
+    )
+    prepared.write(*webhook_events.of_run(webhook_ids, run), ending)
 
 
 def read(run_id: UUID) -> protocol.RunEnd | None:

@@ -432,6 +432,16 @@ def enqueue_notification(run_id: UUID) -> None:
         logger.warning("run %s ends without a notification: %s", run_id, error)
 
 
+def enqueue_delivery(delivery_id: UUID, attempts: int) -> None:
+    """Enqueue an attempt to deliver a message of a webhook; raises redis.RedisError."""
+    rq_queue("low").enqueue_call(
+        func="chat.webhooks.jobs.deliver",
+        kwargs={"delivery_id": str(delivery_id), "attempts": attempts},
+        description=f"deliver {delivery_id}, attempt {attempts + 1}",
+        result_ttl=0,
+    )
+
+
 def enqueue_index() -> None:
     """Enqueue the indexing of messages, unless such a job is waiting; raises redis.RedisError."""
     waiting = rq_queue("index")

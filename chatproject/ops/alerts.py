@@ -234,6 +234,15 @@ RULES = (
         "Webhooks of payment providers are not processed. Read their errors in the admin.",
     ),
     Rule(
+        "ParleyWebhookDeliveriesWait",
+        10,
+        lambda figures: (
+            figures.value("webhook_deliveries_oldest_seconds") > 900
+            and not figures.increase("webhook_deliveries_total")
+        ),
+        "No message of the users' webhooks is sent. Check the clock and the worker of the queue low.",
+    ),
+    Rule(
         "ParleyMailsWait",
         10,
         lambda figures: (

@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from billing.ledger.audit import OVERDUE
 from billing.models import Hold, LedgerCheck, ProviderEvent
 from chat.runs import queue, queue_stats
+from chat.webhooks import dispatch
 from chatproject.lib.leadership import lease
 from chatproject.lib.mail import outbox
 from chatproject.lib.redis.clients import sync_client
@@ -113,6 +114,17 @@ def of_database(now: datetime) -> Iterator[Metric]:
         .annotate(Count("pk"))
     )
     yield gauge("webhooks_unprocessed", "Webhooks that are not processed yet.", undone, "status")
+    backlog = dispatch.backlog(now)
+    yield gauge(
+        "webhook_deliveries_waiting",
+        "Messages of outgoing webhooks that are not delivered yet, those that will be repeated too.",
+        backlog.waiting,
+    )
+    yield gauge(
+        "webhook_deliveries_oldest_seconds",
+        "Time for which the oldest message of outgoing webhooks has been due.",
+        backlog.oldest,
+    )
     mails = outbox.state(now)
     yield gauge("mails_waiting", "Mails of the outbox that are not sent yet.", mails.waiting)
     yield gauge("mails_failed", "Mails of the last day that were given up.", mails.failed)

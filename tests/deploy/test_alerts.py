@@ -86,6 +86,8 @@ HEALTHY = {
     'parley_webhooks_unprocessed{status="failed"}': "0+0",
     "parley_mail_server_failing": "0+0",
     "parley_mails_oldest_seconds": "100+0",
+    'parley_webhook_deliveries_total{outcome="delivered"}': "0+10",
+    "parley_webhook_deliveries_oldest_seconds": "2000+0",
 }
 
 # The alerts that fire when these series differ from the healthy ones.
@@ -123,6 +125,7 @@ FIRING: dict[str, dict[str, str]] = {
     "ParleyMoneyBusy": {"parley_money_busy_total": "0+1"},
     "ParleyMoneyRetries": {'parley_money_retries_total{sqlstate="55P03"}': "0+20"},
     "ParleyWebhooksWait": {'parley_webhooks_unprocessed{status="received"}': "2+0"},
+    "ParleyWebhookDeliveriesWait": {'parley_webhook_deliveries_total{outcome="delivered"}': "10+0"},
     "ParleyMailsWait": {"parley_mails_oldest_seconds": "1000+0"},
 }
 

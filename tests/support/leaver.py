@@ -45,6 +45,8 @@ from chat.models import (
     PushSubscription,
     Report,
     Run,
+    Webhook,
+    WebhookDelivery,
 )
 from chatproject.lib import personal_data, private_files
 from chatproject.lib.personal_data import PersonalTable
@@ -154,6 +156,12 @@ def _make_chats(user: User, assistant: Assistant, now: Any) -> Conversation:
         user=user, endpoint=f"https://push.example.org/{WORD}", p256dh="p", auth="a",
         session_key="s", device="Firefox",
     )  # fmt: skip
+    webhook = Webhook.objects.create(
+        owner=user, name=WORD, url=f"https://example.org/{WORD}", host="example.org", secret="s"
+    )
+    WebhookDelivery.objects.create(
+        webhook=webhook, event="ping", body="{}", due_at=now, created_at=now
+    )
     ChatPreference.objects.create(user=user, model=assistant.model)
     made = Announcement.objects.create(text="Hello")
     AnnouncementDismissal.objects.create(announcement=made, user=user)

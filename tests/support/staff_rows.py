@@ -44,6 +44,7 @@ from chat.models import (
     PublicLink,
     Report,
     Run,
+    Webhook,
 )
 from chatproject.lib.mail.models import OutgoingMail
 from tests.support import billing_rows
@@ -169,6 +170,7 @@ def _make_runs(user: User) -> None:
     chat = call.conversation
     ConversationShare.objects.create(conversation=chat, owner=call.user, email="r@example.org")
     PublicLink.objects.create(conversation=chat, owner=call.user)
+    Webhook.objects.create(owner=user, name="Hook", url="https://example.org", host="example.org")
 
 
 def _lengthen(model: type[models.Model]) -> None:

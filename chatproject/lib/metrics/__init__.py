@@ -71,6 +71,11 @@ RUNS_ENDED = counter("runs_ended_total", "Runs that ended.", "outcome", "code", 
 PUSH_MESSAGES = counter(
     "push_messages_total", "Notifications to devices, by their result.", "result"
 )
+WEBHOOK_DELIVERIES = counter(
+    "webhook_deliveries_total",
+    "Attempts to deliver a message of an outgoing webhook: delivered, retried or failed.",
+    "outcome",
+)
 RUN_WAIT = histogram(
     "run_wait_seconds", "Time from the request to the claim by a worker, of first attempts.", LONG
 )
