@@ -10,14 +10,17 @@ from allauth.socialaccount.models import SocialAccount
 from accounts import api_keys
 from accounts.models import User
 from accounts.privacy import leaving
+from accounts.signals import account_claimed
 
 
 def end_access_of_maker(user: User) -> None:
     """End all access to an account that outlives its password, its addresses and its sessions.
 
-    API keys and connected accounts, and what a deletion ends at once: shares, links, devices, automatic purchases.
+    API keys, connected accounts and webhooks, and what a deletion ends at once: shares, links, devices, automatic
+    purchases.
     """
     for key in api_keys.usable(user):
         api_keys.revoke(key, by=user)
     SocialAccount.objects.filter(user=user).delete()
+    account_claimed.send(sender=User, user=user)
     leaving.close(user)

@@ -10,3 +10,7 @@ access_changed = Signal()
 
 # Sent with `old` and `new` when a session goes on with another key, within the same transaction if there is one.
 session_renewed = Signal()
+
+# Sent with `user` when the owner of its address has taken over an account that another person may have made: ends
+# what that person could still receive.
+account_claimed = Signal()

@@ -10,7 +10,7 @@ class ChatConfig(AppConfig):
         from allauth.account.models import EmailAddress
         from django.db.models.signals import post_save
 
-        from accounts.signals import access_changed, session_renewed
+        from accounts.signals import access_changed, account_claimed, session_renewed
         from billing.signals import balance_changed, balance_low
         from chat.attachments import sweep  # noqa: F401 # receives the deletion of attachments
         from chat.conversations import sharing
@@ -18,6 +18,7 @@ class ChatConfig(AppConfig):
         from chat.push import devices
         from chat.runs import webhook_events
         from chat.streaming import user_channel
+        from chat.webhooks import editing
 
         registry.register()
         access_changed.connect(
@@ -29,6 +30,7 @@ class ChatConfig(AppConfig):
         post_save.connect(
             sharing.email_saved, sender=EmailAddress, dispatch_uid="chat.conversations.sharing"
         )
+        account_claimed.connect(editing.delete_all, dispatch_uid="chat.webhooks.editing")
         session_renewed.connect(devices.session_renewed, dispatch_uid="chat.push.devices")
         balance_low.connect(webhook_events.credits_low, dispatch_uid="chat.runs.webhook_events")
         balance_changed.connect(

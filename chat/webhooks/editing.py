@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -94,6 +95,12 @@ def delete(webhook: Webhook) -> None:
         WebhookDelivery.objects.filter(webhook=webhook).delete()
         Webhook.objects.filter(pk=webhook.pk).delete()
     log_event("webhook_deleted", user_id=webhook.owner_id, webhook_id=webhook.pk)
+
+
+def delete_all(*, user: User, **_signal: Any) -> None:
+    """Delete all webhooks of a user; the receiver of `account_claimed`."""
+    for webhook in Webhook.objects.filter(owner=user):
+        delete(webhook)
 
 
 def secret_of(webhook: Webhook) -> str:

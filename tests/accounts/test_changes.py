@@ -13,7 +13,8 @@ from django.urls import URLPattern, get_resolver, reverse
 
 from accounts import api_keys
 from accounts.models import ApiKey, User
-from chat.models import PushSubscription
+from chat.models import PushSubscription, Webhook
+from chat.webhooks import editing
 from chatproject.lib.env import Limit
 from tests.accounts.test_pages import EMAIL, OTHER, PASSWORD, is_signed_in, patterns
 from tests.support.limits import limits_without_redis
@@ -92,6 +93,7 @@ REQUIRES_A_MAILED_KEY = {"account_reset_password_from_key"}
 CHANGES_NOTHING = {
     "account_invitation",
     "account_waiting",
+    "plan",
     "profile",  # the name that others see
     "account_restore",  # of an account whose password was just checked
     "visitor_language",
@@ -232,10 +234,11 @@ def reset(email: str) -> bool:
 
 
 def add_other_access(user: User) -> None:
-    """Add access that outlives a password: a key, an account at an identity provider, a device."""
+    """Add access that outlives a password: a key, an account at an identity provider, a device, a webhook."""
     api_keys.create(user, api_keys.Terms("Test"))
     SocialAccount.objects.create(user=user, provider="oidc", uid="maker")
     PushSubscription.objects.create(user=user, endpoint="https://push.example.org/maker")
+    editing.create(user, editing.Terms("Test", "https://maker.example.org/", ["run.done"], True))
 
 
 def other_access() -> int:
@@ -245,6 +248,7 @@ def other_access() -> int:
             ApiKey.objects.filter(revoked_at=None),
             SocialAccount.objects,
             PushSubscription.objects,
+            Webhook.objects,
         )
     )
 
@@ -255,7 +259,7 @@ def test_reset_removes_addresses_of_first_maker(client: Client, verified):
     add_second(User.objects.get(), verified=verified)
     add_other_access(User.objects.get())
     assert not reset(SECOND), "only the primary address, which is not confirmed, resets"
-    assert other_access() == 3
+    assert other_access() == 4
     assert reset(EMAIL)
     assert addresses() == [(EMAIL, True, False)]
     assert other_access() == 0
@@ -282,7 +286,7 @@ def test_reset_keeps_confirmed_addresses_of_owner(reader: User, verified):
     add_other_access(reader)
     assert reset(SECOND) == verified
     assert reset(EMAIL)
-    assert other_access() == 3
+    assert other_access() == 4
     assert addresses() == [(EMAIL, True, True), (SECOND, False, True)][: 1 + verified]
 
 

@@ -13,11 +13,13 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from accounts.sso import confirmation
 from chat import access
 from chat.errors import ChatError
 from chat.models import Webhook
@@ -92,6 +94,8 @@ def webhooks(request: Request) -> HttpResponse:
     if not form.is_valid():
         return _list(request, form, status=400)
     # A session may be borrowed, and a webhook outlives it.
+    if refusal := confirmation.refusal(request, request.path):
+        return refusal
     raise_if_reauthentication_required(request, app="allauth.account")
     try:
         made = editing.create(request.user, form.terms)
@@ -133,6 +137,8 @@ def webhook(request: Request, webhook_id: UUID) -> HttpResponse:
     if not form.is_valid():
         return _page(request, found, form, status=400)
     if form.terms.url != found.url or form.terms.includes_text > found.includes_text:
+        if refusal := confirmation.refusal(request, request.path):
+            return refusal
         raise_if_reauthentication_required(request, app="allauth.account")
     try:
         editing.change(found, form.terms)
@@ -168,6 +174,8 @@ def _page(
 def webhook_secret(request: Request, webhook_id: UUID) -> HttpResponse:
     """Show the secret of a webhook on the next page, after the password; with `rotate` a new one."""
     found = access.webhook(request.user, webhook_id)
+    if refusal := confirmation.refusal(request, reverse("chat:webhook", args=[found.pk])):
+        return refusal
     raise_if_reauthentication_required(request, app="allauth.account")
     if "rotate" in request.POST:
         editing.rotate(found)

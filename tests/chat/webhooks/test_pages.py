@@ -62,6 +62,22 @@ def test_webhook_is_made_and_changed_by_forms(page, owner):
     assert not Webhook.objects.exists()
 
 
+def test_account_without_password_confirms_first(client, owner):
+    """allauth would ask it for nothing, and a webhook outlives a borrowed session."""
+    made = add(owner)
+    owner.set_unusable_password()
+    owner.save()
+    client.force_login(owner)
+    address = f"/settings/webhooks/{made.pk}/"
+    for page, form in (
+        ("/settings/webhooks/", FORM),
+        (address, FORM | {"includes_text": "on"}),
+        (f"{address}secret/", {}),
+    ):
+        assert client.post(page, form)["Location"] == "/accounts/password/set/"
+    assert Webhook.objects.get().url == made.url
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
