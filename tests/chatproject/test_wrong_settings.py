@@ -25,6 +25,7 @@ ANY_TEXT = {
     "SECRET_KEY",
     "SECRET_KEY_FALLBACKS",
     "SITE_NAME",
+    "OIDC_NAME",
     "SELLER_NAME",
     "SELLER_ADDRESS",
     "SELLER_TAX_ID",
@@ -35,6 +36,9 @@ JUDGED_ELSEWHERE = {
     "TITLE_MODEL": "the catalogue",
     "HOST": "the resolver, when the web server starts",
     "STATIC_ROOT": "collectstatic",
+    "OIDC_CLIENT_SECRET": "the issuer",
+    "OIDC_SCOPES": "the issuer",
+    "OIDC_GROUPS_CLAIM": "the issuer",
     "STRIPE_WEBHOOK_SECRETS": "the signature of a webhook",
     "RAZORPAY_WEBHOOK_SECRETS": "the signature of a webhook",
 }

@@ -32,9 +32,10 @@ from chatproject.ops.doctor import (
     processes,
     provider,
     redis_server,
+    sign_in,
 )
 from tests.chat.llm.test_address import serving
-from tests.support import pgbouncer
+from tests.support import identity_provider, pgbouncer
 from tests.support.conversations import begin, send
 from tests.support.fake_mail import mail_server
 from tests.support.people import assistant, owner
@@ -556,3 +557,22 @@ def test_no_finding_has_a_secret(server, own_valkey):
         assert "problem  database" in done.stdout
         assert "Traceback" not in done.stderr
         assert [secret for secret in secrets if secret in done.stdout + done.stderr] == []
+
+
+def test_identity_providers_are_asked(settings):
+    assert found_by(sign_in.check) == []
+    settings.SITE_URL = "https://chat.example.org"
+    with identity_provider.running() as issuer:
+        settings.OIDC_ISSUER, settings.OIDC_CLIENT_ID = issuer.address, "parley"
+        settings.GITHUB_URL, settings.GITHUB_CLIENT_ID = issuer.address, "parley"
+        back = "https://chat.example.org/accounts/login/with/{}/callback/"
+        found = found_by(sign_in.check, "sign-in")
+        assert [one.level for one in found] == [Level.OK, Level.OK]
+        for key, finding in zip(("oidc", "github"), found, strict=True):
+            assert back.format(key) in finding.found
+        settings.GITHUB_CLIENT_ID = ""
+        issuer.issuer = "https://other.example.org"
+        wrong = one(sign_in.check, "sign-in", Level.PROBLEM)
+        assert "https://other.example.org" in wrong.found
+    unreachable = one(sign_in.check, "sign-in", Level.PROBLEM)
+    assert "OIDC_ISSUER" in unreachable.advice
