@@ -20,6 +20,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts import api_keys
 from accounts.models import ApiKey, Scope
+from accounts.sso import confirmation
 from billing.credits import CreditsFormField
 from chatproject.lib import encryption
 from chatproject.lib.http import Request
@@ -100,6 +101,8 @@ def keys(request: Request) -> HttpResponse:
     if not form.is_valid():
         return _page(request, form, status=400)
     # A session may be borrowed, and a key outlives it.
+    if refusal := confirmation.refusal(request, request.path):
+        return refusal
     raise_if_reauthentication_required(request, app="allauth.account")
     try:
         key, secret = api_keys.create(request.user, form.terms)

@@ -42,8 +42,8 @@ PAGES = [
     ),
     SettingsPage(gettext_lazy("Security"), "shield", "mfa_index"),
     SettingsPage(
-        gettext_lazy("Connected accounts"),
-        "person",
+        gettext_lazy("Connections"),
+        "connect",
         "socialaccount_connections",
         is_shown=lambda: bool(providers.configured()),
     ),

@@ -8,6 +8,7 @@ from typing import Any
 from allauth.account.adapter import get_adapter
 from allauth.account.internal.flows.login import record_authentication
 from allauth.account.internal.flows.reauthentication import raise_if_reauthentication_required
+from allauth.account.models import EmailAddress
 from allauth.account.utils import get_next_redirect_url
 from allauth.socialaccount.helpers import complete_social_login
 from allauth.socialaccount.internal import statekit
@@ -64,6 +65,9 @@ def begin(request: HttpRequest, key: str) -> HttpResponse:
     if process != "login" and not request.user.is_authenticated:
         return redirect("account_login")
     if process == "connect":
+        if not _has_confirmed_address(request):
+            messages.error(request, _("Confirm your e-mail address first."))
+            return redirect("socialaccount_connections")
         if refusal := confirmation.refusal(request, reverse("socialaccount_connections")):
             return refusal
         raise_if_reauthentication_required(request, app="allauth.socialaccount")
@@ -89,6 +93,17 @@ def begin(request: HttpRequest, key: str) -> HttpResponse:
     except SignInFailed as error:
         return failed(request, provider, error)
     return render(request, "sso/continue.html", {"provider": provider, "url": url})
+
+
+def _has_confirmed_address(request: HttpRequest) -> bool:
+    """Return whether the user's primary address is confirmed.
+
+    Else another person may have made the account with it, and would keep a way in once its owner has it.
+    """
+    user = request.user
+    assert isinstance(user, User)
+    own = EmailAddress.objects.filter(user=user, email__iexact=user.email, verified=True)
+    return own.exists()
 
 
 @require_safe

@@ -6,6 +6,7 @@ import html
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,12 +19,15 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
-from accounts.models import SignupGrant, User
+from accounts import api_keys, consent
+from accounts.models import LegalDocument, SignupGrant, User
 from accounts.sso import http, openid
 from tests.accounts.test_joining import link
 from tests.support import identity_provider
 from tests.support.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider
+from tests.support.threads import race
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
@@ -255,6 +259,24 @@ def test_local_rules_hold_for_providers(client: Client, issuer: IdentityProvider
     settings.STAFF_TWO_FACTOR = True
     member = Client()
     assert sign_in(member, issuer, next="/admin/").redirect_chain[-1][0] == "/accounts/security/"
+    # Consent, before the first page.
+    settings.SIGNUP = "open"
+    terms = {"kind": "terms", "language": "en", "version": 1, "text": "x", "needs_consent": True}
+    LegalDocument.objects.create(**terms, published_at=timezone.now())
+    consent.memory.due = 0.0
+    issuer.person = {"sub": "8", "email": "asked@example.org", "email_verified": True}
+    page = sign_in(Client(), issuer, next="/chats/")
+    assert page.redirect_chain[-1][0].startswith("/consent/")
+    LegalDocument.objects.all().delete()
+    consent.memory.forget()
+    # An address that nobody has verified.
+    settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+    issuer.person = {"sub": "10", "email": "unsure@example.org", "email_verified": "false"}
+    visitor = Client()
+    assert "Check your inbox" in text_of(sign_in(visitor, issuer))
+    unsure = User.objects.get(email="unsure@example.org")
+    assert not signed_in(visitor)
+    assert not SignupGrant.objects.filter(user=unsure).exists()
     # Approval.
     settings.SIGNUP = "approval"
     issuer.person = {"sub": "9", "email": "new@example.org", "email_verified": True}
@@ -262,6 +284,40 @@ def test_local_rules_hold_for_providers(client: Client, issuer: IdentityProvider
     assert "Waiting for approval" in text_of(page)
     waits = User.objects.get(email="new@example.org")
     assert (waits.is_active, SignupGrant.objects.filter(user=waits).exists()) == (False, False)
+
+
+def test_person_who_signs_up_twice_at_once_gets_one_account(issuer: IdentityProvider):
+    browsers = [Client() for _ in range(4)]
+    answers = [issuer.authorize(leave(one)) for one in browsers]
+    pairs = zip(browsers, answers, strict=True)
+    results = race([partial(one.get, BACK, answer) for one, answer in pairs])
+    assert [one["Location"] for one in results] == ["/"] * 4
+    assert [signed_in(one) for one in browsers] == [EMAIL] * 4
+    assert SocialAccount.objects.get().user == User.objects.get()
+
+
+def test_stranger_keeps_no_way_into_a_reset_account(client: Client, issuer: IdentityProvider):
+    """An account that was made at a provider with the unverified address of its later owner."""
+    issuer.person["email_verified"] = False
+    sign_in(client, issuer)
+    user = User.objects.get()
+    api_keys.create(user, api_keys.Terms(name="Test"))
+    assert "Confirm your e-mail address first." in text_of(
+        client.post("/accounts/login/with/oidc/", {"process": "connect"}, follow=True)
+    )
+    owner = Client()
+    owner.post("/accounts/password/reset/", {"email": EMAIL})
+    path = re.findall(r"http://testserver(/accounts/password/reset/key/\S+)", mail.outbox[-1].body)[
+        0
+    ]
+    page = owner.get(path, follow=True)
+    form = {"password1": PASSWORD, "password2": PASSWORD}
+    owner.post(page.redirect_chain[-1][0], form)
+    user.refresh_from_db()
+    assert user.check_password(PASSWORD)
+    assert not SocialAccount.objects.exists()
+    assert not user.api_keys.filter(revoked_at=None).exists()
+    assert client.get("/chats/").status_code == 302
 
 
 def test_groups_of_the_issuer_are_followed(client: Client, issuer: IdentityProvider, settings):

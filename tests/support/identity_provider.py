@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives import serialization
@@ -145,6 +145,12 @@ def running() -> Iterator[IdentityProvider]:
             authorization = self.headers.get("Authorization", "")
             if self.path.endswith("/openid-configuration"):
                 answer = provider.document()
+            elif self.path.startswith("/authorize?"):  # of a browser: signed in at once
+                back = parse_qs(urlsplit(self.path).query)["redirect_uri"][0]
+                self.send_response(303)
+                self.send_header("Location", f"{back}?{urlencode(provider.authorize(self.path))}")
+                self.end_headers()
+                return
             elif self.path == "/keys":
                 answer = provider.keys()
             elif self.path in ("/token", "/login/oauth/access_token"):
