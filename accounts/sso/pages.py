@@ -124,11 +124,16 @@ def callback(request: HttpRequest, key: str) -> HttpResponse:
             return _confirm(request, provider, identity, state)
     except SignInFailed as error:
         return failed(request, provider, error)
+    # The same person may have signed up in another tab at the same time: then there is an account now.
     try:
-        return _complete(request, key, identity, state)
+        response = _complete(request, key, identity, state)
     except IntegrityError:
-        # The same person has signed up in another tab at the same time: now there is a user.
         return _complete(request, key, identity, state)
+    taken_page = reverse("socialaccount_signup")
+    if response.status_code == 409 or response.get("Location") == taken_page:
+        if SocialAccount.objects.filter(provider=key, uid=identity.uid).exists():
+            return _complete(request, key, identity, state)
+    return response
 
 
 def _complete(

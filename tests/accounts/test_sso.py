@@ -307,9 +307,9 @@ def test_stranger_keeps_no_way_into_a_reset_account(client: Client, issuer: Iden
     )
     owner = Client()
     owner.post("/accounts/password/reset/", {"email": EMAIL})
-    path = re.findall(r"http://testserver(/accounts/password/reset/key/\S+)", mail.outbox[-1].body)[
-        0
-    ]
+    path = re.findall(
+        r"http://testserver(/accounts/password/reset/key/\S+)", str(mail.outbox[-1].body)
+    )[0]
     page = owner.get(path, follow=True)
     form = {"password1": PASSWORD, "password2": PASSWORD}
     owner.post(page.redirect_chain[-1][0], form)

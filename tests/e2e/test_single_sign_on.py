@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from selenium import webdriver
@@ -49,13 +50,17 @@ def shared_site(
         yield site
 
 
+def is_at(browser: Browser, path: str) -> bool:
+    return browser.path == path
+
+
 def test_browser_signs_in_at_identity_provider(shared_site: Site, driver: webdriver.Chrome):
     """The page goes on under the CSP of the site, also without scripts."""
     for scripting in (True, False):
         browser = Browser(driver, shared_site.base, DESKTOP, scripting=scripting)
         browser.open("/accounts/login/?next=/accounts/connections/")
         browser.click(".sso form:first-of-type button")
-        wait_until(lambda seen=browser: seen.path == "/accounts/connections/", "the way back")
+        wait_until(partial(is_at, browser, "/accounts/connections/"), "the way back")
         assert "Example ID" in browser.find("main").text
         assert browser.complaints == []
 
