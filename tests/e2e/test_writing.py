@@ -339,6 +339,16 @@ def test_copy_takes_markdown_and_code(site: Site, driver: webdriver.Chrome, emai
     assert pasted(browser) == "if x:\n    print(1)"
 
 
+def test_offline_refusal_ends_with_the_network(browser: Browser):
+    browser.write("Later")
+    go_offline(browser)
+    browser.click("[data-send-button]")
+    browser.wait_for_text("[data-error-text]", "You are offline")
+    go_offline(browser, offline=False)
+    wait_until(lambda: browser.shown("[data-error]") == [], "nothing is refused any longer")
+    assert browser.draft == "Later"
+
+
 def go_offline(browser: Browser, *, offline: bool = True) -> None:
     cdp = browser.driver.execute_cdp_cmd
     cdp("Network.enable", {})

@@ -485,6 +485,7 @@ export class ChatApp extends HTMLElement {
     this.connection.wake();
     // The socket may have survived the time without a network.
     if (this.connection.isOpen) this.#notice.hide();
+    this.composer?.online();
   }
 
   #ended(code) {

@@ -314,6 +314,11 @@ export class ChatComposer extends HTMLElement {
     this.#estimateSoon();
   }
 
+  /** The network is back: the reason not to send has ended. */
+  online() {
+    if (this.querySelector("[data-error-text]").textContent === OFFLINE) this.showError("");
+  }
+
   #filesChanged() {
     const { uploading, failed } = this.files.dataset;
     const shown = this.querySelector("[data-error-text]").textContent;
