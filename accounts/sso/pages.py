@@ -130,9 +130,9 @@ def callback(request: HttpRequest, key: str) -> HttpResponse:
     except IntegrityError:
         return _complete(request, key, identity, state)
     taken_page = reverse("socialaccount_signup")
-    if response.status_code == 409 or response.get("Location") == taken_page:
-        if SocialAccount.objects.filter(provider=key, uid=identity.uid).exists():
-            return _complete(request, key, identity, state)
+    is_taken = response.status_code == 409 or response.get("Location") == taken_page
+    if is_taken and SocialAccount.objects.filter(provider=key, uid=identity.uid).exists():
+        return _complete(request, key, identity, state)
     return response
 
 
