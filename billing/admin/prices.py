@@ -232,11 +232,13 @@ class CreditPackageAdmin(AuditedAdmin):
         amount("bonus"),
         "prices_shown",
         column("valid_days", str, "days"),
+        "plan",
         "popular",
         "active",
         "position",
     ]
     list_filter = ["active"]
+    list_select_related = ["plan"]
     search_fields = ["name", "slug"]
     prepopulated_fields = {"slug": ["name"]}
     form_fields = dict.fromkeys(("credits", "bonus"), CreditsFormField)

@@ -8,14 +8,14 @@ follows: `follow_group` adds it to the user's groups and removes it, but only wh
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from django.contrib.auth import get_user_model
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing.models import Account, Membership, Plan, PlanGroup
+from billing.models import Account, Membership, Order, Plan, PlanGroup
 from chatproject.lib.batches import apart
 from chatproject.lib.db import money_transaction
 
@@ -45,6 +45,7 @@ def change(
     until: datetime | None = None,
     actor_id: int | None = None,
     invitation_id: int | None = None,
+    order: Order | None = None,
     reason: str = "",
 ) -> bool:
     """Give an account a plan, or with None the default one; return whether that changed anything.
@@ -69,11 +70,68 @@ def change(
             source=source,
             actor_id=actor_id,
             invitation_id=invitation_id,
+            order=order,
             reason=reason.strip()[:300],
         )
     Account.objects.filter(pk=account_id).update(plan_id=plan_id, updated_at=now)
     _follow(account.user_id)
     return True
+
+
+def add_bought(order: Order, now: datetime) -> None:
+    """Give the buyer of a paid order its plan, once; call it in the transaction that adds the credits, before them.
+
+    The days are added to those that are left of the same plan. Another plan ends.
+    """
+    if order.plan_id is None or order.plan_days is None:
+        return
+    account = locked(order.account_id)
+    if Membership.objects.filter(order=order).exists():
+        return
+    present = membership_of(account)
+    is_same = present is not None and present.plan_id == order.plan_id
+    if is_same and present is not None and present.until is None:
+        return  # it has no end
+    begin = present.until if is_same and present is not None and present.until else now
+    change(
+        account_id=account.pk,
+        plan_id=order.plan_id,
+        source=Source.ORDER,
+        until=max(begin, now) + timedelta(days=order.plan_days),
+        order=order,
+    )
+
+
+def take_bought(order: Order, now: datetime) -> None:
+    """Take the days of a plan back, once, as all the money of its order went back; the caller saves the order.
+
+    Call it under the order's lock, before the account is locked.
+    """
+    if order.plan_days is None or order.plan_reclaimed_at is not None:
+        return
+    order.plan_reclaimed_at = now
+    account = locked(order.account_id)
+    present = membership_of(account)
+    if present is None or present.plan_id != order.plan_id or present.source != Source.ORDER:
+        return
+    assert present.until is not None
+    until = present.until - timedelta(days=order.plan_days)
+    Membership.objects.filter(pk=present.pk).update(until=until)
+    if until <= now:
+        _end(present.pk, account.pk, now)
+
+
+def return_bought(order: Order, now: datetime) -> None:
+    """Undo `take_bought`, as the money did not stay with the buyer: for the rest of the days since the payment."""
+    if order.plan_days is None or order.plan_reclaimed_at is None or order.paid_at is None:
+        return
+    order.plan_reclaimed_at = None
+    account = locked(order.account_id)
+    until = order.paid_at + timedelta(days=order.plan_days)
+    present = membership_of(account)
+    is_longer = present is not None and (present.until is None or present.until >= until)
+    if until > now and not (is_longer and account.plan_id == order.plan_id):
+        change(account_id=account.pk, plan_id=order.plan_id, source=Source.ORDER, until=until)
 
 
 def locked(account_id: int) -> Account:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.conf import settings
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy
@@ -24,6 +25,17 @@ class CreditPackage(models.Model):
     valid_days = models.PositiveIntegerField(
         null=True, blank=True, help_text="Days until the credits expire; empty: never."
     )
+    plan = models.ForeignKey(
+        "billing.Plan",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text=gettext_lazy("The buyer gets it for the days below."),
+    )
+    plan_days = models.PositiveIntegerField(
+        "days of the plan", null=True, blank=True, validators=[MinValueValidator(1)]
+    )
     popular = models.BooleanField(default=False)
     active = models.BooleanField(default=True)
     position = models.PositiveSmallIntegerField(default=0)
@@ -33,6 +45,13 @@ class CreditPackage(models.Model):
         constraints = [
             models.CheckConstraint(
                 condition=Q(credits__gt=0, bonus__gte=0), name="package_credits_in_bounds"
+            ),
+            models.CheckConstraint(
+                condition=Q(plan=None, plan_days=None) | Q(plan__isnull=False, plan_days__gte=1),
+                name="package_plan_has_days",
+                violation_error_message=gettext_lazy(
+                    "Enter a plan and its days, or neither of them."
+                ),
             ),
         ]
 
@@ -107,6 +126,20 @@ class Order(models.Model):
     credits = CreditsField()
     bonus = CreditsField(default=0)
     valid_days = models.PositiveIntegerField(null=True, blank=True)
+    plan = models.ForeignKey(
+        "billing.Plan",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_index=False,
+    )
+    plan_days = models.PositiveIntegerField(null=True, blank=True)
+    plan_reclaimed_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text=gettext_lazy("When the plan's days were taken back, as all the money went back."),
+    )
     amount_minor = models.PositiveBigIntegerField()
     tax_minor = models.PositiveBigIntegerField(
         default=0, help_text=gettext_lazy("Part of the amount.")

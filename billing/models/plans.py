@@ -120,6 +120,7 @@ class Membership(models.Model):
     class Source(models.TextChoices):
         STAFF = "staff", gettext_lazy("staff")
         INVITATION = "invitation", gettext_lazy("an invitation")
+        ORDER = "order", gettext_lazy("an order")
         EARLIER = "earlier", gettext_lazy("an earlier release")
 
     account = models.ForeignKey(
@@ -145,6 +146,9 @@ class Membership(models.Model):
     invitation = models.ForeignKey(
         "accounts.Invitation", null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
+    order = models.OneToOneField(
+        "billing.Order", null=True, blank=True, on_delete=models.PROTECT, related_name="membership"
+    )
     reason = models.CharField(max_length=300, blank=True)
 
     class Meta:
@@ -161,7 +165,7 @@ class Membership(models.Model):
             models.UniqueConstraint(
                 fields=["account"], condition=Q(ended_at=None), name="membership_one_open"
             ),
-            known("source", "staff invitation earlier", "membership_source_known"),
+            known("source", "staff invitation order earlier", "membership_source_known"),
         ]
 
     def __str__(self) -> str:

@@ -17,7 +17,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from billing.ledger import postings, signup
+from billing.ledger import plans, postings, signup
 from billing.models import (
     Account,
     CreditPackage,
@@ -151,6 +151,8 @@ def draft(
         credits=package.credits,
         bonus=package.bonus,
         valid_days=package.valid_days,
+        plan_id=package.plan_id,
+        plan_days=package.plan_days,
         amount_minor=price.amount_minor,
         currency=currency,
         provider=provider,
@@ -387,7 +389,8 @@ def _note_other_payments(order: Order, state: OrderState) -> None:
 
 
 def _credit(order: Order, now: datetime) -> None:
-    """Add the credits. The idempotency keys make it once, whatever the order's status is."""
+    """Add the plan and the credits. Keys make it once, whatever the order's status is."""
+    plans.add_bought(order, now)
     order.status = Order.Status.PAID
     order.paid_at = now
     order.problem = ""

@@ -86,7 +86,7 @@ def offers() -> list[Offer]:
     """Return all offers, in every currency of the site, in the order of the packages."""
     found = (
         PackagePrice.objects.filter(package__active=True, currency__in=settings.CURRENCIES)
-        .select_related("package")
+        .select_related("package__plan")
         .order_by("package__position", "package__credits", "package_id", "currency")
     )
     return [Offer(price.package, price.currency, price.amount_minor) for price in found]

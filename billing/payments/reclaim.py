@@ -6,6 +6,9 @@ difference between the target and the credits that are reclaimed already, so tha
 nor the order of events nor the moments of the syncs make a difference. The whole price is worth
 all credits of the order: if more money goes back, no further credits are reclaimed.
 
+A plan that came with the order loses the order's days once all of the money is back, and has them again if a refund
+fails or a dispute is won (`plans.take_bought`, `plans.return_bought`).
+
 Each refund and dispute has its own part of the target in `credits` and `debt`. All functions are
 called inside `money_transaction`, under the order's lock.
 """
@@ -13,9 +16,10 @@ called inside `money_transaction`, under the order's lock.
 from __future__ import annotations
 
 from django.db.models import Sum
+from django.utils import timezone
 
 from billing.credits import show_money
-from billing.ledger import postings
+from billing.ledger import plans, postings
 from billing.models import Dispute, LedgerEntry, LotMove, Order, Refund
 from billing.payments import mail
 from chatproject.lib.db import after_commit
@@ -32,6 +36,8 @@ def to_target(order: Order) -> None:
         before = share(order, money)
         money += claim.amount_minor
         parts.append((claim, share(order, money) - before))
+    plan = plans.take_bought if money >= order.amount_minor else plans.return_bought
+    plan(order, timezone.now())
     for claim, part in parts:
         surplus = claim.credits + claim.debt - part
         if surplus > 0:
