@@ -437,13 +437,20 @@ class InvitationTerms(forms.Form):
     plan = forms.ModelChoiceField(
         Plan.objects.all(), required=False, empty_label=gettext_lazy("The default plan")
     )
+    plan_days = forms.IntegerField(
+        min_value=1,
+        max_value=3650,
+        required=False,
+        label=gettext_lazy("Days of the plan"),
+        help_text=gettext_lazy("From the sign-up on. Empty: no end."),
+    )
     group = forms.ModelChoiceField(Group.objects.all(), required=False)
     note = forms.CharField(max_length=100, required=False, help_text=gettext_lazy("For staff."))
 
     def __init__(self, *args: Any, request: HttpRequest, **options: Any) -> None:
         super().__init__(*args, **options)
         if not request.user.has_perm("billing.change_account"):
-            del self.fields["plan"]
+            del self.fields["plan"], self.fields["plan_days"]
         if not request.user.is_superuser:
             # A group with permissions would give rights, which only superusers give.
             harmless = Group.objects.filter(permissions=None)
@@ -457,6 +464,7 @@ class InvitationTerms(forms.Form):
             expires_at=timezone.now() + timedelta(days=given["days"]),
             group=given.get("group"),
             plan=given.get("plan"),
+            plan_days=given.get("plan_days") if given.get("plan") else None,
             note=given["note"],
         )
 
@@ -472,7 +480,7 @@ class LinkForm(InvitationTerms):
     max_uses = forms.IntegerField(
         min_value=1, max_value=10_000, initial=1, label=gettext_lazy("Number of uses")
     )
-    field_order = ("email", "max_uses", "days", "plan", "group", "note")
+    field_order = ("email", "max_uses", "days", "plan", "plan_days", "group", "note")
 
     def clean(self) -> dict[str, Any]:
         given: dict[str, Any] = super().clean() or {}
@@ -490,7 +498,7 @@ class ListForm(InvitationTerms):
             "CSV in UTF-8: the column “email”, or the first one. At most 10,000 addresses."
         ),
     )
-    field_order = ("file", "days", "plan", "group", "note")
+    field_order = ("file", "days", "plan", "plan_days", "group", "note")
 
 
 @admin.register(Invitation)
@@ -544,6 +552,7 @@ class InvitationAdmin(BaseAdmin):
                 expires_at=terms.expires_at,
                 group=terms.group,
                 plan=terms.plan,
+                plan_days=terms.plan_days,
                 note=terms.note,
                 created_by_id=staff_id(request),
             )

@@ -52,6 +52,7 @@ class Terms:
     expires_at: datetime
     group: Group | None = None
     plan: Plan | None = None
+    plan_days: int | None = None  # from the sign-up on; None: without end
     note: str = ""
 
 
@@ -116,12 +117,14 @@ def apply(user_id: int) -> None:
     """Store the membership of a new user in the plan of the invitation. Raises MoneyBusy."""
     waiting = InvitationUse.objects.filter(user_id=user_id, applied_at=None)
     for one in waiting.select_related("invitation"):
+        days = one.invitation.plan_days
         if one.invitation.plan_id is not None:
             db.money_transaction(
                 signup.join_plan,
                 user_id=user_id,
                 plan_id=one.invitation.plan_id,
                 invitation_id=one.invitation.pk,
+                until=one.used_at + timedelta(days=days) if days else None,
             )
     waiting.update(applied_at=timezone.now())
 
@@ -205,6 +208,7 @@ def invite(addresses: Iterable[str], terms: Terms, *, by: User) -> Invited:
             expires_at=terms.expires_at,
             group=terms.group,
             plan=terms.plan,
+            plan_days=terms.plan_days,
             note=terms.note,
             created_by=by,
             is_mailed=True,

@@ -245,6 +245,9 @@ class Invitation(models.Model):
     plan = models.ForeignKey(
         "billing.Plan", null=True, blank=True, on_delete=models.PROTECT, related_name="+"
     )
+    plan_days = models.PositiveIntegerField(
+        null=True, blank=True, verbose_name=_("days of the plan"), help_text=_("Empty: no end.")
+    )
     note = models.CharField(max_length=100, blank=True, help_text=_("For staff."))
     created_by = models.ForeignKey(
         User, null=True, on_delete=models.SET_NULL, related_name="+", editable=False

@@ -81,7 +81,7 @@ def change(
 def add_bought(order: Order, now: datetime) -> None:
     """Give the buyer of a paid order its plan, once; call it in the transaction that adds the credits, before them.
 
-    The days are added to those that are left of the same plan. Another plan ends.
+    The days are added to the rest of the same plan. Another plan ends.
     """
     if order.plan_id is None or order.plan_days is None:
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.conf import settings
 from django.utils.translation import gettext_noop
 
@@ -42,7 +44,9 @@ def _grant(account: Account) -> None:
         account.refresh_from_db()
 
 
-def join_plan(*, user_id: int, plan_id: int, invitation_id: int) -> None:
+def join_plan(
+    *, user_id: int, plan_id: int, invitation_id: int, until: datetime | None = None
+) -> None:
     """Move the account of a new user to the plan of an invitation, unless staff gave it one.
 
     Call it inside a money transaction.
@@ -54,6 +58,7 @@ def join_plan(*, user_id: int, plan_id: int, invitation_id: int) -> None:
             plan_id=plan_id,
             source=plans.Source.INVITATION,
             invitation_id=invitation_id,
+            until=until,
         )
 
 

@@ -105,6 +105,7 @@ def test_invitation_opens_sign_up_with_group_and_plan(staff: Client, settings):
     assert sign_up(Client()).status_code == 403
     group, plan = Group.objects.create(name="School"), Plan.objects.create(slug="s", name="S")
     form = {"email": "", "max_uses": "1", "days": "7", "plan": plan.pk, "group": group.pk}
+    form["plan_days"] = "30"
     shown = staff.post(ADD, form).content.decode()
     [address] = re.findall(
         r"<code>http://testserver(/accounts/invitation/[\w-]{43}/)</code>", shown
@@ -116,7 +117,11 @@ def test_invitation_opens_sign_up_with_group_and_plan(staff: Client, settings):
     user = User.objects.get(email=EMAIL)
     assert list(user.groups.all()) == [group]
     assert Account.objects.get(user=user).plan == plan
-    assert InvitationUse.objects.get(user=user).applied_at
+    used = InvitationUse.objects.get(user=user)
+    assert used.applied_at
+    membership = user.account.memberships.get()
+    assert membership.until == used.used_at + timedelta(days=30)
+    assert membership.invitation == used.invitation
     assert not EmailAddress.objects.get(user=user).verified
     late = Client()
     assert late.get(address).status_code == 404
