@@ -22,7 +22,8 @@ def settings_pages(context: Context) -> dict[str, Any]:
 def settings_bar(context: Context, title: str = "") -> dict[str, Any]:
     """Write the title of the current page of the settings: its label in the navigation, or `title`."""
     place = _place(context)
-    return place | {"title": title or place["current"].label}
+    current = place["current"]  # none for a page that the site does not show in the navigation
+    return place | {"title": title or (current.label if current else "")}
 
 
 def _place(context: Context) -> dict[str, Any]:
