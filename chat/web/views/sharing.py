@@ -17,7 +17,6 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
-from django.views.defaults import page_not_found
 
 from chat import access
 from chat.conversations import reports, sharing
@@ -210,8 +209,8 @@ def not_indexed(view: View[P]) -> View[P]:
     def respond(request: Request, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         try:
             response = view(request, *args, **kwargs)
-        except Http404 as error:
-            response = page_not_found(request, error)
+        except Http404:
+            response = render(request, "chat/link_ended.html", status=404)
         response["X-Robots-Tag"] = "noindex, nofollow, noarchive"
         response["Referrer-Policy"] = "no-referrer"
         return response

@@ -14,6 +14,7 @@ export class PageDialog extends HTMLElement {
       if (link === null || !isPlain) return;
       event.preventDefault();
       event.stopPropagation(); // it is no navigation
+      this.#leaveMenu(link);
       this.open(link.href);
     }, { capture: true });
     this.addEventListener("submit", (event) => this.#submitted(event));
@@ -24,6 +25,14 @@ export class PageDialog extends HTMLElement {
 
   get #dialog() {
     return this.querySelector("dialog");
+  }
+
+  /** Close the menu of a link; the focus returns to its button after the dialog. */
+  #leaveMenu(link) {
+    const menu = link.closest("details");
+    if (menu === null) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
   }
 
   /** Open the form of the page at an address; without one the browser opens the page. */

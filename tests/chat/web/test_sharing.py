@@ -261,6 +261,7 @@ def test_visitors_report_link_and_staff_end_it(owner, stranger, chat, monkeypatc
     staff.post(page, {"note": "", "step": "end_links"})
     dead = visitor.get(link.get_absolute_url())
     assert dead.status_code == 404
+    assert "is not shared" in dead.content.decode()
     assert "noindex" in dead["X-Robots-Tag"]
     assert visitor.get(form).status_code == 404
     assert "Ended" in staff.get(page).content.decode()
