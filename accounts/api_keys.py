@@ -21,6 +21,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy
 
 from accounts.models import ApiKey, Scope, User, all_scopes
+from accounts.signals import key_revoked
 from billing.metering import plan_limits
 from chatproject.lib import db, log_context, rate_limits
 from chatproject.lib.db import prepared
@@ -115,10 +116,11 @@ def usable(user: User) -> QuerySet[ApiKey]:
 
 
 def revoke(key: ApiKey, *, by: User) -> bool:
-    """Revoke a key for good, at once; return False if it was revoked before."""
+    """Revoke a key for good, at once, and have its calls stopped; return False if it was revoked before."""
     changed = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
     if changed:
         log_event("api_key_revoked", user_id=key.user_id, key_id=key.pk, by=by.pk)
+        db.after_commit(key_revoked.send, sender=ApiKey, key=key)
     return bool(changed)
 
 

@@ -14,3 +14,6 @@ session_renewed = Signal()
 # Sent with `user` when the owner of its address has taken over an account that another person may have made: ends
 # what that person could still receive.
 account_claimed = Signal()
+
+# Sent with `key` after the commit that has revoked an API key.
+key_revoked = Signal()

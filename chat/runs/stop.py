@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import redis
@@ -17,7 +17,7 @@ from chat.streaming.leases import request_stop
 from chatproject.lib import db
 
 if TYPE_CHECKING:
-    from accounts.models import User
+    from accounts.models import ApiKey, User
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,16 @@ def stop_run(*, user: User, run_id: UUID) -> None:
     run = access.run(user, run_id, write=True)
     if not run.has_ended:
         _stop(run)
+
+
+def stop_calls_of(*, key: ApiKey, **_signal: Any) -> None:
+    """Stop the calls that a revoked key has in flight: their replies go to its holder. The receiver of `key_revoked`."""
+    calls = Run.objects.active().filter(user=key.user_id, model_snapshot__api__key=key.pk)
+    for run_id in list(calls.values_list("pk", flat=True)):
+        try:
+            stop_run(user=key.user, run_id=run_id)
+        except ChatError as error:
+            logger.warning("call %s of a revoked key goes on: %s", run_id, error.code)
 
 
 def stop_run_by_staff(run_id: UUID) -> bool:

@@ -277,6 +277,16 @@ def test_hang_up_stops_and_settles_the_run(client: OpenAI, owner: User, provider
     assert run.completion_tokens is not None
     assert run.completion_tokens < 400
     provider.wait(aborted=1)
+    # So does the call of a key that is revoked: a thief reads no further.
+    run.delete()
+    with client.chat.completions.create(**ask("[[tokens=500 rate=20]] y"), stream=True) as stream:
+        next(chunk for chunk in stream if chunk.choices[0].delta.content)
+        api_keys.revoke(ApiKey.objects.get(), by=owner)
+        with pytest.raises(openai.APIError) as stopped:
+            list(stream)
+    assert stopped.value.code == "stopped"
+    wait_until(lambda: Run.objects.get().status == "stopped", "the run is stopped")
+    assert audit.check() == []
 
 
 def test_killed_worker_costs_time_or_an_error(
