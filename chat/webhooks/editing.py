@@ -66,11 +66,13 @@ def create(user: User, terms: Terms) -> Webhook:
 def change(webhook: Webhook, terms: Terms) -> None:
     """Store new settings. One that is switched on begins anew; one that is switched off gives up its messages.
 
-    Raises addresses.Refused.
+    Raises addresses.Refused, and ChatError.
     """
     host = addresses.host_of(addresses.check(terms.url))
     with transaction.atomic():
-        locked = Webhook.objects.select_for_update(no_key=True).get(pk=webhook.pk)
+        locked = Webhook.objects.select_for_update(no_key=True).filter(pk=webhook.pk).first()
+        if locked is None:
+            raise ChatError("not_found")
         if terms.active and not locked.active:
             if locked.disabled == Webhook.Disabled.STAFF:
                 raise ChatError("not_allowed", _("The operators of this site switched it off."))

@@ -34,6 +34,15 @@ from chatproject.lib.http import Request
 SHOWN_SECRET = "webhook_secret"  # noqa: S105 # a name
 
 
+def offered_events() -> list[tuple[str, str]]:
+    """Return the events that happen on this site: without billing no balance runs low."""
+    return [
+        (one.value, str(one.label))
+        for one in Webhook.Event
+        if settings.BILLING or one is not Webhook.Event.CREDITS_LOW
+    ]
+
+
 class WebhookForm(forms.Form):
     """The settings of a webhook."""
 
@@ -57,7 +66,7 @@ class WebhookForm(forms.Form):
     )
     events = forms.MultipleChoiceField(
         label=gettext_lazy("Events"),
-        choices=Webhook.Event.choices,
+        choices=offered_events,
         initial=[Webhook.Event.RUN_DONE.value],
         widget=forms.CheckboxSelectMultiple,
         error_messages={"required": gettext_lazy("Choose at least one.")},
@@ -143,6 +152,8 @@ def webhook(request: Request, webhook_id: UUID) -> HttpResponse:
     try:
         editing.change(found, form.terms)
     except ChatError as error:
+        if error.code == "not_found":
+            raise
         form.add_error("active", error.message)
         return _page(request, found, form, status=400)
     messages.success(request, _("The webhook is saved."))
