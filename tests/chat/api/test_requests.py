@@ -242,6 +242,7 @@ async def test_limits_answer_with_429(client: httpx2.AsyncClient, owner: User, s
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert answer.json()["error"]["type"] == "requests"
     assert 1 <= int(answer.headers["retry-after"]) <= 600
+    assert (answer.headers["ratelimit-limit"], answer.headers["ratelimit-remaining"]) == ("1", "0")
     assert not await db.run(Run.objects.exists)
 
 
