@@ -37,9 +37,7 @@ TOO_MANY_SOCKETS = gettext_lazy(
     "You have too many tabs open. Close some, and this one connects again."
 )
 TOO_MANY_HANDSHAKES = gettext_lazy("Your browser connects too often. It tries again in a moment.")
-TOO_MANY_STREAMS = (
-    "You follow too many replies at once. Close some of the requests."  # for programs
-)
+TOO_MANY_STREAMS = gettext_lazy("You follow too many replies at once. Close some of the requests.")
 TOO_MANY_FRAMES = gettext_lazy("Your tabs are sending too much. Wait a moment.")
 
 
