@@ -35,6 +35,8 @@ def test_shared_chat_is_read_live_and_by_link(
     browser.wait_for_text("#page-dialog .share-rows", reader)
     browser.click("#page-dialog .form-actions button")
     wait_until(lambda: len(browser.shown("#page-dialog copy-field")) == 1, "the link is made")
+    focused = "return document.activeElement.matches('copy-field input')"
+    wait_until(lambda: browser.run(focused), "the focus stays in its section")
     link = browser.find("#page-dialog copy-field input").get_attribute("value") or ""
     assert axe.violations(browser.driver) == []
     browser.click("#page-dialog .sheet-head button")

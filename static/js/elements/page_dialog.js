@@ -49,6 +49,13 @@ export class PageDialog extends HTMLElement {
     if (!this.#dialog.open) this.#dialog.showModal();
   }
 
+  /** Show a part anew, with the focus in the same section of it, whose button was replaced. */
+  async #renew(section) {
+    await this.open(this.#address);
+    const part = this.querySelector("[data-dialog-part]");
+    if (part !== null) sectionsOf(part)[section]?.querySelector("input:not([type=hidden]), button")?.focus();
+  }
+
   async #submitted(event) {
     const form = event.target;
     const part = form.closest("[data-dialog-part]");
@@ -57,7 +64,7 @@ export class PageDialog extends HTMLElement {
     const { isDone, message } = await sendForm(form.getAttribute("action"), new FormData(form, event.submitter));
     if (isDone) {
       if (part === null) this.#dialog.close();
-      else await this.open(this.#address);
+      else await this.#renew(sectionsOf(part).indexOf(form.closest("[data-dialog-part] > div")));
       this.dispatchEvent(new CustomEvent("chat:announce", { detail: message, bubbles: true }));
       return;
     }
@@ -67,4 +74,8 @@ export class PageDialog extends HTMLElement {
     error.textContent = message;
     form.prepend(error);
   }
+}
+
+function sectionsOf(part) {
+  return [...part.querySelectorAll(":scope > div")];
 }
