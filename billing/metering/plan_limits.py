@@ -18,7 +18,7 @@ from chatproject.lib import db, rate_limits
 from chatproject.lib.env import Limit
 
 REFRESH = 5.0  # seconds
-MEGABYTE = 2**20
+MEGABYTE = 10**6  # as sizes are written on pages
 
 # The named limits that a plan may replace: its column, and the seconds of the period.
 RATES = {

@@ -61,7 +61,7 @@ def test_plan_page_shows_end_credits_and_limits(client, owner, settings):
     assert shown["Messages used this month"] == "0 of 1,000"
     assert shown["Messages"] == "7 per minute"
     assert shown["Replies at the same time"] == "9"
-    assert shown["Space for files"] == "3.1 GB"
+    assert shown["Space for files"] == "3 GB"
     page = client.get("/accounts/plan/").content.decode()
     assert "then you have the plan Free" in page
     assert 'id="plans"' not in page

@@ -181,7 +181,7 @@ export class ChatFiles extends HTMLElement {
 
   async #upload(chip) {
     if (chip.file.size > Number(this.dataset.maxBytes)) {
-      const megabytes = number(Number(this.dataset.maxBytes) / 2 ** 20);
+      const megabytes = number(Number(this.dataset.maxBytes) / 10 ** 6);
       this.#refused(chip, this.dataset.tooLarge.replace("%s", megabytes), false);
       return;
     }
