@@ -65,9 +65,7 @@ class Access(enum.IntEnum):
     WRITE = 2
 
 
-READ_TEXTS = (
-    "chat.view_message"  # the permission of staff to read users' conversations in the admin
-)
+READ_TEXTS = "chat.view_message"  # staff's permission to read conversations in the admin
 
 
 def decide(user: User | AnonymousUser, found: Owned, *, in_admin: bool = False) -> Access:

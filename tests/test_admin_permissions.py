@@ -37,6 +37,7 @@ from chat.models import (
     PublicLink,
     Report,
     Run,
+    Webhook,
 )
 from chatproject.lib.mail.models import OutgoingMail
 from tests.support import staff_rows
@@ -195,6 +196,7 @@ HIDDEN: dict[type[models.Model], tuple[str, ...]] = {
     PublicLink: ("token", "title", "shown_name"),
     Run: ("model_snapshot",),
     UsageRecord: ("assistant",),
+    Webhook: ("url", "name"),
 }
 
 

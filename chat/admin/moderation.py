@@ -83,7 +83,7 @@ class ReportAdmin(BaseAdmin):
     actions = ["assign", "uphold", "dismiss", "end_links", "reopen"]
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Leave out the texts of messages for staff who may not read them, and what a report has not."""
+        """Leave out fields of other kinds of reports, and texts of messages for staff without the permission to read them."""
         if obj is not None and obj.conversation_id is not None:
             return [name for name in FIELDS if name not in OF_REPLIES]
         hidden = OF_LINKS

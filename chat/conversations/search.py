@@ -95,17 +95,17 @@ LEFT JOIN chat_project AS project ON project.id = conversation.project_id
 WHERE conversation.deleted_at IS NULL AND NOT conversation.temporary
 ORDER BY message_id DESC LIMIT %(most)s
 """
-BY_SCAN = SHOWN.format(
-    found=f"""
+READ = f"""
   SELECT message_id, conversation_id, text FROM (
     SELECT newest.*, sum(octet_length(text)) OVER (ORDER BY message_id DESC) AS read FROM (
       SELECT message_id, conversation_id, text FROM chat_searchentry
       WHERE owner_id BETWEEN %(owner)s AND %(owner)s
-      ORDER BY owner_id, message_id DESC LIMIT {SCANNED}
+      ORDER BY owner_id, message_id DESC LIMIT {{newest}}
     ) AS newest
   ) AS entry WHERE read <= {READ_BYTES} AND {PART}
 """  # noqa: S608 # of numbers alone
-)
+BY_READING = SHOWN.format(found=READ.format(newest=NEWEST))
+BY_SCAN = SHOWN.format(found=READ.format(newest=SCANNED))  # without the index of trigrams
 # Of all messages, by the index of trigrams. It finds candidates, whose texts are compared.
 BY_TRIGRAMS = SHOWN.format(
     found=f"""
@@ -183,8 +183,8 @@ def search(user: User, query: str) -> Found:
     if is_plain and len(by_words) < values["most"] and len(query) >= MIN_PART:
         values = {"owner": user.pk, "pattern": _pattern(query), "most": values["most"]}
         part = re.compile(re.escape(search_words.fold(query)))
-        newest = prepared.all(BY_SCAN, values)
         has_trigrams = rows[0][2]
+        newest = prepared.all(BY_READING if has_trigrams else BY_SCAN, values)
         if has_trigrams and len(newest) < values["most"]:
             all = _parts_in_all(values)
             note = (

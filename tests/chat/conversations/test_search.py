@@ -162,7 +162,9 @@ def test_slow_search_for_parts_returns_newest_with_a_note(owner, write, monkeypa
     new = write("Another telegraph")
     monkeypatch.setattr(search_module, "TRIGRAMS", "chat_search_words")  # where pg_trgm is missing
     slow = search_module.BY_TRIGRAMS.replace("ORDER BY", "AND pg_sleep(30) IS NULL ORDER BY")
-    monkeypatch.setattr(search_module, "BY_SCAN", search_module.BY_SCAN.replace("4000000", "100"))
+    monkeypatch.setattr(
+        search_module, "BY_READING", search_module.BY_READING.replace("4000000", "100")
+    )
     assert [hit.conversation for hit in search(owner, "egraph").hits] == [new.pk, old.pk]
     monkeypatch.setattr(search_module, "BY_TRIGRAMS", slow)
     monkeypatch.setattr(search_module, "PARTS_SECONDS", 0.05)
