@@ -157,15 +157,18 @@ def identify(
         signed_in_at = claims.get("auth_time")
         if not isinstance(signed_in_at, int) or signed_in_at < since - LEEWAY:
             raise SignInFailed("refused", "the issuer did not ask for a new sign-in")
-    needs_more = not claims.get("email") or (
-        _has_groups(provider) and settings.OIDC_GROUPS_CLAIM not in claims
-    )
+    more: dict[str, Any] = {}
+    is_whole = bool(claims.get("email")) and "email_verified" in claims
+    has_groups = not _has_groups(provider) or settings.OIDC_GROUPS_CLAIM in claims
     endpoint = str(issuer.document.get("userinfo_endpoint") or "")
-    if needs_more and endpoint and tokens.get("access_token"):
+    if not (is_whole and has_groups) and endpoint and tokens.get("access_token"):
         more = http.get(endpoint, token=str(tokens["access_token"]))
         if not isinstance(more, dict) or more.get("sub") != claims["sub"]:
             raise SignInFailed("invalid", "the userinfo is of another subject than the ID token")
-        claims = {**more, **claims}
+    # Both from one document: the other one may have verified another address.
+    source = more if more.get("email") and not is_whole else claims
+    address = {name: source.get(name) for name in ("email", "email_verified")}
+    claims = {**more, **claims, **address}
     return _identity_of(provider, claims)
 
 
