@@ -42,7 +42,7 @@ class SiteProvider(Provider):
         return uid
 
     def extract_extra_data(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Return what is stored: what the list of connected accounts shows."""
+        """Return the data to store: those that the list of connected accounts shows."""
         return {"email": data["email"], "name": data["name"]}
 
     def extract_common_fields(self, data: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def authorization_url(
 def identify(
     provider: IdentityProvider, *, code: str, redirect_uri: str, verifier: str
 ) -> Identity:
-    """Return the person to whom a code belongs, with the primary address. Raises SignInFailed."""
+    """Return the owner of a code, with the primary address. Raises SignInFailed."""
     form = {
         "client_id": provider.client_id,
         "client_secret": provider.client_secret,

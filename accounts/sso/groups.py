@@ -1,4 +1,4 @@
-"""Groups of an issuer: those that may use the site, and those that are groups of the site."""
+"""Groups of an issuer: the permission to use the site, and their groups of the site."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def identify(
     verifier: str,
     since: float | None = None,
 ) -> Identity:
-    """Return the person to whom a code belongs. Raises SignInFailed.
+    """Return the owner of a code. Raises SignInFailed.
 
     With `since`, a Unix time, the person must have signed in at the issuer after it.
     """

@@ -34,7 +34,7 @@ from accounts.sso.identity import Identity
 from accounts.sso.providers import IdentityProvider
 from chatproject.lib.http import Request
 
-# What a provider answers when its user did not go on.
+# The errors of a provider for a person who did not go on.
 CANCELLED = {"access_denied", "consent_required", "interaction_required", "login_required"}
 BUSY = {"server_error", "temporarily_unavailable"}
 

@@ -12,7 +12,7 @@ from django.conf import settings
 
 @dataclass(frozen=True, slots=True)
 class IdentityProvider:
-    """A system at which users sign in; `key` stands in addresses and in SocialAccount.provider.
+    """A system at which users sign in; addresses and SocialAccount.provider contain its `key`.
 
     `address` is the issuer; of GitHub, which has no OpenID Connect, its web address.
     """

@@ -146,7 +146,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_hostile_answers_sign_nobody_in(client: Client, issuer: IdentityProvider):
+def test_hostile_answers_make_no_session(client: Client, issuer: IdentityProvider):
     """Each fault of an answer has a page with words, and makes neither user nor session."""
     for name, (fault, words) in FAULTS.items():
         openid.forget()
@@ -196,7 +196,7 @@ def test_broken_ways_back_have_words(client: Client, issuer: IdentityProvider, m
     began = time.monotonic()
     assert "does not answer" in text_of(Client().post(BEGIN))
     assert time.monotonic() - began < 10
-    assert client.post("/accounts/login/with/nobody/").status_code == 404
+    assert client.post("/accounts/login/with/unknown/").status_code == 404
 
 
 def test_rotated_key_is_fetched_anew(client: Client, issuer: IdentityProvider, monkeypatch):
@@ -271,7 +271,7 @@ def test_local_rules_hold_for_providers(client: Client, issuer: IdentityProvider
     assert page.redirect_chain[-1][0].startswith("/consent/")
     LegalDocument.objects.all().delete()
     consent.memory.forget()
-    # An address that nobody has verified.
+    # An unverified address.
     settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
     issuer.person = {"sub": "10", "email": "unsure@example.org", "email_verified": "false"}
     visitor = Client()
@@ -288,7 +288,7 @@ def test_local_rules_hold_for_providers(client: Client, issuer: IdentityProvider
     assert (waits.is_active, SignupGrant.objects.filter(user=waits).exists()) == (False, False)
 
 
-def test_person_who_signs_up_twice_at_once_gets_one_account(issuer: IdentityProvider):
+def test_sign_up_in_two_tabs_makes_one_account(issuer: IdentityProvider):
     browsers = [Client() for _ in range(4)]
     answers = [issuer.authorize(leave(one)) for one in browsers]
     pairs = zip(browsers, answers, strict=True)

@@ -188,7 +188,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 
 
 # Modules with a site of their own, which takes longer to start than most tests.
-OWN_SITE = ("/test_behind_nginx.py", "/test_billing.py", "/test_limits.py", "/test_sharing.py")
+OWN_SITE = (
+    "/test_behind_nginx.py",
+    "/test_billing.py",
+    "/test_limits.py",
+    "/test_sharing.py",
+    "/test_single_sign_on.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
