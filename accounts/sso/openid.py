@@ -210,9 +210,9 @@ def verify(provider: IdentityProvider, issuer: Issuer, token: str, nonce: str) -
             raise SignInFailed("invalid", f"the ID token is signed by {algorithm[:20]}")
         claims = _decode(provider, issuer, token, header.get("kid"), algorithm)
     except (jwt.ExpiredSignatureError, jwt.ImmatureSignatureError) as error:
-        raise SignInFailed("clock", f"the ID token: {error}") from error
+        raise SignInFailed("clock", f"of the ID token, {error}") from error
     except (jwt.PyJWTError, TypeError, ValueError) as error:
-        raise SignInFailed("invalid", f"the ID token: {type(error).__name__}") from error
+        raise SignInFailed("invalid", f"the ID token is wrong, {type(error).__name__}") from error
     audience, party = claims["aud"], claims.get("azp")
     if party not in (None, provider.client_id) or (
         isinstance(audience, list) and len(audience) > 1 and party is None
