@@ -646,8 +646,8 @@ class SocialAccountAdmin(ReadOnlyAdmin, BaseAdmin):
 
     list_display = ["user", "provider", "date_joined", "last_login"]
     list_select_related = ["user"]
-    list_filter = ["provider"]
-    search_fields = ["user__email", "uid__exact"]
+    # A list filter would read the provider of all rows for each page.
+    search_fields = ["user__email", "uid__exact", "provider__exact"]
     ordering = ["-pk"]
     fields = ["user", "provider", "uid", "date_joined", "last_login"]
 
