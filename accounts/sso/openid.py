@@ -162,9 +162,10 @@ def identify(
     has_groups = not _has_groups(provider) or settings.OIDC_GROUPS_CLAIM in claims
     endpoint = str(issuer.document.get("userinfo_endpoint") or "")
     if not (is_whole and has_groups) and endpoint and tokens.get("access_token"):
-        more = http.get(endpoint, token=str(tokens["access_token"]))
-        if not isinstance(more, dict) or more.get("sub") != claims["sub"]:
+        answer = http.get(endpoint, token=str(tokens["access_token"]))
+        if not isinstance(answer, dict) or answer.get("sub") != claims["sub"]:
             raise SignInFailed("invalid", "the userinfo is of another subject than the ID token")
+        more = answer
     # Both from one document: the other one may have verified another address.
     source = more if more.get("email") and not is_whole else claims
     address = {name: source.get(name) for name in ("email", "email_verified")}
