@@ -29,6 +29,7 @@ from chat.models import (
     PublicLink,
     Report,
     Run,
+    Webhook,
 )
 from tests.support.conversations import begin, send
 
@@ -64,6 +65,7 @@ def run(owner: User, assistant) -> Run:
     IdempotencyKey.objects.create(user=owner, key="key", digest="0" * 64)
     ConversationShare.objects.create(conversation=chat, owner=owner, email="r@example.org")
     PublicLink.objects.create(conversation=chat, owner=owner, title=WORD)
+    Webhook.objects.create(owner=owner, name=WORD, url=f"https://example.org/{WORD}", host="x")
     ChatImport.objects.create(
         owner=owner, file_name=WORD, notes=[[WORD, WORD]], size=1, beat_at=timezone.now()
     )
