@@ -50,6 +50,9 @@ def eligible(order: Order) -> str:
         return _("A refund of this purchase is in progress.")
     if order.disputes.exclude(status=Dispute.Status.WON).exists():
         return _("This payment is disputed at your bank.")
+    if order.plan_id is not None:
+        # A buyer could spend the plan's credits, or keep the plan with a refund of all but one of the bought ones.
+        return _("This purchase came with a plan. Contact us.")
     if order.paid_at < timezone.now() - timedelta(days=settings.REFUND_DAYS):
         return _("Purchases can be refunded for %(refund_days)s days. Contact us.") % {
             "refund_days": settings.REFUND_DAYS

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from billing.ledger import plans
 from billing.models import Account, CreditPackage, Membership, Order, Plan
-from billing.payments import checkout
+from billing.payments import checkout, refunds
 from billing.payments.providers import sandbox as bank
 from tests.billing.payments.test_checkout import failing_at
 from tests.support import money, purchases
@@ -73,6 +73,18 @@ def test_failure_at_any_statement_gives_the_plan_once(account, plan):
         assert (days_left(account), money.state(account)[0]) == (None, 0)
     assert days_left(account) == DAYS
     assert Membership.objects.count() == 1
+
+
+def test_buyer_cannot_refund_an_order_with_a_plan(client, account, plan):
+    """The plan's credits may be spent, and a refund of a part would leave the plan."""
+    plan.monthly_credits = 1_000_000
+    plan.save()
+    order = purchases.paid(account, package(plan))
+    assert "came with a plan" in refunds.eligible(order)
+    client.force_login(account.user)
+    client.post(f"/billing/orders/{order.pk}/refund/", {"nonce": "one"})
+    assert not order.refunds.exists()
+    assert days_left(account) == DAYS
 
 
 @pytest.mark.parametrize("wins", [True, False])
