@@ -24,10 +24,16 @@ from aiohttp import (
     TCPConnector,
     WSMsgType,
 )
+from django.conf import settings
 
 from bench import processes
 from bench.peers import frames
 from bench.systems import Client, NotInstalled, System, WrongReply
+
+# chat.llm marks its sentences for translation, and Django reads its settings to do so: those of no site.
+if not settings.configured:
+    settings.configure(USE_I18N=False)
+
 from chat.llm.decoder import StreamDecoder, TextDelta
 from chat.llm.errors import ProviderError
 from chatproject.local.servers import free_port
