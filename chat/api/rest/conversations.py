@@ -74,7 +74,7 @@ def list_conversations(
 @router.post(
     "/conversations",
     auth=needs(Scope.WRITE),
-    response=responses({200: ConversationOut, 201: ConversationOut}),
+    response=responses({200: ConversationOut, 201: ConversationOut}, 409, 413),
     openapi_extra=idempotency.DESCRIBED,
 )
 def create_conversation(
@@ -118,7 +118,7 @@ def read_conversation(request: ApiRequest, conversation_id: UUID) -> dict[str, A
 @router.patch(
     "/conversations/{uuid:conversation_id}",
     auth=needs(Scope.WRITE),
-    response=responses({200: ConversationOut}),
+    response=responses({200: ConversationOut}, 413),
 )
 def change_conversation(
     request: ApiRequest, conversation_id: UUID, sent: ConversationChange

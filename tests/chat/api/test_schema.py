@@ -15,6 +15,9 @@ from django.utils import timezone
 from hypothesis import HealthCheck, Phase, given, strategies
 from hypothesis import settings as settings_of
 from schemathesis import Case, GenerationMode
+from schemathesis.core.failures import FailureGroup
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from accounts import api_keys
 from accounts.models import User
@@ -36,7 +39,7 @@ VARIABLES = {
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("valkey_url")
-@pytest.mark.parametrize("examples", [3, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [3, pytest.param(25, marks=pytest.mark.long)])
 def test_generated_requests_get_documented_answers(
     owner: User, assistant: Any, server_folder: Path, examples: int
 ):
@@ -62,14 +65,29 @@ def test_generated_requests_get_documented_answers(
             )
             @given(case=operation.as_strategy(mode), is_known=strategies.integers(0, 3))
             def play(case: Case, is_known: int) -> None:
-                for name in case.path_parameters:
-                    if is_known:
+                assert case.meta is not None
+                wrong = {
+                    place
+                    for place, part in case.meta.components.items()
+                    if part.mode == GenerationMode.NEGATIVE
+                }
+                if is_known and ParameterLocation.PATH not in wrong:
+                    for name in case.path_parameters:
                         case.path_parameters[name] = known[name]
-                case.call_and_validate(headers=headers)
+                # A valid request may name a cursor or a model that does not exist; and a wrong header is replaced.
+                excluded = [positive_data_acceptance]
+                if not wrong & {ParameterLocation.QUERY, ParameterLocation.BODY}:
+                    excluded.append(negative_data_rejection)
+                case.call_and_validate(headers=headers, excluded_checks=excluded)
 
             play()
 
+        failed = []
         for operation in operations:
             for mode in GenerationMode:
-                check(operation, mode)
+                try:
+                    check(operation, mode)
+                except FailureGroup as failure:
+                    failed.append(f"{operation.label}, {mode.value} data: {failure}")
+        assert failed == [], "\n".join(failed)
         assert "Traceback" not in stack.log("web")
