@@ -15,15 +15,19 @@ from typing import Any
 import httpx2
 import pytest
 from asgiref.sync import sync_to_async
-from django.urls import get_resolver
+from django.urls import get_resolver, reverse
 from django.utils import timezone
 from PIL import Image
 
 from accounts import api_keys
 from accounts.access import PUBLIC_VIEWS
-from accounts.models import User
+from accounts.models import ApiKey, Scope, User
+from accounts.privacy import leaving
+from billing.models import Order
 from chat import protocol
 from chat.api import urls as api
+from chat.api.rest import reference
+from chat.api.rest.urls import api as rest
 from chat.attachments import uploads
 from chat.models import (
     Assistant,
@@ -45,6 +49,7 @@ from chat.models import (
 )
 from chat.web import run_follower
 from chatproject.asgi import application
+from chatproject.lib import private_files
 from tests.accounts.test_pages import an_address, patterns
 from tests.support import money
 from tests.support.conversations import begin, send
@@ -370,18 +375,150 @@ async def test_socket_commands_follow_the_matrix(
 
 # --- API operations ---------------------------------------------------------------------------
 
+# Of each operation: the scope that it needs, its body, and the statuses of the owner, of another user and of a reader
+# by share. An incomplete body shows that the key was accepted; reading comes before changing, and deleting last.
+OPERATIONS: dict[tuple[str, str], tuple[Scope, dict[str, Any], int, int, int]] = {
+    ("GET", "/v1/models"): (Scope.MODELS, {}, 200, 200, 200),
+    ("GET", "/v1/models/.+"): (Scope.MODELS, {}, 200, 200, 200),
+    ("POST", "/v1/chat/completions"): (Scope.MODELS, {}, 400, 400, 400),
+    ("POST", "/v1/responses"): (Scope.MODELS, {}, 400, 400, 400),
+    ("POST", "/v1/embeddings"): (Scope.MODELS, {}, 400, 400, 400),
+    ("GET", "/api/v1/conversations"): (Scope.READ, {}, 200, 200, 200),
+    ("GET", "/api/v1/conversations/{conversation_id}"): (Scope.READ, {}, 200, 404, 200),
+    ("GET", "/api/v1/conversations/{conversation_id}/messages"): (Scope.READ, {}, 200, 404, 200),
+    ("GET", "/api/v1/runs/{run_id}"): (Scope.READ, {}, 200, 404, 404),
+    ("GET", "/api/v1/runs/{run_id}/events"): (Scope.READ, {}, 204, 404, 404),
+    ("GET", "/api/v1/runs/{run_id}/wait"): (Scope.READ, {}, 200, 404, 404),
+    ("GET", "/api/v1/search"): (Scope.READ, {}, 200, 200, 200),
+    ("GET", "/api/v1/balance"): (Scope.USAGE, {}, 200, 200, 200),
+    ("GET", "/api/v1/usage"): (Scope.USAGE, {}, 200, 200, 200),
+    ("GET", "/api/v1/ledger"): (Scope.USAGE, {}, 200, 200, 200),
+    ("POST", "/api/v1/conversations"): (Scope.WRITE, {"title": SECRET}, 201, 201, 201),
+    ("POST", "/api/v1/runs"): (Scope.WRITE, {"text": " "}, 400, 400, 400),
+    ("POST", "/api/v1/runs/{run_id}/stop"): (Scope.WRITE, {}, 200, 404, 404),
+    ("PATCH", "/api/v1/conversations/{conversation_id}"): (
+        Scope.WRITE,
+        {"pinned": True},
+        *(200, 404, 403),
+    ),
+    ("DELETE", "/api/v1/conversations/{conversation_id}"): (Scope.WRITE, {}, 204, 404, 403),
+}
+QUERY = {"/api/v1/search": {"q": "word"}, "/api/v1/runs/{run_id}/events": {"after": 10**9}}
+
+
+def test_each_operation_of_an_api_is_in_the_matrix():
+    known = {(method, f"{api.BASE}{route}") for method, route, _ in api.ROUTES}
+    for path, methods in reference.document(rest)["paths"].items():
+        known |= {(method.upper(), path) for method in methods}
+    assert known == set(OPERATIONS), (
+        "Add these operations to OPERATIONS of tests/test_access.py, or remove them: "
+        f"{sorted(known ^ set(OPERATIONS))}"
+    )
+
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("who", ["anonymous", "closed"])
-async def test_api_operations_need_a_usable_key(objects, owner, who):
-    """An operation on an object by its id needs a test of its own: `test_pages_follow_the_matrix` shows how."""
-    secret = (await sync_to_async(api_keys.create)(owner, api_keys.Terms(name="Test")))[1]
-    await User.objects.filter(pk=owner.pk).aupdate(is_active=False)
-    headers = {"Authorization": f"Bearer {secret}"} if who == "closed" else {}
+async def test_api_operations_follow_the_matrix(objects, owner, reader, stranger):
+    """Keys of several users, and keys that are refused, for every operation."""
+
+    def prepare() -> dict[str, dict[str, str]]:
+        ended = {"status": "done", "ended_at": timezone.now(), "seq": 1}
+        Run.objects.filter(pk=objects["run_id"]).update(**ended)
+        leaver, locked = (
+            User.objects.create_user(f"{name}@example.org", "correct horse battery")
+            for name in ("leaver", "locked")
+        )
+        users = {"owner": owner, "other": stranger, "reader": reader}
+        users |= {"leaver": leaver, "locked": locked, "expired": owner, "revoked": owner}
+        made = {who: api_keys.create(user, api_keys.Terms(name=who)) for who, user in users.items()}
+        for scope in Scope:
+            others = [one.value for one in Scope if one != scope]
+            made[scope.value] = api_keys.create(owner, api_keys.Terms(name="x", scopes=others))
+        ApiKey.objects.filter(pk=made["expired"][0].pk).update(expires_at=timezone.now())
+        api_keys.revoke(made["revoked"][0], by=owner)
+        leaving.request(leaver)
+        User.objects.filter(pk=locked.pk).update(is_active=False)
+        keys = {who: {"authorization": f"Bearer {secret}"} for who, (_, secret) in made.items()}
+        return keys | {"anonymous": {}}
+
+    keys = await sync_to_async(prepare)()
+    refused = {
+        "anonymous": "missing_api_key",
+        "expired": "expired_api_key",
+        "revoked": "invalid_api_key",
+        "locked": "account_inactive",
+        "leaver": "account_inactive",
+    }
+    wrong = []
     transport = httpx2.ASGITransport(app=application)
     async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client:
-        for method, route, _ in api.ROUTES:
-            path = api.BASE + route.replace(".+", "stub-model")
-            answer = await client.request(method, path, headers=headers, json={})
-            assert answer.status_code == 401, (method, route, answer.text)
+        before = await sync_to_async(state)(owner)
+        # The owner comes last, who may change and delete.
+        for who in (*refused, "scope", "other", "reader", "owner"):
+            for (method, route), (scope, body, *statuses) in OPERATIONS.items():
+                path = route.replace(".+", "stub-model").format_map(objects)
+                answer = await client.request(
+                    method,
+                    path,
+                    headers=keys[scope.value if who == "scope" else who],
+                    params=QUERY.get(route),
+                    json=body if method in ("POST", "PATCH") else None,
+                )
+                found: tuple[int, str] = answer.status_code, ""
+                if who in refused or who == "scope":
+                    error = answer.json()
+                    found = answer.status_code, error.get("error", error)["code"]
+                    expected = (401, refused.get(who, ""))
+                    if who == "scope":
+                        expected = (403, "missing_scope")
+                else:
+                    expected = statuses[("owner", "other", "reader").index(who)], ""
+                is_shown = SECRET in answer.text and who == "other" and method == "GET"
+                if found != expected or is_shown or "x-request-id" not in answer.headers:
+                    wrong.append((who, method, route, found, expected, answer.text[:200]))
+            if who == "reader":
+                assert await sync_to_async(state)(owner) == before
     await run_follower.close_clients()
+    assert wrong == [], "\n".join(map(str, wrong))
+
+
+# --- Files of users who leave -----------------------------------------------------------------
+
+
+def test_files_close_when_their_owner_leaves(objects, owner, reader, stranger, settings):
+    """Receipts, archives and attachments are the owner's, and of no user after the deletion was requested."""
+    name = "exports/archive.zip"
+    path = private_files.path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"PK")
+    ready = {"file": name, "size": 2, "status": "done", "ended_at": timezone.now()}
+    ChatExport.objects.filter(pk=objects["export_id"]).update(**ready)
+    Order.objects.filter(pk=objects["order_id"]).update(paid_at=timezone.now())
+    link, image = objects["token"], objects["attachment_id"]
+    files = {
+        reverse("billing:receipt", args=[objects["order_id"]]): "owner",
+        reverse("chat:export_file", args=[objects["export_id"]]): "owner",
+        reverse("chat:attachment", args=[image]): "owner reader",
+        reverse("chat:thumbnail", args=[image]): "owner reader",
+        reverse("chat:public_file", args=[link, image]): "owner reader other anonymous",
+        reverse("chat:public_thumbnail", args=[link, image]): "owner reader other anonymous",
+    }
+    people = {
+        "owner": Visitor(owner),
+        "reader": Visitor(reader),
+        "other": Visitor(stranger),
+        "anonymous": Visitor(),
+    }
+
+    def opened() -> dict[str, str]:
+        return {
+            file: " ".join(
+                who
+                for who, visitor in people.items()
+                if visitor.request("get", file).status_code == 200
+            )
+            for file in files
+        }
+
+    assert opened() == files
+    assert leaving.request(owner)
+    assert opened() == dict.fromkeys(files, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,10 @@ from django.apps import apps
 from django.core.cache import caches
 from rq.job import Job
 
+from accounts.api_keys import KeyRefused
 from chat import errors, protocol
+from chat.api import errors as api_errors
+from chat.api.rest.errors import SENTENCES
 from chat.runs import queue, wait_estimate
 from chat.streaming import log as run_log
 from chat.streaming import places
@@ -126,3 +130,38 @@ def test_files_named_in_documents_exist(path):
     roots = [PROJECT, *(PROJECT / app for app in (*OURS, "chatproject"))]
     missing = [name for name in named if not any((root / name).exists() for root in roots)]
     assert missing == []
+
+
+def api_codes() -> set[str]:
+    """Return the codes of errors that the sources of the OpenAI-compatible API name."""
+    found = {
+        code
+        for _status, _kind, code in [*api_errors.OF_CHAT.values(), *api_errors.OF_CAUSE.values()]
+    }
+    found |= set(KeyRefused.SENTENCES)
+    for path in (PROJECT / "chat" / "api").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            given = [word.value for word in node.keywords if word.arg in ("code", "name")]
+            # The code is the third argument of `wrong`, without which it is `invalid_value`.
+            given += node.args[2:3] if node.func.id == "wrong" else []
+            if node.func.id in ("ApiError", "wrong"):
+                found |= {
+                    one.value
+                    for one in given
+                    if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                }
+    # The last is that of a run, as it is.
+    return found | {"invalid_value", "unsupported_parameter", "limit_reached"}
+
+
+def test_codes_of_both_apis_are_documented():
+    text = (PROJECT / "docs" / "api.md").read_text()
+    listed = text.partition("## Errors and headers")[2].partition("\n## ")[0]
+    rows = [line for line in listed.splitlines() if line.startswith("| ") and "`" in line]
+    named = set(re.findall(r"`([a-z_]+)`", " ".join(rows)))
+    assert api_codes() ^ named == set()
+    of_rest = text.partition("**Errors** are `{")[2]
+    missing = {code for code in SENTENCES if f"`{code}`" not in of_rest}
+    assert missing == set()

@@ -39,7 +39,7 @@ VARIABLES = {
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("valkey_url")
-@pytest.mark.parametrize("examples", [3, pytest.param(25, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [2, pytest.param(12, marks=pytest.mark.long)])
 def test_generated_requests_get_documented_answers(
     owner: User, assistant: Any, server_folder: Path, examples: int
 ):
