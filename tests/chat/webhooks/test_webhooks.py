@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Any
@@ -28,7 +29,9 @@ from chat.webhooks.jobs import deliver
 from chatproject.lib import db
 from tests.support import money
 from tests.support.conversations import send
+from tests.support.locks import locked, wait_for_blocked_session
 from tests.support.runs import fresh, mark_running
+from tests.support.threads import race
 from tests.support.webhook_receiver import Receiver, webhook_receiver
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
@@ -299,6 +302,27 @@ def test_hostile_answers_are_bounded(owner, conversation, webhook, receiver, mon
             assert (row.status, row.response_status) == ("waiting", None)
             assert row.error.startswith("The server")
     assert "followed" not in receiver.ids
+
+
+def test_deleted_webhook_lets_its_runs_end(owner, conversation, webhook):
+    """The end of a run waits for the deletion, or the deletion for the end; neither fails."""
+    run = send(owner, conversation, "A question")
+    mark_running(run)
+    made = finish.Outcome(status=Run.Status.DONE, text="A reply")
+
+    def end() -> object:
+        return finish.end(run_id=run.pk, attempt=1, status=Run.Status.RUNNING, seq=9, outcome=made)
+
+    with ThreadPoolExecutor() as pool, locked(webhook):
+        ending = pool.submit(race, [end])
+        wait_for_blocked_session()
+        deleting = pool.submit(race, [lambda: editing.delete(webhook)])
+    [ended] = ending.result()
+    assert ended.run == run.pk
+    assert deleting.result() == [None]
+    assert fresh(run.pk).status == "done"
+    assert not WebhookDelivery.objects.exists()
+    assert not Webhook.objects.exists()
 
 
 def test_slow_receiver_holds_up_no_other(owner, stranger, assistant, conversation, receiver):
