@@ -16,7 +16,7 @@ from accounts.signals import account_claimed
 def end_access_of_maker(user: User) -> None:
     """End all access to an account that outlives its password, its addresses and its sessions.
 
-    API keys, connected accounts and webhooks, and what a deletion ends at once: shares, links, devices, automatic
+    API keys, connected accounts and webhooks end, and, as with a deletion, shares, links, devices and automatic
     purchases.
     """
     for key in api_keys.usable(user):
