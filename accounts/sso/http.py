@@ -10,6 +10,8 @@ import json
 import logging
 import threading
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +26,9 @@ MAX_BYTES = 1_000_000  # of one answer
 # Requests of this process at the same time: each holds a thread, and pages need the others.
 AT_ONCE = 3
 PATIENCE = 3.0  # seconds to wait for one of them
+WAITING = 2  # requests that wait so; the next are refused at once
 
+_places = threading.BoundedSemaphore(AT_ONCE + WAITING)
 _slots = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -63,16 +67,13 @@ def _request(method: str, url: str, *, is_json: bool = True, **options: Any) -> 
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SignInFailed("invalid", "an address of the provider is not one of http or https")
-    if not _slots.acquire(timeout=PATIENCE):
-        raise SignInFailed("unreachable", f"{AT_ONCE} requests to identity providers are waiting")
     try:
-        # The thread of a page has no event loop. The limit is on the whole request, unlike that of
-        # clients with a limit on each read.
-        status, body = asyncio.run(_send(method, url, options))
+        with _slot():
+            # The thread of a page has no event loop. The limit is on the whole request, unlike that
+            # of clients with a limit on each read.
+            status, body = asyncio.run(_send(method, url, options))
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise SignInFailed("unreachable", f"{parts.hostname}: {type(error).__name__}") from error
-    finally:
-        _slots.release()
     if not is_json:
         return status, None
     try:
@@ -81,6 +82,23 @@ def _request(method: str, url: str, *, is_json: bool = True, **options: Any) -> 
         if status != 200:
             return status, None
         raise SignInFailed("invalid", f"{parts.hostname}: the answer is not JSON") from error
+
+
+@contextmanager
+def _slot() -> Iterator[None]:
+    """Take a slot, for which few requests wait at the same time. Raises SignInFailed."""
+    busy = SignInFailed("unreachable", "requests to identity providers are waiting for answers")
+    if not _places.acquire(blocking=False):
+        raise busy
+    try:
+        if not _slots.acquire(timeout=PATIENCE):
+            raise busy
+        try:
+            yield
+        finally:
+            _slots.release()
+    finally:
+        _places.release()
 
 
 async def _send(method: str, url: str, options: dict[str, Any]) -> tuple[int, bytes]:

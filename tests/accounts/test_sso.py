@@ -24,6 +24,7 @@ from django.utils import timezone
 from accounts import api_keys, consent
 from accounts.models import LegalDocument, SignupGrant, User
 from accounts.sso import http, openid
+from accounts.sso.errors import SignInFailed
 from tests.accounts.test_joining import link
 from tests.support import identity_provider
 from tests.support.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider
@@ -197,6 +198,22 @@ def test_broken_ways_back_have_words(client: Client, issuer: IdentityProvider, m
     assert "does not answer" in text_of(Client().post(BEGIN))
     assert time.monotonic() - began < 10
     assert client.post("/accounts/login/with/unknown/").status_code == 404
+
+
+def test_silent_issuer_holds_few_threads(issuer: IdentityProvider, monkeypatch):
+    monkeypatch.setattr(http, "SECONDS", 3.0)
+    monkeypatch.setattr(http, "PATIENCE", 30.0)
+    issuer.is_silent = True
+    refused: list[float] = []
+
+    def ask() -> None:
+        began = time.monotonic()
+        with pytest.raises(SignInFailed):
+            http.get(issuer.address)
+        refused.append(time.monotonic() - began)
+
+    race([ask] * 8)
+    assert len([seconds for seconds in refused if seconds < 1.5]) == 8 - http.AT_ONCE - http.WAITING
 
 
 def test_rotated_key_is_fetched_anew(client: Client, issuer: IdentityProvider, monkeypatch):
