@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from django.conf import settings
+from django.utils import translation
 
 from chatproject.local.servers import PostgresServer, ValkeyServer
 from tests.support import migrated_cluster, pytest_servers
@@ -85,3 +86,9 @@ def _no_plans() -> None:
     from billing.metering.plan_limits import memory
 
     memory.found, memory.due = {}, float("inf")
+
+
+@pytest.fixture(autouse=True)
+def _no_language() -> None:
+    """Begin in the default language: the request of an earlier test has left its own in this thread."""
+    translation.deactivate()

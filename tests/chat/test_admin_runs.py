@@ -60,7 +60,8 @@ def test_messages_are_shown_in_pages_and_logged(owner, conversation):
     url = reverse("admin:chat_conversation_messages", args=[conversation.pk])
     change = reverse("admin:chat_conversation_change", args=[conversation.pk])
     assert url in browser.get(change).content.decode()
-    assert logged() == []
+    opened = ("clerk@example.org", str(conversation), "Looked at the text")
+    assert logged() == [opened]
     page = browser.get(url)
     assert len(page.context["part"].messages) == MESSAGES_SHOWN
     assert "Answer 69" in page.content.decode()
@@ -69,7 +70,7 @@ def test_messages_are_shown_in_pages_and_logged(owner, conversation):
     assert "Question 19<" in earlier.content.decode()
     assert len(earlier.context["part"].messages) == 140 - MESSAGES_SHOWN
     look = ("clerk@example.org", str(conversation), "Looked at the messages")
-    assert logged() == [look, look]
+    assert logged() == [opened, look, look]
 
 
 @pytest.mark.parametrize("permissions", [["view_conversation"], ["view_message"], []])

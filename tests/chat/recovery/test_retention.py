@@ -167,7 +167,7 @@ def test_purge_knows_all_tables_of_a_chat():
     """A new table that refers to messages, runs or chats must be purged, too.
 
     Django deletes imported chats, shares and links with their chat; the database deletes entries of the search with their
-    message, drafts and the next message with their chat.
+    message, drafts and the next message with their chat, and clears the chat of a report.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -180,6 +180,7 @@ def test_purge_knows_all_tables_of_a_chat():
         ("chat_apicall", "chat_conversation"),
         ("chat_apicall", "chat_run"),
         ("chat_message", "chat_conversation"),
+        ("chat_report", "chat_conversation"),
         ("chat_run", "chat_conversation"),
         ("chat_conversation", "chat_message"),
         ("chat_message", "chat_message"),
