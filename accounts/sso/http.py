@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from accounts.sso.errors import SignInFailed
 
 logger = logging.getLogger(__name__)
@@ -67,6 +65,8 @@ def _request(method: str, url: str, *, is_json: bool = True, **options: Any) -> 
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SignInFailed("invalid", "an address of the provider is not one of http or https")
+    import aiohttp  # of the web processes, only those that use it: it takes time and memory
+
     try:
         with _slot():
             # The thread of a page has no event loop. The limit is on the whole request, unlike that
@@ -102,6 +102,8 @@ def _slot() -> Iterator[None]:
 
 
 async def _send(method: str, url: str, options: dict[str, Any]) -> tuple[int, bytes]:
+    import aiohttp
+
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     async with (
         aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,

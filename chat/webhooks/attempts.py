@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,16 +21,12 @@ from django.utils.translation import gettext_noop as _
 
 from chat.models import Message, Webhook, WebhookDelivery
 from chat.webhooks import client, ending, signing
+from chat.webhooks.retries import MAX_ATTEMPTS, pause
 from chatproject.lib import db, encryption, metrics, rate_limits
 
 logger = logging.getLogger(__name__)
 
 Status = WebhookDelivery.Status
-
-# Seconds before each further attempt, as Standard Webhooks recommends; in all three days and three hours.
-PAUSES = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
-MAX_ATTEMPTS = len(PAUSES) + 1
-JITTER = 0.1  # of a pause, at most added, so that messages which failed together are spread
 
 # Longer than an attempt takes: without a result by then it has lost its worker.
 ATTEMPT_TIME = timedelta(seconds=60)
@@ -156,14 +151,3 @@ def record(attempt: Attempt, answer: client.Answer) -> None:
         ending.disable(attempt.webhook_id, Webhook.Disabled.GONE)
     elif not answer.is_accepted and webhook.filter(failing_since__lte=now - DISABLED_AFTER):
         ending.disable(attempt.webhook_id, Webhook.Disabled.FAILING)
-
-
-def pause(number: int, retry_after: str = "") -> timedelta:
-    """Return the time from a failed attempt, the first is 1, to the next: longer if its receiver asked for it.
-
-    `retry_after` is its header, of which only seconds are read, up to the longest pause.
-    """
-    seconds = float(PAUSES[min(number, len(PAUSES)) - 1])
-    if retry_after.isascii() and retry_after.isdecimal() and len(retry_after) <= 9:
-        seconds = max(seconds, min(float(retry_after), float(PAUSES[-1])))
-    return timedelta(seconds=seconds * (1 + random.uniform(0, JITTER)))  # noqa: S311 # spreads load

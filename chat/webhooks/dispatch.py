@@ -18,7 +18,7 @@ from django.utils.translation import gettext_noop as _
 
 from chat.models import WebhookDelivery
 from chat.runs import queue
-from chat.webhooks.attempts import MAX_ATTEMPTS
+from chat.webhooks.retries import MAX_ATTEMPTS
 from chatproject.lib.db import prepared
 
 EVERY = 1.0  # seconds

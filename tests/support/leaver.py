@@ -19,7 +19,6 @@ from accounts import api_keys
 from accounts.models import Consent, Invitation, InvitationUse, LegalDocument, SignupGrant, User
 from accounts.signup import hash_of
 from billing.ledger import expiry
-from billing.models import Account
 from chat.conversations import search_index
 from chat.models import (
     Announcement,
@@ -97,8 +96,7 @@ def make(assistant: Assistant, other: User) -> User:
         )
     EmailAddress.objects.create(user=user, email=f"2.{ADDRESS}")
     _make_files(user, chat, now)
-    for kind in (Conversation, User, Account):
-        row = kind._base_manager.filter(pk__in=[chat.pk, user.pk, account.pk])[0]
+    for row in (chat, user, account):
         LogEntry.objects.log_actions(other.pk, [row], CHANGE, change_message=f"{WORD} of {ADDRESS}")
     for table in personal_data.tables():
         _mark(table, user)

@@ -27,7 +27,7 @@ from chat.web.forms import posted_id
 from chat.web.pages import page_context
 from chat.web.responses import handles_chat_errors
 from chat.webhooks import addresses, editing
-from chat.webhooks.attempts import MAX_ATTEMPTS
+from chat.webhooks.retries import MAX_ATTEMPTS
 from chatproject.lib.http import Request
 
 # Where the session names the webhook whose secret its next page shows, once.

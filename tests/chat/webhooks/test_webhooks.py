@@ -24,7 +24,7 @@ from billing.models import Account
 from billing.reports import low_balance_mail
 from chat.models import Conversation, Message, Run, Webhook, WebhookDelivery
 from chat.runs import finish, queue
-from chat.webhooks import addresses, attempts, client, dispatch, editing, signing
+from chat.webhooks import addresses, attempts, client, dispatch, editing, retries, signing
 from chat.webhooks.jobs import deliver
 from chatproject.lib import db
 from tests.support import money
@@ -175,12 +175,12 @@ def test_failed_delivery_is_repeated_with_its_id(owner, conversation, webhook, r
     end_run(owner, conversation)
     receiver.answers = [500, "hang-up", "garbage", "redirect", 404, 429]
     now = timezone.now()
-    for number, pause in enumerate(attempts.PAUSES[:6], start=1):
+    for number, pause in enumerate(retries.PAUSES[:6], start=1):
         assert work(now) == 1
         row = read()
         assert (row.status, row.attempts) == ("waiting", number)
         wait = (row.due_at - timezone.now()).total_seconds()
-        assert pause - 1 <= wait <= pause * (1 + attempts.JITTER)
+        assert pause - 1 <= wait <= pause * (1 + retries.JITTER)
         assert work(row.due_at - timedelta(seconds=1)) == 0
         now = row.due_at
     assert read().response_body == "answer \N{REPLACEMENT CHARACTER} of the receiver"
@@ -196,10 +196,10 @@ def test_failed_delivery_is_repeated_with_its_id(owner, conversation, webhook, r
 
 
 def test_receiver_may_ask_for_a_longer_pause():
-    assert timedelta(seconds=900) <= attempts.pause(1, "900") <= timedelta(seconds=990)
+    assert timedelta(seconds=900) <= retries.pause(1, "900") <= timedelta(seconds=990)
     for odd in ("", "-5", "soon", "1e9", "٣٣٣", "9" * 30):
-        assert attempts.pause(1, odd) <= timedelta(seconds=5.5)
-    assert attempts.pause(1, "999999999") <= 1.1 * timedelta(seconds=attempts.PAUSES[-1])
+        assert retries.pause(1, odd) <= timedelta(seconds=5.5)
+    assert retries.pause(1, "999999999") <= 1.1 * timedelta(seconds=retries.PAUSES[-1])
 
 
 def test_webhook_that_fails_for_days_is_switched_off(owner, conversation, webhook, receiver):
@@ -207,13 +207,13 @@ def test_webhook_that_fails_for_days_is_switched_off(owner, conversation, webhoo
     receiver.answers = [500] * 20
     now = timezone.now()
     with time_machine.travel(now, tick=True) as clock:
-        for _ in range(attempts.MAX_ATTEMPTS):
+        for _ in range(retries.MAX_ATTEMPTS):
             assert work() == 1
             if (row := read()).status == "waiting":
                 clock.move_to(row.due_at)
     webhook.refresh_from_db()
     assert (webhook.active, webhook.disabled) == (False, "failing")
-    assert (read().status, len(receiver.requests)) == ("failed", attempts.MAX_ATTEMPTS)
+    assert (read().status, len(receiver.requests)) == ("failed", retries.MAX_ATTEMPTS)
     [message] = mail.outbox
     assert message.to == [owner.email]
     assert "Test" in message.subject
