@@ -207,6 +207,7 @@ async def working_clock(stack: Stack) -> str:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.long
 async def test_killed_clock_and_worker_cost_no_reply(site: Stack, owner: User, provider: FakeLLM):
     """Under load, another clock works within ten seconds, and finds the runs of the dead worker."""
     first = await working_clock(site)

@@ -455,10 +455,10 @@ def test_faults_of_the_pooler_are_drawn_with_it():
 
 
 @pytest.mark.timeout(300)
-def test_two_rounds_pass():
+def test_one_round_passes():
     # The bound is generous, as other tests may run meanwhile: only a hang fails.
-    options = "--rounds 2 --conversations 15 --bound 90 --faults kill-worker,flushall"
-    assert "2 rounds in" in output_of("tests.chaos.rounds", *options.split())
+    options = "--rounds 1 --conversations 15 --bound 90 --faults kill-worker,flushall"
+    assert "1 rounds in" in output_of("tests.chaos.rounds", *options.split())
 
 
 @pytest.mark.long

@@ -22,6 +22,7 @@ def migrate(*targets: tuple[str, str]) -> Any:
     return executor.migrate([*targets] or newest).apps
 
 
+@pytest.mark.long
 def test_earlier_models_belong_to_the_environments_provider():
     try:
         model = migrate(BEFORE).get_model("chat", "LanguageModel")

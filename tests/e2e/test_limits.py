@@ -28,6 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
+@pytest.mark.long
 def test_one_tab_too_many_waits_and_returns(browser: Browser):
     first = browser.tab
     second = browser.new_tab("/chats/")
