@@ -464,7 +464,7 @@ def test_passkeys_beyond_their_limit_are_refused(only, client):
 
 
 @reaches("provider_sign_ins")
-def test_sign_ins_at_providers_beyond_their_limit_are_refused(only, client):
+def test_too_many_sign_ins_at_providers_are_refused(only, client):
     only(provider_sign_ins=(2, 300))
     begin = reverse("socialaccount_begin", args=["oidc"])
     back = reverse("socialaccount_callback", args=["oidc"])
@@ -617,7 +617,7 @@ def test_limits_of_the_plan_replace_the_sites(
 
 
 @pytest.mark.usefixtures("socket_loop")
-async def test_open_socket_has_the_limits_of_a_new_plan(only, owner, assistant):
+async def test_open_socket_follows_a_new_plan(only, owner, assistant):
     only(messages=(9, 60))
 
     def give_plan() -> None:

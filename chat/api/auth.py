@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from accounts import api_keys
-from accounts.models import ApiKey, Scope, User
-from chat.api.errors import ApiError, of_key, of_limit
-from chatproject.lib.rate_limits import RateLimited, Standing
-
-if TYPE_CHECKING:
-    from chat.api.requests import Request
+from accounts.models import ApiKey, User
+from chat.api.errors import ApiError
+from chatproject.lib.rate_limits import Standing
 
 AUTHORIZATION = b"authorization"
 
@@ -38,23 +33,6 @@ class Caller:
             (b"x-ratelimit-remaining-requests", b"%d" % self.standing.remaining),
             (b"x-ratelimit-reset-requests", f"{self.standing.reset:.3f}s".encode()),
         ]
-
-
-def check_key(asked: Request) -> Caller:
-    """Return the caller of a request, which is counted once. Raises ApiError.
-
-    A second call, after a body that took its time, reads the key again: it may have been revoked meanwhile.
-    """
-    try:
-        key = api_keys.authenticate(asked.authorization, Scope.MODELS)
-        if asked.caller is None:
-            asked.caller = Caller(key, api_keys.count_request(key))
-    except api_keys.KeyRefused as error:
-        raise of_key(error) from None
-    except RateLimited as error:
-        raise of_limit(error) from None
-    asked.headers = asked.caller.headers()
-    return asked.caller
 
 
 def authorization_of(headers: list[tuple[bytes, bytes]]) -> str:

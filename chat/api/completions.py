@@ -13,7 +13,7 @@ from django.conf import settings
 
 from billing import credits
 from chat.api import models, schemas
-from chat.api.auth import Caller, check_key
+from chat.api.auth import Caller
 from chat.api.errors import ApiError, restarting
 from chat.api.replies import (
     Event,
@@ -94,7 +94,7 @@ def _prepare_and_start(
 
 def prepare(asked: Request) -> Prepared:
     """Check the key and the body of a request. Raises ApiError."""
-    who = check_key(asked)
+    who = asked.authenticate()
     body = schemas.decode(asked.take_body())
     model = models.find(who.user, body.model, ModelKind.CHAT)
     return Prepared(

@@ -23,7 +23,7 @@ from billing import credits
 from billing.metering.pricing import Tokens
 from billing.models import UsageRecord
 from chat.api import bodies, models, schemas
-from chat.api.auth import Caller, check_key
+from chat.api.auth import Caller
 from chat.api.errors import of_run
 from chat.api.replies import ClientGone, hang_up
 from chat.api.requests import Request, in_thread
@@ -99,7 +99,7 @@ _turns: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
 
 def prepare(asked: Request) -> Prepared:
     """Check the key and the body of a request. Raises ApiError."""
-    who = check_key(asked)
+    who = asked.authenticate()
     body = schemas.decode_as(_decoder, asked.take_body())
     model = models.find(who.user, body.model, ModelKind.EMBEDDING)
     provider = model.provider or Provider.objects.filter(base_url="").first() or Provider()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import redis
 
-from chat.api.errors import of_chat
+from accounts import api_keys
+from accounts.models import Scope as Permission
+from chat.api.auth import Caller
+from chat.api.errors import of_chat, of_key, of_limit
+from chat.api.memory import Reservation
 from chat.errors import ChatError
 from chatproject.lib import db
 from chatproject.lib.db import limits
+from chatproject.lib.rate_limits import RateLimited
 from chatproject.lib.server.asgi_types import Receive, Scope, Send
-
-if TYPE_CHECKING:
-    from chat.api.auth import Caller
-    from chat.api.bodies import Reservation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +42,22 @@ class Request:
         self.headers: Sequence[tuple[bytes, bytes]] = ()
         self.has_begun = False
         self._send = send
+
+    def authenticate(self) -> Caller:
+        """Return the caller of the request, which is counted once. Raises ApiError.
+
+        A second call, after a body that took its time, reads the key again: it may have been revoked meanwhile.
+        """
+        try:
+            key = api_keys.authenticate(self.authorization, Permission.MODELS)
+            if self.caller is None:
+                self.caller = Caller(key, api_keys.count_request(key))
+        except api_keys.KeyRefused as error:
+            raise of_key(error) from None
+        except RateLimited as error:
+            raise of_limit(error) from None
+        self.headers = self.caller.headers()
+        return self.caller
 
     def take_body(self) -> bytes:
         """Return the body, which is then no longer kept."""

@@ -21,7 +21,6 @@ import msgspec
 from msgspec import Meta
 
 from chat.api import models, schemas
-from chat.api.auth import check_key
 from chat.api.completions import Prepared, Stream, begun, encode, reply_of, usage_of
 from chat.api.errors import ApiError
 from chat.api.replies import Event, Piece, Reply, ToolCall
@@ -87,7 +86,7 @@ async def responses(asked: Request) -> None:
     bodies: list[Body] = []  # of the thread that prepares
 
     def prepare(asked: Request) -> Prepared:
-        who = check_key(asked)
+        who = asked.authenticate()
         body = schemas.decode_as(_decoder, asked.take_body())
         bodies.append(body)
         model = models.find(who.user, body.model, ModelKind.CHAT)

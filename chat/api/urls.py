@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 
 from chat.api import bodies, completions, embeddings, models, responses
-from chat.api.auth import authorization_of, check_key
+from chat.api.auth import authorization_of
 from chat.api.errors import UNKNOWN_PATH, ApiError, restarting
 from chat.api.replies import ClientGone
 from chat.api.requests import Request, in_thread
@@ -39,7 +39,7 @@ async def list_models(asked: Request) -> None:
 
     def read() -> list[dict[str, object]]:
         return [
-            models.described(name, model) for name, model in models.named(check_key(asked).user)
+            models.described(name, model) for name, model in models.named(asked.authenticate().user)
         ]
 
     found = await in_thread(read)
@@ -51,7 +51,7 @@ async def one_model(asked: Request) -> None:
     name = asked.path.removeprefix(f"{BASE}models/")
 
     def read() -> dict[str, object]:
-        return models.described(name, models.find(check_key(asked).user, name))
+        return models.described(name, models.find(asked.authenticate().user, name))
 
     await asked.answer(200, msgspec.json.encode(await in_thread(read)))
 

@@ -147,7 +147,7 @@ def is_usable(user: User, model: LanguageModel) -> bool:
 
 
 def may_embed(user: User, model: LanguageModel) -> bool:
-    """Return whether a user may ask a model for embeddings; no other model can stand in for it."""
+    """Return whether a user may ask a model for embeddings; no other model replaces it."""
     is_served = model.provider is None or model.provider.enabled
     is_offered = model.enabled and is_served and model.kind == ModelKind.EMBEDDING
     return is_offered and is_granted(user, model)

@@ -88,7 +88,7 @@ def test_buyer_cannot_refund_an_order_with_a_plan(client, account, plan):
 
 
 @pytest.mark.parametrize("wins", [True, False])
-def test_days_of_the_plan_go_back_with_the_money(account, fakepay, side, provider, plan, wins):
+def test_days_of_the_plan_follow_the_money(account, fakepay, side, provider, plan, wins):
     orders: list[Order] = []
     for _ in range(2):
         order = purchases.begun(account, package(plan), provider=provider)

@@ -14,7 +14,7 @@ import pytest
 
 from accounts import api_keys
 from accounts.models import User
-from chat.api import bodies
+from chat.api import memory as shared
 from chat.api.errors import ApiError
 from tests.support.people import assistant, owner
 from tests.support.programs import PATIENCE
@@ -122,14 +122,14 @@ def test_key_is_checked_before_the_body(stack: Stack, owner: User):
 
 @pytest.mark.asyncio
 async def test_budget_gives_each_user_a_part(monkeypatch):
-    budget = bodies.Budget(100, 60)
+    budget = shared.Budget(100, 60)
     first = await budget.reserve(60, 1)
-    monkeypatch.setattr(bodies, "PATIENCE", 0.05)
+    monkeypatch.setattr(shared, "PATIENCE", 0.05)
     for size, user in ((1, 1), (41, 2)):
         with pytest.raises(ApiError) as refused:
             await budget.reserve(size, user)
         assert (refused.value.status, refused.value.code) == (503, "busy")
-    monkeypatch.setattr(bodies, "PATIENCE", 10.0)
+    monkeypatch.setattr(shared, "PATIENCE", 10.0)
     others = [asyncio.create_task(budget.reserve(50, user)) for user in (1, 2)]
     await asyncio.sleep(0)
     first.release()

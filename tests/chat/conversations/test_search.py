@@ -155,7 +155,7 @@ def test_search_takes_as_many_statements_at_any_length(owner, write, django_asse
 
 
 @pytest.mark.django_db(transaction=True)
-def test_slow_search_for_parts_returns_newest_with_a_note(owner, write, monkeypatch):
+def test_slow_search_for_parts_returns_the_newest(owner, write, monkeypatch):
     """As in many long messages: the newest are found, the others only by whole words."""
     old = write("A telegraph")
     write("Filling " * 50)
