@@ -1,9 +1,8 @@
-"""Admin of users."""
+"""Users and the rows that give them rights: what staff change, and superusers alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Any
 
 from allauth.account.adapter import get_adapter
@@ -13,11 +12,8 @@ from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from allauth.account.utils import user_pk_to_url_str
 from allauth.mfa import admin as _allauth_mfa  # noqa: F401 # registers what is unregistered below
 from allauth.mfa.models import Authenticator
-from allauth.socialaccount import admin as _allauth_social  # noqa: F401 # the same
-from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from allauth.usersessions import admin as _allauth_sessions  # noqa: F401 # the same
 from allauth.usersessions.models import UserSession
-from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -30,38 +26,30 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
-from django.utils import timezone
+from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from accounts import api_keys, invitations, joining, signup
+from accounts import joining, signup
 from accounts.forms import AdminPasswordForm
 from accounts.mfa import factors
 from accounts.models import (
     AccountDeletion,
-    ApiKey,
-    Invitation,
-    InvitationUse,
     SignupGrant,
     User,
 )
 from accounts.privacy import leaving
 from billing import credits
-from billing.models import Plan
 from chatproject.lib import db
 from chatproject.lib.admin import (
     BaseAdmin,
-    LargeTable,
     LoggedValues,
     ReadOnlyAdmin,
-    choices_filter,
     require_permission,
     row_pages,
     staff_id,
 )
-from chatproject.lib.mail import outbox
 
 APPROVE, LINK = "accounts.approve_user", "accounts.link_user"
 RESET_FACTORS = "accounts.reset_factors"
@@ -75,7 +63,6 @@ RIGHTS = (
 SHOWN = 100  # users that the page to confirm names
 
 admin.site.unregister([Group, EmailAddress, Authenticator, UserSession])
-admin.site.unregister([SocialAccount, SocialApp, SocialToken])
 
 
 def may_change(request: HttpRequest, user: User | None) -> bool:
@@ -426,321 +413,6 @@ class AccountDeletionAdmin(ReadOnlyAdmin, BaseAdmin):
     list_filter = ["requested_at", ("purged_at", admin.EmptyFieldListFilter)]
     search_fields = ["user__email"]
     fields = ["user", "by", "requested_at", "due_at", "reminded_at", "started_at", "purged_at"]
-
-
-class InvitationTerms(forms.Form):
-    """The plan and group of invitations: staff give only rights that they may give."""
-
-    days = forms.IntegerField(
-        min_value=1, max_value=365, initial=14, label=gettext_lazy("Valid for so many days")
-    )
-    plan = forms.ModelChoiceField(
-        Plan.objects.all(), required=False, empty_label=gettext_lazy("The default plan")
-    )
-    plan_days = forms.IntegerField(
-        min_value=1,
-        max_value=3650,
-        required=False,
-        label=gettext_lazy("Days of the plan"),
-        help_text=gettext_lazy("From the sign-up on. Empty: no end."),
-    )
-    group = forms.ModelChoiceField(Group.objects.all(), required=False)
-    note = forms.CharField(max_length=100, required=False, help_text=gettext_lazy("For staff."))
-
-    def __init__(self, *args: Any, request: HttpRequest, **options: Any) -> None:
-        super().__init__(*args, **options)
-        if not request.user.has_perm("billing.change_account"):
-            del self.fields["plan"], self.fields["plan_days"]
-        if not request.user.is_superuser:
-            # A group with permissions would give rights, which only superusers give.
-            harmless = Group.objects.filter(permissions=None)
-            self.fields["group"].queryset = harmless  # type: ignore[attr-defined]
-
-    @property
-    def terms(self) -> invitations.Terms:
-        """The terms that the form's valid values make."""
-        given: dict[str, Any] = self.cleaned_data
-        return invitations.Terms(
-            expires_at=timezone.now() + timedelta(days=given["days"]),
-            group=given.get("group"),
-            plan=given.get("plan"),
-            plan_days=given.get("plan_days") if given.get("plan") else None,
-            note=given["note"],
-        )
-
-
-class LinkForm(InvitationTerms):
-    """A link: for one address or any, and for a number of people."""
-
-    email = forms.EmailField(
-        required=False,
-        label=gettext_lazy("Address"),
-        help_text=gettext_lazy("Empty: for any address."),
-    )
-    max_uses = forms.IntegerField(
-        min_value=1, max_value=10_000, initial=1, label=gettext_lazy("Number of uses")
-    )
-    field_order = ("email", "max_uses", "days", "plan", "plan_days", "group", "note")
-
-    def clean(self) -> dict[str, Any]:
-        given: dict[str, Any] = super().clean() or {}
-        if given.get("email") and given.get("max_uses", 1) != 1:
-            self.add_error("max_uses", _("An invitation of one address has one use."))
-        return given
-
-
-class ListForm(InvitationTerms):
-    """A file with addresses."""
-
-    file = forms.FileField(
-        label=gettext_lazy("File"),
-        help_text=gettext_lazy(
-            "CSV in UTF-8: the column “email”, or the first one. At most 10,000 addresses."
-        ),
-    )
-    field_order = ("file", "days", "plan", "plan_days", "group", "note")
-
-
-@admin.register(Invitation)
-class InvitationAdmin(BaseAdmin):
-    list_display = ["__str__", "state", "uses", "max_uses", "plan", "group", "expires_at"]
-    list_select_related = ["plan", "group"]
-    list_filter = ["is_mailed", "created_at"]
-    search_fields = ["email", "note"]
-    actions = ["revoke"]
-    change_list_template = "admin/accounts/invitation/change_list.html"
-
-    @admin.display(description=gettext_lazy("state"))
-    def state(self, one: Invitation) -> str:
-        if one.revoked_at is not None:
-            return _("Revoked")
-        if one.uses >= one.max_uses:
-            return _("Used")
-        if one.expires_at <= timezone.now():
-            return _("Expired")
-        return _("Mail is due") if one.is_mailed and one.mailed_at is None else _("Open")
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Invitation | None = None) -> list[str]:
-        return [field.name for field in self.opts.fields if field.name not in ("id", "hash")]
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def get_urls(self) -> list[URLPattern]:
-        upload = self.admin_site.admin_view(self.upload_view)
-        return [
-            path("upload/", upload, name="accounts_invitation_upload"),
-            *super().get_urls(),
-        ]
-
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        """Create a link, which the answer shows once."""
-        if not self.has_add_permission(request):
-            raise PermissionDenied
-        form = LinkForm(request.POST or None, request=request)
-        if request.method != "POST" or not form.is_valid():
-            return self._page(request, form, _("New invitation"), _("Create link"))
-        token, digest = invitations.new_token()
-        terms = form.terms
-        with transaction.atomic():
-            one = Invitation.objects.create(
-                hash=digest,
-                email=form.cleaned_data["email"].lower(),
-                max_uses=form.cleaned_data["max_uses"],
-                expires_at=terms.expires_at,
-                group=terms.group,
-                plan=terms.plan,
-                plan_days=terms.plan_days,
-                note=terms.note,
-                created_by_id=staff_id(request),
-            )
-            self.log_addition(request, one, _("Created a link"))
-        link = request.build_absolute_uri(reverse("account_invitation", args=[token]))
-        return self._page(request, None, _("The new invitation"), "", link=link)
-
-    def upload_view(self, request: HttpRequest) -> HttpResponse:
-        """Invite the addresses of a file by mail; a file with a wrong row changes nothing."""
-        if not self.has_add_permission(request):
-            raise PermissionDenied
-        form = ListForm(request.POST or None, request.FILES or None, request=request)
-        wrong: list[str] = []
-        if request.method == "POST" and form.is_valid():
-            data = form.cleaned_data["file"].read(invitations.MOST_BYTES + 1)
-            found = invitations.parse(data)
-            wrong = found.wrong
-            if not outbox.is_configured() or not settings.SITE_URL:
-                wrong = [_("Invitations are mailed: set EMAIL_URL and SITE_URL first.")]
-            if not wrong:
-                by = User.objects.get(pk=staff_id(request))
-                result = invitations.invite(found.addresses, form.terms, by=by)
-                messages.success(
-                    request,
-                    _(
-                        "%(added)s addresses are invited; left out: %(members)s with an account,"
-                        " %(already)s invited before, %(repeated)s repeated."
-                    )
-                    % {
-                        "added": result.added,
-                        "members": result.members,
-                        "already": result.already,
-                        "repeated": found.repeated,
-                    },
-                )
-                return redirect("admin:accounts_invitation_changelist")
-        return self._page(request, form, _("Invite a list of addresses"), _("Invite"), wrong=wrong)
-
-    def _page(
-        self, request: HttpRequest, form: forms.Form | None, title: str, verb: str, **more: Any
-    ) -> HttpResponse:
-        wrong: list[str] = more.pop("wrong", [])
-        context = {
-            **self.admin_site.each_context(request),
-            "title": title,
-            "opts": self.opts,
-            "form": form,
-            "verb": verb,
-            "wrong": wrong[: invitations.MOST_SHOWN],
-            "more_wrong": len(wrong[invitations.MOST_SHOWN :]),
-            **more,
-        }
-        is_wrong = bool(wrong) or (form is not None and form.is_bound)
-        return TemplateResponse(
-            request, "admin/accounts/invitation/form.html", context, status=400 if is_wrong else 200
-        )
-
-    @admin.action(description=gettext_lazy("Revoke selected invitations"), permissions=["change"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[Invitation]) -> None:
-        """End the selected invitations; their links no longer work."""
-        with transaction.atomic():
-            rows = Invitation.objects.select_for_update().filter(revoked_at=None)
-            open_ones = list(rows.filter(pk__in=queryset.values("pk")))
-            keys = [one.pk for one in open_ones]
-            Invitation.objects.filter(pk__in=keys).update(revoked_at=timezone.now())
-            LogEntry.objects.log_actions(
-                staff_id(request), open_ones, CHANGE, change_message=_("Revoked")
-            )
-        messages.success(request, _("%(count)s invitations are revoked.") % {"count": len(keys)})
-
-
-@admin.register(InvitationUse)
-class InvitationUseAdmin(ReadOnlyAdmin, BaseAdmin):
-    list_display = ["invitation", "user", "used_at", "applied_at"]
-    list_select_related = ["invitation", "user"]
-    search_fields = ["user__email"]
-
-
-@admin.register(SignupGrant)
-class SignupGrantAdmin(ReadOnlyAdmin, BaseAdmin):
-    list_display = ["user", "created_at", "granted_at"]
-    list_select_related = ["user"]
-    search_fields = ["user__email"]
-    ordering = ["-created_at"]
-    fields = ["user", "created_at", "granted_at"]
-
-
-@admin.register(SocialAccount)
-class SocialAccountAdmin(ReadOnlyAdmin, BaseAdmin):
-    """The accounts at identity providers that users have connected."""
-
-    list_display = ["user", "provider", "date_joined", "last_login"]
-    list_select_related = ["user"]
-    # A list filter would read the provider of all rows for each page.
-    search_fields = ["user__email", "uid__exact", "provider__exact"]
-    ordering = ["-pk"]
-    fields = ["user", "provider", "uid", "date_joined", "last_login"]
-
-
-@admin.register(ApiKey)
-class ApiKeyAdmin(ReadOnlyAdmin, BaseAdmin):
-    """The API keys of all users, which staff may revoke; a key itself is nowhere."""
-
-    list_display = [
-        "prefix",
-        "user",
-        "name",
-        "created_at",
-        "last_used_at",
-        "expires_at",
-        "revoked_at",
-    ]
-    list_select_related = ["user"]
-    list_filter = ["created_at", ("revoked_at", admin.EmptyFieldListFilter)]
-    search_fields = ["prefix", "user__email", "name"]
-    search_help_text = gettext_lazy("First characters, name, or e-mail address of the user")
-    readonly_fields = [
-        *("user", "name", "prefix", "scopes", "created_at", "expires_at", "last_used_at"),
-        *("revoked_at", "rate", "spent_credits", "limit_credits"),
-    ]
-    fields = (*readonly_fields,)
-    actions = ["revoke"]
-
-    @admin.display(description=gettext_lazy("spent"))
-    def spent_credits(self, key: ApiKey) -> str:
-        """Return the credits that the key has spent."""
-        return credits.show(key.spent)
-
-    @admin.display(description=gettext_lazy("limits in credits"))
-    def limit_credits(self, key: ApiKey) -> str:
-        """Return the spending limits of the key."""
-        limits = [(key.limit_month, "per month"), (key.limit_total, "in all")]
-        return ", ".join(
-            f"{credits.show(one)} {period}" for one, period in limits if one is not None
-        )
-
-    @admin.action(description=gettext_lazy("Revoke selected API keys"), permissions=["revoke"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
-        """Revoke keys at once, each with an entry in the admin's log."""
-        assert isinstance(request.user, User)
-        for key in queryset.filter(revoked_at=None):
-            with transaction.atomic():
-                if api_keys.revoke(key, by=request.user):
-                    LogEntry.objects.log_actions(
-                        staff_id(request),
-                        [key],
-                        CHANGE,
-                        change_message="Revoked",
-                        single_object=True,
-                    )
-
-    def has_revoke_permission(self, request: HttpRequest) -> bool:
-        """Return whether a member of staff may revoke keys."""
-        return request.user.has_perm("accounts.change_apikey")
-
-
-@admin.register(LogEntry)
-class LogEntryAdmin(LargeTable, ReadOnlyAdmin, BaseAdmin):
-    """The record of the staff's actions in the admin; billing's audit records have actions on money."""
-
-    list_display = ["action_time", "user", "content_type", "subject", "done"]
-    list_display_links = ["action_time"]
-    list_filter = [
-        "action_time",
-        "action_flag",
-        ("user", choices_filter(is_staff=True)),
-        "content_type",
-    ]
-    list_select_related = ["user", "content_type"]
-    search_fields = ["object_repr", "change_message", "user__email", "object_id__exact"]
-    search_help_text = gettext_lazy(
-        "E-mail address of the member of staff, name or id of the object, or a word of the change"
-    )
-    fields = ["action_time", "user", "content_type", "subject", "done"]
-    readonly_fields = ["action_time", "user", "content_type", "subject", "done"]
-
-    @admin.display(description=gettext_lazy("object"))
-    def subject(self, entry: LogEntry) -> str:
-        """Return the changed object, as a link to its page if it has one."""
-        url = None if entry.is_deletion() else entry.get_admin_url()
-        return (
-            format_html('<a href="{}">{}</a>', url, entry.object_repr) if url else entry.object_repr
-        )
-
-    @admin.display(description=gettext_lazy("action"))
-    def done(self, entry: LogEntry) -> str:
-        """Return what was done, with old and new values."""
-        return entry.get_change_message() or entry.get_action_flag_display()
 
 
 def set_active(request: HttpRequest, users: Iterable[User], *, is_active: bool) -> None:
