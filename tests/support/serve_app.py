@@ -62,7 +62,7 @@ def part(number: int, scope: Scope) -> str:
 
 
 async def missing(scope: Scope, receive: Receive, send: Send) -> None:
-    await answer(send, b"not found", 404)
+    await answer(send, b"not found", int(scope["options"].get("status", "404")))
 
 
 async def health(scope: Scope, receive: Receive, send: Send) -> None:

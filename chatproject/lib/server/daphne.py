@@ -70,6 +70,10 @@ twisted_errors: Any = STDLibLogObserver(__name__)
 
 RESTARTING = 1012  # close code after which clients connect again
 
+# Twisted has no phrases of newer codes such as 422 and 429: status lines would have "Unknown Status".
+for one in HTTPStatus:
+    http.RESPONSES.setdefault(one.value, one.phrase.encode())
+
 
 class WriteGate:
     """Blocks a connection's senders while its transport is full, as an IPushProducer of Twisted's.

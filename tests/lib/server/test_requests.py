@@ -27,6 +27,17 @@ def test_one_connection_carries_several_requests(server: WebServer):
             assert connection.getresponse().read() == b"ok"
 
 
+def test_status_line_has_the_phrase_of_its_code(server: WebServer):
+    for code, phrase in (
+        (404, "Not Found"),
+        (422, "Unprocessable Entity"),
+        (429, "Too Many Requests"),
+    ):
+        with contextlib.closing(server.client()) as connection:
+            connection.request("GET", f"/nothing?status={code}")
+            assert connection.getresponse().reason == phrase
+
+
 # --- Limits ---------------------------------------------------------------------------------------
 
 
