@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from accounts.models import User
-from chat import protocol
+from chat import errors, protocol
 from chat.api.errors import ApiError, of_run, stopped
 from chat.errors import ChatError
 from chat.models import MessagePart, Run
@@ -156,9 +156,9 @@ def read_calls(run: Run) -> dict[int, ToolCall]:
     }
 
 
-def read_cause(run: Run) -> str:
-    """Return the cause of a failed run."""
-    return str(Run.objects.values_list("error_cause", flat=True).get(pk=run.pk))
+def read_error(run: Run) -> tuple[str, str]:
+    """Return the cause of a failed run, and the source of its sentence."""
+    return Run.objects.values_list("error_cause", "error_message").get(pk=run.pk)
 
 
 async def failure(run: Run, end: Event) -> ApiError | None:
@@ -167,7 +167,10 @@ async def failure(run: Run, end: Event) -> ApiError | None:
         return None
     if end.type == "run.stopped":
         return stopped()
-    return of_run(end.code, await db.run(read_cause, run), end.message)
+    cause, source = await db.run(read_error, run)
+    # The sentence of chats says that the text is saved.
+    message = INTERRUPTED if source == errors.INTERRUPTED else end.message
+    return of_run(end.code, cause, message)
 
 
 async def hang_up(receive: Receive) -> None:

@@ -293,6 +293,7 @@ def test_killed_worker_costs_time_or_an_error(
     stack: Stack, client: OpenAI, owner: User, provider: FakeLLM
 ):
     text = "[[tokens=30 rate=10 key={}]] kill"
+    sentences: list[str] = []
 
     def kill(delivered: Callable[[], object] = lambda: True) -> None:
         provider.wait(active=1)
@@ -316,6 +317,7 @@ def test_killed_worker_costs_time_or_an_error(
                 for chunk in client.chat.completions.create(**ask(text.format(key)), stream=True):
                     got.append(chunk.choices[0].delta.content or "")  # noqa: PERF401 # kept after an error
             except openai.APIError as error:
+                sentences.append(error.message)
                 return str(error.code)
             return ""
 
@@ -331,6 +333,7 @@ def test_killed_worker_costs_time_or_an_error(
     run = Run.objects.order_by("-pk").first()
     assert run is not None
     assert (code, run.status, run.error_code) == ("unavailable", "failed", "unavailable")
+    assert "Send the request again." in sentences[0]
     assert got
     assert reply_text(30, text.format("b")).startswith(got)
     assert run.charged
