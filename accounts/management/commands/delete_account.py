@@ -21,6 +21,11 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("email", help="the user's e-mail address")
+        parser.add_argument(
+            "--by",
+            metavar="STAFF",
+            help="the member of staff who decided it: the user cannot restore the account then",
+        )
         choice = parser.add_mutually_exclusive_group()
         choice.add_argument(
             "--now", action="store_true", help="purge the data at once; nothing can be restored"
@@ -42,8 +47,13 @@ class Command(BaseCommand):
                 ) from None
             self.stdout.write(f"{user} is restored.")
             return
+        by = None
+        if options["by"]:
+            by = User.objects.filter(email__iexact=options["by"], is_staff=True).first()
+            if by is None:
+                raise CommandError(f"There is no member of staff {options['by']}.")
         try:
-            deletion = leaving.request(user)
+            deletion = leaving.request(user, by=by)
         except leaving.LastSuperuser:
             raise CommandError(f"{user} is the only superuser. Make another one first.") from None
         if not options["now"]:

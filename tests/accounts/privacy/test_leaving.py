@@ -11,7 +11,7 @@ import pytest
 from django.apps import apps
 from django.contrib.sessions.models import Session
 from django.core import mail
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
 from django.urls import reverse
@@ -246,6 +246,12 @@ def test_staff_delete_through_the_same_door(owner, stranger):
     staff.post(reverse("admin:accounts_user_reactivate", args=[owner.pk]), {"confirmed": "1"})
     assert User.objects.get(pk=owner.pk).is_active
     assert not AccountDeletion.objects.exists()
+    call_command("delete_account", stranger.email)
+    assert leaving.restorable(stranger.pk)  # as if the user had asked for it
+    call_command("delete_account", stranger.email, "--by", boss.email)
+    assert leaving.restorable(stranger.pk) is None
+    with pytest.raises(CommandError, match="no member of staff"):
+        call_command("delete_account", stranger.email, "--by", owner.email)
     call_command("delete_account", stranger.email, "--now")
     assert User.objects.get(pk=stranger.pk).email == f"erased-{stranger.pk}@erased.invalid"
 
