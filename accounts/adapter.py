@@ -10,7 +10,7 @@ from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.translation import gettext, gettext_lazy
 
@@ -39,7 +39,7 @@ class AccountAdapter(DefaultAccountAdapter):
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Return True, or answer with the page of a closed sign-up."""
         if not joining.is_open(request):
-            raise ImmediateHttpResponse(render(request, "account/signup_closed.html", status=403))
+            raise ImmediateHttpResponse(joining.closed_page(request))
         return True
 
     def get_logout_redirect_url(self, request: HttpRequest) -> str:

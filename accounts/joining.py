@@ -38,6 +38,12 @@ def is_open(request: HttpRequest) -> bool:
     return settings.SIGNUP == "invitation" and invitation_of(request) is not None
 
 
+def closed_page(request: HttpRequest) -> HttpResponse:
+    """Return the page of a visitor who may not create an account."""
+    context = {"by_invitation": settings.SIGNUP == "invitation"}
+    return render(request, "account/signup_closed.html", context, status=403)
+
+
 def invitation_of(request: HttpRequest) -> Invitation | None:
     """Return the usable invitation whose link the visitor has opened."""
     digest = request.session.get(SESSION_KEY)

@@ -175,12 +175,11 @@ class InvitationAdmin(BaseAdmin):
             raise PermissionDenied
         form = ListForm(request.POST or None, request.FILES or None, request=request)
         wrong: list[str] = []
-        if request.method == "POST" and form.is_valid():
+        needs_mail = not outbox.is_configured() or not settings.SITE_URL
+        if request.method == "POST" and form.is_valid() and not needs_mail:
             data = form.cleaned_data["file"].read(invitations.MOST_BYTES + 1)
             found = invitations.parse(data)
             wrong = found.wrong
-            if not outbox.is_configured() or not settings.SITE_URL:
-                wrong = [_("Invitations are mailed: set EMAIL_URL and SITE_URL first.")]
             if not wrong:
                 by = User.objects.get(pk=staff_id(request))
                 result = invitations.invite(found.addresses, form.terms, by=by)
@@ -198,7 +197,8 @@ class InvitationAdmin(BaseAdmin):
                     },
                 )
                 return redirect("admin:accounts_invitation_changelist")
-        return self._page(request, form, _("Invite a list of addresses"), _("Invite"), wrong=wrong)
+        title = _("Invite a list of addresses")
+        return self._page(request, form, title, _("Invite"), wrong=wrong, needs_mail=needs_mail)
 
     def _page(
         self, request: HttpRequest, form: forms.Form | None, title: str, verb: str, **more: Any

@@ -22,7 +22,6 @@ from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.shortcuts import render
 
 from accounts import claims, joining, sessions, signup
 from accounts.access import PUBLIC_NAMESPACES, PUBLIC_VIEWS
@@ -86,7 +85,7 @@ def _sign_in(request: HttpRequest, email: str) -> HttpResponse:
         try:
             user = _new_user(request, email)
         except ValidationError:
-            return render(request, "account/signup_closed.html", status=403)
+            return joining.closed_page(request)
         except IntegrityError:  # by a request at the same time
             user = User.objects.get(email=email)
         else:

@@ -48,7 +48,8 @@ REFUSALS = (
 )
 
 KEY_LIMIT = gettext_lazy(
-    "This request could cost {most} credits, more than the spending limit of the API key leaves."
+    "This request could cost {most} credits, more than the spending limit of the API key leaves. "
+    "Ask for a shorter reply, or raise the limit."
 )
 NOT_PRICED = gettext_lazy("This model has no price yet and cannot be used. Contact the staff.")
 FROZEN = gettext_lazy("Your account is frozen, so you cannot send messages. Contact the staff.")

@@ -215,6 +215,15 @@ def test_wrong_list_changes_nothing(staff: Client, text, error):
     assert not Invitation.objects.exists()
 
 
+def test_list_without_mail_says_what_is_missing(staff: Client, settings):
+    settings.SITE_URL = ""
+    for response in (staff.get(UPLOAD), upload(staff, "a@example.org")):
+        page = response.content.decode()
+        assert "set EMAIL_URL and SITE_URL first" in page
+        assert "Correct the file" not in page
+    assert not Invitation.objects.exists()
+
+
 def test_list_is_invited_by_mail_once_each(staff: Client, settings):
     settings.SIGNUP, settings.INVITATION_MAILS_PER_MINUTE = "invitation", 12
     User.objects.create_user("member@example.org")

@@ -256,7 +256,7 @@ def test_local_rules_hold_for_providers(client: Client, issuer: IdentityProvider
     settings.SIGNUP = "closed"
     assert "Sign-up is closed" in text_of(sign_in(client, issuer))
     settings.SIGNUP = "invitation"
-    assert "Sign-up is closed" in text_of(sign_in(client, issuer))
+    assert "Sign-up is by invitation" in text_of(sign_in(client, issuer))
     _row, address = link(group=Group.objects.create(name="School"))
     client.get(address)
     sign_in(client, issuer)
