@@ -100,20 +100,18 @@ class AccountAdapter(DefaultAccountAdapter):
     def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
         sign_in_limits.count_failure(request)
 
-    def pre_login(
-        self, request: HttpRequest, user: AbstractBaseUser, **options: Any
-    ) -> HttpResponse | None:
-        # Before the sign-in is stored in the user's row.
-        request.is_first_sign_in = options["signup"] or user.last_login is None  # type: ignore[attr-defined]
-        response: HttpResponse | None = super().pre_login(request, user, **options)
-        return response
+    def login(self, request: HttpRequest, user: AbstractBaseUser) -> None:
+        # Before the sign-in is stored in the user's row, and in the request of `post_login`: a second
+        # factor or a confirmation comes in a request after that of the password.
+        request.is_first_sign_in = user.last_login is None  # type: ignore[attr-defined]
+        super().login(request, user)
 
     def post_login(
         self, request: HttpRequest, user: AbstractBaseUser, **options: Any
     ) -> HttpResponse:
         response: HttpResponse = super().post_login(request, user, **options)
         is_new = known_browsers.token_of(request, user.pk) is None
-        if is_new and not getattr(request, "is_first_sign_in", True):
+        if is_new and not options["signup"] and not request.is_first_sign_in:  # type: ignore[attr-defined]
             self.send_notification_mail(
                 "account/email/new_sign_in",
                 user,

@@ -97,11 +97,13 @@ def test_app_is_set_up_used_and_removed(user, mailoutbox):
     fresh = code_of(secret, 1)
     assert visitor.post(reverse("mfa_authenticate"), {"code": fresh}).status_code == 302
     assert visitor.get(reverse("chat:new")).status_code == 200
+    assert "New sign-in" in mailoutbox[-1].subject
     other = Client()
     sign_in(other, user)
     assert other.post(reverse("mfa_authenticate"), {"code": fresh}).status_code == 200
     assert other.post(reverse("mfa_authenticate"), {"code": codes[3]}).status_code == 302
-    used = mailoutbox[-1]
+    used, notice = mailoutbox[-2:]
+    assert "New sign-in" in notice.subject
     assert "recovery code was used" in used.subject
     assert "9 codes are left" in used.body
     third = Client()
