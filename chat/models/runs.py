@@ -241,6 +241,19 @@ class Run(models.Model):
         return found
 
     @property
+    def usage(self) -> dict[str, int | bool] | None:
+        """The tokens, as programs receive them, and whether they are `estimated`; None before any were counted."""
+        if self.prompt_tokens is None:
+            return None
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens or 0,
+            "cached_tokens": self.cached_tokens or 0,
+            "reasoning_tokens": self.reasoning_tokens or 0,
+            "estimated": self.usage_estimated,
+        }
+
+    @property
     def bill(self) -> str:
         """The amount that the user paid, for the page; empty before the end and without billing."""
         if self.charged is None:

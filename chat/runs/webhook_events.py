@@ -22,15 +22,6 @@ Event = Webhook.Event
 
 def of_run(webhook_ids: Iterable[UUID], run: Run) -> list[WebhookDelivery]:
     """Return the rows of a run that has just ended, to be stored with its end."""
-    usage = None
-    if run.prompt_tokens is not None:
-        usage = {
-            "prompt_tokens": run.prompt_tokens,
-            "completion_tokens": run.completion_tokens or 0,
-            "cached_tokens": run.cached_tokens or 0,
-            "reasoning_tokens": run.reasoning_tokens or 0,
-            "estimated": run.usage_estimated,
-        }
     error = {"code": run.error_code, "message": run.error_message} if run.error_code else None
     assert run.ended_at is not None
     # As GET /api/v1/runs/… has it, without its text.
@@ -43,7 +34,7 @@ def of_run(webhook_ids: Iterable[UUID], run: Run) -> list[WebhookDelivery]:
         "model": run.model_snapshot.get("name", ""),
         "finish_reason": run.finish_reason,
         "error": error,
-        "usage": usage,
+        "usage": run.usage,
         "charged": None if run.charged is None else exact(run.charged),
         "queued_at": at(run.queued_at),
         "started_at": at(run.started_at) if run.started_at else None,

@@ -178,15 +178,6 @@ def stop(request: ApiRequest, run_id: UUID) -> dict[str, Any]:
 def described(user: User, run: Run) -> dict[str, Any]:
     """Return a run, whose reply was read, as answers have it; a reader by share gets nothing of model, error and cost."""
     is_own = access.decide(user, run) >= access.Access.WRITE
-    usage = None
-    if is_own and run.prompt_tokens is not None and run.has_ended:
-        usage = {
-            "prompt_tokens": run.prompt_tokens,
-            "completion_tokens": run.completion_tokens or 0,
-            "cached_tokens": run.cached_tokens or 0,
-            "reasoning_tokens": run.reasoning_tokens or 0,
-            "estimated": run.usage_estimated,
-        }
     error = None
     if run.error_code:
         error = {"code": run.error_code, "message": run.error_message}
@@ -201,7 +192,7 @@ def described(user: User, run: Run) -> dict[str, Any]:
         "text": run.message.text,
         "finish_reason": run.finish_reason,
         "error": error,
-        "usage": usage,
+        "usage": run.usage if is_own and run.has_ended else None,
         "charged": exact(run.charged) if is_own and run.charged is not None else None,
         "queued_at": run.queued_at,
         "started_at": run.started_at,
