@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
 
 from django.conf import settings
@@ -42,6 +42,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", ChatImport, ChatExport, ConversationShare, PublicLink)
 
+
+class OwnedRow(Protocol):
+    """A row of an app above this one, such as a document: of one user, and perhaps with `deleted_at`."""
+
+    _default_manager: ClassVar[Any]
+    owner_id: int
+
+
+OfApp = TypeVar("OfApp", bound=OwnedRow)
+
 OfConversation = Message | Run
 Owned = (
     Assistant
@@ -68,7 +78,9 @@ class Access(enum.IntEnum):
 READ_TEXTS = "chat.view_message"  # staff's permission to read conversations in the admin
 
 
-def decide(user: User | AnonymousUser, found: Owned, *, in_admin: bool = False) -> Access:
+def decide(
+    user: User | AnonymousUser, found: Owned | OwnedRow, *, in_admin: bool = False
+) -> Access:
     """Return the access of a user to an object: the one rule for pages, sockets, programs, files and the admin.
 
     An owner has WRITE. A user with whom a conversation is shared has READ of it, of its messages and runs, and of the files
@@ -95,21 +107,19 @@ def decide(user: User | AnonymousUser, found: Owned, *, in_admin: bool = False) 
         return _to_attachment(user, found)
     if found.owner_id is None or found.owner_id != user.pk:
         return Access.NONE
-    if isinstance(found, Assistant | Project) and found.deleted_at is not None:
-        return Access.NONE
-    return Access.WRITE
+    return Access.NONE if getattr(found, "deleted_at", None) is not None else Access.WRITE
 
 
-def _in_admin(user: User, found: Owned) -> Access:
+def _in_admin(user: User, found: Owned | OwnedRow) -> Access:
     """Decide on the content of an object for a member of staff; that its row exists is the admin's own permission.
 
     The permission READ_TEXTS gives READ of any conversation, its messages and runs, also of a deleted one until
-    it is purged; each reading is logged. Assistants that are shared or the staff's, and the staff's prompts, are
+    it is purged; each reading is logged. The same holds for rows with `has_texts`, such as documents. Assistants that are shared or the staff's, and the staff's prompts, are
     no secret. Files, projects, private assistants and prompts, links and transfers have no reader.
     """
     if not user.is_staff:
         return Access.NONE
-    if isinstance(found, Conversation | OfConversation):
+    if isinstance(found, Conversation | OfConversation) or getattr(found, "has_texts", False):
         return Access.READ if reads_texts(user) else Access.NONE
     if isinstance(found, Assistant):
         return Access.NONE if found.is_private else Access.READ
@@ -341,6 +351,20 @@ def run(user: User | AnonymousUser, run_id: UUID, *, write: bool = False) -> Run
 def own(user: User | AnonymousUser, kind: type[T], id: UUID) -> T:
     """Return the user's own import, export, share or public link; raises ChatError `not_found`."""
     found = kind.objects.filter(pk=id).first()
+    if found is None or decide(user, found) is not Access.WRITE:
+        raise ChatError("not_found")
+    return found
+
+
+def owned(user: User | AnonymousUser, kind: type[OfApp], id: UUID, *, lock: bool = False) -> OfApp:
+    """Return the user's own row of a table of an app above this one, such as a document; `lock` locks it.
+
+    Raises ChatError `not_found`.
+    """
+    rows = kind._default_manager.filter(pk=id, owner=user.pk)
+    if lock:
+        rows = rows.select_for_update(no_key=True)
+    found: OfApp | None = rows.first()
     if found is None or decide(user, found) is not Access.WRITE:
         raise ChatError("not_found")
     return found

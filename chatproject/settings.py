@@ -58,6 +58,7 @@ INSTALLED_APPS = [
     "accounts",
     "billing",
     "chat",
+    "chat.documents",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",

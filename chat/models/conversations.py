@@ -140,6 +140,9 @@ class Conversation(models.Model):
             "It has a NextMessage. Here as well, so that the end of a reply finds it without a query."
         ),
     )
+    # Whether it may have a ConversationDocument: kept here by chat.documents.binding, so that a reply without
+    # documents needs no query.
+    has_own_documents = models.BooleanField(default=False, db_default=False, editable=False)
     titled_by = models.CharField(
         max_length=6,
         choices=TitledBy,
@@ -211,6 +214,11 @@ class Conversation(models.Model):
     def chosen_model_id(self) -> int:
         """The key of `chosen_model`; reads at most the assistant."""
         return self.model_id or self.assistant.model_id
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether it is bound to documents, its project's among them; reads at most the project."""
+        return self.has_own_documents or (self.project is not None and self.project.has_documents)
 
     @property
     def name(self) -> str:

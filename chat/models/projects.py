@@ -52,6 +52,8 @@ class Project(models.Model):
         related_name="+",
         db_index=False,
     )
+    # Whether documents may belong to it: kept by chat.documents.binding, as Conversation.has_own_documents.
+    has_documents = models.BooleanField(default=False, db_default=False, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     deleted_at = models.DateTimeField(null=True, blank=True)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from django.db.models import QuerySet
+
 from chat.attachments import names
+from chat.documents.models import Document as UploadedDocument
 from chat.models import Attachment
 from chatproject.lib import private_files
 from chatproject.lib.personal_data import Document
@@ -18,15 +21,23 @@ BATCH = 100
 PART_BYTES = 262_144
 
 
+def attachments(user: User) -> Iterator[Document]:
+    """Yield the attachments, each with its name behind the end of its id."""
+    return _files("Files", Attachment.objects.filter(owner=user))
+
+
 def documents(user: User) -> Iterator[Document]:
-    """Yield the files, each with its name behind the end of its id."""
+    """Yield the documents in the same way, also deleted ones until they are purged."""
+    return _files("Documents", UploadedDocument.all_objects.filter(owner=user))
+
+
+def _files(folder: str, mine: QuerySet[Any]) -> Iterator[Document]:
     last = UUID(int=0)
-    rows = Attachment.objects.filter(owner=user).order_by("pk")
-    while batch := list(rows.filter(pk__gt=last)[:BATCH]):
+    while batch := list(mine.order_by("pk").filter(pk__gt=last)[:BATCH]):
         last = batch[-1].pk
         for one in batch:
             if one.file and private_files.path(one.file).is_file():
-                yield f"Files/{one.pk.hex[-8:]}-{names.clean(one.name)}", _parts(one.file)
+                yield f"{folder}/{one.pk.hex[-8:]}-{names.clean(one.name)}", _parts(one.file)
 
 
 def _parts(name: str) -> Iterator[bytes]:

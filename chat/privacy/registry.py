@@ -28,7 +28,9 @@ def register() -> None:
     personal_data.add_step(20, "conversations", erase.erase_conversations)
     personal_data.add_step(21, "files", erase.erase_files)
     personal_data.add_step(22, "assistants", erase.erase_assistants)
+    personal_data.add_step(23, "documents", erase.erase_documents)
     personal_data.add_step(90, "queue", erase.erase_queue)
+    personal_data.add_documents(files.attachments)
     personal_data.add_documents(files.documents)
     personal_data.add_keys(
         {
@@ -132,6 +134,25 @@ def add_tables() -> None:
             model="chat.Assistant", user="owner", document="assistants", erased_by="assistants"
         ),
         PersonalTable(model="chat.Prompt", user="owner", document="prompts"),
+        PersonalTable(
+            model="documents.Block",
+            user="document__owner",
+            reason="The texts of the uploaded documents, which are in the folder Documents.",
+            erased_by="documents",
+        ),
+        PersonalTable(
+            model="documents.ConversationDocument",
+            user="document__owner",
+            document="documents-of-chats",
+            erased_by="documents",
+        ),
+        PersonalTable(
+            model="documents.Document",
+            user="owner",
+            document="documents",
+            omitted=("file",),
+            erased_by="documents",
+        ),
         PersonalTable(model="chat.Project", user="owner", document="projects"),
         PersonalTable(
             model="chat.PushSubscription",

@@ -20,6 +20,7 @@ from accounts.models import Consent, Invitation, InvitationUse, LegalDocument, S
 from accounts.signup import hash_of
 from billing.ledger import expiry
 from chat.conversations import search_index
+from chat.documents.models import Block, ConversationDocument, Document
 from chat.models import (
     Announcement,
     AnnouncementDismissal,
@@ -171,6 +172,12 @@ def _make_files(user: User, chat: Conversation, now: Any) -> None:
     attach(user)
     MessageAttachment.objects.create(message=chat.messages.all()[0], attachment=file)
     Attachment.objects.filter(pk=file.pk).update(expires_at=None)
+    document = Document.objects.create(
+        owner=user, name=WORD, format="text", kind="text", size=9, sha256="0" * 64, status="ready",
+        file=private_files.store([WORD.encode()], "documents"),
+    )  # fmt: skip
+    Block.objects.create(document=document, position=0, kind="paragraph", text=WORD)
+    ConversationDocument.objects.create(conversation=chat, document=document)
     for kind in (ChatImport, ChatExport):
         kind._base_manager.create(
             owner=user, file=private_files.store([WORD.encode()]), size=9, status="done",

@@ -1,0 +1,7 @@
+"""The tables of documents."""
+
+from __future__ import annotations
+
+from chat.documents.models.documents import Block, ConversationDocument, Document
+
+__all__ = ["Block", "ConversationDocument", "Document"]
