@@ -59,6 +59,7 @@ INSTALLED_APPS = [
     "billing",
     "chat",
     "chat.documents",
+    "chat.tools",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",

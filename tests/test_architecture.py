@@ -21,6 +21,7 @@ MAY_BE_ASYNC = (
     "chat/guarded/",
     "chat/push/",
     "chat/streaming/",
+    "chat/tools/",
     "chat/web/consumer.py",
     "chat/web/outgoing.py",
     "chat/web/run_follower.py",
