@@ -68,7 +68,7 @@ class User(AbstractUser):
 
     username = None  # type: ignore[assignment] # taken out of Django's base
     email = models.EmailField("e-mail address", unique=True)
-    # By which other people see the user; the address is not shown to them.
+    # By which other people see the user, beside the address: `signature`.
     display_name = models.CharField(max_length=60, blank=True, default="", db_default="")
     # Settings of the user's own, on all devices: accounts/appearance.py.
     theme = models.CharField(
@@ -153,6 +153,11 @@ class User(AbstractUser):
         former, _colon, present = self.rehashed.partition(":")
         if former and present == self.get_session_auth_hash():
             yield former
+
+    @property
+    def signature(self) -> str:
+        """The display name with the address, so that nobody passes for another; without a name, the address."""
+        return f"{self.display_name} ({self.email})" if self.display_name else self.email
 
     def __str__(self) -> str:
         return self.email

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 from uuid import UUID
 
 from allauth.account.models import EmailAddress
@@ -119,13 +120,22 @@ def _invite(made: ConversationShare, language: str) -> None:
     with languages.use(language or languages.active()):
         # Without the title, a text of a user's choice that would reach any address.
         context = {
-            "sharer": made.owner.email,
+            "sharer": _sender(made.owner),
             "email": made.email,
             "site_name": settings.SITE_NAME,
             "link": f"{settings.SITE_URL}{page}" if settings.SITE_URL else "",
         }
-        subject = _("%(site)s: a chat was shared with you") % {"site": settings.SITE_NAME}
+        subject = _("%(site)s: A chat from %(sharer)s") % {
+            "site": settings.SITE_NAME,
+            "sharer": context["sharer"],
+        }
         send_mail(subject, render_to_string("chat/email/shared.txt", context), None, [made.email])
+
+
+def _sender(owner: User) -> str:
+    # A name of letters alone: a mail to any address must not carry a link or a message of a user's choice.
+    is_name = all(one in " -'\u2019" or category(one)[0] in "LM" for one in owner.display_name)
+    return owner.signature if is_name else owner.email
 
 
 def bind(*, user: User, email: str) -> None:

@@ -49,7 +49,15 @@ def test_shared_chat_is_read_live_and_by_link(
     visitor = open_browser()
     visitor.driver.get(link)
     assert axe.violations(visitor.driver) == []
+    visitor.click(".shared-report-link a")
+    visitor.click("[name=reason][value=other]")
+    visitor.click("form button[type=submit]")
+    visitor.wait_for_text("main", "Thank you")
     visitor.sign_up(reader)
+    visitor.driver.get(link)
+    visitor.click(".shared-foot form button")
+    wait_until(lambda: visitor.path.startswith("/c/"), "the copy is opened")
+    assert visitor.conversation != chat
     site.execute("UPDATE account_emailaddress SET verified = true WHERE email = %s", reader)
     site.execute(
         "UPDATE chat_conversationshare SET user_id ="
@@ -65,3 +73,6 @@ def test_shared_chat_is_read_live_and_by_link(
     wait_until(lambda: not visitor.shown("[data-stream]"), "the whole reply is shown")
     assert len(visitor.texts("chat-shared .reply .prose")) == 2
     assert visitor.complaints == []
+    site.execute("DELETE FROM chat_conversationshare WHERE email = %s", reader)
+    visitor.wait_for_text("main", "no longer shared with you")
+    assert visitor.path == "/shared/?ended"

@@ -160,6 +160,7 @@ def shared_with_me(request: Request) -> HttpResponse:
         "shares": shares,
         "next": next,
         "is_first": "before" not in request.GET,
+        "has_ended": "ended" in request.GET,
     }
     return render(request, "chat/shared_with_me.html", page_context(request) | context)
 
@@ -169,7 +170,7 @@ def shared_page(request: Request, conversation: Conversation) -> HttpResponse:
     part = sharing.for_reader(conversation, request.GET.get("page", ""))
     context = {
         "shared": conversation,
-        "owner_email": conversation.owner.email,
+        "owner": conversation.owner.signature,
         "part": part,
         "client_id": new_client_id(),
     }
@@ -212,7 +213,8 @@ def not_indexed(view: View[P]) -> View[P]:
         except Http404:
             response = render(request, "chat/link_ended.html", status=404)
         response["X-Robots-Tag"] = "noindex, nofollow, noarchive"
-        response["Referrer-Policy"] = "no-referrer"
+        # Without any referrer, browsers send forms with `Origin: null`, and they are refused.
+        response["Referrer-Policy"] = "same-origin"
         return response
 
     return respond

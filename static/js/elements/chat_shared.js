@@ -39,7 +39,7 @@ export class ChatShared extends HTMLElement {
 
   receive(event) {
     if (event.type === "share.ended" && event.conversation === this.dataset.conversation) {
-      location.reload(); // the page that explains it
+      this.#leave();
       return;
     }
     switch (this.#follower?.receive(event)) {
@@ -99,12 +99,17 @@ export class ChatShared extends HTMLElement {
     }
     if (!this.isConnected) return;
     if (response.status === 404) {
-      location.reload(); // the share has ended: the page that explains it
+      this.#leave();
       return;
     }
     if (!response.ok || this.dataset.past !== undefined) return;
     const run = data.runs[0]?.id ?? "";
     if (data.leaf !== this.dataset.leaf || run !== (this.dataset.run ?? "")) this.#reload();
+  }
+
+  /** Open the list that says that the share has ended; the page that it was is not kept in the history. */
+  #leave() {
+    location.replace(this.dataset.ended);
   }
 
   /** Fetch the page anew, and keep the place of its reader. */

@@ -7,6 +7,7 @@ import json
 
 import pytest
 from allauth.account.models import EmailAddress
+from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.core import mail
@@ -151,6 +152,24 @@ def test_share_with_bad_address_is_refused(owner, chat, email, words):
     assert (ConversationShare.objects.count(), len(mail.outbox)) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "sender"),
+    [("Ada Löwe", "Ada Löwe (owner@example.org)"), ("see evil.example", "owner@example.org")],
+)
+def test_mail_about_share_names_its_sender(owner, stranger, chat, name, sender):
+    verify(stranger)
+    User.objects.filter(pk=owner.pk).update(display_name=name)
+    sharing.share(user=User.objects.get(pk=owner.pk), conversation_id=chat.pk, email=READER)
+    [sent] = mail.outbox
+    assert sent.subject == f"{settings.SITE_NAME}: A chat from {sender}"
+    assert f"{sender} shared a chat with you" in sent.body
+    for page in (chat.get_absolute_url(), reverse("chat:shared_with_me")):
+        html = signed_in(stranger).get(page).content.decode()
+        assert f"<bdi>{name} (owner@example.org)</bdi>" in html
+    ended = signed_in(stranger).get(reverse("chat:shared_with_me"), {"ended": ""})
+    assert "no longer shared with you" in ended.content.decode()
+
+
 def test_repeated_share_sends_one_mail(owner, chat):
     for _ in range(2):
         sharing.share(user=owner, conversation_id=chat.pk, email=READER)
@@ -183,7 +202,7 @@ def test_snapshot_shows_its_path_alone(owner, stranger, chat):
     ):
         assert hidden not in html
     assert "noindex" in answer["X-Robots-Tag"]
-    assert answer["Referrer-Policy"] == "no-referrer"
+    assert answer["Referrer-Policy"] == "same-origin"
     assert answer["Cache-Control"] == "private, no-store"
     assert not answer.cookies
     # A copy of the same path, without instructions, for a signed-in visitor, once.
