@@ -7,14 +7,16 @@ from typing import Any
 from allauth.account import forms
 from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
+from allauth.core import context
 from django.conf import settings
 from django.contrib.auth.forms import AdminPasswordChangeForm
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.forms import BooleanField, CharField, ChoiceField, Form, HiddenInput, TextInput
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy
 
-from accounts import consent, joining
+from accounts import consent, invitations, joining
 from accounts.models import TextSize, Theme, User
 from chatproject.lib import languages
 
@@ -46,11 +48,14 @@ class LoginForm(forms.LoginForm):
 
 
 class SignupForm(forms.SignupForm):
-    """Asks for consent to the documents that need it, if there are any."""
+    """Asks for consent to the documents that need it, if there are any; shows and checks an invitation."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _reword(self)
+        self.invitation = joining.invitation_of(context.request)
+        if self.invitation is not None and self.invitation.email:
+            self.fields["email"].initial = self.invitation.email
         self.documents = consent.required()
         if self.documents:
             self.fields["agrees"] = BooleanField(
@@ -60,6 +65,17 @@ class SignupForm(forms.SignupForm):
             self.fields["documents"] = CharField(
                 required=False, widget=HiddenInput(), initial=consent.key_of(self.documents)
             )
+
+    def clean_email(self) -> str:
+        email: str = super().clean_email()
+        if self.invitation is not None and not invitations.is_for(self.invitation, email):
+            raise ValidationError(
+                gettext_lazy(
+                    "Your invitation is for %(email)s. Enter this address, or ask for another invitation."
+                ),
+                params={"email": f"\u2068{self.invitation.email}\u2069"},
+            )
+        return email
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean()
@@ -141,7 +157,9 @@ class ProfileForm(Form):
         required=False,
         max_length=60,
         label=gettext_lazy("Display name"),
-        help_text=gettext_lazy("Shown to people with whom you share chats. May be empty."),
+        help_text=gettext_lazy(
+            "Shown beside your address to people with whom you share chats. May be empty."
+        ),
         widget=TextInput(attrs={"autocomplete": "name"}),
     )
 

@@ -87,11 +87,31 @@ def hash_of(token: str) -> str:
 
 def usable(digest: str) -> Invitation | None:
     """Return the invitation of a token's hash, if a person can sign up with it."""
-    return Invitation.objects.filter(_is_usable(), hash=digest).first()
+    return Invitation.objects.select_related("plan").filter(_is_usable(), hash=digest).first()
 
 
 def _is_usable() -> Q:
     return Q(revoked_at=None, expires_at__gt=timezone.now(), uses__lt=F("max_uses"))
+
+
+def is_for(invitation: Invitation, email: str) -> bool:
+    """Return whether a person with this address may use an invitation."""
+    return not invitation.email or invitation.email.lower() == email.lower()
+
+
+def refusal(digest: str) -> str:
+    """Return the sentence for a person whom the invitation of a token's hash does not let in."""
+    found = Invitation.objects.filter(hash=digest).first()
+    if found is None:
+        return _("There is no such invitation. Open the whole link that you were sent.")
+    if found.revoked_at is not None:
+        return _("It was withdrawn. Ask for a new one.")
+    if found.uses >= found.max_uses:
+        return _("It was used already. If it was you, sign in; else ask for a new one.")
+    if found.expires_at <= timezone.now():
+        day = languages.day(found.expires_at, "j F Y")
+        return _("It expired on %(day)s. Ask for a new one.") % {"day": day}
+    return _("It is for another e-mail address. Ask for a new one.")
 
 
 def use(invitation: Invitation, user: User) -> None:
@@ -99,7 +119,7 @@ def use(invitation: Invitation, user: User) -> None:
 
     The account is opened with the plan of the user's row, so that its first monthly credits are the plan's.
     """
-    if invitation.email and invitation.email.lower() != user.email.lower():
+    if not is_for(invitation, user.email):
         raise NotUsable
     usable_row = Invitation.objects.filter(_is_usable(), pk=invitation.pk)
     if not usable_row.update(uses=F("uses") + 1):
@@ -236,11 +256,11 @@ def _mail(key: int, now: datetime) -> None:
     unsent = Invitation.objects.filter(pk=key, mailed_at=None, revoked_at=None)
     if not unsent.update(hash=digest, mailed_at=now):
         return
-    one = Invitation.objects.get(pk=key)
+    one = Invitation.objects.select_related("plan").get(pk=key)
     context = {
         "site_name": settings.SITE_NAME,
         "link": f"{settings.SITE_URL}{reverse('account_invitation', args=[token])}",
-        "expires_at": one.expires_at,
+        "invitation": one,
     }
     with languages.use(settings.LANGUAGE_CODE):
         subject = _("Your invitation to %(site)s") % {"site": settings.SITE_NAME}

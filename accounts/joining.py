@@ -9,6 +9,7 @@ from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
 from allauth.core.exceptions import ImmediateHttpResponse
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import Permission
 from django.core.mail import send_mail
@@ -23,7 +24,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from accounts import invitations, signup
-from accounts.models import Invitation, User
+from accounts.models import Invitation, InvitationUse, User
 from chatproject.lib import languages, rate_limits
 from chatproject.lib.rate_limits import RateLimited
 
@@ -79,7 +80,16 @@ def finish(request: HttpRequest, user: User) -> None:
 
 
 def _refuse(request: HttpRequest) -> None:
-    raise ImmediateHttpResponse(render(request, "account/invitation_ended.html", status=403))
+    raise ImmediateHttpResponse(_ended(request, request.session.get(SESSION_KEY, ""), 403))
+
+
+def _ended(request: HttpRequest, digest: str, status: int) -> HttpResponse:
+    if settings.SIGNUP == "closed":
+        refusal = _("Sign-up is closed. Accounts are created by the operator of this site.")
+    else:
+        refusal = invitations.refusal(digest)
+    context = {"refusal": refusal}
+    return render(request, "account/invitation_ended.html", context, status=status)
 
 
 @require_safe
@@ -87,9 +97,22 @@ def _refuse(request: HttpRequest) -> None:
 def invitation(request: HttpRequest, token: str) -> HttpResponse:
     """Keep the invitation of a link for the sign-up page."""
     digest = invitations.hash_of(token)
+    user = request.user
+    if user.is_authenticated and InvitationUse.objects.filter(
+        user=user.pk, invitation__hash=digest
+    ):
+        return redirect("chat:new")
     if settings.SIGNUP == "closed" or invitations.usable(digest) is None:
-        return render(request, "account/invitation_ended.html", status=404)
-    if request.user.is_authenticated:
+        return _ended(request, digest, 404)
+    if user.is_authenticated:
+        messages.info(
+            request,
+            _(
+                "You are signed in as %(email)s. To use the invitation for another account, sign out and open its"
+                " link again."
+            )
+            % {"email": f"\u2068{user.get_username()}\u2069"},
+        )
         return redirect("chat:new")
     request.session[SESSION_KEY] = digest
     return redirect("account_signup")

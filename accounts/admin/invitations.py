@@ -37,6 +37,10 @@ from chatproject.lib.admin import (
 from chatproject.lib.mail import outbox
 
 
+def _needs_mail() -> bool:
+    return not outbox.is_configured() or not settings.SITE_URL
+
+
 class InvitationTerms(forms.Form):
     """The plan and group of invitations: staff give only rights that they may give."""
 
@@ -89,10 +93,22 @@ class LinkForm(InvitationTerms):
     max_uses = forms.IntegerField(
         min_value=1, max_value=10_000, initial=1, label=gettext_lazy("Number of uses")
     )
-    field_order = ("email", "max_uses", "days", "plan", "plan_days", "group", "note")
+    by_mail = forms.BooleanField(
+        required=False,
+        label=gettext_lazy("Mail the link to the address"),
+        help_text=gettext_lazy("Its use confirms the address. The link is not shown here."),
+    )
+    field_order = ("email", "by_mail", "max_uses", "days", "plan", "plan_days", "group", "note")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if _needs_mail():
+            del self.fields["by_mail"]
 
     def clean(self) -> dict[str, Any]:
         given: dict[str, Any] = super().clean() or {}
+        if given.get("by_mail") and not given.get("email") and "email" not in self.errors:
+            self.add_error("email", _("Enter the address that gets the mail."))
         if given.get("email") and given.get("max_uses", 1) != 1:
             self.add_error("max_uses", _("An invitation of one address has one use."))
         return given
@@ -145,12 +161,14 @@ class InvitationAdmin(BaseAdmin):
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Create a link, which the answer shows once."""
+        """Create a link, which is mailed to its address, or which the answer shows once."""
         if not self.has_add_permission(request):
             raise PermissionDenied
         form = LinkForm(request.POST or None, request=request)
         if request.method != "POST" or not form.is_valid():
             return self._page(request, form, _("New invitation"), _("Create link"))
+        if form.cleaned_data.get("by_mail"):
+            return self._mail(request, form)
         token, digest = invitations.new_token()
         terms = form.terms
         with transaction.atomic():
@@ -167,7 +185,26 @@ class InvitationAdmin(BaseAdmin):
             )
             self.log_addition(request, one, _("Created a link"))
         link = request.build_absolute_uri(reverse("account_invitation", args=[token]))
-        return self._page(request, None, _("The new invitation"), "", link=link)
+        return self._page(request, None, _("The new invitation"), "", link=link, invitation=one)
+
+    def _mail(self, request: HttpRequest, form: LinkForm) -> HttpResponse:
+        email = form.cleaned_data["email"].lower()
+        with transaction.atomic():
+            by = User.objects.get(pk=staff_id(request))
+            result = invitations.invite([email], form.terms, by=by)
+            if result.added:
+                one = Invitation.objects.filter(email=email).latest("pk")
+                self.log_addition(request, one, _("Invited by mail"))
+        if result.added:
+            messages.success(
+                request, _("The invitation of %(email)s is mailed.") % {"email": email}
+            )
+            return redirect("admin:accounts_invitation_changelist")
+        if result.members:
+            form.add_error("email", _("There is already an account with this e-mail address."))
+        else:
+            form.add_error("email", _("This address has an invitation already. Revoke it first."))
+        return self._page(request, form, _("New invitation"), _("Create link"))
 
     def upload_view(self, request: HttpRequest) -> HttpResponse:
         """Invite the addresses of a file by mail; a file with a wrong row changes nothing."""
@@ -175,7 +212,7 @@ class InvitationAdmin(BaseAdmin):
             raise PermissionDenied
         form = ListForm(request.POST or None, request.FILES or None, request=request)
         wrong: list[str] = []
-        needs_mail = not outbox.is_configured() or not settings.SITE_URL
+        needs_mail = _needs_mail()
         if request.method == "POST" and form.is_valid() and not needs_mail:
             data = form.cleaned_data["file"].read(invitations.MOST_BYTES + 1)
             found = invitations.parse(data)

@@ -141,22 +141,58 @@ def test_lost_plan_is_given_by_the_clock():
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "reason"),
     [
-        {"expires_at": timezone.now() - timedelta(seconds=1)},
-        {"revoked_at": timezone.now()},
-        {"email": "another@example.org"},
+        ({"expires_at": timezone.now() - timedelta(seconds=1)}, "It expired on"),
+        ({"revoked_at": timezone.now()}, "It was withdrawn."),
+        ({"uses": 1}, "It was used already."),
     ],
-    ids=["expired", "revoked", "another address"],
+    ids=["expired", "revoked", "used"],
 )
-def test_unusable_invitation_makes_no_account(settings, fields):
+def test_unusable_invitation_makes_no_account(settings, fields, reason):
     settings.SIGNUP = "invitation"
     _invitation, address = link(**fields)
     visitor = Client()
-    visitor.get(address)
+    ended = visitor.get(address)
+    assert ended.status_code == 404
+    assert reason in ended.content.decode()
     assert sign_up(visitor).status_code == 403
     assert not User.objects.exists()
     assert Client().get(f"/accounts/invitation/{'x' * 500}/").status_code == 404
+
+
+def test_invited_address_and_plan_are_shown(settings):
+    settings.SIGNUP = "invitation"
+    plan = Plan.objects.create(slug="s", name="School")
+    _invitation, address = link(email=EMAIL, plan=plan, plan_days=30)
+    visitor = Client()
+    shown = visitor.get(address, follow=True).content.decode()
+    assert "You were invited to" in shown
+    assert "You get the plan School for 30 days." in shown
+    assert f'value="{EMAIL}"' in shown
+    refused = sign_up(visitor, "another@example.org").content.decode()
+    assert f"Your invitation is for \u2068{EMAIL}\u2069." in refused
+    assert not User.objects.exists()
+    sign_up(visitor, EMAIL.upper())
+    user = User.objects.get()
+    assert user.email == EMAIL
+    # Its own link leads the user to the chats; another one is not used up by a look.
+    assert visitor.get(address)["Location"] == "/"
+    _other, other = link()
+    assert "You are signed in as" in visitor.get(other, follow=True).content.decode()
+
+
+def test_one_address_is_invited_by_mail(staff: Client):
+    form = {"email": EMAIL, "by_mail": "on", "max_uses": "1", "days": "7"}
+    assert staff.post(ADD, form | {"email": ""}).status_code == 400
+    assert "is mailed" in staff.post(ADD, form, follow=True).content.decode()
+    invitations.mail_due(timezone.now())
+    [sent] = mail.outbox
+    assert sent.to == [EMAIL]
+    assert "has an invitation already" in staff.post(ADD, form).content.decode()
+    User.objects.create_user(EMAIL)
+    assert "already an account" in staff.post(ADD, form).content.decode()
+    assert Invitation.objects.count() == 1
 
 
 def test_last_use_is_taken_by_one_of_two(settings):
