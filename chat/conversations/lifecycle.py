@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy
 
 from chat import access
 from chat.conversations import assistants
+from chat.conversations.plain_text import plain
 from chat.errors import ChatError
 from chat.models import Assistant, Conversation, Project, Run
 from chat.streaming.user_channel import announce_conversation
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from accounts.models import User
 
 TITLE_CHARACTERS = 50
+LONGEST_LINE = 500  # characters of a first line that are read
 MAX_CHANGED = 200  # conversations of one request
 MAX_PINNED = 50
 TOO_MANY_CHANGED = gettext_lazy("Select up to %(count)d chats at a time. Nothing was changed.")
@@ -51,11 +53,12 @@ def put_first(chosen: Assistant) -> bool:
 
 
 def first_title(text: str) -> str:
-    """Return the title of a conversation that begins with a text: its first line, cut at a word.
+    """Return the title of a conversation that begins with a text: its first line without marks, cut at a word.
 
     A long word is cut within it: an address, or a line of Chinese, has no spaces.
     """
-    line = " ".join(text.splitlines()[0].split())
+    first = text.splitlines()[0][:LONGEST_LINE]
+    line = plain(first) or " ".join(first.split())
     if len(line) <= TITLE_CHARACTERS:
         return line or "…"
     words = line[:TITLE_CHARACTERS].rpartition(" ")[0]

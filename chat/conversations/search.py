@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from psycopg.errors import QueryCanceled
 
 from chat.conversations import search_words
+from chat.conversations.plain_text import plain
 from chat.models import Conversation
 from chatproject.lib.db import limits, prepared
 
@@ -30,6 +31,7 @@ SCANNED = 5_000  # of the messages, the newest, for parts of words without the i
 READ_BYTES = 4_000_000
 PARTS_SECONDS = 0.5  # for parts of words in all messages
 BEFORE, AFTER = 60, 140  # characters of a snippet
+AROUND = 600  # characters of the text, with its marks, that a snippet is made from on each side of the match
 
 TRIGRAMS = "chat_search_trigrams"
 
@@ -259,15 +261,27 @@ def _add(hits: dict[UUID, Hit], rows: list[tuple[Any, ...]], part: re.Pattern[st
 
 
 def _snippet(text: str, part: re.Pattern[str]) -> list[tuple[str, bool]]:
-    """Return the surroundings of the first match."""
+    """Return the surroundings of the first match, without the marks of Markdown."""
     match = part.search(search_words.fold(text))
     at = match.start() if match else 0
+    first = max(0, at - AROUND)
+    newline = text.rfind("\n", 0, first)
+    if first - newline < AROUND:
+        first = newline + 1  # marks have their meaning at the beginning of a line
+    raw = text[first : at + AROUND]
+    shown = plain(raw)
+    found = part.search(search_words.fold(shown))
+    if match and not found:  # in the address of a link, or across marks
+        shown = " ".join(raw.split())
+        found = part.search(search_words.fold(shown))
+    at = found.start() if found else 0
     begin, end = max(0, at - BEFORE), at + AFTER
     if begin > 0:
-        space = text.find(" ", begin, at)
+        space = shown.find(" ", begin, at)
         begin = space + 1 if space >= 0 else begin
-    shown = " ".join(text[begin:end].split())
-    return _marked(f"{'… ' if begin else ''}{shown}{' …' if end < len(text) else ''}", part)
+    is_cut = first > 0 or begin > 0
+    goes_on = end < len(shown) or first + len(raw) < len(text)
+    return _marked(f"{'… ' if is_cut else ''}{shown[begin:end]}{' …' if goes_on else ''}", part)
 
 
 def _marked(text: str, part: re.Pattern[str]) -> list[tuple[str, bool]]:

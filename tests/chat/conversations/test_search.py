@@ -231,3 +231,29 @@ def test_backfill_indexes_every_message_once(owner, assistant, monkeypatch):
 )
 def test_language_is_detected_by_frequent_words(text, language):
     assert search_words.language_of(search_words.normalize(text)) == language
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("## Tides\n\n- **Ebb** and *flow*\n- ~~none~~", "Tides Ebb and flow none"),
+        ("```python\nebb = 2 * 3 * 4\n```\nDone", "ebb = 2 * 3 * 4 Done"),
+        ("> See [the ebb](https://example.org/a_b) of `*.py`", "See the ebb of *.py"),
+        ("| Ebb | Flow |\n|-----|:----|\n| 1 | 2 |", "Ebb Flow 1 2"),
+        ("Of [a link](https://example.org/ebb)", "Of [a link](https://example.org/ebb)"),
+    ],
+)
+def test_snippet_has_no_marks_of_markdown(owner, write, text, shown):
+    write(text)
+    [hit] = search(owner, "ebb").hits
+    assert "".join(part for part, _is_match in hit.snippet) == shown
+
+
+def test_snippet_of_long_text_is_cut_around_match(owner, write):
+    write("word **bold** " * 200 + "the ebb " + "**bold** word " * 200)
+    [hit] = search(owner, "ebb").hits
+    shown = "".join(part for part, _is_match in hit.snippet)
+    assert shown.startswith("… ")
+    assert shown.endswith(" …")
+    assert "word bold the ebb bold word" in shown
+    assert "*" not in shown
