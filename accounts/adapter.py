@@ -14,14 +14,12 @@ from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.translation import gettext, gettext_lazy
 
-from accounts import joining, known_browsers, sign_in_limits
+from accounts import joining, known_browsers, sessions, sign_in_limits
 from accounts.leaving_pages import RESTORABLE
 from accounts.privacy import leaving
 from accounts.sso import trusted_header
 from chatproject.lib import languages
 from chatproject.lib.http import client_address
-
-MAX_AGENT = 200  # characters of a browser's name in a mail
 
 
 class AccountAdapter(DefaultAccountAdapter):
@@ -62,10 +60,21 @@ class AccountAdapter(DefaultAccountAdapter):
         with languages.use(code):
             super().send_mail(template_prefix, email, context)
 
+    def send_notification_mail(
+        self,
+        template_prefix: str,
+        user: AbstractBaseUser,
+        context: dict[str, Any] | None = None,
+        email: str | None = None,
+    ) -> None:
+        """Send a mail about a change of an account, in the language of its user."""
+        context = {"user": user, **(context or {})}
+        super().send_notification_mail(template_prefix, user, context, email)
+
     def get_http_user_agent(self, request: HttpRequest) -> str:
-        """Return the browser's name as one line for a mail."""
+        """Return browser and system for a mail, as the list of sessions names them."""
         agent: str = super().get_http_user_agent(request)
-        return " ".join(agent.split())[:MAX_AGENT]
+        return sessions.device(" ".join(agent.split())) or gettext("Unknown browser")
 
     def get_client_ip(self, request: HttpRequest) -> str:
         return client_address(request) or gettext("unknown")

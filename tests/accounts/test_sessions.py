@@ -17,7 +17,7 @@ from django.utils import timezone
 from accounts import sessions
 from accounts.models import User
 from chatproject import clock
-from chatproject.lib import db
+from chatproject.lib import db, languages
 from tests.support.sockets import open_tab
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
@@ -173,6 +173,16 @@ def test_new_browser_is_announced_with_the_list(user, mailoutbox):
     [notice] = mailoutbox
     assert "New sign-in" in notice.subject
     assert f"http://testserver{reverse('usersessions_list')}" in notice.body
+    assert f"Date: {languages.day(timezone.now(), 'j M Y')}" in notice.body
+    assert "Browser: Safari · iPhone" in notice.body
+
+
+def test_notice_is_in_the_language_of_its_user(user, mailoutbox):
+    signed_in(user)
+    User.objects.filter(pk=user.pk).update(language="de")
+    signed_in(user, IPHONE)
+    [notice] = mailoutbox
+    assert "Anmeldung" in notice.subject
 
 
 @pytest.mark.asyncio

@@ -15,6 +15,9 @@ export class PasskeyForm extends HTMLElement {
       if (this.dataset.source) this.hidden = true;
       return;
     }
+    // The name is a suggestion: the first key that is typed replaces it.
+    const name = form.elements.namedItem("name");
+    name?.addEventListener("focus", () => name.select());
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#ask(form);
