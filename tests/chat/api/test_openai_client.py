@@ -289,6 +289,7 @@ def test_hang_up_stops_and_settles_the_run(client: OpenAI, owner: User, provider
     assert audit.check() == []
 
 
+@pytest.mark.long
 def test_killed_worker_costs_time_or_an_error(
     stack: Stack, client: OpenAI, owner: User, provider: FakeLLM
 ):

@@ -191,6 +191,7 @@ def ping(url: str) -> None:
         client.ping()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_services_of_the_env_file_are_used(project, own_postgres, own_valkey):

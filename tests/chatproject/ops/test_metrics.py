@@ -209,6 +209,7 @@ def test_hostile_label_does_not_break_the_format():
 # --- Several processes -----------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_totals_cover_all_processes_and_survive_them(
     owner, assistant, provider, server_folder
 ):
