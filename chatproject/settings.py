@@ -251,6 +251,10 @@ OPENAI_API_KEY = env.key("OPENAI_API_KEY")
 DEFAULT_MODEL = env.text("DEFAULT_MODEL", "gpt-4o-mini", most=100)
 # The model that names chats after their first reply, by its name in the catalogue; the operator pays. Empty: none.
 TITLE_MODEL = env.text("TITLE_MODEL", "", most=100)
+# A server with the model multilingual-e5-small, which `create_catalogue` adds for documents.
+EMBEDDINGS_BASE_URL = (
+    "" if env.secret("EMBEDDINGS_BASE_URL") in ("", "none") else env.url("EMBEDDINGS_BASE_URL", "")
+)
 # Whether messages are checked by the moderation rules of the admin before their run, and the longest time for that.
 MODERATION = env.flag("MODERATION", default=False)
 MODERATION_SECONDS = env.integer("MODERATION_SECONDS", 3, least=1, most=5)

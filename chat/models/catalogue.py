@@ -309,6 +309,7 @@ class ModelKind(models.TextChoices):
 
 
 MOST_INPUTS = 2_048  # of a request for embeddings, as OpenAI's
+MOST_DIMENSIONS = 4_000  # of a vector in pgvector's index of half-precision vectors
 
 
 class LanguageModel(models.Model):
@@ -345,6 +346,43 @@ class LanguageModel(models.Model):
         db_default=MOST_INPUTS,
         validators=[MinValueValidator(1), MaxValueValidator(10_000)],
         help_text=gettext_lazy("Of a model for embeddings: the texts of a request at most."),
+    )
+    documents = models.BooleanField(
+        gettext_lazy("for documents"),
+        default=False,
+        db_default=False,
+        help_text=gettext_lazy(
+            "Of a model for embeddings: questions over documents find passages by its vectors, too. One model"
+            " at most; another one makes all vectors anew."
+        ),
+    )
+    query_prefix = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=gettext_lazy(
+            "Of a model for documents: before each question, such as “query: ” for E5, with its space."
+        ),
+    )
+    passage_prefix = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=gettext_lazy(
+            "Of a model for documents: before each passage, such as “passage: ” for E5, with its space."
+        ),
+    )
+    min_similarity = models.FloatField(
+        gettext_lazy("least similarity"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0.0), MaxValueValidator(1.0)],
+        help_text=gettext_lazy(
+            "Of a model for documents: passages less similar to a question (cosine, 0 to 1) do not count"
+            " as found by their meaning. Empty: all count."
+        ),
     )
     context_tokens = models.PositiveIntegerField(
         default=128_000,
@@ -447,6 +485,14 @@ class LanguageModel(models.Model):
                     "This provider already has a model of that name."
                 ),
             ),
+            models.UniqueConstraint(
+                fields=["documents"],
+                condition=Q(documents=True),
+                name="model_one_for_documents",
+                violation_error_message=gettext_lazy(
+                    "Another model is for documents already: clear its mark first."
+                ),
+            ),
             models.CheckConstraint(
                 condition=Q(kind=ModelKind.EMBEDDING)
                 | Q(max_output_tokens__lt=models.F("context_tokens")),
@@ -466,6 +512,14 @@ class LanguageModel(models.Model):
         self.max_inputs = self.max_inputs or MOST_INPUTS
         if self.kind == ModelKind.EMBEDDING and not self.dimensions:
             raise ValidationError({"dimensions": _("Enter the size of its vectors.")})
+        if self.documents and self.kind != ModelKind.EMBEDDING:
+            raise ValidationError(
+                {"documents": _("Only a model of the kind embeddings makes vectors.")}
+            )
+        if self.documents and (self.dimensions or 0) > MOST_DIMENSIONS:
+            raise ValidationError(
+                {"dimensions": _("The index of documents takes vectors of 4,000 numbers at most.")}
+            )
         if self.pk is None:
             return  # no other model can have it as its fallback yet
         if self.kind == ModelKind.EMBEDDING and self.assistants.exists():

@@ -26,6 +26,7 @@ from typing import IO, NoReturn
 from django.core.exceptions import ImproperlyConfigured
 
 from chatproject.lib import env
+from chatproject.local.embeddings import EmbeddingServer
 from chatproject.local.servers import (
     BASE_DIR,
     HOST,
@@ -79,6 +80,11 @@ def run() -> None:
             server.start()
             os.environ[server.variable] = server.url
             servers.append(server)
+        later = []
+        if not env.secret("EMBEDDINGS_BASE_URL"):
+            later.append(EmbeddingServer(log_path=DATA_DIR / "logs" / "embeddings.log"))
+            cleanup.callback(later[0].stop)
+            os.environ["EMBEDDINGS_BASE_URL"] = later[0].url
         _say("Preparing the database and the static files …")
         for command in ("migrate --noinput", "collectstatic --noinput", "create_catalogue"):
             _run_manage(*command.split())
@@ -87,7 +93,7 @@ def run() -> None:
 
         commands = with_processes_per_core(read_procfile(BASE_DIR / "Procfile"))
         console = Console([NAME, *commands])
-        watch = Watch(servers, console=console, address=address)
+        watch = Watch(servers, later=later, console=console, address=address)
         cleanup.callback(watch.finish)
         watch.start()
         _note(lock, f"runs at {address}")
@@ -232,15 +238,24 @@ def documented_variables() -> list[str]:
 
 
 class Watch(threading.Thread):
-    """Restarts embedded servers that end, and prints the address as soon as the site answers."""
+    """Restarts embedded servers that end, and prints the address as soon as the site answers.
+
+    Then it starts the servers of `later`, which the site can do without.
+    """
 
     def __init__(
-        self, servers: Sequence[EmbeddedServer], *, console: Console, address: str
+        self,
+        servers: Sequence[EmbeddedServer],
+        *,
+        later: Sequence[EmbeddedServer] = (),
+        console: Console,
+        address: str,
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self._backoffs = {server: Backoff() for server in servers}
         self._started_at = dict.fromkeys(servers, time.monotonic())
         self._start_at = dict.fromkeys(servers, float("inf"))
+        self._later = later
         self._console = console
         self._address = address
         self._ending = threading.Event()
@@ -254,11 +269,18 @@ class Watch(threading.Thread):
             if not is_announced and self._site_answers():
                 is_announced = True
                 self._announce()
+                for server in self._later:
+                    self._start_later(server)
 
     def finish(self) -> None:
         """Stop the thread; after it returns no server is restarted."""
         self._ending.set()
         self.join()
+
+    def _start_later(self, server: EmbeddedServer) -> None:
+        self._backoffs[server] = Backoff()
+        self._start_at[server] = 0.0
+        self._restart(server)
 
     def _restart(self, server: EmbeddedServer) -> None:
         now = time.monotonic()

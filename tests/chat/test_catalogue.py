@@ -32,6 +32,17 @@ def test_catalogue_is_made_once(settings):
     assert packages == [("small", 500), ("medium", 2_000), ("large", 5_000)]
 
 
+def test_embedding_model_follows_its_address(settings):
+    """`make run` starts it at another port each time."""
+    for port in (1, 2):
+        settings.EMBEDDINGS_BASE_URL = f"http://127.0.0.1:{port}/v1"
+        call_command("create_catalogue")
+    model = LanguageModel.objects.get(documents=True)
+    assert model.provider.base_url == settings.EMBEDDINGS_BASE_URL
+    assert (model.kind, model.dimensions) == ("embedding", 384)
+    assert ModelPrice.objects.get(model=model.provider_model).in_per_m == 0
+
+
 def test_new_default_model_replaces_only_the_old_default(settings):
     """A model that staff chose afterwards stays."""
     settings.DEFAULT_MODEL = "first"

@@ -9,9 +9,24 @@ from django.db import transaction
 from billing.credits import MICRO
 from billing.models import CreditPackage, ModelPrice, PackagePrice
 from chat.models import Assistant, LanguageModel, Provider
-from chat.models.catalogue import SUGGESTIONS
+from chat.models.catalogue import SUGGESTIONS, ModelKind
 
 SYSTEM_PROMPT = "You are a helpful assistant. Answer clearly and to the point."
+
+# The embedding model of `make run` (chatproject/local/embeddings.py); it costs nothing.
+EMBEDDINGS = "Embeddings"  # its provider
+E5 = "multilingual-e5-small"
+E5_VALUES = {
+    "provider_model": E5,
+    "kind": ModelKind.EMBEDDING,
+    "dimensions": 384,
+    "max_inputs": 64,
+    "context_tokens": 512,
+    "query_prefix": "query: ",
+    "passage_prefix": "passage: ",
+    "min_similarity": 0.8,
+    "restricted": True,  # one core serves it: not for the API's users
+}
 
 # Slug, name, credits, bonus credits, price in US cents: a credit is worth a cent, see CREDIT_USD.
 PACKAGES = [
@@ -24,7 +39,8 @@ PACKAGES = [
 class Command(BaseCommand):
     help = (
         "Adds the environment's provider (OPENAI_BASE_URL), the model that DEFAULT_MODEL names, its "
-        "price, an assistant that uses it, and packages of credits. Existing rows are left as they are."
+        "price, an assistant that uses it, the embedding model at EMBEDDINGS_BASE_URL, and packages of "
+        "credits. Existing rows are left as they are."
     )
 
     @transaction.atomic
@@ -37,6 +53,8 @@ class Command(BaseCommand):
         else:
             assistant = add_assistant(provider)
             self.stdout.write(f"{assistant.name} answers with {assistant.model.name}.")
+        if settings.EMBEDDINGS_BASE_URL:
+            add_embeddings(settings.EMBEDDINGS_BASE_URL)
         packages = [] if CreditPackage.objects.exists() else PACKAGES
         for position, (slug, name, credits, bonus, cents) in enumerate(packages):
             package = CreditPackage.objects.create(
@@ -102,3 +120,18 @@ def add_assistant(provider: Provider) -> Assistant:
         assistant.model = model
         assistant.save(update_fields=["model"])
     return assistant
+
+
+def add_embeddings(base_url: str) -> None:
+    """Add the embedding model at an address, for documents unless another one is; its address follows the setting."""
+    provider, _ = Provider.objects.update_or_create(
+        name=EMBEDDINGS, defaults={"base_url": base_url}
+    )
+    is_free = not LanguageModel.objects.filter(documents=True).exists()
+    LanguageModel.objects.get_or_create(
+        provider=provider, name=E5, defaults={**E5_VALUES, "documents": is_free}
+    )
+    if not ModelPrice.objects.filter(model=E5).exists():
+        ModelPrice.objects.create(
+            model=E5, in_per_m=0, cached_in_per_m=0, out_per_m=0, source="EMBEDDINGS_BASE_URL"
+        )

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import inspect
 import json
+import operator
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from chatproject.local import servers
+from chatproject.local import embeddings, servers
 from chatproject.local.servers import (
     BASE_DIR,
     MODEL_CONTEXT,
@@ -365,6 +366,20 @@ class TestModel:
         assert answer["usage"]["completion_tokens"] == 5
         server.stop()
         assert not is_open(server.port)
+
+    def test_embedding_model_takes_prefixes_of_e5(self, started):
+        server = started(embeddings.EmbeddingServer())
+        inputs = ["query: notice period", "passage: A month's notice.", "passage: Peel an onion."]
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v1/embeddings", json.dumps({"input": inputs}))
+            answer = json.load(connection.getresponse())
+            connection.request("POST", "/v1/embeddings", json.dumps({"input": [7]}))
+            assert connection.getresponse().status == 400
+        query, near, far = (one["embedding"] for one in answer["data"])
+        assert len(query) == embeddings.DIMENSIONS
+        product = [sum(map(operator.mul, query, other)) for other in (near, far)]
+        assert product[0] > product[1] + 0.03
 
 
 class TestProcesses:
