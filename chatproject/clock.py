@@ -33,6 +33,7 @@ from chatproject.lib import db, metrics
 from chatproject.lib.db import limits
 from chatproject.lib.leadership.lease import LeadershipLost, Lease
 from chatproject.lib.mail import outbox
+from chatproject.lib.stored_limits import uses
 from chatproject.ops import alerts
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def schedule() -> list[Task]:
         Task("resume exports", 60, archives.resume),
         Task("publish announcements", announcements.EVERY, announcements.Publication().publish_due),
         Task("clear sessions", 60, sessions.clear_expired),
+        Task("clear uses of limits", 600, uses.clear_expired),
         Task("hand out webhooks", dispatch.EVERY, dispatch.hand_out),
         Task("clear the log of webhooks", 600, dispatch.clear_log),
         Task("check alerts", alerts.EVERY, alerts.AlertCheck().check),

@@ -55,6 +55,7 @@ INSTALLED_APPS = [
     "chatproject",
     "chatproject.lib.mail",
     "chatproject.lib.leadership",
+    "chatproject.lib.stored_limits",
     "accounts",
     "billing",
     "chat",
@@ -382,12 +383,12 @@ RATE_LIMITS = {
     # Sharing of chats: shares and links of a user; mails about shares by one user and to one address; pages
     # and files of public links, by address.
     "shares": env.limit("LIMIT_SHARES", "60/hour"),
-    "share_mails": env.limit("LIMIT_SHARE_MAILS", "20/hour; 60/day", fails_closed=True),
-    "share_mails_address": env.limit("LIMIT_SHARE_MAILS_ADDRESS", "5/day", fails_closed=True),
+    "share_mails": env.limit("LIMIT_SHARE_MAILS", "20/hour; 60/day"),
+    "share_mails_address": env.limit("LIMIT_SHARE_MAILS_ADDRESS", "5/day"),
     "public_pages": env.limit("LIMIT_PUBLIC_PAGES", "120/minute"),
     "public_files": env.limit("LIMIT_PUBLIC_FILES", "600/minute"),
     "link_reports": env.limit("LIMIT_LINK_REPORTS", "10/hour"),
-    "promo_codes": env.limit("LIMIT_PROMO_CODES", "10/hour", fails_closed=True),
+    "promo_codes": env.limit("LIMIT_PROMO_CODES", "10/hour"),
     # Signing in (accounts/sign_in_limits.py): wrong passwords from one address for one account; from
     # one address for all accounts; the same with the admin as destination; for one account from all
     # addresses; for one account from a known browser.

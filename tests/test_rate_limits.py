@@ -36,6 +36,8 @@ from chat.webhooks import attempts, dispatch, editing
 from chatproject.lib import db, encryption, metrics, rate_limits
 from chatproject.lib.env import Limit
 from chatproject.lib.http import client_network
+from chatproject.lib.stored_limits import uses
+from chatproject.lib.stored_limits.models import LimitUse
 from chatproject.lib.pubsub.raw import Attachment
 from chatproject.local.servers import BASE_DIR
 from chatproject.ops import rate_limits as pages
@@ -240,6 +242,38 @@ def test_mails_about_shares_are_limited(only, client, settings, owner, conversat
     assert answers == [302, 302, 302, 429]
     assert [one.to for one in mail.outbox] == [["one@example.org"], ["two@example.org"]]
     assert (conversation.shares.count(), other.shares.count()) == (1, 2)
+
+
+def test_stored_limits_hold_without_redis(
+    only, client, settings, owner, stranger, conversation, limits_without_redis
+):
+    """Tries at codes, and mails to strangers, are counted in Postgres; the rows go with the limit's period."""
+    settings.SHARE_WITH_USERS = True
+    only(share_mails=(3, 600), share_mails_address=(1, 600), promo_codes=(2, 600))
+    client.force_login(owner)
+    url = reverse("chat:share", args=[conversation.pk])
+
+    def share(email: str) -> int:
+        answer = client.post(url, {"action": "share", "email": email})
+        # The end of a share gives no use back.
+        conversation.shares.all().delete()
+        return int(answer.status_code)
+
+    addresses = ["one@example.org", "One@example.org", "two@example.org", "three@example.org"]
+    assert [share(email) for email in addresses] == [302, 302, 302, 429]
+    assert [one.to for one in mail.outbox] == [["one@example.org"], ["two@example.org"]]
+
+    def redeem() -> Any:
+        return client.post(reverse("billing:redeem"), {"code": "GUESS"}, headers=JSON)
+
+    assert [redeem().status_code for _ in range(3)] == [400, 400, 429]
+    assert 1 <= redeem().json()["retry_after"] <= 600
+    client.force_login(stranger)
+    assert redeem().status_code == 400
+    uses.clear_expired(timezone.now() + timedelta(seconds=590))
+    assert LimitUse.objects.count() == 8
+    uses.clear_expired(timezone.now() + timedelta(seconds=600))
+    assert not LimitUse.objects.exists()
 
 
 @reaches("api_requests")
@@ -534,19 +568,11 @@ def test_sign_in_is_refused_while_redis_is_unreachable(only, client, owner, limi
     assert metrics.RATE_LIMITS_UNCOUNTED.labels("receipts", "accepted")._value.get() >= 3
 
 
-# Those that guard a password, a code or a mail to another person. `messages` are refused, as Redis has their queue.
+# Those of signing in, with its codes and mails. `messages` are refused, as Redis has their queue.
 CLOSED = {
     *("sign_in", "sign_in_address", "sign_in_account", "sign_in_known", "admin_sign_in", "sign_up"),
     *("password_reset", "password_reset_address", "password_reset_account", "password_checks"),
-    *(
-        "codes",
-        "passkeys",
-        "provider_sign_ins",
-        "email_changes",
-        "confirmation_mails",
-        "promo_codes",
-    ),
-    *("share_mails", "share_mails_address"),
+    *("codes", "passkeys", "provider_sign_ins", "email_changes", "confirmation_mails"),
 }
 
 

@@ -79,6 +79,7 @@ def register() -> None:
     personal_data.declare_impersonal(
         {
             "leadership.Leadership": "Names of processes.",
+            "stored_limits.LimitUse": "Digests of ids and addresses, deleted after the longest period of a limit.",
             "accounts.LegalDocument": "Texts of staff.",
             "auth.Permission": "Rights of the software.",
             "auth.Group": "Names of groups, by staff.",

@@ -8,7 +8,6 @@ from __future__ import annotations
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-import redis
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
@@ -32,6 +31,7 @@ from billing.reports.usage_report import ModelRow, Sums, UsageReport
 from billing.web.forms import HistoryForm, LimitsForm
 from chatproject.lib import rate_limits
 from chatproject.lib.db import MoneyBusy, streamed_response
+from chatproject.lib.stored_limits import uses
 
 if TYPE_CHECKING:
     from chatproject.lib.http import Request
@@ -81,16 +81,13 @@ def redeem(request: Request) -> HttpResponse:
         return redirect("billing:overview")  # a reload of the page after an error
     code = request.POST.get("code", "")[:100]
     try:
-        rate_limits.hit("promo_codes", request.user.pk)  # codes must not be guessed
+        uses.hit("promo_codes", request.user.pk)  # codes must not be guessed
     except rate_limits.RateLimited as error:
         if not request.accepts("text/html"):
             raise
         response = _overview(request, code=code, promo_error=str(TOO_MANY_CODES), status=429)
         response["Retry-After"] = str(error.retry_after)
         return response
-    except redis.RedisError:
-        refusal = _("Codes cannot be checked right now. Try again in a minute.")
-        return _overview(request, code=code, promo_error=refusal, status=400)
     try:
         entry = promo_codes.redeem(user_id=request.user.pk, code=code)
     except PromoRefused as error:

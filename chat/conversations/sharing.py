@@ -34,6 +34,7 @@ from chat.streaming import user_channel
 from chatproject.lib import db, languages, rate_limits
 from chatproject.lib.db import prepared
 from chatproject.lib.mail import outbox
+from chatproject.lib.stored_limits import uses
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -71,7 +72,7 @@ def share(*, user: User, conversation_id: UUID, email: str) -> ConversationShare
     found = ConversationShare.objects.filter(conversation=conversation, email=email).first()
     if found is not None:
         return found
-    rate_limits.hit("share_mails", user.pk)
+    uses.hit("share_mails", user.pk)
     owners = EmailAddress.objects.select_related("user").filter(email__iexact=email, verified=True)
     reader = owners.first()
     with transaction.atomic():
@@ -112,7 +113,7 @@ def _invite(made: ConversationShare, language: str) -> None:
     if not outbox.is_configured():
         return
     try:
-        rate_limits.hit("share_mails_address", made.email, reported=False)
+        uses.hit("share_mails_address", made.email, reported=False)
     except rate_limits.RateLimited:
         logger.warning("no mail about a share was sent: its address received too many")
         return
