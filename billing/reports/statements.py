@@ -186,21 +186,25 @@ class Statement:
 
 
 def history(
-    account: Account, *, before_seq: int | None = None, wanted: Filter = EVERYTHING
+    account: Account,
+    *,
+    before_seq: int | None = None,
+    wanted: Filter = EVERYTHING,
+    length: int = PAGE,
 ) -> Statement:
     """Return a page of an account's statement, in three queries at most."""
     entries = _entries(account.pk, wanted).order_by("-seq")
     if before_seq is not None:
         entries = entries.filter(seq__lt=before_seq)
-    found = list(entries[: PAGE + 1])
-    page = found[:PAGE]
+    found = list(entries[: length + 1])
+    page = found[:length]
     pending = []
     if before_seq is None and wanted == EVERYTHING and account.held:
         active = Hold.objects.filter(account=account, status=Hold.Status.ACTIVE)
         pending = list(active.order_by("-created_at")[:PENDING])
     return Statement(
         lines=_lines(page),
-        older=page[-1].seq if len(found) > PAGE else None,
+        older=page[-1].seq if len(found) > length else None,
         pending=pending,
     )
 

@@ -70,8 +70,10 @@ class Excerpt:
     branch: UUID | None = None
 
 
-def excerpt(conversation: Conversation, before: str = "", message: str = "") -> Excerpt:
-    """Return the last MESSAGES_SHOWN messages, or as many before the message with the id `before`.
+def excerpt(
+    conversation: Conversation, before: str = "", message: str = "", *, length: int = 0
+) -> Excerpt:
+    """Return the last `length` or MESSAGES_SHOWN messages, or as many before the message with the id `before`.
 
     With `message`, the id of a message that these do not have, the part around it is returned, in
     whatever branch it is. An id of no message of the conversation is ignored. While a reply is
@@ -83,9 +85,11 @@ def excerpt(conversation: Conversation, before: str = "", message: str = "") -> 
     if past is not None:
         # Nothing precedes the first message.
         return (
-            _part(conversation, past.parent_id) if past.parent_id else Excerpt([], None, True, None)
+            _part(conversation, past.parent_id, length=length)
+            if past.parent_id
+            else Excerpt([], None, True, None)
         )
-    shown = _part(conversation)
+    shown = _part(conversation, length=length)
     linked = _message(conversation, message)
     if linked is None or linked in shown.messages:
         if conversation.compared and shown.messages:
@@ -102,10 +106,15 @@ def excerpt(conversation: Conversation, before: str = "", message: str = "") -> 
 
 
 def _part(
-    conversation: Conversation, end: UUID | None = None, *, branch: UUID | None = None
+    conversation: Conversation,
+    end: UUID | None = None,
+    *,
+    branch: UUID | None = None,
+    length: int = 0,
 ) -> Excerpt:
-    found, runs = _newest_first(conversation, end)
-    messages = found[:MESSAGES_SHOWN]
+    length = length or MESSAGES_SHOWN
+    found, runs = _newest_first(conversation, end, length + 1)
+    messages = found[:length]
     messages.reverse()
     run = getattr(messages[-1], "run", None) if messages and not end else None
     return Excerpt(
@@ -118,12 +127,14 @@ def _part(
     )
 
 
-def _newest_first(conversation: Conversation, end: UUID | None) -> tuple[list[Message], list[UUID]]:
-    """Return one message more than a page shows, if there are so many, and the active runs."""
+def _newest_first(
+    conversation: Conversation, end: UUID | None, most: int
+) -> tuple[list[Message], list[UUID]]:
+    """Return at most so many messages, and the active runs."""
     values = {
         "conversation": conversation.pk,
         "end": end,
-        "max": MESSAGES_SHOWN + 1,
+        "max": most,
         "reader": conversation.owner_id,
     }
     messages: list[Message] = []

@@ -18,6 +18,7 @@ from chat.api.rest.schemas import (
     BalanceOut,
     Cursor,
     LedgerEntry,
+    Limit,
     Page,
     SearchResult,
     UsageReport,
@@ -44,8 +45,10 @@ def search_conversations(
             description='Words, "phrases" and -excluded words.',
         ),
     ],
+    cursor: Cursor = "",
+    limit: Limit = 50,
 ) -> dict[str, Any]:
-    """Search the titles and messages of the conversations."""
+    """Search the titles and messages of the conversations; the best 30 are found."""
     rate_limits.hit("searches", request.auth.user.pk)
     found = search.search(request.auth.user, q)
     items = [
@@ -59,7 +62,7 @@ def search_conversations(
         }
         for hit in found.hits
     ]
-    return {"items": items, "note": found.note}
+    return {**_page(items, cursor, limit), "note": found.note}
 
 
 @router.get("/balance", auth=needs(Scope.USAGE), response=responses({200: BalanceOut}))
@@ -83,6 +86,8 @@ def read_usage(
         date | None, Field(description="By default the first day of the month of `last`.")
     ] = None,
     last: Annotated[date | None, Field(description="By default today.")] = None,
+    cursor: Cursor = "",
+    limit: Limit = 50,
 ) -> dict[str, Any]:
     """Return the usage by day and model, from the first to the last day, both included; a year at most."""
     end = last or usage.today()
@@ -107,23 +112,39 @@ def read_usage(
         }
         for row in report.rows
     ]
-    return {"first": begin, "last": end, "items": items, "charged": exact(report.total.charged)}
+    page = _page(items, cursor, limit)
+    return {"first": begin, "last": end, **page, "charged": exact(report.total.charged)}
+
+
+def _page(items: list[dict[str, Any]], cursor: str, limit: int) -> dict[str, Any]:
+    """Return a page of a list that was read whole; its cursor is the number of the items before. Raises Problem."""
+    begin = _number(cursor) or 0
+    end = begin + limit
+    return {"items": items[begin:end], "next": str(end) if end < len(items) else None}
+
+
+def _number(cursor: str) -> int | None:
+    if not cursor:
+        return None
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
+        raise Problem("invalid_cursor")
+    return int(cursor)
 
 
 @router.get("/ledger", auth=needs(Scope.USAGE), response=responses({200: Page[LedgerEntry]}))
 def list_ledger(
     request: ApiRequest,
     cursor: Cursor = "",
+    limit: Limit = 50,
     kind: Literal["", "usage", "purchase", "given", "refund", "expire", "correction"] = "",
 ) -> dict[str, Any]:
-    """List the entries of the account's ledger, 50 in a page, the newest first."""
-    if cursor and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-        raise Problem("invalid_cursor")
+    """List the entries of the account's ledger, the newest first."""
     account = balances.of_user(request.auth.user.pk).account
     page = statements.history(
         account,
-        before_seq=int(cursor) if cursor else None,
+        before_seq=_number(cursor),
         wanted=statements.Filter(kind=kind),
+        length=limit,
     )
     items = [
         {

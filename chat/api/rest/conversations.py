@@ -176,8 +176,8 @@ def list_messages(
 ) -> dict[str, Any]:
     """List messages, the oldest first in each page.
 
-    Of the path the first page has the last 100 messages, and the next page those before. Of the tree, whose
-    messages name their `parent`, the first page has the `limit` oldest ones.
+    Of the path the first page has the last messages, and the next page those before; all replies of a comparison
+    at its end count as one. Of the tree, whose messages name their `parent`, the first page has the oldest ones.
     """
     user = request.auth.user
     # A reader by share sees the path alone.
@@ -185,7 +185,7 @@ def list_messages(
     is_own = found.owner_id == user.pk
     after = _message_cursor(found, cursor, is_own=is_own)
     if of == "path":
-        shown = transcript.excerpt(found, before=cursor)
+        shown = transcript.excerpt(found, before=cursor, length=limit)
         items = [described_message(message, is_own=is_own) for message in shown.messages]
         return {"items": items, "next": items[0]["id"] if shown.earlier and items else None}
     rows = Message.objects.filter(conversation=found).order_by("id")

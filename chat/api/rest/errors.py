@@ -14,6 +14,10 @@ from chatproject.lib.rate_limits import RateLimited
 # Codes beside those of chat.errors and of keys, in English alone: programs read them.
 SENTENCES = {
     "invalid_request": (422, "The request is not valid. `fields` names what to change."),
+    "unknown_parameter": (
+        422,
+        "The address does not have this parameter. `fields` names it: correct its name, or leave it out.",
+    ),
     "invalid_json": (400, "The body is not valid JSON in UTF-8."),
     "invalid_cursor": (422, "The cursor is not one that this address has returned. Leave it out."),
     "idempotency_conflict": (

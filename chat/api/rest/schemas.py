@@ -11,7 +11,8 @@ from ninja import Schema
 from pydantic import AfterValidator, ConfigDict, Field
 
 from chat import protocol
-from chat.models import Conversation
+from chat.models import Conversation, Webhook
+from chat.webhooks import addresses
 
 T = TypeVar("T")
 
@@ -23,13 +24,21 @@ def storable(text: str) -> str:
     return text
 
 
+def named(text: str) -> str:
+    """Return a name in one line. Raises ValueError for an empty one."""
+    text = " ".join(text.split())
+    if not text:
+        raise ValueError("The name is empty.")
+    return text
+
+
 TITLE_CHARACTERS: int = Conversation._meta.get_field("title").max_length or 100
 
 Text = Annotated[str, AfterValidator(storable)]
 Title = Annotated[str, Field(min_length=1, max_length=TITLE_CHARACTERS), AfterValidator(storable)]
 RowId = Annotated[int, Field(ge=1, le=2**53)]
-Limit = Annotated[int, Field(ge=1, le=100)]
-Cursor = Annotated[str, Field(max_length=200)]
+Limit = Annotated[int, Field(ge=1, le=100, description="Items of a page, at most.")]
+Cursor = Annotated[str, Field(max_length=200, description="`next` of the page before.")]
 Credits = Annotated[str, Field(description="Credits, exactly, as a decimal number in a text.")]
 
 
@@ -189,6 +198,90 @@ class RunOut(Schema):
     ended_at: datetime | None
 
 
+# --- Webhooks ---------------------------------------------------------------------------------
+
+Event = Literal["run.done", "credits.low"]
+WebhookName = Annotated[
+    str,
+    Field(max_length=60),
+    AfterValidator(storable),
+    AfterValidator(named),
+]
+Url = Annotated[
+    str,
+    Field(
+        max_length=addresses.MAX_CHARACTERS,
+        description="Begins with https://, and has the name of a server that is on the internet.",
+    ),
+]
+Events = Annotated[list[Event], Field(min_length=1, max_length=len(Webhook.Event))]
+
+
+class WebhookCreate(Body):
+    """A new webhook."""
+
+    name: WebhookName
+    url: Url
+    events: Events
+    includes_text: bool = Field(
+        default=False, description="Whether `run.done` has the text of the reply."
+    )
+    active: bool = Field(default=True, description="Whether events are sent.")
+
+
+class WebhookChange(Body):
+    """The changes of a webhook; a field that is left out stays as it is."""
+
+    name: WebhookName | None = None
+    url: Url | None = None
+    events: Events | None = None
+    includes_text: bool | None = None
+    active: bool | None = None
+
+
+class WebhookOut(Schema):
+    """A webhook. `disabled` is the reason for which the site has switched it off, `failing_since` is null after a success."""
+
+    id: UUID
+    name: str
+    url: str
+    events: list[Event]
+    includes_text: bool
+    active: bool
+    disabled: Literal["", "failing", "gone", "staff"]
+    failing_since: datetime | None
+    created_at: datetime
+
+
+class WebhookWithSecret(WebhookOut):
+    """A webhook with its signing secret, which no later answer has."""
+
+    secret: str
+
+
+class DeliveryOut(Schema):
+    """A message to a webhook. `due_at` is the time of the next attempt; `error` is about the last one."""
+
+    id: UUID
+    message_id: str = Field(description="The header `webhook-id` of all its attempts.")
+    event: Literal["run.done", "credits.low", "ping"]
+    run: UUID | None
+    status: Literal["waiting", "queued", "sending", "delivered", "failed"]
+    attempts: int
+    due_at: datetime | None
+    created_at: datetime
+    attempted_at: datetime | None
+    response_status: int | None
+    error: str
+
+
+class DeliveryWithBody(DeliveryOut):
+    """A message with its `body`, which has no text of a reply, and the beginning of the last answer's body."""
+
+    body: str
+    response_body: str
+
+
 # --- Search and account -----------------------------------------------------------------------
 
 
@@ -207,6 +300,7 @@ class SearchResult(Schema):
     """The conversations that were found, the best first; `note` is about a query that finds nothing."""
 
     items: list[SearchHit]
+    next: str | None
     note: str
 
 
@@ -235,11 +329,12 @@ class UsageRow(Schema):
 
 
 class UsageReport(Schema):
-    """The usage of a span of days, the oldest first."""
+    """The usage of a span of days, the oldest first; `charged` is that of all days, not of the page alone."""
 
     first: date
     last: date
     items: list[UsageRow]
+    next: str | None
     charged: Credits
 
 

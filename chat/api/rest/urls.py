@@ -65,6 +65,30 @@ api = NinjaAPI(
     urls_namespace="rest",
     parser=StrictParser(),
 )
+
+
+def with_known_parameters(operate: Callable[..., Any]) -> Callable[..., Any]:
+    """Let an operation refuse a query parameter that it does not declare: a misspelt one would have no effect."""
+    models = operate._ninja_operation.models  # type: ignore[attr-defined]
+    known = {
+        name
+        for model in models
+        if model.__ninja_param_source__ == "query"
+        for name in model.__ninja_flatten_map__
+    }
+
+    @wraps(operate)
+    def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if unknown := sorted(set(request.GET) - known):
+            message = f"The parameters are: {', '.join(sorted(known)) or 'none'}."
+            fields = [{"field": name[:100], "message": message} for name in unknown[:10]]
+            raise Problem("unknown_parameter", fields=fields)
+        return operate(request, *args, **kwargs)
+
+    return checked
+
+
+api.add_decorator(with_known_parameters)  # after authentication and validation
 api.add_router("", conversations.router)
 api.add_router("", runs.router)
 api.add_router("", account.router)

@@ -13,7 +13,9 @@ from django.utils import timezone
 
 from accounts import api_keys
 from accounts.models import User
+from billing.ledger import signup
 from chat.models import Conversation, ConversationShare, Message, MessagePart, Run
+from tests.support import money
 from tests.support.conversations import add_turns, begin
 from tests.support.people import assistant, owner, stranger
 
@@ -45,6 +47,9 @@ BAD = [
     ("GET", "/api/v1/conversations?limit=0", "", 422, "invalid_request"),
     ("GET", "/api/v1/conversations?cursor=%00", "", 400, "odd_character"),
     ("GET", "/api/v1/ledger?cursor=-1", "", 422, "invalid_cursor"),
+    ("GET", "/api/v1/ledger?limit=101", "", 422, "invalid_request"),
+    ("GET", "/api/v1/search?q=a&cursor=x", "", 422, "invalid_cursor"),
+    ("POST", f"{RUNS}?wait=1", '{"text": "a"}', 422, "unknown_parameter"),
     ("GET", "/api/v1/usage?first=2026-01-02&last=2026-01-01", "", 422, "invalid_request"),
     ("GET", "/api/v1/usage?first=0001-01-01&last=9999-12-31", "", 422, "invalid_request"),
     ("GET", "/api/v1/usage?last=0001-01-01", "", 422, "invalid_request"),
@@ -110,6 +115,54 @@ def test_lists_are_paged_with_constant_queries(
     messages = ids(tree, 2)
     assert messages == ids(tree, 100)
     assert messages == ids(f"/api/v1/conversations/{chats[0]}/messages?", 100)
+
+
+def test_every_list_has_cursor_and_limit(call, owner: User, assistant, client: Client):
+    chat = begin(owner, assistant, title="Chat")
+    add_turns(owner, chat, 3)
+    for number in range(3):
+        begin(owner, assistant, title=f"Question {number}")
+    account = signup.account_of(owner.pk)
+    money.grant(account, 1000)
+    for model in ("one", "two", "three"):
+        money.spend(account, 10, model=model)
+    document = client.get("/api/v1/openapi.json").json()
+    lists = []
+    for path, methods in document["paths"].items():
+        answer = methods.get("get", {}).get("responses", {}).get("200", {})
+        schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
+        found = document["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2])
+        if "items" not in (found or {}).get("properties", {}):
+            continue
+        assert {"next", "items"} <= set(found["required"]), path
+        declared = {one["name"]: one["schema"] for one in methods["get"]["parameters"]}
+        assert (declared["limit"]["minimum"], declared["limit"]["maximum"]) == (1, 100), path
+        assert "cursor" in declared, path
+        lists.append(path)
+    assert len(lists) >= 5
+    for path in lists:
+        path = path.format(conversation_id=chat.pk)
+        at = f"{path}?q=question&" if path.endswith("search") else f"{path}?"
+        whole = call("GET", at).json()["items"]
+        assert len(whole) >= 3, path
+        cursor, pages = "", []
+        while cursor is not None:
+            page = call("GET", f"{at}limit=2&cursor={cursor}").json()
+            pages.append(page["items"])
+            cursor = page["next"]
+        # The path of messages is read from its end.
+        pages = pages[::-1] if path.endswith("messages") else pages
+        assert [item for page in pages for item in page] == whole, path
+        assert max(map(len, pages)) == 2, path
+
+
+def test_unknown_parameters_are_named(call):
+    for path in ("/api/v1/balance?a=1&b", "/api/v1/ledger?b=&limit=3&a=2"):
+        answer = call("GET", path)
+        assert problem(answer) == (422, "unknown_parameter")
+        assert [one["field"] for one in answer.json()["fields"]] == ["a", "b"]
+    assert "limit" in answer.json()["fields"][0]["message"]
+    assert problem(call("GET", f"{RUNS}/{uuid4()}?after=1")) == (422, "unknown_parameter")
 
 
 def test_reference_shows_operations_without_scripts(client: Client):
