@@ -76,7 +76,7 @@ class Terms:
     """The rights and limits of a new key; amounts are micro-credits, None is no limit."""
 
     name: str
-    scopes: Collection[str] = ()  # all
+    scopes: Collection[str] = ()  # those of `all_scopes`
     expires_at: datetime | None = None
     rate: int | None = None
     limit_month: int | None = None
@@ -99,7 +99,7 @@ def create(user: User, terms: Terms) -> tuple[ApiKey, str]:
         name=terms.name,
         prefix=secret[:SHOWN],
         hash=hash_of(secret),
-        scopes=[scope for scope in all_scopes() if scope in (terms.scopes or all_scopes())],
+        scopes=[scope for scope in Scope.values if scope in (terms.scopes or all_scopes())],
         expires_at=terms.expires_at,
         rate=terms.rate,
         limit_month=terms.limit_month,

@@ -316,11 +316,12 @@ class Scope(models.TextChoices):
     READ = "read", _("Read chats, runs and search")
     WRITE = "write", _("Send messages and change chats")
     USAGE = "usage", _("Read balance, usage and history")
+    WEBHOOKS = "webhooks", _("Create and change webhooks, and read their messages")
 
 
 def all_scopes() -> list[str]:
-    """Return all scopes of API keys."""
-    return list(Scope.values)
+    """Return the scopes of an API key that names none: a key has `webhooks` only if it was named."""
+    return [scope for scope in Scope.values if scope != Scope.WEBHOOKS]
 
 
 class ApiKey(models.Model):

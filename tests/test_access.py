@@ -375,6 +375,7 @@ async def test_socket_commands_follow_the_matrix(
 
 # --- API operations ---------------------------------------------------------------------------
 
+HOOK = "/api/v1/webhooks/{webhook_id}"
 # Of each operation: the scope that it needs, its body, and the statuses of the owner, of another user and of a reader
 # by share. An incomplete body shows that the key was accepted; reading comes before changing, and deleting last.
 OPERATIONS: dict[tuple[str, str], tuple[Scope, dict[str, Any], int, int, int]] = {
@@ -393,6 +394,16 @@ OPERATIONS: dict[tuple[str, str], tuple[Scope, dict[str, Any], int, int, int]] =
     ("GET", "/api/v1/balance"): (Scope.USAGE, {}, 200, 200, 200),
     ("GET", "/api/v1/usage"): (Scope.USAGE, {}, 200, 200, 200),
     ("GET", "/api/v1/ledger"): (Scope.USAGE, {}, 200, 200, 200),
+    ("GET", "/api/v1/webhooks"): (Scope.WEBHOOKS, {}, 200, 200, 200),
+    ("GET", f"{HOOK}"): (Scope.WEBHOOKS, {}, 200, 404, 404),
+    ("GET", f"{HOOK}/deliveries"): (Scope.WEBHOOKS, {}, 200, 404, 404),
+    ("GET", f"{HOOK}/deliveries/{{delivery_id}}"): (Scope.WEBHOOKS, {}, 200, 404, 404),
+    ("POST", "/api/v1/webhooks"): (Scope.WEBHOOKS, {}, 422, 422, 422),
+    ("PATCH", f"{HOOK}"): (Scope.WEBHOOKS, {"name": SECRET}, 200, 404, 404),
+    ("POST", f"{HOOK}/secret"): (Scope.WEBHOOKS, {}, 200, 404, 404),
+    ("POST", f"{HOOK}/test"): (Scope.WEBHOOKS, {}, 201, 404, 404),
+    ("POST", f"{HOOK}/deliveries/{{delivery_id}}/resend"): (Scope.WEBHOOKS, {}, 200, 404, 404),
+    ("DELETE", f"{HOOK}"): (Scope.WEBHOOKS, {}, 204, 404, 404),
     ("POST", "/api/v1/conversations"): (Scope.WRITE, {"title": SECRET}, 201, 201, 201),
     ("POST", "/api/v1/runs"): (Scope.WRITE, {"text": " "}, 400, 400, 400),
     ("POST", "/api/v1/runs/{run_id}/stop"): (Scope.WRITE, {}, 200, 404, 404),
@@ -432,7 +443,8 @@ async def test_api_operations_follow_the_matrix(objects, owner, reader, stranger
         )
         users = {"owner": owner, "other": stranger, "reader": reader}
         users |= {"leaver": leaver, "locked": locked, "expired": owner, "revoked": owner}
-        made = {who: api_keys.create(user, api_keys.Terms(name=who)) for who, user in users.items()}
+        terms = api_keys.Terms(name="x", scopes=Scope.values)
+        made = {who: api_keys.create(user, terms) for who, user in users.items()}
         for scope in Scope:
             others = [one.value for one in Scope if one != scope]
             made[scope.value] = api_keys.create(owner, api_keys.Terms(name="x", scopes=others))

@@ -159,10 +159,10 @@ class LogPage:
     older: str
 
 
-def log(webhook: Webhook, *, before: object = None) -> LogPage:
+def log(webhook: Webhook, *, before: object = None, length: int = LOG_PAGE) -> LogPage:
     """Return the messages of a webhook before the one with an id, without their bodies."""
     rows = webhook.deliveries.defer("body", "response_body").order_by("-id")
     if before is not None:
         rows = rows.filter(pk__lt=before)
-    found = list(rows[: LOG_PAGE + 1])
-    return LogPage(found[:LOG_PAGE], found[LOG_PAGE - 1].pk.hex if len(found) > LOG_PAGE else "")
+    found = list(rows[: length + 1])
+    return LogPage(found[:length], found[length - 1].pk.hex if len(found) > length else "")

@@ -22,7 +22,7 @@ class Command(BaseCommand):
             "--scope",
             action="append",
             choices=Scope.values,
-            help="what it may do; may be repeated, by default all",
+            help="what it may do; may be repeated, by default all but webhooks",
         )
         parser.add_argument(
             "--expires-days", type=int, help="days until it expires; default: never"

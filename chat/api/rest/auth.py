@@ -78,6 +78,11 @@ class BySession(APIKeyCookie):
         raise NotImplementedError
 
 
+def needs_key(scope: Scope) -> list[ByKey]:
+    """Return the way to authenticate for an operation that a session may not use."""
+    return [ByKey(scope)]
+
+
 def needs(scope: Scope) -> list[ByKey | BySession]:
     """Return the ways to authenticate for an operation that needs a scope."""
     return [ByKey(scope), BySession()]

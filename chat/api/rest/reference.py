@@ -21,6 +21,7 @@ TITLES = {
     "runs": "Runs",
     "search": "Search",
     "account": "Credits",
+    "webhooks": "Webhooks",
 }
 
 

@@ -23,7 +23,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.parser import Parser
 
 from accounts.api_keys import KeyRefused
-from chat.api.rest import account, conversations, reference, runs
+from chat.api.rest import account, conversations, reference, runs, webhooks
 from chat.api.rest.errors import Problem, of_chat, of_fields, of_key, of_limit
 from chat.errors import ChatError
 from chatproject.lib import db
@@ -37,7 +37,7 @@ BASE = "v1/"
 RETRY_AFTER = 5  # seconds, while Redis or the database is unreachable
 
 DESCRIPTION = """
-Conversations, messages, runs, search and credits of a user. Send an API key as `Authorization: Bearer KEY`; keys are
+Conversations, messages, runs, search, credits and webhooks of a user. Send an API key as `Authorization: Bearer KEY`; keys are
 made in the settings. Amounts of credits are exact decimal numbers in texts. Errors are `{code, message, request_id}`.
 """
 
@@ -92,6 +92,7 @@ api.add_decorator(with_known_parameters)  # after authentication and validation
 api.add_router("", conversations.router)
 api.add_router("", runs.router)
 api.add_router("", account.router)
+api.add_router("", webhooks.router)
 
 
 def answer(problem: Problem) -> HttpResponse:

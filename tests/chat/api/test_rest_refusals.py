@@ -12,9 +12,10 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts import api_keys
-from accounts.models import User
+from accounts.models import Scope, User
 from billing.ledger import signup
 from chat.models import Conversation, ConversationShare, Message, MessagePart, Run
+from chat.webhooks import editing
 from tests.support import money
 from tests.support.conversations import add_turns, begin
 from tests.support.people import assistant, owner, stranger
@@ -117,7 +118,7 @@ def test_lists_are_paged_with_constant_queries(
     assert messages == ids(f"/api/v1/conversations/{chats[0]}/messages?", 100)
 
 
-def test_every_list_has_cursor_and_limit(call, owner: User, assistant, client: Client):
+def test_every_list_has_cursor_and_limit(owner: User, assistant, client: Client):
     chat = begin(owner, assistant, title="Chat")
     add_turns(owner, chat, 3)
     for number in range(3):
@@ -126,6 +127,11 @@ def test_every_list_has_cursor_and_limit(call, owner: User, assistant, client: C
     money.grant(account, 1000)
     for model in ("one", "two", "three"):
         money.spend(account, 10, model=model)
+        hook = editing.Terms(name=model, url="https://example.org/", events=["run.done"])
+        webhook = editing.create(owner, hook)
+    for _message in range(3):
+        editing.send_test(webhook)
+    call = caller(owner, scopes=Scope.values)
     document = client.get("/api/v1/openapi.json").json()
     lists = []
     for path, methods in document["paths"].items():
@@ -139,9 +145,9 @@ def test_every_list_has_cursor_and_limit(call, owner: User, assistant, client: C
         assert (declared["limit"]["minimum"], declared["limit"]["maximum"]) == (1, 100), path
         assert "cursor" in declared, path
         lists.append(path)
-    assert len(lists) >= 5
+    assert len(lists) >= 7
     for path in lists:
-        path = path.format(conversation_id=chat.pk)
+        path = path.format(conversation_id=chat.pk, webhook_id=webhook.pk)
         at = f"{path}?q=question&" if path.endswith("search") else f"{path}?"
         whole = call("GET", at).json()["items"]
         assert len(whole) >= 3, path

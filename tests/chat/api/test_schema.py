@@ -20,8 +20,9 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from accounts import api_keys
-from accounts.models import User
+from accounts.models import Scope, User
 from chat.models import Run
+from chat.webhooks import editing
 from tests.support.conversations import begin, send
 from tests.support.people import assistant, owner
 from tests.support.stack import Stack
@@ -36,6 +37,8 @@ VARIABLES = {
     "LIMIT_SEARCHES": "100000/minute",
     "USER_QUEUE_LIMIT": "100000",
     "QUEUE_LIMIT": "100000",
+    "LIMIT_WEBHOOKS": "100000/minute",
+    "WEBHOOKS_PER_USER": "100000",
 }
 
 
@@ -45,16 +48,23 @@ VARIABLES = {
 def test_generated_requests_get_documented_answers(
     owner: User, assistant: Any, server_folder: Path, examples: int
 ):
-    secret = api_keys.create(owner, api_keys.Terms(name="Test"))[1]
+    secret = api_keys.create(owner, api_keys.Terms(name="Test", scopes=Scope.values))[1]
     headers = {"Authorization": f"Bearer {secret}"}
     run = send(owner, begin(owner, assistant, title="Lakes"), "What is a lake?")
     Run.objects.filter(pk=run.pk).update(status="done", ended_at=timezone.now())
-    known = {"conversation_id": str(run.conversation_id), "run_id": str(run.pk)}
+    terms = editing.Terms(name="Hook", url="https://example.org/hook", events=["run.done"])
+    webhook = editing.create(owner, terms)
+    known = {
+        "conversation_id": str(run.conversation_id),
+        "run_id": str(run.pk),
+        "webhook_id": str(webhook.pk),
+        "delivery_id": str(editing.send_test(webhook).pk),
+    }
     with Stack(server_folder, provider_url="http://127.0.0.1:9", environment=VARIABLES) as stack:
         stack.start("web")
         schema = schemathesis.openapi.from_url(f"{stack.base}/api/v1/openapi.json")
         operations = [found.ok() for found in schema.get_all_operations()]
-        assert len(operations) >= 14
+        assert len(operations) >= 24
 
         def check(operation: Any, mode: GenerationMode) -> None:
             @settings_of(
