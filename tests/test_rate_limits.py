@@ -36,9 +36,9 @@ from chat.webhooks import attempts, dispatch, editing
 from chatproject.lib import db, encryption, metrics, rate_limits
 from chatproject.lib.env import Limit
 from chatproject.lib.http import client_network
+from chatproject.lib.pubsub.raw import Attachment
 from chatproject.lib.stored_limits import uses
 from chatproject.lib.stored_limits.models import LimitUse
-from chatproject.lib.pubsub.raw import Attachment
 from chatproject.local.servers import BASE_DIR
 from chatproject.ops import rate_limits as pages
 from tests.accounts.test_pages import patterns

@@ -42,7 +42,8 @@ def test_program_manages_its_webhooks(call, owner: User):
     stored = Webhook.objects.get()
     assert (stored.owner, stored.host, stored.name) == (owner, "example.org", "Build server")
     assert hook["secret"] == editing.secret_of(stored)
-    assert made["Location"] == (at := f"{HOOKS}/{stored.pk}")
+    at = f"{HOOKS}/{stored.pk}"
+    assert made["Location"] == at
     assert [one.to for one in mail.outbox] == [[owner.email]]
     assert "example.org" in mail.outbox[0].body
 
