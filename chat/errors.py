@@ -99,7 +99,7 @@ class ChatError(Exception):
     """An error that the user may see: `code` is one of ERRORS, `message` its text in the active language.
 
     `credits` are the figures of `insufficient_credits`. After `retry_after` seconds a further try may
-    succeed.
+    succeed. `general` replaces a message with figures of the account, for a key that may not read these.
     """
 
     def __init__(
@@ -109,9 +109,11 @@ class ChatError(Exception):
         *,
         credits: Missing | None = None,
         retry_after: float | None = None,
+        general: str | Promise = "",
     ) -> None:
         self.code = code
         self.message = str(message) or sentence(code)
+        self.general = str(general) or self.message
         self.credits = credits
         self.retry_after = retry_after
         super().__init__(f"{code}: {self.message}")

@@ -26,7 +26,10 @@ TYPES = {
 
 
 class ApiError(Exception):
-    """An answer that is an error; `retry_after` are seconds, `standing` the state of the limit that refuses."""
+    """An answer that is an error; `retry_after` are seconds, `standing` the state of the limit that refuses.
+
+    `general` is the message for a key that may not read the figures of the account.
+    """
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class ApiError(Exception):
         kind: str = "",
         retry_after: float | None = None,
         standing: Standing | None = None,
+        general: str = "",
     ) -> None:
         self.status = status
         self.message = message
@@ -46,6 +50,7 @@ class ApiError(Exception):
         self.kind = kind or TYPES.get(status, "server_error")
         self.retry_after = retry_after
         self.standing = standing
+        self.general = general or message
         super().__init__(message)
 
     def body(self) -> bytes:
@@ -99,7 +104,14 @@ OF_CAUSE: dict[str, tuple[int, str, str]] = {
 def of_chat(error: ChatError) -> ApiError:
     """Return a ChatError as an answer."""
     status, kind, code = OF_CHAT.get(error.code, (400, "", error.code))
-    return ApiError(status, error.message, code=code, kind=kind, retry_after=error.retry_after)
+    return ApiError(
+        status,
+        error.message,
+        code=code,
+        kind=kind,
+        retry_after=error.retry_after,
+        general=error.general,
+    )
 
 
 def of_run(code: str, cause: str, message: str) -> ApiError:

@@ -59,6 +59,11 @@ class Request:
         self.headers = self.caller.headers()
         return self.caller
 
+    @property
+    def may_read_usage(self) -> bool:
+        """Whether the key may read the figures of the account."""
+        return self.caller is not None and Permission.USAGE in self.caller.key.scopes
+
     def take_body(self) -> bytes:
         """Return the body, which is then no longer kept."""
         body, self.body = self.body, b""

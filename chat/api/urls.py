@@ -86,6 +86,8 @@ def with_api(pages: Application) -> Application:
                 await asked.answer(error.status, error.body(), error.headers())
             raise
         except ApiError as error:
+            if not asked.may_read_usage:
+                error.message = error.general
             await asked.answer(error.status, error.body(), error.headers())
         except Exception:
             logger.exception("a call of the API failed")

@@ -26,7 +26,7 @@ from billing.models import ModelPrice
 from chat import access
 from chat.attachments import uploads
 from chat.conversations import api_prompt, assistants, lifecycle, offers, prompt_builder
-from chat.errors import ChatError, Missing
+from chat.errors import ChatError, Missing, sentence
 from chat.models import Assistant, LanguageModel, Message, Project, Run
 from chatproject.lib import languages
 
@@ -57,6 +57,9 @@ IN_DEBT = gettext_lazy(
     "You owe {debt} credits for a payment that was reversed. Buy credits to continue."
 )
 SHORTENED = gettext_lazy("Your balance covers a reply of up to {tokens} tokens.")
+LIMITED = gettext_lazy(
+    "A spending limit of the account is reached. Wait for its next period, or ask for a shorter reply."
+)
 TOO_LITTLE = gettext_lazy(
     "This message may cost {required} credits and you have {available}. "
     "Buy {missing} more, or send less."
@@ -386,11 +389,16 @@ def refusal(error: Exception) -> ChatError:
     if isinstance(error, InsufficientCredits):
         figures = Missing(error.required, error.available, error.missing)
         shown = {name: credits.show(amount) for name, amount in asdict(figures).items()}
-        return ChatError("insufficient_credits", TOO_LITTLE.format(**shown), credits=figures)
+        general = sentence("insufficient_credits")
+        return ChatError(
+            "insufficient_credits", TOO_LITTLE.format(**shown), credits=figures, general=general
+        )
     if isinstance(error, AccountInDebt):
-        return ChatError("insufficient_credits", IN_DEBT.format(debt=credits.show(error.debt)))
+        debt = IN_DEBT.format(debt=credits.show(error.debt))
+        return ChatError("insufficient_credits", debt, general=sentence("insufficient_credits"))
     if isinstance(error, AccountFrozen):
         return ChatError("not_allowed", FROZEN)
     if isinstance(error, settlement.NotPriced):
         return ChatError("unavailable", NOT_PRICED)
-    return ChatError("limit_reached", str(error))
+    has_figures = isinstance(error, limits.LimitReached) and error.period != limits.MESSAGES
+    return ChatError("limit_reached", str(error), general=LIMITED if has_figures else "")

@@ -29,6 +29,11 @@ class Sender:
     key: ApiKey | None = None
     session: str = ""
 
+    @property
+    def may_read_usage(self) -> bool:
+        """Whether the sender may read the figures of the account."""
+        return self.key is None or Scope.USAGE in self.key.scopes
+
 
 class ApiRequest(HttpRequest):
     """A request whose sender is known."""

@@ -15,6 +15,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from accounts import sockets
+from accounts.api_keys import KeyRefused
 from accounts.models import ApiKey
 from chat import access, protocol
 from chat.api.replies import RECHECK, RunEvents
@@ -139,6 +140,14 @@ class Following:
                 self._has_lost_access.set()
         except db.UNREACHABLE as error:
             logger.warning("the key of a stream was not checked: %s", error)
+
+
+def check_sender(sender: Sender) -> None:
+    """Check that the key or the session of a sender still holds. Raises KeyRefused."""
+    if sender.key is not None and not is_valid(sender.key.pk):
+        raise KeyRefused("invalid_api_key")
+    if sender.key is None and sockets.find_session(sender.session) is None:
+        raise KeyRefused("missing_api_key")
 
 
 def is_valid(key_id: int) -> bool:

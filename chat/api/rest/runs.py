@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -18,6 +17,7 @@ from accounts.models import Scope, User
 from billing.credits import exact
 from chat import access
 from chat.api.rest import events, idempotency
+from chat.api.rest.answers import answer_exception
 from chat.api.rest.auth import ApiRequest, needs
 from chat.api.rest.errors import Problem
 from chat.api.rest.schemas import RunOut, RunStart, responses
@@ -27,9 +27,11 @@ from chat.runs import next_message, start
 from chat.runs.stop import stop_run
 from chat.web import socket_limits
 from chatproject.lib import db
+from chatproject.lib.server.late_response import LateResponse
 
 router = Router(tags=["runs"])
 
+JSON = "application/json; charset=utf-8"
 MOST_WAIT = 60  # seconds of one request; proxies often end silent ones after a minute
 LAST_EVENT = re.compile(r"[0-9]{1,15}")
 
@@ -154,17 +156,22 @@ def wait_for_run(
     shared = None if is_own else run.conversation_id
     following = events.Following(request.auth, run_id, 0, shared)
 
-    async def answer() -> AsyncIterator[bytes]:
+    async def answer() -> HttpResponse:
         await following.wait(seconds)
-        yield await db.run(_encoded, request.auth.user, run_id)
+        return await db.run(_read_again, request, run_id)
 
-    return StreamingHttpResponse(answer(), content_type="application/json; charset=utf-8")
+    return LateResponse(answer, content_type=JSON)
 
 
-def _encoded(user: User, run_id: UUID) -> bytes:
-    # The sender was allowed to read it when the request began.
-    run = Run.objects.select_related("conversation", "message").get(pk=run_id)
-    return RunOut.model_validate(described(user, run)).model_dump_json().encode()
+def _read_again(request: ApiRequest, run_id: UUID) -> HttpResponse:
+    """Return a run to a sender who has waited: key, session or share may have ended meanwhile."""
+    try:
+        events.check_sender(request.auth)
+        run = access.run(request.auth.user, run_id)
+    except Exception as error:  # noqa: BLE001 # logged there, if it is a bug
+        return answer_exception(request, error)
+    found = RunOut.model_validate(described(request.auth.user, run))
+    return HttpResponse(found.model_dump_json(), content_type=JSON)
 
 
 @router.post("/runs/{uuid:run_id}/stop", auth=needs(Scope.WRITE), response=responses({200: RunOut}))

@@ -6,14 +6,11 @@ Each request authenticates itself (auth.py). Each answer is JSON, also for fault
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import redis
-from django.core.exceptions import RequestDataTooBig
-from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
 from django.views.decorators.csrf import csrf_exempt
@@ -22,19 +19,13 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.parser import Parser
 
-from accounts.api_keys import KeyRefused
 from chat.api.rest import account, conversations, reference, runs, webhooks
-from chat.api.rest.errors import Problem, of_chat, of_fields, of_key, of_limit
-from chat.errors import ChatError
-from chatproject.lib import db
-from chatproject.lib.rate_limits import RateLimited
-
-logger = logging.getLogger(__name__)
+from chat.api.rest.answers import answer, answer_exception
+from chat.api.rest.errors import Problem
 
 app_name = "rest"
 
 BASE = "v1/"
-RETRY_AFTER = 5  # seconds, while Redis or the database is unreachable
 
 DESCRIPTION = """
 Conversations, messages, runs, search, credits and webhooks of a user. Send an API key as `Authorization: Bearer KEY`; keys are
@@ -93,44 +84,6 @@ api.add_router("", conversations.router)
 api.add_router("", runs.router)
 api.add_router("", account.router)
 api.add_router("", webhooks.router)
-
-
-def answer(problem: Problem) -> HttpResponse:
-    """Return an error as an answer."""
-    return JsonResponse(problem.body(), status=problem.status, headers=problem.headers())
-
-
-def answer_exception(request: HttpRequest, error: Exception | type[Exception]) -> HttpResponse:
-    """Return the answer to an exception of an operation; a bug is logged with its traceback."""
-    return answer(_problem_of(error if isinstance(error, Exception) else error()))
-
-
-def _problem_of(error: Exception) -> Problem:
-    match error:
-        case Problem():
-            return error
-        case ChatError():
-            return of_chat(error)
-        case KeyRefused():
-            return of_key(error)
-        case RateLimited():
-            return of_limit(error)
-        case ValidationError():
-            return of_fields(error.errors)
-        case AuthenticationError():
-            return of_key(KeyRefused("missing_api_key"))
-        case RequestDataTooBig():
-            return Problem("body_too_large")
-        case UnreadablePostError():
-            return Problem("invalid_json")
-        case HttpError() if isinstance(error.__cause__, Problem):
-            return error.__cause__
-        case redis.RedisError():
-            return of_chat(ChatError("unavailable", retry_after=RETRY_AFTER))
-    if isinstance(error, db.UNREACHABLE):
-        return of_chat(ChatError("unavailable", retry_after=RETRY_AFTER))
-    logger.error("a request of the REST API failed", exc_info=error)
-    return of_chat(ChatError("internal"))
 
 
 # Ninja looks a handler up by the class of the exception and its bases, the nearest first.

@@ -12,6 +12,8 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.http import HttpResponseBadRequest
 
+from chatproject.lib.server.late_response import LateResponse
+
 if TYPE_CHECKING:
     from django.core.handlers.asgi import ASGIRequest
     from django.http import HttpRequest
@@ -63,6 +65,8 @@ class OneThreadHandler(ASGIHandler):
 
     async def send_response(self, response: HttpResponseBase, send: Send) -> None:
         try:
+            if isinstance(response, LateResponse):
+                await response.made()
             await super().send_response(response, send)  # type: ignore[arg-type]
         except Exception:
             # Django closes a response only when it was sent or its client hung up.
