@@ -7,6 +7,7 @@ the request is stored beside the run as it was checked: the model gets that, and
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
@@ -25,18 +26,44 @@ ASSISTANT = "API"  # of the calls, in records of usage
 OVERLAP = (
     200  # characters of two successive parts of a moderated text: a phrase is whole in one of them
 )
+# Of tools and formats; other keys may have any text.
+WORDS_OF_SCHEMAS = {
+    *("function", "json_object", "json_schema", "text", "name", "description", "strict", "schema"),
+    *("parameters", "type", "properties", "required", "items", "enum", "const", "default"),
+    *("object", "array", "string", "number", "integer", "boolean", "null", "title", "examples"),
+    *("additionalProperties", "anyOf", "allOf", "oneOf", "not", "format", "pattern", "$defs"),
+    *("$ref", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems"),
+}
 
 
 def reviewed(request: ApiRequest) -> Iterator[str]:
     """Yield the texts of the caller that are moderated, in parts that a rule takes.
 
-    All of a request: its program decides what is history. Not the replies and results of tools, which may quote.
+    All of a request: its program decides what is history. Not the replies and results of tools, which may quote. Of
+    tools and the format of the reply the names, descriptions and schemas, which the model reads as well.
     """
     if not settings.MODERATION:
         return
     texts = [text_of(one) for one in request.messages if one["role"] in ("system", "user")]
+    texts += _texts_in([request.fields.get("tools"), request.fields.get("response_format")])
     text, size = "\n".join(texts), settings.TEXT_MAX_CHARACTERS
     yield from (text[at : at + size] for at in range(0, len(text), size - OVERLAP))
+
+
+def _texts_in(values: list[Any]) -> list[str]:
+    """Return all texts in JSON values, keys too, but for the words of JSON Schema itself."""
+    found: list[str] = []
+    waiting = values[::-1]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            for key, inner in reversed(value.items()):
+                waiting += [inner, key]
+        elif isinstance(value, list):
+            waiting += reversed(value)
+        elif isinstance(value, str) and value not in WORDS_OF_SCHEMAS:
+            found.append(value)
+    return found
 
 
 def start_call(key: ApiKey, model: LanguageModel, request: ApiRequest, *, streamed: bool) -> Run:

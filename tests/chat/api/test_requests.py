@@ -15,8 +15,10 @@ from PIL import Image
 
 from accounts import api_keys
 from accounts.models import User
+from billing.ledger import signup
 from billing.models import Hold, ModelPrice
 from chat.api import bodies
+from chat.api.errors import QUOTA
 from chat.conversations.api_prompt import ApiRequest
 from chat.models import Assistant, LanguageModel, ModerationRule, Run
 from chat.moderation import rules
@@ -25,6 +27,7 @@ from chat.web import run_follower
 from chatproject.asgi import application
 from chatproject.lib import db
 from chatproject.lib.env import Limit
+from tests.support import money
 from tests.support.people import assistant, owner
 
 __all__ = ["assistant", "owner"]
@@ -247,6 +250,52 @@ async def test_limits_answer_with_429(client: httpx2.AsyncClient, owner: User, s
 
 
 @pytest.mark.asyncio
+async def test_figures_are_for_keys_with_usage(client: httpx2.AsyncClient, owner: User, assistant):
+    """Of the account; below /v1 and in the REST API."""
+    model = LanguageModel.objects.filter(pk=assistant.model_id)
+
+    def spend_all() -> None:
+        account = signup.account_of(owner.pk)
+        money.adjust(account, -account.balance)
+
+    await db.run(spend_all)
+
+    async def sentences(*scopes: str) -> list[str]:
+        secret = await db.run(lambda: key_of(owner, scopes=[*scopes, "models", "write"]))
+        asked = {"model": "stub-model", "input": "Hi"}
+        async with asking(secret) as program:
+            await db.run(lambda: model.update(kind="embedding"))
+            answers = [await program.post("/embeddings", json=asked)]
+            await db.run(lambda: model.update(kind="chat"))
+            answers.append(await program.post("/chat/completions", json=body()))
+            rest = await program.post("http://testserver/api/v1/runs", json={"text": "Hi"})
+        for answer in answers:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, QUOTA)
+        assert (rest.status_code, rest.json()["code"]) == (402, "insufficient_credits")
+        return [*(one.json()["error"]["message"] for one in answers), rest.json()["message"]]
+
+    assert all("and you have 0" in one for one in await sentences("usage"))
+    general = "Your credits do not cover this message. Buy credits, or send less."
+    assert await sentences() == [general] * 3
+
+
+def tool(**function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f"} | function}
+
+
+def flat(description: str) -> dict[str, Any]:
+    return {"type": "function", "name": "f", "description": description}
+
+
+def schema(field: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": field}}
+
+
+def answers(made: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": made}}
+
+
+@pytest.mark.asyncio
 async def test_moderated_request_is_refused_and_free(
     client: httpx2.AsyncClient, settings, monkeypatch
 ):
@@ -256,6 +305,12 @@ async def test_moderated_request_is_refused_and_free(
     for path, asked in (
         ("/chat/completions", body(messages=[{"role": "user", "content": "Of BADGERS"}])),
         ("/responses", {"model": "stub-model", "input": "Of badgers"}),
+        ("/chat/completions", body(tools=[tool(description="Feeds badgers")])),
+        ("/chat/completions", body(tools=[tool(name="badgers")])),
+        ("/chat/completions", body(tools=[tool(parameters=schema({"enum": ["badger"]}))])),
+        ("/chat/completions", body(response_format=answers(schema({"description": "Badger"})))),
+        ("/chat/completions", body(response_format=answers({"properties": {"badgers": {}}}))),
+        ("/responses", {"model": "stub-model", "input": "Hi", "tools": [flat("Of badgers")]}),
     ):
         for stream in (False, True):
             answer = await client.post(path, json=asked | {"stream": stream})
