@@ -18,7 +18,7 @@ from accounts import joining, known_browsers, sessions, sign_in_limits
 from accounts.leaving_pages import RESTORABLE
 from accounts.privacy import leaving
 from accounts.sso import trusted_header
-from chatproject.lib import languages
+from chatproject.lib import languages, origins
 from chatproject.lib.http import client_address
 
 
@@ -54,7 +54,16 @@ class AccountAdapter(DefaultAccountAdapter):
         return user
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        """Send a mail in the language of its recipient; of the page, to an address without a user."""
+        """Send a mail in the language of its recipient; of the page, to an address without a user.
+
+        allauth makes the links by the Host of the request; they get the site's own address.
+        """
+        links = {
+            name: origins.public_address(self.request, value)
+            for name, value in context.items()
+            if name.endswith("_url") and self.request is not None
+        }
+        context = context | links
         user = context.get("user")
         code = getattr(user, "language", "") or languages.active()
         with languages.use(code):
@@ -124,7 +133,7 @@ class AccountAdapter(DefaultAccountAdapter):
             self.send_notification_mail(
                 "account/email/new_sign_in",
                 user,
-                {"sessions_url": request.build_absolute_uri(reverse("usersessions_list"))},
+                {"sessions_url": reverse("usersessions_list")},
             )
         known_browsers.remember(request, response, user.pk)
         return response

@@ -29,6 +29,7 @@ from accounts.models import (
     User,
 )
 from billing.models import Plan
+from chatproject.lib import origins
 from chatproject.lib.admin import (
     BaseAdmin,
     ReadOnlyAdmin,
@@ -184,7 +185,7 @@ class InvitationAdmin(BaseAdmin):
                 created_by_id=staff_id(request),
             )
             self.log_addition(request, one, _("Created a link"))
-        link = request.build_absolute_uri(reverse("account_invitation", args=[token]))
+        link = origins.public_address(request, reverse("account_invitation", args=[token]))
         return self._page(request, None, _("The new invitation"), "", link=link, invitation=one)
 
     def _mail(self, request: HttpRequest, form: LinkForm) -> HttpResponse:

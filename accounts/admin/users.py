@@ -41,7 +41,7 @@ from accounts.models import (
 )
 from accounts.privacy import leaving
 from billing import credits
-from chatproject.lib import db
+from chatproject.lib import db, origins
 from chatproject.lib.admin import (
     BaseAdmin,
     LoggedValues,
@@ -400,7 +400,7 @@ class UserAdmin(LoggedValues, DjangoUserAdmin):  # type: ignore[type-arg] # not 
                     return redirect("admin:accounts_user_access", user.pk)
                 link = reverse("account_confirm_email", args=[EmailConfirmationHMAC(address).key])
                 log(request, user, "Created a link to confirm the address")
-            context |= {"link": request.build_absolute_uri(link), "action": action}
+            context |= {"link": origins.public_address(request, link), "action": action}
         return TemplateResponse(request, "admin/accounts/user/access.html", context)
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest
 
@@ -44,6 +45,17 @@ def own_origin(request: HttpRequest) -> str:
     except DisallowedHost:
         host = request.META.get("HTTP_HOST", "")
     return f"{request.scheme}://{host}"
+
+
+def public_address(request: HttpRequest, address: str) -> str:
+    """Return an address of this site for another person: with SITE_URL, if that is set, in place of the request's Host.
+
+    Django checks the host of a request, and accepts any port.
+    """
+    parts = urlsplit(address)
+    if not settings.SITE_URL or (parts.netloc and parts.netloc != request.get_host()):
+        return request.build_absolute_uri(address)
+    return settings.SITE_URL + parts._replace(scheme="", netloc="").geturl()
 
 
 def advice(request: HttpRequest, origin: str) -> str:

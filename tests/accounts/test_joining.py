@@ -108,7 +108,7 @@ def test_invitation_opens_sign_up_with_group_and_plan(staff: Client, settings):
     form["plan_days"] = "30"
     shown = staff.post(ADD, form).content.decode()
     [address] = re.findall(
-        r"<code>http://testserver(/accounts/invitation/[\w-]{43}/)</code>", shown
+        r"<code>https://chat.example.org(/accounts/invitation/[\w-]{43}/)</code>", shown
     )
     assert Invitation.objects.get().hash not in shown
     visitor = Client()

@@ -202,6 +202,31 @@ def test_forgotten_password_is_replaced_by_mailed_link(client: Client, reader: U
     assert "This link is no longer valid" in again.content.decode()
 
 
+def test_links_in_mails_have_the_sites_address(client: Client, reader: User, settings):
+    """Whatever the Host of the request says: any port of the site's host passes Django's check."""
+
+    def links(email: str) -> list[str]:
+        mail.outbox.clear()
+        client.post(
+            "/accounts/password/reset/", {"email": email}, headers={"host": "testserver:81"}
+        )
+        return re.findall(r"https?://[^/\s]+", str(mail.outbox[0].body))
+
+    assert links(EMAIL) == ["http://testserver:81"]
+    settings.SITE_URL = "https://chat.example.org"
+    assert links(EMAIL) == links("x@example.org") == ["https://chat.example.org"]
+    sign_up = {"email": EMAIL, "password1": OTHER, "password2": OTHER}
+    Client().post("/accounts/signup/", sign_up, headers={"host": "testserver:81"})
+    assert "https://chat.example.org/" in mail.outbox[-1].body
+    assert ":81" not in mail.outbox[-1].body
+    # Also a new sign-in's, whose mail leads to the list of sessions.
+    User.objects.update(last_login=timezone.now())
+    Client(headers={"host": "testserver:81"}).post(
+        "/accounts/login/", {"login": EMAIL, "password": PASSWORD}
+    )
+    assert "https://chat.example.org/accounts/sessions/" in mail.outbox[-1].body
+
+
 def test_reset_link_expires_after_an_hour(client: Client, reader: User, time_machine):
     time_machine.move_to("2026-03-18T12:00:00Z", tick=False)
     client.post("/accounts/password/reset/", {"email": EMAIL})
