@@ -15,7 +15,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_noop as _
 
@@ -103,12 +103,16 @@ def _claim(delivery_id: UUID, attempts: int) -> Attempt | None:
 
 
 def _body(delivery: WebhookDelivery, webhook: Webhook) -> str:
-    """Return the body, with the text of the reply if the webhook has it; null after the chat was purged."""
+    """Return the body, with the text of the reply if the webhook has it; null after the chat was deleted.
+
+    Null also for a temporary chat, whose text must not outlast it elsewhere; a call of the API is no such chat.
+    """
     if delivery.run is None or not webhook.includes_text:
         return delivery.body
     body = json.loads(delivery.body)
+    is_kept = Q(conversation__temporary=False) | Q(conversation__api_call__isnull=False)
     body["data"]["text"] = (
-        Message.objects.filter(run=delivery.run, conversation__deleted_at=None)
+        Message.objects.filter(is_kept, run=delivery.run, conversation__deleted_at=None)
         .values_list("text", flat=True)
         .first()
     )

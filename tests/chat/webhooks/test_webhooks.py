@@ -22,7 +22,7 @@ from standardwebhooks import WebhookVerificationError
 from accounts.models import User
 from billing.models import Account
 from billing.reports import low_balance_mail
-from chat.models import Conversation, Message, Run, Webhook, WebhookDelivery
+from chat.models import ApiCall, Conversation, Message, Run, Webhook, WebhookDelivery
 from chat.runs import finish, queue
 from chat.webhooks import addresses, attempts, client, dispatch, editing, retries, signing
 from chat.webhooks.jobs import deliver
@@ -413,6 +413,22 @@ def test_resent_message_keeps_its_id(owner, conversation, webhook, receiver):
     assert receiver.ids == [read().message_id] * 2
     texts = [json.loads(body)["data"]["text"] for _headers, body in receiver.requests]
     assert texts == ["A secret reply", None]
+
+
+def test_text_of_temporary_chat_is_not_sent(owner, conversation, webhook, receiver):
+    """But that of a call of the API is, whose conversation is temporary as well."""
+    Webhook.objects.update(includes_text=True)
+    run = end_run(owner, conversation)
+    Conversation.objects.filter(pk=conversation.pk).update(temporary=True)
+    work()
+    ApiCall.objects.create(
+        run=run, conversation=conversation, request="{}", created_at=timezone.now()
+    )
+    editing.resend(read())
+    work()
+    bodies = [json.loads(body)["data"] for _headers, body in receiver.requests]
+    assert [body["text"] for body in bodies] == [None, "A secret reply"]
+    assert {body["id"] for body in bodies} == {str(run.pk)}
 
 
 @pytest.mark.parametrize(
