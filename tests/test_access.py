@@ -76,6 +76,11 @@ READABLE = {
     ("rest:delete_conversation", "get"),
     ("rest:list_messages", "get"),
 }
+# Operations for keys alone: a session is refused.
+OF_KEYS = {
+    *("rest:read_webhook", "rest:change_webhook", "rest:delete_webhook", "rest:renew_secret"),
+    *("rest:test_webhook", "rest:list_deliveries", "rest:read_delivery", "rest:resend_delivery"),
+}
 # The address of these is the permission, and a reader may copy a chat: tests/chat/web/test_sharing.py.
 BY_ADDRESS = {
     "chat:report_public",
@@ -279,6 +284,8 @@ def test_pages_follow_the_matrix(objects, owner, reader, stranger, staff, closed
                     is_right = status in (302, 401, 403, 404, 405) or name in OF_ALL_STAFF
                 elif not has_object or is_public:
                     is_right = status < 500
+                elif name in OF_KEYS:
+                    is_right = status in (401, 405)
                 elif who == "reader" and (name, method) in READABLE:
                     is_right, found = status == 200, False
                 elif who == "reader" and is_of_chat:

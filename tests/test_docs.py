@@ -156,6 +156,15 @@ def api_codes() -> set[str]:
     return found | {"invalid_value", "unsupported_parameter", "limit_reached"}
 
 
+def test_documented_client_is_the_pinned_one():
+    pinned = re.findall(
+        r"^openai==([\w.]+)", (PROJECT / "requirements.txt").read_text(), re.MULTILINE
+    )
+    text = (PROJECT / "docs" / "api.md").read_text()
+    of_python = text.partition("### openai (Python)")[2].partition("\n### ")[0]
+    assert re.findall(r"\bopenai ([\d.]+\d)", of_python) == pinned
+
+
 def test_codes_of_both_apis_are_documented():
     text = (PROJECT / "docs" / "api.md").read_text()
     listed = text.partition("## Errors and headers")[2].partition("\n## ")[0]

@@ -126,7 +126,7 @@ def in_template(source: str, *, is_html: bool = True) -> list[tuple[int, str]]:
 UNSHOWN = re.compile(
     r"/(migrations|management|local|doctor|formats|api|llm|rendering|streaming|generation|recovery|push|moderation|privacy)/|"
     r"chatproject/(checks|settings|serve|clock|asgi)\.py|chat/runs/queue|chat/attachments/content|"
-    r"chatproject/lib/(env|rq_asyncio|pubsub|server|redis|db|log_|metrics|leadership|outages|origins|alerts|mail/outbox)|"
+    r"chatproject/lib/(env|rq_asyncio|pubsub|server|redis|db|log_|metrics|leadership|stored_limits|outages|origins|alerts|mail/outbox)|"
     r"chatproject/ops/(alerts|readiness|metrics|site_metrics|start_report|staff_log|health)|"
     r"chat/conversations/(prompt_builder|path|search_words)|billing/schedule|"
     r"billing/privacy|billing/metering/litellm_prices|billing/ledger/audit|billing/payments/(disputes|reclaim|fonts|providers)"
