@@ -24,6 +24,7 @@ from accounts.privacy import erase, leaving
 from billing import schedule as billing_schedule
 from chat import announcements
 from chat.attachments.sweep import Sweep
+from chat.documents.retrieval import jobs as index_jobs
 from chat.recovery import next_messages, retention, search_sweep
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
@@ -70,6 +71,8 @@ def schedule() -> list[Task]:
         Task("announce purges of accounts", 600, leaving.remind),
         Task("sweep attachments", 60, Sweep().run),
         Task("index messages", search_sweep.EVERY, search_sweep.enqueue_missing),
+        Task("index documents", index_jobs.EVERY, index_jobs.enqueue_due),
+        Task("maintain vectors", index_jobs.MAINTAIN_EVERY, index_jobs.enqueue_maintenance),
         Task("resume imports", 60, imports.resume),
         Task("resume exports", 60, archives.resume),
         Task("publish announcements", announcements.EVERY, announcements.Publication().publish_due),

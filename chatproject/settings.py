@@ -256,6 +256,8 @@ TITLE_MODEL = env.text("TITLE_MODEL", "", most=100)
 EMBEDDINGS_BASE_URL = (
     "" if env.secret("EMBEDDINGS_BASE_URL") in ("", "none") else env.url("EMBEDDINGS_BASE_URL", "")
 )
+# The greatest size of a passage of a document that a search finds, in tokens; the embedding model may lower it.
+DOCUMENT_CHUNK_TOKENS = env.integer("DOCUMENT_CHUNK_TOKENS", 800, least=64, most=8_000)
 # Whether messages are checked by the moderation rules of the admin before their run, and the longest time for that.
 MODERATION = env.flag("MODERATION", default=False)
 MODERATION_SECONDS = env.integer("MODERATION_SECONDS", 3, least=1, most=5)

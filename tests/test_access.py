@@ -51,6 +51,7 @@ from chat.web import run_follower
 from chatproject.asgi import application
 from chatproject.lib import private_files
 from tests.accounts.test_pages import an_address, patterns
+from tests.chat.documents.library import make_text
 from tests.support import money
 from tests.support.conversations import begin, send
 from tests.support.people import assistant, owner, stranger
@@ -163,6 +164,7 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
     assistant_of_owner = Assistant.objects.create(
         slug="own", name=f"{SECRET} assistant", model=assistant.model, owner=owner, personal=True
     )
+    document = make_text(owner, f"{SECRET} paragraph", name=f"{SECRET} document")
     now = timezone.now()
     webhook = Webhook.objects.create(
         owner=owner, name=f"{SECRET} hook", url=f"https://example.org/{SECRET}", host="example.org"
@@ -183,6 +185,9 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         "key_id": api_keys.create(owner, api_keys.Terms(name=f"{SECRET} key"))[0].pk,
         "order_id": money.order(owner.account).pk,
         "token": link.token,
+        "document_id": document.pk,
+        "first": 0,
+        "last": 0,
         "webhook_id": webhook.pk,
         "delivery_id": sent.pk,
     }

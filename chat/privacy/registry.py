@@ -141,6 +141,12 @@ def add_tables() -> None:
             erased_by="documents",
         ),
         PersonalTable(
+            model="documents.Chunk",
+            user="document__owner",
+            reason="Made of the blocks, for the search.",
+            erased_by="documents",
+        ),
+        PersonalTable(
             model="documents.ConversationDocument",
             user="document__owner",
             document="documents-of-chats",
@@ -151,6 +157,12 @@ def add_tables() -> None:
             user="owner",
             document="documents",
             omitted=("file",),
+            erased_by="documents",
+        ),
+        PersonalTable(
+            model="documents.DocumentIndex",
+            user="document__owner",
+            reason="The state of the search's index.",
             erased_by="documents",
         ),
         PersonalTable(model="chat.Project", user="owner", document="projects"),

@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import get_language
 
 from chat.models import Message, Run
+from chat.rendering import citations
 from chatproject.lib.skeletons import HOLES, Skeleton
 
 TEMPLATE = "chat/_message.html"
@@ -76,6 +77,11 @@ class _Shape(NamedTuple):
     has_origin: bool = False
 
 
+def cites(message: Message | SimpleNamespace) -> bool:
+    """Return whether a reply has citations: its text is shown with links, other than it was streamed."""
+    return any(getattr(part, "kind", "") == citations.KIND for part in message.ordered_parts)
+
+
 def _own(message: Message) -> tuple[_Shape, list[str]] | None:
     """Return shape and values of a message of the user; None if it has files."""
     if message.attached:
@@ -108,7 +114,7 @@ def _usual_reply(message: Message) -> tuple[_Shape, list[str]] | None:
     if run is None and message.was_cut:
         return None
     place, ids = _place(message)
-    if len(message.ordered_parts) > MOST_PARTS:
+    if len(message.ordered_parts) > MOST_PARTS or cites(message):
         return None
     thoughts = [part.data if part.kind == "reasoning" else None for part in message.ordered_parts]
     names = run.model_snapshot if run else {}
@@ -194,6 +200,11 @@ def rendered(message: Message | SimpleNamespace, **context: Any) -> SafeString:
         kind = "own" if message.text else "files"
     else:
         kind = "done" if message.status == Message.Status.DONE else "ended"
+    if message.role != Message.Role.USER and cites(message):
+        found = citations.citations_of(message.ordered_parts)
+        html, numbers = citations.linked(message.html, found)
+        cited = [one for one in found if one["number"] in numbers]
+        context |= {"prose": html, "sources": cited, "others": [] if cited else found}
     buttons = _buttons(kind, message.rating, get_language() or "")
     buttons = SafeString(buttons.replace(PLACEHOLDER, str(message.pk)))
     return render_to_string(TEMPLATE, {**context, "message": message, "buttons": buttons})

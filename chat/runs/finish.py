@@ -27,7 +27,7 @@ from chat.conversations.path import sibling_ids
 from chat.llm.tokens import typical_tokens
 from chat.models import Conversation, Message, MessagePart, Run, Siblings
 from chat.rendering.document import to_html
-from chat.rendering.message import message_html, streamed_spans
+from chat.rendering.message import cites, message_html, streamed_spans
 from chat.runs import fallback, queue, webhook_events
 from chat.streaming import user_channel
 from chatproject.lib import db, languages, metrics
@@ -414,7 +414,7 @@ def event(run: Run, *, is_streamed: bool = False) -> protocol.RunEnd:
         "usage": usage_of(run),
         "cost": run.charged,
         "answered_by": (fallback.names_of(run) or {}).get("name", "") if message.text else "",
-        "streamed": streamed_spans(html, message) if is_streamed else [],
+        "streamed": streamed_spans(html, message) if is_streamed and not cites(message) else [],
     }
     if run.status == Run.Status.DONE:
         return protocol.RunDone(**common, finish_reason=run.finish_reason)

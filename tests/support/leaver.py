@@ -20,7 +20,8 @@ from accounts.models import Consent, Invitation, InvitationUse, LegalDocument, S
 from accounts.signup import hash_of
 from billing.ledger import expiry
 from chat.conversations import search_index
-from chat.documents.models import Block, ConversationDocument, Document
+from chat.documents.models import Block, Chunk, ConversationDocument, Document, DocumentIndex
+from chat.documents.retrieval import words
 from chat.models import (
     Announcement,
     AnnouncementDismissal,
@@ -178,6 +179,8 @@ def _make_files(user: User, chat: Conversation, now: Any) -> None:
     )  # fmt: skip
     Block.objects.create(document=document, position=0, kind="paragraph", text=WORD)
     ConversationDocument.objects.create(conversation=chat, document=document)
+    DocumentIndex.objects.create(document=document, version=1, chunks=1)
+    words.insert(document.pk, user.pk, [Chunk(number=0, first=0, last=0, text=WORD)])
     for kind in (ChatImport, ChatExport):
         kind._base_manager.create(
             owner=user, file=private_files.store([WORD.encode()]), size=9, status="done",

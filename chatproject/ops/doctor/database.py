@@ -137,6 +137,7 @@ def check() -> Iterator[Finding]:
         yield from _migrations()
         with connect() as session:
             yield from _search(session)
+            yield from _documents(session)
     except psycopg.OperationalError as error:
         text = str(error).lower()
         advice = next((advice for words, advice in ADVICE if words in text), OTHER)
@@ -316,4 +317,39 @@ def _search(session: psycopg.Connection[Any]) -> Iterator[Finding]:
         f"{slow}, as it has no index of trigrams",
         f"{install}Run CREATE EXTENSION IF NOT EXISTS pg_trgm; CREATE INDEX CONCURRENTLY"
         " chat_search_trigrams ON chat_searchentry USING gin (text gin_trgm_ops).",
+    )
+
+
+# The column and pgvector's versions, and what needs them: a model that is marked for documents.
+VECTORS = """
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('documents_chunk')
+    AND attname = 'embedding' AND NOT attisdropped),
+  (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
+  (SELECT default_version FROM pg_available_extensions WHERE name = 'vector'),
+  EXISTS (SELECT FROM chat_languagemodel WHERE documents AND enabled)
+"""
+
+
+def _documents(session: psycopg.Connection[Any]) -> Iterator[Finding]:
+    if not session.execute("SELECT to_regclass('documents_chunk') IS NOT NULL").fetchall()[0][0]:
+        return  # `_migrations` reports it
+    has_column, installed, available, has_model = session.execute(VECTORS).fetchall()[0]
+    if has_column and has_model:
+        yield ok(
+            "documents", f"questions find passages by words and by vectors (pgvector {installed})"
+        )
+        return
+    if not has_model:
+        yield ok("documents", "questions find passages by words; no model is marked for documents")
+        return
+    words = "questions over documents find passages by their words alone, as the database has no"
+    if available is None:
+        advice = "Install pgvector 0.7 or newer on the server of Postgres, then run manage.py prepare_vectors."
+        yield warning("documents", f"{words} pgvector", advice)
+        return
+    yield warning(
+        "documents",
+        f"{words} vectors yet",
+        "Run manage.py prepare_vectors. Where the user of Parley may not create extensions, run"
+        f" CREATE EXTENSION vector as an administrator first (version {available} is there; 0.7 is needed).",
     )
