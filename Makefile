@@ -86,6 +86,10 @@ screenshots: .venv/.dev ## Write the pictures of docs/images, from a seeded site
 gateways: .venv/.dev .venv-gateways/.ready ## Run the tests with LiteLLM's proxy in front of the fake provider
 	@$(PY) -m pytest -n 0 -m gateway $(ARGS) tests/gateways
 
+.PHONY: eval
+eval: .venv/.dev ## Ask the evaluation set of questions over documents, with the model of make run
+	@$(PY) -m pytest -n 0 -q -s -m evaluation $(ARGS) tests/evaluation
+
 .PHONY: lint
 lint: .venv/.dev ## Check formatting, types, layers, templates, settings
 	@$(MAKE) -j2 lint-types lint-others
