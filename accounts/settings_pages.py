@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from django.apps import apps
 from django.conf import settings
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy
@@ -24,6 +25,12 @@ class SettingsPage:
     view: str
     views: tuple[str, ...] = ()
     is_shown: Callable[[], bool] = lambda: True  # by the settings of the site
+
+
+def has_tools() -> bool:
+    """Return whether there are servers at which users connect an account as a source of tools."""
+    servers = apps.get_model("tools", "McpServer")._base_manager
+    return servers.filter(enabled=True, auth="oauth").exists()
 
 
 PAGES = [
@@ -49,6 +56,14 @@ PAGES = [
     ),
     SettingsPage(gettext_lazy("Sessions"), "device", "usersessions_list"),
     SettingsPage(gettext_lazy("Notifications"), "info", "chat:notifications"),
+    SettingsPage(
+        gettext_lazy("Memory"),
+        "pin",
+        "chat:notes",
+        ("chat:note",),
+        is_shown=lambda: settings.USER_NOTES,
+    ),
+    SettingsPage(gettext_lazy("Tools"), "bolt", "chat:connections", ("chat:connect",), has_tools),
     SettingsPage(
         gettext_lazy("Data"), "file", "chat:data", ("account_delete", "chat:shared_by_me")
     ),

@@ -29,6 +29,7 @@ from chat.models import (
     Provider,
     PublicLink,
     Run,
+    UserNote,
     Webhook,
     WebhookDelivery,
 )
@@ -64,6 +65,7 @@ Owned = (
     | Project
     | Prompt
     | PublicLink
+    | UserNote
     | Webhook
     | WebhookDelivery
 )
@@ -105,6 +107,8 @@ def decide(
         return Access.READ if _is_shared(user, found) else Access.NONE
     if isinstance(found, Attachment):
         return _to_attachment(user, found)
+    if isinstance(found, UserNote):
+        return Access.WRITE if found.user_id == user.pk else Access.NONE
     if found.owner_id is None or found.owner_id != user.pk:
         return Access.NONE
     return Access.NONE if getattr(found, "deleted_at", None) is not None else Access.WRITE
@@ -257,6 +261,14 @@ def project(user: User | AnonymousUser, project_id: UUID, *, lock: bool = False)
 def prompt(user: User | AnonymousUser, prompt_id: UUID) -> Prompt:
     """Return a prompt of the user's own; raises ChatError `not_found`."""
     found: Prompt | None = Prompt.objects.filter(pk=prompt_id).first()
+    if found is None or decide(user, found) is not Access.WRITE:
+        raise ChatError("not_found")
+    return found
+
+
+def note(user: User | AnonymousUser, note_id: UUID) -> UserNote:
+    """Return a note about the user; raises ChatError `not_found`."""
+    found: UserNote | None = UserNote.objects.filter(pk=note_id).first()
     if found is None or decide(user, found) is not Access.WRITE:
         raise ChatError("not_found")
     return found

@@ -25,7 +25,7 @@ from billing import schedule as billing_schedule
 from chat import announcements
 from chat.attachments.sweep import Sweep
 from chat.documents.retrieval import jobs as index_jobs
-from chat.recovery import next_messages, retention, search_sweep
+from chat.recovery import mcp_sweep, next_messages, retention, search_sweep
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
 from chat.transfer import archives, imports
@@ -78,6 +78,7 @@ def schedule() -> list[Task]:
         Task("publish announcements", announcements.EVERY, announcements.Publication().publish_due),
         Task("clear sessions", 60, sessions.clear_expired),
         Task("clear uses of limits", 600, uses.clear_expired),
+        Task("refresh MCP servers", mcp_sweep.EVERY, mcp_sweep.sweep),
         Task("hand out webhooks", dispatch.EVERY, dispatch.hand_out),
         Task("clear the log of webhooks", 600, dispatch.clear_log),
         Task("check alerts", alerts.EVERY, alerts.AlertCheck().check),

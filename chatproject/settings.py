@@ -35,6 +35,18 @@ SITE_NAME = env.text("SITE_NAME", "Parley")
 SERVICE_WORKER = env.flag("SERVICE_WORKER", default=True)
 # Whether users may share the prompts of their library with all users.
 SHARED_PROMPTS = env.flag("SHARED_PROMPTS", default=True)
+# The web tools (chat/tools/): hosts of `web_fetch`, `*` for all public ones, none: it is off; the search engine of
+# `web_search` (chat/tools/web_search.py); private networks that tools may contact.
+WEB_FETCH_HOSTS = env.patterns("WEB_FETCH_HOSTS")
+WEB_FETCH_MAX_KB = env.integer("WEB_FETCH_MAX_KB", 2_000, least=10, most=20_000)
+WEB_FETCH_SECONDS = env.integer("WEB_FETCH_SECONDS", 20, least=1, most=40)
+WEB_SEARCH_URL = env.url("WEB_SEARCH_URL", "")
+WEB_SEARCH_BODY = env.secret("WEB_SEARCH_BODY")
+WEB_SEARCH_HEADER = env.secret("WEB_SEARCH_HEADER")
+WEB_SEARCH_FIELDS = env.pairs("WEB_SEARCH_FIELDS")
+TOOL_NETWORKS = env.networks("TOOL_NETWORKS")
+# Whether replies may use notes about their user, which the user or an assistant wrote.
+USER_NOTES = env.flag("USER_NOTES", default=True)
 # Whether users may have notifications of finished replies, by the push services of their browsers.
 WEB_PUSH = env.flag("WEB_PUSH", default=True) and SERVICE_WORKER
 # Hosts (with ports) of push services in the own network, which are contacted also without TLS.
@@ -373,6 +385,10 @@ RATE_LIMITS = {
     "imports": env.limit("LIMIT_IMPORTS", "20/hour"),
     "devices": env.limit("LIMIT_DEVICES", "20/hour"),
     "copies": env.limit("LIMIT_COPIES", "60/hour"),
+    # Pages that the tools of a user read, and searches of the web.
+    "web_fetches": env.limit("LIMIT_WEB_FETCHES", "120/hour"),
+    "web_searches": env.limit("LIMIT_WEB_SEARCHES", "60/hour"),
+    "notes": env.limit("LIMIT_NOTES", "120/hour"),
     "projects": env.limit("LIMIT_PROJECTS", "60/hour"),
     "invitations": env.limit("LIMIT_INVITATIONS", "60/minute"),
     # Mails to staff that accounts wait for approval, on the whole site.

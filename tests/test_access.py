@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Group
 from django.urls import get_resolver, reverse
 from django.utils import timezone
 from PIL import Image
@@ -44,9 +45,11 @@ from chat.models import (
     Prompt,
     PublicLink,
     Run,
+    UserNote,
     Webhook,
     WebhookDelivery,
 )
+from chat.tools.models import McpServer
 from chat.web import run_follower
 from chatproject.asgi import application
 from chatproject.lib import private_files
@@ -172,6 +175,12 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
     sent = WebhookDelivery.objects.create(
         webhook=webhook, event="ping", body=f'"{SECRET}"', due_at=now, created_at=now
     )
+    # Its users are the members of a group.
+    server = McpServer.objects.create(
+        name=f"{SECRET} server", slug="secret", url="https://example.org/mcp", auth="oauth"
+    )
+    server.groups.add(Group.objects.create(name="Members"))
+    owner.groups.add(*server.groups.all())
     return {
         "conversation_id": chat.pk,
         "message_id": reply.pk,
@@ -188,6 +197,8 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         "document_id": document.pk,
         "first": 0,
         "last": 0,
+        "note_id": UserNote.objects.create(user=owner, text=SECRET, created_by="user").pk,
+        "server_id": server.pk,
         "webhook_id": webhook.pk,
         "delivery_id": sent.pk,
     }

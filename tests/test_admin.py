@@ -57,6 +57,7 @@ from chat.models import (
     Run,
     SearchEntry,
     SearchPosition,
+    UserNote,
     Webhook,
     WebhookDelivery,
 )
@@ -83,6 +84,7 @@ HIDDEN = (
     PushSubscription,
     SearchEntry,
     SearchPosition,
+    UserNote,
     WebhookDelivery,
 )
 OURS = [

@@ -31,6 +31,7 @@ from billing.models import Plan
 from chat.models import Conversation, Message, Run
 from chat.runs import queue
 from chat.runs.start import send as send_message
+from chat.tools.registry import ToolError, builtin_tools
 from chat.web import run_follower, socket_limits
 from chat.webhooks import attempts, dispatch, editing
 from chatproject.lib import db, encryption, metrics, rate_limits
@@ -42,6 +43,7 @@ from chatproject.lib.stored_limits.models import LimitUse
 from chatproject.local.servers import BASE_DIR
 from chatproject.ops import rate_limits as pages
 from tests.accounts.test_pages import patterns
+from tests.chat.tools.test_registry import context
 from tests.support import money
 from tests.support.conversations import begin, send
 from tests.support.limits import limits_without_redis
@@ -169,6 +171,10 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
             ("chat:test_webhook", [uuid4()]),
             ("chat:resend_delivery", [uuid4()]),
         )
+    ],
+    "notes": [
+        (name, lambda c, u, name=name, args=args, **h: c.post(reverse(name, args=args), **h))
+        for name, args in (("chat:notes", []), ("chat:note", [uuid4()]))
     ],
     "devices": [("", lambda c, u, **h: c.post(reverse("chat:add_device"), **h))],
     "checkouts": [
@@ -302,6 +308,23 @@ def test_deliveries_beyond_the_limit_wait(only, owner, settings):
     waiting = webhook.deliveries.get(status="waiting")
     assert waiting.attempts == 0
     assert timedelta(minutes=50) < waiting.due_at - timezone.now() <= timedelta(hours=1)
+
+
+@reaches("web_fetches")
+@reaches("web_searches")
+@pytest.mark.parametrize("name", ["fetch", "search"])
+def test_web_beyond_its_limit_is_refused_to_the_model(only, owner, settings, name):
+    settings.WEB_SEARCH_URL = "https://search.example:1/?q={query}"
+    only(web_fetches=(1, 3600), web_searches=(1, 3600))
+    tool = builtin_tools()[f"web_{name}"]
+    arguments = {"url": "https://page.example/"} if name == "fetch" else {"query": "owls"}
+    refusals = []
+    for _turn in range(2):
+        with pytest.raises(ToolError) as caught:
+            asyncio.run(tool.call(context(user_id=owner.pk), arguments))
+        refusals.append(str(caught.value))
+    assert "too often" not in refusals[0]
+    assert "too often. Try again in 60 minutes" in refusals[1]
 
 
 @reaches("approval_notices")

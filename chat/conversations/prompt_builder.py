@@ -12,6 +12,7 @@ from uuid import UUID
 from billing.metering import pricing
 from chat.attachments import content
 from chat.attachments.content import Files
+from chat.conversations import notes
 from chat.conversations.path import path_to_root
 from chat.llm.quirks import Quirks
 from chat.llm.thoughts import PARTS_OF_CLOSINGS, split_thoughts
@@ -32,13 +33,14 @@ FIRST_CHUNK = f"""
   SELECT json_agg(json_build_array(role, text, attached, parent_id) ORDER BY depth) FROM path)
 """  # noqa: S608 # of names alone
 
-# The instructions of the project and of the conversation, in the same way.
-INSTRUCTIONS = """
-(SELECT json_build_array(project.instructions, conversation.system_prompt)
+# The instructions of the project and of the conversation, in the same way, and the notes about the run's user.
+INSTRUCTIONS = f"""
+(SELECT json_build_array(project.instructions, conversation.system_prompt,
+    CASE WHEN NOT conversation.temporary THEN {notes.selecting("run.user_id", "run.queued_at")} END)
   FROM chat_conversation AS conversation
   LEFT JOIN chat_project AS project ON project.id = conversation.project_id
   WHERE conversation.id = run.conversation_id)
-"""
+"""  # noqa: S608 # of names alone
 
 # For the prompts of several models: one walk, whatever their windows.
 LONGEST_PATH = 2_000
@@ -213,6 +215,13 @@ def instructions_of(conversation: Conversation) -> str:
     """Return the instructions of a conversation's project and its own."""
     project = conversation.project
     return joined(project.instructions if project else "", conversation.system_prompt)
+
+
+def with_notes(
+    instructions: Iterable[str | None], found: Iterable[str] | None, model: LanguageModel
+) -> str:
+    """Return the instructions of project and conversation with the notes about the user, for a model."""
+    return joined(*instructions, notes.in_prompt(found, model.context_tokens))
 
 
 def _messages(turns: Iterable[Turn], *, with_files: bool) -> list[dict[str, Any]]:

@@ -160,7 +160,8 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
         if claimed is not None:
             run: Run
             run, run.assistant, run.model, run.provider, run.newest, instructions = claimed
-            run.instructions = prompt_builder.joined(*instructions)
+            *texts, noted = instructions
+            run.instructions = prompt_builder.with_notes(texts, noted, run.model)
             run.place = place.pk if place else None
             if run.prefix and not run.continued and not Quirks.of(run.model.quirks).continues:
                 drop_prefix(run)

@@ -21,6 +21,7 @@ from chat.models.feedback import MessageFeedback
 from chat.models.idempotency import IdempotencyKey
 from chat.models.messages import Message, MessagePart, Siblings
 from chat.models.moderation import ModerationRule, Report
+from chat.models.notes import UserNote
 from chat.models.preferences import ChatPreference
 from chat.models.projects import Project
 from chat.models.prompts import Prompt
@@ -64,6 +65,7 @@ __all__ = [
     "SearchEntry",
     "SearchPosition",
     "Siblings",
+    "UserNote",
     "Webhook",
     "WebhookDelivery",
     "new_id",

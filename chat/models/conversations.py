@@ -154,6 +154,9 @@ class Conversation(models.Model):
 
     objects: ClassVar[Any] = ConversationQuerySet.as_manager()
 
+    # The notes about the user who writes in it (chat.conversations.notes); read while a message is stored.
+    notes: list[str] | None = None
+
     class Meta:
         ordering = ["-updated_at"]
         indexes = [

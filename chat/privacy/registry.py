@@ -20,6 +20,9 @@ def register() -> None:
             "chat.LanguageModel": "The site's models.",
             "chat.LanguageModel_groups": "Groups that may use a model.",
             "chat.Assistant_groups": "Groups that may use an assistant of staff.",
+            "tools.McpServer": "The site's servers of tools.",
+            "tools.McpServer_groups": "Groups that may use a server.",
+            "tools.McpTool": "The tools of servers.",
             "chat.ModerationRule": "Rules of staff.",
             "chat.SearchPosition": "An id.",
         }
@@ -180,6 +183,12 @@ def add_tables() -> None:
             document="webhooks",
             omitted=("secret", "old_secret"),
         ),
+        PersonalTable(
+            model="tools.McpConnection",
+            document="connected-tools",
+            omitted=("state_hash", "encrypted_verifier", "encrypted_code", "encrypted_tokens"),
+        ),
+        PersonalTable(model="chat.UserNote", document="notes", omitted=("call",)),
         PersonalTable(model="chat.ChatPreference", document="chat-preferences"),
         PersonalTable(model="chat.AnnouncementDismissal", document="closed-announcements"),
     )

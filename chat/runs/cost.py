@@ -25,7 +25,7 @@ from billing.metering.settlement import AccountFrozen, AccountInDebt, Insufficie
 from billing.models import ModelPrice
 from chat import access
 from chat.attachments import uploads
-from chat.conversations import api_prompt, assistants, lifecycle, offers, prompt_builder
+from chat.conversations import api_prompt, assistants, lifecycle, notes, offers, prompt_builder
 from chat.errors import ChatError, Missing, sentence
 from chat.models import Assistant, LanguageModel, Message, Project, Run
 from chatproject.lib import languages
@@ -281,13 +281,20 @@ def _place(
     if conversation_id is not None:
         conversation = access.conversation(user, conversation_id, write=True)
         instructions = prompt_builder.instructions_of(conversation)
+        if not conversation.temporary:
+            model = conversation.chosen_model
+            instructions = prompt_builder.with_notes([instructions], notes.of_user(user.pk), model)
         return conversation.assistant, conversation.leaf, conversation.model, instructions
     project = None if project_id is None else access.project(user, project_id)
     if assistant_id is not None:
         assistant: Assistant | None = assistants.chosen(user, assistant_id)
     else:
         assistant = lifecycle.default_assistant(user, project)
-    return assistant, None, None, project.instructions if project else ""
+    instructions = project.instructions if project else ""
+    if assistant is not None:
+        found = notes.of_user(user.pk)
+        instructions = prompt_builder.with_notes([instructions], found, assistant.model)
+    return assistant, None, None, instructions
 
 
 def _problem_with_files(

@@ -442,6 +442,16 @@ def enqueue_delivery(delivery_id: UUID, attempts: int) -> None:
     )
 
 
+def enqueue_mcp(job: str, **values: int | str) -> None:
+    """Enqueue one of the jobs of chat.tools.mcp.jobs; raises redis.RedisError."""
+    rq_queue("low").enqueue_call(
+        func=f"chat.tools.mcp.jobs.{job}",
+        kwargs=values,
+        description=f"MCP: {job} {' '.join(map(str, values.values()))}",
+        result_ttl=0,
+    )
+
+
 def enqueue_index() -> None:
     """Enqueue the indexing of messages, unless such a job is waiting; raises redis.RedisError."""
     waiting = rq_queue("index")

@@ -26,7 +26,7 @@ from msgspec import UNSET
 from billing.metering import settlement
 from chat import access, protocol
 from chat.attachments import uploads
-from chat.conversations import assistants, drafts, lifecycle, offers, prompt_builder
+from chat.conversations import assistants, drafts, lifecycle, notes, offers, prompt_builder
 from chat.conversations.offers import UNCHANGED, Choice
 from chat.errors import ChatError
 from chat.models import (
@@ -62,6 +62,22 @@ ACCOUNT_LOCKED = gettext_lazy(
 # The client_id of each further run of a comparison has two characters more.
 COMPARE_ID_LENGTH = 62
 NO_ASSISTANT = gettext_lazy("No model is available. Ask the staff to add one.")
+
+
+# The runs that exclude a new one in a conversation, and the notes about its user.
+EXCLUDING = f"""
+SELECT (SELECT json_agg(json_build_array(client_id, id)) FROM chat_run
+    WHERE conversation_id = %(conversation)s
+      AND (client_id = %(client)s OR status IN ('queued', 'running'))),
+  {notes.selecting("%(user)s")}
+"""  # noqa: S608 # of names alone
+
+# The conversation that was begun with a client_id, and the notes about its user.
+BEGUN = f"""
+SELECT (SELECT id FROM chat_conversation
+    WHERE owner_id = %(user)s AND client_id = %(client)s AND deleted_at IS NULL),
+  {notes.selecting("%(user)s")}
+"""  # noqa: S608 # of names alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,11 +461,9 @@ def _quote_insert_hold(ask: Ask) -> tuple[list[Run], bool]:
     if not conversation._state.adding:
         # The runs that exclude a new one: the run of this client_id, and an active one. Plain SQL, as
         # each message needs it: Django takes longer to write the query than Postgres to answer it.
-        excluding = prepared.all(
-            "SELECT client_id, id FROM chat_run WHERE conversation_id = %s"
-            " AND (client_id = %s OR status IN ('queued', 'running'))",
-            [conversation.pk, ask.client_id],
-        )
+        values = {"conversation": conversation.pk, "client": ask.client_id, "user": ask.user.pk}
+        [(found_runs, conversation.notes)] = prepared.all(EXCLUDING, values)
+        excluding = found_runs or []
         if any(client_id == ask.client_id for client_id, _id in excluding):
             found = whole_runs().filter(conversation=conversation)
             return list(found.filter(client_id__in=_client_ids(ask)).order_by("lane")), False
@@ -496,12 +510,9 @@ def _begin(ask: Ask) -> Conversation:
     Without a choice they are those of the project, the default assistant, and the user's model for new conversations. The caller inserts a new one with its run.
     """
     # Plain SQL, as for `excluding`: it finds a row for a repetition alone.
-    stored = prepared.first(
-        "SELECT id FROM chat_conversation WHERE owner_id = %s AND client_id = %s AND deleted_at IS NULL",
-        [ask.user.pk, ask.client_id],
-    )
+    [(stored, noted)] = prepared.all(BEGUN, {"user": ask.user.pk, "client": ask.client_id})
     if stored is not None:
-        return access.conversation(ask.user, stored[0], write=True, lock=True)
+        return access.conversation(ask.user, stored, write=True, lock=True)
     choice = ask.choice
     project = None
     if choice.project_id is not None:
@@ -519,6 +530,7 @@ def _begin(ask: Ask) -> Conversation:
         project=None if choice.temporary else project,
         temporary=choice.temporary,
     )
+    begun.notes = noted
     if isinstance(choice.model_id, int):
         if choice.model_id != assistant.model_id:
             begun.model = offers.chosen(ask.user, choice.model_id)
@@ -592,7 +604,11 @@ def _new_run(ask: Ask, conversation: Conversation, prompt: Message, model: Langu
         continued=len(text),
         model_snapshot=snapshot,
     )
-    run.instructions = prompt_builder.instructions_of(conversation)
+    run.instructions = prompt_builder.with_notes(
+        [prompt_builder.instructions_of(conversation)],
+        None if conversation.temporary else conversation.notes,
+        model,
+    )
     return run
 
 

@@ -442,6 +442,21 @@ def host_ports(name: str) -> list[str]:
     return found
 
 
+def patterns(name: str) -> list[str]:
+    """Return the variable as a list of hosts: example.org, *.example.org, example.org:8443, or * for all."""
+    found = words(name)
+    for word in found:
+        host, _, port = word.rpartition(":") if re.search(r":\d+$", word) else (word, "", "443")
+        if not HOST.fullmatch(host.removeprefix("*.")) and host != "*":
+            port = "0"
+        if not 0 < int(port) < 65_536:
+            raise ImproperlyConfigured(
+                f"{name}: {word!r} is no host. Write it without https:// and path, for example"
+                " docs.example.org, *.example.org or * for all; separate several by commas."
+            )
+    return found
+
+
 def pairs(name: str) -> dict[str, str]:
     """Return the variable as pairs of words, `theirs:ours`, separated by commas."""
     found = {}

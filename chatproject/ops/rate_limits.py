@@ -62,6 +62,8 @@ LIMITS_OF_POSTS = {
     "chat:new_assistant": "assistants",
     "chat:edit_assistant": "assistants",
     "chat:add_device": "devices",
+    "chat:notes": "notes",
+    "chat:note": "notes",
     "chat:projects": "projects",
     "chat:webhooks": "webhooks",
     "chat:webhook": "webhooks",

