@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from django.conf import settings
+from django.db.models import Model
 from msgspec import UNSET, UnsetType
 
 from chat.errors import ChatError
@@ -44,14 +45,8 @@ if TYPE_CHECKING:
 T = TypeVar("T", ChatImport, ChatExport, ConversationShare, PublicLink)
 
 
-class OwnedRow(Protocol):
-    """A row of an app above this one, such as a document: of one user, and perhaps with `deleted_at`."""
-
-    _default_manager: ClassVar[Any]
-    owner_id: int
-
-
-OfApp = TypeVar("OfApp", bound=OwnedRow)
+# A row of an app above this one, such as a document: with `owner_id`, and perhaps `deleted_at`.
+OfApp = TypeVar("OfApp", bound=Model)
 
 OfConversation = Message | Run
 Owned = (
@@ -80,9 +75,7 @@ class Access(enum.IntEnum):
 READ_TEXTS = "chat.view_message"  # staff's permission to read conversations in the admin
 
 
-def decide(
-    user: User | AnonymousUser, found: Owned | OwnedRow, *, in_admin: bool = False
-) -> Access:
+def decide(user: User | AnonymousUser, found: Owned | Model, *, in_admin: bool = False) -> Access:
     """Return the access of a user to an object: the one rule for pages, sockets, programs, files and the admin.
 
     An owner has WRITE. A user with whom a conversation is shared has READ of it, of its messages and runs, and of the files
@@ -109,12 +102,13 @@ def decide(
         return _to_attachment(user, found)
     if isinstance(found, UserNote):
         return Access.WRITE if found.user_id == user.pk else Access.NONE
-    if found.owner_id is None or found.owner_id != user.pk:
+    owner_id: int | None = getattr(found, "owner_id", None)
+    if owner_id is None or owner_id != user.pk:
         return Access.NONE
     return Access.NONE if getattr(found, "deleted_at", None) is not None else Access.WRITE
 
 
-def _in_admin(user: User, found: Owned | OwnedRow) -> Access:
+def _in_admin(user: User, found: Owned | Model) -> Access:
     """Decide on the content of an object for a member of staff; that its row exists is the admin's own permission.
 
     The permission READ_TEXTS gives READ of any conversation, its messages and runs, also of a deleted one until

@@ -575,6 +575,23 @@ class TransferUpdated(ServerEvent, frozen=True, tag="transfer.updated", kw_only=
     percent: int
 
 
+class DocumentUpdated(ServerEvent, frozen=True, tag="document.updated", kw_only=True):
+    """The state of a document of the user: its upload, the progress of reading or indexing it, its end or deletion.
+
+    `status` is "uploaded", "parsing", "ready" or "failed", then with the code of a `reason`; `index_status` is
+    "none", "queued", "indexing", "ready" or "failed".
+    """
+
+    document: UUID
+    name: str
+    url: str
+    status: str
+    percent: int
+    reason: str
+    index_status: str
+    deleted: bool
+
+
 class ShareEnded(ServerEvent, frozen=True, tag="share.ended", kw_only=True):
     """A conversation is no longer shared with the user."""
 

@@ -24,6 +24,7 @@ from accounts.privacy import erase, leaving
 from billing import schedule as billing_schedule
 from chat import announcements
 from chat.attachments.sweep import Sweep
+from chat.documents import lifecycle, tracking
 from chat.documents.retrieval import jobs as index_jobs
 from chat.recovery import mcp_sweep, next_messages, retention, search_sweep
 from chat.recovery.sweeper import Sweeper
@@ -74,6 +75,8 @@ def schedule() -> list[Task]:
         Task("index documents", index_jobs.EVERY, index_jobs.enqueue_due),
         Task("maintain vectors", index_jobs.MAINTAIN_EVERY, index_jobs.enqueue_maintenance),
         Task("resume imports", 60, imports.resume),
+        Task("resume documents", 30, tracking.resume),
+        Task("purge documents", 60, lifecycle.Purge().run),
         Task("resume exports", 60, archives.resume),
         Task("publish announcements", announcements.EVERY, announcements.Publication().publish_due),
         Task("clear sessions", 60, sessions.clear_expired),

@@ -383,6 +383,7 @@ RATE_LIMITS = {
     "full_exports": env.limit("LIMIT_FULL_EXPORTS", "5/hour"),
     "uploads": env.limit("LIMIT_UPLOADS", "100/10minute"),
     "imports": env.limit("LIMIT_IMPORTS", "20/hour"),
+    "documents": env.limit("LIMIT_DOCUMENTS", "60/hour"),
     "devices": env.limit("LIMIT_DEVICES", "20/hour"),
     "copies": env.limit("LIMIT_COPIES", "60/hour"),
     # Pages that the tools of a user read, and searches of the web.
@@ -670,6 +671,11 @@ ATTACHMENT_USER_BYTES = env.integer("ATTACHMENT_USER_MB", 1_000, least=1) * 10**
 ATTACHMENTS_PER_MESSAGE = 10
 # A longer text that is pasted becomes a file of the message; 0: none does.
 PASTE_CHARACTERS = env.integer("PASTE_CHARACTERS", 5_000)
+# Documents (docs/documents.md): of an upload; of a PDF; of the sandboxed process that reads one.
+DOCUMENT_MAX_BYTES = env.integer("DOCUMENT_MAX_MB", 25, least=1, most=200) * 10**6
+DOCUMENT_MAX_PAGES = env.integer("DOCUMENT_MAX_PAGES", 2_000, least=1)
+DOCUMENT_SECONDS = env.integer("DOCUMENT_SECONDS", 300, least=10, most=800)
+DOCUMENT_MEMORY_BYTES = env.integer("DOCUMENT_MEMORY_MB", 300, least=100) * 10**6
 IMPORT_MAX_BYTES = 100_000_000  # of an uploaded file of chats
 # Text of imported chats of one user in 24 hours, which the database stores and indexes.
 IMPORT_DAY_BYTES = env.integer("IMPORT_DAY_MB", 500, least=1) * 1_000_000

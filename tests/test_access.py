@@ -54,7 +54,7 @@ from chat.web import run_follower
 from chatproject.asgi import application
 from chatproject.lib import private_files
 from tests.accounts.test_pages import an_address, patterns
-from tests.chat.documents.library import make_text
+from tests.support import documents as some_documents
 from tests.support import money
 from tests.support.conversations import begin, send
 from tests.support.people import assistant, owner, stranger
@@ -167,7 +167,7 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
     assistant_of_owner = Assistant.objects.create(
         slug="own", name=f"{SECRET} assistant", model=assistant.model, owner=owner, personal=True
     )
-    document = make_text(owner, f"{SECRET} paragraph", name=f"{SECRET} document")
+    document = some_documents.uploaded(owner, f"{SECRET} paragraph", f"{SECRET}.txt")
     now = timezone.now()
     webhook = Webhook.objects.create(
         owner=owner, name=f"{SECRET} hook", url=f"https://example.org/{SECRET}", host="example.org"

@@ -159,6 +159,13 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
         ("", lambda c, u, **h: c.post(reverse("chat:report", args=[uuid4()]), **h)),
     ],
     "link_reports": [("", lambda c, u, **h: c.post("/s/none/report/", **h))],
+    "documents": [
+        ("chat:documents", lambda c, u, **h: c.post(reverse("chat:documents"), **h)),
+        (
+            "chat:retry_document",
+            lambda c, u, **h: c.post(reverse("chat:retry_document", args=[uuid4()]), **h),
+        ),
+    ],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "invitations": [("", lambda c, u, **h: c.get("/accounts/invitation/x/", **h))],
     "api_keys": [("", lambda c, u, **h: c.post(reverse("api_keys"), **h))],

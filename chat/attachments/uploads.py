@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any
 from uuid import UUID
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 FOLDER = "attachments"  # below PRIVATE_ROOT
 HEAD = 16  # bytes that tell an image from a text
 UNSENT_KEPT = timedelta(days=1)
+
+# Functions of apps above that return the bytes of further files of a user, which share the limit of the plan.
+counters: list[Callable[[User], int]] = []
 QUEUED_KEPT = timedelta(days=30)
 
 
@@ -141,9 +144,9 @@ def _remove(stored: Sequence[str]) -> None:
 
 
 def used_bytes(user: User) -> int:
-    """Return the bytes that a user's attachments take."""
+    """Return the bytes that a user's files take, also those of apps above (`counters`)."""
     found: int | None = Attachment.objects.filter(owner=user).aggregate(all=Sum("size"))["all"]
-    return found or 0
+    return (found or 0) + sum(count(user) for count in counters)
 
 
 def discard(*, user: User, attachment_id: UUID) -> None:

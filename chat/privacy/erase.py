@@ -11,6 +11,7 @@ from django.utils import timezone
 from accounts.privacy.erase import addresses
 from billing.metering import usage
 from chat.conversations import sharing
+from chat.documents import lifecycle
 from chat.documents.models import Document
 from chat.errors import ChatError
 from chat.models import (
@@ -103,8 +104,7 @@ def erase_documents(user: User, deadline: float) -> bool:
     """Delete the user's documents, one at a time: its file, then its rows."""
     rows = Document.all_objects.filter(owner=user)
     while (found := rows.order_by("pk").first()) is not None:
-        private_files.remove(found.file)
-        found.delete()
+        lifecycle.purge(found)
         if time.monotonic() > deadline:
             return False
     return True

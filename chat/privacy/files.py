@@ -9,6 +9,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from chat.attachments import names
+from chat.documents import storage
 from chat.documents.models import Document as UploadedDocument
 from chat.models import Attachment
 from chatproject.lib import private_files
@@ -23,21 +24,23 @@ PART_BYTES = 262_144
 
 def attachments(user: User) -> Iterator[Document]:
     """Yield the attachments, each with its name behind the end of its id."""
-    return _files("Files", Attachment.objects.filter(owner=user))
+    for one in _batches(Attachment.objects.filter(owner=user)):
+        if one.file and private_files.path(one.file).is_file():
+            yield f"Files/{one.pk.hex[-8:]}-{names.clean(one.name)}", _parts(one.file)
 
 
 def documents(user: User) -> Iterator[Document]:
     """Yield the documents in the same way, also deleted ones until they are purged."""
-    return _files("Documents", UploadedDocument.all_objects.filter(owner=user))
+    for one in _batches(UploadedDocument.all_objects.filter(owner=user)):
+        if storage.exists(one.file):
+            yield f"Documents/{one.pk.hex[-8:]}-{names.clean(one.name)}", storage.parts(one.file)
 
 
-def _files(folder: str, mine: QuerySet[Any]) -> Iterator[Document]:
+def _batches(mine: QuerySet[Any]) -> Iterator[Any]:
     last = UUID(int=0)
     while batch := list(mine.order_by("pk").filter(pk__gt=last)[:BATCH]):
         last = batch[-1].pk
-        for one in batch:
-            if one.file and private_files.path(one.file).is_file():
-                yield f"{folder}/{one.pk.hex[-8:]}-{names.clean(one.name)}", _parts(one.file)
+        yield from batch
 
 
 def _parts(name: str) -> Iterator[bytes]:

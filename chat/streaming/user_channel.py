@@ -99,6 +99,11 @@ def announce_transfer(one: ChatImport | ChatExport) -> None:
     publish(groups.user_group(one.owner_id), event.encode())
 
 
+def announce_document(owner_id: int, event: protocol.DocumentUpdated) -> None:
+    """Publish the state of a document to its owner's pages."""
+    publish(groups.user_group(owner_id), event.encode())
+
+
 def announce_feedback(user_id: int, event: protocol.FeedbackChanged) -> None:
     """Publish a user's rating of a reply to the user's pages."""
     publish(groups.user_group(user_id), event.encode())

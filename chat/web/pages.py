@@ -23,6 +23,7 @@ from chat import access
 from chat.attachments import names, uploads
 from chat.conversations import assistants, drafts, lifecycle, listing, projects, transcript
 from chat.conversations import context as context_gauge
+from chat.documents import binding
 from chat.errors import ChatError
 from chat.models import Assistant, Conversation, Draft, Project
 from chat.rendering.message import message_html
@@ -140,6 +141,7 @@ def conversation_page(
         "context_gauge": gauge,
         "temporary": conversation.temporary,
         "project": conversation.project,
+        "bound_documents": binding.of_conversation(conversation),
         "part": part,
         "messages_html": mark_safe(  # noqa: S308 # rendered by a template
             "".join(

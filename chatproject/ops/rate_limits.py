@@ -57,6 +57,8 @@ LIMITS_OF_POSTS = {
     "chat:data": "full_exports",
     "chat:attach": "uploads",
     "chat:import": "imports",
+    "chat:documents": "documents",
+    "chat:retry_document": "documents",
     "chat:report": "reports",
     "chat:report_public": "link_reports",
     "chat:new_assistant": "assistants",

@@ -17,6 +17,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from chat import access
 from chat.attachments import overview, uploads
+from chat.documents.uploads import stored_bytes
 from chat.errors import ChatError
 from chat.models import Attachment
 from chat.web.pages import page_context
@@ -124,7 +125,12 @@ def files(request: Request) -> HttpResponse:
         return redirect("chat:files")
     before = request.GET.get("before", "")
     listed = overview.page(request.user, before, uploads.used_bytes(request.user))
-    context = {"listed": listed, "is_first": not before, "page": "settings"}
+    context = {
+        "listed": listed,
+        "is_first": not before,
+        "page": "settings",
+        "document_bytes": stored_bytes(request.user),
+    }
     return render(request, "chat/files.html", page_context(request) | context)
 
 

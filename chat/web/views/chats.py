@@ -17,6 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from chat.conversations import lifecycle, listing, projects
+from chat.documents import lifecycle as documents
 from chat.errors import ChatError
 from chat.models import Conversation
 from chat.runs.delete import delete
@@ -24,7 +25,8 @@ from chat.web.pages import page_context
 from chat.web.responses import handles_chat_errors, raise_unless_page, wants_json
 from chatproject.lib.http import Request
 
-UNDOABLE = ("archive", "delete", "move", "project")  # `project`: the deletion of one
+# `project` and `document`: the deletion of one.
+UNDOABLE = ("archive", "delete", "document", "move", "project")
 BACK = {"list": "chat:list", "archive": "chat:archive"}  # the field `from` of the forms
 
 # --- Pages ------------------------------------------------------------------------------------
@@ -172,7 +174,14 @@ def undo(request: Request) -> HttpResponse:
         raise ChatError("not_found") from error
     if action not in UNDOABLE or moment.tzinfo is None:
         raise ChatError("not_found")
-    if action == "move":
+    back = "chat:list"
+    if action == "document":
+        count = documents.undo_delete(user=request.user, at=moment)
+        sentence = ngettext(
+            "The document was restored.", "%(count)d documents were restored.", count
+        )
+        back = "chat:documents"
+    elif action == "move":
         count = projects.undo_move(user=request.user, at=moment)
         sentence = ngettext(
             "%(count)d chat is back where it was.",
@@ -193,4 +202,4 @@ def undo(request: Request) -> HttpResponse:
     if wants_json(request):
         return JsonResponse({"message": sentence, "undo": ""})
     messages.success(request, sentence)
-    return redirect("chat:list")
+    return redirect(back)

@@ -175,6 +175,7 @@ export class ChatApp extends HTMLElement {
         this.querySelector("chat-keys").toggleAttribute("data-single-keys", event.single_keys);
         return;
       case "announcements.changed":
+      case "document.updated":
       case "feedback.changed":
       case "transfer.updated":
       case "instructions.changed":

@@ -1,0 +1,15 @@
+"""Entry points of the jobs of documents.
+
+Redis stores their paths: a renamed function must keep its old name for one release.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from chat.documents import reading
+
+
+def read_document(document_id: str, attempt: int) -> None:
+    """Read an uploaded document, unless another job has claimed this attempt."""
+    reading.run(UUID(document_id), attempt)
