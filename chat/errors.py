@@ -42,6 +42,7 @@ ERRORS: dict[str, str] = {
         "Your message breaks a rule of this site. It was not sent. Change it, then send it again."
     ),
     "already_sent": _("This message was sent or removed meanwhile. Nothing was changed."),
+    "already_decided": _("This was answered already, or the reply has ended. Nothing was changed."),
     "run_active": _("A reply is still being written. Wait for it, or stop it first."),
     "busy": _("Too many messages are queued right now. Try again in a moment."),
     "rate_limited": _(

@@ -11,7 +11,7 @@ attempt begins at `first_seq(attempt)`, so a number never repeats within a run.
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 import msgspec
@@ -170,6 +170,13 @@ class RunAction(ClientEvent, frozen=True):
         return str(self.run)
 
 
+class ToolDecide(RunAction, frozen=True, tag="tool.decide", kw_only=True):
+    """Allow or refuse a call of a tool that waits for it: `call` is its number in the run."""
+
+    call: Annotated[str, Meta(pattern=r"^[0-9]{1,5}$")]
+    allow: bool
+
+
 class RunStop(RunAction, frozen=True, tag="run.stop"):
     pass
 
@@ -235,6 +242,7 @@ CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
         RunContinue,
         MessageEdit,
         BranchSelect,
+        ToolDecide,
         RunStop,
         Resume,
         ConversationRead,
@@ -467,6 +475,48 @@ class ToolCallDelta(RunEvent, frozen=True, tag="tool.delta", kw_only=True):
     id: str = ""
     name: str = ""
     arguments: str = ""
+
+
+class ToolEvent(RunEvent, frozen=True, kw_only=True):
+    """Base of the events of a call of a tool that the server makes; `call` is its number in the run."""
+
+    call: str
+
+
+class ToolStarted(ToolEvent, frozen=True, tag="tool.started", kw_only=True):
+    """A call has begun. `progress` is a line such as "Searching documents…", `at` its place in the text.
+
+    `input` are its arguments; `at` counts characters of the text before it; the line itself comes as a block (`reply.blocks`).
+    """
+
+    name: str
+    title: str
+    progress: str
+    input: Any = None
+    at: int = 0
+
+
+class ToolWaiting(ToolEvent, frozen=True, tag="tool.waiting", kw_only=True):
+    """A call waits for its user's answer, `tool.decide`, until a time (ISO 8601). `html` is its card."""
+
+    name: str
+    title: str
+    input: Any = None
+    until: str
+    at: int = 0
+    html: str = ""
+
+
+class ToolDone(ToolEvent, frozen=True, tag="tool.done", kw_only=True):
+    """A call has ended. `status` is "done", "failed", "refused" or "expired", `summary` a line for people.
+
+    `result` is the beginning of what the model receives.
+    """
+
+    status: str
+    summary: str
+    result: str = ""
+    seconds: float | None = None
 
 
 class ReplyBlocks(RunEvent, frozen=True, tag="reply.blocks", kw_only=True):
@@ -703,6 +753,9 @@ READER_FIELDS: dict[str, set[str]] = {
     "text.delta": {"text"},
     "reasoning.delta": set(),
     "reply.blocks": {"first", "blocks", "end"},
+    "tool.started": {"call", "name", "title", "progress", "at"},
+    "tool.waiting": {"call", "name", "title", "until", "at"},
+    "tool.done": {"call", "status", "summary"},
     "run.done": {"conversation", "reply", "finish_reason"},
     "run.stopped": {"conversation", "reply"},
     "run.failed": {"conversation", "reply"},

@@ -218,6 +218,14 @@ ACCOUNT_DELETION_DAYS = env.integer("ACCOUNT_DELETION_DAYS", 30, least=1, most=C
 RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run
 # Max attempts at a run: the runs of a dead worker are handed over to other workers.
 RUN_ATTEMPTS = env.integer("RUN_ATTEMPTS", 3, least=1)
+# Requests to the model that one reply with tools may need, and the tokens after which it makes no further one.
+RUN_MAX_REQUESTS = env.integer("RUN_MAX_REQUESTS", 10, least=1, most=100)
+RUN_MAX_TOKENS = env.integer("RUN_MAX_TOKENS", 20_000, least=1)
+# Tokens of one tool's result that the model reads, and threads of a worker for tools that are plain functions.
+TOOL_RESULT_TOKENS = env.integer("TOOL_RESULT_TOKENS", 4_000, least=100)
+TOOL_THREADS = env.integer("TOOL_THREADS", 8, least=1)
+# Seconds in which a user can allow or refuse a call of a tool; then it is not made.
+TOOL_APPROVAL_SECONDS = env.integer("TOOL_APPROVAL_SECONDS", 24 * 60 * 60, least=10)
 # A worker that renews no lease for this long counts as dead; it renews them three times in that time.
 RUN_LEASE_SECONDS = env.integer("RUN_LEASE_SECONDS", 6, least=3)
 RQ_QUEUES = {

@@ -350,6 +350,7 @@ FRAMES: dict[str, dict[str, Any]] = {
     "message.edit": {"message": "question_id", "client_id": None, "text": None},
     "branch.select": {"message": "message_id"},
     "run.stop": {"run": "run_id"},
+    "tool.decide": {"run": "run_id", "call": None, "allow": None},
     "resume": {"run": "run_id"},
     "conversation.read": {"conversation": "conversation_id"},
     "draft.save": {"conversation": "conversation_id", "text": None},
@@ -430,6 +431,7 @@ OPERATIONS: dict[tuple[str, str], tuple[Scope, dict[str, Any], int, int, int]] =
     ("POST", "/api/v1/conversations"): (Scope.WRITE, {"title": SECRET}, 201, 201, 201),
     ("POST", "/api/v1/runs"): (Scope.WRITE, {"text": " "}, 400, 400, 400),
     ("POST", "/api/v1/runs/{run_id}/stop"): (Scope.WRITE, {}, 200, 404, 404),
+    ("POST", "/api/v1/runs/{run_id}/tools/{call}"): (Scope.WRITE, {"allow": True}, 409, 404, 404),
     ("PATCH", "/api/v1/conversations/{conversation_id}"): (
         Scope.WRITE,
         {"pinned": True},

@@ -289,6 +289,26 @@ def extend(*, hold_id: UUID, expires_at: datetime) -> bool:
     return bool(extended)
 
 
+def enlarge(*, hold_id: UUID, amount: int) -> None:
+    """Hold `amount` micro-credits more under an active hold: its work goes on and may cost more.
+
+    Raises InsufficientCredits, AccountFrozen and AccountInDebt, after which the hold is as before, and
+    Hold.DoesNotExist without an active one. Like `hold`, it locks the account's row.
+    """
+    _require_money_transaction()
+    if amount <= 0:
+        raise ValueError("a hold is enlarged by a positive amount")
+    row = prepared.first(LOCK_HOLD, [hold_id], Hold, Account)
+    if row is None or row[0].status != Hold.Status.ACTIVE:
+        raise Hold.DoesNotExist(f"no active hold {hold_id}")
+    account = _remember(row[1])
+    _expire_due(account, timezone.now())
+    refuse_hold(account, amount)
+    prepared.change("UPDATE billing_hold SET amount = amount + %s WHERE id = %s", [amount, hold_id])
+    account.held += amount
+    _save(account)
+
+
 def settle(*, hold_id: UUID, cost: int, by: Hold.Resolver = Hold.Resolver.WORKER) -> Settlement:
     """Resolve a hold exactly once, by charging the cost of the work in micro-credits.
 

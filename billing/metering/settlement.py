@@ -7,7 +7,7 @@ offered here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -259,6 +259,37 @@ def extend(run_id: UUID, now: datetime) -> bool:
     return postings.extend(hold_id=run_id, expires_at=now + HOLD_TIME)
 
 
+def enlarge(call: Call, *, amount: int, held: int) -> None:
+    """Hold more for a run that goes on, by `amount` micro-credits.
+
+    `held` is what it holds: a run without a hold gets one, unless the operator pays for its user. Credits that
+    do not cover `amount` raise InsufficientCredits, AccountFrozen or AccountInDebt, and a spending limit raises
+    LimitReached: the hold is then as before.
+    """
+    account = account_of(call.user_id)
+    limits.enforce(
+        account_id=account.pk,
+        user_id=call.user_id,
+        model=call.model,
+        conversation=call.conversation,
+        amount=amount,
+        count_unheld=None,
+    )
+    if held:
+        postings.enlarge(hold_id=call.run_id, amount=amount)
+    else:
+        postings.hold(
+            account_id=account.pk,
+            amount=amount,
+            key=f"run:{call.run_id}",
+            hold_id=call.run_id,
+            price_id=call.price.pk if call.price else None,
+            model=call.model,
+            conversation=call.conversation,
+            expires_at=timezone.now() + HOLD_TIME,
+        )
+
+
 def held_under(user_id: int, prefix: str) -> int:
     """Return the micro-credits of a user's active holds whose keys begin with a prefix."""
     active = Hold.objects.filter(account__user=user_id, status=Hold.Status.ACTIVE)
@@ -316,6 +347,24 @@ def write_off(
     return Charge(cost=cost, charged=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A finished step of a run, before the call that ends it: a provider's call, or a tool's with its `fee`.
+
+    `number` and `attempt` name it within the run; `fee` is in micro-credits.
+    """
+
+    number: int
+    attempt: int
+    model: str
+    tokens: Tokens | None = None
+    source: UsageRecord.Source = UsageRecord.Source.PROVIDER
+    fee: int = 0
+
+    def cost(self, price: ModelPrice) -> int:
+        return (pricing.cost(price, self.tokens) if self.tokens else 0) + self.fee
+
+
 def charge(
     call: Call,
     *,
@@ -323,16 +372,20 @@ def charge(
     source: UsageRecord.Source,
     finish: UsageRecord.Finish,
     by: Hold.Resolver,
+    steps: Sequence[Step] = (),
 ) -> Charge | None:
     """Settle a run's hold, if it has one, for the tokens of its call, and record the call.
 
     With `tokens` None no provider accepted a request, and the hold is released. With `finish` EMPTY
     the model said nothing: the hold is released, and the cost is recorded as absorbed. A run that
     failed after its first word is charged only with BILL_FAILED_PARTIAL; otherwise its cost is
-    absorbed too. docs/billing.md has the table. Returns None without a price to charge by.
+    absorbed too. docs/billing.md has the table. The finished `steps` of a run with tools are charged with its
+    last call, each with a record. Returns None without a price to charge by.
     """
     if call.price is None:
         return None
+    if steps:
+        return _charge_steps(call, steps, tokens, source, finish, by)
     if tokens is None or finish == UsageRecord.Finish.EMPTY:
         if call.is_held:
             postings.release(hold_id=call.run_id, by=by)
@@ -340,14 +393,75 @@ def charge(
             return Charge(cost=0, charged=0)
         return write_off(call, tokens=tokens, source=source, finish=finish)
     cost = pricing.cost(call.price, tokens, fee=call.fee)
-    charged, shortfall = 0, 0
-    is_ours = finish == UsageRecord.Finish.FAILED and not settings.BILL_FAILED_PARTIAL
-    if call.is_held:
-        payable = 0 if is_ours else cost if call.most is None else min(cost, call.most)
-        settled = postings.settle(hold_id=call.run_id, cost=payable, by=by)
-        charged, shortfall = settled.charged, settled.shortfall
+    charged, shortfall = _settle(call, cost, finish, by)
     _record(call, tokens, source, cost=cost, charged=charged, shortfall=shortfall, finish=finish)
     return Charge(cost=cost, charged=charged)
+
+
+def _settle(
+    call: Call, cost: int, finish: UsageRecord.Finish, by: Hold.Resolver
+) -> tuple[int, int]:
+    """Settle a run's hold, if it has one; return what was charged and what is short."""
+    if not call.is_held:
+        return 0, 0
+    is_ours = finish == UsageRecord.Finish.FAILED and not settings.BILL_FAILED_PARTIAL
+    payable = 0 if is_ours else cost if call.most is None else min(cost, call.most)
+    settled = postings.settle(hold_id=call.run_id, cost=payable, by=by)
+    return settled.charged, settled.shortfall
+
+
+def _charge_steps(
+    call: Call,
+    steps: Sequence[Step],
+    tokens: Tokens | None,
+    source: UsageRecord.Source,
+    finish: UsageRecord.Finish,
+    by: Hold.Resolver,
+) -> Charge:
+    """Settle a run with finished steps: one entry for all of them, and a record of each."""
+    assert call.price is not None
+    complete = UsageRecord.Finish.COMPLETE
+    # The assistant's fee is part of the last record.
+    calls: list[tuple[Call, int, Tokens, UsageRecord.Source, UsageRecord.Finish, int]] = [
+        (
+            replace(
+                call,
+                attempt=one.attempt,
+                model=one.model,
+                purpose=call.purpose if one.tokens else Purpose.TOOL,
+            ),
+            one.number,
+            one.tokens or Tokens(input=0),
+            one.source,
+            finish if finish == UsageRecord.Finish.EMPTY else complete,
+            one.cost(call.price),
+        )
+        for one in steps
+        if one.tokens or one.fee
+    ]
+    is_empty = finish == UsageRecord.Finish.EMPTY
+    fee = 0 if is_empty else call.fee
+    if tokens is not None:
+        cost = pricing.cost(call.price, tokens, fee=fee)
+        calls.append((call, 0, tokens, source, finish, cost))
+    elif fee and calls:
+        calls[-1] = (*calls[-1][:-1], calls[-1][-1] + fee)
+    total = sum(one[-1] for one in calls)
+    if is_empty:
+        charged = shortfall = 0
+        if call.is_held:
+            postings.release(hold_id=call.run_id, by=by)
+    else:
+        charged, shortfall = _settle(call, total, finish, by)
+    left, short = charged, shortfall
+    for made, number, used, of, ended, cost in calls:
+        paid = min(cost, left)
+        missing = min(cost - paid, short)
+        left, short = left - paid, short - missing
+        _record(
+            made, used, of, cost=cost, charged=paid, shortfall=missing, finish=ended, step=number
+        )
+    return Charge(cost=total, charged=charged)
 
 
 def _record(
@@ -359,11 +473,13 @@ def _record(
     charged: int = 0,
     shortfall: int = 0,
     finish: UsageRecord.Finish,
+    step: int = 0,
 ) -> None:
     """Write a call's usage record; the cost neither charged nor short is absorbed."""
     usage.record(
         run_id=call.run_id,
         attempt=call.attempt,
+        step=step,
         user_id=call.user_id,
         model=call.model,
         assistant=call.assistant,

@@ -33,10 +33,12 @@ FIRST_CHUNK = f"""
   SELECT json_agg(json_build_array(role, text, attached, parent_id) ORDER BY depth) FROM path)
 """  # noqa: S608 # of names alone
 
-# The instructions of the project and of the conversation, in the same way, and the notes about the run's user.
+# The instructions of the project and of the conversation, in the same way, the notes about the run's user, and
+# whether it has documents.
 INSTRUCTIONS = f"""
 (SELECT json_build_array(project.instructions, conversation.system_prompt,
-    CASE WHEN NOT conversation.temporary THEN {notes.selecting("run.user_id", "run.queued_at")} END)
+    CASE WHEN NOT conversation.temporary THEN {notes.selecting("run.user_id", "run.queued_at")} END,
+    conversation.has_own_documents OR COALESCE(project.has_documents, false))
   FROM chat_conversation AS conversation
   LEFT JOIN chat_project AS project ON project.id = conversation.project_id
   WHERE conversation.id = run.conversation_id)
@@ -76,6 +78,7 @@ class Prompt:
     max_tokens: int
     size: int
     is_single: bool
+    is_untrusted: bool = False  # it has files, or remembers results of tools with texts of others
     # Of a request of the API: further fields of the provider's request, and its temperature.
     fields: Mapping[str, Any] | None = None
     temperature: float | None = None
@@ -83,23 +86,31 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A message of a prompt, with the attachments of a user's message."""
+    """A message of a prompt, with the attachments of a user's message.
+
+    `remembered` are the calls of tools of a reply, with the beginnings of their results (runs/steps.py).
+    """
 
     role: str
     text: str
     files: Files | None = None
+    remembered: str = ""
 
     @property
     def counted(self) -> int:
-        return count_tokens(self.text) + (self.files.counted if self.files else 0)
+        return sum(map(count_tokens, self._texts)) + (self.files.counted if self.files else 0)
 
     @property
     def typical(self) -> int:
-        return typical_tokens(self.text) + (self.files.typical if self.files else 0)
+        return sum(map(typical_tokens, self._texts)) + (self.files.typical if self.files else 0)
 
     @property
     def bound(self) -> int:
-        return token_upper_bound(self.text) + (self.files.bound if self.files else 0)
+        return sum(map(token_upper_bound, self._texts)) + (self.files.bound if self.files else 0)
+
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        return (self.text, self.remembered) if self.remembered else (self.text,)
 
 
 def build(run: Run, *, within: int | None = None, with_files: bool = False) -> Prompt:
@@ -143,6 +154,7 @@ def build(run: Run, *, within: int | None = None, with_files: bool = False) -> P
         max_tokens=min(cap, max(SMALLEST_REPLY, free)),
         size=used,
         is_single=is_single,
+        is_untrusted=window.is_untrusted,
     )
 
 
@@ -158,6 +170,7 @@ class Window:
     used: int
     room: int
     first: UUID | str | None
+    is_untrusted: bool = False
 
 
 def window(
@@ -183,23 +196,49 @@ def _fill(run: Run, others: Iterable[str], within: int | None = None) -> Window:
         budget = min(budget, within)
     turns: list[Turn] = []
     oldest: list[UUID | str | None] = []  # of each turn
-    is_cut = False
+    is_cut = is_untrusted = False
     files = content.Room()
     used = sum(count_tokens(text) for text in others if text)
     for role, text, attached, message_id in _turns(run):
-        turn = Turn(role, text, Files.of(model, attached, files) if attached else None)
+        if role == Message.Role.ASSISTANT:
+            turn = Turn(role, text, remembered=_remembered(attached) if attached else "")
+        else:
+            turn = Turn(role, text, Files.of(model, attached, files) if attached else None)
         cost = turn.counted
         if turns and used + cost > budget:
             is_cut = True
             break
         used += cost
         turns.append(turn)
+        is_untrusted = is_untrusted or _is_untrusted(attached)
         oldest.append(message_id)
     if len(turns) > 1 and turns[-1].role == Message.Role.ASSISTANT:
         # Many chat templates insist that the user begins.
         used -= turns.pop().counted
         is_cut = True
-    return Window(turns, used, budget, oldest[len(turns) - 1] if is_cut and turns else None)
+    return Window(
+        turns, used, budget, oldest[len(turns) - 1] if is_cut and turns else None, is_untrusted
+    )
+
+
+def _is_untrusted(attached: list[dict[str, Any]]) -> bool:
+    """Return whether attachments, or remembered results of tools, may have texts of others than the user."""
+    return any(one.get("untrusted", "tool" not in one) for one in attached)
+
+
+def _remembered(calls: list[dict[str, Any]]) -> str:
+    """Return the calls that an earlier reply made, with the beginnings of their results, for the model.
+
+    A text, as not every model and server takes the messages of calls in a prompt without tools.
+    """
+    lines = [
+        f"- {one['tool']}({one['arguments']}): {one['memory']}" for one in calls if "tool" in one
+    ]
+    if not lines:
+        return ""
+    return "\n".join(
+        ("(Results of tools that this reply used, as data and shortened:", *lines, ")")
+    )
 
 
 def joined(*instructions: str | None) -> str:
@@ -229,7 +268,11 @@ def _messages(turns: Iterable[Turn], *, with_files: bool) -> list[dict[str, Any]
     return [
         {
             "role": one.role,
-            "content": one.files.content(one.text, rows) if one.files and with_files else one.text,
+            "content": one.files.content(one.text, rows)
+            if one.files and with_files
+            else f"{one.remembered}\n\n{one.text}"
+            if one.remembered
+            else one.text,
         }
         for one in turns
     ]

@@ -350,11 +350,14 @@ def _part(
     number = max(1, number)
     shown = ids[(number - 1) * MESSAGES : number * MESSAGES]
     parts: dict[UUID, list[MessagePart]] = {}
-    if shows_reasoning:
-        rows = MessagePart.objects.filter(message__in=shown, kind=MessagePart.Kind.REASONING)
+    messages = list(Message.objects.filter(pk__in=shown).order_by("pk"))
+    kinds = [MessagePart.Kind.REASONING] if shows_reasoning else []
+    if any("data-tool" in one.html for one in messages):
+        kinds += MessagePart.OF_TOOLS
+    if kinds:
+        rows = MessagePart.objects.filter(message__in=shown, kind__in=kinds)
         for part in rows.order_by("message", "position"):
             parts.setdefault(part.message_id, []).append(part)
-    messages = list(Message.objects.filter(pk__in=shown).order_by("pk"))
     place = {id: at for at, id in enumerate(shown)}
     messages.sort(key=lambda one: place[one.pk])
     for message in messages:

@@ -12,10 +12,10 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -27,6 +27,9 @@ from billing.metering import settlement
 from chat import errors, protocol
 from chat.conversations import api_prompt, prompt_builder
 from chat.conversations.prompt_builder import Prompt
+from chat.generation import agent as agents
+from chat.generation.agent import Agent
+from chat.generation.patience import RETRY_PAUSE, with_patience
 from chat.generation.reply import Reply, ReplyTooLong
 from chat.llm import quirks
 from chat.llm.connections import close_connections, current_connections
@@ -51,15 +54,7 @@ from chatproject.lib.log_events import log_event
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 WORKER = f"{socket.gethostname()}:{os.getpid()}"  # name of this process in a run's row
-
-# Seconds, while Postgres is unreachable: between two tries, and until a run that has not begun
-# gives up. Storing a finished reply is retried without a limit.
-RETRY_PAUSE = 1.0
-PATIENCE = 60.0
 
 SLOW = 0.8  # the part of its time limit above which a run is counted as slow
 
@@ -79,7 +74,7 @@ async def run(run_id: UUID, attempt: int) -> Run | None:
     next attempt.
     """
     log_context.bind(run_id=str(run_id))
-    claimed = await _with_patience(claim_with_prompt, run_id, attempt)
+    claimed = await with_patience(claim_with_prompt, run_id, attempt)
     if claimed is None:
         logger.info("run %s: attempt %d is not claimed", run_id, attempt)
         return None
@@ -93,9 +88,10 @@ async def run(run_id: UUID, attempt: int) -> Run | None:
         run_id,
         attempt,
         age=(timezone.now() - work.started_at).total_seconds(),
-        text=work.prefix,
-        reasoning=work.prefix_reasoning,
+        text=work.prefix or work.finished_text,
+        reasoning=work.prefix_reasoning or work.finished_reasoning,
         renders=work.api is None,
+        has_steps=work.steps > 0,
     )
     writer.place = work.place
     handed_over: Run | None = None
@@ -110,20 +106,6 @@ async def run(run_id: UUID, attempt: int) -> Run | None:
         ticker.forget(writer)
         if handed_over is None:  # else its next attempt keeps the place
             await _free_place(writer)
-
-
-async def _with_patience(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function that reads or claims, retrying while Postgres is unreachable."""
-    loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + PATIENCE
-    while True:
-        try:
-            return await db.run(fn, *args, **kwargs)
-        except db.UNREACHABLE as error:
-            if loop.time() > give_up_at:
-                raise
-            logger.warning("a run waits for the database: %s", error)
-            await asyncio.sleep(RETRY_PAUSE)
 
 
 def claim_with_prompt(run_id: UUID, attempt: int) -> tuple[Run, Prompt | None] | None:
@@ -159,14 +141,19 @@ def claim(run_id: UUID, attempt: int) -> Run | None:
         claimed = prepared.first(CLAIM, values, Run, Assistant, LanguageModel, Provider)
         if claimed is not None:
             run: Run
-            run, run.assistant, run.model, run.provider, run.newest, instructions = claimed
-            *texts, noted = instructions
+            run, run.assistant, run.model, run.provider, run.newest, read = claimed
+            *texts, noted, run.has_documents = read
             run.instructions = prompt_builder.with_notes(texts, noted, run.model)
             run.place = place.pk if place else None
-            if run.prefix and not run.continued and not Quirks.of(run.model.quirks).continues:
+            if run.steps:
+                run.finished_text, run.finished_reasoning = run.prefix, run.prefix_reasoning
+                run.prefix = run.prefix_reasoning = ""
+            elif run.prefix and not run.continued and not Quirks.of(run.model.quirks).continues:
                 drop_prefix(run)
             return run
-        found = Run.objects.filter(pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1)
+        found = Run.objects.filter(
+            pk=run_id, status=Run.Status.QUEUED, attempt=attempt - 1, waits_until=None
+        )
         queued = found.select_related("model__provider", "answered_by__provider").first()
         if queued is None:
             if place is not None:
@@ -221,7 +208,8 @@ UPDATE chat_run AS run SET status = 'running', attempt = %s, started_at = %s, wo
     ELSE run.model_snapshot - '{fallback.SNAPSHOT}' END
 FROM chat_assistant AS assistant, chat_languagemodel AS model
   LEFT JOIN chat_provider AS provider ON provider.id = {Provider.OF_MODEL}
-WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s AND {settlement.COVERED}
+WHERE run.id = %s AND run.status = 'queued' AND run.attempt = %s AND run.waits_until IS NULL
+  AND {settlement.COVERED}
   AND assistant.id = run.assistant_id
   AND model.id = COALESCE(CASE WHEN run.prefix <> '' THEN run.answered_by_id END, run.model_id)
   AND (provider.concurrency IS NULL OR %s)
@@ -236,9 +224,9 @@ async def _generate_and_finish(
 ) -> Run | None:
     reply = Reply(
         work.prompt_estimate,
-        work.prefix,
-        work.prefix_reasoning,
-        work.continued,
+        work.prefix or work.finished_text,
+        work.prefix_reasoning or work.finished_reasoning,
+        work.continued or len(work.finished_text),
         is_of_api=work.api is not None,
     )
     try:
@@ -263,6 +251,9 @@ async def _generate_and_finish(
     if taken > SLOW * settings.RUN_SECONDS:  # logged before users reach the limit
         metrics.SLOW_RUNS.inc()
         logger.warning("run %s took %.0f of %d s", work.id, taken, settings.RUN_SECONDS)
+    if outcome is None:  # it waits for its user
+        logger.info("run %s waits for its user's answer", work.id)
+        return None
     if not writer.lost:
         finishing = asyncio.create_task(_finish(ticker, writer, outcome))
         try:
@@ -316,17 +307,23 @@ def remember(learned: Mapping[int, Mapping[str, str]]) -> None:
 
 async def _generate(
     work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
-) -> finish.Outcome:
-    """Request the reply from the provider and pass its events on; returns how the run ended."""
+) -> finish.Outcome | None:
+    """Request the reply from the provider and pass its events on; returns how the run ended.
+
+    None: it has not, but waits for its user's answer.
+    """
+    agent: Agent | None = None
     try:
         async with asyncio.timeout(settings.RUN_SECONDS):
+            if agents.may_use_tools(work):
+                agent = await with_patience(agents.prepare, work)
             try:
-                await _ask(work, prompt, writer, reply)
+                await _answer(work, prompt, writer, reply, agent)
             except ProviderError as error:
                 delivered = reply.first_token_at is not None
                 if delivered or not fallback.has_fallback(work) or not fallback.is_for(work, error):
                     raise
-                asked = await _with_patience(fallback.begin, work)
+                asked = await with_patience(fallback.begin, work)
                 if asked is None:
                     raise
                 await _change_place(asked, writer)
@@ -339,9 +336,18 @@ async def _generate(
                 )
                 reply.begin_again()
                 reply.learned.clear()  # by requests that have failed
-                await _ask(asked, None, writer, reply)
+                if agent is not None:
+                    agent.change_model(asked)
+                await _answer(asked, None, writer, reply, agent)
     except _Interrupted:
         return reply.outcome(Run.Status.STOPPED)
+    except agents.Parked:
+        return None
+    except agents.LostRun:
+        writer.mark_lost()
+        return reply.outcome(Run.Status.FAILED, code="unavailable", message=errors.INTERRUPTED)
+    except agents.LimitReached as error:
+        return reply.outcome(Run.Status.FAILED, code=error.code, message=error.message)
     except (ReplyTooLong, TimeoutError):
         if reply.first_token_at is not None:
             return reply.outcome(Run.Status.FAILED, code="limit_reached")
@@ -360,6 +366,16 @@ async def _generate(
         logger.exception("run %s failed", work.id)
         return reply.outcome(Run.Status.FAILED, code="internal")
     return reply.finished()
+
+
+async def _answer(
+    work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply, agent: Agent | None
+) -> None:
+    if agent is None:
+        await _ask(work, prompt, writer, reply)
+        return
+    reply.collects_calls = agent.asks
+    await agents.answer(agent, prompt, writer, reply, ask=_ask, interruptibly=_interruptibly)
 
 
 async def _change_place(asked: Run, writer: RunWriter) -> None:
@@ -395,11 +411,21 @@ def _serve_next(provider_id: int, ended: UUID) -> None:
     queue.serve_waiting(provider_id, provider.concurrency if provider else None, ended=ended)
 
 
-async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply) -> None:
-    """Request the reply from the model of the run, with a shorter prompt if that is too long."""
+async def _ask(
+    work: Run,
+    prompt: Prompt | None,
+    writer: RunWriter,
+    reply: Reply,
+    agent: Agent | None = None,
+) -> None:
+    """Request the reply from the model of the run, with a shorter prompt if that is too long.
+
+    The `agent` of a run with tools adds them, and the steps so far, to each prompt.
+    """
 
     def note_accepted(is_accepted: bool) -> None:
         reply.is_accepted = is_accepted
+        reply.is_between_steps = reply.is_between_steps and not is_accepted
         writer.mark_accepted(is_accepted)
 
     def note_learned(learned: dict[str, str]) -> None:
@@ -409,11 +435,17 @@ async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
     shrinks = iter(SHRINKS)
     while True:
         if prompt is None:
-            prompt = await _with_patience(api_prompt.prompt_of, work, with_files=True)
-        reply.prompt_tokens = prompt.tokens
+            prompt = await with_patience(api_prompt.prompt_of, work, with_files=True)
+        sent = prompt
+        if agent is not None:
+            sent = await with_patience(agent.covered, prompt)
+        reply.prompt_tokens = sent.tokens
         note_accepted(False)
+        request = completion_request(work, sent, reply.learned.get(work.model.pk))
+        if agent is not None:
+            request = replace(request, extra={**request.extra, **agent.fields()})
         try:
-            await _consume(work, prompt, writer, reply, note_accepted, note_learned)
+            await _consume(work, request, writer, reply, note_accepted, note_learned)
             return
         except (ProviderRefused, ProviderReported) as error:
             if reply.first_token_at is not None:
@@ -424,7 +456,7 @@ async def _ask(work: Run, prompt: Prompt | None, writer: RunWriter, reply: Reply
                     now = timezone.now().isoformat(timespec="seconds")
                     work.model.quirks |= {CONTINUATION: quirks.entry(LEFT_OUT, now)}
                 else:
-                    await _with_patience(drop_prefix, work)
+                    await with_patience(drop_prefix, work)
                     reply.drop_prefix(writer)
                 prompt = None
                 continue
@@ -445,7 +477,7 @@ async def _shortened(
         within = int(prompt.size * shrink)
         if refusal.window:
             within = min(within, max(refusal.window // 2, refusal.window - prompt.max_tokens))
-        return await _with_patience(api_prompt.prompt_of, work, within=within, with_files=True)
+        return await with_patience(api_prompt.prompt_of, work, within=within, with_files=True)
     room = refusal.allowed or 0
     if not 0 < room < prompt.max_tokens:
         raise MessageTooLong(error.detail, refusal) from None
@@ -458,14 +490,13 @@ class _Interrupted(Exception):
 
 async def _consume(
     work: Run,
-    prompt: Prompt,
+    request: CompletionRequest,
     writer: RunWriter,
     reply: Reply,
     note_accepted: NoteAccepted,
     note_learned: NoteLearned,
 ) -> None:
     """Read the provider's stream to its end, in a task that the writer can interrupt."""
-    request = completion_request(work, prompt, reply.learned.get(work.model.pk))
 
     async def read() -> None:
         with current_connections().use(work.provider or Provider()) as provider:
@@ -478,12 +509,17 @@ async def _consume(
             finally:
                 reply.release(writer)
 
-    reading = asyncio.create_task(read(), name=f"run {work.id}")
-    writer.interrupt = reading.cancel
+    await _interruptibly(writer, read(), f"run {work.id}")
+
+
+async def _interruptibly(writer: RunWriter, work: Coroutine[Any, Any, object], name: str) -> None:
+    """Await work in a task that the writer can interrupt. Raises _Interrupted."""
+    working = asyncio.create_task(work, name=name)
+    writer.interrupt = working.cancel
     if writer.stop_requested or writer.lost:
-        reading.cancel()
+        working.cancel()
     try:
-        await reading
+        await working
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -596,7 +632,7 @@ async def _finish(ticker: Ticker, writer: RunWriter, outcome: finish.Outcome) ->
             await asyncio.sleep(RETRY_PAUSE)
     if event is None and is_repeated:
         # The end may have been stored although the answer to the COMMIT was lost.
-        stored = await _with_patience(finish.read, writer.run_id)
+        stored = await with_patience(finish.read, writer.run_id)
         if stored is not None and (stored.attempt, stored.seq) == (writer.attempt, writer.next_seq):
             event = stored
     if event is None:

@@ -64,6 +64,11 @@ class Reply:
     has_tags: bool = False  # the reasoning came in tags, with white space around it
     is_of_api: bool = False  # its caller offers tools, and may ask for a reply without text
     tool_calls: dict[int, ToolCall] = field(default_factory=dict)
+    # Of a run with tools: its calls are made here; it has finished steps, whose text is in `prefix`; and no
+    # request is under way.
+    collects_calls: bool = False
+    has_steps: bool = False
+    is_between_steps: bool = False
 
     def __post_init__(self) -> None:
         self.scanner = self._new_scanner()
@@ -97,7 +102,7 @@ class Reply:
         elif isinstance(event, Usage):
             self.usage = event
             self.reported = len(self.text), len(self.reasoning)
-        elif self.is_of_api:
+        elif self.is_of_api or self.collects_calls:
             self._add_tool_call(event, writer)
 
     def _add_tool_call(self, event: ToolCallDelta, writer: RunWriter) -> None:
@@ -108,7 +113,40 @@ class Reply:
         call = self.tool_calls.setdefault(event.index, ToolCall())
         call.id, call.name = call.id or id, call.name or name
         call.arguments.append(arguments)
-        writer.tool_call(event.index, id, name, arguments)
+        if self.is_of_api:
+            writer.tool_call(event.index, id, name, arguments)
+
+    def called(self) -> list[ToolCall]:
+        """Return the calls of the request, in order."""
+        return [one for _, one in sorted(self.tool_calls.items())]
+
+    def own_text(self) -> str:
+        """Return the text since the last finished step."""
+        return self.whole_text()[self.continued :]
+
+    def end_step(self, writer: RunWriter) -> None:
+        """End a request that asks for tools: further text begins a paragraph of its own."""
+        text = self.whole_text()
+        if text.strip() and not text.endswith("\n\n"):
+            end = "\n\n" if not text.endswith("\n") else "\n"
+            self.text.append(end)
+            writer.text(end)
+        if self.reasoning and not self.reasoning[-1].endswith("\n\n"):
+            self.reasoning.append("\n\n")
+            writer.reasoning("\n\n")
+        writer.mark_accepted(False)
+
+    def begin_step(self) -> None:
+        """Go on after a finished step, with all so far as the beginning of the reply."""
+        self.prefix, self.prefix_reasoning = (
+            self.whole_text(),
+            self.prefix_reasoning + "".join(self.reasoning),
+        )
+        self.continued = len(self.prefix)
+        self.text, self.reasoning, self.tool_calls = [], [], {}
+        self.is_accepted, self.is_whole = False, False
+        self.has_steps = self.is_between_steps = True
+        self.begin_again()
 
     def written_tool_calls(self) -> str:
         """Return the texts of all tool calls, which are counted as output."""
@@ -183,7 +221,7 @@ class Reply:
         """
         self.is_whole = True
         has_output = self.whole_text()[self.continued :].strip() or self.tool_calls
-        if has_output or self.finish_reason == "length":
+        if has_output or self.has_steps or self.finish_reason == "length":
             return self.outcome(Run.Status.DONE)
         if self.is_of_api and self.finish_reason == "stop":
             return self.outcome(Run.Status.DONE)
@@ -214,8 +252,10 @@ class Reply:
             first_token_at=self.first_token_at,
             tool_calls=[
                 {"id": one.id, "name": one.name, "arguments": "".join(one.arguments)}
-                for _, one in sorted(self.tool_calls.items())
-            ],
+                for one in self.called()
+            ]
+            if self.is_of_api
+            else [],
         )
 
     def whole_text(self) -> str:
@@ -233,6 +273,8 @@ class Reply:
         Without a report it is estimated, as is output that arrived after the last report of a stream
         that is not whole.
         """
+        if self.is_between_steps:
+            return None
         if self.usage is not None:
             reported = Tokens.reported(
                 input=self.usage.prompt_tokens,

@@ -301,6 +301,19 @@ def validate_efforts(value: Any) -> None:
         )
 
 
+MOST_TOOLS = 64  # of an assistant
+
+
+def validate_tools(value: Any) -> None:
+    """Raise ValidationError unless a value is a list of names of tools."""
+    if (
+        not isinstance(value, list)
+        or len(value) > MOST_TOOLS
+        or not all(isinstance(one, str) and 0 < len(one) <= 100 for one in value)
+    ):
+        raise ValidationError(_("Write the name of one tool in each line."))
+
+
 class ModelKind(models.TextChoices):
     """The work of a model: replies, or vectors for texts, which the API alone offers."""
 
@@ -612,6 +625,15 @@ class Assistant(models.Model):
         default=list,
         blank=True,
         help_text=gettext_lazy("First questions that a new chat offers: a list of texts."),
+    )
+    tools = models.JSONField(
+        default=list,
+        db_default=[],
+        blank=True,
+        validators=[validate_tools],
+        help_text=gettext_lazy(
+            "The names of the tools that its model may call, one for each line."
+        ),
     )
     message_fee = models.PositiveBigIntegerField(
         default=0,

@@ -113,6 +113,11 @@ class Message(models.Model):
         return list(self.parts.all())
 
     @property
+    def files(self) -> list[dict[str, Any]]:
+        """The attachments of a message of the user; `attached` of a reply is what later turns remember of tools."""
+        return list(self.attached or ()) if self.role == self.Role.USER else []
+
+    @property
     def origin_model(self) -> str:
         """The name of the model that wrote an imported or copied reply; empty for others, and if it is unknown."""
         return str(self._origin.get("model", ""))
@@ -133,9 +138,18 @@ class MessagePart(models.Model):
 
     class Kind(models.TextChoices):
         REASONING = "reasoning"
+        # A call that Parley made for the model: chat.runs.steps.part_of. `call` is its number in the run, `at` the
+        # characters of the text before it.
+        TOOL = "tool"
+        # What a call adds to the reply, with the number of the `call`: see docs/tools.md.
+        CITATION = "citation"
+        TABLE = "table"
+        CHART = "chart"
         TOOL_CALL = "tool_call"  # of a reply of the API: `id`, `name` and `arguments`
         # Of an imported reply: its `model` and the product, `source`; of a copied one: `model` and `finish_reason`.
         ORIGIN = "origin"
+
+    OF_TOOLS = (Kind.TOOL, Kind.CITATION, Kind.TABLE, Kind.CHART)
 
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="parts")
     position = models.PositiveSmallIntegerField()

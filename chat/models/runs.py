@@ -107,6 +107,19 @@ class Run(models.Model):
     prefix = models.TextField(blank=True, default="", db_default="")
     prefix_reasoning = models.TextField(blank=True, default="", db_default="")
 
+    # Of a run that calls tools (chat.runs.steps): `prefix` is then the text of its finished steps.
+    steps = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="Stored steps: requests and calls of tools."
+    )
+    waits = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="How often it waited for its user's approval of a call."
+    )
+    waits_until = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="It waits for its user's approval of a call, which expires then.",
+    )
+
     # Price and limits, fixed at the request, in micro-credits; see billing.metering.settlement.
     price = models.ForeignKey(
         ModelPrice, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
@@ -166,6 +179,12 @@ class Run(models.Model):
 
     # The instructions of its conversation's project and of the conversation itself; read by the claim.
     instructions: str = ""
+
+    # Whether it answers from documents; read by the claim.
+    has_documents = False
+
+    # Text and reasoning of its finished steps; set by the claim, which leaves no `prefix` then.
+    finished_text = finished_reasoning = ""
 
     # The provider at which it has a place; set by the claim.
     place: int | None = None

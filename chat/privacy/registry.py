@@ -96,6 +96,12 @@ def add_tables() -> None:
             erased_by=chats,
         ),
         PersonalTable(
+            model="tools.RunStep",
+            user="run__user",
+            reason="Steps of a reply that is being made; then they are parts of the message.",
+            erased_by=chats,
+        ),
+        PersonalTable(
             model="chat.Run",
             document="runs",
             omitted=("worker", "prefix", "prefix_reasoning"),

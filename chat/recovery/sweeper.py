@@ -146,6 +146,8 @@ def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
         pk__in=run_ids, model_snapshot__api__streamed=True
     )
     of_api = {run.pk: run for run in streamed}
+    # An attempt that ended with a question to its user is not lost.
+    waits = dict(Run.objects.filter(pk__in=run_ids, waits__gt=0).values_list("pk", "waits"))
     again = []
     for (run_id, attempt), written in zip(lost, run_log.read_replies(lost), strict=True):
         one = handover.LostAttempt(
@@ -158,7 +160,7 @@ def _recover(lost: Sequence[tuple[UUID, int]]) -> None:
         )
         run = of_api.get(run_id)
         is_last = run is not None and not handover.can_begin_again(run, one.text, one.tools)
-        if run_id in stopped or attempt >= settings.RUN_ATTEMPTS or is_last:
+        if run_id in stopped or attempt >= settings.RUN_ATTEMPTS + waits.get(run_id, 0) or is_last:
             _end(one, is_stopped=run_id in stopped)
         else:
             again.append(one)

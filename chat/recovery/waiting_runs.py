@@ -18,7 +18,7 @@ from django.db.models import Q
 
 from billing.metering import settlement
 from chat.models import Provider, Run
-from chat.runs import queue
+from chat.runs import approve, queue
 from chat.runs.describe import waiting_event
 from chat.streaming import groups, places
 from chatproject.lib import db
@@ -49,6 +49,9 @@ class WaitingRuns:
     def sweep(self, now: datetime) -> None:
         """Process the next BATCH of queued runs. Raises redis.RedisError."""
         self._serve(now)
+        if self._set_aside.is_due("approvals", now):
+            with self._set_aside.apart("approvals", "the expiry of approvals", now):
+                approve.expire(now)
         runs = self._next(now)
         if not runs:
             return
@@ -57,6 +60,7 @@ class WaitingRuns:
             if self._set_aside.is_due(row, now):
                 with self._set_aside.apart(row, f"the hold of run {run_id}", now):
                     db.money_transaction(settlement.extend, run_id, now)
+        runs = [run for run in runs if run.waits_until is None]  # others wait for their users
         positions = queue.positions(runs)
         events = []
         for run in runs:
@@ -90,7 +94,7 @@ class WaitingRuns:
         runs = list(
             queued.order_by("queued_at", "pk")
             .select_related("user")
-            .only("attempt", "user__plan", "queued_at")[:BATCH]
+            .only("attempt", "user__plan", "queued_at", "waits_until")[:BATCH]
         )
         self._after = (runs[-1].queued_at, runs[-1].pk) if len(runs) == BATCH else None
         return runs

@@ -79,13 +79,13 @@ class Document:
         self._rendered: list[Rendered] = []
         self._unsettled: list[_Unsettled] = []
         self._changes: list[Change] = []
-        self._units = 0
+        self.units = 0  # of the text, in UTF-16 code units
         self.length = 0  # of the text, in characters
 
     def split(self, text: str) -> list[Block]:
         """Add text; returns the blocks that have ended, to be rendered in this order."""
         self.length += len(text)
-        self._units += utf16_length(text)
+        self.units += utf16_length(text)
         return self._splitter.feed(text)
 
     def split_rest(self) -> list[Block]:
@@ -95,7 +95,12 @@ class Document:
     @property
     def split_length(self) -> int:
         """The length of the text whose blocks have ended, in UTF-16 code units, as browsers count."""
-        return self._units - utf16_length(self._splitter.open_text)
+        return self.units - utf16_length(self._splitter.open_text)
+
+    @property
+    def count(self) -> int:
+        """The number of blocks that are rendered."""
+        return len(self._rendered)
 
     def render(self, blocks: Iterable[Block]) -> None:
         """Render blocks."""

@@ -15,6 +15,7 @@ from django.utils.translation import get_language
 
 from chat.models import Message, Run
 from chat.rendering import citations
+from chat.rendering.tools import shown_html
 from chatproject.lib.skeletons import HOLES, Skeleton
 
 TEMPLATE = "chat/_message.html"
@@ -114,7 +115,7 @@ def _usual_reply(message: Message) -> tuple[_Shape, list[str]] | None:
     if run is None and message.was_cut:
         return None
     place, ids = _place(message)
-    if len(message.ordered_parts) > MOST_PARTS or cites(message):
+    if len(message.ordered_parts) > MOST_PARTS or cites(message) or "data-tool" in message.html:
         return None
     thoughts = [part.data if part.kind == "reasoning" else None for part in message.ordered_parts]
     names = run.model_snapshot if run else {}
@@ -200,14 +201,17 @@ def rendered(message: Message | SimpleNamespace, **context: Any) -> SafeString:
         kind = "own" if message.text else "files"
     else:
         kind = "done" if message.status == Message.Status.DONE else "ended"
+    html = shown_html(message) if message.role == Message.Role.ASSISTANT else ""
     if message.role != Message.Role.USER and cites(message):
         found = citations.citations_of(message.ordered_parts)
-        html, numbers = citations.linked(message.html, found)
+        html, numbers = citations.linked(html, found)
         cited = [one for one in found if one["number"] in numbers]
-        context |= {"prose": html, "sources": cited, "others": [] if cited else found}
+        context |= {"sources": cited, "others": [] if cited else found}
     buttons = _buttons(kind, message.rating, get_language() or "")
     buttons = SafeString(buttons.replace(PLACEHOLDER, str(message.pk)))
-    return render_to_string(TEMPLATE, {**context, "message": message, "buttons": buttons})
+    return render_to_string(
+        TEMPLATE, {**context, "message": message, "buttons": buttons, "html": html}
+    )
 
 
 @cache

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Q, Sum
+from django.db.models import F, Q, Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from msgspec.structs import asdict
 
 from accounts import api_keys
+from accounts.models import ApiKey
 from billing import credits
 from billing.metering import limits, pricing, settlement, usage
 from billing.metering.settlement import AccountFrozen, AccountInDebt, InsufficientCredits
@@ -28,10 +29,11 @@ from chat.attachments import uploads
 from chat.conversations import api_prompt, assistants, lifecycle, notes, offers, prompt_builder
 from chat.errors import ChatError, Missing, sentence
 from chat.models import Assistant, LanguageModel, Message, Project, Run
+from chat.runs import finish, steps
 from chatproject.lib import languages
 
 if TYPE_CHECKING:
-    from accounts.models import ApiKey, User
+    from accounts.models import User
 
 
 class FilesTooLong(Exception):
@@ -149,6 +151,26 @@ def hold(run: Run) -> None:
             .count()
         ),
     )
+
+
+def is_charged(run: Run) -> bool:
+    """Return whether the user of a run pays for it, or the operator."""
+    return bool(settings.BILLING) and not settlement.is_free(is_staff=run.user.is_staff)
+
+
+def enlarge(run: Run, amount: int) -> None:
+    """Hold `amount` micro-credits more for a running run that goes on with a further step.
+
+    Call it in a money transaction. Raises one of REFUSALS, and LostRun if another process has the run.
+    """
+    ours = Run.objects.filter(pk=run.pk, attempt=run.attempt, status=Run.Status.RUNNING)
+    if not ours.update(most=F("most") + amount):
+        raise steps.LostRun
+    settlement.enlarge(finish.call_of(run), amount=amount, held=run.most)
+    if run.api_key_id is not None:
+        key = ApiKey.objects.filter(pk=run.api_key_id).first()
+        if key is not None:
+            check_key(key, run.most + amount)
 
 
 class KeyLimitReached(ChatError):

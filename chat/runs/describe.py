@@ -84,7 +84,7 @@ def queue_status(run: Run) -> protocol.RunQueued | protocol.RunWaiting | None:
     A run that is queued for a further attempt was described at its first: the event then has its
     position alone.
     """
-    if run.status != Run.Status.QUEUED:
+    if run.status != Run.Status.QUEUED or run.waits_until is not None:
         return None
     if run.attempt == 0:
         run = whole_runs().get(pk=run.pk)

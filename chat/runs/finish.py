@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from django.utils import timezone
 from django.utils.translation import gettext
 
@@ -26,10 +27,12 @@ from chat.conversations import branches
 from chat.conversations.path import sibling_ids
 from chat.llm.tokens import typical_tokens
 from chat.models import Conversation, Message, MessagePart, Run, Siblings
+from chat.rendering import tools as rendered_tools
 from chat.rendering.document import to_html
 from chat.rendering.message import cites, message_html, streamed_spans
-from chat.runs import fallback, queue, webhook_events
+from chat.runs import fallback, queue, steps, webhook_events
 from chat.streaming import user_channel
+from chat.tools.models import RunStep
 from chatproject.lib import db, languages, metrics
 from chatproject.lib.db import prepared
 from chatproject.lib.log_events import log_event
@@ -119,7 +122,9 @@ def end(
         and not (run.status == Run.Status.STOPPED and outcome.is_users_stop)
     ):
         queue.enqueue_notification(run.pk)
-    return event(run, is_streamed=bool(outcome.html) and run.message.html == outcome.html)
+    is_streamed = bool(outcome.html) and run.message.html == outcome.html
+    # The lines of calls were streamed in another form.
+    return event(run, is_streamed=is_streamed and not run.steps)
 
 
 def _report(run: Run) -> None:
@@ -195,7 +200,10 @@ def _end(
         outcome, html = replace(outcome, text="", reasoning=""), ""
     if outcome.status == Run.Status.STOPPED and run.error_code in Run.STOPPED_BY_OTHERS:
         outcome = replace(outcome, code=run.error_code, is_users_stop=False)
-    run.message = _store_message(run, outcome, html)
+    made = steps.load(run.pk) if run.steps else []
+    if made:
+        html = _with_slots(outcome.text, html, made)
+    run.message = _store_message(run, outcome, html, made)
     run.message.siblings = Siblings.of(run.message_id, siblings)
     leaf = {
         "id": run.conversation_id,
@@ -223,24 +231,37 @@ def _end(
         call,
         tokens=tokens(usage) if usage else None,
         source=source(usage),
-        finish=_finish(run, outcome),
+        finish=_finish(run, outcome, made),
         by=outcome.by,
+        steps=steps.billed(made),
     )
+    if made:
+        requests = [steps.usage_of(one) for one in made if one.kind == steps.Kind.REQUEST]
+        usage = steps.total([*requests, *([usage] if usage else [])])
     if run.api_key_id is not None and charge is not None:
         api_keys.spend(run.api_key_id, charge.charged, now)
     _store(run, outcome, usage, charge, seq, now, webhook_ids)
     return run
 
 
-def _finish(run: Run, outcome: Outcome) -> UsageRecord.Finish:
+def _with_slots(text: str, html: str, made: Sequence[RunStep]) -> str:
+    """Return the HTML of a reply with a slot for each call, rendered anew if it lacks one."""
+    calls = [(one.at, str(one.number)) for one in made if one.kind == steps.Kind.CALL]
+    if rendered_tools.has_slots(html, [call for _at, call in calls]):
+        return html
+    return rendered_tools.to_html_with_slots(text, calls)
+
+
+def _finish(run: Run, outcome: Outcome, made: Sequence[RunStep]) -> UsageRecord.Finish:
     """Return the end as billing has it: a reply without a word is EMPTY, unless its user stopped it.
 
     So is a failed or interrupted reply of the API that was not streamed: nothing of it was delivered, unless it
-    reached a limit. A finished reply of the API is never EMPTY: by `stop`, `logit_bias` or its cap a caller could have
+    reached a limit. The results of tools count as words. A finished reply of the API is never EMPTY: by `stop`, `logit_bias` or its cap a caller could have
     prompts read, and reasoning written, for nothing. Reasoning that was streamed was delivered.
     """
     is_users_stop = outcome.status == Run.Status.STOPPED and outcome.is_users_stop
     has_words = bool(outcome.text.strip() or outcome.tool_calls)
+    has_words |= any(one.request and one.status == steps.Status.DONE for one in made)
     if run.api is not None:
         is_done = outcome.status == Run.Status.DONE
         has_words |= is_done or bool(run.api["streamed"] and outcome.reasoning)
@@ -258,7 +279,10 @@ def _finish(run: Run, outcome: Outcome) -> UsageRecord.Finish:
 STORE_MESSAGE = "UPDATE chat_message SET text = %s, html = %s, status = %s WHERE id = %s"
 
 
-def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
+REMEMBER = "UPDATE chat_message SET attached = %s::jsonb WHERE id = %s"
+
+
+def _store_message(run: Run, outcome: Outcome, html: str, made: Sequence[RunStep]) -> Message:
     """Write the reply into its message; return the message as far as the last event shows it."""
     message = Message(
         id=run.message_id,
@@ -282,6 +306,11 @@ def _store_message(run: Run, outcome: Outcome, html: str) -> Message:
         MessagePart.objects.create(
             message=message, position=position, kind=MessagePart.Kind.TOOL_CALL, data=call
         )
+    if made:
+        with languages.use(run.model_snapshot.get("language")):
+            message.ordered_parts += steps.store_parts(message, made, len(message.ordered_parts))
+        remembered = msgspec.json.encode(steps.memory_of(made)).decode()
+        prepared.change(REMEMBER, [remembered, run.message_id])
     return message
 
 
@@ -371,6 +400,8 @@ def _store(
         "cost": charge.cost if charge else None,
         "charged": charge.charged if charge else None,
     }
+    if run.waits_until is not None:
+        values["waits_until"] = None
     for name, value in values.items():
         setattr(run, name, value)
     columns = ", ".join(f"{name} = %s" for name in values)

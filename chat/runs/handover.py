@@ -82,7 +82,8 @@ def _hand_over(lost: Mapping[UUID, LostAttempt]) -> list[Run]:
         model = run.answered_by or run.model
         continues = model.continuation and Quirks.of(model.quirks).continues
         # Any model continues by being asked to, but would then not begin a reply of its own.
-        if (continues or run.continued) and lost[run.pk].text:
+        # One with finished steps goes on after them: their text is the prefix.
+        if not run.steps and (continues or run.continued) and lost[run.pk].text:
             run.prefix, run.prefix_reasoning = lost[run.pk].text, lost[run.pk].reasoning
     Run.objects.bulk_update(
         runs, ["status", "prefix", "prefix_reasoning", "model_snapshot", *USAGE]

@@ -29,6 +29,13 @@ class NoRendering:
         """Return the HTML of the reply: none."""
         return ""
 
+    async def add_line(self, slot: str, html: str) -> int:
+        """Add the line of a tool's call."""
+        return 0
+
+    def replace_line(self, number: int, html: str) -> None:
+        """Replace the line of a tool's call."""
+
     def close(self) -> None:
         """End the rendering."""
 
@@ -47,6 +54,9 @@ class LiveRendering:
         self._waiting: list[Block] = []
         self._task: asyncio.Task[None] | None = None  # while the thread renders
         self._is_closed = False
+        # Of all before the present document: its HTML, blocks, characters and UTF-16 code units.
+        self._before: list[str] = []
+        self._blocks = self._length = self._units = 0
 
     def add(self, text: str) -> None:
         """Add text to the reply, and render the blocks that have ended."""
@@ -74,14 +84,21 @@ class LiveRendering:
             self._task = None
 
     def _publish_changes(self, length: int) -> None:
-        for change in self._document.take_changes():
-            self._publish(change, length)
+        for first, blocks in self._document.take_changes():
+            self._publish(Change(self._blocks + first, blocks), self._units + length)
 
     async def finish(self, text: str) -> str | None:
         """Render the rest of a reply that is complete, and return its HTML.
 
         None if `text` is not the text that was added: then it must be rendered anew.
         """
+        await self._render_rest()
+        if self._length + self._document.length != len(text):
+            return None
+        self._publish_changes(self._document.split_length)
+        return "".join(self._before) + self._document.html()
+
+    async def _render_rest(self) -> None:
         if self._task is not None:
             await self._task
         blocks = self._document.split_rest()
@@ -92,10 +109,29 @@ class LiveRendering:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(_thread, self._document.render, blocks)
             await loop.run_in_executor(_thread, self._document.settle)
-        if self._document.length != len(text):
-            return None
-        self._publish_changes(self._document.split_length)
-        return self._document.html()
+
+    async def add_line(self, slot: str, html: str) -> int:
+        """Add a line that is no text, such as a tool's call, after all text so far; return its number.
+
+        It is published as the block `html`; the HTML of the reply has `slot` in its place.
+        """
+        if self._document.length:
+            await self._render_rest()
+            self._publish_changes(self._document.units)
+            self._before.append(self._document.html())
+            self._blocks += self._document.count
+            self._length += self._document.length
+            self._units += self._document.units
+            self._document = Document()
+        number = self._blocks
+        self._before.append(slot)
+        self._blocks += 1
+        self.replace_line(number, html)
+        return number
+
+    def replace_line(self, number: int, html: str) -> None:
+        """Publish another form of a line."""
+        self._publish(Change(number, [html]), self._units)
 
     def close(self) -> None:
         """Publish nothing from now on: the reply is replaced."""

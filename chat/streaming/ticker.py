@@ -90,10 +90,12 @@ class Ticker:
         text: str = "",
         reasoning: str = "",
         renders: bool = True,
+        has_steps: bool = False,
     ) -> RunWriter:
         """Begin to write the events of an attempt that was claimed `age` seconds ago.
 
-        The attempt continues `text` and `reasoning`. `renders`: its text is also published as HTML. The lease is written with the first
+        The attempt continues `text` and `reasoning`. `renders`: its text is also published as HTML,
+        by the caller if it `has_steps`. The lease is written with the first
         events; until then the sweeper treats a claim as a lease that began with it.
         """
         if run_id in self._writers:
@@ -103,7 +105,7 @@ class Ticker:
         self._opened += 1
         writer.lease_until = asyncio.get_running_loop().time() - age + LEASE_SECONDS
         self._writers[run_id] = writer
-        writer.start(text, reasoning)
+        writer.start(text, reasoning, has_steps=has_steps)
         if self._task is None or self._task.done():
             # Without the context of this run, since it serves all.
             self._task = asyncio.create_task(self._tick(), name="ticker", context=Context())

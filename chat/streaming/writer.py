@@ -77,6 +77,7 @@ class RunWriter:
         self._pending: list[str] = []
         self._has_begun = False
         self._renders = renders
+        self._lines: dict[str, int] = {}  # the blocks of tools' calls
         self.rendering = self._new_rendering()
         # Bytes that all of its commands share.
         layer = get_layer()
@@ -107,14 +108,18 @@ class RunWriter:
         is_written = self.logged >= count <= self.published
         return bool(self._pending) or not is_written or self.is_accepted != self.stored_acceptance
 
-    def start(self, text: str, reasoning: str) -> None:
-        """Add the attempt's first event, which carries the reply that the attempt continues."""
+    def start(self, text: str, reasoning: str, *, has_steps: bool = False) -> None:
+        """Add the attempt's first event, which carries the reply that the attempt continues.
+
+        With `has_steps` the caller renders the text, with the lines between its parts.
+        """
         common: dict[str, Any] = {"run": self.run_id, "attempt": self.attempt, "seq": self.next_seq}
         if self.attempt == 1 and not text:
             self.append(protocol.RunStarted(**common))
         else:
             self.append(protocol.RunRestarted(**common, text=text, reasoning=reasoning))
-            self.rendering.add(text)
+            if not has_steps:
+                self.rendering.add(text)
 
     def mark_accepted(self, is_accepted: bool) -> None:
         """Store that the provider has accepted the request, or that it has ended it by an error.
@@ -145,6 +150,7 @@ class RunWriter:
         common: dict[str, Any] = {"run": self.run_id, "attempt": self.attempt, "seq": self.next_seq}
         self.append(protocol.ReplyReplaced(**common, text=text, reasoning=reasoning))
         self.rendering.close()
+        self._lines.clear()
         self.rendering = self._new_rendering()
         self.rendering.add(text)
 
@@ -156,6 +162,21 @@ class RunWriter:
         self.events.append(event.encode())
         self._notify(self, not self._has_begun)
         self._has_begun = True
+
+    async def show_tool(self, call: str, slot: str, html: str) -> None:
+        """Show the line of a tool's call after the text so far, or in another form."""
+        self.seal()
+        if call in self._lines:
+            self.rendering.replace_line(self._lines[call], html)
+        else:
+            self._lines[call] = await self.rendering.add_line(slot, html)
+        self._notify(self, True)
+
+    def tool_event(self, kind: type[protocol.ToolEvent], **fields: Any) -> None:
+        """Add an event of a tool's call."""
+        self.seal()
+        common: dict[str, Any] = {"run": self.run_id, "attempt": self.attempt, "seq": self.next_seq}
+        self.append(kind(**common, **fields))
 
     def _new_rendering(self) -> LiveRendering | NoRendering:
         if not self._renders:

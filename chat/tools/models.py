@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from chat.tools.mcp.models import McpConnection, McpServer, McpTool
+from chat.tools.run_steps import RunStep
 
-__all__ = ["McpConnection", "McpServer", "McpTool"]
+__all__ = ["McpConnection", "McpServer", "McpTool", "RunStep"]

@@ -119,7 +119,7 @@ class Tool:
     database. `has_effect`: a call changes something outside of the reply, so it is never repeated on
     suspicion. `needs_approval`: the user allows each call. `permission` is the one (app.codename) that its user
     needs. `fee` in micro-credits is charged for each call that succeeded. `source` names the server that it
-    comes from.
+    comes from. `briefing` returns a text for the prompt of a run that has the tool, such as the schema of its tables.
     """
 
     name: str
@@ -136,6 +136,7 @@ class Tool:
     fee: int = 0
     seconds: float = 10
     available: Callable[[ToolContext], bool] | None = None
+    briefing: Callable[[ToolContext], str] | None = None
     source: str = ""
 
     def definition(self) -> dict[str, Any]:
@@ -159,6 +160,7 @@ def tool(
     fee: int = 0,
     seconds: float = 10,
     available: Callable[[ToolContext], bool] | None = None,
+    briefing: Callable[[ToolContext], str] | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]:
     """Declare a function as a tool and register it; returns the Tool in place of the function.
 
@@ -178,6 +180,7 @@ def tool(
             fee=fee,
             seconds=seconds,
             available=available,
+            briefing=briefing,
         )
         if name in _registered:
             raise ValueError(f"two tools are named {name!r}")

@@ -102,8 +102,8 @@ def _markdown_message(message: Message) -> str:
     for thoughts in reasoning(message):
         quoted = "\n".join(f"> {line}".rstrip() for line in thoughts.splitlines())
         blocks.append(f"> **{_('Reasoning')}**\n>\n{quoted}")
-    if message.attached:
-        attached = ", ".join(MARKUP.sub(r"\\\g<0>", one["name"]) for one in message.attached)
+    if message.files:
+        attached = ", ".join(MARKUP.sub(r"\\\g<0>", one["name"]) for one in message.files)
         blocks.append(f"*{_('Attached:')}* {attached}")
     if message.text:
         blocks.append(closed(message.text.strip("\n")))

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 def size_of(message: Message) -> int:
     """Return the bytes of the files of a message."""
-    return sum(one["size"] for one in message.attached or ())
+    return sum(one["size"] for one in message.files)
 
 
 def exported(messages: Sequence[Message]) -> dict[UUID, list[dict[str, Any]]]:
@@ -31,10 +31,10 @@ def exported(messages: Sequence[Message]) -> dict[UUID, list[dict[str, Any]]]:
 
     A text has its `text`, an image its `data` in base64; a deleted or lost file has neither.
     """
-    ids = [id for message in messages for id in uploads.kept_ids(message.attached)]
+    ids = [id for message in messages for id in uploads.kept_ids(message.files)]
     rows = Attachment.objects.in_bulk(ids) if ids else {}
     return {
-        message.pk: [_exported(one, rows) for one in message.attached]
+        message.pk: [_exported(one, rows) for one in message.files]
         for message in messages
         if message.attached
     }

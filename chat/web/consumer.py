@@ -29,7 +29,7 @@ from chat.conversations import branches, drafts, lifecycle
 from chat.conversations.offers import Choice
 from chat.errors import ChatError, sentence
 from chat.moderation import rules
-from chat.runs import describe, next_message, start, wait_estimate
+from chat.runs import approve, describe, next_message, start, wait_estimate
 from chat.runs.stop import stop_run
 from chat.streaming import groups
 from chat.streaming.user_channel import ACCESS_CHANGED
@@ -299,6 +299,11 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc, unused-ignore]
                 return
             case protocol.RunStop():
                 await self._call(event, stop_run, run_id=event.run)
+                return
+            case protocol.ToolDecide():
+                await self._call(
+                    event, approve.decide, run_id=event.run, call=event.call, allow=event.allow
+                )
                 return
             case protocol.Resume():
                 assert self._allowance is not None

@@ -32,6 +32,7 @@ STATUS = {
     "model_unavailable": 409,
     "no_vision": 409,
     "run_active": 409,
+    "already_decided": 409,
     "file_too_large": 413,
     "storage_full": 413,
     "text_too_long": 413,

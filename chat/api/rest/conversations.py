@@ -248,8 +248,7 @@ def described_message(message: Message, *, is_own: bool) -> dict[str, Any]:
         "text": message.text,
         "reasoning": "\n\n".join(reasoning),
         "attachments": [
-            {"id": one.get("id"), "name": one["name"], "kind": one["kind"]}
-            for one in message.attached or ()
+            {"id": one.get("id"), "name": one["name"], "kind": one["kind"]} for one in message.files
         ],
         "run": run.pk if run is not None else None,
         "created_at": message.created_at,

@@ -20,10 +20,10 @@ from chat.api.rest import events, idempotency
 from chat.api.rest.answers import answer_exception
 from chat.api.rest.auth import ApiRequest, needs
 from chat.api.rest.errors import Problem
-from chat.api.rest.schemas import RunOut, RunStart, responses
+from chat.api.rest.schemas import RunOut, RunStart, ToolDecision, responses
 from chat.conversations.offers import Choice
 from chat.models import Run
-from chat.runs import next_message, start
+from chat.runs import approve, next_message, start, steps
 from chat.runs.stop import stop_run
 from chat.web import socket_limits
 from chatproject.lib import db
@@ -182,6 +182,18 @@ def stop(request: ApiRequest, run_id: UUID) -> dict[str, Any]:
     return described(user, access.run(user, run_id))
 
 
+@router.post(
+    "/runs/{uuid:run_id}/tools/{int:call}",
+    auth=needs(Scope.WRITE),
+    response=responses({200: RunOut}, 409),
+)
+def decide(request: ApiRequest, run_id: UUID, call: int, body: ToolDecision) -> dict[str, Any]:
+    """Allow or refuse a call of a tool that waits for it, one of the run's `waiting_for`; the run then goes on."""
+    user = request.auth.user
+    approve.decide(user=user, run_id=run_id, call=str(call), allow=body.allow)
+    return described(user, access.run(user, run_id))
+
+
 def described(user: User, run: Run) -> dict[str, Any]:
     """Return a run, whose reply was read, as answers have it; a reader by share gets nothing of model, error and cost."""
     is_own = access.decide(user, run) >= access.Access.WRITE
@@ -191,6 +203,11 @@ def described(user: User, run: Run) -> dict[str, Any]:
         error = error if is_own else {"code": "run_failed", "message": ""}
     return {
         "id": run.pk,
+        "waiting_for": [
+            {**steps.part_of(one), "until": run.waits_until} for one in approve.waiting_calls(run)
+        ]
+        if is_own and run.waits_until is not None
+        else [],
         "conversation": run.conversation_id,
         "message": run.message_id,
         "status": run.status,

@@ -179,6 +179,22 @@ class RunProblem(Schema):
     message: str
 
 
+class ToolDecision(Body):
+    """The answer to a call of a tool that waits for it."""
+
+    allow: bool
+
+
+class WaitingCall(Schema):
+    """A call of a tool that waits for its user's answer: `call` is its number in the run."""
+
+    call: str
+    name: str
+    title: str
+    arguments: Any
+    until: datetime | None
+
+
 class RunOut(Schema):
     """A run: one making of one reply. `text` and the fields after it are complete when it has ended."""
 
@@ -193,6 +209,7 @@ class RunOut(Schema):
     error: RunProblem | None
     usage: Usage | None
     charged: Credits | None
+    waiting_for: list[WaitingCall]
     queued_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

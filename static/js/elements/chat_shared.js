@@ -71,7 +71,7 @@ export class ChatShared extends HTMLElement {
       this.#restart(event.text);
       return;
     } else if (event.type === "reply.blocks") {
-      this.#blocks.splice(event.first, Infinity, ...event.blocks);
+      this.#blocks.splice(event.first, event.blocks.length, ...event.blocks);
       this.#shown = event.end;
     } else return;
     this.#show();

@@ -163,6 +163,17 @@ export class LiveReply {
       case "reply.blocks":
         this.#writer.addBlocks(event);
         break;
+      case "tool.started":
+        this.#removeCard(event.call);
+        this.#hideProgress();
+        break;
+      case "tool.done":
+        this.#removeCard(event.call);
+        this.#showProgress(gettext("Reading the results…"));
+        break;
+      case "tool.waiting":
+        this.#showCard(event);
+        break;
       case "reply.replaced": // text turned out to be reasoning
         this.#writer.replaceWith(event.text ?? "", event.reasoning ?? "");
     }
@@ -180,6 +191,7 @@ export class LiveReply {
     const reply = this.#element;
     if (reply === null) return;
     this.#endWait();
+    for (const cards of reply.querySelectorAll("[data-tool-cards]")) cards.remove();
     reply.querySelector("[data-continued]")?.remove(); // `text` begins with it
     const wasCleared = this.#writer.replaceWith(text, reasoning);
     if (wasCleared && text === "") {
@@ -188,6 +200,27 @@ export class LiveReply {
       this.#fire("chat:announce", note.textContent);
     }
     this.#drawSoon();
+  }
+
+  /** Show the card of a call that waits for the user's answer, below the reply. */
+  #showCard({ call, html }) {
+    this.#hideProgress();
+    if (this.#element.querySelector(`[data-tool-card="${CSS.escape(call)}"]`) !== null) return;
+    const card = document.createElement("div");
+    card.dataset.toolCards = "";
+    card.innerHTML = html; // by the server's template
+    this.#scroll.follow(() => {
+      this.#element.querySelector(".progress").before(card);
+    });
+    this.#fire("chat:announce", card.querySelector(".tool-card-title").textContent.trim());
+  }
+
+  #removeCard(call) {
+    this.#element.querySelector(`[data-tool-card="${CSS.escape(call)}"]`)?.remove();
+  }
+
+  #hideProgress() {
+    this.#element.querySelector(".progress").hidden = true;
   }
 
   #endWait() {

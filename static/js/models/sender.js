@@ -188,6 +188,7 @@ export class Sender {
     else if (button?.dataset.continue) this.#again(event, "run.continue", button.dataset.continue);
     else if (button?.name === "branch") this.#chooseBranch(event, button);
     else if (button?.dataset.stop) this.#stop(event, button);
+    else if (button?.dataset.decide) this.#decide(event, button);
     else if (event.target.matches("[data-prompts]")) this.#prompt(event, button.value);
   }
 
@@ -235,6 +236,15 @@ export class Sender {
     }
     event.preventDefault();
     button.disabled = true;
+  }
+
+  /** Allow or refuse a call of a tool; without a connection the browser sends the form. */
+  #decide(event, button) {
+    const { decide: run, call } = button.dataset;
+    const frame = { type: "tool.decide", run, call, allow: button.value === "1" };
+    if (!this.#app.connection.send(frame)) return;
+    event.preventDefault();
+    for (const one of button.parentElement.querySelectorAll("button")) one.disabled = true;
   }
 
   #prompt(event, text) {

@@ -26,6 +26,10 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ""  # send them in the text: between "whole" tags, or with the tag at their "end" alone
     )
     calls: int = 0  # after the text, so many calls of the first tool of the request
+    # Calls of tools before the reply, if the request has tools: "name:arguments", by "&" those of one answer, by ";"
+    # the answers. Spaces and brackets of the arguments are quoted as in addresses: calculate:{"expression":"1+1"}
+    use: str = ""
+    said: int = 0  # tokens of text before the calls of each such answer
     sample: bool = False  # the reply is Markdown of all kinds, from sample.md
     finish: str = "stop"  # finish_reason
     # end after that many tokens with the finish reason "length", unless asked to continue from there

@@ -6,6 +6,7 @@ import random
 import re
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
 import msgspec
 
@@ -71,6 +72,31 @@ def pieces_after(prefix: str, pieces: list[str]) -> list[str]:
     return []
 
 
+def scripted(use: str, messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The calls of the next answer by a directive `use`: of names and arguments; none after the last one."""
+    answered = 0
+    for one in reversed(messages):
+        if one["role"] == "user":
+            break
+        answered += bool(one.get("tool_calls"))
+    answers = use.split(";") if use else []
+    if answered >= len(answers):
+        return []
+    pairs = [one.partition(":")[::2] for one in answers[answered].split("&")]
+    return [(name, unquote(arguments)) for name, arguments in pairs]
+
+
+def used_pieces(index: int, id: str, name: str, arguments: str) -> list[dict[str, Any]]:
+    """The pieces in which a scripted call comes: its arguments in two."""
+    half = len(arguments) // 2
+    first = {"id": id, "type": "function", "function": {"name": name, "arguments": ""}}
+    return [
+        {"index": index, **first},
+        {"index": index, "function": {"arguments": arguments[:half]}},
+        {"index": index, "function": {"arguments": arguments[half:]}},
+    ]
+
+
 CALL_ARGUMENTS = '{"city": "Oslo"}'
 
 
@@ -132,6 +158,15 @@ class Reply:
                 self.delta(tool_calls=[piece])
                 for index in range(asked.calls)
                 for piece in call_pieces(index, name)
+            ]
+            self._finish = "tool_calls"
+        if request.tools and (used := scripted(asked.use, request.messages)):
+            number = len(request.messages)
+            said = reply_pieces(asked.said, f"{message}\nsaid {number}")
+            self._tokens = [self.delta(content=piece) for piece in said] + [
+                self.delta(tool_calls=[piece])
+                for index, (name, arguments) in enumerate(used)
+                for piece in used_pieces(index, f"call_{number}_{index}", name, arguments)
             ]
             self._finish = "tool_calls"
         self.size = len(self._tokens)
