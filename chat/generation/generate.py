@@ -44,7 +44,7 @@ from chat.llm.provider import NoteAccepted, NoteLearned
 from chat.llm.quirks import CONTINUATION, LEFT_OUT, OF_THE_SERVER, Quirks
 from chat.llm.request import CompletionRequest, refuses_continuation
 from chat.models import Assistant, Continuation, LanguageModel, Provider, Run
-from chat.runs import fallback, finish, handover, next_message, queue
+from chat.runs import fallback, finish, handover, next_message, queue, steps
 from chat.streaming import log as run_log
 from chat.streaming.ticker import Ticker, close_ticker, current_ticker
 from chat.streaming.writer import RunWriter, no_interrupt
@@ -343,7 +343,7 @@ async def _generate(
         return reply.outcome(Run.Status.STOPPED)
     except agents.Parked:
         return None
-    except agents.LostRun:
+    except steps.LostRun:
         writer.mark_lost()
         return reply.outcome(Run.Status.FAILED, code="unavailable", message=errors.INTERRUPTED)
     except agents.LimitReached as error:
