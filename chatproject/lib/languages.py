@@ -23,6 +23,7 @@ CODES = frozenset(code for code, _name in settings.LANGUAGES)
 FORMATS = {
     "F": pgettext_lazy("date", "F"),
     "F Y": pgettext_lazy("date", "F Y"),
+    "M Y": pgettext_lazy("date", "M Y"),
     "j M": pgettext_lazy("date", "j M"),
     "j M Y": pgettext_lazy("date", "j M Y"),
     "j M, H:i": pgettext_lazy("date", "j M, H:i"),
