@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -24,7 +24,7 @@ def of_chat(
 ) -> dict[str, Any]:
     """Return the chosen sections of a chat's statistics, ready for `chat/_figures.html`."""
     shown = names.shown((one["name"] for one in statistics["people"]), mode)
-    made = {
+    made: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "totals": _totals,
         "time": _time,
         "hours": lambda found: charts.heat_map(found["hours"]),

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db
 def document(owner, tmp_path: Path) -> Document:
     path = tmp_path / "chat.txt"
     path.write_text(large(400) + "01.09.24, 10:00 - <b>Zed</b>: first\n")
-    return Document.objects.create(
+    made: Document = Document.objects.create(
         owner=owner,
         name="Holiday <chat>",
         format="whatsapp",
@@ -35,6 +35,7 @@ def document(owner, tmp_path: Path) -> Document:
         file="x",
         statistics=of_chat(whatsapp.parse(str(path), {})),
     )
+    return made
 
 
 def page(client, document: Document, query: str = ""):
