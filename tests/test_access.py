@@ -30,7 +30,6 @@ from chat.api import urls as api
 from chat.api.rest import reference
 from chat.api.rest.urls import api as rest
 from chat.attachments import uploads
-from chat.documents.models import Document
 from chat.models import (
     Assistant,
     Attachment,
@@ -194,16 +193,6 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         "import_id": ChatImport.objects.create(owner=owner, beat_at=now, size=1).pk,
         "key_id": api_keys.create(owner, api_keys.Terms(name=f"{SECRET} key"))[0].pk,
         "order_id": money.order(owner.account).pk,
-        "document_id": Document.objects.create(
-            owner=owner,
-            name=SECRET,
-            format="whatsapp",
-            kind="chat",
-            size=1,
-            sha256="0" * 64,
-            file="none",
-            status="ready",
-        ).pk,
         "token": link.token,
         "document_id": document.pk,
         "first": 0,

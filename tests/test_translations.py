@@ -124,7 +124,7 @@ def in_template(source: str, *, is_html: bool = True) -> list[tuple[int, str]]:
 
 # Their texts are for operators and developers (terminal, log), for programs and models, or names of formats.
 UNSHOWN = re.compile(
-    r"/(migrations|management|local|doctor|formats|api|llm|rendering|streaming|generation|recovery|push|moderation|privacy|retrieval)/|"
+    r"/(migrations|management|local|doctor|formats|api|llm|rendering|streaming|generation|recovery|push|moderation|privacy|retrieval|parsing)/|"
     r"chatproject/(checks|settings|serve|clock|asgi)\.py|chat/runs/queue|chat/attachments/content|"
     r"chatproject/lib/(env|rq_asyncio|pubsub|server|redis|db|log_|metrics|leadership|stored_limits|outages|origins|alerts|mail/outbox)|"
     r"chatproject/ops/(alerts|readiness|metrics|site_metrics|start_report|staff_log|health)|"
