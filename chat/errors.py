@@ -37,6 +37,7 @@ ERRORS: dict[str, str] = {
     "storage_full": _("Your files use all of your space. Delete some in the settings."),
     "no_vision": _("This model cannot see images. Nothing was sent. Choose a model with vision."),
     "insufficient_credits": _("Your credits do not cover this message. Buy credits, or send less."),
+    "price_changed": _("The price has changed meanwhile. Nothing was bought. Look at it again."),
     "too_many": _("These are too many at a time. Select fewer."),
     "moderated": _(
         "Your message breaks a rule of this site. It was not sent. Change it, then send it again."

@@ -642,6 +642,20 @@ class DocumentUpdated(ServerEvent, frozen=True, tag="document.updated", kw_only=
     deleted: bool
 
 
+class InsightUpdated(ServerEvent, frozen=True, tag="insight.updated", kw_only=True):
+    """The state of a job of insights into a document: how many of its `total` are done, and how many failed.
+
+    `status` is "active", "done", "partial", "failed" or "stopped".
+    """
+
+    job: UUID
+    document: UUID
+    status: str
+    done: int
+    failed: int
+    total: int
+
+
 class ShareEnded(ServerEvent, frozen=True, tag="share.ended", kw_only=True):
     """A conversation is no longer shared with the user."""
 

@@ -26,6 +26,7 @@ from chat import announcements
 from chat.attachments.sweep import Sweep
 from chat.documents import lifecycle, tracking
 from chat.documents.retrieval import jobs as index_jobs
+from chat.insights import recovery as insights
 from chat.recovery import mcp_sweep, next_messages, retention, search_sweep
 from chat.recovery.sweeper import Sweeper
 from chat.runs import queue, wait_estimate
@@ -78,6 +79,7 @@ def schedule() -> list[Task]:
         Task("resume documents", 30, tracking.resume),
         Task("purge documents", 60, lifecycle.Purge().run),
         Task("resume exports", 60, archives.resume),
+        Task("resume insights", insights.EVERY, insights.resume),
         Task("publish announcements", announcements.EVERY, announcements.Publication().publish_due),
         Task("clear sessions", 60, sessions.clear_expired),
         Task("clear uses of limits", 600, uses.clear_expired),

@@ -72,6 +72,7 @@ INSTALLED_APPS = [
     "billing",
     "chat",
     "chat.documents",
+    "chat.insights",
     "chat.tools",
     "django.contrib.admin",
     "django.contrib.auth",

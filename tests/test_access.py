@@ -30,6 +30,7 @@ from chat.api import urls as api
 from chat.api.rest import reference
 from chat.api.rest.urls import api as rest
 from chat.attachments import uploads
+from chat.insights.models import Category, Insight, InsightJob
 from chat.models import (
     Assistant,
     Attachment,
@@ -181,7 +182,20 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
     )
     server.groups.add(Group.objects.create(name="Members"))
     owner.groups.add(*server.groups.all())
+    kind = document.kind
+    category = Category.objects.create(
+        slug="matrix", name="Matrix", description="All", price=1, kind=kind
+    )
+    job = InsightJob.objects.create(
+        owner=owner, document=document, category=category, language="en", price=1, total=1
+    )
+    insight = Insight.objects.create(
+        job=job, key="one", name="One", position=0, prompt="Hm", status="done",
+        schema={"type": "object", "properties": {"text": {"type": "string"}}}, data={"text": SECRET},
+    )  # fmt: skip
     return {
+        "category_slug": category.slug,
+        "insight_id": insight.pk,
         "conversation_id": chat.pk,
         "message_id": reply.pk,
         "run_id": run.pk,
@@ -428,6 +442,11 @@ OPERATIONS: dict[tuple[str, str], tuple[Scope, dict[str, Any], int, int, int]] =
     ("POST", f"{HOOK}/test"): (Scope.WEBHOOKS, {}, 201, 404, 404),
     ("POST", f"{HOOK}/deliveries/{{delivery_id}}/resend"): (Scope.WEBHOOKS, {}, 200, 404, 404),
     ("DELETE", f"{HOOK}"): (Scope.WEBHOOKS, {}, 204, 404, 404),
+    ("GET", "/api/v1/documents/{document_id}/insights"): (Scope.READ, {}, 200, 404, 404),
+    ("POST", "/api/v1/documents/{document_id}/insights/{category_slug}/unlock"): (
+        *(Scope.WRITE, {}, 200, 404, 404),
+    ),
+    ("POST", "/api/v1/insights/{insight_id}/retry"): (Scope.WRITE, {}, 200, 404, 404),
     ("POST", "/api/v1/conversations"): (Scope.WRITE, {"title": SECRET}, 201, 201, 201),
     ("POST", "/api/v1/runs"): (Scope.WRITE, {"text": " "}, 400, 400, 400),
     ("POST", "/api/v1/runs/{run_id}/stop"): (Scope.WRITE, {}, 200, 404, 404),

@@ -100,7 +100,17 @@ def test_links_between_documents_have_targets(path):
 # --- The glossary ----------------------------------------------------------------------------
 
 GLOSSARY = (PROJECT / "docs" / "glossary.md").read_text()
-OURS = ["accounts", "billing", "chat", "documents", "tools", "mail", "leadership", "stored_limits"]
+OURS = [
+    "accounts",
+    "billing",
+    "chat",
+    "documents",
+    "insights",
+    "tools",
+    "mail",
+    "leadership",
+    "stored_limits",
+]
 
 
 def test_glossary_has_every_table():

@@ -128,7 +128,7 @@ UNSHOWN = re.compile(
     r"chatproject/(checks|settings|serve|clock|asgi)\.py|chat/runs/queue|chat/attachments/content|"
     r"chatproject/lib/(env|rq_asyncio|pubsub|server|redis|db|log_|metrics|leadership|stored_limits|outages|origins|alerts|mail/outbox)|"
     r"chatproject/ops/(alerts|readiness|metrics|site_metrics|start_report|staff_log|health)|"
-    r"chat/tools/(builtin|mcp)/|chat/tools/(arithmetic|web_|checks|apps)|chat/conversations/(notes|prompt_builder|path|search_words)|billing/schedule|"
+    r"chat/insights/(answers|seeds)|chat/tools/(builtin|mcp)/|chat/tools/(arithmetic|web_|checks|apps)|chat/conversations/(notes|prompt_builder|path|search_words)|billing/schedule|"
     r"billing/privacy|billing/metering/litellm_prices|billing/ledger/audit|billing/payments/(disputes|reclaim|fonts|providers)"
 )
 SHOWN_FILES = re.compile(r"chat/llm/errors\.py$")
@@ -332,7 +332,7 @@ def test_shown_field_has_a_marked_label():
 # Texts of staff pages alone may stay English.
 STAFF = re.compile(
     r"^templates/(admin/|chat/_?styleguide)|/admin/|^(accounts|chatproject/lib)/admin\.py|/models/|models\.py$|apps\.py$|"
-    r"^chatproject/(lib/mail|ops/status_page)|staff_actions|payments/(checkout|providers)|^chat/llm/|chat/moderation/"
+    r"^chatproject/(lib/mail|ops/status_page)|staff_actions|payments/(checkout|providers)|^chat/llm/|chat/moderation/|insights/(schemas|templates)"
 )
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%%|%[sd]|\{\w*\}|</?[a-z]+")
 

@@ -18,6 +18,7 @@ class Purpose(models.TextChoices):
     TITLE = "title"
     TOOL = "tool"
     EMBED = "embed"
+    INSIGHT = "insight"
 
 
 class UsageRecord(models.Model):
@@ -42,7 +43,7 @@ class UsageRecord(models.Model):
     run_id = models.UUIDField()
     attempt = models.PositiveSmallIntegerField()
     step = models.PositiveSmallIntegerField(default=0)
-    purpose = models.CharField(max_length=5, choices=Purpose, default=Purpose.CHAT)
+    purpose = models.CharField(max_length=7, choices=Purpose, default=Purpose.CHAT)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.PROTECT,
@@ -103,7 +104,7 @@ class UsageRecord(models.Model):
                 & Q(reasoning_tokens__lte=F("output_tokens")),
                 name="usage_parts_within_whole",
             ),
-            known("purpose", "chat title tool embed", "usage_purpose_known"),
+            known("purpose", "chat title tool embed insight", "usage_purpose_known"),
         ]
 
     def __str__(self) -> str:
@@ -117,7 +118,7 @@ class DailyUsage(models.Model):
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     model = models.CharField(max_length=200)
     assistant = models.CharField(max_length=100, blank=True)
-    purpose = models.CharField(max_length=5, choices=Purpose)
+    purpose = models.CharField(max_length=7, choices=Purpose)
     calls = models.PositiveBigIntegerField()
     input_tokens = models.PositiveBigIntegerField()
     cached_tokens = models.PositiveBigIntegerField()

@@ -118,6 +118,8 @@ class StatementLine:
         title = str(TITLES[kind])
         if entry.hold and entry.hold.key.startswith("embed:"):
             title = gettext("Embeddings")
+        elif entry.hold and entry.hold.key.startswith("insight:"):
+            title = gettext("Insights")
         if entry.order and kind in (Kind.PURCHASE, Kind.BONUS):
             title = f"{title}: {entry.order.package_name}"
         return cls(

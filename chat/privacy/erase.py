@@ -14,6 +14,8 @@ from chat.conversations import sharing
 from chat.documents import lifecycle
 from chat.documents.models import Document
 from chat.errors import ChatError
+from chat.insights import finish
+from chat.insights.models import InsightJob
 from chat.models import (
     Assistant,
     Attachment,
@@ -56,6 +58,7 @@ def close(user: User) -> None:
     for rows in (ChatImport.objects.filter(owner=user), ChatExport.objects.filter(owner=user)):
         active = rows.filter(status__in=ChatImport.ACTIVE)
         active.update(status=ChatImport.Status.STOPPED, ended_at=now)
+    _stop_insights(user)
     sharing.end_all_of(user)
     PushSubscription.objects.filter(user=user).delete()
     for webhook_id in list(Webhook.objects.filter(owner=user).values_list("pk", flat=True)):
@@ -101,13 +104,21 @@ def erase_files(user: User, deadline: float) -> bool:
 
 
 def erase_documents(user: User, deadline: float) -> bool:
-    """Delete the user's documents, one at a time: its file, then its rows."""
+    """Delete the user's documents, one at a time: its file, then its rows. Jobs of insights end before, charged."""
+    _stop_insights(user)
     rows = Document.all_objects.filter(owner=user)
     while (found := rows.order_by("pk").first()) is not None:
         lifecycle.purge(found)
         if time.monotonic() > deadline:
             return False
     return True
+
+
+def _stop_insights(user: User) -> None:
+    """End the user's jobs of insights; each is charged for what it delivered."""
+    jobs = InsightJob.objects.filter(owner=user, status=InsightJob.Status.ACTIVE)
+    for job_id in list(jobs.values_list("pk", flat=True)):
+        finish.stop(job_id)
 
 
 def erase_assistants(user: User, deadline: float) -> bool:

@@ -25,6 +25,8 @@ def register() -> None:
             "tools.McpTool": "The tools of servers.",
             "chat.ModerationRule": "Rules of staff.",
             "chat.SearchPosition": "An id.",
+            "insights.Category": "The site's categories of insights.",
+            "insights.InsightType": "The site's types of insights.",
         }
     )
     personal_data.add_closing(erase.close)
@@ -41,6 +43,7 @@ def register() -> None:
             "places:": "Ids of runs, until they end.",
             "rq:": "Ids in jobs, which expire within a day; the user's throttle is deleted.",
             "queue:": "A figure of the site.",
+            "insights:": "Passages of a document for a job of insights, for 20 minutes.",
         }
     )
 
@@ -143,6 +146,19 @@ def add_tables() -> None:
             model="chat.Assistant", user="owner", document="assistants", erased_by="assistants"
         ),
         PersonalTable(model="chat.Prompt", user="owner", document="prompts"),
+        PersonalTable(
+            model="insights.Insight",
+            user="job__owner",
+            document="insights",
+            omitted=("prompt", "keywords", "schema"),
+            erased_by="documents",
+        ),
+        PersonalTable(
+            model="insights.InsightJob",
+            user="owner",
+            document="insight-jobs",
+            erased_by="documents",
+        ),
         PersonalTable(
             model="documents.Block",
             user="document__owner",

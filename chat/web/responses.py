@@ -31,6 +31,7 @@ STATUS = {
     "file_missing": 409,
     "model_unavailable": 409,
     "no_vision": 409,
+    "price_changed": 409,
     "run_active": 409,
     "already_decided": 409,
     "file_too_large": 413,

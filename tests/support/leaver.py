@@ -22,6 +22,7 @@ from billing.ledger import expiry
 from chat.conversations import search_index
 from chat.documents.models import Block, Chunk, ConversationDocument, Document, DocumentIndex
 from chat.documents.retrieval import words
+from chat.insights.models import Category, Insight, InsightJob
 from chat.models import (
     Announcement,
     AnnouncementDismissal,
@@ -187,6 +188,14 @@ def _make_files(user: User, chat: Conversation, now: Any) -> None:
     ConversationDocument.objects.create(conversation=chat, document=document)
     DocumentIndex.objects.create(document=document, version=1, chunks=1)
     words.insert(document.pk, user.pk, [Chunk(number=0, first=0, last=0, text=WORD)])
+    category = Category.objects.create(slug="leaver", name="Leaver", description="All", price=1)
+    job = InsightJob.objects.create(
+        owner=user, document=document, category=category, language="en", price=1, total=1
+    )
+    Insight.objects.create(
+        job=job, key="one", name="One", position=0, prompt="Hm", status="done", schema={},
+        data={"text": WORD},
+    )  # fmt: skip
     for kind in (ChatImport, ChatExport):
         kind._base_manager.create(
             owner=user, file=private_files.store([WORD.encode()]), size=9, status="done",

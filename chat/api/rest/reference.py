@@ -19,6 +19,7 @@ PREFIX = "/api/v1/"
 TITLES = {
     "conversations": "Conversations and messages",
     "runs": "Runs",
+    "insights": "Insights into documents",
     "search": "Search",
     "account": "Credits",
     "webhooks": "Webhooks",

@@ -19,7 +19,7 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.parser import Parser
 
-from chat.api.rest import account, conversations, reference, runs, webhooks
+from chat.api.rest import account, conversations, insights, reference, runs, webhooks
 from chat.api.rest.answers import answer, answer_exception
 from chat.api.rest.errors import Problem
 
@@ -82,6 +82,7 @@ def with_known_parameters(operate: Callable[..., Any]) -> Callable[..., Any]:
 api.add_decorator(with_known_parameters)  # after authentication and validation
 api.add_router("", conversations.router)
 api.add_router("", runs.router)
+api.add_router("", insights.router)
 api.add_router("", account.router)
 api.add_router("", webhooks.router)
 

@@ -178,6 +178,7 @@ export class ChatApp extends HTMLElement {
       case "document.updated":
       case "feedback.changed":
       case "transfer.updated":
+      case "insight.updated":
       case "instructions.changed":
         this.dispatchEvent(new CustomEvent(event.type, { detail: event })); // to elements of the page
         return;

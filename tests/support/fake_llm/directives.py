@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 WORDS = re.compile(r"\[\[([^\[\]]*)\]\]")
+HAS_JSON = re.compile(r"\[\[[^\[\]]*\bjson=")
 HAS_LENGTH = re.compile(r"\[\[[^\[\]]*\blength=")
 
 
@@ -31,6 +32,9 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     use: str = ""
     said: int = 0  # tokens of text before the calls of each such answer
     sample: bool = False  # the reply is Markdown of all kinds, from sample.md
+    # the reply is JSON that fits the schema of the request: "valid", "fenced" with prose around it, "wrong" without its
+    # first property, "cut" in its middle, or "repair", which is wrong until the user asks again
+    json: str = ""
     finish: str = "stop"  # finish_reason
     # end after that many tokens with the finish reason "length", unless asked to continue from there
     length: int = -1
@@ -96,6 +100,7 @@ class Request(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
 
     def limit(self) -> int:
         """The number of tokens that the reply may have."""
@@ -112,6 +117,8 @@ class Request(msgspec.Struct):
             return last_user_text(self.messages), self.messages[-1]["content"]
         if roles[-3:] == ["user", "assistant", "user"]:
             message, last = last_user_text(self.messages[:-1]), last_user_text(self.messages)
+            if "[[" not in last and HAS_JSON.search(message):
+                return message, ""
             if "[[" not in last and HAS_LENGTH.search(message):
                 return message, self.messages[-2]["content"]
         return last_user_text(self.messages), ""

@@ -121,6 +121,40 @@ def chunk(data: bytes) -> bytes:
 LAST_CHUNK = b"0\r\n\r\n"
 
 
+def json_pieces(request: Request, form: str) -> list[str]:
+    """The pieces of an answer that fits the schema of the request, or the one in words in its first user message."""
+    if request.response_format is not None:
+        schema = request.response_format["json_schema"]["schema"]
+    else:
+        first = next(one["content"] for one in request.messages if one["role"] == "user")
+        schema = msgspec.json.decode(re.findall(r"```json\n(.+?)\n```", first, re.DOTALL)[0])
+    answer = fitting(schema)
+    if form == "wrong" or (form == "repair" and request.messages[-2]["role"] != "assistant"):
+        answer.pop(next(iter(answer)))
+    text = msgspec.json.encode(answer).decode()
+    if form == "cut":
+        text = text[: len(text) // 2]
+    if form == "fenced":
+        text = f"Here it is:\n```json\n{text}\n```\nI hope this helps."
+    return [text[at : at + 20] for at in range(0, len(text), 20)]
+
+
+def fitting(schema: dict[str, Any]) -> Any:
+    """A value that fits a schema: the least of everything, and one item of a list."""
+    match schema["type"]:
+        case "object":
+            return {name: fitting(one) for name, one in schema["properties"].items()}
+        case "array":
+            return [fitting(schema["items"])] * max(1, schema.get("minItems", 0))
+        case "string":
+            words = schema.get("enum", [schema.get("title", "Text")])[0]
+            return words.ljust(schema.get("minLength", 0), ".")
+        case "boolean":
+            return True
+        case _:
+            return schema.get("minimum", 1)
+
+
 class Reply:
     """One reply in OpenAI's format, with tokens numbered from 0; those of reasoning come first.
 
@@ -131,7 +165,9 @@ class Reply:
 
     def __init__(self, request: Request, asked: Directives, message: str, prefix: str) -> None:
         self.prefix = prefix
-        whole = reply_pieces(asked.tokens, message)
+        whole = (
+            json_pieces(request, asked.json) if asked.json else reply_pieces(asked.tokens, message)
+        )
         left = pieces_after(self.prefix, whole)
         self.skipped = len(whole) - len(left)
         # A reply that is cut to max_tokens is the beginning of the whole one.
