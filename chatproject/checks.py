@@ -119,8 +119,8 @@ def check_mail(**kwargs: Any) -> list[CheckMessage]:
     return [
         Error(
             "EMAIL_URL=console:// writes mails to the log, with links that reset passwords.",
-            hint="Set EMAIL_URL=smtp://…, or remove it: a site works without mail. With DEBUG=1"
-            " console:// may be used.",
+            hint="Set EMAIL_URL=smtp://…, or remove it: a site works without mail. On a"
+            " single machine file:///folder writes mails to files.",
             id="parley.E004",
         )
     ]

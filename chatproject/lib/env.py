@@ -630,12 +630,12 @@ def database(name: str) -> dict[str, Any]:
 
 
 def mail(name: str, default: str) -> dict[str, Any]:
-    """Return Django's mail settings from `smtp://user:password@host:587?tls=1` or `console://`.
+    """Return Django's mail settings from `smtp://user:password@host:587?tls=1`, `file:///folder` or `console://`.
 
     `tls=1` is STARTTLS; the scheme `smtps` is TLS from the first byte. Empty: the site sends no mail.
     Messages go through the outbox, which sends them with the backend MAIL_TRANSPORT.
     """
-    value = url(name, default, schemes=("smtp", "smtps", "console"))
+    value = url(name, default, schemes=("smtp", "smtps", "file", "console"))
     if not value:
         return {
             "EMAIL_BACKEND": "django.core.mail.backends.dummy.EmailBackend",
@@ -645,6 +645,16 @@ def mail(name: str, default: str) -> dict[str, Any]:
     parts = urlsplit(value)
     if parts.scheme == "console":
         return outbox | {"MAIL_TRANSPORT": "django.core.mail.backends.console.EmailBackend"}
+    if parts.scheme == "file":
+        folder = unquote(parts.path)
+        if parts.netloc or parts.query or not folder.startswith("/") or folder == "/":
+            raise ImproperlyConfigured(
+                f"{name}: write file:// and the absolute path of a folder, such as file:///tmp/mails."
+            )
+        return outbox | {
+            "MAIL_TRANSPORT": "chatproject.lib.mail.files.EmailBackend",
+            "EMAIL_FILE_PATH": folder,
+        }
     options = dict(parse_qsl(parts.query))
     if options.keys() - {"tls"} or options.get("tls", "1").lower() not in TRUE | FALSE:
         raise ImproperlyConfigured(f"{name}: after the ? only tls=1 or tls=0 may follow.")

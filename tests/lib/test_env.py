@@ -266,6 +266,11 @@ def test_wrong_value_is_refused_by_name(monkeypatch, read, value, words):
 
 def test_mail_url_becomes_settings(monkeypatch):
     assert env.mail("MAIL", "console://")["MAIL_TRANSPORT"].endswith("console.EmailBackend")
+    files = env.mail("MAIL", "file:///var/mails%20here")
+    assert files["EMAIL_FILE_PATH"] == "/var/mails here"
+    for wrong in ("file://mails", "file:///", "file:mails"):
+        with pytest.raises(ImproperlyConfigured, match="absolute path"):
+            env.mail("MAIL", wrong)
     without = env.mail("MAIL", "")
     assert without["EMAIL_BACKEND"].endswith("dummy.EmailBackend")
     assert not without["MAIL_TRANSPORT"]

@@ -24,6 +24,9 @@ def check() -> Iterator[Finding]:
     if not outbox.is_configured():
         yield ok(PART, "none: staff approve accounts and create links for passwords in the admin")
         return
+    if settings.MAIL_TRANSPORT.endswith("files.EmailBackend"):
+        yield ok(PART, f"mails are written to files in {settings.EMAIL_FILE_PATH}")
+        return
     if not settings.MAIL_TRANSPORT.endswith("smtp.EmailBackend"):
         yield ok(PART, "mails are printed to the log")
         return

@@ -302,3 +302,15 @@ def test_admin_shows_fate_but_no_text(by_outbox, client):
     client.post(listed, action)
     assert OutgoingMail.objects.get().status == "queued"
     assert LogEntry.objects.filter(user=staff, change_message="Sent again").count() == 1
+
+
+def test_mail_becomes_a_private_file(by_outbox, tmp_path):
+    by_outbox.MAIL_TRANSPORT = "chatproject.lib.mail.files.EmailBackend"
+    by_outbox.EMAIL_FILE_PATH = str(tmp_path / "mails")
+    sent = a_mail()
+    outbox.send(sent.pk, 0)
+    [file] = (tmp_path / "mails").iterdir()
+    assert SECRET in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    sent.refresh_from_db()
+    assert sent.status == "sent"
