@@ -22,7 +22,7 @@ from accounts import api_keys
 from accounts.models import ApiKey, Scope
 from accounts.sso import confirmation
 from billing.credits import CreditsFormField
-from chatproject.lib import encryption
+from chatproject.lib import encryption, origins
 from chatproject.lib.http import Request
 
 # Where the session keeps a new key, encrypted, from the form to the page that shows it once.
@@ -152,7 +152,7 @@ def _page(
         "usable": usable,
         "ended": ended[: KEYS - len(usable)],
         "new": new,
-        "address": request.build_absolute_uri("/v1"),
+        "address": origins.public_address(request, "/v1"),
         "page": "settings",
     }
     return render(request, "account/api_keys.html", context, status=status)

@@ -32,6 +32,7 @@ from accounts.sso.answers import failed
 from accounts.sso.errors import SignInFailed
 from accounts.sso.identity import Identity
 from accounts.sso.providers import IdentityProvider
+from chatproject.lib import origins
 from chatproject.lib.http import Request
 
 # The errors of a provider for a person who did not go on.
@@ -48,7 +49,7 @@ def _provider(key: str) -> IdentityProvider:
 
 def redirect_uri(request: HttpRequest, key: str) -> str:
     """Return the address to which a provider sends the browser back; it must be registered there."""
-    return request.build_absolute_uri(reverse("socialaccount_callback", args=[key]))
+    return origins.public_address(request, reverse("socialaccount_callback", args=[key]))
 
 
 @require_POST

@@ -42,7 +42,7 @@ from billing.payments.invoices import NotPaid
 from billing.payments.providers.base import ProviderError
 from billing.payments.refunds import RefundRefused
 from billing.web.forms import BuyForm, InvoiceAddressForm, TopUpForm
-from chatproject.lib import languages
+from chatproject.lib import languages, origins
 from chatproject.lib.db import MoneyBusy, streamed_response
 
 if TYPE_CHECKING:
@@ -203,10 +203,12 @@ def _to_provider(request: Request, order: Order) -> HttpResponse:
         try:
             begun = checkout.begin(
                 order.pk,
-                return_url=request.build_absolute_uri(
-                    reverse("billing:order_return", args=[order.pk])
+                return_url=origins.public_address(
+                    request, reverse("billing:order_return", args=[order.pk])
                 ),
-                cancel_url=request.build_absolute_uri(reverse("billing:order", args=[order.pk])),
+                cancel_url=origins.public_address(
+                    request, reverse("billing:order", args=[order.pk])
+                ),
             )
         except CheckoutRefused as error:
             messages.error(request, error.message)

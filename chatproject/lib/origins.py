@@ -48,7 +48,7 @@ def own_origin(request: HttpRequest) -> str:
 
 
 def public_address(request: HttpRequest, address: str) -> str:
-    """Return an address of this site for another person: with SITE_URL, if that is set, in place of the request's Host.
+    """Return an address of this site for another person or service: with SITE_URL, if that is set, in place of the request's Host.
 
     Django checks the host of a request, and accepts any port.
     """

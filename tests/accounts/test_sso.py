@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from allauth.account.models import EmailAddress
@@ -114,6 +115,12 @@ def test_new_person_gets_an_account_and_returns(client: Client, issuer: Identity
     assert [one.subject for one in mail.outbox] == ["Parley: New sign-in to your account"]
     # Nothing of the second sign-in needed a new key or document.
     assert issuer.requests.count("/keys") == 1
+
+
+def test_redirect_address_has_the_site_address(client: Client, issuer: IdentityProvider, settings):
+    settings.SITE_URL = "https://chat.example.org"
+    wanted = parse_qs(urlsplit(leave(client, BEGIN)).query)["redirect_uri"]
+    assert wanted == [f"https://chat.example.org{BEGIN}callback/"]
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {

@@ -14,6 +14,7 @@ from chat.errors import ChatError
 from chat.models import Run
 from chat.web.pages import page_context
 from chat.web.responses import handles_chat_errors
+from chatproject.lib import origins
 from chatproject.lib.http import Request
 
 
@@ -35,8 +36,9 @@ def details(request: Request) -> HttpResponse:
         "run": run,
         "first_token": first.total_seconds() if first else None,
         "seconds": whole.total_seconds() if whole else None,
-        "address": request.build_absolute_uri(
-            f"{message.conversation.get_absolute_url()}?message={message.pk}#m-{message.pk}"
+        "address": origins.public_address(
+            request,
+            f"{message.conversation.get_absolute_url()}?message={message.pk}#m-{message.pk}",
         ),
     }
     return render(request, "chat/details.html", page_context(request) | context)

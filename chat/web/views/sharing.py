@@ -33,6 +33,7 @@ from chat.web.responses import (
     with_status,
 )
 from chat.web.views.attachments import file_response, thumbnail_response
+from chatproject.lib import origins
 from chatproject.lib.http import Request
 
 P = ParamSpec("P")
@@ -65,7 +66,7 @@ def share(request: Request, conversation_id: UUID) -> HttpResponse:
         "conversation": found,
         "shares": found.shares.all(),
         "links": [
-            {"link": one, "address": request.build_absolute_uri(one.get_absolute_url())}
+            {"link": one, "address": origins.public_address(request, one.get_absolute_url())}
             for one in found.links.all()
         ],
         "with_users": settings.SHARE_WITH_USERS,
@@ -232,7 +233,7 @@ def public(request: Request, token: str) -> HttpResponse:
         "link": link,
         "part": part,
         "client_id": new_client_id(),
-        "address": request.build_absolute_uri(link.get_absolute_url()),
+        "address": origins.public_address(request, link.get_absolute_url()),
         "image": request.build_absolute_uri(static("icons/parley-512.png")),
         "sign_in": f"{reverse('account_login')}?next={link.get_absolute_url()}",
     }

@@ -423,6 +423,12 @@ def basket(of: CreditPackage, **fields) -> dict[str, object]:
     } | fields
 
 
+def test_payment_page_has_the_site_address(inside, package, sandbox, settings):
+    settings.SITE_URL = "https://chat.example.org"
+    left = inside.post("/billing/buy/", basket(package))
+    assert left["Location"].startswith("https://chat.example.org/billing/sandbox/")
+
+
 def test_double_click_makes_one_order(inside, package, sandbox):
     first = inside.post("/billing/buy/", basket(package))
     second = inside.post("/billing/buy/", basket(package))
