@@ -47,6 +47,11 @@ def grant_month(now: datetime) -> int:
     return granted
 
 
+def grant_joined(account_id: int, now: datetime) -> None:
+    """Grant an account that has just joined a plan its credits of this month. Call it inside a money transaction."""
+    _grant(account_id, *month_of(now))
+
+
 def month_of(now: datetime) -> tuple[str, datetime]:
     """Return the name of a time's month by the site's time zone, and the begin of the next one."""
     local = timezone.localtime(now)

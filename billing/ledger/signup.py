@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.conf import settings
+from django.utils import timezone
 from django.utils.translation import gettext_noop
 
-from billing.ledger import plans, postings
+from billing.ledger import allowances, plans, postings
 from billing.models import Account, LedgerEntry
 from chatproject.lib import db
 
@@ -47,10 +48,11 @@ def _grant(account: Account) -> None:
 def join_plan(
     *, user_id: int, plan_id: int, invitation_id: int, until: datetime | None = None
 ) -> None:
-    """Move the account of a new user to the plan of an invitation, unless staff gave it one.
+    """Move the account of a new user to the plan of an invitation, with its credits, unless staff gave it one.
 
     Call it inside a money transaction.
     """
+    now = timezone.now()
     account = open_account(user_id=user_id)
     if account.plan_id in (None, plan_id) and not account.memberships.exists():
         plans.change(
@@ -60,6 +62,8 @@ def join_plan(
             invitation_id=invitation_id,
             until=until,
         )
+        if settings.BILLING and (until is None or until > now):
+            allowances.grant_joined(account.pk, now)
 
 
 def account_of(user_id: int) -> Account:
