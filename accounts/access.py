@@ -34,6 +34,7 @@ PUBLIC_VIEWS = frozenset(
         "account_inactive",
         "account_restore",
         "account_invitation",
+        "account_decline_invitation",
         "account_waiting",
         "account_confirm_email",
         "account_email_verification_sent",

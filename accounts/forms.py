@@ -54,6 +54,7 @@ class SignupForm(forms.SignupForm):
         super().__init__(*args, **kwargs)
         _reword(self)
         self.invitation = joining.invitation_of(context.request)
+        self.may_decline = settings.SIGNUP != "invitation"
         if self.invitation is not None and self.invitation.email:
             self.fields["email"].initial = self.invitation.email
         self.documents = consent.required()

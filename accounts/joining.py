@@ -21,7 +21,7 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts import invitations, signup
 from accounts.models import Invitation, InvitationUse, User
@@ -115,6 +115,13 @@ def invitation(request: HttpRequest, token: str) -> HttpResponse:
         )
         return redirect("chat:new")
     request.session[SESSION_KEY] = digest
+    return redirect("account_signup")
+
+
+@require_POST
+def decline(request: HttpRequest) -> HttpResponse:
+    """Forget the invitation whose link the visitor has opened, which stays usable, and show the sign-up page."""
+    request.session.pop(SESSION_KEY, None)
     return redirect("account_signup")
 
 

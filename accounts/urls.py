@@ -33,6 +33,7 @@ urlpatterns = [
     path("plan/", plan_page.plan, name="plan"),
     path("delete/", leaving_pages.delete, name="account_delete"),
     path("restore/", leaving_pages.restore, name="account_restore"),
+    path("invitation/decline/", joining.decline, name="account_decline_invitation"),
     path("invitation/<str:token>/", joining.invitation, name="account_invitation"),
     path("waiting/", joining.waiting, name="account_waiting"),
     path("language/", language.visitor_language, name="visitor_language"),

@@ -103,7 +103,8 @@ def test_approval_needs_its_permission(client: Client):
 def test_invitation_opens_sign_up_with_group_and_plan(staff: Client, settings):
     settings.SIGNUP = "invitation"
     assert sign_up(Client()).status_code == 403
-    group, plan = Group.objects.create(name="School"), Plan.objects.create(slug="s", name="S")
+    group = Group.objects.create(name="School")
+    plan = Plan.objects.create(slug="s", name="S", monthly_credits=7)
     form = {"email": "", "max_uses": "1", "days": "7", "plan": plan.pk, "group": group.pk}
     form["plan_days"] = "30"
     shown = staff.post(ADD, form).content.decode()
@@ -116,7 +117,8 @@ def test_invitation_opens_sign_up_with_group_and_plan(staff: Client, settings):
     sign_up(visitor)
     user = User.objects.get(email=EMAIL)
     assert list(user.groups.all()) == [group]
-    assert Account.objects.get(user=user).plan == plan
+    account = Account.objects.get(user=user)
+    assert (account.plan, account.balance) == (plan, settings.SIGNUP_CREDITS + 7)
     used = InvitationUse.objects.get(user=user)
     assert used.applied_at
     membership = user.account.memberships.get()
@@ -180,6 +182,22 @@ def test_invited_address_and_plan_are_shown(settings):
     assert visitor.get(address)["Location"] == "/"
     _other, other = link()
     assert "You are signed in as" in visitor.get(other, follow=True).content.decode()
+
+
+def test_invitation_can_be_declined(settings):
+    settings.SIGNUP = "open"
+    invitation, address = link(email=EMAIL)
+    visitor = Client()
+    button = "Sign up without the invitation"
+    assert button in visitor.get(address, follow=True).content.decode()
+    shown = visitor.post("/accounts/invitation/decline/", follow=True).content.decode()
+    assert "You were invited" not in shown
+    sign_up(visitor, "another@example.org")
+    assert User.objects.get().email == "another@example.org"
+    invitation.refresh_from_db()
+    assert invitation.uses == 0
+    settings.SIGNUP = "invitation"
+    assert button not in Client().get(address, follow=True).content.decode()
 
 
 def test_one_address_is_invited_by_mail(staff: Client):
