@@ -334,6 +334,7 @@ STAFF = re.compile(
     r"^templates/(admin/|chat/_?styleguide)|/admin/|^(accounts|chatproject/lib)/admin\.py|/models/|models\.py$|apps\.py$|"
     r"^chatproject/(lib/mail|ops/status_page)|staff_actions|payments/(checkout|providers)|^chat/llm/|chat/moderation/|insights/(schemas|templates)"
 )
+VALUE = re.compile(r"%\(\w+\)[sd]|\{\w*\}")
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%%|%[sd]|\{\w*\}|</?[a-z]+")
 
 
@@ -372,7 +373,9 @@ def problems(message: Message, catalog: Catalog) -> list[str]:
         if len(shown) != catalog.num_plurals:
             return [f"{message.id}: {len(shown)} forms"]
     wanted = sorted(PLACEHOLDER.findall(source[-1]))
-    found = []
+    # A singular with other values than the plural is a text of its own: some languages have that form for 21, too.
+    extra = set(VALUE.findall(source[0])) - set(VALUE.findall(source[-1]))
+    found = [f"{message.id}: {name} is only in the singular" for name in extra]
     # The last form is that of most numbers; forms of one, two or none may leave out the number.
     if sorted(PLACEHOLDER.findall(shown[-1])) != wanted:
         found.append(f"{message.id}: {shown[-1]}")

@@ -142,21 +142,39 @@ def undoable_response(request: Request, sentence: str, undo: str, back: str) -> 
 
 
 def _sentence(action: str, found: list[Conversation]) -> str:
+    """Return the sentence about a change, with the name of a single chat.
+
+    That one is a text of its own: some languages have the singular form for 21, too.
+    """
     count = len(found)
     # Isolated (U+2068, U+2069), as it may be written from right to left.
     name = f"\u2068{found[0].name}\u2069"
     if action == "delete":
         days = settings.DELETED_CHAT_DAYS
-        what = ngettext("“%(name)s” was deleted.", "%(count)d chats were deleted.", count)
+        what = (
+            _("“%(name)s” was deleted.")
+            if count == 1
+            else ngettext("%(count)d chat was deleted.", "%(count)d chats were deleted.", count)
+        )
         then = ngettext(
             "Removed for good after %(days)d day.", "Removed for good after %(days)d days.", days
         )
         return f"{what} {then}" % {"name": name, "count": count, "days": days}
     if action == "archive":
-        sentence = ngettext("“%(name)s” was archived.", "%(count)d chats were archived.", count)
+        sentence = (
+            _("“%(name)s” was archived.")
+            if count == 1
+            else ngettext("%(count)d chat was archived.", "%(count)d chats were archived.", count)
+        )
     elif action == "unarchive":
-        sentence = ngettext(
-            "“%(name)s” is back in your chats.", "%(count)d chats are back in your chats.", count
+        sentence = (
+            _("“%(name)s” is back in your chats.")
+            if count == 1
+            else ngettext(
+                "%(count)d chat is back in your chats.",
+                "%(count)d chats are back in your chats.",
+                count,
+            )
         )
     else:
         return ""  # pinning is seen

@@ -124,14 +124,24 @@ def move(request: Request, project_id: UUID | None) -> HttpResponse:
         messages.error(request, error.message)
         return redirect(back)
     if into is None:
-        sentence = ngettext(
-            "“%(name)s” is in no project now.", "%(count)d chats are in no project now.", len(found)
+        sentence = (
+            _("“%(name)s” is in no project now.")
+            if len(found) == 1
+            else ngettext(
+                "%(count)d chat is in no project now.",
+                "%(count)d chats are in no project now.",
+                len(found),
+            )
         )
     else:
-        sentence = ngettext(
-            "“%(name)s” was moved to “%(project)s”.",
-            "%(count)d chats were moved to “%(project)s”.",
-            len(found),
+        sentence = (
+            _("“%(name)s” was moved to “%(project)s”.")
+            if len(found) == 1
+            else ngettext(
+                "%(count)d chat was moved to “%(project)s”.",
+                "%(count)d chats were moved to “%(project)s”.",
+                len(found),
+            )
         )
     sentence %= {
         "name": f"\u2068{found[0].name}\u2069",
