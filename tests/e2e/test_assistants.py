@@ -103,7 +103,7 @@ def test_context_gauge_follows_replies_and_models(site: Site, browser: Browser):
         browser.wait_for_text(".context", "full")
         assert violations(browser.driver) == []
         browser.ask("[[tokens=3 rate=0]] " + "next " * 200)
-        browser.wait_for_text(".context", "Older messages are no longer sent")
+        browser.wait_for_text(".context", "Older messages left out")
         line = browser.find(".messages [data-context-line]")
         assert "no longer gets the messages above" in line.text
         browser.driver.refresh()

@@ -45,7 +45,7 @@ def test_line_is_above_the_oldest_sent_message(owner, conversation, turns):
         assert context.measure(chat, chat.chosen_model, part.messages) == found
     assert len(captured) == 0
     html = page.get(path).content.decode()
-    assert "Older messages are no longer sent" in html
+    assert "Older messages left out" in html
     assert html.count(LINE) == 2
     begin = html.index(LINE)
     assert html.rindex("<li ", 0, begin) == html.index(
