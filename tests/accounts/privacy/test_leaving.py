@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import zipfile
 from datetime import timedelta
@@ -173,7 +174,9 @@ def test_owner_deletes_and_restores_the_account(owner, assistant, settings):
     run = send(owner, begin(owner, assistant), "Hello")
     client = signed_in(owner)
     address = reverse("account_delete")
-    assert "10 days" in client.get(address).content.decode()
+    page = client.get(address).content.decode()
+    assert "10 days" in page
+    assert re.search(r"Your [\d.,]*\d credits expire", page)
     assert client.post(address).status_code == 400
     response = client.post(address, {"understood": "on"})
     assert response["Location"].startswith(
