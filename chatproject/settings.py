@@ -394,6 +394,7 @@ RATE_LIMITS = {
     "imports": env.limit("LIMIT_IMPORTS", "20/hour"),
     "documents": env.limit("LIMIT_DOCUMENTS", "60/hour"),
     "devices": env.limit("LIMIT_DEVICES", "20/hour"),
+    "pictures": env.limit("LIMIT_PICTURES", "30/minute"),  # of charts, as PNG
     "copies": env.limit("LIMIT_COPIES", "60/hour"),
     # Pages that the tools of a user read, and searches of the web.
     "web_fetches": env.limit("LIMIT_WEB_FETCHES", "120/hour"),
@@ -685,6 +686,12 @@ DOCUMENT_MAX_BYTES = env.integer("DOCUMENT_MAX_MB", 25, least=1, most=200) * 10*
 DOCUMENT_MAX_PAGES = env.integer("DOCUMENT_MAX_PAGES", 2_000, least=1)
 DOCUMENT_SECONDS = env.integer("DOCUMENT_SECONDS", 300, least=10, most=800)
 DOCUMENT_MEMORY_BYTES = env.integer("DOCUMENT_MEMORY_MB", 300, least=100) * 10**6
+# Tables of uploaded CSV and Excel files (docs/documents.md), and queries over them.
+TABLE_MAX_ROWS = env.integer("TABLE_MAX_ROWS", 1_000_000, least=1, most=10_000_000)
+TABLE_MAX_COLUMNS = env.integer("TABLE_MAX_COLUMNS", 1_000, least=1, most=5_000)
+TABLE_BUILD_SECONDS = env.integer("TABLE_BUILD_SECONDS", 180, least=1, most=3_600)
+TABLE_QUERY_SECONDS = env.integer("TABLE_QUERY_SECONDS", 10, least=1, most=300)
+TABLE_QUERY_ROWS = env.integer("TABLE_QUERY_ROWS", 10_000, least=50, most=100_000)
 IMPORT_MAX_BYTES = 100_000_000  # of an uploaded file of chats
 # Text of imported chats of one user in 24 hours, which the database stores and indexes.
 IMPORT_DAY_BYTES = env.integer("IMPORT_DAY_MB", 500, least=1) * 1_000_000

@@ -60,6 +60,7 @@ from tests.support import money
 from tests.support.conversations import begin, send
 from tests.support.people import assistant, owner, stranger
 from tests.support.sockets import open_tab
+from tests.support.tables import chart_in
 from tests.support.visitor import Visitor, without_limits
 
 __all__ = ["assistant", "owner", "stranger"]
@@ -75,6 +76,8 @@ READABLE = {
     ("chat:active_run", "get"),
     ("chat:attachment", "get"),
     ("chat:thumbnail", "get"),
+    ("chat:part_data", "get"),
+    ("chat:chart_picture", "get"),
     # Addresses of several methods have the name of each.
     ("rest:read_conversation", "get"),
     ("rest:change_conversation", "get"),
@@ -200,6 +203,7 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         "message_id": reply.pk,
         "run_id": run.pk,
         "attachment_id": shared_file.pk,
+        "part_id": chart_in(reply, SECRET).pk,
         "assistant_id": assistant_of_owner.pk,
         "project_id": Project.objects.create(owner=owner, name=f"{SECRET} project").pk,
         "prompt_id": Prompt.objects.create(owner=owner, title=f"{SECRET} title", text=SECRET).pk,
@@ -294,7 +298,9 @@ def test_pages_follow_the_matrix(objects, owner, reader, stranger, staff, closed
         has_object = bool(parameters(route)) and not name.startswith("admin:")
         # tests/test_admin_permissions.py walks the admin, too.
         rarer = 10 if name.startswith("admin:") and step > 1 else 1
-        is_of_chat = {"conversation_id", "message_id", "attachment_id"} & set(parameters(route))
+        is_of_chat = {"conversation_id", "message_id", "attachment_id", "part_id"} & set(
+            parameters(route)
+        )
         for number, (who, visitor) in enumerate(people.items()):
             # The pages of objects always for the two users who might see others' objects.
             is_always = has_object and who in ("reader", "other")

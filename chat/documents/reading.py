@@ -19,6 +19,8 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from chat.documents import binding, storage, tracking
+from chat.documents.datasets import store as tables
+from chat.documents.datasets.errors import TableRefused
 from chat.documents.models import Block, Document
 from chat.documents.tracking import Progress, Superseded
 from chatproject.lib import private_files, sandbox
@@ -45,6 +47,8 @@ def run(document_id: UUID, attempt: int) -> None:
     progress = Progress(document)
     try:
         if document.kind == Document.Kind.TABLE:
+            with storage.local(document.file) as path:
+                tables.build(document, path)
             progress.end(details={})
         else:
             _read(document, progress)
@@ -52,6 +56,9 @@ def run(document_id: UUID, attempt: int) -> None:
         binding.index_if_bound(document)
     except Superseded:
         logger.info("%s was deleted, or left to another attempt", document)
+    except TableRefused as error:
+        logger.info("%s has no tables: %s", document, error.code)
+        _fail(document, progress, error.code, error.details)
     except SandboxError as error:
         reason = error.reason if error.code == "failed" else error.code
         logger.info("%s cannot be read: %s", document, error)

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.utils.translation import gettext
 from django.utils.translation import gettext_noop as _
 
+from chat.documents.datasets.words import REASONS as TABLE_REASONS
 from chatproject.lib import languages
 
 # Each text says what happened and what to do. These are sources (gettext): `sentence` translates them.
@@ -52,6 +53,8 @@ REASONS: dict[str, str] = {
 
 def sentence(code: str) -> str:
     """Return the words of a reason in the active language; those of any failure for a code of another release."""
+    if code in TABLE_REASONS:
+        return str(TABLE_REASONS[code])
     return gettext(REASONS.get(code, REASONS["crashed"])) % {
         "most": languages.size(settings.DOCUMENT_MAX_BYTES),
         "pages": languages.number(settings.DOCUMENT_MAX_PAGES),

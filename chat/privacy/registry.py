@@ -178,6 +178,18 @@ def add_tables() -> None:
             erased_by="documents",
         ),
         PersonalTable(
+            model="documents.Dataset",
+            user="document__owner",
+            reason="Made of the uploaded tables, which are in the folder Documents.",
+            erased_by="documents",
+        ),
+        PersonalTable(
+            model="documents.TableResult",
+            user="conversation__owner",
+            reason="Computed from the uploaded tables, which are in the folder Documents.",
+            erased_by=chats,
+        ),
+        PersonalTable(
             model="documents.Document",
             user="owner",
             document="documents",

@@ -76,6 +76,7 @@ LIMITS_OF_POSTS = {
     "chat:shared_by_me": "shares",
     "chat:copy_shared": "copies",
     "chat:copy_public": "copies",
+    "chat:chart_picture": "pictures",
 }
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}

@@ -20,7 +20,15 @@ from accounts.models import Consent, Invitation, InvitationUse, LegalDocument, S
 from accounts.signup import hash_of
 from billing.ledger import expiry
 from chat.conversations import search_index
-from chat.documents.models import Block, Chunk, ConversationDocument, Document, DocumentIndex
+from chat.documents.models import (
+    Block,
+    Chunk,
+    ConversationDocument,
+    Dataset,
+    Document,
+    DocumentIndex,
+    TableResult,
+)
 from chat.documents.retrieval import words
 from chat.insights.models import Category, Insight, InsightJob
 from chat.models import (
@@ -196,6 +204,10 @@ def _make_files(user: User, chat: Conversation, now: Any) -> None:
         job=job, key="one", name="One", position=0, prompt="Hm", status="done", schema={},
         data={"text": WORD},
     )  # fmt: skip
+    Dataset.objects.create(
+        document=document, file=private_files.store([WORD.encode()], "datasets"), size=9, tables=[]
+    )
+    TableResult.objects.create(conversation=chat, call="1", rows=1, content=WORD.encode())
     for kind in (ChatImport, ChatExport):
         kind._base_manager.create(
             owner=user, file=private_files.store([WORD.encode()]), size=9, status="done",

@@ -21,7 +21,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from chat import access
 from chat.attachments.uploads import used_bytes
 from chat.documents import binding, lifecycle, queries, reasons, storage, tracking, uploads
-from chat.documents.models import Document
+from chat.documents.models import Dataset, Document
 from chat.errors import ChatError
 from chat.web.forms import posted_id
 from chat.web.pages import page_context
@@ -139,6 +139,8 @@ def document(request: Request, document_id: UUID) -> HttpResponseBase:
 
 
 def _content(request: Request, found: Document, words: str) -> dict[str, Any]:
+    if found.kind == Document.Kind.TABLE:
+        return {"dataset": Dataset.objects.filter(document=found).first()}
     if words:
         return {"blocks": queries.search(found, words), "is_search": True}
     page = queries.blocks(found, _start(request, found))

@@ -1,0 +1,41 @@
+"""Names of tables and columns for SQL, each one once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+MAX_NAME = 60  # characters
+FREE = re.compile(r"[^\w]+")
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def column_names(row: Iterable[str], width: int) -> list[str]:
+    """Return names for `width` columns, each one once, whatever their case: those of a row, else numbered ones."""
+    given = [" ".join(cell.split())[:MAX_NAME].strip().replace('"', "'") for cell in row][:width]
+    given += [""] * (width - len(given))
+    return distinct([name or f"column_{number}" for number, name in enumerate(given, 1)])
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return names of which none is another one, to SQL; repeated ones get a number."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        unique, number = name, 1
+        while unique.casefold() in taken:
+            number += 1
+            unique = f"{name}_{number}"
+        taken.add(unique.casefold())
+        found.append(unique)
+    return found
+
+
+def table_name(title: str) -> str:
+    """Return a name that SQL needs no quotation marks for."""
+    name = FREE.sub("_", title.casefold()).strip("_")[:MAX_NAME].strip("_")
+    return f"t_{name}" if not name or name[0].isdigit() else name
