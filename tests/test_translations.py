@@ -128,7 +128,8 @@ UNSHOWN = re.compile(
     r"chatproject/(checks|settings|serve|clock|asgi)\.py|chat/runs/queue|chat/attachments/content|"
     r"chatproject/lib/(env|rq_asyncio|pubsub|server|redis|db|log_|metrics|leadership|stored_limits|outages|origins|alerts|mail/outbox)|"
     r"chatproject/ops/(alerts|readiness|metrics|site_metrics|start_report|staff_log|health)|"
-    r"chat/insights/(answers|seeds)|chat/tools/(builtin|mcp)/|chat/tools/(arithmetic|web_|checks|apps)|chat/conversations/(notes|prompt_builder|path|search_words)|billing/schedule|"
+    r"chat/insights/(answers|seeds)|chat/tools/(builtin|charts|mcp)/|chat/tools/(arithmetic|web_|checks|apps|registry)|"
+    r"chat/documents/datasets/|chat/runs/steps|chat/conversations/(notes|prompt_builder|path|search_words)|billing/schedule|"
     r"billing/privacy|billing/metering/litellm_prices|billing/ledger/audit|billing/payments/(disputes|reclaim|fonts|providers)"
 )
 SHOWN_FILES = re.compile(r"chat/llm/errors\.py$")

@@ -99,7 +99,7 @@ class Run(models.Model):
         on_delete=models.SET_NULL,
         related_name="+",
         db_index=False,
-        help_text="The fallback that was asked last; empty: the run's own model.",
+        help_text=gettext_lazy("The fallback that was asked last; empty: the run's own model."),
     )
 
     # The reply as earlier attempts left it, for the next one to continue: see chat.runs.handover.
@@ -109,15 +109,19 @@ class Run(models.Model):
 
     # Of a run that calls tools (chat.runs.steps): `prefix` is then the text of its finished steps.
     steps = models.PositiveSmallIntegerField(
-        default=0, db_default=0, help_text="Stored steps: requests and calls of tools."
+        default=0,
+        db_default=0,
+        help_text=gettext_lazy("Stored steps: requests and calls of tools."),
     )
     waits = models.PositiveSmallIntegerField(
-        default=0, db_default=0, help_text="How often it waited for its user's approval of a call."
+        default=0,
+        db_default=0,
+        help_text=gettext_lazy("How often it waited for its user's approval of a call."),
     )
     waits_until = models.DateTimeField(
         null=True,
         blank=True,
-        help_text="It waits for its user's approval of a call, which expires then.",
+        help_text=gettext_lazy("It waits for its user's approval of a call, which expires then."),
     )
 
     # Price and limits, fixed at the request, in micro-credits; see billing.metering.settlement.

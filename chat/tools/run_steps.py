@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.utils.translation import gettext_lazy
 
 from chat.models import Run
 
@@ -30,9 +31,13 @@ class RunStep(models.Model):
     PENDING = (Status.RUNNING, Status.WAITING, Status.ALLOWED)
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="run_steps")
-    number = models.PositiveSmallIntegerField(help_text="Its place in the run, from 1.")
+    number = models.PositiveSmallIntegerField(
+        help_text=gettext_lazy("Its place in the run, from 1.")
+    )
     request = models.PositiveSmallIntegerField(
-        help_text="The number of the request that a call belongs to; 0: Parley made it itself."
+        help_text=gettext_lazy(
+            "The number of the request that a call belongs to; 0: Parley made it itself."
+        )
     )
     attempt = models.PositiveSmallIntegerField()
     kind = models.CharField(max_length=7, choices=Kind)
@@ -59,7 +64,7 @@ class RunStep(models.Model):
     summary = models.CharField(max_length=300, blank=True)
     parts = models.JSONField(default=list)
     untrusted = models.BooleanField(default=False)
-    fee = models.PositiveBigIntegerField(default=0, help_text="In micro-credits.")
+    fee = models.PositiveBigIntegerField(default=0, help_text=gettext_lazy("In micro-credits."))
     seconds = models.FloatField(null=True)
     begun_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
