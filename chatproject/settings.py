@@ -689,7 +689,7 @@ DOCUMENT_MEMORY_BYTES = env.integer("DOCUMENT_MEMORY_MB", 300, least=100) * 10**
 # Tables of uploaded CSV and Excel files (docs/documents.md), and queries over them.
 TABLE_MAX_ROWS = env.integer("TABLE_MAX_ROWS", 1_000_000, least=1, most=10_000_000)
 TABLE_MAX_COLUMNS = env.integer("TABLE_MAX_COLUMNS", 1_000, least=1, most=5_000)
-TABLE_BUILD_SECONDS = env.integer("TABLE_BUILD_SECONDS", 180, least=1, most=3_600)
+TABLE_BUILD_SECONDS = env.integer("TABLE_BUILD_SECONDS", 180, least=1, most=800)
 TABLE_QUERY_SECONDS = env.integer("TABLE_QUERY_SECONDS", 10, least=1, most=300)
 TABLE_QUERY_ROWS = env.integer("TABLE_QUERY_ROWS", 10_000, least=50, most=100_000)
 IMPORT_MAX_BYTES = 100_000_000  # of an uploaded file of chats

@@ -99,6 +99,10 @@ class Progress:
             self.change(percent=self._document.percent, beat_at=timezone.now())
             announce(self._document)
 
+    def expect(self, seconds: float) -> None:
+        """Announce a silence of so many seconds to the clock. Raises Superseded."""
+        self.change(beat_at=timezone.now() + timedelta(seconds=seconds))
+
     def change(self, **fields: Any) -> None:
         """Change the row of the attempt. Raises Superseded."""
         if not self.rows().update(**fields):

@@ -184,7 +184,7 @@ def test_deletion_removes_the_file():
 def test_reading_makes_tables_with_a_page(user):
     document = tables.upload(user, GERMAN.replace(";x\r\n", ";03/04/2024\r\n"), "a.csv")
     Document.objects.filter(pk=document.pk).update(status="uploaded", attempt=0)
-    reading.run(document.pk, 1)
+    reading.run(document.pk, 0)
     client = Client()
     client.force_login(user)
     page = client.get(document.get_absolute_url()).content.decode()
@@ -193,7 +193,7 @@ def test_reading_makes_tables_with_a_page(user):
     assert "could be exchanged" in page
     other = tables.upload(user, b"", "b.csv")
     Document.objects.filter(pk=other.pk).update(status="uploaded", attempt=0)
-    reading.run(other.pk, 1)
+    reading.run(other.pk, 0)
     other.refresh_from_db()
     assert (other.status, other.reason) == ("failed", "table_empty")
     assert "The file has no rows" in client.get(other.get_absolute_url()).content.decode()
