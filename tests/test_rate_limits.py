@@ -166,6 +166,7 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
             lambda c, u, **h: c.post(reverse("chat:retry_document", args=[uuid4()]), **h),
         ),
     ],
+    "pictures": [("", lambda c, u, **h: c.get(reverse("chat:chart_picture", args=[1]), **h))],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "invitations": [("", lambda c, u, **h: c.get("/accounts/invitation/x/", **h))],
     "api_keys": [("", lambda c, u, **h: c.post(reverse("api_keys"), **h))],

@@ -39,6 +39,7 @@ LIMITS = {
     "chat:report_public": "public_pages",
     "chat:search": "searches",
     "chat:search_results": "searches",
+    "chat:chart_picture": "pictures",
 }
 # The same for requests that change something. `messages` is counted by chat.runs.admission, which
 # sockets use, too; `promo_codes` by the view, which shows the refusal beside the code.
@@ -76,7 +77,6 @@ LIMITS_OF_POSTS = {
     "chat:shared_by_me": "shares",
     "chat:copy_shared": "copies",
     "chat:copy_public": "copies",
-    "chat:chart_picture": "pictures",
 }
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
