@@ -82,7 +82,7 @@ class InsightTypeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(InsightJob)
 class InsightJobAdmin(ReadOnlyAdmin):
-    """What was bought, with its money; the texts of insights are not part of it."""
+    """Purchases of insights with their money, and without the texts."""
 
     fields = [
         "owner", "category", "model", "language", "status", "price", "is_held", "total", "delivered",

@@ -47,7 +47,7 @@ def run(document_id: UUID, attempt: int) -> None:
     progress = Progress(document)
     try:
         if document.kind == Document.Kind.TABLE:
-            # One call without a sign of life: until its time is over, the clock takes no other attempt for it.
+            # One call without progress: the clock begins no other attempt before its time is over.
             progress.expect(settings.TABLE_BUILD_SECONDS)
             with storage.local(document.file) as path:
                 tables.build(document, path)

@@ -100,7 +100,7 @@ class Progress:
             announce(self._document)
 
     def expect(self, seconds: float) -> None:
-        """Announce a silence of so many seconds to the clock. Raises Superseded."""
+        """Record that no progress comes for so many seconds, for `resume`. Raises Superseded."""
         self.change(beat_at=timezone.now() + timedelta(seconds=seconds))
 
     def change(self, **fields: Any) -> None:

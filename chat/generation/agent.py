@@ -387,7 +387,7 @@ class Agent:
     async def settle_pending(self, writer: RunWriter, interruptibly: Interruptibly) -> None:
         """Make the calls that are not finished, all at once. Raises Parked, LostRun, and what interrupts them.
 
-        Those that need the user's approval stop the run once the others are finished.
+        Calls that need the user's approval stop the run once the others are finished.
         """
         while True:
             for one in await with_patience(steps.close_undecided, self.steps, self.work):

@@ -1,4 +1,4 @@
-"""What is for sale for a document: its categories with the types that fit it, the price, and what is bought."""
+"""Offers for a document: its categories with the types that fit it, the price, and the state of a purchase."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class MessagePart(models.Model):
         # A call that Parley made for the model: chat.runs.steps.part_of. `call` is its number in the run, `at` the
         # characters of the text before it.
         TOOL = "tool"
-        # What a call adds to the reply, with the number of the `call`: see docs/tools.md.
+        # Additions of a call to the reply, with the number of the `call`: see docs/tools.md.
         CITATION = "citation"
         TABLE = "table"
         CHART = "chart"

@@ -1,4 +1,4 @@
-"""What files and queries are refused for, in the sandbox and outside of it."""
+"""Refusals of files and queries, in the sandbox and outside of it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Finds the type of each column of texts, over all its cells: a column has a type only if every cell has it.
 
-So nothing is lost: one cell that is no number leaves the column as text. What stands in one cell is ambiguous
+So nothing is lost: one cell that is no number leaves the column as text. The content of one cell is ambiguous
 (1.234, 03/04/2024); the whole column, and then the other columns of the file, decide. Runs in a sandboxed child.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SAMPLE = 2_000  # cells that a type must suit before all of them are looked at
 MAX_DECIMALS = 6
 
-# What stands for nothing in a column of numbers or dates.
+# Words for an empty cell in a column of numbers or dates.
 NOTHING = ("", "na", "n/a", "#n/a", "null", "none", "nan", "-", "–", "—", "?", ".")  # noqa: RUF001
 
 # Patterns of both Python and DuckDB.

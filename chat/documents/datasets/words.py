@@ -1,4 +1,4 @@
-"""What people read about tables: why a file became none, and how one was read."""
+"""Sentences about tables: why a file became none, and how one was read."""
 
 from __future__ import annotations
 

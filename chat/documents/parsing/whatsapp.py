@@ -149,7 +149,7 @@ def _day(order: str, a: str, b: str, c: str, today: date) -> date | None:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """What the first pass found out about a file."""
+    """Findings of the first pass over a file."""
 
     keys: frozenset[tuple[Any, ...]]
     order: str

@@ -1,4 +1,4 @@
-"""What a worker learns of a server: its authorization server, this site as a client there, and its tools.
+"""Discovery of a server by a worker: its authorization server, this site as a client there, and its tools.
 
 The addresses that a server names are those of strangers: each request goes through the guarded client.
 """
