@@ -604,6 +604,7 @@ if not (
 
 # Without it the site sends no mail: staff set passwords and pass on links.
 MAIL_TRANSPORT = ""  # the backend with which the outbox sends
+EMAIL_FILE_PATH = ""  # the folder of a backend that writes files
 globals().update(env.mail("EMAIL_URL", "console://" if DEBUG else ""))
 DEFAULT_FROM_EMAIL = env.sender("DEFAULT_FROM_EMAIL", "parley@localhost")
 SERVER_EMAIL = DEFAULT_FROM_EMAIL

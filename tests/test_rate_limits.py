@@ -329,7 +329,7 @@ def test_web_beyond_its_limit_is_refused_to_the_model(only, owner, settings, nam
     refusals = []
     for _turn in range(2):
         with pytest.raises(ToolError) as caught:
-            asyncio.run(tool.call(context(user_id=owner.pk), arguments))
+            asyncio.run(tool.call(context(user_id=owner.pk), arguments))  # type: ignore[arg-type] # is_async
         refusals.append(str(caught.value))
     assert "too often" not in refusals[0]
     assert "too often. Try again in 60 minutes" in refusals[1]

@@ -223,7 +223,7 @@ class McpConnectionAdmin(BaseAdmin):
     list_display = ["server", "user", "connected_at", "problem"]
     list_select_related = ["server", "user"]
     search_fields = ["user__email", "server__name"]
-    sortable_by: list[str] = []
+    sortable_by = ()
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -201,8 +201,10 @@ def rendered(message: Message | SimpleNamespace, **context: Any) -> SafeString:
         kind = "own" if message.text else "files"
     else:
         kind = "done" if message.status == Message.Status.DONE else "ended"
-    is_reply = isinstance(message, Message) and message.role == Message.Role.ASSISTANT
-    html = shown_html(message) if is_reply else getattr(message, "html", "")
+    if isinstance(message, Message) and message.role == Message.Role.ASSISTANT:
+        html = shown_html(message)
+    else:
+        html = getattr(message, "html", "")
     if message.role != Message.Role.USER and cites(message):
         found = citations.citations_of(message.ordered_parts)
         html, numbers = citations.linked(html, found)

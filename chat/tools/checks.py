@@ -16,5 +16,9 @@ def check_web_search(**kwargs: Any) -> list[CheckMessage]:
     try:
         web_search.check_settings()
     except ImproperlyConfigured as error:
-        return [Error(str(error), hint="See .env.example and docs/tools.md.", id="parley.E060")]
+        return [
+            Error(
+                str(error), hint="See .env.example and docs/operations/tools.md.", id="parley.E060"
+            )
+        ]
     return []

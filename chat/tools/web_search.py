@@ -112,7 +112,7 @@ def results_of(body: bytes, count: int) -> list[Found]:
     rows = _at(answer, fields["results"])
     if not isinstance(rows, list):
         raise NotUnderstood
-    found = []
+    found: list[Found] = []
     for row in rows:
         url = str(_at(row, fields["url"]) or "")
         if url.startswith(("http://", "https://")) and len(found) < count:

@@ -18,7 +18,14 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CallToolResult, Implementation, Tool
+from mcp_types import (
+    CallToolResult,
+    EmbeddedResource,
+    Implementation,
+    ResourceLink,
+    TextContent,
+    Tool,
+)
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
@@ -151,16 +158,15 @@ def text_of(result: CallToolResult) -> str:
     """Return the content of a result as a text for a model, cut to MAX_RESULT."""
     parts: list[str] = []
     for block in result.content:
-        kind = block.type
-        if kind == "text":
+        if isinstance(block, TextContent):
             parts.append(block.text)
-        elif kind == "resource_link":
+        elif isinstance(block, ResourceLink):
             parts.append(f"{block.title or block.name}: {block.uri}")
-        elif kind == "resource":
+        elif isinstance(block, EmbeddedResource):
             text = getattr(block.resource, "text", None)
             parts.append(text if text is not None else f"(a file: {block.resource.uri})")
         else:
-            parts.append(f"({kind}: {getattr(block, 'mime_type', '')})")
+            parts.append(f"({block.type}: {block.mime_type})")
     if not any(part.strip() for part in parts) and result.structured_content is not None:
         parts = [json.dumps(result.structured_content, ensure_ascii=False)]
     text = "\n\n".join(part for part in parts if part)

@@ -124,10 +124,11 @@ async def _send(
 ) -> tuple[str, bool]:
     """Call a tool; with a new token once more, if the server has refused the user's."""
     server = row.server
+    answer: tuple[str, bool]
     if not server.needs_connection:
         target = _target(client, server, server.headers)
-        found: tuple[str, bool] = await client.call_tool(target, row.name, arguments)
-        return found
+        answer = await client.call_tool(target, row.name, arguments)
+        return answer
     from chat.guarded.client import FetchError
     from chat.tools.mcp import tokens
 
@@ -143,11 +144,14 @@ async def _send(
         except FetchError:
             raise ToolError(client.UNREACHABLE, server=server.name) from None
         headers = {**server.headers, "Authorization": f"Bearer {refused}"}
+        target = _target(client, server, headers)
         try:
-            return await client.call_tool(_target(client, server, headers), row.name, arguments)
+            answer = await client.call_tool(target, row.name, arguments)
         except client.McpError as error:
             if is_last or not error.is_refusal:
                 raise
+        else:
+            return answer
     raise AssertionError("unreachable")
 
 

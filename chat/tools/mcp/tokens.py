@@ -101,7 +101,7 @@ def _take(found: McpConnection, tokens: Mapping[str, Any]) -> None:
     expires_at = None
     if isinstance(lifetime, int | float) and 0 < lifetime < 10**9:
         expires_at = timezone.now() + timedelta(seconds=lifetime)
-    found.store_tokens(stored(tokens | {"expires_in": None}), expires_at=expires_at)
+    found.store_tokens(stored({**tokens, "expires_in": None}), expires_at=expires_at)
 
 
 async def fresh(connection: McpConnection, *, refused: str = "") -> str:

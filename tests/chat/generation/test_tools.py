@@ -189,7 +189,7 @@ async def test_later_turn_remembers_beginning_of_result(owner, conversation, pro
 # --- Lost workers -----------------------------------------------------------------------------
 
 
-async def lose(run: Run, generating: asyncio.Task) -> None:
+async def lose(run: Run, generating: asyncio.Task[None]) -> None:
     """Lose the worker of a run, as the sweeper sees it."""
     generating.cancel("worker died")
     with pytest.raises(asyncio.CancelledError):

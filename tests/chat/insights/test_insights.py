@@ -40,7 +40,7 @@ def payer(owner) -> None:
 
 
 def chat_of(owner, *texts: str) -> Document:
-    document = Document.objects.create(
+    document: Document = Document.objects.create(
         owner=owner, name="Chat", format="whatsapp", kind="chat", size=9, sha256=str(len(texts)),
         file="none", status="ready",
     )  # fmt: skip
@@ -90,6 +90,7 @@ async def test_unlocked_category_delivers_and_charges_once(owner, payer, categor
     assert sum(one.charged for one in records) == PRICE
     assert len([one for one in records if one.absorbed]) == 6
     moments = await db.run(Insight.objects.get, job=job, key="moments")
+    assert moments.data
     assert moments.data["moments"][0]["sender"] == "A"  # its quote was found in line 0
     assert await db.run(audit.check) == []
 

@@ -173,7 +173,7 @@ def test_schema_that_multiplies_or_nests_is_refused():
         deep = {"items": deep}
     with pytest.raises(schemas.BadSchema, match="deep"):
         schemas.bounded({"properties": {"a": deep}})
-    laughs = {"l0": {"enum": ["ha"] * 20}}
+    laughs: dict[str, Any] = {"l0": {"enum": ["ha"] * 20}}
     for level in range(1, 9):
         laughs[f"l{level}"] = {"anyOf": [{"$ref": f"#/$defs/l{level - 1}"}] * 10}
     with pytest.raises(schemas.BadSchema):

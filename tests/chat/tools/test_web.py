@@ -9,10 +9,10 @@ import json
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from chat.tools import web_search, web_text
-from chat.tools.builtin import web
 from chat.tools.registry import ToolError, ToolResult, builtin_tools, tools_for
 from tests.chat.guarded.test_client import page, serving
 from tests.chat.tools.test_registry import context
@@ -84,8 +84,8 @@ def run(
     async def play() -> tuple[ToolResult, list[bytes]]:
         async with serving(*answers) as (port, requests):
             host = f"localhost:{port}"
-            web.settings.WEB_FETCH_HOSTS = [host]
-            web.settings.WEB_SEARCH_URL = f"http://{host}/search?q={{query}}"
+            settings.WEB_FETCH_HOSTS = [host]
+            settings.WEB_SEARCH_URL = f"http://{host}/search?q={{query}}"
             filled = {
                 key: one.replace("{}", host) if isinstance(one, str) else one
                 for key, one in arguments.items()
