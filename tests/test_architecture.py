@@ -11,14 +11,18 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("accounts", "billing", "chat", "chatproject")
 
-# `async` stays at the edges: sockets, generation in the worker, and the libraries under both.
+# `async` stays at the edges: sockets, jobs of the worker that call models, and the libraries under both.
 MAY_BE_ASYNC = (
     "accounts/sockets.py",
     "accounts/sso/http.py",
     "chat/api/",
+    "chat/documents/retrieval/embedding.py",
+    "chat/documents/retrieval/jobs.py",
     "chat/generation/",
-    "chat/llm/",
     "chat/guarded/",
+    "chat/insights/generate.py",
+    "chat/insights/jobs.py",
+    "chat/llm/",
     "chat/push/",
     "chat/streaming/",
     "chat/tools/",
