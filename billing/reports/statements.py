@@ -192,9 +192,10 @@ def history(
     *,
     before_seq: int | None = None,
     wanted: Filter = EVERYTHING,
-    length: int = PAGE,
+    length: int | None = None,
 ) -> Statement:
-    """Return a page of an account's statement, in three queries at most."""
+    """Return a page of an account's statement, of PAGE or `length` lines, in three queries at most."""
+    length = length or PAGE
     entries = _entries(account.pk, wanted).order_by("-seq")
     if before_seq is not None:
         entries = entries.filter(seq__lt=before_seq)
