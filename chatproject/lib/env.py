@@ -10,6 +10,7 @@ reads that file (the convention of container secrets). The file `.env` beside ma
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ MAX_NUMBER = 1_000_000_000  # any more is a slip of the keyboard, and overflows 
 HOST = re.compile(
     r"\.?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]", re.ASCII | re.IGNORECASE
 )
+HEADER = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 KEY = re.compile(r"[!-~]*")  # what an HTTP header can carry, without spaces
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -208,6 +210,28 @@ def key(name: str) -> str:
         raise ImproperlyConfigured(
             f"{name} contains a space or a letter that no key has. Copy the key anew."
         )
+    return value
+
+
+def header_line(name: str) -> tuple[str, str] | None:
+    """Return the variable, or the content of its file, as name and value of an HTTP header."""
+    value = secret(name)
+    if not value:
+        return None
+    left, colon, right = (part.strip() for part in value.partition(":"))
+    if not (colon and HEADER.fullmatch(left) and right and right.isascii()):
+        raise ImproperlyConfigured(f"{name}: write Name: value, such as X-Api-Key: abc.")
+    return left, right
+
+
+def json_object(name: str) -> dict[str, Any]:
+    """Return the variable, or the content of its file, as an object of JSON."""
+    try:
+        value = json.loads(secret(name) or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ImproperlyConfigured(f'{name}: write an object of JSON, such as {{"name": "value"}}.')
     return value
 
 
@@ -473,9 +497,7 @@ def pairs(name: str) -> dict[str, str]:
 def header(name: str) -> str:
     """Return the variable as the name of an HTTP header that has no other meaning."""
     value = text(name)
-    if value and (
-        not re.fullmatch(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*", value) or value.lower() in USED_HEADERS
-    ):
+    if value and (not HEADER.fullmatch(value) or value.lower() in USED_HEADERS):
         raise ImproperlyConfigured(
             f"{name}={value[:60]!r}: write the name of a header of its own, for example X-Forwarded-Email."
         )

@@ -161,9 +161,6 @@ def test_search_maps_any_json(reachable, owner):
     "changes",
     [
         {"WEB_SEARCH_URL": "https://s.example/"},
-        {"WEB_SEARCH_BODY": "[1]"},
-        {"WEB_SEARCH_BODY": "{"},
-        {"WEB_SEARCH_HEADER": "abc"},
         {"WEB_SEARCH_FIELDS": {"adress": "url"}},
     ],
 )
