@@ -39,13 +39,17 @@ from chatproject.lib.http import Request
 # replaces it with the id.
 NO_ID = UUID(int=0)
 
+# Modules that only pages with another entry point than static/js/app.js import, such as static/js/documents.js.
+OTHER_MODULES = {
+    *("chat_documents", "chat_insights", "chat_shared"),
+    *("passkey_form", "passkeys", "password_field", "wait_link"),
+}
 # The modules that static/js/app.js imports, so that a browser fetches all of them at once.
 MODULES = sorted(
     path.relative_to(folder).as_posix()
     for folder in map(Path, settings.STATICFILES_DIRS)
     for path in folder.glob("js/*/*.js")
-    # Without those of the pages without a chat.
-    if path.stem not in ("passkey_form", "passkeys", "password_field", "wait_link")
+    if path.stem not in OTHER_MODULES
 )
 
 

@@ -201,7 +201,7 @@ export class ChatApp extends HTMLElement {
           this.#showError("");
         }
         this.transcript?.receive(event);
-        this.querySelector("chat-shared")?.receive(event);
+        this.querySelector("chat-shared:defined")?.receive(event);
     }
   }
 
