@@ -149,10 +149,12 @@ def purge_some(chat_id: UUID, before: datetime) -> bool | None:
 DELETE = """
 WITH runs AS (DELETE FROM chat_run WHERE message_id = ANY(%(messages)s) RETURNING id),
 calls AS (DELETE FROM chat_apicall WHERE run_id IN (SELECT id FROM runs)),
+steps AS (DELETE FROM tools_runstep WHERE run_id IN (SELECT id FROM runs)),
 parts AS (DELETE FROM chat_messagepart WHERE message_id = ANY(%(messages)s)),
 links AS (DELETE FROM chat_messageattachment WHERE message_id = ANY(%(messages)s)),
 feedback AS (DELETE FROM chat_messagefeedback WHERE message_id = ANY(%(messages)s)),
 reports AS (UPDATE chat_report SET message_id = NULL, text = '' WHERE message_id = ANY(%(messages)s)),
+notes AS (UPDATE chat_usernote SET message_id = NULL WHERE message_id = ANY(%(messages)s)),
 children AS (
   UPDATE chat_message SET parent_id = NULL
   WHERE parent_id = ANY(%(messages)s) AND NOT id = ANY(%(messages)s)

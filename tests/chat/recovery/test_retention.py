@@ -13,12 +13,22 @@ from accounts import api_keys
 from billing.models import Hold, LedgerEntry, UsageRecord
 from chat.conversations import lifecycle
 from chat.conversations.api_prompt import ApiRequest
-from chat.models import ApiCall, Conversation, Message, MessageFeedback, MessagePart, Report, Run
+from chat.models import (
+    ApiCall,
+    Conversation,
+    Message,
+    MessageFeedback,
+    MessagePart,
+    Report,
+    Run,
+    UserNote,
+)
 from chat.protocol import Usage
 from chat.recovery import retention
 from chat.recovery.retention import Retention
 from chat.runs import api_calls, finish
 from chat.streaming import leases
+from chat.tools.models import RunStep
 from tests.support.bad_rows import refused
 from tests.support.conversations import add_turns, begin, send
 from tests.support.runs import add_to_log, delta, mark_running
@@ -96,6 +106,21 @@ def test_deleted_chat_is_purged_with_all_text(owner, assistant, valkey_client):
     assert kept.messages.count() == 4
 
 
+def test_purge_keeps_notes_of_the_chat(owner, assistant, valkey_client):
+    chat = finished_chat(owner, assistant, valkey_client)
+    reply = chat.messages.filter(role="assistant")[0]
+    note = UserNote.objects.create(user=owner, text="Note", created_by="assistant", message=reply)
+    # Left by a run whose end was cut short.
+    RunStep.objects.create(
+        run=reply.run, number=1, request=1, attempt=1, kind="call", status="done", result=WORD
+    )
+    delete(owner, chat)
+    assert purge(LATER) == 1
+    assert not RunStep.objects.exists()
+    note.refresh_from_db()
+    assert (note.text, note.message_id) == ("Note", None)
+
+
 def test_setting_decides_when_chats_are_purged(owner, assistant, settings, client):
     settings.DELETED_CHAT_DAYS = 1
     chat = begin(owner, assistant)
@@ -166,8 +191,8 @@ def test_bad_chat_does_not_stop_the_others(owner, assistant, monkeypatch):
 def test_purge_knows_all_tables_of_a_chat():
     """A new table that refers to messages, runs or chats must be purged, too.
 
-    Django deletes imported chats, shares and links with their chat; the database deletes entries of the search with their
-    message, drafts and the next message with their chat, and clears the chat of a report.
+    Django deletes imported chats, shares, links, results of tables and bindings to documents with their chat; the
+    database deletes entries of the search with their message, drafts and the next message with their chat, and clears the chat of a report.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -195,6 +220,10 @@ def test_purge_knows_all_tables_of_a_chat():
         ("chat_draft", "chat_conversation"),
         ("chat_searchentry", "chat_message"),
         ("chat_run", "chat_message"),
+        ("chat_usernote", "chat_message"),
+        ("tools_runstep", "chat_run"),
+        ("documents_conversationdocument", "chat_conversation"),
+        ("documents_tableresult", "chat_conversation"),
     }
 
 
