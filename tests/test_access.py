@@ -30,6 +30,7 @@ from chat.api import urls as api
 from chat.api.rest import reference
 from chat.api.rest.urls import api as rest
 from chat.attachments import uploads
+from chat.documents.models import Document
 from chat.insights.models import Category, Insight, InsightJob
 from chat.models import (
     Assistant,
@@ -41,6 +42,7 @@ from chat.models import (
     LanguageModel,
     Message,
     MessageAttachment,
+    MessagePart,
     NextMessage,
     Project,
     Prompt,
@@ -50,7 +52,7 @@ from chat.models import (
     Webhook,
     WebhookDelivery,
 )
-from chat.tools.models import McpServer
+from chat.tools.models import McpServer, RunStep
 from chat.web import run_follower
 from chatproject.asgi import application
 from chatproject.lib import private_files
@@ -102,6 +104,8 @@ COPY = ("chat:copy_shared", "reader", "post")
 OF_ALL_STAFF = {"admin:index", "admin:jsi18n", "admin:password_change_done"}
 # Pages that need more than their object: a parameter, or the work of a job.
 QUERIES = {"chat:export": "?format=json"}
+# Operations whose body is read before their object: without one the answer is the same for all users.
+BODIES: dict[str, dict[str, Any]] = {"rest:decide": {"allow": True}}
 UNFINISHED = {"billing:receipt", "chat:export_file"}
 # Pages that answer to other parameters than their address, or whose address is the permission.
 OTHERS = {
@@ -168,6 +172,14 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
     MessageAttachment.objects.create(message=question, attachment=shared_file)
     Message.objects.filter(pk=question.pk).update(attached=[shared_file.snapshot])
     run = send(owner, begin(owner, assistant, title=f"{SECRET} other"), f"{SECRET} running")
+    call = RunStep.objects.create(
+        run=run, number=1, request=1, attempt=1, kind="call", status="waiting", name="lookup",
+        arguments=f'{{"query": "{SECRET}"}}',
+    )  # fmt: skip
+    MessagePart.objects.create(
+        message=reply, position=8, kind="tool",
+        data={"call": str(call.number), "name": "lookup", "arguments": {}, "result": SECRET},
+    )  # fmt: skip
     assistant_of_owner = Assistant.objects.create(
         slug="own", name=f"{SECRET} assistant", model=assistant.model, owner=owner, personal=True
     )
@@ -202,6 +214,7 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         "conversation_id": chat.pk,
         "message_id": reply.pk,
         "run_id": run.pk,
+        "call": call.number,
         "attachment_id": shared_file.pk,
         "part_id": chart_in(reply, SECRET).pk,
         "assistant_id": assistant_of_owner.pk,
@@ -270,14 +283,22 @@ def test_each_object_of_an_address_is_known(objects):
 
 def state(owner: User) -> list[Any]:
     """Return all that requests of other users must leave as it is."""
-    kinds = (Conversation, Project, Prompt, Assistant, Attachment, ChatExport, ChatImport, Webhook)
+    kinds = (
+        *(Conversation, Project, Prompt, Assistant, Attachment, ChatExport, ChatImport, Webhook),
+        *(Document, InsightJob),
+    )
     rows = [list(kind.objects.filter(owner=owner).order_by("pk").values()) for kind in kinds]
     for row in rows[0]:
         row.pop("opened_at")
     of_chats = (Message, Run, NextMessage, ConversationShare, PublicLink)
-    return rows + [
+    rows += [
         list(kind.objects.filter(conversation__owner=owner).order_by("pk").values())
         for kind in of_chats
+    ]
+    return [
+        *rows,
+        list(RunStep.objects.filter(run__user=owner).order_by("pk").values()),
+        list(Insight.objects.filter(job__owner=owner).order_by("pk").values()),
     ]
 
 
@@ -309,7 +330,9 @@ def test_pages_follow_the_matrix(objects, owner, reader, stranger, staff, closed
             for method in ("get", "post"):
                 if name in BY_ADDRESS or (name, who, method) == COPY:
                     continue
-                answer = visitor.request(method, address(name, route, objects))
+                body = method == "post" and BODIES.get(name)
+                sent = {"data": body, "content_type": "application/json"} if body else {}
+                answer = visitor.request(method, address(name, route, objects), **sent)
                 status = answer.status_code
                 text = content(answer)
                 found = SECRET.encode() in text
@@ -370,7 +393,7 @@ FRAMES: dict[str, dict[str, Any]] = {
     "message.edit": {"message": "question_id", "client_id": None, "text": None},
     "branch.select": {"message": "message_id"},
     "run.stop": {"run": "run_id"},
-    "tool.decide": {"run": "run_id", "call": None, "allow": None},
+    "tool.decide": {"run": "run_id", "call": "call", "allow": None},
     "resume": {"run": "run_id"},
     "conversation.read": {"conversation": "conversation_id"},
     "draft.save": {"conversation": "conversation_id", "text": None},
@@ -393,7 +416,7 @@ async def test_socket_commands_follow_the_matrix(
     fields = {"context_tokens": 8_000, "max_output_tokens": 2_000, "provider_model": "stub-model"}
     second = await LanguageModel.objects.acreate(name="Second", **fields)
     models = [assistant.model_id, second.pk]
-    values = {"client_id": "a", "text": "Hi", "models": models}
+    values = {"client_id": "a", "text": "Hi", "models": models, "allow": True}
     before = await sync_to_async(state)(owner)
     wrong = []
     people = {"reader": reader, "other": stranger, "staff": staff}
@@ -456,7 +479,7 @@ OPERATIONS: dict[tuple[str, str], tuple[Scope, dict[str, Any], int, int, int]] =
     ("POST", "/api/v1/conversations"): (Scope.WRITE, {"title": SECRET}, 201, 201, 201),
     ("POST", "/api/v1/runs"): (Scope.WRITE, {"text": " "}, 400, 400, 400),
     ("POST", "/api/v1/runs/{run_id}/stop"): (Scope.WRITE, {}, 200, 404, 404),
-    ("POST", "/api/v1/runs/{run_id}/tools/{call}"): (Scope.WRITE, {"allow": True}, 409, 404, 404),
+    ("POST", "/api/v1/runs/{run_id}/tools/{call}"): (Scope.WRITE, {"allow": True}, 200, 404, 404),
     ("PATCH", "/api/v1/conversations/{conversation_id}"): (
         Scope.WRITE,
         {"pinned": True},
