@@ -59,7 +59,7 @@ from chat.models import (
     Webhook,
     WebhookDelivery,
 )
-from chat.tools.models import McpConnection, McpServer
+from chat.tools.models import McpConnection, McpServer, RunStep
 from chatproject.lib import personal_data, private_files
 from chatproject.lib.personal_data import PersonalTable
 from tests.support import billing_rows
@@ -153,6 +153,9 @@ def _make_chats(user: User, assistant: Assistant, now: Any) -> Conversation:
     Report.objects.create(message=reply, user=user, reason="other", text=WORD)
     call = Run.objects.filter(conversation=chat).latest("pk")
     ApiCall.objects.create(run=call, conversation=chat, request=WORD, created_at=timezone.now())
+    RunStep.objects.create(
+        run=call, number=1, request=1, attempt=1, kind="call", status="done", result=WORD
+    )
     PublicLink.objects.create(conversation=chat, owner=user, title=WORD)
     ConversationShare.objects.create(conversation=chat, owner=user, email="reader@example.org")
     IdempotencyKey.objects.create(user=user, key=WORD, digest="0" * 64)
@@ -175,7 +178,7 @@ def _make_chats(user: User, assistant: Assistant, now: Any) -> Conversation:
         webhook=webhook, event="ping", body="{}", due_at=now, created_at=now
     )
     ChatPreference.objects.create(user=user, model=assistant.model)
-    UserNote.objects.create(user=user, text=WORD, created_by="user")
+    UserNote.objects.create(user=user, text=WORD, created_by="assistant", message=reply)
     server = McpServer.objects.create(name="Server", slug="server", url="https://example.org/mcp")
     McpConnection.objects.create(server=server, user=user, asked_at=now)
     made = Announcement.objects.create(text="Hello")
