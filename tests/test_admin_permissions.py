@@ -22,6 +22,8 @@ from django.urls import URLPattern, get_resolver, reverse
 
 from accounts.models import User
 from billing.models import Account, AuditRecord, Order, UsageRecord
+from chat.documents.models import Document
+from chat.insights.models import Insight, InsightJob
 from chat.models import (
     ApiCall,
     Assistant,
@@ -202,7 +204,7 @@ HIDDEN: dict[type[models.Model], tuple[str, ...]] = {
 
 @pytest.fixture
 def secret(boss: User) -> str:
-    """A word in all texts of a user: of messages, a private assistant and prompt, transfers, a call and a link."""
+    """A word in all texts of a user: of messages, a private assistant, documents, transfers, a call and a link."""
     owner = User.objects.filter(is_staff=False, conversations__isnull=False).latest("pk")
     serving = LanguageModel.objects.latest("pk")
     mine = Assistant.objects.create(
@@ -217,6 +219,8 @@ def secret(boss: User) -> str:
         link=PublicLink.objects.get(),
         conversation=PublicLink.objects.get().conversation,
     )
+    Document.objects.update(name=SECRET)
+    Insight.objects.update(data={"text": SECRET})
     for model, columns in (*OF_MESSAGES.items(), *HIDDEN.items()):
         if model in (Assistant, Prompt, UsageRecord, OutgoingMail, IdempotencyKey):
             continue
@@ -249,6 +253,9 @@ def test_texts_need_their_permission(boss: User, secret: str, step: int):
         for column in columns if model not in (Assistant, Prompt) else ():
             query = {f"{column}__startswith": "Z"}
             assert client.get(reverse(name), query).status_code in (400, 403), (model, column)
+    jobs = reverse(f"admin:{InsightJob._meta.app_label}_insightjob_changelist")
+    for lookup in ("document__name__startswith", "insights__data__icontains"):
+        assert client.get(jobs, {lookup: "Z"}).status_code == 400, lookup
     clerk.user_permissions.add(Permission.objects.get(codename="view_message"))
     for row in (Conversation.objects.latest("pk"), Message.objects.latest("pk")):
         looks = LogEntry.objects.filter(object_id=row.pk).count()

@@ -23,6 +23,8 @@ from accounts.models import (
 )
 from billing.credits import MICRO
 from billing.models import ModelPrice
+from chat.documents.models import Document
+from chat.insights.models import Category, Insight, InsightJob, InsightType
 from chat.llm.errors import Cause
 from chat.models import (
     Announcement,
@@ -176,7 +178,29 @@ def _make_runs(user: User) -> None:
     server = McpServer.objects.create(name="Server", slug="server", url="https://example.org/mcp")
     McpTool.objects.create(server=server, name="find")
     McpConnection.objects.create(server=server, user=user, asked_at=now)
+    _make_insights(user, model)
     Webhook.objects.create(owner=user, name="Hook", url="https://example.org", host="example.org")
+
+
+def _make_insights(user: User, model: LanguageModel) -> None:
+    """A bought category of insights with its type, and a job of one insight."""
+    document = Document.objects.create(
+        owner=user, name="Minutes", format="text", kind="text", size=9, sha256="0" * 64,
+        status="ready",
+    )  # fmt: skip
+    category = Category.objects.create(slug="minutes", name="Minutes", description="All", price=1)
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}}
+    asked = InsightType.objects.create(
+        category=category, key="one", name="One", prompt="Hm", schema=schema
+    )
+    job = InsightJob.objects.create(
+        owner=user, document=document, category=category, model=model, language="en", price=1,
+        total=1, delivered=1, charged=1, status="done", ended_at=timezone.now(),
+    )  # fmt: skip
+    Insight.objects.create(
+        job=job, type=asked, key="one", name="One", position=0, prompt="Hm", schema=schema,
+        status="done", data={"text": SENTENCE},
+    )  # fmt: skip
 
 
 def _lengthen(model: type[models.Model]) -> None:
