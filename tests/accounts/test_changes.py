@@ -91,6 +91,7 @@ ENDS_ACCESS_ONLY = {"revoke_api_key", "usersessions_list"}
 MAILS_A_LINK_ONLY = {"account_set_password", "account_reset_password"}
 REQUIRES_A_MAILED_KEY = {"account_reset_password_from_key"}
 CHANGES_NOTHING = {
+    "account_decline_invitation",  # forgets it in the session; its link stays usable
     "account_invitation",
     "account_waiting",
     "plan",

@@ -350,6 +350,7 @@ def test_pages_open_without_inline_script(client: Client, reader: User):
         "billing:packages_json",
         "billing:webhook",
         "visitor_language",
+        "account_decline_invitation",  # posted to alone
         "chat:public",
         "chat:public_file",
         "chat:public_thumbnail",
