@@ -12,6 +12,7 @@ from accounts.models import Scope
 from billing.credits import exact
 from billing.metering import usage
 from billing.reports import balances, statements, usage_report
+from chat.api.rest import paging
 from chat.api.rest.auth import ApiRequest, needs
 from chat.api.rest.errors import Problem
 from chat.api.rest.schemas import (
@@ -62,7 +63,7 @@ def search_conversations(
         }
         for hit in found.hits
     ]
-    return {**_page(items, cursor, limit), "note": found.note}
+    return {**paging.page(items, cursor, limit), "note": found.note}
 
 
 @router.get("/balance", auth=needs(Scope.USAGE), response=responses({200: BalanceOut}))
@@ -112,23 +113,8 @@ def read_usage(
         }
         for row in report.rows
     ]
-    page = _page(items, cursor, limit)
+    page = paging.page(items, cursor, limit)
     return {"first": begin, "last": end, **page, "charged": exact(report.total.charged)}
-
-
-def _page(items: list[dict[str, Any]], cursor: str, limit: int) -> dict[str, Any]:
-    """Return a page of a list that was read whole; its cursor is the number of the items before. Raises Problem."""
-    begin = _number(cursor) or 0
-    end = begin + limit
-    return {"items": items[begin:end], "next": str(end) if end < len(items) else None}
-
-
-def _number(cursor: str) -> int | None:
-    if not cursor:
-        return None
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-        raise Problem("invalid_cursor")
-    return int(cursor)
 
 
 @router.get("/ledger", auth=needs(Scope.USAGE), response=responses({200: Page[LedgerEntry]}))
@@ -142,7 +128,7 @@ def list_ledger(
     account = balances.of_user(request.auth.user.pk).account
     page = statements.history(
         account,
-        before_seq=_number(cursor),
+        before_seq=paging.number(cursor),
         wanted=statements.Filter(kind=kind),
         length=limit,
     )

@@ -12,10 +12,10 @@ from pydantic import Field
 from accounts.models import Scope, User
 from billing import credits
 from chat import access
-from chat.api.rest import idempotency
+from chat.api.rest import idempotency, paging
 from chat.api.rest.auth import ApiRequest, needs
 from chat.api.rest.errors import Problem
-from chat.api.rest.schemas import Body, Credits, responses
+from chat.api.rest.schemas import Body, Credits, Cursor, Limit, Page, responses
 from chat.documents.models import Document
 from chat.insights import offers, unlock
 from chat.insights.models import Insight, InsightJob
@@ -64,12 +64,6 @@ class InsightOffer(Schema):
     job: InsightJobOut | None
 
 
-class InsightOffers(Schema):
-    """The categories for a document."""
-
-    items: list[InsightOffer]
-
-
 class InsightUnlock(Body):
     """A purchase, as its idempotency key remembers it."""
 
@@ -80,13 +74,16 @@ class InsightUnlock(Body):
 @router.get(
     "/documents/{uuid:document_id}/insights",
     auth=needs(Scope.READ),
-    response=responses({200: InsightOffers}),
+    response=responses({200: Page[InsightOffer]}),
 )
-def list_insights(request: ApiRequest, document_id: UUID) -> dict[str, Any]:
+def list_insights(
+    request: ApiRequest, document_id: UUID, cursor: Cursor = "", limit: Limit = 50
+) -> dict[str, Any]:
     """List the categories for a document, with the insights that were bought."""
     user = request.auth.user
     document = access.owned(user, Document, document_id)
-    return {"items": [_offered(one) for one in offers.of_document(user, document)]}
+    items = [_offered(one) for one in offers.of_document(user, document)]
+    return paging.page(items, cursor, limit)
 
 
 @router.post(

@@ -14,6 +14,8 @@ from django.utils import timezone
 from accounts import api_keys
 from accounts.models import Scope, User
 from billing.ledger import signup
+from chat.documents.models import Document
+from chat.insights.models import Category
 from chat.models import Conversation, ConversationShare, Message, MessagePart, Run
 from chat.webhooks import editing
 from tests.support import money
@@ -129,8 +131,13 @@ def test_every_list_has_cursor_and_limit(owner: User, assistant, client: Client)
         money.spend(account, 10, model=model)
         hook = editing.Terms(name=model, url="https://example.org/", events=["run.done"])
         webhook = editing.create(owner, hook)
+        category = Category.objects.create(slug=model, name=model, price=1, kind="text")
+        category.types.create(key="a", name="A", prompt="Hm", schema={"type": "object"})
     for _message in range(3):
         editing.send_test(webhook)
+    bought = Document.objects.create(
+        owner=owner, name="a", format="text", kind="text", size=1, sha256="0" * 64, status="ready"
+    )
     call = caller(owner, scopes=Scope.values)
     document = client.get("/api/v1/openapi.json").json()
     lists = []
@@ -145,9 +152,9 @@ def test_every_list_has_cursor_and_limit(owner: User, assistant, client: Client)
         assert (declared["limit"]["minimum"], declared["limit"]["maximum"]) == (1, 100), path
         assert "cursor" in declared, path
         lists.append(path)
-    assert len(lists) >= 7
+    assert len(lists) >= 8
     for path in lists:
-        path = path.format(conversation_id=chat.pk, webhook_id=webhook.pk)
+        path = path.format(conversation_id=chat.pk, webhook_id=webhook.pk, document_id=bought.pk)
         at = f"{path}?q=question&" if path.endswith("search") else f"{path}?"
         whole = call("GET", at).json()["items"]
         assert len(whole) >= 3, path
