@@ -212,11 +212,15 @@ class Agent:
                 if error.available > 0:
                     self._enlarge(min(error.available, wanted - run.most), is_last=True)
                 if _affordable(run, prompt, spent) < least:
-                    raise LimitReached("insufficient_credits", NO_CREDITS) from None
+                    raise self._uncovered("insufficient_credits") from None
             except (*cost.REFUSALS, cost.KeyLimitReached) as error:
-                raise LimitReached(cost.refusal(error).code, NO_CREDITS) from None
+                raise self._uncovered(cost.refusal(error).code) from None
             cap = _affordable(run, prompt, spent)
         return replace(prompt, max_tokens=min(prompt.max_tokens, cap))
+
+    def _uncovered(self, code: str) -> LimitReached:
+        # Before the first request nothing is saved yet: the sentence of the code says what to do.
+        return LimitReached(code, NO_CREDITS if self.requests else "")
 
     def _enlarge(self, amount: int, *, is_last: bool = False) -> None:
         try:
