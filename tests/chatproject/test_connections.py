@@ -32,7 +32,8 @@ POOL = 4
 REQUESTS = 3 * POOL
 LINES = 6_000  # of the statement: three parts of the file, 1 MB
 MESSAGES = 60  # of the conversation, each of 20 kB
-PATIENCE = 15.0  # seconds for a page
+PATIENCE = 60.0  # seconds: only so that a hang fails
+TRIES = 8  # of pages that are refused while the pool is busy with the requests before them
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -95,8 +96,16 @@ class Site:
         return status
 
     async def answers(self) -> None:
-        """Assert that as many pages at once as the pool has connections are answered."""
-        assert await asyncio.gather(*(self.status() for _ in range(POOL))) == [200] * POOL
+        """Assert that as many pages at once as the pool has connections are answered.
+
+        A slow machine still works on the requests before them: then pages wait five seconds, and are refused.
+        """
+        for _ in range(TRIES):
+            found = await asyncio.gather(*(self.status() for _ in range(POOL)))
+            if found == [200] * POOL:
+                return
+            assert set(found) == {200, 503} or set(found) == {503}
+        raise AssertionError(found)
 
     async def has_all_connections(self) -> None:
         """Assert that all connections are back in the pool, within PATIENCE."""
