@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import groupby
 
 from markdown_it.common.utils import escapeHtml
 from pygments.lexer import Lexer
@@ -28,6 +29,7 @@ MAX_CODE = 8_000  # characters of a block that is highlighted
 MAX_LINE = 500
 # Some lexers look for the end of a declaration in words with white space alone between them, or in blank lines.
 MAX_WORDS = 40
+MAX_BLANK_LINES = 18
 BREAKS = re.compile(r"[^\w\s.$@<>\[\]]")
 
 # Names of languages as models write them, by the name of the lexer.
@@ -97,10 +99,13 @@ ALLOWED = {name for _, name in CLASSES}
 def highlighted(code: str, language: str) -> str | None:
     """Return the HTML of code with its tokens in spans; None if it is not to be highlighted."""
     name = LEXERS.get(language.lower())
-    if name is None or len(code) > MAX_CODE or max(map(len, code.split("\n"))) > MAX_LINE:
+    if name is None or len(code) > MAX_CODE:
         return None
+    lines = code.split("\n")
+    runs = groupby(not line.strip() for line in lines)
+    blank = max(len([*run]) if is_blank else 0 for is_blank, run in runs)
     words = max(len(text.split()) for text in BREAKS.split(code))
-    if words > MAX_WORDS or "\n" * 20 in code:
+    if max(map(len, lines)) > MAX_LINE or blank > MAX_BLANK_LINES or words > MAX_WORDS:
         return None
     pieces: list[str] = []
     before, pending = "", ""
