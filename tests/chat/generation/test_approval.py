@@ -13,7 +13,7 @@ from billing.models import Hold
 from chat.conversations import sharing
 from chat.errors import ChatError
 from chat.generation import generate
-from chat.models import Message, Run
+from chat.models import Run
 from chat.recovery import sweeper
 from chat.runs import approve, queue
 from chat.runs.stop import stop_run
