@@ -5,7 +5,7 @@ Nothing is ever removed: another branch is shown by moving the conversation's le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -145,15 +145,19 @@ ORIGINS = """
 )"""
 
 
-def _copying(parts_copied: str = "true", origins: str = "") -> str:
+def _copying(
+    of_another: Mapping[str, str], *, parts_copied: str = "true", origins: str = ""
+) -> str:
     messages = _others(Message, "id", "conversation_id", "parent_id")
     parts = _others(MessagePart, "id", "message_id")
+    copied = [of_another.get(f"m.{name}", f"m.{name}") for name in messages]
+    copied_parts = [of_another.get(f"part.{name}", f"part.{name}") for name in parts]
     return f"""
 WITH copied AS (
   SELECT * FROM unnest(%(old)s::uuid[], %(new)s::uuid[], %(parents)s::uuid[]) AS one(old, new, parent)
 ), messages AS (
   INSERT INTO chat_message (id, conversation_id, parent_id, {", ".join(messages)})
-  SELECT copied.new, %(conversation)s, copied.parent, {", ".join(f"m.{name}" for name in messages)}
+  SELECT copied.new, %(conversation)s, copied.parent, {", ".join(copied)}
   FROM copied JOIN chat_message m ON m.id = copied.old
 ), links AS (
   INSERT INTO chat_messageattachment (id, message_id, attachment_id)
@@ -161,14 +165,23 @@ WITH copied AS (
   FROM copied JOIN chat_messageattachment link ON link.message_id = copied.old
 ){origins}
 INSERT INTO chat_messagepart (message_id, {", ".join(parts)})
-SELECT copied.new, {", ".join(f"part.{name}" for name in parts)}
+SELECT copied.new, {", ".join(copied_parts)}
 FROM copied JOIN chat_messagepart part ON part.message_id = copied.old WHERE {parts_copied}
 """  # noqa: S608 # of names alone
 
 
-COPY = _copying(origins=ORIGINS)
+# Readers see neither what tools were asked and answered, nor passages of documents.
+OF_ANOTHER = {
+    "m.attached": "CASE WHEN m.role = 'assistant' THEN NULL ELSE m.attached END",
+    "part.data": """CASE part.kind
+  WHEN 'tool' THEN part.data - '{arguments,result,memory}'::text[]
+  WHEN 'citation' THEN part.data - '{document,first,last,start,end,excerpt}'::text[]
+  ELSE part.data END""",
+}
+
+COPY = _copying({}, origins=ORIGINS)
 # Without reasoning, which may quote instructions, and without models.
-COPY_OF_ANOTHER = _copying("part.kind NOT IN ('reasoning', 'origin')")
+COPY_OF_ANOTHER = _copying(OF_ANOTHER, parts_copied="part.kind NOT IN ('reasoning', 'origin')")
 
 
 def fork(*, user: User, message_id: UUID, client_id: str) -> Conversation:

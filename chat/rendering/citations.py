@@ -9,7 +9,10 @@ from uuid import UUID
 
 from django.urls import reverse
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
+
+from chat.models import Message
 
 KIND = "citation"  # of a MessagePart
 
@@ -22,25 +25,43 @@ OPAQUE = frozenset({"a", "code", "pre", "math", "svg"})
 NUMBER = re.compile(r"\d+")
 
 
-def citations_of(parts: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the data of the citations among the parts of a message, each with the address of its passage."""
+def citations_of(parts: Sequence[Any], chat: UUID | None = None) -> list[dict[str, Any]]:
+    """Return the data of the citations among the parts of a message, each with the address of its passage.
+
+    The page of the passage leads back to the `chat`. A citation in the copy of another user's chat has no address.
+    """
     return [
-        {**part.data, "url": url}
+        {**part.data, "url": address(part.data, chat)}
         for part in parts
-        if part.kind == KIND and (url := address(part.data))
+        if part.kind == KIND and isinstance(part.data, dict) and is_number(part.data.get("number"))
     ]
 
 
-def address(data: Any) -> str:
-    """Return the address of a citation's passage; "" for data that has none: the column holds any JSON."""
+def sources_of(message: Message) -> list[dict[str, Any]]:
+    """Return the data of the citations that the text of a stored reply has marks of."""
+    found = citations_of(message.ordered_parts)
+    _html, numbers = linked(message.html, found)
+    return [one for one in found if one["number"] in numbers]
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value can be the number of a citation: the column holds any JSON."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def address(data: Any, chat: UUID | None = None) -> str:
+    """Return the address of a citation's passage; "" for data that has none."""
     try:
         place = [UUID(str(data["document"])), int(data["first"]), int(data["last"])]
         url = reverse("chat:passage", args=place)
     except (KeyError, TypeError, ValueError):
         return ""
+    query: dict[str, str | int] = {}
     if isinstance(data.get("start"), int) and isinstance(data.get("end"), int):
-        url += f"?start={data['start']}&end={data['end']}"
-    return url
+        query = {"start": data["start"], "end": data["end"]}
+    if chat is not None:
+        query["chat"] = str(chat)
+    return f"{url}?{urlencode(query)}#passage" if query else f"{url}#passage"
 
 
 def linked(html: str, citations: Sequence[dict[str, Any]]) -> tuple[str, set[int]]:
@@ -48,7 +69,7 @@ def linked(html: str, citations: Sequence[dict[str, Any]]) -> tuple[str, set[int
 
     Marks inside of links, code and formulas stay as they are, and so do numbers that are no citation.
     """
-    by_number = {one["number"]: one for one in citations if isinstance(one.get("number"), int)}
+    by_number = {one["number"]: one for one in citations}
     if not by_number:
         return html, set()
     cited: set[int] = set()
@@ -65,6 +86,8 @@ def linked(html: str, citations: Sequence[dict[str, Any]]) -> tuple[str, set[int
         if depth or not all(number in by_number for number in numbers):
             return match.group()
         cited.update(numbers)
+        if not all(by_number[number]["url"] for number in numbers):
+            return match.group()
         return "".join(link(by_number[number]) for number in numbers)
 
     return TOKEN.sub(replaced, html), cited

@@ -201,15 +201,16 @@ def rendered(message: Message | SimpleNamespace, **context: Any) -> SafeString:
         kind = "own" if message.text else "files"
     else:
         kind = "done" if message.status == Message.Status.DONE else "ended"
+    html = getattr(message, "html", "")
     if isinstance(message, Message) and message.role == Message.Role.ASSISTANT:
-        html = shown_html(message)
-    else:
-        html = getattr(message, "html", "")
-    if message.role != Message.Role.USER and cites(message):
-        found = citations.citations_of(message.ordered_parts)
-        html, numbers = citations.linked(html, found)
-        cited = [one for one in found if one["number"] in numbers]
-        context |= {"sources": cited, "others": [] if cited else found}
+        if cites(
+            message
+        ):  # before the lines of calls come in, whose tables may have such marks, too
+            found = citations.citations_of(message.ordered_parts, message.conversation_id)
+            html, numbers = citations.linked(html, found)
+            cited = [one for one in found if one["number"] in numbers]
+            context |= {"sources": cited, "others": [] if cited else found}
+        html = shown_html(message, html=html)
     buttons = _buttons(kind, message.rating, get_language() or "")
     buttons = SafeString(buttons.replace(PLACEHOLDER, str(message.pk)))
     return render_to_string(

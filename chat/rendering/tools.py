@@ -50,10 +50,16 @@ def has_slots(html: str, calls: Iterable[str]) -> bool:
     return {*calls} == {*SLOT.findall(html)}
 
 
-def shown_html(message: Message, *, is_owner: bool = True, is_paper: bool = False) -> str:
-    """Return the HTML of a reply with the lines of its calls; arguments and results are for its owner."""
-    if "data-tool" not in message.html:
-        return message.html
+def shown_html(
+    message: Message, *, html: str | None = None, is_owner: bool = True, is_paper: bool = False
+) -> str:
+    """Return the HTML of a reply with the lines of its calls; arguments and results are for its owner.
+
+    `html` is by default that of the message, and has its slots.
+    """
+    html = message.html if html is None else html
+    if "data-tool" not in html:
+        return html
     tools: dict[str, Mapping[str, Any]] = {}
     further: dict[str, list[MessagePart]] = {}
     for part in message.ordered_parts:
@@ -70,7 +76,7 @@ def shown_html(message: Message, *, is_owner: bool = True, is_paper: bool = Fals
         parts = [(one.kind, one.data, one.pk) for one in further.get(call, [])]
         return tool_html(tools[call], parts, message=details, is_paper=is_paper)
 
-    return SLOT.sub(line, message.html)
+    return SLOT.sub(line, html)
 
 
 def tool_html(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django import template
 from django.utils.safestring import SafeString, mark_safe
 
 from chat.models import Message, Run
-from chat.rendering import tools
+from chat.rendering import citations, tools
 from chat.runs import approve, steps
 
 register = template.Library()
@@ -22,6 +24,13 @@ def reader_html(message: Message) -> SafeString:
 def paper_html(message: Message) -> SafeString:
     """Return the HTML of a reply for paper."""
     return mark_safe(tools.shown_html(message, is_paper=True))  # noqa: S308 # sanitised when stored
+
+
+@register.inclusion_tag("chat/_sources.html")
+def sources(message: Message, *, is_paper: bool = False) -> dict[str, Any]:
+    """Show the sources that a reply cites without links; their words on the owner's paper alone, not to readers."""
+    found = citations.sources_of(message)
+    return {"sources": found, "others": [], "is_named": True, "is_paper": is_paper}
 
 
 @register.simple_tag

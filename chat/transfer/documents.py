@@ -22,6 +22,7 @@ from chat.conversations.branches import LONGEST_PATH
 from chat.conversations.path import path_to_root
 from chat.conversations.transcript import LAST_SHOWN
 from chat.models import Conversation, Message, MessagePart
+from chat.rendering import citations
 from chat.transfer import files
 from chatproject.lib.db import prepared
 
@@ -107,12 +108,49 @@ def _markdown_message(message: Message) -> str:
         blocks.append(f"*{_('Attached:')}* {attached}")
     if message.text:
         blocks.append(closed(message.text.strip("\n")))
+    blocks += [
+        _markdown_table(part.data)
+        for part in message.ordered_parts
+        if part.kind in (MessagePart.Kind.TABLE, MessagePart.Kind.CHART)
+    ]
+    if found := citations.sources_of(message):
+        blocks.append("\n".join([f"**{_('Sources')}**\n", *map(_markdown_source, found)]))
     if note := ending(message):
         blocks.append(f"*{note}*")
     return "\n" + "\n\n".join(blocks) + "\n"
 
 
 MARKUP = re.compile(r"[\\`*_\[\]<>#|~&!]")
+MOST_ROWS = 50  # of a table
+
+
+def _markdown_table(data: dict[str, Any]) -> str:
+    """Return a table, or the data of a chart, with its title and description."""
+    columns = data.get("columns", [])
+    lines = [[one.get("name", "") for one in columns], *data.get("rows", [])[:MOST_ROWS]]
+    head, *rows = [
+        f"| {' | '.join('' if cell is None else _plain(cell) for cell in line)} |" for line in lines
+    ]
+    table = "\n".join([head, f"|{' --- |' * len(columns)}", *rows])
+    title = " ".join(str(data.get("title", "")).split())
+    texts = [f"**{_plain(title)}**" if title else "", _plain(data.get("description", "")), table]
+    return "\n\n".join(filter(None, texts))
+
+
+def _markdown_source(source: dict[str, Any]) -> str:
+    """Return the line of a passage that a reply cites: document, place and beginning."""
+    place = ", ".join(filter(None, [source.get("name"), source.get("label")]))
+    excerpt = source.get("excerpt")
+    return f"- \\[{source['number']}\\] {_plain(place)}" + (
+        f": {_plain(excerpt)}" if excerpt else ""
+    )
+
+
+def _plain(value: Any) -> str:
+    """Return a text on one line, without the meaning that Markdown gives to its characters."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(str(value).split()))
+
+
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
 
 

@@ -12,10 +12,9 @@ RULES = (
     " them alone, in the language of the question, and put the number of the passage that a statement is from"
     " behind it, such as [%(first)d]. If they do not have the answer, say that the documents do not have it."
 )
-NOTHING = (
-    "No passage of the user's documents answers this. Say that the documents do not have it, and do not answer"
-    " from other knowledge unless the user asks for that."
-)
+REFUSE = "Say that the documents do not have it, and do not answer from other knowledge unless the user asks for that."
+NOTHING = f"No passage of the user's documents answers this. {REFUSE}"
+NO_WORD = f"Not a word of this is in the user's documents. {REFUSE}"
 
 
 def of_passages(passages: Sequence[tuple[int, str, str, str]]) -> str:

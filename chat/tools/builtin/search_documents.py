@@ -57,7 +57,8 @@ async def search_documents(
             )
         with languages.use(context.language):
             return ToolResult(
-                text=prompt.NOTHING, summary=gettext("Nothing found in the documents")
+                text=prompt.NOTHING if found.coverage else prompt.NO_WORD,
+                summary=gettext("Nothing found in the documents"),
             )
     first = await asyncio.to_thread(next_number, context.run_id, len(found.passages))
     with languages.use(context.language):

@@ -278,4 +278,6 @@ def test_marks_become_links_outside_of_code():
     assert "<code>x[1]</code> [7]" in html
     assert "&lt;a&gt;.md" in html
     assert cited == {1}
-    assert citations.citations_of([SimpleNamespace(kind="citation", data={"number": 1})]) == []
+    # In a copy of another user's chat.
+    nameless = citations.citations_of([SimpleNamespace(kind="citation", data={"number": 1})])
+    assert citations.linked("<p>[1]</p>", nameless) == ("<p>[1]</p>", {1})

@@ -35,6 +35,7 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # the reply is JSON that fits the schema of the request: "valid", "fenced" with prose around it, "wrong" without its
     # first property, "cut" in its middle, or "repair", which is wrong until the user asks again
     json: str = ""
+    cite: int = 0  # the last token is the mark of this passage: " [1]"
     finish: str = "stop"  # finish_reason
     # end after that many tokens with the finish reason "length", unless asked to continue from there
     length: int = -1

@@ -32,6 +32,9 @@ SAMPLE = re.findall(
 )
 
 
+CITE = re.compile(r"\[\[[^\[\]]*\bcite=(\d+)")
+
+
 def reply_pieces(tokens: int, seed: str) -> list[str]:
     """The reply of `tokens` tokens to the user message `seed` (its whole text, directives too).
 
@@ -44,6 +47,8 @@ def reply_pieces(tokens: int, seed: str) -> list[str]:
         # No white space at either end: code that strips a reply is not what is tested.
         chosen[0] = chosen[0].lstrip() or "Well"
         chosen[-1] = chosen[-1].rstrip() or "."
+        if cited := CITE.search(seed):
+            chosen[-1] = f" [{cited[1]}]"
     return chosen
 
 
