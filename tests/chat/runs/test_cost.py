@@ -321,7 +321,16 @@ def test_concurrent_sends_cannot_overspend(owner, assistant, settings):
     conversations = [begin(owner, assistant) for _ in range(200)]
     most = send(owner, begin(owner, assistant)).most  # a hold of full length
     set_available(owner, 3 * most)
-    results = race([partial(send, owner, each) for each in conversations], threads=20)
+
+    def send_patiently(conversation: Conversation) -> Run:
+        while True:
+            try:
+                return send(owner, conversation)
+            except ChatError as error:
+                if error.code != "busy":  # a slow machine: the account was locked for too long
+                    raise
+
+    results = race([partial(send_patiently, each) for each in conversations], threads=20)
     refused = [result.code for result in results if isinstance(result, ChatError)]
     assert refused == ["insufficient_credits"] * 197
     assert Run.objects.filter(conversation__in=conversations).count() == 3
