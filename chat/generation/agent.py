@@ -106,7 +106,9 @@ class Agent:
         """Return the fields of a request that offer the tools."""
         if not self.asks or not self.tools:
             return {}
-        return {"tools": [one.definition() for one in self.tools.values()]}
+        # Also the last request has the tools: servers refuse earlier calls of tools that it does not name.
+        offered = {"tools": [one.definition() for one in self.tools.values()]}
+        return offered | {"tool_choice": "none"} if self._is_last_request() else offered
 
     def extended(self, prompt: Prompt) -> Prompt:
         """Return the prompt of the next request: with passages, and the steps so far."""
@@ -186,11 +188,20 @@ class Agent:
     def tokens(self) -> int:
         return sum(one.prompt_tokens + one.completion_tokens for one in self.steps)
 
+    def _is_last_request(self) -> bool:
+        """Return whether the model must answer the next request: it may ask for no further calls."""
+        if not self.requests:
+            return False
+        is_last = self.requests >= settings.RUN_MAX_REQUESTS - 1
+        return is_last or self.tokens >= settings.RUN_MAX_TOKENS
+
     def check_limits(self) -> None:
-        """Raise LimitReached if the run may make no further request."""
+        """Raise LimitReached if the model has asked for calls in the run's last request."""
         if self.requests >= settings.RUN_MAX_REQUESTS:
             raise LimitReached("limit_reached", MOST_REQUESTS)
-        if self.requests and self.tokens >= settings.RUN_MAX_TOKENS:
+        made = [one for one in self.steps if one.kind == Kind.REQUEST]
+        before = sum(one.prompt_tokens + one.completion_tokens for one in made[:-1])
+        if made[1:] and before >= settings.RUN_MAX_TOKENS:
             raise LimitReached("limit_reached", MOST_TOKENS)
 
     def covered(self, prompt: Prompt) -> Prompt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,18 @@ from tests.support.conversations import send
 from tests.support.runs import fresh
 
 ADD = 'calculate:{"expression":"40+2"}'
-TOOLS = ["calculate", "current_time", "pay", "wait", "leak", "broken", "buy", "publish"]
+TOOLS = [
+    "calculate",
+    "current_time",
+    "pay",
+    "wait",
+    "leak",
+    "broken",
+    "buy",
+    "publish",
+    "slow",
+    "audit",
+]
 FEE = 500_000  # micro-credits of a call of `buy`
 
 
@@ -66,12 +78,23 @@ def tools(made: Effects) -> dict[str, Tool]:
         made.published.append(context.call)
         return ToolResult(text="published", summary="Published")
 
-    fields: dict[Callable[..., ToolResult], dict[str, Any]] = {
+    async def slow(context: ToolContext) -> ToolResult:
+        """Never end."""
+        await asyncio.sleep(60)
+        return ToolResult(text="", summary="")
+
+    def audit(context: ToolContext) -> ToolResult:
+        """Read the books, as staff may."""
+        return ToolResult(text="the books", summary="Read")
+
+    fields: dict[Callable[..., Any], dict[str, Any]] = {
         pay: {"has_effect": True},
         wait: {},
         leak: {},
         broken: {},
         buy: {"fee": FEE},
+        slow: {"seconds": 0.6},
+        audit: {"permission": "chat.view_run"},
         publish: {"has_effect": True, "needs_approval": True},
     }
     return {

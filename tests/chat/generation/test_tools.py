@@ -63,6 +63,8 @@ async def test_run_without_tools_offers_none(owner, conversation, provider, assi
         ("calculate:{oops", "not a JSON object"),
         ('calculate:{"expression":"1/0"}', "divides by zero"),
         ("broken:{}", "The tool failed"),
+        ("slow:{}", "took longer than 1 seconds"),
+        ("audit:{}", "There is no tool named 'audit'"),  # its user lacks the permission
     ],
 )
 async def test_failure_of_call_is_its_result(owner, conversation, provider, call, words):
@@ -84,21 +86,34 @@ async def test_parallel_calls_run_together(owner, conversation, effects):
     assert (await db.run(fresh, run.pk)).status == "done"
 
 
-async def test_too_many_requests_end_run_kindly(owner, conversation, settings, provider):
-    settings.RUN_MAX_REQUESTS = 2
-    run = await make(owner, conversation, f"[[use={ADD};{ADD};{ADD} said=3 tokens=5 rate=0]]")
+@pytest.mark.parametrize(("most", "tokens"), [(2, 20_000), (10, 5)], ids=["requests", "tokens"])
+async def test_last_request_must_answer(owner, conversation, settings, provider, most, tokens):
+    settings.RUN_MAX_REQUESTS, settings.RUN_MAX_TOKENS = most, tokens
+    text = f"[[use={ADD};{ADD} said=9 tokens=5 rate=0]]"
+    run = await make(owner, conversation, text)
+    assert run.status == "done"
+    assert run.message.text.endswith(reply_text(5, text))
+    assert [one.get("tool_choice") for one in provider.requests] == [None, "none"]
+    assert len(await db.run(parts_of, run)) == 1
+
+
+@pytest.mark.parametrize(
+    ("most", "tokens", "words"),
+    [(2, 20_000, "more steps"), (10, 5, "more tokens")],
+    ids=["requests", "tokens"],
+)
+async def test_calls_after_last_request_end_run(
+    owner, conversation, settings, provider, most, tokens, words
+):
+    settings.RUN_MAX_REQUESTS, settings.RUN_MAX_TOKENS = most, tokens
+    run = await make(
+        owner, conversation, f"[[use={ADD};{ADD};{ADD} said=9 tokens=5 rate=0 insists=1]]"
+    )
     assert (run.status, run.error_code) == ("failed", "limit_reached")
-    assert "more steps" in run.error_message
+    assert words in run.error_message
     assert run.message.text
     assert len(provider.requests) == 2
     assert len(await db.run(parts_of, run)) == 2
-
-
-async def test_too_many_tokens_end_run_kindly(owner, conversation, settings, provider):
-    settings.RUN_MAX_TOKENS = 5
-    run = await make(owner, conversation, f"[[use={ADD} said=9 tokens=5 rate=0]]")
-    assert (run.status, run.error_code) == ("failed", "limit_reached")
-    assert len(provider.requests) == 1
 
 
 async def test_later_turn_remembers_beginning_of_result(owner, conversation, provider):

@@ -30,6 +30,7 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # Calls of tools before the reply, if the request has tools: "name:arguments", by "&" those of one answer, by ";"
     # the answers. Spaces and brackets of the arguments are quoted as in addresses: calculate:{"expression":"1+1"}
     use: str = ""
+    insists: bool = False  # such calls come also when the request forbids them
     said: int = 0  # tokens of text before the calls of each such answer
     sample: bool = False  # the reply is Markdown of all kinds, from sample.md
     # the reply is JSON that fits the schema of the request: "valid", "fenced" with prose around it, "wrong" without its
@@ -101,6 +102,7 @@ class Request(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
     response_format: dict[str, Any] | None = None
 
     def limit(self) -> int:

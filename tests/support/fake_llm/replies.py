@@ -201,7 +201,8 @@ class Reply:
                 for piece in call_pieces(index, name)
             ]
             self._finish = "tool_calls"
-        if request.tools and (used := scripted(asked.use, request.messages)):
+        may_call = request.tools and (request.tool_choice != "none" or asked.insists)
+        if may_call and (used := scripted(asked.use, request.messages)):
             number = len(request.messages)
             said = reply_pieces(asked.said, f"{message}\nsaid {number}")
             self._tokens = [self.delta(content=piece) for piece in said] + [
