@@ -19,12 +19,17 @@ def locked(row: Model) -> AbstractContextManager[None]:
 
 def unreadable(model: type[Model]) -> AbstractContextManager[None]:
     """Keep a table locked by another session, so that all that read it have to wait."""
+    return _held(lambda: _lock_table(model, "ACCESS EXCLUSIVE"))
 
-    def lock() -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(f"LOCK TABLE {model._meta.db_table} IN ACCESS EXCLUSIVE MODE")
 
-    return _held(lock)
+def unwritable(model: type[Model]) -> AbstractContextManager[None]:
+    """Keep a table locked by another session, so that all that write to it have to wait."""
+    return _held(lambda: _lock_table(model, "EXCLUSIVE"))
+
+
+def _lock_table(model: type[Model], mode: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"LOCK TABLE {model._meta.db_table} IN {mode} MODE")
 
 
 @contextmanager
