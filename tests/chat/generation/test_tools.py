@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
+from billing.ledger import audit
 from chat.generation import generate
 from chat.models import Assistant, Run
-from chat.runs import handover
+from chat.recovery import sweeper
+from chat.runs import approve, handover
 from chat.runs.stop import stop_run
+from chat.streaming.ticker import current_ticker
 from chat.tools.models import RunStep
-from chatproject.lib import db
+from chatproject.lib import db, rq_asyncio
 from tests.support.conversations import send
 from tests.support.effects import ADD, make, parts_of
 from tests.support.fake_llm import reply_text
@@ -132,11 +136,12 @@ async def test_later_turn_remembers_beginning_of_result(owner, conversation, pro
 # --- Lost workers -----------------------------------------------------------------------------
 
 
-async def lose(run: Run, generating: asyncio.Task[None]) -> None:
-    """Lose the worker of a run, as the sweeper sees it."""
-    generating.cancel("worker died")
-    with pytest.raises(asyncio.CancelledError):
-        await generating
+async def lose(run: Run, generating: asyncio.Task[Run | None]) -> None:
+    """Let a run's worker die as far as a task can: it neither ends the run nor hands it over."""
+    writer = current_ticker()._writers[run.pk]
+    writer.mark_lost()
+    current_ticker().forget(writer)
+    await asyncio.wait_for(generating, 10)
 
 
 async def hand_over(run: Run) -> None:
@@ -208,3 +213,45 @@ async def test_stop_ends_run_during_call(owner, conversation, effects):
     assert run.message.text
     [part] = await db.run(parts_of, run)
     assert part["status"] == "failed"
+
+
+async def test_drained_run_goes_on_after_its_steps(owner, conversation, provider, effects):
+    text = '[[use=pay:{"amount":5};wait said=2 tokens=8 rate=0]]'
+    run = await db.run(send, owner, conversation, text)
+    first = asyncio.create_task(generate.run(run.id, 1))
+    assert await asyncio.to_thread(effects.waiting.acquire, timeout=10)
+    first.cancel(rq_asyncio.DRAINED)
+    again = await first
+    assert again is not None
+    assert (again.status, again.steps, effects.paid) == ("queued", 4, [f"{run.pk}:2"])
+    effects.may_go_on.set()
+    await generate.run(run.id, 2)
+    run = await db.run(fresh, run.pk)
+    assert (run.status, len(effects.paid), effects.waited) == ("done", 1, 2)
+    assert run.message.text.endswith(reply_text(8, text))
+    assert await db.run(audit.check) == []
+
+
+async def test_last_lost_attempt_keeps_its_steps(owner, conversation, effects, settings):
+    settings.RUN_ATTEMPTS = 1
+    text = '[[use=publish:{};pay:{"amount":5};wait said=2 tokens=8 rate=0]]'
+    run = await make(owner, conversation, text)
+    allow = partial(approve.decide, user=owner, run_id=run.pk, call="2", allow=True)
+    await db.run(allow)
+    second = asyncio.create_task(generate.run(run.id, 2))
+    assert await asyncio.to_thread(effects.waiting.acquire, timeout=10)
+    await lose(run, second)
+    await db.run(sweeper.recover, [(run.pk, 2)])
+    effects.may_go_on.set()
+    run = await db.run(fresh, run.pk)
+    # The attempt that ended with the question was not a lost one, but this is.
+    assert (run.status, run.error_code) == ("failed", "unavailable")
+    assert run.message.text.strip()
+    parts = await db.run(parts_of, run)
+    assert [(one["name"], one["status"]) for one in parts] == [
+        ("publish", "done"),
+        ("pay", "done"),
+        ("wait", "failed"),
+    ]
+    assert await db.run(audit.check) == []
+    assert not await db.run(RunStep.objects.exists)
