@@ -69,6 +69,21 @@ urlpatterns = [
         document_statistics.document_statistics,
         name="document_statistics",
     ),
+    path(
+        "documents/<uuid:document_id>/statistics/share/",
+        document_statistics.share_statistics,
+        name="share_statistics",
+    ),
+    path(
+        "s/<slug:statistics_token>/statistics/",
+        document_statistics.public_statistics,
+        name="public_statistics",
+    ),
+    path(
+        "s/<slug:statistics_token>/statistics/card.png",
+        document_statistics.statistics_card,
+        name="statistics_card",
+    ),
     path("shared/", sharing.shared_with_me, name="shared_with_me"),
     path("s/<slug:token>/", sharing.public, name="public"),
     path("s/<slug:token>/report/", sharing.report_public, name="report_public"),

@@ -24,7 +24,7 @@ from accounts.privacy import erase, leaving
 from billing import schedule as billing_schedule
 from chat import announcements
 from chat.attachments.sweep import Sweep
-from chat.documents import lifecycle, tracking
+from chat.documents import lifecycle, links, tracking
 from chat.documents.retrieval import jobs as index_jobs
 from chat.insights import recovery as insights
 from chat.recovery import mcp_sweep, next_messages, retention, search_sweep
@@ -77,6 +77,7 @@ def schedule() -> list[Task]:
         Task("maintain vectors", index_jobs.MAINTAIN_EVERY, index_jobs.enqueue_maintenance),
         Task("resume imports", 60, imports.resume),
         Task("resume documents", 30, tracking.resume),
+        Task("draw cards", 60, links.draw_missing),
         Task("purge documents", 60, lifecycle.Purge().run),
         Task("resume exports", 60, archives.resume),
         Task("resume insights", insights.EVERY, insights.resume),

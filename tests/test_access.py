@@ -30,7 +30,7 @@ from chat.api import urls as api
 from chat.api.rest import reference
 from chat.api.rest.urls import api as rest
 from chat.attachments import uploads
-from chat.documents.models import Document
+from chat.documents.models import Document, StatisticsLink
 from chat.insights.models import Category, Insight, InsightJob
 from chat.models import (
     Assistant,
@@ -97,6 +97,8 @@ BY_ADDRESS = {
     "chat:public",
     "chat:public_file",
     "chat:public_thumbnail",
+    "chat:public_statistics",
+    "chat:statistics_card",
     "chat:copy_public",
 }
 COPY = ("chat:copy_shared", "reader", "post")
@@ -184,6 +186,10 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         slug="own", name=f"{SECRET} assistant", model=assistant.model, owner=owner, personal=True
     )
     document = some_documents.uploaded(owner, f"{SECRET} paragraph", f"{SECRET}.txt")
+    chat_document = some_documents.uploaded(owner, some_documents.CHAT, f"{SECRET} chat.txt")
+    statistics = StatisticsLink.objects.create(
+        document=chat_document, owner=owner, title=SECRET, sections=["totals"], card=b"PNG"
+    )
     now = timezone.now()
     webhook = Webhook.objects.create(
         owner=owner, name=f"{SECRET} hook", url=f"https://example.org/{SECRET}", host="example.org"
@@ -225,6 +231,7 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         "key_id": api_keys.create(owner, api_keys.Terms(name=f"{SECRET} key"))[0].pk,
         "order_id": money.order(owner.account).pk,
         "token": link.token,
+        "statistics_token": statistics.token,
         "document_id": document.pk,
         "first": 0,
         "last": 0,
@@ -589,6 +596,9 @@ def test_files_close_when_their_owner_leaves(objects, owner, reader, stranger, s
         reverse("chat:thumbnail", args=[image]): "owner reader",
         reverse("chat:public_file", args=[link, image]): "owner reader other anonymous",
         reverse("chat:public_thumbnail", args=[link, image]): "owner reader other anonymous",
+        reverse("chat:statistics_card", args=[objects["statistics_token"]]): (
+            "owner reader other anonymous"
+        ),
     }
     people = {
         "owner": Visitor(owner),

@@ -22,7 +22,7 @@ from django.urls import URLPattern, get_resolver, reverse
 
 from accounts.models import User
 from billing.models import Account, AuditRecord, Order, UsageRecord
-from chat.documents.models import Document
+from chat.documents.models import Document, StatisticsLink
 from chat.insights.models import Insight, InsightJob
 from chat.models import (
     ApiCall,
@@ -196,6 +196,7 @@ HIDDEN: dict[type[models.Model], tuple[str, ...]] = {
     OutgoingMail: ("content",),
     Prompt: ("title", "text"),
     PublicLink: ("token", "title", "shown_name"),
+    StatisticsLink: ("token", "title"),
     Run: ("model_snapshot",),
     UsageRecord: ("assistant",),
     Webhook: ("url", "name"),

@@ -148,12 +148,25 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
     ],
     "shares": [
         (name, lambda c, u, name=name, args=args, **h: c.post(reverse(name, args=args), **h))
-        for name, args in (("chat:share", [uuid4()]), ("chat:shared_by_me", []))
+        for name, args in (
+            ("chat:share", [uuid4()]),
+            ("chat:share_statistics", [uuid4()]),
+            ("chat:shared_by_me", []),
+        )
     ],
-    "public_pages": [("", lambda c, u, **h: c.get("/s/none/", **h))],
+    "public_pages": [
+        (name, lambda c, u, name=name, **h: c.get(reverse(name, args=["none"]), **h))
+        for name in ("chat:public", "chat:public_statistics")
+    ],
     "public_files": [
         (name, lambda c, u, name=name, **h: c.get(reverse(name, args=["none", uuid4()]), **h))
         for name in ("chat:public_file", "chat:public_thumbnail")
+    ]
+    + [
+        (
+            "chat:statistics_card",
+            lambda c, u, **h: c.get(reverse("chat:statistics_card", args=["none"]), **h),
+        )
     ],
     "reports": [
         ("", lambda c, u, **h: c.post(reverse("chat:report", args=[uuid4()]), **h)),

@@ -182,7 +182,7 @@ def shared_with(user: User, before: str = "") -> tuple[list[ConversationShare], 
         conversation__deleted_at=None,
         conversation__temporary=False,
     )
-    return _page(rows if settings.SHARE_WITH_USERS else rows.none(), before)
+    return page_of(rows if settings.SHARE_WITH_USERS else rows.none(), before)
 
 
 # --- By link ----------------------------------------------------------------------------------
@@ -251,17 +251,18 @@ def end_link(*, user: User, link_id: UUID) -> PublicLink:
 
 def shares_of(user: User, before: str = "") -> tuple[list[ConversationShare], str]:
     """Return a page of a user's own shares, newest first, and the cursor of the next page."""
-    return _page(
+    return page_of(
         ConversationShare.objects.select_related("conversation").filter(owner=user), before
     )
 
 
 def links_of(user: User, before: str = "") -> tuple[list[PublicLink], str]:
     """Return a page of a user's own public links, newest first, and the cursor of the next page."""
-    return _page(PublicLink.objects.select_related("conversation").filter(owner=user), before)
+    return page_of(PublicLink.objects.select_related("conversation").filter(owner=user), before)
 
 
-def _page(rows: QuerySet[Any], before: str) -> tuple[list[Any], str]:
+def page_of(rows: QuerySet[Any], before: str) -> tuple[list[Any], str]:
+    """Return a page of rows, newest first, and the cursor of the next page. Raises ChatError `not_found`."""
     try:
         rows = rows.filter(pk__lt=UUID(before)) if before else rows
     except ValueError as error:

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from chat import access
 from chat.attachments import names
-from chat.documents import binding, storage, tracking
+from chat.documents import binding, links, storage, tracking
 from chat.documents.models import ConversationDocument, Document
 from chat.errors import ChatError
 from chatproject.lib import private_files
@@ -57,11 +57,15 @@ def choose_chat(*, user: User, document_id: UUID, chat: str) -> Document:
 
 
 def delete(*, user: User, document_id: UUID) -> tuple[Document, datetime]:
-    """Delete a document, which can be undone until it is purged; return it and the time that the undo needs."""
+    """Delete a document, which can be undone until it is purged; return it and the time that the undo needs.
+
+    Its public links end for good.
+    """
     with transaction.atomic():
         document = access.owned(user, Document, document_id, lock=True)
         document.deleted_at = timezone.now()
         Document.objects.filter(pk=document.pk).update(deleted_at=document.deleted_at)
+        links.end_of(document)
         _mark(document)
     tracking.announce(document)
     return document, document.deleted_at

@@ -11,7 +11,7 @@ from django.utils import timezone
 from accounts.privacy.erase import addresses
 from billing.metering import usage
 from chat.conversations import sharing
-from chat.documents import lifecycle
+from chat.documents import lifecycle, links
 from chat.documents.models import Document
 from chat.errors import ChatError
 from chat.insights import finish
@@ -60,6 +60,7 @@ def close(user: User) -> None:
         active.update(status=ChatImport.Status.STOPPED, ended_at=now)
     _stop_insights(user)
     sharing.end_all_of(user)
+    links.end_all_of(user)
     PushSubscription.objects.filter(user=user).delete()
     for webhook_id in list(Webhook.objects.filter(owner=user).values_list("pk", flat=True)):
         ending.give_up(webhook_id)

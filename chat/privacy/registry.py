@@ -190,6 +190,13 @@ def add_tables() -> None:
             erased_by=chats,
         ),
         PersonalTable(
+            model="documents.StatisticsLink",
+            user="owner",
+            document="statistics-links",
+            omitted=("token", "card"),
+            erased_by="documents",
+        ),
+        PersonalTable(
             model="documents.Document",
             user="owner",
             document="documents",

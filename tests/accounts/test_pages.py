@@ -355,6 +355,8 @@ def test_pages_open_without_inline_script(client: Client, reader: User):
         "chat:public_file",
         "chat:public_thumbnail",
         "chat:report_public",
+        "chat:public_statistics",
+        "chat:statistics_card",
         "manifest",
         "service_worker",
         "account_sign_in_link",  # these three: test_sso.py

@@ -27,6 +27,7 @@ from chat.documents.models import (
     Dataset,
     Document,
     DocumentIndex,
+    StatisticsLink,
     TableResult,
 )
 from chat.documents.retrieval import words
@@ -197,6 +198,7 @@ def _make_files(user: User, chat: Conversation, now: Any) -> None:
     )  # fmt: skip
     Block.objects.create(document=document, position=0, kind="paragraph", text=WORD)
     ConversationDocument.objects.create(conversation=chat, document=document)
+    StatisticsLink.objects.create(document=document, owner=user, title=WORD, language="en")
     DocumentIndex.objects.create(document=document, version=1, chunks=1)
     words.insert(document.pk, user.pk, [Chunk(number=0, first=0, last=0, text=WORD)])
     category = Category.objects.create(slug="leaver", name="Leaver", description="All", price=1)

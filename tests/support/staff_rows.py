@@ -23,7 +23,7 @@ from accounts.models import (
 )
 from billing.credits import MICRO
 from billing.models import ModelPrice
-from chat.documents.models import Document
+from chat.documents.models import Document, StatisticsLink
 from chat.insights.models import Category, Insight, InsightJob, InsightType
 from chat.llm.errors import Cause
 from chat.models import (
@@ -188,6 +188,7 @@ def _make_insights(user: User, model: LanguageModel) -> None:
         owner=user, name="Minutes", format="text", kind="text", size=9, sha256="0" * 64,
         status="ready",
     )  # fmt: skip
+    StatisticsLink.objects.create(document=document, owner=user, sections=["totals"], language="en")
     category = Category.objects.create(slug="minutes", name="Minutes", description="All", price=1)
     schema = {"type": "object", "properties": {"text": {"type": "string"}}}
     asked = InsightType.objects.create(

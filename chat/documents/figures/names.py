@@ -1,19 +1,26 @@
-"""Names of people as a page shows them: whole, as initials, or as letters."""
+"""Names of people as a page shows them: whole, first names, as initials, or as letters."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from django.utils.translation import gettext as _
 
-MODES = ("names", "initials", "letters")
+MODES = ("names", "first_names", "initials", "letters")
+# Of a name in these scripts no rule finds the first one.
+UNDIVIDED = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff]")
+FIRST_NAME = 30  # characters
 
 
 def shown(names: Iterable[str], mode: str) -> dict[str, str]:
     """Return for each name of a chat what a page shows, which differs for each."""
-    make: Callable[[str, int], str] = {"initials": _initials, "letters": _letter}.get(
-        mode, lambda name, _index: name or "?"
-    )
+    makers: dict[str, Callable[[str, int], str]] = {
+        "first_names": _first_name,
+        "initials": _initials,
+        "letters": _letter,
+    }
+    make = makers.get(mode, _whole)
     found: dict[str, str] = {}
     taken: set[str] = set()
     for index, name in enumerate(names):
@@ -25,6 +32,21 @@ def shown(names: Iterable[str], mode: str) -> dict[str, str]:
         taken.add(one)
         found[name] = one
     return found
+
+
+def _whole(name: str, _index: int) -> str:
+    return name or "?"
+
+
+def _first_name(name: str, index: int) -> str:
+    """Return the first name, or a letter for a telephone number, an address or a name without a known order."""
+    for word in name.split():
+        # Neither "Dr." nor the surname of "Meyer, Anna".
+        if word[0].isalpha() and word[-1] not in ".,":
+            if "@" in word or UNDIVIDED.search(word):
+                break
+            return word[:FIRST_NAME]
+    return _letter(name, index)
 
 
 def _initials(name: str, _index: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chat.documents.models.chunks import Chunk, DocumentIndex
 from chat.documents.models.documents import Block, ConversationDocument, Document
+from chat.documents.models.links import StatisticsLink
 from chat.documents.models.tables import Dataset, TableResult
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "Dataset",
     "Document",
     "DocumentIndex",
+    "StatisticsLink",
     "TableResult",
 ]

@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chat.tools.charts import colours
+from chat.rendering import colours
 from chat.tools.charts.schema import Chart, ChartRefused
 
 MAX_POINTS = 2_000

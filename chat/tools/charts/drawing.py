@@ -1,4 +1,4 @@
-"""Draws charts with vl-convert: the functions that run in a sandboxed child.
+"""Draws charts with vl-convert: the function that runs in a sandboxed child.
 
 A child of its own for each chart costs 0.9 s of CPU, nearly all to start the engine of Vega, and gives back its
 80 MB at once; a warm one would keep them in each worker, for a step that follows a request to a model of seconds.
@@ -17,10 +17,3 @@ def draw(argument: dict[str, Any]) -> dict[str, Any]:
         argument["spec"], allowed_base_urls=[], format_locale=argument.get("locale")
     )
     return {"svg": svg}
-
-
-def png(argument: dict[str, Any]) -> bytes:
-    """Return the PNG of an `svg` with letters of the folders `fonts`."""
-    for folder in argument["fonts"]:
-        vl_convert.register_font_directory(folder)
-    return bytes(vl_convert.svg_to_png(argument["svg"], scale=argument["scale"]))

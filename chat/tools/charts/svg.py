@@ -8,7 +8,7 @@ import textwrap
 import nh3
 from django.utils.html import escape
 
-from chat.tools.charts import colours
+from chat.rendering import colours
 
 MAX_BYTES = 400_000
 

@@ -20,6 +20,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from chat import access
 from chat.conversations import reports, sharing
+from chat.documents import links
 from chat.errors import ChatError
 from chat.models import Conversation, Report
 from chat.models.moderation import REPORT_LENGTH
@@ -101,10 +102,12 @@ def _change(request: Request, conversation_id: UUID) -> str:
             shows_reasoning="reasoning" in posted,
         )
         return _("The link is ready.")
-    return _end(request, action)
+    return end_posted(request)
 
 
-def _end(request: Request, action: str) -> str:
+def end_posted(request: Request) -> str:
+    """End the share or link of a form by its `action`; return the sentence about it. Raises ChatError `not_found`."""
+    action = request.POST.get("action", "")
     try:
         id = UUID(request.POST.get("id", ""))
     except ValueError as error:
@@ -114,6 +117,9 @@ def _end(request: Request, action: str) -> str:
         return _("%(email)s can no longer read the chat.") % {"email": f"\u2068{ended.email}\u2069"}
     if action == "end":
         sharing.end_link(user=request.user, link_id=id)
+        return _("The link no longer works.")
+    if action == "end_statistics":
+        links.end_link(user=request.user, link_id=id)
         return _("The link no longer works.")
     raise ChatError("not_found")
 
@@ -125,7 +131,7 @@ def shared_by_me(request: Request) -> HttpResponse:
     """List all that the user shares; end a share or a link."""
     if request.method == "POST":
         try:
-            done = _end(request, request.POST.get("action", ""))
+            done = end_posted(request)
         except ChatError as error:
             if wants_json(request):
                 raise
@@ -136,13 +142,16 @@ def shared_by_me(request: Request) -> HttpResponse:
             messages.success(request, done)
         return redirect("chat:shared_by_me")
     shares, next_shares = sharing.shares_of(request.user, request.GET.get("shares", ""))
-    links, next_links = sharing.links_of(request.user, request.GET.get("links", ""))
+    chat_links, next_links = sharing.links_of(request.user, request.GET.get("links", ""))
+    statistics, next_statistics = links.links_of(request.user, request.GET.get("statistics", ""))
     context = {
         "page": "settings",
         "shares": shares,
         "next_shares": next_shares,
-        "links": links,
+        "links": chat_links,
         "next_links": next_links,
+        "statistics": statistics,
+        "next_statistics": next_statistics,
     }
     return render(request, "chat/shared_by_me.html", page_context(request) | context)
 

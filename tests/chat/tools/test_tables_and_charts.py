@@ -12,8 +12,9 @@ from django.urls import reverse
 
 from chat.documents.models import TableResult
 from chat.models import Message, MessagePart
+from chat.rendering import colours
 from chat.tools.builtin import make_chart, query_table
-from chat.tools.charts import colours, compiler, svg
+from chat.tools.charts import compiler, svg
 from chat.tools.charts.schema import Chart, ChartRefused
 from chat.tools.registry import ToolContext, ToolError
 from tests.support import tables

@@ -1,4 +1,4 @@
-"""The colours of charts: the design tokens of the page, so that one drawing suits both themes."""
+"""The colours of drawings: the design tokens of the page, so that one drawing suits both themes."""
 
 from __future__ import annotations
 

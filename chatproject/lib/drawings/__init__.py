@@ -1,0 +1,1 @@
+"""Drawings (SVG) as PNG files, made in a sandboxed process."""
