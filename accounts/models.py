@@ -316,6 +316,7 @@ class Scope(models.TextChoices):
     READ = "read", _("Read chats, runs and search")
     WRITE = "write", _("Send messages and change chats")
     USAGE = "usage", _("Read balance, usage and history")
+    DOCUMENTS = "documents", _("Upload, read and delete documents, and ask about them")
     WEBHOOKS = "webhooks", _("Create and change webhooks, and read their messages")
 
 

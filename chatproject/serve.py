@@ -40,11 +40,12 @@ access = logging.getLogger("chatproject.access")
 REMOVED_VARIABLE = "WEB_SERVER"
 
 # The addresses that take files or images, and the size of such a request with the form around them: an import
-# (IMPORT_MAX_BYTES), an attachment (up to 100 MB by ATTACHMENT_MAX_MB), and a message with its files from a
-# page without JavaScript.
+# (IMPORT_MAX_BYTES), an attachment (up to 100 MB by ATTACHMENT_MAX_MB), documents (up to 200 MB by DOCUMENT_MAX_MB),
+# and a message with its files from a page without JavaScript.
 UPLOADS = (
     (rb"/chats/import/", 101_000_000),
     (rb"/attachments/", 106_000_000),
+    (rb"/documents/|/api/v1/documents", 206_000_000),
     (rb"/c/new/|/c/[0-9a-f-]{36}/(send|compare)/|/messages/[0-9a-f-]{36}/edit/", 101_000_000),
 )
 

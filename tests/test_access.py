@@ -233,6 +233,7 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         "token": link.token,
         "statistics_token": statistics.token,
         "document_id": document.pk,
+        "name": "no table",
         "first": 0,
         "last": 0,
         "note_id": UserNote.objects.create(user=owner, text=SECRET, created_by="user").pk,
@@ -450,6 +451,8 @@ async def test_socket_commands_follow_the_matrix(
 # --- API operations ---------------------------------------------------------------------------
 
 HOOK = "/api/v1/webhooks/{webhook_id}"
+PAPER = "/api/v1/documents/{document_id}"
+CHAT = "/api/v1/conversations/{conversation_id}"
 # Of each operation: the scope that it needs, its body, and the statuses of the owner, of another user and of a reader
 # by share. An incomplete body shows that the key was accepted; reading comes before changing, and deleting last.
 OPERATIONS: dict[tuple[str, str], tuple[Scope, dict[str, Any], int, int, int]] = {
@@ -478,6 +481,18 @@ OPERATIONS: dict[tuple[str, str], tuple[Scope, dict[str, Any], int, int, int]] =
     ("POST", f"{HOOK}/test"): (Scope.WEBHOOKS, {}, 201, 404, 404),
     ("POST", f"{HOOK}/deliveries/{{delivery_id}}/resend"): (Scope.WEBHOOKS, {}, 200, 404, 404),
     ("DELETE", f"{HOOK}"): (Scope.WEBHOOKS, {}, 204, 404, 404),
+    ("GET", "/api/v1/documents"): (Scope.DOCUMENTS, {}, 200, 200, 200),
+    ("POST", "/api/v1/documents"): (Scope.DOCUMENTS, {}, 422, 422, 422),
+    ("GET", f"{PAPER}"): (Scope.DOCUMENTS, {}, 200, 404, 404),
+    ("GET", f"{PAPER}/blocks"): (Scope.DOCUMENTS, {}, 200, 404, 404),
+    # It is no chat, and has no tables.
+    ("GET", f"{PAPER}/statistics"): (Scope.DOCUMENTS, {}, 404, 404, 404),
+    ("GET", f"{PAPER}/tables"): (Scope.DOCUMENTS, {}, 200, 404, 404),
+    ("GET", f"{PAPER}/tables/{{name}}/csv"): (Scope.DOCUMENTS, {}, 404, 404, 404),
+    ("POST", f"{PAPER}/retry"): (Scope.DOCUMENTS, {}, 200, 404, 404),
+    ("GET", f"{CHAT}/documents"): (Scope.DOCUMENTS, {}, 200, 404, 403),
+    ("PUT", f"{CHAT}/documents/{{document_id}}"): (Scope.DOCUMENTS, {}, 200, 404, 403),
+    ("DELETE", f"{CHAT}/documents/{{document_id}}"): (Scope.DOCUMENTS, {}, 204, 404, 404),
     ("GET", "/api/v1/documents/{document_id}/insights"): (Scope.READ, {}, 200, 404, 404),
     ("POST", "/api/v1/documents/{document_id}/insights/{category_slug}/unlock"): (
         *(Scope.WRITE, {}, 200, 404, 404),
@@ -493,6 +508,7 @@ OPERATIONS: dict[tuple[str, str], tuple[Scope, dict[str, Any], int, int, int]] =
         *(200, 404, 403),
     ),
     ("DELETE", "/api/v1/conversations/{conversation_id}"): (Scope.WRITE, {}, 204, 404, 403),
+    ("DELETE", f"{PAPER}"): (Scope.DOCUMENTS, {}, 204, 404, 404),
 }
 QUERY: dict[str, dict[str, Any]] = {
     "/api/v1/search": {"q": "word"},

@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 
 import redis
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import (
+    RequestDataTooBig,
+    TooManyFieldsSent,
+    TooManyFilesSent,
+)
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from accounts.api_keys import KeyRefused
@@ -51,6 +56,8 @@ def _problem_of(error: Exception) -> Problem:
             return of_key(KeyRefused("missing_api_key"))
         case RequestDataTooBig():
             return Problem("body_too_large")
+        case MultiPartParserError() | TooManyFieldsSent() | TooManyFilesSent():
+            return Problem("invalid_form")
         case UnreadablePostError():
             return Problem("invalid_json")
         case HttpError() if isinstance(error.__cause__, Problem):

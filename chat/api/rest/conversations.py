@@ -11,6 +11,7 @@ from ninja import Router
 from ninja.responses import Status
 from pydantic import Field
 
+from accounts.api_keys import KeyRefused
 from accounts.models import Scope, User
 from chat import access
 from chat.api.rest import idempotency
@@ -29,6 +30,8 @@ from chat.api.rest.schemas import (
 )
 from chat.conversations import lifecycle, listing, sharing, transcript
 from chat.conversations.offers import Choice
+from chat.documents import binding
+from chat.documents.models import Document
 from chat.errors import ChatError
 from chat.models import Conversation, Message, MessagePart
 from chat.runs import start
@@ -88,13 +91,20 @@ def create_conversation(
         assistant_id=sent.assistant,
         project_id=sent.project,
     )
+    key = request.auth.key
+    if sent.documents and key is not None and Scope.DOCUMENTS not in key.scopes:
+        raise KeyRefused("missing_scope", Scope.DOCUMENTS.value)
     with idempotency.once(request, "conversation", sent) as client_id:
+        for one in sent.documents:
+            access.owned(user, Document, one)
         created, is_new = start.begin(
             user=user,
             client_id=client_id,
             choice=choice,
             title=_title(sent.title) if sent.title is not None else "",
         )
+        if sent.documents:
+            binding.bind(user=user, conversation_id=created.pk, document_ids=sent.documents)
     return Status(201 if is_new else 200, described(user, created))
 
 
@@ -247,6 +257,11 @@ def described_message(message: Message, *, is_own: bool) -> dict[str, Any]:
         "status": message.status,
         "text": message.text,
         "reasoning": "\n\n".join(reasoning),
+        "parts": [
+            {"kind": part.kind, "data": part.data}
+            for part in message.ordered_parts
+            if part.kind in MessagePart.OF_TOOLS and is_own
+        ],
         "attachments": [
             {"id": one.get("id"), "name": one["name"], "kind": one["kind"]} for one in message.files
         ],

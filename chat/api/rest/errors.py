@@ -19,6 +19,7 @@ SENTENCES = {
         "The address does not have this parameter. `fields` names it: correct its name, or leave it out.",
     ),
     "invalid_json": (400, "The body is not valid JSON in UTF-8."),
+    "invalid_form": (400, "The body is not a valid form of the type multipart/form-data."),
     "invalid_cursor": (422, "The cursor is not one that this address has returned. Leave it out."),
     "idempotency_conflict": (
         422,

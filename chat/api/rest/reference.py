@@ -19,6 +19,7 @@ PREFIX = "/api/v1/"
 TITLES = {
     "conversations": "Conversations and messages",
     "runs": "Runs",
+    "documents": "Documents",
     "insights": "Insights into documents",
     "search": "Search",
     "account": "Credits",
@@ -98,7 +99,11 @@ def _operation(path: str, method: str, found: dict[str, Any]) -> Operation:
     ]
     body = ""
     if "requestBody" in found:
-        body = _link(found["requestBody"]["content"]["application/json"]["schema"])
+        sent = found["requestBody"]["content"]
+        if "application/json" in sent:
+            body = _link(sent["application/json"]["schema"])
+        else:  # a form, whose fields no other operation has
+            parameters += _form(sent["multipart/form-data"]["schema"])
     answers = [
         (str(status), one["description"], _link(_content(one)))
         for status, one in sorted(found["responses"].items(), key=lambda item: str(item[0]))
@@ -113,6 +118,20 @@ def _operation(path: str, method: str, found: dict[str, Any]) -> Operation:
         body=body,
         answers=answers,
     )
+
+
+def _form(found: dict[str, Any]) -> list[Field]:
+    return [
+        Field(
+            name=name,
+            type="file" if one.get("format") == "binary" else _type(one),
+            link="",
+            description=_prose(one.get("description", "")),
+            is_required=name in found.get("required", ()),
+            place="form",
+        )
+        for name, one in found["properties"].items()
+    ]
 
 
 def _prose(text: str) -> SafeString:

@@ -11,10 +11,13 @@ from ninja import Schema
 from pydantic import AfterValidator, ConfigDict, Field
 
 from chat import protocol
+from chat.documents import binding
 from chat.models import Conversation, Webhook
 from chat.webhooks import addresses
 
 T = TypeVar("T")
+
+MOST_DOCUMENTS = binding.MOST
 
 
 def storable(text: str) -> str:
@@ -94,6 +97,10 @@ class ConversationCreate(Body):
     assistant: RowId | None = None
     model: RowId | None = None
     project: UUID | None = None
+    documents: Annotated[list[UUID], Field(max_length=MOST_DOCUMENTS)] = Field(
+        default_factory=list,
+        description="That it is bound to; they need the scope `documents`, too.",
+    )
 
 
 class ConversationChange(Body):
@@ -112,8 +119,18 @@ class Attached(Schema):
     kind: str
 
 
+class PartOut(Schema):
+    """A part of a reply besides its text, made by a tool or a search: docs/tools.md has the `data` of each kind."""
+
+    kind: Literal["tool", "citation", "table", "chart"]
+    data: dict[str, Any]
+
+
 class MessageOut(Schema):
-    """A message. `run` generated it, if it is a reply that was made here."""
+    """A message. `run` generated it, if it is a reply that was made here.
+
+    `parts` has the calls of tools, the passages that marks such as `[1]` cite, tables and charts; for its owner alone.
+    """
 
     id: UUID
     parent: UUID | None
@@ -121,6 +138,7 @@ class MessageOut(Schema):
     status: Literal["pending", "done", "stopped", "failed"]
     text: str
     reasoning: str
+    parts: list[PartOut]
     attachments: list[Attached]
     run: UUID | None
     created_at: datetime

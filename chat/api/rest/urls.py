@@ -19,7 +19,15 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.parser import Parser
 
-from chat.api.rest import account, conversations, insights, reference, runs, webhooks
+from chat.api.rest import (
+    account,
+    conversations,
+    documents,
+    insights,
+    reference,
+    runs,
+    webhooks,
+)
 from chat.api.rest.answers import answer, answer_exception
 from chat.api.rest.errors import Problem
 
@@ -28,7 +36,7 @@ app_name = "rest"
 BASE = "v1/"
 
 DESCRIPTION = """
-Conversations, messages, runs, search, credits and webhooks of a user. Send an API key as `Authorization: Bearer KEY`; keys are
+Conversations, messages, runs, documents, search, credits and webhooks of a user. Send an API key as `Authorization: Bearer KEY`; keys are
 made in the settings. Amounts of credits are exact decimal numbers in texts. Errors are `{code, message, request_id}`.
 """
 
@@ -82,6 +90,7 @@ def with_known_parameters(operate: Callable[..., Any]) -> Callable[..., Any]:
 api.add_decorator(with_known_parameters)  # after authentication and validation
 api.add_router("", conversations.router)
 api.add_router("", runs.router)
+api.add_router("", documents.router)
 api.add_router("", insights.router)
 api.add_router("", account.router)
 api.add_router("", webhooks.router)

@@ -14,10 +14,12 @@ from django.utils import timezone
 from accounts import api_keys
 from accounts.models import Scope, User
 from billing.ledger import signup
-from chat.documents.models import Document
+from chat.documents import binding
+from chat.documents.models import Dataset
 from chat.insights.models import Category
 from chat.models import Conversation, ConversationShare, Message, MessagePart, Run
 from chat.webhooks import editing
+from tests.chat.documents.library import make_text
 from tests.support import money
 from tests.support.conversations import add_turns, begin
 from tests.support.people import assistant, owner, stranger
@@ -31,6 +33,8 @@ pytestmark = [
 
 RUNS = "/api/v1/runs"
 DEEP = "[" * 100_000
+
+TABLE = {"title": "Prices", "rows": 1, "columns": [], "preview": []}
 
 BAD = [
     ("POST", RUNS, "{", 400, "invalid_json"),
@@ -135,8 +139,13 @@ def test_every_list_has_cursor_and_limit(owner: User, assistant, client: Client)
         category.types.create(key="a", name="A", prompt="Hm", schema={"type": "object"})
     for _message in range(3):
         editing.send_test(webhook)
-    bought = Document.objects.create(
-        owner=owner, name="a", format="text", kind="text", size=1, sha256="0" * 64, status="ready"
+    bought, *others = [
+        make_text(owner, "One.", "Two.", "Three.", name=name) for name in ("a", "b", "c")
+    ]
+    tables = [dict(TABLE, name=name) for name in ("one", "two", "three")]
+    Dataset.objects.create(document=bought, file="none", size=1, tables=tables)
+    binding.bind(
+        user=owner, conversation_id=chat.pk, document_ids=[bought.pk, *(one.pk for one in others)]
     )
     call = caller(owner, scopes=Scope.values)
     document = client.get("/api/v1/openapi.json").json()

@@ -24,6 +24,7 @@ from accounts.models import Scope, User
 from chat.models import Run
 from chat.webhooks import editing
 from tests.support.conversations import begin, send
+from tests.support.documents import uploaded
 from tests.support.people import assistant, owner
 from tests.support.stack import Stack
 
@@ -35,6 +36,7 @@ VARIABLES = {
     "LIMIT_API_REQUESTS": "100000/minute",
     "LIMIT_MESSAGES": "100000/minute",
     "LIMIT_SEARCHES": "100000/minute",
+    "LIMIT_DOCUMENTS": "100000/minute",
     "USER_QUEUE_LIMIT": "100000",
     "QUEUE_LIMIT": "100000",
     "LIMIT_WEBHOOKS": "100000/minute",
@@ -58,6 +60,8 @@ def test_generated_requests_get_documented_answers(
         "conversation_id": str(run.conversation_id),
         "run_id": str(run.pk),
         "webhook_id": str(webhook.pk),
+        "document_id": str(uploaded(owner, "price,day\n3,2024-05-01\n", "a.csv").pk),
+        "name": "a",
         "delivery_id": str(editing.send_test(webhook).pk),
     }
     with Stack(server_folder, provider_url="http://127.0.0.1:9", environment=VARIABLES) as stack:
