@@ -18,10 +18,10 @@ import msgspec
 from django.conf import settings
 from django.db import connection, transaction
 
-from chat.documents import binding, storage, tracking
+from chat.documents import binding, languages, storage, tracking
 from chat.documents.datasets import store as tables
 from chat.documents.datasets.errors import TableRefused
-from chat.documents.models import Block, Document
+from chat.documents.models import Block, Chunk, Document, DocumentIndex
 from chat.documents.tracking import Progress, Superseded
 from chatproject.lib import private_files, sandbox
 from chatproject.lib.sandbox import Limits, SandboxError
@@ -84,8 +84,14 @@ def _read(document: Document, progress: Progress) -> None:
             end = _spool(document, progress, file)
         with transaction.atomic():
             # The row first: another attempt, or a deletion, waits for this transaction, or has come before it.
-            progress.end(details=end["details"], statistics=end["statistics"])
-            Block.objects.filter(document=document).delete()
+            progress.end(
+                details=end["details"],
+                statistics=end["statistics"],
+                language=languages.of_text(end["sample"]),
+                index_status=Document.IndexStatus.NONE,
+            )
+            for kind in (Block, Chunk, DocumentIndex):  # of an earlier reading
+                kind.objects.filter(document=document).delete()
             with private_files.path(spooled).open("rb") as lines:
                 _store(document, lines)
     finally:
@@ -93,12 +99,13 @@ def _read(document: Document, progress: Progress) -> None:
 
 
 def _spool(document: Document, progress: Progress, file: IO[bytes]) -> dict[str, Any]:
-    """Write the blocks of a document as lines of JSON; return the last frame of the parser.
+    """Write the blocks of a document as lines of JSON; return the last frame of the parser with a `sample` of the text.
 
     Raises SandboxError, Superseded, FileNotFoundError.
     """
     end: dict[str, Any] = {}
     characters = 0
+    sample: list[str] = []
     with storage.local(document.file) as path, closing(_blocks(document, path)) as blocks:
         for block in blocks:
             kind = block["kind"]
@@ -107,6 +114,8 @@ def _spool(document: Document, progress: Progress, file: IO[bytes]) -> dict[str,
             elif kind == "progress":
                 progress.reach(block["percent"])
             else:
+                if characters < languages.SAMPLE and kind != Block.Kind.SYSTEM:
+                    sample.append(block["text"][: languages.SAMPLE])
                 file.write(ENCODER.encode(block))
                 file.write(b"\n")
                 characters += len(block["text"])
@@ -114,7 +123,7 @@ def _spool(document: Document, progress: Progress, file: IO[bytes]) -> dict[str,
                     progress.reach(100 * characters // (document.size + 1))
                 else:
                     progress.reach(0)
-    return end
+    return end | {"sample": "\n".join(sample)}
 
 
 def _blocks(document: Document, path: Path) -> Generator[dict[str, Any], None, None]:

@@ -14,6 +14,7 @@ from django.utils import timezone
 from chat.attachments.uploads import used_bytes
 from chat.documents import binding, lifecycle, reading, storage, tracking, uploads
 from chat.documents.models import Block, Document
+from chat.documents.retrieval import indexing
 from chat.errors import ChatError
 from chat.models import Conversation, Project
 from chatproject.lib import private_files
@@ -211,6 +212,37 @@ def test_one_very_long_line_is_bounded(owner):
     longest = max(len(text) for _kind, text in blocks(document))
     assert longest <= 8_000
     assert "".join(text for _kind, text in blocks(document)).count("word") == 200_000
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("The lamp is lit at dusk, and it is never put out before the sun has come up.", "en"),
+        ("Die Lampe wird am Abend angezündet und ist nicht vor dem Morgen aus.", "de"),
+        ("灯塔建于一八七四年，坐落在港口外的一块岩石上，守塔人住在里面。", "zh"),
+        ("とうだいは1874ねんにたてられ、みなとのそとのいわのうえにあります。", "ja"),
+        ("12345 67890", ""),
+    ],
+)
+def test_language_follows_from_the_text(owner, text, language):
+    assert uploaded(owner, text).language == language
+
+
+@pytest.mark.django_db
+def test_document_read_again_loses_its_index(owner):
+    document = uploaded(owner, some.TEXT)
+    indexing.request([document.pk])
+    work = indexing.claim(document.pk)
+    assert work is not None
+    assert indexing.make_chunks(work)
+    assert document.chunks.exists()
+    Document.objects.filter(pk=document.pk).update(status="failed")
+    document.refresh_from_db()
+    assert tracking.retry(document)
+    read(document)
+    assert (document.index_status, document.chunks.count(), document.status) == ("none", 0, "ready")
+    assert not indexing.make_chunks(work)  # the job that was working on it
 
 
 @pytest.mark.django_db
