@@ -291,7 +291,7 @@ def test_each_object_of_an_address_is_known(objects):
 
 def state(owner: User) -> list[Any]:
     """Return all that requests of other users must leave as it is."""
-    kinds = (
+    kinds: tuple[Any, ...] = (
         *(Conversation, Project, Prompt, Assistant, Attachment, ChatExport, ChatImport, Webhook),
         *(Document, InsightJob),
     )

@@ -188,6 +188,59 @@ EXPORTS = [
         ],
         ("أحمد", "ليلى"),
     ),
+    Export(
+        "iOS, Brazil, files that were left out",
+        f"[31/01/2024, 22:15:33] João: {LRM}imagem ocultada\n"
+        f"[31/01/2024, 22:16:33] Luísa: {LRM}áudio ocultado\n"
+        f"[01/02/2024, 08:00:01] João: Oi {LRM}<Mensagem editada>\n",
+        [
+            ("media", "João", "2024-01-31T22:15:33", "imagem ocultada"),
+            ("media", "Luísa", "2024-01-31T22:16:33", "áudio ocultado"),
+            ("message", "João", "2024-02-01T08:00:01", "Oi"),
+        ],
+    ),
+    _simple(
+        "iOS, Canada in French, hours and minutes by letters",
+        [("[2024-01-31, 22 h 15 min 33 s] ", "2024-01-31T22:15:33"), ("[2024-02-01, 08 h 05 min 01 s] ", "2024-02-01T08:05:01")],
+        ("Zoé", "Loïc"),
+    ),
+    _simple(
+        "Android, Egypt, marks between digits in Arabic",
+        [
+            (f"٣١{RLM}/١{RLM}/٢٠٢٤, ١٠:١٥ م - ", "2024-01-31T22:15:00"),
+            (f"١{RLM}/٢{RLM}/٢٠٢٤, ٨:٠٥ ص - ", "2024-02-01T08:05:00"),
+        ],
+        ("أحمد", "ليلى"),
+    ),
+    _simple(
+        "iOS, Iran, Persian calendar",
+        [
+            (f"[۱۴۰۲/۱۱/۱۱،{RLM} ۲۲:۱۵:۳۳] ", "2024-01-31T22:15:33"),
+            (f"[۱۴۰۳/۱/۱،{RLM} ۸:۰۵:۰۱] ", "2024-03-20T08:05:01"),
+            (f"[۱۴۰۳/۱۲/۳۰،{RLM} ۸:۰۵:۰۱] ", "2025-03-20T08:05:01"),
+        ],
+        ("سارا", "رضا"),
+    ),
+    _simple(
+        "iOS, Saudi Arabia, Islamic calendar",
+        [(f"[١{RLM}/٩{RLM}/١٤٤٦، ١٠:١٥:٣٣ م] ", "2025-03-01T22:15:33"), (f"[٢٠{RLM}/٩{RLM}/١٤٤٦، ٨:٠٥:٠١ ص] ", "2025-03-20T08:05:01")],
+        ("أحمد", "ليلى"),
+    ),
+    _simple(
+        "Android, Vietnam, time before the date",
+        [("22:15, 31/01/2024 - ", "2024-01-31T22:15:00"), ("08:05, 01/02/2024 - ", "2024-02-01T08:05:00")],
+        ("Nguyễn", "Trần"),
+    ),
+    _simple(
+        "Android, India in Tamil, time of day in front",
+        [("31/1/24, பிற்பகல் 10:15 - ", "2024-01-31T22:15:00"), ("1/2/24, முற்பகல் 8:05 - ", "2024-02-01T08:05:00")],
+        ("குமார்", "மீனா"),
+    ),
+    _simple(
+        "Android, Albania, time of day in two words",
+        [("31.1.24, 10:15 e pasdites - ", "2024-01-31T22:15:00"), ("1.2.24, 8:05 e paradites - ", "2024-02-01T08:05:00")],
+        ("Ana", "Beni"),
+    ),
     _simple(
         "iOS, Thailand, Buddhist years",
         [("[31/1/2567 10:15:33] ", "2024-01-31T10:15:33"), ("[1/2/2567 10:15:33] ", "2024-02-01T10:15:33")],

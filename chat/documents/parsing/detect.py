@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from chat.documents.parsing import encodings, zips
+from chat.documents.parsing import encodings, whatsapp_layouts, zips
 from chat.documents.parsing.errors import ParseError
 
 HEAD = 65_536
@@ -17,11 +17,6 @@ IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\x00", b"MM\x00*"
 IMAGE_BRANDS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1")
 OTHERS = (b"\x1f\x8b", b"Rar!", b"7z\xbc\xaf", b"\x7fELF", b"MZ", b"OggS", b"ID3", b"{\\rtf")
 
-# "[12.03.24, 10:15:33] ", "3/12/24, 10:15 PM - ": the begin of a message in an export of WhatsApp.
-MARKS = "[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]*"
-CHAT_LINE = re.compile(
-    rf"{MARKS}\[?{MARKS}\d{{1,4}}[./-]\s?\d{{1,2}}[./-]\s?\d{{1,4}}[^\d\n]{{1,16}}\d{{1,2}}[:.h]\s?\d{{2}}[^\n]{{0,24}}?(\]|\s[-\u2013]\s|:\s)"
-)
 CHAT_LINES = 0.05  # of the first lines: messages may have many lines
 FIRST_LINES = 400
 TELEGRAM_KEYS = ("messages", "chats", "personal_information", "frequent_contacts")
@@ -98,8 +93,8 @@ def _of_text(path: Path, member: str, name: str) -> dict[str, Any]:
     lines = text.splitlines()[:FIRST_LINES]
     if _is_telegram(text):
         return {"format": "telegram", "options": options}
-    headers = sum(CHAT_LINE.match(line) is not None for line in lines)
-    if headers >= max(1, CHAT_LINES * len(lines)) and CHAT_LINE.match(_first(lines)):
+    headers = sum(whatsapp_layouts.header(line) is not None for line in lines)
+    if headers >= max(1, CHAT_LINES * len(lines)) and whatsapp_layouts.header(_first(lines)):
         return {"format": "whatsapp", "options": options}
     if name.endswith(TABLE_NAMES) or not name.endswith((*MARKDOWN_NAMES, ".txt", ".log")):
         complete = lines[:-1] if len(text) > HEAD // 2 and len(lines) > 1 else lines

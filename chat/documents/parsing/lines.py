@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
+
+from chat.documents.parsing import encodings
 
 PIECE = 32_768  # characters
 
@@ -30,9 +32,5 @@ class Lines:
 
     @contextmanager
     def _open(self) -> Iterator[TextIO]:
-        if not self._member:
-            with open(self._path, encoding=self._encoding, errors="replace") as file:
-                yield file
-            return
-        with zipfile.ZipFile(self._path) as archive, archive.open(self._member) as raw:
+        with encodings.opened(Path(self._path), self._member) as raw:
             yield io.TextIOWrapper(raw, encoding=self._encoding, errors="replace")

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any
 
 import ijson
 import ijson.common
 
+from chat.documents.parsing import encodings
 from chat.documents.parsing.errors import ParseError
 
 Block = dict[str, Any]
@@ -108,12 +109,7 @@ def parse(path: str, options: Mapping[str, Any]) -> Iterator[Block]:
 
 @contextmanager
 def _open(path: str, options: Mapping[str, Any]) -> Iterator[IO[bytes]]:
-    member = options.get("member") or ""
-    if not member:
-        with open(path, "rb") as file:
-            yield _without_mark(file)
-        return
-    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+    with encodings.opened(Path(path), options.get("member") or "") as file:
         yield _without_mark(file)
 
 

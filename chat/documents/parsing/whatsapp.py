@@ -17,6 +17,7 @@ from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+from chat.documents.parsing import whatsapp_layouts as layouts
 from chat.documents.parsing import whatsapp_phrases as phrases
 from chat.documents.parsing.errors import ParseError
 from chat.documents.parsing.lines import Lines
@@ -24,29 +25,13 @@ from chat.documents.parsing.lines import Lines
 Block = dict[str, Any]
 
 LRM = "\u200e"
-_MARKS = "[\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-_SPACE = "[ \u00a0\u202f]"
-# Digits of any script: exports in Arabic may have their own.
-HEADER = re.compile(
-    rf"""\ufeff?{_MARKS}*(?P<open>\[)?{_MARKS}*
-    (?P<a>\d{{1,4}}){_MARKS}*{_SPACE}?(?P<sep>[./-]){_MARKS}*{_SPACE}?
-    (?P<b>\d{{1,2}}){_MARKS}*{_SPACE}?[./-]{_MARKS}*{_SPACE}?
-    (?P<c>\d{{1,4}})
-    (?P<between>[^\d\n]{{1,16}}?)
-    (?P<hour>\d{{1,2}}){_SPACE}?(?:[:.]|h{_SPACE}|h)(?P<minute>\d{{2}})
-    (?:{_SPACE}?(?:[:.]|min){_SPACE}?(?P<second>\d{{2}})(?:{_SPACE}s)?)?
-    (?P<period>[^\d\n\]:]{{0,16}}?)
-    {_MARKS}*(?P<close>\]|{_SPACE}[-–](?={_SPACE})|:(?={_SPACE}\S)){_SPACE}?""",
-    re.VERBOSE,
-)
-_ANY_MARK = re.compile(_MARKS)
+_ANY_MARK = re.compile(layouts.MARKS)
 _NOT_IN_WORD = re.compile(r"[\s.,،'’/\u00a0\u202f\u200e\u200f]+")
 COLON = re.compile(r":(?: |$)")
 SENDER_LENGTH = 150  # a longer text before a colon is no name
 
 ORDERS = ("dmy", "mdy", "ymd")
 WRONG_DATES = 0.02  # of an order that is accepted: lines that only look like headers
-BUDDHIST = 543  # years ahead of the common era, in exports from Thailand
 GOES_BACK = timedelta(hours=3)  # more than the end of summer time does
 QUOTED = 20  # headers in sequence that may be a pasted part of a chat
 TEXT_LENGTH = 65_536  # of one block; WhatsApp's own limit of a message
@@ -95,6 +80,7 @@ class _Layout:
     year_first: int = 0
     korean: int = 0
     capital_periods: int = 0
+    calendars: Counter[str] = field(default_factory=Counter)
     # The text before the first colon: how often, and the text before the second if it never differs.
     names: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -108,6 +94,8 @@ class _Layout:
                 self.padded += 1
         if len(a) == 4:
             self.year_first += 1
+        if name := layouts.calendar(a, c):
+            self.calendars[name] += 1
         if "오" in match["between"]:
             self.korean += 1
         period = match["period"]
@@ -138,13 +126,8 @@ def _day(order: str, a: str, b: str, c: str, today: date) -> date | None:
     if len(year) == 2:
         # Of this century, or of the Buddhist era: 67 is 2567.
         number += 2000 if number + 2000 <= today.year + 1 else 2500
-    if number > 2400:
-        number -= BUDDHIST
-    try:
-        found = date(number, int(month), int(day))
-    except ValueError:
-        return None
-    return found if found <= today else None
+    found = layouts.day(number, int(month), int(day))
+    return found if found is not None and found <= today else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +137,7 @@ class _Scan:
     keys: frozenset[tuple[Any, ...]]
     order: str
     is_sure: bool  # of the order
+    calendar: str  # empty for the usual ones
     names: frozenset[str]  # with a colon in them
     omitted: frozenset[str]  # repeated lines in angle brackets
     today: date
@@ -167,6 +151,7 @@ def _key(match: re.Match[str]) -> tuple[Any, ...]:
         match["sep"],
         match["second"] is not None,
         "," in match["between"] or "،" in match["between"],
+        match.re is layouts.TIME_FIRST,
         "" if word in phrases.AM or word in phrases.PM else word,
     )
 
@@ -177,18 +162,18 @@ def _word(text: str) -> str:
 
 
 def _scan(lines: Lines, today: date, language: str) -> _Scan:
-    layouts: dict[tuple[Any, ...], _Layout] = {}
+    found: dict[tuple[Any, ...], _Layout] = {}
     omitted: Counter[str] = Counter()
     for line, is_start in lines:
-        match = HEADER.match(line) if is_start else None
+        match = layouts.header(line) if is_start else None
         if match is None:
             continue
         key = _key(match)
-        layout = layouts.get(key)
+        layout = found.get(key)
         if layout is None:
-            if len(layouts) >= LAYOUTS:
+            if len(found) >= LAYOUTS:
                 continue
-            layout = layouts[key] = _Layout()
+            layout = found[key] = _Layout()
         layout.add(match, line, today)
         if line.endswith(">") and (at := line.rfind(": <")) > 0 and len(line) - at < 60:
             text = line[at + 3 : -1].lower()
@@ -196,7 +181,7 @@ def _scan(lines: Lines, today: date, language: str) -> _Scan:
                 omitted[text] += 1
     valid = {
         key: layout
-        for key, layout in layouts.items()
+        for key, layout in found.items()
         if min(order.wrong for order in layout.orders.values()) <= layout.count / 2
     }
     if not valid:
@@ -213,6 +198,7 @@ def _scan(lines: Lines, today: date, language: str) -> _Scan:
         keys=keys,
         order=order,
         is_sure=is_sure,
+        calendar=next((name for name, _count in valid[best].calendars.most_common(1)), ""),
         names=frozenset(
             f"{first}: {second}"
             for key in keys
@@ -293,6 +279,8 @@ def parse(path: str, options: Mapping[str, Any]) -> Iterator[Block]:
     notes: dict[str, Any] = dict(reading.notes)
     if not scan.is_sure:
         notes["date_order_guessed"] = scan.order
+    if scan.calendar:
+        notes["calendar"] = scan.calendar
     yield {"kind": "notes", "notes": notes | lines.notes}
 
 
@@ -401,7 +389,7 @@ class _Reading:
         yield block
 
     def _header(self, line: str) -> _Header | None:
-        match = HEADER.match(line)
+        match = layouts.header(line)
         if match is None or _key(match) not in self._scan.keys:
             return None
         day = _day(self._scan.order, match["a"], match["b"], match["c"], self._scan.today)
@@ -421,7 +409,7 @@ class _Reading:
         if word in phrases.PM:
             # "At noon", in Chinese, begins before twelve.
             return hour if hour >= 12 or (word == "中午" and hour == 11) else hour + 12
-        if _word(match["period"]):
+        if word and _word(match["period"]) and word not in phrases.CLOCK:
             self.notes["unknown_times_of_day"] += 1
         return hour
 
@@ -447,7 +435,8 @@ def clean_name(name: str) -> str:
 
 
 ATTACHED = re.compile(r"\u200e?<[^<>:\n]{2,30}[:：] ?(?P<file>[^<>\n/\\]{1,255}\.\w{1,8})>$")
-EDITED = re.compile(r"\s*\u200e<[^<>:\n]{5,80}>$")
+# Without the spaces before it: to search for any number of them takes quadratic time.
+EDITED = re.compile(r"\u200e<[^<>:\n]{5,80}>$")
 IN_BRACKETS = re.compile(r"\u200e?<(?P<text>[^<>\n]{3,60})>\.?$")
 
 
@@ -464,8 +453,10 @@ def _classify(block: Block, omitted: frozenset[str]) -> None:
         caption = text[: attached.start()] if attached.re is ATTACHED else rest
         block["kind"] = "media"
         extra = {"file": attached["file"], "caption": caption.strip(f"{LRM} \n")}
-    elif (found := EDITED.search(text) or phrases.EDITED.search(text)) and found.start() > 0:
-        block["text"] = text = text[: found.start()]
+    elif (found := EDITED.search(text) or phrases.EDITED.search(text)) and (
+        before := text[: found.start()].rstrip()
+    ):
+        block["text"] = text = before
         extra["edited"] = True
     plain = _ANY_MARK.sub("", text).strip()
     lowered = plain.lower().rstrip(".。")

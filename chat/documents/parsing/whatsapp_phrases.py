@@ -35,6 +35,8 @@ AM = frozenset(
         "قبلازظهر",
         "সকাল",
         "पूर्व",
+        "முற்பகல்",
+        "eparadites",
     ]
 )
 PM = frozenset(
@@ -59,8 +61,13 @@ PM = frozenset(
         "بظ",
         "بعدازظهر",
         "অপরাহ্ণ",
+        "பிற்பகல்",
+        "epasdites",
     ]
 )
+
+# Words after a time of 24 hours.
+CLOCK = frozenset(["ч", "uhr", "น"])
 
 # The whole text in place of a file that was left out, without its angle brackets and marks, in lower case.
 MEDIA_OMITTED = frozenset(
@@ -70,7 +77,7 @@ mídia omitida|ficheiro não revelado|médias omis|fichier omis|media omessi|med
 pominięto plik|без медиафайлов|медиафайл пропущен|файл пропущен|medya dahil edilmedi|تم استبعاد الوسائط|تم استبعاد ملف الوسائط
 המדיה לא נכללה|המדיה הושמטה|मीडिया के बिना|मीडिया शामिल नहीं है|media tidak disertakan|media tak disertakan|media utelatt|media utelämnad
 media utelämnat|media udeladt|mediefil udeladt|mediatiedosto jätettiin pois|media jätetty pois|média vynechána|média vynechané|hiányzó média
-média kihagyva|fișier media omis|media omisă|παραλείφθηκαν πολυμέσα|μέσο παραλείφθηκε|省略多媒体文件|省略多媒體檔案|未包含媒體檔案
+média kihagyva|fișier media omis|media omisă|παραλείφθηκαν πολυμέσα|μέσο παραλείφθηκε|bỏ qua tệp media|省略多媒体文件|省略多媒體檔案|未包含媒體檔案
 メディアは含まれていません|미디어를 포함하지 않음|미디어 파일 생략됨|file multimedia omis|رسانه حذف شد|без медіафайлів|пропущено медіафайл
 """.strip()
     .replace("\n", "|")
@@ -79,10 +86,10 @@ média kihagyva|fișier media omis|media omisă|παραλείφθηκαν πο�
 
 # Ends of "image omitted", "Bild weggelassen" and the like, which iOS writes after a mark.
 OMITTED_ENDS = re.compile(
-    r"(?:omitted|weggelassen|ausgeschlossen|omitid[oa]s?|ocult[oa]s?|omis(?:e|es)?|absent(?:e|es)?|omess[oaie]|weggelaten|"
+    r"(?:omitted|weggelassen|ausgeschlossen|omitid[oa]s?|ocult(?:ad)?[oa]s?|omis(?:e|es)?|absent(?:e|es)?|omess[oaie]|weggelaten|"
     r"pominięt[yoae]|опущен[оаы]?|пропущен[оаы]?|не добавлен[оаы]?|dahil edilmedi|utelatt|utelämna[dt]|udeladt|jätetty pois|"
     r"vynechán[oay]?|vynechan[éýá]|kihagyva|omisă?|παραλείφθηκ\w+|לא נכלל\w*|הושמט\w*|tidak disertakan|tak disertakan|"
-    r"غير متضم\w+|لم يتم تضمين\w*|محذوف\w*|مستبعد\w*|已忽略|已略過|省略|未包含|含まれていません|생략됨?|생략|छोड़\w*|शामिल नहीं है)\.?$",
+    r"غير متضم\w+|لم يتم تضمين\w*|محذوف\w*|مستبعد\w*|已忽略|已略過|已略去|省略|未包含|bị bỏ qua|含まれていません|생략됨?|생략|छोड़\w*|शामिल नहीं है)\.?$",
     re.IGNORECASE,
 )
 
@@ -127,7 +134,7 @@ tato zpráva byla odstraněna|ez az üzenet törölve lett|acest mesaj a fost ș
 
 # At the end of an edited message, when the mark before it is missing.
 EDITED = re.compile(
-    r"\s*<(?:this message was edited|diese nachricht wurde bearbeitet|se editó este mensaje|este mensaje fue editado|"
+    r"<(?:this message was edited|diese nachricht wurde bearbeitet|se editó este mensaje|este mensaje fue editado|"
     r"mensagem editada|esta mensagem foi editada|ce message a été modifié|questo messaggio è stato modificato|"
     r"dit bericht is bewerkt|ta wiadomość została edytowana|сообщение изменено|данное сообщение изменено|bu mesaj düzenlendi|"
     r"تم تعديل هذه الرسالة|הודעה זו נערכה|यह संदेश बदला गया है|pesan ini diedit|det här meddelandet redigerades|"

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from chat.documents.parsing import whatsapp
+from chat.documents.parsing import detect, whatsapp
 from chat.documents.parsing.errors import ParseError
+from chat.documents.statistics.chats import of_chat
 from tests.support.chat_exports import EXPORTS, Export
 
 
@@ -23,6 +24,9 @@ def parse(folder: Path, text: str, **options: str) -> tuple[list[dict[str, Any]]
 @pytest.mark.parametrize("export", EXPORTS, ids=lambda export: export.name)
 def test_export_of_a_country_is_read_whole(export: Export, tmp_path):
     blocks, notes = parse(tmp_path, export.text, **export.options)
+    recognised = detect.detect({"path": str(tmp_path / "chat.txt"), "name": "chat.txt"})
+    assert recognised["format"] == "whatsapp"
+    assert "unknown_times_of_day" not in notes
     found = [
         (block["kind"], block["sender"], block["sent_at"].removesuffix("+00:00"), block["text"])
         for block in blocks
@@ -59,6 +63,22 @@ def test_file_without_messages_is_refused(text: str, code: str, tmp_path):
     with pytest.raises(ParseError) as refused:
         parse(tmp_path, text)
     assert refused.value.code == code
+
+
+def test_dates_of_other_calendars_are_noted(tmp_path):
+    _blocks, notes = parse(tmp_path, "[1403/1/1, 08:05:01] Sara: salam\n")
+    assert notes["calendar"] == "persian"
+    _blocks, notes = parse(tmp_path, "[1/9/1446, 08:05:01] Layla: salam\n")
+    assert notes["calendar"] == "islamic"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text", [" " * 30_000 + "<", "<a:" * 10_000, "a'" * 15_000, "www." * 8_000]
+)
+def test_repetitive_lines_take_linear_time(text: str, tmp_path):
+    blocks, _notes = parse(tmp_path, f"13.01.2026, 10:15 - Anna: {text}\n" * 20)
+    assert len(of_chat([*blocks])["people"]) == 1
 
 
 def test_clock_set_back_is_accepted(tmp_path):
