@@ -183,6 +183,7 @@ SECRET = "Zanzibar"
 # Columns that no member of staff sees without the permission to view messages, or at all.
 OF_MESSAGES: dict[type[models.Model], tuple[str, ...]] = {
     Conversation: ("title", "system_prompt"),
+    Document: ("name",),
     Message: ("text", "html"),
     MessagePart: ("data",),
     Run: ("prefix", "prefix_reasoning", "error_message"),
@@ -191,6 +192,7 @@ HIDDEN: dict[type[models.Model], tuple[str, ...]] = {
     ApiCall: ("request",),
     Assistant: ("name", "system_prompt"),
     ChatExport: ("file",),
+    Document: ("file", "details", "statistics"),
     ChatImport: ("file", "file_name", "notes"),
     IdempotencyKey: ("digest",),
     OutgoingMail: ("content",),
@@ -220,7 +222,6 @@ def secret(boss: User) -> str:
         link=PublicLink.objects.get(),
         conversation=PublicLink.objects.get().conversation,
     )
-    Document.objects.update(name=SECRET)
     Insight.objects.update(data={"text": SECRET})
     for model, columns in (*OF_MESSAGES.items(), *HIDDEN.items()):
         if model in (Assistant, Prompt, UsageRecord, OutgoingMail, IdempotencyKey):

@@ -1,4 +1,4 @@
-"""Chat's part of the admin: the catalogue, records of conversations and runs, feedback, the live queue, shares, webhooks, RQ's pages."""
+"""Chat's part of the admin: the catalogue, records of conversations, runs and documents, feedback, the live queue, shares, webhooks, RQ's pages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from chat.admin import (
     announcements,
     catalogue,
     conversations,
+    documents,
     feedback,
     insights,
     legal,
@@ -21,6 +22,7 @@ __all__ = [
     "announcements",
     "catalogue",
     "conversations",
+    "documents",
     "feedback",
     "insights",
     "legal",

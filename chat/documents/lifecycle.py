@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -62,13 +63,25 @@ def delete(*, user: User, document_id: UUID) -> tuple[Document, datetime]:
     Its public links end for good.
     """
     with transaction.atomic():
-        document = access.owned(user, Document, document_id, lock=True)
-        document.deleted_at = timezone.now()
-        Document.objects.filter(pk=document.pk).update(deleted_at=document.deleted_at)
-        links.end_of(document)
-        _mark(document)
-    tracking.announce(document)
-    return document, document.deleted_at
+        return _delete(access.owned(user, Document, document_id, lock=True))
+
+
+def delete_by_staff(document_id: UUID) -> None:
+    """Delete a document of any user, as its owner would. Raises ChatError `not_found`."""
+    with transaction.atomic():
+        found = Document.objects.select_for_update(no_key=True).filter(pk=document_id).first()
+        if found is None:
+            raise ChatError("not_found")
+        _delete(found)
+
+
+def _delete(document: Document) -> tuple[Document, datetime]:
+    at = document.deleted_at = timezone.now()
+    Document.objects.filter(pk=document.pk).update(deleted_at=at)
+    links.end_of(document)
+    _mark(document)
+    transaction.on_commit(partial(tracking.announce, document))
+    return document, at
 
 
 def undo_delete(*, user: User, at: datetime) -> int:
