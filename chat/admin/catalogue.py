@@ -23,6 +23,7 @@ from chat.access import decide
 from chat.admin import discovery, provider_pages
 from chat.admin.quirks import QuirksFormField
 from chat.conversations import lifecycle
+from chat.documents.models import DocumentIndex
 from chat.llm.address import malformed
 from chat.models import EFFORTS, Assistant, ChatPreference, LanguageModel, Prompt, Provider
 from chat.models.catalogue import ModelKind, texts_in, validate_headers, validate_proxy
@@ -364,8 +365,24 @@ class ProviderAdmin(MergingAdmin):
         return int(provider.models_count)
 
 
+class LanguageModelForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
+    def clean_dimensions(self) -> int | None:
+        """Return the size of vectors, which stays while documents have some of the model."""
+        size: int | None = self.cleaned_data["dimensions"]
+        made = DocumentIndex.objects.filter(model=self.instance.pk, embedded__gt=0)
+        if "dimensions" in self.changed_data and self.instance.pk and made.exists():
+            raise ValidationError(
+                _(
+                    "Documents have vectors of this model. Add the model with other vectors as a further one, and"
+                    " mark that for documents."
+                )
+            )
+        return size
+
+
 @admin.register(LanguageModel)
 class LanguageModelAdmin(MergingAdmin):
+    form = LanguageModelForm
     form_fields = {"quirks": QuirksFormField, "efforts": EffortsFormField}
     filter_horizontal = ["groups"]
     list_display = [

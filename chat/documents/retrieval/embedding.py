@@ -85,7 +85,8 @@ async def of_question(question: str, *, user_id: int) -> QueryVector | None:
                 answer = await embed(connection, request_of(model, [prefixed], QUESTION_SECONDS))
         numbers = decoded(answer.vectors, model)[0]
     except (ProviderError, TimeoutError) as error:
-        logger.warning("documents are searched by words alone: %r", error)
+        cause = getattr(error, "detail", "")  # of a time limit there is none
+        logger.warning("documents are searched by words alone: %s: %s", type(error).__name__, cause)
         return None
     await db.run(record, model, user_id, [prefixed], answer.tokens)
     return QueryVector(model, numbers)

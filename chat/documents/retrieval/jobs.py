@@ -79,7 +79,10 @@ async def index(document_id: str) -> None:
         is_done = await _add_vectors(work, spent)
     except (ProviderError, TimeoutError) as error:
         # The claim stays: the clock tries again once it is old, at most MOST_ATTEMPTS times.
-        logger.warning("document %s has no vectors yet: %r", document_id, error)
+        cause = getattr(error, "detail", "")  # of a time limit there is none
+        logger.warning(
+            "document %s has no vectors yet: %s: %s", document_id, type(error).__name__, cause
+        )
         return
     finally:
         if work.model is not None and spent:

@@ -152,7 +152,8 @@ def literal(vector: Sequence[float]) -> str:
 NEAR = """
 SELECT id, 1 - distance FROM (
   SELECT id, {expression} AS distance FROM documents_chunk
-  WHERE embedded_by = {model} AND document_id = ANY(%(documents)s) ORDER BY {order} LIMIT %(most)s
+  WHERE embedded_by = {model} AND document_id = ANY(%(documents)s) AND vector_dims(embedding) = {size}
+  ORDER BY {order} LIMIT %(most)s
 ) AS near ORDER BY distance, id
 """
 
@@ -169,9 +170,11 @@ def near(
     values = {"documents": list(documents), "vector": literal(vector), "most": most}
     if chunks <= EXACT or not indexes().get(index_name(model.pk)):
         # The sum keeps Postgres from the index.
-        sql = NEAR.format(expression=expression, model=int(model.pk), order=f"({expression}) + 0")
+        sql = NEAR.format(
+            expression=expression, model=int(model.pk), size=size, order=f"({expression}) + 0"
+        )
         return prepared.all(sql, values)
-    sql = NEAR.format(expression=expression, model=int(model.pk), order=expression)
+    sql = NEAR.format(expression=expression, model=int(model.pk), size=size, order=expression)
     with transaction.atomic():
         settings = {"ef": str(EF_SEARCH)}
         scan = "set_config('hnsw.ef_search', %(ef)s, true)"

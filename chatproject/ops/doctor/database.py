@@ -326,14 +326,23 @@ SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('documents_
     AND attname = 'embedding' AND NOT attisdropped),
   (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
   (SELECT default_version FROM pg_available_extensions WHERE name = 'vector'),
-  EXISTS (SELECT FROM chat_languagemodel WHERE documents AND enabled)
+  EXISTS (SELECT FROM chat_languagemodel WHERE documents AND enabled),
+  (SELECT count(*) FROM documents_documentindex WHERE reason = 'no_vectors')
 """
 
 
 def _documents(session: psycopg.Connection[Any]) -> Iterator[Finding]:
     if not session.execute("SELECT to_regclass('documents_chunk') IS NOT NULL").fetchall()[0][0]:
         return  # `_migrations` reports it
-    has_column, installed, available, has_model = session.execute(VECTORS).fetchall()[0]
+    has_column, installed, available, has_model, failed = session.execute(VECTORS).fetchall()[0]
+    if has_column and has_model and failed:
+        yield warning(
+            "documents",
+            f"{failed:,} documents are found by their words alone, as the model for documents made no vectors of them",
+            "Test the model in the admin: its server does not answer, or sends vectors of another size than the"
+            " model's row has. The vectors are tried again at a question an hour later.",
+        )
+        return
     if has_column and has_model:
         yield ok(
             "documents", f"questions find passages by words and by vectors (pgvector {installed})"
