@@ -365,7 +365,7 @@ class ProviderAdmin(MergingAdmin):
         return int(provider.models_count)
 
 
-class LanguageModelForm(forms.ModelForm):  # type: ignore[type-arg] # not generic at run time
+class LanguageModelForm(MergedForm):
     def clean_dimensions(self) -> int | None:
         """Return the size of vectors, which stays while documents have some of the model."""
         size: int | None = self.cleaned_data["dimensions"]

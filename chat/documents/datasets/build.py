@@ -109,7 +109,7 @@ def _sources(argument: dict[str, Any], limits: Limits) -> Iterator[Source]:
     """Yield the tables of a file: the sheets of a workbook, or the one of a CSV file."""
     path, title = Path(argument["path"]), argument["title"]
     if argument["format"] == "xlsx":
-        book = sheets.workbook(path)
+        book = sheets.workbook(path, limits.columns)
         listed = book.sheet_names
         if len(listed) > limits.tables:
             raise TableRefused("table_too_many_sheets", sheets=len(listed), most=limits.tables)

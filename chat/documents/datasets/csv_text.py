@@ -7,7 +7,11 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# As in CSV files of the ledger.
+FORMULA_STARTS = (
+    "=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}",
+    "\N{FULLWIDTH HYPHEN-MINUS}", "\N{FULLWIDTH COMMERCIAL AT}",
+)  # fmt: skip
 
 
 def to_csv(columns: Iterable[Mapping[str, Any]], rows: Iterable[Sequence[Any]]) -> str:
@@ -21,6 +25,8 @@ def to_csv(columns: Iterable[Mapping[str, Any]], rows: Iterable[Sequence[Any]]) 
 
 def harmless(value: Any) -> Any:
     """Return a cell for a CSV file: a text that a spreadsheet would run as a formula begins with an apostrophe."""
-    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+    if isinstance(value, str) and (
+        value.startswith(("\t", "\r")) or value.lstrip().startswith(FORMULA_STARTS)
+    ):
         return f"'{value}"
     return value

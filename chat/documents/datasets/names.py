@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 MAX_NAME = 60  # characters
 FREE = re.compile(r"[^\w]+")
+# Controls, and characters that turn or hide others: a name stands among the words of pages and queries.
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 
 
 def quoted(name: str) -> str:
@@ -16,7 +18,8 @@ def quoted(name: str) -> str:
 
 def column_names(row: Iterable[str], width: int) -> list[str]:
     """Return names for `width` columns, each one once, whatever their case: those of a row, else numbered ones."""
-    given = [" ".join(cell.split())[:MAX_NAME].strip().replace('"', "'") for cell in row][:width]
+    texts = [UNSEEN.sub("", " ".join(cell.split())) for cell in row][:width]
+    given = [text[:MAX_NAME].strip().replace('"', "'") for text in texts]
     given += [""] * (width - len(given))
     return distinct([name or f"column_{number}" for number, name in enumerate(given, 1)])
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,17 @@ MIN_EXPANDED = 20_000_000
 MAX_PARTS = 5_000
 
 
-def workbook(path: Path) -> python_calamine.CalamineWorkbook:
-    """Open an Excel file. Raises TableRefused for one that is damaged, encrypted, or a zip bomb."""
+# Cells lie by their references, and the library makes room for all between them: one far cell, or one beyond what
+# Excel has, would take all memory and time.
+SHEET = re.compile(r"xl/worksheets/[^/]+\.xml", re.IGNORECASE)
+IMPOSSIBLE = re.compile(rb"""\sr\s*=\s*["'](?:[A-Za-z]{4}|[A-Za-z]{0,3}\d{8})""")
+FAR = re.compile(rb"""\sr\s*=\s*["']([A-Za-z]{3})\d+["'][^>]*(?<!/)>""")  # with a content
+CHUNK = 1 << 20
+OVERLAP = 200  # bytes of a chunk that are looked at again with the next one
+
+
+def workbook(path: Path, columns: int) -> python_calamine.CalamineWorkbook:
+    """Open an Excel file. Raises TableRefused for one that is damaged, encrypted, too wide, or a zip bomb."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
@@ -36,12 +47,43 @@ def workbook(path: Path) -> python_calamine.CalamineWorkbook:
         or expanded > max(MIN_EXPANDED, MAX_RATIO * packed)
     ):
         raise TableRefused("table_expands_too_much")
+    _check_references(path, columns)
     try:
         return python_calamine.CalamineWorkbook.from_path(path)
     except python_calamine.PasswordError as error:
         raise TableRefused("table_encrypted") from error
     except (python_calamine.CalamineError, OSError) as error:
         raise TableRefused("table_damaged") from error
+
+
+def _check_references(path: Path, most: int) -> None:
+    """Raise TableRefused for cells that no sheet has, and for those beyond so many columns."""
+    far: set[bytes] = set()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in filter(SHEET.fullmatch, archive.namelist()):
+                with archive.open(name) as part:
+                    end = b""
+                    while chunk := part.read(CHUNK):
+                        if IMPOSSIBLE.search(text := end + chunk):
+                            raise TableRefused("table_damaged")
+                        far.update(FAR.findall(text))
+                        end = text[-OVERLAP:]
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, zlib.error) as error:
+        raise TableRefused("table_damaged") from error
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed in another way
+        raise TableRefused("table_encrypted") from error
+    width = max(map(_number_of, far), default=0)
+    if width > most:
+        raise TableRefused("table_too_many_columns", columns=width, most=most)
+
+
+def _number_of(column: bytes) -> int:
+    """Return the number of a column, from 1, by its letters."""
+    number = 0
+    for letter in column.upper():
+        number = number * 26 + letter - ord("A") + 1
+    return number
 
 
 def rows(book: python_calamine.CalamineWorkbook, name: str) -> Iterator[list[str]]:

@@ -120,7 +120,9 @@ def build(document: Document, source: Path) -> Dataset:
 def _refusal(error: sandbox.SandboxError) -> TableRefused:
     if error.code == "failed":
         return TableRefused(error.reason, **error.details)
-    if error.code == "crashed":
+    if (
+        error.code == "crashed" and error.reason != "SIGABRT"
+    ):  # by which a library ends without memory
         logger.warning("the tables of a document could not be read: %s", error.reason)
         return TableRefused("table_damaged")
     return TableRefused("table_too_slow" if error.code == "too_slow" else "table_too_large")

@@ -148,7 +148,7 @@ def _decimals(unit: str, style: str) -> list[Reading]:
         Reading(
             "number",
             f"TRY_CAST({plain} AS DOUBLE)",
-            f"regexp_full_match({{}}, '{pattern}') AND {same_unit}",
+            f"regexp_full_match({{}}, '{pattern}') AND {same_unit} AND isfinite(TRY_CAST({plain} AS DOUBLE))",
             style,
             unit,
             plain,

@@ -64,6 +64,11 @@ COLUMNS = [
     ("Land,2023,2024\nDE,1,2\n", {"Land": "text", "2023": "integer", "2024": "integer"}),
     ("1,x\n2,y\n", {"column_1": "integer", "column_2": "text"}),
     ("Export of May\n\nday,n\n2024-05-01,3\n", {"day": "date", "n": "integer"}),
+    ("n,m\n1e400,1e308\n2,3\n", {"n": "text", "m": "number"}),
+    ("d,e\n9999-12-31,12000-01-01\n2024-02-30,31.12.10000\n", {"d": "text", "e": "text"}),
+    ("a\u202eb,\u200b,a,A,\"x\"\"; DROP TABLE t0; --\",select\n1,2,3,4,5,6\n",
+     {"ab": "integer", "column_2": "integer", "a": "integer", "A_2": "integer",
+      "x'; DROP TABLE t0; --": "integer", "select": "integer"}),
     ("a,b\n1,\"never closed\n2,x\n" + "3,y\n" * 300_000, {"a": "integer", "b": "text"}),
 ]  # fmt: skip
 
@@ -76,12 +81,12 @@ def test_columns_get_types(tmp_path, monkeypatch):
         assert {one["name"]: one["type"] for one in table["columns"]} == expected, content[:100]
 
 
-def built(number: int, content: bytes) -> dict[str, Any]:
-    Path(f"{number}.csv").write_bytes(content)
+def built(number: int, content: bytes, format: str = "csv") -> dict[str, Any]:
+    Path(f"{number}.{format}").write_bytes(content)
     limits = {"rows": 500_000, "columns": 100, "cells": 1_000_000, "tables": 1}
     made = build.build(
         {
-            "path": f"{number}.csv", "target": f"{number}.duckdb", "format": "csv", "title": "a",
+            "path": f"{number}.{format}", "target": f"{number}.duckdb", "format": format, "title": "a",
             "memory_mb": 128, "limits": limits,
         }
     )  # fmt: skip
@@ -134,6 +139,48 @@ def test_hostile_files_are_refused(user, settings, monkeypatch):
         assert refused.value.code == code
         assert code in REASONS
     assert not Dataset.objects.exists()
+
+
+SHEET = "xl/worksheets/s1.xml"
+ROW = '<row><c t="inlineStr"><is><t>a</t></is></c></row><row>{}</row>'
+HOSTILE_SHEETS = [
+    ('<c r="ZZZZZZ99999999999"><v>1</v></c>', "table_damaged"),
+    ('<c r="XFD1048576"><v>1</v></c>', "table_too_many_columns"),
+    ('<c t="s"><v>99999999</v></c>', "table_damaged"),
+    ("<c><v>1</v>", "table_damaged"),
+]  # fmt: skip
+
+
+def sheet_with(cells: str, head: str = "") -> bytes:
+    """Return a workbook whose only sheet has a head and a row of these cells."""
+    made = tables.workbook({"A": [["a"], [1]]})
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(made)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            text = old.read(name).decode()
+            if name == SHEET:
+                begin, _data, end = text.partition("<sheetData>")
+                end = end.partition("</sheetData>")[2]
+                text = f"{head}{begin}<sheetData>{ROW.format(cells)}</sheetData>{end}"
+            new.writestr(name, text)
+    return file.getvalue()
+
+
+def test_hostile_sheets_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bomb = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]>'
+    outside = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>'
+    named = '<c t="inlineStr"><is><t>{}</t></is></c>'
+    made = [(sheet_with(cells), code) for cells, code in HOSTILE_SHEETS]
+    made.append((sheet_with(named.format("&c;"), bomb), "table_damaged"))
+    made.append((sheet_with(named.format("&b;"), outside), "table_damaged"))
+    for number, (content, code) in enumerate(made):
+        with pytest.raises(TableRefused) as refused:
+            built(number, content, "xlsx")
+        assert refused.value.code == code, number
+    # Formats alone lie far out in many files.
+    far = built(9, sheet_with('<c r="A2"><v>1</v></c><c r="XFD2" s="1"/>'), "xlsx")
+    assert far["preview"] == [[1]]
 
 
 def test_query_that_takes_too_long_ends(user, settings):

@@ -13,6 +13,7 @@ from django.urls import reverse
 
 from chat.documents.models import Document, DocumentIndex
 from chat.documents.retrieval import embedding, indexing, jobs, vectors
+from chat.documents.retrieval.passages import QueryVector
 from chat.llm.connections import close_connections
 from chatproject.ops import doctor
 from chatproject.ops.doctor import Check, Finding, Level, database
@@ -64,7 +65,7 @@ def test_server_without_pgvector_migrates_and_says_so(owner, provider, without_e
     assert provider.requests == []
 
 
-async def question() -> embedding.QueryVector | None:
+async def question() -> QueryVector | None:
     made = await embedding.of_question("rent", user_id=1)
     await close_connections()
     return made
