@@ -3,6 +3,7 @@
     python -m bench                                       everything, three rounds: half an hour
     python -m bench stream --users 200 --seconds 15 --system parley
     python -m bench search                                the search, alone: bench/search.py
+    python -m bench documents                             reading a long chat: bench/documents.py
     python -m bench retrieval                             questions over documents: bench/retrieval.py
     python -m bench page                                  the page of a long chat, alone: bench/page.py
     python -m bench stream ttft --rounds 3 --baseline bench/results/summary.json
@@ -31,7 +32,18 @@ from pathlib import Path
 
 import uvloop
 
-from bench import load, page, plan, processes, report, results, retrieval, search, systems
+from bench import (
+    documents,
+    load,
+    page,
+    plan,
+    processes,
+    report,
+    results,
+    retrieval,
+    search,
+    systems,
+)
 from bench.results import Results, Summary
 from bench.systems import NotInstalled, WrongReply
 from bench.targets.base import Place, Target
@@ -43,6 +55,9 @@ OPEN_FILES = 8192  # a thousand sockets are as many files here and in a web proc
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["documents"]:
+        documents.main(sys.argv[2:])
+        return
     if sys.argv[1:2] == ["retrieval"]:
         retrieval.main(sys.argv[2:])
         return

@@ -134,6 +134,7 @@ urlpatterns = [
     path("documents/<uuid:document_id>/retry/", documents.retry, name="retry_document"),
     path("documents/<uuid:document_id>/move/", documents.move, name="move_document"),
     path("documents/<uuid:document_id>/ask/", documents.ask, name="ask_document"),
+    path("c/new/documents/", documents.of_new_conversation, name="new_chat_documents"),
     path(
         "c/<uuid:conversation_id>/documents/",
         documents.of_conversation,

@@ -55,10 +55,7 @@ def bind(*, user: User, conversation_id: UUID, document_ids: Sequence[UUID]) -> 
         known = set(links.values_list("document", flat=True))
         new = [one for one in found if one.pk not in known]
         if len(known) + len(new) > MOST:
-            raise ChatError(
-                "too_many",
-                _("A chat may have %(most)d documents. Remove some of them.") % {"most": MOST},
-            )
+            raise too_many()
         ConversationDocument.objects.bulk_create(
             [ConversationDocument(conversation=conversation, document=one) for one in new],
             ignore_conflicts=True,
@@ -99,32 +96,49 @@ def choose(*, user: User, conversation_id: UUID, document_ids: Sequence[UUID]) -
         refresh([conversation.pk])
 
 
-def begin(*, user: User, document_id: UUID) -> Conversation:
-    """Return a conversation of the user that is bound to a document and has no message yet: a new one, or the last.
+def begin(
+    *, user: User, document_ids: Sequence[UUID], project: Project | None = None
+) -> Conversation:
+    """Return a new conversation of the user that is bound to documents; of one, the last without a message, if any.
 
-    Raises ChatError `not_found`, `model_unavailable`.
+    It is in `project`, else in that of its only document. Raises ChatError `not_found`, `too_many`,
+    `model_unavailable`.
     """
+    if len(document_ids) > MOST:
+        raise too_many()
     with transaction.atomic():
-        document = access.owned(user, Document, document_id, lock=True)
-        mine = Conversation.objects.not_deleted().filter(owner=user, leaf=None)
-        known: Conversation | None = mine.filter(document_links__document=document).first()
-        if known is not None:
-            return known
-        assistant = lifecycle.default_assistant(user, document.project)
+        ids = sorted({*document_ids})  # in one order, as their rows are locked
+        documents = [access.owned(user, Document, id, lock=True) for id in ids]
+        if len(documents) == 1:
+            mine = Conversation.objects.not_deleted().filter(owner=user, leaf=None)
+            known: Conversation | None = mine.filter(document_links__document=documents[0]).first()
+            if known is not None and project is None:
+                return known
+            project = project or documents[0].project
+        assistant = lifecycle.default_assistant(user, project)
         if assistant is None:
             raise ChatError("model_unavailable")
         conversation = Conversation.objects.create(
             owner=user,
             assistant=assistant,
-            project=document.project,
-            title=document.name[:TITLE_CHARACTERS],
+            project=project,
+            title=", ".join(one.name for one in documents)[:TITLE_CHARACTERS],
             updated_at=timezone.now(),
             has_own_documents=True,
         )
-        ConversationDocument.objects.create(conversation=conversation, document=document)
-        transaction.on_commit(partial(_index, [document.pk]))
+        ConversationDocument.objects.bulk_create(
+            ConversationDocument(conversation=conversation, document=one) for one in documents
+        )
+        transaction.on_commit(partial(_index, ids))
     user_channel.announce_conversation(conversation)
     return conversation
+
+
+def too_many() -> ChatError:
+    """Return the refusal of more than MOST documents."""
+    return ChatError(
+        "too_many", _("A chat may have %(most)d documents. Remove some of them.") % {"most": MOST}
+    )
 
 
 def choose_of_project(*, user: User, project_id: UUID, document_ids: Sequence[UUID]) -> None:

@@ -13,6 +13,7 @@ from django.contrib import messages
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.http import content_disposition_header
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
@@ -224,7 +225,36 @@ def move(request: Request, document_id: UUID) -> HttpResponse:
 @handles_chat_errors
 def ask(request: Request, document_id: UUID) -> HttpResponse:
     """Begin a conversation that is bound to a document."""
-    return redirect(binding.begin(user=request.user, document_id=document_id))
+    return redirect(binding.begin(user=request.user, document_ids=[document_id]))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@handles_chat_errors
+def of_new_conversation(request: Request) -> HttpResponse:
+    """Choose the documents of a new conversation, and begin it with the posted `document`s; ?project= is its project."""
+    project_id = posted_id(request.GET.get("project", ""))
+    project = None if project_id is None else access.project(request.user, project_id)
+    if request.method == "POST":
+        try:
+            if not (chosen := _posted(request)):
+                raise ChatError("empty_text", _("Choose a document first."))
+            begun = binding.begin(user=request.user, document_ids=chosen, project=project)
+        except ChatError as error:
+            if wants_json(request) or error.code == "not_found":
+                raise
+            messages.error(request, error.message)
+            return redirect(request.get_full_path())
+        return redirect(begun)
+    context = {
+        "page": "conversation_documents",
+        "back": project.get_absolute_url() if project is not None else reverse("chat:new"),
+        "title": _("New chat"),
+        "choices": queries.choices(request.user),
+        "is_project": project is not None,
+        "is_new": True,
+    }
+    return render(request, "chat/choose_documents.html", page_context(request) | context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -410,3 +410,24 @@ def test_sweep_removes_files_without_a_row(owner, folder, monkeypatch):
         purge.run(timezone.now())
     assert files(folder) == [str(folder / document.file)]
     assert not storage.exists(lost)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("assistant")
+def test_new_chat_begins_with_chosen_documents(owner, stranger, client):
+    first, second = uploaded(owner, some.TEXT, "a.txt"), uploaded(owner, some.MARKDOWN, "b.md")
+    client.force_login(owner)
+    page = "/c/new/documents/"
+    assert page in client.get("/").content.decode()
+    assert "b.md" in client.get(page).content.decode()
+    assert client.post(page)["Location"] == page  # none chosen
+    chosen = {"document": [str(first.pk), str(second.pk)]}
+    address = client.post(page, chosen)["Location"]
+    conversation = Conversation.objects.get(owner=owner)
+    assert address == conversation.get_absolute_url()
+    assert binding.of_conversation(conversation) == [first, second]
+    assert "b.md" in client.get(address).content.decode()
+
+    client.force_login(stranger)
+    assert client.post(page, chosen).status_code == 404
+    assert stranger.conversations.count() == 0
