@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import UUID
 
-from django.db.models import Prefetch
+from django.db.models import Count, Prefetch, Q
 from django.utils.translation import gettext as _
 
 from billing.metering import products
@@ -41,6 +43,12 @@ class Offer:
     def is_offered(self) -> bool:
         """Whether it can be bought now."""
         return self.job is None and not self.reason
+
+    @property
+    def ready(self) -> int:
+        """How many of the bought insights are done."""
+        done = Insight.Status.DONE
+        return sum(one.status == done for one in self.job.insights.all()) if self.job else 0
 
     @property
     def examples(self) -> list[InsightType]:
@@ -105,6 +113,13 @@ def _reason(user: User, document: Document, category: Category) -> str:
     if not document.blocks.filter(kind__in=READ).exists():
         return _("The document has no text that a model could read.")
     return ""
+
+
+def counts(documents: Sequence[Document]) -> dict[UUID, int]:
+    """Return how many insights are ready, by document; one without any purchase is absent."""
+    jobs = InsightJob.objects.filter(document__in=documents, status__in=KEPT).order_by()
+    done = Count("insights", filter=Q(insights__status=Insight.Status.DONE))
+    return dict(jobs.values_list("document").annotate(done=done))
 
 
 # Blocks that a model reads.

@@ -24,6 +24,7 @@ from chat.attachments.uploads import used_bytes
 from chat.documents import binding, lifecycle, queries, reasons, storage, tracking, uploads
 from chat.documents.models import Dataset, Document
 from chat.errors import ChatError
+from chat.insights import offers
 from chat.web.forms import posted_id
 from chat.web.pages import page_context
 from chat.web.responses import handles_chat_errors, wants_json
@@ -46,9 +47,10 @@ def documents(request: Request) -> HttpResponseBase:
     page = queries.page(request.user, before)
     if wants_json(request):
         return JsonResponse({"documents": [document_json(one) for one in page.documents]})
+    ready = offers.counts(page.documents)
     context = {
         "page": "documents",
-        "documents": [(one, _reason(one)) for one in page.documents],
+        "documents": [(one, _reason(one), ready.get(one.pk)) for one in page.documents],
         "next": page.next,
         "is_first": not before,
         "max_bytes": settings.DOCUMENT_MAX_BYTES,
@@ -135,6 +137,7 @@ def document(request: Request, document_id: UUID) -> HttpResponseBase:
         "projects_of_user": page_projects(request),
     }
     if found.status == Document.Status.READY:
+        context["offers"] = offers.of_document(request.user, found)
         context |= _content(request, found, words)
     return render(request, "chat/document.html", page_context(request) | context)
 
