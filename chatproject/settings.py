@@ -217,6 +217,8 @@ RETENTION_DAYS = env.integer("RETENTION_DAYS", 0, most=CENTURY)
 # Days after the request to delete an account in which it can be restored.
 ACCOUNT_DELETION_DAYS = env.integer("ACCOUNT_DELETION_DAYS", 30, least=1, most=CENTURY)
 RUN_SECONDS = env.integer("RUN_SECONDS", 600, least=10)  # time limit of one run
+# The same of one insight into a document, with the repair of its answer.
+INSIGHT_SECONDS = env.integer("INSIGHT_SECONDS", 120, least=10, most=900)
 # Max attempts at a run: the runs of a dead worker are handed over to other workers.
 RUN_ATTEMPTS = env.integer("RUN_ATTEMPTS", 3, least=1)
 # Requests to the model that one reply with tools may need, and the tokens after which it makes no further one.
@@ -242,7 +244,7 @@ RQ_QUEUES = {
         # The worker ends a run at RUN_SECONDS with an error for the user; RQ's limit is a safety net.
         "chat": RUN_SECONDS + 60,
         "billing": 120,
-        "insights": 600,
+        "insights": INSIGHT_SECONDS + 120,  # with the choice of passages
         "index": 600,
         "low": 120,
     }.items()
@@ -393,6 +395,7 @@ RATE_LIMITS = {
     "uploads": env.limit("LIMIT_UPLOADS", "100/10minute"),
     "imports": env.limit("LIMIT_IMPORTS", "20/hour"),
     "documents": env.limit("LIMIT_DOCUMENTS", "60/hour"),
+    "insights": env.limit("LIMIT_INSIGHTS", "60/hour"),  # bought, and tried again
     "devices": env.limit("LIMIT_DEVICES", "20/hour"),
     "pictures": env.limit("LIMIT_PICTURES", "30/minute"),  # of charts, as PNG
     "copies": env.limit("LIMIT_COPIES", "60/hour"),

@@ -179,6 +179,13 @@ PAGES: dict[str, list[tuple[str, Use]]] = {
             lambda c, u, **h: c.post(reverse("chat:retry_document", args=[uuid4()]), **h),
         ),
     ],
+    "insights": [
+        (name, lambda c, u, name=name, args=args, **h: c.post(reverse(name, args=args), **h))
+        for name, args in (
+            ("chat:insight_category", [uuid4(), "portrait"]),
+            ("chat:retry_insight", [uuid4()]),
+        )
+    ],
     "pictures": [("", lambda c, u, **h: c.get(reverse("chat:chart_picture", args=[1]), **h))],
     "imports": [("chat:import", lambda c, u, **h: c.post(reverse("chat:import"), **h))],
     "invitations": [("", lambda c, u, **h: c.get("/accounts/invitation/x/", **h))],

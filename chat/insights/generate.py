@@ -35,7 +35,6 @@ from chatproject.lib import db
 
 logger = logging.getLogger(__name__)
 
-SECONDS = 120.0  # for an insight, with its repair
 MOST_ANSWER_TOKENS = 4_000  # some models think first
 MOST_ANSWER_CHARACTERS = 60_000
 OVERHEAD_TOKENS = 1_500  # instructions, names and marks
@@ -76,7 +75,7 @@ async def run(insight_id: UUID, attempt: int) -> None:
     if task is None:
         return
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(settings.INSIGHT_SECONDS):
             data, error = await _make(task)
     except (ProviderTimeout, TimeoutError):
         data, error = None, "provider_timeout"
@@ -121,16 +120,21 @@ def _claim(insight_id: UUID, attempt: int) -> Task | None:
     most_tokens = quirks.lower(
         min(MOST_ANSWER_TOKENS, model.max_output_tokens, model.context_tokens // 4)
     )
-    # The repair repeats the answer; a part of the window is for the question itself.
-    asked = count_tokens(insight.prompt) + count_tokens(str(insight.schema))
-    room = model.context_tokens - 2 * most_tokens - asked - OVERHEAD_TOKENS - TEMPLATE_TOKENS
-    room = max(LEAST_TOKENS, min(context.MOST_TOKENS, room // 500 * 500))
-    found = context.of_job(job, room)
+    found = context.of_job(job, _room(job, model, most_tokens))
     messages = answers.request_messages(insight, found, job.language)
     size = sum(typical_tokens(one["content"]) for one in messages)
     Insight.objects.filter(pk=insight.pk).update(asked_tokens=size)
     finish.announce(job.pk)
     return Task(insight, job, model, provider, messages, most_tokens)
+
+
+def _room(job: InsightJob, model: LanguageModel, most_tokens: int) -> int:
+    """Return the tokens of the document that fit beside any question of the job: all of them share one context."""
+    questions = job.insights.values_list("prompt", "schema")
+    asked = max(count_tokens(prompt) + count_tokens(str(schema)) for prompt, schema in questions)
+    # The repair repeats the answer; a part of the window is for the question itself.
+    room = model.context_tokens - 2 * most_tokens - asked - OVERHEAD_TOKENS - TEMPLATE_TOKENS
+    return max(LEAST_TOKENS, min(context.MOST_TOKENS, room // 500 * 500))
 
 
 def _fail(insight: Insight, error: str) -> bool:
@@ -154,7 +158,7 @@ def _end_failed(insight: Insight, error: str) -> None:
 
 async def _make(task: Task) -> tuple[dict[str, Any] | None, str]:
     """Return the data of the insight, or a code of what went wrong. Raises ProviderError."""
-    provider = opened(task.provider, max_retries=1, wait_limit=SECONDS)
+    provider = opened(task.provider, max_retries=1, wait_limit=settings.INSIGHT_SECONDS)
     try:
         answer = await _ask(task, provider, task.messages)
         data, problems = await asyncio.to_thread(answers.read, task.insight.schema, answer)

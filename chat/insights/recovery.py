@@ -21,7 +21,7 @@ from chatproject.lib import db
 logger = logging.getLogger(__name__)
 
 EVERY = 15  # seconds
-LOST_AFTER = timedelta(seconds=generate.SECONDS + 60)  # of a running one; its worker died
+GRACE = timedelta(minutes=1)  # of a running one after its time; then its worker has died
 QUEUED_AGAIN_AFTER = timedelta(minutes=2)  # of a waiting one, whose job may be lost
 ATTEMPTS = 3  # of one try, that lose their worker
 LONGEST = timedelta(hours=2)  # of a job; its hold lasts longer
@@ -30,7 +30,8 @@ BATCH = 200
 
 def resume(now: datetime) -> None:
     """Enqueue lost insights again or give them up; end jobs that are over, too old, or whose document is gone."""
-    for one in _overdue(now, Insight.Status.RUNNING, LOST_AFTER):
+    lost_after = timedelta(seconds=settings.INSIGHT_SECONDS) + GRACE
+    for one in _overdue(now, Insight.Status.RUNNING, lost_after):
         _give_back(one, now)
     waiting = []
     for one in _overdue(now, Insight.Status.QUEUED, QUEUED_AGAIN_AFTER):

@@ -62,6 +62,8 @@ LIMITS_OF_POSTS = {
     "chat:import": "imports",
     "chat:documents": "documents",
     "chat:retry_document": "documents",
+    "chat:insight_category": "insights",
+    "chat:retry_insight": "insights",
     "chat:report": "reports",
     "chat:report_public": "link_reports",
     "chat:new_assistant": "assistants",

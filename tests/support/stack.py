@@ -27,6 +27,8 @@ PROCESSES = {
         "manage.py",
         "rqworker",
         "billing",
+        "insights",
+        "index",
         "low",
         "--serializer",
         "rq.serializers.JSONSerializer",

@@ -20,8 +20,11 @@ from chat.documents.models import Document
 from chat.insights import offers, unlock
 from chat.insights.models import Insight, InsightJob
 from chat.insights.offers import Offer
+from chatproject.lib import rate_limits
 
 router = Router(tags=["insights"])
+
+LIMIT = "insights"
 
 LIMITED = (
     "A key with a spending limit cannot buy insights. Use another key, or the page of the document."
@@ -104,6 +107,7 @@ def unlock_insights(
     """
     sent = InsightUnlock(category=category_slug, price=price)
     user: User = request.auth.user
+    rate_limits.hit(LIMIT, user.pk)
     key = request.auth.key
     if key is not None and (key.limit_total is not None or key.limit_month is not None):
         raise Problem("not_allowed", status=403, message=LIMITED)
@@ -126,6 +130,7 @@ def unlock_insights(
 )
 def retry_insight(request: ApiRequest, insight_id: UUID) -> dict[str, Any]:
     """Try a failed insight again, free of charge; one that goes on or is done is returned as it is."""
+    rate_limits.hit(LIMIT, request.auth.user.pk)
     return _insight(unlock.retry(user=request.auth.user, insight_id=insight_id))
 
 

@@ -2,80 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from billing.ledger import audit
 from billing.metering import settlement
 from billing.models import Hold, LedgerEntry, UsageRecord
-from chat.documents.models import Block, Document
+from chat.documents.models import Block
 from chat.errors import ChatError
-from chat.insights import finish, generate, queue, recovery, seeds, unlock
+from chat.insights import finish, generate, queue, recovery, unlock
 from chat.insights.models import Category, Insight, InsightJob, InsightType
 from chatproject.lib import db
 from tests.support import money
+from tests.support.insights import PRICE, buy, category, chat_of, payer, state, work
 from tests.support.threads import race
 
+__all__ = ["category", "payer"]
+
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("worker_loop")]
-
-PRICE = 30_000_000
-NOW = timezone.now()
-
-
-@pytest.fixture
-def category(db, assistant) -> Category:
-    """The first category, which the flush between tests may have removed."""
-    Category.objects.all().delete()
-    made = Category.objects.create(**seeds.CATEGORY)
-    for position, fields in enumerate(seeds.TYPES):
-        InsightType.objects.create(category=made, position=position, **fields)
-    return made
-
-
-@pytest.fixture
-def payer(owner) -> None:
-    money.grant(settlement.account_of(owner.pk), 100_000_000)
-
-
-def chat_of(owner, *texts: str) -> Document:
-    document: Document = Document.objects.create(
-        owner=owner, name="Chat", format="whatsapp", kind="chat", size=9, sha256=str(len(texts)),
-        file="none", status="ready",
-    )  # fmt: skip
-    Block.objects.bulk_create(
-        Block(
-            document=document,
-            position=at,
-            kind="message",
-            sender="AB"[at % 2],
-            sent_at=NOW,
-            text=text,
-        )
-        for at, text in enumerate(texts)
-    )
-    return document
-
-
-def buy(owner, document) -> InsightJob:
-    return unlock.unlock(user=owner, document_id=document.pk, slug="portrait", price=PRICE)[0]
-
-
-async def work(*, most: int = 99) -> None:
-    """Run waiting jobs as a worker does."""
-    for _ in range(most):
-        jobs = await db.run(queue._queue().get_jobs)
-        if not jobs:
-            return
-        await db.run(jobs[0].delete)
-        kwargs = jobs[0].kwargs
-        await generate.run(kwargs["insight_id"], kwargs["attempt"])
-
-
-def state(job: InsightJob) -> tuple[str, int, int | None]:
-    job.refresh_from_db()
-    return job.status, job.insights.filter(status="done").count(), job.charged
 
 
 async def test_unlocked_category_delivers_and_charges_once(owner, payer, category):
@@ -146,22 +96,43 @@ async def test_lost_worker_and_queue_lose_nothing(owner, payer, category):
     assert await db.run(audit.check) == []
 
 
-async def test_deleted_document_ends_its_job(owner, payer, category):
-    document = await db.run(chat_of, owner, "[[json=valid rate=0]]", "hello")
-    job = await db.run(buy, owner, document)
-    await work(most=2)
-    await db.run(Document.objects.filter(pk=document.pk).update, deleted_at=timezone.now())
+@pytest.mark.usefixtures("payer")
+async def test_ten_parallel_requests_buy_once(owner, category):
+    document = await db.run(chat_of, owner, "[[json=valid rate=0]]", "yes")
+    url = reverse("chat:insight_category", args=[document.pk, "portrait"])
+
+    def browser() -> Callable[[], int]:
+        client = Client()
+        client.force_login(owner)
+        return lambda: client.post(url, {"price": PRICE}).status_code
+
+    answers = await db.run(race, [await db.run(browser) for _ in range(10)])
+    assert answers == [302] * 10
+    job = await db.run(InsightJob.objects.get)
+    held = await db.run(Hold.objects.get)
+    assert (held.pk, held.amount, await db.run(Insight.objects.count)) == (job.pk, PRICE, 6)
     await work()
-    assert await db.run(state, job) == ("stopped", 2, PRICE * 2 // 6)
+    assert await db.run(state, job) == ("done", 6, PRICE)
+    assert await db.run(LedgerEntry.objects.filter(kind="usage").count) == 1
     assert await db.run(audit.check) == []
 
 
-def test_parallel_unlocks_make_one_job(owner, payer, category):
-    document = chat_of(owner, "hello", "yes")
-    found = race([lambda: buy(owner, document)] * 10)
-    assert len({job.pk for job in found}) == 1
-    assert InsightJob.objects.count() == Hold.objects.count() == 1
-    assert Insight.objects.count() == 6
+async def test_types_share_one_context_in_parallel(owner, payer, category, provider, valkey_client):
+    await db.run(category.types.filter(key="style").update, prompt="[[json=valid rate=0]]")
+    held = category.types.exclude(key="style")
+    await db.run(held.update, prompt="[[json=valid rate=0 hold=1 key=all]]")
+    job = await db.run(buy, owner, await db.run(chat_of, owner, "hello", "yes"))
+    await work(most=1)
+    (key,) = valkey_client.scan_iter("insights:context:*")
+    assert 0 < valkey_client.ttl(key) <= 20 * 60
+    await db.run(Block.objects.all().delete)  # another look at the document would find nothing
+    working = asyncio.create_task(work())
+    await asyncio.to_thread(provider.wait, held=5)  # all are asked before one has answered
+    provider.release("all")
+    await working
+    assert await db.run(state, job) == ("done", 6, PRICE)
+    texts = [one["messages"][-1]["content"] for one in provider.requests]
+    assert (len(texts), {"hello" in text for text in texts}) == (6, {True})
 
 
 def test_refused_unlocks_buy_nothing(owner, category):
@@ -173,6 +144,7 @@ def test_refused_unlocks_buy_nothing(owner, category):
             unlock.unlock(user=owner, document_id=document.pk, slug="portrait", price=price)
         assert refused.value.code == code
     assert not InsightJob.objects.exists()
+    assert not Hold.objects.exists()
     owner.is_staff = True
     owner.save()
     job, is_new = unlock.unlock(user=owner, document_id=document.pk, slug="portrait", price=0)

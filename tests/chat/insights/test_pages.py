@@ -10,9 +10,9 @@ from django.urls import reverse
 
 from chat.insights import schemas, templates
 from chat.insights.models import Insight, InsightJob
-from tests.chat.insights.test_insights import category, chat_of
+from tests.support.insights import category, chat_of, payer
 
-__all__ = ["category"]
+__all__ = ["category", "payer"]
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
 
