@@ -152,6 +152,7 @@ urlpatterns = [
         insights.category,
         name="insight_category",
     ),
+    path("insights/preview/<slug:category_slug>/", insights.preview, name="preview_insights"),
     path("insights/<uuid:insight_id>/retry/", insights.retry, name="retry_insight"),
     path("preview/", previews.preview, name="preview"),
     path("search/", search.search_page, name="search"),

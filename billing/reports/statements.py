@@ -14,7 +14,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, Q, QuerySet, Sum
+from django.db.models import Count, Max, Q, QuerySet, Sum
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext, gettext_lazy
@@ -120,6 +120,8 @@ class StatementLine:
             title = gettext("Embeddings")
         elif entry.hold and entry.hold.key.startswith("insight:"):
             title = gettext("Insights")
+            if used.get("name"):  # of the category
+                title = f"{title}: {gettext(used['name'])}"
         if entry.order and kind in (Kind.PURCHASE, Kind.BONUS):
             title = f"{title}: {entry.order.package_name}"
         return cls(
@@ -138,7 +140,7 @@ class StatementLine:
             cached_tokens=used.get("cached", 0),
             output_tokens=used.get("output", 0),
             reasoning_tokens=used.get("reasoning", 0),
-            is_counted=bool(used.get("counted")),
+            is_counted=bool(used.get("counted") and (used["input"] or used["output"])),
             finish=finish,
         )
 
@@ -246,6 +248,7 @@ def _lines(entries: list[LedgerEntry]) -> list[StatementLine]:
             cached=Sum("cached_tokens"),
             output=Sum("output_tokens"),
             reasoning=Sum("reasoning_tokens"),
+            name=Max("assistant"),
             counted=Count("pk", filter=Q(source=UsageRecord.Source.COUNTED)),
             stopped=Count("pk", filter=Q(finish=UsageRecord.Finish.STOPPED)),
             failed=Count("pk", filter=Q(finish=UsageRecord.Finish.FAILED)),

@@ -82,6 +82,12 @@ def of_category(user: User, document: Document, slug: str) -> Offer:
     raise ChatError("not_found")
 
 
+def preview(category: Category) -> Offer:
+    """Return the offer that staff look at: for a document that all types fit, and a user who pays."""
+    types = [one for one in category.types.all() if one.active]
+    return Offer(category, types, category.price, is_free=False, job=None, reason="")
+
+
 def _jobs(document: Document) -> list[InsightJob]:
     insights = Insight.objects.order_by("position")
     return list(

@@ -101,6 +101,11 @@ class Stack:
             if kind_of(name) == "web":
                 self._wait_for_web(name)
 
+    def start_once(self, name: str) -> None:
+        """Start a process that only some tests of a shared stack need, unless it runs."""
+        if name not in self._processes or self.ended(name) is not None:
+            self.start(name)
+
     def launch(self, name: str) -> None:
         """Start a process without waiting for it."""
         environment, command = self._environment, PROCESSES[kind_of(name)]

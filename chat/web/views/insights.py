@@ -18,7 +18,7 @@ from chat import access
 from chat.documents.models import Document
 from chat.errors import ChatError
 from chat.insights import cards, offers, unlock
-from chat.insights.models import Insight
+from chat.insights.models import Category, Insight
 from chat.insights.offers import Offer
 from chat.web.pages import page_context
 from chat.web.responses import handles_chat_errors
@@ -66,10 +66,7 @@ def category(request: Request, document_id: UUID, category_slug: str) -> HttpRes
 def _context(request: Request, document: Document, offer: Offer) -> dict[str, Any]:
     context: dict[str, Any] = {"document": document, "offer": offer, "billing": settings.BILLING}
     if offer.job is None:
-        context["examples"] = [
-            {"type": one, "parts": cards.parts(one.schema, one.example or {})}
-            for one in offer.examples
-        ]
+        context["examples"] = _examples(offer)
         if settings.BILLING and not offer.is_free:
             available = settlement.account_of(request.user.pk).available
             context |= {"available": available, "missing": max(0, offer.price - available)}
@@ -91,6 +88,25 @@ def _context(request: Request, document: Document, offer: Offer) -> dict[str, An
         "seconds": round(TYPICAL.total_seconds()) * (1 + len(still) // 6),
     }
     return context
+
+
+def _examples(offer: Offer) -> list[dict[str, Any]]:
+    return [
+        {"type": one, "parts": cards.parts(one.schema, one.example or {})} for one in offer.examples
+    ]
+
+
+@require_safe
+@never_cache
+@handles_chat_errors
+def preview(request: Request, category_slug: str) -> HttpResponse:
+    """Show staff the offer of a category, also of one that is not for sale."""
+    found = Category.objects.filter(slug=category_slug).first()
+    if found is None or not request.user.has_perm("insights.view_category"):
+        raise ChatError("not_found")
+    offer = offers.preview(found)
+    context = {"offer": offer, "examples": _examples(offer), "is_preview": True}
+    return render(request, "chat/insight_category.html", page_context(request) | context)
 
 
 @require_POST

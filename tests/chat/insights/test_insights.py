@@ -14,6 +14,7 @@ from django.utils import timezone
 from billing.ledger import audit
 from billing.metering import settlement
 from billing.models import Hold, LedgerEntry, UsageRecord
+from billing.reports import statements
 from chat.documents.models import Block
 from chat.errors import ChatError
 from chat.insights import finish, generate, queue, recovery, unlock
@@ -39,6 +40,8 @@ async def test_unlocked_category_delivers_and_charges_once(owner, payer, categor
     records = await db.run(list, UsageRecord.objects.filter(run_id=job.pk, purpose="insight"))
     assert sum(one.charged for one in records) == PRICE
     assert len([one for one in records if one.absorbed]) == 6
+    (line,) = (await db.run(statements.history, await db.run(settlement.account_of, owner.pk))).lines[:1]
+    assert (line.title, line.amount) == ("Insights: Portrait of a chat", -PRICE)
     moments = await db.run(Insight.objects.get, job=job, key="moments")
     assert moments.data
     assert moments.data["moments"][0]["sender"] == "A"  # its quote was found in line 0
