@@ -113,7 +113,8 @@ class TypeInline(admin.TabularInline):  # type: ignore[type-arg]
     """The types of a category in their order; each has a page of its own."""
 
     model = InsightType
-    fields = ["name", "key", "groups", "position", "active"]
+    fields = ["key", "groups", "position", "active"]
+    readonly_fields = ["key"]
     extra = 0
     can_delete = False
     show_change_link = True

@@ -12,6 +12,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from chat.insights import schemas
 from chat.insights.models import Insight
 
 REASONS = {
@@ -44,9 +45,9 @@ def reason(insight: Insight) -> str:
 
 
 def parts(schema: dict[str, Any], data: dict[str, Any]) -> list[Part]:
-    """Return the parts of a card, in the order of the schema; absent and empty properties have none."""
+    """Return the parts of a card, in the order of `required`; absent and empty properties have none."""
     found = []
-    for name, one in schema["properties"].items():
+    for name, one in schemas.properties_of(schema):
         if name == "line" or (name == "quote" and "line" in schema["properties"]):
             continue
         if name in data and data[name] not in ("", [], {}):

@@ -139,10 +139,16 @@ def problems(schema: dict[str, Any], answer: Any) -> list[str]:
     return found
 
 
+def properties_of(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the properties of an object: the required ones in that order, as the database keeps no other."""
+    first = {name: place for place, name in enumerate(schema.get("required", []))}
+    return sorted(schema["properties"].items(), key=lambda one: first.get(one[0], len(first)))
+
+
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema with bounds where it has none: servers that take schemas ask for `additionalProperties`."""
     if schema["type"] == "object":
-        properties = {name: strict(one) for name, one in schema["properties"].items()}
+        properties = {name: strict(one) for name, one in properties_of(schema)}
         return {"additionalProperties": False, **schema, "properties": properties}
     if schema["type"] == "array":
         return {"maxItems": MOST_ITEMS, **schema, "items": strict(schema["items"])}

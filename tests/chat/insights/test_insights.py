@@ -40,7 +40,9 @@ async def test_unlocked_category_delivers_and_charges_once(owner, payer, categor
     records = await db.run(list, UsageRecord.objects.filter(run_id=job.pk, purpose="insight"))
     assert sum(one.charged for one in records) == PRICE
     assert len([one for one in records if one.absorbed]) == 6
-    (line,) = (await db.run(statements.history, await db.run(settlement.account_of, owner.pk))).lines[:1]
+    (line,) = (
+        await db.run(statements.history, await db.run(settlement.account_of, owner.pk))
+    ).lines[:1]
     assert (line.title, line.amount) == ("Insights: Portrait of a chat", -PRICE)
     moments = await db.run(Insight.objects.get, job=job, key="moments")
     assert moments.data

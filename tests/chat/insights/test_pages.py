@@ -27,6 +27,8 @@ def test_page_sells_then_shows_the_cards(client, owner, category):
     offer = client.get(url).text
     assert "30 credits" in offer
     assert "the motion is carried" in offer
+    # In the order of `required`, which the database keeps.
+    assert 0 < offer.index("Two friends who answer fast") < offer.index("Short messages in a row")
     refused = client.post(url, {"price": "1"})
     assert (refused.status_code, InsightJob.objects.count()) == (409, 0)
     assert client.post(url, {"price": str(category.price)}).status_code == 302
