@@ -80,15 +80,16 @@ async def test_leaving_user_pays_for_what_came(owner):
 def test_taken_back_payment_leaves_the_hold(owner, kind):
     account = settlement.account_of(owner.pk)
     order = money.order(account, 50_000_000)
-    available = account.available if account.refresh_from_db() is None else 0
-    money.adjust(account, 50_000_000 - available)  # what was paid is all that is left
-    job = buy(owner, chat_of(owner, VALID, "hello"))
+    balance, _held, _debt = money.state(account)
+    money.adjust(account, 50_000_000 - balance)  # what was paid is all that is left
+    InsightType.objects.exclude(key="style").update(prompt=VALID)
+    InsightType.objects.filter(key="style").update(prompt="[[json=wrong rate=0]]")
+    job = buy(owner, chat_of(owner, "hello", "yes"))
     claim = money.claim(order, kind)
     taken = money.refund(order, 50_000_000, key=money.claim_key(claim), **{kind: claim})
     assert (taken.credits, taken.debt) == (20_000_000, PRICE)
     claim.credits, claim.debt = taken.credits, taken.debt
     claim.save()
-    Insight.objects.filter(key="style").update(prompt="[[json=wrong rate=0]]")
     asyncio.run(work())
     assert state(job) == ("partial", 5, PRICE * 5 // 6)
     assert money.state(account) == (0, 0, PRICE * 5 // 6)  # the rest has paid a part of the debt
