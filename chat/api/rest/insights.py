@@ -76,7 +76,7 @@ class InsightUnlock(Body):
 
 @router.get(
     "/documents/{uuid:document_id}/insights",
-    auth=needs(Scope.READ),
+    auth=needs(Scope.DOCUMENTS),
     response=responses({200: Page[InsightOffer]}),
 )
 def list_insights(
@@ -91,7 +91,7 @@ def list_insights(
 
 @router.post(
     "/documents/{uuid:document_id}/insights/{slug:category_slug}/unlock",
-    auth=needs(Scope.WRITE),
+    auth=needs(Scope.DOCUMENTS),
     response=responses({200: InsightJobOut, 201: InsightJobOut}, 402, 409),
     openapi_extra=idempotency.DESCRIBED,
 )
@@ -125,7 +125,7 @@ def unlock_insights(
 
 @router.post(
     "/insights/{uuid:insight_id}/retry",
-    auth=needs(Scope.WRITE),
+    auth=needs(Scope.DOCUMENTS),
     response=responses({200: InsightOut}),
 )
 def retry_insight(request: ApiRequest, insight_id: UUID) -> dict[str, Any]:
