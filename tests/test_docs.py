@@ -19,6 +19,7 @@ from accounts.api_keys import KeyRefused
 from chat import errors, protocol
 from chat.api import errors as api_errors
 from chat.api.rest.errors import SENTENCES
+from chat.insights import context as insights
 from chat.runs import queue, wait_estimate
 from chat.streaming import log as run_log
 from chat.streaming import places
@@ -127,7 +128,7 @@ def test_glossary_has_every_redis_key_prefix():
     ours += [caches["default"].make_key("x"), get_layer().raw_channel("run.x")]
     ours += [f"{rate_limits.PREFIX}:messages", places.places_key(1), places.WAITING]
     ours.append(readiness.PROBE)
-    ours += [shared.TOTALS, shared.PROCESSES, f"{alerts.PREFIX}:x"]
+    ours += [shared.TOTALS, shared.PROCESSES, f"{alerts.PREFIX}:x", insights.KEY]
     assert {re.match(r"\w+:?", key).group() for key in ours} == prefixes
     assert {*redis_server.OURS} == prefixes - {"parley:"}  # those that doctor expects
 
