@@ -26,6 +26,7 @@ OURS = (
     "alert:",
     "cache:",
     "health:",
+    "insights:",
     "limit:",
     "loop:",
     "loops",
