@@ -124,6 +124,7 @@ OTHERS = {
         "the provider decides: tests/accounts/test_sso.py",
     ),
     "account_invitation": "its token is the permission: tests/accounts/test_joining.py",
+    "chat:preview_insights": "of staff with a permission: tests/chat/insights/test_pages.py",
     "remove_factor": "asks its owner for the password: tests/accounts/test_factors.py",
     "billing:webhook": "signed by its provider: tests/billing",
     "billing:sandbox": "the fake checkout of development: tests/billing",
