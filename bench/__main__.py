@@ -5,6 +5,7 @@
     python -m bench search                                the search, alone: bench/search.py
     python -m bench documents                             reading a long chat: bench/documents.py
     python -m bench retrieval                             questions over documents: bench/retrieval.py
+    python -m bench tables                                tables of documents, alone: bench/tables.py
     python -m bench page                                  the page of a long chat, alone: bench/page.py
     python -m bench stream ttft --rounds 3 --baseline bench/results/summary.json
 
@@ -43,6 +44,7 @@ from bench import (
     retrieval,
     search,
     systems,
+    tables,
 )
 from bench.results import Results, Summary
 from bench.systems import NotInstalled, WrongReply
@@ -60,6 +62,9 @@ def main() -> None:
         return
     if sys.argv[1:2] == ["retrieval"]:
         retrieval.main(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["tables"]:
+        tables.main(sys.argv[2:])
         return
     if sys.argv[1:2] == ["search"]:
         search.main(sys.argv[2:])
