@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -28,6 +29,7 @@ from chat.llm.address import malformed
 from chat.models import EFFORTS, Assistant, ChatPreference, LanguageModel, Prompt, Provider
 from chat.models.catalogue import ModelKind, texts_in, validate_headers, validate_proxy
 from chat.runs.provider_health import Health, last_hour
+from chat.tools import offers as tool_offers
 from chatproject.lib import encryption
 from chatproject.lib.admin import NOTHING, BaseAdmin, MergedForm, MergingAdmin
 
@@ -71,6 +73,19 @@ class SuggestionsFormField(forms.CharField):
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         return texts_in(initial) != texts_in(str(data or "").splitlines())
+
+
+class ToolsFormField(forms.MultipleChoiceField):
+    """The tools that an assistant's model may call, in groups by their source."""
+
+    widget = forms.CheckboxSelectMultiple
+
+    def offer(self, stored: Sequence[str]) -> None:
+        """Set the choices: those of now, and the ones that an assistant has already."""
+        self.choices = [
+            (group, [(one.name, one.title) for one in offers])
+            for group, offers in tool_offers.all_tools(stored)
+        ]
 
 
 class EffortsFormField(forms.Field):
@@ -479,9 +494,24 @@ class PromptAdmin(BaseAdmin):
         return readable(request, super().get_object(request, object_id, from_field))
 
 
+class AssistantAdminForm(MergedForm):
+    """An assistant, with the tools that there are now."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        field = self.fields.get("tools")
+        if isinstance(field, ToolsFormField):
+            field.offer(texts_in(self.instance.tools))
+
+
 @admin.register(Assistant)
 class AssistantAdmin(MergingAdmin):
-    form_fields = {"message_fee": CreditsFormField, "suggestions": SuggestionsFormField}
+    form = AssistantAdminForm
+    form_fields = {
+        "message_fee": CreditsFormField,
+        "suggestions": SuggestionsFormField,
+        "tools": ToolsFormField,
+    }
     list_display = ["name", "model", "model_provider", "maker", "is_default", "position", "enabled"]
     list_filter = ["enabled", "restricted", "shared", "model"]
     list_select_related = ["model__provider", "owner"]

@@ -38,13 +38,12 @@ from chat.runs.steps import Kind, Status
 from chat.streaming.ticker import current_ticker
 from chat.streaming.writer import RunWriter
 from chat.tools import calls as tool_calls
-from chat.tools import registry
+from chat.tools import offers, registry
 from chat.tools.models import RunStep
 from chat.tools.registry import Tool, ToolContext, ToolError, ToolResult
 from chatproject.lib import db, languages
 
 MOST_CALLS = 16  # of one answer of a model
-OF_DOCUMENTS = ("search_documents", "query_table", "make_chart")  # offered with bound documents
 SEARCH = "search_documents"
 ROOM = 1_024  # tokens of a reply for which a hold is not enlarged
 
@@ -519,7 +518,7 @@ def prepare(run: Run) -> Agent | None:
         deadline=time.monotonic() + settings.RUN_SECONDS,
         documents=documents,
     )
-    names = {*run.assistant.tools, *(OF_DOCUMENTS if documents else ())}
+    names = {*run.assistant.tools, *(offers.OF_DOCUMENTS if documents else ())}
     tools = registry.tools_for(context, names, lambda permission: run.user.has_perm(permission))
     if not tools and not stored:
         return None

@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='assistant',
             name='tools',
-            field=models.JSONField(blank=True, db_default=[], default=list, help_text='The names of the tools that its model may call, one for each line.', validators=[chat.models.catalogue.validate_tools]),
+            field=models.JSONField(blank=True, db_default=[], default=list, help_text='What its model may do while it answers, if it can call tools. Chats with documents have the tools for documents in any case.', validators=[chat.models.catalogue.validate_tools]),
         ),
         migrations.AddField(
             model_name='run',

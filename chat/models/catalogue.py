@@ -311,7 +311,7 @@ def validate_tools(value: Any) -> None:
         or len(value) > MOST_TOOLS
         or not all(isinstance(one, str) and 0 < len(one) <= 100 for one in value)
     ):
-        raise ValidationError(_("Write the name of one tool in each line."))
+        raise ValidationError(_("Choose at most %(most)s tools.") % {"most": MOST_TOOLS})
 
 
 class ModelKind(models.TextChoices):
@@ -457,7 +457,11 @@ class LanguageModel(models.Model):
         " (gpt-4o-mini counts 25,500.)",
     )
     tools = models.BooleanField(
-        default=False, db_default=False, help_text=gettext_lazy("It can call tools.")
+        default=False,
+        db_default=False,
+        help_text=gettext_lazy(
+            "It can call the tools that its assistants offer. Some servers refuse requests with tools."
+        ),
     )
     reasoning = models.BooleanField(
         default=False, db_default=False, help_text=gettext_lazy("It reasons before it answers.")
@@ -632,7 +636,8 @@ class Assistant(models.Model):
         blank=True,
         validators=[validate_tools],
         help_text=gettext_lazy(
-            "The names of the tools that its model may call, one for each line."
+            "What its model may do while it answers, if it can call tools. Chats with documents have the tools"
+            " for documents in any case."
         ),
     )
     message_fee = models.PositiveBigIntegerField(

@@ -19,6 +19,7 @@ from chat.conversations.projects import Fields
 from chat.errors import ChatError
 from chat.models import ICONS, Assistant, Conversation, Project, new_id
 from chat.models.catalogue import texts_in
+from chat.tools.offers import Offer
 from chat.web.choices import ICON_WORDS, effort_choices, temperature_choices
 from chatproject.lib.http import Request
 
@@ -162,6 +163,12 @@ class AssistantForm(forms.Form):
     model = forms.ChoiceField(label=_("Model"))
     effort = forms.ChoiceField(label=_("Reasoning effort"), required=False)
     temperature = forms.ChoiceField(label=_("Temperature"), required=False)
+    tools = forms.MultipleChoiceField(
+        label=_("Tools"),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text=_("What the model may do while it answers. Only some models can use tools."),
+    )
     shared = forms.BooleanField(
         label=_("Everyone on this site may use it"),
         required=False,
@@ -175,6 +182,7 @@ class AssistantForm(forms.Form):
         data: Any = None,
         *,
         providers: list[ProviderOffers],
+        tools: Sequence[Offer],
         assistant: Assistant | None = None,
     ) -> None:
         super().__init__(data, initial=_initial(assistant) if assistant else None)
@@ -195,10 +203,13 @@ class AssistantForm(forms.Form):
             ("model", choices),
             ("effort", [("", _("Default")), *effort_choices(efforts)]),
             ("temperature", [("", _("Default")), *temperature_choices(stored)]),
+            ("tools", [(one.name, one.title) for one in tools]),
         ):
             field = self.fields[name]
             assert isinstance(field, forms.ChoiceField)
             field.choices = values
+        if not tools or not (self.initial.get("tools") or any(model.tools for model in models)):
+            del self.fields["tools"]
         if not efforts:
             del self.fields["effort"]
         if not settings.ASSISTANT_SHARING:
@@ -248,6 +259,7 @@ def _initial(assistant: Assistant) -> dict[str, Any]:
         "model": assistant.model_id,
         "effort": assistant.reasoning_effort,
         "temperature": "" if temperature is None else f"{temperature:g}",
+        "tools": texts_in(assistant.tools),
         "shared": assistant.shared,
     }
 

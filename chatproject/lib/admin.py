@@ -196,8 +196,8 @@ class MergedForm(forms.ModelForm):  # type: ignore[type-arg]
         if self.instance.pk is None:
             return
         for name, field in self.fields.items():
-            if isinstance(field, forms.ModelMultipleChoiceField):
-                continue  # a relation of its own, which is replaced as a whole
+            if isinstance(field, (forms.ModelMultipleChoiceField, forms.MultipleChoiceField)):
+                continue  # a relation of its own, or a list, which is replaced as a whole
             if name in self.initial or name in self.merged_fields:
                 opened = self.add_initial_prefix(name)
                 field.show_hidden_initial = not self.is_bound or opened in self.data

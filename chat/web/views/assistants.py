@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse
@@ -15,6 +17,7 @@ from chat import access
 from chat.conversations import assistants, offers
 from chat.errors import ChatError
 from chat.models import Assistant
+from chat.tools import offers as tool_offers
 from chat.web.forms import AssistantForm, new_client_id
 from chat.web.pages import page_context
 from chat.web.responses import handles_chat_errors, raise_unless_page, with_status
@@ -63,11 +66,15 @@ def edit(request: Request, assistant_id: int) -> HttpResponse:
 
 def _form(request: Request, assistant: Assistant | None) -> HttpResponse:
     """Show the form of an assistant, or store what was posted and lead to a new chat with it."""
-    providers = offers.by_provider(offers.offered(request.user))
+    choices: dict[str, Any] = {
+        "providers": offers.by_provider(offers.offered(request.user)),
+        "tools": tool_offers.offered(request.user, assistant.tools if assistant else ()),
+        "assistant": assistant,
+    }
     if request.method != "POST":
-        form = AssistantForm(providers=providers, assistant=assistant)
+        form = AssistantForm(**choices)
         return _form_page(request, form, assistant, new_client_id())
-    form = AssistantForm(request.POST, providers=providers, assistant=assistant)
+    form = AssistantForm(request.POST, **choices)
     client_id = request.POST.get("client_id", "") or new_client_id()
     error = None
     if form.is_valid():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.contrib.auth.models import Group
 from django.db import connection
@@ -9,6 +11,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from accounts.models import User
 from chat.conversations import assistants, lifecycle, prompt_builder
 from chat.conversations.offers import Choice
 from chat.errors import ChatError
@@ -16,7 +19,9 @@ from chat.generation import generate
 from chat.models import Assistant, Conversation, LanguageModel, Run
 from chat.recovery.retention import Retention
 from chat.runs import cost, start
+from chat.tools.models import McpServer, McpTool
 from tests.support.conversations import client_id, send
+from tests.support.html_forms import posted_form
 from tests.support.runs import mark_done
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey_url")]
@@ -30,7 +35,7 @@ def signed_in(user) -> Client:
     return client
 
 
-def fields(assistant, **changes) -> dict[str, str]:
+def fields(assistant, **changes) -> dict[str, Any]:
     return {
         "name": "  Tutor  of\tmaths ",
         "icon": "cap",
@@ -245,3 +250,53 @@ def test_assistants_are_bounded_and_listed_in_parts(owner, stranger, assistant, 
     assert len(seen) == len(set(seen)) == 50
     for odd in ("x/y", "9" * 40 + "/a", "1/\x01", "%00"):
         assert page.get("/assistants/", {"after": odd, "q": "50%_'"}).status_code == 200
+
+
+@pytest.fixture
+def server() -> McpServer:
+    """A server with one tool."""
+    made = McpServer.objects.create(name="Tickets", slug="tickets", url="https://mcp.example.org/")
+    McpTool.objects.create(server=made, name="find", description="Find", schema={}, allowed=True)
+    return made
+
+
+def test_tools_are_chosen_in_the_form(owner, assistant, server):
+    page = signed_in(owner)
+    # No model of the site can call tools: the form has no field that does nothing.
+    assert "Calculator" not in page.get("/assistants/new/").content.decode()
+    LanguageModel.objects.update(tools=True)
+    html = page.get("/assistants/new/").content.decode()
+    assert "All tools of Tickets" in html
+    assert "Web search" not in html  # off on this site
+    assert "query_table" not in html  # of chats with documents
+    chosen = ["calculate", "mcp:tickets"]
+    made = make(owner, assistant, tools=chosen)
+    assert made.tools == chosen
+    address = f"/assistants/{made.pk}/"
+    refused = page.post(address, fields(assistant, tools=["calculate", "rm"]))
+    assert refused.status_code == 400
+    server.delete()
+    html = page.get(address).content.decode()
+    assert "mcp:tickets (not available)" in html
+    page.post(address, fields(assistant, tools=chosen))
+    made.refresh_from_db()
+    assert made.tools == chosen
+    page.post(address, fields(assistant))
+    made.refresh_from_db()
+    assert made.tools == []
+
+
+def test_staff_choose_tools_of_servers_too(assistant, server):
+    staff = User.objects.create_superuser("staff@example.org", "correct horse battery")
+    page = signed_in(staff)
+    Assistant.objects.update(tools=["gone"])
+    address = f"/admin/chat/assistant/{assistant.pk}/change/"
+    form = page.get(address)
+    html = form.content.decode()
+    for words in ("Calculator (calculate)", "All tools of Tickets", "find (tickets_find)"):
+        assert words in html
+    assert "gone (not available)" in html
+    posted: dict[str, Any] = posted_form(form) | {"tools": ["query_table", "tickets_find"]}
+    assert page.post(address, posted).status_code == 302
+    assistant.refresh_from_db()
+    assert assistant.tools == ["query_table", "tickets_find"]
