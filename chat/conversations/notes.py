@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from chat import access, protocol
 from chat.errors import ChatError
-from chat.models import ChatPreference, Conversation, Run, UserNote
+from chat.models import ChatPreference, Conversation, MessagePart, Run, UserNote
 from chatproject.lib import rate_limits
 from chatproject.lib.db import prepared
 
@@ -155,7 +155,31 @@ def _added(user_id: int, text: str, made: UserNote) -> UserNote:
     return made
 
 
+def delete(*, user: User, note_id: UUID) -> UserNote:
+    """Delete a note; the reply that stored it shows so. Raises ChatError `not_found`."""
+    with transaction.atomic():
+        note = access.note(user, note_id)
+        _mark_deleted([note])
+        UserNote.objects.filter(pk=note.pk).delete()
+    return note
+
+
 def delete_all(user: User) -> int:
     """Delete all notes about a user; return how many."""
-    deleted, _of_models = UserNote.objects.filter(user=user).delete()
+    with transaction.atomic():
+        mine = UserNote.objects.filter(user=user)
+        _mark_deleted(mine)
+        deleted, _of_models = mine.delete()
     return deleted
+
+
+def _mark_deleted(notes: Iterable[UserNote]) -> None:
+    """Let the replies that stored notes show that they are deleted."""
+    of_replies = {str(one.pk): one.message_id for one in notes if one.message_id}
+    parts = MessagePart.objects.filter(
+        message__in={*of_replies.values()}, kind=MessagePart.Kind.NOTE
+    )
+    marked = [one for one in parts if one.data.get("note") in of_replies]
+    for one in marked:
+        one.data["deleted"] = True
+    MessagePart.objects.bulk_update(marked, ["data"])

@@ -34,6 +34,6 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='messagepart',
             name='kind',
-            field=models.CharField(choices=[('reasoning', 'Reasoning'), ('tool', 'Tool'), ('citation', 'Citation'), ('table', 'Table'), ('chart', 'Chart'), ('tool_call', 'Tool Call'), ('origin', 'Origin')], max_length=20),
+            field=models.CharField(choices=[('reasoning', 'Reasoning'), ('tool', 'Tool'), ('citation', 'Citation'), ('table', 'Table'), ('chart', 'Chart'), ('links', 'Links'), ('note', 'Note'), ('tool_call', 'Tool Call'), ('origin', 'Origin')], max_length=20),
         ),
     ]

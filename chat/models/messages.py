@@ -145,11 +145,19 @@ class MessagePart(models.Model):
         CITATION = "citation"
         TABLE = "table"
         CHART = "chart"
+        LINKS = "links"  # pages of the web
+        NOTE = "note"  # about the user; `deleted` once it is
         TOOL_CALL = "tool_call"  # of a reply of the API: `id`, `name` and `arguments`
         # Of an imported reply: its `model` and the product, `source`; of a copied one: `model` and `finish_reason`.
         ORIGIN = "origin"
 
-    OF_TOOLS = (Kind.TOOL, Kind.CITATION, Kind.TABLE, Kind.CHART)
+    OF_TOOLS = (
+        Kind.TOOL,
+        Kind.CITATION,
+        Kind.TABLE,
+        Kind.CHART,
+        Kind.LINKS,
+    )  # not those about the user
 
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="parts")
     position = models.PositiveSmallIntegerField()

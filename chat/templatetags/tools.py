@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django import template
 from django.utils.safestring import SafeString, mark_safe
@@ -24,6 +25,12 @@ def reader_html(message: Message) -> SafeString:
 def paper_html(message: Message) -> SafeString:
     """Return the HTML of a reply for paper."""
     return mark_safe(tools.shown_html(message, is_paper=True))  # noqa: S308 # sanitised when stored
+
+
+@register.filter
+def site(address: str) -> str:
+    """Return the host of a web page's address."""
+    return (urlsplit(address).hostname or "").removeprefix("www.")
 
 
 @register.inclusion_tag("chat/_sources.html")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext, gettext_lazy
 from msgspec import Meta
 
 from chat.conversations import notes
@@ -48,6 +48,6 @@ def remember(
         raise ToolError(TOO_OFTEN) from None
     return ToolResult(
         text=f"Stored: {made.text}",
-        summary=made.text,
+        summary=gettext("Stored a note about you"),  # its text is for the owner's eyes
         parts=(Display("note", {"note": str(made.pk), "text": made.text}),),
     )

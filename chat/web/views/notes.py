@@ -96,9 +96,12 @@ def _page(
 @require_POST
 @handles_chat_errors
 def delete(request: Request, note_id: UUID) -> HttpResponse:
-    """Delete a note about the user."""
-    access.note(request.user, note_id).delete()
+    """Delete a note about the user; the button at a reply leads back to it."""
+    deleted = domain.delete(user=request.user, note_id=note_id)
     messages.success(request, _("The note is deleted."))
+    if "back" in request.POST and deleted.message_id:
+        reply = access.message(request.user, deleted.message_id)
+        return redirect(f"{reply.conversation.get_absolute_url()}#m-{reply.pk}")
     return redirect("chat:notes")
 
 

@@ -6,10 +6,13 @@ import asyncio
 from functools import partial
 
 import pytest
+from django.test import Client
+from django.urls import reverse
 
 from billing.ledger import audit
+from chat.conversations import sharing
 from chat.generation import generate
-from chat.models import Assistant, Run
+from chat.models import Assistant, Run, UserNote
 from chat.recovery import sweeper
 from chat.runs import approve, handover
 from chat.runs.stop import stop_run
@@ -131,6 +134,37 @@ async def test_later_turn_remembers_beginning_of_result(owner, conversation, pro
     earlier = provider.requests[-1]["messages"][-2]["content"]
     assert part["memory"] in earlier
     assert len(earlier) < 1500
+
+
+async def test_stored_note_is_shown_and_taken_back(owner, conversation, settings):
+    await db.run(Assistant.objects.update, tools=["remember"])
+    run = await make(
+        owner, conversation, '[[use=remember:{"note":"Likes%20owls"} said=2 tokens=5 rate=0]]'
+    )
+
+    def use_pages() -> None:
+        settings.SHARE_BY_LINK = True
+        page, reader = Client(), Client()
+        page.force_login(owner)
+        path = conversation.get_absolute_url()
+        link = sharing.publish(user=owner, conversation_id=conversation.pk)
+        note = UserNote.objects.get(user=owner)
+        undo = f"/settings/memory/{note.pk}/delete/"
+        html = page.get(path).content.decode()
+        assert "Stored a note about you" in html
+        assert f'formaction="{undo}"' in html
+        assert "Likes owls" in html
+        shared = reader.get(reverse("chat:public", args=[link.token])).content.decode()
+        assert "Stored a note about you" in shared
+        assert "Likes owls" not in shared
+        answer = page.post(undo, {"back": "1"})
+        assert answer["Location"] == f"{path}#m-{run.message_id}"
+        assert not UserNote.objects.exists()
+        html = page.get(path).content.decode()
+        assert undo not in html
+        assert "The note is deleted." in html
+
+    await db.run(use_pages)
 
 
 # --- Lost workers -----------------------------------------------------------------------------
