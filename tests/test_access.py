@@ -107,7 +107,10 @@ OF_ALL_STAFF = {"admin:index", "admin:jsi18n", "admin:password_change_done"}
 # Pages that need more than their object: a parameter, or the work of a job.
 QUERIES = {"chat:export": "?format=json"}
 # Operations whose body is read before their object: without one the answer is the same for all users.
-BODIES: dict[str, dict[str, Any]] = {"rest:decide": {"allow": True}}
+BODIES: dict[str, dict[str, Any]] = {
+    "rest:decide": {"allow": True},
+    "rest:retry_document": {"chat": ""},
+}
 UNFINISHED = {"billing:receipt", "chat:export_file"}
 # Pages that answer to other parameters than their address, or whose address is the permission.
 OTHERS = {
