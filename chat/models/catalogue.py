@@ -457,11 +457,7 @@ class LanguageModel(models.Model):
         " (gpt-4o-mini counts 25,500.)",
     )
     tools = models.BooleanField(
-        default=False,
-        db_default=False,
-        help_text=gettext_lazy(
-            "It can call the tools that its assistants offer. Some servers refuse requests with tools."
-        ),
+        default=False, db_default=False, help_text=gettext_lazy("It can call tools.")
     )
     reasoning = models.BooleanField(
         default=False, db_default=False, help_text=gettext_lazy("It reasons before it answers.")

@@ -106,6 +106,11 @@ def _markdown_message(message: Message) -> str:
     if message.files:
         attached = ", ".join(MARKUP.sub(r"\\\g<0>", one["name"]) for one in message.files)
         blocks.append(f"*{_('Attached:')}* {attached}")
+    calls = [
+        _call(part.data) for part in message.ordered_parts if part.kind == MessagePart.Kind.TOOL
+    ]
+    if calls:
+        blocks.append("\n".join([f"*{_('Tools')}:*\n", *calls]))
     if message.text:
         blocks.append(closed(message.text.strip("\n")))
     blocks += [
@@ -118,6 +123,12 @@ def _markdown_message(message: Message) -> str:
     if note := ending(message):
         blocks.append(f"*{note}*")
     return "\n" + "\n\n".join(blocks) + "\n"
+
+
+def _call(data: dict[str, Any]) -> str:
+    """Return a call of a tool as an item of a list: its name, and what came of it."""
+    words = filter(None, (data.get("title"), data.get("summary")))
+    return "- " + ": ".join(MARKUP.sub(r"\\\g<0>", " ".join(str(one).split())) for one in words)
 
 
 MARKUP = re.compile(r"[\\`*_\[\]<>#|~&!]")

@@ -12,7 +12,9 @@ from tests.e2e.conftest import Site
 
 pytestmark = pytest.mark.e2e
 
-USE = '[[use=calculate:{"expression":"6*7"}&remember:{"note":"Likes%20owls"} said=4 tokens=6 rate=0]]'
+USE = (
+    '[[use=calculate:{"expression":"6*7"}&remember:{"note":"Likes%20owls"} said=4 tokens=6 rate=0]]'
+)
 
 
 @pytest.fixture

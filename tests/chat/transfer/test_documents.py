@@ -50,13 +50,15 @@ def test_markdown_has_the_shown_branch_alone(page, owner, conversation):
     Message.objects.create(conversation=conversation, parent=asked, role="assistant", text="Other")
     Message.objects.filter(pk=reply.pk).update(text="Open:\n```python\nprint(1)", status="stopped")
     MessagePart.objects.create(message=reply, position=0, kind="reasoning", data={"text": "Hm\nso"})
+    call = {"call": "2", "title": "Calculator", "summary": "6 * 7 = 42", "result": "42"}
+    MessagePart.objects.create(message=reply, position=1, kind="tool", data=call)
 
     text, disposition = downloaded(page, conversation, "markdown")
 
     assert text.startswith("# New chat\n\n## You · ")
     assert [f"Answer {n}\n" in text for n in range(59)] == [True] * 59
     assert "Other" not in text
-    assert "> **Reasoning**\n>\n> Hm\n> so\n\nOpen:" in text
+    assert "> **Reasoning**\n>\n> Hm\n> so\n\n*Tools:*\n\n- Calculator: 6 \\* 7 = 42\n\nOpen:" in text
     assert text.endswith("print(1)\n```\n\n*This reply was stopped.*\n")
     assert "## Stub · " in text  # the model's name
     assert disposition.startswith('attachment; filename="New chat 20')
