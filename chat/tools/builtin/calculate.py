@@ -32,4 +32,4 @@ def calculate(
         raise ToolError(error.sentence, detail=error.detail) from None
     is_short = len(found) <= SHOWN_CHARACTERS
     shown = found if is_short else f"{found[: SHOWN_CHARACTERS - 1]}…"
-    return ToolResult(text=found, summary=shown if shown.startswith("≈") else f"= {shown}")
+    return ToolResult(text=found, summary=shown)
