@@ -151,13 +151,8 @@ class MessagePart(models.Model):
         # Of an imported reply: its `model` and the product, `source`; of a copied one: `model` and `finish_reason`.
         ORIGIN = "origin"
 
-    OF_TOOLS = (
-        Kind.TOOL,
-        Kind.CITATION,
-        Kind.TABLE,
-        Kind.CHART,
-        Kind.LINKS,
-    )  # not those about the user
+    OF_TOOLS = (Kind.TOOL, Kind.CITATION, Kind.TABLE, Kind.CHART, Kind.LINKS)
+    FOR_OWNER = (*OF_TOOLS, Kind.NOTE)
 
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="parts")
     position = models.PositiveSmallIntegerField()

@@ -260,7 +260,7 @@ def described_message(message: Message, *, is_own: bool) -> dict[str, Any]:
         "parts": [
             {"kind": part.kind, "data": part.data}
             for part in message.ordered_parts
-            if part.kind in MessagePart.OF_TOOLS and is_own
+            if part.kind in MessagePart.FOR_OWNER and is_own
         ],
         "attachments": [
             {"id": one.get("id"), "name": one["name"], "kind": one["kind"]} for one in message.files

@@ -122,14 +122,15 @@ class Attached(Schema):
 class PartOut(Schema):
     """A part of a reply besides its text, made by a tool or a search: docs/tools.md has the `data` of each kind."""
 
-    kind: Literal["tool", "citation", "table", "chart"]
+    kind: Literal["tool", "citation", "table", "chart", "links", "note"]
     data: dict[str, Any]
 
 
 class MessageOut(Schema):
     """A message. `run` generated it, if it is a reply that was made here.
 
-    `parts` has the calls of tools, the passages that marks such as `[1]` cite, tables and charts; for its owner alone.
+    `parts` has the calls of tools, the passages that marks such as `[1]` cite, tables, charts, links to pages of the web
+    and stored notes about the user; for its owner alone.
     """
 
     id: UUID

@@ -58,7 +58,9 @@ def test_markdown_has_the_shown_branch_alone(page, owner, conversation):
     assert text.startswith("# New chat\n\n## You · ")
     assert [f"Answer {n}\n" in text for n in range(59)] == [True] * 59
     assert "Other" not in text
-    assert "> **Reasoning**\n>\n> Hm\n> so\n\n*Tools:*\n\n- Calculator: 6 \\* 7 = 42\n\nOpen:" in text
+    assert (
+        "> **Reasoning**\n>\n> Hm\n> so\n\n*Tools:*\n\n- Calculator: 6 \\* 7 = 42\n\nOpen:" in text
+    )
     assert text.endswith("print(1)\n```\n\n*This reply was stopped.*\n")
     assert "## Stub · " in text  # the model's name
     assert disposition.startswith('attachment; filename="New chat 20')
