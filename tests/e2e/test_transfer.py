@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 
 def test_chats_come_in_and_go_out(site: Site, browser: Browser, tmp_path: Path):
     """An import with its report, and an export that reports its end on another page."""
-    site.stack.start("low")
+    site.stack.start_once("low")
     file = tmp_path / "conversations.json"
     file.write_text(json.dumps([chatgpt(), CLAUDE, {"chat_messages": [], "name": "Empty"}]))
     browser.open("/chats/import/")
