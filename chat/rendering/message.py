@@ -203,9 +203,9 @@ def rendered(message: Message | SimpleNamespace, **context: Any) -> SafeString:
         kind = "done" if message.status == Message.Status.DONE else "ended"
     html = getattr(message, "html", "")
     if isinstance(message, Message) and message.role == Message.Role.ASSISTANT:
-        if cites(
-            message
-        ):  # before the lines of calls come in, whose tables may have such marks, too
+        # A pending reply has no HTML, and its parts are not read. Before the lines of calls come in, whose tables may
+        # have such marks, too.
+        if html and cites(message):
             found = citations.citations_of(message.ordered_parts, message.conversation_id)
             html, numbers = citations.linked(html, found)
             cited = [one for one in found if one["number"] in numbers]

@@ -35,6 +35,12 @@ def test_message_takes_at_most_26_statements(owner, conversation):
     assert len(statements) <= 26, "\n".join(statements)
 
 
+def test_message_reads_no_parts_of_its_reply(owner, conversation):
+    with CaptureQueriesContext(connection) as captured:
+        send(owner, conversation)
+    assert [query["sql"] for query in captured if "chat_messagepart" in query["sql"]] == []
+
+
 def test_providers_add_no_statement_to_a_message(owner, conversation):
     """Their rows are read by the statements that lock the conversation and claim the run."""
 
