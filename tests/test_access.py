@@ -111,6 +111,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "rest:decide": {"allow": True},
     "rest:retry_document": {"chat": ""},
 }
+# Operations of documents that only some have: the key of their document in OBJECTS.
+DOCUMENTS = {"rest:read_statistics": "chat_document_id", "rest:read_table": "table_document_id"}
+METHODS = {"rest:bind_document": ("put",), "rest:unbind_document": ("put", "delete")}
 UNFINISHED = {"billing:receipt", "chat:export_file"}
 # Pages that answer to other parameters than their address, or whose address is the permission.
 OTHERS = {
@@ -191,6 +194,7 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
     )
     document = some_documents.uploaded(owner, f"{SECRET} paragraph", f"{SECRET}.txt")
     chat_document = some_documents.uploaded(owner, some_documents.CHAT, f"{SECRET} chat.txt")
+    table_document = some_documents.uploaded(owner, f"word\n{SECRET}\n", "sales.csv")
     statistics = StatisticsLink.objects.create(
         document=chat_document, owner=owner, title=SECRET, sections=["totals"], card=b"PNG"
     )
@@ -237,7 +241,9 @@ def objects(owner, reader, closed, assistant, settings, tmp_path) -> dict[str, A
         "token": link.token,
         "statistics_token": statistics.token,
         "document_id": document.pk,
-        "name": "no table",
+        "chat_document_id": chat_document.pk,
+        "table_document_id": table_document.pk,
+        "name": "sales",
         "first": 0,
         "last": 0,
         "note_id": UserNote.objects.create(user=owner, text=SECRET, created_by="user").pk,
@@ -262,6 +268,8 @@ def routes() -> Iterator[tuple[str, str]]:
 
 def address(name: str, route: str, objects: dict[str, Any]) -> str:
     """Return an address of a route with the objects of the owner; those of the admin are its rows' keys."""
+    if name in DOCUMENTS:
+        objects = objects | {"document_id": objects[DOCUMENTS[name]]}
     for parameter in parameters(route):
         if parameter in objects:
             route = re.sub(rf"<\w+:{parameter}>", str(objects[parameter]), route)
@@ -379,7 +387,7 @@ def test_owner_reaches_each_object(objects, owner):
             if "delete" in name:
                 continue  # the other pages need the object
             target = address(name, route, objects)
-            answers = [visitor.request(one, target) for one in ("get", "post")]
+            answers = [visitor.request(one, target) for one in METHODS.get(name, ("get", "post"))]
             if {one.status_code for one in answers} <= {403, 404, 405}:
                 not_found.append((name, [one.status_code for one in answers]))
     assert not_found == [], "\n".join(map(str, not_found))
