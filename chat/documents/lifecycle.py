@@ -6,18 +6,20 @@ import logging
 import time
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from chat import access
 from chat.attachments import names
 from chat.documents import binding, links, storage, tracking
-from chat.documents.models import ConversationDocument, Document
+from chat.documents.datasets import store as datasets
+from chat.documents.models import ConversationDocument, Dataset, Document
 from chat.errors import ChatError
 from chatproject.lib import private_files
 from chatproject.lib.batches import SetAside
@@ -145,19 +147,23 @@ class Purge:
             if time.monotonic() > deadline:
                 break
         self._folder = (self._folder + 1) % FOLDERS
-        removed += _sweep_files(f"{storage.FOLDER}/{self._folder:02x}")
+        for folder, rows in (
+            (storage.FOLDER, Document.all_objects.all()),
+            (datasets.FOLDER, Dataset.objects.all()),
+        ):
+            removed += _sweep_files(f"{folder}/{self._folder:02x}", rows)
         if removed:
             logger.info("%d deleted documents and files without a document were removed", removed)
         return removed
 
 
-def _sweep_files(folder: str) -> int:
-    """Remove the old local files of a folder that no row names: their upload or their purge was cut off."""
+def _sweep_files(folder: str, rows: QuerySet[Any]) -> int:
+    """Remove the old local files of a folder that none of the rows names: their storing or purge was cut off."""
     found = private_files.old_names(folder)
     removed = 0
     for at in range(0, len(found), ROWS):
         some = found[at : at + ROWS]
-        known = set(Document.all_objects.filter(file__in=some).values_list("file", flat=True))
+        known = set(rows.filter(file__in=some).values_list("file", flat=True))
         for name in set(some) - known:
             private_files.remove(name)
             removed += 1

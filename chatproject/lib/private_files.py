@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from django.conf import settings
 
 KEPT_SECONDS = 2 * 24 * 60 * 60  # after the last write
+WORKPLACE = "building-"  # begins the name of a folder of `workplace`
 
 
 def store(chunks: Iterable[bytes], folder: str = "") -> str:
@@ -55,6 +58,15 @@ def writing(name: str) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """Make an empty folder for a with-block. `sweep` removes what a lost process leaves of one."""
+    root: Path = settings.PRIVATE_ROOT
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=WORKPLACE, dir=root) as folder:
+        yield Path(folder)
+
+
 def path(name: str) -> Path:
     """Return the path of a file."""
     folder: Path = settings.PRIVATE_ROOT
@@ -68,10 +80,19 @@ def remove(name: str) -> None:
 
 
 def sweep() -> int:
-    """Delete the files in no folder that were last written more than KEPT_SECONDS ago; return how many."""
+    """Delete the files in no folder that were last written more than KEPT_SECONDS ago; return how many.
+
+    Folders of `workplace` that a lost process has left are deleted, too.
+    """
     names = old_names("")
     for name in names:
         remove(name)
+    root: Path = settings.PRIVATE_ROOT
+    before = time.time() - KEPT_SECONDS
+    for folder in root.glob(f"{WORKPLACE}*"):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            if folder.stat().st_mtime < before:
+                shutil.rmtree(folder)
     return len(names)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +67,10 @@ def build(document: Document, source: Path) -> Dataset:
 
     It takes up to TABLE_BUILD_SECONDS: for jobs alone.
     """
-    settings.PRIVATE_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not source.is_file():
         raise FileNotFoundError(document.file)
-    with tempfile.TemporaryDirectory(prefix="building-", dir=settings.PRIVATE_ROOT) as folder:
-        target = Path(folder) / "tables.duckdb"
+    with private_files.workplace() as folder:
+        target = folder / "tables.duckdb"
         argument = {
             "path": str(source),
             "target": str(target),

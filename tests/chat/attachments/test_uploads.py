@@ -339,7 +339,13 @@ def test_files_without_a_row_are_removed_when_old(owner, folder):
     long_ago = timezone.now().timestamp() - 2 * private_files.KEPT_SECONDS
     for name in (kept.file, kept.thumbnail, lost.file, lost.thumbnail):
         os.utime(private_files.path(name), (long_ago, long_ago))
-    private_files.sweep()  # of files in no folder
+    with private_files.workplace() as at_work:
+        left_by_a_lost_process = at_work.with_name(f"{at_work.name}-lost")
+        left_by_a_lost_process.mkdir()
+        os.utime(left_by_a_lost_process, (long_ago, long_ago))
+        private_files.sweep()  # of files in no folder
+        assert at_work.is_dir()
+        assert not left_by_a_lost_process.exists()
     sweep = Sweep()
     assert sum(sweep.run(timezone.now()) for _ in range(256)) == 2
     left = {private_files.path(name) for name in (kept.file, kept.thumbnail, fresh)}

@@ -404,12 +404,14 @@ def test_storage_of_django_holds_the_files(owner, settings, folder):
 def test_sweep_removes_files_without_a_row(owner, folder, monkeypatch):
     document = upload(owner, some.TEXT)
     lost = storage.keep(private_files.store([b"x"]))
+    lost_table = private_files.store([b"x"], "datasets")
     monkeypatch.setattr(private_files, "KEPT_SECONDS", -1)
     purge = lifecycle.Purge()
     for _turn in range(lifecycle.FOLDERS):
         purge.run(timezone.now())
     assert files(folder) == [str(folder / document.file)]
     assert not storage.exists(lost)
+    assert not private_files.path(lost_table).exists()
 
 
 @pytest.mark.django_db
