@@ -10,6 +10,7 @@ from django.contrib.auth import get_user_model
 from django.db import connection
 from django.utils import timezone
 
+from accounts.models import User
 from billing.ledger import audit, plans, signup
 from billing.ledger import postings as postings  # mutation tests replace it
 from billing.metering import usage
@@ -24,6 +25,13 @@ def open_account(credits: int = 0) -> Account:
     account = money_transaction(signup.open_account, user_id=user.pk)
     if credits:
         grant(account, credits)
+    return account
+
+
+def set_available(user: User, credits: int) -> Account:
+    """Adjust a user's available micro-credits through the ledger; return the account as it was before."""
+    account = signup.account_of(user.pk)
+    adjust(account, credits - account.available)
     return account
 
 

@@ -8,16 +8,15 @@ import pytest
 import pytest_asyncio
 from django.db.models import Sum
 
-from accounts.models import User
-from billing.ledger import audit, postings, signup
+from billing.ledger import audit
 from billing.models import Account, Hold, LedgerEntry, UsageRecord
 from chat.generation import generate
 from chat.models import Run
 from chat.runs import handover
 from chatproject.lib import db
-from chatproject.lib.db import money_transaction
-from tests.support.conversations import client_id, send
+from tests.support.conversations import send
 from tests.support.effects import FEE, make, parts_of
+from tests.support.money import set_available
 from tests.support.runs import fresh
 
 pytestmark = [
@@ -30,18 +29,6 @@ pytestmark = [
 async def ledger_is_consistent(assistant):
     yield
     assert await db.run(audit.check) == []
-
-
-def set_available(user: User, credits: int) -> None:
-    account = signup.account_of(user.pk)
-    money_transaction(
-        postings.adjust,
-        account_id=account.pk,
-        amount=credits - account.available,
-        key=client_id(),
-        actor_id=user.pk,
-        note="for a test",
-    )
 
 
 def charges(run: Run) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import User
-from billing.ledger import audit, postings, signup
+from billing.ledger import audit, postings
 from billing.metering import limits, pricing
 from billing.models import Account, Hold, ModelPrice, Plan, UsageRecord
 from chat import access, protocol
@@ -28,9 +28,10 @@ from chat.runs.stop import stop_run
 from chatproject.lib import db
 from chatproject.lib.db import money_transaction, transactions
 from chatproject.lib.env import Limit
-from tests.support.conversations import begin, client_id, send
+from tests.support.conversations import begin, send
 from tests.support.fake_llm import reply_text
 from tests.support.locks import locked
+from tests.support.money import set_available
 from tests.support.runs import add_to_log, delta
 from tests.support.sockets import open_tab
 from tests.support.threads import race
@@ -46,20 +47,6 @@ SEND = {"type": "chat.send", "client_id": "a"}
 
 def account_of(user: User) -> Account:
     return Account.objects.get(user=user)
-
-
-def set_available(user: User, credits: int) -> Account:
-    """Adjust a user's available micro-credits through the ledger."""
-    account = signup.account_of(user.pk)
-    money_transaction(
-        postings.adjust,
-        account_id=account.pk,
-        amount=credits - account.available,
-        key=client_id(),
-        actor_id=user.pk,
-        note="for a test",
-    )
-    return account
 
 
 def end(run: Run, status: Run.Status = Run.Status.DONE, text: str = "A reply", **fields) -> Run:
